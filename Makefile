@@ -1,0 +1,35 @@
+# make demo: one answer from the built-in demo model · make test: the whole suite · make check: ruff and mypy
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLIP := vllava_cli/demo/clips/red-circle-moves-left.mp4
+
+.PHONY: demo test check man clean
+
+demo: $(VENV)/.runtime
+	@$(BIN)/vllava ask --model demo $(CLIP) "What happens in this video?"
+
+test: $(VENV)/.development
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.development
+	scripts/check
+
+man: $(VENV)/.development
+	$(BIN)/python scripts/man
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vllava needs Python 3.11 or newer: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,154 @@
+"""Makes real media files for tests, and decodes them the plain way to compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How `write_clip` encodes; `container` is FFmpeg's name of the format, guessed from the file name when empty."""
+
+    codec: str = "libx264"
+    pix_fmt: str = "yuv420p"
+    container: str = ""
+    fps: int = 10
+    options: dict[str, str] = field(default_factory=dict)
+    muxer_options: dict[str, str] = field(default_factory=dict)
+    rotation: int = 0
+    """Degrees clockwise that the display matrix asks for."""
+    is_mirrored: bool = False
+
+
+H264 = Encoding(options={"g": "12", "bf": "2"})
+MPEG4 = Encoding(codec="mpeg4")
+VP9 = Encoding(codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"})
+MJPEG = Encoding(codec="mjpeg", pix_fmt="yuvj420p")
+FFV1 = Encoding(codec="ffv1")
+GIF = Encoding(codec="gif", pix_fmt="rgb8")
+APNG = Encoding(codec="apng", pix_fmt="rgb24", container="apng")
+
+
+def picture(index: int, width: int = 64, height: int = 48) -> Pixels:
+    """[H, W, 3]: a gradient, the index written above it as eight black or white squares, lowest bit first."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 255 // width, y * 255 // height, (x + y + 9 * index) % 256], axis=-1).astype(np.uint8)
+    side = width // 8
+    for bit in range(8):
+        image[:side, bit * side : (bit + 1) * side] = 255 if index >> bit & 1 else 0
+    return image
+
+
+def index_of(image: Pixels) -> int:
+    """Reads back what `picture` wrote: index_of(picture(37)) → 37."""
+    side = image.shape[1] // 8
+    squares = [image[: side - 1, bit * side + 1 : (bit + 1) * side - 1].mean() for bit in range(8)]
+    return sum(1 << bit for bit, level in enumerate(squares) if level > 127)
+
+
+def write_clip(
+    path: Path,
+    frames: int = 24,
+    *,
+    encoding: Encoding = H264,
+    width: int = 64,
+    height: int = 48,
+    times: list[int] | None = None,
+) -> Path:
+    """A video whose frame i shows `picture(i)`; `times` are presentation times in milliseconds for a variable rate."""
+    with av.open(str(path), "w", format=encoding.container or None, options=dict(encoding.muxer_options)) as container:
+        stream = container.add_stream(encoding.codec, rate=encoding.fps, options=dict(encoding.options))
+        stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if encoding.rotation or encoding.is_mirrored:
+            stream.set_display_rotation(-encoding.rotation, hflip=encoding.is_mirrored)
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path, *, codec: str = "aac", cover: Path | None = None) -> Path:
+    """A second of silence, with an image as its cover art when one is given."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16000, layout="mono")
+        art = container.add_stream("mjpeg", rate=1) if cover else None
+        if art is not None:
+            art.width, art.height, art.pix_fmt = 64, 48, "yuvj420p"
+            art.disposition = av.stream.Disposition.attached_pic
+        for _ in range(16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if art is not None:
+            container.mux(art.encode(av.VideoFrame.from_image(Image.open(cover).convert("RGB"))))
+            container.mux(art.encode())
+    return path
+
+
+def write_two_videos(path: Path, *, default: int) -> Path:
+    """Two videos of eight frames in one file, the second counting from 8; stream `default` is marked as the default."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("ffv1", rate=10) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+        for index in range(8):
+            for number, stream in enumerate(streams):
+                frame = av.VideoFrame.from_ndarray(picture(8 * number + index), format="rgb24")
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+def write_animation(path: Path, frames: int = 12, *, durations_ms: int | list[int] = 100) -> Path:
+    """An animated WebP, AVIF, GIF or PNG, lossless where the format can."""
+    images = [Image.fromarray(picture(index)) for index in range(frames)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations_ms, lossless=True, quality=100)
+    return path
+
+
+def cut(path: Path, keep: float, name: str) -> Path:
+    """A copy that ends after `keep` of the bytes."""
+    data = path.read_bytes()
+    shorter = path.with_name(name)
+    shorter.write_bytes(data[: int(len(data) * keep)])
+    return shorter
+
+
+def wipe(path: Path, packets: slice) -> Path:
+    """Overwrites the compressed data of some packets with zeros, in place."""
+    with av.open(path) as container:
+        wiped = [bytes(packet) for packet in container.demux(video=0) if packet.size][packets]
+    data = path.read_bytes()
+    for packet in wiped:
+        data = data.replace(packet, bytes(len(packet)))
+    path.write_bytes(data)
+    return path
+
+
+def full_decode(path: Path) -> list[Pixels]:
+    """Every frame of the file by the loop in transformers' documentation."""
+    with av.open(path) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def reference_eight(frames: list[Pixels]) -> Pixels:
+    """The eight of the documentation's `np.arange(0, n, n / 8).astype(int)`, [8, H, W, 3]."""
+    total = len(frames)
+    return np.stack([frames[index] for index in np.arange(0, total, total / 8).astype(int)])

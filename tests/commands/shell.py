@@ -1,0 +1,40 @@
+"""vllava as a process of its own: what it printed, where, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shell:
+    """The outcome of one command."""
+
+    code: int
+    out: str
+    err: str
+
+    @classmethod
+    def run(
+        cls, *words: str | bytes | Path, folder: Path, stdin: bytes = b"", environment: dict[str, str] | None = None
+    ) -> Shell:
+        """Runs `python -m vllava_cli WORDS` in `folder` with a home and a model cache of its own."""
+        settings = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "OMP_NUM_THREADS": "2",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "vllava_cli", *words],
+            cwd=folder,
+            env=settings | (environment or {}),
+            input=stdin,
+            capture_output=True,
+            timeout=120,
+        )
+        return cls(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())

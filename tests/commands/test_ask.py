@@ -1,0 +1,259 @@
+"""`vllava ask` as its users meet it: one process, what it prints where, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import edit_json, write_checkpoint
+from tests.clips import write_clip, write_sound
+from tests.commands.shell import Shell
+
+Run = Callable[..., Shell]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_answer_alone_is_on_stdout(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    done = shell("ask", clip, "what is this", "--model", small_checkpoint, "--max-new-tokens", "12")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.endswith("\n")
+    assert len(done.out) > 5
+
+
+def test_whole_streamed_and_json_answers_are_the_same(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what is this", "--model", small_checkpoint, "--max-new-tokens", "12"]
+    streamed, whole, report = shell(*words), shell(*words, "--no-stream"), shell(*words, "--json")
+    assert streamed.out == whole.out == json.loads(report.out)["answer"] + "\n"
+
+
+def test_json_says_how_the_answer_came_about(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    done = shell("ask", clip, "what is this", "--model", small_checkpoint, "--max-new-tokens", "12", "--json")
+    report = json.loads(done.out)
+    assert done.out.count("\n") == 1
+    assert set(report.pop("timings_s")) == {"frames", "load", "first_token", "decode"}
+    assert report.pop("peak_bytes") > 1_000_000
+    assert report.pop("answer")
+    assert report == {
+        "stop_reason": "length",
+        "question": "what is this",
+        "model": str(small_checkpoint),
+        "revision": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "quantisation": None,
+        "attention": "sdpa",
+        "clips": [
+            {"path": str(clip), "kind": "video", "frame_times_s": [0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1]},
+        ],
+        "sampling": {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": None, "has_guard": True},
+        "tokens": {"prompt": report["tokens"]["prompt"], "reused": 0, "new": 12},
+    }
+
+
+def test_a_trim_moves_the_frames(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what", "--model", small_checkpoint, "--json", "--max-new-tokens", "1"]
+    report = json.loads(shell(*words, "--start", "0:00:01", "--end", "1.8").out)
+    assert report["clips"][0]["frame_times_s"] == [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
+
+
+def test_a_loop_is_told_in_json(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    report = json.loads(shell("ask", clip, "what", "--model", small_checkpoint, "--json").out)
+    assert report["stop_reason"] == "repetition"
+
+
+def test_the_question_comes_from_stdin(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["--model", small_checkpoint, "--max-new-tokens", "12"]
+    given = shell("ask", clip, "what is this", *words)
+    assert shell("ask", clip, "-", *words, stdin=b"what is this\n") == given
+    assert shell("ask", clip, *words, stdin=b"what is this\n") == given
+
+
+def test_several_media_are_taken_with_a_warning(shell: Run, small_checkpoint: Path, clip: Path, other_clip: Path) -> None:
+    done = shell("ask", clip, other_clip, "same?", "--model", small_checkpoint, "--max-new-tokens", "3", "--json")
+    report = json.loads(done.out)
+    assert [each["path"] for each in report["clips"]] == [str(clip), str(other_clip)]
+    assert done.err == (
+        "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly.\n"
+    )
+
+
+def test_verbose_gives_the_plan_and_the_counts_on_stderr(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what", "--model", small_checkpoint, "--max-new-tokens", "3"]
+    plain, told = shell(*words), shell(*words, "--verbose")
+    assert told.out == plain.out
+    lines = told.err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["device", "dtype", "quantisation", "attention", "stopped"]
+    assert lines[-1].startswith("stopped: length; ")
+
+
+def test_the_model_comes_from_the_environment(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    setting = {"VLLAVA_MODEL": str(small_checkpoint)}
+    report = json.loads(shell("ask", clip, "what", "--json", "--max-new-tokens", "1", environment=setting).out)
+    assert report["model"] == str(small_checkpoint)
+
+
+def test_a_file_name_that_is_not_utf8_works(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xff.mp4")
+    try:
+        write_clip(tmp_path / "clip.mp4").rename(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = shell("ask", name, "what", "--model", small_checkpoint, "--max-new-tokens", "3", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["clips"][0]["path"] == name
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    whole = write_clip(folder / "whole.mp4").read_bytes()
+    files = {
+        "folder": folder / "folder.mp4",
+        "empty": folder / "empty.mp4",
+        "text": folder / "text.mp4",
+        "cut": folder / "cut.mp4",
+        "secret": folder / "secret.mp4",
+    }
+    files["folder"].mkdir()
+    files["empty"].touch()
+    files["text"].write_text("Dear diary, this is no film.\n" * 50)
+    files["cut"].write_bytes(whole[: len(whole) // 2])
+    files["secret"].write_bytes(whole)
+    files["sound"] = write_sound(folder / "sound.m4a").rename(folder / "sound.mp4")
+    files["missing"] = folder / "missing.mp4"
+    return files
+
+
+@pytest.mark.parametrize("kind", ["folder", "empty", "text", "cut", "sound", "missing"])
+def test_a_bad_file_is_one_sentence_and_exit_1(kind: str, shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    path = bad_files(tmp_path)[kind]
+    done = shell("ask", path.name, "what", "--model", small_checkpoint)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("vllava: ")
+    assert done.err.endswith(".\n")
+    assert done.err.count("\n") == 1
+    assert path.name in done.err
+
+
+def test_a_file_without_permission_is_one_sentence(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    path = bad_files(tmp_path)["secret"]
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    done = shell("ask", path.name, "what", "--model", small_checkpoint)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "permission" in done.err
+
+
+def test_a_start_past_the_end_is_one_sentence(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    done = shell("ask", clip, "what", "--model", small_checkpoint, "--start", "60")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "60" in done.err
+    assert "2.4" in done.err
+
+
+def model_folders(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Each kind of unusable model and what its sentence must say."""
+    small = write_checkpoint(folder / "small")
+    weights = (small / "model.safetensors").read_bytes()
+    other, bare, damaged, huge, empty = (folder / name for name in ("other", "bare", "damaged", "huge", "empty"))
+    for copy in (other, bare, damaged, huge):
+        write_checkpoint(copy)
+    edit_json(other / "config.json", model_type="llava")
+    (bare / "model.safetensors").unlink()
+    (damaged / "model.safetensors").write_bytes(weights[:1000])
+    config = json.loads((huge / "config.json").read_text())
+    config["text_config"] |= {"num_hidden_layers": 4000, "hidden_size": 16384, "intermediate_size": 65536}
+    (huge / "config.json").write_text(json.dumps(config))
+    empty.mkdir()
+    return {
+        "unknown": (folder / "nowhere", "There is no model folder"),
+        "empty": (empty, "it has no config.json"),
+        "other": (other, "of type llava"),
+        "bare": (bare, "safetensors"),
+        "damaged": (damaged, "can't be loaded"),
+        "huge": (huge, "GiB"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["unknown", "empty", "other", "bare", "damaged", "huge"])
+def test_an_unusable_model_is_one_sentence_and_exit_1(kind: str, shell: Run, clip: Path, tmp_path: Path) -> None:
+    path, message = model_folders(tmp_path)[kind]
+    done = shell("ask", clip, "what", "--model", path)
+    assert (done.code, done.out) == (1, ""), done.err
+    assert done.err.count("\n") == 1
+    assert message in done.err
+
+
+def test_a_model_that_is_neither_here_nor_reachable_names_the_ways_out(shell: Run, clip: Path, tmp_path: Path) -> None:
+    done = shell("ask", clip, "Why is this funny?")
+    assert done == Shell(
+        code=1,
+        out="",
+        err=(
+            "vllava: The model LanguageBind/Video-LLaVA-7B-hf is not in the cache "
+            f"{tmp_path}/.cache/huggingface/hub and the hub can't be reached: run "
+            "hf download LanguageBind/Video-LLaVA-7B-hf where there is a network, or try --model demo, "
+            "which is built in.\n"
+        ),
+    )
+
+
+def test_a_prompt_too_long_is_refused_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tight", context=64)
+    (folder / "model.safetensors").write_bytes(b"never read")
+    done = shell("ask", clip, "why " * 40, "--model", folder)
+    assert (done.code, done.out) == (1, "")
+    assert "the model's context holds 64" in done.err
+
+
+def started(small_checkpoint: Path, clip: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "vllava_cli", "ask", clip, "what", "--model", small_checkpoint, "--no-guard"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+
+def test_ctrl_c_keeps_what_was_printed_and_exits_130(small_checkpoint: Path, clip: Path) -> None:
+    process = started(small_checkpoint, clip, "--max-new-tokens", "900")
+    assert process.stdout
+    first = process.stdout.read(8)
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"")
+    assert (first + rest).endswith(b"\n")
+
+
+def test_ctrl_c_while_loading_is_quiet(small_checkpoint: Path, clip: Path) -> None:
+    process = started(small_checkpoint, clip)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (out, err) == (b"", b"")
+
+
+def test_a_closed_pipe_ends_quietly(small_checkpoint: Path, clip: Path) -> None:
+    process = started(small_checkpoint, clip, "--max-new-tokens", "900")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_full_disk_is_one_sentence(small_checkpoint: Path, clip: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "vllava_cli", "ask", clip, "what", "--model", small_checkpoint]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == b"vllava: The answer can't be written to stdout: No space left on device.\n"

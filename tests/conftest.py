@@ -1,0 +1,39 @@
+"""What several tests share: small checkpoints, clips, and engines that stay loaded for the whole run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("VLLAVA_MODEL", None)
+
+from tests.checkpoints import write_checkpoint
+from tests.clips import write_clip
+from tests.commands.shell import Shell
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint that knows nothing."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 frames of H.264 with B-frames, 64x48, 10 frames a second."""
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clips") / "other.mp4", 5, width=48, height=64)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
+    """Runs vllava as a process, in an empty folder, with nothing of the caller's settings."""
+    yield lambda *words, **settings: Shell.run(*words, folder=tmp_path, **settings)

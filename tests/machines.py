@@ -1,0 +1,198 @@
+"""Machines and what `plan` must choose on each for the 7B model and for the demo, as one table; sizes in GiB."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Dtype, Hardware, Quantisation, VideoRecipe
+
+GIB = 2**30
+RECIPE = VideoRecipe(short_side=224, crop_height=224, crop_width=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+SEVEN_B = Checkpoint(
+    model="LanguageBind/Video-LLaVA-7B-hf",
+    revision=None,
+    folder=Path("7b"),
+    language_parameters=6_480_000_000,
+    other_parameters=886_000_000,
+    cache_values_per_token=2 * 32 * 4096,
+    context_tokens=4096,
+    tokens_per_video=2056,
+    tokens_per_image=256,
+    video_recipe=RECIPE,
+)
+DEMO = Checkpoint(
+    model="demo",
+    revision=None,
+    folder=Path("demo"),
+    language_parameters=1_800_000,
+    other_parameters=1_200_000,
+    cache_values_per_token=2 * 4 * 192,
+    context_tokens=1024,
+    tokens_per_video=136,
+    tokens_per_image=16,
+    video_recipe=RECIPE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine, and the plan for the 7B model on it; `device` None means that nothing fits."""
+
+    name: str
+    hardware: Hardware
+    device: str | None = None
+    dtype: Dtype = "float16"
+    quantisation: Quantisation | None = None
+    attention: Attention = "sdpa"
+    context_tokens: int | None = None
+
+
+def gpu(
+    name: str,
+    total: float,
+    free: float,
+    capability: tuple[int, int] | None = None,
+    *,
+    index: int = 0,
+    kind: Literal["cuda", "rocm", "mps", "xpu"] = "cuda",
+) -> Accelerator:
+    device = {"cuda": f"cuda:{index}", "rocm": f"cuda:{index}", "mps": "mps", "xpu": f"xpu:{index}"}[kind]
+    return Accelerator(
+        kind=kind,
+        device=device,
+        name=name,
+        total_bytes=math.ceil(total * GIB),
+        free_bytes=math.ceil(free * GIB),
+        capability=capability,
+    )
+
+
+def box(
+    *gpus: Accelerator, ram: float = 32, free: float = 26, bf16: bool = False, bnb: bool = True, flash: bool = False
+) -> Hardware:
+    return Hardware(
+        accelerators=gpus,
+        cpu_name="Test CPU",
+        cpu_cores=8,
+        ram_total_bytes=math.ceil(ram * GIB),
+        ram_free_bytes=math.ceil(free * GIB),
+        has_cpu_bf16=bf16,
+        has_bitsandbytes=bnb,
+        has_flash_attn=flash,
+    )
+
+
+H100 = gpu("NVIDIA H100 80GB HBM3", 79.6, 78.9, (9, 0))
+H200 = gpu("NVIDIA H200", 139.8, 139.2, (9, 0))
+A100 = gpu("NVIDIA A100-PCIE-40GB", 39.4, 38.9, (8, 0))
+L4 = gpu("NVIDIA L4", 22.0, 21.8, (8, 9))
+T4 = gpu("Tesla T4", 14.6, 14.4, (7, 5))
+V100 = gpu("Tesla V100-SXM2-16GB", 15.8, 15.4, (7, 0))
+V100_32 = gpu("Tesla V100-SXM2-32GB", 31.7, 31.4, (7, 0))
+RTX_5090 = gpu("NVIDIA GeForce RTX 5090", 31.4, 29.8, (12, 0))
+RTX_4090 = gpu("NVIDIA GeForce RTX 4090", 24.0, 22.1, (8, 9))
+BUSY_4090 = gpu("NVIDIA GeForce RTX 4090", 24.0, 3.2, (8, 9))
+RTX_4080 = gpu("NVIDIA GeForce RTX 4080", 16.0, 14.7, (8, 9))
+RTX_3090 = gpu("NVIDIA GeForce RTX 3090", 24.0, 22.8, (8, 6))
+RTX_3060 = gpu("NVIDIA GeForce RTX 3060", 12.0, 10.9, (8, 6))
+RTX_4060 = gpu("NVIDIA GeForce RTX 4060", 8.0, 7.6, (8, 9))
+RTX_4060_DESKTOP = gpu("NVIDIA GeForce RTX 4060", 8.0, 6.7, (8, 9))
+RTX_2060 = gpu("NVIDIA GeForce RTX 2060", 6.0, 5.5, (7, 5))
+GTX_1080 = gpu("NVIDIA GeForce GTX 1080", 8.0, 7.6, (6, 1))
+GTX_1050 = gpu("NVIDIA GeForce GTX 1050", 4.0, 3.6, (6, 1))
+P40 = gpu("Tesla P40", 24.0, 23.6, (6, 1))
+ARC = gpu("Intel(R) Arc(TM) A770 Graphics", 15.9, 15.5, kind="xpu")
+RX_7900 = gpu("AMD Radeon RX 7900 XTX", 24.0, 23.1, kind="rocm")
+RX_7600 = gpu("AMD Radeon RX 7600", 8.0, 7.0, kind="rocm")
+MI300 = gpu("AMD Instinct MI300X", 192.0, 191.0, kind="rocm")
+M1_8 = gpu("Apple M1 GPU", 5.3, 3.9, kind="mps")
+M2_16 = gpu("Apple M2 GPU", 10.7, 9.8, kind="mps")
+M2_24 = gpu("Apple M2 GPU", 16.0, 16.0, kind="mps")
+M3_MAX = gpu("Apple M3 Max GPU", 48.0, 48.0, kind="mps")
+
+
+def second(card: Accelerator) -> Accelerator:
+    return gpu(card.name, card.total_bytes / GIB, card.free_bytes / GIB, card.capability, index=1)
+
+
+def row(
+    name: str,
+    hardware: Hardware,
+    device: str | None = None,
+    dtype: Dtype = "float16",
+    quantisation: Quantisation | None = None,
+    attention: Attention = "sdpa",
+    context_tokens: int | None = None,
+) -> Machine:
+    return Machine(
+        name=name,
+        hardware=hardware,
+        device=device,
+        dtype=dtype,
+        quantisation=quantisation,
+        attention=attention,
+        context_tokens=context_tokens,
+    )
+
+
+FLASH: Attention = "flash_attention_2"
+
+MACHINES = (
+    row("H100 80 GB, flash-attn", box(H100, ram=256, free=240, flash=True), "cuda:0", attention=FLASH),
+    row("H200, no flash-attn", box(H200, ram=128, free=120), "cuda:0"),
+    row("A100 40 GB, flash-attn", box(A100, flash=True), "cuda:0", attention=FLASH),
+    row("A100 40 GB, no bitsandbytes", box(A100, bnb=False), "cuda:0"),
+    row("L4 24 GB, flash-attn", box(L4, flash=True), "cuda:0", attention=FLASH),
+    row("T4 16 GB", box(T4, ram=12.7, free=11.0), "cuda:0", quantisation="4bit"),
+    row("T4 16 GB, flash-attn", box(T4, flash=True), "cuda:0", quantisation="4bit"),
+    row("T4 16 GB, no bitsandbytes, little RAM", box(T4, ram=12.7, free=11.0, bnb=False)),
+    row("V100 16 GB", box(V100), "cuda:0", quantisation="4bit"),
+    row("V100 32 GB, flash-attn", box(V100_32, flash=True), "cuda:0"),
+    row("RTX 5090 32 GB, flash-attn", box(RTX_5090, flash=True), "cuda:0", attention=FLASH),
+    row("RTX 4090 24 GB", box(RTX_4090), "cuda:0"),
+    row("RTX 4090 24 GB, flash-attn", box(RTX_4090, flash=True), "cuda:0", attention=FLASH),
+    row("RTX 4080 16 GB", box(RTX_4080), "cuda:0", quantisation="4bit"),
+    row("RTX 4080 16 GB, flash-attn", box(RTX_4080, flash=True), "cuda:0", "float16", "4bit", FLASH),
+    row("RTX 4080 16 GB, no bitsandbytes, bf16 CPU", box(RTX_4080, bf16=True, bnb=False), "cpu", "bfloat16"),
+    row("RTX 3090 24 GB", box(RTX_3090), "cuda:0"),
+    row("RTX 3060 12 GB", box(RTX_3060), "cuda:0", quantisation="4bit"),
+    row("RTX 4060 8 GB, no display", box(RTX_4060), "cuda:0", "float16", "4bit", "sdpa", 3080),
+    row("RTX 4060 8 GB, a desktop on it", box(RTX_4060_DESKTOP, bf16=True), "cpu", "bfloat16"),
+    row("RTX 2060 6 GB, 16 GB RAM", box(RTX_2060, ram=16, free=12.5), "cpu", "float32", "4bit"),
+    row("GTX 1080 8 GB", box(GTX_1080), "cuda:0", "float16", "4bit", "sdpa", 3080),
+    row("GTX 1050 4 GB", box(GTX_1050), "cpu", "float32", "4bit"),
+    row("Tesla P40 24 GB", box(P40), "cuda:0"),
+    row("two RTX 4090, the first busy", box(BUSY_4090, second(RTX_4090)), "cuda:1"),
+    row("two RTX 3060 12 GB", box(RTX_3060, second(RTX_3060)), "cuda:0", quantisation="4bit"),
+    row("T4 and RTX 3090, flash-attn", box(T4, second(RTX_3090), flash=True), "cuda:1", attention=FLASH),
+    row("one RTX 4090, nearly full, bf16 CPU", box(BUSY_4090, ram=64, free=50, bf16=True), "cpu", "bfloat16"),
+    row("Mac M1 8 GB", box(M1_8, ram=8, free=3.9)),
+    row("Mac M2 16 GB", box(M2_16, ram=16, free=9.8, bf16=True), "mps", quantisation="4bit"),
+    row("Mac M2 16 GB, no bitsandbytes", box(M2_16, ram=16, free=9.8, bf16=True, bnb=False)),
+    row("Mac M2 24 GB", box(M2_24, ram=24, free=18, bf16=True), "mps", quantisation="4bit"),
+    row("Mac M3 Max 64 GB", box(M3_MAX, ram=64, free=52, bf16=True), "mps"),
+    row("Mac M3 Max 64 GB, flash-attn flag", box(M3_MAX, ram=64, free=52, bf16=True, flash=True), "mps"),
+    row("laptop 8 GB, bf16", box(ram=7.7, free=5.1, bf16=True)),
+    row("laptop 8 GB", box(ram=7.7, free=5.1)),
+    row("laptop 16 GB, bf16", box(ram=15.5, free=11.2, bf16=True), "cpu", "bfloat16", "4bit"),
+    row("laptop 16 GB, bf16, no bitsandbytes", box(ram=15.5, free=11.2, bf16=True, bnb=False)),
+    row("laptop 16 GB", box(ram=15.5, free=11.2), "cpu", "float32", "4bit", "sdpa", 3080),
+    row("laptop 32 GB, bf16", box(ram=31.1, free=25.5, bf16=True), "cpu", "bfloat16"),
+    row("laptop 32 GB", box(ram=31.1, free=25.5), "cpu", "float32", "4bit"),
+    row("laptop 32 GB, no bitsandbytes", box(ram=31.1, free=25.5, bnb=False)),
+    row("VPS 4 GB", box(ram=3.8, free=3.2)),
+    row("server 64 GB", box(ram=62.5, free=58), "cpu", "float32"),
+    row("server 512 GB, amx_bf16", box(ram=503, free=480, bf16=True), "cpu", "bfloat16"),
+    row("container of 10 GiB, bf16", box(ram=10, free=9.5, bf16=True), "cpu", "bfloat16", "4bit"),
+    row("container of 8 GiB, bf16", box(ram=8, free=7.8, bf16=True), "cpu", "bfloat16", "4bit", "sdpa", 3080),
+    row("Intel Arc A770 16 GB", box(ARC), "xpu:0", quantisation="4bit"),
+    row("Intel Arc A770 16 GB, no bitsandbytes", box(ARC, bnb=False, bf16=True), "cpu", "bfloat16"),
+    row("Radeon RX 7900 XTX 24 GB", box(RX_7900), "cuda:0"),
+    row("Radeon RX 7900 XTX 24 GB, flash-attn", box(RX_7900, flash=True), "cuda:0"),
+    row("Radeon RX 7600 8 GB, bf16 CPU", box(RX_7600, bf16=True), "cpu", "bfloat16"),
+    row("Instinct MI300X 192 GB", box(MI300, ram=512, free=400), "cuda:0"),
+)

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from tests.clips import Pixels
+from vllava_cli.errors import CheckpointError
+from vllava_cli.media.pixels import image_pixels, video_pixels
+from vllava_cli.nouns import Clip, Fit, Frames, MediaKind, VideoRecipe
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# SHA-256 of what transformers' own VideoLlavaVideoProcessor made of `scene(height, width)`, as
+# (short side, crop, height, width, start of the digest). Versions 5.17 and 5.23 agreed, with torch 2.13 on x86-64.
+GOLDEN = [
+    (224, 224, 224, 224, "789a4a2aaf5301e7"),
+    (224, 224, 224, 301, "f07160eb488e3890"),
+    (224, 224, 301, 224, "d378e2e4d17bfe12"),
+    (64, 64, 64, 64, "645a47eaa64727b4"),
+    (64, 64, 64, 97, "98b2950f544f644c"),
+    (64, 64, 97, 64, "0362e5401d27344b"),
+    (224, 224, 240, 320, "78a5f743ca517fb7"),
+    (224, 224, 480, 640, "006d711123961f76"),
+    (224, 224, 63, 47, "e994c6571d5c9f67"),
+    (224, 224, 47, 63, "b32cdcd3fa780263"),
+    (224, 224, 1080, 1920, "482f1e41268ba729"),
+    (224, 224, 225, 230, "84624004c0e66b07"),
+    (224, 224, 100, 1000, "215dac0862cace0d"),
+    (224, 224, 17, 13, "23cb45cb7861c572"),
+    (64, 64, 48, 86, "bfe2c6a6f74d0bb3"),
+    (64, 64, 33, 35, "8eea182ceb41d5fc"),
+    (64, 64, 720, 405, "19a83619add13b1a"),
+    (73, 64, 80, 91, "04c699930bf64c43"),
+    (73, 64, 91, 80, "a6c6d7e114fbfe2a"),
+    (73, 64, 77, 77, "d82cb0dc4cc8bb10"),
+]
+SIZES = [golden[:4] for golden in GOLDEN]
+
+
+def scene(height: int, width: int) -> Pixels:
+    """Two frames of gradients, stripes and noise, [2, H, W, 3]."""
+    noise = np.random.default_rng(0).integers(0, 40, (2, height, width, 3))
+    y, x = np.mgrid[0:height, 0:width]
+    stripes = (x // 3 + y // 5) % 2 * 255
+    base = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), stripes], axis=-1)
+    return np.clip(base[None] + noise - 20, 0, 255).astype(np.uint8)
+
+
+def recipe(short_side: int, crop: int) -> VideoRecipe:
+    return VideoRecipe(short_side=short_side, crop_height=crop, crop_width=crop, mean=MEAN, std=STD)
+
+
+def frames_of(pixels: Pixels, kind: MediaKind = "video") -> Frames:
+    count, height, width, _ = pixels.shape
+    clip = Clip(path=Path("a.mp4"), kind=kind, width=width, height=height, frame_count=count)
+    return Frames(clip=clip, pixels=pixels, times_s=tuple(float(index) for index in range(count)))
+
+
+def resized_size(short_side: int, height: int, width: int) -> tuple[int, int]:
+    return (short_side * height // width, short_side) if width <= height else (short_side, short_side * width // height)
+
+
+def cropped(pixels: npt.NDArray[np.uint8], crop: int) -> Pixels:
+    top, left = (pixels.shape[1] - crop) // 2, (pixels.shape[2] - crop) // 2
+    return pixels[:, top : top + crop, left : left + crop]
+
+
+def normalised(pixels: Pixels) -> npt.NDArray[np.float32]:
+    """[T, S, S, 3] uint8 → [1, T, 3, S, S] float32, in numpy."""
+    mean, std = np.float32(MEAN) * np.float32(255), np.float32(STD) * np.float32(255)
+    return np.moveaxis((pixels.astype(np.float32) - mean) / std, 3, 1)[None]
+
+
+@pytest.mark.parametrize(("short_side", "crop", "height", "width", "digest"), GOLDEN)
+def test_a_video_equals_transformers_own_output(
+    short_side: int, crop: int, height: int, width: int, digest: str
+) -> None:
+    is_resized = min(height, width) != short_side
+    if is_resized and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("torch resizes with another kernel on this CPU, and so would transformers")
+    pixels = video_pixels(frames_of(scene(height, width)), recipe(short_side, crop))
+    assert (pixels.dtype, tuple(pixels.shape)) == (torch.float32, (1, 2, 3, crop, crop))
+    assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest().startswith(digest)
+
+
+@pytest.mark.parametrize(("short_side", "crop", "height", "width"), SIZES)
+def test_a_video_follows_the_documented_rule(short_side: int, crop: int, height: int, width: int) -> None:
+    size = resized_size(short_side, height, width)
+    frames = scene(height, width)
+    resized = np.concatenate(
+        [
+            torch.ops.aten._upsample_bicubic2d_aa(torch.from_numpy(frame).permute(2, 0, 1)[None], list(size), False)
+            .permute(0, 2, 3, 1)
+            .numpy()
+            for frame in frames
+        ]
+    )
+    expected = normalised(cropped(resized if size != (height, width) else frames, crop))
+    assert (video_pixels(frames_of(frames), recipe(short_side, crop)).numpy() == expected).all()
+
+
+@pytest.mark.parametrize(("short_side", "crop", "height", "width"), SIZES)
+def test_a_video_is_within_two_levels_of_pillows_resize(short_side: int, crop: int, height: int, width: int) -> None:
+    size = resized_size(short_side, height, width)[::-1]
+    frames = scene(height, width)
+    resized = np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+    pixels = video_pixels(frames_of(frames), recipe(short_side, crop)).numpy()
+    difference = np.abs(pixels - normalised(cropped(resized, crop)))
+    assert difference.max() < 2.5 / 255 / min(STD)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 32), (31, 64), (64, 33), (64, 64)])
+def test_a_padded_video_shows_everything_on_the_mean_colour(height: int, width: int) -> None:
+    frames = scene(height, width)
+    square = np.full((2, 64, 64, 3), (123, 117, 104), np.uint8)
+    top, left = (64 - height) // 2, (64 - width) // 2
+    square[:, top : top + height, left : left + width] = frames
+    pixels = video_pixels(frames_of(frames), recipe(64, 64), fit="pad").numpy()
+    assert (pixels == normalised(square)).all()
+
+
+def test_a_padded_video_is_resized_after_padding() -> None:
+    wide = scene(60, 120)
+    square = np.full((2, 120, 120, 3), (123, 117, 104), np.uint8)
+    square[:, 30:90] = wide
+    padded = video_pixels(frames_of(wide), recipe(64, 64), fit="pad")
+    assert torch.equal(padded, video_pixels(frames_of(square), recipe(64, 64)))
+
+
+def test_a_squashed_video_shows_everything_distorted() -> None:
+    wide = scene(64, 128)
+    squashed = video_pixels(frames_of(wide), recipe(73, 64), fit="squash").numpy()
+    resized = np.stack(
+        [np.asarray(Image.fromarray(frame).resize((64, 64), Image.Resampling.BICUBIC)) for frame in wide]
+    )
+    assert squashed.shape == (1, 2, 3, 64, 64)
+    assert np.abs(squashed - normalised(resized)).max() < 2.5 / 255 / min(STD)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_frames_are_left_as_they_were(fit: Fit) -> None:
+    frames = frames_of(scene(64, 64))
+    before = frames.pixels.copy()
+    video_pixels(frames, recipe(64, 64), fit=fit)
+    assert (frames.pixels == before).all()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = {
+        "size": {"shortest_edge": 64},
+        "crop_size": {"height": 64, "width": 64},
+        "image_processor_type": "VideoLlavaImageProcessor",
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def by_transformers(image: Image.Image, folder: Path) -> torch.Tensor:
+    from transformers import VideoLlavaImageProcessor
+
+    (tensor,) = VideoLlavaImageProcessor.from_pretrained(folder)(image, return_tensors="pt").values()
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(64, 64), (48, 86), (86, 48), (33, 35), (720, 405), (65, 64), (200, 1000), (63, 47), (5, 9), (480, 640)],
+)
+def test_an_image_equals_transformers_own_output(folder: Path, height: int, width: int) -> None:
+    pixels = scene(height, width)[:1]
+    tensor = image_pixels(frames_of(pixels, "image"), folder)
+    assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, (1, 3, 64, 64))
+    assert torch.equal(tensor, by_transformers(Image.fromarray(pixels[0]), folder))
+
+
+def test_an_image_three_pixels_high(folder: Path) -> None:
+    thin = np.zeros((1, 3, 3, 3), np.uint8)
+    thin[0, :, 1] = (255, 0, 0)
+    tensor = image_pixels(frames_of(thin, "image"), folder)
+    assert tensor[0, 0, 32, 32] > tensor[0, 0, 32, 0]
+    assert tensor[0, 1, 32, 32] == tensor[0, 1, 32, 0]
+
+
+def test_a_padded_image_shows_everything_on_the_mean_colour(folder: Path) -> None:
+    pixels = scene(60, 121)[:1]
+    square = Image.new("RGB", (121, 121), (123, 117, 104))
+    square.paste(Image.fromarray(pixels[0]), (0, 30))
+    tensor = image_pixels(frames_of(pixels, "image"), folder, fit="pad")
+    assert torch.equal(tensor, by_transformers(square, folder))
+
+
+def test_a_squashed_image_shows_everything_distorted(folder: Path) -> None:
+    pixels = scene(60, 121)[:1]
+    small = Image.fromarray(pixels[0]).resize((64, 64), Image.Resampling.BICUBIC)
+    tensor = image_pixels(frames_of(pixels, "image"), folder, fit="squash")
+    assert torch.equal(tensor, by_transformers(small, folder))
+
+
+def test_a_folder_without_a_preprocessor_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        image_pixels(frames_of(scene(8, 8)[:1], "image"), tmp_path)
+    assert str(error.value) == f"{tmp_path} has no usable preprocessor_config.json. Download the model again."
+
+
+def test_nothing_but_pixels_needs_torch() -> None:
+    names = sorted(
+        path.stem for path in Path("vllava_cli/media").glob("*.py") if path.stem not in ("pixels", "__init__")
+    )
+    imports = ", ".join(f"vllava_cli.media.{name}" for name in names)
+    code = f"import sys, {imports}; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

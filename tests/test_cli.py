@@ -1,0 +1,142 @@
+"""The command line: help without heavy imports, versions, usage errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import vllava_cli
+from tests.commands.shell import Shell
+from vllava_cli import cli
+
+Run = Callable[..., Shell]
+HEAVY = ("torch", "transformers", "numpy", "av", "PIL", "rich", "huggingface_hub")
+WATCH = """
+import sys
+sys.argv = ["vllava", *{words!r}]
+from vllava_cli.cli import main
+code = main()
+heavy = [name for name in {heavy!r} if name in sys.modules]
+print("HEAVY", heavy, "CODE", code, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["ask", "--help"], 0),
+        (["doctor", "--help"], 0),
+        ([], 2),
+        (["ask"], 2),
+        (["ask", "--no-such-option"], 2),
+        (["asc", "a.mp4", "Why?"], 2),
+        (["ask", "a.mp4", "Why?", "--precision", "3bit"], 2),
+        (["ask", "a.mp4", "Why?", "--start", "noon"], 2),
+        (["ask", "Why is this funny?"], 2),
+        (["ask", "a.mp4", "Why?", "--start", "3", "--end", "3"], 2),
+        (["ask", "a.mp4", ""], 2),
+    ],
+)
+def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:
+    script = WATCH.format(words=words, heavy=HEAVY)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.stderr.splitlines()[-1] == f"HEAVY [] CODE {code}"
+
+
+def test_version(shell: Run) -> None:
+    assert shell("--version") == Shell(code=0, out=f"vllava {vllava_cli.__version__}\n", err="")
+
+
+def test_help_names_every_command(shell: Run) -> None:
+    done = shell("--help")
+    assert (done.code, done.err) == (0, "")
+    for command in ("ask", "doctor", "demo"):
+        assert f"\n  {command} " in done.out
+
+
+USAGE_ERRORS = {
+    "no clip": (["ask", "Why is this funny?"], 'vllava: No clip was given: vllava ask CLIP... "QUESTION".\n'),
+    "an empty question": (
+        ["ask", "a.mp4", " "],
+        "vllava: The question is empty: give it as the last argument, or on stdin with -.\n",
+    ),
+    "an empty trim": (
+        ["ask", "a.mp4", "Why?", "--start", "1:30", "--end", "90"],
+        "vllava: The part from 90 s to 90 s is empty: --end must come after --start.\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USAGE_ERRORS)
+def test_usage_errors_are_one_sentence_and_exit_2(name: str, shell: Run) -> None:
+    words, message = USAGE_ERRORS[name]
+    assert shell(*words) == Shell(code=2, out="", err=message)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("0.5", 0.5), ("1:30", 90.0), ("01:01:01.5", 3661.5), ("0", 0.0)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert cli._time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "noon", "1:2:3:4", "-5", "nan", "inf", "1:-2", ":"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(Exception, match="is not a time"):
+        cli._time(text)
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "vllava_cli", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_completion_is_offered(shell_name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
+        env={"_VLLAVA_COMPLETE": f"source_{shell_name}", "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert "vllava" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
+    def complete(words: str, count: int) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
+            env={
+                "_VLLAVA_COMPLETE": "complete_bash",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(count),
+                "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]),
+            },
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        return done.stdout.split()
+
+    assert complete("vllava d", 1) == ["doctor", "demo"]
+    assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]

@@ -1,0 +1,106 @@
+"""The floors of the house: imports run downward, heavy libraries stay where they belong, only cli makes a Screen."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vllava_cli"
+MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+FLOORS = (
+    ("__init__", "errors", "nouns", "interrupt", "demo"),
+    ("prompt", "journal", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
+    ("engine",),
+    ("screen", "commands", "cluster"),
+    ("cli",),
+    ("__main__",),
+)
+HEAVY = {
+    "torch": {"engine", "media/pixels", "hardware"},
+    "transformers": {"engine", "media/pixels"},
+    "huggingface_hub": {"engine/hub"},
+    "av": {"media"},
+    "PIL": {"media"},
+    "rich": {"screen"},
+    "typer": {"cli"},
+    "prompt_toolkit": {"commands/chat"},
+    "ray": {"cluster"},
+}
+
+
+def room(module: str) -> str:
+    """vllava_cli/engine/stream.py → engine."""
+    inner = module.removeprefix("vllava_cli/").removesuffix(".py")
+    return inner.split("/")[0]
+
+
+def floor(name: str) -> int:
+    for number, rooms in enumerate(FLOORS):
+        if name in rooms:
+            return number
+    raise AssertionError(f"{name} stands on no floor: give it one in FLOORS")
+
+
+def imports(path: Path) -> list[str]:
+    """Every imported module, wherever in the file: "vllava_cli.engine.hub", "torch"."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "vllava_cli" else []
+            found.append(node.module)
+    return found
+
+
+def typing_only(path: Path) -> set[str]:
+    """Imports that stand under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    inner = [node for block in blocks for node in ast.walk(block) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in inner if node.module} | {
+        alias.name for block in blocks for node in ast.walk(block) if isinstance(node, ast.Import) for alias in node.names
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downward(module: str) -> None:
+    own = room(module)
+    for name in imports(MODULES[module]):
+        parts = name.split(".")
+        if parts[0] != "vllava_cli" or len(parts) == 1 or parts[1].startswith("__"):
+            continue
+        other = parts[1]
+        is_inside = other == own and own in ("media", "engine", "demo")
+        is_sideways_ok = {own, other} == {"commands", "screen"} and other == "screen"
+        is_on_same_floor = floor(own) == 1 and floor(other) == 1
+        assert is_inside or is_sideways_ok or is_on_same_floor or floor(other) < floor(own), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_do_not_import_each_other(module: str) -> None:
+    if room(module) != "commands":
+        return
+    siblings = {f"vllava_cli.commands.{name}" for name in ("ask", "chat", "batch", "bench", "doctor", "demo")}
+    assert not siblings & set(imports(MODULES[module]))
+
+
+@pytest.mark.parametrize("library", HEAVY)
+def test_heavy_libraries_stay_where_they_belong(library: str) -> None:
+    for module, path in MODULES.items():
+        inner = module.removeprefix("vllava_cli/").removesuffix(".py")
+        is_allowed = any(inner == place or inner.startswith(f"{place}/") for place in HEAVY[library])
+        roots = {name.split(".")[0] for name in imports(path)} - {name.split(".")[0] for name in typing_only(path)}
+        assert is_allowed or library not in roots, f"{module} imports {library}"
+
+
+def test_only_the_command_line_makes_a_screen() -> None:
+    makers = [module for module, path in MODULES.items() if "Screen(" in path.read_text(encoding="utf-8")]
+    assert [maker for maker in makers if maker != "vllava_cli/screen.py"] == ["vllava_cli/cli.py"]
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imports(PACKAGE / "__init__.py") == []

@@ -1,0 +1,255 @@
+"""The probe on the machine at hand, and its reading of files and of torch's answers, handed in as samples and fakes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllava_cli.hardware import cpu_facts, find_accelerators, has_kernels, is_installed, physical_cores, probe
+from vllava_cli.limits import core_quota, limited_ram
+from vllava_cli.nouns import Accelerator
+
+GIB = 2**30
+
+
+def write(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_the_probe_of_this_machine_agrees_with_itself_and_the_system(capfd: pytest.CaptureFixture[str]) -> None:
+    found = probe()
+    assert found.cpu_name == found.cpu_name.strip() != ""
+    assert 1 <= found.cpu_cores <= (os.cpu_count() or 1)
+    assert 0 < found.ram_free_bytes <= found.ram_total_bytes
+    for gpu in found.accelerators:
+        assert 0 <= gpu.free_bytes <= gpu.total_bytes
+        assert (gpu.capability is not None) == (gpu.kind == "cuda")
+    assert found.accelerators or not found.has_flash_attn
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_on_linux_the_probe_agrees_with_proc() -> None:
+    found = probe()
+    kilobytes = next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+    assert found.ram_total_bytes <= int(kilobytes) * 1024
+    assert (found.cpu_name, found.has_cpu_bf16)[1] == cpu_facts(Path("/proc/cpuinfo").read_text())[1]
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "facts"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: AMD EPYC 9554\nflags\t\t: fpu avx512f avx512_bf16 amd\n",
+            ("AMD EPYC 9554", True),
+        ),
+        ("model name\t: Intel(R) Xeon(R) 8480\nflags\t\t: fpu amx_bf16 amx_tile\n", ("Intel(R) Xeon(R) 8480", True)),
+        ("model name\t: Intel(R) Core(TM) i7-8550U\nflags\t\t: fpu avx2\n", ("Intel(R) Core(TM) i7-8550U", False)),
+        ("processor\t: 0\nFeatures\t: fp asimd i8mm bf16 dgh\nCPU part\t: 0xd40\n", (None, True)),
+        ("processor\t: 0\nFeatures\t: fp asimd crc32\nCPU part\t: 0xd08\n", (None, False)),
+        ("model name\t: x\nbugs\t\t: avx512_bf16\nflags\t\t: my_avx512_bf16_not\n", ("x", False)),
+        ("", (None, False)),
+    ],
+)
+def test_name_and_bf16_are_read_from_cpuinfo(cpuinfo: str, facts: tuple[str | None, bool]) -> None:
+    assert cpu_facts(cpuinfo) == facts
+
+
+def test_without_control_groups_the_ram_is_the_machines(tmp_path: Path) -> None:
+    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
+    assert core_quota(root=tmp_path) is None
+
+
+def test_a_v2_container_has_its_own_ram_and_its_file_cache_counts_as_free(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "0::/\n")
+    write(tmp_path, "sys/fs/cgroup/memory.max", f"{8 * GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/memory.current", f"{5 * GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/memory.stat", f"anon {2 * GIB}\nactive_file 7\ninactive_file {3 * GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/cpu.max", "250000 100000\n")
+    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (8 * GIB, 6 * GIB)
+    assert core_quota(root=tmp_path) == 2
+
+
+def test_the_tightest_of_nested_v2_groups_counts(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "0::/batch.slice/job.scope\n")
+    write(tmp_path, "sys/fs/cgroup/batch.slice/job.scope/memory.max", "max\n")
+    write(tmp_path, "sys/fs/cgroup/batch.slice/job.scope/cpu.max", "max 100000\n")
+    write(tmp_path, "sys/fs/cgroup/batch.slice/memory.max", f"{16 * GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/batch.slice/memory.current", f"{20 * GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/batch.slice/cpu.max", "50000 100000\n")
+    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (16 * GIB, 0)
+    assert core_quota(root=tmp_path) == 1
+
+
+def test_v1_groups_have_a_folder_per_controller(tmp_path: Path) -> None:
+    write(
+        tmp_path, "proc/self/cgroup", "5:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n2:cpuset:/\n1:name=systemd:/\n"
+    )
+    write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{4 * GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.stat", "total_inactive_file 0\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us", "400000\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us", "100000\n")
+    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (4 * GIB, 3 * GIB)
+    assert core_quota(root=tmp_path) == 4
+
+
+def test_v1_groups_without_a_limit_leave_everything(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "5:memory:/\n3:cpu:/\n0::/\n")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{GIB}\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
+    assert core_quota(root=tmp_path) is None
+
+
+def test_two_threads_of_one_core_count_once(tmp_path: Path) -> None:
+    for cpu, siblings in ((0, "0,4"), (4, "0,4"), (1, "1,5")):
+        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", f"{siblings}\n")
+    assert physical_cores({0, 4, 1}, root=tmp_path) == 2
+    assert physical_cores({4}, root=tmp_path) == 1
+    assert physical_cores({7, 8}, root=tmp_path) == 2, "without a topology each logical CPU is a core"
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch_list", "expected"),
+    [
+        ((6, 1), ["sm_75", "sm_80", "sm_90"], False),
+        ((6, 1), ["sm_50", "sm_60", "sm_70"], True),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((7, 5), ["sm_75", "sm_80"], True),
+        ((8, 9), ["sm_80", "sm_86"], True),
+        ((8, 0), ["sm_86"], False),
+        ((12, 0), ["sm_90a", "sm_100"], False),
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((12, 1), ["sm_90", "compute_90"], True),
+        ((8, 0), ["sm_90", "compute_90"], False),
+        ((8, 0), [], True),
+    ],
+)
+def test_a_build_of_torch_has_kernels_for_a_gpu_or_not(
+    capability: tuple[int, int], arch_list: list[str], expected: bool
+) -> None:
+    assert has_kernels(capability, arch_list) is expected
+
+
+def test_an_installed_package_is_found_from_its_floor_on() -> None:
+    assert is_installed("pytest", "pytest", (7,))
+    assert not is_installed("pytest", "pytest", (999,))
+    assert not is_installed("no_such_module_here", "pytest", (0,))
+    assert not is_installed("pytest", "no-such-distribution-here", (0,))
+
+
+class FakeCuda:
+    """torch.cuda with these GPUs: (name, capability, free, total), or an exception that asking for one raises."""
+
+    def __init__(self, *gpus: Any, warning: str = "", arch_list: tuple[str, ...] = ("sm_75", "sm_80", "sm_90")) -> None:
+        self.gpus, self.warning, self.arch_list = gpus, warning, arch_list
+
+    def is_available(self) -> bool:
+        if self.warning:
+            warnings.warn(self.warning, stacklevel=2)
+        return bool(self.gpus)
+
+    def device_count(self) -> int:
+        return len(self.gpus)
+
+    def get_device_name(self, index: int) -> str:
+        return str(self._gpu(index)[0])
+
+    def get_device_capability(self, index: int) -> Any:
+        return self._gpu(index)[1]
+
+    def get_arch_list(self) -> list[str]:
+        return list(self.arch_list)
+
+    def mem_get_info(self, index: int) -> Any:
+        return self._gpu(index)[2:]
+
+    def _gpu(self, index: int) -> Any:
+        if isinstance(self.gpus[index], Exception):
+            raise self.gpus[index]
+        return self.gpus[index]
+
+
+def fake_torch(
+    *, cuda: FakeCuda | None = None, xpu: FakeCuda | None = None, mps_bytes: int = 0, hip: str | None = None
+) -> Any:
+    return SimpleNamespace(
+        __version__="2.13.0",
+        version=SimpleNamespace(cuda="13.0" if cuda and not hip else None, hip=hip),
+        cuda=cuda or FakeCuda(),
+        xpu=xpu or FakeCuda(),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps_bytes > 0)),
+        mps=SimpleNamespace(recommended_max_memory=lambda: mps_bytes),
+    )
+
+
+def test_a_gpu_that_breaks_hides_no_other_and_is_told() -> None:
+    torch = fake_torch(
+        cuda=FakeCuda(
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous. Compile with"),
+            ("NVIDIA GeForce GTX 1080", (6, 1), 7 * GIB, 8 * GIB),
+            ("NVIDIA L4", (8, 9), 21 * GIB, 22 * GIB),
+        )
+    )
+    l4 = Accelerator(
+        kind="cuda", device="cuda:2", name="NVIDIA L4", total_bytes=22 * GIB, free_bytes=21 * GIB, capability=(8, 9)
+    )
+    assert find_accelerators(torch, ram_free_bytes=GIB) == (
+        (l4,),
+        (
+            "GPU 0 can't be used: CUDA error: out of memory CUDA kernel errors might be asynchronous.",
+            "NVIDIA GeForce GTX 1080 can't be used: torch 2.13.0 has no kernels for compute capability 6.1; "
+            "builds at https://download.pytorch.org/whl/cu126 go back to 5.0.",
+        ),
+    )
+
+
+def test_a_driver_that_does_not_fit_torch_becomes_a_fault_and_no_warning() -> None:
+    warning = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = find_accelerators(fake_torch(cuda=FakeCuda(warning=warning)), ram_free_bytes=GIB)
+    assert found == ((), ("CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).",))
+
+
+def test_an_nvidia_driver_beside_a_torch_without_cuda_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "proc/driver/nvidia/version", "NVRM version: 580.1\n")
+    _, faults = find_accelerators(fake_torch(), ram_free_bytes=GIB, root=tmp_path)
+    assert faults == (
+        "An NVIDIA driver is here but torch 2.13.0 is built without CUDA; "
+        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130.",
+    )
+
+
+def test_a_machine_without_gpus_has_neither_gpus_nor_faults(tmp_path: Path) -> None:
+    torch = fake_torch(cuda=FakeCuda(warning="something unrelated is deprecated"))
+    assert find_accelerators(torch, ram_free_bytes=GIB, root=tmp_path) == ((), ())
+
+
+def test_an_amd_gpu_answers_as_cuda_without_a_compute_capability() -> None:
+    torch = fake_torch(cuda=FakeCuda(("AMD Instinct MI300X", (9, 4), 190 * GIB, 192 * GIB)), hip="7.1")
+    (gpu,), faults = find_accelerators(torch, ram_free_bytes=GIB)
+    assert (gpu.kind, gpu.device, gpu.capability, faults) == ("rocm", "cuda:0", None, ())
+
+
+def test_an_intel_gpu_is_found() -> None:
+    torch = fake_torch(xpu=FakeCuda(("Intel Arc A770", None, 15 * GIB, 16 * GIB)))
+    (gpu,), _ = find_accelerators(torch, ram_free_bytes=GIB)
+    assert (gpu.kind, gpu.device, gpu.free_bytes, gpu.total_bytes) == ("xpu", "xpu:0", 15 * GIB, 16 * GIB)
+
+
+@pytest.mark.parametrize(("ram_free_bytes", "free_bytes"), [(5 * GIB, 5 * GIB), (14 * GIB, 10 * GIB)])
+def test_apples_gpu_has_at_most_its_working_set_and_the_free_ram(ram_free_bytes: int, free_bytes: int) -> None:
+    (gpu,), _ = find_accelerators(fake_torch(mps_bytes=10 * GIB), ram_free_bytes=ram_free_bytes)
+    assert (gpu.kind, gpu.device, gpu.free_bytes, gpu.total_bytes) == ("mps", "mps", free_bytes, 10 * GIB)

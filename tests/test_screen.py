@@ -1,0 +1,79 @@
+"""What reaches stdout and stderr, and what becomes of a full disk and a closed pipe."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from vllava_cli.errors import ClosedPipeError, OutputError
+from vllava_cli.screen import Screen, clean
+
+
+def a_screen(*, is_quiet: bool = False, is_verbose: bool = False) -> tuple[Screen, io.StringIO, io.StringIO]:
+    out, err = io.StringIO(), io.StringIO()
+    return Screen(out=out, err=err, is_quiet=is_quiet, is_verbose=is_verbose), out, err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\n\ttext", "plain\n\ttext"),
+        ("\x1b[31mred\x1b[0m", "[31mred[0m"),
+        ("\x1b]8;;http://x\x07link\x1b]8;;\x07", "]8;;http://xlink]8;;"),
+        ("a\rb\x08\x7f\x9bc", "abc"),
+        ("left\u202eright\u2066x\u200f", "leftrightx"),
+        ("clip\udcff.mp4", "clip?.mp4"),
+        ("日本 é 🎬", "日本 é 🎬"),
+    ],
+)
+def test_clean_leaves_no_control_character(text: str, shown: str) -> None:
+    assert clean(text) == shown
+
+
+def test_an_answer_ends_with_one_new_line() -> None:
+    screen, out, err = a_screen()
+    for piece in ("A ", "dog.", ""):
+        screen.answer(piece)
+    screen.end_answer()
+    screen.end_answer()
+    assert (out.getvalue(), err.getvalue()) == ("A dog.\n", "")
+
+
+def test_notices_go_to_stderr_and_quiet_silences_them() -> None:
+    screen, out, err = a_screen(is_verbose=True)
+    screen.notice("note")
+    screen.detail("why")
+    screen.error("fault")
+    assert (out.getvalue(), err.getvalue()) == ("", "note\nwhy\nvllava: fault\n")
+    screen, out, err = a_screen(is_quiet=True, is_verbose=True)
+    screen.notice("note")
+    screen.detail("why")
+    screen.error("fault")
+    assert (out.getvalue(), err.getvalue()) == ("", "vllava: fault\n")
+
+
+def test_facts_are_two_columns() -> None:
+    screen, out, _ = a_screen()
+    screen.facts([("cpu", "8 cores"), ("memory", "16 GiB")], is_answer=True)
+    assert out.getvalue() == "cpu     8 cores\nmemory  16 GiB\n"
+
+
+def test_progress_is_not_drawn_into_a_file() -> None:
+    screen, _, err = a_screen()
+    with screen.waiting("Loading"):
+        pass
+    assert not screen.is_moving
+    assert err.getvalue() == ""
+
+
+def test_a_closed_pipe_and_a_full_disk_are_told_apart() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, pytest.raises(ClosedPipeError):
+        Screen(out=pipe, err=io.StringIO()).answer("text")
+    full = Path("/dev/full")
+    if full.exists():
+        with full.open("w") as disk, pytest.raises(OutputError) as caught:
+            Screen(out=disk, err=io.StringIO()).answer("text")
+        assert str(caught.value) == "The answer can't be written to stdout: No space left on device."

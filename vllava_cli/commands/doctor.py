@@ -1,0 +1,157 @@
+"""`vllava doctor`: what this machine has, how a model would be loaded on it and why, and what would make it faster.
+
+Nothing is fetched and no weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from vllava_cli import __version__
+from vllava_cli.errors import HubError, VllavaError
+from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.screen import Screen
+
+PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """All that the doctor found; `fault` is why the model can't be loaded here, None where it can."""
+
+    hardware: Hardware
+    versions: dict[str, str | None]
+    model: str
+    is_here: bool
+    """All of the model's files are on this disk."""
+    model_bytes: int
+    """On disk, or what a download would take."""
+    place: str
+    plan: LoadPlan | None
+    fault: str | None
+    advice: tuple[str, ...]
+
+
+def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
+    """Prints the findings; returns 0 where the model can be loaded here (once it is fetched), else 1."""
+    with screen.waiting("Looking at this machine"):
+        health = examine(wishes)
+    if as_json:
+        screen.answer(json.dumps(asdict(health), default=str) + "\n")
+    else:
+        for title, rows in _chapters(health):
+            screen.answer(f"{title}\n")
+            screen.facts([(f"  {name}", text) for name, text in rows], is_answer=True)
+    return 0 if health.fault is None else 1
+
+
+def examine(wishes: Wishes) -> Health:
+    """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
+    from vllava_cli.hardware import probe
+    from vllava_cli.plan import advise, plan
+
+    hardware = probe()
+    chosen: LoadPlan | None = None
+    fault: str | None = None
+    advice: tuple[str, ...] = ()
+    is_here, size, place = False, 0, ""
+    try:
+        checkpoint, is_here, size, place = _look_up(wishes)
+        chosen = plan(wishes, hardware, checkpoint)
+        advice = advise(chosen, hardware, checkpoint)
+    except VllavaError as exc:
+        fault = str(exc)
+    return Health(
+        hardware=hardware,
+        versions={name: _version(name) for name in PACKAGES},
+        model=wishes.model,
+        is_here=is_here,
+        model_bytes=size,
+        place=place,
+        plan=chosen,
+        fault=fault,
+        advice=advice,
+    )
+
+
+def _look_up(wishes: Wishes) -> tuple[Checkpoint, bool, int, str]:
+    """The checkpoint, whether all its files are here, their bytes, and where they are or would be."""
+    from vllava_cli.engine import hub
+    from vllava_cli.engine.checkpoint import describe
+    from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+
+    source = hub.find_here(wishes.model, wishes.revision)
+    if source:
+        checkpoint = describe(source)
+        if not hub.missing_weights(source.folder):
+            return checkpoint, True, hub.weights_bytes(source.folder), str(source.folder)
+    elif wishes.model == DEFAULT_MODEL:
+        checkpoint = DEFAULT_CHECKPOINT
+    else:
+        raise HubError(
+            f"The model {wishes.model} is not in the cache {hub.cache_folder()}: run hf download {wishes.model} "
+            "and ask the doctor again."
+        )
+    return checkpoint, False, checkpoint.parameters * 2, str(hub.cache_folder())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
+    chapters = [
+        ("machine", _machine(health.hardware)),
+        ("versions", [("vllava", __version__), ("python", platform.python_version()), *_installed(health.versions)]),
+        ("model", _model(health)),
+    ]
+    if health.plan:
+        chapters.append(("plan", [(what, f"{choice}: {reason}") for what, choice, reason in health.plan.reasons]))
+    if health.fault:
+        chapters.append(("fault", [("", health.fault)]))
+    if health.plan:
+        chapters.append(("faster", [("", tip) for tip in health.advice or ("Nothing to suggest.",)]))
+    return chapters
+
+
+def _machine(hardware: Hardware) -> list[tuple[str, str]]:
+    instructions = "with" if hardware.has_cpu_bf16 else "without"
+    rows = [
+        ("cpu", f"{hardware.cpu_name}, {hardware.cpu_cores} cores, {instructions} bf16 instructions"),
+        ("ram", f"{hardware.ram_free_bytes / GIB:.1f} of {hardware.ram_total_bytes / GIB:.1f} GiB free"),
+    ]
+    for gpu in hardware.accelerators:
+        capability = f", compute capability {gpu.capability[0]}.{gpu.capability[1]}" if gpu.capability else ""
+        memory = f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB free"
+        rows.append((gpu.device, f"{gpu.name}, {memory}{capability}"))
+    if not hardware.accelerators:
+        rows.append(("gpu", "none found"))
+    return rows
+
+
+def _installed(versions: dict[str, str | None]) -> list[tuple[str, str]]:
+    return [(name, version or "not installed") for name, version in versions.items()]
+
+
+def _model(health: Health) -> list[tuple[str, str]]:
+    label = "demo: tiny, knows only moving shapes" if health.model == DEMO_MODEL else health.model
+    rows = [("name", label)]
+    if health.place:
+        size = (
+            f"{health.model_bytes / GIB:.1f} GiB" if health.model_bytes >= GIB else f"{health.model_bytes / 1e6:.1f} MB"
+        )
+        state = (
+            f"complete, {size}, in {Path(health.place)}"
+            if health.is_here
+            else f"not here yet: about {size} to fetch into {health.place}"
+        )
+        rows.append(("files", state))
+    return rows

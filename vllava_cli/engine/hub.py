@@ -1,0 +1,146 @@
+"""Where a checkpoint's files are: a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
+
+What the cache holds is used as it is, without asking the network. Only json, tokenizer and safetensors files are ever
+fetched: no pickles, no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllava_cli import demo
+from vllava_cli.errors import CheckpointError, HubError
+from vllava_cli.nouns import DEMO_MODEL
+
+DESCRIPTION_FILES = ["*.json", "tokenizer.model"]
+WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint's folder; `revision` is the commit when it came from the hub."""
+
+    model: str
+    folder: Path
+    revision: str | None = None
+
+
+def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+    """The folder with the checkpoint's description, fetched from the hub where the cache lacks it.
+
+    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    """
+    return find_here(model, revision) or _fetch(model, revision, DESCRIPTION_FILES, is_quiet=is_quiet)
+
+
+def find_here(model: str, revision: str | None = None) -> Source | None:
+    """The checkpoint as far as it is on this disk, or None for a hub id that isn't cached."""
+    if model == DEMO_MODEL:
+        return Source(model=model, folder=demo.CHECKPOINT)
+    if _is_folder_name(model):
+        return Source(model=model, folder=_existing_folder(model))
+    return find_cached(model, revision)
+
+
+def find_cached(model: str, revision: str | None = None) -> Source | None:
+    """The checkpoint in the hub's cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with _hub_faults(model, revision):
+        config = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return Source(model=model, folder=folder, revision=folder.name)
+
+
+def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
+    """Fetches the safetensors files of a hub checkpoint where they are missing.
+
+    Errors: HubError; CheckpointError for a folder that has none.
+    """
+    if not missing_weights(source.folder):
+        return
+    if source.revision is not None:
+        _fetch(source.model, source.revision, WEIGHT_FILES, is_quiet=is_quiet)
+    if missing := missing_weights(source.folder):
+        raise CheckpointError(
+            f"The model folder {source.folder} lacks {missing[0]}: vllava reads weights from safetensors files only, "
+            "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
+        )
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """The names of the weight files that should be in `folder` and aren't: [] → complete."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [] if (folder / "model.safetensors").exists() else ["model.safetensors"]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, OSError) as exc:
+        raise CheckpointError(f"The file {index} is not a readable index of weights: fetch the model again.") from exc
+    return [name for name in names if not (folder / name).exists()]
+
+
+def weights_bytes(folder: Path) -> int:
+    """What the weight files in `folder` take on disk."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def cache_folder() -> Path:
+    """Where the hub's files are cached: HF_HUB_CACHE, HF_HOME or the default."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _is_folder_name(model: str) -> bool:
+    looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
+    return looks_like_path or Path(model).is_dir()
+
+
+def _existing_folder(model: str) -> Path:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    raise CheckpointError(
+        f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
+    )
+
+
+def _fetch(model: str, revision: str | None, patterns: list[str], *, is_quiet: bool) -> Source:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    (disable_progress_bars if is_quiet else enable_progress_bars)()
+    with _hub_faults(model, revision):
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+    return Source(model=model, folder=folder, revision=folder.name)
+
+
+@contextmanager
+def _hub_faults(model: str, revision: str | None) -> Iterator[None]:
+    """Turns what the hub's library raises into one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as exc:
+        raise HubError(
+            f"The hub has no model {model} that you may read: check the name, or log in with hf auth login."
+        ) from exc
+    except errors.RevisionNotFoundError as exc:
+        raise HubError(f"The hub's model {model} has no revision {revision}: leave --revision out for main.") from exc
+    except errors.HFValidationError as exc:
+        raise HubError(f"{model} is neither a folder nor a hub id such as LanguageBind/Video-LLaVA-7B-hf.") from exc
+    except (OSError, errors.HfHubHTTPError) as exc:
+        raise HubError(
+            f"The model {model} is not in the cache {cache_folder()} and the hub can't be reached: run "
+            f"hf download {model} where there is a network, or try --model demo, which is built in."
+        ) from exc

@@ -1,0 +1,110 @@
+"""From a LoadPlan to an Engine: transformers' own loading, with safetensors only, no remote code, and no silent gap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vllava_cli.engine.checkpoint import read_config
+from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.tokens import Tokens
+from vllava_cli.errors import CheckpointError, MemoryShortError
+from vllava_cli.nouns import LoadPlan, MediaKind
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, VideoLlavaConfig
+
+NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
+
+
+def load(plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True) -> Engine:
+    """Loads the weights; the image tower is dropped when `kinds` has no image.
+
+    Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
+    """
+    from transformers import VideoLlavaForConditionalGeneration
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    (logging.disable_progress_bar if is_quiet else logging.enable_progress_bar)()
+    folder = tokens.checkpoint.folder
+    config = trimmed(read_config(folder))
+    try:
+        with memory_faults(plan.device):
+            model, info = VideoLlavaForConditionalGeneration.from_pretrained(
+                folder, config=config, output_loading_info=True, **_options(plan)
+            )
+    except (MemoryShortError, KeyboardInterrupt):
+        raise
+    except Exception as exc:  # safetensors, transformers and torch each have their own types
+        raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
+    _check_complete(info, config, tokens)
+    if "image" not in set(kinds):
+        model.model.image_tower = None
+    return Engine(model=model.eval(), tokens=tokens, plan=plan)
+
+
+def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
+    """The same model without the vision layers that run in vain: 24 layers, features of layer -2 → 23 layers, -1.
+
+    Source: the tower's hidden_states[-2] is the output of its last layer but one, so nothing behind that is used.
+    """
+    layer = config.vision_feature_layer
+    if isinstance(layer, int) and layer < -1:
+        config.vision_config.num_hidden_layers += layer + 1
+        config.vision_feature_layer = -1
+    return config
+
+
+def _options(plan: LoadPlan) -> dict[str, Any]:
+    """from_pretrained's own words for a plan."""
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, plan.dtype),
+        "attn_implementation": plan.attention,
+        "use_safetensors": True,
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "device_map": {"": plan.device},
+    }
+    if plan.quantisation:
+        options["quantization_config"] = _quantisation(plan)
+    return options
+
+
+def _quantisation(plan: LoadPlan) -> BitsAndBytesConfig:
+    from transformers import BitsAndBytesConfig
+
+    if plan.quantisation == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTISED)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, plan.dtype),
+        llm_int8_skip_modules=NOT_QUANTISED,
+    )
+
+
+def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Tokens) -> None:
+    """A gap would leave random weights behind a mere warning, so it is an error here."""
+    kept = config.vision_config.num_hidden_layers
+    surplus = [key for key in sorted(info["unexpected_keys"]) if not _is_trimmed(key, kept)]
+    faults = (("missing", sorted(info["missing_keys"])), ("unexpected", surplus))
+    for what, keys in faults:
+        if keys:
+            raise CheckpointError(
+                f"The weights in {tokens.checkpoint.folder} don't match its config: {len(keys)} {what}, "
+                f"{keys[0]} among them; fetch the model again, or save it with transformers 5."
+            )
+
+
+def _is_trimmed(key: str, kept_layers: int) -> bool:
+    found = re.search(r"(?:video|image)_tower\..*encoder\.layers\.(\d+)\.", key)
+    return found is not None and int(found[1]) >= kept_layers
+
+
+def _short(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

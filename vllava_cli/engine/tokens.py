@@ -1,0 +1,150 @@
+"""From questions to token ids and back: tokenises whole prompts, checks that they fit, decodes answers as they grow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vllava_cli import prompt
+from vllava_cli.engine.checkpoint import read_config
+from vllava_cli.engine.repetition import stray_start
+from vllava_cli.errors import CheckpointError, ContextError
+from vllava_cli.nouns import Checkpoint, Conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A checkpoint's tokenizer with the ids that have a meaning of their own."""
+
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    video_id: int
+    image_id: int
+    stop_ids: frozenset[int]
+    banned_ids: tuple[int, ...]
+    """<video>, <image> and <pad>: ids that an answer may not hold."""
+
+    def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
+        """The ids of the whole conversation up to and including "ASSISTANT:" of the new question.
+
+        Errors: UsageError for an empty question, ContextError for a prompt that leaves no room for an answer.
+        """
+        special = self.tokenizer.all_special_tokens
+        text = prompt.readable(question, special_tokens=special)
+        kinds = [medium.kind for medium in conversation.media]
+        if conversation.token_ids:
+            ids = conversation.token_ids + self._encode(prompt.next_turn(text), has_start=False)
+        else:
+            ids = self._encode(self._expand(prompt.first_turn(text, kinds)), has_start=True)
+        self._check_placeholders(ids, Counter(kinds))
+        self._check_room(len(ids), Counter(kinds))
+        return ids
+
+    def text_of(self, ids: list[int]) -> str:
+        """The text of an answer's ids, special tokens left out."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _expand(self, text: str) -> str:
+        counts = self.checkpoint
+        return prompt.expand(text, tokens_per_video=counts.tokens_per_video, tokens_per_image=counts.tokens_per_image)
+
+    def _encode(self, text: str, *, has_start: bool) -> list[int]:
+        ids = self.tokenizer(text, add_special_tokens=has_start)["input_ids"]
+        return [int(token) for token in ids]
+
+    def _check_placeholders(self, ids: list[int], kinds: Counter[str]) -> None:
+        found = (ids.count(self.video_id), ids.count(self.image_id))
+        wanted = (
+            kinds["video"] * self.checkpoint.tokens_per_video,
+            kinds["image"] * self.checkpoint.tokens_per_image,
+        )
+        if found != wanted:
+            raise CheckpointError(
+                f"The tokenizer of {self.checkpoint.model} made {found[0]} video and {found[1]} image tokens where "
+                f"{wanted[0]} and {wanted[1]} are needed: its files are not those of a Video-LLaVA checkpoint."
+            )
+
+    def _check_room(self, prompt_tokens: int, kinds: Counter[str]) -> None:
+        context = self.checkpoint.context_tokens
+        if prompt_tokens < context:
+            return
+        video = kinds["video"] * self.checkpoint.tokens_per_video
+        image = kinds["image"] * self.checkpoint.tokens_per_image
+        raise ContextError(
+            f"The prompt has {prompt_tokens} tokens ({video} of {kinds['video']} video(s), {image} of {kinds['image']} "
+            f"image(s), {prompt_tokens - video - image} of text) and the model's context holds {context}: "
+            "ask about fewer clips, or shorten the question."
+        )
+
+
+@dataclass(kw_only=True)
+class GrowingText:
+    """The text of an answer while its ids arrive.
+
+    What may still change is held back: a character split over several tokens and, with `holds_stray`, a "Ъ" of which it
+    is not yet known whether it begins a Cyrillic word. A "Ъ" that belongs to none ends the text in front of it.
+    """
+
+    tokens: Tokens
+    holds_stray: bool = True
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    has_stray: bool = False
+
+    def push(self, token: int) -> str:
+        """Adds an id and returns the text that it completed, which may be ""."""
+        self.ids.append(token)
+        whole = self.tokens.text_of(self.ids)
+        is_open = whole.endswith(REPLACEMENT) or (self.holds_stray and whole.endswith("Ъ"))
+        return "" if is_open else self._advance(whole)
+
+    def rest(self) -> str:
+        """What was still held back when the answer ended."""
+        return self._advance(self.tokens.text_of(self.ids))
+
+    def _advance(self, whole: str) -> str:
+        stray = stray_start(whole) if self.holds_stray else None
+        if stray is not None:
+            self.has_stray = True
+            whole = whole[:stray]
+        new = whole[len(self.text) :]
+        self.text = whole
+        return new
+
+
+def read_tokens(checkpoint: Checkpoint) -> Tokens:
+    """The checkpoint's tokenizer. Errors: CheckpointError where the files can't be used."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    config = read_config(checkpoint.folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as exc:  # tokenizers raises bare Exception
+        raise CheckpointError(f"The tokenizer in {checkpoint.folder} can't be used: fetch the model again.") from exc
+    try:
+        stop = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True).eos_token_id
+    except OSError:
+        stop = None
+    stop_ids = _ids(stop) or _ids(tokenizer.eos_token_id)
+    media_ids = _ids([config.video_token_id, config.image_token_id])
+    return Tokens(
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        video_id=config.video_token_id,
+        image_id=config.image_token_id,
+        stop_ids=stop_ids,
+        banned_ids=tuple(sorted((media_ids | _ids(tokenizer.pad_token_id)) - stop_ids)),
+    )
+
+
+def _ids(value: Any) -> frozenset[int]:
+    """2 → {2}, [2, 3] → {2, 3}, None → {}."""
+    if value is None:
+        return frozenset()
+    return frozenset(value) if isinstance(value, list) else frozenset([int(value)])

@@ -1,0 +1,55 @@
+"""Every failure that a user can cause or meet, as one tree; a message is a sentence: the fault, the value, the remedy.
+
+VllavaError                  exit code 1 unless it says otherwise
+├── UsageError               the command line itself is wrong                    exit 2
+│   └── WishError            --device, --precision or --attention that can't be  exit 2
+├── MediaError               a clip or an image that can't be used
+├── CheckpointError          a model folder that can't be used
+│   └── HubError             the model isn't here and the hub can't be reached
+├── MemoryShortError         the model doesn't fit into this machine
+├── ContextError             the prompt doesn't fit into the model's context
+└── OutputError              stdout can't be written to: a full disk, say
+    └── ClosedPipeError      the reader went away: no message, the end is quiet  exit 0
+"""
+
+
+class VllavaError(Exception):
+    """A fault that is reported in one sentence; `exit_code` is what the process returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(VllavaError):
+    exit_code = 2
+
+
+class WishError(UsageError):
+    pass
+
+
+class MediaError(VllavaError):
+    pass
+
+
+class CheckpointError(VllavaError):
+    pass
+
+
+class HubError(CheckpointError):
+    pass
+
+
+class MemoryShortError(VllavaError):
+    pass
+
+
+class ContextError(VllavaError):
+    pass
+
+
+class OutputError(VllavaError):
+    pass
+
+
+class ClosedPipeError(OutputError):
+    exit_code = 0

@@ -1,0 +1,205 @@
+"""Where a model can run and in which form: the first place and form whose memory is enough. Pure, like `plan`.
+
+A wish that a place can't grant is refused here, with the remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from vllava_cli.errors import WishError
+from vllava_cli.memory_estimate import GIB, Form, free_gib, needed_bytes
+from vllava_cli.nouns import Accelerator, Checkpoint, Dtype, Hardware, Wishes
+
+TINY_PARAMETERS = 100_000_000
+"""Below this a GPU takes longer to start than the CPU takes to answer."""
+
+SHORT_CONTEXT_EXTRA_TOKENS = 1024
+"""Beside one video, for its questions and answers, where memory is too short for the whole context."""
+
+FLASH_CAPABILITY = (8, 0)
+BF16_CAPABILITY = (8, 0)
+"""Below it CUDA emulates bf16 and cuDNN has no bf16 convolution, which the towers begin with."""
+
+PIP_BITSANDBYTES = "pip install -U bitsandbytes"
+PIP_FLASH_ATTN = "pip install flash-attn --no-build-isolation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A GPU, or the CPU with its RAM."""
+
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+    gpu: Accelerator | None = None
+
+    @property
+    def free_text(self) -> str:
+        """ "22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090"."""
+        where = f"are free on {self.name}" if self.gpu else "of RAM are free"
+        return f"{free_gib(self.free_bytes)} of {self.total_bytes / GIB:.1f} GiB {where}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A form of the model at a place, whether it fits or not."""
+
+    place: Place
+    form: Form
+    needed_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.place.free_bytes
+
+
+def first_fit(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Attempt | None:
+    """The best that this machine can do for these wishes; None where memory is short. Errors: WishError."""
+    return next((attempt for attempt in attempts(wishes, hardware, checkpoint) if attempt.fits), None)
+
+
+def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Attempt, ...]:
+    """What could be tried, best first. Errors: WishError."""
+    is_eager = wishes.attention == "eager"
+    return tuple(
+        Attempt(place=place, form=form, needed_bytes=needed_bytes(checkpoint, form, is_eager=is_eager))
+        for place in _places(wishes, hardware, checkpoint)
+        for form in _forms(place, wishes, hardware, checkpoint)
+    )
+
+
+def is_tiny(checkpoint: Checkpoint) -> bool:
+    return checkpoint.parameters < TINY_PARAMETERS
+
+
+def flash_hurdle(place: Place, hardware: Hardware) -> str | None:
+    """Why flash-attn can't be used there, as the end of a sentence; None where it can."""
+    if place.gpu is None or place.gpu.kind not in ("cuda", "rocm"):
+        return f"flash-attn runs on NVIDIA and AMD GPUs, not on {place.name if place.gpu else 'the CPU'}"
+    capability = place.gpu.capability
+    if capability and capability < FLASH_CAPABILITY:
+        return f"flash-attn needs compute capability 8.0 and {place.name} has {version(capability)}"
+    if not hardware.has_flash_attn:
+        return "flash-attn is not installed"
+    return None
+
+
+def version(capability: tuple[int, int]) -> str:
+    """(8, 9) → "8.9"."""
+    return f"{capability[0]}.{capability[1]}"
+
+
+def _places(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Place, ...]:
+    """The places that can grant the wishes, best first.
+
+    A wish that no GPU here can grant is refused rather than granted by the CPU: who asks for bf16 with a GPU in the
+    machine doesn't expect the slowest way to get it.
+    """
+    candidates = _named(wishes.device, hardware) if wishes.device else _ranked(wishes, hardware, checkpoint)
+    hurdles = [_hurdle(place, wishes, hardware) for place in candidates]
+    able = tuple(place for place, hurdle in zip(candidates, hurdles, strict=True) if hurdle is None)
+    if hurdles[0] and (not able or (candidates[0].gpu and not able[0].gpu)):
+        raise WishError(hurdles[0])
+    return able
+
+
+def _ranked(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Place, ...]:
+    """The GPUs, the one with the most free memory first, then the CPU; a tiny model prefers the CPU.
+
+    A wish for flash asks for a GPU, and its refusal should speak of the GPU.
+    """
+    if is_tiny(checkpoint) and wishes.attention != "flash_attention_2":
+        return (_cpu(hardware), *_gpus(hardware))
+    return (*_gpus(hardware), _cpu(hardware))
+
+
+def _named(device: str, hardware: Hardware) -> tuple[Place, ...]:
+    """The places that a device's name fits: "cuda" is every CUDA or ROCm GPU, "cuda:1" is one."""
+    everywhere = (*_gpus(hardware), _cpu(hardware))
+    found = tuple(place for place in everywhere if device in (place.device, place.device.partition(":")[0]))
+    if found:
+        return found
+    here = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in hardware.accelerators)
+    has = f"{here} and cpu" if here else "only cpu"
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device):
+        raise WishError(f'--device "{device}" is not the name of a device; this machine has {has}.')
+    raise WishError(" ".join((f"--device {device} is not here; this machine has {has}.", *hardware.faults)))
+
+
+def _gpus(hardware: Hardware) -> list[Place]:
+    by_free_memory = sorted(hardware.accelerators, key=lambda gpu: gpu.free_bytes, reverse=True)
+    return [
+        Place(device=gpu.device, name=gpu.name, total_bytes=gpu.total_bytes, free_bytes=gpu.free_bytes, gpu=gpu)
+        for gpu in by_free_memory
+    ]
+
+
+def _cpu(hardware: Hardware) -> Place:
+    return Place(
+        device="cpu",
+        name=hardware.cpu_name,
+        total_bytes=hardware.ram_total_bytes,
+        free_bytes=hardware.ram_free_bytes,
+    )
+
+
+def _hurdle(place: Place, wishes: Wishes, hardware: Hardware) -> str | None:
+    """Why a place can't grant the wishes, with the remedy; None where it can."""
+    return _precision_hurdle(place, wishes, hardware) or _attention_hurdle(place, wishes, hardware)
+
+
+def _precision_hurdle(place: Place, wishes: Wishes, hardware: Hardware) -> str | None:
+    precision, capability = wishes.precision, place.gpu.capability if place.gpu else None
+    if precision == "fp16" and not place.gpu:
+        better = "bf16" if hardware.has_cpu_bf16 else "fp32"
+        # Measured: a prefill of 256 tokens took 4014 ms in fp16, 1104 ms in fp32 and 532 ms in bf16.
+        slow = f"--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision {better}."
+        return " ".join((slow, *hardware.faults))
+    if precision == "bf16" and capability and capability < BF16_CAPABILITY:
+        return (
+            f"--precision bf16 needs compute capability 8.0 and {place.name} has {version(capability)}; "
+            "use --precision fp16."
+        )
+    if precision in ("4bit", "8bit") and not hardware.has_bitsandbytes:
+        return f"--precision {precision} needs bitsandbytes, which is not installed; {PIP_BITSANDBYTES}."
+    return None
+
+
+def _attention_hurdle(place: Place, wishes: Wishes, hardware: Hardware) -> str | None:
+    if wishes.attention != "flash_attention_2":
+        return None
+    hurdle = flash_hurdle(place, hardware)
+    if hurdle and place.gpu and "installed" in hurdle:
+        return f"--attention flash is refused: {hurdle}; {PIP_FLASH_ATTN}, or use --attention sdpa."
+    if hurdle:
+        return f"--attention flash is refused: {hurdle}; use --attention sdpa."
+    if wishes.precision == "fp32":
+        return "--attention flash is refused: flash-attn has no fp32; use --precision fp16 or --attention sdpa."
+    return None
+
+
+def _forms(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Form, ...]:
+    """The forms to try at a place, best first; the last one is tried again with a shorter context."""
+    whole = Form(dtype=_dtype(place, wishes, hardware, checkpoint), context_tokens=checkpoint.context_tokens)
+    if wishes.precision == "4bit" or wishes.precision == "8bit":
+        tried = [replace(whole, quantisation=wishes.precision)]
+    elif wishes.precision or not hardware.has_bitsandbytes:
+        tried = [whole]
+    else:
+        tried = [whole, replace(whole, quantisation="4bit")]
+    short = min(whole.context_tokens, checkpoint.tokens_per_video + SHORT_CONTEXT_EXTRA_TOKENS)
+    return (*tried, replace(tried[-1], context_tokens=short))
+
+
+def _dtype(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Dtype:
+    """What is computed in: the wish, else what the checkpoint was released in, else what this CPU is fast in."""
+    if wishes.precision == "bf16":
+        return "bfloat16"
+    if wishes.precision == "fp32":
+        return "float32"
+    if place.gpu:
+        return "float16"
+    return "bfloat16" if hardware.has_cpu_bf16 and not is_tiny(checkpoint) else "float32"

@@ -1,0 +1,227 @@
+"""probe() -> Hardware: what this machine has and what this process may use of it. Nothing here raises for a broken GPU.
+
+Facts come from torch (GPUs), from psutil (RAM, and cores outside Linux), from /proc and /sys, and from `limits`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from vllava_cli.limits import ROOT, contents, core_quota, limited_ram
+from vllava_cli.nouns import Accelerator, Hardware
+
+FLASH_ATTN_FLOOR = (2, 3, 3)
+"""transformers' own floor for flash_attention_2."""
+
+Found = tuple[tuple[Accelerator, ...], tuple[str, ...]]
+"""GPUs that can be used, and what is wrong with the others."""
+
+
+def probe() -> Hardware:
+    """Imports torch, which takes seconds."""
+    import psutil
+    import torch
+
+    ram = psutil.virtual_memory()
+    accelerators, faults = find_accelerators(torch, ram_free_bytes=ram.available)
+    total_bytes, free_bytes = limited_ram(ram.total, ram.available)
+    has_gpu_for_flash = any(gpu.kind in ("cuda", "rocm") for gpu in accelerators)
+    return Hardware(
+        accelerators=accelerators,
+        faults=faults,
+        cpu_name=_cpu_name(),
+        cpu_cores=_cores(psutil.cpu_count(logical=False)),
+        ram_total_bytes=total_bytes,
+        ram_free_bytes=free_bytes,
+        has_cpu_bf16=_has_cpu_bf16(torch),
+        has_bitsandbytes=is_installed("bitsandbytes", "bitsandbytes", _bitsandbytes_floor()),
+        has_flash_attn=has_gpu_for_flash and is_installed("flash_attn", "flash-attn", FLASH_ATTN_FLOOR),
+    )
+
+
+def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> Found:
+    """All GPUs that this torch can compute on; its warnings become faults instead of lines on the terminal."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        searches = [_find_cuda(torch), _find_xpu(torch), _find_mps(torch, ram_free_bytes)]
+    accelerators = tuple(gpu for found, _ in searches for gpu in found)
+    faults = [fault for _, found in searches for fault in found]
+    if not accelerators and not faults:
+        messages = [str(each.message) for each in caught]
+        faults = [_sentence(message) for message in messages if "CUDA" in message] or _unseen_gpu(torch, root)
+    return accelerators, tuple(dict.fromkeys(faults))
+
+
+def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
+    """Whether a build of torch holds code for a GPU.
+
+    Binary code (sm_) runs on its own major version from its minor version on; PTX (compute_) on everything newer:
+    (6, 1) in ["sm_75", "sm_80"] → False; (8, 9) in ["sm_86"] → True; (12, 0) in ["compute_90"] → True.
+    """
+    built = re.findall(r"\b(sm|compute)_(\d+)(\d)", " ".join(arch_list))
+    versions = [(kind, (int(major), int(minor))) for kind, major, minor in built]
+    return not versions or any(
+        have <= capability and (kind == "compute" or have[0] == capability[0]) for kind, have in versions
+    )
+
+
+def physical_cores(logical: Iterable[int], *, root: Path = ROOT) -> int:
+    """How many cores these logical CPUs are: {0, 1, 4} with 0 and 4 in one core → 2."""
+    siblings = set()
+    for cpu in logical:
+        listed = contents(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
+        siblings.add(listed or str(cpu))
+    return max(1, len(siblings))
+
+
+def cpu_facts(cpuinfo: str) -> tuple[str | None, bool]:
+    """(name, whether it has bf16 instructions) from the text of /proc/cpuinfo, x86 or Arm; Arm gives no name."""
+    name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    has_bf16 = not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split() if flags else ())
+    return (name[1].strip() if name else None), has_bf16
+
+
+def is_installed(module: str, distribution: str, floor: tuple[int, ...]) -> bool:
+    """Whether a module is here in at least this version, without importing it."""
+    try:
+        found = util.find_spec(module) is not None and metadata.version(distribution)
+    except (ImportError, ValueError):  # no such distribution; a module without a spec
+        return False
+    return bool(found) and tuple(int(part) for part in re.findall(r"\d+", str(found))[:3]) >= floor
+
+
+def _find_cuda(torch: Any) -> Found:
+    """NVIDIA's GPUs, and AMD's, which torch calls by the same name."""
+    if not torch.cuda.is_available():
+        return (), ()
+    is_rocm = bool(torch.version.hip)
+    return _each(torch.cuda.device_count(), lambda index: _rocm(torch, index) if is_rocm else _cuda(torch, index))
+
+
+def _find_xpu(torch: Any) -> Found:
+    if not hasattr(torch, "xpu") or not torch.xpu.is_available():
+        return (), ()
+    return _each(torch.xpu.device_count(), lambda index: _xpu(torch, index))
+
+
+def _find_mps(torch: Any, ram_free_bytes: int) -> Found:
+    """Apple's GPU shares the RAM: it may use the recommended working set, as far as that is free."""
+    if not torch.backends.mps.is_available():
+        return (), ()
+    total_bytes = torch.mps.recommended_max_memory()
+    gpu = Accelerator(
+        kind="mps",
+        device="mps",
+        name=f"{_sysctl('machdep.cpu.brand_string') or 'Apple'} GPU",
+        total_bytes=total_bytes,
+        free_bytes=min(total_bytes, ram_free_bytes),
+    )
+    return (gpu,), ()
+
+
+def _each(count: int, find: Callable[[int], Accelerator | str]) -> Found:
+    """Asks for each GPU alone, so that a broken one hides no other."""
+    accelerators, faults = [], []
+    for index in range(count):
+        try:
+            found = find(index)
+        except (RuntimeError, AssertionError) as exc:  # torch's own: out of memory, a failed initialisation
+            found = _sentence(f"GPU {index} can't be used: {exc}")
+        if isinstance(found, str):
+            faults.append(found)
+        else:
+            accelerators.append(found)
+    return tuple(accelerators), tuple(faults)
+
+
+def _cuda(torch: Any, index: int) -> Accelerator | str:
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    if not has_kernels(capability, torch.cuda.get_arch_list()):
+        return (
+            f"{name} can't be used: torch {torch.__version__} has no kernels for compute capability "
+            f"{capability[0]}.{capability[1]}; builds at https://download.pytorch.org/whl/cu126 go back to 5.0."
+        )
+    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+    return Accelerator(
+        kind="cuda",
+        device=f"cuda:{index}",
+        name=name,
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        capability=capability,
+    )
+
+
+def _rocm(torch: Any, index: int) -> Accelerator:
+    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+    name = torch.cuda.get_device_name(index)
+    return Accelerator(kind="rocm", device=f"cuda:{index}", name=name, total_bytes=total_bytes, free_bytes=free_bytes)
+
+
+def _xpu(torch: Any, index: int) -> Accelerator:
+    free_bytes, total_bytes = torch.xpu.mem_get_info(index)
+    name = torch.xpu.get_device_name(index)
+    return Accelerator(kind="xpu", device=f"xpu:{index}", name=name, total_bytes=total_bytes, free_bytes=free_bytes)
+
+
+def _unseen_gpu(torch: Any, root: Path) -> list[str]:
+    """An NVIDIA driver beside a torch that was built without CUDA: the usual cause of "why is it so slow"."""
+    if not (root / "proc/driver/nvidia/version").exists() or torch.version.cuda or torch.version.hip:
+        return []
+    return [
+        f"An NVIDIA driver is here but torch {torch.__version__} is built without CUDA; "
+        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130."
+    ]
+
+
+def _cpu_name() -> str:
+    name, _ = cpu_facts(contents(ROOT / "proc/cpuinfo"))
+    return name or _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine() or "CPU"
+
+
+def _has_cpu_bf16(torch: Any) -> bool:
+    """Linux and macOS say it themselves; elsewhere torch is asked, whose check is private and may go away."""
+    _, has_bf16 = cpu_facts(contents(ROOT / "proc/cpuinfo"))
+    ask_torch = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    is_windows = sys.platform == "win32"
+    return has_bf16 or _sysctl("hw.optional.arm.FEAT_BF16") == "1" or bool(is_windows and ask_torch and ask_torch())
+
+
+def _cores(all_physical: int | None) -> int:
+    """Physical cores within this process's affinity and quota; Linux alone tells either."""
+    cores = all_physical or os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = physical_cores(os.sched_getaffinity(0))
+    return min(cores, core_quota() or cores)
+
+
+def _bitsandbytes_floor() -> tuple[int, ...]:
+    """transformers' own floor; 0.50 is the first that needs no kernels from the hub on Apple's GPUs."""
+    return (0, 50) if sys.platform == "darwin" else (0, 46, 1)
+
+
+def _sysctl(name: str) -> str:
+    """One value of macOS' sysctl; empty elsewhere and for a name that this Mac doesn't know."""
+    if sys.platform != "darwin":
+        return ""
+    try:
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _sentence(message: str) -> str:
+    """The first sentence of torch's longer words, on one line."""
+    first = " ".join(message.split()).split(". ")[0].rstrip(".")
+    return f"{first}."

@@ -1,0 +1,133 @@
+"""Opens media files safely: regular files only, by absolute path, in known containers, never a playlist or a protocol.
+
+Every fault of the file or of the libraries below leaves this module as one `MediaError` sentence that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from vllava_cli.errors import MediaError
+
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+
+# Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left
+# out; the last line is here so that a sound file can be told from a file that isn't media.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,ogg,asf,mxf,nut,dv,yuv4mpegpipe,"
+    "gif,apng,mjpeg,"
+    "mp3,wav,flac,aac"
+)
+_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+
+# matroska, mpeg, ogg, asf, gif, png, jpeg
+_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG", b"\xff\xd8\xff")
+
+# What PyAV raises on damaged files, beside its own tree.
+DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, OverflowError)
+
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """The container of `path`; errors of the libraries inside the `with` body become a `MediaError` too."""
+    check_file(path)
+    try:
+        with av.open(f"file:{path.absolute()}", "r", options=dict(_OPTIONS), metadata_errors="replace") as container:
+            yield container
+    except DECODE_ERRORS as exc:
+        raise MediaError(_fault_of(path)) from exc
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The video that a player would show: the one marked as default, else the first; never cover art."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        what = "sound but no video" if container.streams.audio else "no video"
+        raise MediaError(f"{shown(path)} has {what}. Name a file with moving pictures or an image.")
+    stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
+    context: VideoCodecContext | None = stream.codec_context  # None where FFmpeg has no decoder
+    if context is None:
+        raise MediaError(f"{shown(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
+    check_size(path, context.width, context.height)
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
+
+
+def check_file(path: Path) -> None:
+    """Raises a `MediaError` unless `path` is a regular file, not empty, that may be read; opens nothing else."""
+    name = shown(path)
+    try:
+        facts = path.stat()
+        _check_facts(name, facts)
+        with path.open("rb"):
+            return
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise MediaError(f"There is no file {name}. Check the path.") from exc
+    except PermissionError as exc:
+        raise MediaError(
+            f"{name} can't be read: permission denied. Run chmod or choose a file that you may read."
+        ) from exc
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise MediaError(f"{name} can't be read: {reason.lower()}. Check the path.") from exc
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raises a `MediaError` for a picture so large that decoding it would be an attack or an accident."""
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 1_000_000
+        raise MediaError(f"{shown(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
+
+
+def shown(path: Path) -> str:
+    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
+    return f"'{os.fsencode(path).decode(errors='replace')}'"
+
+
+def _check_facts(name: str, facts: os.stat_result) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise MediaError(f"{name} is a folder. Name the video or image files in it.")
+    if not stat.S_ISREG(facts.st_mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(facts.st_mode)), "something else")
+        raise MediaError(f"{name} is {kind}, not a regular file. Save it to a file first.")
+    if facts.st_size == 0:
+        raise MediaError(f"{name} is empty (0 bytes). Copy or download it again.")
+
+
+def _fault_of(path: Path) -> str:
+    if _starts_like_media(path):
+        return f"{shown(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
+    return f"{shown(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+
+
+def _starts_like_media(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+    is_riff = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP")
+    return (
+        is_mp4
+        or is_riff
+        or head.startswith((b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG"))
+    )

@@ -1,0 +1,96 @@
+"""Frames → tensors, bit for bit what transformers' processors give, without torchvision; torch lives here alone."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vllava_cli.errors import CheckpointError
+from vllava_cli.nouns import Fit, Frames, VideoRecipe
+
+
+def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Tensor:
+    """[1, T, 3, S, S] float32 on the CPU. With "crop", the output of transformers' VideoLlavaVideoProcessor.
+
+    "pad" first widens the picture to a square with the recipe's mean colour, "squash" resizes both sides to the square.
+    """
+    pixels = _padded(frames.pixels, recipe.mean) if fit == "pad" else frames.pixels
+    uint8 = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    if fit == "crop":
+        resized = _crop(_resize(uint8, _short_side_size(uint8, recipe.short_side)), recipe)
+    else:
+        resized = _resize(uint8, (recipe.crop_height, recipe.crop_width))
+    return _normalise(resized, recipe)[None]
+
+
+def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
+    """[1, 3, S, S] float32: the output of the checkpoint's own VideoLlavaImageProcessor for a still image."""
+    processor = _image_processor(folder)
+    image = frames.pixels[:1]
+    options: dict[str, Any] = {}
+    if fit != "crop":
+        options["size"] = {"height": processor.crop_size["height"], "width": processor.crop_size["width"]}
+    if fit == "pad":
+        image = _padded(image, processor.image_mean)
+    # Newer versions warn unless they are told which name the result should have; older ones don't know the option.
+    if "return_legacy_image_output" in inspect.signature(processor.preprocess).parameters:
+        options["return_legacy_image_output"] = False
+    # Without the format a picture 3 pixels high would be taken for one with channels first.
+    batch = processor.preprocess([image[0]], return_tensors="pt", input_data_format="channels_last", **options)
+    (tensor,) = batch.values()
+    return cast("Tensor", tensor)
+
+
+def _image_processor(folder: Path) -> Any:
+    from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+
+    try:
+        return VideoLlavaImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{folder} has no usable preprocessor_config.json. Download the model again.") from exc
+
+
+def _short_side_size(pixels: Tensor, short_side: int) -> tuple[int, int]:
+    """(height, width) once the short side is `short_side`, the long one truncated: 480x640 to 224 → 224x298."""
+    height, width = pixels.shape[-2:]
+    if width <= height:
+        return int(short_side * height / width), short_side
+    return short_side, int(short_side * width / height)
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic in uint8, on the CPU: in float, or on a GPU, the last bit would differ."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def _crop(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
+    height, width = pixels.shape[-2:]
+    top, left = int((height - recipe.crop_height) / 2.0), int((width - recipe.crop_width) / 2.0)
+    return pixels[..., top : top + recipe.crop_height, left : left + recipe.crop_width]
+
+
+def _normalise(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
+    """(x - mean * 255) / (std * 255) in float32, fused: another order differs in the last bit."""
+    mean = torch.tensor(recipe.mean).mul(255.0).view(3, 1, 1)
+    std = torch.tensor(recipe.std).mul(255.0).view(3, 1, 1)
+    return pixels.to(torch.float32).sub_(mean).div_(std)
+
+
+def _padded(pixels: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
+    """[T, H, W, 3] in the middle of a square of the mean colour; the odd row or column goes below or right."""
+    count, height, width, _ = pixels.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.empty((count, side, side, 3), np.uint8)
+    square[:] = [round(value * 255) for value in mean]
+    square[:, top : top + height, left : left + width] = pixels
+    return square

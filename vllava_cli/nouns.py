@@ -1,0 +1,266 @@
+"""The values that travel between the parts: frozen, keyword-only, with no behaviour but what follows from their fields.
+
+Only `Conversation` changes. Nothing heavy is imported here; numpy appears in annotations alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FRAMES_PER_CLIP = 8
+DEFAULT_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
+DEMO_MODEL = "demo"
+
+Precision = Literal["fp16", "bf16", "fp32", "8bit", "4bit"]
+Dtype = Literal["float16", "bfloat16", "float32"]
+Quantisation = Literal["8bit", "4bit"]
+Attention = Literal["flash_attention_2", "sdpa", "eager"]
+Fit = Literal["crop", "pad", "squash"]
+MediaKind = Literal["video", "image"]
+StopReason = Literal["end", "length", "context", "repetition", "interrupted"]
+"""end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
+repetition: the guard saw a loop · interrupted: Ctrl-C."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user asked for; None means "decide"."""
+
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    device: str | None = None
+    precision: Precision | None = None
+    attention: Attention | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """One GPU as torch names it: `device` is "cuda:0", "mps" or "xpu:0"; memory in bytes."""
+
+    kind: Literal["cuda", "rocm", "mps", "xpu"]
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability, (8, 9) for an RTX 4090; None elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What this machine has; the GPUs come in torch's order."""
+
+    accelerators: tuple[Accelerator, ...] = ()
+    cpu_name: str
+    cpu_cores: int
+    """Physical cores that this process may use."""
+    ram_total_bytes: int
+    ram_free_bytes: int
+    has_cpu_bf16: bool = False
+    """avx512_bf16 or amx_bf16 on x86, bf16 on Arm."""
+    has_bitsandbytes: bool = False
+    has_flash_attn: bool = False
+    faults: tuple[str, ...] = ()
+    """GPUs that are here but that torch can't use, a sentence each: what is wrong and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRecipe:
+    """How frames become pixels: the numbers of the checkpoint's video preprocessor file."""
+
+    short_side: int
+    crop_height: int
+    crop_width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on disk as its config files describe it; no weight has been read."""
+
+    model: str
+    """As the user named it: a hub id, a folder or "demo"."""
+    revision: str | None
+    """The commit of the hub's repository; None for a folder."""
+    folder: Path
+    language_parameters: int
+    """The language model's matrices: what 4-bit and 8-bit quantise."""
+    other_parameters: int
+    """Both towers, projector, embeddings and head: kept in 16 or 32 bits."""
+    cache_values_per_token: int
+    """Numbers that the KV cache holds for one token: 2 * layers * heads * head size."""
+    context_tokens: int
+    tokens_per_video: int
+    """FRAMES_PER_CLIP * (patches per frame + 1)."""
+    tokens_per_image: int
+    video_recipe: VideoRecipe
+
+    @property
+    def is_demo(self) -> bool:
+        return self.model == DEMO_MODEL
+
+    @property
+    def parameters(self) -> int:
+        return self.language_parameters + self.other_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """Where and how the weights are loaded, and why, in sentences that a user can read."""
+
+    device: str
+    dtype: Dtype
+    quantisation: Quantisation | None
+    attention: Attention
+    needed_bytes: int
+    """Weights, KV cache of a full context and activations, on `device`."""
+    device_reason: str
+    dtype_reason: str
+    quantisation_reason: str
+    attention_reason: str
+    context_tokens: int | None = None
+    """How long a conversation `needed_bytes` has room for; None means the checkpoint's whole context."""
+
+    @property
+    def reasons(self) -> tuple[tuple[str, str, str], ...]:
+        """(what, choice, reason) for each choice, in the order in which they were made."""
+        return (
+            ("device", self.device, self.device_reason),
+            ("dtype", self.dtype, self.dtype_reason),
+            ("quantisation", self.quantisation or "none", self.quantisation_reason),
+            ("attention", self.attention, self.attention_reason),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framing:
+    """Which part of a clip is looked at, and how a frame is brought to the model's square."""
+
+    start_s: float | None = None
+    end_s: float | None = None
+    fit: Fit = "crop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """The facts of one media file. A still image has one frame and neither duration nor frame rate."""
+
+    path: Path
+    kind: MediaKind
+    width: int
+    height: int
+    """As shown, after rotation."""
+    frame_count: int
+    """Frames that could be decoded, before any trim."""
+    duration_s: float | None = None
+    fps: float | None = None
+    codec: str = ""
+    rotation: int = 0
+    """Degrees clockwise that were applied to the stored picture: 0, 90, 180 or 270."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with a file that can still be used, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """The frames that the model sees: pixels [T, H, W, 3] uint8 RGB, times_s [T] in presentation order."""
+
+    clip: Clip
+    pixels: npt.NDArray[np.uint8]
+    times_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        shape = self.pixels.shape
+        if len(shape) != 4 or shape[3] != 3 or self.pixels.dtype.name != "uint8":
+            raise ValueError(f"frames must be [T, H, W, 3] uint8, not {list(shape)} {self.pixels.dtype.name}")
+        if shape[0] != len(self.times_s):
+            raise ValueError(f"{shape[0]} frames with {len(self.times_s)} times")
+
+    @property
+    def kind(self) -> MediaKind:
+        return self.clip.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    has_guard: bool = True
+    """Stop when the answer repeats itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question and what the model said to it."""
+
+    question: str
+    answer: str
+
+
+@dataclass(kw_only=True)
+class Conversation:
+    """What was shown and said so far; the one noun that changes.
+
+    `token_ids` are the ids of all finished turns, answers as the model produced them, never tokenised again.
+    """
+
+    media: tuple[Frames, ...]
+    fit: Fit = "crop"
+    turns: list[Turn] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """Counts in tokens, times in seconds, memory in bytes."""
+
+    prompt_tokens: int
+    reused_tokens: int
+    new_tokens: int
+    first_token_s: float
+    """From the call to the first token: pixels, towers and prefill."""
+    decode_s: float
+    """From the first token to the last."""
+    frames_s: float = 0.0
+    load_s: float = 0.0
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some text of an answer; the last piece of a stream carries the stop reason and the stats."""
+
+    text: str
+    stop_reason: StopReason | None = None
+    stats: Stats | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A whole answer."""
+
+    text: str
+    stop_reason: StopReason
+    stats: Stats
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> Answer:
+        """Folds a stream: [Piece("A "), Piece("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
+        texts: list[str] = []
+        for piece in pieces:
+            texts.append(piece.text)
+            if piece.stop_reason and piece.stats:
+                return cls(text="".join(texts), stop_reason=piece.stop_reason, stats=piece.stats)
+        raise ValueError("a stream of pieces ended without a stop reason")

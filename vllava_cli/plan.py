@@ -1,0 +1,238 @@
+"""plan(wishes, hardware, checkpoint) -> LoadPlan: the choices of `fit`, each with its reason as a sentence. Pure.
+
+The rule, in order: the GPU with the most free memory in fp16, in 4bit, then the CPU in bf16 or fp32, in 4bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vllava_cli.errors import MemoryShortError
+from vllava_cli.fit import (
+    FLASH_CAPABILITY,
+    PIP_BITSANDBYTES,
+    PIP_FLASH_ATTN,
+    Attempt,
+    Place,
+    attempts,
+    first_fit,
+    flash_hurdle,
+    is_tiny,
+    version,
+)
+from vllava_cli.memory_estimate import GIB, Form, free_gib, gib, needed_bytes
+from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, Quantisation, Wishes
+
+FAST_FP16_CAPABILITY = (7, 0)
+
+SYSTEM_SHARE = 0.15
+"""Of a memory: what the system, the display and a desktop keep for themselves when all other programs are closed."""
+
+
+def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
+    """Errors: WishError for a wish that can't be granted here, MemoryShortError where nothing fits."""
+    tried = attempts(wishes, hardware, checkpoint)
+    chosen = next((attempt for attempt in tried if attempt.fits), None)
+    if chosen is None:
+        raise MemoryShortError(_shortage(wishes, hardware, checkpoint))
+    attention, attention_reason = _attention(chosen, wishes, hardware)
+    is_short = chosen.form.context_tokens < checkpoint.context_tokens
+    return LoadPlan(
+        device=chosen.place.device,
+        dtype=chosen.form.dtype,
+        quantisation=chosen.form.quantisation,
+        attention=attention,
+        needed_bytes=chosen.needed_bytes,
+        context_tokens=chosen.form.context_tokens if is_short else None,
+        device_reason=_device_reason(chosen, tried, wishes, checkpoint),
+        dtype_reason=_dtype_reason(chosen, wishes, hardware, checkpoint),
+        quantisation_reason=_quantisation_reason(chosen, tried, wishes, checkpoint),
+        attention_reason=attention_reason,
+    )
+
+
+def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What would make this plan faster or more exact, a sentence each; empty when there is nothing."""
+    if is_tiny(checkpoint):
+        return ()
+    if plan.device == "cpu":
+        return (*hardware.faults, _gpu_advice(hardware, checkpoint), *_cpu_advice(plan, hardware, checkpoint))
+    gpu = next(gpu for gpu in hardware.accelerators if gpu.device == plan.device)
+    return (*_exactness_advice(plan, gpu, checkpoint), *_flash_advice(plan, gpu, hardware))
+
+
+def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes, checkpoint: Checkpoint) -> str:
+    place = chosen.place
+    if wishes.device:
+        return f"--device {wishes.device} was asked for; {place.free_text}."
+    if place.gpu:
+        rivals = {attempt.place.device for attempt in tried if attempt.place.gpu}
+        most = " and no other GPU has more" if len(rivals) > 1 else ""
+        return f"A GPU is the fastest place; {place.free_text}{most}."
+    if is_tiny(checkpoint):
+        return f"The model is so small that a GPU would take longer to start than the CPU to answer; {place.free_text}."
+    if tried[0].place.gpu:
+        least = [attempt for attempt in tried if attempt.place == tried[0].place][-1]
+        return f"No GPU has room: {_need(least, checkpoint)} and {least.place.free_text}; the CPU is much slower."
+    return f"There is no GPU that torch can use; {place.free_text}."
+
+
+def _dtype_reason(chosen: Attempt, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
+    if wishes.precision in ("fp16", "bf16", "fp32"):
+        slow = chosen.place.gpu is None and wishes.precision == "bf16" and not hardware.has_cpu_bf16
+        but = ", though this CPU has no instructions for it, which makes it slow" if slow else ""
+        return f"--precision {wishes.precision} was asked for{but}; {_fit_text(chosen, checkpoint)}."
+    if chosen.place.gpu:
+        return f"The checkpoint was released in fp16{_old_gpu(chosen.place)}; {_fit_text(chosen, checkpoint)}."
+    if is_tiny(checkpoint):
+        millions = checkpoint.parameters / 1e6
+        few = f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
+        return f"{few}; {_fit_text(chosen, checkpoint)}."
+    if hardware.has_cpu_bf16:
+        return f"This CPU has bf16 instructions, which are faster than fp32; {_fit_text(chosen, checkpoint)}."
+    return f"This CPU has no bf16 instructions, so fp32 is its fastest; {_fit_text(chosen, checkpoint)}."
+
+
+def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes, checkpoint: Checkpoint) -> str:
+    if chosen.form.quantisation is None:
+        return f"None is needed: {_fit_text(chosen, checkpoint)}."
+    if wishes.precision:
+        return f"--precision {wishes.precision} was asked for; {_fit_text(chosen, checkpoint)}."
+    whole = next(attempt for attempt in tried if attempt.place == chosen.place)
+    return f"There is no room for {whole.form.precision}: {_need(whole, checkpoint)}, {_fit_text(chosen, checkpoint)}."
+
+
+def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Attention, str]:
+    if wishes.attention:
+        word = "flash" if wishes.attention == "flash_attention_2" else wishes.attention
+        return wishes.attention, f"--attention {word} was asked for."
+    hurdle = flash_hurdle(chosen.place, hardware)
+    if hurdle is None and chosen.form.dtype == "float32":
+        hurdle = "flash-attn has no fp32"
+    capability = chosen.place.gpu.capability if chosen.place.gpu else None
+    if hurdle is None and capability:
+        return (
+            "flash_attention_2",
+            f"Flash-attn is installed and the GPU's compute capability is {version(capability)}.",
+        )
+    # On AMD GPUs whether flash-attn works depends on how it was built, which can't be seen from here.
+    return "sdpa", f"PyTorch's own attention: {hurdle or 'on AMD GPUs flash-attn is used only when it is asked for'}."
+
+
+def _old_gpu(place: Place) -> str:
+    """Before Volta fp16 is computed at fp32's speed or below, but it still takes half the memory."""
+    capability = place.gpu.capability if place.gpu else None
+    if capability is None or capability >= FAST_FP16_CAPABILITY:
+        return ""
+    return f" and compute capability {version(capability)} computes it no faster than fp32, but in half the memory"
+
+
+def _need(attempt: Attempt, checkpoint: Checkpoint) -> str:
+    """ "4bit needs 7.4 GiB with a context of 3080 tokens"."""
+    is_short = attempt.form.context_tokens < checkpoint.context_tokens
+    context = f" with a context of {attempt.form.context_tokens} tokens" if is_short else ""
+    return f"{attempt.form.precision} needs {gib(attempt.needed_bytes)}{context}"
+
+
+def _fit_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
+    """ "4bit needs 8.4 GiB and 15.2 of 15.6 GiB are free on Tesla T4"."""
+    return f"{_need(attempt, checkpoint)} and {attempt.place.free_text}"
+
+
+def _room_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
+    """ "4bit needs 8.4 GiB and fits into the 15.6 GiB of Tesla T4"."""
+    owner = attempt.place.name if attempt.place.gpu else "RAM"
+    return f"{_need(attempt, checkpoint)} and fits into the {attempt.place.total_bytes / GIB:.1f} GiB of {owner}"
+
+
+def _shortage(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
+    """What the model needs at least at each place, the first change that would make it fit, and broken GPUs."""
+    least = {attempt.place.device: attempt for attempt in attempts(wishes, hardware, checkpoint)}
+    shorts = "; ".join(_fit_text(attempt, checkpoint) for attempt in least.values())
+    remedy = "A machine with more memory is needed; --model demo runs on any."
+    for change in _changes(wishes, hardware):
+        found = first_fit(change.wishes, change.hardware, checkpoint)
+        if found:
+            remedy = f"{change.words}: {_room_text(found, checkpoint)}."
+            break
+    return " ".join((f"There is not enough memory for {checkpoint.model}: {shorts}. {remedy}", *hardware.faults))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """Something that a user can do, and what it makes of the wishes and the machine."""
+
+    words: str
+    wishes: Wishes
+    hardware: Hardware
+
+
+def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
+    """From the easiest: fewer wishes, then bitsandbytes, then closed programs, then both."""
+    anything = replace(wishes, device=None, precision=None)
+    has_more = replace(hardware, has_bitsandbytes=True)
+    if wishes.precision:
+        yield _Change(words="Leave --precision out", wishes=replace(wishes, precision=None), hardware=hardware)
+    if wishes.device:
+        flags = "--device and --precision" if wishes.precision else "--device"
+        yield _Change(words=f"Leave {flags} out", wishes=anything, hardware=hardware)
+    if not hardware.has_bitsandbytes:
+        yield _Change(words=f"Install bitsandbytes ({PIP_BITSANDBYTES})", wishes=anything, hardware=has_more)
+    yield _Change(words="Close other programs", wishes=anything, hardware=_emptied(hardware))
+    if not hardware.has_bitsandbytes:
+        both = f"Close other programs and install bitsandbytes ({PIP_BITSANDBYTES})"
+        yield _Change(words=both, wishes=anything, hardware=_emptied(has_more))
+
+
+def _emptied(hardware: Hardware) -> Hardware:
+    """The same machine with nothing else running; never less free than now."""
+
+    def free(total_bytes: int, free_bytes: int) -> int:
+        return max(free_bytes, int(total_bytes * (1 - SYSTEM_SHARE)))
+
+    gpus = (replace(gpu, free_bytes=free(gpu.total_bytes, gpu.free_bytes)) for gpu in hardware.accelerators)
+    ram_free_bytes = free(hardware.ram_total_bytes, hardware.ram_free_bytes)
+    return replace(hardware, accelerators=tuple(gpus), ram_free_bytes=ram_free_bytes)
+
+
+def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
+    """How the model would come from the CPU to a GPU."""
+    now = _Change(words="Leave --device and --precision out", wishes=Wishes(), hardware=hardware)
+    for change in (now, *_changes(Wishes(), hardware)):
+        found = first_fit(change.wishes, change.hardware, checkpoint)
+        if found and found.place.gpu:
+            return f"{change.words}: {_room_text(found, checkpoint)}, which is much faster than the CPU."
+    nf4, fp16 = gib(_gpu_bytes(checkpoint, quantisation="4bit")), gib(_gpu_bytes(checkpoint, quantisation=None))
+    return f"A GPU with {nf4} of free memory (4bit) or {fp16} (fp16) is much faster than the CPU."
+
+
+def _cpu_advice(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> Iterator[str]:
+    """In fp32 a token's time is the time to read the weights, and 4bit reads the least."""
+    if plan.dtype == "float32" and plan.quantisation is None:
+        form = Form(dtype=plan.dtype, quantisation="4bit", context_tokens=checkpoint.context_tokens)
+        install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
+        sizes = f"{gib(needed_bytes(checkpoint, form))} instead of {gib(plan.needed_bytes)}"
+        yield f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact."
+
+
+def _exactness_advice(plan: LoadPlan, gpu: Accelerator, checkpoint: Checkpoint) -> Iterator[str]:
+    fp16_bytes = _gpu_bytes(checkpoint, quantisation=None)
+    if plan.quantisation is None:
+        return
+    if fp16_bytes <= gpu.free_bytes:
+        sizes = f"it needs {gib(fp16_bytes)} and {free_gib(gpu.free_bytes)} GiB are free"
+        yield f"--precision fp16 is more exact, and fits: {sizes}."
+    elif fp16_bytes <= gpu.total_bytes * (1 - SYSTEM_SHARE):
+        yield f"Close other programs that use {gpu.name}: with {gib(fp16_bytes)} free, fp16 fits, which is more exact."
+
+
+def _flash_advice(plan: LoadPlan, gpu: Accelerator, hardware: Hardware) -> Iterator[str]:
+    can_flash = gpu.kind == "cuda" and gpu.capability is not None and gpu.capability >= FLASH_CAPABILITY
+    if can_flash and not hardware.has_flash_attn and plan.dtype != "float32":
+        yield f"Install flash-attn ({PIP_FLASH_ATTN}; it needs nvcc): it may shorten the time to the first token."
+
+
+def _gpu_bytes(checkpoint: Checkpoint, *, quantisation: Quantisation | None) -> int:
+    form = Form(dtype="float16", quantisation=quantisation, context_tokens=checkpoint.context_tokens)
+    return needed_bytes(checkpoint, form)

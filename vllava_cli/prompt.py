@@ -1,0 +1,61 @@
+"""The prompt of Video-LLaVA, as strings; the only module that knows USER, ASSISTANT, <video> and <image>.
+
+    one turn         USER: <video>\\nQ ASSISTANT:
+    several turns    USER: <video>\\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT:
+
+No system sentence, no </s> between turns, one space. Source: transformers' documentation of Video-LLaVA.
+"""
+
+import re
+from collections.abc import Sequence
+
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import MediaKind
+
+PLACEHOLDERS: dict[MediaKind, str] = {"video": "<video>", "image": "<image>"}
+SPECIAL_TOKENS = ("<video>", "<image>", "<pad>", "<unk>", "<s>", "</s>")
+ROLES = ("USER:", "ASSISTANT:")
+
+
+def first_turn(question: str, kinds: Sequence[MediaKind]) -> str:
+    """The prompt of a conversation's first question, a placeholder and a new line for each medium in order.
+
+    ("Why?", ["image", "video"]) → "USER: <image>\\n<video>\\nWhy? ASSISTANT:"
+    """
+    placeholders = "".join(f"{PLACEHOLDERS[kind]}\n" for kind in kinds)
+    return f"USER: {placeholders}{question} ASSISTANT:"
+
+
+def next_turn(question: str) -> str:
+    """What a later question adds behind an answer and one space: "And then?" → "USER: And then? ASSISTANT:"."""
+    return f"USER: {question} ASSISTANT:"
+
+
+def transcript(turns: Sequence[tuple[str, str]], question: str, kinds: Sequence[MediaKind]) -> str:
+    """The whole prompt of a question behind finished (question, answer) turns."""
+    if not turns:
+        return first_turn(question, kinds)
+    (first, answer), *later = turns
+    text = f"{first_turn(first, kinds)} {answer}"
+    for asked, answer in later:
+        text += f" {next_turn(asked)} {answer}"
+    return f"{text} {next_turn(question)}"
+
+
+def expand(prompt: str, *, tokens_per_video: int, tokens_per_image: int) -> str:
+    """Repeats each placeholder as often as its medium has tokens, so that the whole string can be tokenised at once."""
+    counts = {"<video>": tokens_per_video, "<image>": tokens_per_image}
+    return re.sub("<video>|<image>", lambda match: match[0] * counts[match[0]], prompt)
+
+
+def readable(question: str, *, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> str:
+    """The user's text such that it can neither end its turn nor become a special token, and still reads the same.
+
+    "Say </s> USER: <video>" → "Say < /s> USER : < video>". Raises UsageError for an empty question.
+    """
+    text = question.encode("utf-8", "replace").decode().strip()
+    if not text:
+        raise UsageError("the question is empty: give it as the last argument, or on stdin with -")
+    tokens = sorted({*SPECIAL_TOKENS, *special_tokens}, key=len, reverse=True)
+    text = re.sub("|".join(map(re.escape, tokens)), lambda match: f"{match[0][:1]} {match[0][1:]}", text)
+    return re.sub("|".join(ROLES), lambda match: f"{match[0][:-1]} :", text)

@@ -1,0 +1,142 @@
+"""The only module that writes to the terminal: the answer on stdout, everything else on stderr.
+
+Nothing leaves it with control characters in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from vllava_cli.errors import ClosedPipeError, OutputError
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """The text without C0 (but tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
+    return _CONTROL.sub("", text).encode("utf-8", "replace").decode()
+
+
+class Screen:
+    """Where a command shows things; `is_quiet` leaves only the answer and errors, `is_verbose` adds the reasons."""
+
+    def __init__(
+        self, *, out: TextIO | None = None, err: TextIO | None = None, is_quiet: bool = False, is_verbose: bool = False
+    ) -> None:
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._is_mid_line = False
+        self.is_quiet = is_quiet
+        self.is_verbose = is_verbose and not is_quiet
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether progress may be drawn: stderr is a terminal that a person looks at."""
+        return not self.is_quiet and self._err.isatty()
+
+    def answer(self, text: str) -> None:
+        """Writes to stdout and flushes. Errors: ClosedPipeError, OutputError."""
+        text = clean(text)
+        if text:
+            self._write(text)
+            self._is_mid_line = not text.endswith("\n")
+
+    def end_answer(self) -> None:
+        """Ends the answer's last line."""
+        if self._is_mid_line:
+            self._write("\n")
+            self._is_mid_line = False
+
+    def notice(self, text: str) -> None:
+        """One line on stderr, unless --quiet."""
+        if not self.is_quiet:
+            self._say(text)
+
+    def detail(self, text: str) -> None:
+        """One line on stderr with --verbose."""
+        if self.is_verbose:
+            self._say(text)
+
+    def error(self, text: str) -> None:
+        """One line on stderr, always, on a line of its own."""
+        if self._is_mid_line and self._out.isatty():
+            self._err.write("\n")
+        self._say(f"vllava: {text}")
+
+    def facts(self, rows: Sequence[tuple[str, str]], *, is_answer: bool = False) -> None:
+        """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves."""
+        left = max((len(name) for name, _ in rows), default=0)
+        lines = [_row(clean(name), clean(text), left=left, width=self._width(is_answer)) for name, text in rows]
+        if is_answer:
+            self.answer("\n".join(lines) + "\n")
+        else:
+            for line in lines:
+                self._say(line)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """A spinner with `what` beside it while the block runs; nothing where stderr is no terminal."""
+        if not self.is_moving:
+            yield
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(file=self._err).status(Text(clean(what))):
+            yield
+
+    def _width(self, is_answer: bool) -> int | None:
+        """Columns to wrap at, or None where the reader is no terminal: a pipe gets whole lines."""
+        stream = self._out if is_answer else self._err
+        try:
+            return max(40, os.get_terminal_size(stream.fileno()).columns)
+        except (OSError, ValueError):
+            return None
+
+    def _say(self, text: str) -> None:
+        try:
+            self._err.write(clean(text) + "\n")
+            self._err.flush()
+        except (OSError, ValueError):
+            pass  # nobody listens to stderr: the exit code still tells
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError as exc:
+            discard(self._out)
+            raise ClosedPipeError("The reader of the answer went away.") from exc
+        except OSError as exc:
+            discard(self._out)
+            raise OutputError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+
+
+def discard(stream: TextIO) -> None:
+    """Points a broken stream's descriptor at the null device, so that Python's own flush at exit is silent."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _row(name: str, text: str, *, left: int, width: int | None) -> str:
+    indent = " " * (left + 2)
+    first = name.ljust(left + 2)
+    if width is None:
+        return (first + text).rstrip()
+    return (
+        textwrap.fill(
+            text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+        )
+        or first.rstrip()
+    )
