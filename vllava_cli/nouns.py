@@ -121,7 +121,7 @@ class LoadPlan:
     quantisation: Quantisation | None
     attention: Attention
     needed_bytes: int
-    """Weights, KV cache of a full context and activations, on `device`."""
+    """Weights, KV cache of `context_tokens` and activations, on `device`."""
     device_reason: str
     dtype_reason: str
     quantisation_reason: str

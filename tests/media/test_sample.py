@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tracemalloc
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +59,13 @@ FILES = [
     ("s.png", APNG),
     ("named.mp4", replace(GIF, container="gif")),
 ]
+
+
+def run_python(code: str, folder: Path) -> str:
+    """What `code` prints in a process of its own that runs in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def indices(frames: Frames) -> list[int]:
@@ -209,6 +217,35 @@ def test_a_clip_whose_end_is_missing_gives_the_frames_it_has(tmp_path: Path, mon
     assert (frames.pixels[:7] == reference_eight(everything[:count])[:7]).all()
 
 
+def test_an_avi_whose_end_is_missing_names_the_frames_it_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = write_clip(Path("a.avi"), 60, encoding=MJPEG)
+    frames = sample(cut(whole, 0.6, "b.avi"), WHOLE)
+    count = frames.clip.frame_count
+    assert 20 < count < 50
+    assert frames.clip.faults == (
+        f"{count} of 60 frames of 'b.avi' could be decoded: the file is truncated or damaged.",
+    )
+
+
+def test_a_frame_that_grows_beyond_all_bounds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(0)).save("0.jpg")
+    Image.new("L", (9_500, 9_500)).save("1.jpg")
+    with av.open("a.avi", "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for time, name in enumerate(["0.jpg"] * 20 + ["1.jpg"]):
+            packet = av.Packet(Path(name).read_bytes())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
+            packet.pts = packet.dts = time
+            container.mux(packet)
+    frames = sample(Path("a.avi"), WHOLE)
+    assert frames.clip.faults == ("20 of 21 frames of 'a.avi' could be decoded: the file is truncated or damaged.",)
+
+
 def test_a_damaged_middle_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     everything = full_decode(write_clip(Path("a.mkv"), 16, encoding=MJPEG))
@@ -238,13 +275,22 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path: Path) -> None:
     assert (frames.pixels[:4] == np.stack(full_decode(small)[::2])).all()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.avi", 120, encoding=MJPEG, width=320, height=240)
-    tracemalloc.start()
-    sample(path, WHOLE)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_bytes < 25 * 320 * 240 * 3
+    write_clip(tmp_path / "short.avi", 10, encoding=MJPEG, width=320, height=240)
+    write_clip(tmp_path / "long.avi", 400, encoding=MJPEG, width=320, height=240)
+    code = """
+from pathlib import Path
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Framing
+for name in ("short.avi", "long.avi"):
+    sample(Path(name), Framing())
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(peak.split()[1])
+"""
+    short_kib, long_kib = (int(line) for line in run_python(code, tmp_path).split())
+    all_frames_kib = 400 * 320 * 240 * 3 // 1024
+    assert long_kib - short_kib < all_frames_kib // 4
 
 
 def test_a_clip_that_does_not_fit_into_memory(tmp_path: Path) -> None:
@@ -263,11 +309,7 @@ try:
 except MediaError as error:
     print(error)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "'a.y4m' needs more memory than there is. Scale it down first.\n"
+    assert run_python(code, tmp_path) == "'a.y4m' needs more memory than there is. Scale it down first.\n"
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.avif", "a.gif", "a.png"])

@@ -112,6 +112,9 @@ def _load(ask: Ask, conversation: Conversation, tokens: Tokens, screen: Screen) 
     chosen = plan(ask.wishes, probe(), checkpoint)
     for what, choice, reason in chosen.reasons:
         screen.detail(f"{what}: {choice}. {reason}")
+    if chosen.context_tokens:
+        tokens = replace(tokens, context_tokens=chosen.context_tokens)
+        tokens.prompt_ids(conversation, ask.question)
     hub.fetch_weights(
         hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision),
         is_quiet=not screen.is_moving,
@@ -128,7 +131,9 @@ def _say_what_to_expect(ask: Ask, screen: Screen) -> None:
             "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
         )
     if len(ask.clips) > 1:
-        screen.notice("vllava: warning: the model was trained on one clip at a time: about several it may answer poorly.")
+        screen.notice(
+            "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly."
+        )
 
 
 def _shown(pieces: Iterator[Piece], screen: Screen) -> Iterator[Piece]:

@@ -134,7 +134,7 @@ def _machine(hardware: Hardware) -> list[tuple[str, str]]:
         rows.append((gpu.device, f"{gpu.name}, {memory}{capability}"))
     if not hardware.accelerators:
         rows.append(("gpu", "none found"))
-    return rows
+    return rows + [("gpu", fault) for fault in hardware.faults]
 
 
 def _installed(versions: dict[str, str | None]) -> list[tuple[str, str]]:

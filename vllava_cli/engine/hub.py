@@ -69,7 +69,9 @@ def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
         return
     if source.revision is not None:
         _fetch(source.model, source.revision, WEIGHT_FILES, is_quiet=is_quiet)
-    if missing := missing_weights(source.folder):
+        if missing_weights(source.folder):  # without a network a half-filled snapshot counts as fetched
+            raise _unreachable(source.model)
+    elif missing := missing_weights(source.folder):
         raise CheckpointError(
             f"The model folder {source.folder} lacks {missing[0]}: vllava reads weights from safetensors files only, "
             "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
@@ -83,7 +85,7 @@ def missing_weights(folder: Path) -> list[str]:
         return [] if (folder / "model.safetensors").exists() else ["model.safetensors"]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, OSError) as exc:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as exc:
         raise CheckpointError(f"The file {index} is not a readable index of weights: fetch the model again.") from exc
     return [name for name in names if not (folder / name).exists()]
 
@@ -140,7 +142,11 @@ def _hub_faults(model: str, revision: str | None) -> Iterator[None]:
     except errors.HFValidationError as exc:
         raise HubError(f"{model} is neither a folder nor a hub id such as LanguageBind/Video-LLaVA-7B-hf.") from exc
     except (OSError, errors.HfHubHTTPError) as exc:
-        raise HubError(
-            f"The model {model} is not in the cache {cache_folder()} and the hub can't be reached: run "
-            f"hf download {model} where there is a network, or try --model demo, which is built in."
-        ) from exc
+        raise _unreachable(model) from exc
+
+
+def _unreachable(model: str) -> HubError:
+    return HubError(
+        f"The model {model} is not in the cache {cache_folder()} and the hub can't be reached: run "
+        f"hf download {model} where there is a network, or try --model demo, which is built in."
+    )

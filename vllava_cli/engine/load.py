@@ -92,7 +92,8 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
     """A gap would leave random weights behind a mere warning, so it is an error here."""
     kept = config.vision_config.num_hidden_layers
     surplus = [key for key in sorted(info["unexpected_keys"]) if not _is_trimmed(key, kept)]
-    faults = (("missing", sorted(info["missing_keys"])), ("unexpected", surplus))
+    resized = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
+    faults = (("missing", sorted(info["missing_keys"])), ("of another size", resized), ("unexpected", surplus))
     for what, keys in faults:
         if keys:
             raise CheckpointError(

@@ -101,7 +101,7 @@ class _Run:
             return "repetition"
         if new >= self.sampling.max_new_tokens:
             return "length"
-        if len(self.ids) + new >= self.engine.tokens.checkpoint.context_tokens:
+        if len(self.ids) + new >= self.engine.tokens.context_tokens:
             return "context"
         return "interrupted" if self.is_interrupted() else None
 

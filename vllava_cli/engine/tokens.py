@@ -29,6 +29,8 @@ class Tokens:
     stop_ids: frozenset[int]
     banned_ids: tuple[int, ...]
     """<video>, <image> and <pad>: ids that an answer may not hold."""
+    context_tokens: int
+    """What a conversation may hold: the checkpoint's context, or what the plan has memory for."""
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
         """The ids of the whole conversation up to and including "ASSISTANT:" of the new question.
@@ -71,14 +73,14 @@ class Tokens:
             )
 
     def _check_room(self, prompt_tokens: int, kinds: Counter[str]) -> None:
-        context = self.checkpoint.context_tokens
+        context = self.context_tokens
         if prompt_tokens < context:
             return
         video = kinds["video"] * self.checkpoint.tokens_per_video
         image = kinds["image"] * self.checkpoint.tokens_per_image
         raise ContextError(
             f"The prompt has {prompt_tokens} tokens ({video} of {kinds['video']} video(s), {image} of {kinds['image']} "
-            f"image(s), {prompt_tokens - video - image} of text) and the model's context holds {context}: "
+            f"image(s), {prompt_tokens - video - image} of text) and the context holds {context}: "
             "ask about fewer clips, or shorten the question."
         )
 
@@ -140,6 +142,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
         image_id=config.image_token_id,
         stop_ids=stop_ids,
         banned_ids=tuple(sorted((media_ids | _ids(tokenizer.pad_token_id)) - stop_ids)),
+        context_tokens=checkpoint.context_tokens,
     )
 
 

@@ -1,0 +1,98 @@
+"""What a checkpoint's config says, and which folders are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from tests.checkpoints import edit_json, write_checkpoint
+from vllava_cli.engine.checkpoint import check_architecture, describe
+from vllava_cli.engine.hub import Source
+from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+from vllava_cli.errors import CheckpointError
+from vllava_cli.nouns import Checkpoint
+
+
+def described(folder: Path) -> Checkpoint:
+    return describe(Source(model="small", folder=folder, revision="abc"))
+
+
+def test_the_facts_come_from_the_files(small_checkpoint: Path) -> None:
+    checkpoint = described(small_checkpoint)
+    assert (checkpoint.model, checkpoint.revision, checkpoint.folder) == ("small", "abc", small_checkpoint)
+    assert checkpoint.context_tokens == 1024
+    assert checkpoint.tokens_per_video == 8 * (2 * 2 + 1)
+    assert checkpoint.tokens_per_image == 2 * 2
+    assert checkpoint.cache_values_per_token == 2 * 2 * 64
+    assert checkpoint.video_recipe.short_side == 32
+
+
+def test_the_parameters_are_those_of_the_weights(small_checkpoint: Path) -> None:
+    checkpoint = described(small_checkpoint)
+    language = other = 0
+    with safe_open(small_checkpoint / "model.safetensors", framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  (safe_open is no dict)
+            shape = weights.get_slice(name).get_shape()
+            size = 1
+            for side in shape:
+                size *= side
+            if ".language_model." in f".{name}" and "layers" in name and len(shape) == 2:
+                language += size
+            else:
+                other += size
+    assert checkpoint.language_parameters == language
+    assert checkpoint.other_parameters == pytest.approx(other, rel=0.05)  # norms and biases are left out
+
+
+def test_the_default_model_is_described_as_published() -> None:
+    assert DEFAULT_CHECKPOINT.parameters == pytest.approx(7.37e9, rel=0.01)
+    assert DEFAULT_CHECKPOINT.tokens_per_video == 2056
+    assert DEFAULT_CHECKPOINT.cache_values_per_token * 2 * 4096 == 2 * 1024**3
+
+
+def test_a_tower_that_keeps_its_class_token_has_one_more_image_token(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    edit_json(folder / "config.json", vision_feature_select_strategy="full")
+    assert described(folder).tokens_per_image == 5
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "another model": ({"model_type": "llava"}, "is of type llava + llama + clip_vision_model: "),
+    "another language model": ({"text_config": {"model_type": "mistral"}}, "is of type video_llava + mistral + clip"),
+    "no vision": ({"vision_config": None}, "is of type video_llava: "),
+    "already quantised": ({"quantization_config": {"quant_method": "awq"}}, "is already quantised"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_architecture_is_refused(name: str, tmp_path: Path) -> None:
+    changes, message = REFUSED[name]
+    folder = write_checkpoint(tmp_path)
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        check_architecture(folder)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"video_llava"', "\x00"])
+def test_a_config_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        check_architecture(tmp_path)
+    assert str(caught.value) == (
+        f"The file {tmp_path / 'config.json'} is not a model's config: "
+        "vllava runs Video-LLaVA checkpoints (model_type video_llava) only."
+    )
+
+
+def test_a_config_with_an_impossible_value_is_one_sentence(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "wide"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json can't be used: "):
+        described(folder)

@@ -1,0 +1,166 @@
+"""Weights come from safetensors, whole and exact, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.checkpoints import edit_json, write_checkpoint
+from tests.engine.test_stream import EXACT, FREE, conversation_about, engine_of
+from tests.reference import read_reference
+from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.forward import media_features
+from vllava_cli.engine.hub import Source
+from vllava_cli.engine.load import load
+from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.tokens import Tokens, read_tokens
+from vllava_cli.errors import CheckpointError
+from vllava_cli.media.pixels import video_pixels
+from vllava_cli.nouns import Answer, LoadPlan, MediaKind
+
+
+def tokens_of(folder: Path) -> Tokens:
+    return read_tokens(describe(Source(model=str(folder), folder=folder)))
+
+
+def loaded(folder: Path, plan: LoadPlan = EXACT, kinds: tuple[MediaKind, ...] = ("video",)) -> Engine:
+    return load(plan, tokens_of(folder), kinds)
+
+
+def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
+    """Replaces, adds or (None) removes tensors."""
+    weights = load_file(folder / "model.safetensors") | {k: v for k, v in change.items() if v is not None}
+    kept = {name: tensor for name, tensor in weights.items() if change.get(name, tensor) is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_trimmed_tower_gives_the_same_bits(small_checkpoint: Path, clip: Path) -> None:
+    engine = loaded(small_checkpoint)
+    assert engine.model.config.vision_config.num_hidden_layers == 2
+    conversation = conversation_about(clip)
+    made = media_features(engine.model, conversation, engine.tokens)["video"]
+    whole = read_reference(small_checkpoint).model
+    with torch.no_grad():
+        pixels = video_pixels(conversation.media[0], engine.tokens.checkpoint.video_recipe)
+        wanted = whole.model.get_video_features(pixels).pooler_output.flatten(0, 1)
+    assert torch.equal(made, wanted)
+
+
+def test_the_image_tower_is_dropped_when_only_video_is_asked(small_checkpoint: Path) -> None:
+    assert loaded(small_checkpoint).model.model.image_tower is None
+    assert loaded(small_checkpoint, kinds=("image",)).model.model.image_tower is not None
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_weights_have_the_planned_type(dtype: str, wanted: torch.dtype, small_checkpoint: Path, clip: Path) -> None:
+    engine = loaded(small_checkpoint, replace(EXACT, dtype=dtype))  # type: ignore[arg-type]
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {wanted}
+    assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).stats.new_tokens == 24
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_planned_attention_is_used(attention: str, small_checkpoint: Path, clip: Path) -> None:
+    engine = loaded(small_checkpoint, replace(EXACT, attention=attention))  # type: ignore[arg-type]
+    assert engine.model.config._attn_implementation == attention
+    exact = Answer.of(loaded(small_checkpoint).stream(conversation_about(clip), "what", FREE))
+    assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).text == exact.text
+
+
+@pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
+def test_only_the_language_matrices_are_quantised(quantisation: str, small_checkpoint: Path, clip: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    engine = loaded(small_checkpoint, replace(EXACT, quantisation=quantisation))  # type: ignore[arg-type]
+    small = [name for name, value in engine.model.named_parameters() if value.dtype in (torch.uint8, torch.int8)]
+    assert len(small) == 2 * 7
+    assert all(re.match(r"model\.language_model\.layers\.\d\.(self_attn|mlp)\.", name) for name in small)
+    assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).stats.new_tokens == 24
+
+
+def test_a_missing_tensor_is_an_error_not_a_random_one(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    name = next(
+        name for name in load_file(folder / "model.safetensors") if "video_tower" in name and "layers.0" in name
+    )
+    rewrite(folder, {name: None})
+    with pytest.raises(CheckpointError) as caught:
+        loaded(folder)
+    assert "don't match its config: 1 missing, " in str(caught.value)
+
+
+def test_a_surplus_tensor_is_an_error(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    rewrite(folder, {"model.language_model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)})
+    with pytest.raises(CheckpointError) as caught:
+        loaded(folder)
+    assert "don't match its config: 1 unexpected, " in str(caught.value)
+
+
+def test_a_tensor_of_another_size_is_an_error(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    rewrite(folder, {"lm_head.weight": torch.zeros(3, 3)})
+    with pytest.raises(CheckpointError) as caught:
+        loaded(folder)
+    assert "don't match its config: 1 of another size, lm_head.weight among them" in str(caught.value)
+
+
+def test_shards_are_loaded(tmp_path: Path, small_checkpoint: Path, clip: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    half = len(names) // 2
+    parts = {"model-00001-of-00002.safetensors": names[:half], "model-00002-of-00002.safetensors": names[half:]}
+    for part, inside in parts.items():
+        save_file({name: weights[name] for name in inside}, folder / part, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: part for part, inside in parts.items() for name in inside}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    sharded = Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE))
+    assert sharded.text == Answer.of(loaded(small_checkpoint).stream(conversation_about(clip), "what", FREE)).text
+
+
+def test_names_as_the_published_checkpoint_has_them_are_loaded(tmp_path: Path, clip: Path) -> None:
+    """The hub's checkpoint was saved before the towers and the language model moved below "model."."""
+    folder = write_checkpoint(tmp_path)
+    before = Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text
+    weights = load_file(folder / "model.safetensors")
+    old = {published_name(name): tensor for name, tensor in weights.items()}
+    assert "language_model.model.layers.0.mlp.up_proj.weight" in old
+    assert "video_tower.vision_model.encoder.layers.0.mlp.fc1.weight" in old
+    save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
+    assert Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text == before
+
+
+def published_name(name: str) -> str:
+    name = name.removeprefix("model.")
+    name = re.sub(r"^language_model\.(?!model\.|lm_head)", "language_model.model.", name)
+    name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
+    return re.sub(r"^(video|image)_tower\.(?!vision_model\.)", r"\1_tower.vision_model.", name)
+
+
+def test_code_beside_the_weights_is_never_run(tmp_path: Path, clip: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    trap = tmp_path / "ran"
+    (folder / "modeling_trap.py").write_text(f"open({str(trap)!r}, 'w')\nclass Trap: pass\n")
+    auto_map = {
+        "AutoModel": "modeling_trap.Trap",
+        "AutoConfig": "modeling_trap.Trap",
+        "AutoTokenizer": ["modeling_trap.Trap", None],
+    }
+    edit_json(folder / "config.json", auto_map=auto_map)
+    edit_json(folder / "tokenizer_config.json", auto_map=auto_map)
+    edit_json(folder / "preprocessor_config.json", auto_map={"AutoImageProcessor": "modeling_trap.Trap"})
+    engine = engine_of(folder)
+    Answer.of(engine.stream(conversation_about(clip), "what", FREE))
+    assert not trap.exists()
+
+
+def test_an_attention_kernel_named_by_the_config_is_not_fetched(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    edit_json(folder / "config.json", attn_implementation="kernels-community/flash-attn", _attn_implementation="x/y")
+    assert loaded(folder).model.config._attn_implementation == "sdpa"
