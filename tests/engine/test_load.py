@@ -103,7 +103,7 @@ def test_a_surplus_tensor_is_an_error(tmp_path: Path) -> None:
 
 def test_a_tensor_of_another_size_is_an_error(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path)
-    rewrite(folder, {"lm_head.weight": torch.zeros(3, 3)})
+    rewrite(folder, {"language_model.lm_head.weight": torch.zeros(3, 3)})
     with pytest.raises(CheckpointError) as caught:
         loaded(folder)
     assert "don't match its config: 1 of another size, lm_head.weight among them" in str(caught.value)
@@ -124,23 +124,38 @@ def test_shards_are_loaded(tmp_path: Path, small_checkpoint: Path, clip: Path) -
     assert sharded.text == Answer.of(loaded(small_checkpoint).stream(conversation_about(clip), "what", FREE)).text
 
 
-def test_names_as_the_published_checkpoint_has_them_are_loaded(tmp_path: Path, clip: Path) -> None:
+@pytest.mark.parametrize("naming", ["published", "modern"])
+def test_either_naming_of_the_weights_is_loaded(naming: str, tmp_path: Path, clip: Path) -> None:
     """The hub's checkpoint was saved before the towers and the language model moved below "model."."""
     folder = write_checkpoint(tmp_path)
     before = Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text
     weights = load_file(folder / "model.safetensors")
-    old = {published_name(name): tensor for name, tensor in weights.items()}
-    assert "language_model.model.layers.0.mlp.up_proj.weight" in old
-    assert "video_tower.vision_model.encoder.layers.0.mlp.fc1.weight" in old
-    save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
+    rename = modern_name if naming == "modern" else published_name
+    renamed = {rename(modern_name(name)): tensor for name, tensor in weights.items()}
+    wanted = {
+        "modern": {"lm_head.weight", "model.video_tower.encoder.layers.0.mlp.fc1.weight"},
+        "published": {"language_model.lm_head.weight", "video_tower.vision_model.encoder.layers.0.mlp.fc1.weight"},
+    }
+    assert wanted[naming] <= set(renamed)
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
     assert Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text == before
 
 
+def modern_name(name: str) -> str:
+    """As the modules are called today: language_model.model.embed_tokens → model.language_model.embed_tokens."""
+    if name.endswith("lm_head.weight"):
+        return "lm_head.weight"
+    name = re.sub(r"^language_model\.model\.", "language_model.", name.removeprefix("model."))
+    return "model." + re.sub(r"_tower\.vision_model\.", "_tower.", name)
+
+
 def published_name(name: str) -> str:
+    """modern_name's inverse."""
+    if name == "lm_head.weight":
+        return "language_model.lm_head.weight"
     name = name.removeprefix("model.")
-    name = re.sub(r"^language_model\.(?!model\.|lm_head)", "language_model.model.", name)
-    name = re.sub(r"^lm_head\.", "language_model.lm_head.", name)
-    return re.sub(r"^(video|image)_tower\.(?!vision_model\.)", r"\1_tower.vision_model.", name)
+    name = re.sub(r"^language_model\.", "language_model.model.", name)
+    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", name)
 
 
 def test_code_beside_the_weights_is_never_run(tmp_path: Path, clip: Path) -> None:

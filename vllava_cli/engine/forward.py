@@ -63,7 +63,7 @@ def prefill(
     *,
     is_interrupted: Callable[[], bool],
 ) -> torch.Tensor | None:
-    """Feeds embeddings [1, T, hidden] behind what the cache holds: the last's logits [vocabulary], None if interrupted."""
+    """Feeds embeddings [1, T, hidden] behind the cache's: the logits [vocabulary] of the last, None if interrupted."""
     size = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
     hidden = None
     for chunk in torch.split(embeddings, size, dim=1):

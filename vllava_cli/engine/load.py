@@ -68,6 +68,7 @@ def _options(plan: LoadPlan) -> dict[str, Any]:
         "use_safetensors": True,
         "local_files_only": True,
         "trust_remote_code": False,
+        "ignore_mismatched_sizes": True,  # told by _check_complete, in a sentence
         "device_map": {"": plan.device},
     }
     if plan.quantisation:
