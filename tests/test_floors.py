@@ -62,7 +62,11 @@ def typing_only(path: Path) -> set[str]:
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     inner = [node for block in blocks for node in ast.walk(block) if isinstance(node, ast.ImportFrom)]
     return {node.module for node in inner if node.module} | {
-        alias.name for block in blocks for node in ast.walk(block) if isinstance(node, ast.Import) for alias in node.names
+        alias.name
+        for block in blocks
+        for node in ast.walk(block)
+        if isinstance(node, ast.Import)
+        for alias in node.names
     }
 
 

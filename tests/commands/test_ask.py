@@ -76,7 +76,9 @@ def test_the_question_comes_from_stdin(shell: Run, small_checkpoint: Path, clip:
     assert shell("ask", clip, *words, stdin=b"what is this\n") == given
 
 
-def test_several_media_are_taken_with_a_warning(shell: Run, small_checkpoint: Path, clip: Path, other_clip: Path) -> None:
+def test_several_media_are_taken_with_a_warning(
+    shell: Run, small_checkpoint: Path, clip: Path, other_clip: Path
+) -> None:
     done = shell("ask", clip, other_clip, "same?", "--model", small_checkpoint, "--max-new-tokens", "3", "--json")
     report = json.loads(done.out)
     assert [each["path"] for each in report["clips"]] == [str(clip), str(other_clip)]

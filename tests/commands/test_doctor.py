@@ -1,0 +1,66 @@
+"""`vllava doctor` on this machine, whatever it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.commands.shell import Shell
+
+Run = Callable[..., Shell]
+
+
+def chapters(text: str) -> dict[str, list[str]]:
+    """Headings are at the margin, rows below are indented."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith(" "):
+            found[list(found)[-1]].append(line.strip())
+        else:
+            found[line] = []
+    return found
+
+
+def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoint: Path) -> None:
+    done = shell("doctor", "--model", small_checkpoint, "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    found = chapters(done.out)
+    assert list(found) == ["machine", "versions", "model", "plan", "faster"]
+    assert [row.split()[0] for row in found["plan"]] == ["device", "dtype", "quantisation", "attention"]
+    assert all(row.endswith(".") for row in found["plan"])
+    assert any(row.startswith("torch ") for row in found["versions"])
+    assert f"in {small_checkpoint}" in found["model"][1]
+
+
+def test_the_default_model_is_planned_before_it_is_fetched(shell: Run, tmp_path: Path) -> None:
+    done = shell("doctor")
+    found = chapters(done.out)
+    assert done.err == ""
+    assert found["model"][0] == "name   LanguageBind/Video-LLaVA-7B-hf"
+    assert found["model"][1].startswith("files  not here yet: about 13.")
+    assert found["model"][1].endswith(f"to fetch into {tmp_path}/.cache/huggingface/hub")
+    assert "plan" in found or "fault" in found
+
+
+def test_json_holds_the_same(shell: Run, small_checkpoint: Path) -> None:
+    report = json.loads(shell("doctor", "--json", "--model", small_checkpoint).out)
+    assert report["plan"]["device_reason"].endswith(".")
+    assert report["is_here"] is True
+    assert report["model_bytes"] == (small_checkpoint / "model.safetensors").stat().st_size
+    assert report["hardware"]["ram_total_bytes"] > 0
+    assert report["fault"] is None
+
+
+def test_an_unknown_model_is_a_fault_beside_the_machine(shell: Run) -> None:
+    done = shell("doctor", "--model", "owner/model")
+    assert done.code == 1
+    found = chapters(done.out)
+    assert "machine" in found
+    assert found["fault"][0].startswith("The model owner/model is not in the cache")
+
+
+def test_an_impossible_wish_is_a_fault(shell: Run, small_checkpoint: Path) -> None:
+    done = shell("doctor", "--model", small_checkpoint, "--device", "cpu", "--precision", "fp16")
+    assert done.code == 1
+    assert "fp16" in chapters(done.out)["fault"][0]

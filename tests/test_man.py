@@ -1,0 +1,51 @@
+"""The man pages are those of today's command tree, and a man reader takes them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from vllava_cli.cli import app
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = sorted((REPOSITORY / "man").glob("*.1"))
+ROOT: Any = typer.main.get_command(app)
+
+
+def test_the_pages_are_up_to_date() -> None:
+    done = subprocess.run([sys.executable, REPOSITORY / "scripts" / "man", "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_has_a_page() -> None:
+    assert {page.name for page in PAGES} == {"vllava.1", *(f"vllava-{name}.1" for name in ROOT.commands)}
+
+
+@pytest.mark.parametrize("name", ["", *ROOT.commands])
+def test_every_option_is_in_its_page(name: str) -> None:
+    command = ROOT.commands[name] if name else ROOT
+    text = (REPOSITORY / "man" / (f"vllava-{name}.1" if name else "vllava.1")).read_text().replace("\\-", "-")
+    for parameter in command.params:
+        for option in [*parameter.opts, *parameter.secondary_opts]:
+            if option.startswith("-"):
+                assert option in text
+        if parameter.help:
+            assert parameter.help.replace("'", r"\(aq").replace('"', r"\(dq") in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_groff_and_mandoc_do_not_complain(page: Path) -> None:
+    readers = {"groff": ["groff", "-man", "-ww", "-Tutf8"], "mandoc": ["mandoc", "-T", "lint", "-W", "warning"]}
+    found = [command for name, command in readers.items() if shutil.which(name)]
+    if not found:
+        pytest.skip("neither groff nor mandoc is installed")
+    for command in found:
+        done = subprocess.run([*command, page], capture_output=True, text=True)
+        complaints = done.stderr if command[0] == "groff" else done.stdout
+        assert complaints == ""
