@@ -86,6 +86,14 @@ def test_usage_errors_are_one_sentence_and_exit_2(name: str, shell: Run) -> None
     assert shell(*words) == Shell(code=2, out="", err=message)
 
 
+def test_a_usage_error_shows_no_control_characters(shell: Run) -> None:
+    done = shell("ask", "--\x1b]0;owned\x07", "clip.mp4", "Why?")
+    assert done.code == 2
+    assert done.out == ""
+    assert "\x1b" not in done.err
+    assert "No such option" in done.err
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90.0), ("0.5", 0.5), ("1:30", 90.0), ("01:01:01.5", 3661.5), ("0", 0.0)]
 )

@@ -1,26 +1,39 @@
 """`vllava demo`: what the embedded model can be asked, and where its clips are."""
 
+import shlex
+
 from vllava_cli import demo
 from vllava_cli.screen import Screen
 
 ABOUT = (
-    "The demo model is a tiny Video-LLaVA trained from scratch on moving shapes. It shows that the tool works on this "
-    "machine; it says nothing about the 7B model's quality."
+    "The demo model is a tiny Video-LLaVA, trained from scratch on moving shapes. It shows that the tool works on this "
+    "machine; it says nothing about the 7B model's quality. It knows circles, squares, triangles and stars in red, "
+    "orange, yellow, green, blue and purple on black, gray or white. Anything else it refuses."
+)
+KINDS = (
+    ("colour", "What colour is it? What colour is the star?"),
+    ("shape", "What shape is it? What shape is the red one?"),
+    ("number", "How many shapes are there?"),
+    ("background", "What colour is the background?"),
+    ("direction", "Which way does it move? Where does the square go?"),
+    ("order", "What comes first? What comes after the red star?"),
+    ("action", "What happens in this video? What does the circle do?"),
+    ("yes/no", "Is there a red star? Does it move? Does the circle grow?"),
 )
 
 
 def run(screen: Screen, *, paths_only: bool = False) -> int:
-    """Prints the clips' paths, or those with the questions that fit them."""
+    """Prints the clips' paths, or those with what can be asked about them."""
     if paths_only:
-        for clip in demo.clips():
-            screen.answer(f"{clip}\n")
+        screen.answer("".join(f"{clip}\n" for clip in demo.clips()))
         return 0
     screen.facts([("", ABOUT)], is_answer=True)
+    screen.answer("\nAsk about\n")
+    screen.facts([(f"  {kind}", examples) for kind, examples in KINDS], is_answer=True)
     screen.answer("\nClips\n")
-    for clip in demo.clips():
-        screen.answer(f"  {clip}\n")
+    screen.answer("".join(f"  {clip}\n" for clip in demo.clips()))
     screen.answer("\nTry\n")
-    paths = {clip.name: clip for clip in demo.clips()}
     for name, question, answer in demo.QUESTIONS:
-        screen.answer(f'  vllava ask --model demo {paths[name]} "{question}"\n    {answer}\n')
+        path = shlex.quote(str(demo.CLIPS / name))
+        screen.answer(f'  vllava ask --model demo {path} "{question}"\n    {answer}\n')
     return 0
