@@ -5,6 +5,7 @@ One error door turns every failure into an exit code.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Literal, cast
 
@@ -216,6 +217,7 @@ def _framing(start_s: float | None, end_s: float | None, fit: Fit) -> Framing:
 
 def main() -> int:
     """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
+    os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
         app(prog_name="vllava")
     except SystemExit as exc:

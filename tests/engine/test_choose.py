@@ -30,6 +30,11 @@ def test_a_seed_repeats_the_draws_and_another_changes_them() -> None:
     assert first != draws(Sampling(temperature=2.0, seed=2))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    assert set(draws(Sampling(temperature=temperature), banned=(0,), count=20)) == {4}
+
+
 def test_temperature_reaches_every_token() -> None:
     assert set(draws(Sampling(temperature=5.0, seed=0), count=1000)) == {0, 1, 2, 3, 4}
 

@@ -24,7 +24,8 @@ class Chooser:
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         if self._sampling.temperature == 0:
             return int(scores.argmax())
-        probabilities = torch.softmax(scores / self._sampling.temperature, dim=-1)
+        # From the largest down, so that the smallest temperature can't overflow.
+        probabilities = torch.softmax((scores - scores.max()) / self._sampling.temperature, dim=-1)
         kept = nucleus(probabilities, self._sampling.top_p)
         return int(torch.multinomial(kept, 1, generator=self._generator))
 
