@@ -6,6 +6,9 @@ import torch
 
 from vllava_cli.nouns import Sampling
 
+SMALLEST_TEMPERATURE = 1e-6
+"""Below it fp32 would divide by zero; it is as good as greedy."""
+
 
 class Chooser:
     """What stays the same over an answer: the settings, the banned ids, the random state on the logits' device."""
@@ -24,8 +27,9 @@ class Chooser:
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         if self._sampling.temperature == 0:
             return int(scores.argmax())
-        # From the largest down, so that the smallest temperature can't overflow.
-        probabilities = torch.softmax((scores - scores.max()) / self._sampling.temperature, dim=-1)
+        # From the largest score down, so that the smallest temperature can't overflow.
+        temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
+        probabilities = torch.softmax((scores - scores.max()) / temperature, dim=-1)
         kept = nucleus(probabilities, self._sampling.top_p)
         return int(torch.multinomial(kept, 1, generator=self._generator))
 
