@@ -85,7 +85,18 @@ def a_video() -> Frames:
 
 hostile_text = st.lists(
     st.one_of(
-        st.sampled_from([*prompt.SPECIAL_TOKENS, *prompt.ROLES, "<", ">", "▁", "<0x0A>", "\n", "＜video＞"]),
+        st.sampled_from(
+            [
+                *prompt.SPECIAL_TOKENS,
+                *prompt.ROLES,
+                "<",
+                ">",
+                "▁",
+                "<0x0A>",
+                "\n",
+                "\N{FULLWIDTH LESS-THAN SIGN}video\N{FULLWIDTH GREATER-THAN SIGN}",
+            ]
+        ),
         st.text(max_size=8),
     ),
     max_size=10,
