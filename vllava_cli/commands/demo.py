@@ -15,7 +15,7 @@ KINDS = (
     ("shape", "What shape is it? What shape is the red one?"),
     ("number", "How many shapes are there?"),
     ("background", "What colour is the background?"),
-    ("direction", "Which way does it move? Where does the square go?"),
+    ("direction", "Which way does it move? (of a shape that is alone)"),
     ("order", "What comes first? What comes after the red star?"),
     ("action", "What happens in this video? What does the circle do?"),
     ("yes/no", "Is there a red star? Does it move? Does the circle grow?"),
