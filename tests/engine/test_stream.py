@@ -122,6 +122,19 @@ def test_later_turns_equal_a_full_prefill_and_reuse_the_cache(engine: Engine, cl
         assert fresh.token_ids[len(kept) :] == with_cache
 
 
+def test_the_same_question_again_reuses_all_but_its_last_token(engine: Engine, clip: Path) -> None:
+    """A cache that covered the whole prompt would leave nothing to feed, and the answer would be noise."""
+    media = conversation_about(clip).media
+    engine.memory = None
+    first = ask(engine, Conversation(media=media), "what is in this clip")
+    again = ask(engine, Conversation(media=media), "what is in this clip")
+    other = ask(engine, Conversation(media=media), "what is this")
+    assert again.text == first.text
+    assert again.stats.reused_tokens == again.stats.prompt_tokens - 1
+    engine.memory = None
+    assert ask(engine, Conversation(media=media), "what is this").text == other.text
+
+
 def test_another_clip_never_meets_the_old_cache(engine: Engine, clip: Path, other_clip: Path) -> None:
     first, second = conversation_about(clip), conversation_about(other_clip)
     ask(engine, first, "what is in this clip")
