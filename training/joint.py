@@ -1,8 +1,7 @@
 """The second stage: tower, projector and language model learn to answer together.
 
 Two throwaway heads help. The scene head asks hidden layers of the language model, at the clip's last token, what the
-whole scene is: without it the model is slow to find out which way things move. Frame heads as in the first stage ask
-the tower, which else forgets shapes before the language model has learnt to look at them.
+whole scene is. Frame heads as in the first stage ask the tower, which was seen to forget shapes without them.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The demo answers rightly about files that training never saw; the floors are the bars that were set for it.
 
-"direction beside another" is outside the world that it is offered for: training/README.md gives its figure as it is.
+"direction beside another" misses its bar and is not offered: training/README.md gives its figure and how that came about.
 """
 
 from __future__ import annotations
