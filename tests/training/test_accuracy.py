@@ -1,6 +1,6 @@
 """The demo answers rightly about files that training never saw; the floors are the bars that were set for it.
 
-"direction beside another" misses its bar and is not offered: training/README.md gives its figure and how that came about.
+"direction beside another" misses its bar and is not offered; training/README.md tells its figure and how that came.
 """
 
 from __future__ import annotations
