@@ -24,6 +24,8 @@ Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
+Way = Literal["seek", "decode"]
+"""How the frames of a file are reached: by seeking to the groups of pictures that hold them, or by decoding through."""
 StopReason = Literal["end", "length", "context", "repetition", "interrupted"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
 repetition: the guard saw a loop · interrupted: Ctrl-C."""
@@ -146,7 +148,19 @@ class Framing:
 
     start_s: float | None = None
     end_s: float | None = None
+    at_s: tuple[float, ...] = ()
+    """The frames shown at these times instead of the reference positions; excludes start_s and end_s."""
     fit: Fit = "crop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What one file may cost the process that decodes it."""
+
+    timeout_s: float = 300.0
+    """Wall-clock seconds; as much again, per core, in CPU seconds."""
+    memory_bytes: int = 4 << 30
+    """Address space of the decoding process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +173,20 @@ class Clip:
     height: int
     """As shown, after rotation."""
     frame_count: int
-    """Frames that could be decoded, before any trim."""
+    """Frames of the whole file: those of its index where its way is "seek", else those that could be decoded."""
     duration_s: float | None = None
     fps: float | None = None
     codec: str = ""
+    container: str = ""
+    """FFmpeg's or Pillow's short name: "mp4", "matroska", "gif"; "folder" for a folder of pictures."""
+    pixel_format: str = ""
+    """As stored: "yuv420p10le"."""
+    is_rate_constant: bool | None = None
+    """Whether all frames are equally far apart; None where it isn't known."""
+    way: Way | None = None
+    """None for images."""
+    way_reason: str = ""
+    """Why this way, a sentence."""
     rotation: int = 0
     """Degrees clockwise that were applied to the stored picture: 0, 90, 180 or 270."""
     faults: tuple[str, ...] = ()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.media.pick import check_trim, in_play, pick
-from vllava_cli.nouns import Framing
+from vllava_cli.media.pick import check_trim, choose, first_tick, in_play, pick, reference, shown_at, spread
+from vllava_cli.nouns import Clip, Frames, Framing
 
 TIMES_S = tuple(index / 2 for index in range(8))
 
@@ -106,3 +108,68 @@ def test_a_trim_that_leaves_no_frame(start_s: float, end_s: float | None, messag
     with pytest.raises(MediaError) as error:
         in_play(TIMES_S, Framing(start_s=start_s, end_s=end_s), duration_s=4.0, name="'a.mp4'")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("frame_count", "reported", "expected"),
+    [
+        (60, 0, pick(60)),
+        (60, 60, pick(60)),
+        (60, 64, pick(64)),  # its last position, 56, is there
+        (60, 50, pick(50)),
+        (60, 69, pick(60)),  # 60 isn't
+        (3, 2, pick(2)),
+    ],
+)
+def test_the_reported_count_gives_the_positions_where_they_exist(
+    frame_count: int, reported: int, expected: tuple[int, ...]
+) -> None:
+    assert reference(frame_count, reported=reported) == expected
+
+
+def test_times_name_the_frames_that_a_player_would_show() -> None:
+    framing = Framing(at_s=(3.9, 0.0, 0.49, 0.5, 0.0))
+    assert choose(TIMES_S, framing, duration_s=4.0, name="'a.mp4'") == (7, 0, 0, 1, 0)
+    with pytest.raises(MediaError) as error:
+        shown_at(TIMES_S, 4.0, duration_s=4.0, name="'a.mp4'")
+    assert str(error.value) == "--at 4 s is past the end of 'a.mp4', which lasts 4.00 s. Choose an earlier time."
+
+
+@pytest.mark.parametrize(
+    ("framing", "message"),
+    [
+        (Framing(at_s=(1.0, -2.0)), "--at has -2 seconds. Give times from 0 on."),
+        (Framing(at_s=(math.nan,)), "--at has nan seconds. Give times from 0 on."),
+        (Framing(at_s=(1.0,), start_s=0.5), "--at names the frames itself. Leave --start and --end out."),
+        (Framing(at_s=(1.0,), end_s=0.5), "--at names the frames itself. Leave --start and --end out."),
+    ],
+)
+def test_times_that_cannot_be(framing: Framing, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_trim(framing)
+    assert str(error.value) == message
+
+
+@given(st.floats(0, 1e7, allow_nan=False), st.fractions(Fraction(1, 90_000), Fraction(1, 2)), st.booleans())
+def test_the_first_tick_is_the_first_by_the_times_that_frames_get(
+    time_s: float, base: Fraction, is_after: bool
+) -> None:
+    tick = first_tick(time_s, base, is_after=is_after)
+    here_s, before_s = float(tick * base), float((tick - 1) * base)
+    assert (here_s > time_s, before_s > time_s) == (True, False) if is_after else here_s >= time_s > before_s
+
+
+def test_a_tenth_of_a_second_is_the_tick_at_a_tenth() -> None:
+    assert first_tick(0.1, Fraction(1, 10)) == 1
+    assert first_tick(0.1, Fraction(1, 10), is_after=True) == 2
+
+
+def test_fewer_frames_than_the_model_sees_are_repeated_evenly() -> None:
+    clip = Clip(path=Path("a.mp4"), kind="video", width=1, height=1, frame_count=9)
+    pixels = np.arange(9, dtype=np.uint8).reshape(3, 1, 1, 3)
+    frames = spread(Frames(clip=clip, pixels=pixels, times_s=(4.0, 1.0, 2.0)))
+    assert frames.pixels[:, 0, 0, 0].tolist() == [0, 0, 0, 3, 3, 3, 6, 6]
+    assert frames.times_s == (4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 2.0, 2.0)
+    with pytest.raises(UsageError) as error:
+        spread(frames, wanted=7)
+    assert str(error.value) == "8 frames are more than the 7 that the model sees. Name fewer."

@@ -25,7 +25,16 @@ def write_image(name: str, image: Image.Image | None = None, **options: object) 
 
 def test_the_facts_of_an_image() -> None:
     frames = read_still(write_image("a.png"))
-    assert frames.clip == Clip(path=Path("a.png"), kind="image", width=64, height=48, frame_count=1, codec="png")
+    assert frames.clip == Clip(
+        path=Path("a.png"),
+        kind="image",
+        width=64,
+        height=48,
+        frame_count=1,
+        codec="png",
+        container="png",
+        pixel_format="rgb",
+    )
     assert frames.times_s == (0.0,)
     assert (frames.pixels == picture(5)[np.newaxis]).all()
 

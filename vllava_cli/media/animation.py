@@ -11,18 +11,21 @@ from PIL import Image
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.clip import shown
-from vllava_cli.media.pick import in_play, pick
+from vllava_cli.media.pick import choose
 from vllava_cli.media.still import IMAGE_ERRORS, opened_image, rgb
 from vllava_cli.nouns import Clip, Frames, Framing
+
+_TICK_S = 0.0015
+"""Times are kept in whole milliseconds."""
 
 
 def sample_animation(path: Path, framing: Framing) -> Frames:
     """The eight reference frames of an animation, each composed over those before it; durations give the times."""
     with opened_image(path) as image:
         starts_s, duration_s = _survey(image, path)
-        playing = in_play(starts_s, framing, duration_s=duration_s, name=shown(path))
-        chosen = tuple(playing[position] for position in pick(len(playing)))
-        pixels = np.stack([_frame(image, index) for index in chosen])
+        chosen = choose(starts_s, framing, duration_s=duration_s, name=shown(path))
+        frames = {index: _frame(image, index) for index in sorted(set(chosen))}
+        pixels = np.stack([frames[index] for index in chosen])
         clip = _clip(path, image, starts_s, duration_s)
     return Frames(clip=clip, pixels=pixels, times_s=tuple(starts_s[index] for index in chosen))
 
@@ -39,6 +42,11 @@ def _clip(path: Path, image: Image.Image, starts_s: Sequence[float], duration_s:
         duration_s=duration_s,
         fps=decoded / duration_s if duration_s else None,
         codec=(image.format or "").lower(),
+        container=(image.format or "").lower(),
+        pixel_format=image.mode.lower(),
+        is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
+        way="decode",
+        way_reason="Decoded through: each frame of an animation is drawn over those before it.",
         faults=(fault,) if decoded < expected else (),
     )
 

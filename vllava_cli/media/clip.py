@@ -52,6 +52,8 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(f"file:{path.absolute()}", "r", options=dict(_OPTIONS), metadata_errors="replace") as container:
             yield container
+    except MemoryError:
+        raise
     except DECODE_ERRORS as exc:
         raise MediaError(_fault_of(path)) from exc
 
@@ -69,6 +71,23 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     check_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
+
+
+def promised(container: InputContainer, stream: VideoStream) -> int:
+    """How many packets the container says it holds, 0 for unknown. An edit list shortens a mov's index, rightly."""
+    return len(stream.index_entries) if "mov" in container.format.name else stream.frames
+
+
+def container_name(container: InputContainer, path: Path) -> str:
+    """FFmpeg's short name; of several, the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4"."""
+    names = container.format.name.split(",")
+    ending = path.suffix.lower().removeprefix(".")
+    return ending if ending in names else names[0]
+
+
+def codec_name(stream: VideoStream) -> str:
+    """The codec's name, not that of the library that decodes it: "av1" for libdav1d."""
+    return stream.codec_context.codec.canonical_name
 
 
 def check_file(path: Path) -> None:

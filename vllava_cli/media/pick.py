@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.nouns import FRAMES_PER_CLIP, Framing
+from vllava_cli.nouns import FRAMES_PER_CLIP, Frames, Framing
 
 
 def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
@@ -24,6 +26,11 @@ def check_trim(framing: Framing) -> None:
     for option, time_s in (("--start", framing.start_s), ("--end", framing.end_s)):
         if time_s is not None and not (math.isfinite(time_s) and time_s >= 0):
             raise UsageError(f"{option} is {time_s:g} seconds. Give a time from 0 on.")
+    for time_s in framing.at_s:
+        if not (math.isfinite(time_s) and time_s >= 0):
+            raise UsageError(f"--at has {time_s:g} seconds. Give times from 0 on.")
+    if framing.at_s and (framing.start_s is not None or framing.end_s is not None):
+        raise UsageError("--at names the frames itself. Leave --start and --end out.")
     start_s = framing.start_s or 0.0
     if framing.end_s is None or framing.end_s > start_s:
         return
@@ -32,6 +39,35 @@ def check_trim(framing: Framing) -> None:
     if framing.end_s == start_s:
         raise UsageError(f"--start and --end are both {start_s:g} s: nothing lies between. Give a later --end.")
     raise UsageError(f"--end {framing.end_s:g} s is before --start {start_s:g} s. Swap them.")
+
+
+def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
+    """The documentation's positions: by the count that the file reports, if it reports one and has those frames.
+
+    reference(60) → (0, 7, …, 52) · reference(60, reported=64) → (0, 8, …, 56) · reference(40, reported=64) → pick(40)
+    """
+    if reported > 0 and pick(reported)[-1] < frame_count:
+        return pick(reported)
+    return pick(frame_count)
+
+
+def choose(
+    times_s: Sequence[float], framing: Framing, *, duration_s: float, name: str, reported: int = 0
+) -> tuple[int, ...]:
+    """Positions of the frames that a framing asks for, of those with these times: eight, or one for each `at_s`."""
+    if framing.at_s:
+        return tuple(shown_at(times_s, time_s, duration_s=duration_s, name=name) for time_s in framing.at_s)
+    if framing.start_s is None and framing.end_s is None:
+        return reference(len(times_s), reported=reported)
+    playing = in_play(times_s, framing, duration_s=duration_s, name=name)
+    return tuple(playing[position] for position in pick(len(playing)))
+
+
+def shown_at(times_s: Sequence[float], time_s: float, *, duration_s: float, name: str) -> int:
+    """The frame that a player shows at a time: shown_at([0.0, 0.5, 1.0], 0.7) → 1."""
+    if time_s >= duration_s:
+        raise past_the_end("--at", time_s, duration_s=duration_s, name=name)
+    return max((index for index, start_s in enumerate(times_s) if start_s <= time_s), default=0)
 
 
 def in_play(times_s: Sequence[float], framing: Framing, *, duration_s: float, name: str) -> tuple[int, ...]:
@@ -44,9 +80,48 @@ def in_play(times_s: Sequence[float], framing: Framing, *, duration_s: float, na
     indices = tuple(index for index, time_s in enumerate(times_s) if start_s <= time_s < end_s)
     if indices:
         return indices
+    raise nothing_between(framing, duration_s=duration_s, name=name)
+
+
+def nothing_between(framing: Framing, *, duration_s: float, name: str) -> MediaError:
+    """The error for a trim in which no frame lies."""
+    start_s = framing.start_s or 0.0
     if start_s >= duration_s:
-        raise MediaError(
-            f"--start {start_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. Start earlier."
-        )
-    until = "the end" if framing.end_s is None else f"{end_s:g} s"
-    raise MediaError(f"{name} has no frame between {start_s:g} s and {until}. Choose a longer part.")
+        return past_the_end("--start", start_s, duration_s=duration_s, name=name)
+    until = "the end" if framing.end_s is None else f"{framing.end_s:g} s"
+    return MediaError(f"{name} has no frame between {start_s:g} s and {until}. Choose a longer part.")
+
+
+def past_the_end(option: str, time_s: float, *, duration_s: float, name: str) -> MediaError:
+    """The error for a time at which nothing is shown any more."""
+    remedy = "Start earlier." if option == "--start" else "Choose an earlier time."
+    return MediaError(f"{option} {time_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. {remedy}")
+
+
+def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
+    """The first tick of `base` seconds that is at `time_s` or later; `is_after`: later only.
+
+    first_tick(0.1, Fraction(1, 10)) → 1, though 0.1 is a little more than a tenth.
+    """
+    tick = math.ceil(Fraction(time_s) / base)
+    while _reaches(tick - 1, base, time_s, is_after):
+        tick -= 1
+    while not _reaches(tick, base, time_s, is_after):
+        tick += 1
+    return tick
+
+
+def spread(frames: Frames, wanted: int = FRAMES_PER_CLIP) -> Frames:
+    """As many frames as the model sees, repeated evenly where there are fewer; an image stays as it is."""
+    if frames.kind == "image" or len(frames.times_s) == wanted:
+        return frames
+    if len(frames.times_s) > wanted:
+        raise UsageError(f"{len(frames.times_s)} frames are more than the {wanted} that the model sees. Name fewer.")
+    places = list(pick(len(frames.times_s), wanted))
+    times_s = tuple(frames.times_s[place] for place in places)
+    return replace(frames, pixels=frames.pixels[places], times_s=times_s)
+
+
+def _reaches(tick: int, base: Fraction, time_s: float, is_after: bool) -> bool:
+    tick_s = float(tick * base)
+    return tick_s > time_s or (tick_s == time_s and not is_after)

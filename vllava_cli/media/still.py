@@ -75,7 +75,7 @@ def read_still(path: Path) -> Frames:
     """The image as one upright RGB frame at 0 s, as `Image.convert("RGB")` has it: transparency is dropped."""
     check_file(path)
     with opened_image(path) as image:
-        pages = getattr(image, "n_frames", 1)
+        pages, pixel_format = getattr(image, "n_frames", 1), image.mode.lower()
         codec = (image.format or "").lower()
         turn = _turn(image)
         pixels = upright(rgb(image)[np.newaxis], turn)
@@ -90,6 +90,8 @@ def read_still(path: Path) -> Frames:
         height=height,
         frame_count=1,
         codec=codec,
+        container=codec,
+        pixel_format=pixel_format,
         rotation=turn.rotation,
         faults=faults,
     )

@@ -1,0 +1,210 @@
+"""Reads just enough of a packet to tell where decoding may start, what is shown, and what nothing else depends on.
+
+Pure, on bytes. Sources: ITU-T H.264 and H.265 (NAL units, recovery point), RFC 6386 (VP8), the VP9 and AV1 bitstream
+specifications, ISO/IEC 13818-2 and 14496-2 (picture and VOP headers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Start = Literal["clean", "open", "none"]
+"""clean: from here on, in presentation order, decoding gives what a full decode gives · open: the same, but for frames
+that reach back; start one group earlier · none: not a place to start."""
+
+INTRA = frozenset(
+    (
+        *("cfhd", "dnxhd", "dvvideo", "ffvhuff", "hap", "huffyuv", "jpeg2000", "magicyuv", "mjpeg", "png", "prores"),
+        *("rawvideo", "utvideo", "v210", "vc2"),
+    )
+)
+"""Codecs in which every frame stands alone."""
+
+SEEKABLE = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
+"""Codecs whose key frames are known to be clean starts, or can be told from those that aren't."""
+
+ONE_FRAME_PER_SAMPLE = SEEKABLE - {"vp8", "vp9"}
+"""Codecs in which each sample of an mp4 shows exactly one frame; VP8 and VP9 may hide some."""
+
+_H264_SLICES = (1, 2, 5)
+_HEVC_KEYS = range(16, 22)
+_HEVC_UNREFERENCED = (0, 2, 4, 6, 8, 10, 12, 14)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bitstream:
+    """How the packets of one stream are coded; made by `Bitstream.of` from FFmpeg's codec name and extradata."""
+
+    codec: str
+    length_bytes: int = 0
+    """Bytes before each NAL unit that tell its length; 0 where start codes part them."""
+    temporal_layers: int = 0
+    """HEVC: layers that frames may refer within; 0 is unknown."""
+
+    @classmethod
+    def of(cls, codec: str, extradata: bytes | None) -> Bitstream:
+        head = extradata or b""
+        if codec == "h264" and len(head) > 6 and head[0] == 1:
+            return cls(codec=codec, length_bytes=(head[4] & 3) + 1)
+        if codec == "hevc" and len(head) > 22 and head[0] == 1:
+            return cls(codec=codec, length_bytes=(head[21] & 3) + 1, temporal_layers=head[21] >> 3 & 7)
+        return cls(codec=codec, temporal_layers=_layers(head) if codec == "hevc" else 0)
+
+    def start(self, packet: memoryview) -> Start:
+        """Whether decoding may start at a packet that the container calls a key frame."""
+        match self.codec:
+            case "h264":
+                return self._h264_start(packet)
+            case "hevc":
+                kind = next((head >> 1 & 63 for head, _ in self._units(packet) if head >> 1 & 63 < 32), 0)
+                return "clean" if kind in _HEVC_KEYS else "none"
+            case "vp8":
+                return "clean" if len(packet) and not packet[0] & 1 else "none"
+            case "vp9":
+                return "clean" if _vp9_is_key(packet) else "none"
+            case "av1" | "libdav1d":
+                return "clean" if _av1_is_key(packet) else "none"
+            case "mpeg1video" | "mpeg2video" | "mpeg4":
+                return "open"
+        return "clean" if self.codec in SEEKABLE else "none"
+
+    def is_shown(self, packet: memoryview) -> bool:
+        """False for a packet that only updates what later ones refer to: VP8's and VP9's hidden frames."""
+        if self.codec == "vp8":
+            return len(packet) > 0 and bool(packet[0] & 16)
+        if self.codec == "vp9" and len(packet):
+            is_superframe = packet[-1] & 0xE0 == 0xC0
+            return is_superframe or _vp9_is_shown(packet)
+        return True
+
+    def is_droppable(self, packet: memoryview) -> bool:
+        """Whether no other frame refers to this one, so that it needn't be decoded unless it is wanted itself."""
+        match self.codec:
+            case "h264":
+                head = next((head for head, _ in self._units(packet) if head & 31 in _H264_SLICES), 0xFF)
+                return not head & 0x60
+            case "hevc":
+                return self._is_hevc_droppable(packet)
+            case "mpeg1video" | "mpeg2video":
+                at = _find(packet, b"\x00\x00\x01\x00")
+                return 0 <= at < len(packet) - 5 and packet[at + 5] >> 3 & 7 == 3
+            case "mpeg4":
+                at = _find(packet, b"\x00\x00\x01\xb6")
+                return 0 <= at < len(packet) - 4 and packet[at + 4] >> 6 == 2
+        return False
+
+    def _h264_start(self, packet: memoryview) -> Start:
+        recovers = False
+        for head, at in self._units(packet):
+            kind = head & 31
+            if kind == 5:
+                return "clean"
+            if kind in _H264_SLICES:
+                return "open" if recovers else "none"
+            recovers = recovers or (kind == 6 and _recovers_at_once(packet[at + 1 : at + 256]))
+        return "none"
+
+    def _is_hevc_droppable(self, packet: memoryview) -> bool:
+        for head, at in self._units(packet):
+            kind = head >> 1 & 63
+            if kind < 32:
+                layer = packet[at + 1] & 7 if at + 1 < len(packet) else 0
+                return kind in _HEVC_UNREFERENCED and layer == self.temporal_layers
+        return False
+
+    def _units(self, packet: memoryview) -> Iterator[tuple[int, int]]:
+        """(first byte, its position) of each NAL unit."""
+        if not self.length_bytes:
+            yield from _marked_units(packet)
+            return
+        at = 0
+        while at + self.length_bytes < len(packet):
+            length = int.from_bytes(packet[at : at + self.length_bytes], "big")
+            yield packet[at + self.length_bytes], at + self.length_bytes
+            at += self.length_bytes + length
+
+
+def _marked_units(packet: memoryview) -> Iterator[tuple[int, int]]:
+    data = bytes(packet)
+    at = data.find(b"\x00\x00\x01")
+    while 0 <= at < len(data) - 3:
+        yield data[at + 3], at + 3
+        at = data.find(b"\x00\x00\x01", at + 3)
+
+
+def _find(packet: memoryview, mark: bytes) -> int:
+    return bytes(packet[:4096]).find(mark)
+
+
+def _recovers_at_once(message: memoryview) -> bool:
+    """Whether an SEI unit's first bytes hold a recovery point whose frame count is 0: 06 01 80 → payload 6, "1" → 0."""
+    at = 0
+    while at + 2 < len(message):
+        kind = size = 0
+        while at < len(message) and message[at] == 0xFF:
+            kind, at = kind + 255, at + 1
+        kind, at = kind + (message[at] if at < len(message) else 0), at + 1
+        while at < len(message) and message[at] == 0xFF:
+            size, at = size + 255, at + 1
+        size, at = size + (message[at] if at < len(message) else 0), at + 1
+        if kind == 6:
+            return at < len(message) and message[at] >= 0x80
+        at += size
+    return False
+
+
+def _layers(extradata: bytes) -> int:
+    """Temporal layers by the sequence parameter set among start-coded units, 0 if there is none."""
+    for head, at in _marked_units(memoryview(extradata)):
+        if head >> 1 & 63 == 33 and at + 2 < len(extradata):
+            return (extradata[at + 2] >> 1 & 7) + 1
+    return 0
+
+
+def _vp9_bits(packet: memoryview) -> Iterator[int]:
+    """The uncompressed header bit by bit, from show_existing_frame on."""
+    bits = (byte >> shift & 1 for byte in packet[:4] for shift in range(7, -1, -1))
+    marker = [next(bits, 0) for _ in range(4)]
+    if marker[2:] == [1, 1]:
+        next(bits, 0)
+    yield from bits
+
+
+def _vp9_is_shown(packet: memoryview) -> bool:
+    existing, _is_inter, shows, *_ = *_vp9_bits(packet), 0, 0, 0
+    return bool(existing or shows)
+
+
+def _vp9_is_key(packet: memoryview) -> bool:
+    existing, is_inter, *_ = *_vp9_bits(packet), 1, 1
+    return not existing and not is_inter
+
+
+def _av1_is_key(packet: memoryview) -> bool:
+    """A temporal unit with a sequence header whose first frame is a key frame that is shown."""
+    at, has_sequence = 0, False
+    while at < len(packet):
+        kind, has_extension, has_size = packet[at] >> 3 & 15, packet[at] & 4, packet[at] & 2
+        at += 2 if has_extension else 1
+        size, at = _leb128(packet, at) if has_size else (len(packet) - at, at)
+        if kind == 1:
+            has_sequence = True
+        elif kind in (3, 6):
+            return has_sequence and at < len(packet) and packet[at] & 0xF0 == 0x10
+        at += size
+    return False
+
+
+def _leb128(packet: memoryview, at: int) -> tuple[int, int]:
+    """The number and the position behind it: e5 8e 26 → 624485."""
+    number = 0
+    for shift in range(0, 56, 7):
+        if at >= len(packet):
+            break
+        byte, at = packet[at], at + 1
+        number |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            break
+    return number, at

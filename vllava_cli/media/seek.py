@@ -1,0 +1,149 @@
+"""The frames of a video by an index: its sample table, or one pass over its packets; only needed groups are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from vllava_cli.media.clip import codec_name, container_name, opened, promised, shown, video_stream
+from vllava_cli.media.fetch import Taken, fetch
+from vllava_cli.media.index import DamageError, DistrustError, Index
+from vllava_cli.media.pick import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.rgb import Pixels
+from vllava_cli.media.scan import PacketScan
+from vllava_cli.media.table import SampleTable
+from vllava_cli.media.upright import Orientation, orientation, upright
+from vllava_cli.nouns import Clip, Frames, Framing
+
+_UNKNOWN_RATE = Fraction(25)
+_MOST = 0.75
+"""Where more of the frames than this are decoded for the few that are wanted, that isn't called seeking."""
+_INDEXES = (SampleTable, PacketScan)
+
+
+def sample_by_seeking(path: Path, framing: Framing) -> Frames | str:
+    """The frames, or why they can't be reached this way for certain: a clause for the user."""
+    reason = ""
+    for kind in _INDEXES:
+        try:
+            with opened(path) as container:
+                stream = video_stream(container, path)
+                return _sampled(path, container, Timeline(path, kind(container, stream), stream), framing)
+        except DamageError as exc:
+            return str(exc)
+        except DistrustError as exc:
+            reason = str(exc)
+    return reason
+
+
+def has_constant_rate(path: Path) -> bool:
+    """Whether the frames of a file that `sample_by_seeking` could read are equally far apart."""
+    for kind in _INDEXES:
+        try:
+            with opened(path) as container:
+                return kind(container, video_stream(container, path)).is_rate_constant()
+        except DistrustError:
+            continue
+    return False
+
+
+class Timeline:
+    """An index with its ticks read as seconds from the first frame."""
+
+    def __init__(self, path: Path, index: Index, stream: VideoStream) -> None:
+        self.name, self.index, self.reported = shown(path), index, stream.frames
+        self._base = stream.time_base or Fraction(1)
+        self._first, last = index.stamp(0), index.stamp(index.frame_count - 1)
+        rate = float(stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
+        length_s = float((last - self._first) * self._base)
+        self.fps = (index.frame_count - 1) / length_s if length_s > 0 else rate
+        ends = index.end()
+        self.duration_s = float((ends - self._first) * self._base) if ends > last else length_s + 1 / self.fps
+
+    def time_s(self, stamp: int) -> float:
+        return float((stamp - self._first) * self._base)
+
+    def ranks(self, framing: Framing) -> tuple[int, ...]:
+        """The frames that a framing asks for: eight, or one for each of its times."""
+        count = self.index.frame_count
+        if framing.at_s:
+            return tuple(self._shown_at(time_s) for time_s in framing.at_s)
+        if framing.start_s is None and framing.end_s is None:
+            return reference(count, reported=self.reported)
+        first = self._before(framing.start_s or 0.0)
+        after = count if framing.end_s is None else self._before(framing.end_s)
+        if first >= after:
+            raise nothing_between(framing, duration_s=self.duration_s, name=self.name)
+        return tuple(first + place for place in pick(after - first))
+
+    def _before(self, time_s: float, *, is_after: bool = False) -> int:
+        """How many frames are presented before `time_s`; `is_after`: at it or before."""
+        if time_s > self.duration_s:
+            return self.index.frame_count
+        return self.index.rank(self._first + first_tick(time_s, self._base, is_after=is_after))
+
+    def _shown_at(self, time_s: float) -> int:
+        if time_s >= self.duration_s:
+            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
+        return max(0, self._before(time_s, is_after=True) - 1)
+
+
+def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
+    index, ranks = timeline.index, timeline.ranks(framing)
+    runs = index.runs(ranks)
+    stamps = tuple(index.stamp(rank) for rank in ranks)
+    stream = video_stream(container, path)
+    pixel_format = stream.codec_context.pix_fmt or ""
+    taken = fetch(path, container, runs)
+    turn = _turn_of(taken)
+    pixels = _stacked(stamps, taken, turn)
+    decoded, count = sum(len(run.presented) for run in runs), index.frame_count
+    clip = Clip(
+        path=path,
+        kind="video",
+        width=pixels.shape[2],
+        height=pixels.shape[1],
+        frame_count=count,
+        duration_s=timeline.duration_s,
+        fps=timeline.fps,
+        codec=codec_name(stream),
+        container=container_name(container, path),
+        pixel_format=pixel_format,
+        way="seek" if decoded <= _MOST * count else "decode",
+        way_reason=f"{index.source} tells where each frame is; at most {decoded} of {count} are decoded.",
+        rotation=turn.rotation,
+        faults=_faults(path, index, promised(container, stream)),
+    )
+    return Frames(clip=clip, pixels=pixels, times_s=tuple(timeline.time_s(stamp) for stamp in stamps))
+
+
+def _turn_of(taken: dict[int, Taken]) -> Orientation:
+    matrices = {picture.matrix for picture in taken.values()}
+    if len(matrices) > 1:
+        raise DamageError("its frames are turned in different ways")
+    return orientation(matrices.pop())
+
+
+def _stacked(stamps: Sequence[int], taken: dict[int, Taken], turn: Orientation) -> Pixels:
+    """[T, H, W, 3], upright; the pictures leave `taken` one by one, so that they are hardly ever held twice."""
+    stacked: Pixels | None = None
+    for stamp in tuple(taken):
+        picture = upright(taken.pop(stamp).pixels[np.newaxis], turn)[0]
+        if stacked is None:
+            stacked = np.empty((len(stamps), *picture.shape), np.uint8)
+        stacked[[place for place, other in enumerate(stamps) if other == stamp]] = picture
+    if stacked is None:
+        raise DistrustError("no frame was asked for")
+    return stacked
+
+
+def _faults(path: Path, index: Index, promised_packets: int) -> tuple[str, ...]:
+    if index.packet_count < promised_packets:
+        found = f"{index.frame_count} of {promised_packets} frames of {shown(path)}"
+        return (f"{found} could be decoded: the file is truncated or damaged.",)
+    return ()

@@ -1,0 +1,184 @@
+"""Decodes a file from its beginning to its end: slow, always right, and what the indexes are held to.
+
+Frames are converted on the way where their positions can be foreseen; else a second pass is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from vllava_cli.errors import MediaError
+from vllava_cli.media.clip import DECODE_ERRORS, codec_name, container_name, opened, promised, shown, video_stream
+from vllava_cli.media.rgb import Pixels, matrix_of, rgb
+
+_UNKNOWN_RATE = Fraction(25)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What one pass met: `packets` were read and `refused` of them could not be decoded."""
+
+    packets: int = 0
+    refused: int = 0
+    corrupt: int = 0
+    """Frames that the decoder gave, but had to make up in part."""
+    is_cut: bool = False
+    """The container itself broke off with an error."""
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.refused or self.corrupt or self.is_cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a pass over the whole file learnt; times in seconds from the first frame, width and height as stored."""
+
+    times_s: tuple[float, ...]
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    matrix: bytes | None
+    reported: int
+    """Frames by the container's own count, 0 if it has none: what the documentation's positions go by."""
+    promised: int
+    """Packets that the container says it holds, 0 for unknown."""
+    codec: str
+    container: str
+    pixel_format: str
+    tally: Tally
+    taken: dict[int, Pixels] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    """A decode that has begun, and the positions to convert on the way."""
+
+    path: Path
+    first: VideoFrame
+    rest: Iterator[VideoFrame]
+    wanted: frozenset[int]
+
+
+def survey(path: Path, foreseen: Sequence[int] = ()) -> Survey:
+    """Decodes everything, in several threads; where anything is damaged, once more as the documentation's loop does.
+
+    A decoder of several threads may conceal damage in other ways than one of a single thread.
+    """
+    known = _pass(path, foreseen, is_threaded=True)
+    return known if known.tally.is_clean else _pass(path, foreseen, is_threaded=False)
+
+
+def fetch_through(path: Path, chosen: Sequence[int], known: Survey) -> Pixels:
+    """The chosen frames, [len(chosen), H, W, 3] as stored: those that the survey took, or all from a second pass."""
+    taken = known.taken if set(chosen) <= known.taken.keys() else _fetched(path, frozenset(chosen), known)
+    return np.stack([taken[index] for index in chosen])
+
+
+def _fetched(path: Path, wanted: frozenset[int], known: Survey) -> dict[int, Pixels]:
+    taken: dict[int, Pixels] = {}
+    with opened(path) as container:
+        stream = _stream(container, path, is_threaded=known.tally.is_clean)
+        for index, frame in enumerate(_decoded(container, stream, Tally())):
+            if index in wanted:
+                taken[index] = rgb(frame, width=known.width, height=known.height)
+            if len(taken) == len(wanted):
+                return taken
+    raise MediaError(f"{shown(path)} changed while it was read. Try again.")
+
+
+def _pass(path: Path, foreseen: Sequence[int], *, is_threaded: bool) -> Survey:
+    with opened(path) as container:
+        stream, tally = _stream(container, path, is_threaded=is_threaded), Tally()
+        frames = _decoded(container, stream, tally)
+        first = next(frames, None)
+        if first is None:
+            raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
+        return _survey(container, stream, tally, _Walk(path=path, first=first, rest=frames, wanted=frozenset(foreseen)))
+
+
+def _stream(container: InputContainer, path: Path, *, is_threaded: bool) -> VideoStream:
+    stream = video_stream(container, path)
+    stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
+    return stream
+
+
+def _survey(container: InputContainer, stream: VideoStream, tally: Tally, walk: _Walk) -> Survey:
+    first = walk.first
+    base, width, height = first.time_base or stream.time_base or Fraction(1), first.width, first.height
+    matrix, taken = matrix_of(first), {0: rgb(first)} if 0 in walk.wanted else {}
+    stamps, last_duration = [first.pts], first.duration
+    for index, frame in enumerate(walk.rest, 1):
+        stamps.append(frame.pts)
+        last_duration = frame.duration
+        if index in walk.wanted:
+            taken[index] = rgb(frame, width=width, height=height)
+    times_s, fps = _times(stamps, base, stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
+    return Survey(
+        times_s=times_s,
+        duration_s=times_s[-1] + (float(last_duration * base) if last_duration else 1 / fps),
+        fps=fps,
+        width=width,
+        height=height,
+        matrix=matrix,
+        reported=stream.frames,
+        promised=promised(container, stream),
+        codec=codec_name(stream),
+        container=container_name(container, walk.path),
+        pixel_format=first.format.name,
+        tally=tally,
+        taken=taken,
+    )
+
+
+def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoFrame]:
+    """Every frame that the decoder shows, in order, damaged ones included.
+
+    The documentation's loop stops with an error at the first packet that the decoder refuses; here such packets are
+    counted and passed over, as players do. Where the container itself breaks off, that is the end.
+    """
+    for packet in _packets(container, stream, tally):
+        try:
+            for frame in packet.decode():
+                tally.corrupt += frame.is_corrupt
+                yield frame
+        except MemoryError:
+            raise
+        except DECODE_ERRORS:
+            tally.refused += 1
+
+
+def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[Packet[VideoStream]]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except MemoryError:
+            raise
+        except DECODE_ERRORS:
+            tally.is_cut = True
+            return
+        if packet is None:
+            return
+        tally.packets += packet.size > 0
+        yield packet
+
+
+def _times(stamps: Sequence[int | None], base: Fraction, rate: Fraction) -> tuple[tuple[float, ...], float]:
+    """Seconds from the first frame, and frames per second; the declared rate gives both if a stamp is missing."""
+    known = [stamp for stamp in stamps if stamp is not None]
+    if len(known) < len(stamps):
+        return tuple(float(index / rate) for index in range(len(stamps))), float(rate)
+    times_s = tuple(float((stamp - known[0]) * base) for stamp in known)
+    fps = (len(times_s) - 1) / times_s[-1] if times_s[-1] > 0 else float(rate)
+    return times_s, fps
