@@ -84,6 +84,7 @@ def _work_apart(path: Path, waiting: SimpleQueue[Run], threads: int) -> list[Tak
 
 def _work(container: InputContainer, stream: VideoStream, waiting: SimpleQueue[Run], threads: int) -> list[Taken]:
     context = stream.codec_context
+    context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
     context.thread_type, context.thread_count = "FRAME" if threads > 1 else "NONE", threads
     size, found = (context.width, context.height), list[Taken]()
     while True:

@@ -26,7 +26,14 @@ _BYTE_SEEKS = ("mpegts", "mpeg")
 
 
 class DistrustError(Exception):
-    """The frames can't be reached this way for certain; the message is a clause that says why, for the user."""
+    """The frames can't be reached this way for certain; the message is a clause that says why, for the user.
+
+    `packets` is how many were counted on the way, 0 for none.
+    """
+
+    def __init__(self, reason: str, *, packets: int = 0) -> None:
+        super().__init__(reason)
+        self.packets = packets
 
 
 @dataclass(frozen=True, kw_only=True)

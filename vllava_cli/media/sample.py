@@ -16,10 +16,10 @@ import numpy as np
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import DECODE_ERRORS, check_file, opened, shown, video_stream
+from vllava_cli.media.clip import check_file, shown
 from vllava_cli.media.folder import read_folder
-from vllava_cli.media.pick import check_trim, choose, pick
-from vllava_cli.media.seek import has_constant_rate, sample_by_seeking
+from vllava_cli.media.pick import check_trim, choose
+from vllava_cli.media.seek import Refusal, has_constant_rate, sample_by_seeking
 from vllava_cli.media.still import look, read_still
 from vllava_cli.media.through import Survey, fetch_through, survey
 from vllava_cli.media.upright import orientation, upright
@@ -70,13 +70,15 @@ def _sample_video(path: Path, framing: Framing) -> Frames:
     return found if isinstance(found, Frames) else _sample_through(path, framing, found)
 
 
-def _sample_through(path: Path, framing: Framing, reason: str) -> Frames:
+def _sample_through(path: Path, framing: Framing, refusal: Refusal) -> Frames:
     is_whole = framing == Framing(fit=framing.fit)
-    known = survey(path, pick(_packets(path)) if is_whole else ())
+    known = survey(path, refusal.foreseen if is_whole else ())
     chosen = choose(known.times_s, framing, duration_s=known.duration_s, name=shown(path), reported=known.reported)
     pixels = upright(fetch_through(path, chosen, known), orientation(known.matrix))
     times_s = tuple(known.times_s[index] for index in chosen)
-    return Frames(clip=_through_clip(path, known, f"Decoded through: {reason}."), pixels=pixels, times_s=times_s)
+    return Frames(
+        clip=_through_clip(path, known, f"Decoded through: {refusal.reason}."), pixels=pixels, times_s=times_s
+    )
 
 
 def _through_clip(path: Path, known: Survey, reason: str) -> Clip:
@@ -100,18 +102,6 @@ def _through_clip(path: Path, known: Survey, reason: str) -> Clip:
         rotation=turn.rotation,
         faults=_faults(path, known),
     )
-
-
-def _packets(path: Path) -> int:
-    """How many frames the file seems to have: as it reports, else by its packets."""
-    with opened(path) as container:
-        stream = video_stream(container, path)
-        try:
-            return stream.frames or max(1, sum(packet.size > 0 for packet in container.demux(stream)))
-        except MemoryError:
-            raise
-        except DECODE_ERRORS:
-            return 1
 
 
 def _faults(path: Path, known: Survey) -> tuple[str, ...]:

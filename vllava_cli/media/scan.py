@@ -43,14 +43,15 @@ class _Columns:
     ends: int = 0
     """When the last frame's time is over."""
 
-    def add(self, packet: Packet[VideoStream], bitstream: Bitstream) -> None:
+    def add(self, packet: Packet[VideoStream], bitstream: Bitstream) -> str:
+        """Notes a packet; gives the reason why it can't be relied on, if there is one."""
         number = len(self.stamps)
         if packet.pts is None:
-            raise DistrustError("its frames carry no time stamps")
+            return "its frames carry no time stamps"
         if packet.is_corrupt:
-            raise DistrustError("one of its packets is damaged")
+            return "one of its packets is damaged"
         if number >= MAX_FRAMES:
-            raise DistrustError(f"it has more than {MAX_FRAMES} packets")
+            return f"it has more than {MAX_FRAMES} packets"
         self.stamps.append(packet.pts)
         self.positions.append(-1 if packet.pos is None else packet.pos)
         self.sizes.append(packet.size)
@@ -60,6 +61,7 @@ class _Columns:
         if packet.is_keyframe or number == 0:
             self.keys.append((number, bitstream.start(content)))
         self.ends = max(self.ends if number else packet.pts, packet.pts + (packet.duration or 0))
+        return ""
 
 
 class PacketScan:
@@ -69,23 +71,23 @@ class PacketScan:
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         """Reads the whole file. Errors: DistrustError, and what FFmpeg raises where the file breaks off."""
-        bitstream = bitstream_of(stream)
-        if bitstream.codec not in SEEKABLE:
-            raise DistrustError(f"frames coded in {bitstream.codec} may depend on any frame before them")
-        columns = _Columns()
+        bitstream, columns, packets = bitstream_of(stream), _Columns(), 0
+        is_known = bitstream.codec in SEEKABLE
+        trouble = "" if is_known else f"frames coded in {bitstream.codec} may depend on any frame before them"
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
         try:
             for packet in container.demux(stream):
-                if packet.size:
-                    columns.add(packet, bitstream)
+                packets += packet.size > 0
+                if packet.size and not trouble:
+                    trouble = columns.add(packet, bitstream)
         except MemoryError:
             raise
-        except DECODE_ERRORS as exc:
-            raise DistrustError("it breaks off") from exc
-        if not columns.stamps:
-            raise DistrustError("it has no packets")
+        except DECODE_ERRORS:
+            trouble = "it breaks off"
+        if trouble or not packets:
+            raise DistrustError(trouble or "it has no packets", packets=packets)
         self._columns = columns
         self._seeks_bytes = seeks_bytes(container)
         self._stamps: Stamps = np.frombuffer(columns.stamps, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,33 +24,47 @@ from vllava_cli.nouns import Clip, Frames, Framing
 _UNKNOWN_RATE = Fraction(25)
 _MOST = 0.75
 """Where more of the frames than this are decoded for the few that are wanted, that isn't called seeking."""
-_INDEXES = (SampleTable, PacketScan)
 
 
-def sample_by_seeking(path: Path, framing: Framing) -> Frames | str:
-    """The frames, or why they can't be reached this way for certain: a clause for the user."""
-    reason = ""
-    for kind in _INDEXES:
-        try:
-            with opened(path) as container:
-                stream = video_stream(container, path)
-                return _sampled(path, container, Timeline(path, kind(container, stream), stream), framing)
-        except DamageError as exc:
-            return str(exc)
-        except DistrustError as exc:
-            reason = str(exc)
-    return reason
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why the frames can't be reached by seeking, a clause for the user, and where they will probably be."""
+
+    reason: str
+    foreseen: tuple[int, ...]
+
+
+def sample_by_seeking(path: Path, framing: Framing) -> Frames | Refusal:
+    """The frames, if they can be reached this way for certain; a table that promises too much isn't asked again."""
+    has_table = True
+    while True:
+        with opened(path) as container:
+            stream = video_stream(container, path)
+            reported, index = stream.frames, None
+            try:
+                index = _index(container, stream, has_table=has_table)
+                return _sampled(path, container, Timeline(path, index, stream), framing)
+            except DistrustError as exc:
+                count = index.frame_count if index else exc.packets
+                refusal = Refusal(reason=str(exc), foreseen=reference(max(1, count), reported=reported))
+                if isinstance(exc, DamageError) or not isinstance(index, SampleTable):
+                    return refusal
+                has_table = False
 
 
 def has_constant_rate(path: Path) -> bool:
     """Whether the frames of a file that `sample_by_seeking` could read are equally far apart."""
-    for kind in _INDEXES:
+    with opened(path) as container:
+        return _index(container, video_stream(container, path), has_table=True).is_rate_constant()
+
+
+def _index(container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
+    if has_table:
         try:
-            with opened(path) as container:
-                return kind(container, video_stream(container, path)).is_rate_constant()
+            return SampleTable(container, stream)
         except DistrustError:
-            continue
-    return False
+            pass
+    return PacketScan(container, stream)
 
 
 class Timeline:

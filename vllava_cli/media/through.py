@@ -28,6 +28,7 @@ class Tally:
     """What one pass met: `packets` were read and `refused` of them could not be decoded."""
 
     packets: int = 0
+    frames: int = 0
     refused: int = 0
     corrupt: int = 0
     """Frames that the decoder gave, but had to make up in part."""
@@ -36,7 +37,7 @@ class Tally:
 
     @property
     def is_clean(self) -> bool:
-        return not (self.refused or self.corrupt or self.is_cut)
+        return self.frames == self.packets and not (self.refused or self.corrupt or self.is_cut)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +151,7 @@ def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> It
     for packet in _packets(container, stream, tally):
         try:
             for frame in packet.decode():
+                tally.frames += 1
                 tally.corrupt += frame.is_corrupt
                 yield frame
         except MemoryError:
