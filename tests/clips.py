@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -39,12 +42,17 @@ APNG = Encoding(codec="apng", pix_fmt="rgb24", container="apng")
 
 
 def picture(index: int, width: int = 64, height: int = 48) -> Pixels:
-    """[H, W, 3]: a gradient, the index written above it as eight black or white squares, lowest bit first."""
+    """[H, W, 3]: a gradient, the index written above it as eight black or white squares, lowest bit first.
+
+    From 256 on a second row of squares below the first has the upper bits.
+    """
     y, x = np.mgrid[0:height, 0:width]
     image = np.stack([x * 255 // width, y * 255 // height, (x + y + 9 * index) % 256], axis=-1).astype(np.uint8)
     side = width // 8
     for bit in range(8):
         image[:side, bit * side : (bit + 1) * side] = 255 if index >> bit & 1 else 0
+        if index > 255:
+            image[side : 2 * side, bit * side : (bit + 1) * side] = 255 if index >> bit + 8 & 1 else 0
     return image
 
 
@@ -152,3 +160,103 @@ def reference_eight(frames: list[Pixels]) -> Pixels:
     """The eight of the documentation's `np.arange(0, n, n / 8).astype(int)`, [8, H, W, 3]."""
     total = len(frames)
     return np.stack([frames[index] for index in np.arange(0, total, total / 8).astype(int)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What decoding a whole file tells; the eight are those at the reference positions."""
+
+    path: Path
+    stamps: list[int | None]
+    """One for each frame, in the order in which they are shown."""
+    sizes: list[tuple[int, int]]
+    base: Fraction
+    rate: Fraction
+    reported: int
+    """How many frames the container says that it holds, 0 if it doesn't."""
+    matrix: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.stamps)
+
+    @property
+    def positions(self) -> list[int]:
+        """Counted from what the container reports, as the documentation does, if all of them are there."""
+        is_usable = self.reported > 0 and 7 * self.reported // 8 < self.count
+        total = self.reported if is_usable else self.count
+        return [int(i * total / 8) for i in range(8)]
+
+    def times_s(self, positions: Iterable[int]) -> list[float]:
+        """Seconds from the first frame on; the declared rate tells them where any time stamp is missing."""
+        known = [stamp for stamp in self.stamps if stamp is not None]
+        if len(known) < self.count:
+            return [float(position / self.rate) for position in positions]
+        return [float((known[position] - known[0]) * self.base) for position in positions]
+
+    def pictures(self, positions: Iterable[int]) -> dict[int, Pixels]:
+        """[H, W, 3] each, upright, of the first frame's size.
+
+        No frame is kept: what a decoder makes up for damaged parts depends on the memory that it has used before.
+        """
+        wanted = set(positions)
+        with av.open(str(self.path)) as container:
+            frames = enumerate(_sequential(container, shown_stream(container)))
+            return {place: _shown(frame, self.sizes[0], self.matrix) for place, frame in frames if place in wanted}
+
+
+def shown_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
+    """The stream that a player shows: no cover art, the default one if there is one."""
+    dispositions = av.stream.Disposition
+    moving = [stream for stream in container.streams.video if not stream.disposition & dispositions.attached_pic]
+    return min(moving, key=lambda stream: not stream.disposition & dispositions.default)
+
+
+def truth(path: Path) -> Truth:
+    """Decodes every packet in order; those that the decoder refuses are passed over."""
+    with av.open(str(path)) as container:
+        stream = shown_stream(container)
+        rate, reported = stream.average_rate or stream.guessed_rate or Fraction(25), stream.frames
+        facts = [
+            (frame.pts, (frame.width, frame.height), frame.time_base, _matrix(frame))
+            for frame in _sequential(container, stream)
+        ]
+    stamps, sizes, bases, matrices = zip(*facts, strict=True)
+    return Truth(
+        path=path,
+        stamps=list(stamps),
+        sizes=list(sizes),
+        base=bases[0],
+        rate=rate,
+        reported=reported,
+        matrix=matrices[0],
+    )
+
+
+def _sequential(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.FFmpegError):
+            return
+        with suppress(av.FFmpegError):
+            yield from packet.decode()
+
+
+def _shown(frame: av.VideoFrame, size: tuple[int, int], matrix: tuple[int, ...]) -> Pixels:
+    scaling = {} if (frame.width, frame.height) == size else {"width": size[0], "height": size[1]}
+    pixels: Pixels = frame.to_ndarray(format="rgb24", **scaling)
+    a, b, c, d = matrix
+    if a == d == 0:
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1])
+
+
+def _matrix(frame: av.VideoFrame) -> tuple[int, ...]:
+    """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy)."""
+    for side in frame.side_data:
+        if side.type.name == "DISPLAYMATRIX":
+            numbers = struct.unpack("=9i", bytes(side))
+            return numbers[0], numbers[1], numbers[3], numbers[4]
+    return 1, 0, 0, 1

@@ -1,0 +1,655 @@
+"""Makes the odd media files that `test_zoo.py` holds the sampler to; each shows `picture(i)` as its frame i.
+
+A maker writes the file at a path with so many frames: `Maker`. Those that change a file write a plain one beside first.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+from PIL import Image
+
+from tests.clips import Encoding, picture, shown_stream, write_clip
+
+Maker = Callable[[Path, int], Path]
+Change = Callable[[list[av.Packet]], Iterable[av.Packet]]
+
+_WRAP = 1 << 33
+"""MPEG-TS counts its 90 kHz clock in 33 bits."""
+
+
+def x264(parameters: str = "", **options: str) -> Encoding:
+    """Groups of 16 frames, three B-frames in a row of which one is referred to."""
+    plain = "bframes=3:b-pyramid=normal:b-adapt=0:keyint=16:min-keyint=16:ref=3:scenecut=0:threads=1"
+    return Encoding(options={"preset": "ultrafast", "x264-params": f"{plain}:{parameters}".rstrip(":"), **options})
+
+
+def x265(parameters: str = "", pix_fmt: str = "yuv420p") -> Encoding:
+    """Groups of 20 frames, open unless the parameters say otherwise."""
+    plain = "log-level=none:keyint=20:min-keyint=20:bframes=4:scenecut=0:pools=none:frame-threads=1"
+    options = {"preset": "ultrafast", "x265-params": f"{plain}:{parameters}".rstrip(":")}
+    return Encoding(codec="libx265", pix_fmt=pix_fmt, options=options)
+
+
+def svt_av1(group: int = 24, parameters: str = "lp=1", pix_fmt: str = "yuv420p") -> Encoding:
+    options = {"preset": "12", "svtav1-params": parameters, "g": str(group)}
+    return Encoding(codec="libsvtav1", pix_fmt=pix_fmt, options=options)
+
+
+CLOSED = x264()
+OPEN = x264("open-gop=1")
+MPEG4_B = Encoding(codec="mpeg4", options={"g": "15", "bf": "2"})
+MPEG2_B = Encoding(codec="mpeg2video", fps=25, options={"g": "12", "bf": "2"})
+VP8 = Encoding(codec="libvpx", options={"deadline": "realtime", "cpu-used": "8", "g": "25"})
+VP9 = Encoding(
+    codec="libvpx-vp9",
+    options={"deadline": "good", "cpu-used": "8", "lag-in-frames": "12", "g": "25"},
+)
+
+
+_WRITTEN: dict[str, bytes] = {}
+"""Encoding takes longer than all else here, and most odd files begin as the same few plain ones."""
+
+
+def plain_clip(path: Path, frames: int, *, encoding: Encoding, width: int = 64, height: int = 48) -> Path:
+    """`write_clip`, which is done once for each kind of file."""
+    key = repr((path.suffix, frames, encoding, width, height))
+    if key not in _WRITTEN:
+        _WRITTEN[key] = write_clip(path, frames, encoding=encoding, width=width, height=height).read_bytes()
+    path.write_bytes(_WRITTEN[key])
+    return path
+
+
+def encoded(encoding: Encoding, width: int = 64, height: int = 48) -> Maker:
+    return lambda path, frames: plain_clip(path, frames, encoding=encoding, width=width, height=height)
+
+
+def timed(encoding: Encoding, milliseconds: Callable[[int], int]) -> Maker:
+    """Frame i is shown at `milliseconds(i)`."""
+    return lambda path, frames: write_clip(
+        path, frames, encoding=encoding, times=[milliseconds(i) for i in range(frames)]
+    )
+
+
+def beside(path: Path, name: str) -> Path:
+    """beside(a/b.ts, "x.mp4") → a/b.ts-x.mp4"""
+    return path.with_name(f"{path.name}-{name}")
+
+
+def packets_of(path: Path) -> list[av.Packet]:
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(shown_stream(container)) if packet.size]
+
+
+def same(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    return packets
+
+
+def remux(
+    source: Path,
+    target: Path,
+    change: Change = same,
+    *,
+    container: str = "",
+    options: dict[str, str] | None = None,
+    filters: str = "",
+    tag: str = "",
+) -> Path:
+    """Writes a video's packets, changed or not, and passed through a bitstream filter or not, into another file."""
+    with (
+        av.open(str(source)) as from_,
+        av.open(str(target), "w", format=container or None, options=options or {}) as to,
+    ):
+        old = shown_stream(from_)
+        new = to.add_stream_from_template(old, opaque=True)
+        new.time_base = old.time_base
+        if tag:
+            new.codec_context.codec_tag = tag
+        packets = list(change([packet for packet in from_.demux(old) if packet.size]))
+        if filters:
+            passage = BitStreamFilterContext(filters, old)
+            packets = [out for packet in (*packets, None) for out in passage.filter(packet)]
+        for packet in packets:
+            packet.stream = new
+            to.mux_one(packet)
+    return target
+
+
+def remuxed(
+    encoding: Encoding,
+    change: Change = same,
+    *,
+    first: str = "plain.mp4",
+    container: str = "",
+    options: dict[str, str] | None = None,
+    filters: str = "",
+    tag: str = "",
+) -> Maker:
+    def make(path: Path, frames: int) -> Path:
+        plain = plain_clip(beside(path, first), frames, encoding=encoding)
+        return remux(plain, path, change, container=container, options=options, filters=filters, tag=tag)
+
+    return make
+
+
+def patched(maker: Maker | Encoding, patch: Callable[[bytes], bytes]) -> Maker:
+    """What `maker` makes, with its bytes changed."""
+    write = encoded(maker) if isinstance(maker, Encoding) else maker
+
+    def make(path: Path, frames: int) -> Path:
+        write(path, frames)
+        path.write_bytes(patch(path.read_bytes()))
+        return path
+
+    return make
+
+
+# --- time stamps
+
+
+def doubled_stamps(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """Every third packet repeats the stamp of the packet before it, where that isn't too early to decode it."""
+    before = packets[0].pts
+    for number, packet in enumerate(packets):
+        if number % 3 == 2 and before >= packet.dts:
+            packet.pts = before
+        before = packet.pts
+        yield packet
+
+
+def all_alike(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    for packet in packets:
+        packet.pts = packet.dts = 0
+        yield packet
+
+
+def shifted(seconds: float) -> Change:
+    def change(packets: list[av.Packet]) -> Iterable[av.Packet]:
+        for packet in packets:
+            ticks = round(seconds / packet.time_base)
+            packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+            yield packet
+
+    return change
+
+
+def jump_in(seconds: float) -> Change:
+    """From the second half on, every time stamp is moved by so many seconds."""
+
+    def change(packets: list[av.Packet]) -> Iterable[av.Packet]:
+        yield from packets[: len(packets) // 2]
+        yield from shifted(seconds)(packets[len(packets) // 2 :])
+
+    return change
+
+
+COPY_STAMPS = {"mpegts_copyts": "1"}
+
+
+def wrapping(path: Path, frames: int) -> Path:
+    """A transport stream whose clock runs over in the middle."""
+    plain = plain_clip(beside(path, "plain.ts"), frames, encoding=CLOSED)
+    middle = packets_of(plain)[frames // 2].dts
+    return remux(plain, path, shifted((_WRAP - middle) / 90000), options=COPY_STAMPS)
+
+
+def two_in_a_row(
+    first_s: float, second_s: float, *, second: Encoding = CLOSED, width: int = 64, height: int = 48
+) -> Maker:
+    """Two files one after the other, byte by byte; the clocks of transport streams start at these seconds."""
+
+    def make(path: Path, frames: int) -> Path:
+        parts = []
+        for number, start_s in enumerate((first_s, second_s)):
+            size = (64, 48) if number == 0 else (width, height)
+            encoding = CLOSED if number == 0 else second
+            part = plain_clip(
+                beside(path, f"{number}{path.suffix}"), frames // 2, encoding=encoding, width=size[0], height=size[1]
+            )
+            if path.suffix == ".ts" and start_s:
+                part = remux(part, beside(path, f"{number}s.ts"), shifted(start_s), options=COPY_STAMPS)
+            parts.append(part.read_bytes())
+        path.write_bytes(b"".join(parts))
+        return path
+
+    return make
+
+
+def changing(encoding: Encoding, sizes: Sequence[tuple[int, int]], first: str, container: str = "") -> Maker:
+    """One stream of several sizes in turn, its parameter sets inside."""
+
+    def make(path: Path, frames: int) -> Path:
+        parts = [
+            plain_clip(beside(path, f"{number}-{first}"), frames // len(sizes), encoding=encoding, width=w, height=h)
+            for number, (w, h) in enumerate(sizes)
+        ]
+        rest = [packet for part in parts[1:] for packet in packets_of(part)]
+
+        def chain(packets: list[av.Packet]) -> Iterable[av.Packet]:
+            for number, packet in enumerate([*packets, *rest]):
+                packet.pts = packet.dts = number * 1000
+                packet.time_base = Fraction(1, 10000)
+                yield packet
+
+        return remux(parts[0], path, chain, container=container)
+
+    return make
+
+
+Clock = Callable[[int, int, int], tuple[int, int]]
+"""(number of the frame in the file, its pts, its dts) → the pts and dts that it gets instead."""
+
+
+def clocked(maker: Maker, clock: Clock | None) -> Maker:
+    """A transport stream whose frames carry other time stamps, or none."""
+
+    def patch(data: bytes) -> bytes:
+        stream, number, at = bytearray(data), 0, data.find(b"\x00\x00\x01\xe0")
+        while at >= 0:
+            if stream[at + 7] >> 6 == 3:
+                pts, dts = _read_clock(stream[at + 9 : at + 14]), _read_clock(stream[at + 14 : at + 19])
+            else:
+                pts = dts = _read_clock(stream[at + 9 : at + 14])
+            if clock is None:
+                stream[at + 7] &= 0x3F
+                stream[at + 9 : at + 9 + stream[at + 8]] = b"\xff" * stream[at + 8]
+            elif stream[at + 7] >> 6 == 3:
+                new_pts, new_dts = clock(number, pts, dts)
+                stream[at + 9 : at + 19] = _written_clock(3, new_pts) + _written_clock(1, new_dts)
+            else:
+                stream[at + 9 : at + 14] = _written_clock(2, clock(number, pts, dts)[0])
+            number, at = number + 1, data.find(b"\x00\x00\x01\xe0", at + 4)
+        return bytes(stream)
+
+    return patched(maker, patch)
+
+
+def _read_clock(field: bytes) -> int:
+    """33 bits in five bytes, a marker bit after 3, 15 and 15 of them."""
+    return (field[0] >> 1 & 7) << 30 | field[1] << 22 | field[2] >> 1 << 15 | field[3] << 7 | field[4] >> 1
+
+
+def _written_clock(kind: int, ticks: int) -> bytes:
+    ticks %= _WRAP
+    head = kind << 4 | ticks >> 30 << 1 | 1
+    return bytes([head, ticks >> 22 & 255, (ticks >> 15 & 127) << 1 | 1, ticks >> 7 & 255, (ticks & 127) << 1 | 1])
+
+
+def blocks_moved(maker: Maker, move_ms: Callable[[int, int], int]) -> Maker:
+    """A matroska file whose blocks' times are moved: move_ms(number of the block, how many there are)."""
+
+    def make(path: Path, frames: int) -> Path:
+        maker(path, frames)
+        packets, data, after = packets_of(path), bytearray(path.read_bytes()), 0
+        for number, packet in enumerate(packets):
+            at = data.index(bytes(packet), after) - 3
+            time_ms = struct.unpack(">h", data[at : at + 2])[0] + move_ms(number, len(packets))
+            data[at : at + 2], after = struct.pack(">h", time_ms), at
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+# --- packets left out, put in or hidden
+
+
+def spread(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """Time stamps for the packets of a raw stream without B-frames: a tenth of a second each."""
+    for number, packet in enumerate(packets):
+        packet.time_base, packet.pts, packet.dts = Fraction(1, 10000), 1000 * number, 1000 * number
+        yield packet
+
+
+def from_second_on(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    return packets[1:]
+
+
+def from_group(number: int) -> Change:
+    """From a later key frame on: what comes before it in presentation order refers to frames that aren't there."""
+
+    def change(packets: list[av.Packet]) -> Iterable[av.Packet]:
+        keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
+        return packets[keys[number] :]
+
+    return change
+
+
+def only_first_is_key(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """The container marks one key frame; the others are there, but unmarked."""
+    for number, packet in enumerate(packets):
+        packet.is_keyframe = number == 0
+        yield packet
+
+
+def all_are_keys(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """The container marks every frame as a key frame, which is a lie."""
+    for packet in packets:
+        packet.is_keyframe = True
+        yield packet
+
+
+def _with_bytes(packet: av.Packet, data: bytes) -> av.Packet:
+    new = av.Packet(data)
+    new.pts, new.dts, new.time_base, new.duration = packet.pts, packet.dts, packet.time_base, packet.duration
+    new.is_keyframe = packet.is_keyframe
+    return new
+
+
+def hide_some_vp8(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """Every fifth frame between two key frames loses its "show" bit: the decoder keeps it as a reference only."""
+    for number, packet in enumerate(packets):
+        data = bytearray(bytes(packet))
+        if number % 5 == 3 and not packet.is_keyframe:
+            data[0] &= ~16
+        yield _with_bytes(packet, bytes(data))
+
+
+def show_existing_vp9(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """After every fifth packet, between it and the next, a byte that shows what the first reference slot holds."""
+    step = packets[1].pts - packets[0].pts
+    for number, packet in enumerate(packets):
+        packet.duration = step // 2
+        yield packet
+        if number % 5 == 2:
+            again = _with_bytes(packet, b"\x88")
+            again.pts = again.dts = packet.pts + step // 2
+            again.is_keyframe = False
+            yield again
+
+
+def packed(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """MPEG-4 as DivX packs it into an avi: a P frame shares a packet with the B frame after it, then an empty one."""
+    queue = list(packets)
+    while queue:
+        packet = queue.pop(0)
+        data = bytes(packet)
+        if packet.is_keyframe:
+            at = data.find(b"\x00\x00\x01\xb6")
+            data = data[:at] + b"\x00\x00\x01\xb2DivX503b1393p\x00" + data[at:]
+        if queue and is_b_vop(bytes(queue[0])):
+            yield _with_bytes(packet, data + bytes(queue[0]))
+            yield _with_bytes(queue.pop(0), b"\x00\x00\x01\xb6\x50\x10")
+        else:
+            yield _with_bytes(packet, data)
+
+
+def hide_keys_vp9(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """Key frames are decoded without being shown; a packet of one byte right after them shows them."""
+    for packet in packets:
+        packet.pts, packet.dts = packet.pts + 50, packet.dts + 50
+        if packet.is_keyframe:
+            hidden = _with_bytes(packet, _hidden_vp9(packet))
+            hidden.pts = hidden.dts = packet.pts - 20
+            yield hidden
+            packet = _with_bytes(packet, b"\x88")
+            packet.is_keyframe = False
+        yield packet
+
+
+def hide_keys_within_vp9(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """The same, with both in one packet: a superframe."""
+    for packet in packets:
+        if packet.is_keyframe:
+            hidden = _hidden_vp9(packet)
+            sizes = b"\xc9" + struct.pack("<HH", len(hidden), 1) + b"\xc9"
+            packet = _with_bytes(packet, hidden + b"\x88" + sizes)
+        yield packet
+
+
+def _hidden_vp9(packet: av.Packet) -> bytes:
+    """A key frame without its "show" bit."""
+    data = bytes(packet)
+    return bytes([data[0] & ~2]) + data[1:]
+
+
+def is_b_vop(data: bytes) -> bool:
+    at = data.find(b"\x00\x00\x01\xb6")
+    return at >= 0 and data[at + 4] >> 6 == 2
+
+
+# --- boxes of mp4 and mov
+
+
+def set_edits(data: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
+    """Replaces the first edit list of a file whose index comes last: (length in movie time, start in media time)."""
+    at = data.index(b"elst") - 4
+    old = struct.unpack(">I", data[at : at + 4])[0]
+    rows = b"".join(struct.pack(">IiI", duration, start, 0x10000) for duration, start in edits)
+    new = struct.pack(">I4sII", 16 + len(rows), b"elst", 0, len(edits)) + rows
+    for box in (b"moov", b"trak", b"edts"):
+        data = _grown(data, box, len(new) - old)
+    return data[:at] + new + data[at + old :]
+
+
+def _grown(data: bytes, box: bytes, by: int) -> bytes:
+    at = data.index(box) - 4
+    size = struct.unpack(">I", data[at : at + 4])[0] + by
+    return data[:at] + struct.pack(">I", size) + data[at + 4 :]
+
+
+def edited(encoding: Encoding, *edits_s: tuple[float, float]) -> Maker:
+    """An mp4 that plays only these stretches: (seconds, from second) each; from -1 plays nothing for a while."""
+
+    def make(path: Path, frames: int) -> Path:
+        plain = plain_clip(path, frames, encoding=encoding)
+        with av.open(str(plain)) as container:
+            ticks = 1 / container.streams.video[0].time_base
+        rows = [(round(1000 * length), -1 if start < 0 else round(start * ticks)) for length, start in edits_s]
+        plain.write_bytes(set_edits(plain.read_bytes(), rows))
+        return plain
+
+    return make
+
+
+def stts_count(data: bytes, by: int) -> bytes:
+    """The table of durations, from which FFmpeg counts an mp4's frames, covers so many more or fewer."""
+    at = data.index(b"stts") + 12
+    count = struct.unpack(">I", data[at : at + 4])[0] + by
+    return data[:at] + struct.pack(">I", count) + data[at + 4 :]
+
+
+def avi_count(data: bytes, to: int) -> bytes:
+    """The frame count in both headers of an avi."""
+    header, stream = data.index(b"avih") + 24, data.index(b"strh") + 40
+    data = data[:header] + struct.pack("<I", to) + data[header + 4 :]
+    return data[:stream] + struct.pack("<I", to) + data[stream + 4 :]
+
+
+def cover_first(path: Path, frames: int) -> Path:
+    """An mp4 with cover art whose box stands before the video's track."""
+    plain_clip(path, frames, encoding=CLOSED)
+    art = BytesIO()
+    Image.fromarray(255 - picture(7, 96, 96)).save(art, "JPEG")
+    data = path.read_bytes()
+    image = struct.pack(">I4sII", 16 + len(art.getvalue()), b"data", 13, 0) + art.getvalue()
+    cover = struct.pack(">I4s", 8 + len(image), b"covr") + image
+    items = struct.pack(">I4s", 8 + len(cover), b"ilst") + cover
+    name = struct.pack(">I4sIIIIIIB", 33, b"hdlr", 0, 0, 0x6D646972, 0x6170706C, 0, 0, 0)
+    meta = struct.pack(">I4sI", 12 + len(name) + len(items), b"meta", 0) + name + items
+    box = struct.pack(">I4s", 8 + len(meta), b"udta") + meta
+    at = data.index(b"trak") - 4
+    data = _grown(data, b"moov", len(box))
+    path.write_bytes(data[:at] + box + data[at:])
+    return path
+
+
+def two_descriptions(path: Path, frames: int) -> Path:
+    """A mov whose samples are described twice, alike, and whose second half is of the second description."""
+    plain_clip(path, frames, encoding=x264("bframes=0"))
+    data = path.read_bytes()
+    at = data.index(b"stsd") - 4
+    size = struct.unpack(">I", data[at : at + 4])[0]
+    entry = data[at + 16 : at + size]
+    table = struct.pack(">I4sII", size + len(entry), b"stsd", 0, 2) + entry + entry
+    data = data[:at] + table + data[at + size :]
+    data = _grown_around(data, len(entry))
+    chunks = struct.unpack(">I", data[data.index(b"stco") + 8 :][:4])[0]
+    at = data.index(b"stsc") - 4
+    size, rows = struct.unpack(">I", data[at : at + 4])[0], struct.unpack(">I", data[at + 12 : at + 16])[0]
+    runs = [list(struct.unpack(">III", data[at + 16 + 12 * row : at + 28 + 12 * row])) for row in range(rows)]
+    for run in runs:
+        run[2] = 2 if run[0] > chunks // 2 else 1
+    box = struct.pack(">I4sII", size, b"stsc", 0, rows) + b"".join(struct.pack(">III", *run) for run in runs)
+    path.write_bytes(data[:at] + box + data[at + size :])
+    return path
+
+
+def _grown_around(data: bytes, by: int) -> bytes:
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        data = _grown(data, box, by)
+    return data
+
+
+# --- damage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """Which packets are overwritten, from one number up to another, and with what."""
+
+    first: int
+    until: int
+    is_random: bool = False
+
+    def to(self, encoding: Encoding, width: int = 64, height: int = 48) -> Maker:
+        def damaged(path: Path, frames: int) -> Path:
+            plain_clip(path, frames, encoding=encoding, width=width, height=height)
+            packets, data, after = packets_of(path), bytearray(path.read_bytes()), 0
+            dice = np.random.default_rng(1)
+            for number, packet in enumerate(packets[: self.until]):
+                content = bytes(packet)
+                at = data.index(content, after)
+                after = at + len(content)
+                if number >= self.first:
+                    data[at:after] = dice.bytes(len(content)) if self.is_random else bytes(len(content))
+            path.write_bytes(data)
+            return path
+
+        return damaged
+
+
+def wiped(maker: Maker, start: float, end: float, *, is_random: bool = False) -> Maker:
+    """With a part of the bytes, from 0 to 1, overwritten by zeros or noise, whatever lies there."""
+
+    def patch(data: bytes) -> bytes:
+        first, until = int(start * len(data)), int(end * len(data))
+        middle = np.random.default_rng(1).bytes(until - first) if is_random else bytes(until - first)
+        return data[:first] + middle + data[until:]
+
+    return patched(maker, patch)
+
+
+def ended(maker: Maker | Encoding, keep: float) -> Maker:
+    """Without the last part of the bytes."""
+    return patched(maker, lambda data: data[: int(len(data) * keep)])
+
+
+def started_late(maker: Maker, skip: float, *, unit: int = 1) -> Maker:
+    """Without the first part of the bytes, in whole units."""
+    return patched(maker, lambda data: data[int(len(data) * skip) // unit * unit :])
+
+
+# --- several streams
+
+
+def with_sound(path: Path, frames: int) -> Path:
+    """Video and sound in turn, the sound's stream first."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        video = container.add_stream("libx264", rate=10, options=dict(CLOSED.options))
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for index in range(frames):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24")))
+            for _ in range(2):
+                quiet = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                quiet.rate = 16000
+                container.mux(sound.encode(quiet))
+        for stream in (video, sound):
+            container.mux(stream.encode())
+    return path
+
+
+def second_is_default(path: Path, frames: int) -> Path:
+    """Two videos, the second counting from 50 and marked as the default."""
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=10, options=dict(CLOSED.options)) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number else av.stream.Disposition(0)
+        for index in range(frames):
+            for number, stream in enumerate(streams):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(50 * number + index), format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+def with_subtitles(path: Path, frames: int) -> Path:
+    """A video beside a text stream, which comes first."""
+    plain = plain_clip(beside(path, "plain.mkv"), frames, encoding=CLOSED)
+    text = beside(path, "text.srt")
+    text.write_text("".join(f"{n + 1}\n00:00:{n:02d},000 --> 00:00:{n:02d},900\nline {n}\n\n" for n in range(3)))
+    with av.open(str(plain)) as video, av.open(str(text)) as words, av.open(str(path), "w") as to:
+        lines = to.add_stream_from_template(words.streams.subtitles[0])
+        moving = to.add_stream_from_template(video.streams.video[0])
+        for packet in words.demux(subtitles=0):
+            if packet.size:
+                packet.stream = lines
+                to.mux_one(packet)
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = moving
+                to.mux_one(packet)
+    return path
+
+
+def with_attachment(path: Path, frames: int) -> Path:
+    """A matroska file with its cover art as an attachment."""
+    art = BytesIO()
+    Image.fromarray(255 - picture(7, 96, 96)).save(art, "JPEG")
+    plain = plain_clip(beside(path, "plain.mkv"), frames, encoding=CLOSED)
+    with av.open(str(plain)) as video, av.open(str(path), "w") as to:
+        to.add_attachment("cover.jpg", "image/jpeg", art.getvalue())
+        moving = to.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = moving
+                to.mux_one(packet)
+    return path
+
+
+def tagged(path: Path, frames: int) -> Path:
+    """A matroska file whose tag tells another number of frames than it holds."""
+    plain = plain_clip(beside(path, "plain.mkv"), frames, encoding=CLOSED)
+    with av.open(str(plain)) as video, av.open(str(path), "w") as to:
+        moving = to.add_stream_from_template(video.streams.video[0])
+        moving.metadata["NUMBER_OF_FRAMES"] = "17"
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = moving
+                to.mux_one(packet)
+    return path
+
+
+def coloured(encoding: Encoding, **colours: str) -> Encoding:
+    """With the tags of another colour space."""
+    return replace(encoding, options={**encoding.options, **colours})
+
+
+# --- frames that are stored but not shown, or not stored but shown
+
+
+def parameter_sets_later(data: bytes) -> bytes:
+    """A raw stream without its first parameter sets: those of the second group are the first that are there."""
+    second = data.index(b"\x00\x00\x00\x01\x67", data.index(b"\x00\x00\x01\x65"))
+    first = data.index(b"\x00\x00\x01\x65")
+    return data[first - 1 : second] + data[second:]
