@@ -22,8 +22,8 @@ from vllava_cli.media.index import DamageError, Run, arriving, bitstream_of
 from vllava_cli.media.rgb import Pixels, matrix_of, rgb
 
 _MAX_DECODERS = 4
-_PIXELS_WORTH_A_DECODER = 40_000_000
-"""About 0.1 s of decoding: less isn't worth opening the file once more."""
+_PIXELS_WORTH_A_DECODER = 15_000_000
+"""About 0.05 s of decoding: less isn't worth opening the file once more."""
 _THREAD_BYTES = 400 << 20
 """What pictures held by all decoder threads together may take."""
 

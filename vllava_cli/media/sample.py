@@ -16,12 +16,12 @@ import numpy as np
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import check_file, shown
+from vllava_cli.media.clip import check_file, codec_name, opened, shown, video_stream
 from vllava_cli.media.folder import read_folder
 from vllava_cli.media.pick import check_trim, choose
-from vllava_cli.media.seek import Refusal, has_constant_rate, sample_by_seeking
+from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking
 from vllava_cli.media.still import look, read_still
-from vllava_cli.media.through import Survey, fetch_through, survey
+from vllava_cli.media.through import Survey, fetch_through, survey, survey_opened
 from vllava_cli.media.upright import orientation, upright
 from vllava_cli.nouns import Clip, Frames, Framing
 
@@ -66,19 +66,23 @@ def _memory_told(path: Path) -> Iterator[None]:
 
 
 def _sample_video(path: Path, framing: Framing) -> Frames:
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        if not is_seekable(stream):
+            reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
+            return _sample_through(path, framing, survey_opened(container, path), reason)
     found = sample_by_seeking(path, framing)
-    return found if isinstance(found, Frames) else _sample_through(path, framing, found)
-
-
-def _sample_through(path: Path, framing: Framing, refusal: Refusal) -> Frames:
+    if isinstance(found, Frames):
+        return found
     is_whole = framing == Framing(fit=framing.fit)
-    known = survey(path, refusal.foreseen if is_whole else ())
+    return _sample_through(path, framing, survey(path, found.foreseen if is_whole else ()), found.reason)
+
+
+def _sample_through(path: Path, framing: Framing, known: Survey, reason: str) -> Frames:
     chosen = choose(known.times_s, framing, duration_s=known.duration_s, name=shown(path), reported=known.reported)
     pixels = upright(fetch_through(path, chosen, known), orientation(known.matrix))
     times_s = tuple(known.times_s[index] for index in chosen)
-    return Frames(
-        clip=_through_clip(path, known, f"Decoded through: {refusal.reason}."), pixels=pixels, times_s=times_s
-    )
+    return Frames(clip=_through_clip(path, known, f"Decoded through: {reason}."), pixels=pixels, times_s=times_s)
 
 
 def _through_clip(path: Path, known: Survey, reason: str) -> Clip:

@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Discard
 from av.video.stream import VideoStream
 
-from vllava_cli.media.bitstream import SEEKABLE, Bitstream, Start
+from vllava_cli.media.bitstream import Bitstream, Start
 from vllava_cli.media.clip import DECODE_ERRORS
 from vllava_cli.media.index import (
     MAX_FRAMES,
@@ -71,9 +71,7 @@ class PacketScan:
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         """Reads the whole file. Errors: DistrustError, and what FFmpeg raises where the file breaks off."""
-        bitstream, columns, packets = bitstream_of(stream), _Columns(), 0
-        is_known = bitstream.codec in SEEKABLE
-        trouble = "" if is_known else f"frames coded in {bitstream.codec} may depend on any frame before them"
+        bitstream, columns, packets, trouble = bitstream_of(stream), _Columns(), 0, ""
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all

@@ -11,9 +11,10 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from vllava_cli.media.bitstream import SEEKABLE
 from vllava_cli.media.clip import codec_name, container_name, opened, promised, shown, video_stream
 from vllava_cli.media.fetch import Taken, fetch
-from vllava_cli.media.index import DamageError, DistrustError, Index
+from vllava_cli.media.index import DamageError, DistrustError, Index, bitstream_of
 from vllava_cli.media.pick import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.rgb import Pixels
 from vllava_cli.media.scan import PacketScan
@@ -50,6 +51,11 @@ def sample_by_seeking(path: Path, framing: Framing) -> Frames | Refusal:
                 if isinstance(exc, DamageError) or not isinstance(index, SampleTable):
                     return refusal
                 has_table = False
+
+
+def is_seekable(stream: VideoStream) -> bool:
+    """Whether the codec has key frames that are known to be clean starts."""
+    return bitstream_of(stream).codec in SEEKABLE
 
 
 def has_constant_rate(path: Path) -> bool:

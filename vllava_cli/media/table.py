@@ -43,7 +43,7 @@ class SampleTable:
         self._groups: dict[int, tuple[tuple[int, int], ...]] = {}
         self._ranks: dict[int, int] = {}
         self._starts: dict[int, Start] = {}
-        self._check(container.size)
+        self._check(container)
 
     @property
     def frame_count(self) -> int:
@@ -82,8 +82,10 @@ class SampleTable:
         keys = {rank: self._start_for(self._key_for(rank)) for rank in ranks}
         return tuple(self._run(key, wanted) for key, wanted in grouped(ranks, keys).items())
 
-    def _check(self, file_bytes: int) -> None:
-        count = len(self._entries)
+    def _check(self, container: InputContainer) -> None:
+        if "mov" not in container.format.name:
+            raise DistrustError("its container has no sample table")
+        count, file_bytes = len(self._entries), container.size
         if self._bitstream.codec not in ONE_FRAME_PER_SAMPLE:
             raise DistrustError(f"samples coded in {self._bitstream.codec} may hold no frame or several")
         if not count or count != self._stream.frames or count > MAX_FRAMES:

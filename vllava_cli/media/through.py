@@ -18,9 +18,11 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.clip import DECODE_ERRORS, codec_name, container_name, opened, promised, shown, video_stream
+from vllava_cli.media.pick import pick
 from vllava_cli.media.rgb import Pixels, matrix_of, rgb
 
 _UNKNOWN_RATE = Fraction(25)
+_KEPT_BYTES = 64 << 20
 
 
 @dataclass(kw_only=True)
@@ -59,6 +61,8 @@ class Survey:
     pixel_format: str
     tally: Tally
     taken: dict[int, Pixels] = field(default_factory=dict)
+    kept: tuple[VideoFrame, ...] = ()
+    """All frames of a short clip whose wanted ones weren't known beforehand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +73,33 @@ class _Walk:
     first: VideoFrame
     rest: Iterator[VideoFrame]
     wanted: frozenset[int]
+    keeps: bool
+    """Keep the frames, as long as they take little memory, so that any of them can be converted later."""
 
 
 def survey(path: Path, foreseen: Sequence[int] = ()) -> Survey:
     """Decodes everything, in several threads; where anything is damaged, once more as the documentation's loop does.
 
-    A decoder of several threads may conceal damage in other ways than one of a single thread.
+    A decoder of several threads may conceal damage in other ways than one of a single thread, and so may one whose
+    frames are kept: it finds other things in the memory that it uses again.
     """
-    known = _pass(path, foreseen, is_threaded=True)
-    return known if known.tally.is_clean else _pass(path, foreseen, is_threaded=False)
+    with opened(path) as container:
+        return survey_opened(container, path, foreseen)
+
+
+def survey_opened(container: InputContainer, path: Path, foreseen: Sequence[int] = ()) -> Survey:
+    """`survey` of a file that is open already and of which nothing has been read."""
+    known = _pass(container, path, foreseen, is_threaded=True)
+    if known.tally.is_clean:
+        return known
+    with opened(path) as again:
+        return _pass(again, path, foreseen or pick(len(known.times_s)), is_threaded=False)
 
 
 def fetch_through(path: Path, chosen: Sequence[int], known: Survey) -> Pixels:
     """The chosen frames, [len(chosen), H, W, 3] as stored: those that the survey took, or all from a second pass."""
+    if known.kept:
+        return np.stack([rgb(known.kept[index], width=known.width, height=known.height) for index in chosen])
     taken = known.taken if set(chosen) <= known.taken.keys() else _fetched(path, frozenset(chosen), known)
     return np.stack([taken[index] for index in chosen])
 
@@ -98,14 +116,14 @@ def _fetched(path: Path, wanted: frozenset[int], known: Survey) -> dict[int, Pix
     raise MediaError(f"{shown(path)} changed while it was read. Try again.")
 
 
-def _pass(path: Path, foreseen: Sequence[int], *, is_threaded: bool) -> Survey:
-    with opened(path) as container:
-        stream, tally = _stream(container, path, is_threaded=is_threaded), Tally()
-        frames = _decoded(container, stream, tally)
-        first = next(frames, None)
-        if first is None:
-            raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
-        return _survey(container, stream, tally, _Walk(path=path, first=first, rest=frames, wanted=frozenset(foreseen)))
+def _pass(container: InputContainer, path: Path, foreseen: Sequence[int], *, is_threaded: bool) -> Survey:
+    stream, tally = _stream(container, path, is_threaded=is_threaded), Tally()
+    frames = _decoded(container, stream, tally)
+    first = next(frames, None)
+    if first is None:
+        raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
+    wanted, keeps = frozenset(foreseen), is_threaded and not foreseen
+    return _survey(container, stream, tally, _Walk(path=path, first=first, rest=frames, wanted=wanted, keeps=keeps))
 
 
 def _stream(container: InputContainer, path: Path, *, is_threaded: bool) -> VideoStream:
@@ -118,12 +136,17 @@ def _survey(container: InputContainer, stream: VideoStream, tally: Tally, walk: 
     first = walk.first
     base, width, height = first.time_base or stream.time_base or Fraction(1), first.width, first.height
     matrix, taken = matrix_of(first), {0: rgb(first)} if 0 in walk.wanted else {}
-    stamps, last_duration = [first.pts], first.duration
+    stamps, last_duration, kept = [first.pts], first.duration, [first]
+    most = _KEPT_BYTES // max(1, 4 * width * height) if walk.keeps else 0
     for index, frame in enumerate(walk.rest, 1):
         stamps.append(frame.pts)
         last_duration = frame.duration
         if index in walk.wanted:
             taken[index] = rgb(frame, width=width, height=height)
+        if len(kept) == index < most:
+            kept.append(frame)
+        elif kept:
+            kept.clear()
     times_s, fps = _times(stamps, base, stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
     return Survey(
         times_s=times_s,
@@ -139,6 +162,7 @@ def _survey(container: InputContainer, stream: VideoStream, tally: Tally, walk: 
         pixel_format=first.format.name,
         tally=tally,
         taken=taken,
+        kept=tuple(kept) if most else (),
     )
 
 

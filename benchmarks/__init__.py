@@ -1,0 +1,1 @@
+"""What is measured, as commands that anyone can run: scripts/bench-frames. Not installed."""

@@ -1,0 +1,162 @@
+"""The files that are measured: 20 seconds are encoded once, then their packets are repeated up to the length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+
+from benchmarks.pictures import pictures
+
+FPS = 30
+SEGMENT_S = 20
+_SCENE_S = 4
+
+
+class FootageError(Exception):
+    """A file that didn't become what it should."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """One file: `seconds` long, of `width` x `height`; encoder settings as people use them."""
+
+    name: str
+    codec: str
+    width: int
+    height: int
+    seconds: int
+    options: dict[str, str] = field(default_factory=dict)
+    pix_fmt: str = "yuv420p"
+
+    @property
+    def segment(self) -> str:
+        """The name of what is encoded: long files of one codec and size share it."""
+        return f"segment-{self.codec}-{self.width}x{self.height}.{'webm' if self.codec == 'libvpx-vp9' else 'mp4'}"
+
+    @property
+    def is_long(self) -> bool:
+        return self.seconds > 60
+
+    @property
+    def frames(self) -> int:
+        return self.seconds * FPS
+
+
+X264 = {"preset": "fast", "crf": "22"}
+X264_HD = {"preset": "fast", "crf": "28"}
+X265 = {"preset": "fast", "crf": "25", "x265-params": "log-level=none"}
+VP9 = {"deadline": "realtime", "cpu-used": "6", "b": "1500000", "g": "240", "row-mt": "1"}
+AV1 = {"preset": "10", "crf": "38", "svtav1-params": "lp=2"}
+MPEG2 = {"b": "4000000", "g": "15", "bf": "2"}
+
+LONG = (
+    Footage(name="h264-480p-10min.mp4", codec="libx264", width=854, height=480, seconds=600, options=X264),
+    Footage(name="h264-1080p-10min.mp4", codec="libx264", width=1920, height=1080, seconds=600, options=X264_HD),
+    Footage(name="hevc-720p-10min.mp4", codec="libx265", width=1280, height=720, seconds=600, options=X265),
+    Footage(name="vp9-720p-10min.webm", codec="libvpx-vp9", width=1280, height=720, seconds=600, options=VP9),
+    Footage(name="av1-720p-10min.mp4", codec="libsvtav1", width=1280, height=720, seconds=600, options=AV1),
+    Footage(name="h264-1080p-10min.ts", codec="libx264", width=1920, height=1080, seconds=600, options=X264_HD),
+    Footage(name="mpeg2-576p-10min.mpg", codec="mpeg2video", width=720, height=576, seconds=600, options=MPEG2),
+    Footage(name="h264-720p-60min.mp4", codec="libx264", width=1280, height=720, seconds=3600, options=X264_HD),
+    Footage(name="hevc-720p-60min.mp4", codec="libx265", width=1280, height=720, seconds=3600, options=X265),
+    Footage(name="h264-1080p-2h.mp4", codec="libx264", width=1920, height=1080, seconds=7200, options=X264_HD),
+)
+SHORT = (
+    Footage(name="h264-480p-3s.mp4", codec="libx264", width=854, height=480, seconds=3, options=X264),
+    Footage(name="h264-480p-10s.mp4", codec="libx264", width=854, height=480, seconds=10, options=X264),
+    Footage(name="h264-480p-30s.mp4", codec="libx264", width=854, height=480, seconds=30, options=X264),
+    Footage(name="h264-480p-20s.mkv", codec="libx264", width=854, height=480, seconds=20, options=X264),
+    Footage(name="h264-1080p-5s.mp4", codec="libx264", width=1920, height=1080, seconds=5, options=X264_HD),
+    Footage(name="hevc-720p-10s.mp4", codec="libx265", width=1280, height=720, seconds=10, options=X265),
+    Footage(name="vp9-480p-10s.webm", codec="libvpx-vp9", width=854, height=480, seconds=10, options=VP9),
+    Footage(name="av1-480p-10s.mp4", codec="libsvtav1", width=854, height=480, seconds=10, options=AV1),
+    Footage(name="mpeg4-480p-10s.avi", codec="mpeg4", width=640, height=480, seconds=10, options={"b": "2000000"}),
+    Footage(name="mjpeg-480p-5s.avi", codec="mjpeg", width=640, height=480, seconds=5, pix_fmt="yuvj420p"),
+    Footage(name="gif-240p-3s.gif", codec="gif", width=320, height=240, seconds=3, pix_fmt="rgb8"),
+)
+ALL = (*SHORT, *LONG)
+
+
+def make(footage: Footage, folder: Path) -> Path:
+    """The file, made if it isn't there yet."""
+    path = folder / footage.name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        if footage.is_long:
+            _repeat(_segment(footage, folder), unfinished, footage.seconds // SEGMENT_S)
+        else:
+            _encode(footage, unfinished, footage.frames)
+        _check(unfinished, footage.frames)
+        unfinished.replace(path)
+    return path
+
+
+def _segment(footage: Footage, folder: Path) -> Path:
+    path = folder / footage.segment
+    if not path.exists():
+        unfinished = path.with_name(f"unfinished-{path.name}")
+        _encode(footage, unfinished, SEGMENT_S * FPS)
+        unfinished.replace(path)
+    return path
+
+
+def _encode(footage: Footage, path: Path, frames: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = cast("VideoStream", container.add_stream(footage.codec, rate=FPS, options=dict(footage.options)))
+        stream.width, stream.height, stream.pix_fmt = footage.width, footage.height, footage.pix_fmt
+        for picture in pictures(frames, footage.width, footage.height, scene_frames=_SCENE_S * FPS):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _repeat(segment: Path, path: Path, times: int) -> None:
+    """Copies the packets of `segment`, whose first frame is a clean start, `times` times in a row."""
+    with av.open(str(segment)) as source, av.open(str(path), "w") as container:
+        stream = source.streams.video[0]
+        for packet in _repeated(list(_packets(source)), stream.time_base or Fraction(1, FPS), times):
+            packet.stream = _copy_of(stream, container)
+            container.mux(packet)
+
+
+def _copy_of(stream: VideoStream, container: OutputContainer) -> VideoStream:
+    """`opaque`, because the decoder of AV1 has another name than any of its encoders."""
+    return container.streams.video[0] if container.streams else container.add_stream_from_template(stream, opaque=True)
+
+
+def _repeated(packets: list[av.Packet], base: Fraction, times: int) -> Iterator[av.Packet]:
+    first = min(_stamps(packet)[0] for packet in packets)
+    for turn in range(times):
+        shift = turn * round(SEGMENT_S / base) - first
+        for packet in packets:
+            again = av.Packet(bytes(packet))
+            again.time_base, again.is_keyframe = base, packet.is_keyframe
+            again.pts, again.dts = (stamp + shift for stamp in _stamps(packet))
+            again.duration = round(1 / FPS / base)
+            yield again
+
+
+def _packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
+    return (packet for packet in container.demux(video=0) if packet.size)
+
+
+def _stamps(packet: av.Packet) -> tuple[int, int]:
+    if packet.pts is None or packet.dts is None:
+        raise FootageError(f"A packet at {packet.pos} has no time stamps.")
+    return packet.pts, packet.dts
+
+
+def _check(path: Path, frames: int) -> None:
+    """Reads the packets back: as many as frames, strictly in order of decoding, no two shown at once."""
+    with av.open(str(path)) as container:
+        stamps = [_stamps(packet) for packet in _packets(container)]
+    shown, decoded = zip(*stamps, strict=True)
+    if len(stamps) != frames or len(set(shown)) != frames or sorted(set(decoded)) != list(decoded):
+        raise FootageError(f"{path} has {len(stamps)} packets instead of {frames}, or wrong time stamps.")
