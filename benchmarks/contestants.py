@@ -1,4 +1,4 @@
-"""Ways to get the eight frames of a file, each a process of its own: `python -m benchmarks.contestants WAY FILE`.
+"""Ways to get the eight frames of a file, each run as `python -m benchmarks.contestants WAY FILE` in a fresh process.
 
 Imports come first and aren't measured. Prints one JSON object: seconds, peak MiB, a digest of the pixels, the times.
 """
@@ -7,35 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import numpy.typing as npt
 
-Eight = tuple[list[npt.NDArray[np.uint8]], list[float]]
+from benchmarks import floor as groups
+
+Picture = npt.NDArray[np.uint8]
+Eight = tuple[Sequence[Picture], Sequence[float]]
+"""RGB and seconds."""
 
 
 def reference(path: Path) -> Callable[[], Eight]:
     """The loop of transformers' documentation: decodes every frame up to the last one it needs."""
     with av.open(str(path)) as counted:
-        stream = counted.streams.video[0]
-        total = stream.frames or sum(packet.size > 0 for packet in counted.demux(stream))
-    indices = np.arange(0, total, total / 8).astype(int)
+        total = counted.streams.video[0].frames or sum(packet.size > 0 for packet in counted.demux(video=0))
 
     def run() -> Eight:
         container, frames = av.open(str(path)), []
+        indices = np.arange(0, total, total / 8).astype(int)
         container.seek(0)
         for index, frame in enumerate(container.decode(video=0)):
             if index > indices[-1]:
                 break
             if index >= indices[0] and index in indices:
                 frames.append(frame)
-        return [frame.to_ndarray(format="rgb24") for frame in frames], [frame.time or 0.0 for frame in frames]
+        return [_rgb(frame) for frame in frames], [frame.time or 0.0 for frame in frames]
 
     return run
 
@@ -47,7 +51,7 @@ def ours(path: Path) -> Callable[[], Eight]:
 
     def run() -> Eight:
         frames = sample(path, Framing())
-        return list(frames.pixels), list(frames.times_s)
+        return list(frames.pixels), frames.times_s
 
     return run
 
@@ -55,7 +59,7 @@ def ours(path: Path) -> Callable[[], Eight]:
 def torchcodec(path: Path) -> Callable[[], Eight]:
     """torchcodec's exact mode, at the same positions, on as many threads as it takes by itself."""
     import torch  # noqa: F401
-    from torchcodec.decoders import VideoDecoder
+    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
     def run() -> Eight:
         decoder = VideoDecoder(str(path), seek_mode="exact", dimension_order="NHWC")
@@ -66,53 +70,57 @@ def torchcodec(path: Path) -> Callable[[], Eight]:
     return run
 
 
-def floor(path: Path) -> Callable[[], Eight]:
-    """One decoder, the structure known beforehand: every frame from the key frame before a needed one up to it."""
-    return _floor(path, "SLICE")
-
-
-def floor_threads(path: Path) -> Callable[[], Eight]:
-    """The same with FFmpeg's frame threads."""
-    return _floor(path, "AUTO")
-
-
-def _floor(path: Path, threads: str) -> Callable[[], Eight]:
+def ffmpeg(path: Path) -> Callable[[], Eight]:
+    """The command, once for each frame, told the frame's time beforehand; it reports no times itself."""
+    subprocess.run(["ffmpeg", "-version"], capture_output=True, check=True)
     with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-        stamps = sorted(packet.pts or 0 for packet in packets)
-        keys = sorted((packet.pts or 0, packet.pos or 0) for packet in packets if packet.is_keyframe)
-        counts_bytes = container.format.name in ("mpegts", "mpeg")
-    wanted = [stamps[index * len(stamps) // 8] for index in range(8)]
-    starts = [keys[bisect_right(keys, (stamp, sys.maxsize)) - 1] for stamp in wanted]
-    assert all(
-        bisect_left(stamps, start[0]) <= bisect_left(stamps, stamp) for start, stamp in zip(starts, wanted, strict=True)
-    )
+        stream = container.streams.video[0]
+        stamps = sorted(
+            float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.pts is not None
+        )
+        height, width = stream.height, stream.width
+    half_s = (stamps[1] - stamps[0]) / 2
+    starts_s = [max(0.0, stamps[index * len(stamps) // 8] - stamps[0] - half_s) for index in range(8)]
 
     def run() -> Eight:
-        with av.open(str(path)) as container:
-            stream, frames = container.streams.video[0], []
-            stream.codec_context.thread_type = threads
-            for stamp, (key, position) in zip(wanted, starts, strict=True):
-                container.seek(position if counts_bytes else key, stream=stream, unsupported_byte_offset=counts_bytes)
-                for frame in container.decode(stream):
-                    if frame.pts == stamp:
-                        frames.append((frame.to_ndarray(format="rgb24"), frame.time or 0.0))
-                        break
-        return [pixels for pixels, _ in frames], [time_s for _, time_s in frames]
+        raw = [_ffmpeg_frame(path, start_s) for start_s in starts_s]
+        return [np.frombuffer(data, np.uint8).reshape(height, width, 3) for data in raw], ()
 
     return run
 
 
-WAYS = {way.__name__: way for way in (reference, ours, torchcodec, floor, floor_threads)}
+def floor(path: Path) -> Callable[[], Eight]:
+    """Only the needed groups, with the threads that PyAV takes by itself."""
+    return groups.prepared(path, "SLICE")
 
 
-def _peak_mib() -> float:
-    """Of this process alone: ru_maxrss of a child begins with its parent's peak on Linux."""
+def floor_threads(path: Path) -> Callable[[], Eight]:
+    """The same with FFmpeg's frame threads."""
+    return groups.prepared(path, "AUTO")
+
+
+WAYS = {way.__name__: way for way in (reference, ours, torchcodec, ffmpeg, floor, floor_threads)}
+
+
+def _ffmpeg_frame(path: Path, start_s: float) -> bytes:
+    seek = ["-ss", f"{start_s:.6f}"] if start_s else []
+    into = ["-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    return subprocess.run(
+        ["ffmpeg", "-v", "error", "-nostdin", *seek, "-i", str(path), *into], capture_output=True, check=True
+    ).stdout
+
+
+def _rgb(frame: av.VideoFrame) -> Picture:
+    return cast("Picture", frame.to_ndarray(format="rgb24"))
+
+
+def _peak_mib() -> float | None:
+    """Of this process alone: ru_maxrss of a child begins with its parent's peak on Linux; None elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+        return None
+    return next(int(words.split()[1]) / 1024 for words in lines if words.startswith("VmHWM"))
 
 
 def main(way: str, path: str) -> None:
@@ -120,11 +128,11 @@ def main(way: str, path: str) -> None:
     started = time.perf_counter()
     pixels, times_s = run()
     seconds = time.perf_counter() - started
-    mib, digest = _peak_mib(), hashlib.sha256()
+    mib = None if way == "ffmpeg" else _peak_mib()
+    digest = hashlib.sha256()
     for picture in pixels:
         digest.update(np.ascontiguousarray(picture).tobytes())
-    first = times_s[0]
-    row = {"seconds": seconds, "mib": mib, "digest": digest.hexdigest(), "times_s": [t - first for t in times_s]}
+    row = {"seconds": seconds, "mib": mib, "digest": digest.hexdigest(), "times_s": [t - times_s[0] for t in times_s]}
     sys.stdout.write(json.dumps(row) + "\n")
 
 

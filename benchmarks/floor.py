@@ -1,4 +1,4 @@
-"""The floor: what decoding just the needed parts of a file takes one decoder that knows the file's structure beforehand.
+"""The floor: what decoding just the needed parts of a file takes one decoder that knows its structure beforehand.
 
 Written apart from the sampler that it is held against: it trusts every key frame, checks nothing and never falls back.
 """
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from av.container import InputContainer
 
 Picture = npt.NDArray[np.uint8]
+_PACK_BYTES = 2048
+"""A program stream's pack: the one that a key frame begins in begins with the frame before."""
 Taken = dict[int, tuple[Picture, float]]
 """Time stamp → RGB and seconds."""
 
@@ -26,7 +28,7 @@ class Part:
     """A group of pictures as far as it is needed."""
 
     seek_to: int
-    """The key frame's time stamp, its byte where the container has no index of times."""
+    """The key frame's time stamp; a byte just before it where the container has no index of times."""
     wanted: frozenset[int]
     """Time stamps."""
 
@@ -57,7 +59,7 @@ def _structure(path: Path) -> tuple[list[int], list[Part], bool]:
     groups: dict[int, set[int]] = {}
     for stamp in wanted:
         key, position = keys[bisect_right(keys, stamp, key=lambda pair: pair[0]) - 1]
-        groups.setdefault(position if is_by_byte else key, set()).add(stamp)
+        groups.setdefault(max(0, position - _PACK_BYTES) if is_by_byte else key, set()).add(stamp)
     return wanted, [Part(seek_to=place, wanted=frozenset(group)) for place, group in groups.items()], is_by_byte
 
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from benchmarks.pictures import pictures
+
+VideoPacket: TypeAlias = "av.Packet[VideoStream]"
 
 FPS = 30
 SEGMENT_S = 20
@@ -50,30 +52,29 @@ class Footage:
 
 
 X264 = {"preset": "fast", "crf": "22"}
-X264_HD = {"preset": "fast", "crf": "28"}
 X265 = {"preset": "fast", "crf": "25", "x265-params": "log-level=none"}
 VP9 = {"deadline": "realtime", "cpu-used": "6", "b": "1500000", "g": "240", "row-mt": "1"}
 AV1 = {"preset": "10", "crf": "38", "svtav1-params": "lp=2"}
-MPEG2 = {"b": "4000000", "g": "15", "bf": "2"}
+MPEG2 = {"b": "6000000", "g": "15", "bf": "2"}
 
 LONG = (
     Footage(name="h264-480p-10min.mp4", codec="libx264", width=854, height=480, seconds=600, options=X264),
-    Footage(name="h264-1080p-10min.mp4", codec="libx264", width=1920, height=1080, seconds=600, options=X264_HD),
+    Footage(name="h264-1080p-10min.mp4", codec="libx264", width=1920, height=1080, seconds=600, options=X264),
     Footage(name="hevc-720p-10min.mp4", codec="libx265", width=1280, height=720, seconds=600, options=X265),
     Footage(name="vp9-720p-10min.webm", codec="libvpx-vp9", width=1280, height=720, seconds=600, options=VP9),
     Footage(name="av1-720p-10min.mp4", codec="libsvtav1", width=1280, height=720, seconds=600, options=AV1),
-    Footage(name="h264-1080p-10min.ts", codec="libx264", width=1920, height=1080, seconds=600, options=X264_HD),
+    Footage(name="h264-1080p-10min.ts", codec="libx264", width=1920, height=1080, seconds=600, options=X264),
     Footage(name="mpeg2-576p-10min.mpg", codec="mpeg2video", width=720, height=576, seconds=600, options=MPEG2),
-    Footage(name="h264-720p-60min.mp4", codec="libx264", width=1280, height=720, seconds=3600, options=X264_HD),
+    Footage(name="h264-720p-60min.mp4", codec="libx264", width=1280, height=720, seconds=3600, options=X264),
     Footage(name="hevc-720p-60min.mp4", codec="libx265", width=1280, height=720, seconds=3600, options=X265),
-    Footage(name="h264-1080p-2h.mp4", codec="libx264", width=1920, height=1080, seconds=7200, options=X264_HD),
+    Footage(name="h264-1080p-2h.mp4", codec="libx264", width=1920, height=1080, seconds=7200, options=X264),
 )
 SHORT = (
     Footage(name="h264-480p-3s.mp4", codec="libx264", width=854, height=480, seconds=3, options=X264),
     Footage(name="h264-480p-10s.mp4", codec="libx264", width=854, height=480, seconds=10, options=X264),
     Footage(name="h264-480p-30s.mp4", codec="libx264", width=854, height=480, seconds=30, options=X264),
     Footage(name="h264-480p-20s.mkv", codec="libx264", width=854, height=480, seconds=20, options=X264),
-    Footage(name="h264-1080p-5s.mp4", codec="libx264", width=1920, height=1080, seconds=5, options=X264_HD),
+    Footage(name="h264-1080p-5s.mp4", codec="libx264", width=1920, height=1080, seconds=5, options=X264),
     Footage(name="hevc-720p-10s.mp4", codec="libx265", width=1280, height=720, seconds=10, options=X265),
     Footage(name="vp9-480p-10s.webm", codec="libvpx-vp9", width=854, height=480, seconds=10, options=VP9),
     Footage(name="av1-480p-10s.mp4", codec="libsvtav1", width=854, height=480, seconds=10, options=AV1),
@@ -131,23 +132,23 @@ def _copy_of(stream: VideoStream, container: OutputContainer) -> VideoStream:
     return container.streams.video[0] if container.streams else container.add_stream_from_template(stream, opaque=True)
 
 
-def _repeated(packets: list[av.Packet], base: Fraction, times: int) -> Iterator[av.Packet]:
+def _repeated(packets: list[VideoPacket], base: Fraction, times: int) -> Iterator[VideoPacket]:
     first = min(_stamps(packet)[0] for packet in packets)
     for turn in range(times):
         shift = turn * round(SEGMENT_S / base) - first
         for packet in packets:
-            again = av.Packet(bytes(packet))
+            again = cast("VideoPacket", av.Packet(bytes(packet)))
             again.time_base, again.is_keyframe = base, packet.is_keyframe
             again.pts, again.dts = (stamp + shift for stamp in _stamps(packet))
             again.duration = round(1 / FPS / base)
             yield again
 
 
-def _packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
+def _packets(container: av.container.InputContainer) -> Iterator[VideoPacket]:
     return (packet for packet in container.demux(video=0) if packet.size)
 
 
-def _stamps(packet: av.Packet) -> tuple[int, int]:
+def _stamps(packet: VideoPacket) -> tuple[int, int]:
     if packet.pts is None or packet.dts is None:
         raise FootageError(f"A packet at {packet.pos} has no time stamps.")
     return packet.pts, packet.dts

@@ -41,6 +41,13 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["ask", "Why is this funny?"], 2),
         (["ask", "a.mp4", "Why?", "--start", "3", "--end", "3"], 2),
         (["ask", "a.mp4", ""], 2),
+        (["probe", "--help"], 0),
+        (["frames", "--help"], 0),
+        (["probe", "a.mp4", "--decode-timeout", "0"], 2),
+        (["frames", "a.mp4", "--decode-memory", "much"], 2),
+        (["frames", "a.mp4", "--at", "1,,2"], 2),
+        (["frames", "a.mp4", "--at", "1", "--end", "2"], 2),
+        (["ask", "a.mp4", "Why?", "--at", "1,2,3,4,5,6,7,8,9"], 2),
     ],
 )
 def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:
@@ -63,7 +70,7 @@ def test_version(shell: Run) -> None:
 def test_help_names_every_command(shell: Run) -> None:
     done = shell("--help")
     assert (done.code, done.err) == (0, "")
-    for command in ("ask", "doctor", "demo"):
+    for command in ("ask", "probe", "frames", "doctor", "demo"):
         assert f"\n  {command} " in done.out
 
 
@@ -72,6 +79,18 @@ USAGE_ERRORS = {
     "an empty question": (
         ["ask", "a.mp4", " "],
         "vllava: The question is empty: give it as the last argument, or on stdin with -.\n",
+    ),
+    "times and a part": (
+        ["frames", "a.mp4", "--at", "1,2", "--start", "1"],
+        "vllava: --at names the frames itself. Leave --start and --end out.\n",
+    ),
+    "too many times for the model": (
+        ["ask", "a.mp4", "Why?", "--at", "1,2,3,4,5,6,7,8,9"],
+        "vllava: --at names 9 times, more than the 8 that can be shown. Name fewer.\n",
+    ),
+    "too many times for a sheet": (
+        ["frames", "a.mp4", "--at", ",".join(map(str, range(65)))],
+        "vllava: --at names 65 times, more than the 64 that can be shown. Name fewer.\n",
     ),
     "an empty trim": (
         ["ask", "a.mp4", "Why?", "--start", "1:30", "--end", "90"],
@@ -105,6 +124,40 @@ def test_times_are_read(text: str, seconds: float) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(Exception, match="is not a time"):
         cli._time(text)
+
+
+def test_lists_of_times_are_read() -> None:
+    assert cli._times("1.5, 3,0:12") == (1.5, 3.0, 12.0)
+    for text in ("", "1,", "1;2", "1,-2"):
+        with pytest.raises(Exception, match="is not a time"):
+            cli._times(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("512M", 512 << 20),
+        ("4G", 4 << 30),
+        ("4gib", 4 << 30),
+        ("1.5k", 1536),
+        ("1T", 1 << 40),
+        ("2MB", 2 << 20),
+    ],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert cli._size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "G", "-1", "much", "nan", "inf", "1e400", "4GG", "0.1", "1e30"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(Exception, match="is not a size"):
+        cli._size(text)
+
+
+def test_no_time_to_decode_is_refused() -> None:
+    with pytest.raises(Exception, match="leaves no time"):
+        cli._positive_time("0")
 
 
 def test_a_full_disk_is_one_sentence() -> None:

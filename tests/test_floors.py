@@ -88,7 +88,8 @@ def test_imports_run_downward(module: str) -> None:
 def test_commands_do_not_import_each_other(module: str) -> None:
     if room(module) != "commands":
         return
-    siblings = {f"vllava_cli.commands.{name}" for name in ("ask", "chat", "batch", "bench", "doctor", "demo")}
+    names = ("ask", "probe", "frames", "chat", "batch", "bench", "doctor", "demo")
+    siblings = {f"vllava_cli.commands.{name}" for name in names}
     assert not siblings & set(imports(MODULES[module]))
 
 

@@ -13,11 +13,22 @@ import typer
 
 from vllava_cli import __version__
 from vllava_cli.errors import UsageError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, Attention, Fit, Framing, Precision, Sampling, Wishes
+from vllava_cli.nouns import (
+    DEFAULT_MODEL,
+    FRAMES_PER_CLIP,
+    Attention,
+    DecodeLimits,
+    Fit,
+    Framing,
+    Precision,
+    Sampling,
+    Wishes,
+)
 from vllava_cli.screen import Screen, discard
 
 OUR_BUG = 3
 INTERRUPTED = 130
+MOST_TIMES = 64
 
 app = typer.Typer(
     help="Answers questions about videos with Video-LLaVA.",
@@ -47,11 +58,42 @@ def _time(text: str) -> float:
     return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
 
 
+class Times(tuple[float, ...]):
+    """Seconds, of one option."""
+
+
+def _times(text: str) -> Times:
+    """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
+    return Times(_time(part.strip()) for part in text.split(","))
+
+
+def _positive_time(text: str) -> float:
+    seconds = _time(text)
+    if seconds == 0:
+        raise typer.BadParameter(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5)")
+    return seconds
+
+
+def _size(text: str) -> int:
+    """Bytes: "512M" → 536870912, "4G" → 4294967296."""
+    digits = text.strip().upper().removesuffix("B").removesuffix("I")
+    power = "KMGT".find(digits[-1:]) + 1 if digits else 0
+    number = digits[:-1] if power else digits
+    try:
+        size = int(float(number) * 1024**power)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1 or size >= 1 << 62:
+        raise typer.BadParameter(f"{text!r} is not a size: give bytes with K, M or G (512M, 4G)")
+    return size
+
+
 Words = Annotated[
     list[str],
     typer.Argument(
         metavar="CLIP... [QUESTION]",
-        help="Videos or images, then the question. With - or without a question, it is read from stdin.",
+        help="Videos, images or folders of pictures, then the question. Without a question, or with - in its place, "
+        "it is read from stdin; - in front of a question is a clip from stdin.",
         show_default=False,
     ),
 ]
@@ -101,6 +143,32 @@ End = Annotated[
     float | None,
     typer.Option(parser=_time, metavar="TIME", help="Look up to here: seconds or h:m:s.", show_default="the end"),
 ]
+At = Annotated[
+    Times | None,
+    typer.Option(
+        parser=_times,
+        metavar="TIMES",
+        help="Look at these moments: seconds or h:m:s, with commas between.",
+        show_default="eight, evenly spread",
+    ),
+]
+DecodeTimeout = Annotated[
+    float | None,
+    typer.Option(
+        parser=_positive_time, metavar="TIME", help="The longest that decoding one clip may take.", show_default="300"
+    ),
+]
+DecodeMemory = Annotated[
+    int | None,
+    typer.Option(parser=_size, metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"),
+]
+Clips = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CLIP...", help="Videos, images or folders of pictures; - is a clip from stdin.", show_default=False
+    ),
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object for each clip, a line each.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="The longest answer, in tokens.")]
 Temperature = Annotated[
     float,
@@ -144,6 +212,9 @@ def ask(
     fit: FitWish = "crop",
     start: Start = None,
     end: End = None,
+    at: At = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -156,20 +227,82 @@ def ask(
 ) -> None:
     """Ask one question about videos or images and stream the answer."""
     from vllava_cli.commands import ask as command
-    from vllava_cli.commands.words import question_of, split_words
+    from vllava_cli.commands.words import check_stdin, question_of, split_words
 
     clips, question = split_words(words)
+    check_stdin(clips, sys.stdin)
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
         wishes=_wishes(model, revision, device, precision, attention),
-        framing=_framing(start, end, fit),
+        framing=_framing(start, end, fit, at, most=FRAMES_PER_CLIP),
         sampling=Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
         ),
+        limits=_limits(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+
+
+@app.command(no_args_is_help=True)
+def probe(
+    clips: Clips,
+    full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: JsonLines = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what clips are, how their frames will be reached and why, and what is wrong with them."""
+    from vllava_cli.commands import probe as command
+    from vllava_cli.commands.words import check_stdin, clip_paths
+
+    files = clip_paths(clips)
+    check_stdin(files, sys.stdin)
+    request = command.Probe(files=files, is_full=full, limits=_limits(decode_timeout, decode_memory), is_json=json)
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+
+
+@app.command(no_args_is_help=True)
+def frames(
+    clips: Clips,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A file, a folder, or - for stdout.",
+            show_default="NAME-frames.png in the current folder",
+        ),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Write each frame, unscaled, to a file of its own.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
+    start: Start = None,
+    end: End = None,
+    at: At = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: JsonLines = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the frames that the model is shown as a contact sheet, and print the names of the files written."""
+    from vllava_cli.commands import frames as command
+    from vllava_cli.commands.words import check_stdin, clip_paths
+
+    paths = clip_paths(clips)
+    check_stdin(paths, sys.stdin)
+    request = command.Sheets(
+        clips=paths,
+        framing=_framing(start, end, "crop", at, most=MOST_TIMES),
+        output=output,
+        is_each=each,
+        is_forced=force,
+        limits=_limits(decode_timeout, decode_memory),
+        is_json=json,
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
 @app.command()
@@ -209,10 +342,19 @@ def _wishes(model: str, revision: str | None, device: str | None, precision: str
     )
 
 
-def _framing(start_s: float | None, end_s: float | None, fit: Fit) -> Framing:
+def _framing(start_s: float | None, end_s: float | None, fit: Fit, at_s: Times | None, *, most: int) -> Framing:
+    if at_s and (start_s is not None or end_s is not None):
+        raise UsageError("--at names the frames itself. Leave --start and --end out.")
+    if at_s and len(at_s) > most:
+        raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
     if start_s is not None and end_s is not None and start_s >= end_s:
         raise UsageError(f"The part from {start_s:g} s to {end_s:g} s is empty: --end must come after --start.")
-    return Framing(start_s=start_s, end_s=end_s, fit=fit)
+    return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit)
+
+
+def _limits(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:
+    usual = DecodeLimits()
+    return DecodeLimits(timeout_s=timeout_s or usual.timeout_s, memory_bytes=memory_bytes or usual.memory_bytes)
 
 
 def main() -> int:

@@ -47,6 +47,10 @@ class Screen:
             self._write(text)
             self._is_mid_line = not text.endswith("\n")
 
+    def answer_bytes(self, data: bytes) -> None:
+        """Writes a picture to stdout, which must not be a terminal. Errors: those of `answer`."""
+        self._write(data)
+
     def end_answer(self) -> None:
         """Ends the answer's last line."""
         if self._is_mid_line:
@@ -106,10 +110,14 @@ class Screen:
         except (OSError, ValueError):
             pass  # nobody listens to stderr: the exit code still tells
 
-    def _write(self, text: str) -> None:
+    def _write(self, content: str | bytes) -> None:
         try:
-            self._out.write(text)
-            self._out.flush()
+            if isinstance(content, bytes):
+                self._out.buffer.write(content)
+                self._out.buffer.flush()
+            else:
+                self._out.write(content)
+                self._out.flush()
         except BrokenPipeError as exc:
             discard(self._out)
             raise ClosedPipeError("The reader of the answer went away.") from exc

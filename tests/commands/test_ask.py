@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.checkpoints import edit_json, write_checkpoint
-from tests.clips import write_clip, write_sound
+from tests.clips import picture, write_clip, write_sound
 from tests.commands.shell import Shell
 
 Run = Callable[..., Shell]
@@ -62,6 +63,57 @@ def test_a_trim_moves_the_frames(shell: Run, small_checkpoint: Path, clip: Path)
     words = ["ask", clip, "what", "--model", small_checkpoint, "--json", "--max-new-tokens", "1"]
     report = json.loads(shell(*words, "--start", "0:00:01", "--end", "1.8").out)
     assert report["clips"][0]["frame_times_s"] == [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
+
+
+def test_named_moments_are_repeated_up_to_eight(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what", "--model", small_checkpoint, "--json", "--max-new-tokens", "1"]
+    report = json.loads(shell(*words, "--at", "2,0:00,1.55").out)
+    assert report["clips"][0]["frame_times_s"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 1.5, 1.5]
+
+
+def test_a_clip_from_stdin_is_answered_as_its_file_is(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["what is this", "--model", small_checkpoint, "--max-new-tokens", "12", "--json"]
+    piped, named = (
+        json.loads(done.out)
+        for done in (shell("ask", "-", *words, stdin=clip.read_bytes()), shell("ask", clip, *words))
+    )
+    assert piped["answer"] == named["answer"]
+    assert piped["clips"] == [named["clips"][0] | {"path": "-"}]
+
+
+def test_a_bad_clip_from_stdin_is_one_sentence(shell: Run, small_checkpoint: Path) -> None:
+    words = ["ask", "-", "what", "--model", small_checkpoint]
+    assert shell(*words) == Shell(
+        code=1,
+        out="",
+        err="vllava: stdin is empty (0 bytes): pipe a video to it, cat clip.mp4 | vllava probe -.\n",
+    )
+    assert shell(*words, stdin=b"Dear diary\n" * 99) == Shell(
+        code=1,
+        out="",
+        err="vllava: stdin is neither a video nor an image that can be read. Check the file or convert it to mp4.\n",
+    )
+
+
+def test_a_folder_of_pictures_is_a_clip(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "holiday").mkdir()
+    for number in range(4):
+        Image.fromarray(picture(number)).save(tmp_path / "holiday" / f"{number}.png")
+    (tmp_path / "holiday" / "notes.txt").touch()
+    done = shell("ask", "holiday", "what", "--model", small_checkpoint, "--max-new-tokens", "1", "--json")
+    assert done.err == "1 entry of 'holiday' left out: not a picture.\n"
+    assert json.loads(done.out)["clips"] == [
+        {"path": "holiday", "kind": "video", "frame_times_s": [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]}
+    ]
+
+
+def test_a_clip_that_takes_too_much_is_one_sentence(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    done = shell("ask", clip, "what", "--model", small_checkpoint, "--decode-timeout", "0.000001")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        f"vllava: '{clip}' took longer than 1e-06 s to decode. Raise --decode-timeout or cut it with --start and "
+        "--end.\n"
+    )
 
 
 def test_a_loop_is_told_in_json(shell: Run, small_checkpoint: Path, clip: Path) -> None:

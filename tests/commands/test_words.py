@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.commands.words import question_of, split_words
+from vllava_cli.commands.words import check_stdin, clip_paths, question_of, split_words
 from vllava_cli.errors import UsageError
 
 
@@ -27,6 +27,8 @@ SPLITS = [
     (["a.mp4", "b.MOV"], ["a.mp4", "b.MOV"], None),
     (["a.mp4", "Is this b.mp4"], ["a.mp4"], "Is this b.mp4"),
     (["a.mp4", ""], ["a.mp4"], ""),
+    (["-", "Why?"], ["-"], "Why?"),
+    (["a.mp4", "-", "Same dog?"], ["a.mp4", "-"], "Same dog?"),
 ]
 
 
@@ -41,11 +43,37 @@ def test_a_last_word_that_is_a_file_is_a_clip(tmp_path: Path) -> None:
     assert split_words([str(file)]) == ((file,), None)
 
 
-@pytest.mark.parametrize("words", [["Why is this funny?"], ["-"]])
-def test_no_clip_is_a_usage_error(words: list[str]) -> None:
+TWICE = "stdin can't be the clip and the question too: give the question as the last argument."
+REFUSED = [
+    (["Why is this funny?"], 'No clip was given: vllava ask CLIP... "QUESTION".'),
+    (["-"], '- alone is a clip without a question, or a question without a clip: vllava ask CLIP... "QUESTION".'),
+    (["-", "-"], TWICE),
+    (["-", "a.mp4"], TWICE),
+    (["a.mp4", "-", "-"], TWICE),
+    (["-", "-", "Why?"], "stdin, -, was named more than once: it can be read only once. Name it once."),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_words_that_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         split_words(words)
-    assert str(caught.value) == 'No clip was given: vllava ask CLIP... "QUESTION".'
+    assert str(caught.value) == message
+
+
+def test_a_file_that_is_called_like_stdin_is_still_a_file() -> None:
+    assert clip_paths(["-", "./-", "a/-"]) == (Path("-"), Path.cwd() / "-", Path("a/-"))
+
+
+def test_a_clip_is_not_waited_for_at_a_terminal() -> None:
+    check_stdin((Path("a.mp4"),), Terminal(b""))
+    check_stdin((Path("-"),), Piped(b""))
+    for stdin in (Terminal(b""), None):
+        with pytest.raises(UsageError) as caught:
+            check_stdin((Path("a.mp4"), Path("-")), stdin)
+        assert str(caught.value) == (
+            "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
+        )
 
 
 def test_the_question_comes_from_a_pipe() -> None:

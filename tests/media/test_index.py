@@ -48,7 +48,7 @@ def test_the_reason_for_the_way(tmp_path: Path, name: str, make: Maker, reason: 
 
 
 def test_vp9_in_an_mp4_is_scanned_for_hidden_frames(tmp_path: Path) -> None:
-    assert sample(zoo.encoded(VP9)(tmp_path / "a.mp4", 60), Framing()).clip.way_reason.startswith(SCAN)
+    assert sample(zoo.encoded(VP9)(tmp_path / "a.mp4", 60), Framing()).clip.way_reason.startswith(SCAN.split(";")[0])
 
 
 def test_damage_in_a_needed_group_leads_to_decoding_through(tmp_path: Path) -> None:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vllava_cli.interrupt import noted
-from vllava_cli.nouns import DEMO_MODEL, Answer, Conversation, Frames, Framing, Piece, Sampling, Stats, Wishes
+from vllava_cli.nouns import (
+    DEMO_MODEL,
+    Answer,
+    Conversation,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Piece,
+    Sampling,
+    Stats,
+    Wishes,
+)
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.stream import Engine
     from vllava_cli.engine.tokens import Tokens
 
@@ -30,6 +42,7 @@ class Ask:
     wishes: Wishes
     framing: Framing
     sampling: Sampling
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: Output = "stream"
 
 
@@ -78,18 +91,7 @@ def report(ask: Ask, answer: Answer, conversation: Conversation, engine: Engine)
 
 def _prepare(ask: Ask, screen: Screen) -> tuple[Conversation, Tokens, float]:
     """Everything that can be refused before weights are read: files, model, prompt."""
-    from vllava_cli.engine import hub
-    from vllava_cli.media.clip import check_file
-    from vllava_cli.media.sample import sample
-
-    for path in ask.clips:
-        check_file(path)
-    source = hub.locate(ask.wishes.model, ask.wishes.revision, is_quiet=not screen.is_moving)
-    _say_what_to_expect(ask, screen)
-    started_s = time.perf_counter()
-    with screen.waiting("Reading frames"):
-        media = tuple(sample(path, ask.framing) for path in ask.clips)
-    frames_s = time.perf_counter() - started_s
+    media, source, frames_s = _read(ask, screen)
     for fault in (fault for medium in media for fault in medium.clip.faults):
         screen.notice(fault)
     conversation = Conversation(media=media, fit=ask.framing.fit)
@@ -100,6 +102,25 @@ def _prepare(ask: Ask, screen: Screen) -> tuple[Conversation, Tokens, float]:
         tokens = read_tokens(describe(source))
     tokens.prompt_ids(conversation, ask.question)
     return conversation, tokens, frames_s
+
+
+def _read(ask: Ask, screen: Screen) -> tuple[tuple[Frames, ...], Source, float]:
+    """The clips' frames, where the model is, and how long the frames took in seconds."""
+    from vllava_cli.media.pick import spread
+    from vllava_cli.media.spool import Reader
+
+    with Reader(ask.limits) as reader:
+        reader.start()
+        from vllava_cli.engine import hub
+
+        for clip in ask.clips:
+            reader.check(clip)
+        source = hub.locate(ask.wishes.model, ask.wishes.revision, is_quiet=not screen.is_moving)
+        _say_what_to_expect(ask, screen)
+        started_s = time.perf_counter()
+        with screen.waiting("Reading frames"):
+            media = tuple(spread(reader.sample(clip, ask.framing)) for clip in ask.clips)
+        return media, source, time.perf_counter() - started_s
 
 
 def _load(ask: Ask, conversation: Conversation, tokens: Tokens, screen: Screen) -> tuple[Engine, float]:

@@ -13,23 +13,48 @@ MEDIA_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
 )
 USAGE = 'vllava ask CLIP... "QUESTION"'
+STDIN = "-"
 
 
 def split_words(words: list[str]) -> tuple[tuple[Path, ...], str | None]:
     """Clips and question; None → the question is to be read from stdin.
 
-    ["a.mp4", "Why?"] → (a.mp4,), "Why?" · ["a.mp4", "-"] → (a.mp4,), None · ["a.mp4"] → (a.mp4,), None
+    ["a.mp4", "Why?"] → (a.mp4,), "Why?" · ["a.mp4", "-"] → (a.mp4,), None · ["a.mp4"] → (a.mp4,), None ·
+    ["-", "Why?"] → (-,), "Why?": the clip is on stdin
     """
     *first, last = words
-    if last == "-":
+    if last == STDIN:
         clips, question = first, None
     elif names_a_clip(last):
         clips, question = words, None
     else:
         clips, question = first, last
+    if not clips and words == [STDIN]:
+        raise UsageError(f"- alone is a clip without a question, or a question without a clip: {USAGE}.")
     if not clips:
         raise UsageError(f"No clip was given: {USAGE}.")
-    return tuple(Path(clip) for clip in clips), question
+    if question is None and STDIN in clips:
+        raise UsageError("stdin can't be the clip and the question too: give the question as the last argument.")
+    return clip_paths(clips), question
+
+
+def clip_paths(words: list[str]) -> tuple[Path, ...]:
+    """["a.mp4", "-"] → (a.mp4, -); "./-" is a file of that name. Errors: UsageError for more than one -."""
+    if words.count(STDIN) > 1:
+        raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
+    paths = (Path(word) for word in words)
+    return tuple(
+        path.absolute() if path == Path(STDIN) and word != STDIN else path
+        for word, path in zip(words, paths, strict=True)
+    )
+
+
+def check_stdin(clips: tuple[Path, ...], stdin: TextIO | None) -> None:
+    """Raises a UsageError where a clip is to come from stdin, and that is a terminal or closed."""
+    if Path(STDIN) in clips and (stdin is None or stdin.isatty()):
+        raise UsageError(
+            "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
+        )
 
 
 def names_a_clip(word: str) -> bool:

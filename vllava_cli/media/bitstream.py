@@ -70,6 +70,11 @@ class Bitstream:
                 return "open"
         return "clean" if self.codec in SEEKABLE else "none"
 
+    @property
+    def hides_frames(self) -> bool:
+        """Whether packets may hold nothing to show."""
+        return self.codec in ("vp8", "vp9")
+
     def is_shown(self, packet: memoryview) -> bool:
         """False for a packet that only updates what later ones refer to: VP8's and VP9's hidden frames."""
         if self.codec == "vp8":
@@ -163,23 +168,21 @@ def _layers(extradata: bytes) -> int:
     return 0
 
 
-def _vp9_bits(packet: memoryview) -> Iterator[int]:
-    """The uncompressed header bit by bit, from show_existing_frame on."""
-    bits = (byte >> shift & 1 for byte in packet[:4] for shift in range(7, -1, -1))
-    marker = [next(bits, 0) for _ in range(4)]
-    if marker[2:] == [1, 1]:
-        next(bits, 0)
-    yield from bits
+def _vp9_head(packet: memoryview) -> int:
+    """The header from show_existing_frame on, in the lowest three bits: existing, inter, shown.
+
+    Before it come the frame marker "10", two bits of the profile, and one more bit for profile 3.
+    """
+    is_profile_3 = packet[0] >> 4 & 3 == 3
+    return (packet[0] if is_profile_3 else packet[0] >> 1) & 7
 
 
 def _vp9_is_shown(packet: memoryview) -> bool:
-    existing, _is_inter, shows, *_ = *_vp9_bits(packet), 0, 0, 0
-    return bool(existing or shows)
+    return bool(_vp9_head(packet) & 0b101)
 
 
 def _vp9_is_key(packet: memoryview) -> bool:
-    existing, is_inter, *_ = *_vp9_bits(packet), 1, 1
-    return not existing and not is_inter
+    return len(packet) > 0 and not _vp9_head(packet) & 0b110
 
 
 def _av1_is_key(packet: memoryview) -> bool:

@@ -109,6 +109,11 @@ def check_file(path: Path) -> None:
         raise MediaError(f"{name} can't be read: {reason.lower()}. Check the path.") from exc
 
 
+def is_folder(path: Path) -> bool:
+    """Also False for a path that can't exist."""
+    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises for a name longer than a file name may be)
+
+
 def check_size(path: Path, width: int, height: int) -> None:
     """Raises a `MediaError` for a picture so large that decoding it would be an attack or an accident."""
     if width * height > MAX_PIXELS:

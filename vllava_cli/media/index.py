@@ -112,7 +112,7 @@ def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
                 raise DistrustError("the decoder asked for more packets than a frame can need")
             yield packet
             return
-        if awaited is run.marks[0] and _is_before(packet, awaited):
+        if awaited is run.marks[0] and not _is(packet, awaited, run) and _is_before(packet, awaited, run):
             continue
         if not _is(packet, awaited, run) or packet.is_corrupt:
             break
@@ -134,5 +134,7 @@ def _is(packet: Packet[VideoStream], mark: Mark, run: Run) -> bool:
     return (stamp, packet.pos, packet.size) == (mark.stamp, mark.position, mark.size)
 
 
-def _is_before(packet: Packet[VideoStream], mark: Mark) -> bool:
-    return packet.size > 0 and packet.pos is not None and packet.pos < mark.position
+def _is_before(packet: Packet[VideoStream], mark: Mark, run: Run) -> bool:
+    if packet.pos is None:
+        return packet.size > 0 and run.seeks_bytes
+    return packet.size > 0 and packet.pos <= mark.position

@@ -16,7 +16,7 @@ import numpy as np
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import check_file, codec_name, opened, shown, video_stream
+from vllava_cli.media.clip import check_file, codec_name, is_folder, opened, shown, video_stream
 from vllava_cli.media.folder import read_folder
 from vllava_cli.media.pick import check_trim, choose
 from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking
@@ -34,7 +34,7 @@ def sample(path: Path, framing: Framing) -> Frames:
     """
     check_trim(framing)
     with _memory_told(path):
-        if path.is_dir():
+        if is_folder(path):
             return read_folder(path, framing)
         check_file(path)
         match look(path):
@@ -48,13 +48,15 @@ def sample(path: Path, framing: Framing) -> Frames:
 
 def probe(path: Path, *, is_full: bool = False) -> Clip:
     """The facts of a file, found on the way that `sample` takes; `is_full` decodes every frame of a video instead."""
-    if is_full and not path.is_dir():
+    if is_full and not is_folder(path):
         check_file(path)
         with _memory_told(path):
             if look(path) == "video":
                 return _through_clip(path, survey(path), "Every frame was decoded, as was asked.")
     clip = sample(path, Framing()).clip
-    return replace(clip, is_rate_constant=has_constant_rate(path)) if clip.is_rate_constant is None else clip
+    if clip.kind == "image" or clip.is_rate_constant is not None:
+        return clip
+    return replace(clip, is_rate_constant=has_constant_rate(path))
 
 
 @contextmanager

@@ -55,11 +55,10 @@ class _Columns:
         self.stamps.append(packet.pts)
         self.positions.append(-1 if packet.pos is None else packet.pos)
         self.sizes.append(packet.size)
-        content = memoryview(packet)
-        if packet.is_discard or not bitstream.is_shown(content):
+        if packet.is_discard or (bitstream.hides_frames and not bitstream.is_shown(memoryview(packet))):
             self.hidden.add(number)
         if packet.is_keyframe or number == 0:
-            self.keys.append((number, bitstream.start(content)))
+            self.keys.append((number, bitstream.start(memoryview(packet))))
         self.ends = max(self.ends if number else packet.pts, packet.pts + (packet.duration or 0))
         return ""
 
@@ -164,10 +163,14 @@ class PacketScan:
         columns, until = self._columns, min(needed + 1 + REORDERING, len(self._stamps))
         marks = zip(columns.stamps[key:until], columns.positions[key:until], columns.sizes[key:until], strict=True)
         return Run(
-            seek_to=columns.positions[key] if self._seeks_bytes else first,
+            seek_to=self._position_for(key) if self._seeks_bytes else first,
             seeks_bytes=self._seeks_bytes,
             marks=tuple(Mark(stamp=stamp, position=position, size=size) for stamp, position, size in marks),
             presented=tuple(self._presented[self.rank(first) : ranks[-1] + 1].tolist()),
             wanted=frozenset(self.stamp(rank) for rank in ranks),
             stamps_are_dts=False,
         )
+
+    def _position_for(self, key: int) -> int:
+        """Where to begin reading for a key frame: a packet earlier, since it may begin within another one."""
+        return max(0, self._columns.positions[max(0, key - 1)])

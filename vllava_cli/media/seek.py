@@ -124,6 +124,8 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     turn = _turn_of(taken)
     pixels = _stacked(stamps, taken, turn)
     decoded, count = sum(len(run.presented) for run in runs), index.frame_count
+    is_most = decoded > _MOST * count
+    but = ", but most of them are needed" if is_most else ""
     clip = Clip(
         path=path,
         kind="video",
@@ -135,8 +137,8 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
         codec=codec_name(stream),
         container=container_name(container, path),
         pixel_format=pixel_format,
-        way="seek" if decoded <= _MOST * count else "decode",
-        way_reason=f"{index.source} tells where each frame is; at most {decoded} of {count} are decoded.",
+        way="decode" if is_most else "seek",
+        way_reason=f"{index.source} tells where each frame is{but}; at most {decoded} of {count} are decoded.",
         rotation=turn.rotation,
         faults=_faults(path, index, promised(container, stream)),
     )

@@ -1,0 +1,132 @@
+"""`vllava probe` as its users meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.clips import MPEG4, Encoding, picture, write_clip
+from tests.commands.shell import Shell
+from vllava_cli.commands.probe import rows
+from vllava_cli.nouns import Clip
+
+Run = Callable[..., Shell]
+MISSING = "There is no file 'gone.mp4'. Check the path."
+
+
+def test_a_video_and_an_image_are_a_block_each(shell: Run, tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.avi", 24, encoding=MPEG4)
+    Image.fromarray(picture(1)).save(tmp_path / "b.png")
+    done = shell("probe", "a.avi", "b.png")
+    lines = done.out.splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert lines[:7] == [
+        "a.avi",
+        "  container  avi",
+        "  codec      mpeg4 (yuv420p)",
+        "  size       64x48",
+        "  duration   2.40 s",
+        "  rate       10 frames a second, constant",
+        "  frames     24",
+    ]
+    assert lines[7].startswith("  way        ")
+    assert lines[8:] == ["b.png", "  container  png", "  codec      png (rgb)", "  size       64x48"]
+
+
+def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip: Path) -> None:
+    done = shell("probe", "--json", clip, "gone.mp4", clip)
+    first, missing, again = (json.loads(line) for line in done.out.splitlines())
+    assert (done.code, done.err) == (1, f"vllava: {MISSING}\n")
+    assert missing == {"path": "gone.mp4", "error": MISSING}
+    assert first == again
+    assert first.pop("way") in ("seek", "decode")
+    assert first.pop("way_reason").endswith(".")
+    assert first == {
+        "path": str(clip),
+        "kind": "video",
+        "container": "mp4",
+        "codec": "h264",
+        "pixel_format": "yuv420p",
+        "width": 64,
+        "height": 48,
+        "rotation": 0,
+        "duration_s": 2.4,
+        "fps": 10.0,
+        "is_rate_constant": True,
+        "frame_count": 24,
+        "faults": [],
+    }
+
+
+def test_a_full_probe_decodes_every_frame(shell: Run, clip: Path) -> None:
+    report = json.loads(shell("probe", "--json", "--full", clip).out)
+    assert (report["way"], report["way_reason"]) == ("decode", "Every frame was decoded, as was asked.")
+
+
+def test_stdin_is_a_clip(shell: Run, clip: Path) -> None:
+    named, piped = (json.loads(shell("probe", "--json", word, stdin=clip.read_bytes()).out) for word in (clip, "-"))
+    assert piped == named | {"path": "-", "container": "mov"}
+    assert shell("probe", "-", stdin=clip.read_bytes()).out.startswith("stdin\n  container  mov\n")
+
+
+def test_no_name_reaches_the_terminal_with_control_characters(shell: Run, clip: Path, tmp_path: Path) -> None:
+    name = "a\x1b]0;owned\x07\n\u202e.mp4"
+    (tmp_path / name).write_bytes(clip.read_bytes())
+    done = shell("probe", name, "b\x1b[31m.mp4")
+    assert done.out.startswith("a]0;owned?.mp4\n  container  mp4\n")
+    assert done.err == "vllava: There is no file 'b[31m.mp4'. Check the path.\n"
+    assert json.loads(shell("probe", "--json", name).out)["path"] == name
+
+
+def test_a_name_that_is_not_utf8_comes_back_as_it_was(shell: Run, clip: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = shell("probe", "--json", name)
+    assert json.loads(done.out)["path"] == name
+    assert done.out.isascii()
+
+
+def test_one_stdin_is_one_clip(shell: Run) -> None:
+    assert shell("probe", "-", "-") == Shell(
+        code=2, out="", err="vllava: stdin, -, was named more than once: it can be read only once. Name it once.\n"
+    )
+
+
+def test_a_closed_pipe_ends_quietly(clip: Path) -> None:
+    command = [sys.executable, "-m", "vllava_cli", "probe", "--json", *[clip] * 50]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout
+    assert process.stderr
+    assert json.loads(process.stdout.readline())["path"] == str(clip)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 0)
+
+
+def test_what_is_not_known_is_said() -> None:
+    clip = Clip(path=Path("a"), kind="video", width=4, height=3, frame_count=9, rotation=90, faults=("One.", "Two."))
+    assert rows(clip) == [
+        ("container", ""),
+        ("codec", ""),
+        ("size", "4x3, turned by 90 degrees"),
+        ("duration", "not known"),
+        ("rate", "not known"),
+        ("frames", "9"),
+        ("fault", "One."),
+        ("fault", "Two."),
+    ]
+
+
+def test_long_durations_are_also_told_by_the_clock(tmp_path: Path, shell: Run) -> None:
+    write_clip(tmp_path / "a.avi", 75, encoding=Encoding(codec="mpeg4", fps=1))
+    assert "  duration   75.00 s (0:01:15)\n" in shell("probe", "a.avi").out

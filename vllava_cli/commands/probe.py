@@ -1,0 +1,109 @@
+"""`vllava probe`: what each file is, how its frames will be reached and why, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllava_cli.errors import MediaError
+from vllava_cli.nouns import Clip, DecodeLimits
+from vllava_cli.screen import Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one `vllava probe` was told."""
+
+    files: tuple[Path, ...]
+    is_full: bool = False
+    """Decode every frame, to find damage that the index doesn't show."""
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    is_json: bool = False
+
+
+def run(probe: Probe, screen: Screen) -> int:
+    """Goes through all files, printing each as it is done; returns 1 if one of them could not be used, else 0."""
+    from vllava_cli.media.spool import Reader
+
+    failures = 0
+    with Reader(probe.limits) as reader:
+        for file in probe.files:
+            try:
+                with screen.waiting(f"Reading {file}"):
+                    clip = reader.probe(file, is_full=probe.is_full)
+            except MediaError as exc:
+                failures += 1
+                _show_failure(file, str(exc), screen, is_json=probe.is_json)
+            else:
+                _show(clip, screen, is_json=probe.is_json)
+    return 1 if failures else 0
+
+
+def report(clip: Clip) -> dict[str, Any]:
+    """The object that --json prints for one file; what isn't known is null."""
+    return {
+        "path": str(clip.path),
+        "kind": clip.kind,
+        "container": clip.container,
+        "codec": clip.codec,
+        "pixel_format": clip.pixel_format,
+        "width": clip.width,
+        "height": clip.height,
+        "rotation": clip.rotation,
+        "duration_s": None if clip.duration_s is None else round(clip.duration_s, 6),
+        "fps": None if clip.fps is None else round(clip.fps, 6),
+        "is_rate_constant": clip.is_rate_constant,
+        "frame_count": clip.frame_count,
+        "way": clip.way,
+        "way_reason": clip.way_reason,
+        "faults": list(clip.faults),
+    }
+
+
+def rows(clip: Clip) -> list[tuple[str, str]]:
+    """(name, sentence) for a reader; an image has no duration, rate or way."""
+    turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
+    found = [
+        ("container", clip.container),
+        ("codec", f"{clip.codec} ({clip.pixel_format})" if clip.pixel_format else clip.codec),
+        ("size", f"{clip.width}x{clip.height}{turned}"),
+    ]
+    if clip.kind == "video":
+        found += [("duration", _duration(clip.duration_s)), ("rate", _rate(clip)), ("frames", str(clip.frame_count))]
+    if clip.way:
+        found.append(("way", f"{clip.way}: {clip.way_reason}" if clip.way_reason else clip.way))
+    return found + [("fault", fault) for fault in clip.faults]
+
+
+def _show(clip: Clip, screen: Screen, *, is_json: bool) -> None:
+    if is_json:
+        screen.answer(json.dumps(report(clip)) + "\n")
+        return
+    name = "stdin" if str(clip.path) == "-" else str(clip.path).replace("\n", "?")
+    screen.answer(f"{name}\n")
+    screen.facts([(f"  {row}", text) for row, text in rows(clip)], is_answer=True)
+
+
+def _show_failure(file: Path, sentence: str, screen: Screen, *, is_json: bool) -> None:
+    if is_json:
+        screen.answer(json.dumps({"path": str(file), "error": sentence}) + "\n")
+    screen.error(sentence)
+
+
+def _duration(duration_s: float | None) -> str:
+    """12.5 → "12.50 s", 3723.25 → "3723.25 s (1:02:03)"."""
+    if duration_s is None:
+        return "not known"
+    minutes, seconds = divmod(int(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f" ({hours}:{minutes:02d}:{seconds:02d})" if duration_s >= 60 else ""
+    return f"{duration_s:.2f} s{clock}"
+
+
+def _rate(clip: Clip) -> str:
+    if clip.fps is None:
+        return "not known"
+    steadiness = {True: ", constant", False: ", variable", None: ""}[clip.is_rate_constant]
+    return f"{clip.fps:.6g} frames a second{steadiness}"
