@@ -31,8 +31,14 @@ from vllava_cli.media.child import main
 main()
 """
 
-# One thread for numpy's libraries, two arenas for malloc: each more takes 64 MiB of the address space.
-_SETTINGS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+_SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",  # each more takes 64 MiB of the address space
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # with the next: what one file gave back is kept for the next file
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 
 
 class NoAnswerError(Exception):

@@ -77,7 +77,8 @@ def _sample_video(path: Path, framing: Framing) -> Frames:
     if isinstance(found, Frames):
         return found
     is_whole = framing == Framing(fit=framing.fit)
-    return _sample_through(path, framing, survey(path, found.foreseen if is_whole else ()), found.reason)
+    known = survey(path, found.foreseen if is_whole else (), is_damaged=found.is_damaged)
+    return _sample_through(path, framing, known, found.reason)
 
 
 def _sample_through(path: Path, framing: Framing, known: Survey, reason: str) -> Frames:

@@ -33,6 +33,7 @@ class Refusal:
 
     reason: str
     foreseen: tuple[int, ...]
+    is_damaged: bool
 
 
 def sample_by_seeking(path: Path, framing: Framing) -> Frames | Refusal:
@@ -46,9 +47,11 @@ def sample_by_seeking(path: Path, framing: Framing) -> Frames | Refusal:
                 index = _index(container, stream, has_table=has_table)
                 return _sampled(path, container, Timeline(path, index, stream), framing)
             except DistrustError as exc:
-                count = index.frame_count if index else exc.packets
-                refusal = Refusal(reason=str(exc), foreseen=reference(max(1, count), reported=reported))
-                if isinstance(exc, DamageError) or not isinstance(index, SampleTable):
+                count, is_damaged = index.frame_count if index else exc.packets, isinstance(exc, DamageError)
+                refusal = Refusal(
+                    reason=str(exc), foreseen=reference(max(1, count), reported=reported), is_damaged=is_damaged
+                )
+                if is_damaged or not isinstance(index, SampleTable):
                     return refusal
                 has_table = False
 

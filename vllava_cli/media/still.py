@@ -66,6 +66,7 @@ IMAGE_ERRORS = (
     TypeError,
     EOFError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

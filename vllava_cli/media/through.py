@@ -77,13 +77,15 @@ class _Walk:
     """Keep the frames, as long as they take little memory, so that any of them can be converted later."""
 
 
-def survey(path: Path, foreseen: Sequence[int] = ()) -> Survey:
-    """Decodes everything, in several threads; where anything is damaged, once more as the documentation's loop does.
+def survey(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> Survey:
+    """Decodes everything, in several threads; where anything is damaged, just as the documentation's loop does.
 
     A decoder of several threads may conceal damage in other ways than one of a single thread, and so may one whose
     frames are kept: it finds other things in the memory that it uses again.
     """
     with opened(path) as container:
+        if is_damaged:
+            return _pass(container, path, foreseen, is_threaded=False)
         return survey_opened(container, path, foreseen)
 
 
