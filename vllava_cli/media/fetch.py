@@ -85,21 +85,24 @@ def _work_apart(path: Path, waiting: SimpleQueue[Run], threads: int) -> list[Tak
 def _work(container: InputContainer, stream: VideoStream, waiting: SimpleQueue[Run], threads: int) -> list[Taken]:
     context = stream.codec_context
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
-    context.thread_type, context.thread_count = "FRAME" if threads > 1 else "NONE", threads
+    context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
+    if threads > 1 or context.name == "libdav1d":  # whose own threads would get into each other's way
+        context.thread_count = threads
     size, found = (context.width, context.height), list[Taken]()
     while True:
         try:
             run = waiting.get_nowait()
         except Empty:
             return found
-        for frame in _decoded(container, stream, run):
-            if (frame.width, frame.height) != size:
-                raise DamageError("its frames change their size")
-            found.append(Taken(stamp=frame.pts or 0, pixels=rgb(frame), matrix=matrix_of(frame)))
+        found += _decoded(container, stream, run, size)
 
 
-def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[VideoFrame]:
-    """The wanted frames of a run; every frame that leaves the decoder must be the next one that is presented."""
+def _decoded(container: InputContainer, stream: VideoStream, run: Run, size: tuple[int, int]) -> Iterator[Taken]:
+    """The wanted frames of a run; every frame that leaves the decoder must be the next one that is presented.
+
+    They are converted at once: a decoder that has to make up a part of a picture takes it from the memory of frames
+    that nobody keeps.
+    """
     bitstream, dropped, expected = bitstream_of(stream), set[int](), iter(run.presented)
     for packet in arriving(container, stream, run):
         if packet.size and packet.pts not in run.wanted and bitstream.is_droppable(memoryview(packet)):
@@ -118,10 +121,16 @@ def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
             if frame.pts != due or frame.is_corrupt:
                 raise DamageError("decoding from a key frame gave other frames than those that were expected")
             if due in run.wanted:
-                yield frame
+                yield _taken(frame, size)
             if due == run.presented[-1]:
                 return
     raise DamageError("the decoder kept a frame that is needed to itself")
+
+
+def _taken(frame: VideoFrame, size: tuple[int, int]) -> Taken:
+    if (frame.width, frame.height) != size:
+        raise DamageError("its frames change their size")
+    return Taken(stamp=frame.pts or 0, pixels=rgb(frame), matrix=matrix_of(frame))
 
 
 def _empty(waiting: SimpleQueue[Run]) -> None:

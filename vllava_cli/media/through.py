@@ -65,16 +65,38 @@ class Survey:
     """All frames of a short clip whose wanted ones weren't known beforehand."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Walk:
-    """A decode that has begun, and the positions to convert on the way."""
+    """What is noted of the frames of one pass, and which of them are converted or kept on the way."""
 
-    path: Path
-    first: VideoFrame
-    rest: Iterator[VideoFrame]
     wanted: frozenset[int]
     keeps: bool
     """Keep the frames, as long as they take little memory, so that any of them can be converted later."""
+    stamps: list[int | None] = field(default_factory=list)
+    last_duration: int = 0
+    base: Fraction = Fraction(1)
+    width: int = 0
+    height: int = 0
+    pixel_format: str = ""
+    matrix: bytes | None = None
+    taken: dict[int, Pixels] = field(default_factory=dict)
+    kept: list[VideoFrame] = field(default_factory=list)
+
+    def add(self, frame: VideoFrame) -> None:
+        """Notes a frame without holding on to it, unless frames are kept."""
+        index = len(self.stamps)
+        if index == 0:
+            self.base, self.matrix = frame.time_base or self.base, matrix_of(frame)
+            self.width, self.height, self.pixel_format = frame.width, frame.height, frame.format.name
+        self.stamps.append(frame.pts)
+        self.last_duration = frame.duration
+        if index in self.wanted:
+            self.taken[index] = rgb(frame, width=self.width, height=self.height)
+        if self.keeps:
+            self.kept.append(frame)
+            if len(self.kept) * self.width * self.height * 4 > _KEPT_BYTES:
+                self.keeps = False
+                self.kept.clear()
 
 
 def survey(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> Survey:
@@ -120,52 +142,34 @@ def _fetched(path: Path, wanted: frozenset[int], known: Survey) -> dict[int, Pix
 
 def _pass(container: InputContainer, path: Path, foreseen: Sequence[int], *, is_threaded: bool) -> Survey:
     stream, tally = _stream(container, path, is_threaded=is_threaded), Tally()
-    frames = _decoded(container, stream, tally)
-    first = next(frames, None)
-    if first is None:
+    walk = _Walk(wanted=frozenset(foreseen), keeps=is_threaded and not foreseen, base=stream.time_base or Fraction(1))
+    for frame in _decoded(container, stream, tally):
+        walk.add(frame)
+    if not walk.stamps:
         raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
-    wanted, keeps = frozenset(foreseen), is_threaded and not foreseen
-    return _survey(container, stream, tally, _Walk(path=path, first=first, rest=frames, wanted=wanted, keeps=keeps))
+    times_s, fps = _times(walk.stamps, walk.base, stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
+    return Survey(
+        times_s=times_s,
+        duration_s=times_s[-1] + (float(walk.last_duration * walk.base) if walk.last_duration else 1 / fps),
+        fps=fps,
+        width=walk.width,
+        height=walk.height,
+        matrix=walk.matrix,
+        reported=stream.frames,
+        promised=promised(container, stream),
+        codec=codec_name(stream),
+        container=container_name(container, path),
+        pixel_format=walk.pixel_format,
+        tally=tally,
+        taken=walk.taken,
+        kept=tuple(walk.kept),
+    )
 
 
 def _stream(container: InputContainer, path: Path, *, is_threaded: bool) -> VideoStream:
     stream = video_stream(container, path)
     stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
     return stream
-
-
-def _survey(container: InputContainer, stream: VideoStream, tally: Tally, walk: _Walk) -> Survey:
-    first = walk.first
-    base, width, height = first.time_base or stream.time_base or Fraction(1), first.width, first.height
-    matrix, taken = matrix_of(first), {0: rgb(first)} if 0 in walk.wanted else {}
-    stamps, last_duration, kept = [first.pts], first.duration, [first]
-    most = _KEPT_BYTES // max(1, 4 * width * height) if walk.keeps else 0
-    for index, frame in enumerate(walk.rest, 1):
-        stamps.append(frame.pts)
-        last_duration = frame.duration
-        if index in walk.wanted:
-            taken[index] = rgb(frame, width=width, height=height)
-        if len(kept) == index < most:
-            kept.append(frame)
-        elif kept:
-            kept.clear()
-    times_s, fps = _times(stamps, base, stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
-    return Survey(
-        times_s=times_s,
-        duration_s=times_s[-1] + (float(last_duration * base) if last_duration else 1 / fps),
-        fps=fps,
-        width=width,
-        height=height,
-        matrix=matrix,
-        reported=stream.frames,
-        promised=promised(container, stream),
-        codec=codec_name(stream),
-        container=container_name(container, walk.path),
-        pixel_format=first.format.name,
-        tally=tally,
-        taken=taken,
-        kept=tuple(kept) if most else (),
-    )
 
 
 def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoFrame]:
