@@ -57,6 +57,8 @@ VP9 = {"deadline": "realtime", "cpu-used": "6", "b": "1500000", "g": "240", "row
 AV1 = {"preset": "10", "crf": "38", "svtav1-params": "lp=2"}
 MPEG2 = {"b": "6000000", "g": "15", "bf": "2"}
 
+# An eighth of every length (75, 455, 905 s) is 15 s more than a multiple of the segment's, so that the frames that are
+# needed lie 0, 15, 10 and 5 s into it in all of them: the same work, whatever the length.
 LONG = (
     Footage(name="h264-480p-10min.mp4", codec="libx264", width=854, height=480, seconds=600, options=X264),
     Footage(name="h264-1080p-10min.mp4", codec="libx264", width=1920, height=1080, seconds=600, options=X264),
@@ -65,9 +67,9 @@ LONG = (
     Footage(name="av1-720p-10min.mp4", codec="libsvtav1", width=1280, height=720, seconds=600, options=AV1),
     Footage(name="h264-1080p-10min.ts", codec="libx264", width=1920, height=1080, seconds=600, options=X264),
     Footage(name="mpeg2-576p-10min.mpg", codec="mpeg2video", width=720, height=576, seconds=600, options=MPEG2),
-    Footage(name="h264-720p-60min.mp4", codec="libx264", width=1280, height=720, seconds=3600, options=X264),
-    Footage(name="hevc-720p-60min.mp4", codec="libx265", width=1280, height=720, seconds=3600, options=X265),
-    Footage(name="h264-1080p-2h.mp4", codec="libx264", width=1920, height=1080, seconds=7200, options=X264),
+    Footage(name="h264-720p-60min.mp4", codec="libx264", width=1280, height=720, seconds=3640, options=X264),
+    Footage(name="hevc-720p-60min.mp4", codec="libx265", width=1280, height=720, seconds=3640, options=X265),
+    Footage(name="h264-1080p-2h.mp4", codec="libx264", width=1920, height=1080, seconds=7240, options=X264),
 )
 SHORT = (
     Footage(name="h264-480p-3s.mp4", codec="libx264", width=854, height=480, seconds=3, options=X264),
