@@ -122,9 +122,10 @@ def test_a_full_probe_finds_damage_where_no_needed_frame_lies(tmp_path: Path) ->
     ("lengths", "frame_pixels", "cores", "crew"),
     [
         ([250] * 8, 1920 * 1080, 2, Crew(decoders=2, threads=1)),
-        ([250] * 8, 1920 * 1080, 16, Crew(decoders=4, threads=3)),
+        ([250] * 8, 1920 * 1080, 16, Crew(decoders=3, threads=4)),
         ([250] * 8, 1920 * 1080, 1, Crew(decoders=1, threads=1)),
         ([250], 1920 * 1080, 16, Crew(decoders=1, threads=4)),
+        ([225, 20], 1920 * 1080, 2, Crew(decoders=1, threads=2)),
         ([8] * 8, 64 * 48, 16, Crew(decoders=1, threads=1)),
         ([250] * 8, 7680 * 4320, 16, Crew(decoders=1, threads=1)),
     ],

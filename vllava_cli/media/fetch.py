@@ -9,32 +9,49 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.media.clip import DECODE_ERRORS, opened, video_stream
 from vllava_cli.media.index import DamageError, Run, arriving, bitstream_of
-from vllava_cli.media.rgb import Pixels, matrix_of, rgb
+from vllava_cli.media.rgb import Converter, Pixels, matrix_of
 
 _MAX_DECODERS = 4
-_PIXELS_WORTH_A_DECODER = 15_000_000
-"""About 0.05 s of decoding: less isn't worth opening the file once more."""
+_PIXELS_WORTH_A_DECODER = 6_000_000
+"""About 0.02 s of decoding: less isn't worth opening the file once more."""
+_SLOW_THREADS = ("vp8", "vp9")
+"""Codecs that two threads decode no faster than one."""
+_THREAD_GAIN = 0.85
+"""Threads that share a run wait for each other."""
 _THREAD_BYTES = 400 << 20
 """What pictures held by all decoder threads together may take."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taken:
-    """A wanted frame: its picture as stored, [H, W, 3] RGB, and its display matrix."""
+@dataclass(kw_only=True)
+class Film:
+    """The wanted frames, in the order of `stamps`, as they come out of the decoders."""
 
-    stamp: int
+    stamps: tuple[int, ...]
     pixels: Pixels
-    matrix: bytes | None
+    """[T, H, W, 3], as stored."""
+    matrices: set[bytes | None] = field(default_factory=set)
+    """The display matrices that were met."""
+
+    def take(self, frame: VideoFrame, converter: Converter) -> None:
+        """Fills every place of a frame, which is converted once. Errors: DamageError for one of another size."""
+        if (frame.height, frame.width) != self.pixels.shape[1:3]:
+            raise DamageError("its frames change their size")
+        first, *others = (place for place, stamp in enumerate(self.stamps) if stamp == frame.pts)
+        converter.write(frame, self.pixels[first])
+        if others:
+            self.pixels[others] = self.pixels[first]
+        self.matrices.add(matrix_of(frame))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,64 +62,74 @@ class Crew:
     threads: int
 
     @classmethod
-    def of(cls, runs: Sequence[Run], *, frame_pixels: int, cores: int) -> Crew:
-        """Big pictures and little work make it small: 8 long runs on 2 cores → 2 decoders of 1 thread."""
-        work = frame_pixels * sum(len(run.presented) for run in runs)
+    def of(cls, runs: Sequence[Run], *, frame_pixels: int, cores: int, shares_frames: bool = True) -> Crew:
+        """The crew that is done first; big pictures and little work make it small.
+
+        8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads.
+        """
+        lengths = [len(run.presented) for run in runs]
+        work = frame_pixels * sum(lengths)
         room = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
-        wanted = min(cores, room, max(1, work // _PIXELS_WORTH_A_DECODER))
-        decoders = max(1, min(wanted, len(runs), _MAX_DECODERS))
-        return cls(decoders=decoders, threads=max(1, min(wanted // decoders, _MAX_DECODERS)))
+        hands = min(cores, room, max(1, work // _PIXELS_WORTH_A_DECODER))
+        numbers = range(1, max(1, min(hands, len(runs), _MAX_DECODERS)) + 1)
+        most = _MAX_DECODERS if shares_frames else 1
+        crews = [cls(decoders=number, threads=min(hands // number, most)) for number in numbers]
+        return min(crews, key=lambda crew: crew._frames_in_a_row(lengths))
+
+    def _frames_in_a_row(self, lengths: Sequence[int]) -> float:
+        """How long the work takes, in frames that one thread decodes."""
+        speed = self.threads * _THREAD_GAIN if self.threads > 1 else 1.0
+        return max(*lengths, sum(lengths) / self.decoders) / speed
 
 
-def fetch(path: Path, container: InputContainer, runs: Sequence[Run]) -> dict[int, Taken]:
-    """The wanted frames of all runs, by stamp; `container` is the first decoder's, no frame of it decoded yet."""
+def fetch(path: Path, container: InputContainer, runs: Sequence[Run], stamps: tuple[int, ...]) -> Film:
+    """The frames of all runs; `container` is the first decoder's, and no frame of it has been decoded yet."""
     stream = video_stream(container, path)
-    crew = Crew.of(runs, frame_pixels=stream.width * stream.height, cores=_cores())
-    waiting: SimpleQueue[Run] = SimpleQueue()
+    width, height = stream.codec_context.width, stream.codec_context.height
+    film = Film(stamps=stamps, pixels=np.empty((len(stamps), height, width, 3), np.uint8))
+    shares_frames = stream.codec_context.name not in _SLOW_THREADS
+    crew = Crew.of(runs, frame_pixels=width * height, cores=_cores(), shares_frames=shares_frames)
+    waiting = SimpleQueue[Run]()
     for run in sorted(runs, key=lambda run: -len(run.presented)):
         waiting.put(run)
-    if crew.decoders == 1:
-        return {taken.stamp: taken for taken in _work(container, stream, waiting, crew.threads)}
-    with ThreadPoolExecutor(crew.decoders - 1) as pool:
-        others = [pool.submit(_work_apart, path, waiting, crew.threads) for _ in range(crew.decoders - 1)]
+    with ThreadPoolExecutor(crew.decoders) as pool:
+        others = [pool.submit(_work_apart, path, waiting, film, crew) for _ in range(crew.decoders - 1)]
         try:
-            found = _work(container, stream, waiting, crew.threads)
+            _work(container, stream, waiting, film, crew)
         finally:
             _empty(waiting)
-        found += [taken for other in others for taken in other.result()]
-    return {taken.stamp: taken for taken in found}
+        for other in others:
+            other.result()
+    return film
 
 
-def _work_apart(path: Path, waiting: SimpleQueue[Run], threads: int) -> list[Taken]:
+def _work_apart(path: Path, waiting: SimpleQueue[Run], film: Film, crew: Crew) -> None:
     try:
         with opened(path) as container:
-            return _work(container, video_stream(container, path), waiting, threads)
+            _work(container, video_stream(container, path), waiting, film, crew)
     except BaseException:
         _empty(waiting)
         raise
 
 
-def _work(container: InputContainer, stream: VideoStream, waiting: SimpleQueue[Run], threads: int) -> list[Taken]:
-    context = stream.codec_context
+def _work(container: InputContainer, stream: VideoStream, waiting: SimpleQueue[Run], film: Film, crew: Crew) -> None:
+    context, converter = stream.codec_context, Converter()
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
-    context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
-    if threads > 1 or context.name == "libdav1d":  # whose own threads would get into each other's way
-        context.thread_count = threads
-    size, found = (context.width, context.height), list[Taken]()
+    context.thread_type = "FRAME" if crew.threads > 1 else "SLICE"  # as in the documentation's loop
+    if crew.threads > 1 or context.name == "libdav1d":  # whose own threads would get into each other's way
+        context.thread_count = crew.threads
     while True:
         try:
             run = waiting.get_nowait()
         except Empty:
-            return found
-        found += _decoded(container, stream, run, size)
+            return
+        for frame in _decoded(container, stream, run):
+            film.take(frame, converter)
+            del frame  # a decoder that makes up a part of a picture takes it from frames that nobody keeps
 
 
-def _decoded(container: InputContainer, stream: VideoStream, run: Run, size: tuple[int, int]) -> Iterator[Taken]:
-    """The wanted frames of a run; every frame that leaves the decoder must be the next one that is presented.
-
-    They are converted at once: a decoder that has to make up a part of a picture takes it from the memory of frames
-    that nobody keeps.
-    """
+def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[VideoFrame]:
+    """The wanted frames of a run; every frame that leaves the decoder must be the next one that is presented."""
     bitstream, dropped, expected = bitstream_of(stream), set[int](), iter(run.presented)
     for packet in arriving(container, stream, run):
         if packet.size and packet.pts not in run.wanted and bitstream.is_droppable(memoryview(packet)):
@@ -121,16 +148,10 @@ def _decoded(container: InputContainer, stream: VideoStream, run: Run, size: tup
             if frame.pts != due or frame.is_corrupt:
                 raise DamageError("decoding from a key frame gave other frames than those that were expected")
             if due in run.wanted:
-                yield _taken(frame, size)
+                yield frame
             if due == run.presented[-1]:
                 return
     raise DamageError("the decoder kept a frame that is needed to itself")
-
-
-def _taken(frame: VideoFrame, size: tuple[int, int]) -> Taken:
-    if (frame.width, frame.height) != size:
-        raise DamageError("its frames change their size")
-    return Taken(stamp=frame.pts or 0, pixels=rgb(frame), matrix=matrix_of(frame))
 
 
 def _empty(waiting: SimpleQueue[Run]) -> None:

@@ -7,15 +7,30 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def rgb(frame: VideoFrame, *, width: int = 0, height: int = 0) -> Pixels:
-    """[H, W, 3]; scaled to another size only where one is given that differs from the frame's own."""
-    if not width or (frame.width, frame.height) == (width, height):
-        return cast("Pixels", frame.to_ndarray(format="rgb24"))
-    return cast("Pixels", frame.to_ndarray(format="rgb24", width=width, height=height))
+class Converter:
+    """Frames → RGB, just as `frame.to_ndarray(format="rgb24")` has it; one for each thread.
+
+    That makes its tables anew for every frame, which takes longer than a small picture does; here they are kept.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def write(self, frame: VideoFrame, target: Pixels) -> None:
+        """Fills `target`, [H, W, 3]; a frame of another size is scaled to it."""
+        height, width, _ = target.shape
+        if (frame.width, frame.height) == (width, height):
+            picture = self._reformatter.reformat(frame, format="rgb24")
+        else:
+            picture = self._reformatter.reformat(frame, format="rgb24", width=width, height=height)
+        plane = picture.planes[0]
+        rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
+        target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
 
 
 def matrix_of(frame: VideoFrame) -> bytes | None:

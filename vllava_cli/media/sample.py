@@ -21,7 +21,7 @@ from vllava_cli.media.folder import read_folder
 from vllava_cli.media.pick import check_trim, choose
 from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking
 from vllava_cli.media.still import look, read_still
-from vllava_cli.media.through import Survey, fetch_through, survey, survey_opened
+from vllava_cli.media.through import Survey, fetch_through, survey, survey_unknown
 from vllava_cli.media.upright import orientation, upright
 from vllava_cli.nouns import Clip, Frames, Framing
 
@@ -72,7 +72,7 @@ def _sample_video(path: Path, framing: Framing) -> Frames:
         stream = video_stream(container, path)
         if not is_seekable(stream):
             reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-            return _sample_through(path, framing, survey_opened(container, path), reason)
+            return _sample_through(path, framing, survey_unknown(container, path), reason)
     found = sample_by_seeking(path, framing)
     if isinstance(found, Frames):
         return found

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.media.bitstream import SEEKABLE
 from vllava_cli.media.clip import codec_name, container_name, opened, promised, shown, video_stream
-from vllava_cli.media.fetch import Taken, fetch
+from vllava_cli.media.fetch import fetch
 from vllava_cli.media.index import DamageError, DistrustError, Index, bitstream_of
 from vllava_cli.media.pick import first_tick, nothing_between, past_the_end, pick, reference
-from vllava_cli.media.rgb import Pixels
 from vllava_cli.media.scan import PacketScan
 from vllava_cli.media.table import SampleTable
-from vllava_cli.media.upright import Orientation, orientation, upright
+from vllava_cli.media.upright import orientation, upright
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _UNKNOWN_RATE = Fraction(25)
@@ -123,9 +120,11 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     stamps = tuple(index.stamp(rank) for rank in ranks)
     stream = video_stream(container, path)
     pixel_format = stream.codec_context.pix_fmt or ""
-    taken = fetch(path, container, runs)
-    turn = _turn_of(taken)
-    pixels = _stacked(stamps, taken, turn)
+    film = fetch(path, container, runs, stamps)
+    if len(film.matrices) > 1:
+        raise DamageError("its frames are turned in different ways")
+    turn = orientation(film.matrices.pop())
+    pixels = upright(film.pixels, turn)
     decoded, count = sum(len(run.presented) for run in runs), index.frame_count
     is_most = decoded > _MOST * count
     but = ", but most of them are needed" if is_most else ""
@@ -146,26 +145,6 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
         faults=_faults(path, index, promised(container, stream)),
     )
     return Frames(clip=clip, pixels=pixels, times_s=tuple(timeline.time_s(stamp) for stamp in stamps))
-
-
-def _turn_of(taken: dict[int, Taken]) -> Orientation:
-    matrices = {picture.matrix for picture in taken.values()}
-    if len(matrices) > 1:
-        raise DamageError("its frames are turned in different ways")
-    return orientation(matrices.pop())
-
-
-def _stacked(stamps: Sequence[int], taken: dict[int, Taken], turn: Orientation) -> Pixels:
-    """[T, H, W, 3], upright; the pictures leave `taken` one by one, so that they are hardly ever held twice."""
-    stacked: Pixels | None = None
-    for stamp in tuple(taken):
-        picture = upright(taken.pop(stamp).pixels[np.newaxis], turn)[0]
-        if stacked is None:
-            stacked = np.empty((len(stamps), *picture.shape), np.uint8)
-        stacked[[place for place, other in enumerate(stamps) if other == stamp]] = picture
-    if stacked is None:
-        raise DistrustError("no frame was asked for")
-    return stacked
 
 
 def _faults(path: Path, index: Index, promised_packets: int) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ Frames are converted on the way where their positions can be foreseen; else a se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from av.container import InputContainer
@@ -18,11 +19,13 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.clip import DECODE_ERRORS, codec_name, container_name, opened, promised, shown, video_stream
-from vllava_cli.media.pick import pick
-from vllava_cli.media.rgb import Pixels, matrix_of, rgb
+from vllava_cli.media.pick import pick, reference
+from vllava_cli.media.rgb import Converter, Pixels, matrix_of
 
 _UNKNOWN_RATE = Fraction(25)
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 16 << 20
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
 @dataclass(kw_only=True)
@@ -61,17 +64,13 @@ class Survey:
     pixel_format: str
     tally: Tally
     taken: dict[int, Pixels] = field(default_factory=dict)
-    kept: tuple[VideoFrame, ...] = ()
-    """All frames of a short clip whose wanted ones weren't known beforehand."""
 
 
 @dataclass(kw_only=True)
 class _Walk:
-    """What is noted of the frames of one pass, and which of them are converted or kept on the way."""
+    """What is noted of the frames of one pass; those that are wanted are converted on the way."""
 
     wanted: frozenset[int]
-    keeps: bool
-    """Keep the frames, as long as they take little memory, so that any of them can be converted later."""
     stamps: list[int | None] = field(default_factory=list)
     last_duration: int = 0
     base: Fraction = Fraction(1)
@@ -80,7 +79,7 @@ class _Walk:
     pixel_format: str = ""
     matrix: bytes | None = None
     taken: dict[int, Pixels] = field(default_factory=dict)
-    kept: list[VideoFrame] = field(default_factory=list)
+    converter: Converter = field(default_factory=Converter)
 
     def add(self, frame: VideoFrame) -> None:
         """Notes a frame without holding on to it, unless frames are kept."""
@@ -91,59 +90,78 @@ class _Walk:
         self.stamps.append(frame.pts)
         self.last_duration = frame.duration
         if index in self.wanted:
-            self.taken[index] = rgb(frame, width=self.width, height=self.height)
-        if self.keeps:
-            self.kept.append(frame)
-            if len(self.kept) * self.width * self.height * 4 > _KEPT_BYTES:
-                self.keeps = False
-                self.kept.clear()
+            self.taken[index] = np.empty((self.height, self.width, 3), np.uint8)
+            self.converter.write(frame, self.taken[index])
 
 
 def survey(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> Survey:
     """Decodes everything, in several threads; where anything is damaged, just as the documentation's loop does.
 
-    A decoder of several threads may conceal damage in other ways than one of a single thread, and so may one whose
-    frames are kept: it finds other things in the memory that it uses again.
+    A decoder of several threads may conceal damage in other ways than one of a single thread.
     """
     with opened(path) as container:
-        if is_damaged:
-            return _pass(container, path, foreseen, is_threaded=False)
-        return survey_opened(container, path, foreseen)
-
-
-def survey_opened(container: InputContainer, path: Path, foreseen: Sequence[int] = ()) -> Survey:
-    """`survey` of a file that is open already and of which nothing has been read."""
-    known = _pass(container, path, foreseen, is_threaded=True)
-    if known.tally.is_clean:
+        known = _pass(container, path, foreseen, is_threaded=not is_damaged)
+    if is_damaged or known.tally.is_clean:
         return known
     with opened(path) as again:
         return _pass(again, path, foreseen or pick(len(known.times_s)), is_threaded=False)
 
 
+def survey_unknown(container: InputContainer, path: Path) -> Survey:
+    """`survey` of a file that has just been opened and whose frames haven't been counted.
+
+    They are counted by their packets first, so that the wanted ones can be converted on the way; packets of small
+    files are kept and decoded, so that those are read once.
+    """
+    stream, tally = video_stream(container, path), Tally()
+    packets, kept_bytes = list[VideoPacket](), 0
+    for packet in _packets(container, stream, tally):
+        kept_bytes += packet.size
+        if kept_bytes <= _KEPT_BYTES:
+            packets.append(packet)
+    foreseen = reference(max(1, tally.packets), reported=stream.frames)
+    if tally.is_cut or kept_bytes > _KEPT_BYTES:
+        return survey(path, foreseen)
+    known = _pass(container, path, foreseen, is_threaded=True, tally=tally, packets=packets)
+    return known if known.tally.is_clean else survey(path, foreseen, is_damaged=True)
+
+
 def fetch_through(path: Path, chosen: Sequence[int], known: Survey) -> Pixels:
     """The chosen frames, [len(chosen), H, W, 3] as stored: those that the survey took, or all from a second pass."""
-    if known.kept:
-        return np.stack([rgb(known.kept[index], width=known.width, height=known.height) for index in chosen])
-    taken = known.taken if set(chosen) <= known.taken.keys() else _fetched(path, frozenset(chosen), known)
-    return np.stack([taken[index] for index in chosen])
+    taken = dict(known.taken) if set(chosen) <= known.taken.keys() else _fetched(path, frozenset(chosen), known)
+    pixels = np.empty((len(chosen), known.height, known.width, 3), np.uint8)
+    known.taken.clear()  # so that no picture is held twice
+    for index in tuple(taken):
+        pixels[[place for place, other in enumerate(chosen) if other == index]] = taken.pop(index)
+    return pixels
 
 
 def _fetched(path: Path, wanted: frozenset[int], known: Survey) -> dict[int, Pixels]:
-    taken: dict[int, Pixels] = {}
+    taken, converter = dict[int, Pixels](), Converter()
     with opened(path) as container:
         stream = _stream(container, path, is_threaded=known.tally.is_clean)
-        for index, frame in enumerate(_decoded(container, stream, Tally())):
+        for index, frame in enumerate(_decoded(_packets(container, stream, Tally()), Tally())):
             if index in wanted:
-                taken[index] = rgb(frame, width=known.width, height=known.height)
+                taken[index] = np.empty((known.height, known.width, 3), np.uint8)
+                converter.write(frame, taken[index])
             if len(taken) == len(wanted):
                 return taken
     raise MediaError(f"{shown(path)} changed while it was read. Try again.")
 
 
-def _pass(container: InputContainer, path: Path, foreseen: Sequence[int], *, is_threaded: bool) -> Survey:
-    stream, tally = _stream(container, path, is_threaded=is_threaded), Tally()
-    walk = _Walk(wanted=frozenset(foreseen), keeps=is_threaded and not foreseen, base=stream.time_base or Fraction(1))
-    for frame in _decoded(container, stream, tally):
+def _pass(
+    container: InputContainer,
+    path: Path,
+    foreseen: Sequence[int],
+    *,
+    is_threaded: bool,
+    packets: Sequence[VideoPacket] = (),
+    tally: Tally | None = None,
+) -> Survey:
+    """One pass over the file, or over `packets` of it that have been read and counted in `tally`."""
+    stream, tally = _stream(container, path, is_threaded=is_threaded), tally or Tally()
+    walk = _Walk(wanted=frozenset(foreseen), base=stream.time_base or Fraction(1))
+    for frame in _decoded(packets or _packets(container, stream, tally), tally):
         walk.add(frame)
     if not walk.stamps:
         raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
@@ -162,7 +180,6 @@ def _pass(container: InputContainer, path: Path, foreseen: Sequence[int], *, is_
         pixel_format=walk.pixel_format,
         tally=tally,
         taken=walk.taken,
-        kept=tuple(walk.kept),
     )
 
 
@@ -172,13 +189,13 @@ def _stream(container: InputContainer, path: Path, *, is_threaded: bool) -> Vide
     return stream
 
 
-def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoFrame]:
+def _decoded(packets: Iterable[VideoPacket], tally: Tally) -> Iterator[VideoFrame]:
     """Every frame that the decoder shows, in order, damaged ones included.
 
     The documentation's loop stops with an error at the first packet that the decoder refuses; here such packets are
     counted and passed over, as players do. Where the container itself breaks off, that is the end.
     """
-    for packet in _packets(container, stream, tally):
+    for packet in packets:
         try:
             for frame in packet.decode():
                 tally.frames += 1
@@ -190,7 +207,7 @@ def _decoded(container: InputContainer, stream: VideoStream, tally: Tally) -> It
             tally.refused += 1
 
 
-def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[Packet[VideoStream]]:
+def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[VideoPacket]:
     packets = container.demux(stream)
     while True:
         try:

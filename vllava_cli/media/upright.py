@@ -36,6 +36,8 @@ def orientation(matrix: bytes | None) -> Orientation:
 
 def upright(pixels: npt.NDArray[np.uint8], turn: Orientation) -> npt.NDArray[np.uint8]:
     """pixels [T, H, W, 3] → [T, H, W, 3], or [T, W, H, 3] after 90 or 270 degrees."""
+    if turn == Orientation():
+        return pixels
     if turn.is_mirrored:
         pixels = pixels[:, :, ::-1]
     turned = np.rot90(pixels, k=-turn.rotation // 90, axes=(1, 2))
