@@ -59,7 +59,7 @@ def ours(path: Path) -> Callable[[], Eight]:
 def torchcodec(path: Path) -> Callable[[], Eight]:
     """torchcodec's exact mode, at the same positions, on as many threads as it takes by itself."""
     import torch  # noqa: F401
-    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+    from torchcodec.decoders import VideoDecoder
 
     def run() -> Eight:
         decoder = VideoDecoder(str(path), seek_mode="exact", dimension_order="NHWC")

@@ -18,7 +18,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import DECODE_ERRORS, codec_name, container_name, opened, promised, shown, video_stream
+from vllava_cli.media.clip import (
+    DECODE_ERRORS,
+    SHORTAGES,
+    codec_name,
+    container_name,
+    opened,
+    promised,
+    shown,
+    video_stream,
+)
 from vllava_cli.media.pick import pick, reference
 from vllava_cli.media.rgb import Converter, Pixels, matrix_of
 
@@ -168,7 +177,7 @@ def _pass(
     times_s, fps = _times(walk.stamps, walk.base, stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
     return Survey(
         times_s=times_s,
-        duration_s=times_s[-1] + (float(walk.last_duration * walk.base) if walk.last_duration else 1 / fps),
+        duration_s=max(times_s) + (float(walk.last_duration * walk.base) if walk.last_duration else 1 / fps),
         fps=fps,
         width=walk.width,
         height=walk.height,
@@ -201,7 +210,7 @@ def _decoded(packets: Iterable[VideoPacket], tally: Tally) -> Iterator[VideoFram
                 tally.frames += 1
                 tally.corrupt += frame.is_corrupt
                 yield frame
-        except MemoryError:
+        except SHORTAGES:
             raise
         except DECODE_ERRORS:
             tally.refused += 1
@@ -212,7 +221,7 @@ def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> It
     while True:
         try:
             packet = next(packets, None)
-        except MemoryError:
+        except SHORTAGES:
             raise
         except DECODE_ERRORS:
             tally.is_cut = True
