@@ -54,8 +54,12 @@ class SampleTable:
         return len(self._entries)
 
     @cached_property
+    def _flags(self) -> list[int]:
+        return [entry.flags for entry in self._entries]
+
+    @cached_property
     def _keys(self) -> list[int]:
-        return [number for number, entry in enumerate(self._entries) if entry.flags & _KEY]
+        return [number for number, flags in enumerate(self._flags) if flags & _KEY]
 
     def stamp(self, rank: int) -> int:
         key = self._key_for(rank)
@@ -90,7 +94,7 @@ class SampleTable:
             raise DistrustError(f"samples coded in {self._bitstream.codec} may hold no frame or several")
         if not count or count != self._stream.frames or count > MAX_FRAMES:
             raise DistrustError("its sample table doesn't list every frame")
-        if any(entry.flags & _DISCARD for entry in self._entries):
+        if any(flags & _DISCARD for flags in set(self._flags)):
             raise DistrustError("an edit list leaves some of its frames out")
         last = self._entries[-1]
         if last.pos + last.size > file_bytes:
