@@ -37,9 +37,6 @@ _SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"
 # What PyAV raises on damaged files, beside its own tree.
 DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, OverflowError)
 
-SHORTAGES = (MemoryError, BlockingIOError)
-"""What is raised where memory is refused: FFmpeg's EAGAIN is a thread that there was no room for. Never damage."""
-
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -55,7 +52,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         with av.open(f"file:{path.absolute()}", "r", options=dict(_OPTIONS), metadata_errors="replace") as container:
             yield container
-    except SHORTAGES:
+    except MemoryError:
         raise
     except DECODE_ERRORS as exc:
         raise MediaError(_fault_of(path)) from exc

@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllava_cli.media.clip import DECODE_ERRORS, SHORTAGES, opened, video_stream
+from vllava_cli.media.clip import DECODE_ERRORS, opened, video_stream
 from vllava_cli.media.index import DamageError, Run, arriving, bitstream_of
 from vllava_cli.media.rgb import Converter, Pixels, matrix_of
 
@@ -137,7 +137,7 @@ def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
             continue
         try:
             frames = packet.decode()
-        except SHORTAGES:
+        except MemoryError:
             raise
         except DECODE_ERRORS as exc:
             raise DamageError("a frame that is needed can't be decoded") from exc

@@ -16,7 +16,7 @@ import numpy as np
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import SHORTAGES, check_file, codec_name, is_folder, opened, shown, video_stream
+from vllava_cli.media.clip import check_file, codec_name, is_folder, opened, shown, video_stream
 from vllava_cli.media.folder import read_folder
 from vllava_cli.media.pick import check_trim, choose
 from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking
@@ -63,7 +63,7 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
 def _memory_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except SHORTAGES as exc:
+    except MemoryError as exc:
         raise MediaError(f"{shown(path)} needs more memory than there is. Scale it down first.") from exc
 
 

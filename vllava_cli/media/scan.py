@@ -16,7 +16,7 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from vllava_cli.media.bitstream import Bitstream, Start
-from vllava_cli.media.clip import DECODE_ERRORS, SHORTAGES
+from vllava_cli.media.clip import DECODE_ERRORS
 from vllava_cli.media.index import (
     MAX_FRAMES,
     REORDERING,
@@ -79,7 +79,7 @@ class PacketScan:
                 packets += packet.size > 0
                 if packet.size and not trouble:
                     trouble = columns.add(packet, bitstream)
-        except SHORTAGES:
+        except MemoryError:
             raise
         except DECODE_ERRORS:
             trouble = "it breaks off"

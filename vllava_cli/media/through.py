@@ -20,7 +20,6 @@ from av.video.stream import VideoStream
 from vllava_cli.errors import MediaError
 from vllava_cli.media.clip import (
     DECODE_ERRORS,
-    SHORTAGES,
     codec_name,
     container_name,
     opened,
@@ -210,7 +209,7 @@ def _decoded(packets: Iterable[VideoPacket], tally: Tally) -> Iterator[VideoFram
                 tally.frames += 1
                 tally.corrupt += frame.is_corrupt
                 yield frame
-        except SHORTAGES:
+        except MemoryError:
             raise
         except DECODE_ERRORS:
             tally.refused += 1
@@ -221,7 +220,7 @@ def _packets(container: InputContainer, stream: VideoStream, tally: Tally) -> It
     while True:
         try:
             packet = next(packets, None)
-        except SHORTAGES:
+        except MemoryError:
             raise
         except DECODE_ERRORS:
             tally.is_cut = True
