@@ -10,14 +10,14 @@ from vllava_cli import prompt
 from vllava_cli.errors import UsageError
 
 FORMS = {
-    "one video": (prompt.first_turn("Why is this funny?", ["video"]), "USER: <video>\nWhy is this funny? ASSISTANT:"),
-    "one image": (prompt.first_turn("What is it?", ["image"]), "USER: <image>\nWhat is it? ASSISTANT:"),
+    "one video": (prompt.turn("Why is this funny?", ["video"]), "USER: <video>\nWhy is this funny? ASSISTANT:"),
+    "one image": (prompt.turn("What is it?", ["image"]), "USER: <image>\nWhat is it? ASSISTANT:"),
     "image, then video": (
-        prompt.first_turn("Same dog?", ["image", "video"]),
+        prompt.turn("Same dog?", ["image", "video"]),
         "USER: <image>\n<video>\nSame dog? ASSISTANT:",
     ),
-    "no media": (prompt.first_turn("Hello", []), "USER: Hello ASSISTANT:"),
-    "a later turn": (prompt.next_turn("And then?"), "USER: And then? ASSISTANT:"),
+    "no media": (prompt.turn("Hello", []), "USER: Hello ASSISTANT:"),
+    "a later turn": (prompt.turn("And then?"), "USER: And then? ASSISTANT:"),
     "three turns": (
         prompt.transcript([("Q1", "A1"), ("Q2", "A2")], "Q3", ["video"]),
         "USER: <video>\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT: A2 USER: Q3 ASSISTANT:",

@@ -96,7 +96,7 @@ def _engine(checkpoint: Path) -> Engine:
 
 def _answer(engine: Engine, frames: Frames, item: Item) -> str:
     """What the model says to the last question, after its own answers to those before."""
-    conversation = Conversation(media=(frames,))
+    conversation = Conversation(attached=(frames,))
     said = [Answer.of(engine.stream(conversation, question, GREEDY)).text for question, _ in item.turns]
     return said[-1]
 

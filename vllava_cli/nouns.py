@@ -226,33 +226,15 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One question and what the model said to it."""
-
-    question: str
-    answer: str
-
-
-@dataclass(kw_only=True)
-class Conversation:
-    """What was shown and said so far; the one noun that changes.
-
-    `token_ids` are the ids of all finished turns, answers as the model produced them, never tokenised again.
-    """
-
-    media: tuple[Frames, ...]
-    fit: Fit = "crop"
-    turns: list[Turn] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stats:
     """Counts in tokens, times in seconds, memory in bytes."""
 
     prompt_tokens: int
     reused_tokens: int
+    """Those of the prompt that the KV cache held already."""
     new_tokens: int
+    tower_calls: int = 0
+    """How many clips went through a vision tower for this answer."""
     first_token_s: float
     """From the call to the first token: pixels, towers and prefill."""
     decode_s: float
@@ -260,6 +242,53 @@ class Stats:
     frames_s: float = 0.0
     load_s: float = 0.0
     peak_bytes: int | None = None
+
+    @property
+    def prefilled_tokens(self) -> int:
+        return self.prompt_tokens - self.reused_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question with the media that came with it, and what the model said to it."""
+
+    question: str
+    answer: str
+    answer_ids: tuple[int, ...]
+    """As the model produced them: an answer is never tokenised again."""
+    media: tuple[Frames, ...] = ()
+    stop_reason: StopReason
+    stats: Stats
+
+
+@dataclass(kw_only=True)
+class Conversation:
+    """What was shown and said so far; the one noun that changes."""
+
+    attached: tuple[Frames, ...] = ()
+    """What comes with the next question."""
+    fit: Fit = "crop"
+    turns: list[Turn] = field(default_factory=list)
+    dropped: int = 0
+    """How many of the oldest turns are no longer part of the prompt. Their media are: before the first turn that is."""
+
+    @property
+    def media(self) -> tuple[Frames, ...]:
+        """All media, in the order in which the prompt shows them."""
+        return tuple(medium for turn in self.turns for medium in turn.media) + self.attached
+
+    @property
+    def window(self) -> tuple[Turn, ...]:
+        """The turns that are part of the prompt."""
+        return tuple(self.turns[self.dropped :])
+
+    def cut(self, kept: int) -> None:
+        """Forgets the turns behind the first `kept`; what came with the first of them is attached once more."""
+        if kept < len(self.turns):
+            self.attached = self.turns[kept].media + self.attached
+            del self.turns[kept:]
+        if self.dropped >= kept:
+            self.dropped = 0
 
 
 @dataclass(frozen=True, kw_only=True)

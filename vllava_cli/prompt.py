@@ -17,29 +17,24 @@ SPECIAL_TOKENS = ("<video>", "<image>", "<pad>", "<unk>", "<s>", "</s>")
 ROLES = ("USER:", "ASSISTANT:")
 
 
-def first_turn(question: str, kinds: Sequence[MediaKind]) -> str:
-    """The prompt of a conversation's first question, a placeholder and a new line for each medium in order.
+def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
+    """One turn up to where the answer begins, a placeholder and a new line for each medium in order.
 
-    ("Why?", ["image", "video"]) → "USER: <image>\\n<video>\\nWhy? ASSISTANT:"
+    ("Why?", ["image", "video"]) → "USER: <image>\\n<video>\\nWhy? ASSISTANT:" · ("Why?") → "USER: Why? ASSISTANT:"
     """
     placeholders = "".join(f"{PLACEHOLDERS[kind]}\n" for kind in kinds)
     return f"USER: {placeholders}{question} ASSISTANT:"
 
 
-def next_turn(question: str) -> str:
-    """What a later question adds behind an answer and one space: "And then?" → "USER: And then? ASSISTANT:"."""
-    return f"USER: {question} ASSISTANT:"
-
-
 def transcript(turns: Sequence[tuple[str, str]], question: str, kinds: Sequence[MediaKind]) -> str:
-    """The whole prompt of a question behind finished (question, answer) turns."""
+    """The whole prompt of a question behind finished (question, answer) turns; the media come with the first."""
     if not turns:
-        return first_turn(question, kinds)
+        return turn(question, kinds)
     (first, answer), *later = turns
-    text = f"{first_turn(first, kinds)} {answer}"
+    text = f"{turn(first, kinds)} {answer}"
     for asked, answer in later:
-        text += f" {next_turn(asked)} {answer}"
-    return f"{text} {next_turn(question)}"
+        text += f" {turn(asked)} {answer}"
+    return f"{text} {turn(question)}"
 
 
 def expand(prompt: str, *, tokens_per_video: int, tokens_per_image: int) -> str:

@@ -15,7 +15,6 @@ from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.test_stream import EXACT, FREE, conversation_about, engine_of
 from tests.reference import read_reference
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.forward import media_features
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
 from vllava_cli.engine.stream import Engine
@@ -44,7 +43,7 @@ def test_the_trimmed_tower_gives_the_same_bits(small_checkpoint: Path, clip: Pat
     engine = loaded(small_checkpoint)
     assert engine.model.config.vision_config.num_hidden_layers == 2
     conversation = conversation_about(clip)
-    made = media_features(engine.model, conversation, engine.tokens)["video"]
+    made = engine.sight.features(conversation.media[0], "crop")
     whole = read_reference(small_checkpoint).model
     with torch.no_grad():
         pixels = video_pixels(conversation.media[0], engine.tokens.checkpoint.video_recipe)

@@ -59,7 +59,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def conversation_about(*paths: Path) -> Conversation:
-    return Conversation(media=tuple(sample(path, Framing()) for path in paths))
+    return Conversation(attached=tuple(sample(path, Framing()) for path in paths))
 
 
 def ask(engine: Engine, conversation: Conversation, question: str, sampling: Sampling = FREE) -> Answer:
@@ -67,10 +67,9 @@ def ask(engine: Engine, conversation: Conversation, question: str, sampling: Sam
 
 
 def new_ids(engine: Engine, conversation: Conversation, question: str) -> list[int]:
-    """The ids of the answer: what the conversation gained behind its prompt."""
-    prompt_ids = engine.tokens.prompt_ids(conversation, question)
+    """The ids of the answer."""
     ask(engine, conversation, question)
-    return conversation.token_ids[len(prompt_ids) :]
+    return list(conversation.turns[-1].answer_ids)
 
 
 def expanded(engine: Engine, text: str) -> str:
@@ -98,7 +97,7 @@ def test_greedy_tokens_equal_generate(
     kinds = [medium.kind for medium in conversation.media]
     made = new_ids(engine, conversation, question)
     wanted = reference.answer(
-        expanded(engine, prompt.first_turn(question, kinds)),
+        expanded(engine, prompt.turn(question, kinds)),
         videos=[path for path, kind in zip(paths, kinds, strict=True) if kind == "video"],
         images=[path for path, kind in zip(paths, kinds, strict=True) if kind == "image"],
         max_new_tokens=24,
@@ -111,28 +110,28 @@ def test_later_turns_equal_a_full_prefill_and_reuse_the_cache(engine: Engine, cl
     conversation = conversation_about(clip)
     ask(engine, conversation, "what is in this clip")
     for question in ("and then", "a red circle?"):
-        kept = list(conversation.token_ids)
+        before = list(conversation.turns)
+        finished = len(engine.tokens.finished_ids(conversation))
         answer = ask(engine, conversation, question)
-        with_cache = conversation.token_ids[len(kept) :]
-        assert answer.stats.reused_tokens == len(kept) - 1
-        fresh = Conversation(media=conversation.media, token_ids=kept)
+        assert answer.stats.reused_tokens == finished - 1  # the last token of an answer cut short was never fed
         engine.memory = None
+        fresh = Conversation(turns=before)
         again = ask(engine, fresh, question)
         assert again.stats.reused_tokens == 0
-        assert fresh.token_ids[len(kept) :] == with_cache
+        assert fresh.turns[-1].answer_ids == conversation.turns[-1].answer_ids
 
 
 def test_the_same_question_again_reuses_all_but_its_last_token(engine: Engine, clip: Path) -> None:
     """A cache that covered the whole prompt would leave nothing to feed, and the answer would be noise."""
     media = conversation_about(clip).media
     engine.memory = None
-    first = ask(engine, Conversation(media=media), "what is in this clip")
-    again = ask(engine, Conversation(media=media), "what is in this clip")
-    other = ask(engine, Conversation(media=media), "what is this")
+    first = ask(engine, Conversation(attached=media), "what is in this clip")
+    again = ask(engine, Conversation(attached=media), "what is in this clip")
+    other = ask(engine, Conversation(attached=media), "what is this")
     assert again.text == first.text
     assert again.stats.reused_tokens == again.stats.prompt_tokens - 1
     engine.memory = None
-    assert ask(engine, Conversation(media=media), "what is this").text == other.text
+    assert ask(engine, Conversation(attached=media), "what is this").text == other.text
 
 
 def test_another_clip_never_meets_the_old_cache(engine: Engine, clip: Path, other_clip: Path) -> None:
@@ -146,9 +145,14 @@ def test_another_clip_never_meets_the_old_cache(engine: Engine, clip: Path, othe
 
 def test_another_fit_never_meets_the_old_cache(engine: Engine, clip: Path) -> None:
     cropped = conversation_about(clip)
-    padded = Conversation(media=cropped.media, fit="pad")
+    padded = Conversation(attached=cropped.attached, fit="pad")
     ask(engine, cropped, "what is in this clip")
-    assert ask(engine, padded, "what is in this clip").stats.reused_tokens == 0
+    mixed = ask(engine, padded, "what is in this clip")
+    assert mixed.stats.reused_tokens < mixed.stats.prompt_tokens - engine.tokens.checkpoint.tokens_per_video
+    engine.memory = None
+    again = Conversation(attached=padded.media, fit="pad")
+    ask(engine, again, "what is in this clip")
+    assert again.turns[0].answer_ids == padded.turns[0].answer_ids
 
 
 def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None:
@@ -157,13 +161,14 @@ def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None
     assert [(turn.question, turn.answer) for turn in conversation.turns] == [("what", answer.text)]
     assert answer.stop_reason == "length"
     assert answer.stats.new_tokens == 24
-    assert answer.stats.prompt_tokens + 24 == len(conversation.token_ids)
+    assert answer.stats.prompt_tokens + 24 == len(engine.tokens.finished_ids(conversation))
+    assert (conversation.attached, len(conversation.turns[0].media)) == ((), 1)
 
 
 def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None:
     conversation = conversation_about(clip)
     whole = ask(engine, conversation_about(clip), "what")
-    answers = iter([False, False, False, True])
+    answers = iter([False, False, False, False, True])
     answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=lambda: next(answers)))
     assert answer.stop_reason == "interrupted"
     assert answer.stats.new_tokens == 3
@@ -171,11 +176,12 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
     assert conversation.turns[0].answer == answer.text
 
 
-def test_an_interruption_before_the_first_token_leaves_no_half_filled_cache(engine: Engine, clip: Path) -> None:
+def test_an_interruption_before_the_first_token_keeps_an_empty_turn(engine: Engine, clip: Path) -> None:
     engine.memory = None
-    answer = Answer.of(engine.stream(conversation_about(clip), "what", FREE, is_interrupted=lambda: True))
+    conversation = conversation_about(clip)
+    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=lambda: True))
     assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("", "interrupted", 0)
-    assert engine.memory is None
+    assert (conversation.turns[0].answer_ids, conversation.turns[0].stats.tower_calls) == ((), 0)
 
 
 def test_a_stream_that_is_dropped_keeps_its_turn(engine: Engine, clip: Path) -> None:
@@ -229,8 +235,8 @@ def test_special_tokens_cannot_be_generated(name: str, engine: Engine, clip: Pat
         for sampling in (FREE, Sampling(max_new_tokens=24, temperature=1.0, has_guard=False)):
             conversation = conversation_about(clip)
             ask(engine, conversation, "what", sampling)
-            answer_ids = conversation.token_ids[-24:]
-            assert token not in answer_ids
+            assert len(conversation.turns[0].answer_ids) == 24
+            assert token not in conversation.turns[0].answer_ids
     finally:
         undo()
 

@@ -94,7 +94,7 @@ def _prepare(ask: Ask, screen: Screen) -> tuple[Conversation, Tokens, float]:
     media, source, frames_s = _read(ask, screen)
     for fault in (fault for medium in media for fault in medium.clip.faults):
         screen.notice(fault)
-    conversation = Conversation(media=media, fit=ask.framing.fit)
+    conversation = Conversation(attached=media, fit=ask.framing.fit)
     with screen.waiting("Reading the model's files"):
         from vllava_cli.engine.checkpoint import describe
         from vllava_cli.engine.tokens import read_tokens

@@ -1,4 +1,4 @@
-"""The model's passes: media to features, ids to embeddings, prefill in chunks, one step of decoding.
+"""The model's passes: ids to embeddings, prefill in chunks, one step of decoding.
 
 Embeddings go to the language model directly: that is the same in every version of transformers, and can be interrupted.
 """
@@ -13,25 +13,13 @@ import torch
 
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.media.pixels import image_pixels, video_pixels
-from vllava_cli.nouns import Conversation, Frames
+from vllava_cli.nouns import MediaKind
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, VideoLlavaForConditionalGeneration
 
 CPU_CHUNK_TOKENS = 512
 GPU_CHUNK_TOKENS = 2048
-
-
-@torch.inference_mode()
-def media_features(model: VideoLlavaForConditionalGeneration, conversation: Conversation, tokens: Tokens) -> Features:
-    """The projected features of all media, in prompt order: {"video": [tokens, hidden], "image": …}."""
-    rows: Features = {}
-    for kind in ("video", "image"):
-        parts = [_features(model, medium, conversation, tokens) for medium in conversation.media if medium.kind == kind]
-        if parts:
-            rows[kind] = torch.cat(parts)
-    return rows
 
 
 @torch.inference_mode()
@@ -44,7 +32,8 @@ def embed(
     """
     row = torch.tensor([ids], device=model.device)
     embeddings: torch.Tensor = model.get_input_embeddings()(row)
-    for kind, token in (("video", tokens.video_id), ("image", tokens.image_id)):
+    placeholders: tuple[tuple[MediaKind, int], ...] = (("video", tokens.video_id), ("image", tokens.image_id))
+    for kind, token in placeholders:
         mask = row == token
         count = int(mask.sum())
         found = features[kind].shape[0] if kind in features else 0
@@ -62,15 +51,19 @@ def prefill(
     cache: DynamicCache,
     *,
     is_interrupted: Callable[[], bool],
-) -> torch.Tensor | None:
-    """Feeds embeddings [1, T, hidden] behind the cache's: the logits [vocabulary] of the last, None if interrupted."""
+) -> tuple[int, torch.Tensor | None]:
+    """Feeds embeddings [1, T, hidden] behind the cache's, in chunks.
+
+    Returns how many were fed, and the logits [vocabulary] of the last; None where it was interrupted before that.
+    """
     size = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
-    hidden = None
+    fed, hidden = 0, None
     for chunk in torch.split(embeddings, size, dim=1):
         if is_interrupted():
-            return None
+            return fed, None
         hidden = model.model.language_model(inputs_embeds=chunk, past_key_values=cache, use_cache=True)[0]
-    return None if hidden is None else _logits(model, hidden)
+        fed += chunk.shape[1]
+    return fed, None if hidden is None else _logits(model, hidden)
 
 
 @torch.inference_mode()
@@ -105,18 +98,5 @@ def _logits(model: VideoLlavaForConditionalGeneration, hidden: torch.Tensor) -> 
     return logits
 
 
-def _features(
-    model: VideoLlavaForConditionalGeneration, medium: Frames, conversation: Conversation, tokens: Tokens
-) -> torch.Tensor:
-    checkpoint = tokens.checkpoint
-    if medium.kind == "video":
-        pixels = video_pixels(medium, checkpoint.video_recipe, fit=conversation.fit)
-        output = model.model.get_video_features(pixels.to(model.device, model.dtype))
-    else:
-        pixels = image_pixels(medium, checkpoint.folder, fit=conversation.fit)
-        output = model.model.get_image_features(pixels.to(model.device, model.dtype))
-    features: torch.Tensor = getattr(output, "pooler_output", output)
-    return features.flatten(0, 1)
-
-
-Features = dict[str, torch.Tensor]
+Features = dict[MediaKind, torch.Tensor]
+"""Rows [tokens, hidden] of all media of a kind, in the order of the prompt."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllava_cli.nouns import Conversation, Fit, Frames
+from vllava_cli.nouns import Fit, Frames
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -20,15 +21,17 @@ class Memory:
     fit: Fit = "crop"
     ids: list[int] = field(default_factory=list)
 
-    def covers(self, conversation: Conversation, ids: list[int], *, media_end: int) -> int:
-        """How many first ids of a prompt need no prefill: at most all but one, and either all media tokens or none.
+    def covers(self, ids: Sequence[int], media: Sequence[Frames], starts: Sequence[int], *, fit: Fit) -> int:
+        """How many first ids of a prompt need no prefill: at most all but one.
 
-        `media_end` is the position behind the last placeholder. Another clip or fit → 0.
+        `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the
+        media themselves are the same.
         """
-        if self.fit != conversation.fit or not _same(self.media, conversation.media):
-            return 0
         shared = _shared(self.ids, ids[:-1])
-        return shared if shared >= media_end else 0
+        for old, new, start in zip(self.media, media, starts, strict=False):
+            if old is not new or self.fit != fit:
+                return min(shared, start)
+        return shared
 
     def crop(self, length: int) -> None:
         """Forgets everything behind the first `length` ids."""
@@ -38,11 +41,7 @@ class Memory:
             del self.ids[length:]
 
 
-def _same(left: tuple[Frames, ...], right: tuple[Frames, ...]) -> bool:
-    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
-
-
-def _shared(left: list[int], right: list[int]) -> int:
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
     """The length of the common beginning: [1, 2, 3], [1, 2, 9] → 2."""
     for position, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllava_cli.engine.choose import Chooser
-from vllava_cli.engine.forward import embed, media_features, memory_faults, prefill, step
+from vllava_cli.engine.context import make_room
+from vllava_cli.engine.forward import Features, embed, memory_faults, prefill, step
 from vllava_cli.engine.memory import Memory
 from vllava_cli.engine.repetition import is_looping
+from vllava_cli.engine.sight import Sight
 from vllava_cli.engine.tokens import GrowingText, Tokens
-from vllava_cli.nouns import Conversation, LoadPlan, Piece, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -30,12 +32,15 @@ def never() -> bool:
 
 @dataclass(kw_only=True)
 class Engine:
-    """A loaded model with the KV cache of the conversation that it answered last."""
+    """A loaded model with the KV cache of the conversation that it answered last, and what it has seen."""
 
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
     plan: LoadPlan
     memory: Memory | None = None
+
+    def __post_init__(self) -> None:
+        self.sight = Sight(model=self.model, tokens=self.tokens)
 
     def stream(
         self,
@@ -47,16 +52,26 @@ class Engine:
     ) -> Iterator[Piece]:
         """Yields an answer as it is decoded; the last piece has the stop reason and the stats.
 
-        `is_interrupted` is asked before each token and each chunk of prefill. When the stream ends, however it ends,
-        the turn so far is added to the conversation. Errors: UsageError, ContextError, MemoryShortError.
+        `is_interrupted` is asked before clips are looked at, each chunk of prefill and each token. When the stream
+        ends, by whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,
+        MemoryShortError.
         """
-        run = _Run(engine=self, conversation=conversation, sampling=sampling, is_interrupted=is_interrupted)
-        run.ids = self.tokens.prompt_ids(conversation, question)
+        run = _Run(
+            engine=self,
+            conversation=conversation,
+            question=question,
+            sampling=sampling,
+            is_interrupted=is_interrupted,
+        )
         try:
             yield from run.pieces()
-        finally:
-            conversation.turns.append(Turn(question=question, answer=run.text.text))
-            conversation.token_ids = run.ids + run.text.ids
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            run.keep()
+            raise
+
+    def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
+        """As `context.make_room`."""
+        return make_room(self.tokens, conversation, question, sampling)
 
 
 @dataclass(kw_only=True)
@@ -65,35 +80,58 @@ class _Run:
 
     engine: Engine
     conversation: Conversation
+    question: str
     sampling: Sampling
     is_interrupted: Callable[[], bool]
-    ids: list[int] = field(default_factory=list)
     reused: int = 0
+    stop: StopReason = "interrupted"
     started_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
 
+    is_kept: bool = False
+
     def __post_init__(self) -> None:
+        self.ids = self.engine.tokens.prompt_ids(self.conversation, self.question)
         self.text = GrowingText(tokens=self.engine.tokens, holds_stray=self.sampling.has_guard)
+        self.calls_before = self.engine.sight.calls
 
     def pieces(self) -> Iterator[Piece]:
-        stop: StopReason | None = None
         logits = self._forward(self._prefill)
         chooser = Chooser(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
         while logits is not None:
             token = chooser.choose(logits)
             self.first_s = self.first_s or time.perf_counter()
             if token in self.engine.tokens.stop_ids:
-                stop = "end"
+                self.stop = "end"
                 break
             if new := self.text.push(token):
                 yield Piece(text=new)
             if stop := self._stop():
+                self.stop = stop
                 break
             logits = self._forward(self._step)
         rest = self.text.rest()
         if self.sampling.has_guard and self.text.has_stray:
-            stop = "repetition"
-        yield Piece(text=rest, stop_reason=stop or "interrupted", stats=self._stats())
+            self.stop = "repetition"
+        yield Piece(text=rest, stop_reason=self.stop, stats=self.keep())
+
+    def keep(self) -> Stats:
+        """Adds the turn to the conversation, once."""
+        stats = self._stats()
+        if self.is_kept:
+            return stats
+        self.is_kept = True
+        turn = Turn(
+            question=self.question,
+            answer=self.text.text,
+            answer_ids=tuple(self.text.ids),
+            media=self.conversation.attached,
+            stop_reason=self.stop,
+            stats=stats,
+        )
+        self.conversation.turns.append(turn)
+        self.conversation.attached = ()
+        return stats
 
     def _stop(self) -> StopReason | None:
         new = len(self.text.ids)
@@ -115,16 +153,14 @@ class _Run:
             raise
 
     def _prefill(self) -> torch.Tensor | None:
-        engine = self.engine
-        memory = self._memory()
-        media = {} if self.reused else media_features(engine.model, self.conversation, engine.tokens)
+        """The logits behind the prompt; what an interruption leaves in the cache stays there for the next question."""
+        if self.is_interrupted():
+            return None
+        engine, memory = self.engine, self._memory()
         new = self.ids[self.reused :]
-        embeddings = embed(engine.model, new, media, engine.tokens)
-        logits = prefill(engine.model, embeddings, memory.cache, is_interrupted=self.is_interrupted)
-        if logits is None:
-            engine.memory = None
-        else:
-            memory.ids.extend(new)
+        embeddings = embed(engine.model, new, self._rows(), engine.tokens)
+        fed, logits = prefill(engine.model, embeddings, memory.cache, is_interrupted=self.is_interrupted)
+        memory.ids.extend(new[:fed])
         return logits
 
     def _memory(self) -> Memory:
@@ -132,16 +168,24 @@ class _Run:
         from transformers import DynamicCache
 
         engine, conversation = self.engine, self.conversation
-        last = max((i for i, token in enumerate(self.ids) if token in self._placeholders()), default=-1)
+        media = conversation.media
         if engine.memory:
-            self.reused = engine.memory.covers(conversation, self.ids, media_end=last + 1)
+            starts = engine.tokens.media_starts(self.ids, media)
+            self.reused = engine.memory.covers(self.ids, media, starts, fit=conversation.fit)
         if engine.memory is None or not self.reused:
-            engine.memory = Memory(cache=DynamicCache(), media=conversation.media, fit=conversation.fit)
+            engine.memory = Memory(cache=DynamicCache())
         engine.memory.crop(self.reused)
+        engine.memory.media, engine.memory.fit = media, conversation.fit
         return engine.memory
 
-    def _placeholders(self) -> tuple[int, int]:
-        return (self.engine.tokens.video_id, self.engine.tokens.image_id)
+    def _rows(self) -> Features:
+        """The features that the rest of the prompt needs."""
+        tokens, reused = self.engine.tokens, self.ids[: self.reused]
+        skipped: dict[MediaKind, int] = {
+            "video": reused.count(tokens.video_id),
+            "image": reused.count(tokens.image_id),
+        }
+        return self.engine.sight.rows(self.conversation.media, self.conversation.fit, skipped=skipped)
 
     def _step(self) -> torch.Tensor:
         memory = self.engine.memory
@@ -159,6 +203,7 @@ class _Run:
             prompt_tokens=len(self.ids),
             reused_tokens=self.reused,
             new_tokens=len(self.text.ids),
+            tower_calls=self.engine.sight.calls - self.calls_before,
             first_token_s=first - self.started_s,
             decode_s=now - first,
             peak_bytes=_peak_bytes(self.engine.model.device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from vllava_cli import prompt
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.repetition import stray_start
 from vllava_cli.errors import CheckpointError, ContextError
-from vllava_cli.nouns import Checkpoint, Conversation
+from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,36 +32,92 @@ class Tokens:
     """<video>, <image> and <pad>: ids that an answer may not hold."""
     context_tokens: int
     """What a conversation may hold: the checkpoint's context, or what the plan has memory for."""
+    _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
-        """The ids of the whole conversation up to and including "ASSISTANT:" of the new question.
+        """The ids of the conversation up to and including "ASSISTANT:" of the new question.
 
         Errors: UsageError for an empty question, ContextError for a prompt that leaves no room for an answer.
         """
-        special = self.tokenizer.all_special_tokens
-        text = prompt.readable(question, special_tokens=special)
-        kinds = [medium.kind for medium in conversation.media]
-        if conversation.token_ids:
-            ids = conversation.token_ids + self._encode(prompt.next_turn(text), has_start=False)
-        else:
-            ids = self._encode(self._expand(prompt.first_turn(text, kinds)), has_start=True)
-        self._check_placeholders(ids, Counter(kinds))
-        self._check_room(len(ids), Counter(kinds))
+        ids = self.unchecked_ids(conversation, question)
+        kinds = Counter(medium.kind for medium in conversation.media)
+        self._check_placeholders(ids, kinds)
+        self._check_room(len(ids), kinds)
         return ids
+
+    def unchecked_ids(self, conversation: Conversation, question: str) -> list[int]:
+        """What `prompt_ids` gives, however long. Errors: UsageError for an empty question."""
+        ids = self.finished_ids(conversation)
+        media = conversation.attached if ids else conversation.media
+        return [*ids, *self._question_ids(question, media, is_first=not ids)]
+
+    def finished_ids(self, conversation: Conversation) -> list[int]:
+        """The ids of the turns in the window, each answer as the model produced it; no turns → []."""
+        ids: list[int] = []
+        for number, turn in enumerate(conversation.window):
+            dropped = conversation.turns[: conversation.dropped] if number == 0 else []
+            media = tuple(medium for early in dropped for medium in early.media) + turn.media
+            ids += self._question_ids(turn.question, media, is_first=number == 0)
+            ids += turn.answer_ids
+        return ids
+
+    def used(self, conversation: Conversation) -> int:
+        """How much of the context the window and the media that wait for the next question take."""
+        ids = self.finished_ids(conversation)
+        waiting = conversation.attached if ids else conversation.media
+        return len(ids) + sum(self.tokens_of(medium.kind) for medium in waiting)
+
+    def media_starts(self, ids: Sequence[int], media: Sequence[Frames]) -> list[int]:
+        """The position of each medium's first placeholder in a prompt that shows `media`."""
+        starts: list[int] = []
+        position = 0
+        for medium in media:
+            position = ids.index(self._placeholder(medium.kind), position)
+            starts.append(position)
+            position += self.tokens_of(medium.kind)
+        return starts
+
+    def tokens_of(self, kind: MediaKind) -> int:
+        """How many tokens a medium takes."""
+        return self.checkpoint.tokens_per_video if kind == "video" else self.checkpoint.tokens_per_image
+
+    def answer_ids(self, text: str) -> tuple[int, ...]:
+        """The ids of an answer that another model gave."""
+        return self._encode(prompt.readable(text, special_tokens=self.tokenizer.all_special_tokens), has_start=False)
+
+    def are_of(self, ids: Sequence[int], answer: str) -> bool:
+        """Whether these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder."""
+        forbidden = {*self.banned_ids, *self.stop_ids}
+        if not all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids):
+            return False
+        return self.text_of(list(ids)).startswith(answer)
 
     def text_of(self, ids: list[int]) -> str:
         """The text of an answer's ids, special tokens left out."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _expand(self, text: str) -> str:
+    def _question_ids(self, question: str, media: Sequence[Frames], *, is_first: bool) -> tuple[int, ...]:
+        text = prompt.readable(question, special_tokens=self.tokenizer.all_special_tokens)
         counts = self.checkpoint
-        return prompt.expand(text, tokens_per_video=counts.tokens_per_video, tokens_per_image=counts.tokens_per_image)
+        whole = prompt.expand(
+            prompt.turn(text, [medium.kind for medium in media]),
+            tokens_per_video=counts.tokens_per_video,
+            tokens_per_image=counts.tokens_per_image,
+        )
+        return self._encode(whole, has_start=is_first)
 
-    def _encode(self, text: str, *, has_start: bool) -> list[int]:
-        ids = self.tokenizer(text, add_special_tokens=has_start)["input_ids"]
-        return [int(token) for token in ids]
+    def _encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
+        """Remembers: each turn asks for all earlier ones, and 2056 placeholders take 4 ms."""
+        key = (text, has_start)
+        if key not in self._known:
+            ids = self.tokenizer(text, add_special_tokens=has_start)["input_ids"]
+            self._known[key] = tuple(int(token) for token in ids)
+        return self._known[key]
 
-    def _check_placeholders(self, ids: list[int], kinds: Counter[str]) -> None:
+    def _placeholder(self, kind: MediaKind) -> int:
+        return self.video_id if kind == "video" else self.image_id
+
+    def _check_placeholders(self, ids: list[int], kinds: Counter[MediaKind]) -> None:
         found = (ids.count(self.video_id), ids.count(self.image_id))
         wanted = (
             kinds["video"] * self.checkpoint.tokens_per_video,
@@ -72,7 +129,7 @@ class Tokens:
                 f"{wanted[0]} and {wanted[1]} are needed: its files are not those of a Video-LLaVA checkpoint."
             )
 
-    def _check_room(self, prompt_tokens: int, kinds: Counter[str]) -> None:
+    def _check_room(self, prompt_tokens: int, kinds: Counter[MediaKind]) -> None:
         context = self.context_tokens
         if prompt_tokens < context:
             return

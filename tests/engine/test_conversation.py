@@ -1,0 +1,197 @@
+"""A conversation is asked, undone, edited, retried and interrupted: each answer is that of a full prefill of its ids.
+
+The yardstick is transformers' own forward pass over the whole prompt with its pixels, no cache, no chunks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from tests.engine.test_demo import PATHS
+from tests.engine.test_stream import engine_of
+from tests.reference import Reference, image_word, read_reference
+from vllava_cli import demo
+from vllava_cli.engine.stream import Engine
+from vllava_cli.errors import MemoryShortError
+from vllava_cli.media.pixels import image_pixels, video_pixels
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling, Turn
+
+SEQUENCES = 200
+QUESTIONS = (
+    *("What happens in this video?", "What shape is it?", "And its colour?", "And the background?", "Is there a dog?"),
+    *("Which way does it move?", "Why is this funny?", "How many shapes are there?", "Tell me more\nabout it. 日本"),
+)
+GREEDY = Sampling(max_new_tokens=24, has_guard=False)
+WARM = Sampling(max_new_tokens=24, temperature=2.0, seed=5, has_guard=False)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return engine_of(demo.CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return read_reference(demo.CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, Frames]:
+    return {name: sample(path, Framing()) for name, path in PATHS.items()}
+
+
+def after(count: int) -> Callable[[], bool]:
+    """Says no `count` times, then yes."""
+    answers: Iterator[bool] = itertools.chain(itertools.repeat(False, count), itertools.repeat(True))
+    return lambda: next(answers)
+
+
+class Story:
+    """A conversation to which random things happen; holds after each what must hold."""
+
+    def __init__(self, engine: Engine, reference: Reference, shown: dict[str, Frames], seed: int) -> None:
+        self.random = random.Random(seed)
+        self.engine, self.reference = engine, reference
+        self.shown = shown
+        clip = self.random.choice([name for name in shown if name.endswith(".mp4")])
+        self.conversation = Conversation(attached=(shown[clip],))
+        self.seen: set[int] = set()
+
+    def go_on(self) -> None:
+        steps = [self.ask, self.ask, self.interrupt]
+        if self.conversation.turns:
+            steps += [self.undo, self.edit, self.retry, self.retry_warm]
+        if len(self.conversation.media) < 3:
+            steps.append(self.add)
+        self.random.choice(steps)()
+
+    def ask(self, question: str = "", sampling: Sampling = GREEDY, *, patience: int = 10_000) -> None:
+        question = question or self.random.choice(QUESTIONS)
+        media = self.conversation.media
+        pieces = self.engine.stream(self.conversation, question, sampling, is_interrupted=after(patience))
+        answer = Answer.of(pieces)
+        turn = self.conversation.turns[-1]
+        assert (turn.answer, turn.stop_reason, turn.stats) == (answer.text, answer.stop_reason, answer.stats)
+        if patience:
+            new = {id(medium) for medium in media} - self.seen
+            assert answer.stats.tower_calls == len(new)
+            self.seen |= new
+        if sampling == GREEDY:
+            assert list(turn.answer_ids) == greedy_ids(self.engine, self.reference, self.conversation, turn)
+
+    def interrupt(self) -> None:
+        self.ask(patience=self.random.choice([0, 2, 3, 5]))
+        assert self.conversation.turns[-1].stop_reason in ("interrupted", "end")
+
+    def undo(self) -> None:
+        self.conversation.cut(len(self.conversation.turns) - 1)
+
+    def edit(self) -> None:
+        self.conversation.cut(self.random.randrange(len(self.conversation.turns)))
+        self.ask()
+
+    def retry(self, sampling: Sampling = GREEDY) -> None:
+        question = self.conversation.turns[-1].question
+        self.undo()
+        self.ask(question, sampling)
+
+    def retry_warm(self) -> None:
+        self.retry(WARM)
+
+    def add(self) -> None:
+        name = self.random.choice(sorted(self.shown))
+        if self.shown[name] not in self.conversation.media:
+            self.conversation.attached += (self.shown[name],)
+
+
+def greedy_ids(engine: Engine, reference: Reference, conversation: Conversation, turn: Turn) -> list[int]:
+    """For each token of the turn's answer, the likeliest one behind all that stands before it."""
+    ids = engine.tokens.finished_ids(conversation)
+    start = len(ids) - len(turn.answer_ids)
+    inputs = {"input_ids": torch.tensor([ids])}
+    tokens = engine.tokens
+    videos = [video_pixels(m, tokens.checkpoint.video_recipe) for m in conversation.media if m.kind == "video"]
+    images = [image_pixels(m, tokens.checkpoint.folder) for m in conversation.media if m.kind == "image"]
+    if videos:
+        inputs["pixel_values_videos"] = torch.cat(videos)
+    if images:
+        inputs[image_word()] = torch.cat(images)
+    with torch.no_grad():
+        logits = reference.model(**inputs).logits[0, start - 1 :]
+    logits[:, list(tokens.banned_ids)] = -torch.inf
+    likeliest: list[int] = logits.argmax(-1).tolist()
+    *made, behind = likeliest
+    assert (behind in tokens.stop_ids) == (turn.stop_reason == "end") or turn.stop_reason == "interrupted"
+    return made
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_whatever_happens_each_answer_is_that_of_a_full_prefill(
+    block: int, engine: Engine, reference: Reference, shown: dict[str, Frames]
+) -> None:
+    for seed in range(block * SEQUENCES // 10, (block + 1) * SEQUENCES // 10):
+        engine.memory = None
+        engine.sight.forget()
+        story = Story(engine, reference, shown, seed)
+        for _ in range(5):
+            story.go_on()
+
+
+def test_each_turn_prefills_only_what_it_adds(engine: Engine, shown: dict[str, Frames]) -> None:
+    engine.memory = None
+    conversation = Conversation(attached=(shown["red-circle-moves-left.mp4"],))
+    finished = 0
+    for question in QUESTIONS[:5]:
+        answer = Answer.of(engine.stream(conversation, question, GREEDY))
+        assert answer.stop_reason == "end"
+        assert answer.stats.prefilled_tokens == answer.stats.prompt_tokens - finished
+        assert answer.stats.reused_tokens == finished
+        finished = len(engine.tokens.finished_ids(conversation))
+
+
+def test_a_clip_that_was_interrupted_in_prefill_is_taken_up_where_it_stopped(
+    engine: Engine, shown: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllava_cli.engine.forward.CPU_CHUNK_TOKENS", 50)  # 136 placeholders take three chunks
+    engine.memory = None
+    engine.sight.forget()
+    conversation = Conversation(attached=(shown["two-shapes.png"], shown["three-shapes.mp4"]))
+    first = Answer.of(engine.stream(conversation, "How many?", GREEDY, is_interrupted=after(3)))
+    conversation.cut(0)
+    second = Answer.of(engine.stream(conversation, "How many?", GREEDY))
+    assert (first.stop_reason, first.stats.tower_calls) == ("interrupted", 2)
+    assert (second.stats.reused_tokens, second.stats.tower_calls) == (100, 0)
+    engine.memory = None
+    whole = Answer.of(engine.stream(Conversation(attached=conversation.turns[0].media), "How many?", GREEDY))
+    assert second.text == whole.text
+
+
+def test_a_clip_opened_again_is_not_looked_at_again(engine: Engine, shown: dict[str, Frames]) -> None:
+    engine.sight.forget()
+    clip, other = shown["three-shapes.mp4"], shown["blue-star-grows.mp4"]
+    calls = [
+        Answer.of(engine.stream(Conversation(attached=(medium,)), "What is it?", GREEDY)).stats.tower_calls
+        for medium in (clip, other, clip)
+    ]
+    assert calls == [1, 1, 0]
+    padded = Conversation(attached=(clip,), fit="pad")
+    assert Answer.of(engine.stream(padded, "What is it?", GREEDY)).stats.tower_calls == 1
+
+
+def test_a_failure_leaves_the_conversation_as_it_was(engine: Engine, shown: dict[str, Frames]) -> None:
+    conversation = Conversation(attached=(shown["three-shapes.mp4"],))
+    Answer.of(engine.stream(conversation, "How many?", GREEDY))
+    turns = list(conversation.turns)
+
+    def fail() -> bool:
+        raise MemoryError
+
+    with pytest.raises(MemoryShortError):
+        Answer.of(engine.stream(conversation, "And then?", GREEDY, is_interrupted=fail))
+    assert (conversation.turns, conversation.attached) == (turns, ())
