@@ -258,6 +258,7 @@ class Turn:
     """As the model produced them: an answer is never tokenised again."""
     media: tuple[Frames, ...] = ()
     stop_reason: StopReason
+    sampling: Sampling
     stats: Stats
 
 

@@ -127,6 +127,7 @@ class _Run:
             answer_ids=tuple(self.text.ids),
             media=self.conversation.attached,
             stop_reason=self.stop,
+            sampling=self.sampling,
             stats=stats,
         )
         self.conversation.turns.append(turn)

@@ -1,0 +1,117 @@
+"""What comes before the first answer: the clips are read, the model is found, planned and loaded.
+
+Shared by the commands that ask. All that can be refused is refused before a weight is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, MediaKind, Wishes
+from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.media.spool import Reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """Which clips are looked at, through which frames, with which model."""
+
+    clips: tuple[tuple[Path, Framing], ...]
+    wishes: Wishes
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+
+def prepare(opening: Opening, screen: Screen) -> tuple[tuple[Frames, ...], Tokens, float]:
+    """The clips' frames, the model's tokenizer, and how long the frames took in seconds. Errors: any VllavaError."""
+    from vllava_cli.media.spool import Reader
+
+    with Reader(opening.limits) as reader:
+        reader.start()
+        from vllava_cli.engine import hub
+
+        for clip, _ in opening.clips:
+            reader.check(clip)
+        source = hub.locate(opening.wishes.model, opening.wishes.revision, is_quiet=not screen.is_moving)
+        _say_what_to_expect(opening, screen)
+        started_s = time.perf_counter()
+        media = sampled(reader, opening.clips, screen)
+        frames_s = time.perf_counter() - started_s
+    with screen.waiting("Reading the model's files"):
+        from vllava_cli.engine.checkpoint import describe
+        from vllava_cli.engine.tokens import read_tokens
+
+        return media, read_tokens(describe(source)), frames_s
+
+
+def read_clips(clips: Sequence[tuple[Path, Framing]], limits: DecodeLimits, screen: Screen) -> tuple[Frames, ...]:
+    """The eight frames of each clip, read in a decoding process of their own. Errors: MediaError, UsageError."""
+    from vllava_cli.media.spool import Reader
+
+    with Reader(limits) as reader:
+        for clip, _ in clips:
+            reader.check(clip)
+        return sampled(reader, clips, screen)
+
+
+def start(
+    wishes: Wishes, tokens: Tokens, kinds: Iterable[MediaKind], screen: Screen, *, check: Callable[[Tokens], object]
+) -> tuple[Engine, float]:
+    """The loaded engine, and how long the weights took in seconds.
+
+    `check` is called with the tokens again where memory gives less context than the checkpoint has. Errors: any
+    VllavaError.
+    """
+    from vllava_cli.engine import hub
+    from vllava_cli.engine.load import load
+    from vllava_cli.hardware import probe
+    from vllava_cli.plan import plan
+
+    checkpoint = tokens.checkpoint
+    chosen = plan(wishes, probe(), checkpoint)
+    for what, choice, reason in chosen.reasons:
+        screen.detail(f"{what}: {choice}. {reason}")
+    if chosen.context_tokens:
+        tokens = replace(tokens, context_tokens=chosen.context_tokens)
+        check(tokens)
+    hub.fetch_weights(
+        hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision),
+        is_quiet=not screen.is_moving,
+    )
+    started_s = time.perf_counter()
+    engine = load(chosen, tokens, kinds, is_quiet=not screen.is_moving)
+    return engine, time.perf_counter() - started_s
+
+
+def warn_of_many(count: int, screen: Screen) -> None:
+    """Says that several clips at once are more than the model was trained for."""
+    if count > 1:
+        screen.notice(
+            "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly."
+        )
+
+
+def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Screen) -> tuple[Frames, ...]:
+    """Reads each clip and says what is wrong with it."""
+    from vllava_cli.media.pick import spread
+
+    with screen.waiting("Reading frames"):
+        media = tuple(spread(reader.sample(clip, framing)) for clip, framing in clips)
+    for fault in (fault for medium in media for fault in medium.clip.faults):
+        screen.notice(fault)
+    return media
+
+
+def _say_what_to_expect(opening: Opening, screen: Screen) -> None:
+    if opening.wishes.model == DEMO_MODEL:
+        screen.notice(
+            "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
+        )
+    warn_of_many(len(opening.clips), screen)

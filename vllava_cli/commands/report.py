@@ -1,0 +1,50 @@
+"""What is told about an answer: the object of --json and the sentence of --verbose. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vllava_cli.nouns import Frames, Stats, Turn
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.stream import Engine
+
+
+def report(turn: Turn, media: tuple[Frames, ...], engine: Engine) -> dict[str, Any]:
+    """The object that --json prints; times in seconds, memory in bytes. `media` are all that the model was shown."""
+    stats, plan, checkpoint = turn.stats, engine.plan, engine.tokens.checkpoint
+    return {
+        "answer": turn.answer,
+        "stop_reason": turn.stop_reason,
+        "question": turn.question,
+        "model": checkpoint.model,
+        "revision": checkpoint.revision,
+        "device": plan.device,
+        "dtype": plan.dtype,
+        "quantisation": plan.quantisation,
+        "attention": plan.attention,
+        "clips": [_clip_report(medium) for medium in media],
+        "sampling": asdict(turn.sampling),
+        "tokens": {"prompt": stats.prompt_tokens, "reused": stats.reused_tokens, "new": stats.new_tokens},
+        "timings_s": {
+            "frames": round(stats.frames_s, 4),
+            "load": round(stats.load_s, 4),
+            "first_token": round(stats.first_token_s, 4),
+            "decode": round(stats.decode_s, 4),
+        },
+        "peak_bytes": stats.peak_bytes,
+    }
+
+
+def counts(stats: Stats) -> str:
+    """ "2070 prompt tokens (2056 reused), 12 new, 31.0 tokens/s" """
+    rate = (
+        f", {(stats.new_tokens - 1) / stats.decode_s:.1f} tokens/s" if stats.decode_s and stats.new_tokens > 1 else ""
+    )
+    return f"{stats.prompt_tokens} prompt tokens ({stats.reused_tokens} reused), {stats.new_tokens} new{rate}"
+
+
+def _clip_report(medium: Frames) -> dict[str, Any]:
+    times = None if medium.kind == "image" else [round(time_s, 4) for time_s in medium.times_s]
+    return {"path": str(medium.clip.path), "kind": medium.kind, "frame_times_s": times}
