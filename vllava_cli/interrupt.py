@@ -1,4 +1,6 @@
-"""Ctrl-C as a question that can be asked: the first one is noted, a second one raises KeyboardInterrupt as usual."""
+"""Signals as questions that can be asked: Ctrl-C stops an answer, a request to end waits until it is kept."""
+
+from __future__ import annotations
 
 import signal
 import threading
@@ -6,10 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 @contextmanager
 def noted() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C came since; where SIGINT is ignored it stays ignored."""
+    """Yields a function that says whether Ctrl-C came since; a second one raises KeyboardInterrupt as usual.
+
+    Where SIGINT is ignored it stays ignored.
+    """
     seen = threading.Event()
 
     def note(_number: int, _frame: FrameType | None) -> None:
@@ -26,3 +33,47 @@ def noted() -> Iterator[Callable[[], bool]]:
         yield seen.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Ending:
+    """SIGTERM and SIGHUP (a terminal that was closed) as SystemExit(128 + number), held back inside `held`."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._is_held = False
+
+    @classmethod
+    @contextmanager
+    def watched(cls) -> Iterator[Ending]:
+        """Takes over the signals that aren't ignored, for the time of the block."""
+        ending = cls()
+        before = {number: signal.getsignal(number) for number in _ENDS}
+        for number, action in before.items():
+            if action is not signal.SIG_IGN:
+                signal.signal(number, ending._note)
+        try:
+            yield ending
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+    def is_asked(self) -> bool:
+        """Whether the process was told to end."""
+        return self._number is not None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What happens in the block is finished first; a second signal ends it at once."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+            if self._number is not None:
+                raise SystemExit(128 + self._number)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        is_first = self._number is None
+        self._number = number
+        if not (self._is_held and is_first):
+            raise SystemExit(128 + number)
