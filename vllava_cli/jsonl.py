@@ -27,9 +27,8 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     Errors: OutputError where the file can't be read or a row before the last one is damaged.
     """
-    with told(path, "read"):
-        with os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
-            yield from _rows(file, path)
+    with told(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+        yield from _rows(file, path)
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:

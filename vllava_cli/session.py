@@ -140,15 +140,16 @@ def read(path: Path) -> SessionRecord:
 
 def write_copy(path: Path, record: SessionRecord, *, is_forced: bool) -> None:
     """Writes a session to a file, whole or not at all; `is_forced` replaces one. Errors: LockedError, OutputError."""
-    if not is_forced or not path.is_file():
-        _check_free(path, is_empty_free=False)
-    elif is_locked(path):
-        raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
+    data = b"".join(map(line_of, rows_of(record)))
     part = path.parent / f".vllava-{os.getpid()}.part"
     with told(path):
+        if not is_forced or not path.is_file():
+            _check_free(path, is_empty_free=False)
+        elif is_locked(path):
+            raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
         try:
             with part.open("xb") as file:
-                file.writelines(map(line_of, rows_of(record)))
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -202,13 +203,9 @@ def _is_session(path: Path) -> bool:
 
 def _make_parents(path: Path) -> None:
     missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
-    try:
+    with told(path):
         for parent in reversed(missing):
             parent.mkdir(0o700, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(
-            f"{shown(path)} can't be written: its folder can't be made, {reason_of(exc)}. Name another file."
-        ) from exc
 
 
 def _check_free(path: Path, *, is_empty_free: bool = True) -> None:
