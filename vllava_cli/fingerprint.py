@@ -49,8 +49,6 @@ def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerpr
 
 def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = _never) -> str | None:
     """How a clip differs from what it was, a sentence; None if it is the same. Hashes only where the sizes agree."""
-    if not os.path.lexists(path):
-        return f"There is no file {shown(path)} any more."
     try:
         size = _size(path)
         if size != recorded.bytes:
@@ -80,6 +78,8 @@ def _size(path: Path) -> int:
     try:
         files = _pictures(path) if _is_folder(path) else (path,)
         return sum(file.stat().st_size for file in files)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise MediaError(f"There is no file {shown(path)} any more.") from exc
     except OSError as exc:
         raise MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the path.") from exc
 
