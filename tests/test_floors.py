@@ -12,7 +12,10 @@ MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(
 
 FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "demo"),
-    ("prompt", "journal", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
+    (
+        *("prompt", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
+        *("jsonl", "journal", "fingerprint", "session_rows", "session"),
+    ),
     ("engine",),
     ("screen", "commands", "cluster"),
     ("cli",),
@@ -27,6 +30,7 @@ HEAVY = {
     "rich": {"screen"},
     "typer": {"cli"},
     "prompt_toolkit": {"commands/chat"},
+    "platformdirs": {"session"},
     "ray": {"cluster"},
 }
 

@@ -8,8 +8,10 @@ VllavaError                  exit code 1 unless it says otherwise
 │   └── HubError             the model isn't here and the hub can't be reached
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── ContextError             the prompt doesn't fit into the model's context
-└── OutputError              stdout can't be written to: a full disk, say
-    └── ClosedPipeError      the reader went away: no message, the end is quiet  exit 0
+├── SessionError             a session file that can't be used
+└── OutputError              stdout or a file can't be written to: a full disk, say
+    ├── ClosedPipeError      the reader went away: no message, the end is quiet  exit 0
+    └── LockedError          another vllava is writing to this file              exit 75
 """
 
 
@@ -47,9 +49,17 @@ class ContextError(VllavaError):
     pass
 
 
+class SessionError(VllavaError):
+    pass
+
+
 class OutputError(VllavaError):
     pass
 
 
 class ClosedPipeError(OutputError):
     exit_code = 0
+
+
+class LockedError(OutputError):
+    exit_code = 75

@@ -65,6 +65,11 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     return Frames(clip=clip, pixels=pixels, times_s=tuple(float(index) for index in chosen))
 
 
+def pictures(path: Path) -> tuple[Path, ...]:
+    """The pictures of a folder, in the order in which they are shown. Errors: MediaError."""
+    return _listing(path).pictures
+
+
 def natural(name: str) -> tuple[list[str | int], str]:
     """Sorts as people count: natural("b.png") < natural("B2.png") < natural("b10.png")."""
     parts = re.split(r"(\d+)", Path(name).stem.casefold())

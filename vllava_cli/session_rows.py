@@ -1,0 +1,273 @@
+"""What a session file says, as values and as rows: `rows_of` writes them, `folded` reads them and distrusts each field.
+
+A turn's row replaces the turn of its number and all behind it, an undo's row forgets them: a file is only appended to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+from vllava_cli import __version__
+from vllava_cli.errors import SessionError
+from vllava_cli.nouns import Fit, Framing, MediaKind, Sampling, Stats, StopReason
+
+VERSION = 1
+_LARGEST = 2**63 - 1
+_Value = TypeVar("_Value")
+_Word = TypeVar("_Word", bound=str)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediumRecord:
+    """A clip as it was shown: where it was, what it was, which moments of it the model saw."""
+
+    path: Path
+    """Absolute."""
+    kind: MediaKind
+    bytes: int
+    sha256: str
+    framing: Framing
+    """Its fit is the session's."""
+    times_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRecord:
+    """One question, the answer as it was shown and as the model gave it, and how it came about."""
+
+    number: int
+    """From 1."""
+    question: str
+    answer: str
+    answer_ids: tuple[int, ...]
+    stop_reason: StopReason
+    media: tuple[MediumRecord, ...]
+    """Attached to this question; the first one has the clips that the session was opened with."""
+    sampling: Sampling
+    stats: Stats
+    ended_at: str
+    """UTC, to the second: 2026-11-22T19:40:05Z."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord:
+    """A session: its model and its turns, those undone or replaced left out."""
+
+    model: str
+    revision: str | None
+    fit: Fit
+    started_at: str
+    turns: tuple[TurnRecord, ...] = ()
+
+
+def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
+    """The header, then the turns."""
+    yield {
+        "type": "session",
+        "version": VERSION,
+        "vllava": __version__,
+        "model": record.model,
+        "revision": record.revision,
+        "fit": record.fit,
+        "started_at": record.started_at,
+    }
+    yield from map(turn_row, record.turns)
+
+
+def turn_row(turn: TurnRecord) -> dict[str, object]:
+    return {
+        "type": "turn",
+        "number": turn.number,
+        "question": turn.question,
+        "answer": turn.answer,
+        "answer_ids": list(turn.answer_ids),
+        "stop_reason": turn.stop_reason,
+        "media": [_medium_row(medium) for medium in turn.media],
+        "sampling": asdict(turn.sampling),
+        "stats": asdict(turn.stats),
+        "ended_at": turn.ended_at,
+    }
+
+
+def undo_row(number: int) -> dict[str, object]:
+    return {"type": "undo", "number": number}
+
+
+def folded(rows: Iterable[Mapping[str, Any]]) -> SessionRecord:
+    """The session that rows tell of. Errors: SessionError, a fragment: "line 3: answer_ids is missing"."""
+    turns: list[TurnRecord] = []
+    header: SessionRecord | None = None
+    for line, row in enumerate(rows, 1):
+        fields = _Fields(row, f"line {line}")
+        if header is None:
+            header = _header(fields)
+            continue
+        kind = fields.one_of("type", ("turn", "undo"))
+        number = fields.whole("number", least=1)
+        if number > len(turns) + 1:
+            fields.refuse("number", f"{number}, but only {len(turns)} turns came before")
+        turns[number - 1 :] = [_turn(fields, header.fit)] if kind == "turn" else []
+    if header is None:
+        raise SessionError("it is empty")
+    return replace(header, turns=tuple(turns))
+
+
+def _medium_row(medium: MediumRecord) -> dict[str, object]:
+    framing = medium.framing
+    return {
+        "path": os.fspath(medium.path),
+        "kind": medium.kind,
+        "bytes": medium.bytes,
+        "sha256": medium.sha256,
+        "framing": {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": list(framing.at_s)},
+        "times_s": list(medium.times_s),
+    }
+
+
+def _header(fields: _Fields) -> SessionRecord:
+    fields.one_of("type", ("session",))
+    version = fields.whole("version", least=1)
+    if version > VERSION:
+        raise SessionError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
+    return SessionRecord(
+        model=fields.text("model"),
+        revision=fields.maybe("revision", fields.text),
+        fit=fields.one_of("fit", get_args(Fit)),
+        started_at=fields.moment("started_at"),
+    )
+
+
+def _turn(fields: _Fields, fit: Fit) -> TurnRecord:
+    return TurnRecord(
+        number=fields.whole("number", least=1),
+        question=fields.text("question"),
+        answer=fields.text("answer"),
+        answer_ids=fields.each("answer_ids", _Fields.whole),
+        stop_reason=fields.one_of("stop_reason", get_args(StopReason)),
+        media=fields.each("media", lambda media, place: _medium(media.inside(place), fit)),
+        sampling=_sampling(fields.inside("sampling")),
+        stats=_stats(fields.inside("stats")),
+        ended_at=fields.moment("ended_at"),
+    )
+
+
+def _medium(fields: _Fields, fit: Fit) -> MediumRecord:
+    framing = fields.inside("framing")
+    return MediumRecord(
+        path=fields.path("path"),
+        kind=fields.one_of("kind", get_args(MediaKind)),
+        bytes=fields.whole("bytes"),
+        sha256=fields.sha256("sha256"),
+        framing=Framing(
+            start_s=framing.maybe("start_s", framing.number),
+            end_s=framing.maybe("end_s", framing.number),
+            at_s=framing.each("at_s", _Fields.number),
+            fit=fit,
+        ),
+        times_s=fields.each("times_s", _Fields.number),
+    )
+
+
+def _sampling(fields: _Fields) -> Sampling:
+    return Sampling(
+        max_new_tokens=fields.whole("max_new_tokens", least=1),
+        temperature=fields.number("temperature", least=0, most=100.0),
+        top_p=fields.number("top_p", least=0, most=1.0),
+        seed=fields.maybe("seed", fields.whole),
+        has_guard=fields.truth("has_guard"),
+    )
+
+
+def _stats(fields: _Fields) -> Stats:
+    return Stats(
+        prompt_tokens=fields.whole("prompt_tokens"),
+        reused_tokens=fields.whole("reused_tokens"),
+        new_tokens=fields.whole("new_tokens"),
+        first_token_s=fields.seconds("first_token_s"),
+        decode_s=fields.seconds("decode_s"),
+        frames_s=fields.seconds("frames_s"),
+        load_s=fields.seconds("load_s"),
+        peak_bytes=fields.maybe("peak_bytes", fields.whole),
+    )
+
+
+class _Fields:
+    """The fields of an object from a file, each read as what it must be. Errors: SessionError, with the place."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values = values
+        self._where = where
+
+    def refuse(self, key: str, what: str) -> NoReturn:
+        raise SessionError(f"{self._where}: {key} is {what}")
+
+    def inside(self, key: str) -> _Fields:
+        value = self._value(key)
+        return _Fields(value, f"{self._where}, {key}") if isinstance(value, dict) else self.refuse(key, "no object")
+
+    def each(self, key: str, read: Callable[[_Fields, str], _Value]) -> tuple[_Value, ...]:
+        values = self._value(key)
+        if not isinstance(values, list):
+            self.refuse(key, "no list")
+        places = _Fields({str(place): value for place, value in enumerate(values, 1)}, f"{self._where}, {key}")
+        return tuple(read(places, place) for place in places._values)
+
+    def maybe(self, key: str, read: Callable[[str], _Value]) -> _Value | None:
+        return None if self._value(key) is None else read(key)
+
+    def text(self, key: str) -> str:
+        value = self._value(key)
+        return value if isinstance(value, str) else self.refuse(key, "no text")
+
+    def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
+        value = self._value(key)
+        found = next((word for word in words if word == value), None)
+        return found if found is not None else self.refuse(key, f"none of {', '.join(map(str, words))}")
+
+    def whole(self, key: str, *, least: int = 0) -> int:
+        value = self._value(key)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
+            return value
+        return self.refuse(key, f"no whole number from {least}")
+
+    def number(self, key: str, *, least: float = -_LARGEST, most: float = _LARGEST) -> float:
+        value = self._value(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            return float(value)
+        return self.refuse(key, f"no number from {least:g} to {most:g}")
+
+    def seconds(self, key: str) -> float:
+        return self.number(key, least=0)
+
+    def truth(self, key: str) -> bool:
+        value = self._value(key)
+        return value if isinstance(value, bool) else self.refuse(key, "neither true nor false")
+
+    def moment(self, key: str) -> str:
+        text = self.text(key)
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            self.refuse(key, "no date with a time")
+        return text
+
+    def sha256(self, key: str) -> str:
+        text = self.text(key)
+        return text if re.fullmatch("[0-9a-f]{64}", text) else self.refuse(key, "no SHA-256")
+
+    def path(self, key: str) -> Path:
+        text = self.text(key)
+        try:
+            is_name = b"\0" not in os.fsencode(text)
+        except UnicodeEncodeError:
+            is_name = False
+        return Path(text) if is_name and Path(text).is_absolute() else self.refuse(key, "no absolute path")
+
+    def _value(self, key: str) -> Any:
+        return self._values[key] if key in self._values else self.refuse(key, "missing")
