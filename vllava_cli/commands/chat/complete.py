@@ -17,7 +17,7 @@ from vllava_cli.commands.chat.settings import HELP, VALUES
 from vllava_cli.commands.words import MEDIA_SUFFIXES
 from vllava_cli.screen import clean
 
-MOST_LISTED = 10_000
+MOST_LISTED = 5_000
 MOST_OFFERED = 500
 META_COLUMNS = 40
 
@@ -54,7 +54,7 @@ def _of_arguments(command: Command, rest: str, *, questions: Sequence[str], fold
     asked = command.option(before[-1].plain) if before else None
     if asked and asked.value:
         return _matching(word, [(value, "") for value in VALUES.get(asked.name.removeprefix("--"), ())])
-    if word.raw.startswith("--"):
+    if word.raw.startswith("-") or (command.takes == "nothing" and not word.raw):
         return _matching(word, _options(command, before))
     match command.takes:
         case "media" | "file":
@@ -107,13 +107,12 @@ def _meta(text: str) -> str:
 
 
 def _files(word: Word, rest: str, *, folder: Path, is_media_first: bool) -> list[Completion]:
-    """Of the word at the cursor; else of all that was typed, as one name with spaces."""
+    """Of all that was typed, as one name with spaces, and of the word at the cursor."""
     if word.raw == "~":
         return [Completion(text="~/", start=1, shown="~/")]
     whole = Word(plain=rest.lstrip(), raw=rest.lstrip(), start=0)
-    tried = [word] if word.raw == whole.raw or "--" in rest else [word, whole]
-    lists = (_entries(each, folder=folder, is_media_first=is_media_first) for each in tried)
-    return next(filter(None, lists), [])
+    meant = [word] if word.plain == whole.plain else [whole, word]
+    return [found for each in meant for found in _entries(each, folder=folder, is_media_first=is_media_first)]
 
 
 def _entries(word: Word, *, folder: Path, is_media_first: bool) -> list[Completion]:

@@ -19,8 +19,8 @@ def private_history(path: Path | None) -> tuple[History, str | None]:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(_opened(path))
     except (OSError, ValueError) as exc:
-        fault = getattr(exc, "strerror", None) or str(exc)
-        return InMemoryHistory(), f"What you type isn't kept: {path}: {fault}."
+        place = getattr(exc, "filename", None) or path
+        return InMemoryHistory(), f"What you type isn't kept: {place}: {getattr(exc, 'strerror', None) or exc}."
     return _PrivateHistory(path), None
 
 

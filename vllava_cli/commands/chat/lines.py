@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -19,6 +19,7 @@ from prompt_toolkit.input import Input, create_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from vllava_cli.commands.chat.complete import completions
 from vllava_cli.commands.chat.history import private_history
@@ -58,9 +59,9 @@ class TerminalLines:
             complete_while_typing=False,
             auto_suggest=AutoSuggestFromHistory(),
             multiline=True,
-            prompt_continuation=lambda *_: CONTINUATION,
+            prompt_continuation=lambda _width, _line, is_soft_wrap: "" if is_soft_wrap else CONTINUATION,
             rprompt=self._right,
-            style=Style.from_dict({"left": "dim", "auto-suggestion": "dim"}),
+            style=Style.from_dict({"left": "dim", "auto-suggestion": "ansidefault dim"}),
             color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
             key_bindings=_keys(),
             enable_suspend=True,
@@ -128,16 +129,21 @@ class PlainLines:
 
 
 def lines_for(
-    stdin: TextIO,
+    stdin: TextIO | None,
     stdout: TextIO,
     *,
     history_path: Path | None = None,
     questions: Callable[[], Sequence[str]] = tuple,
     prompt_to: TextIO | None = None,
 ) -> Lines:
-    """An editor if both ends are terminals, else plain lines; `prompt_to` is where those show a prompt: stderr."""
-    if not (stdin.isatty() and stdout.isatty()):
-        return PlainLines(stdin, prompt_to or sys.stderr)
+    """An editor if both ends are terminals that can move the cursor, else plain lines.
+
+    A plain prompt goes to `prompt_to`, usually stderr, so that stdout has answers only.
+    """
+    if stdin is None:
+        return PlainLines(TextIOWrapper(BytesIO()))
+    if is_dumb_terminal() or not (stdin.isatty() and stdout.isatty()):
+        return PlainLines(stdin, prompt_to)
     return TerminalLines(
         history_path=history_path, questions=questions, input=create_input(stdin), output=create_output(stdout)
     )

@@ -146,4 +146,5 @@ def topic_of(text: str) -> str:
 def unknown(name: str) -> str:
     """The sentence that a command without a meaning gets."""
     slashed = [f"/{each}" for each in BY_NAME]
-    return f"There is no /{name[:40]}.{nearest(f'/{name}', slashed)} /help lists the commands."
+    suggestion = nearest(f"/{name}", slashed) if name else ""
+    return f"There is no /{name[:40]}.{suggestion} /help lists the commands."

@@ -67,8 +67,8 @@ def changed(sampling: Sampling, name: str, value: str) -> Sampling:
 def rows(sampling: Sampling) -> list[tuple[str, str]]:
     """(name, value) of each part of the sampling, as /set takes them."""
     return [
-        ("temperature", f"{sampling.temperature:g}"),
-        ("top-p", f"{sampling.top_p:g}"),
+        ("temperature", _plain(sampling.temperature)),
+        ("top-p", _plain(sampling.top_p)),
         ("seed", "none" if sampling.seed is None else str(sampling.seed)),
         ("max-new-tokens", str(sampling.max_new_tokens)),
         ("guard", _shown(sampling.has_guard)),
@@ -98,7 +98,7 @@ def _seed(value: str) -> int | None:
     if value.lower() == "none":
         return None
     if number is None or not 0 <= number <= MOST_SEED:
-        raise UsageError(f"seed can't be {value}: give a whole number from 0, or none.")
+        raise UsageError(f"seed can't be {value}: give a whole number from 0 to 2^63 - 1, or none.")
     return number
 
 
@@ -120,6 +120,11 @@ def _switch(name: str, value: str) -> bool:
     if value.lower() not in ("on", "off"):
         raise UsageError(f"{name} can't be {value}: give on or off.")
     return value.lower() == "on"
+
+
+def _plain(number: float) -> str:
+    """1.0 → "1"; every digit that the number has."""
+    return str(number).removesuffix(".0")
 
 
 def _shown(is_on: bool) -> str:

@@ -22,7 +22,7 @@ from vllava_cli.errors import UsageError
 from vllava_cli.nouns import FRAMES_PER_CLIP, Framing
 from vllava_cli.times import framing_of, time_of, times_of
 
-_COMMAND = re.compile(r"/([a-z?]\S*)\s*(.*)", re.DOTALL | re.IGNORECASE)
+_COMMAND = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)
 _EDIT = re.compile(r"([0-9]{1,9})(?:\s+(.*))?", re.DOTALL)
 
 
@@ -130,7 +130,8 @@ def parse(line: str) -> Entry:
         return _question(line)
     name = ALIASES.get(command[1], command[1])
     if name not in BY_NAME:
-        _refuse_files(line.strip())
+        if name:
+            _refuse_files(line.strip())
         raise UsageError(unknown(name))
     return _ENTRIES[name](command[2])
 
@@ -145,10 +146,12 @@ def _question(line: str) -> Question:
 
 
 def _refuse_files(text: str) -> None:
-    """A file that was dropped onto the terminal is neither a question nor a command."""
+    """What was dropped onto the terminal is neither a question nor a command."""
     names = [word.text for word in split(text)]
     if _is_file(text) or all(map(_is_file, names)):
-        raise UsageError(f"That is a file. /open {text} asks about it anew, /add {text} adds it to the next question.")
+        raise UsageError(
+            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+        )
 
 
 def _is_file(name: str) -> bool:
