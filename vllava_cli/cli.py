@@ -18,13 +18,12 @@ from vllava_cli.nouns import (
     FRAMES_PER_CLIP,
     Attention,
     DecodeLimits,
-    Fit,
-    Framing,
     Precision,
     Sampling,
     Wishes,
 )
 from vllava_cli.screen import Screen, discard
+from vllava_cli.times import framing_of, time_of, times_of
 
 OUR_BUG = 3
 INTERRUPTED = 130
@@ -48,14 +47,10 @@ def _print_version(wanted: bool) -> None:
 
 def _time(text: str) -> float:
     """Seconds from "90", "1:30" or "0:01:30.5"."""
-    parts = text.split(":")
     try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if not 1 <= len(numbers) <= 3 or any(not 0 <= number < float("inf") for number in numbers):
-        raise typer.BadParameter(f"{text!r} is not a time: give seconds (90.5) or h:m:s (0:01:30.5)")
-    return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
+        return time_of(text)
+    except UsageError as exc:
+        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
 
 
 class Times(tuple[float, ...]):
@@ -64,7 +59,10 @@ class Times(tuple[float, ...]):
 
 def _times(text: str) -> Times:
     """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
-    return Times(_time(part.strip()) for part in text.split(","))
+    try:
+        return Times(times_of(text))
+    except UsageError as exc:
+        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
 
 
 def _positive_time(text: str) -> float:
@@ -235,7 +233,7 @@ def ask(
         clips=clips,
         question=question_of(question, sys.stdin),
         wishes=_wishes(model, revision, device, precision, attention),
-        framing=_framing(start, end, fit, at, most=FRAMES_PER_CLIP),
+        framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
         ),
@@ -295,7 +293,7 @@ def frames(
     check_stdin(paths, sys.stdin)
     request = command.Sheets(
         clips=paths,
-        framing=_framing(start, end, "crop", at, most=MOST_TIMES),
+        framing=framing_of(start, end, at_s=at, fit="crop", most=MOST_TIMES),
         output=output,
         is_each=each,
         is_forced=force,
@@ -340,16 +338,6 @@ def _wishes(model: str, revision: str | None, device: str | None, precision: str
         precision=cast(Precision | None, None if precision == "auto" else precision),
         attention=cast(Attention | None, names.get(attention, attention)),
     )
-
-
-def _framing(start_s: float | None, end_s: float | None, fit: Fit, at_s: Times | None, *, most: int) -> Framing:
-    if at_s and (start_s is not None or end_s is not None):
-        raise UsageError("--at names the frames itself. Leave --start and --end out.")
-    if at_s and len(at_s) > most:
-        raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
-    if start_s is not None and end_s is not None and start_s >= end_s:
-        raise UsageError(f"The part from {start_s:g} s to {end_s:g} s is empty: --end must come after --start.")
-    return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit)
 
 
 def _limits(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:

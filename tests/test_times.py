@@ -1,0 +1,51 @@
+"""Times as users write them, and the part of a clip that they name."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Framing
+from vllava_cli.times import framing_of, time_of, times_of
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("0.5", 0.5), ("1:30", 90.0), ("01:01:01.5", 3661.5), ("0", 0.0)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert time_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "noon", "1:2:3:4", "-5", "nan", "inf", "1:-2", ":"])
+def test_other_times_are_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        time_of(text)
+    assert str(caught.value) == f"{text!r} is not a time: give seconds (90.5) or h:m:s (0:01:30.5)."
+
+
+def test_lists_of_times_are_read() -> None:
+    assert times_of("1.5, 3,0:12") == (1.5, 3.0, 12.0)
+
+
+FRAMINGS = [
+    ((None, None, None), Framing(fit="pad")),
+    ((1.0, 2.0, None), Framing(start_s=1.0, end_s=2.0, fit="pad")),
+    ((0.0, None, ()), Framing(start_s=0.0, fit="pad")),
+    ((None, None, (1.0, 2.0)), Framing(at_s=(1.0, 2.0), fit="pad")),
+    ((0.0, None, (1.0,)), "--at names the frames itself. Leave --start and --end out."),
+    ((None, None, (1.0, 2.0, 3.0)), "--at names 3 times, more than the 2 that can be shown. Name fewer."),
+    ((2.0, 2.0, None), "The part from 2 s to 2 s is empty: --end must come after --start."),
+]
+
+
+@pytest.mark.parametrize(("times", "outcome"), FRAMINGS)
+def test_framings(times: tuple[float | None, float | None, tuple[float, ...] | None], outcome: Framing | str) -> None:
+    def framing() -> Framing:
+        return framing_of(times[0], times[1], at_s=times[2], fit="pad", most=2)
+
+    if isinstance(outcome, Framing):
+        assert framing() == outcome
+        return
+    with pytest.raises(UsageError) as caught:
+        framing()
+    assert str(caught.value) == outcome

@@ -1,0 +1,193 @@
+"""Reads a question or a command at a time: edited at a terminal, or as plain lines from a pipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer
+from prompt_toolkit.completion import Completion as Choice
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
+
+from vllava_cli.commands.chat.complete import completions
+from vllava_cli.commands.chat.history import private_history
+from vllava_cli.errors import UsageError
+
+PROMPT = "> "
+CONTINUATION = "… "
+QUOTES = '"""'
+
+
+class Lines(Protocol):
+    def read(self, *, left: str, default: str = "") -> str | None:
+        """One entry, perhaps of several lines; None at the end of the input.
+
+        `left` is shown beside the prompt. `default` is there to be edited: "" then means that it was given up.
+        """
+
+
+class TerminalLines:
+    """Lines that a person types: with history, completion, pasting and editing."""
+
+    def __init__(
+        self,
+        *,
+        history_path: Path | None = None,
+        questions: Callable[[], Sequence[str]] = tuple,
+        folder: Path | None = None,
+        input: Input | None = None,
+        output: Output | None = None,
+    ) -> None:
+        """`questions` are those of the turns so far; `history_fault` says why a history isn't kept."""
+        self._history, self.history_fault = private_history(history_path)
+        self._left = ""
+        self._session: PromptSession[str] = PromptSession(
+            history=self._history,
+            completer=_Completer(questions, folder or Path()),
+            complete_while_typing=False,
+            auto_suggest=AutoSuggestFromHistory(),
+            multiline=True,
+            prompt_continuation=lambda _width, _line, is_soft_wrap: "" if is_soft_wrap else CONTINUATION,
+            rprompt=self._right,
+            style=Style.from_dict({"left": "dim", "auto-suggestion": "ansidefault dim"}),
+            color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
+            key_bindings=_keys(),
+            enable_suspend=True,
+            input=input,
+            output=output,
+        )
+
+    def read(self, *, left: str, default: str = "") -> str | None:
+        self._left = left
+        text = ""
+        while not text:
+            try:
+                text = entry_of(self._session.prompt(PROMPT, default=default))
+            except KeyboardInterrupt:
+                text = ""
+            except EOFError:
+                return None
+            if default:
+                return text
+        return text
+
+    def _right(self) -> StyleAndTextTuples:
+        """Only while the line is edited: what stays on the screen is the question alone."""
+        return [] if get_app().is_done else [("class:left", self._left)]
+
+
+class PlainLines:
+    """Lines of a pipe or a file, each read when it is asked for; `prompt_to` gets a prompt if both are terminals."""
+
+    def __init__(self, stdin: TextIO, prompt_to: TextIO | None = None) -> None:
+        self._stdin = stdin
+        self._is_watched = stdin.isatty()
+        self._prompt_to = prompt_to if prompt_to and self._is_watched and prompt_to.isatty() else None
+
+    def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
+        """Errors: UsageError for a block that isn't closed; KeyboardInterrupt where no person types."""
+        text: str | None = ""
+        while text == "":
+            try:
+                text = self._entry()
+            except KeyboardInterrupt:
+                if not self._is_watched:
+                    raise
+                self._show("\n")
+        return text
+
+    def _entry(self) -> str | None:
+        text = self._line(PROMPT)
+        while text and is_open(text):
+            more = self._line(CONTINUATION)
+            if more is None:
+                raise UsageError(f"The question that begins with {QUOTES} has no end: close it with {QUOTES}.")
+            text += more
+        return entry_of(text) if text is not None else None
+
+    def _line(self, prompt: str) -> str | None:
+        self._show(prompt)
+        line = self._stdin.buffer.readline().decode("utf-8", "replace")
+        return line.replace("\r\n", "\n") or None
+
+    def _show(self, text: str) -> None:
+        if self._prompt_to:
+            self._prompt_to.write(text)
+            self._prompt_to.flush()
+
+
+def lines_for(
+    stdin: TextIO | None,
+    stdout: TextIO,
+    *,
+    history_path: Path | None = None,
+    questions: Callable[[], Sequence[str]] = tuple,
+    prompt_to: TextIO | None = None,
+) -> Lines:
+    """An editor if both ends are terminals that can move the cursor, else plain lines.
+
+    A plain prompt goes to `prompt_to`, usually stderr, so that stdout has answers only.
+    """
+    if stdin is None:
+        return PlainLines(TextIOWrapper(BytesIO()))
+    if is_dumb_terminal() or not (stdin.isatty() and stdout.isatty()):
+        return PlainLines(stdin, prompt_to)
+    return TerminalLines(
+        history_path=history_path, questions=questions, input=create_input(stdin), output=create_output(stdout)
+    )
+
+
+def is_open(text: str) -> bool:
+    '''Whether a block begins with """ and hasn't ended.'''
+    return text.lstrip().startswith(QUOTES) and text.count(QUOTES) == 1
+
+
+def entry_of(text: str) -> str:
+    """The entry in what was typed: the inside of a block, which is always a question; "" if there is none."""
+    if not text.strip():
+        return ""
+    if not text.lstrip().startswith(QUOTES):
+        return text.rstrip()
+    inner = text.replace(QUOTES, "", 2).strip()
+    return f" {inner}" if inner.startswith("/") else inner
+
+
+class _Completer(Completer):
+    def __init__(self, questions: Callable[[], Sequence[str]], folder: Path) -> None:
+        self._questions = questions
+        self._folder = folder
+
+    def get_completions(self, document: Document, _event: CompleteEvent) -> Iterable[Choice]:
+        found = completions(document.text_before_cursor, questions=self._questions(), folder=self._folder)
+        for each in found:
+            yield Choice(each.text, -each.start, display=each.shown, display_meta=each.meta)
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _accept(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if is_open(buffer.text):
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _break_line(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys

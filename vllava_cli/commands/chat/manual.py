@@ -1,0 +1,150 @@
+"""The slash commands as a table: what /help prints, Tab completes, the parser takes and the man page shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vllava_cli.commands.chat.nearest import nearest
+from vllava_cli.commands.chat.settings import HELP, SAMPLING_HELP
+from vllava_cli.errors import UsageError
+
+Subject = Literal["nothing", "media", "file", "turn", "setting", "topic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """--NAME of a command, with the name of its value; "" where it takes none."""
+
+    name: str
+    value: str = ""
+    help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command: `takes` says what its words are."""
+
+    name: str
+    arguments: str = ""
+    help: str
+    takes: Subject = "nothing"
+    options: tuple[Option, ...] = ()
+
+    @property
+    def usage(self) -> str:
+        return f"/{self.name} {self.arguments}".rstrip()
+
+    def option(self, name: str) -> Option | None:
+        return next((option for option in self.options if option.name == name), None)
+
+
+_FRAMING = (
+    Option(name="--start", value="TIME", help="Look from here on: seconds or h:m:s."),
+    Option(name="--end", value="TIME", help="Look up to here."),
+    Option(name="--at", value="TIMES", help="Look at these moments, with commas between."),
+)
+_SAMPLING = tuple(
+    Option(name=f"--{name}", value="on|off" if name == "guard" else "X", help=help_)
+    for name, help_ in SAMPLING_HELP.items()
+)
+_FORCE = (Option(name="--force", help="Replace a file that is already there."),)
+_PART = "[--start TIME] [--end TIME] [--at TIMES]"
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        name="open",
+        arguments=f"{_PART} PATH...",
+        help="Begin a new conversation about other videos or images.",
+        takes="media",
+        options=_FRAMING,
+    ),
+    Command(
+        name="add",
+        arguments=f"{_PART} PATH...",
+        help="Attach videos or images to the next question.",
+        takes="media",
+        options=_FRAMING,
+    ),
+    Command(
+        name="frames",
+        arguments="[--show] [FILE]",
+        help="Say which instants the model sees, and draw them into FILE as a contact sheet.",
+        takes="file",
+        options=(Option(name="--show", help="Draw them here, in the terminal."),),
+    ),
+    Command(
+        name="retry",
+        arguments="[--temperature X] [--seed X] ...",
+        help="Ask the last question again, with other settings for this once.",
+        options=_SAMPLING,
+    ),
+    Command(name="undo", help="Take back the last question and its answer."),
+    Command(
+        name="edit",
+        arguments="N [QUESTION]",
+        help="Ask question N with other words, and drop what follows it.",
+        takes="turn",
+    ),
+    Command(
+        name="set",
+        arguments="[NAME VALUE]",
+        help="Change how answers are made; alone, list what can be changed.",
+        takes="setting",
+    ),
+    Command(name="show", help="Show the settings, how the model is loaded, and how much context is used."),
+    Command(
+        name="save",
+        arguments="[--force] FILE",
+        help="Keep the conversation in a file that /load reads.",
+        takes="file",
+        options=_FORCE,
+    ),
+    Command(name="load", arguments="FILE", help="Go on with a conversation that was saved.", takes="file"),
+    Command(
+        name="export",
+        arguments="[--force] FILE",
+        help="Write the conversation as Markdown.",
+        takes="file",
+        options=_FORCE,
+    ),
+    Command(name="clear", help="Begin again with the same videos and images."),
+    Command(name="help", arguments="[COMMAND]", help="List the commands and keys, or explain one.", takes="topic"),
+    Command(name="bye", help="Leave; so does Ctrl-D."),
+)
+BY_NAME = {command.name: command for command in COMMANDS}
+ALIASES = {"exit": "bye", "quit": "bye", "q": "bye", "?": "help"}
+KEYS = (
+    ('"""', "Begins and ends a question of several lines."),
+    ("Alt-Enter", "A new line."),
+    ("Tab", "Completes commands, files and values."),
+    ("Ctrl-C", "Stops an answer; at the prompt, clears the line."),
+    ("Ctrl-D", "Leaves."),
+    ("a leading space", "Makes a question of a line that begins with /."),
+)
+
+
+def help_rows(topic: str | None = None) -> list[tuple[str, str]]:
+    """(what is typed, what it does) for everything, or for one command. Errors: UsageError."""
+    if topic is None:
+        return [*((command.usage, command.help) for command in COMMANDS), *KEYS]
+    command = BY_NAME[topic_of(topic)]
+    rows = [(command.usage, command.help)]
+    rows += [(f"{option.name} {option.value}".rstrip(), option.help) for option in command.options]
+    return rows + (list(HELP.items()) if command.takes == "setting" else [])
+
+
+def topic_of(text: str) -> str:
+    """ "/retry" → "retry", "?" → "help". Errors: UsageError for what isn't a command."""
+    name = text.removeprefix("/").lower()
+    name = ALIASES.get(name, name)
+    if name not in BY_NAME:
+        raise UsageError(unknown(name))
+    return name
+
+
+def unknown(name: str) -> str:
+    """The sentence that a command without a meaning gets."""
+    slashed = [f"/{each}" for each in BY_NAME]
+    suggestion = nearest(f"/{name}", slashed) if name else ""
+    return f"There is no /{name[:40]}.{suggestion} /help lists the commands."

@@ -1,0 +1,36 @@
+"""Times as a user writes them, and the part of a clip that they name: for the command line and the chat."""
+
+from __future__ import annotations
+
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Fit, Framing
+
+
+def time_of(text: str) -> float:
+    """Seconds from "90", "1:30" or "0:01:30.5"."""
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if not 1 <= len(numbers) <= 3 or any(not 0 <= number < float("inf") for number in numbers):
+        raise UsageError(f"{text!r} is not a time: give seconds (90.5) or h:m:s (0:01:30.5).")
+    return sum(number * 60.0**power for power, number in enumerate(reversed(numbers)))
+
+
+def times_of(text: str) -> tuple[float, ...]:
+    """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
+    return tuple(time_of(part.strip()) for part in text.split(","))
+
+
+def framing_of(
+    start_s: float | None, end_s: float | None, *, at_s: tuple[float, ...] | None, fit: Fit, most: int
+) -> Framing:
+    """The framing that --start, --end and --at ask for; at most `most` times. Errors: UsageError."""
+    if at_s and (start_s is not None or end_s is not None):
+        raise UsageError("--at names the frames itself. Leave --start and --end out.")
+    if at_s and len(at_s) > most:
+        raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
+    if start_s is not None and end_s is not None and start_s >= end_s:
+        raise UsageError(f"The part from {start_s:g} s to {end_s:g} s is empty: --end must come after --start.")
+    return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit)
