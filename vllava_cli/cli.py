@@ -272,10 +272,16 @@ def frames(
             "-o",
             metavar="PATH",
             help="A file, a folder, or - for stdout.",
-            show_default="NAME-frames.png in the current folder",
+            show_default="NAME-frames.png in the current folder; nothing with --show",
         ),
     ] = None,
-    each: Annotated[bool, typer.Option("--each", help="Write each frame, unscaled, to a file of its own.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw the sheet in the terminal.")] = False,
+    model: Model = DEFAULT_MODEL,
+    fit: FitWish = "crop",
+    whole: Annotated[bool, typer.Option("--whole", help="Draw whole frames, not what the model sees of them.")] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
     start: Start = None,
     end: End = None,
@@ -285,7 +291,7 @@ def frames(
     json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw the frames that the model is shown as a contact sheet, and print the names of the files written."""
+    """Draw the frames of clips as the model sees them, as contact sheets in files or in the terminal."""
     from vllava_cli.commands import frames as command
     from vllava_cli.commands.words import check_stdin, clip_paths
 
@@ -293,9 +299,12 @@ def frames(
     check_stdin(paths, sys.stdin)
     request = command.Sheets(
         clips=paths,
-        framing=framing_of(start, end, at_s=at, fit="crop", most=MOST_TIMES),
+        framing=framing_of(start, end, at_s=at, fit=fit, most=MOST_TIMES),
+        model=model,
         output=output,
+        is_whole=whole,
         is_each=each,
+        is_shown=show,
         is_forced=force,
         limits=_limits(decode_timeout, decode_memory),
         is_json=json,

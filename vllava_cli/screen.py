@@ -5,15 +5,21 @@ Nothing leaves it with control characters in it.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, OutputError
+
+if TYPE_CHECKING:
+    from rich.color import Color
+
+    from vllava_cli.media.sheet import Sheet
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -40,6 +46,11 @@ class Screen:
         """Whether progress may be drawn: stderr is a terminal that a person looks at."""
         return not self.is_quiet and self._err.isatty()
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the answer is shown in a terminal."""
+        return self._out.isatty()
+
     def answer(self, text: str) -> None:
         """Writes to stdout and flushes. Errors: ClosedPipeError, OutputError."""
         text = clean(text)
@@ -50,6 +61,30 @@ class Screen:
     def answer_bytes(self, data: bytes) -> None:
         """Writes a picture to stdout, which must not be a terminal. Errors: those of `answer`."""
         self._write(data)
+
+    def picture(self, sheet: Sheet) -> None:
+        """Draws a sheet as large as it has room; in shades where there are no colours. Errors: as `answer`."""
+        from rich.console import Console
+        from rich.style import Style
+        from rich.text import Text
+
+        from vllava_cli.media import blocks
+
+        columns, lines = self._size()
+        colours = _colours()
+        shades = None if colours else blocks.SHADES if self._can_show(blocks.SHADES) else blocks.LETTERS
+        pad = io.StringIO()
+        console = Console(
+            file=pad, width=columns, color_system=colours, force_terminal=True, legacy_windows=False, highlight=False
+        )
+        console.print(Text(clean(sheet.name), "bold"), no_wrap=True, overflow="ellipsis")
+        console.print(Text(clean(sheet.facts), "dim"))
+        for runs in blocks.draw(sheet, columns, lines, shades):
+            line = Text()
+            for run in runs:
+                line.append(run.text, Style(color=_rgb(run.upper), bgcolor=_rgb(run.lower)))
+            console.print(line, no_wrap=True, overflow="crop")
+        self._write(pad.getvalue())
 
     def end_answer(self) -> None:
         """Ends the answer's last line."""
@@ -103,6 +138,21 @@ class Screen:
         except (OSError, ValueError):
             return None
 
+    def _size(self) -> tuple[int, int]:
+        """(columns, lines) of the terminal on stdout, 80x24 where it doesn't tell."""
+        try:
+            size = os.get_terminal_size(self._out.fileno())
+        except (OSError, ValueError):
+            return 80, 24
+        return size.columns or 80, size.lines or 24
+
+    def _can_show(self, text: str) -> bool:
+        try:
+            text.encode(self._out.encoding or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return True
+
     def _say(self, text: str) -> None:
         try:
             self._err.write(clean(text) + "\n")
@@ -135,6 +185,20 @@ def discard(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
+
+
+def _colours() -> Literal["truecolor", "256"] | None:
+    """How many colours a picture may have, by the environment."""
+    terminal = os.environ.get("TERM", "" if os.name == "nt" else "dumb")
+    if os.environ.get("NO_COLOR") or terminal == "dumb":
+        return None
+    return "truecolor" if os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit") else "256"
+
+
+def _rgb(colour: tuple[int, int, int] | None) -> Color | None:
+    from rich.color import Color
+
+    return Color.from_rgb(*colour) if colour else None
 
 
 def _row(name: str, text: str, *, left: int, width: int | None) -> str:

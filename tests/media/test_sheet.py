@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageFont
 
 from tests.clips import Pixels, picture
-from vllava_cli.media.sheet import clock, facts, fitted, frame_png, lay_out, printable, sheet_png
-from vllava_cli.nouns import Clip, Frames, MediaKind
+from vllava_cli.media.sheet import Sheet, clock, facts, fitted, frame_png, lay_out, printable, sheet_png
+from vllava_cli.media.square import seen
+from vllava_cli.nouns import Clip, Frames, MediaKind, VideoRecipe
 
 PAPER = (20, 22, 26)
 
@@ -43,6 +44,10 @@ def drawn(png: bytes) -> Pixels:
         (8, 1920, 1080, (4, 2, (360, 202))),
         (8, 1080, 1920, (8, 1, (202, 360))),
         (8, 3840, 2160, (4, 2, (360, 202))),
+        (8, 224, 224, (4, 2, (224, 224))),
+        (8, 56, 56, (4, 2, (112, 112))),
+        (20, 224, 224, (7, 3, (224, 224))),
+        (1, 224, 224, (1, 1, (224, 224))),
         (8, 320, 240, (4, 2, (320, 240))),
         (8, 16, 16, (4, 2, (160, 160))),
         (8, 64, 48, (4, 2, (128, 96))),
@@ -65,7 +70,7 @@ def test_tiles_are_laid_out(count: int, width: int, height: int, expected: tuple
 )
 def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int, height: int) -> None:
     shown, layout = frames(count, width, height), lay_out(count, width, height)
-    sheet = drawn(sheet_png(shown, "a.mp4"))
+    sheet = drawn(sheet_png(Sheet.whole(shown, "a.mp4")))
     assert sheet.shape == (layout.size[1], layout.size[0], 3)
     for number in range(count):
         left, top = layout.corner(number)
@@ -80,14 +85,14 @@ def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int
 def test_a_video_has_times_and_an_image_has_none() -> None:
     layout = lay_out(1, 640, 480)
     below = slice(layout.corner(0)[1] + layout.tile[1], None)
-    assert (drawn(sheet_png(frames(1, 640, 480), "a"))[below] != PAPER).any()
-    assert (drawn(sheet_png(frames(1, 640, 480, kind="image"), "a"))[below] == PAPER).all()
+    assert (drawn(sheet_png(Sheet.whole(frames(1, 640, 480), "a")))[below] != PAPER).any()
+    assert (drawn(sheet_png(Sheet.whole(frames(1, 640, 480, kind="image"), "a")))[below] == PAPER).all()
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "\x1b]0;owned\x07\n\u202e.mp4", "été Привет 你好 🎬", "\udcff.mp4", ""])
 def test_any_name_leaves_the_margins_free(name: str) -> None:
-    sheet = drawn(sheet_png(frames(1, 16, 16), name))
-    assert sheet.shape[1] == 480
+    sheet = drawn(sheet_png(Sheet.whole(frames(1, 16, 16), name)))
+    assert sheet.shape[1] == 600
     assert (sheet[:, -28:] == PAPER).all()
 
 
@@ -116,6 +121,21 @@ def test_the_facts_below_the_name() -> None:
 )
 def test_times_are_told(time_s: float, text: str) -> None:
     assert clock(time_s) == text
+
+
+def test_a_sheet_tells_what_the_model_sees() -> None:
+    recipe = VideoRecipe(short_side=64, crop_height=56, crop_width=56, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    shown = frames(2, 640, 360)
+    sheet = Sheet.seen(shown, "a.mp4", recipe, fit="pad")
+    assert (sheet.name, sheet.facts, sheet.labels) == (
+        "a.mp4",
+        "640x360, h264, 29.97 frames a second, 0:12.50; seen as 56x56, pad",
+        ("0:00.00", "0:01.50"),
+    )
+    assert (sheet.tiles == seen(shown, recipe, fit="pad")).all()
+    whole = Sheet.whole(frames(1, 640, 360, kind="image"), "b.jpg")
+    assert (whole.name, whole.facts, whole.labels) == ("b.jpg", "640x360, jpeg", ("",))
+    assert whole.tiles.shape == (1, 360, 640, 3)
 
 
 def test_one_frame_is_written_as_it_is() -> None:

@@ -1,21 +1,23 @@
-"""`vllava frames`: the frames that the model is shown, as a contact sheet or one by one, in PNG files."""
+"""`vllava frames`: the frames that the model is shown, as a contact sheet, one by one, or drawn in the terminal."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vllava_cli.commands.pictures import check_free, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
-from vllava_cli.nouns import DecodeLimits, Frames, Framing
+from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
 from vllava_cli.screen import Screen
 
+if TYPE_CHECKING:
+    from vllava_cli.media.sheet import Sheet
+
 STDOUT = "-"
-_MAX_NAME_BYTES = 200
+_REMEDY = "Give --force to replace it, or another name with -o."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +26,16 @@ class Sheets:
 
     clips: tuple[Path, ...]
     framing: Framing
+    model: str = DEFAULT_MODEL
+    """Whose square the frames are brought to."""
     output: str | None = None
-    """A file, a folder, "-" for stdout; None → NAME-frames.png in the current folder."""
+    """A file, a folder, "-" for stdout; None → NAME-frames.png in the current folder, or nothing if it is shown."""
+    is_whole: bool = False
+    """The frames uncropped."""
     is_each: bool = False
-    """One file for each frame instead of a sheet."""
+    """One file for each frame, uncropped, instead of a sheet."""
+    is_shown: bool = False
+    """The sheet is drawn in the terminal."""
     is_forced: bool = False
     """Existing files are replaced."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
@@ -36,18 +44,19 @@ class Sheets:
 
 def run(sheets: Sheets, screen: Screen) -> int:
     """Goes through all clips; returns 1 if one of them could not be used or written, else 0. Errors: UsageError."""
+    _check(sheets, screen)
     from vllava_cli.media.spool import Reader
 
-    _check(sheets)
+    recipe = None if sheets.is_whole or sheets.is_each else recipe_of(sheets.model, screen)
     failures = 0
     with Reader(sheets.limits) as reader:
         for clip in sheets.clips:
             try:
-                if not sheets.is_each:
+                if _is_one_file(sheets):
                     _check_free(_target(sheets, clip), sheets)
                 with screen.waiting(f"Reading {clip}"):
                     frames = reader.sample(clip, sheets.framing)
-                _deliver(frames, sheets, screen)
+                _deliver(frames, recipe, sheets, screen)
             except (UsageError, ClosedPipeError):
                 raise
             except (MediaError, OutputError) as exc:
@@ -56,16 +65,20 @@ def run(sheets: Sheets, screen: Screen) -> int:
     return 1 if failures else 0
 
 
-def name_of(clip: Path) -> str:
-    """What the files of a clip are called: a/holiday.mp4 → "holiday", - → "stdin"; what can't be shown becomes "_"."""
-    if str(clip) == "-":
-        return "stdin"
-    whole = clip if clip.name and clip.name != ".." else clip.resolve()
-    stem = whole.name if whole.is_dir() else whole.stem
-    name = "".join(letter if letter.isprintable() else "_" for letter in stem)
-    while len(os.fsencode(name)) > _MAX_NAME_BYTES:
-        name = name[:-1]
-    return name or "clip"
+def recipe_of(model: str, screen: Screen) -> VideoRecipe:
+    """How a model wants its frames. Errors: CheckpointError."""
+    if model == DEFAULT_MODEL:
+        from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+
+        return DEFAULT_CHECKPOINT.video_recipe
+    from vllava_cli.engine.checkpoint import check_architecture
+    from vllava_cli.engine.hub import locate
+    from vllava_cli.media.recipe import read_video_recipe
+
+    with screen.waiting(f"Looking for {model}"):
+        folder = locate(model).folder
+    check_architecture(folder)
+    return read_video_recipe(folder)
 
 
 def frame_name(name: str, number: int, count: int, time_s: float) -> str:
@@ -76,42 +89,75 @@ def frame_name(name: str, number: int, count: int, time_s: float) -> str:
     return f"{name}-{number:0{digits}d}-{minutes:02d}m{rest // 1000:02d}.{rest % 1000:03d}s.png"
 
 
-def _check(sheets: Sheets) -> None:
-    """Raises a UsageError for an output that doesn't go with the rest."""
+def _check(sheets: Sheets, screen: Screen) -> None:
+    """Raises a UsageError for what doesn't go together."""
+    if sheets.is_each and (sheets.is_shown or sheets.is_whole):
+        raise UsageError("--each writes whole frames, a file each. Leave --show and --whole out.")
+    if (sheets.is_each or sheets.is_whole) and sheets.framing.fit != "crop":
+        raise UsageError("--each and --whole leave frames as they are. Leave --fit out.")
+    if sheets.is_shown and sheets.is_json:
+        raise UsageError("--show draws on stdout, where --json prints. Leave one of them out.")
+    if sheets.is_shown and not sheets.output and not screen.is_terminal:
+        raise UsageError("--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a file.")
+    _check_output(sheets, screen)
+
+
+def _check_output(sheets: Sheets, screen: Screen) -> None:
     is_many = len(sheets.clips) > 1
     if sheets.output == STDOUT:
         if is_many or sheets.is_each or sheets.is_json:
             raise UsageError("-o - writes one sheet: give one clip and neither --each nor --json, or name a folder.")
-        if sys.stdout.isatty():
-            raise UsageError("A picture can't be shown in a terminal: give -o FILE, or pipe it: vllava frames -o - … |")
+        if screen.is_terminal:
+            raise UsageError("-o - writes PNG, which a terminal can't show. Give --show, or -o FILE.")
     elif sheets.output and (is_many or sheets.is_each) and not Path(sheets.output).is_dir():
         raise UsageError(f"-o {sheets.output} is no folder, and several files are to be written. Make it one: mkdir.")
     names = [name_of(clip) for clip in sheets.clips]
     twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
+    if twice and not _is_only_shown(sheets):
         raise UsageError(f"Several of the clips would be written as {twice}. Draw them one by one, with -o.")
 
 
-def _deliver(frames: Frames, sheets: Sheets, screen: Screen) -> None:
-    """Writes what was asked for and says what was written, a line each."""
-    from vllava_cli.media.sheet import sheet_png
+def _is_only_shown(sheets: Sheets) -> bool:
+    return sheets.is_shown and not sheets.output
 
-    clip = frames.clip.path
-    if sheets.output == STDOUT:
-        screen.answer_bytes(sheet_png(frames, _title(clip)))
-        written = []
-    elif sheets.is_each:
-        written = _write_each(frames, sheets)
-    else:
-        written = [_write(_target(sheets, clip), sheet_png(frames, _title(clip)), sheets)]
+
+def _is_one_file(sheets: Sheets) -> bool:
+    """Whether each clip becomes a sheet in a file."""
+    return not (sheets.is_each or _is_only_shown(sheets) or sheets.output == STDOUT)
+
+
+def _deliver(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen: Screen) -> None:
+    """Writes and draws what was asked for, and says what was written, a line each."""
+    written = _write_each(frames, sheets) if sheets.is_each else _write_sheet(frames, recipe, sheets, screen)
     if sheets.is_json:
         times_s = None if frames.kind == "image" else [round(time_s, 4) for time_s in frames.times_s]
-        row = {"path": str(clip), "kind": frames.kind, "frame_times_s": times_s, "outputs": [str(p) for p in written]}
+        path, outputs = str(frames.clip.path), [str(path) for path in written]
+        row = {"path": path, "kind": frames.kind, "frame_times_s": times_s, "outputs": outputs}
         screen.answer(json.dumps(row | {"faults": list(frames.clip.faults)}) + "\n")
     else:
         screen.answer("".join(f"{path}\n" for path in written))
     for fault in frames.clip.faults:
         screen.notice(fault)
+
+
+def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen: Screen) -> list[Path]:
+    from vllava_cli.media.sheet import sheet_png
+
+    sheet = _sheet(frames, recipe, sheets)
+    if sheets.is_shown and screen.is_terminal:
+        screen.picture(sheet)
+    if sheets.output == STDOUT:
+        screen.answer_bytes(sheet_png(sheet))
+    if not _is_one_file(sheets):
+        return []
+    return [write(_target(sheets, frames.clip.path), sheet_png(sheet), is_forced=sheets.is_forced)]
+
+
+def _sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets) -> Sheet:
+    from vllava_cli.media.sheet import Sheet
+
+    name = title_of(frames.clip.path)
+    return Sheet.seen(frames, name, recipe, fit=sheets.framing.fit) if recipe else Sheet.whole(frames, name)
 
 
 def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
@@ -121,7 +167,7 @@ def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
     for target in targets:
         _check_free(target, sheets)
     pairs = zip(targets, frames.pixels, strict=True)
-    return [_write(target, frame_png(pixels), sheets) for target, pixels in pairs]
+    return [write(target, frame_png(pixels), is_forced=sheets.is_forced) for target, pixels in pairs]
 
 
 def _frame_names(frames: Frames) -> Iterator[str]:
@@ -131,50 +177,21 @@ def _frame_names(frames: Frames) -> Iterator[str]:
 
 def _target(sheets: Sheets, clip: Path) -> Path:
     """Where a sheet goes."""
-    if sheets.output and sheets.output != STDOUT and not Path(sheets.output).is_dir():
+    if sheets.output and not Path(sheets.output).is_dir():
         return Path(sheets.output)
-    return _folder(sheets) / f"{name_of(clip)}-frames.png"
+    return sheet_path(clip, _folder(sheets))
 
 
 def _folder(sheets: Sheets) -> Path:
-    return Path(sheets.output) if sheets.output and sheets.output != STDOUT else Path()
+    return Path(sheets.output) if sheets.output else Path()
 
 
 def _check_free(target: Path, sheets: Sheets) -> None:
-    if sheets.output != STDOUT and not sheets.is_forced and os.path.lexists(target):
-        raise OutputError(f"{_shown(target)} is already there. Give --force to replace it, or another name with -o.")
-
-
-def _write(target: Path, data: bytes, sheets: Sheets) -> Path:
-    """Writes under a temporary name first, so that a file is there whole or not at all."""
-    part = target.parent / f".vllava-{os.getpid()}.part"
-    _check_free(target, sheets)
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)  # a device or a named pipe stays what it is
-            return target
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-            part.replace(target)
-        finally:
-            with suppress(FileNotFoundError):
-                part.unlink()
-    except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise OutputError(f"{_shown(target)} can't be written: {reason}. Choose another place with -o.") from exc
-    return target
+    if not sheets.is_forced:
+        check_free(target, _REMEDY)
 
 
 def _show_failure(clip: Path, error: VllavaError, screen: Screen, *, is_json: bool) -> None:
     if is_json:
         screen.answer(json.dumps({"path": str(clip), "error": str(error)}) + "\n")
     screen.error(str(error))
-
-
-def _title(clip: Path) -> str:
-    return "stdin" if str(clip) == "-" else clip.name or str(clip.resolve())
-
-
-def _shown(path: Path) -> str:
-    return f"'{os.fsencode(path).decode(errors='replace')}'"

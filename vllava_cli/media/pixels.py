@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vllava_cli.errors import CheckpointError
+from vllava_cli.media.square import Size, crop_corner, padding, padding_colour, short_side_size
 from vllava_cli.nouns import Fit, Frames, VideoRecipe
 
 
@@ -24,7 +25,7 @@ def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> T
     pixels = _padded(frames.pixels, recipe.mean) if fit == "pad" else frames.pixels
     uint8 = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     if fit == "crop":
-        resized = _crop(_resize(uint8, _short_side_size(uint8, recipe.short_side)), recipe)
+        resized = _crop(_resize(uint8, short_side_size(_size(uint8), recipe.short_side)), recipe)
     else:
         resized = _resize(uint8, (recipe.crop_height, recipe.crop_width))
     return _normalise(resized, recipe)[None]
@@ -57,24 +58,15 @@ def _image_processor(folder: Path) -> Any:
         raise CheckpointError(f"{folder} has no usable preprocessor_config.json. Download the model again.") from exc
 
 
-def _short_side_size(pixels: Tensor, short_side: int) -> tuple[int, int]:
-    """(height, width) once the short side is `short_side`, the long one truncated: 480x640 to 224 → 224x298."""
-    height, width = pixels.shape[-2:]
-    if width <= height:
-        return int(short_side * height / width), short_side
-    return short_side, int(short_side * width / height)
-
-
-def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(pixels: Tensor, size: Size) -> Tensor:
     """Bicubic in uint8, on the CPU: in float, or on a GPU, the last bit would differ."""
-    if tuple(pixels.shape[-2:]) == size:
+    if _size(pixels) == size:
         return pixels
     return functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)
 
 
 def _crop(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
-    height, width = pixels.shape[-2:]
-    top, left = int((height - recipe.crop_height) / 2.0), int((width - recipe.crop_width) / 2.0)
+    top, left = crop_corner(_size(pixels), recipe)
     return pixels[..., top : top + recipe.crop_height, left : left + recipe.crop_width]
 
 
@@ -86,11 +78,15 @@ def _normalise(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
 
 
 def _padded(pixels: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
-    """[T, H, W, 3] in the middle of a square of the mean colour; the odd row or column goes below or right."""
+    """[T, H, W, 3] in the middle of a square of the mean colour."""
     count, height, width, _ = pixels.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
+    side, top, left = padding((height, width))
     square = np.empty((count, side, side, 3), np.uint8)
-    square[:] = [round(value * 255) for value in mean]
+    square[:] = padding_colour(mean)
     square[:, top : top + height, left : left + width] = pixels
     return square
+
+
+def _size(pixels: Tensor) -> Size:
+    height, width = pixels.shape[-2:]
+    return height, width

@@ -1,4 +1,4 @@
-"""Draws frames as PNG: a contact sheet with the time under each, or one frame alone."""
+"""What a contact sheet shows of a clip, and the sheet as PNG: the time under each frame; or one frame alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from vllava_cli.nouns import Clip, Frames
+from vllava_cli.media.square import seen
+from vllava_cli.nouns import Clip, Fit, Frames, VideoRecipe
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)
@@ -21,9 +22,32 @@ _MARGIN = 28
 _GAP = 14
 _TITLE_SIZE, _TEXT_SIZE = 24, 16
 _HEADER = 84
+_LEAST_WIDTH = 600
 _LABEL = 30
 _LONG, _SHORT, _LEAST = 360, 160, 96
 """A tile's longest side, what a tiny picture is enlarged to, and a cell's least width: room for a time."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sheet:
+    """The tiles of one clip [T, H, W, 3] uint8 with a label below each, and two lines above them all."""
+
+    name: str
+    facts: str
+    tiles: npt.NDArray[np.uint8]
+    labels: tuple[str, ...]
+    """Times; "" below an image."""
+
+    @classmethod
+    def whole(cls, frames: Frames, name: str) -> Sheet:
+        """The frames as they are in the file."""
+        return cls(name=name, facts=facts(frames), tiles=frames.pixels, labels=_labels(frames))
+
+    @classmethod
+    def seen(cls, frames: Frames, name: str, recipe: VideoRecipe, *, fit: Fit = "crop") -> Sheet:
+        """The frames as the model sees them. Errors: MediaError, as `square.seen`."""
+        told = f"{facts(frames)}; seen as {recipe.crop_width}x{recipe.crop_height}, {fit}"
+        return cls(name=name, facts=told, tiles=seen(frames, recipe, fit=fit), labels=_labels(frames))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +62,7 @@ class Layout:
     @property
     def size(self) -> tuple[int, int]:
         width = self.columns * (self.cell_width + _GAP) - _GAP + 2 * _MARGIN
-        return max(width, 480), _HEADER + self.rows * (self.tile[1] + _LABEL + _GAP) - _GAP + _MARGIN
+        return max(width, _LEAST_WIDTH), _HEADER + self.rows * (self.tile[1] + _LABEL + _GAP) - _GAP + _MARGIN
 
     def corner(self, number: int) -> tuple[int, int]:
         """Upper left corner of the n-th tile, which is centred in its cell."""
@@ -58,27 +82,23 @@ def lay_out(count: int, width: int, height: int) -> Layout:
     return Layout(columns=columns, rows=math.ceil(count / columns), tile=tile, cell_width=cell_width)
 
 
-def sheet_png(frames: Frames, name: str) -> bytes:
-    """All frames on one dark sheet, in order, under the clip's name."""
-    _, height, width, _ = frames.pixels.shape
-    layout = lay_out(len(frames.times_s), width, height)
-    sheet = Image.new("RGB", layout.size, _PAPER)
-    draw = ImageDraw.Draw(sheet)
+def sheet_png(sheet: Sheet) -> bytes:
+    """All tiles in order on dark paper."""
+    _, height, width, _ = sheet.tiles.shape
+    layout = lay_out(len(sheet.tiles), width, height)
+    paper = Image.new("RGB", layout.size, _PAPER)
+    draw = ImageDraw.Draw(paper)
     room = layout.size[0] - 2 * _MARGIN
-    for text, top, size, colour in (
-        (name, 18, _TITLE_SIZE, _TITLE),
-        (facts(frames), 50, _TEXT_SIZE, _FACTS),
-    ):
+    for text, top, size, colour in ((sheet.name, 18, _TITLE_SIZE, _TITLE), (sheet.facts, 50, _TEXT_SIZE, _FACTS)):
         font = ImageFont.load_default(size)
         draw.text((_MARGIN, top), fitted(printable(text), font, room), fill=colour, font=font)
     font = ImageFont.load_default(_TEXT_SIZE)
-    for number, (pixels, time_s) in enumerate(zip(frames.pixels, frames.times_s, strict=True)):
+    for number, (pixels, label) in enumerate(zip(sheet.tiles, sheet.labels, strict=True)):
         left, top = layout.corner(number)
-        sheet.paste(_tiled(pixels, layout.tile), (left, top))
-        if frames.kind == "video":
-            middle = left + layout.tile[0] / 2
-            draw.text((middle, top + layout.tile[1] + 6), clock(time_s), fill=_TIME, font=font, anchor="ma")
-    return _png(sheet)
+        paper.paste(_tiled(pixels, layout.tile), (left, top))
+        middle = left + layout.tile[0] / 2
+        draw.text((middle, top + layout.tile[1] + 6), label, fill=_TIME, font=font, anchor="ma")
+    return _png(paper)
 
 
 def frame_png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -101,6 +121,10 @@ def facts(frames: Frames) -> str:
     rate = f"{clip.fps:.4g} frames a second" if clip.fps else ""
     length = clock(clip.duration_s) if clip.duration_s is not None else ""
     return ", ".join(filter(None, [f"{clip.width}x{clip.height}", clip.codec, rate, length]))
+
+
+def _labels(frames: Frames) -> tuple[str, ...]:
+    return tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
 
 
 def printable(text: str) -> str:
