@@ -39,6 +39,14 @@ with Journal.open(Path(sys.argv[1])):
     print("open", flush=True)
     sys.stdin.read()
 """
+STARTER = """
+import subprocess, sys
+from pathlib import Path
+from vllava_cli.journal import Journal
+with Journal.open(Path(sys.argv[1])):
+    sleeper = "import sys; print('started', flush=True); sys.stdin.read()"
+    subprocess.run([sys.executable, "-c", sleeper], close_fds=False)
+"""
 FULL = """
 import resource, sys
 from pathlib import Path
@@ -240,13 +248,31 @@ def test_a_torn_row_of_a_journal_in_use_is_not_cut_off() -> None:
         assert path.read_bytes() == b'{"a": 1}\n{"b": '
 
 
-def test_a_process_that_is_started_meanwhile_does_not_keep_the_lock() -> None:
+def test_a_program_that_a_killed_writer_started_does_not_keep_the_lock() -> None:
+    path = Path("x.jsonl")
+    with child(STARTER, path) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        process.kill()
+        process.wait()
+        Journal.open(path).close()
+
+
+def test_a_fork_does_not_keep_the_lock_of_a_journal_that_was_closed() -> None:
     path = Path("x.jsonl")
     with Journal.open(path):
-        sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
-    with sleeper:
+        reader, writer = os.pipe()
+        fork = os.fork()
+        if fork == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
         Journal.open(path).close()
-        sleeper.kill()
+    finally:
+        os.close(writer)
+        os.waitpid(fork, 0)
+        os.close(reader)
 
 
 def test_a_file_that_is_replaced_before_the_lock_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +355,7 @@ def test_an_interrupt_in_the_middle_takes_the_row_back(monkeypatch: pytest.Monke
             patched.setattr(os, "fsync", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 journal.append({"a": 1})
+        assert path.read_bytes() == b""
         journal.append({"b": 2})
     assert path.read_bytes() == b'{"b": 2}\n'
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllava_cli import __version__
+from vllava_cli import session as session_module
 from vllava_cli.errors import LockedError, OutputError, SessionError
 from vllava_cli.journal import is_locked
 from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, StopReason
@@ -306,6 +307,15 @@ def test_create_touches_nothing_that_is_there() -> None:
     )
 
 
+def test_a_session_that_came_first_is_not_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("x.jsonl")
+    monkeypatch.setattr(session_module, "_check_free", lambda _path: written(HEADER_ROW, TURN_ROW))
+    with pytest.raises(OutputError, match=r"^'x\.jsonl' is already there"):
+        SessionFile.create(path, EMPTY)
+    assert rows_in(path) == [HEADER_ROW, TURN_ROW]
+    assert not is_locked(path)
+
+
 def test_a_session_may_start_in_an_empty_file() -> None:
     Path("x.jsonl").touch()
     SessionFile.create(Path("x.jsonl"), EMPTY).close()
@@ -327,6 +337,14 @@ def test_sessions_that_begin_in_the_same_second_get_names_of_their_own() -> None
     Path("file").touch()
     with pytest.raises(OutputError, match=r"^'file/2026-11-22T19-40-05Z\.jsonl' can't be written: not a directory"):
         SessionFile.begin(Path("file"), EMPTY, NOW)
+
+
+def test_a_name_that_another_took_first_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SessionFile.create(new_path(Path(), NOW), EMPTY)
+    names = iter([other.path, other.path, Path("free.jsonl")])
+    monkeypatch.setattr(session_module, "new_path", lambda *_: next(names))
+    with other, SessionFile.begin(Path(), EMPTY, NOW) as file:
+        assert file.path == Path("free.jsonl")
 
 
 def test_names_are_in_utc_and_free() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
@@ -243,6 +244,67 @@ def ask(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
+@app.command()
+def chat(
+    context: typer.Context,
+    clips: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLIP]...", help="Videos, images or folders of pictures to talk about.", show_default=False
+        ),
+    ] = None,
+    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
+    session: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep the conversation in this file, and go on with the one that is in it.",
+            show_default="a new file in the state folder",
+        ),
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = None,
+    precision: PrecisionWish = "auto",
+    attention: AttentionWish = "auto",
+    fit: FitWish = "crop",
+    start: Start = None,
+    end: End = None,
+    at: At = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    guard: Guard = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer, a line each.")] = False,
+    stream: Stream = True,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Talk about videos or images: each answer knows what was asked before."""
+    from vllava_cli.commands.chat import run as command
+    from vllava_cli.commands.words import chat_clips
+
+    if continue_ and session:
+        raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
+    request = command.Chat(
+        clips=chat_clips(clips or []),
+        wishes=_wishes(model, revision, device, precision, attention),
+        is_model_named=_is_given(context, "model"),
+        framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
+        sampling=Sampling(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
+        ),
+        limits=_limits(decode_timeout, decode_memory),
+        output="json" if json else "stream" if stream else "whole",
+        is_continued=continue_,
+        session=session,
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+
+
 @app.command(no_args_is_help=True)
 def probe(
     clips: Clips,
@@ -336,6 +398,12 @@ def demo(
     from vllava_cli.commands import demo as command
 
     raise typer.Exit(command.run(Screen(), paths_only=paths))
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line itself."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _wishes(model: str, revision: str | None, device: str | None, precision: str, attention: str) -> Wishes:

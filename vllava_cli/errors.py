@@ -9,8 +9,9 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── ContextError             the prompt doesn't fit into the model's context
 ├── SessionError             a session file that can't be used
-└── OutputError              stdout or a file can't be written to: a full disk, say
-    ├── ClosedPipeError      the reader went away: no message, the end is quiet  exit 0
+└── OutputError              a file can't be written to: a full disk, say
+    ├── StdoutError          stdout can't
+    │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 0
     └── LockedError          another vllava is writing to this file              exit 75
 """
 
@@ -57,7 +58,11 @@ class OutputError(VllavaError):
     pass
 
 
-class ClosedPipeError(OutputError):
+class StdoutError(OutputError):
+    pass
+
+
+class ClosedPipeError(StdoutError):
     exit_code = 0
 
 

@@ -37,7 +37,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Journal:
-    """An open journal, locked until `close`; for one thread. A process made by fork alone holds the lock as well."""
+    """An open journal, locked until `close`; for one thread. If its process dies, its forks hold the lock on."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path
@@ -103,8 +103,9 @@ class Journal:
     def close(self) -> None:
         """Gives the lock back; may be called twice."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            _unlock(descriptor)
+            os.close(descriptor)
 
     def _cut(self) -> None:
         """Also done before a write: the cut after a failed one may have failed as well."""
@@ -155,6 +156,13 @@ def _lock(descriptor: int, path: Path) -> None:
         ) from exc
 
 
+def _unlock(descriptor: int) -> None:
+    """Closing alone would not do while a process made by fork, or one about to be another program, has it open, too."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -187,7 +195,7 @@ def _check_first(file: BinaryIO, path: Path) -> None:
     """Raises an OutputError unless the file starts with a row, or with what may have become one."""
     file.seek(0)
     line = file.readline(MAX_ROW_BYTES)
-    is_torn_row = not line.endswith(b"\n") and len(line) < MAX_ROW_BYTES and line.isascii()
+    is_torn_row = not line.endswith(b"\n") and line.isascii()
     if row_of(line) is None and not (is_torn_row and (line == b"{" or line.startswith(b'{"'))):
         refuse_foreign(path)
 

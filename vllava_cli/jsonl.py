@@ -100,7 +100,7 @@ def _rows(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
         following = file.readline(MAX_ROW_BYTES + 1)
         if row is not None:
             yield row
-        elif following or len(line) > MAX_ROW_BYTES:
+        elif following:
             if number == 1:
                 refuse_foreign(path)
             refuse_damaged(path, f"line {number} is damaged")

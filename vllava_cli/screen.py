@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from vllava_cli.errors import ClosedPipeError, OutputError
+from vllava_cli.errors import ClosedPipeError, StdoutError
 
 if TYPE_CHECKING:
     from rich.color import Color
@@ -52,7 +52,7 @@ class Screen:
         return self._out.isatty()
 
     def answer(self, text: str) -> None:
-        """Writes to stdout and flushes. Errors: ClosedPipeError, OutputError."""
+        """Writes to stdout and flushes. Errors: ClosedPipeError, StdoutError."""
         text = clean(text)
         if text:
             self._write(text)
@@ -173,7 +173,7 @@ class Screen:
             raise ClosedPipeError("The reader of the answer went away.") from exc
         except OSError as exc:
             discard(self._out)
-            raise OutputError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+            raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
 
 
 def discard(stream: TextIO) -> None:

@@ -189,6 +189,7 @@ def _stats(fields: _Fields) -> Stats:
         prompt_tokens=fields.whole("prompt_tokens"),
         reused_tokens=fields.whole("reused_tokens"),
         new_tokens=fields.whole("new_tokens"),
+        tower_calls=fields.whole("tower_calls"),
         first_token_s=fields.seconds("first_token_s"),
         decode_s=fields.seconds("decode_s"),
         frames_s=fields.seconds("frames_s"),

@@ -49,6 +49,13 @@ def clip_paths(words: list[str]) -> tuple[Path, ...]:
     )
 
 
+def chat_clips(words: list[str]) -> tuple[Path, ...]:
+    """The clips of a chat. Errors: UsageError for -, because questions come from stdin."""
+    if STDIN in words:
+        raise UsageError("stdin, -, is where a chat's questions come from: save the clip to a file and name that.")
+    return tuple(map(Path, words))
+
+
 def check_stdin(clips: tuple[Path, ...], stdin: TextIO | None) -> None:
     """Raises a UsageError where a clip is to come from stdin, and that is a terminal or closed."""
     if Path(STDIN) in clips and (stdin is None or stdin.isatty()):

@@ -51,14 +51,15 @@ def prefill(
     cache: DynamicCache,
     *,
     is_interrupted: Callable[[], bool],
+    chunk_tokens: int | None = None,
 ) -> tuple[int, torch.Tensor | None]:
     """Feeds embeddings [1, T, hidden] behind the cache's, in chunks.
 
     Returns how many were fed, and the logits [vocabulary] of the last; None where it was interrupted before that.
     """
-    size = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
+    usual = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
     fed, hidden = 0, None
-    for chunk in torch.split(embeddings, size, dim=1):
+    for chunk in torch.split(embeddings, chunk_tokens or usual, dim=1):
         if is_interrupted():
             return fed, None
         hidden = model.model.language_model(inputs_embeds=chunk, past_key_values=cache, use_cache=True)[0]

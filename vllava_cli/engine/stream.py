@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,24 @@ import torch
 
 from vllava_cli.engine.choose import Chooser
 from vllava_cli.engine.context import make_room
-from vllava_cli.engine.forward import Features, embed, memory_faults, prefill, step
+from vllava_cli.engine.forward import embed, memory_faults, prefill, step
 from vllava_cli.engine.memory import Memory
 from vllava_cli.engine.repetition import is_looping
 from vllava_cli.engine.sight import Sight
 from vllava_cli.engine.tokens import GrowingText, Tokens
-from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import Conversation, Fit, Frames, LoadPlan, MediaKind, Piece, Sampling, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A prompt, or the beginning of one, with the media that it has placeholders for."""
+
+    ids: tuple[int, ...]
+    media: tuple[Frames, ...]
+    fit: Fit
 
 
 def never() -> bool:
@@ -49,7 +59,7 @@ class Engine:
         sampling: Sampling,
         *,
         is_interrupted: Callable[[], bool] = never,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Yields an answer as it is decoded; the last piece has the stop reason and the stats.
 
         `is_interrupted` is asked before clips are looked at, each chunk of prefill and each token. When the stream
@@ -72,6 +82,62 @@ class Engine:
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
         """As `context.make_room`."""
         return make_room(self.tokens, conversation, question, sampling)
+
+    def read(
+        self, shown: Shown, *, is_interrupted: Callable[[], bool] = never, chunk_tokens: int | None = None
+    ) -> tuple[int, torch.Tensor | None]:
+        """Brings the cache to hold all ids of a prompt, prefilling only what it lacks; clips are looked at once.
+
+        Returns how many ids it held, and the logits [vocabulary] behind the last; None where it was interrupted: then
+        what was read stays in the cache. Errors: MemoryShortError; whatever breaks a pass off costs the cache.
+        """
+        with self.passes():
+            reused = self._cut_memory(shown)
+            if is_interrupted() or self.memory is None:
+                return reused, None
+            skipped: dict[MediaKind, int] = {
+                "video": shown.ids[:reused].count(self.tokens.video_id),
+                "image": shown.ids[:reused].count(self.tokens.image_id),
+            }
+            rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
+            new = shown.ids[reused:]
+            embeddings = embed(self.model, list(new), rows, self.tokens)
+            fed, logits = prefill(
+                self.model, embeddings, self.memory.cache, is_interrupted=is_interrupted, chunk_tokens=chunk_tokens
+            )
+            self.memory.ids.extend(new[:fed])
+            return reused, logits
+
+    def has_read(self, shown: Shown) -> bool:
+        """Whether the cache holds all of these ids, but for the last one perhaps."""
+        if self.memory is None:
+            return False
+        starts = self.tokens.media_starts(shown.ids, shown.media)
+        return self.memory.covers(shown.ids, shown.media, starts, fit=shown.fit) >= len(shown.ids) - 1
+
+    @contextmanager
+    def passes(self) -> Iterator[None]:
+        """Runs passes; whatever breaks one off leaves the cache's layers uneven, so the cache is dropped."""
+        try:
+            with memory_faults(self.plan.device):
+                yield
+        except BaseException:
+            self.memory = None
+            raise
+
+    def _cut_memory(self, shown: Shown) -> int:
+        """Cuts the memory back to what a prompt shares with it, or makes a new one; returns how many ids are shared."""
+        from transformers import DynamicCache
+
+        reused = 0
+        if self.memory:
+            starts = self.tokens.media_starts(shown.ids, shown.media)
+            reused = self.memory.covers(shown.ids, shown.media, starts, fit=shown.fit)
+        if self.memory is None or not reused:
+            self.memory = Memory(cache=DynamicCache())
+        self.memory.crop(reused)
+        self.memory.media, self.memory.fit = shown.media, shown.fit
+        return reused
 
 
 @dataclass(kw_only=True)
@@ -96,7 +162,7 @@ class _Run:
         self.calls_before = self.engine.sight.calls
 
     def pieces(self) -> Iterator[Piece]:
-        logits = self._forward(self._prefill)
+        logits = self._prefill()
         chooser = Chooser(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
         while logits is not None:
             token = chooser.choose(logits)
@@ -109,7 +175,7 @@ class _Run:
             if stop := self._stop():
                 self.stop = stop
                 break
-            logits = self._forward(self._step)
+            logits = self._step()
         rest = self.text.rest()
         if self.sampling.has_guard and self.text.has_stray:
             self.stop = "repetition"
@@ -144,56 +210,19 @@ class _Run:
             return "context"
         return "interrupted" if self.is_interrupted() else None
 
-    def _forward(self, work: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
-        """Runs a pass; whatever breaks it off leaves the cache's layers uneven, so the cache is dropped."""
-        try:
-            with memory_faults(self.engine.plan.device):
-                return work()
-        except BaseException:
-            self.engine.memory = None
-            raise
-
     def _prefill(self) -> torch.Tensor | None:
-        """The logits behind the prompt; what an interruption leaves in the cache stays there for the next question."""
-        if self.is_interrupted():
-            return None
-        engine, memory = self.engine, self._memory()
-        new = self.ids[self.reused :]
-        embeddings = embed(engine.model, new, self._rows(), engine.tokens)
-        fed, logits = prefill(engine.model, embeddings, memory.cache, is_interrupted=self.is_interrupted)
-        memory.ids.extend(new[:fed])
+        conversation = self.conversation
+        shown = Shown(ids=tuple(self.ids), media=conversation.media, fit=conversation.fit)
+        self.reused, logits = self.engine.read(shown, is_interrupted=self.is_interrupted)
         return logits
-
-    def _memory(self) -> Memory:
-        """The engine's memory cut back to what this prompt shares with it, or a new one."""
-        from transformers import DynamicCache
-
-        engine, conversation = self.engine, self.conversation
-        media = conversation.media
-        if engine.memory:
-            starts = engine.tokens.media_starts(self.ids, media)
-            self.reused = engine.memory.covers(self.ids, media, starts, fit=conversation.fit)
-        if engine.memory is None or not self.reused:
-            engine.memory = Memory(cache=DynamicCache())
-        engine.memory.crop(self.reused)
-        engine.memory.media, engine.memory.fit = media, conversation.fit
-        return engine.memory
-
-    def _rows(self) -> Features:
-        """The features that the rest of the prompt needs."""
-        tokens, reused = self.engine.tokens, self.ids[: self.reused]
-        skipped: dict[MediaKind, int] = {
-            "video": reused.count(tokens.video_id),
-            "image": reused.count(tokens.image_id),
-        }
-        return self.engine.sight.rows(self.conversation.media, self.conversation.fit, skipped=skipped)
 
     def _step(self) -> torch.Tensor:
         memory = self.engine.memory
         if memory is None:
             raise RuntimeError("a step of decoding without a prefill")
         token = self.text.ids[-1]
-        logits = step(self.engine.model, token, memory.cache)
+        with self.engine.passes():
+            logits = step(self.engine.model, token, memory.cache)
         memory.ids.append(token)
         return logits
 

@@ -51,6 +51,14 @@ class Tokens:
         media = conversation.attached if ids else conversation.media
         return [*ids, *self._question_ids(question, media, is_first=not ids)]
 
+    def known_ids(self, conversation: Conversation) -> list[int]:
+        """The beginning of the next prompt, whatever its question will be: up to the last placeholder that waits."""
+        if conversation.attached:
+            ids = self.unchecked_ids(conversation, "?")
+            last = max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
+            return ids[: last + 1]
+        return self.finished_ids(conversation)
+
     def finished_ids(self, conversation: Conversation) -> list[int]:
         """The ids of the turns in the window, each answer as the model produced it; no turns → []."""
         ids: list[int] = []

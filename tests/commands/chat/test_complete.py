@@ -116,6 +116,7 @@ FILES = [
     ("/open my c", [r"/open my\ clip.mp4"]),
     ("/open my ", [r"/open my\ clip.mp4", *(f"/open my {name}" for name in MEDIA_FIRST)]),
     ("/open it's", [r"/open it\'s\ \"a\\b\".mp4"]),
+    ("/open my\n", []),
     ("/open sub", [r"/open sub\ folder/"]),
     (r"/open sub\ folder/", [r"/open sub\ folder/c.mp4"]),
     ("/open ./sub", [r"/open ./sub\ folder/"]),

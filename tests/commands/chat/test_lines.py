@@ -166,7 +166,8 @@ def test_a_history_that_can_no_longer_be_written_stops_nothing(keys: PipeInput, 
     path.unlink()
     path.parent.rmdir()
     assert lines.read(left="") == "Why?"
-    assert lines._session.history.get_strings() == ["Why?"]
+    lines._session.history.append_string("What?")
+    assert lines._session.history.get_strings() == ["Why?", "What?"]
 
 
 def test_a_damaged_history_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -232,12 +233,6 @@ def test_what_is_left_stands_dim_at_the_right_until_the_question_is_sent(keys: P
     screen = drawn(keys, "Why?")
     assert f"> {' ' * (60 - 2 - 16)}\x1b[0;2m1984 tokens lef" in screen
     assert screen.rpartition("\x1b[J\x1b[0m> ")[2].startswith("Why?\x1b[6D\x1b[0m\r\n")
-
-
-def test_no_color_means_no_colour(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    lines = TerminalLines(input=keys, output=DummyOutput())
-    assert lines._session.app.color_depth is ColorDepth.DEPTH_1_BIT
 
 
 PIPED = {
@@ -332,15 +327,32 @@ def test_a_terminal_that_moves_no_cursor_gets_plain_lines(monkeypatch: pytest.Mo
     assert isinstance(lines_for(Terminal(), Terminal()), PlainLines)
 
 
-def test_two_terminals_get_an_editor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TERM", "xterm")
+@pytest.fixture
+def terminal() -> Iterator[io.TextIOWrapper]:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "r+b", buffering=0) as raw, os.fdopen(ours, "rb", buffering=0):
-        stream = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
-        lines = lines_for(stream, stream, history_path=tmp_path / "history")
-        assert isinstance(lines, TerminalLines)
-        assert lines.history_fault is None
-        assert (tmp_path / "history").exists()
+        yield io.TextIOWrapper(raw, encoding="utf-8", write_through=True)  # type: ignore[type-var]
+
+
+def test_two_terminals_get_an_editor(
+    terminal: io.TextIOWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    lines = lines_for(terminal, terminal, history_path=tmp_path / "history")
+    assert isinstance(lines, TerminalLines)
+    assert lines.history_fault is None
+    assert (tmp_path / "history").exists()
+
+
+@pytest.mark.parametrize(("value", "depth"), [("1", ColorDepth.DEPTH_1_BIT), ("", ColorDepth.DEPTH_8_BIT)])
+def test_no_color_means_no_colour(
+    value: str, depth: ColorDepth, terminal: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", value)
+    lines = lines_for(terminal, terminal)
+    assert isinstance(lines, TerminalLines)
+    assert lines._session.app.color_depth is depth
 
 
 def test_a_closed_stdin_has_no_lines() -> None:

@@ -121,9 +121,7 @@ class Keeping:
         return self.file
 
     def _header(self, conversation: Conversation) -> SessionRecord:
-        return SessionRecord(
-            model=self.model, revision=self.revision, fit=conversation.fit, started_at=self.started_at
-        )
+        return SessionRecord(model=self.model, revision=self.revision, fit=conversation.fit, started_at=self.started_at)
 
     def _turn_record(self, number: int, turn: Turn) -> TurnRecord:
         return TurnRecord(

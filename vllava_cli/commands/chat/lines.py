@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -17,7 +16,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.input import Input, create_input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
@@ -62,7 +61,6 @@ class TerminalLines:
             prompt_continuation=lambda _width, _line, is_soft_wrap: "" if is_soft_wrap else CONTINUATION,
             rprompt=self._right,
             style=Style.from_dict({"left": "dim", "auto-suggestion": "ansidefault dim"}),
-            color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
             key_bindings=_keys(),
             enable_suspend=True,
             input=input,

@@ -1,0 +1,207 @@
+"""`vllava chat`: opens the conversation, then reads an entry and carries it out, until the input ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.begin import Opening, prepare, start
+from vllava_cli.commands.chat import slash
+from vllava_cli.commands.chat.keeping import Keeping
+from vllava_cli.commands.chat.lines import Lines, TerminalLines, lines_for
+from vllava_cli.commands.chat.perform import perform, resumed, say_changes, say_renewed
+from vllava_cli.commands.chat.revive import Clips, clips_of, revived
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.chat.talk import Output, Talk
+from vllava_cli.errors import SessionError, StdoutError, UsageError, VllavaError
+from vllava_cli.interrupt import Ending
+from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
+from vllava_cli.screen import Screen
+from vllava_cli.session import SessionFile, SessionRecord, last, sessions_folder
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.tokens import Tokens
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """What one `vllava chat` was told."""
+
+    clips: tuple[Path, ...]
+    wishes: Wishes
+    is_model_named: bool
+    """On the command line: a session's own model doesn't count then."""
+    framing: Framing
+    sampling: Sampling
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    output: Output = "stream"
+    is_continued: bool = False
+    session: Path | None = None
+
+
+def run(chat: Chat, screen: Screen) -> int:
+    """Talks until the input ends; returns 0, or 1 where a line of a pipe failed. Errors: any VllavaError."""
+    file, record = _session(chat)
+    try:
+        if record and chat.clips:
+            raise UsageError("The session has its own clips. Leave yours out, and /open or /add them in the chat.")
+        talk = _talk(_of_session(chat, record), file, record, screen)
+    except BaseException:
+        if file:
+            file.close()
+        raise
+    lines = _lines(talk, screen)
+    try:
+        with Ending.watched() as talk.ending:
+            return _loop(talk, lines)
+    finally:
+        talk.close()
+
+
+def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
+    """The session to go on with, locked; none where the chat is a new one."""
+    if chat.is_continued:
+        path = last(sessions_folder())
+        if path is None:
+            raise SessionError(f"There is no session to continue in {sessions_folder()}: vllava chat CLIP begins one.")
+        return SessionFile.resume(path)
+    if chat.session and chat.session.exists() and chat.session.stat().st_size:
+        return SessionFile.resume(chat.session)
+    return None, None
+
+
+def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
+    """The chat with the session's model and fit."""
+    if record is None:
+        return chat
+    wishes = chat.wishes
+    if not chat.is_model_named:
+        wishes = replace(wishes, model=record.model, revision=record.revision)
+    return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
+
+
+def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, screen: Screen) -> Talk:
+    clips: Clips = clips_of(record) if record else tuple((clip, chat.framing) for clip in chat.clips)
+    media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen)
+    model = _model(tokens)
+    keeping = Keeping(
+        model=model,
+        revision=tokens.checkpoint.revision,
+        screen=screen,
+        path=chat.session.absolute() if chat.session else None,
+        file=file,
+        started_at=record.started_at if record else "",
+    )
+    keeping.know(media, clips)
+    conversation, renewed = _conversation(chat, record, dict(zip(clips, media, strict=True)), tokens, model)
+    keeping.turns = list(conversation.turns)
+    check: Callable[[Tokens], object] = lambda tokens: tokens.prompt_ids(  # noqa: E731
+        Conversation(attached=conversation.media), "?"
+    )
+    check(tokens)
+    engine, load_s = start(chat.wishes, tokens, {"video", "image"}, screen, check=check)
+    talk = Talk(
+        engine=engine,
+        conversation=conversation,
+        settings=Settings(sampling=chat.sampling, is_verbose=screen.is_verbose),
+        screen=screen,
+        keeping=keeping,
+        ending=Ending(),
+        limits=chat.limits,
+        output=chat.output,
+        frames_s=frames_s,
+        load_s=load_s,
+    )
+    if record:
+        say_changes(talk, record)
+        say_renewed(talk, renewed)
+        screen.notice(resumed(talk))
+    return talk
+
+
+def _conversation(
+    chat: Chat,
+    record: SessionRecord | None,
+    frames: dict[tuple[Path, Framing], Frames],
+    tokens: Tokens,
+    model: str,
+) -> tuple[Conversation, int]:
+    if record:
+        return revived(record, frames, tokens, model=model)
+    return Conversation(attached=tuple(frames[clip, chat.framing] for clip in chat.clips), fit=chat.framing.fit), 0
+
+
+def _model(tokens: Tokens) -> str:
+    """What a session calls the model, such that it is found again from any folder."""
+    checkpoint = tokens.checkpoint
+    is_name = checkpoint.model == DEMO_MODEL or checkpoint.revision is not None
+    return checkpoint.model if is_name else str(checkpoint.folder.absolute())
+
+
+def _lines(talk: Talk, screen: Screen) -> Lines:
+    lines = lines_for(
+        sys.stdin,
+        sys.stdout,
+        history_path=sessions_folder().parent / "history",
+        questions=lambda: talk.questions,
+        prompt_to=None if screen.is_quiet else sys.stderr,
+    )
+    if isinstance(lines, TerminalLines):
+        talk.is_ahead = True
+        if not talk.conversation.turns:
+            screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
+        if lines.history_fault:
+            screen.notice(lines.history_fault)
+    return lines
+
+
+def _loop(talk: Talk, lines: Lines) -> int:
+    """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's."""
+    is_watched = isinstance(lines, TerminalLines) or sys.stdin.isatty()
+    failures, edited = 0, 0
+    while not (talk.was_interrupted and not is_watched):
+        left = f"{talk.left_tokens} tokens left"
+        talk.look_ahead()
+        try:
+            line = lines.read(left=left, default=talk.question_of(edited) if edited else "")
+            entry = _entry(line, edited)
+            edited = _wanted(talk, entry, is_terminal=isinstance(lines, TerminalLines))
+            if isinstance(entry, slash.Bye):
+                return 1 if failures and not is_watched else 0
+            if entry and not edited:
+                perform(talk, entry)
+        except StdoutError:
+            raise
+        except VllavaError as exc:
+            failures += 1
+            edited = 0
+            talk.screen.error(str(exc))
+        except KeyboardInterrupt:
+            if not is_watched:
+                raise
+            talk.screen.notice("Stopped.")
+    return INTERRUPTED
+
+
+def _entry(line: str | None, edited: int) -> slash.Entry | None:
+    """What a line means; None where an edit was given up. The end of the input is a farewell. Errors: UsageError."""
+    if line is None:
+        return slash.Bye()
+    if not edited:
+        return slash.parse(line)
+    return slash.Edit(number=edited, question=line) if line else None
+
+
+def _wanted(talk: Talk, entry: slash.Entry | None, *, is_terminal: bool) -> int:
+    """The number of the question that is to be put up for editing, 0 for none. Errors: UsageError."""
+    if not isinstance(entry, slash.Edit) or entry.question is not None:
+        return 0
+    talk.question_of(entry.number)
+    if not is_terminal:
+        raise UsageError("/edit N QUESTION: the new words are missing.")
+    return entry.number

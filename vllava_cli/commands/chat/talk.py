@@ -1,0 +1,256 @@
+"""A conversation and all that can be done to it; it reads no line and knows no exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vllava_cli.commands.begin import read_clips, warn_of_many
+from vllava_cli.commands.chat.ahead import Ahead
+from vllava_cli.commands.chat.keeping import Keeping
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.report import counts, report
+from vllava_cli.errors import UsageError, VllavaError
+from vllava_cli.interrupt import Ending, noted
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing, Piece, Sampling, Turn
+from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.stream import Engine
+
+Output = Literal["stream", "whole", "json"]
+Clips = Sequence[tuple[Path, Framing]]
+
+
+@dataclass(kw_only=True)
+class Talk:
+    """One conversation at a time, with the engine that answers and the file that keeps it."""
+
+    engine: Engine
+    conversation: Conversation
+    settings: Settings
+    screen: Screen
+    keeping: Keeping
+    ending: Ending
+    limits: DecodeLimits
+    output: Output = "stream"
+    is_ahead: bool = False
+    """Clips are read into the cache while the question is typed."""
+    was_interrupted: bool = False
+    """Whether the last answer was stopped by Ctrl-C."""
+    frames_s: float = 0.0
+    load_s: float = 0.0
+    """What the first answer had to wait for, told once."""
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(self.engine)
+
+    @property
+    def left_tokens(self) -> int:
+        """What the context still has room for."""
+        tokens = self.engine.tokens
+        return max(0, tokens.context_tokens - tokens.used(self.conversation))
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        return tuple(turn.question for turn in self.conversation.turns)
+
+    def ask(self, question: str, sampling: Sampling | None = None) -> None:
+        """Streams an answer; however it ends, the turn is kept before anything else can happen.
+
+        Errors: any VllavaError, then the conversation is as before.
+        """
+        sampling = sampling or self.settings.sampling
+        with self.ending.held(), self._kept():
+            self.ahead.stop()
+            self._say_dropped(self.engine.make_room(self.conversation, question, sampling))
+            with noted() as is_interrupted:
+                self._answer(question, sampling, lambda: is_interrupted() or self.ending.is_asked())
+        self._tell(self.conversation.turns[-1])
+
+    def retry(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Asks the last question again, with other settings for this once."""
+        if not self.conversation.turns:
+            raise UsageError("There is no question to ask again yet.")
+        settings = self.settings
+        for name, value in changes:
+            settings = settings.changed(name, value)
+        if settings.sampling.temperature == 0 and not changes:
+            self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
+        self._again(len(self.conversation.turns), self.questions[-1], settings.sampling)
+
+    def edit(self, number: int, question: str) -> None:
+        """Asks turn `number`, from 1, with other words; what follows it is dropped. Errors: UsageError."""
+        self.question_of(number)
+        behind = len(self.conversation.turns) - number
+        if behind:
+            self.screen.notice(f"{_turns(number + 1, number + behind)} dropped with the old question.")
+        self._again(number, question, self.settings.sampling)
+
+    def question_of(self, number: int) -> str:
+        """The question of a turn. Errors: UsageError where there is none of that number."""
+        count = len(self.conversation.turns)
+        if not 1 <= number <= count:
+            known = f"the last one is {count}" if count else "none was asked yet"
+            raise UsageError(f"There is no question {number}: {known}.")
+        return self.questions[number - 1]
+
+    def undo(self) -> None:
+        """Takes the last turn back; what came with it is attached to the next question."""
+        if not self.conversation.turns:
+            raise UsageError("There is nothing to undo.")
+        last = self.conversation.turns[-1]
+        with self.ending.held(), self._kept():
+            self.ahead.stop()
+            self.conversation.cut(len(self.conversation.turns) - 1)
+        self.screen.notice(f"Took back: {_short(last.question)}")
+
+    def clear(self) -> None:
+        """Forgets all turns; the clips that the conversation began with stay."""
+        count = len(self.conversation.turns)
+        opened = self.conversation.turns[0].media if count else self.conversation.attached
+        with self.ending.held(), self._kept():
+            self.ahead.stop()
+            self.conversation.cut(0)
+            self.conversation.attached = opened
+        self.screen.notice(f"Forgot {count} turn{'s' * (count != 1)}. {self.about()}")
+
+    def open(self, clips: Clips) -> None:
+        """Begins a new conversation about other clips. Errors: those of reading them; then the old one goes on."""
+        media = self._read(clips)
+        fresh = Conversation(attached=media, fit=self.conversation.fit)
+        self.engine.tokens.prompt_ids(fresh, "?")
+        warn_of_many(len(media), self.screen)
+        self._begin(fresh)
+        self.screen.notice(f"A new conversation. {self.about()}")
+
+    def take_over(self, conversation: Conversation) -> None:
+        """Goes on with another conversation, in a file of its own."""
+        self._begin(conversation)
+
+    def add(self, clips: Clips) -> None:
+        """Attaches clips to the next question. Errors: those of reading them; ContextError where they can't fit."""
+        media = self._read(clips)
+        self.ahead.stop()
+        self.engine.tokens.prompt_ids(Conversation(attached=self.conversation.media + media), "?")
+        self.conversation.attached += media
+        warn_of_many(len(self.conversation.media), self.screen)
+        self.screen.notice(f"Attached to the next question: {_names(self.conversation.attached)}.")
+
+    def about(self) -> str:
+        """What the conversation is about, a sentence."""
+        media = self.conversation.media
+        return f"About {_names(media)}." if media else "No clip is open: /open FILE opens one."
+
+    def look_ahead(self) -> None:
+        """Begins to read what the next question will show, in the background."""
+        if self.is_ahead:
+            self.ahead.start(self.conversation)
+
+    def close(self) -> None:
+        self.ahead.stop()
+        self.keeping.close()
+
+    def _again(self, number: int, question: str, sampling: Sampling) -> None:
+        """Asks in the place of a turn; a failure brings the old turns back."""
+        conversation = self.conversation
+        before = (list(conversation.turns), conversation.attached, conversation.dropped)
+        conversation.cut(number - 1)
+        try:
+            self.ask(question, sampling)
+        except VllavaError:
+            if len(conversation.turns) < number:
+                conversation.turns, conversation.attached, conversation.dropped = before
+            raise
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.keeping.keep(self.conversation)
+
+    def _answer(self, question: str, sampling: Sampling, is_interrupted: Callable[[], bool]) -> None:
+        pieces = self.engine.stream(self.conversation, question, sampling, is_interrupted=is_interrupted)
+        before = len(self.conversation.turns)
+        with closing(pieces):
+            try:
+                self._show(pieces)
+            except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
+                pieces.close()
+            finally:
+                if len(self.conversation.turns) > before:
+                    self._add_waits()
+
+    def _show(self, pieces: Iterator[Piece]) -> None:
+        with self.screen.waiting("Reading, Ctrl-C stops"):
+            first = next(pieces)
+        if self.output == "stream":
+            self.screen.answer(first.text)
+        for piece in pieces:
+            if self.output == "stream":
+                self.screen.answer(piece.text)
+
+    def _add_waits(self) -> None:
+        turn = self.conversation.turns[-1]
+        stats = replace(turn.stats, frames_s=self.frames_s, load_s=self.load_s)
+        self.conversation.turns[-1] = replace(turn, stats=stats)
+        self.frames_s = self.load_s = 0.0
+
+    def _tell(self, turn: Turn) -> None:
+        """Ends the answer, and says how it came about."""
+        number = len(self.conversation.turns)
+        if self.output == "json":
+            row = {"turn": number, **report(turn, self.conversation.media, self.engine)}
+            self.screen.answer(json.dumps(row) + "\n")
+        elif self.output == "whole":
+            self.screen.answer(turn.answer)
+        if self.output != "json":
+            self.screen.answer("" if turn.answer else "\n")  # an answer, even an empty one, is a line
+            self.screen.end_answer()
+        self.was_interrupted = turn.stop_reason == "interrupted"
+        if self.was_interrupted:
+            self.screen.notice("Stopped. What was said is kept; /undo takes it back.")
+        elif turn.stop_reason == "length":
+            self.screen.notice(f"Cut off after {turn.stats.new_tokens} tokens: /set max-new-tokens allows more.")
+        elif turn.stop_reason == "context":
+            self.screen.notice("Cut off: the context is full.")
+        stats = turn.stats
+        self.screen.detail(
+            f"turn {number}: stopped: {turn.stop_reason}; {counts(stats)}; clips looked at {stats.tower_calls}; "
+            f"first token {stats.first_token_s:.2f} s, decoding {stats.decode_s:.2f} s"
+        )
+
+    def _say_dropped(self, gone: range) -> None:
+        if gone:
+            self.screen.notice(
+                f"{_turns(gone.start + 1, gone.stop)} no longer in the context, which was full; the clips still are."
+            )
+
+    def _read(self, clips: Clips) -> tuple[Frames, ...]:
+        media = read_clips(clips, self.limits, self.screen)
+        self.keeping.know(media, clips)
+        return media
+
+    def _begin(self, conversation: Conversation) -> None:
+        self.ahead.stop()
+        self.keeping.anew()
+        self.conversation = conversation
+
+
+def _turns(first: int, last: int) -> str:
+    """(1, 1) → "Turn 1 is", (2, 5) → "Turns 2 to 5 are"."""
+    return f"Turn {first} is" if first == last else f"Turns {first} to {last} are"
+
+
+def _names(media: Sequence[Frames]) -> str:
+    return ", ".join(medium.clip.path.name for medium in media)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"
