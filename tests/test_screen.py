@@ -77,3 +77,19 @@ def test_a_closed_pipe_and_a_full_disk_are_told_apart() -> None:
         with full.open("w") as disk, pytest.raises(OutputError) as caught:
             Screen(out=disk, err=io.StringIO()).answer("text")
         assert str(caught.value) == "The answer can't be written to stdout: No space left on device."
+
+
+def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() -> None:
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(theirs, "w") as err, os.fdopen(ours, "rb", buffering=0) as terminal:
+        Screen(out=io.StringIO(), err=err).notice("Saved in /a/path/that/is/longer/than/a/whole/line/of/it.jsonl, now.")
+        shown = terminal.read(1000)
+    assert shown == b"Saved in\r\n/a/path/that/is/longer/than/a/whole/line/of/it.jsonl,\r\nnow.\r\n"
+    screen, _, piped = a_screen()
+    screen.notice("word " * 30)
+    assert piped.getvalue().count("\n") == 1

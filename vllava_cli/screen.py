@@ -95,18 +95,18 @@ class Screen:
     def notice(self, text: str) -> None:
         """One line on stderr, unless --quiet."""
         if not self.is_quiet:
-            self._say(text)
+            self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:
         """One line on stderr with --verbose."""
         if self.is_verbose:
-            self._say(text)
+            self._say(self._wrapped(text))
 
     def error(self, text: str) -> None:
         """One line on stderr, always, on a line of its own."""
         if self._is_mid_line and self._out.isatty():
             self._err.write("\n")
-        self._say(f"vllava: {text}")
+        self._say(self._wrapped(f"vllava: {text}"))
 
     def facts(self, rows: Sequence[tuple[str, str]], *, is_answer: bool = False) -> None:
         """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves."""
@@ -129,6 +129,17 @@ class Screen:
 
         with Console(file=self._err).status(Text(clean(what))):
             yield
+
+    def _wrapped(self, text: str) -> str:
+        """Between words at a terminal; names and paths stay whole."""
+        width = self._width(is_answer=False)
+        if width is None:
+            return text
+        lines = clean(text).split("\n")
+        return "\n".join(
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+            for line in lines
+        )
 
     def _width(self, is_answer: bool) -> int | None:
         """Columns to wrap at, or None where the reader is no terminal: a pipe gets whole lines."""
