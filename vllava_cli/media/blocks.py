@@ -28,6 +28,7 @@ _WORTH = 1.25
 """Fewer tiles a row are taken only where they are larger by this factor."""
 
 Colour = tuple[int, int, int]
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ def draw(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> I
     _, height, width, _ = sheet.tiles.shape
     grid = lay_out(len(sheet.tiles), width / height, columns, lines)
     tiles = [_shrunk(tile, grid) for tile in sheet.tiles]
+    if shades:
+        tiles = _spread(tiles)
     for first in range(0, len(tiles), grid.per_row):
         row, labels = tiles[first : first + grid.per_row], sheet.labels[first : first + grid.per_row]
         for line in range(grid.lines):
@@ -67,7 +70,7 @@ def draw(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> I
 def lay_out(count: int, aspect: float, columns: int, lines: int) -> Grid:
     """The largest tiles that all fit, or, where there is no room for all, those that scroll by.
 
-    (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 20x10
+    (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
     """
     found: Grid | None = None
     for per_row in sorted({min(each, count) for each in (*_PER_ROW, min(count, 8))}, reverse=True):
@@ -81,21 +84,29 @@ def lay_out(count: int, aspect: float, columns: int, lines: int) -> Grid:
 
 def _grid(per_row: int, aspect: float, columns: int, lines: int) -> Grid:
     """The largest tile of this width / height with `per_row` in a row of `columns`, and at most `lines` high."""
-    width = min((columns + _GAP) // per_row - _GAP, int(2 * lines * aspect))
-    height = min(math.ceil(width / aspect / 2), lines)
-    return Grid(per_row=per_row, columns=max(width, 1), lines=max(height, 1))
+    width = max(1, min((columns + _GAP) // per_row - _GAP, int(2 * lines * aspect)))
+    height = max(1, min(math.ceil(width / aspect / 2), lines))
+    return Grid(per_row=per_row, columns=width, lines=height)
 
 
-def _shrunk(tile: npt.NDArray[np.uint8], grid: Grid) -> npt.NDArray[np.uint8]:
+def _shrunk(tile: Pixels, grid: Grid) -> Pixels:
     size = (grid.columns, 2 * grid.lines)
     return np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS))
 
 
-def _runs(upper: npt.NDArray[np.uint8], lower: npt.NDArray[np.uint8], shades: str | None) -> list[Run]:
+def _spread(tiles: list[Pixels]) -> list[Pixels]:
+    """In greys, from black to white all over the sheet: few shades are told apart only where all are used."""
+    light = np.stack(tiles) @ np.array((0.299, 0.587, 0.114))
+    darkest, brightest = light.min(), light.max()
+    greys = (light - darkest) / max(brightest - darkest, 1.0) * 255
+    return list(np.repeat(greys[..., None], 3, axis=-1).astype(np.uint8))
+
+
+def _runs(upper: Pixels, lower: Pixels, shades: str | None) -> list[Run]:
     """Two rows of pixels [W, 3] → one line of characters."""
     if shades:
-        light = np.concatenate([upper, lower], axis=1).reshape(len(upper), 2, 3).mean(axis=1) @ (0.299, 0.587, 0.114)
-        return [Run(text="".join(shades[int(level) * len(shades) // 256] for level in light))]
+        levels = (upper[:, 0].astype(int) + lower[:, 0]) // 2
+        return [Run(text="".join(shades[level * len(shades) // 256] for level in levels))]
     pairs = zip(upper.tolist(), lower.tolist(), strict=True)
     return [Run(text=HALF, upper=_colour(above), lower=_colour(below)) for above, below in pairs]
 

@@ -22,6 +22,7 @@ _MARGIN = 28
 _GAP = 14
 _TITLE_SIZE, _TEXT_SIZE = 24, 16
 _HEADER = 84
+_LEAST_WIDTH = 600
 _LABEL = 30
 _LONG, _SHORT, _LEAST = 360, 160, 96
 """A tile's longest side, what a tiny picture is enlarged to, and a cell's least width: room for a time."""
@@ -61,7 +62,7 @@ class Layout:
     @property
     def size(self) -> tuple[int, int]:
         width = self.columns * (self.cell_width + _GAP) - _GAP + 2 * _MARGIN
-        return max(width, 480), _HEADER + self.rows * (self.tile[1] + _LABEL + _GAP) - _GAP + _MARGIN
+        return max(width, _LEAST_WIDTH), _HEADER + self.rows * (self.tile[1] + _LABEL + _GAP) - _GAP + _MARGIN
 
     def corner(self, number: int) -> tuple[int, int]:
         """Upper left corner of the n-th tile, which is centred in its cell."""
