@@ -12,6 +12,7 @@ import pytest
 import vllava_cli
 from tests.commands.shell import Shell
 from vllava_cli import cli
+from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
 HEAVY = ("torch", "transformers", "numpy", "av", "PIL", "rich", "huggingface_hub")
@@ -48,6 +49,7 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["frames", "a.mp4", "--at", "1,,2"], 2),
         (["frames", "a.mp4", "--at", "1", "--end", "2"], 2),
         (["ask", "a.mp4", "Why?", "--at", "1,2,3,4,5,6,7,8,9"], 2),
+        (["frames", "a.mp4", "--show"], 2),
     ],
 )
 def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:
@@ -61,6 +63,19 @@ def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], co
         stdin=subprocess.DEVNULL,
     )
     assert done.stderr.splitlines()[-1] == f"HEAVY [] CODE {code}"
+
+
+def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_path: Path) -> None:
+    for model, libraries in (("demo", HEAVY[:2]), (DEFAULT_MODEL, (*HEAVY[:2], "huggingface_hub"))):
+        script = WATCH.format(words=["frames", str(clip), "--force", "-m", model], heavy=libraries)
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(tmp_path)},
+        )
+        assert (done.stdout, done.stderr.splitlines()[-1]) == ("clip-frames.png\n", "HEAVY [] CODE 0")
 
 
 def test_version(shell: Run) -> None:

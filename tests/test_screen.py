@@ -4,9 +4,11 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vllava_cli.errors import ClosedPipeError, OutputError
+from vllava_cli.media.sheet import Sheet
 from vllava_cli.screen import Screen, clean
 
 
@@ -93,3 +95,67 @@ def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() 
     screen, _, piped = a_screen()
     screen.notice("word " * 30)
     assert piped.getvalue().count("\n") == 1
+
+
+class Terminal(io.StringIO):
+    """80x24, as it doesn't tell its size."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+class OldTerminal(Terminal):
+    encoding = "ascii"
+
+
+def drawn(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, *, name: str = "a.mp4", red: int = 255, **environment: str
+) -> list[str]:
+    """One picture, red above, blue below, as it reached the terminal."""
+    for variable in ("NO_COLOR", "COLORTERM", "TERM"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    tile = np.empty((1, 2, 160, 3), np.uint8)
+    tile[:, 0], tile[:, 1] = (red, 0, 0), (0, 0, 255)
+    screen = Screen(out=terminal, err=io.StringIO())
+    assert screen.is_terminal
+    screen.picture(Sheet(name=name, facts="160x2", tiles=tile, labels=("0:01.00",)))
+    return terminal.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("environment", "red", "start"),
+    [
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor"}, 255, "\x1b[38;2;255;0;0;48;2;0;0;255m▀\x1b[0m"),
+        ({"TERM": "xterm"}, 254, "\x1b[38;5;196;48;5;21m▀\x1b[0m"),
+    ],
+)
+def test_a_picture_is_drawn_with_the_colours_that_there_are(
+    environment: dict[str, str], red: int, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another red each time, as rich keeps what a style became the first time."""
+    assert drawn(Terminal(), monkeypatch, red=red, **environment) == [
+        "\x1b[1ma.mp4\x1b[0m",
+        "\x1b[2m160x2\x1b[0m",
+        start * 80,
+        " " * 36 + "0:01.00",
+    ]
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "xterm", "NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_a_picture_without_colours_is_drawn_in_shades(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = drawn(Terminal(), monkeypatch, **environment)
+    assert (shown[:2], shown[3]) == (["a.mp4", "160x2"], " " * 36 + "0:01.00")
+    assert set(shown[2]) <= set(" ░▒▓█")
+    assert set(drawn(OldTerminal(), monkeypatch, **environment)[2]) <= set(" .:-=+*#%@")
+
+
+def test_a_pictures_name_is_cut_to_the_width_and_controls_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = drawn(Terminal(), monkeypatch, name="\x1b]0;owned\x07\r" + "x" * 100, TERM="dumb")
+    assert shown[0] == "]0;owned" + "x" * 71 + "…"
+    assert shown[1] == "160x2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,7 +17,13 @@ from PIL import Image
 
 from tests.clips import full_decode, reference_eight
 from tests.commands.shell import Shell
-from vllava_cli.commands.frames import frame_name, name_of
+from vllava_cli import demo
+from vllava_cli.commands.frames import frame_name, recipe_of
+from vllava_cli.media.recipe import read_video_recipe
+from vllava_cli.media.sheet import Sheet, sheet_png
+from vllava_cli.media.spool import Reader
+from vllava_cli.nouns import DEFAULT_MODEL, Framing
+from vllava_cli.screen import Screen
 
 Run = Callable[..., Shell]
 
@@ -29,7 +36,23 @@ def test_a_sheet_is_written_for_each_clip(shell: Run, clip: Path, other_clip: Pa
     done = shell("frames", clip, other_clip)
     assert done == Shell(code=0, out="clip-frames.png\nother-frames.png\n", err="")
     assert names(tmp_path) == ["clip-frames.png", "other-frames.png"]
+    assert [Image.open(tmp_path / name).size for name in names(tmp_path)] == [(994, 634), (994, 634)]
+
+
+def test_whole_frames_are_drawn_when_asked_for(shell: Run, clip: Path, other_clip: Path, tmp_path: Path) -> None:
+    assert shell("frames", "--whole", clip, other_clip).code == 0
     assert [Image.open(tmp_path / name).size for name in names(tmp_path)] == [(610, 378), (922, 270)]
+
+
+def test_a_sheet_shows_the_squares_of_the_model_that_is_named(shell: Run, clip: Path, tmp_path: Path) -> None:
+    """As `write_sheet` would draw them; the demo model's squares are 64x64."""
+    recipe = read_video_recipe(demo.CHECKPOINT)
+    for words, fit in (([], "crop"), (["--fit", "pad"], "pad"), (["--fit", "squash"], "squash")):
+        assert shell("frames", "-m", "demo", "--force", clip, *words).code == 0
+        with Reader() as reader:
+            expected = Sheet.seen(reader.sample(clip, Framing()), "clip.mp4", recipe, fit=fit)
+        assert (tmp_path / "clip-frames.png").read_bytes() == sheet_png(expected)
+        assert expected.facts.endswith(f"; seen as 64x64, {fit}")
 
 
 def test_each_frame_is_written_as_the_model_gets_it(shell: Run, clip: Path, tmp_path: Path) -> None:
@@ -111,7 +134,7 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(shell: Run, clip: Pat
     assert shell("frames", clip, "-o", "nowhere/a.png") == Shell(
         code=1,
         out="",
-        err="vllava: 'nowhere/a.png' can't be written: no such file or directory. Choose another place with -o.\n",
+        err="vllava: 'nowhere/a.png' can't be written: no such file or directory. Choose another place.\n",
     )
 
 
@@ -129,6 +152,12 @@ def test_files_have_the_usual_mode(shell: Run, clip: Path, tmp_path: Path) -> No
         (["a.mp4", "--each", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "--json", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is no folder, and several files are to be written."),
+        (["a.mp4", "--show"], "--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a"),
+        (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
+        (["a.mp4", "--show", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
+        (["a.mp4", "--whole", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
+        (["a.mp4", "--each", "--fit", "pad"], "--each and --whole leave frames as they are. Leave --fit out."),
+        (["a.mp4", "--whole", "--fit", "pad"], "--each and --whole leave frames as they are. Leave --fit out."),
         (["a.mp4", "x/a.mkv"], "Several of the clips would be written as a."),
     ],
 )
@@ -138,22 +167,51 @@ def test_outputs_that_do_not_go_together(words: list[str], message: str, shell: 
     assert message in done.err
 
 
-@pytest.mark.parametrize(
-    ("clip", "name"),
-    [
-        ("a/holiday.mp4", "holiday"),
-        ("-", "stdin"),
-        ("a\x1b[31m\n\u202e.mp4", "a_[31m__"),
-        ("caf\udce9.mp4", "caf_"),
-        ("été.mp4", "été"),
-        ("é" * 125 + ".mp4", "é" * 100),
-        (".mp4", ".mp4"),
-    ],
-)
-def test_files_are_named_after_their_clip(clip: str, name: str) -> None:
-    assert name_of(Path(clip)) == name
-
-
 def test_frames_are_named_so_that_they_sort() -> None:
     assert frame_name("a", 1, 8, 3.5) == "a-1-00m03.500s.png"
     assert frame_name("a", 7, 64, 3723.25) == "a-07-62m03.250s.png"
+
+
+def test_a_file_is_written_and_nothing_drawn_where_there_is_no_terminal(shell: Run, clip: Path, tmp_path: Path) -> None:
+    assert shell("frames", "--show", "-o", "a.png", clip) == Shell(code=0, out="a.png\n", err="")
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_a_model_that_cannot_be_had_is_one_sentence(shell: Run, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert shell("frames", "-m", "./empty", clip) == Shell(
+        code=1, out="", err="vllava: The folder empty is no checkpoint: it has no config.json.\n"
+    )
+    assert shell("frames", "-m", "./empty", "--whole", clip).code == 0
+
+
+def test_the_default_models_square_is_known_without_its_files() -> None:
+    recipe = recipe_of(DEFAULT_MODEL, Screen(is_quiet=True))
+    assert (recipe.short_side, recipe.crop_height, recipe.crop_width) == (224, 224, 224)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals are made with pexpect")
+def test_a_terminal_shows_tiles_and_times_and_no_file_is_written(clip: Path, tmp_path: Path) -> None:
+    import pexpect
+
+    root = str(Path(__file__).parents[2])
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": root, "TERM": "xterm-256color"}
+    drawn, code = pexpect.run(
+        f"{sys.executable} -m vllava_cli frames --quiet --show -m demo '{clip}'",
+        cwd=str(tmp_path),
+        env=environment | {"COLORTERM": "truecolor"},  # type: ignore[arg-type]
+        dimensions=(40, 60),
+        withexitstatus=True,
+    )
+    text = re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).splitlines()
+    assert code == 0
+    assert text[0] == "clip.mp4"
+    assert "".join(text[1:3]) == "64x48, h264, 10 frames a second, 0:02.40; seen as 64x64, crop"
+    tiles = " ".join(["▀" * 14] * 4)
+    assert text[3:] == [
+        *[tiles] * 7,
+        "   0:00.00        0:00.30        0:00.60        0:00.90",
+        *[tiles] * 7,
+        "   0:01.20        0:01.50        0:01.80        0:02.10",
+    ]
+    assert names(tmp_path) == []

@@ -70,7 +70,7 @@ def draw(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> I
 def lay_out(count: int, aspect: float, columns: int, lines: int) -> Grid:
     """The largest tiles that all fit, or, where there is no room for all, those that scroll by.
 
-    (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 20x10
+    (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
     """
     found: Grid | None = None
     for per_row in sorted({min(each, count) for each in (*_PER_ROW, min(count, 8))}, reverse=True):
@@ -84,9 +84,9 @@ def lay_out(count: int, aspect: float, columns: int, lines: int) -> Grid:
 
 def _grid(per_row: int, aspect: float, columns: int, lines: int) -> Grid:
     """The largest tile of this width / height with `per_row` in a row of `columns`, and at most `lines` high."""
-    width = min((columns + _GAP) // per_row - _GAP, int(2 * lines * aspect))
-    height = min(math.ceil(width / aspect / 2), lines)
-    return Grid(per_row=per_row, columns=max(width, 1), lines=max(height, 1))
+    width = max(1, min((columns + _GAP) // per_row - _GAP, int(2 * lines * aspect)))
+    height = max(1, min(math.ceil(width / aspect / 2), lines))
+    return Grid(per_row=per_row, columns=width, lines=height)
 
 
 def _shrunk(tile: Pixels, grid: Grid) -> Pixels:
