@@ -195,3 +195,42 @@ def test_a_failure_leaves_the_conversation_as_it_was(engine: Engine, shown: dict
     with pytest.raises(MemoryShortError):
         Answer.of(engine.stream(conversation, "And then?", GREEDY, is_interrupted=fail))
     assert (conversation.turns, conversation.attached) == (turns, ())
+
+
+def test_what_the_cache_holds_needs_no_second_look_even_if_it_was_forgotten(
+    engine: Engine, shown: dict[str, Frames]
+) -> None:
+    engine.memory = None
+    conversation = Conversation(attached=(shown["three-shapes.mp4"],))
+    Answer.of(engine.stream(conversation, "How many?", GREEDY))
+    engine.sight.forget()
+    conversation.attached = (shown["blue-star-grows.mp4"],)
+    assert Answer.of(engine.stream(conversation, "And here?", GREEDY)).stats.tower_calls == 1
+
+
+@pytest.mark.parametrize("passes", [1, 4], ids=["in prefill", "in decoding"])
+def test_a_second_ctrl_c_in_the_middle_of_a_pass_costs_the_cache_and_nothing_else(
+    passes: int, engine: Engine, shown: dict[str, Frames]
+) -> None:
+    """Some layers have the tokens of that pass then, others don't."""
+    engine.memory = None
+    conversation = Conversation(attached=(shown["three-shapes.mp4"],))
+    Answer.of(engine.stream(conversation, "How many shapes are there?", GREEDY))
+    left = itertools.chain(itertools.repeat(True, passes - 1), [False])
+
+    def break_off(*_: object) -> None:
+        if not next(left):
+            raise KeyboardInterrupt
+
+    hook = engine.model.model.language_model.layers[-1].register_forward_pre_hook(break_off)
+    with pytest.raises(KeyboardInterrupt):
+        Answer.of(engine.stream(conversation, "Tell me more about the shapes.", GREEDY))
+    hook.remove()
+    assert (len(conversation.turns), conversation.turns[1].stop_reason) == (2, "interrupted")
+    assert engine.memory is None
+    after_it = Answer.of(engine.stream(conversation, "And its colour?", GREEDY))
+    assert (after_it.stats.reused_tokens, after_it.stats.tower_calls) == (0, 0)
+    fresh = Conversation(turns=conversation.turns[:2])
+    engine.memory = None
+    Answer.of(engine.stream(fresh, "And its colour?", GREEDY))
+    assert fresh.turns[2].answer_ids == conversation.turns[2].answer_ids
