@@ -176,7 +176,7 @@ def test_a_file_of_one_torn_row_starts_anew(torn: bytes) -> None:
 )
 def test_a_file_that_is_no_journal_is_refused_untouched(data: bytes) -> None:
     path = written(data, "clip.mp4")
-    assert message_for(path) == "'clip.mp4' is not a vllava journal. Name another file."
+    assert message_for(path) == "'clip.mp4' was not written by vllava. Name another file."
     assert path.read_bytes() == data
 
 

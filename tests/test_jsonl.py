@@ -63,7 +63,7 @@ def test_rows_before_the_damage_are_given() -> None:
 
 def test_a_file_that_starts_otherwise_is_no_journal() -> None:
     path = written(b"\0\0\0\x20ftypisom\nmoov\n", "clip.mp4")
-    assert message_for(path) == "'clip.mp4' is not a vllava journal. Name another file."
+    assert message_for(path) == "'clip.mp4' was not written by vllava. Name another file."
 
 
 def test_a_line_longer_than_any_row_is_refused_in_bounded_memory() -> None:
@@ -71,7 +71,7 @@ def test_a_line_longer_than_any_row_is_refused_in_bounded_memory() -> None:
     with path.open("wb") as file:
         file.truncate(10 * MAX_ROW_BYTES)
     tracemalloc.start()
-    assert message_for(path) == "'x.jsonl' is not a vllava journal. Name another file."
+    assert message_for(path) == "'x.jsonl' was not written by vllava. Name another file."
     assert tracemalloc.get_traced_memory()[1] < 5 * MAX_ROW_BYTES
     tracemalloc.stop()
 

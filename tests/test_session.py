@@ -89,6 +89,7 @@ TURN_ROW = {
         "prompt_tokens": 2100,
         "reused_tokens": 3,
         "new_tokens": 3,
+        "tower_calls": 0,
         "first_token_s": 0.5,
         "decode_s": 0.25,
         "frames_s": 0.0,
@@ -141,6 +142,7 @@ turns = st.builds(
         prompt_tokens=counts,
         reused_tokens=counts,
         new_tokens=counts,
+        tower_calls=counts,
         first_token_s=times,
         decode_s=times,
         frames_s=times,
@@ -429,7 +431,7 @@ def test_a_clip_is_as_recorded_or_the_difference_is_told(tmp_path: Path) -> None
 def test_what_is_no_session_is_refused_untouched() -> None:
     data = {"clip.mp4": b"\0ftyp\n\0\n", "empty": b"", "one.json": b'{"a": 1}', "batch.jsonl": b'{"job": 1}\n{"torn'}
     faults = {
-        "clip.mp4": "'clip.mp4' is not a vllava journal. Name another file.",
+        "clip.mp4": "'clip.mp4' was not written by vllava. Name another file.",
         "empty": "'empty' can't be used as a session: it is empty. Name another file, or start a new session.",
         "one.json": "'one.json' can't be used as a session: line 1: type is missing. "
         "Name another file, or start a new session.",

@@ -84,7 +84,7 @@ def reason_of(exc: OSError | ValueError) -> str:
 
 
 def refuse_foreign(path: Path) -> NoReturn:
-    raise OutputError(f"{shown(path)} is not a vllava journal. Name another file.")
+    raise OutputError(f"{shown(path)} was not written by vllava. Name another file.")
 
 
 def refuse_damaged(path: Path, what: str) -> NoReturn:

@@ -61,6 +61,8 @@ class Keeping:
     def know(self, media: Sequence[Frames], clips: Sequence[tuple[Path, Framing]]) -> None:
         """Takes note of where frames came from. Must be called for all that are asked about."""
         for frames, (path, framing) in zip(media, clips, strict=True):
+            if frames in self._sources:
+                continue
             whole = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would name another file than the user did)
             found = self._hashing.submit(fingerprint, whole, self._is_over.is_set)
             self._sources[frames] = _Source(path=whole, framing=framing, fingerprint=found)
@@ -93,9 +95,6 @@ class Keeping:
         self._is_over.set()
         self._hashing.shutdown(cancel_futures=True)
         self._close_file()
-
-    def framing_of(self, frames: Frames) -> Framing:
-        return self._sources[frames].framing
 
     def _bring_up(self, conversation: Conversation) -> None:
         """The file's turns and the conversation's begin alike; what differs behind that is replaced or undone."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vllava_cli.commands.begin import read_clips
 from vllava_cli.commands.chat import slash
 from vllava_cli.commands.chat.markdown import markdown
 from vllava_cli.commands.chat.moments import moments
 from vllava_cli.commands.chat.revive import Clips, changes, clips_of, revived
 from vllava_cli.commands.chat.show import show_rows
 from vllava_cli.commands.chat.talk import Talk
-from vllava_cli.commands.pictures import title_of, write, write_sheet
+from vllava_cli.commands.pictures import check_free, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Frames, Framing
 from vllava_cli.session import SessionRecord, read, write_copy
@@ -40,6 +39,7 @@ def perform(talk: Talk, entry: slash.Entry) -> None:
         case slash.Show():
             _show(talk)
         case slash.Save(path=path, is_forced=is_forced):
+            _check_free("save", path, is_forced=is_forced)
             write_copy(path, talk.keeping.record(talk.conversation), is_forced=is_forced)
             talk.screen.notice(f"Saved in {path}.")
         case slash.Load(path=path):
@@ -57,8 +57,7 @@ def perform(talk: Talk, entry: slash.Entry) -> None:
 def load(talk: Talk, record: SessionRecord) -> None:
     """Goes on with a session that was saved, in a file of its own. Errors: those of reading its clips."""
     clips = clips_of(record)
-    media = read_clips(clips, talk.limits, talk.screen)
-    talk.keeping.know(media, clips)
+    media = talk.read(clips)
     say_changes(talk, record)
     conversation, renewed = revived(
         record, dict(zip(clips, media, strict=True)), talk.engine.tokens, model=talk.keeping.model
@@ -136,7 +135,13 @@ def _show(talk: Talk) -> None:
     talk.screen.facts(show_rows(talk.engine, talk.conversation, talk.settings, kept_in=kept_in))
 
 
+def _check_free(command: str, path: Path, *, is_forced: bool) -> None:
+    if not is_forced:
+        check_free(path, f"/{command} --force FILE replaces it.")
+
+
 def _export(talk: Talk, path: Path, *, is_forced: bool) -> None:
+    _check_free("export", path, is_forced=is_forced)
     text = markdown(talk.conversation, model=talk.engine.tokens.checkpoint.model)
     write(path, text.encode(), is_forced=is_forced)
     talk.screen.notice(f"Exported to {path}.")

@@ -87,6 +87,7 @@ def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
 
 def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, screen: Screen) -> Talk:
     clips: Clips = clips_of(record) if record else tuple((clip, chat.framing) for clip in chat.clips)
+    clips = tuple(dict.fromkeys(clips))
     media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen)
     model = _model(tokens)
     keeping = Keeping(
@@ -117,6 +118,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
         frames_s=frames_s,
         load_s=load_s,
     )
+    talk.gallery.frames(clips, lambda _: media)
     if record:
         say_changes(talk, record)
         say_renewed(talk, renewed)

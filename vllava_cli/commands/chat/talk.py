@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.commands.begin import read_clips, warn_of_many
 from vllava_cli.commands.chat.ahead import Ahead
+from vllava_cli.commands.chat.gallery import Clips, Gallery
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.report import counts, report
 from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.interrupt import Ending, noted
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing, Piece, Sampling, Turn
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Piece, Sampling, Turn
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
 
 Output = Literal["stream", "whole", "json"]
-Clips = Sequence[tuple[Path, Framing]]
 
 
 @dataclass(kw_only=True)
@@ -37,6 +36,7 @@ class Talk:
     keeping: Keeping
     ending: Ending
     limits: DecodeLimits
+    gallery: Gallery = field(default_factory=Gallery)
     output: Output = "stream"
     is_ahead: bool = False
     """Clips are read into the cache while the question is typed."""
@@ -110,18 +110,18 @@ class Talk:
         self.screen.notice(f"Took back: {_short(last.question)}")
 
     def clear(self) -> None:
-        """Forgets all turns; the clips that the conversation began with stay."""
+        """Forgets all turns; the clips stay."""
         count = len(self.conversation.turns)
-        opened = self.conversation.turns[0].media if count else self.conversation.attached
+        media = self.conversation.media
         with self.ending.held(), self._kept():
             self.ahead.stop()
             self.conversation.cut(0)
-            self.conversation.attached = opened
+            self.conversation.attached = media
         self.screen.notice(f"Forgot {count} turn{'s' * (count != 1)}. {self.about()}")
 
     def open(self, clips: Clips) -> None:
         """Begins a new conversation about other clips. Errors: those of reading them; then the old one goes on."""
-        media = self._read(clips)
+        media = self.read(clips)
         fresh = Conversation(attached=media, fit=self.conversation.fit)
         self.engine.tokens.prompt_ids(fresh, "?")
         warn_of_many(len(media), self.screen)
@@ -134,12 +134,18 @@ class Talk:
 
     def add(self, clips: Clips) -> None:
         """Attaches clips to the next question. Errors: those of reading them; ContextError where they can't fit."""
-        media = self._read(clips)
+        media = self.read(clips)
         self.ahead.stop()
         self.engine.tokens.prompt_ids(Conversation(attached=self.conversation.media + media), "?")
         self.conversation.attached += media
         warn_of_many(len(self.conversation.media), self.screen)
         self.screen.notice(f"Attached to the next question: {_names(self.conversation.attached)}.")
+
+    def read(self, clips: Clips) -> tuple[Frames, ...]:
+        """The frames of clips; those in use needn't be read again. Errors: MediaError, UsageError."""
+        media = self.gallery.frames(clips, lambda missing: read_clips(missing, self.limits, self.screen))
+        self.keeping.know(media, clips)
+        return media
 
     def about(self) -> str:
         """What the conversation is about, a sentence."""
@@ -230,11 +236,6 @@ class Talk:
             self.screen.notice(
                 f"{_turns(gone.start + 1, gone.stop)} no longer in the context, which was full; the clips still are."
             )
-
-    def _read(self, clips: Clips) -> tuple[Frames, ...]:
-        media = read_clips(clips, self.limits, self.screen)
-        self.keeping.know(media, clips)
-        return media
 
     def _begin(self, conversation: Conversation) -> None:
         self.ahead.stop()
