@@ -18,6 +18,7 @@ FLOORS = (
     ),
     ("engine",),
     ("screen", "commands", "cluster"),
+    ("options",),
     ("cli",),
     ("__main__",),
 )
@@ -28,7 +29,7 @@ HEAVY = {
     "av": {"media"},
     "PIL": {"media"},
     "rich": {"screen"},
-    "typer": {"cli"},
+    "typer": {"cli", "options"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"session"},
     "ray": {"cluster"},

@@ -8,23 +8,42 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated
 
 import typer
 
 from vllava_cli import __version__
 from vllava_cli.errors import UsageError, VllavaError
-from vllava_cli.nouns import (
-    DEFAULT_MODEL,
-    FRAMES_PER_CLIP,
-    Attention,
-    DecodeLimits,
-    Precision,
-    Sampling,
-    Wishes,
+from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
+from vllava_cli.options import (
+    At,
+    AttentionWish,
+    Clips,
+    DecodeMemory,
+    DecodeTimeout,
+    Device,
+    End,
+    FitWish,
+    Guard,
+    Json,
+    JsonLines,
+    MaxNewTokens,
+    Model,
+    PrecisionWish,
+    Quiet,
+    Revision,
+    Seed,
+    Start,
+    Stream,
+    Temperature,
+    TopP,
+    Verbose,
+    Words,
+    limits_of,
+    wishes_of,
 )
 from vllava_cli.screen import Screen, discard
-from vllava_cli.times import framing_of, time_of, times_of
+from vllava_cli.times import framing_of
 
 OUR_BUG = 3
 INTERRUPTED = 130
@@ -44,150 +63,6 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         Screen().answer(f"vllava {__version__}\n")
         raise typer.Exit
-
-
-def _time(text: str) -> float:
-    """Seconds from "90", "1:30" or "0:01:30.5"."""
-    try:
-        return time_of(text)
-    except UsageError as exc:
-        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
-
-
-class Times(tuple[float, ...]):
-    """Seconds, of one option."""
-
-
-def _times(text: str) -> Times:
-    """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
-    try:
-        return Times(times_of(text))
-    except UsageError as exc:
-        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
-
-
-def _positive_time(text: str) -> float:
-    seconds = _time(text)
-    if seconds == 0:
-        raise typer.BadParameter(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5)")
-    return seconds
-
-
-def _size(text: str) -> int:
-    """Bytes: "512M" → 536870912, "4G" → 4294967296."""
-    digits = text.strip().upper().removesuffix("B").removesuffix("I")
-    power = "KMGT".find(digits[-1:]) + 1 if digits else 0
-    number = digits[:-1] if power else digits
-    try:
-        size = int(float(number) * 1024**power)
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1 or size >= 1 << 62:
-        raise typer.BadParameter(f"{text!r} is not a size: give bytes with K, M or G (512M, 4G)")
-    return size
-
-
-Words = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="CLIP... [QUESTION]",
-        help="Videos, images or folders of pictures, then the question. Without a question, or with - in its place, "
-        "it is read from stdin; - in front of a question is a clip from stdin.",
-        show_default=False,
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", envvar="VLLAVA_MODEL", metavar="ID|FOLDER|demo", help="A hub id, a local folder, or demo."
-    ),
-]
-Revision = Annotated[
-    str | None, typer.Option(metavar="REV", help="The hub's branch, tag or commit.", show_default="main")
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the one with room")
-]
-PrecisionWish = Annotated[
-    Literal["auto", "fp16", "bf16", "fp32", "8bit", "4bit"],
-    typer.Option(
-        "--precision",
-        metavar="auto|fp16|bf16|fp32|8bit|4bit",
-        help="How weights are held; auto decides by the memory found.",
-    ),
-]
-AttentionWish = Annotated[
-    Literal["auto", "flash", "sdpa", "eager"],
-    typer.Option(
-        "--attention",
-        metavar="auto|flash|sdpa|eager",
-        help="The attention kernel; flash needs flash-attn and a GPU of capability 8 or more.",
-    ),
-]
-FitWish = Annotated[
-    Literal["crop", "pad", "squash"],
-    typer.Option(
-        "--fit",
-        metavar="crop|pad|squash",
-        help="How a frame becomes square: crop cuts the sides off, pad adds bars, squash distorts.",
-    ),
-]
-Start = Annotated[
-    float | None,
-    typer.Option(
-        parser=_time, metavar="TIME", help="Look from here on: seconds or h:m:s.", show_default="the beginning"
-    ),
-]
-End = Annotated[
-    float | None,
-    typer.Option(parser=_time, metavar="TIME", help="Look up to here: seconds or h:m:s.", show_default="the end"),
-]
-At = Annotated[
-    Times | None,
-    typer.Option(
-        parser=_times,
-        metavar="TIMES",
-        help="Look at these moments: seconds or h:m:s, with commas between.",
-        show_default="eight, evenly spread",
-    ),
-]
-DecodeTimeout = Annotated[
-    float | None,
-    typer.Option(
-        parser=_positive_time, metavar="TIME", help="The longest that decoding one clip may take.", show_default="300"
-    ),
-]
-DecodeMemory = Annotated[
-    int | None,
-    typer.Option(parser=_size, metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"),
-]
-Clips = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="CLIP...", help="Videos, images or folders of pictures; - is a clip from stdin.", show_default=False
-    ),
-]
-JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object for each clip, a line each.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="The longest answer, in tokens.")]
-Temperature = Annotated[
-    float,
-    typer.Option(min=0.0, max=100.0, metavar="T", help="0 always takes the likeliest token; higher is more varied."),
-]
-TopP = Annotated[
-    float, typer.Option(min=0.0, max=1.0, metavar="P", help="Sample only from the likeliest tokens that add up to P.")
-]
-Seed = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Makes sampling repeatable.", show_default="a new one each time")
-]
-Guard = Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Stream = Annotated[
-    bool, typer.Option("--stream/--no-stream", help="Print tokens as they come, or the answer at its end.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say on stderr what was chosen, why, and how long it took.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer and errors.")]
 
 
 @app.callback()
@@ -233,12 +108,12 @@ def ask(
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=_wishes(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
         ),
-        limits=_limits(decode_timeout, decode_memory),
+        limits=limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
@@ -291,13 +166,13 @@ def chat(
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=_wishes(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention),
         is_model_named=_is_given(context, "model"),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
         ),
-        limits=_limits(decode_timeout, decode_memory),
+        limits=limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
         is_continued=continue_,
         session=session,
@@ -320,7 +195,7 @@ def probe(
 
     files = clip_paths(clips)
     check_stdin(files, sys.stdin)
-    request = command.Probe(files=files, is_full=full, limits=_limits(decode_timeout, decode_memory), is_json=json)
+    request = command.Probe(files=files, is_full=full, limits=limits_of(decode_timeout, decode_memory), is_json=json)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
@@ -368,7 +243,7 @@ def frames(
         is_each=each,
         is_shown=show,
         is_forced=force,
-        limits=_limits(decode_timeout, decode_memory),
+        limits=limits_of(decode_timeout, decode_memory),
         is_json=json,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
@@ -386,7 +261,7 @@ def doctor(
     """Show this machine, how the model would be loaded and why, and what would make it faster."""
     from vllava_cli.commands import doctor as command
 
-    wishes = _wishes(model, revision, device, precision, attention)
+    wishes = wishes_of(model, revision, device, precision, attention)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
@@ -404,22 +279,6 @@ def _is_given(context: typer.Context, name: str) -> bool:
     """Whether an option stands on the command line itself."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _wishes(model: str, revision: str | None, device: str | None, precision: str, attention: str) -> Wishes:
-    names = {"auto": None, "flash": "flash_attention_2"}
-    return Wishes(
-        model=model,
-        revision=revision,
-        device=None if device == "auto" else device,
-        precision=cast(Precision | None, None if precision == "auto" else precision),
-        attention=cast(Attention | None, names.get(attention, attention)),
-    )
-
-
-def _limits(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:
-    usual = DecodeLimits()
-    return DecodeLimits(timeout_s=timeout_s or usual.timeout_s, memory_bytes=memory_bytes or usual.memory_bytes)
 
 
 def main() -> int:

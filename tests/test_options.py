@@ -1,0 +1,54 @@
+"""What stands behind an option: times, lists of times, sizes."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllava_cli import options
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("0.5", 0.5), ("1:30", 90.0), ("01:01:01.5", 3661.5), ("0", 0.0)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert options.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "noon", "1:2:3:4", "-5", "nan", "inf", "1:-2", ":"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(Exception, match="is not a time"):
+        options.seconds(text)
+
+
+def test_lists_of_times_are_read() -> None:
+    assert options.seconds_each("1.5, 3,0:12") == (1.5, 3.0, 12.0)
+    for text in ("", "1,", "1;2", "1,-2"):
+        with pytest.raises(Exception, match="is not a time"):
+            options.seconds_each(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("512M", 512 << 20),
+        ("4G", 4 << 30),
+        ("4gib", 4 << 30),
+        ("1.5k", 1536),
+        ("1T", 1 << 40),
+        ("2MB", 2 << 20),
+    ],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert options.size_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "G", "-1", "much", "nan", "inf", "1e400", "4GG", "0.1", "1e30"])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(Exception, match="is not a size"):
+        options.size_bytes(text)
+
+
+def test_no_time_to_decode_is_refused() -> None:
+    with pytest.raises(Exception, match="leaves no time"):
+        options.positive_time("0")

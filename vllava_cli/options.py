@@ -1,0 +1,171 @@
+"""The options of the command line, each declared once, with the reading of what stands behind them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, cast
+
+import typer
+
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Attention, DecodeLimits, Precision, Wishes
+from vllava_cli.times import time_of, times_of
+
+
+def seconds(text: str) -> float:
+    """Seconds from "90", "1:30" or "0:01:30.5"."""
+    try:
+        return time_of(text)
+    except UsageError as exc:
+        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
+
+
+class Times(tuple[float, ...]):
+    """Seconds, of one option."""
+
+
+def seconds_each(text: str) -> Times:
+    """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
+    try:
+        return Times(times_of(text))
+    except UsageError as exc:
+        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
+
+
+def positive_time(text: str) -> float:
+    found = seconds(text)
+    if found == 0:
+        raise typer.BadParameter(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5)")
+    return found
+
+
+def size_bytes(text: str) -> int:
+    """Bytes: "512M" → 536870912, "4G" → 4294967296."""
+    digits = text.strip().upper().removesuffix("B").removesuffix("I")
+    power = "KMGT".find(digits[-1:]) + 1 if digits else 0
+    number = digits[:-1] if power else digits
+    try:
+        size = int(float(number) * 1024**power)
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1 or size >= 1 << 62:
+        raise typer.BadParameter(f"{text!r} is not a size: give bytes with K, M or G (512M, 4G)")
+    return size
+
+
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CLIP... [QUESTION]",
+        help="Videos, images or folders of pictures, then the question. Without a question, or with - in its place, "
+        "it is read from stdin; - in front of a question is a clip from stdin.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", envvar="VLLAVA_MODEL", metavar="ID|FOLDER|demo", help="A hub id, a local folder, or demo."
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(metavar="REV", help="The hub's branch, tag or commit.", show_default="main")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the one with room")
+]
+PrecisionWish = Annotated[
+    Literal["auto", "fp16", "bf16", "fp32", "8bit", "4bit"],
+    typer.Option(
+        "--precision",
+        metavar="auto|fp16|bf16|fp32|8bit|4bit",
+        help="How weights are held; auto decides by the memory found.",
+    ),
+]
+AttentionWish = Annotated[
+    Literal["auto", "flash", "sdpa", "eager"],
+    typer.Option(
+        "--attention",
+        metavar="auto|flash|sdpa|eager",
+        help="The attention kernel; flash needs flash-attn and a GPU of capability 8 or more.",
+    ),
+]
+FitWish = Annotated[
+    Literal["crop", "pad", "squash"],
+    typer.Option(
+        "--fit",
+        metavar="crop|pad|squash",
+        help="How a frame becomes square: crop cuts the sides off, pad adds bars, squash distorts.",
+    ),
+]
+Start = Annotated[
+    float | None,
+    typer.Option(
+        parser=seconds, metavar="TIME", help="Look from here on: seconds or h:m:s.", show_default="the beginning"
+    ),
+]
+End = Annotated[
+    float | None,
+    typer.Option(parser=seconds, metavar="TIME", help="Look up to here: seconds or h:m:s.", show_default="the end"),
+]
+At = Annotated[
+    Times | None,
+    typer.Option(
+        parser=seconds_each,
+        metavar="TIMES",
+        help="Look at these moments: seconds or h:m:s, with commas between.",
+        show_default="eight, evenly spread",
+    ),
+]
+DecodeTimeout = Annotated[
+    float | None,
+    typer.Option(
+        parser=positive_time, metavar="TIME", help="The longest that decoding one clip may take.", show_default="300"
+    ),
+]
+DecodeMemory = Annotated[
+    int | None,
+    typer.Option(parser=size_bytes, metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"),
+]
+Clips = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CLIP...", help="Videos, images or folders of pictures; - is a clip from stdin.", show_default=False
+    ),
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object for each clip, a line each.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="The longest answer, in tokens.")]
+Temperature = Annotated[
+    float,
+    typer.Option(min=0.0, max=100.0, metavar="T", help="0 always takes the likeliest token; higher is more varied."),
+]
+TopP = Annotated[
+    float, typer.Option(min=0.0, max=1.0, metavar="P", help="Sample only from the likeliest tokens that add up to P.")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Makes sampling repeatable.", show_default="a new one each time")
+]
+Guard = Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Stream = Annotated[
+    bool, typer.Option("--stream/--no-stream", help="Print tokens as they come, or the answer at its end.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say on stderr what was chosen, why, and how long it took.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer and errors.")]
+
+
+def wishes_of(model: str, revision: str | None, device: str | None, precision: str, attention: str) -> Wishes:
+    names = {"auto": None, "flash": "flash_attention_2"}
+    return Wishes(
+        model=model,
+        revision=revision,
+        device=None if device == "auto" else device,
+        precision=cast(Precision | None, None if precision == "auto" else precision),
+        attention=cast(Attention | None, names.get(attention, attention)),
+    )
+
+
+def limits_of(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:
+    usual = DecodeLimits()
+    return DecodeLimits(timeout_s=timeout_s or usual.timeout_s, memory_bytes=memory_bytes or usual.memory_bytes)
