@@ -12,24 +12,32 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 
-@dataclass(kw_only=True)
-class Memory:
-    """One KV cache and what it stands for: the ids it has seen, in order, and the media among them."""
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A prompt, or the beginning of one, with the media that it has placeholders for."""
 
-    cache: DynamicCache
+    ids: tuple[int, ...] = ()
     media: tuple[Frames, ...] = ()
     fit: Fit = "crop"
+
+
+@dataclass(kw_only=True)
+class Memory:
+    """One KV cache and what it stands for: the ids it has seen, in order, and the prompt whose media are among them."""
+
+    cache: DynamicCache
+    shown: Shown = Shown()
     ids: list[int] = field(default_factory=list)
 
-    def covers(self, ids: Sequence[int], media: Sequence[Frames], starts: Sequence[int], *, fit: Fit) -> int:
+    def covers(self, shown: Shown, starts: Sequence[int]) -> int:
         """How many first ids of a prompt need no prefill: at most all but one.
 
         `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the
         media themselves are the same.
         """
-        shared = _shared(self.ids, ids[:-1])
-        for old, new, start in zip(self.media, media, starts, strict=False):
-            if old is not new or self.fit != fit:
+        shared = _shared(self.ids, shown.ids[:-1])
+        for old, new, start in zip(self.shown.media, shown.media, starts, strict=False):
+            if old is not new or self.shown.fit != shown.fit:
                 return min(shared, start)
         return shared
 
