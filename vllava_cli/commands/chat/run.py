@@ -15,7 +15,8 @@ from vllava_cli.commands.chat.lines import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.perform import perform, resumed, say_changes, say_renewed
 from vllava_cli.commands.chat.revive import Clips, clips_of, revived
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.chat.talk import Output, Talk
+from vllava_cli.commands.chat.talk import Talk
+from vllava_cli.commands.chat.telling import Output
 from vllava_cli.errors import SessionError, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes

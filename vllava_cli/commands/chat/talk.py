@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vllava_cli.commands.begin import read_clips, warn_of_many
 from vllava_cli.commands.chat.ahead import Ahead
 from vllava_cli.commands.chat.gallery import Clips, Gallery
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.report import counts, report
+from vllava_cli.commands.chat.telling import Output, Telling
 from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.interrupt import Ending, noted
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Piece, Sampling, Turn
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
-
-Output = Literal["stream", "whole", "json"]
 
 
 @dataclass(kw_only=True)
@@ -48,6 +45,7 @@ class Talk:
 
     def __post_init__(self) -> None:
         self.ahead = Ahead(self.engine)
+        self.telling = Telling(engine=self.engine, screen=self.screen, output=self.output)
 
     @property
     def left_tokens(self) -> int:
@@ -70,7 +68,8 @@ class Talk:
             self._say_dropped(self.engine.make_room(self.conversation, question, sampling))
             with noted() as is_interrupted:
                 self._answer(question, sampling, lambda: is_interrupted() or self.ending.is_asked())
-        self._tell(self.conversation.turns[-1])
+        self.was_interrupted = self.conversation.turns[-1].stop_reason == "interrupted"
+        self.telling.tell(self.conversation)
 
     def retry(self, changes: Sequence[tuple[str, str]]) -> None:
         """Asks the last question again, with other settings for this once."""
@@ -158,7 +157,9 @@ class Talk:
             self.ahead.start(self.conversation)
 
     def close(self) -> None:
+        """Gives the engine and the session file back; what a Ctrl-C kept from the file is written now."""
         self.ahead.stop()
+        self.keeping.keep(self.conversation)
         self.keeping.close()
 
     def _again(self, number: int, question: str, sampling: Sampling) -> None:
@@ -185,51 +186,18 @@ class Talk:
         before = len(self.conversation.turns)
         with closing(pieces):
             try:
-                self._show(pieces)
+                self.telling.show(pieces)
             except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
                 pieces.close()
             finally:
                 if len(self.conversation.turns) > before:
                     self._add_waits()
 
-    def _show(self, pieces: Iterator[Piece]) -> None:
-        with self.screen.waiting("Reading, Ctrl-C stops"):
-            first = next(pieces)
-        if self.output == "stream":
-            self.screen.answer(first.text)
-        for piece in pieces:
-            if self.output == "stream":
-                self.screen.answer(piece.text)
-
     def _add_waits(self) -> None:
         turn = self.conversation.turns[-1]
         stats = replace(turn.stats, frames_s=self.frames_s, load_s=self.load_s)
         self.conversation.turns[-1] = replace(turn, stats=stats)
         self.frames_s = self.load_s = 0.0
-
-    def _tell(self, turn: Turn) -> None:
-        """Ends the answer, and says how it came about."""
-        number = len(self.conversation.turns)
-        if self.output == "json":
-            row = {"turn": number, **report(turn, self.conversation.media, self.engine)}
-            self.screen.answer(json.dumps(row) + "\n")
-        elif self.output == "whole":
-            self.screen.answer(turn.answer)
-        if self.output != "json":
-            self.screen.answer("" if turn.answer else "\n")  # an answer, even an empty one, is a line
-            self.screen.end_answer()
-        self.was_interrupted = turn.stop_reason == "interrupted"
-        if self.was_interrupted:
-            self.screen.notice("Stopped. What was said is kept; /undo takes it back.")
-        elif turn.stop_reason == "length":
-            self.screen.notice(f"Cut off after {turn.stats.new_tokens} tokens: /set max-new-tokens allows more.")
-        elif turn.stop_reason == "context":
-            self.screen.notice("Cut off: the context is full.")
-        stats = turn.stats
-        self.screen.detail(
-            f"turn {number}: stopped: {turn.stop_reason}; {counts(stats)}; clips looked at {stats.tower_calls}; "
-            f"first token {stats.first_token_s:.2f} s, decoding {stats.decode_s:.2f} s"
-        )
 
     def _say_dropped(self, gone: range) -> None:
         if gone:

@@ -1,0 +1,73 @@
+"""Shows an answer while it comes, and says how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vllava_cli.commands.report import counts, report
+from vllava_cli.nouns import Conversation, Piece, Turn
+from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.stream import Engine
+
+Output = Literal["stream", "whole", "json"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """Where answers go, and in which form."""
+
+    engine: Engine
+    screen: Screen
+    output: Output = "stream"
+
+    def show(self, pieces: Iterator[Piece]) -> None:
+        """Takes all pieces; shows them as they come only where they are to be streamed."""
+        with self.screen.waiting("Reading; Ctrl-C stops"):
+            first = next(pieces)
+        self._show(first)
+        for piece in pieces:
+            self._show(piece)
+
+    def tell(self, conversation: Conversation) -> None:
+        """Ends the last turn's answer, or prints it now; then the notices about it."""
+        turn, number = conversation.turns[-1], len(conversation.turns)
+        if self.output == "json":
+            row = {"turn": number, **report(turn, conversation.media, self.engine)}
+            self.screen.answer(json.dumps(row) + "\n")
+        else:
+            if self.output == "whole":
+                self.screen.answer(turn.answer)
+            self.screen.answer("" if turn.answer else "\n")  # an answer, even an empty one, is a line
+            self.screen.end_answer()
+        if notice := _notice(turn):
+            self.screen.notice(notice)
+        self.screen.detail(f"turn {number}: {_detail(turn)}")
+
+    def _show(self, piece: Piece) -> None:
+        if self.output == "stream":
+            self.screen.answer(piece.text)
+
+
+def _notice(turn: Turn) -> str:
+    match turn.stop_reason:
+        case "interrupted":
+            return "Stopped. What was said is kept; /undo takes it back."
+        case "length":
+            return f"Cut off after {turn.stats.new_tokens} tokens: /set max-new-tokens allows more."
+        case "context":
+            return "Cut off: the context is full."
+        case _:
+            return ""
+
+
+def _detail(turn: Turn) -> str:
+    stats = turn.stats
+    return (
+        f"stopped: {turn.stop_reason}; {counts(stats)}; clips looked at {stats.tower_calls}; "
+        f"first token {stats.first_token_s:.2f} s, decoding {stats.decode_s:.2f} s"
+    )
