@@ -165,7 +165,7 @@ def _lines(talk: Talk, screen: Screen) -> Lines:
 
 def _loop(talk: Talk, lines: Lines) -> int:
     """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's."""
-    is_watched = isinstance(lines, TerminalLines) or sys.stdin.isatty()
+    is_watched = isinstance(lines, TerminalLines) or bool(sys.stdin and sys.stdin.isatty())
     failures, edited = 0, 0
     while not (talk.was_interrupted and not is_watched):
         left = f"{talk.left_tokens} tokens left"
