@@ -159,7 +159,13 @@ def test_a_session_goes_on_and_a_changed_or_missing_clip_is_said(shell: Run, tmp
     first = shell("chat", "-q", "--model", "demo", "--session", "s.jsonl", "--json", clip, stdin=b"What happens?\n")
     assert json.loads(first.out)["turn"] == 1
     shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
-    again = shell("chat", "--session", "s.jsonl", "--json", stdin=b"How many shapes are there?\n")
+    other = shell("chat", "--session", "s.jsonl", CLIP)
+    assert (other.code, other.out, other.err) == (
+        2,
+        "",
+        f"vllava: The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.\n",
+    )
+    again = shell("chat", "--session", "s.jsonl", "--json", "clip.mp4", stdin=b"How many shapes are there?\n")
     (row,) = map(json.loads, again.out.splitlines())
     assert (again.code, row["turn"], row["model"], row["answer"]) == (0, 2, "demo", "Three.")
     assert f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, 5,871 now. " in again.err

@@ -50,7 +50,7 @@ def run(chat: Chat, screen: Screen) -> int:
     file, record = _session(chat)
     try:
         if record and chat.clips:
-            raise UsageError("The session has its own clips. Leave yours out, and /open or /add them in the chat.")
+            _check_same(chat.clips, record)
         talk = _talk(_of_session(chat, record), file, record, screen)
     except BaseException:
         if file:
@@ -74,6 +74,14 @@ def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
     if chat.session and chat.session.exists() and chat.session.stat().st_size:
         return SessionFile.resume(chat.session)
     return None, None
+
+
+def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
+    """Raises a UsageError for clips that aren't the session's: so that one command line can begin and go on with it."""
+    known = {path for path, _ in clips_of(record)}
+    other = next((clip for clip in clips if clip.absolute() not in known), None)
+    if other:
+        raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
 
 
 def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
