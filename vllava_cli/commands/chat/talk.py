@@ -151,9 +151,10 @@ class Talk:
 
     def close(self) -> None:
         """Gives the engine and the session file back; what a Ctrl-C kept from the file is written now."""
-        self.ahead.stop()
-        self.keeping.keep(self.conversation)
-        self.keeping.close()
+        with self.ending.held():
+            self.ahead.stop()
+            self.keeping.keep(self.conversation)
+            self.keeping.close()
 
     def _put(self, question: str, sampling: Sampling, number: int) -> None:
         """Makes turn `number` of a question, in the place of what is there; a failure brings that back."""
