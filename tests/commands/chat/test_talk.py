@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +18,16 @@ from tests.commands.chat.conftest import Stage
 from tests.engine.test_stream import engine_of
 from vllava_cli import demo
 from vllava_cli.engine.stream import Engine
-from vllava_cli.errors import ClosedPipeError, ContextError, MediaError, UsageError
-from vllava_cli.nouns import Stats
+from vllava_cli.errors import (
+    ClosedPipeError,
+    ContextError,
+    MediaError,
+    MemoryShortError,
+    StdoutError,
+    UsageError,
+)
+from vllava_cli.interrupt import Ending
+from vllava_cli.nouns import Framing, Stats
 
 Make = Callable[..., Stage]
 CLIP = "red-circle-moves-left.mp4"
@@ -201,12 +213,13 @@ def test_whole_and_json_answers_come_at_their_end(stage: Make) -> None:
 class Gone:
     """A stdout whose reader went away after some pieces."""
 
-    def __init__(self, pieces: int) -> None:
+    def __init__(self, pieces: int, error: OSError | None = None) -> None:
         self.left = itertools.chain(range(pieces), itertools.repeat(None))
+        self.error = error or BrokenPipeError()
 
     def write(self, text: str) -> int:
         if next(self.left) is None:
-            raise BrokenPipeError
+            raise self.error
         return len(text)
 
     def flush(self) -> None:
@@ -257,3 +270,282 @@ def test_a_turn_is_kept_before_the_process_ends_as_it_was_told_to(stage: Make) -
         here.enter("What happens in this video?")
     assert caught.value.code == 143
     assert [(row["answer"], row["stop_reason"]) for row in here.rows()] == [("", "interrupted")]
+
+
+@contextmanager
+def at_pass(engine: Engine, number: int, happens: Callable[[], object]) -> Iterator[None]:
+    """Something happens in one of the model's passes, counted from 1."""
+    passes = itertools.count(1)
+    hook = engine.model.model.language_model.layers[-1].register_forward_pre_hook(
+        lambda *_: happens() and None if next(passes) == number else None
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def happens() -> None:
+        raise error
+
+    return happens
+
+
+def signalled(*numbers: signal.Signals) -> Callable[[], None]:
+    def happens() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return happens
+
+
+@pytest.mark.parametrize(
+    "line", ["And the background?", "/retry", "/retry --temperature 2", "/edit 1 What shape is it?"]
+)
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bug")])
+def test_an_answer_that_fails_in_a_pass_leaves_everything_as_it_was(
+    error: Exception, line: str, stage: Make, engine: Engine
+) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter("And its colour?")
+    here.enter(f"/add {demo.CLIPS / 'yellow-star.png'}")
+    conversation = here.talk.conversation
+    before, kept = (list(conversation.turns), conversation.attached), here.path.read_bytes()
+    with at_pass(engine, 2, fail(error)), pytest.raises((MemoryShortError, RuntimeError)):
+        here.enter(line)
+    assert (conversation.turns, conversation.attached) == before
+    assert here.path.read_bytes() == kept
+    here.enter("What shape is it?")
+    assert here.talk.questions == ("What happens in this video?", "And its colour?", "What shape is it?")
+    assert len(conversation.turns[2].media) == 1
+    assert here.talk.engine.sight.calls == 2
+
+
+def test_ctrl_c_before_the_first_pass_brings_the_old_turns_back(
+    stage: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    kept = here.path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "make_room", lambda *_: fail(KeyboardInterrupt())())
+        with pytest.raises(KeyboardInterrupt):
+            here.enter("/edit 1 What shape is it?")
+    assert here.talk.questions == ("What happens in this video?",)
+    assert here.path.read_bytes() == kept
+
+
+def test_a_failed_edit_brings_back_which_turns_were_dropped(stage: Make, tmp_path: Path, clip: Path) -> None:
+    here = stage(engine=engine_of(write_checkpoint(tmp_path / "tight", context=160)))
+    here.enter(f"/add {clip}")
+    here.enter("/set max-new-tokens 10")
+    while not here.talk.conversation.dropped:
+        here.enter("a red circle?")
+    before = list(here.talk.conversation.turns), here.talk.conversation.dropped
+    with pytest.raises(ContextError):
+        here.enter(f"/edit 1 {ENDLESS}")
+    assert (here.talk.conversation.turns, here.talk.conversation.dropped) == before
+    here.enter("/edit 1 what")
+    assert here.talk.conversation.dropped == 0
+    assert stats(here).reused_tokens >= 40
+    assert here.talk.engine.sight.calls == 1
+
+
+def test_an_edit_far_back_is_answered_as_in_a_new_conversation(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP)
+    for question in ("What happens in this video?", "And its colour?", "And the background?"):
+        here.enter(question)
+    here.enter("/edit 2 Is there a dog?")
+    edited = here.talk.conversation.turns[1]
+    engine.memory = None
+    fresh = stage(CLIP)
+    fresh.enter("What happens in this video?")
+    fresh.enter("Is there a dog?")
+    assert edited.answer_ids == fresh.talk.conversation.turns[1].answer_ids
+    assert edited.stats.prompt_tokens == fresh.talk.conversation.turns[1].stats.prompt_tokens
+
+
+def test_undo_to_the_beginning_leaves_the_clip_in_the_cache(stage: Make) -> None:
+    here = stage(CLIP)
+    for question in ("What happens in this video?", "And its colour?"):
+        here.enter(question)
+    here.enter("/undo")
+    here.enter("/undo")
+    assert [medium.clip.path.name for medium in here.talk.conversation.attached] == [CLIP]
+    assert here.enter("What happens in this video?") == MOVES
+    assert (stats(here).tower_calls, here.talk.engine.sight.calls) == (0, 1)
+    assert stats(here).reused_tokens >= 136
+
+
+def test_undo_shortens_a_long_question(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What\nhappens   in this video, " + "and so on " * 20 + "?")
+    said = here.enter("/undo")
+    assert said == "Took back: What happens in this video, and so on and so on and so on a…\n"
+
+
+def test_clear_keeps_added_clips_and_the_file_forgets_the_turns(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What shape is it?")
+    here.enter(f"/add {demo.CLIPS / 'yellow-star.png'}")
+    here.enter("What shape is it?")
+    assert here.enter("/clear") == f"Forgot 2 turns. About {CLIP}, yellow-star.png.\n"
+    assert here.kept()[-1] == (1, "undo")
+    here.enter("What shape is it?")
+    assert [Path(medium["path"]).name for medium in here.rows()[-1]["media"]] == [CLIP, "yellow-star.png"]
+    assert (stats(here).tower_calls, here.talk.engine.sight.calls) == (0, 2)
+    assert here.enter("/clear").startswith("Forgot 1 turn. ")
+
+
+def test_a_clip_attached_twice_is_looked_at_once(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP)
+    here.enter("What shape is it?")
+    here.enter(f"/add {demo.CLIPS / CLIP}")
+    here.enter("What shape is it?")
+    first, second = here.talk.conversation.media
+    assert first is second
+    assert here.talk.engine.sight.calls == 1
+    cached = here.talk.conversation.turns[1].answer_ids
+    assert stats(here).prompt_tokens > 2 * 136
+    engine.memory = None
+    here.enter("/retry")
+    assert here.talk.conversation.turns[1].answer_ids == cached
+
+
+def test_a_clip_opened_again_begins_anew_without_a_second_look(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter(f"/open {demo.CLIPS / CLIP}")
+    assert here.talk.questions == ()
+    assert here.enter("What happens in this video?") == MOVES
+    assert (stats(here).tower_calls, here.talk.engine.sight.calls) == (0, 1)
+
+
+def test_a_file_that_is_no_clip_leaves_the_conversation_alone(stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    (tmp_path / "broken.mp4").write_bytes((demo.CLIPS / CLIP).read_bytes()[:500])
+    conversation, kept = here.talk.conversation, here.path.read_bytes()
+    for line in ("/open broken.mp4", "/add broken.mp4", f"/open {demo.CLIPS / 'yellow-star.png'} broken.mp4"):
+        with pytest.raises(MediaError):
+            here.enter(line)
+    assert here.talk.conversation is conversation
+    assert conversation.attached == ()
+    assert here.path.read_bytes() == kept
+    assert here.enter("And its colour?") == "Red.\n"
+    assert stats(here).reused_tokens > 136
+
+
+def test_clips_that_never_fit_are_not_opened(stage: Make, tmp_path: Path, clip: Path, other_clip: Path) -> None:
+    here = stage(engine=engine_of(write_checkpoint(tmp_path / "tight", context=90)))
+    here.enter(f"/add {clip}")
+    here.enter("/set max-new-tokens 4")
+    here.enter("what")
+    with pytest.raises(ContextError):
+        here.enter(f"/open {clip} {other_clip}")
+    assert here.talk.questions == ("what",)
+    here.enter("what")
+    assert [number for number, _ in here.kept()] == [1, 2]
+
+
+def test_the_first_turn_alone_tells_what_it_waited_for(stage: Make) -> None:
+    here = stage(CLIP, output="json")
+    here.talk.frames_s, here.talk.load_s = 1.5, 2.5
+    first, second = (json.loads(here.enter(text)) for text in ("What happens in this video?", "And its colour?"))
+    assert (first["timings_s"]["frames"], first["timings_s"]["load"]) == (1.5, 2.5)
+    assert (second["timings_s"]["frames"], second["timings_s"]["load"]) == (0.0, 0.0)
+    assert [row["stats"]["load_s"] for row in here.rows()] == [2.5, 0.0]
+    assert [Path(clip["path"]).name for clip in second["clips"]] == [CLIP]
+    assert (second["tokens"]["prompt"], second["tokens"]["reused"]) == (163, 155)
+
+
+def test_ctrl_c_stops_an_answer_which_is_kept(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP)
+    with at_pass(engine, 3, signalled(signal.SIGINT)):
+        said = here.enter("What happens in this video?")
+    answer, notice = said.splitlines()
+    assert MOVES.startswith(answer)
+    assert notice == "Stopped. What was said is kept; /undo takes it back."
+    assert here.talk.was_interrupted
+    assert [(row["answer"], row["stop_reason"]) for row in here.rows()] == [(answer, "interrupted")]
+    here.enter("/retry")
+    assert not here.talk.was_interrupted
+    assert here.rows()[-1]["answer"] == MOVES.strip()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_a_pass_and_the_turn_is_kept_all_the_same(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP)
+    with at_pass(engine, 3, signalled(signal.SIGINT, signal.SIGINT)):
+        here.enter("What happens in this video?")
+    (row,) = here.rows()
+    assert row["stop_reason"] == "interrupted"
+    assert len(row["answer_ids"]) == 2
+    assert here.enter("/edit 1 What happens in this video?") == MOVES
+    assert here.talk.engine.sight.calls == 1
+
+
+def test_a_request_to_end_stops_an_answer_which_is_kept(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP)
+    ending, broken = Ending.watched(), at_pass(engine, 3, signalled(signal.SIGTERM))
+    with ending as here.talk.ending, broken, pytest.raises(SystemExit) as caught:
+        here.enter("What happens in this video?")
+    assert caught.value.code == 143
+    assert [(row["stop_reason"], len(row["answer_ids"])) for row in here.rows()] == [("interrupted", 3)]
+
+
+def test_an_answer_that_was_cut_off_says_how_to_get_more(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("/set max-new-tokens 2")
+    assert here.enter("What happens in this video?").splitlines()[1:] == [
+        "Cut off after 2 tokens: /set max-new-tokens allows more."
+    ]
+
+
+@pytest.mark.parametrize("output", ["stream", "whole"])
+def test_an_empty_answer_is_a_line(output: str, stage: Make) -> None:
+    here = stage(CLIP, output=output)
+    here.talk.ending._number = 15
+    with pytest.raises(SystemExit):
+        here.enter("What happens in this video?")
+    here.talk.ending = Ending()
+    here.talk.telling.tell(here.talk.conversation)
+    assert here.out.getvalue() == "\n"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("line", ["/retry", "/edit 1 What happens in this video?", "What happens in this video?"])
+def test_a_turn_asked_again_is_kept_though_stdout_broke(error: OSError, line: str, stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.talk.screen._out = Gone(2, error)  # type: ignore[assignment]
+    with pytest.raises(StdoutError) as caught:
+        here.enter(line)
+    assert isinstance(caught.value, ClosedPipeError) is isinstance(error, BrokenPipeError)
+    last = here.talk.conversation.turns[-1]
+    assert here.rows()[-1]["answer_ids"] == list(last.answer_ids)
+    assert (last.stop_reason, len(here.rows())) == ("interrupted", 2)
+    assert [number for number, _ in here.kept()] == ([1, 2] if line.startswith("What") else [1, 1])
+
+
+@pytest.mark.parametrize("output", ["whole", "json"])
+def test_an_answer_that_nobody_read_is_kept_whole(output: str, stage: Make) -> None:
+    here = stage(CLIP, output=output)
+    here.talk.screen._out = Gone(0)  # type: ignore[assignment]
+    with pytest.raises(ClosedPipeError):
+        here.enter("What happens in this video?")
+    assert [(row["answer"], row["stop_reason"]) for row in here.rows()] == [(MOVES.strip(), "end")]
+
+
+def test_names_bring_no_control_characters(stage: Make, tmp_path: Path) -> None:
+    name = "a\x1b[31m\u202eb.mp4"
+    shutil.copy(demo.CLIPS / CLIP, tmp_path / name)
+    here = stage()
+    here.talk.add([(tmp_path / name, Framing())])
+    here.enter("What happens in this video?")
+    assert here.err.getvalue() == "Attached to the next question: a[31mb.mp4.\n"
+    assert here.rows()[0]["media"][0]["path"] == str(tmp_path / name)
+    assert "\x1b" not in here.enter("/frames") + here.enter("/export it.md") + here.enter("/clear")
+    assert "\x1b" not in (tmp_path / "it.md").read_text()
