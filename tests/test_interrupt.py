@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -55,3 +56,67 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
             assert not ending.is_asked()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_later_answer_notes_ctrl_c_anew_and_a_failure_puts_the_handler_back() -> None:
+    with pytest.raises(ValueError), noted():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with noted() as is_interrupted:
+        assert not is_interrupted()
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noted() as is_interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not is_interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_leaves_ctrl_c_to_the_main_one() -> None:
+    said: list[bool] = []
+
+    def ask() -> None:
+        with noted() as is_interrupted:
+            said.append(is_interrupted())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert said == [False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failure_in_what_is_held_does_not_lose_the_request() -> None:
+    with Ending.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise ValueError
+    assert caught.value.code == 128 + signal.SIGHUP
+
+
+def test_without_a_request_what_is_held_ends_as_it_would() -> None:
+    ending = Ending()
+    with ending.held():
+        pass
+    with pytest.raises(KeyboardInterrupt), ending.held():
+        raise KeyboardInterrupt
+    assert not ending.is_asked()
+
+
+def test_what_is_held_after_a_request_is_finished_too() -> None:
+    """The file is closed while the process already ends."""
+    done = []
+    with Ending.watched() as ending, pytest.raises(SystemExit) as caught:
+        try:
+            with ending.held():
+                os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            with ending.held():
+                done.append("closed")
+    assert (done, caught.value.code) == (["closed"], 143)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from tests.commands.chat.conftest import Stage
+from vllava_cli import demo
 from vllava_cli.commands.chat.ahead import Ahead
 from vllava_cli.engine.stream import Engine
 
@@ -72,9 +76,11 @@ def test_a_failure_shows_when_the_question_is_asked(stage: Make, engine: Engine)
     hook = engine.model.model.language_model.layers[0].register_forward_pre_hook(fail)
     here.talk.ahead.start(here.talk.conversation)
     finish(here.talk.ahead)
-    with pytest.raises(ValueError, match="no pass today"):
-        here.enter(QUESTION)
-    hook.remove()
+    try:
+        with pytest.raises(ValueError, match="no pass today"):
+            here.enter(QUESTION)
+    finally:
+        hook.remove()
     assert here.enter(QUESTION) == "A red circle moves left.\n"
 
 
@@ -82,3 +88,99 @@ def test_without_clips_and_turns_there_is_nothing_to_read(stage: Make) -> None:
     here = stage()
     here.talk.ahead.start(here.talk.conversation)
     assert here.talk.ahead._thread is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/open STAR",
+        "/add STAR",
+        "/undo",
+        "/clear",
+        "/retry",
+        "/edit 1 What shape is it?",
+    ],
+)
+def test_what_is_done_while_clips_are_read_changes_no_answer(line: str, stage: Make, engine: Engine) -> None:
+    answers = []
+    for is_ahead in (False, True):
+        here = stage(CLIP)
+        here.talk.is_ahead = is_ahead
+        for entry in (QUESTION, "/show", line, "/show", "What colour is it?"):
+            here.talk.ahead.stop()
+            engine.memory = None
+            engine.sight.forget()
+            here.talk.look_ahead()
+            here.enter(entry.replace("STAR", str(demo.CLIPS / "yellow-star.png")))
+        answers.append([turn.answer_ids for turn in here.talk.conversation.turns])
+        here.talk.ahead.stop()
+    assert answers[0] == answers[1]
+
+
+def test_reading_goes_on_where_it_was_stopped_without_a_second_look(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP, "two-shapes.png", "yellow-star.png")
+    for _ in range(3):
+        here.talk.ahead.start(here.talk.conversation)
+        here.talk.ahead.start(here.talk.conversation)
+    finish(here.talk.ahead)
+    ahead = here.enter("What shape is it?")
+    assert (engine.sight.calls, here.talk.conversation.turns[0].stats.tower_calls) == (3, 0)
+    engine.memory = None
+    engine.sight.forget()
+    alone = stage(CLIP, "two-shapes.png", "yellow-star.png")
+    assert alone.enter("What shape is it?") == ahead
+    assert alone.talk.conversation.turns[0].answer_ids == here.talk.conversation.turns[0].answer_ids, (
+        "what was read in small chunks gives the same tokens"
+    )
+
+
+def test_added_clips_are_read_ahead_of_their_question(stage: Make) -> None:
+    here = stage(CLIP)
+    here.talk.is_ahead = True
+    here.enter(QUESTION)
+    here.enter(f"/add {demo.CLIPS / 'yellow-star.png'}")
+    here.talk.look_ahead()
+    finish(here.talk.ahead)
+    here.enter("What shape is it?")
+    stats = here.talk.conversation.turns[1].stats
+    assert (stats.tower_calls, here.talk.engine.sight.calls) == (0, 2)
+    finished = len(here.talk.engine.tokens.finished_ids(here.talk.conversation)) - stats.new_tokens
+    assert stats.reused_tokens > finished - 20
+
+
+def test_nothing_is_read_ahead_unless_asked_for(stage: Make) -> None:
+    here = stage(CLIP)
+    here.talk.look_ahead()
+    assert here.talk.ahead._thread is None
+    here.talk.is_ahead = True
+    here.talk.look_ahead()
+    assert here.talk.ahead._thread
+
+
+def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(stage: Make, engine: Engine) -> None:
+    here = stage(CLIP)
+    at_work, may_end = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        at_work.set()
+        may_end.wait(10)
+
+    hook = engine.model.model.language_model.layers[0].register_forward_pre_hook(wait)
+    try:
+        here.talk.ahead.start(here.talk.conversation)
+        assert at_work.wait(10)
+        threading.Timer(0.05, lambda: (os.kill(os.getpid(), signal.SIGINT), may_end.set())).start()
+        here.talk.ahead.stop()
+    finally:
+        may_end.set()
+        hook.remove()
+    assert here.talk.ahead._thread is None
+    assert here.enter(QUESTION) == "A red circle moves left.\n"
+
+
+def test_closing_ends_a_reading(stage: Make) -> None:
+    here = stage(CLIP)
+    here.talk.ahead.start(here.talk.conversation)
+    here.talk.close()
+    assert here.talk.ahead._thread is None
+    assert not here.path.exists()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.checkpoints import write_checkpoint
 from tests.commands.chat.conftest import Stage
 from tests.commands.chat.test_talk import CLIP, MOVES
+from tests.engine.test_stream import engine_of
 from vllava_cli import demo
-from vllava_cli.errors import MediaError, OutputError, SessionError, UsageError
+from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
+from vllava_cli.session import read
 
 Make = Callable[..., Stage]
 
@@ -161,3 +165,163 @@ def test_help_lists_everything_or_explains_one(stage: Make) -> None:
     for word in ("/open", "/add", "/frames", "/retry", "/undo", "/edit", "/set", "/show", "/save", "/load", "/export"):
         assert f"{word} " in shown
     assert here.enter("/help undo") == "/undo  Take back the last question and its answer.\n"
+
+
+def saved(here: Stage, path: Path) -> Path:
+    here.enter("What happens in this video?")
+    here.enter(f"/save {path}")
+    return path
+
+
+@pytest.mark.parametrize("name", ["video_id", "image_id", "pad", "stop"])
+def test_ids_that_would_break_the_prompt_are_not_trusted(name: str, stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    path = saved(here, tmp_path / "saved.jsonl")
+    tokens = here.talk.engine.tokens
+    hostile = {"pad": tokens.tokenizer.pad_token_id, "stop": min(tokens.stop_ids)}.get(name) or getattr(tokens, name)
+    ids = here.talk.conversation.turns[0].answer_ids
+    for forged in ([*ids, hostile], [hostile, *ids], [hostile]):
+        rewritten(path, answer_ids=forged)
+        assert "1 answer of another model, or edited since" in here.enter(f"/load {path}")
+        assert here.talk.conversation.turns[0].answer_ids == ids
+    assert here.enter("And its colour?") == "Red.\n"
+
+
+@pytest.mark.parametrize("answer", ["A red circle", "", "A red circle moves left. It is fast."])
+def test_an_edit_that_shortens_or_lengthens_an_answer_is_seen(answer: str, stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    path = saved(here, tmp_path / "saved.jsonl")
+    rewritten(path, answer=answer)
+    assert "1 answer of another model, or edited since: read as text." in here.enter(f"/load {path}")
+    (turn,) = here.talk.conversation.turns
+    assert here.talk.engine.tokens.text_of(list(turn.answer_ids)).strip() == answer
+
+
+def test_ids_that_a_tokenizer_would_not_choose_are_kept(stage: Make, tmp_path: Path) -> None:
+    """A model spells freely: its answer's ids stay as they came, and so does the cache behind them."""
+    here = stage(CLIP)
+    path = saved(here, tmp_path / "saved.jsonl")
+    tokens = here.talk.engine.tokens
+    spelt = [token for letter in "Red" for token in tokens.tokenizer.convert_tokens_to_ids([letter])]
+    assert tuple(spelt) != tokens.answer_ids("Red")
+    assert tokens.text_of(spelt) == "Red"
+    rewritten(path, answer="Red", answer_ids=spelt)
+    assert "edited" not in here.enter(f"/load {path}")
+    here.enter("And the background?")
+    assert here.talk.conversation.turns[0].answer_ids == tuple(spelt)
+    assert here.talk.engine.memory
+    text = ",".join(map(str, here.talk.engine.memory.ids))
+    assert ",".join(map(str, spelt)) in text
+
+
+def test_clips_of_a_session_that_never_fit_leave_the_conversation_alone(
+    stage: Make, tmp_path: Path, clip: Path, other_clip: Path
+) -> None:
+    roomy = stage(engine=engine_of(write_checkpoint(tmp_path / "roomy", context=160)))
+    roomy.enter(f"/add {clip} {other_clip}")
+    roomy.enter("/set max-new-tokens 4")
+    roomy.enter("what")
+    roomy.enter("/save saved.jsonl")
+    here = stage(engine=engine_of(write_checkpoint(tmp_path / "tight", context=90)))
+    here.enter(f"/add {clip}")
+    here.enter("/set max-new-tokens 4")
+    here.enter("what is it")
+    with pytest.raises(ContextError):
+        here.enter("/load saved.jsonl")
+    assert here.talk.questions == ("what is it",)
+    here.enter("what")
+    assert [number for number, _ in here.kept()] == [1, 2]
+
+
+def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    with pytest.raises(LockedError):
+        here.enter(f"/save --force {here.path}")
+    kept = here.path.read_bytes()
+    here.enter(f"/load {here.path}")
+    here.enter("And its colour?")
+    assert here.path.read_bytes() == kept
+    (other,) = (tmp_path / "state/vllava/sessions").glob("*.jsonl")
+    assert [row["number"] for row in here.rows(other)] == [1, 2]
+    assert here.rows(other)[0]["answer_ids"] == here.rows()[0]["answer_ids"]
+
+
+def test_save_force_replaces_a_copy_and_one_without_turns_can_be_loaded(stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    path = saved(here, tmp_path / "saved.jsonl")
+    here.enter("/undo")
+    here.enter(f"/save --force {path}")
+    assert len(path.read_bytes().splitlines()) == 1
+    assert here.enter(f"/load {path}").startswith("Going on after 0 turns. ")
+
+
+def test_another_model_and_a_changed_clip_are_said_when_a_session_is_loaded(stage: Make, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(demo.CLIPS / CLIP, clip)
+    here = stage()
+    here.enter(f"/add {clip}")
+    here.enter("What happens in this video?")
+    here.enter("And its\x1b[2J colour?")
+    here.enter("/save saved.jsonl")
+    shutil.copy(demo.CLIPS / "blue-star-grows.mp4", clip)
+    path = tmp_path / "saved.jsonl"
+    path.write_text(path.read_text().replace('"model": "demo"', '"model": "another"'))
+    size = (demo.CLIPS / "blue-star-grows.mp4").stat().st_size
+    assert here.enter("/load saved.jsonl") == (
+        f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, {size:,} now. "
+        "The answers so far are about the old one.\n"
+        "vllava: warning: 2 answers of another model, or edited since: read as text.\n"
+        "Going on after 2 turns. About clip.mp4. The last question: And its[2J colour?\n"
+    )
+    here.enter("What does the star do?")
+    assert (here.talk.engine.sight.calls, here.talk.conversation.turns[2].stats.tower_calls) == (2, 1)
+    assert here.talk.keeping.file
+    assert read(here.talk.keeping.file.path).model == "demo"
+
+
+def test_the_fit_of_a_session_goes_on(stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    path = saved(here, tmp_path / "saved.jsonl")
+    path.write_text(path.read_text().replace('"fit": "crop"', '"fit": "pad"'))
+    here.enter(f"/load {path}")
+    here.enter("And its colour?")
+    assert here.talk.conversation.fit == "pad"
+    assert here.talk.engine.sight.calls == 2
+    here.enter(f"/open {demo.CLIPS / 'yellow-star.png'}")
+    assert here.talk.conversation.fit == "pad"
+    here.enter("What shape is it?")
+    assert here.talk.keeping.file
+    record = read(here.talk.keeping.file.path)
+    assert (record.fit, record.turns[0].media[0].framing.fit) == ("pad", "pad")
+
+
+def test_frames_shows_a_clip_that_came_twice_once(stage: Make, tmp_path: Path) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter(f"/add {demo.CLIPS / CLIP}")
+    assert len(here.enter("/frames").splitlines()) == 2
+    assert here.enter("/frames one.png").endswith("one.png\n")
+    (tmp_path / "sheets").mkdir()
+    here.enter("/frames sheets")
+    assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["red-circle-moves-left-frames.png"]
+
+
+def test_a_sheet_of_dropped_turns_clips_is_drawn_too(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter("And its colour?")
+    here.talk.conversation.dropped = 1
+    assert here.enter("/frames").startswith(f"{CLIP}  8 frames at ")
+
+
+def test_a_setting_that_cannot_be_leaves_all_as_it_was(stage: Make) -> None:
+    here = stage(CLIP)
+    before = here.talk.settings
+    for line in ("/set temperature -1", "/set colour red", "/retry --temperature hot"):
+        with pytest.raises(UsageError):
+            here.enter(line)
+    assert here.talk.settings == before
+    here.enter("/set verbose on")
+    here.enter("/set verbose off")
+    assert here.enter("What happens in this video?") == MOVES

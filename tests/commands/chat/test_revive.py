@@ -84,3 +84,59 @@ def test_a_changed_clip_is_said_and_a_missing_one_refused(stage: Make, tmp_path:
     assert str(caught.value) == (
         f"There is no file '{clip}' any more. The session is about it: put it back, or begin anew."
     )
+
+
+def test_a_clip_that_a_later_turn_added_comes_back_with_that_turn(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter(f"/add {demo.CLIPS / 'yellow-star.png'} {demo.CLIPS / CLIP}")
+    here.enter("What shape is it?")
+    record = read(here.path)
+    clips = clips_of(record)
+    assert [path.name for path, _ in clips] == [CLIP, "yellow-star.png"]
+    frames = dict(zip(clips, here.talk.conversation.media, strict=False))
+    conversation, _ = revived(record, frames, here.talk.engine.tokens, model="demo")
+    assert [[medium.clip.path.name for medium in turn.media] for turn in conversation.turns] == [
+        [CLIP],
+        ["yellow-star.png", CLIP],
+    ]
+    assert conversation.attached == ()
+    assert conversation.turns[0].media[0] is conversation.turns[1].media[1]
+    assert conversation.turns == here.talk.conversation.turns, "questions, ids, sampling, stats, and the very frames"
+
+
+@pytest.mark.parametrize(("kept", "added", "told"), [(0, b"", "8,496 bytes then, 0 now"), (-1, b"x", "other content")])
+def test_a_change_of_a_byte_is_seen(kept: int, added: bytes, told: str, stage: Make, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(demo.CLIPS / CLIP, clip)
+    here = stage()
+    here.enter(f"/add {clip}")
+    here.enter("What happens in this video?")
+    here.enter("And its colour?")
+    here.enter(f"/add {demo.CLIPS / CLIP}")
+    here.enter("And here?")
+    record = read(here.path)
+    assert changes(record) == []
+    clip.write_bytes(clip.read_bytes()[:kept] + added)
+    (change,) = changes(record)
+    assert told in change
+    assert change.endswith("The answers so far are about the old one.")
+
+
+def test_after_an_interrupted_answer_a_session_goes_on_from_its_words(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("/set max-new-tokens 3")
+    here.enter("What happens in this video?")
+    here.enter("/set max-new-tokens 64")
+    record = read(here.path)
+    went_on = here.enter("And its colour?")
+    here.enter("/undo")
+    frames = dict(zip(clips_of(record), here.talk.conversation.media, strict=True))
+    again = stage()
+    conversation, renewed = revived(record, frames, again.talk.engine.tokens, model="demo")
+    again.talk.keeping.know(list(frames.values()), clips_of(record))
+    again.talk.take_over(conversation)
+    assert renewed == 0
+    assert again.enter("And its colour?") == went_on
+    stats = conversation.turns[1].stats
+    assert stats.reused_tokens == stats.prompt_tokens - 1, "the ids are the same, so the cache serves a revived one, too"
