@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.test_stream import engine_of
 from vllava_cli import demo
@@ -77,6 +78,8 @@ def stage(
     engine.sight.forget()
     engine.sight.calls = 0
     stages: list[Stage] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the model is tiny: on a busy machine threads wait for each other
 
     def make(*names: str, engine: Engine = engine, output: Output = "stream", is_verbose: bool = False) -> Stage:
         out, err = io.StringIO(), io.StringIO()
@@ -98,6 +101,7 @@ def stage(
         return stages[-1]
 
     yield make
+    torch.set_num_threads(threads)
     for each in stages:
         each.talk.ending = Ending()  # one that was asked for would end pytest
         each.talk.close()

@@ -139,4 +139,6 @@ def test_after_an_interrupted_answer_a_session_goes_on_from_its_words(stage: Mak
     assert renewed == 0
     assert again.enter("And its colour?") == went_on
     stats = conversation.turns[1].stats
-    assert stats.reused_tokens == stats.prompt_tokens - 1, "the ids are the same, so the cache serves a revived one, too"
+    assert stats.reused_tokens == stats.prompt_tokens - 1, (
+        "the ids are the same, so the cache serves a revived one, too"
+    )
