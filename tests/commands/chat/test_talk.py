@@ -549,3 +549,12 @@ def test_names_bring_no_control_characters(stage: Make, tmp_path: Path) -> None:
     assert here.rows()[0]["media"][0]["path"] == str(tmp_path / name)
     assert "\x1b" not in here.enter("/frames") + here.enter("/export it.md") + here.enter("/clear")
     assert "\x1b" not in (tmp_path / "it.md").read_text()
+
+
+def test_an_answer_of_nothing_is_a_line_too(stage: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def at_once() -> Iterator[Callable[[], bool]]:
+        yield lambda: True
+
+    monkeypatch.setattr("vllava_cli.commands.chat.talk.noted", at_once)
+    assert stage(CLIP).enter("What happens?") == "\nStopped. What was said is kept; /undo takes it back.\n"
