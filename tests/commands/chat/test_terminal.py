@@ -1,0 +1,242 @@
+"""`vllava chat` as a person at a terminal has it, and as a script has it: few and long stories, as starts are slow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checkpoints import write_checkpoint
+from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, PASTE, TAB, UP, Terminal
+from tests.commands.shell import Shell
+from vllava_cli import demo
+from vllava_cli.screen import clean
+
+CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
+MOVES = "A red circle moves left."
+DEMO_NOTICE = "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
+LONG = ("--no-guard", "--max-new-tokens", "900")
+
+Run = Callable[..., Shell]
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve layers: its longest answer takes many seconds, so that it can be stopped in the middle."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "slow", layers=12)
+
+
+def sessions(home: Path) -> list[Path]:
+    return sorted((home / ".local/state/vllava/sessions").glob("*.jsonl"))
+
+
+def turns(path: Path) -> list[Row]:
+    """The rows behind the header; each must be whole."""
+    header, *rest = (json.loads(line) for line in path.read_text().splitlines())
+    assert header["type"] == "session"
+    assert path.read_bytes().endswith(b"\n")
+    return rest
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def letters(text: str) -> str:
+    """Without spaces and line ends, which a screen moves."""
+    return "".join(clean(text).split())
+
+
+def test_a_person_types_completes_pastes_edits_and_leaves(tmp_path: Path) -> None:
+    shutil.copy(demo.CLIPS / "blue-star-grows.mp4", tmp_path / "my star.mp4")
+    terminal = Terminal("--model", "demo", CLIP, home=tmp_path)
+    terminal.prompts()
+    before = terminal.left_tokens
+    terminal.enter("What happens in this video?", "> What happens in this video?", MOVES)
+    assert before > terminal.left_tokens > before - 50
+
+    terminal.type(f"/fra{TAB}")
+    terminal.prompts("/frames")
+    terminal.type(CTRL_C)
+    terminal.shows("> /frames", ">")
+    terminal.type(f"/set temp{TAB}")
+    terminal.prompts("/set temperature")
+    terminal.enter_more("0.0", "temperature  0")
+    terminal.enter("/undoo", "vllava: There is no /undoo. Did you mean /undo? /help lists", "the commands.")
+
+    terminal.type("never asked")
+    terminal.prompts("never asked")
+    terminal.type(CTRL_C)
+    terminal.shows("> never asked", ">")
+    terminal.type("What shape")
+    terminal.prompts("What shape")
+    terminal.resize(40)
+    terminal.type(" is it?")
+    terminal.prompts("What shape is it?")
+    terminal.resize(60)
+    terminal.enter_more("", "> What shape is it?", "Circle.")
+
+    terminal.type(PASTE.format("What colour\nis it?"))
+    terminal.shows("> What colour", "… is it?")
+    terminal.enter_more("", "> What colour", "… is it?", "Red.")
+    terminal.type(f'"""And the{ENTER}')
+    terminal.shows('> """And the', "…")
+    terminal.enter_more('background?"""', '… background?"""', "I am a tiny demo model: I only know moving shapes.")
+
+    terminal.type(f"/open my{TAB}")
+    terminal.prompts(r"/open my\ star.mp4")
+    terminal.enter_more("", "A new conversation. About my star.mp4.")
+    terminal.enter("What does the star do?", "It grows.")
+    terminal.type(f"/edit 1{ENTER}")
+    terminal.shows("> /edit 1", "> What does the star do?")
+    terminal.type(CTRL_U)
+    terminal.shows("> /edit 1", ">")
+    terminal.enter("What shape is it?", "Star.")
+    terminal.type(UP)
+    terminal.prompts("What shape is it?")
+    terminal.type(CTRL_C)
+    terminal.shows("> What shape is it?", ">")
+    terminal.type(CTRL_D)
+    assert terminal.end() == 0
+    assert terminal.has_echo
+
+    first, second = sessions(tmp_path)
+    assert [row["question"] for row in turns(first)] == [
+        "What happens in this video?",
+        "What shape is it?",
+        "What colour\nis it?",
+        "And the\nbackground?",
+    ]
+    assert [(row["number"], row["question"]) for row in turns(second)] == [
+        (1, "What does the star do?"),
+        (1, "What shape is it?"),
+    ]
+    assert turns(second)[1]["media"][0]["path"] == str(tmp_path / "my star.mp4")
+    history = tmp_path / ".local/state/vllava/history"
+    assert "never asked" not in history.read_text()
+    assert "+/set temperature 0.0\n" in history.read_text()
+    assert [mode(path) for path in (history, first, second, first.parent)] == [0o600, 0o600, 0o600, 0o700]
+
+
+def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
+    slow_checkpoint: Path, clip: Path, tmp_path: Path, shell: Run
+) -> None:
+    terminal = Terminal("--model", slow_checkpoint, *LONG, clip, home=tmp_path)
+    terminal.prompts()
+    terminal.ask_at_length("what is this")
+    terminal.type(CTRL_C)
+    stopped = "Stopped. What was said is kept; /undo takes it back."
+    terminal.shows(stopped, ">")
+    shown = terminal.between("> what is this", stopped)
+    terminal.enter("/set max-new-tokens 5", "max-new-tokens  5")
+    terminal.enter("and then", "Cut off after 5 tokens: /set max-new-tokens allows more.")
+    left_tokens = terminal.left_tokens
+    (session,) = sessions(tmp_path)
+    kept = session.read_bytes()
+    first, second = turns(session)
+    assert [first["stop_reason"], second["stop_reason"]] == ["interrupted", "length"]
+    assert letters(first["answer"]) == letters(shown).replace("^C", "")
+    assert len(second["answer_ids"]) == 5
+
+    terminal.enter("/set max-new-tokens 900", "max-new-tokens  900")
+    terminal.ask_at_length("what is in this clip")
+    assert terminal.kill(signal.SIGKILL) == 128 + signal.SIGKILL
+    assert session.read_bytes() == kept
+
+    resumed = Terminal("--continue", *LONG, home=tmp_path, columns=100)
+    resumed.prompts()
+    assert resumed.lines == ["Going on after 2 turns. About clip.mp4. The last question: and then", ">"]
+    assert resumed.left_tokens == left_tokens
+    assert session.read_bytes() == kept
+    other = shell("chat", "--session", session)
+    assert (other.code, other.out) == (75, "")
+    assert other.err == (
+        f"vllava: '{session}' is being written by another vllava. Wait for its end, or name another file.\n"
+    )
+    resumed.enter("/set max-new-tokens 5", "max-new-tokens  5")
+    resumed.enter("what is in this clip", "Cut off after 5 tokens: /set max-new-tokens allows more.")
+    assert session.read_bytes().startswith(kept)
+    *before, third = turns(session)
+    assert before == [first, second]
+    assert (third["number"], third["question"], third["stop_reason"]) == (3, "what is in this clip", "length")
+    assert third["stats"]["tower_calls"] <= 1
+    resumed.type(f"/show{ENTER}")
+    resumed.until_ready(after="kept in")
+    said = " ".join(resumed.lines)
+    assert [f"turn {number} " in said for number in (1, 2, 3, 4)] == [True, True, True, False]
+
+    resumed.type("half a line")
+    resumed.prompts("half a line")
+    assert not resumed.has_echo
+    assert resumed.kill(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert resumed.has_echo
+    assert resumed.display.modes == {"7", "25"}
+    assert len(turns(session)) == 3
+
+
+def test_a_closed_terminal_loses_nothing_of_an_answer(slow_checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+    words = ("--model", slow_checkpoint, *LONG, "--session", "talk.jsonl", clip)
+    terminal = Terminal(*words, home=tmp_path)
+    terminal.prompts()
+    terminal.ask_at_length("what is this")
+    shown = terminal.between("> what is this")
+    assert terminal.hang_up() == 128 + signal.SIGHUP
+    (turn,) = turns(tmp_path / "talk.jsonl")
+    assert (turn["number"], turn["stop_reason"]) == (1, "interrupted")
+    assert letters(turn["answer"]).startswith(letters(shown))
+    assert sessions(tmp_path) == []
+
+
+def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(CLIP, clip)
+    asked = b'What happens in this video?\n\n/nonsense\n"""What shape\nis it?"""\n/undo\nAnd its colour?'
+    done = shell("chat", "--model", "demo", "--session", "talk.jsonl", "clip.mp4", stdin=asked)
+    kept = turns(tmp_path / "talk.jsonl")
+    assert done == Shell(
+        code=1,
+        out="".join(f"{row['answer']}\n" for row in kept if row["type"] == "turn"),
+        err=f"{DEMO_NOTICE}\nvllava: There is no /nonsense. /help lists the commands.\nTook back: What shape is it?\n",
+    )
+    assert done.out.startswith(f"{MOVES}\n")
+    assert done.out.endswith("\nRed.\n")
+    assert [(row["type"], row["number"]) for row in kept] == [("turn", 1), ("turn", 2), ("undo", 2), ("turn", 2)]
+    assert kept[1]["question"] == "What shape\nis it?"
+
+    shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
+    asked = b"How many shapes are there?\nWhat happens?\n/bye\nNever asked\n"
+    again = shell("chat", "--session", "talk.jsonl", "--json", stdin=asked)
+    answers = [json.loads(line) for line in again.out.splitlines()]
+    assert [(row["turn"], row["question"], row["model"]) for row in answers] == [
+        (3, "How many shapes are there?", "demo"),
+        (4, "What happens?", "demo"),
+    ]
+    assert (again.code, answers[0]["answer"]) == (0, "Three.")
+    assert again.err.splitlines() == [
+        DEMO_NOTICE,
+        f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, 5,871 now. "
+        "The answers so far are about the old one.",
+        "Going on after 2 turns. About clip.mp4. The last question: And its colour?",
+    ]
+
+    clip.unlink()
+    assert shell("chat", "--session", "talk.jsonl") == Shell(
+        code=1,
+        out="",
+        err=f"vllava: There is no file '{clip}' any more. The session is about it: put it back, or begin anew.\n",
+    )
+    assert len(turns(tmp_path / "talk.jsonl")) == 6
+
+
+def test_without_a_session_there_is_none_to_continue(shell: Run, tmp_path: Path) -> None:
+    folder = tmp_path / ".local/state/vllava/sessions"
+    assert shell("chat", "--continue") == Shell(
+        code=1, out="", err=f"vllava: There is no session to continue in {folder}: vllava chat CLIP begins one.\n"
+    )
