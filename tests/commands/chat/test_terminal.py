@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import SPECIAL, write_checkpoint
 from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, PASTE, TAB, UP, Terminal
 from tests.commands.shell import Shell
 from vllava_cli import demo
@@ -28,9 +29,14 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve layers: its longest answer takes many seconds, so that it can be stopped in the middle."""
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "slow", layers=12)
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that says words until its longest answer is full, slowly enough to be stopped in the middle."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "talkative", layers=12)
+    weights = load_file(folder / "model.safetensors")
+    (head,) = (name for name in weights if name.endswith("lm_head.weight"))
+    weights[head][: len(SPECIAL) + 256] = 0  # the likeliest token is then a word's, never the end or a lone byte
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def sessions(home: Path) -> list[Path]:
@@ -126,9 +132,9 @@ def test_a_person_types_completes_pastes_edits_and_leaves(tmp_path: Path) -> Non
 
 
 def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
-    slow_checkpoint: Path, clip: Path, tmp_path: Path, shell: Run
+    talkative: Path, clip: Path, tmp_path: Path, shell: Run
 ) -> None:
-    terminal = Terminal("--model", slow_checkpoint, *LONG, clip, home=tmp_path)
+    terminal = Terminal("--model", talkative, *LONG, clip, home=tmp_path)
     terminal.prompts()
     terminal.ask_at_length("what is this")
     terminal.type(CTRL_C)
@@ -181,8 +187,8 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     assert len(turns(session)) == 3
 
 
-def test_a_closed_terminal_loses_nothing_of_an_answer(slow_checkpoint: Path, clip: Path, tmp_path: Path) -> None:
-    words = ("--model", slow_checkpoint, *LONG, "--session", "talk.jsonl", clip)
+def test_a_closed_terminal_loses_nothing_of_an_answer(talkative: Path, clip: Path, tmp_path: Path) -> None:
+    words = ("--model", talkative, *LONG, "--session", "talk.jsonl", clip)
     terminal = Terminal(*words, home=tmp_path)
     terminal.prompts()
     terminal.ask_at_length("what is this")
