@@ -285,9 +285,10 @@ class Conversation:
 
     def cut(self, kept: int) -> None:
         """Forgets the turns behind the first `kept`; what came with the first of them is attached once more."""
-        if kept < len(self.turns):
-            self.attached = self.turns[kept].media + self.attached
-            del self.turns[kept:]
+        if kept >= len(self.turns):
+            return
+        self.attached = self.turns[kept].media + self.attached
+        del self.turns[kept:]
         if self.dropped >= kept:
             self.dropped = 0
 

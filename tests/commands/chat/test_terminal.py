@@ -6,6 +6,8 @@ import json
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import SPECIAL, write_checkpoint
-from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, PASTE, TAB, UP, Terminal
+from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, PASTE, TAB, UP, Terminal, environment
 from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.screen import clean
@@ -141,15 +143,18 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     stopped = "Stopped. What was said is kept; /undo takes it back."
     terminal.shows(stopped, ">")
     shown = terminal.between("> what is this", stopped)
+    terminal.ask_at_length("what then")
+    terminal.type(CTRL_C * 3)
+    terminal.shows(stopped, ">")
     terminal.enter("/set max-new-tokens 5", "max-new-tokens  5")
     terminal.enter("and then", "Cut off after 5 tokens: /set max-new-tokens allows more.")
     left_tokens = terminal.left_tokens
     (session,) = sessions(tmp_path)
     kept = session.read_bytes()
-    first, second = turns(session)
-    assert [first["stop_reason"], second["stop_reason"]] == ["interrupted", "length"]
+    first, second, third = turns(session)
+    assert [row["stop_reason"] for row in (first, second, third)] == ["interrupted", "interrupted", "length"]
     assert letters(first["answer"]) == letters(shown).replace("^C", "")
-    assert len(second["answer_ids"]) == 5
+    assert len(third["answer_ids"]) == 5
 
     terminal.enter("/set max-new-tokens 900", "max-new-tokens  900")
     terminal.ask_at_length("what is in this clip")
@@ -158,7 +163,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
 
     resumed = Terminal("--continue", *LONG, home=tmp_path, columns=100)
     resumed.prompts()
-    assert resumed.lines == ["Going on after 2 turns. About clip.mp4. The last question: and then", ">"]
+    assert resumed.lines == ["Going on after 3 turns. About clip.mp4. The last question: and then", ">"]
     assert resumed.left_tokens == left_tokens
     assert session.read_bytes() == kept
     other = shell("chat", "--session", session)
@@ -169,14 +174,13 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     resumed.enter("/set max-new-tokens 5", "max-new-tokens  5")
     resumed.enter("what is in this clip", "Cut off after 5 tokens: /set max-new-tokens allows more.")
     assert session.read_bytes().startswith(kept)
-    *before, third = turns(session)
-    assert before == [first, second]
-    assert (third["number"], third["question"], third["stop_reason"]) == (3, "what is in this clip", "length")
-    assert third["stats"]["tower_calls"] <= 1
+    *before, fourth = turns(session)
+    assert before == [first, second, third]
+    assert (fourth["number"], fourth["question"], fourth["stop_reason"]) == (4, "what is in this clip", "length")
     resumed.type(f"/show{ENTER}")
     resumed.until_ready(after="kept in")
     said = " ".join(resumed.lines)
-    assert [f"turn {number} " in said for number in (1, 2, 3, 4)] == [True, True, True, False]
+    assert [f"turn {number} " in said for number in range(1, 6)] == [True] * 4 + [False]
 
     resumed.type("half a line")
     resumed.prompts("half a line")
@@ -184,7 +188,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     assert resumed.kill(signal.SIGTERM) == 128 + signal.SIGTERM
     assert resumed.has_echo
     assert resumed.display.modes == {"7", "25"}
-    assert len(turns(session)) == 3
+    assert turns(session) == [first, second, third, fourth]
 
 
 def test_a_closed_terminal_loses_nothing_of_an_answer(talkative: Path, clip: Path, tmp_path: Path) -> None:
@@ -216,9 +220,14 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert [(row["type"], row["number"]) for row in kept] == [("turn", 1), ("turn", 2), ("undo", 2), ("turn", 2)]
     assert kept[1]["question"] == "What shape\nis it?"
 
+    assert shell("chat", "--session", "talk.jsonl", CLIP) == Shell(
+        code=2,
+        out="",
+        err=f"vllava: The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.\n",
+    )
     shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
     asked = b"How many shapes are there?\nWhat happens?\n/bye\nNever asked\n"
-    again = shell("chat", "--session", "talk.jsonl", "--json", stdin=asked)
+    again = shell("chat", "--session", "talk.jsonl", "--json", "clip.mp4", stdin=asked)
     answers = [json.loads(line) for line in again.out.splitlines()]
     assert [(row["turn"], row["question"], row["model"]) for row in answers] == [
         (3, "How many shapes are there?", "demo"),
@@ -245,4 +254,31 @@ def test_without_a_session_there_is_none_to_continue(shell: Run, tmp_path: Path)
     folder = tmp_path / ".local/state/vllava/sessions"
     assert shell("chat", "--continue") == Shell(
         code=1, out="", err=f"vllava: There is no session to continue in {folder}: vllava chat CLIP begins one.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-"], "stdin, -, is where a chat's questions come from: save the clip to a file and name that."),
+        (["-c", "--session", "x"], "--session names a session, --continue takes the last one. Give one of them."),
+    ],
+)
+def test_what_does_not_go_together_is_a_usage_error(words: list[str], message: str, shell: Run) -> None:
+    assert shell("chat", *words) == Shell(code=2, out="", err=f"vllava: {message}\n")
+
+
+def test_a_bad_clip_is_told_also_where_stdin_is_closed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"exec {sys.executable} -m vllava_cli chat -q nothere.mp4 <&-",
+        shell=True,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "vllava: There is no file 'nothere.mp4'. Check the path.\n",
     )

@@ -142,6 +142,6 @@ def _check_free(command: str, path: Path, *, is_forced: bool) -> None:
 
 def _export(talk: Talk, path: Path, *, is_forced: bool) -> None:
     _check_free("export", path, is_forced=is_forced)
-    text = markdown(talk.conversation, model=talk.engine.tokens.checkpoint.model)
+    text = markdown(talk.conversation, model=talk.keeping.model)
     write(path, text.encode(), is_forced=is_forced)
     talk.screen.notice(f"Exported to {path}.")

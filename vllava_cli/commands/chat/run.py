@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,21 +47,17 @@ class Chat:
 
 def run(chat: Chat, screen: Screen) -> int:
     """Talks until the input ends; returns 0, or 1 where a line of a pipe failed. Errors: any VllavaError."""
-    file, record = _session(chat)
-    try:
-        if record and chat.clips:
-            raise UsageError("The session has its own clips. Leave yours out, and /open or /add them in the chat.")
-        talk = _talk(_of_session(chat, record), file, record, screen)
-    except BaseException:
+    with ExitStack() as ends:
+        file, record = _session(chat)
         if file:
-            file.close()
-        raise
-    lines = _lines(talk, screen)
-    try:
-        with Ending.watched() as talk.ending:
-            return _loop(talk, lines)
-    finally:
-        talk.close()
+            ends.callback(file.close)
+        if record and chat.clips:
+            _check_same(chat.clips, record)
+        talk = _talk(_of_session(chat, record), file, record, screen, ends)
+        lines = _lines(talk, screen)
+        talk.ending = ends.enter_context(Ending.watched())
+        ends.callback(talk.close)
+        return _loop(talk, lines)
 
 
 def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
@@ -76,6 +72,14 @@ def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
     return None, None
 
 
+def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
+    """Raises a UsageError for clips that aren't the session's: so that one command line can begin and go on with it."""
+    known = {path for path, _ in clips_of(record)}
+    other = next((clip for clip in clips if clip.absolute() not in known), None)
+    if other:
+        raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
+
+
 def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
     """The chat with the session's model and fit."""
     if record is None:
@@ -86,25 +90,27 @@ def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
     return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
 
 
-def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, screen: Screen) -> Talk:
-    clips: Clips = clips_of(record) if record else tuple((clip, chat.framing) for clip in chat.clips)
-    clips = tuple(dict.fromkeys(clips))
+def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, screen: Screen, ends: ExitStack) -> Talk:
+    """The conversation with everything that it needs, the weights last."""
+    clips: Clips = clips_of(record) if record else tuple(dict.fromkeys((clip, chat.framing) for clip in chat.clips))
     media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen)
-    model = _model(tokens)
     keeping = Keeping(
-        model=model,
+        model=_model(tokens),
         revision=tokens.checkpoint.revision,
         screen=screen,
         path=chat.session.absolute() if chat.session else None,
         file=file,
         started_at=record.started_at if record else "",
     )
+    ends.callback(keeping.close)
     keeping.know(media, clips)
-    conversation, renewed = _conversation(chat, record, dict(zip(clips, media, strict=True)), tokens, model)
+    frames = dict(zip(clips, media, strict=True))
+    conversation, renewed = _conversation(chat, record, frames, tokens, keeping.model)
     keeping.turns = list(conversation.turns)
-    check: Callable[[Tokens], object] = lambda tokens: tokens.prompt_ids(  # noqa: E731
-        Conversation(attached=conversation.media), "?"
-    )
+
+    def check(tokens: Tokens) -> None:
+        tokens.prompt_ids(Conversation(attached=conversation.media), "?")
+
     check(tokens)
     engine, load_s = start(chat.wishes, tokens, {"video", "image"}, screen, check=check)
     talk = Talk(
@@ -165,7 +171,7 @@ def _lines(talk: Talk, screen: Screen) -> Lines:
 
 def _loop(talk: Talk, lines: Lines) -> int:
     """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's."""
-    is_watched = isinstance(lines, TerminalLines) or sys.stdin.isatty()
+    is_watched = isinstance(lines, TerminalLines) or bool(sys.stdin and sys.stdin.isatty())
     failures, edited = 0, 0
     while not (talk.was_interrupted and not is_watched):
         left = f"{talk.left_tokens} tokens left"

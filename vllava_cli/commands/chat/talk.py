@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from vllava_cli.commands.chat.gallery import Clips, Gallery
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.telling import Output, Telling
-from vllava_cli.errors import UsageError, VllavaError
+from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen
@@ -62,14 +62,7 @@ class Talk:
 
         Errors: any VllavaError, then the conversation is as before.
         """
-        sampling = sampling or self.settings.sampling
-        with self.ending.held(), self._kept():
-            self.ahead.stop()
-            self._say_dropped(self.engine.make_room(self.conversation, question, sampling))
-            with noted() as is_interrupted:
-                self._answer(question, sampling, lambda: is_interrupted() or self.ending.is_asked())
-        self.was_interrupted = self.conversation.turns[-1].stop_reason == "interrupted"
-        self.telling.tell(self.conversation)
+        self._put(question, sampling or self.settings.sampling, len(self.conversation.turns) + 1)
 
     def retry(self, changes: Sequence[tuple[str, str]]) -> None:
         """Asks the last question again, with other settings for this once."""
@@ -80,7 +73,7 @@ class Talk:
             settings = settings.changed(name, value)
         if settings.sampling.temperature == 0 and not changes:
             self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
-        self._again(len(self.conversation.turns), self.questions[-1], settings.sampling)
+        self._put(self.questions[-1], settings.sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
         """Asks turn `number`, from 1, with other words; what follows it is dropped. Errors: UsageError."""
@@ -88,7 +81,7 @@ class Talk:
         behind = len(self.conversation.turns) - number
         if behind:
             self.screen.notice(f"{_turns(number + 1, number + behind)} dropped with the old question.")
-        self._again(number, question, self.settings.sampling)
+        self._put(question, self.settings.sampling, number)
 
     def question_of(self, number: int) -> str:
         """The question of a turn. Errors: UsageError where there is none of that number."""
@@ -158,21 +151,27 @@ class Talk:
 
     def close(self) -> None:
         """Gives the engine and the session file back; what a Ctrl-C kept from the file is written now."""
-        self.ahead.stop()
-        self.keeping.keep(self.conversation)
-        self.keeping.close()
+        with self.ending.held():
+            self.ahead.stop()
+            self.keeping.keep(self.conversation)
+            self.keeping.close()
 
-    def _again(self, number: int, question: str, sampling: Sampling) -> None:
-        """Asks in the place of a turn; a failure brings the old turns back."""
+    def _put(self, question: str, sampling: Sampling, number: int) -> None:
+        """Makes turn `number` of a question, in the place of what is there; a failure brings that back."""
         conversation = self.conversation
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
-        conversation.cut(number - 1)
-        try:
-            self.ask(question, sampling)
-        except VllavaError:
-            if len(conversation.turns) < number:
-                conversation.turns, conversation.attached, conversation.dropped = before
-            raise
+        with self.ending.held(), self._kept():
+            self.ahead.stop()
+            conversation.cut(number - 1)
+            try:
+                self._say_dropped(self.engine.make_room(conversation, question, sampling))
+                self._answer(question, sampling)
+            except BaseException:
+                if len(conversation.turns) < number:
+                    conversation.turns, conversation.attached, conversation.dropped = before
+                raise
+        self.was_interrupted = conversation.turns[-1].stop_reason == "interrupted"
+        self.telling.tell(conversation)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -181,17 +180,23 @@ class Talk:
         finally:
             self.keeping.keep(self.conversation)
 
-    def _answer(self, question: str, sampling: Sampling, is_interrupted: Callable[[], bool]) -> None:
-        pieces = self.engine.stream(self.conversation, question, sampling, is_interrupted=is_interrupted)
+    def _answer(self, question: str, sampling: Sampling) -> None:
         before = len(self.conversation.turns)
-        with closing(pieces):
-            try:
-                self.telling.show(pieces)
-            except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
-                pieces.close()
-            finally:
-                if len(self.conversation.turns) > before:
-                    self._add_waits()
+        with noted() as is_stopped:
+            pieces = self.engine.stream(
+                self.conversation,
+                question,
+                sampling,
+                is_interrupted=lambda: is_stopped() or self.ending.is_asked(),
+            )
+            with closing(pieces):
+                try:
+                    self.telling.show(pieces)
+                except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
+                    pieces.close()
+                finally:
+                    if len(self.conversation.turns) > before:
+                        self._add_waits()
 
     def _add_waits(self) -> None:
         turn = self.conversation.turns[-1]

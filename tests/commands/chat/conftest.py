@@ -1,0 +1,86 @@
+"""A talk with the demo model that needs no process: a screen of strings, a session file in a folder of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.test_stream import engine_of
+from vllava_cli import demo
+from vllava_cli.commands.chat.keeping import Keeping
+from vllava_cli.commands.chat.perform import perform
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.chat.slash import parse
+from vllava_cli.commands.chat.talk import Talk
+from vllava_cli.commands.chat.telling import Output
+from vllava_cli.engine.stream import Engine
+from vllava_cli.interrupt import Ending
+from vllava_cli.nouns import Conversation, DecodeLimits, Framing
+from vllava_cli.screen import Screen
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """A talk and where everything of it goes."""
+
+    talk: Talk
+    out: io.StringIO
+    err: io.StringIO
+    path: Path
+
+    def enter(self, line: str) -> str:
+        """Carries a line out; returns what it printed, answers first, notices behind them."""
+        places = self.out.tell(), self.err.tell()
+        perform(self.talk, parse(line))
+        return self.out.getvalue()[places[0] :] + self.err.getvalue()[places[1] :]
+
+    def rows(self, path: Path | None = None) -> list[dict[str, Any]]:
+        """The rows behind the header of the session file."""
+        return [json.loads(line) for line in (path or self.path).read_text().splitlines()][1:]
+
+    def kept(self) -> list[tuple[int, str]]:
+        return [(row["number"], row.get("question", row["type"])) for row in self.rows()]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return engine_of(demo.CHECKPOINT)
+
+
+@pytest.fixture
+def stage(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+    """Makes talks about shipped clips, in an empty folder and with a state folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    engine.memory = None
+    engine.sight.forget()
+    engine.sight.calls = 0
+    stages: list[Stage] = []
+
+    def make(*names: str, engine: Engine = engine, output: Output = "stream", is_verbose: bool = False) -> Stage:
+        out, err = io.StringIO(), io.StringIO()
+        screen = Screen(out=out, err=err, is_verbose=is_verbose)
+        path = tmp_path / f"session-{len(stages)}.jsonl"
+        talk = Talk(
+            engine=engine,
+            conversation=Conversation(),
+            settings=Settings(is_verbose=is_verbose),
+            screen=screen,
+            keeping=Keeping(model="demo", revision=None, screen=screen, path=path),
+            ending=Ending(),
+            limits=DecodeLimits(),
+            output=output,
+        )
+        talk.conversation.attached = talk.read([(demo.CLIPS / name, Framing()) for name in names])
+        stages.append(Stage(talk=talk, out=out, err=err, path=path))
+        return stages[-1]
+
+    yield make
+    for each in stages:
+        each.talk.close()
