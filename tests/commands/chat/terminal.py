@@ -137,12 +137,12 @@ class Terminal:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """A home of its own, and nothing of the caller's settings."""
+    """A home of its own, nothing of the caller's settings; one thread, because two that share a busy core wait for each other."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[3]),
         "TERM": "xterm-256color",
         "LANG": "C.UTF-8",
