@@ -29,6 +29,11 @@ def clean(text: str) -> str:
     return _CONTROL.sub("", text).encode("utf-8", "replace").decode()
 
 
+def one_line(name: str) -> str:
+    """A name as it stands in a sentence: "a\\nb.mp4" → "a b.mp4"."""
+    return clean(re.sub(r"\s", " ", name))
+
+
 class Screen:
     """Where a command shows things; `is_quiet` leaves only the answer and errors, `is_verbose` adds the reasons."""
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.engine.test_stream import engine_of
 from vllava_cli import demo
+from vllava_cli.commands.chat.gallery import Gallery
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.perform import perform
 from vllava_cli.commands.chat.settings import Settings
@@ -21,7 +22,9 @@ from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
 from vllava_cli.engine.stream import Engine
 from vllava_cli.interrupt import Ending
-from vllava_cli.nouns import Conversation, DecodeLimits, Framing
+from vllava_cli.media.pick import spread
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
 from vllava_cli.screen import Screen
 
 
@@ -48,13 +51,25 @@ class Stage:
         return [(row["number"], row.get("question", row["type"])) for row in self.rows()]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine() -> Engine:
     return engine_of(demo.CHECKPOINT)
 
 
+@pytest.fixture(scope="session")
+def shipped() -> Iterator[Gallery]:
+    """The shipped clips, decoded here and once: a decoding process for each talk takes half a second."""
+    gallery = Gallery()
+    clips = [(path, Framing()) for path in demo.clips()]
+    held: tuple[Frames, ...] = gallery.frames(clips, lambda missing: [spread(sample(*clip)) for clip in missing])
+    yield gallery
+    del held
+
+
 @pytest.fixture
-def stage(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+def stage(
+    engine: Engine, shipped: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Stage]]:
     """Makes talks about shipped clips, in an empty folder and with a state folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -75,6 +90,7 @@ def stage(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             keeping=Keeping(model="demo", revision=None, screen=screen, path=path),
             ending=Ending(),
             limits=DecodeLimits(),
+            gallery=shipped,
             output=output,
         )
         talk.conversation.attached = talk.read([(demo.CLIPS / name, Framing()) for name in names])
@@ -83,4 +99,5 @@ def stage(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
     yield make
     for each in stages:
+        each.talk.ending = Ending()  # one that was asked for would end pytest
         each.talk.close()

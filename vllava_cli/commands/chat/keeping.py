@@ -51,7 +51,7 @@ class Keeping:
     turns: list[Turn] = field(default_factory=list)
     """Those that are in the file."""
     _sources: WeakKeyDictionary[Frames, _Source] = field(default_factory=WeakKeyDictionary)
-    _told: set[str] = field(default_factory=set)
+    _is_fault_told: bool = False
 
     def __post_init__(self) -> None:
         self.started_at = self.started_at or _now()
@@ -71,9 +71,10 @@ class Keeping:
         """Brings the file to where the conversation is."""
         try:
             self._bring_up(conversation)
+            self._is_fault_told = False
         except VllavaError as exc:
-            if str(exc) not in self._told:
-                self._told.add(str(exc))
+            if not self._is_fault_told:
+                self._is_fault_told = True
                 self.screen.error(f"{exc} This conversation isn't kept; /save FILE writes it elsewhere.")
 
     def anew(self) -> None:
@@ -81,6 +82,7 @@ class Keeping:
         self._close_file()
         self.turns = []
         self.path = None
+        self._is_fault_told = False
         self.started_at = _now()
 
     def record(self, conversation: Conversation) -> SessionRecord:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vllava_cli.commands.chat.moments import moments
 from vllava_cli.nouns import Conversation, Frames, StopReason, Turn
-from vllava_cli.screen import clean
+from vllava_cli.screen import clean, one_line
 
 _STOPS: dict[StopReason, str] = {
     "length": "cut off at the longest answer allowed",
@@ -22,7 +22,7 @@ def markdown(conversation: Conversation, *, model: str) -> str:
 
 
 def _blocks(conversation: Conversation, model: str) -> Iterator[str]:
-    names = ", ".join(medium.clip.path.name for medium in conversation.media)
+    names = ", ".join(one_line(medium.clip.path.name) for medium in conversation.media)
     yield f"# {_plain(names) if names else 'A conversation'}\n"
     yield f"Model: {_plain(model)}\n"
     for turn in conversation.turns:
@@ -32,7 +32,7 @@ def _blocks(conversation: Conversation, model: str) -> Iterator[str]:
 
 
 def _clip(frames: Frames) -> str:
-    return f"Shown: `{str(frames.clip.path).replace('`', '')}`, {moments(frames)}.\n"
+    return f"Shown: `{one_line(str(frames.clip.path)).replace('`', '')}`, {moments(frames)}.\n"
 
 
 def _quoted(question: str) -> str:

@@ -16,7 +16,7 @@ from vllava_cli.commands.chat.telling import Output, Telling
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
-from vllava_cli.screen import Screen
+from vllava_cli.screen import Screen, one_line
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
@@ -222,7 +222,7 @@ def _turns(first: int, last: int) -> str:
 
 
 def _names(media: Sequence[Frames]) -> str:
-    return ", ".join(medium.clip.path.name for medium in media)
+    return ", ".join(one_line(medium.clip.path.name) for medium in media)
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,97 @@
+"""What is told about an answer: the object of --json field by field, and the counts in words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.test_stream import EXACT
+from vllava_cli import demo
+from vllava_cli.commands.report import counts, report
+from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.hub import Source
+from vllava_cli.engine.tokens import Tokens, read_tokens
+from vllava_cli.nouns import Clip, Frames, LoadPlan, MediaKind, Sampling, Stats, Turn
+
+STATS = Stats(
+    prompt_tokens=2070,
+    reused_tokens=2056,
+    new_tokens=12,
+    tower_calls=1,
+    first_token_s=0.123456,
+    decode_s=0.5,
+    frames_s=1.00004,
+    load_s=2.5,
+    peak_bytes=1 << 30,
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """As much of an engine as a report looks at."""
+
+    tokens: Tokens
+    plan: LoadPlan = EXACT
+
+
+def frames(name: str, kind: MediaKind, *times_s: float) -> Frames:
+    return Frames(
+        clip=Clip(path=Path(name), kind=kind, width=1, height=1, frame_count=len(times_s)),
+        pixels=np.zeros((len(times_s), 1, 1, 3), np.uint8),
+        times_s=times_s,
+    )
+
+
+def test_the_object_has_every_field() -> None:
+    media = (frames("a/clip.mp4", "video", 0.0, 1 / 3), frames("star.png", "image", 0.0))
+    turn = Turn(
+        question="Why?",
+        answer="So.",
+        answer_ids=(1, 2),
+        media=media[1:],
+        stop_reason="length",
+        sampling=Sampling(max_new_tokens=12, temperature=0.5, seed=7),
+        stats=STATS,
+    )
+    loaded = Loaded(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+    row = report(turn, media, loaded)  # type: ignore[arg-type]
+    assert row == {
+        "answer": "So.",
+        "stop_reason": "length",
+        "question": "Why?",
+        "model": "demo",
+        "revision": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "quantisation": None,
+        "attention": "sdpa",
+        "clips": [
+            {"path": "a/clip.mp4", "kind": "video", "frame_times_s": [0.0, 0.3333]},
+            {"path": "star.png", "kind": "image", "frame_times_s": None},
+        ],
+        "sampling": {"max_new_tokens": 12, "temperature": 0.5, "top_p": 1.0, "seed": 7, "has_guard": True},
+        "tokens": {"prompt": 2070, "reused": 2056, "new": 12},
+        "timings_s": {"frames": 1.0, "load": 2.5, "first_token": 0.1235, "decode": 0.5},
+        "peak_bytes": 1 << 30,
+    }
+    assert json.loads(json.dumps(row)) == row
+
+
+@pytest.mark.parametrize(
+    ("new_tokens", "decode_s", "said"),
+    [
+        (12, 0.5, "12 new, 22.0 tokens/s"),
+        (2, 0.25, "2 new, 4.0 tokens/s"),
+        (1, 0.5, "1 new"),
+        (0, 0.0, "0 new"),
+        (12, 0.0, "12 new"),
+    ],
+)
+def test_counts_in_words(new_tokens: int, decode_s: float, said: str) -> None:
+    """The first token isn't decoded but comes of the prefill."""
+    stats = Stats(prompt_tokens=2070, reused_tokens=2056, new_tokens=new_tokens, first_token_s=0.1, decode_s=decode_s)
+    assert counts(stats) == f"2070 prompt tokens (2056 reused), {said}"
