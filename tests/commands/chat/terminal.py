@@ -1,4 +1,4 @@
-"""`vllava chat` in a real pseudo-terminal: keys go in, what the screen was sent comes out."""
+"""`vllava chat` in a real pseudo-terminal: keys go in, and the screen says what a person would see."""
 
 from __future__ import annotations
 
@@ -7,34 +7,25 @@ import re
 import signal
 import sys
 import termios
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[=>]|\x1b\][^\x07]*\x07")
-PROMPT = "tokens lef"
-"""Drawn at the right of each prompt, the letter of the last column apart."""
+from tests.commands.chat.display import Display
+
+LEFT = re.compile(r" +([0-9]+) tokens left$")
 PASTE = "\x1b[200~{}\x1b[201~"
-
-
-def environment(home: Path) -> dict[str, str]:
-    """A home of its own; prompt_toolkit isn't to wait for answers that only a real screen gives."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2",
-        "PYTHONPATH": str(Path(__file__).parents[3]),
-        "PROMPT_TOOLKIT_NO_CPR": "1",
-        "TERM": "xterm-256color",
-        "LANG": "C.UTF-8",
-    }
+UP, CTRL_C, CTRL_D, CTRL_U, ENTER, TAB = "\x1b[A", "\x03", "\x04", "\x15", "\r", "\t"
+PATIENCE_S = 60.0
 
 
 class Terminal:
-    """A chat on a screen of 24 lines."""
+    """A chat on a display of 24 lines, which answers it as a terminal does."""
 
     def __init__(self, *words: str | Path, home: Path, columns: int = 60) -> None:
+        self.display = Display(columns=columns, answer=lambda text: self.type(text))
         self.child = pexpect.spawn(
             sys.executable,
             ["-m", "vllava_cli", "chat", *map(str, words)],
@@ -42,43 +33,120 @@ class Terminal:
             env=environment(home),
             dimensions=(24, columns),
             encoding="utf-8",
-            timeout=60,
+            echo=True,
         )
-        self.see(PROMPT)
+        self.child.delaybeforesend = None
+        self.child.logfile_read = self.display
 
-    def see(self, text: str) -> str:
-        """Waits until the screen is sent `text`; returns what came before it, without escape sequences."""
-        self.child.expect_exact(text)
-        return ESCAPES.sub("", self.child.before)
+    @property
+    def lines(self) -> list[str]:
+        """What is on the screen, without the tokens left."""
+        return [LEFT.sub("", line) for line in self.display.lines]
+
+    @property
+    def left_tokens(self) -> int:
+        """As the prompt says it."""
+        found = LEFT.search(self.display.lines[-1])
+        assert found, self.display.lines
+        return int(found[1])
+
+    @property
+    def has_echo(self) -> bool:
+        """Whether the terminal shows what is typed by itself, as a shell wants it."""
+        return bool(termios.tcgetattr(self.child.child_fd)[3] & termios.ECHO)
 
     def type(self, keys: str) -> None:
         self.child.send(keys)
 
-    def enter(self, line: str, wanted: str) -> str:
-        """Types a line, waits until `wanted` was shown, then for the next prompt; returns what came between these."""
-        self.type(f"{line}\r")
-        self.see(wanted)
-        return self.see(PROMPT)
+    def shows(self, *lines: str) -> None:
+        """Waits until the screen ends with these lines."""
+        self._until(lambda: self.lines[-len(lines) :] == list(lines), f"the end {lines}")
+
+    def prompts(self, typed: str = "") -> None:
+        """Waits for a prompt with so much typed, and the tokens left beside it."""
+        self._until(
+            lambda: self.lines[-1:] == [f"> {typed}".rstrip()] and bool(LEFT.search(self.display.lines[-1])),
+            f"a prompt with {typed!r}",
+        )
+
+    def enter(self, line: str, *answer: str) -> None:
+        """Types a line and waits for the lines that answer it, then for the next prompt."""
+        self.type(line)
+        self.prompts(line)
+        self.enter_more("", *answer)
+
+    def enter_more(self, rest: str, *answer: str) -> None:
+        """Types the rest of a line that was begun, and goes on as `enter`."""
+        self.type(rest + ENTER)
+        self.shows(*answer, ">")
+        self.prompts()
+
+    def until_ready(self, *, after: str) -> None:
+        """Waits for a prompt behind a line that begins so."""
+        self._until(lambda: self.lines[-1] == ">" and any(line.startswith(after) for line in self.lines), after)
 
     def ask_at_length(self, question: str) -> None:
-        """Asks, and waits until more of an answer was shown than any line of the chat's own has."""
-        self.type(f"{question}\r")
-        self.child.expect("[A-Za-z .:]{50}")
+        """Asks, and waits until some of the answer is there, which is longer than any notice."""
+        self.type(question)
+        self.prompts(question)
+        self.type(ENTER)
+        self._until(lambda: len(self.between(f"> {question}")) > 40, f"an answer to {question!r}")
 
     def resize(self, columns: int) -> None:
+        """What is on the screen stays as it is, as on a terminal that doesn't wrap anew."""
+        self.display.columns = columns
         self.child.setwinsize(24, columns)
-
-    @property
-    def is_echoing(self) -> bool:
-        """Whether the terminal itself shows what is typed, as it does for a shell."""
-        return bool(termios.tcgetattr(self.child.child_fd)[3] & termios.ECHO)
 
     def kill(self, number: signal.Signals) -> int:
         """Sends a signal and waits for the end; returns the exit code as a shell tells it."""
         self.child.kill(number)
         return self.end()
 
+    def hang_up(self) -> int:
+        """Closes the terminal as its window's cross does; returns the exit code."""
+        os.close(self.child.child_fd)
+        self.child.closed = True
+        _, status = os.waitpid(self.child.pid, 0)
+        self.child.ptyproc.terminated = self.child.terminated = True
+        return os.waitstatus_to_exitcode(status)
+
     def end(self) -> int:
-        self.child.expect(pexpect.EOF)
-        self.child.close()
+        self.child.expect(pexpect.EOF, timeout=PATIENCE_S)
+        self.child.wait()
         return self.child.exitstatus if self.child.exitstatus is not None else 128 + self.child.signalstatus
+
+    def between(self, first: str, last: str | None = None) -> str:
+        """What is on the screen between the last line that is `first` and the one that is `last`, else the end."""
+        lines = self.lines
+        if first not in lines:
+            return ""
+        begin = len(lines) - lines[::-1].index(first)
+        return "\n".join(lines[begin : lines.index(last, begin) if last else None])
+
+    def _until(self, is_so: Callable[[], bool], what: str) -> None:
+        """Reads until something is so on the screen."""
+        late_s = time.monotonic() + PATIENCE_S
+        while not is_so():
+            try:
+                self.child.read_nonblocking(4096, timeout=max(0.0, late_s - time.monotonic()))
+            except (pexpect.TIMEOUT, pexpect.EOF) as exc:
+                screen = "\n".join(self.display.lines)
+                raise AssertionError(
+                    f"{what} was waited for, {type(exc).__name__} came; the screen:\n{screen}"
+                ) from exc
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A home of its own, and nothing of the caller's settings.
+
+    One thread: two of them on busy cores wait for each other, and answers took eight times as long.
+    """
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "TERM": "xterm-256color",
+        "LANG": "C.UTF-8",
+    }

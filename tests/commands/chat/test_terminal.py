@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import signal
@@ -13,184 +12,248 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import pytest
+from safetensors.torch import load_file, save_file
 
-from tests.commands.chat.terminal import PASTE, PROMPT, Terminal, environment
+from tests.checkpoints import SPECIAL, write_checkpoint
+from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, PASTE, TAB, UP, Terminal, environment
 from tests.commands.shell import Shell
 from vllava_cli import demo
-from vllava_cli.session import SessionRecord, write_copy
+from vllava_cli.screen import clean
 
 CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
 MOVES = "A red circle moves left."
+DEMO_NOTICE = "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
 LONG = ("--no-guard", "--max-new-tokens", "900")
 
 Run = Callable[..., Shell]
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that says words until its longest answer is full, slowly enough to be stopped in the middle."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "talkative", layers=12)
+    weights = load_file(folder / "model.safetensors")
+    (head,) = (name for name in weights if name.endswith("lm_head.weight"))
+    weights[head][: len(SPECIAL) + 256] = 0  # the likeliest token is then a word's, never the end or a lone byte
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def sessions(home: Path) -> list[Path]:
     return sorted((home / ".local/state/vllava/sessions").glob("*.jsonl"))
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def turns(path: Path) -> list[Row]:
+    """The rows behind the header; each must be whole."""
+    header, *rest = (json.loads(line) for line in path.read_text().splitlines())
+    assert header["type"] == "session"
+    assert path.read_bytes().endswith(b"\n")
+    return rest
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def letters(text: str) -> str:
+    """Without spaces and line ends, which a screen moves."""
+    return "".join(clean(text).split())
+
+
 def test_a_person_types_completes_pastes_edits_and_leaves(tmp_path: Path) -> None:
     shutil.copy(demo.CLIPS / "blue-star-grows.mp4", tmp_path / "my star.mp4")
     terminal = Terminal("--model", "demo", CLIP, home=tmp_path)
-    terminal.enter("What happens in this video?", MOVES)
+    terminal.prompts()
+    before = terminal.left_tokens
+    terminal.enter("What happens in this video?", "> What happens in this video?", MOVES)
+    assert before > terminal.left_tokens > before - 50
 
-    terminal.type("/fra\t")
-    terminal.enter("", "red-circle-moves-left-frames.png")
-    assert (tmp_path / "red-circle-moves-left-frames.png").stat().st_size > 1000
+    terminal.type(f"/fra{TAB}")
+    terminal.prompts("/frames")
+    terminal.type(CTRL_C)
+    terminal.shows("> /frames", ">")
+    terminal.type(f"/set temp{TAB}")
+    terminal.prompts("/set temperature")
+    terminal.enter_more("0.0", "temperature  0")
+    terminal.enter("/undoo", "vllava: There is no /undoo. Did you mean /undo? /help lists", "the commands.")
 
-    terminal.type("/set temp\t")
-    terminal.enter("0.5", "temperature")
-    terminal.enter("/undoo", "Did you mean /undo?")
-
-    terminal.type("not asked\x03")
-    terminal.see(PROMPT)
+    terminal.type("never asked")
+    terminal.prompts("never asked")
+    terminal.type(CTRL_C)
+    terminal.shows("> never asked", ">")
     terminal.type("What shape")
-    terminal.resize(45)
+    terminal.prompts("What shape")
+    terminal.resize(40)
     terminal.type(" is it?")
-    terminal.enter("", "Circle.")
+    terminal.prompts("What shape is it?")
     terminal.resize(60)
+    terminal.enter_more("", "> What shape is it?", "Circle.")
 
     terminal.type(PASTE.format("What colour\nis it?"))
-    terminal.enter("", "Red.")
-    terminal.type('"""And the\r')
-    terminal.enter('background?"""', "I only know moving shapes.")
+    terminal.shows("> What colour", "… is it?")
+    terminal.enter_more("", "> What colour", "… is it?", "Red.")
+    terminal.type(f'"""And the{ENTER}')
+    terminal.shows('> """And the', "…")
+    terminal.enter_more('background?"""', '… background?"""', "I am a tiny demo model: I only know moving shapes.")
 
-    terminal.type("/open my\t")
-    terminal.enter("", "About my star.mp4.")
+    terminal.type(f"/open my{TAB}")
+    terminal.prompts(r"/open my\ star.mp4")
+    terminal.enter_more("", "A new conversation. About my star.mp4.")
     terminal.enter("What does the star do?", "It grows.")
-    terminal.type("/edit 1\r")
-    terminal.see("What does the star do?")
-    terminal.see(PROMPT)
-    terminal.type("\x15")
+    terminal.type(f"/edit 1{ENTER}")
+    terminal.shows("> /edit 1", "> What does the star do?")
+    terminal.type(CTRL_U)
+    terminal.shows("> /edit 1", ">")
     terminal.enter("What shape is it?", "Star.")
-    terminal.type("\x04")
+    terminal.type(UP)
+    terminal.prompts("What shape is it?")
+    terminal.type(CTRL_C)
+    terminal.shows("> What shape is it?", ">")
+    terminal.type(CTRL_D)
     assert terminal.end() == 0
+    assert terminal.has_echo
 
     first, second = sessions(tmp_path)
-    assert [row["question"] for row in rows(first)[1:]] == [
+    assert [row["question"] for row in turns(first)] == [
         "What happens in this video?",
         "What shape is it?",
         "What colour\nis it?",
         "And the\nbackground?",
     ]
-    assert [(row["number"], row["question"]) for row in rows(second)[1:]] == [
+    assert [(row["number"], row["question"]) for row in turns(second)] == [
         (1, "What does the star do?"),
         (1, "What shape is it?"),
     ]
-    assert rows(second)[1]["media"][0]["path"] == str(tmp_path / "my star.mp4")
+    assert turns(second)[1]["media"][0]["path"] == str(tmp_path / "my star.mp4")
     history = tmp_path / ".local/state/vllava/history"
-    assert "+/set temperature 0.5\n" in history.read_text()
-    assert (mode(history), mode(first), mode(first.parent)) == (0o600, 0o600, 0o700)
+    assert "never asked" not in history.read_text()
+    assert "+/set temperature 0.0\n" in history.read_text()
+    assert [mode(path) for path in (history, first, second, first.parent)] == [0o600, 0o600, 0o600, 0o700]
 
 
 def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
-    small_checkpoint: Path, clip: Path, tmp_path: Path
+    talkative: Path, clip: Path, tmp_path: Path, shell: Run
 ) -> None:
-    terminal = Terminal("--model", small_checkpoint, *LONG, clip, home=tmp_path)
+    terminal = Terminal("--model", talkative, *LONG, clip, home=tmp_path)
+    terminal.prompts()
     terminal.ask_at_length("what is this")
-    terminal.type("\x03")
-    assert "Stopped." in terminal.see(PROMPT)
-    terminal.ask_at_length("and then")
-    terminal.type("\x03\x03\x03")
-    assert "Stopped." in terminal.see(PROMPT)
+    terminal.type(CTRL_C)
+    stopped = "Stopped. What was said is kept; /undo takes it back."
+    terminal.shows(stopped, ">")
+    shown = terminal.between("> what is this", stopped)
+    terminal.ask_at_length("what then")
+    terminal.type(CTRL_C * 3)
+    terminal.shows(stopped, ">")
+    terminal.enter("/set max-new-tokens 5", "max-new-tokens  5")
+    terminal.enter("and then", "Cut off after 5 tokens: /set max-new-tokens allows more.")
+    left_tokens = terminal.left_tokens
     (session,) = sessions(tmp_path)
     kept = session.read_bytes()
-    assert [row["stop_reason"] for row in rows(session)[1:]] == ["interrupted", "interrupted"]
+    first, second, third = turns(session)
+    assert [row["stop_reason"] for row in (first, second, third)] == ["interrupted", "interrupted", "length"]
+    assert letters(first["answer"]) == letters(shown).replace("^C", "")
+    assert len(third["answer_ids"]) == 5
 
+    terminal.enter("/set max-new-tokens 900", "max-new-tokens  900")
     terminal.ask_at_length("what is in this clip")
     assert terminal.kill(signal.SIGKILL) == 128 + signal.SIGKILL
     assert session.read_bytes() == kept
 
-    resumed = Terminal("--continue", *LONG, home=tmp_path)
-    shown = resumed.enter("/show", "turn 2")
-    assert "turn 3" not in shown
-    resumed.ask_at_length("what is in this clip")
-    assert resumed.kill(signal.SIGHUP) == 129  # the terminal is closed in mid-answer
-    assert session.read_bytes().startswith(kept)
-    *_, before, last = rows(session)
-    assert [(row["number"], row["stop_reason"]) for row in (before, last)] == [(2, "interrupted"), (3, "interrupted")]
-    assert last["answer"]
-    assert last["stats"]["reused_tokens"] > 40, "the clip and both turns were read while the question was typed"
-
-
-def test_a_request_to_end_at_the_prompt_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
-    terminal = Terminal("--model", "demo", "--session", "talk.jsonl", CLIP, home=tmp_path)
-    assert not terminal.is_echoing
-    terminal.type("half a line")
-    terminal.see("line")
-    terminal.child.kill(signal.SIGTERM)
-    terminal.child.expect(pexpect.EOF)
-    assert terminal.is_echoing
-    assert terminal.end() == 143
-    assert not (tmp_path / "talk.jsonl").exists()
-
-
-def test_lines_of_a_pipe_are_answered_plainly(shell: Run, tmp_path: Path) -> None:
-    done = shell(
-        *("chat", "--model", "demo", "--session", "talk.jsonl", CLIP),
-        stdin=b'What happens in this video?\n\n/nonsense\n"""What shape\nis it?"""\n/undo\nAnd its colour?',
+    resumed = Terminal("--continue", *LONG, home=tmp_path, columns=100)
+    resumed.prompts()
+    assert resumed.lines == ["Going on after 3 turns. About clip.mp4. The last question: and then", ">"]
+    assert resumed.left_tokens == left_tokens
+    assert session.read_bytes() == kept
+    other = shell("chat", "--session", session)
+    assert (other.code, other.out) == (75, "")
+    assert other.err == (
+        f"vllava: '{session}' is being written by another vllava. Wait for its end, or name another file.\n"
     )
-    first, _, last = done.out.splitlines(keepends=True)
-    assert (done.code, first, last) == (1, f"{MOVES}\n", "Red.\n")
-    assert done.err.splitlines() == [
-        "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality.",
-        "vllava: There is no /nonsense. /help lists the commands.",
-        "Took back: What shape is it?",
-    ]
-    kept = rows(tmp_path / "talk.jsonl")[1:]
+    resumed.enter("/set max-new-tokens 5", "max-new-tokens  5")
+    resumed.enter("what is in this clip", "Cut off after 5 tokens: /set max-new-tokens allows more.")
+    assert session.read_bytes().startswith(kept)
+    *before, fourth = turns(session)
+    assert before == [first, second, third]
+    assert (fourth["number"], fourth["question"], fourth["stop_reason"]) == (4, "what is in this clip", "length")
+    resumed.type(f"/show{ENTER}")
+    resumed.until_ready(after="kept in")
+    said = " ".join(resumed.lines)
+    assert [f"turn {number} " in said for number in range(1, 6)] == [True] * 4 + [False]
+
+    resumed.type("half a line")
+    resumed.prompts("half a line")
+    assert not resumed.has_echo
+    assert resumed.kill(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert resumed.has_echo
+    assert resumed.display.modes == {"7", "25"}
+    assert turns(session) == [first, second, third, fourth]
+
+
+def test_a_closed_terminal_loses_nothing_of_an_answer(talkative: Path, clip: Path, tmp_path: Path) -> None:
+    words = ("--model", talkative, *LONG, "--session", "talk.jsonl", clip)
+    terminal = Terminal(*words, home=tmp_path)
+    terminal.prompts()
+    terminal.ask_at_length("what is this")
+    shown = terminal.between("> what is this")
+    assert terminal.hang_up() == 128 + signal.SIGHUP
+    (turn,) = turns(tmp_path / "talk.jsonl")
+    assert (turn["number"], turn["stop_reason"]) == (1, "interrupted")
+    assert letters(turn["answer"]).startswith(letters(shown))
+    assert sessions(tmp_path) == []
+
+
+def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(CLIP, clip)
+    asked = b'What happens in this video?\n\n/nonsense\n"""What shape\nis it?"""\n/undo\nAnd its colour?'
+    done = shell("chat", "--model", "demo", "--session", "talk.jsonl", "clip.mp4", stdin=asked)
+    kept = turns(tmp_path / "talk.jsonl")
+    assert done == Shell(
+        code=1,
+        out="".join(f"{row['answer']}\n" for row in kept if row["type"] == "turn"),
+        err=f"{DEMO_NOTICE}\nvllava: There is no /nonsense. /help lists the commands.\nTook back: What shape is it?\n",
+    )
+    assert done.out.startswith(f"{MOVES}\n")
+    assert done.out.endswith("\nRed.\n")
     assert [(row["type"], row["number"]) for row in kept] == [("turn", 1), ("turn", 2), ("undo", 2), ("turn", 2)]
     assert kept[1]["question"] == "What shape\nis it?"
 
-
-def test_a_session_goes_on_and_a_changed_or_missing_clip_is_said(shell: Run, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
-    shutil.copy(CLIP, clip)
-    first = shell("chat", "-q", "--model", "demo", "--session", "s.jsonl", "--json", clip, stdin=b"What happens?\n")
-    assert json.loads(first.out)["turn"] == 1
+    assert shell("chat", "--session", "talk.jsonl", CLIP) == Shell(
+        code=2,
+        out="",
+        err=f"vllava: The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.\n",
+    )
     shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
-    other = shell("chat", "--session", "s.jsonl", CLIP)
-    assert (other.code, other.out, other.err) == (
-        2,
-        "",
-        f"vllava: The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.\n",
-    )
-    again = shell("chat", "--session", "s.jsonl", "--json", "clip.mp4", stdin=b"How many shapes are there?\n")
-    (row,) = map(json.loads, again.out.splitlines())
-    assert (again.code, row["turn"], row["model"], row["answer"]) == (0, 2, "demo", "Three.")
-    assert f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, 5,871 now. " in again.err
+    asked = b"How many shapes are there?\nWhat happens?\n/bye\nNever asked\n"
+    again = shell("chat", "--session", "talk.jsonl", "--json", "clip.mp4", stdin=asked)
+    answers = [json.loads(line) for line in again.out.splitlines()]
+    assert [(row["turn"], row["question"], row["model"]) for row in answers] == [
+        (3, "How many shapes are there?", "demo"),
+        (4, "What happens?", "demo"),
+    ]
+    assert (again.code, answers[0]["answer"]) == (0, "Three.")
+    assert again.err.splitlines() == [
+        DEMO_NOTICE,
+        f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, 5,871 now. "
+        "The answers so far are about the old one.",
+        "Going on after 2 turns. About clip.mp4. The last question: And its colour?",
+    ]
+
     clip.unlink()
-    gone = shell("chat", "--continue")
-    assert (gone.code, gone.out) == (1, "")
-    assert gone.err == "vllava: There is no session to continue in {}: vllava chat CLIP begins one.\n".format(
-        tmp_path / ".local/state/vllava/sessions"
+    assert shell("chat", "--session", "talk.jsonl") == Shell(
+        code=1,
+        out="",
+        err=f"vllava: There is no file '{clip}' any more. The session is about it: put it back, or begin anew.\n",
     )
-    missing = shell("chat", "--session", "s.jsonl")
-    assert (missing.code, missing.out) == (1, "")
-    assert missing.err == (
-        f"vllava: There is no file '{clip}' any more. The session is about it: put it back, or begin anew.\n"
-    )
+    assert len(turns(tmp_path / "talk.jsonl")) == 6
 
 
-def test_a_session_has_one_writer(tmp_path: Path, shell: Run) -> None:
-    header = SessionRecord(model="demo", revision=None, fit="crop", started_at="2026-11-22T10:00:00Z")
-    write_copy(tmp_path / "s.jsonl", header, is_forced=False)
-    with (tmp_path / "s.jsonl").open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        second = shell("chat", "--session", "s.jsonl")
-    assert (second.code, second.out) == (75, "")
-    assert second.err == (
-        "vllava: 's.jsonl' is being written by another vllava. Wait for its end, or name another file.\n"
+def test_without_a_session_there_is_none_to_continue(shell: Run, tmp_path: Path) -> None:
+    folder = tmp_path / ".local/state/vllava/sessions"
+    assert shell("chat", "--continue") == Shell(
+        code=1, out="", err=f"vllava: There is no session to continue in {folder}: vllava chat CLIP begins one.\n"
     )
 
 
@@ -205,7 +268,7 @@ def test_what_does_not_go_together_is_a_usage_error(words: list[str], message: s
     assert shell("chat", *words) == Shell(code=2, out="", err=f"vllava: {message}\n")
 
 
-def test_a_closed_stdin_is_an_end(tmp_path: Path) -> None:
+def test_a_bad_clip_is_told_also_where_stdin_is_closed(tmp_path: Path) -> None:
     done = subprocess.run(
         f"exec {sys.executable} -m vllava_cli chat -q nothere.mp4 <&-",
         shell=True,
