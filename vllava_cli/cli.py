@@ -309,7 +309,7 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except OSError as exc:
         discard(sys.stdout)
-        if isinstance(exc, BrokenPipeError):
+        if isinstance(exc, BrokenPipeError) or code:
             return code
         Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
         return 1

@@ -39,6 +39,8 @@ class Ending:
     """SIGTERM and SIGHUP (a terminal that was closed) as SystemExit(128 + number), held back inside `held`."""
 
     def __init__(self) -> None:
+        self.wake: Callable[[], None] = _nothing
+        """Called, between any two instructions, when a signal came that is held back."""
         self._number: int | None = None
         self._is_held = False
 
@@ -77,3 +79,8 @@ class Ending:
         self._number = number
         if not (self._is_held and is_first):
             raise SystemExit(128 + number)
+        self.wake()
+
+
+def _nothing() -> None:
+    pass

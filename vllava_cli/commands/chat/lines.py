@@ -52,6 +52,7 @@ class TerminalLines:
         """`questions` are those of the turns so far; `history_fault` says why a history isn't kept."""
         self._history, self.history_fault = private_history(history_path)
         self._left = ""
+        self._is_leaving = False
         self._session: PromptSession[str] = PromptSession(
             history=self._history,
             completer=_Completer(questions, folder or Path()),
@@ -72,7 +73,7 @@ class TerminalLines:
         text = ""
         while not text:
             try:
-                text = entry_of(self._session.prompt(PROMPT, default=default))
+                text = entry_of(self._session.prompt(PROMPT, default=default, pre_run=self._leave_if_asked))
             except KeyboardInterrupt:
                 text = ""
             except EOFError:
@@ -80,6 +81,18 @@ class TerminalLines:
             if default:
                 return text
         return text
+
+    def leave(self) -> None:
+        """Makes the read that goes on, or else the next one, return None; may be called by a signal's handler."""
+        self._is_leaving = True
+        loop = self._session.app.loop
+        if loop:
+            loop.call_soon_threadsafe(self._leave_if_asked)
+
+    def _leave_if_asked(self) -> None:
+        app = self._session.app
+        if self._is_leaving and app.is_running and not app.is_done:
+            app.exit(exception=EOFError)
 
     def _right(self) -> StyleAndTextTuples:
         """Only while the line is edited: what stays on the screen is the question alone."""

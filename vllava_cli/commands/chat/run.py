@@ -177,7 +177,7 @@ def _loop(talk: Talk, lines: Lines) -> int:
         left = f"{talk.left_tokens} tokens left"
         talk.look_ahead()
         try:
-            line = lines.read(left=left, default=talk.question_of(edited) if edited else "")
+            line = _line(talk, lines, left, default=talk.question_of(edited) if edited else "")
             entry = _entry(line, edited)
             edited = _wanted(talk, entry, is_terminal=isinstance(lines, TerminalLines))
             if isinstance(entry, slash.Bye):
@@ -195,6 +195,15 @@ def _loop(talk: Talk, lines: Lines) -> int:
                 raise
             talk.screen.notice("Stopped.")
     return INTERRUPTED
+
+
+def _line(talk: Talk, lines: Lines, left: str, *, default: str) -> str | None:
+    """The next line. A terminal is put back in order before a request to end is followed; a read of a pipe isn't."""
+    if not isinstance(lines, TerminalLines):
+        return lines.read(left=left, default=default)
+    talk.ending.wake = lines.leave
+    with talk.ending.held():
+        return lines.read(left=left, default=default)
 
 
 def _entry(line: str | None, edited: int) -> slash.Entry | None:
