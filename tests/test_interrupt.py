@@ -109,6 +109,16 @@ def test_without_a_request_what_is_held_ends_as_it_would() -> None:
     assert not ending.is_asked()
 
 
+def test_behind_what_was_held_a_request_ends_at_once_again() -> None:
+    done = []
+    with Ending.watched() as ending, pytest.raises(SystemExit):
+        with ending.held():
+            done.append("the turn")
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("never")
+    assert done == ["the turn"]
+
+
 def test_what_is_held_after_a_request_is_finished_too() -> None:
     """The file is closed while the process already ends."""
     done = []

@@ -191,7 +191,10 @@ def test_whatever_finds_no_room_the_file_is_the_conversation_as_soon_as_there_is
         keeping.keep(conversation)
     monkeypatch.undo()
     keeping.keep(conversation)
+    written = (tmp_path / "s.jsonl").read_bytes()
+    keeping.keep(conversation)
     keeping.close()
+    assert (tmp_path / "s.jsonl").read_bytes() == written, "what is there is not written again"
     assert [each.question for each in read(tmp_path / "s.jsonl").turns] == [
         each.question for each in conversation.turns
     ]

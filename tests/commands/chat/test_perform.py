@@ -287,7 +287,9 @@ def test_the_fit_of_a_session_goes_on(stage: Make, tmp_path: Path) -> None:
     here.enter(f"/load {path}")
     here.enter("And its colour?")
     assert here.talk.conversation.fit == "pad"
-    assert here.talk.engine.sight.calls == 2
+    here.enter(f"/add {demo.CLIPS / CLIP}")
+    here.enter("And here?")
+    assert here.talk.engine.sight.calls == 2, "once cropped, once padded"
     here.enter(f"/open {demo.CLIPS / 'yellow-star.png'}")
     assert here.talk.conversation.fit == "pad"
     here.enter("What shape is it?")
@@ -301,10 +303,16 @@ def test_frames_shows_a_clip_that_came_twice_once(stage: Make, tmp_path: Path) -
     here.enter("What happens in this video?")
     here.enter(f"/add {demo.CLIPS / CLIP}")
     assert len(here.enter("/frames").splitlines()) == 2
-    assert here.enter("/frames one.png").endswith("one.png\n")
     (tmp_path / "sheets").mkdir()
     here.enter("/frames sheets")
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["red-circle-moves-left-frames.png"]
+
+
+def test_one_sheet_is_enough_for_a_clip_that_came_twice(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter(f"/add {demo.CLIPS / CLIP}")
+    assert here.enter("/frames one.png").endswith("one.png\n")
 
 
 def test_a_sheet_of_dropped_turns_clips_is_drawn_too(stage: Make) -> None:
