@@ -98,7 +98,7 @@ TURN_ROW = {
     },
     "ended_at": "2026-11-22T19:41:00Z",
 }
-UNDO_ROW = {"type": "undo", "number": 1}
+UNDO_ROW = {"type": "undo", "number": 1, "media": []}
 
 times = st.floats(min_value=0, max_value=1e9)
 counts = st.integers(min_value=0, max_value=2**63 - 1)

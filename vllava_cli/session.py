@@ -6,7 +6,7 @@ A turn that was appended is kept whatever dies; a file that can't be a session i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
@@ -112,10 +112,10 @@ class SessionFile:
         self._journal.append(turn_row(turn))
         self._turn_count = turn.number
 
-    def append_undo(self, number: int) -> None:
-        """Forgets the turn of that number and all behind it. Errors: OutputError."""
+    def append_undo(self, number: int, attached: Sequence[MediumRecord] = ()) -> None:
+        """Forgets the turn of that number and all behind it; says what is attached then. Errors: OutputError."""
         self._check(number)
-        self._journal.append(undo_row(number))
+        self._journal.append(undo_row(number, attached))
         self._turn_count = number - 1
 
     def close(self) -> None:

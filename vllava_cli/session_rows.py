@@ -57,17 +57,18 @@ class TurnRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRecord:
-    """A session: its model and its turns, those undone or replaced left out."""
+    """A session: its model, its turns, those undone or replaced left out, and what comes with the next question."""
 
     model: str
     revision: str | None
     fit: Fit
     started_at: str
     turns: tuple[TurnRecord, ...] = ()
+    attached: tuple[MediumRecord, ...] = ()
 
 
 def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
-    """The header, then the turns."""
+    """The header, then the turns, then, as an undo of nothing, what is attached."""
     yield {
         "type": "session",
         "version": VERSION,
@@ -78,6 +79,8 @@ def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
         "started_at": record.started_at,
     }
     yield from map(turn_row, record.turns)
+    if record.attached:
+        yield undo_row(len(record.turns) + 1, record.attached)
 
 
 def turn_row(turn: TurnRecord) -> dict[str, object]:
@@ -95,13 +98,15 @@ def turn_row(turn: TurnRecord) -> dict[str, object]:
     }
 
 
-def undo_row(number: int) -> dict[str, object]:
-    return {"type": "undo", "number": number}
+def undo_row(number: int, attached: Sequence[MediumRecord] = ()) -> dict[str, object]:
+    """`attached` are the media that come with the next question from then on."""
+    return {"type": "undo", "number": number, "media": list(map(_medium_row, attached))}
 
 
 def folded(rows: Iterable[Mapping[str, Any]]) -> SessionRecord:
     """The session that rows tell of. Errors: SessionError, a fragment: "line 3: answer_ids is missing"."""
     turns: list[TurnRecord] = []
+    attached: tuple[MediumRecord, ...] = ()
     header: SessionRecord | None = None
     for line, row in enumerate(rows, 1):
         fields = _Fields(row, f"line {line}")
@@ -112,10 +117,13 @@ def folded(rows: Iterable[Mapping[str, Any]]) -> SessionRecord:
         number = fields.whole("number", least=1)
         if number > len(turns) + 1:
             fields.refuse("number", f"{number}, but only {len(turns)} turns came before")
-        turns[number - 1 :] = [_turn(fields, header.fit)] if kind == "turn" else []
+        if kind == "turn":
+            turns[number - 1 :], attached = [_turn(fields, header.fit)], ()
+        else:
+            turns[number - 1 :], attached = [], _media(fields, header.fit)
     if header is None:
         raise SessionError("it is empty")
-    return replace(header, turns=tuple(turns))
+    return replace(header, turns=tuple(turns), attached=attached)
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:
@@ -150,11 +158,15 @@ def _turn(fields: _Fields, fit: Fit) -> TurnRecord:
         answer=fields.text("answer"),
         answer_ids=fields.each("answer_ids", _Fields.whole),
         stop_reason=fields.one_of("stop_reason", get_args(StopReason)),
-        media=fields.each("media", lambda media, place: _medium(media.inside(place), fit)),
+        media=_media(fields, fit),
         sampling=_sampling(fields.inside("sampling")),
         stats=_stats(fields.inside("stats")),
         ended_at=fields.moment("ended_at"),
     )
+
+
+def _media(fields: _Fields, fit: Fit) -> tuple[MediumRecord, ...]:
+    return fields.each("media", lambda media, place: _medium(media.inside(place), fit))
 
 
 def _medium(fields: _Fields, fit: Fit) -> MediumRecord:

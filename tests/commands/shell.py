@@ -27,7 +27,7 @@ class Shell:
             "HOME": str(folder),
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(
             [sys.executable, "-m", "vllava_cli", *words],

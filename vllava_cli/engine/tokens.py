@@ -91,14 +91,20 @@ class Tokens:
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
         """The ids of an answer that another model gave."""
+        if not text.strip():
+            return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.all_special_tokens), has_start=False)
 
-    def are_of(self, ids: Sequence[int], answer: str) -> bool:
-        """Whether these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder."""
+    def are_of(self, ids: Sequence[int], answer: str, *, is_cut: bool) -> bool:
+        """Whether these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
+
+        Those of an answer that `is_cut` may say more at its end.
+        """
         forbidden = {*self.banned_ids, *self.stop_ids}
         if not all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids):
             return False
-        return self.text_of(list(ids)).startswith(answer)
+        text = self.text_of(list(ids))
+        return text.startswith(answer) if is_cut else text == answer
 
     def text_of(self, ids: list[int]) -> str:
         """The text of an answer's ids, special tokens left out."""

@@ -209,3 +209,17 @@ def at_times(append: Callable[..., None], chance: random.Random) -> Callable[...
         append(*words)
 
     return tried
+
+
+@pytest.mark.parametrize(("line", "turns"), [("/undo", 0), ("/clear", 0)])
+def test_clips_whose_turn_was_taken_back_are_in_the_file(line: str, turns: int, stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter(line)
+    record = read(here.path)
+    assert (len(record.turns), [medium.path for medium in record.attached]) == (turns, [demo.CLIPS / CLIP])
+    here.enter("/save saved.jsonl")
+    here.enter("And its colour?")
+    assert read(here.path).attached == ()
+    assert here.enter("/load saved.jsonl") == f"Going on after 0 turns. About {CLIP}.\n"
+    assert here.enter("What happens in this video?") == "A red circle moves left.\n"

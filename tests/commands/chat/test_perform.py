@@ -252,8 +252,8 @@ def test_save_force_replaces_a_copy_and_one_without_turns_can_be_loaded(stage: M
     path = saved(here, tmp_path / "saved.jsonl")
     here.enter("/undo")
     here.enter(f"/save --force {path}")
-    assert len(path.read_bytes().splitlines()) == 1
-    assert here.enter(f"/load {path}").startswith("Going on after 0 turns. ")
+    assert [row["type"] for row in here.rows(path)] == ["undo"], "it says which clip is attached"
+    assert here.enter(f"/load {path}") == f"Going on after 0 turns. About {CLIP}.\n"
 
 
 def test_another_model_and_a_changed_clip_are_said_when_a_session_is_loaded(stage: Make, tmp_path: Path) -> None:

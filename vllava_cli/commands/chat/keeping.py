@@ -90,6 +90,7 @@ class Keeping:
         return replace(
             self._header(conversation),
             turns=tuple(self._turn_record(number, turn) for number, turn in enumerate(conversation.turns, 1)),
+            attached=tuple(map(self._medium_record, conversation.attached)),
         )
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class Keeping:
             min(len(self.turns), len(turns)),
         )
         if same == len(turns) < len(self.turns) and self.file:
-            self.file.append_undo(same + 1)
+            self.file.append_undo(same + 1, tuple(map(self._medium_record, conversation.attached)))
             del self.turns[same:]
         for number, turn in enumerate(turns[same:], same + 1):
             file = self.file or self._begin(conversation)

@@ -13,7 +13,7 @@ from vllava_cli.commands.chat.show import show_rows
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.pictures import check_free, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Frames, Framing
+from vllava_cli.nouns import Conversation, Frames, Framing
 from vllava_cli.session import SessionRecord, read, write_copy
 
 
@@ -62,6 +62,7 @@ def load(talk: Talk, record: SessionRecord) -> None:
     conversation, renewed = revived(
         record, dict(zip(clips, media, strict=True)), talk.engine.tokens, model=talk.keeping.model
     )
+    talk.engine.tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
     say_renewed(talk, renewed)
     talk.take_over(conversation)
     talk.screen.notice(resumed(talk))
@@ -95,13 +96,13 @@ def _clips(talk: Talk, paths: tuple[Path, ...], framing: Framing) -> Clips:
 
 
 def _frames(talk: Talk, entry: slash.ShowFrames) -> None:
-    media = talk.conversation.media
+    media = tuple(dict.fromkeys(talk.conversation.media))
     recipe = talk.engine.tokens.checkpoint.video_recipe
     if not media:
         raise UsageError(talk.about())
     if entry.path and len(media) > 1 and not entry.path.is_dir():
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
-    for frames in dict.fromkeys(media):
+    for frames in media:
         if entry.is_drawn:
             _draw(talk, frames)
         sheet = None if entry.is_drawn and not entry.path else entry.path or Path()

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.errors import MediaError
-from vllava_cli.nouns import Conversation, Frames, Framing, Turn
+from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
 from vllava_cli.session import MediumRecord, SessionRecord, TurnRecord, difference
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
 
 Clips = tuple[tuple[Path, Framing], ...]
+_CUT: tuple[StopReason, ...] = ("repetition", "interrupted")
+"""The text of such an answer may lack its end: a stray letter, half of a character."""
 
 
 def clips_of(record: SessionRecord) -> Clips:
@@ -39,10 +41,11 @@ def revived(
     That are those of another model, and those that someone edited: their ids aren't what the text says.
     """
     renewed = 0
-    conversation = Conversation(fit=record.fit)
+    waiting = tuple(frames[medium.path, _framing(medium, record)] for medium in record.attached)
+    conversation = Conversation(attached=waiting, fit=record.fit)
     for turn in record.turns:
         media = tuple(frames[medium.path, _framing(medium, record)] for medium in turn.media)
-        is_own = record.model == model and tokens.are_of(turn.answer_ids, turn.answer)
+        is_own = record.model == model and tokens.are_of(turn.answer_ids, turn.answer, is_cut=turn.stop_reason in _CUT)
         renewed += not is_own
         ids = turn.answer_ids if is_own else tokens.answer_ids(turn.answer)
         conversation.turns.append(_turn(turn, media, ids))
@@ -62,7 +65,7 @@ def _turn(turn: TurnRecord, media: tuple[Frames, ...], ids: tuple[int, ...]) -> 
 
 
 def _media(record: SessionRecord) -> list[MediumRecord]:
-    return [medium for turn in record.turns for medium in turn.media]
+    return [*(medium for turn in record.turns for medium in turn.media), *record.attached]
 
 
 def _framing(medium: MediumRecord, record: SessionRecord) -> Framing:
