@@ -273,8 +273,9 @@ def started(small_checkpoint: Path, clip: Path, *words: str) -> subprocess.Popen
     return subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
-def test_ctrl_c_keeps_what_was_printed_and_exits_130(small_checkpoint: Path, clip: Path) -> None:
-    process = started(small_checkpoint, clip, "--max-new-tokens", "900")
+def test_ctrl_c_keeps_what_was_printed_and_exits_130(tmp_path: Path, clip: Path) -> None:
+    slow = write_checkpoint(tmp_path / "slow", layers=12)  # 2 layers are through before Ctrl-C comes
+    process = started(slow, clip, "--max-new-tokens", "900")
     assert process.stdout
     first = process.stdout.read(8)
     process.send_signal(signal.SIGINT)
