@@ -74,6 +74,7 @@ TURN_ROW = {
     "answer": "He is dancing.\n",
     "answer_ids": [940, 338, 2],
     "stop_reason": "end",
+    "probabilities": [],
     "media": [
         {
             "path": os.fsdecode(b"/clips/caf\xe9.mp4"),
@@ -84,7 +85,15 @@ TURN_ROW = {
             "times_s": [1.5, 2.5],
         }
     ],
-    "sampling": {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "seed": 7, "has_guard": True},
+    "sampling": {
+        "max_new_tokens": 512,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "seed": 7,
+        "has_guard": True,
+        "choices": [],
+        "is_calibrated": False,
+    },
     "stats": {
         "prompt_tokens": 2100,
         "reused_tokens": 3,
@@ -121,7 +130,19 @@ def media(draw: st.DrawFn) -> MediumRecord:
     )
 
 
-turns = st.builds(
+shares = st.floats(min_value=0, max_value=1)
+scored = st.lists(st.tuples(texts, shares), max_size=3).map(lambda pairs: tuple(zip(*pairs, strict=True)) or ((), ()))
+"""Choices and their probabilities."""
+samplings = st.builds(
+    Sampling,
+    max_new_tokens=st.integers(min_value=1, max_value=4096),
+    temperature=st.floats(min_value=0, max_value=100),
+    top_p=shares,
+    seed=st.none() | counts,
+    has_guard=st.booleans(),
+    is_calibrated=st.booleans(),
+)
+plain_turns = st.builds(
     TurnRecord,
     number=st.just(1),
     question=texts,
@@ -129,14 +150,7 @@ turns = st.builds(
     answer_ids=st.lists(counts, max_size=5).map(tuple),
     stop_reason=st.sampled_from(get_args(StopReason)),
     media=st.lists(media(), max_size=2).map(tuple),
-    sampling=st.builds(
-        Sampling,
-        max_new_tokens=st.integers(min_value=1, max_value=4096),
-        temperature=st.floats(min_value=0, max_value=100),
-        top_p=st.floats(min_value=0, max_value=1),
-        seed=st.none() | counts,
-        has_guard=st.booleans(),
-    ),
+    sampling=samplings,
     stats=st.builds(
         Stats,
         prompt_tokens=counts,
@@ -150,6 +164,9 @@ turns = st.builds(
         peak_bytes=st.none() | counts,
     ),
     ended_at=moments,
+)
+turns = st.tuples(plain_turns, scored).map(
+    lambda both: replace(both[0], sampling=replace(both[0].sampling, choices=both[1][0]), probabilities=both[1][1])
 )
 steps = st.lists(st.tuples(st.none() | turns, st.integers(min_value=0)), max_size=6)
 """A turn or an undo, and where: counted modulo the places that there are."""
@@ -199,6 +216,28 @@ def test_the_file_is_a_header_a_row_for_each_turn_and_one_for_each_undo() -> Non
         file.append_undo(1)
     assert rows_in(Path("x.jsonl")) == [HEADER_ROW, TURN_ROW, UNDO_ROW]
     assert read(Path("x.jsonl")) == EMPTY
+
+
+CHOSEN = replace(
+    TURN,
+    answer="no",
+    stop_reason="choice",
+    sampling=Sampling(choices=("yes", "no"), is_calibrated=True),
+    probabilities=(0.25, 0.75),
+)
+
+
+def test_a_turn_that_was_chosen_comes_back_with_its_probabilities() -> None:
+    SessionFile.create(Path("x.jsonl"), replace(EMPTY, turns=(CHOSEN,))).close()
+    row = rows_in(Path("x.jsonl"))[1]
+    assert (row["probabilities"], row["sampling"]["choices"]) == ([0.25, 0.75], ["yes", "no"])
+    assert read(Path("x.jsonl")).turns == (CHOSEN,)
+
+
+def test_a_file_from_before_there_were_choices_is_read() -> None:
+    row = json.loads(json.dumps(TURN_ROW))
+    del row["probabilities"], row["sampling"]["choices"], row["sampling"]["is_calibrated"]
+    assert read(written(HEADER_ROW, row)).turns == (TURN,)
 
 
 def test_a_session_with_turns_is_created_whole_and_resumed() -> None:
@@ -492,6 +531,7 @@ def test_a_wrong_field_of_the_header_is_refused(key: str, values: tuple[object, 
 
 WHOLE = "no whole number from 0"
 NUMBER = "no number from -9.22337e+18 to 9.22337e+18"
+STOPS = "end, length, context, repetition, interrupted, choice"
 SECONDS = "no number from 0 to 9.22337e+18"
 NO_WHOLES = (-1, 1.0, True, "1", None, 2**63, 10**400)
 NO_NUMBERS = ("1", True, [], 10**400)
@@ -505,7 +545,13 @@ NO_NUMBERS = ("1", True, [], 10**400)
         (("answer",), (None, 1, []), "answer is no text"),
         (("answer_ids",), (None, 1, "2", {}), "answer_ids is no list"),
         (("answer_ids", 1), NO_WHOLES, f"answer_ids: 2 is {WHOLE}"),
-        (("stop_reason",), ("", "stop", None), "stop_reason is none of end, length, context, repetition, interrupted"),
+        (("stop_reason",), ("", "stop", None), f"stop_reason is none of {STOPS}"),
+        (("probabilities",), (None, 1, {}), "probabilities is no list"),
+        (("probabilities",), ([0.5],), "probabilities is 1 numbers for 0 choices"),
+        (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: 1 is no number from 0 to 1"),
+        (("sampling", "choices"), (None, "yes,no"), "sampling: choices is no list"),
+        (("sampling", "choices"), (["yes", 1],), "sampling, choices: 2 is no text"),
+        (("sampling", "is_calibrated"), (0, None), "sampling: is_calibrated is neither true nor false"),
         (("media",), (None, {}, "x"), "media is no list"),
         (("media", 0), (None, [], "x"), "media: 1 is no object"),
         (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, 1: path is no absolute path"),

@@ -26,9 +26,9 @@ Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
 Way = Literal["seek", "decode"]
 """How the frames of a file are reached: by seeking to the groups of pictures that hold them, or by decoding through."""
-StopReason = Literal["end", "length", "context", "repetition", "interrupted"]
+StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
-repetition: the guard saw a loop · interrupted: Ctrl-C."""
+repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,16 @@ class Hardware:
     has_flash_attn: bool = False
     faults: tuple[str, ...] = ()
     """GPUs that are here but that torch can't use, a sentence each: what is wrong and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a device was measured to do in a second."""
+
+    operations: float
+    """Multiplications and additions, in a large product of matrices."""
+    bytes: float
+    """Read and written, in a large copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +233,10 @@ class Sampling:
     seed: int | None = None
     has_guard: bool = True
     """Stop when the answer repeats itself."""
+    choices: tuple[str, ...] = ()
+    """The answer is the likeliest of these; nothing is decoded then, and the fields above don't matter."""
+    is_calibrated: bool = False
+    """Whether what the model would say about a blank clip is subtracted from the choices' log-likelihoods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +274,8 @@ class Turn:
     stop_reason: StopReason
     sampling: Sampling
     stats: Stats
+    probabilities: tuple[float, ...] = ()
+    """Of each of the sampling's choices, in their order; they add up to 1."""
 
 
 @dataclass(kw_only=True)
@@ -300,6 +316,8 @@ class Piece:
     text: str
     stop_reason: StopReason | None = None
     stats: Stats | None = None
+    probabilities: tuple[float, ...] = ()
+    """As a turn's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +327,8 @@ class Answer:
     text: str
     stop_reason: StopReason
     stats: Stats
+    probabilities: tuple[float, ...] = ()
+    """As a turn's."""
 
     @classmethod
     def of(cls, pieces: Iterable[Piece]) -> Answer:
@@ -317,5 +337,10 @@ class Answer:
         for piece in pieces:
             texts.append(piece.text)
             if piece.stop_reason and piece.stats:
-                return cls(text="".join(texts), stop_reason=piece.stop_reason, stats=piece.stats)
+                return cls(
+                    text="".join(texts),
+                    stop_reason=piece.stop_reason,
+                    stats=piece.stats,
+                    probabilities=piece.probabilities,
+                )
         raise ValueError("a stream of pieces ended without a stop reason")

@@ -53,6 +53,8 @@ class TurnRecord:
     stats: Stats
     ended_at: str
     """UTC, to the second: 2026-11-22T19:40:05Z."""
+    probabilities: tuple[float, ...] = ()
+    """Of each of the sampling's choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +93,9 @@ def turn_row(turn: TurnRecord) -> dict[str, object]:
         "answer": turn.answer,
         "answer_ids": list(turn.answer_ids),
         "stop_reason": turn.stop_reason,
+        "probabilities": list(turn.probabilities),
         "media": [_medium_row(medium) for medium in turn.media],
-        "sampling": asdict(turn.sampling),
+        "sampling": asdict(turn.sampling) | {"choices": list(turn.sampling.choices)},
         "stats": asdict(turn.stats),
         "ended_at": turn.ended_at,
     }
@@ -152,6 +155,7 @@ def _header(fields: _Fields) -> SessionRecord:
 
 
 def _turn(fields: _Fields, fit: Fit) -> TurnRecord:
+    sampling = _sampling(fields.inside("sampling"))
     return TurnRecord(
         number=fields.whole("number", least=1),
         question=fields.text("question"),
@@ -159,10 +163,21 @@ def _turn(fields: _Fields, fit: Fit) -> TurnRecord:
         answer_ids=fields.each("answer_ids", _Fields.whole),
         stop_reason=fields.one_of("stop_reason", get_args(StopReason)),
         media=_media(fields, fit),
-        sampling=_sampling(fields.inside("sampling")),
+        sampling=sampling,
         stats=_stats(fields.inside("stats")),
         ended_at=fields.moment("ended_at"),
+        probabilities=_probabilities(fields, len(sampling.choices)),
     )
+
+
+def _probabilities(fields: _Fields, count: int) -> tuple[float, ...]:
+    """Files from before there were choices have none."""
+    if not fields.has("probabilities"):
+        return ()
+    found = fields.each("probabilities", lambda parts, place: parts.number(place, least=0, most=1.0))
+    if len(found) not in (0, count):
+        fields.refuse("probabilities", f"{len(found)} numbers for {count} choices")
+    return found
 
 
 def _media(fields: _Fields, fit: Fit) -> tuple[MediumRecord, ...]:
@@ -193,6 +208,8 @@ def _sampling(fields: _Fields) -> Sampling:
         top_p=fields.number("top_p", least=0, most=1.0),
         seed=fields.maybe("seed", fields.whole),
         has_guard=fields.truth("has_guard"),
+        choices=fields.each("choices", _Fields.text) if fields.has("choices") else (),
+        is_calibrated=fields.truth("is_calibrated") if fields.has("is_calibrated") else False,
     )
 
 
@@ -219,6 +236,9 @@ class _Fields:
 
     def refuse(self, key: str, what: str) -> NoReturn:
         raise SessionError(f"{self._where}: {key} is {what}")
+
+    def has(self, key: str) -> bool:
+        return key in self._values
 
     def inside(self, key: str) -> _Fields:
         value = self._value(key)

@@ -17,6 +17,10 @@ from PIL import Image
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import picture, write_clip, write_sound
 from tests.commands.shell import Shell
+from tests.engine.test_stream import engine_of
+from vllava_cli.choices import shares
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Answer, Conversation, Framing, Sampling
 
 Run = Callable[..., Shell]
 REPOSITORY = Path(__file__).parents[2]
@@ -146,6 +150,58 @@ def test_verbose_gives_the_plan_and_the_counts_on_stderr(shell: Run, small_check
     lines = told.err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["device", "dtype", "quantisation", "attention", "stopped"]
     assert lines[-1].startswith("stopped: length; ")
+
+
+CHOICES = ("a red circle", "the", "left .")
+
+
+def scored(folder: Path, clip: Path, *, is_calibrated: bool) -> Answer:
+    conversation = Conversation(attached=(sample(clip, Framing()),))
+    sampling = Sampling(choices=CHOICES, is_calibrated=is_calibrated)
+    return Answer.of(engine_of(folder).stream(conversation, "what is this", sampling))
+
+
+def test_the_answer_is_the_likeliest_choice(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what is this", "--model", small_checkpoint, "--choices", ", ".join(CHOICES)]
+    wanted = scored(small_checkpoint, clip, is_calibrated=False)
+    done = shell(*words, "--verbose")
+    assert (done.code, done.out) == (0, f"{wanted.text}\n")
+    *_, said, stopped = done.err.splitlines()
+    assert said == shares(CHOICES, wanted.probabilities)
+    assert stopped.startswith("stopped: choice; ")
+
+
+def test_json_has_the_probability_of_each_choice(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what is this", "--model", small_checkpoint, "--choices", ",".join(CHOICES)]
+    wanted = scored(small_checkpoint, clip, is_calibrated=True)
+    assert wanted.probabilities != scored(small_checkpoint, clip, is_calibrated=False).probabilities
+    done = shell(*words, "--json", "--calibrate")
+    report = json.loads(done.out)
+    assert (done.code, done.err, report["answer"], report["stop_reason"]) == (0, "", wanted.text, "choice")
+    assert report["probabilities"] == pytest.approx(dict(zip(CHOICES, wanted.probabilities, strict=True)), abs=2e-6)
+    assert (report["sampling"]["choices"], report["sampling"]["is_calibrated"]) == (list(CHOICES), True)
+
+
+def test_choices_that_do_not_fit_are_refused_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tight", context=64)
+    (folder / "model.safetensors").write_bytes(b"never read")
+    done = shell("ask", clip, "what", "--model", folder, "--choices", "the," + "a " * 60)
+    assert (done.code, done.out) == (1, "")
+    assert "the longest of the choices" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--calibrate"], "--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out."),
+        (["--choices", "yes"], "'yes' leaves no choice: give two or more, with commas between, yes,no"),
+        (["--choices", "yes,yes"], "'yes' is among the choices twice: leave one out"),
+    ],
+)
+def test_choices_that_are_none_are_a_usage_error(words: list[str], message: str, shell: Run, clip: Path) -> None:
+    done = shell("ask", clip, "what", *words)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
 
 
 def test_the_model_comes_from_the_environment(shell: Run, small_checkpoint: Path, clip: Path) -> None:

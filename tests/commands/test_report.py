@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,35 @@ def test_the_object_has_every_field() -> None:
         "peak_bytes": 1 << 30,
     }
     assert json.loads(json.dumps(row)) == row
+
+
+def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:
+    loaded = Loaded(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+    sampling = Sampling(choices=("yes", "no"), is_calibrated=True)
+    chosen = Turn(
+        question="Why?",
+        answer="yes",
+        answer_ids=(1,),
+        stop_reason="choice",
+        sampling=sampling,
+        stats=STATS,
+        probabilities=(0.93, 0.07),
+    )
+    row = report(chosen, (), loaded)  # type: ignore[arg-type]
+    assert list(row)[:3] == ["answer", "probabilities", "stop_reason"]
+    assert row["probabilities"] == {"yes": 0.93, "no": 0.07}
+    assert row["sampling"] == {
+        "max_new_tokens": 512,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "seed": None,
+        "has_guard": True,
+        "choices": ["yes", "no"],
+        "is_calibrated": True,
+    }
+    assert json.loads(json.dumps(row)) == row
+    interrupted = replace(chosen, answer="", answer_ids=(), stop_reason="interrupted", probabilities=())
+    assert report(interrupted, (), loaded)["probabilities"] == {}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

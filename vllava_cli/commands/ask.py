@@ -6,13 +6,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from vllava_cli.choices import shares
 from vllava_cli.commands.begin import Opening, prepare, start
 from vllava_cli.commands.report import counts, report
 from vllava_cli.interrupt import noted
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Stats, Wishes
 from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.tokens import Tokens
 
 Output = Literal["stream", "whole", "json"]
 INTERRUPTED = 130
@@ -36,14 +40,14 @@ def run(ask: Ask, screen: Screen) -> int:
     opening = Opening(clips=tuple((clip, ask.framing) for clip in ask.clips), wishes=ask.wishes, limits=ask.limits)
     media, tokens, frames_s = prepare(opening, screen)
     conversation = Conversation(attached=media, fit=ask.framing.fit)
-    tokens.prompt_ids(conversation, ask.question)
-    engine, load_s = start(
-        ask.wishes,
-        tokens,
-        {medium.kind for medium in media},
-        screen,
-        check=lambda tokens: tokens.prompt_ids(conversation, ask.question),
-    )
+
+    def check(tokens: Tokens) -> None:
+        prompt_tokens = len(tokens.prompt_ids(conversation, ask.question))
+        if ask.sampling.choices:
+            tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
+
+    check(tokens)
+    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, check=check)
     with noted() as is_interrupted:
         pieces = engine.stream(conversation, ask.question, ask.sampling, is_interrupted=is_interrupted)
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
@@ -54,6 +58,8 @@ def run(ask: Ask, screen: Screen) -> int:
     elif ask.output == "whole":
         screen.answer(answer.text)
     screen.end_answer()
+    if answer.probabilities:
+        screen.detail(shares(ask.sampling.choices, answer.probabilities))
     screen.detail(f"stopped: {answer.stop_reason}; {_told(stats)}")
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.nouns import Frames, Stats, Turn
+from vllava_cli.choices import by_choice
+from vllava_cli.nouns import Frames, Sampling, Stats, Turn
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
 
 
 def report(turn: Turn, media: tuple[Frames, ...], engine: Engine) -> dict[str, Any]:
-    """The object that --json prints; times in seconds, memory in bytes. `media` are all that the model was shown."""
+    """The object that --json prints; times in seconds, memory in bytes. `media` are all that the model was shown.
+
+    Only an answer that was to be chosen has probabilities.
+    """
     stats, plan, checkpoint = turn.stats, engine.plan, engine.tokens.checkpoint
     return {
         "answer": turn.answer,
+        **_probabilities(turn),
         "stop_reason": turn.stop_reason,
         "question": turn.question,
         "model": checkpoint.model,
@@ -25,7 +30,7 @@ def report(turn: Turn, media: tuple[Frames, ...], engine: Engine) -> dict[str, A
         "quantisation": plan.quantisation,
         "attention": plan.attention,
         "clips": [_clip_report(medium) for medium in media],
-        "sampling": asdict(turn.sampling),
+        "sampling": _sampling_report(turn.sampling),
         "tokens": {"prompt": stats.prompt_tokens, "reused": stats.reused_tokens, "new": stats.new_tokens},
         "timings_s": {
             "frames": round(stats.frames_s, 4),
@@ -43,6 +48,18 @@ def counts(stats: Stats) -> str:
         f", {(stats.new_tokens - 1) / stats.decode_s:.1f} tokens/s" if stats.decode_s and stats.new_tokens > 1 else ""
     )
     return f"{stats.prompt_tokens} prompt tokens ({stats.reused_tokens} reused), {stats.new_tokens} new{rate}"
+
+
+def _probabilities(turn: Turn) -> dict[str, Any]:
+    choices = turn.sampling.choices
+    return {"probabilities": by_choice(choices, turn.probabilities)} if choices else {}
+
+
+def _sampling_report(sampling: Sampling) -> dict[str, Any]:
+    row = asdict(sampling) | {"choices": list(sampling.choices)}
+    if not sampling.choices:
+        del row["choices"], row["is_calibrated"]
+    return row
 
 
 def _clip_report(medium: Frames) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One answer: chooses token after token until something ends it, and keeps what was said as a turn."""
+"""One answer, kept as a turn: token after token until something ends it, or the likeliest of the choices."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllava_cli.engine.choose import Chooser
-from vllava_cli.engine.forward import step
+from vllava_cli.engine.forward import memory_faults, step
 from vllava_cli.engine.memory import Shown
-from vllava_cli.engine.repetition import is_looping
+from vllava_cli.engine.score import log_likelihoods, probabilities
+from vllava_cli.engine.stopping import stop_of
 from vllava_cli.engine.tokens import GrowingText
+from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Piece, Sampling, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
@@ -35,14 +37,22 @@ class Answering:
     started_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
     is_kept: bool = False
+    options: tuple[tuple[int, ...], ...] = ()
+    probabilities: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         self.ids = self.engine.tokens.prompt_ids(self.conversation, self.question)
+        if self.sampling.choices:
+            self.options = self.engine.tokens.option_ids(self.sampling.choices, prompt_tokens=len(self.ids))
+            self._check_calibration()
         self.text = GrowingText(tokens=self.engine.tokens, holds_stray=self.sampling.has_guard)
         self.calls_before = self.engine.sight.calls
 
     def pieces(self) -> Iterator[Piece]:
         logits = self._prefill()
+        if self.options:
+            yield self._chosen(logits)
+            return
         chooser = Chooser(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
         while logits is not None:
             token = chooser.choose(logits)
@@ -75,20 +85,45 @@ class Answering:
             stop_reason=self.stop,
             sampling=self.sampling,
             stats=stats,
+            probabilities=self.probabilities,
         )
         self.conversation.turns.append(turn)
         self.conversation.attached = ()
         return stats
 
+    def _chosen(self, logits: torch.Tensor | None) -> Piece:
+        """The only piece of an answer that is chosen; without text where it was interrupted."""
+        self.probabilities = self._scored(logits)
+        if self.probabilities:
+            best = self.probabilities.index(max(self.probabilities))
+            self.text.text, self.text.ids = self.sampling.choices[best], list(self.options[best])
+            self.stop = "choice"
+        stats = self.keep()
+        return Piece(text=self.text.text, stop_reason=self.stop, stats=stats, probabilities=self.probabilities)
+
+    def _scored(self, logits: torch.Tensor | None) -> tuple[float, ...]:
+        """The probability of each choice; () where it was interrupted. The cache keeps the prompt and nothing else."""
+        engine, memory = self.engine, self.engine.memory
+        if logits is None or memory is None:
+            return ()
+        with memory_faults(engine.plan.device):
+            is_held = torch.ones(1, len(memory.ids), dtype=torch.bool, device=logits.device)
+            scores = log_likelihoods(engine.model, memory.cache, is_held, logits[None], self.options)[0]
+            if not self.sampling.is_calibrated:
+                return tuple(probabilities(scores).tolist())
+            blank = engine.blank.scores(self.ids, self.options, is_interrupted=self.is_interrupted)
+        return () if blank is None else tuple(probabilities(scores, blank).tolist())
+
+    def _check_calibration(self) -> None:
+        if self.sampling.is_calibrated and not self.conversation.media:
+            raise UsageError(
+                "Calibrating replaces clips by blank ones, and there is no clip: show one, or don't calibrate."
+            )
+
     def _stop(self) -> StopReason | None:
-        new = len(self.text.ids)
-        if self.sampling.has_guard and (self.text.has_stray or is_looping(self.text.ids)):
-            return "repetition"
-        if new >= self.sampling.max_new_tokens:
-            return "length"
-        if len(self.ids) + new >= self.engine.tokens.context_tokens:
-            return "context"
-        return "interrupted" if self.is_interrupted() else None
+        room = self.engine.tokens.context_tokens - len(self.ids)
+        stop = stop_of(self.text.ids, self.sampling, room_tokens=room, has_stray=self.text.has_stray)
+        return stop or ("interrupted" if self.is_interrupted() else None)
 
     def _prefill(self) -> torch.Tensor | None:
         conversation = self.conversation

@@ -26,7 +26,7 @@ def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling:
     """How many turns must have gone, the number that the conversation has if its window fits. Errors: UsageError."""
     room = tokens.context_tokens
     media = sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
-    answer = min(sampling.max_new_tokens, ANSWER_TOKENS, max(1, (room - media) // 4))
+    answer = min(_longest_answer(tokens, sampling), max(1, (room - media) // 4))
     spare = (room - media) // 4
     if len(tokens.unchecked_ids(conversation, question)) + answer <= room:
         return conversation.dropped
@@ -41,6 +41,12 @@ def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling:
     last = len(lengths) - 1
     chosen = roomy if roomy is not None else tight if tight is not None else last
     return conversation.dropped + chosen
+
+
+def _longest_answer(tokens: Tokens, sampling: Sampling) -> int:
+    if sampling.choices:
+        return max(map(len, tokens.option_ids(sampling.choices)))
+    return min(sampling.max_new_tokens, ANSWER_TOKENS)
 
 
 def _first_at_most(lengths: list[int], limit: int) -> int | None:

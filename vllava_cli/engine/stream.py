@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllava_cli.engine.answering import Answering
+from vllava_cli.engine.blank import Blank
 from vllava_cli.engine.context import make_room
 from vllava_cli.engine.forward import embed, memory_faults, prefill
 from vllava_cli.engine.memory import Memory, Shown
@@ -39,6 +40,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.sight = Sight(model=self.model, tokens=self.tokens)
+        self.blank = Blank(model=self.model, tokens=self.tokens)
 
     def stream(
         self,
@@ -49,6 +51,8 @@ class Engine:
         is_interrupted: Callable[[], bool] = never,
     ) -> Generator[Piece, None, None]:
         """Yields an answer as it is decoded; the last piece has the stop reason and the stats.
+
+        With choices there is one piece: the likeliest of them, whole, with the probabilities of all.
 
         `is_interrupted` is asked before clips are looked at, each chunk of prefill and each token. When the stream
         ends, by whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,

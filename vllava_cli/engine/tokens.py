@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli import prompt
+from vllava_cli.choices import checked
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.repetition import stray_start
-from vllava_cli.errors import CheckpointError, ContextError
+from vllava_cli.errors import CheckpointError, ContextError, UsageError
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_KNOWN = 1024
+"""Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -90,10 +93,29 @@ class Tokens:
         return self.checkpoint.tokens_per_video if kind == "video" else self.checkpoint.tokens_per_image
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
-        """The ids of an answer that another model gave."""
+        """The ids of an answer that this model didn't give by itself."""
         if not text.strip():
             return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.all_special_tokens), has_start=False)
+
+    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[tuple[int, ...], ...]:
+        """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
+
+        That is so for a vocabulary in which a space only begins a token, as Llama's. Errors: UsageError for fewer than
+        two choices, for an empty one and for two that are the same; ContextError where one doesn't fit behind a prompt.
+        """
+        options = tuple(map(self.answer_ids, checked(choices)))
+        for place, ids in enumerate(options):
+            if ids in options[:place]:
+                first, second = choices[options.index(ids)], choices[place]
+                raise UsageError(f"The model reads the choices {first!r} and {second!r} alike: leave one out.")
+        longest = max(map(len, options))
+        if prompt_tokens + longest > self.context_tokens:
+            raise ContextError(
+                f"The prompt has {prompt_tokens} tokens, the longest of the choices {longest}, and the context holds "
+                f"{self.context_tokens}: shorten the choices or the question, or ask about fewer clips."
+            )
+        return options
 
     def are_of(self, ids: Sequence[int], answer: str, *, is_cut: bool) -> bool:
         """Whether these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
@@ -125,6 +147,8 @@ class Tokens:
         key = (text, has_start)
         if key not in self._known:
             ids = self.tokenizer(text, add_special_tokens=has_start)["input_ids"]
+            if len(self._known) == MOST_KNOWN:
+                del self._known[next(iter(self._known))]
             self._known[key] = tuple(int(token) for token in ids)
         return self._known[key]
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.square import Size, crop_corner, padding, padding_colour, short_side_size
-from vllava_cli.nouns import Fit, Frames, VideoRecipe
+from vllava_cli.nouns import Checkpoint, Fit, Frames, MediaKind, VideoRecipe
 
 
 def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Tensor:
@@ -47,6 +47,13 @@ def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
     batch = processor.preprocess([image[0]], return_tensors="pt", input_data_format="channels_last", **options)
     (tensor,) = batch.values()
     return cast("Tensor", tensor)
+
+
+def mean_colour(kind: MediaKind, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The mean colour of what a checkpoint's preprocessing expects of a kind: (123, 117, 104)."""
+    if kind == "video":
+        return padding_colour(checkpoint.video_recipe.mean)
+    return padding_colour(tuple(_image_processor(checkpoint.folder).image_mean))
 
 
 def _image_processor(folder: Path) -> Any:

@@ -63,7 +63,7 @@ def test_words(line: str, lines: list[str], tmp_path: Path) -> None:
 
 
 def test_retry_offers_its_options_at_once() -> None:
-    names = ["temperature", "top-p", "seed", "max-new-tokens", "guard"]
+    names = ["temperature", "top-p", "seed", "max-new-tokens", "guard", "choices", "calibrate"]
     assert offered("/retry ") == [f"/retry --{name} " for name in names]
 
 

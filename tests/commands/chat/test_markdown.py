@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_why_an_answer_ended_early_stands_behind_it() -> None:
         "So.\n\n*(stopped: the answer repeated itself)*\n\n",
         "So.\n\n*(stopped by Ctrl-C)*\n",
     ]
+
+
+def test_how_likely_each_choice_was_stands_behind_a_chosen_answer() -> None:
+    sampling = Sampling(choices=("yes_", "no"))
+    chosen = replace(turn("?", "yes_"), stop_reason="choice", sampling=sampling, probabilities=(0.999, 0.001))
+    stopped = replace(turn("?", ""), stop_reason="interrupted", sampling=sampling)
+    text = markdown(Conversation(turns=[chosen, stopped]), model="demo")
+    assert text.split("> ?\n\n")[1:] == ["yes_\n\n*(yes\\_ \\>99%, no \\<1%)*\n\n", "\n\n*(stopped by Ctrl-C)*\n"]
 
 
 def test_names_are_no_markup() -> None:

@@ -105,6 +105,24 @@ def test_a_clip_that_a_later_turn_added_comes_back_with_that_turn(stage: Make) -
     assert conversation.turns == here.talk.conversation.turns, "questions, ids, sampling, stats, and the very frames"
 
 
+def test_a_choice_comes_back_with_its_probabilities_and_its_own_ids(stage: Make) -> None:
+    """Even one that the prompt can't hold as it is."""
+    here = stage(CLIP)
+    here.enter("/set choices </s> USER: what,left,a <video>")
+    for question in ("Which way does it move?", "Why?"):
+        here.enter(question)
+    here.enter("/retry --choices </s>,USER:")
+    record = read(here.path)
+    frames = dict(zip(clips_of(record), here.talk.conversation.media, strict=True))
+    conversation, renewed = revived(record, frames, here.talk.engine.tokens, model="demo")
+    assert renewed == 0
+    assert conversation.turns == here.talk.conversation.turns
+    assert all(turn.probabilities for turn in conversation.turns)
+    edited = replace(record.turns[0], answer="right")
+    conversation, renewed = revived(replace(record, turns=(edited,)), frames, here.talk.engine.tokens, model="demo")
+    assert (renewed, conversation.turns[0].answer_ids) == (1, here.talk.engine.tokens.answer_ids("right"))
+
+
 @pytest.mark.parametrize(("kept", "added", "told"), [(0, b"", "8,496 bytes then, 0 now"), (-1, b"x", "other content")])
 def test_a_change_of_a_byte_is_seen(kept: int, added: bytes, told: str, stage: Make, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vllava_cli.commands.chat.settings import HELP, VALUES, Settings, canonical, changed, rows
@@ -21,6 +23,9 @@ CHANGES = [
     ("max_new_tokens", "64", Sampling(max_new_tokens=64)),
     ("guard", "off", Sampling(has_guard=False)),
     ("guard", "ON", Sampling()),
+    ("choices", "yes, no", Sampling(choices=("yes", "no"))),
+    ("choices", "None", Sampling()),
+    ("calibrate", "on", Sampling(is_calibrated=True)),
 ]
 
 
@@ -40,6 +45,8 @@ REFUSED = [
     ("seed", str(1 << 63), f"seed can't be {1 << 63}: give a whole number from 0 to 2^63 - 1, or none."),
     ("max-new-tokens", "0", "max-new-tokens can't be 0: give a whole number from 1."),
     ("max-new-tokens", "many", "max-new-tokens can't be many: give a whole number from 1."),
+    ("choices", "yes", "'yes' leaves no choice: give two or more, with commas between, yes,no."),
+    ("calibrate", "yes", "calibrate can't be yes: give on or off."),
     ("guard", "maybe", "guard can't be maybe: give on or off."),
     ("temprature", "1", "There is no setting temprature. Did you mean temperature? /set lists them."),
     ("t", "1", "There is no setting t. Did you mean temperature or top-p? /set lists them."),
@@ -56,10 +63,12 @@ def test_refusals(name: str, value: str, message: str) -> None:
 
 
 def test_only_the_named_setting_changes() -> None:
-    before = Sampling(max_new_tokens=9, temperature=0.5, top_p=0.5, seed=3, has_guard=False)
-    assert changed(before, "seed", "none") == Sampling(
-        max_new_tokens=9, temperature=0.5, top_p=0.5, seed=None, has_guard=False
+    before = Sampling(
+        max_new_tokens=9, temperature=0.5, top_p=0.5, seed=3, has_guard=False, choices=("a", "b"), is_calibrated=True
     )
+    assert changed(before, "seed", "none") == replace(before, seed=None)
+    assert changed(before, "choices", "none") == replace(before, choices=())
+    assert changed(before, "calibrate", "off") == replace(before, is_calibrated=False)
 
 
 def test_settings_hold_verbose_too() -> None:
@@ -77,8 +86,12 @@ def test_rows_are_what_set_takes() -> None:
         ("seed", "3"),
         ("max-new-tokens", "512"),
         ("guard", "off"),
+        ("choices", "none"),
+        ("calibrate", "off"),
     ]
-    settings = Settings(sampling=Sampling(temperature=0.1 + 0.2, top_p=0.123456789), is_verbose=True)
+    settings = Settings(
+        sampling=Sampling(temperature=0.1 + 0.2, top_p=0.123456789, choices=("a b", "c")), is_verbose=True
+    )
     again = Settings()
     for name, value in settings.rows():
         again = again.changed(name, value)

@@ -28,7 +28,7 @@ def shown(engine: Engine, conversation: Conversation, settings: Settings | None 
 
 
 def test_the_rows_come_in_one_order(engine: Engine) -> None:
-    settings = Settings(sampling=Sampling(temperature=0.7, top_p=0.9, seed=3), is_verbose=True)
+    settings = Settings(sampling=Sampling(temperature=0.7, top_p=0.9, seed=3, choices=("yes", "no")), is_verbose=True)
     assert shown(engine, Conversation(), settings) == [
         ("context", "0 of 4096 tokens used, 0 of them by clips; 4096 left"),
         ("looked at", "0 clips since the start"),
@@ -37,6 +37,8 @@ def test_the_rows_come_in_one_order(engine: Engine) -> None:
         ("seed", "3"),
         ("max-new-tokens", "512"),
         ("guard", "on"),
+        ("choices", "yes,no"),
+        ("calibrate", "off"),
         ("verbose", "on"),
         ("model", engine.tokens.checkpoint.model),
         ("device", "cpu: A test."),

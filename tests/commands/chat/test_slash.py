@@ -69,6 +69,9 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/set temperature 0.7", Set(name="temperature", value="0.7")),
     ("/set top_p 1", Set(name="top-p", value="1")),
     ("/set verbose on", Set(name="verbose", value="on")),
+    ("/set choices yes,no", Set(name="choices", value="yes,no")),
+    ("/set Choices moves left, moves right", Set(name="choices", value="moves left, moves right")),
+    ("/retry --choices yes,no --calibrate on", Retry(changes=(("choices", "yes,no"), ("calibrate", "on")))),
     ("/show", Show()),
     ("/save talk.json", Save(path=Path("talk.json"))),
     ("/save --force 'my talk.json'", Save(path=Path("my talk.json"), is_forced=True)),
@@ -237,7 +240,7 @@ def test_help_of_one_command_has_its_options_and_settings() -> None:
     ]
     assert [name for name, _ in help_rows("set")] == [
         "/set [NAME VALUE]",
-        *("temperature", "top-p", "seed", "max-new-tokens", "guard", "verbose"),
+        *("temperature", "top-p", "seed", "max-new-tokens", "guard", "choices", "calibrate", "verbose"),
     ]
     with pytest.raises(UsageError, match=r"^There is no /sav\. Did you mean /save\? /help lists the commands\.$"):
         help_rows("sav")

@@ -106,6 +106,52 @@ def test_retry_asks_the_same_with_other_settings_for_once(stage: Make) -> None:
     assert [number for number, _ in here.kept()] == [1, 1, 1]
 
 
+def test_an_answer_is_chosen_and_each_choice_has_its_share(stage: Make) -> None:
+    here = stage(CLIP)
+    assert here.enter("/set choices star, circle, a dog") == "choices  star,circle,a dog\n"
+    assert here.enter("What is it?") == "star\nstar 89%, circle 11%, a dog <1%\n"
+    assert here.enter("/set calibrate on") == "calibrate  on\n"
+    assert here.enter("/edit 1 Is there a star?") == "circle\nstar 14%, circle 86%, a dog <1%\n"
+    (turn,) = here.talk.conversation.turns
+    assert (turn.stop_reason, sum(turn.probabilities)) == ("choice", pytest.approx(1))
+    here.enter("/set choices none")
+    assert here.enter("What happens in this video?") == MOVES
+    assert here.talk.engine.sight.calls == 1
+
+
+def test_a_choice_does_not_vary(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("/set temperature 1")
+    here.enter("/set choices left,right")
+    said = here.enter("Which way does it move?")
+    assert here.enter("/retry") == (
+        "left\nA choice doesn't vary, so the answer will be the same: /set choices none lifts it.\n"
+        f"{said.splitlines()[1]}\n"
+    )
+    assert here.enter("/retry --choices right,left") == "left\nright <1%, left >99%\n"
+
+
+def test_json_has_the_probabilities_and_no_notice(stage: Make) -> None:
+    here = stage(CLIP, output="json")
+    here.enter("/set choices left,right")
+    said = here.enter("Which way does it move?")
+    row = json.loads(said)
+    assert said.count("\n") == 1
+    assert (row["turn"], row["answer"], row["stop_reason"]) == (1, "left", "choice")
+    assert row["probabilities"] == {"left": pytest.approx(1, abs=1e-2), "right": pytest.approx(0, abs=1e-2)}
+
+
+def test_choices_that_the_model_reads_alike_leave_everything_as_it_was(stage: Make) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+    here.enter("/set choices </s>,< /s>")
+    with pytest.raises(UsageError, match="The model reads the choices '</s>' and '< /s>' alike: leave one out"):
+        here.enter("And its colour?")
+    assert (here.talk.questions, len(here.kept())) == (("What happens in this video?",), 1)
+    here.enter("/set choices none")
+    assert here.enter("And its colour?") == "Red.\n"
+
+
 @pytest.mark.parametrize("line", [f"/edit 1 {ENDLESS}", ENDLESS])
 def test_a_question_that_does_not_fit_leaves_everything_as_it_was(line: str, stage: Make) -> None:
     here = stage(CLIP)

@@ -136,6 +136,7 @@ class Keeping:
             sampling=turn.sampling,
             stats=turn.stats,
             ended_at=_now(),
+            probabilities=turn.probabilities,
         )
 
     def _medium_record(self, frames: Frames) -> MediumRecord:

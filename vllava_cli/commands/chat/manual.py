@@ -45,7 +45,7 @@ _FRAMING = (
     Option(name="--at", value="TIMES", help="Look at these moments, with commas between."),
 )
 _SAMPLING = tuple(
-    Option(name=f"--{name}", value="on|off" if name == "guard" else "X", help=help_)
+    Option(name=f"--{name}", value="on|off" if name in ("guard", "calibrate") else "X", help=help_)
     for name, help_ in SAMPLING_HELP.items()
 )
 _FORCE = (Option(name="--force", help="Replace a file that is already there."),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vllava_cli.choices import shares
 from vllava_cli.commands.chat.moments import moments
 from vllava_cli.nouns import Conversation, Frames, StopReason, Turn
 from vllava_cli.screen import clean, one_line
@@ -40,7 +41,7 @@ def _quoted(question: str) -> str:
 
 
 def _answer(turn: Turn) -> str:
-    stop = _STOPS.get(turn.stop_reason)
+    stop = _STOPS.get(turn.stop_reason) or _plain(shares(turn.sampling.choices, turn.probabilities))
     return f"{turn.answer.strip()}\n" + (f"\n*({stop})*\n" if stop else "")
 
 

@@ -45,7 +45,7 @@ def revived(
     conversation = Conversation(attached=waiting, fit=record.fit)
     for turn in record.turns:
         media = tuple(frames[medium.path, _framing(medium, record)] for medium in turn.media)
-        is_own = record.model == model and tokens.are_of(turn.answer_ids, turn.answer, is_cut=turn.stop_reason in _CUT)
+        is_own = record.model == model and _is_own(turn, tokens)
         renewed += not is_own
         ids = turn.answer_ids if is_own else tokens.answer_ids(turn.answer)
         conversation.turns.append(_turn(turn, media, ids))
@@ -61,7 +61,15 @@ def _turn(turn: TurnRecord, media: tuple[Frames, ...], ids: tuple[int, ...]) -> 
         stop_reason=turn.stop_reason,
         sampling=turn.sampling,
         stats=turn.stats,
+        probabilities=turn.probabilities,
     )
+
+
+def _is_own(turn: TurnRecord, tokens: Tokens) -> bool:
+    """A choice needn't read as its ids do: a word of the prompt's own in it is parted before it is tokenised."""
+    if turn.stop_reason == "choice" and turn.answer_ids == tokens.answer_ids(turn.answer):
+        return True
+    return tokens.are_of(turn.answer_ids, turn.answer, is_cut=turn.stop_reason in _CUT)
 
 
 def _media(record: SessionRecord) -> list[MediumRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from vllava_cli.choices import choices_of
 from vllava_cli.commands.chat.nearest import nearest
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Sampling
@@ -15,6 +16,8 @@ SAMPLING_HELP: Mapping[str, str] = {
     "seed": "A number makes sampling repeatable; none is a new one each time.",
     "max-new-tokens": "The longest answer, in tokens.",
     "guard": "on stops an answer that repeats itself.",
+    "choices": "Texts with commas between, yes,no: the likeliest is the answer; none lets the model speak.",
+    "calibrate": "on divides each choice's likelihood by what it would be if the clip were blank.",
 }
 HELP: Mapping[str, str] = {**SAMPLING_HELP, "verbose": "on says what was chosen, why, and how long it took."}
 VALUES: Mapping[str, tuple[str, ...]] = {
@@ -23,6 +26,8 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "seed": ("none", "0", "1"),
     "max-new-tokens": ("64", "256", "512", "1024"),
     "guard": ("on", "off"),
+    "choices": ("none", "yes,no"),
+    "calibrate": ("on", "off"),
     "verbose": ("on", "off"),
 }
 """Likely values of each setting, for completion."""
@@ -60,6 +65,10 @@ def changed(sampling: Sampling, name: str, value: str) -> Sampling:
             return replace(sampling, max_new_tokens=_count("max-new-tokens", value))
         case "guard":
             return replace(sampling, has_guard=_switch("guard", value))
+        case "choices":
+            return replace(sampling, choices=() if value.lower() == "none" else choices_of(value))
+        case "calibrate":
+            return replace(sampling, is_calibrated=_switch("calibrate", value))
         case other:
             raise UsageError(f"{other} doesn't change how tokens are chosen: /set {other} {value} sets it.")
 
@@ -72,6 +81,8 @@ def rows(sampling: Sampling) -> list[tuple[str, str]]:
         ("seed", "none" if sampling.seed is None else str(sampling.seed)),
         ("max-new-tokens", str(sampling.max_new_tokens)),
         ("guard", _shown(sampling.has_guard)),
+        ("choices", ",".join(sampling.choices) or "none"),
+        ("calibrate", _shown(sampling.is_calibrated)),
     ]
 
 

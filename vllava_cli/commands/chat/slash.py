@@ -17,9 +17,9 @@ from vllava_cli.commands.chat.manual import COMMANDS as COMMANDS
 from vllava_cli.commands.chat.manual import help_rows as help_rows
 from vllava_cli.commands.chat.quoting import split
 from vllava_cli.commands.chat.settings import Settings, canonical
-from vllava_cli.commands.words import MEDIA_SUFFIXES
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import FRAMES_PER_CLIP, Framing
+from vllava_cli.suffixes import MEDIA_SUFFIXES
 from vllava_cli.times import framing_of, time_of, times_of
 
 _COMMAND = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)
@@ -202,14 +202,17 @@ def _edit(rest: str) -> Edit:
 
 
 def _set(rest: str) -> Set:
-    words = arguments_of("set", rest).words_of(most=2)
+    given = arguments_of("set", rest)
+    is_list = bool(given.words) and given.words[0].text.lower() == "choices"
+    words = given.words_of(most=len(given.words) if is_list else 2)
     if not words:
         return Set()
     name = canonical(words[0])
     if len(words) == 1:
         raise refuse("set", f"{name} wants a value")
-    Settings().changed(name, words[1])
-    return Set(name=name, value=words[1])
+    value = " ".join(words[1:])
+    Settings().changed(name, value)
+    return Set(name=name, value=value)
 
 
 def _save(rest: str) -> Save:

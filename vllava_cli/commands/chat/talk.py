@@ -71,7 +71,9 @@ class Talk:
         settings = self.settings
         for name, value in changes:
             settings = settings.changed(name, value)
-        if settings.sampling.temperature == 0 and not changes:
+        if settings.sampling.choices and not changes:
+            self.screen.notice("A choice doesn't vary, so the answer will be the same: /set choices none lifts it.")
+        elif settings.sampling.temperature == 0 and not changes:
             self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
         self._put(self.questions[-1], settings.sampling, len(self.conversation.turns))
 

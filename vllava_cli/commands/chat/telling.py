@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vllava_cli.choices import shares
 from vllava_cli.commands.report import counts, report
 from vllava_cli.nouns import Conversation, Piece, Turn
 from vllava_cli.screen import Screen
@@ -44,6 +45,8 @@ class Telling:
                 self.screen.answer(turn.answer)
             self.screen.answer("" if turn.answer else "\n")  # an answer, even an empty one, is a line
             self.screen.end_answer()
+        if turn.probabilities and self.output != "json":
+            self.screen.notice(shares(turn.sampling.choices, turn.probabilities))
         if notice := _notice(turn):
             self.screen.notice(notice)
         self.screen.detail(f"turn {number}: {_detail(turn)}")

@@ -1,0 +1,42 @@
+"""The answers that may be chosen from, as a user writes them and reads them: for the command line and the chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllava_cli.errors import UsageError
+
+
+def choices_of(text: str) -> tuple[str, ...]:
+    """ "yes, no" → ("yes", "no"). Errors: UsageError."""
+    return checked(text.split(","))
+
+
+def checked(choices: Sequence[str]) -> tuple[str, ...]:
+    """The choices without spaces around them. Errors: UsageError for fewer than two, an empty one, or equal ones."""
+    found = tuple(choice.strip() for choice in choices)
+    if "" in found:
+        raise UsageError(f"One of the choices {','.join(choices)!r} is empty: give each a text, yes,no.")
+    if len(found) < 2:
+        raise UsageError(f"{','.join(found)!r} leaves no choice: give two or more, with commas between, yes,no.")
+    twice = next((choice for place, choice in enumerate(found) if choice in found[:place]), None)
+    if twice is not None:
+        raise UsageError(f"{twice!r} is among the choices twice: leave one out.")
+    return found
+
+
+def by_choice(choices: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
+    """{"yes": 0.93, "no": 0.07}, as JSON gets it; {} where an interruption left no probabilities."""
+    return {choice: round(part, 6) for choice, part in zip(choices, probabilities, strict=False)}
+
+
+def shares(choices: Sequence[str], probabilities: Sequence[float]) -> str:
+    """ "yes 93%, no 7%": a share that isn't all or nothing never reads so."""
+    parts = zip(choices, probabilities, strict=False)
+    return ", ".join(f"{' '.join(choice.split())} {_percent(part)}" for choice, part in parts)
+
+
+def _percent(part: float) -> str:
+    if 0 < part < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= part < 1 else f"{part:.0%}"
