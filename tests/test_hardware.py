@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from vllava_cli.hardware import cpu_facts, find_accelerators, has_kernels, is_installed, physical_cores, probe
+from vllava_cli.hardware import (
+    cpu_cores,
+    cpu_facts,
+    find_accelerators,
+    has_kernels,
+    is_installed,
+    physical_cores,
+    probe,
+)
 from vllava_cli.limits import core_quota, limited_ram
 from vllava_cli.nouns import Accelerator
 
@@ -27,7 +35,7 @@ def write(root: Path, name: str, text: str) -> None:
 def test_the_probe_of_this_machine_agrees_with_itself_and_the_system(capfd: pytest.CaptureFixture[str]) -> None:
     found = probe()
     assert found.cpu_name == found.cpu_name.strip() != ""
-    assert 1 <= found.cpu_cores <= (os.cpu_count() or 1)
+    assert 1 <= found.cpu_cores == cpu_cores() <= (os.cpu_count() or 1)
     assert 0 < found.ram_free_bytes <= found.ram_total_bytes
     for gpu in found.accelerators:
         assert 0 <= gpu.free_bytes <= gpu.total_bytes

@@ -39,13 +39,23 @@ def probe() -> Hardware:
         accelerators=accelerators,
         faults=faults,
         cpu_name=_cpu_name(),
-        cpu_cores=_cores(psutil.cpu_count(logical=False)),
+        cpu_cores=cpu_cores(),
         ram_total_bytes=total_bytes,
         ram_free_bytes=free_bytes,
         has_cpu_bf16=_has_cpu_bf16(torch),
         has_bitsandbytes=is_installed("bitsandbytes", "bitsandbytes", _bitsandbytes_floor()),
         has_flash_attn=has_gpu_for_flash and is_installed("flash_attn", "flash-attn", FLASH_ATTN_FLOOR),
     )
+
+
+def cpu_cores() -> int:
+    """Physical cores within this process's affinity and quota, without torch; Linux alone tells either."""
+    import psutil
+
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = physical_cores(os.sched_getaffinity(0))
+    return min(cores, core_quota() or cores)
 
 
 def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> Found:
@@ -195,14 +205,6 @@ def _has_cpu_bf16(torch: Any) -> bool:
     ask_torch = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     is_windows = sys.platform == "win32"
     return has_bf16 or _sysctl("hw.optional.arm.FEAT_BF16") == "1" or bool(is_windows and ask_torch and ask_torch())
-
-
-def _cores(all_physical: int | None) -> int:
-    """Physical cores within this process's affinity and quota; Linux alone tells either."""
-    cores = all_physical or os.cpu_count() or 1
-    if sys.platform == "linux":
-        cores = physical_cores(os.sched_getaffinity(0))
-    return min(cores, core_quota() or cores)
 
 
 def _bitsandbytes_floor() -> tuple[int, ...]:

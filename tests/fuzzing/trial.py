@@ -91,7 +91,13 @@ def framing_for(number: int) -> Framing:
 
 
 def _outcome(guard: Guard, path: Path, number: int) -> tuple[Literal["frames", "sentence", "failure"], str]:
-    framing = framing_for(number)
+    framing, refusal = framing_for(number), None
+    try:
+        guard.header(path)
+    except MediaError as exc:
+        refusal = str(exc)
+    except Exception as exc:
+        return "failure", f"header: {type(exc).__name__}: {exc}"
     try:
         if number % 10 == 9:
             guard.probe(path, is_full=number % 20 == 19)
@@ -102,7 +108,7 @@ def _outcome(guard: Guard, path: Path, number: int) -> tuple[Literal["frames", "
         return ("failure", fault) if fault else ("sentence", kind_of(str(exc), path))
     except Exception as exc:
         return "failure", f"{type(exc).__name__}: {exc}"
-    fault = fault_of_frames(frames, framing)
+    fault = fault_of_frames(frames, framing) or (refusal and f"has frames, but its header: {refusal}")
     return ("failure", fault) if fault else ("frames", f"{len(frames.times_s)} frames, {frames.clip.way or 'image'}")
 
 

@@ -20,7 +20,7 @@ from tests.clips import FFV1, GIF, VP9, cut, picture, write_animation, write_cli
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media import wire
 from vllava_cli.media.decoder import Decoder, NoAnswerError
-from vllava_cli.media.guard import Guard
+from vllava_cli.media.guard import Guard, KilledError
 from vllava_cli.media.sample import probe, sample
 from vllava_cli.nouns import Clip, DecodeLimits, Framing
 
@@ -341,6 +341,90 @@ def test_the_child_inherits_nothing_but_the_wire() -> None:
             assert open_files(guard.pid or 0) == set()
             assert psutil.Process(guard.pid).num_fds() == 5
             assert {str(Path(f"/proc/{guard.pid}/fd/{number}").readlink()) for number in range(3)} == {os.devnull}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_where_memory_runs_out_the_child_goes_first() -> None:
+    with Guard() as guard:
+        guard.sample(make_image("a.png"), WHOLE)
+        assert Path(f"/proc/{guard.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def error_of(guard: Guard, path: Path) -> Exception:
+    with pytest.raises(Exception) as caught:
+        guard.sample(path, WHOLE)
+    return caught.value
+
+
+def test_a_guard_that_another_thread_kills_in_the_middle_of_a_file(long_clip: Path) -> None:
+    with Guard() as guard:
+        guard.sample(make_image("a.png"), WHOLE)
+        pid, caught = guard.pid or 0, list[Exception]()
+        thread = threading.Thread(target=lambda: caught.append(error_of(guard, long_clip)))
+        thread.start()
+        assert wait_for(lambda: long_clip in open_files(pid))
+        guard.kill()
+        assert not psutil.pid_exists(pid)
+        thread.join()
+        assert [type(error) for error in caught] == [KilledError]
+        assert type(error_of(guard, Path("a.png"))) is KilledError
+        assert guard.pid is None
+
+
+def test_a_guard_that_another_thread_kills_while_its_child_starts() -> None:
+    slow = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    guard, caught = Guard(command=slow), list[Exception]()
+    thread = threading.Thread(target=lambda: caught.append(error_of(guard, Path("a.mp4"))))
+    thread.start()
+    assert wait_for(lambda: guard.pid is not None)
+    pid = guard.pid or 0
+    guard.kill()
+    thread.join()
+    assert [type(error) for error in caught] == [KilledError]
+    assert not psutil.pid_exists(pid)
+
+
+class Trap(list[str]):
+    """A command that has a guard killed by another thread in the moment in which it is started."""
+
+    guard: Guard
+
+    def __iter__(self) -> Iterator[str]:
+        threading.Thread(target=self.guard.kill).start()
+        assert wait_for(lambda: self.guard._is_killed)
+        return super().__iter__()
+
+
+def test_a_child_that_is_born_while_its_guard_is_killed() -> None:
+    trap = Trap([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    trap.guard, caught = Guard(command=trap), list[Exception]()
+    thread = threading.Thread(target=lambda: caught.append(error_of(trap.guard, Path("a.mp4"))))
+    thread.start()
+    thread.join(timeout=30)
+    assert [type(error) for error in caught] == [KilledError]
+    assert trap.guard.pid is None
+
+
+class NoCommand(list[str]):
+    """A command that must not be started."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("a child was started")
+
+
+def test_a_guard_that_was_killed_starts_no_child() -> None:
+    guard = Guard(command=NoCommand(["python"]))
+    guard.kill()
+    assert type(error_of(guard, Path("a.mp4"))) is KilledError
+
+
+def test_an_idle_guard_that_is_killed_leaves_no_process() -> None:
+    guard = Guard()
+    guard.sample(make_image("a.png"), WHOLE)
+    pid = guard.pid or 0
+    guard.kill()
+    assert not psutil.pid_exists(pid)
+    guard.kill()
 
 
 def test_ctrl_c_ends_the_child_and_the_guard_stays_usable(long_clip: Path) -> None:

@@ -79,14 +79,14 @@ def _big_endian_tiff(grey: np.ndarray) -> bytes:
     return header + data + len(tags).to_bytes(2) + b"".join(tags) + bytes(4)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
 @pytest.mark.parametrize("value", range(1, 9))
-def test_exif_orientation_is_applied(value: int) -> None:
+def test_exif_orientation_is_applied(value: int, name: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = value
-    path = write_image("a.png", exif=exif)
-    with Image.open(path) as image:
+    with Image.open(write_image("expected.png", exif=exif)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
-    frames = read_still(path)
+    frames = read_still(write_image(name, exif=exif))
     assert (frames.pixels[0] == expected).all()
     assert (frames.clip.width, frames.clip.height) == ((64, 48) if value < 5 else (48, 64))
     if value in (1, 3, 6, 8):

@@ -46,6 +46,7 @@ def answer(line: bytes, rest: bytes = b"", *, request: wire.Request = REQUEST, m
     [
         REQUEST,
         replace(REQUEST, call="probe", is_full=True),
+        replace(REQUEST, call="header"),
         replace(REQUEST, path=Path(os.fsdecode(b"caf\xe9\n\xff.mp4")), folder=os.fsdecode(b"/\x80")),
         replace(REQUEST, framing=Framing(at_s=(1.5, 0.25), fit="pad")),
         replace(REQUEST, framing=Framing(start_s=0.1, end_s=float("inf"))),
@@ -69,8 +70,16 @@ def test_an_image_has_one_frame() -> None:
     assert (frames.clip, frames.pixels.shape) == (image, (1, 2, 4, 3))
 
 
-def test_facts_arrive_as_they_were_sent() -> None:
-    assert answer(wire.clip_line(CLIP), request=replace(REQUEST, call="probe")) == CLIP
+@pytest.mark.parametrize("call", ["probe", "header"])
+def test_facts_arrive_as_they_were_sent(call: wire.Call) -> None:
+    assert answer(wire.clip_line(CLIP), request=replace(REQUEST, call=call)) == CLIP
+
+
+def test_only_a_header_may_leave_the_size_open() -> None:
+    unknown = replace(CLIP, width=0, height=0)
+    assert answer(wire.clip_line(unknown), request=replace(REQUEST, call="header")) == unknown
+    with pytest.raises(wire.WireError):
+        answer(wire.clip_line(unknown), request=replace(REQUEST, call="probe"))
 
 
 def test_frames_that_do_not_fit_their_clip_are_not_sent() -> None:
@@ -174,9 +183,44 @@ def test_a_forged_answer_is_refused(name: str) -> None:
         answer(FORGED[name], bytes(1000))
 
 
-def test_facts_of_a_picture_larger_than_any_are_refused() -> None:
+@pytest.mark.parametrize("call", ["probe", "header"])
+def test_facts_of_a_picture_larger_than_any_are_refused(call: wire.Call) -> None:
     with pytest.raises(wire.WireError):
-        answer(wire.clip_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call="probe"))
+        answer(wire.clip_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call=call))
+
+
+FORGED_FACTS = {
+    "frames": wire.frames_line(FRAMES),
+    "no clip": b'{"is": "clip"}\n',
+    "a clip of 5": b'{"is": "clip", "clip": 5}\n',
+    "a negative height": wire.clip_line(replace(CLIP, height=-1)),
+    "a negative width": wire.clip_line(replace(CLIP, width=-1)),
+    "a negative count": wire.clip_line(replace(CLIP, frame_count=-1)),
+    "a huge count": wire.clip_line(replace(CLIP, frame_count=1 << 60)),
+    "a length of NaN": wire.clip_line(replace(CLIP, duration_s=float("nan"))),
+    "a width of true": wire.clip_line(replace(CLIP, width=True)),
+    "a width of null": wire.clip_line(CLIP).replace(b'"width": 4', b'"width": null'),
+    "another medium": wire.clip_line(CLIP).replace(b'"video"', b'"sound"'),
+}
+
+
+@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("name", FORGED_FACTS)
+def test_forged_facts_are_refused(name: str, call: wire.Call) -> None:
+    with pytest.raises(wire.WireError):
+        answer(FORGED_FACTS[name], PIXELS.tobytes(), request=replace(REQUEST, call=call))
+
+
+@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("place", range(0, len(wire.clip_line(CLIP)) - 1, 3))
+def test_facts_with_a_byte_missing_or_changed_are_facts_or_refused(place: int, call: wire.Call) -> None:
+    line = wire.clip_line(CLIP)
+    for forged in (line[:place] + line[place + 1 :], line[:place] + b"9" + line[place + 1 :], line[:place] + b"\n"):
+        try:
+            found = answer(forged, request=replace(REQUEST, call=call))
+        except wire.WireError:
+            continue
+        assert isinstance(found, Clip) and found.path == PATH
 
 
 def test_as_many_frames_come_back_as_times_were_asked_for() -> None:

@@ -10,8 +10,10 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO
 
 from vllava_cli.errors import MediaError, UsageError
@@ -26,7 +28,10 @@ except ImportError:  # Windows: the parent's clock is the only limit
 
 _OPEN_FILES = 64
 _SMALL_STACK_BYTES = 1 << 18
-_MODULES = ("vllava_cli.media.sample", "av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin")
+_MODULES = (
+    *("vllava_cli.media.sample", "vllava_cli.media.header"),
+    *("av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),
+)
 """What decoding takes; the libraries would import theirs in the middle of a file, where memory may be short already."""
 
 
@@ -39,6 +44,7 @@ def main() -> None:
     for module in _MODULES:  # after the wire is taken: what an import prints must not land on it
         import_module(module)
     _bound(int(sys.argv[1]))
+    _offer()
     _send(replies, wire.READY)
     kept: list[Frames] = []
     gc.freeze()
@@ -50,16 +56,20 @@ def main() -> None:
 
 def _answer(request: wire.Request, replies: int, kept: list[Frames]) -> None:
     """Sends exactly one reply, whatever happens; frames stay in `kept` as long as the wire may hold their pages."""
+    from vllava_cli.media.header import header
     from vllava_cli.media.sample import probe, sample
 
     try:
         _bound_cpu(request.cpu_s)
         _enter(request)
-        if request.call == "probe":
-            line = wire.clip_line(probe(request.path, is_full=request.is_full))
-        else:
-            kept.append(_in_one_piece(sample(request.path, request.framing)))
-            line = wire.frames_line(kept[0])
+        match request.call:
+            case "header":
+                line = wire.clip_line(header(request.path))
+            case "probe":
+                line = wire.clip_line(probe(request.path, is_full=request.is_full))
+            case "sample":
+                kept.append(_in_one_piece(sample(request.path, request.framing)))
+                line = wire.frames_line(kept[0])
     except Exception as exc:
         kept.clear()
         line = _error_line(exc)
@@ -123,6 +133,12 @@ def _bound(memory_bytes: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
+
+
+def _offer() -> None:
+    """Where RAM runs out, Linux ends this process, which can be replaced, before the one that holds the model."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _lower(limit: int, most: int) -> None:

@@ -1,4 +1,4 @@
-"""`Guard` gives what `sample` and `probe` give, but lets a bounded child process do the decoding.
+"""`Guard` gives what `sample`, `probe` and `header` give, but lets a bounded child process do the decoding.
 
 The child is reused for many files. Whatever a file does to it, the caller gets frames or one sentence.
 """
@@ -12,16 +12,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import Decoder, NoAnswerError
-from vllava_cli.media.wire import DecoderBugError, Request
+from vllava_cli.media.wire import Call, DecoderBugError, Request
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+
+_KILL_S = 5.0
+
+
+class KilledError(Exception):
+    """The guard was killed, perhaps in the middle of this call."""
 
 
 class Guard:
-    """Runs `sample` and `probe` in one child process at a time.
+    """Runs `sample`, `probe` and `header` in one child process at a time.
 
     Calls from several threads wait for each other; a forked process needs a guard of its own. A child that dies is
     replaced. A file is blamed only for what it does to a fresh child: one that has read other files before may suffer
@@ -32,6 +38,7 @@ class Guard:
         self._limits = limits or DecodeLimits()
         self._command = command
         self._child: Decoder | None = None
+        self._is_killed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -60,15 +67,31 @@ class Guard:
         """As `sample.probe`. Errors: those of `sample`."""
         return cast(Clip, self._ask("probe", path, is_full=is_full))
 
+    def header(self, path: Path) -> Clip:
+        """As `header.header`. Errors: those of `sample`."""
+        return cast(Clip, self._ask("header", path))
+
     def close(self) -> None:
         """Ends the child; a later call starts another one."""
         if self._child:
             self._child.end()
             self._child = None
 
-    def _ask(
-        self, call: Literal["sample", "probe"], path: Path, *, framing: Framing | None = None, is_full: bool = False
-    ) -> Frames | Clip:
+    def kill(self) -> None:
+        """Ends the child for good, from any thread; a call that is under way, and later ones, raise KilledError.
+
+        A child that the system can't end, because a disk doesn't answer, is left behind after some seconds.
+        """
+        self._is_killed = True
+        if child := self._child:
+            child.process.kill()
+        if self._lock.acquire(timeout=_KILL_S):
+            try:
+                self.close()
+            finally:
+                self._lock.release()
+
+    def _ask(self, call: Call, path: Path, *, framing: Framing | None = None, is_full: bool = False) -> Frames | Clip:
         request = Request(
             call=call,
             path=path,
@@ -87,11 +110,13 @@ class Guard:
         while True:
             child = self._ready_child()
             try:
+                self._check_life()  # only now: of `kill` and this, at least one sees what the other has set
                 return child.answer(request)
             except (MediaError, UsageError, DecoderBugError):
                 raise
             except NoAnswerError as failure:
                 self.close()
+                self._check_life()
                 if failure.is_certain or child.files == 1:
                     raise
             except BaseException:
@@ -99,9 +124,14 @@ class Guard:
                 raise
 
     def _ready_child(self) -> Decoder:
+        self._check_life()
         if not self._child:
             self._child = Decoder(self._limits, command=self._command)
         return self._child
+
+    def _check_life(self) -> None:
+        if self._is_killed:
+            raise KilledError
 
 
 def _cpu_seconds(limits: DecodeLimits) -> int:

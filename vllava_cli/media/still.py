@@ -78,8 +78,9 @@ def read_still(path: Path) -> Frames:
     with opened_image(path) as image:
         pages, pixel_format = getattr(image, "n_frames", 1), image.mode.lower()
         codec = (image.format or "").lower()
-        turn = _turn(image)
-        pixels = upright(rgb(image)[np.newaxis], turn)
+        turn = turn_of(image)
+        loaded = rgb(image)[np.newaxis]
+        pixels = upright(loaded, turn_of(image))  # again, because Pillow turns a TIFF by itself while it loads it
     faults = (
         (f"Only the first of the {pages} pages of {shown(path)} is used.",) if codec == "tiff" and pages > 1 else ()
     )
@@ -147,7 +148,7 @@ def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.repeat(grey.astype(np.uint8)[..., np.newaxis], 3, axis=2)
 
 
-def _turn(image: Image.Image) -> Orientation:
+def turn_of(image: Image.Image) -> Orientation:
     """EXIF's orientation, 1 to 8; a damaged EXIF block doesn't make the picture unusable."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)

@@ -22,6 +22,8 @@ READY = b'{"is": "ready"}\n'
 MAX_PIXELS = 89_478_485
 """As in clip.py, which the guard doesn't import: the decoders stay out of its process."""
 
+Call = Literal["sample", "probe", "header"]
+
 _MAX_TEXT = 1 << 16
 _MAX_LINE = 1 << 22
 _MAX_COUNT = 1 << 53
@@ -41,9 +43,9 @@ class DecoderBugError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call of `sample` or `probe`; `cpu_s` are the CPU seconds that it may take."""
+    """One call of `sample`, `probe` or `header`; `cpu_s` are the CPU seconds that it may take."""
 
-    call: Literal["sample", "probe"]
+    call: Call
     path: Path
     folder: str
     """The current folder of the caller, in which a relative path is looked up."""
@@ -115,6 +117,8 @@ def _reply(facts: dict[str, Any], stream: BinaryIO, request: Request, max_bytes:
             return _read_frames(facts, stream, request, max_bytes)
         case "clip" if request.call == "probe":
             return _clip(facts["clip"], request.path)
+        case "clip" if request.call == "header":
+            return _clip(facts["clip"], request.path, least_side=0)
         case "media error":
             raise MediaError(_text(facts["sentence"]))
         case "usage error":
@@ -143,12 +147,12 @@ def _facts(clip: Clip) -> dict[str, Any]:
     return facts
 
 
-def _clip(facts: dict[str, Any], path: Path) -> Clip:
+def _clip(facts: dict[str, Any], path: Path, *, least_side: int = 1) -> Clip:
     clip = Clip(
         path=path,
         kind=cast(MediaKind, _one_of(facts["kind"], get_args(MediaKind))),
-        width=_count(facts["width"], least=1),
-        height=_count(facts["height"], least=1),
+        width=_count(facts["width"], least=least_side),
+        height=_count(facts["height"], least=least_side),
         frame_count=_count(facts["frame_count"]),
         duration_s=_number_or_none(facts["duration_s"]),
         fps=_number_or_none(facts["fps"]),

@@ -1,0 +1,103 @@
+"""`header` tells what a file promises, without decoding anything: in a millisecond or two, whatever its length."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from vllava_cli.errors import MediaError
+from vllava_cli.media.clip import check_file, codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.still import look, opened_image, turn_of
+from vllava_cli.nouns import Clip
+
+_MICROSECONDS = 1_000_000
+
+
+def header(path: Path) -> Clip:
+    """The facts that a file's header promises; 0, None or "" for what it doesn't say, and no way.
+
+    A video's width and height are as stored; its frames are counted only by some containers. Errors: the MediaErrors
+    of `sample` for what can't be opened, and one for a folder. What lies damaged behind the header isn't seen.
+    """
+    check_file(path)
+    match look(path):
+        case "still":
+            return _still(path)
+        case "animation":
+            return _animation(path)
+        case "video":
+            return _undecoded(path) or _video(path, has_decoders=True)
+
+
+def _undecoded(path: Path) -> Clip | None:
+    """None where a decoder may know better: the header tells no size, or a wrong one."""
+    try:
+        clip = _video(path, has_decoders=False)
+    except MediaError:
+        return None
+    return clip if clip.width and clip.height else None
+
+
+def _still(path: Path) -> Clip:
+    with opened_image(path) as image:
+        turn, codec = turn_of(image), (image.format or "").lower()
+        is_upright = turn.rotation in (0, 180) or codec == "tiff"  # whose size Pillow turns by itself
+        width, height = image.size if is_upright else image.size[::-1]
+        return Clip(
+            path=path,
+            kind="image",
+            width=width,
+            height=height,
+            frame_count=1,
+            codec=codec,
+            container=codec,
+            pixel_format=image.mode.lower(),
+            rotation=turn.rotation,
+        )
+
+
+def _animation(path: Path) -> Clip:
+    with opened_image(path) as image:
+        codec = (image.format or "").lower()
+        return Clip(
+            path=path,
+            kind="video",
+            width=image.width,
+            height=image.height,
+            frame_count=getattr(image, "n_frames", 1),
+            codec=codec,
+            container=codec,
+            pixel_format=image.mode.lower(),
+        )
+
+
+def _video(path: Path, *, has_decoders: bool) -> Clip:
+    with opened(path, has_decoders=has_decoders) as container:
+        stream = video_stream(container, path)
+        return Clip(
+            path=path,
+            kind="video",
+            width=stream.codec_context.width,
+            height=stream.codec_context.height,
+            frame_count=promised(container, stream),
+            duration_s=_duration_s(container, stream),
+            fps=_positive(stream.average_rate or stream.guessed_rate),
+            codec=codec_name(stream),
+            container=container_name(container, path),
+            pixel_format=stream.codec_context.pix_fmt or "",
+        )
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """The stream's own length where the container has one for each stream, else that of the whole file."""
+    own = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    return _positive(own) or _positive(container.duration and container.duration / _MICROSECONDS)
+
+
+def _positive(number: float | Fraction | None) -> float | None:
+    value = float(number) if number else 0.0
+    return value if 0 < value < math.inf else None
