@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli import journal as journal_module
+from vllava_cli import lock as lock_module
 from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.journal import Journal, is_locked, read_rows
 from vllava_cli.jsonl import MAX_ROW_BYTES
@@ -65,6 +66,32 @@ with Journal.open(path) as journal:
         print(number, path.stat().st_size, exc)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     journal.append({"number": "there is room again"})
+"""
+REWRITER = """
+import os, sys
+from pathlib import Path
+from vllava_cli.journal import Journal
+with Journal.open(Path(sys.argv[1])) as journal:
+    while True:
+        rows = list(journal.rows())
+        generation = rows[0]["generation"] + 1 if rows else 0
+        journal.rewrite({"generation": generation, "padding": "x" * 50_000} for _ in range(50))
+        os.write(1, b"%d\\n" % generation)
+"""
+FULL_REWRITE = """
+import resource, sys
+from pathlib import Path
+from vllava_cli.errors import OutputError
+from vllava_cli.journal import Journal
+with Journal.open(Path(sys.argv[1])) as journal:
+    journal.append({"number": 0})
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
+    try:
+        journal.rewrite({"padding": "x" * 99_988} for _ in range(50))
+    except OutputError as exc:
+        print(exc)
+    journal.append({"number": 1})
 """
 
 
@@ -277,14 +304,14 @@ def test_a_fork_does_not_keep_the_lock_of_a_journal_that_was_closed() -> None:
 
 def test_a_file_that_is_replaced_before_the_lock_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(b'{"old": 1}\n')
-    lock = journal_module._lock
+    lock = lock_module._lock
 
-    def replace_and_lock(descriptor: int, name: Path) -> None:
+    def replace_and_lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
         if b"old" in path.read_bytes():
             written(b'{"new": 1}\n', "part").replace(path)
-        lock(descriptor, name)
+        lock(descriptor, name, is_shared=is_shared)
 
-    monkeypatch.setattr(journal_module, "_lock", replace_and_lock)
+    monkeypatch.setattr(lock_module, "_lock", replace_and_lock)
     with Journal.open(path) as journal:
         journal.append({"new": 2})
     assert path.read_bytes() == b'{"new": 1}\n{"new": 2}\n'
@@ -365,3 +392,140 @@ def test_a_row_with_a_nan_is_not_written() -> None:
         with pytest.raises(ValueError, match="not JSON compliant"):
             journal.extend([{"a": 1}, {"b": float("nan")}])
         assert journal.is_empty
+
+
+def test_rewritten_rows_are_all_there_is_and_more_can_be_appended() -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.extend({"number": number} for number in range(5))
+        journal.rewrite(row for row in journal.rows() if row["number"] % 2)
+        assert path.read_bytes() == b'{"number": 1}\n{"number": 3}\n'
+        journal.append({"number": 5})
+        assert list(journal.rows()) == [{"number": 1}, {"number": 3}, {"number": 5}]
+        journal.rewrite(())
+        assert journal.is_empty
+        journal.append({"number": 6})
+    assert path.read_bytes() == b'{"number": 6}\n'
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_a_rewrite_that_is_killed_leaves_the_rows_of_before_or_all_new_ones() -> None:
+    path = Path("x.jsonl")
+    reached = -1
+    for kill in range(KILLS):
+        with child(REWRITER, path) as process:
+            assert process.stdout
+            first = [process.stdout.readline() for _ in range(1 + kill % 4)]
+            process.kill()
+            reached = [int(line) for line in [*first, *process.stdout] if line.endswith("\n")][-1]
+        generations = [row["generation"] for row in read_rows(path)]
+        assert len(generations) == 50
+        assert set(generations) in ({reached}, {reached + 1})
+    with Journal.open(path) as journal:
+        journal.rewrite([{"a": 1}])
+    assert path.read_bytes() == b'{"a": 1}\n'
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_no_other_journal_can_be_opened_around_a_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("x.jsonl")
+    replace = Path.replace
+    refusals: list[bool] = []
+
+    def try_to_open() -> None:
+        with pytest.raises(LockedError):
+            Journal.open(path)
+        refusals.append(is_locked(path))
+
+    def watched(part: Path, target: Path) -> Path:
+        try_to_open()
+        done = replace(part, target)
+        try_to_open()
+        return done
+
+    with Journal.open(path) as journal:
+        monkeypatch.setattr(Path, "replace", watched)
+        journal.rewrite([{"a": 1}])
+        try_to_open()
+    assert refusals == [True] * 3
+    Journal.open(path).close()
+
+
+def test_a_journal_that_was_opened_before_a_rewrite_and_locked_after_it_has_the_new_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Path("x.jsonl")
+    lock = lock_module._lock
+    first = Journal.open(path)
+
+    def rewrite_and_lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
+        monkeypatch.setattr(lock_module, "_lock", lock)
+        first.rewrite([{"a": 1}])
+        first.close()
+        lock(descriptor, name, is_shared=is_shared)
+
+    monkeypatch.setattr(lock_module, "_lock", rewrite_and_lock)
+    with Journal.open(path) as second:
+        second.append({"b": 2})
+    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+
+
+def test_a_full_disk_keeps_the_rows_of_before_a_rewrite() -> None:
+    with child(FULL_REWRITE, "x.jsonl") as process:
+        output = process.communicate()[0]
+    assert process.returncode == 0
+    assert re.fullmatch(
+        r"'x\.jsonl' can't be written: only [\d,]+ of [\d,]+ bytes found room\. "
+        r"Free some room, or name another file\.\n",
+        output,
+    )
+    assert Path("x.jsonl").read_bytes() == b'{"number": 0}\n{"number": 1}\n'
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_a_row_that_cannot_be_written_keeps_those_of_before_a_rewrite() -> None:
+    with Journal.open(Path("x.jsonl")) as journal:
+        journal.append({"a": 1})
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            journal.rewrite([{"b": 2}, {"c": float("nan")}])
+        with pytest.raises(LockedError):
+            Journal.open(Path("x.jsonl"))
+        journal.append({"d": 4})
+        assert list(journal.rows()) == [{"a": 1}, {"d": 4}]
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_an_interrupt_just_after_the_new_rows_took_their_place_loses_neither_rows_nor_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace = Path.replace
+
+    def interrupted(part: Path, target: Path) -> Path:
+        replace(part, target)
+        raise KeyboardInterrupt
+
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.rewrite([{"b": 2}])
+        assert is_locked(path)
+        journal.append({"c": 3})
+    assert path.read_bytes() == b'{"b": 2}\n{"c": 3}\n'
+
+
+def test_a_row_that_was_not_cut_off_does_not_come_through_a_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Journal.open(Path("x.jsonl")) as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            patched.setattr(os, "ftruncate", broken)
+            with pytest.raises(OutputError):
+                journal.append({"b": 2})
+        journal.rewrite(journal.rows())
+        assert list(journal.rows()) == [{"a": 1}]

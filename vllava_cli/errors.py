@@ -9,6 +9,7 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── ContextError             the prompt doesn't fit into the model's context
 ├── SessionError             a session file that can't be used
+├── ShardError               shards that don't have each job once
 └── OutputError              a file can't be written to: a full disk, say
     ├── StdoutError          stdout can't
     │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 0
@@ -51,6 +52,10 @@ class ContextError(VllavaError):
 
 
 class SessionError(VllavaError):
+    pass
+
+
+class ShardError(VllavaError):
     pass
 
 

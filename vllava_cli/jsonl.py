@@ -52,8 +52,7 @@ def line_of(row: Mapping[str, object]) -> bytes:
 
 def opened(path: Path, flags: int, mode: int = 0o666) -> int:
     """A descriptor of a regular file. Errors: OutputError for anything else, OSError."""
-    with suppress(FileNotFoundError):
-        _check_regular(path.stat(), path)
+    check_regular(path)
     descriptor = os.open(path, flags | _FLAGS, mode)
     try:
         _check_regular(os.fstat(descriptor), path)
@@ -61,6 +60,29 @@ def opened(path: Path, flags: int, mode: int = 0o666) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def check_regular(path: Path) -> None:
+    """Raises an OutputError for what is there and no regular file."""
+    with suppress(FileNotFoundError):
+        _check_regular(path.stat(), path)
+
+
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Errors: OSError, also where only a part found room."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes found room")
+
+
+def sync_folder(path: Path) -> None:
+    """Keeps a new file's name over a power loss, where folders can be synced."""
+    with suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
