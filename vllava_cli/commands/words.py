@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import TextIO
 
 from vllava_cli.errors import UsageError
+from vllava_cli.suffixes import MEDIA_SUFFIXES
 
-MEDIA_SUFFIXES = (
-    *(".3gp", ".avi", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
-    *(".apng", ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-)
 USAGE = 'vllava ask CLIP... "QUESTION"'
 STDIN = "-"
 

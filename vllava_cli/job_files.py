@@ -1,0 +1,103 @@
+"""Clips and questions from a jobs file: which fields name them, which come back in the row, under which name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from vllava_cli.clip_names import ClipNames
+from vllava_cli.errors import UsageError
+from vllava_cli.job_lines import JobRow, Where
+from vllava_cli.job_rows import rows
+from vllava_cli.jobs import ROW_KEYS, Wanted
+from vllava_cli.jsonl import shown
+
+NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")
+"""The first of these that a row has names its clip."""
+_BENCHMARK_KEYS = ("video_name", "video_id")
+_QUESTION = "question"
+
+
+def wanted(file: Path, *, stdin: BinaryIO | None, videos: Path | None, questions: tuple[str, ...]) -> Iterator[Wanted]:
+    """What each row wants, in order; a row without a question gets each of `questions`.
+
+    Names are looked up in `videos`, else in the file's own folder; what isn't there becomes a path in it all the same.
+    Errors: UsageError for a file that can't be read and at the first damaged row.
+    """
+    names = ClipNames(_folder(file, videos))
+    for row in rows(file, stdin=stdin):
+        key, name = _name(row)
+        asked = _question(row)
+        if asked is None and not questions:
+            raise row.where.fault('it has no "question", and none was given with -q')
+        path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
+        fields = _fields(row.values, {key, _QUESTION})
+        for question in (asked,) if asked is not None else questions:
+            yield Wanted(path=path, question=question, fields=fields)
+
+
+def _folder(file: Path, videos: Path | None) -> str:
+    """ "" for the current one."""
+    if videos is not None and not os.path.isdir(videos):  # noqa: PTH112  (Path.is_dir raises where access is denied)
+        raise UsageError(f"{shown(videos)} is no folder: name the one that the clips are in with --videos.")
+    folder = videos or file.parent
+    return "" if folder == Path() else str(folder)
+
+
+def _name(row: JobRow) -> tuple[str, str]:
+    """Which field names the clip, and the name."""
+    for key in NAME_KEYS:
+        value = row.values.get(key)
+        if value is None or value == "":
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise row.where.fault(f'"{key}" is neither a name nor a number')
+        return key, _checked_name(str(value), key, row.where)
+    raise row.where.fault(f"it names no clip: it needs one of {', '.join(NAME_KEYS)}")
+
+
+def _checked_name(name: str, key: str, where: Where) -> str:
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError as exc:
+        raise where.fault(f'"{key}" has half of a character (a lone surrogate)') from exc
+    if b"\0" in encoded:
+        raise where.fault(f'"{key}" has a NUL, which no file name can have')
+    return name
+
+
+def _question(row: JobRow) -> str | None:
+    """None where the row has none, or an empty one."""
+    value = row.values.get(_QUESTION)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise row.where.fault('"question" is not text')
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise row.where.fault('"question" has half of a character (a lone surrogate)') from exc
+    return value
+
+
+def _fields(values: Mapping[str, object], used: set[str]) -> dict[str, object]:
+    """All but the used ones; what a row says of itself it keeps for itself: "answer" → "job_answer"."""
+    fields = {}
+    for key, value in values.items():
+        if key not in used:
+            # A million rows have the same few names.
+            fields[sys.intern(_free(key, values))] = value
+    return fields
+
+
+def _free(key: str, values: Mapping[str, object]) -> str:
+    """A name that neither the output's row nor the job has for something else."""
+    if key not in ROW_KEYS:
+        return key
+    name = f"job_{key}"
+    while name in values:
+        name = f"job_{name}"
+    return name

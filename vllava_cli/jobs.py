@@ -1,0 +1,172 @@
+"""One question about one clip is a job; its id is the same in every run that would ask the same of the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Framing, Sampling, Wishes
+
+ID_DIGITS = 32
+ROW_KEYS = (
+    *("id", "path", "question", "answer", "stop_reason", "frame_times_s"),
+    *("model", "revision", "precision", "seconds", "error", "probabilities"),
+)
+"""What a row says of itself, in its order; a job's further fields come behind, under other names."""
+_NOTHING: dict[str, object] = {}
+
+
+def _nothing() -> Mapping[str, object]:
+    """One for all: a dictionary for each of a million jobs would take 64 MB."""
+    return _NOTHING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A question about a clip, as it was asked for; `fields` come back in the row."""
+
+    path: str
+    question: str
+    fields: Mapping[str, object] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """The same, of a file that was looked at; size in bytes, both -1 where there is no such file."""
+
+    id: str
+    path: str
+    question: str
+    size: int
+    mtime_ns: int
+    fields: Mapping[str, object] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The jobs that one of several runs takes; `number` counts from 1."""
+
+    number: int
+    of: int
+
+    def has(self, id: str) -> bool:
+        return shard_of(id, self.of) == self.number - 1
+
+
+class _File(NamedTuple):
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def made(wanted: Iterable[Wanted], signature: str) -> list[Job]:
+    """The jobs, in order; those that are equal in all get different ids, the same ones in each run."""
+    files: dict[str, _File] = {}
+    questions: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    jobs: list[Job] = []
+    for one in wanted:
+        file = files.get(one.path)
+        if file is None:
+            file = files[one.path] = _file(one.path)
+        question = questions.setdefault(one.question, one.question)
+        id = _id(signature, file, question)
+        count = seen.get(id, 0)
+        seen[id] = count + 1
+        if count:
+            id = _id(signature, file, question, count)
+        jobs.append(
+            Job(
+                id=id,
+                path=file.path,
+                question=question,
+                size=file.size,
+                mtime_ns=file.mtime_ns,
+                fields=one.fields,
+            )
+        )
+    return jobs
+
+
+def has_changed(job: Job) -> bool:
+    """Whether the file is another one than when the job was made, came or went."""
+    return _facts(job.path) != (job.size, job.mtime_ns)
+
+
+def signature(model: str, revision: str | None, settings: Mapping[str, object]) -> str:
+    """What the jobs of a run have in common: equal text for equal settings, whatever their order."""
+    return json.dumps([model, revision, settings], sort_keys=True, separators=(",", ":"))
+
+
+def settings_of(wishes: Wishes, framing: Framing, sampling: Sampling) -> dict[str, object]:
+    """All that changes an answer, and nothing that doesn't: a greedy run has no use for a seed."""
+    return {
+        "precision": wishes.precision,
+        "attention": wishes.attention,
+        "framing": asdict(framing),
+        "sampling": _used(sampling),
+    }
+
+
+def shard_of(id: str, count: int) -> int:
+    """Which of `count` shards a job belongs to, from 0."""
+    return int(id, 16) % count
+
+
+def shard(text: str) -> Shard:
+    """ "3/16" → Shard(number=3, of=16). Errors: UsageError."""
+    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, of = (int(part) for part in parts.groups()) if parts else (0, 0)
+    if not 1 <= number <= of:
+        raise UsageError(f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16.")
+    return Shard(number=number, of=of)
+
+
+def _used(sampling: Sampling) -> dict[str, object]:
+    fields = asdict(sampling)
+    if sampling.choices:
+        return {name: fields[name] for name in ("choices", "is_calibrated")}
+    unused = {"choices", "is_calibrated"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
+    return {name: value for name, value in fields.items() if name not in unused}
+
+
+def _file(path: str) -> _File:
+    plain = str(Path(path)) if _may_be_odd(path) else path
+    size, mtime_ns = _facts(plain)
+    return _File(plain, size, mtime_ns)
+
+
+def _may_be_odd(path: str) -> bool:
+    """Whether a Path may be written differently, as "./a.mp4" is; making a Path of each of a million takes seconds."""
+    return os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path
+
+
+def _facts(path: str) -> tuple[int, int]:
+    """(size in bytes, mtime in nanoseconds), (-1, -1) where the file is missing or out of reach."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116  (a Path for each of a million jobs costs seconds)
+    except (OSError, ValueError):
+        return -1, -1
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
+    """Each part with its length before it, so that no two jobs are spelled alike."""
+    parts = [
+        signature.encode(),
+        os.fsencode(file.path),
+        b"%d" % file.size,
+        b"%d" % file.mtime_ns,
+        question.encode(errors="surrogatepass"),
+    ]
+    if repeat:
+        parts.append(b"%d" % repeat)
+    spelled = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return hashlib.sha256(spelled).hexdigest()[:ID_DIGITS]
