@@ -44,7 +44,14 @@ def needed_bytes(checkpoint: Checkpoint, form: Form, *, is_eager: bool = False) 
     """Everything that must fit into one device's memory for a conversation of `form.context_tokens`."""
     cache = checkpoint.cache_values_per_token * form.context_tokens * _value_bytes(form.dtype)
     activations = cache * (EAGER_ACTIVATIONS_PER_CACHE if is_eager else ACTIVATIONS_PER_CACHE)
-    return int(_weight_bytes(checkpoint, form) + cache + activations) + RUNTIME_BYTES
+    return int(weight_bytes(checkpoint, form) + cache + activations) + RUNTIME_BYTES
+
+
+def weight_bytes(checkpoint: Checkpoint, form: Form) -> float:
+    """Of all weights, as they lie in memory."""
+    value_bytes = _value_bytes(form.dtype)
+    matrix_bytes = {"4bit": NF4_BYTES, "8bit": 1.0, None: value_bytes}[form.quantisation]
+    return checkpoint.language_parameters * matrix_bytes + checkpoint.other_parameters * value_bytes
 
 
 def gib(size_bytes: float) -> str:
@@ -55,12 +62,6 @@ def gib(size_bytes: float) -> str:
 def free_gib(size_bytes: float) -> str:
     """Rounded down, without the unit: 17_968_398_336 → "16.7"."""
     return f"{math.floor(size_bytes / GIB * 10) / 10:.1f}"
-
-
-def _weight_bytes(checkpoint: Checkpoint, form: Form) -> float:
-    value_bytes = _value_bytes(form.dtype)
-    matrix_bytes = {"4bit": NF4_BYTES, "8bit": 1.0, None: value_bytes}[form.quantisation]
-    return checkpoint.language_parameters * matrix_bytes + checkpoint.other_parameters * value_bytes
 
 
 def _value_bytes(dtype: Dtype) -> int:

@@ -24,7 +24,7 @@ class Sight:
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
     calls: int = 0
-    """How often a vision tower ran."""
+    """How many media went through a vision tower."""
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
 
     def rows(
@@ -48,22 +48,29 @@ class Sight:
         """Frees all features; what is asked about again is looked at again."""
         self._seen.clear()
 
-    @torch.inference_mode()
     def features(self, medium: Frames, fit: Fit) -> torch.Tensor:
         """The projected features of one medium, [tokens, hidden]."""
-        known = self._seen.setdefault(medium, {})
-        if fit not in known:
-            known[fit] = self._look(medium, fit)
-            self.calls += 1
-        return known[fit]
+        return self.all_features((medium,), fit)[0]
 
-    def _look(self, medium: Frames, fit: Fit) -> torch.Tensor:
+    @torch.inference_mode()
+    def all_features(self, media: Sequence[Frames], fit: Fit) -> list[torch.Tensor]:
+        """The projected features of each medium, [tokens, hidden]; those of a kind go through their tower together."""
+        kinds: tuple[MediaKind, ...] = ("video", "image")
+        for kind in kinds:
+            new = [medium for medium in media if medium.kind == kind and fit not in self._seen.get(medium, {})]
+            if new:
+                for medium, features in zip(new, self._look(new, kind, fit), strict=True):
+                    self._seen.setdefault(medium, {})[fit] = features
+                self.calls += len(new)
+        return [self._seen[medium][fit] for medium in media]
+
+    def _look(self, media: Sequence[Frames], kind: MediaKind, fit: Fit) -> tuple[torch.Tensor, ...]:
         model, checkpoint = self.model, self.tokens.checkpoint
-        if medium.kind == "video":
-            pixels = video_pixels(medium, checkpoint.video_recipe, fit=fit)
+        if kind == "video":
+            pixels = torch.cat([video_pixels(medium, checkpoint.video_recipe, fit=fit) for medium in media])
             output = model.model.get_video_features(pixels.to(model.device, model.dtype))
         else:
-            pixels = image_pixels(medium, checkpoint.folder, fit=fit)
+            pixels = torch.cat([image_pixels(medium, checkpoint.folder, fit=fit) for medium in media])
             output = model.model.get_image_features(pixels.to(model.device, model.dtype))
         features: torch.Tensor = getattr(output, "pooler_output", output)
-        return features.flatten(0, 1)
+        return features.flatten(0, -2).chunk(len(media))

@@ -1,0 +1,193 @@
+"""Batches as tests need them: sources, what a stream says to the same question, and memory that runs out on command."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from vllava_cli.engine.batching import Batching, Finished, Query, Source
+from vllava_cli.engine.stream import Engine
+from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
+
+Job = tuple[Frames, str]
+"""A medium and a question about it; the key of its query."""
+Said = tuple[str, str]
+"""An answer's text and stop reason."""
+QUESTIONS = (
+    *("What happens in this video?", "What shape is it?", "And its colour?", "And the background?", "Is there a dog?"),
+    *("Which way does it move?", "Why is this funny?", "How many shapes are there?", "Tell me more\nabout it. 日本"),
+    *("What comes first?", "What comes last?", "Does it grow, or does it shrink while one looks at it?", "Why?"),
+    *("What does the star do?", "Where is it?", "What is in this clip", "a red circle?", "Which colours are there?"),
+    *("Is it large?", "?"),
+)
+
+
+def crossed(media: Iterable[Frames], questions: Iterable[str]) -> list[Job]:
+    """Every question about every medium, clip after clip."""
+    questions = tuple(questions)
+    return [(medium, question) for medium in media for question in questions]
+
+
+def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
+    return random.Random(seed).sample(jobs, len(jobs))
+
+
+def query(job: Job) -> Query[Job]:
+    return Query(key=job, medium=job[0], question=job[1])
+
+
+def portions(given: Iterable[Sequence[Job]]) -> Source[Job]:
+    """A source that gives these, one portion a call, however many it is asked for."""
+    return _source([query(job) for job in portion] for portion in given)
+
+
+def given_at_once(given: Sequence[Query[Job] | Finished[Job]]) -> Source[Job]:
+    return _source([given])
+
+
+def as_asked(jobs: Sequence[Job], asked: list[int] | None = None) -> Source[Job]:
+    """A source that gives as many as it is asked for; `asked` gets these numbers."""
+    left = list(jobs)
+
+    def source(most: int, *, is_waiting: bool) -> list[Query[Job] | Finished[Job]] | None:  # noqa: ARG001
+        if asked is not None:
+            asked.append(most)
+        given = left[:most]
+        del left[:most]
+        return [query(job) for job in given] or None
+
+    return source
+
+
+def trickle(jobs: Sequence[Job], seed: int = 0) -> Source[Job]:
+    """A source that has one now and then, so that rows join others that are underway."""
+    chance = random.Random(seed)
+    return portions(portion for job in jobs for portion in ([job], *[[]] * chance.choice([0, 0, 1, 2])))
+
+
+def _source(given: Iterable[Sequence[Query[Job] | Finished[Job]]]) -> Source[Job]:
+    left = iter(given)
+
+    def source(_most: int, *, is_waiting: bool) -> Sequence[Query[Job] | Finished[Job]] | None:  # noqa: ARG001
+        return next(left, None)
+
+    return source
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """What a batch gave and said; built by `run`."""
+
+    found: dict[Job, Finished[Job]] = field(default_factory=dict)
+    shortages: list[int] = field(default_factory=list)
+
+    @property
+    def said(self) -> dict[Job, Said]:
+        return {job: (each.answer.text, each.answer.stop_reason) for job, each in self.found.items() if each.answer}
+
+    @property
+    def faults(self) -> dict[Job, Exception]:
+        return {job: each.fault for job, each in self.found.items() if each.fault}
+
+
+def run(
+    engine: Engine,
+    sampling: Sampling,
+    source: Source[Job],
+    *,
+    most_rows: int = 8,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Batch:
+    """All that comes; no key may come twice, and each has an answer or a fault."""
+    batch = Batch()
+    batching: Batching[Job] = Batching(
+        engine=engine,
+        sampling=sampling,
+        fit="crop",
+        most_rows=most_rows,
+        is_stopping=is_stopping,
+        on_shortage=batch.shortages.append,
+    )
+    for each in batching.answers(source):
+        assert each.key not in batch.found
+        assert (each.answer is None) != (each.fault is None)
+        batch.found[each.key] = each
+    return batch
+
+
+def streamed(engine: Engine, jobs: Iterable[Job], sampling: Sampling) -> dict[Job, Answer]:
+    """What each question gets from the stream in a conversation of its own."""
+    answers: dict[Job, Answer] = {}
+    for medium, question in jobs:
+        engine.memory = None
+        conversation = Conversation(attached=(medium,))
+        answers[medium, question] = Answer.of(engine.stream(conversation, question, sampling))
+    return answers
+
+
+def said(answers: dict[Job, Answer]) -> dict[Job, Said]:
+    return {job: (answer.text, answer.stop_reason) for job, answer in answers.items()}
+
+
+class Pass(NamedTuple):
+    """What went through the language model at once."""
+
+    rows: int
+    columns: int
+    embedded: Tensor | None
+    """[rows, columns, hidden] where it came as embeddings, as the beginnings of prompts do."""
+
+    @property
+    def is_prefix(self) -> bool:
+        return self.embedded is not None
+
+
+@contextmanager
+def watched(engine: Engine, see: Callable[[Pass], object]) -> Iterator[None]:
+    """Calls `see` before each pass; what it raises breaks the pass off."""
+
+    def note(_module: object, _inputs: object, named: dict[str, Any]) -> None:
+        embedded = named.get("inputs_embeds")
+        rows, columns = (named["input_ids"] if embedded is None else embedded).shape[:2]
+        see(Pass(rows, columns, embedded))
+
+    hook = engine.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class Shortage(TorchFunctionMode):
+    """Memory runs out at each operation of torch for which `is_short` says so."""
+
+    def __init__(self, is_short: Callable[[], bool]) -> None:
+        super().__init__()
+        self.is_short = is_short
+        self.count = 0
+
+    def __torch_function__(
+        self, function: Any, _types: Any, positional: tuple[Any, ...] = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        if function.__name__ != "__get__" and self.is_short():
+            self.count += 1
+            raise torch.OutOfMemoryError("no room")
+        return function(*positional, **(named or {}))
+
+
+def is_within(name: str) -> bool:
+    """Whether this is called by a function, however deep: is_within("Crowd.leave")."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_qualname == name:
+            return True
+    return False

@@ -1,0 +1,57 @@
+"""What the tests of the batch engine share: engines that stay loaded, and media to ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.clips import picture
+from tests.engine.test_stream import engine_of
+from vllava_cli import demo
+from vllava_cli.engine.stream import Engine
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Frames, Framing
+
+
+@pytest.fixture(scope="session")
+def demo_engine() -> Engine:
+    return engine_of(demo.CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def random_engine(small_checkpoint: Path) -> Engine:
+    """It never ends an answer by itself."""
+    return engine_of(small_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def ending_engine(random_engine: Engine) -> Engine:
+    """The same model, but a fifth of its vocabulary ends an answer: some are short, some long."""
+    tokens = random_engine.tokens
+    stop_ids = frozenset(range(10, len(tokens.tokenizer), 5))
+    return Engine(model=random_engine.model, tokens=replace(tokens, stop_ids=stop_ids), plan=random_engine.plan)
+
+
+@pytest.fixture(scope="session")
+def media(clip: Path, other_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, ...]:
+    """The shipped clips and pictures, two clips and a picture that were just made; videos and images mixed."""
+    photo = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(picture(9, 80, 60)).save(photo)
+    videos, images = [], []
+    for path in (*demo.clips(), clip, other_clip, photo):
+        (images if path.suffix == ".png" else videos).append(sample(path, Framing()))
+    return (videos[0], images[0], *videos[1:4], *images[1:], *videos[4:])
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take most of the time of a model this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,290 @@
+"""What is answered side by side is what a stream says to each question alone, whoever the neighbours are."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from weakref import WeakSet
+
+import pytest
+
+from tests.checkpoints import write_checkpoint
+from tests.engine.batches import (
+    QUESTIONS,
+    Job,
+    Pass,
+    Said,
+    as_asked,
+    crossed,
+    given_at_once,
+    portions,
+    query,
+    run,
+    said,
+    shuffled,
+    streamed,
+    trickle,
+    watched,
+)
+from tests.engine.test_conversation import after
+from tests.engine.test_score import PHRASES
+from tests.engine.test_stream import engine_of
+from vllava_cli.engine.batching import Batching, Finished, Query
+from vllava_cli.engine.stream import Engine
+from vllava_cli.errors import ContextError, MediaError, UsageError
+from vllava_cli.nouns import Conversation, Frames, Sampling
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GREEDY = Sampling(max_new_tokens=24)
+FREE = Sampling(max_new_tokens=24, has_guard=False)
+WARM = Sampling(max_new_tokens=24, has_guard=False, temperature=0.8, seed=3)
+COOL = replace(WARM, temperature=0.02)
+"""The random model hardly prefers one token to another, so that all rows draw the same with WARM."""
+
+
+@pytest.fixture(scope="module")
+def jobs(media: tuple[Frames, ...]) -> list[Job]:
+    """200, so that neighbours have other clips and other kinds."""
+    return shuffled(crossed(media, QUESTIONS), 1)[:200]
+
+
+@pytest.fixture(scope="module")
+def wanted(jobs: list[Job], demo_engine: Engine) -> dict[Job, Said]:
+    return said(streamed(demo_engine, jobs, GREEDY))
+
+
+@pytest.fixture(scope="module")
+def few(media: tuple[Frames, ...]) -> list[Job]:
+    return shuffled(crossed(media[:4], QUESTIONS[:9]), 2)
+
+
+@pytest.mark.parametrize("most_rows", [1, 3])
+def test_each_of_200_rows_equals_the_stream(
+    most_rows: int, jobs: list[Job], wanted: dict[Job, Said], demo_engine: Engine
+) -> None:
+    assert run(demo_engine, GREEDY, portions([jobs]), most_rows=most_rows).said == wanted
+
+
+@pytest.mark.parametrize("most_rows", [16, 32])
+def test_each_of_200_rows_equals_the_stream_in_large_batches(
+    most_rows: int, jobs: list[Job], wanted: dict[Job, Said], demo_engine: Engine
+) -> None:
+    assert run(demo_engine, GREEDY, as_asked(jobs), most_rows=most_rows).said == wanted
+
+
+def test_each_of_200_rows_equals_the_stream_where_rows_join_others_that_are_underway(
+    jobs: list[Job], wanted: dict[Job, Said], demo_engine: Engine
+) -> None:
+    sizes: list[int] = []
+    with watched(demo_engine, lambda each: sizes.append(each.rows)):
+        assert run(demo_engine, GREEDY, trickle(jobs), most_rows=16).said == wanted
+    assert set(range(1, 8)) < set(sizes)
+
+
+@pytest.mark.parametrize(("sampling", "lengths"), [(FREE, 5), (COOL, 5), (WARM, 1)], ids=["greedy", "cool", "warm"])
+@pytest.mark.parametrize("most_rows", [3, 16])
+def test_rows_of_all_lengths_equal_the_stream(
+    most_rows: int, sampling: Sampling, lengths: int, few: list[Job], ending_engine: Engine
+) -> None:
+    answers = streamed(ending_engine, few, sampling)
+    assert len({answer.stats.new_tokens for answer in answers.values()}) > lengths
+    for source in (as_asked(few), trickle(few)):
+        batch = run(ending_engine, sampling, source, most_rows=most_rows)
+        assert batch.said == said(answers)
+        for job, found in batch.found.items():
+            assert found.answer
+            assert found.answer.stats.new_tokens == answers[job].stats.new_tokens
+            assert found.answer.stats.prompt_tokens == answers[job].stats.prompt_tokens
+
+
+def test_a_row_draws_the_same_whoever_its_neighbours_are(few: list[Job], ending_engine: Engine) -> None:
+    alone = run(ending_engine, COOL, as_asked(few), most_rows=1).said
+    assert run(ending_engine, COOL, as_asked(few[::-1]), most_rows=16).said == alone
+    assert run(ending_engine, replace(COOL, seed=4), as_asked(few), most_rows=16).said != alone
+
+
+def test_a_loop_ends_a_row_where_it_ends_the_stream(few: list[Job], random_engine: Engine) -> None:
+    guarded = Sampling(max_new_tokens=60)
+    answers = streamed(random_engine, few[:12], guarded)
+    assert {answer.stop_reason for answer in answers.values()} == {"repetition", "length"}
+    assert run(random_engine, guarded, as_asked(few[:12])).said == said(answers)
+
+
+def test_a_full_context_ends_a_row(tmp_path: Path, few: list[Job]) -> None:
+    tight = engine_of(write_checkpoint(tmp_path / "tight", context=96))
+    sampling = Sampling(max_new_tokens=30, has_guard=False)
+    fitting = [job for job in few if len(job[1]) < 40]
+    answers = streamed(tight, fitting, sampling)
+    assert {answer.stop_reason for answer in answers.values()} == {"context", "length"}
+    assert run(tight, sampling, as_asked(fitting)).said == said(answers)
+
+
+class Straying:
+    """A tokenizer for which a word is a stray letter."""
+
+    def __init__(self, tokenizer: object, word: str) -> None:
+        self._tokenizer, self._word = tokenizer, word
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *words: object, **named: object) -> object:
+        return self._tokenizer(*words, **named)  # type: ignore[operator]
+
+    def decode(self, ids: list[int], **named: object) -> str:
+        return str(self._tokenizer.decode(ids, **named)).replace(self._word, "Ъ")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("word", ["red", "left", "moves", "."])
+def test_a_stray_letter_ends_the_text_where_it_ends_the_streams(
+    word: str, media: tuple[Frames, ...], demo_engine: Engine
+) -> None:
+    tokens = replace(demo_engine.tokens, tokenizer=Straying(demo_engine.tokens.tokenizer, word))  # type: ignore[arg-type]
+    straying = Engine(model=demo_engine.model, tokens=tokens, plan=demo_engine.plan)
+    asked = crossed(media[:8], ("What happens in this video?", "Why is this funny?", "Which way does it move?"))
+    answers = streamed(straying, asked, GREEDY)
+    assert "repetition" in {answer.stop_reason for answer in answers.values()}
+    assert run(straying, GREEDY, as_asked(asked)).said == said(answers)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_clip_is_looked_at_and_read_once_however_many_questions_there_are(
+    count: int, media: tuple[Frames, ...], demo_engine: Engine
+) -> None:
+    clips = [replace(medium) for medium in media if medium.kind == "video"][:count]
+    asked = crossed(clips, [f"{question} {number}" for question in QUESTIONS for number in (1, 2)])
+    shared = len(demo_engine.tokens.known_ids(Conversation(attached=(clips[0],))))
+    looked = demo_engine.sight.calls
+    passes: list[Pass] = []
+    with watched(demo_engine, passes.append):
+        batch = run(demo_engine, replace(GREEDY, max_new_tokens=2), portions([asked]))
+    assert len(batch.said) == 40 * count
+    assert demo_engine.sight.calls - looked == count
+    assert sum(each.rows * each.columns for each in passes if each.is_prefix) == shared * count
+    stats = [found.answer.stats for found in batch.found.values() if found.answer]
+    assert sum(each.tower_calls for each in stats) == count
+    assert Counter(each.reused_tokens for each in stats) == {0: count, shared: 39 * count}
+
+
+def test_clips_and_images_that_take_turns_are_read_together(media: tuple[Frames, ...], demo_engine: Engine) -> None:
+    videos, images = ([medium for medium in media if medium.kind == kind] for kind in ("video", "image"))
+    asked = [(medium, "Why?") for pair in zip(videos, images, strict=False) for medium in pair]
+    passes: list[Pass] = []
+    with watched(demo_engine, passes.append):
+        batch = run(demo_engine, GREEDY, as_asked(asked))
+    assert [each.rows for each in passes if each.is_prefix] == [len(images), len(images)]
+    assert batch.said == said(streamed(demo_engine, asked, GREEDY))
+
+
+def test_what_cannot_be_asked_is_a_fault_of_its_own(few: list[Job], demo_engine: Engine) -> None:
+    empty, long, broken = (few[0][0], " "), (few[0][0], "why " * 3000), (few[0][0], "Broken?")
+    asked = [few[0], empty, few[1], long, broken, *few[2:8]]
+    fault = Finished(key=broken, fault=MediaError("It is broken."))
+    given = [fault if job is broken else query(job) for job in asked]
+    batch = run(demo_engine, GREEDY, given_at_once(given), most_rows=3)
+    assert batch.said == said(streamed(demo_engine, few[:8], GREEDY))
+    assert {job: type(error) for job, error in batch.faults.items()} == {
+        empty: UsageError,
+        long: ContextError,
+        broken: MediaError,
+    }
+    assert batch.found[broken] is fault
+
+
+def test_faults_are_told_before_a_source_that_has_nothing_else_is_at_its_end(demo_engine: Engine) -> None:
+    calls: list[int] = []
+
+    def source(_most: int, *, is_waiting: bool) -> list[Query[int] | Finished[int]] | None:  # noqa: ARG001
+        calls.append(len(calls))
+        return [Finished(key=calls[-1], fault=MediaError("It is broken."))] if calls[-1] < 100 else None
+
+    batching = Batching[int](engine=demo_engine, sampling=GREEDY, fit="crop", most_rows=4)
+    told = [(each.key, len(calls)) for each in batching.answers(source)]
+    assert [key for key, _ in told] == list(range(100))
+    assert all(asked <= key + 4 for key, asked in told[:96])
+
+
+@pytest.mark.parametrize("is_calibrated", [False, True])
+@pytest.mark.parametrize("most_rows", [3, 16])
+def test_choices_are_as_likely_as_in_the_stream(
+    most_rows: int, is_calibrated: bool, few: list[Job], demo_engine: Engine
+) -> None:
+    """The options have 2, 2, 6, 3, 1 and 7 tokens."""
+    sampling = Sampling(choices=PHRASES, is_calibrated=is_calibrated)
+    answers = streamed(demo_engine, few[:20], sampling)
+    batch = run(demo_engine, sampling, as_asked(few[:20]), most_rows=most_rows)
+    assert batch.said == said(answers)
+    for job, found in batch.found.items():
+        assert found.answer
+        assert found.answer.probabilities == pytest.approx(answers[job].probabilities, abs=1e-5)
+        assert found.answer.stats.new_tokens == answers[job].stats.new_tokens
+    assert len({answer.text for answer in answers.values()}) > 1
+
+
+def test_rows_that_were_begun_are_finished_and_no_other_is_begun(few: list[Job], random_engine: Engine) -> None:
+    wanted = said(streamed(random_engine, few[:4], FREE))
+    asked: list[int] = []
+    batch = run(random_engine, FREE, as_asked(few, asked), most_rows=4, is_stopping=after(10))
+    assert (batch.found.keys(), batch.said) == (wanted.keys(), wanted)
+    assert asked == [4]
+
+
+def test_a_run_that_is_stopped_at_once_begins_nothing(few: list[Job], random_engine: Engine) -> None:
+    asked: list[int] = []
+    assert run(random_engine, FREE, as_asked(few, asked), is_stopping=lambda: True).found == {}
+    assert asked == []
+
+
+@pytest.mark.parametrize("passes", [0, 1, 5], ids=["in a prefix", "in a prompt", "in decoding"])
+def test_ctrl_c_in_the_middle_of_a_pass_gets_through(passes: int, few: list[Job], random_engine: Engine) -> None:
+    is_due = after(passes)
+
+    def break_off(_: Pass) -> None:
+        if is_due():
+            raise KeyboardInterrupt
+
+    with watched(random_engine, break_off), pytest.raises(KeyboardInterrupt):
+        run(random_engine, FREE, as_asked([job for job in few if job[0].kind == "video"]))
+
+
+def test_as_many_are_asked_for_as_are_free_once_half_are(few: list[Job], random_engine: Engine) -> None:
+    """All rows end at once here, so that it is always the same number."""
+    asked: list[int] = []
+    run(random_engine, replace(FREE, max_new_tokens=2), as_asked(few[:20], asked), most_rows=8)
+    assert asked == [8, 8, 8, 4]
+
+
+def test_seconds_do_not_count_the_wait_for_a_free_row(few: list[Job], random_engine: Engine) -> None:
+    started_s = time.perf_counter()
+    batch = run(random_engine, FREE, portions([few[:6]]), most_rows=1)
+    whole_s = time.perf_counter() - started_s
+    assert 0 < sum(found.seconds for found in batch.found.values()) <= whole_s
+    for found in batch.found.values():
+        assert found.answer
+        stats = found.answer.stats
+        assert found.seconds == pytest.approx(stats.first_token_s + stats.decode_s)
+
+
+@pytest.mark.parametrize("sampling", [FREE, Sampling(choices=("yes", "no"))], ids=["decoded", "chosen"])
+def test_nothing_is_held_of_what_was_answered(sampling: Sampling, few: list[Job], random_engine: Engine) -> None:
+    alive: WeakSet[Frames] = WeakSet()
+    questions = itertools.chain.from_iterable(itertools.repeat(QUESTIONS, 2))
+
+    def source(most: int, *, is_waiting: bool) -> list[Query[str] | Finished[str]] | None:  # noqa: ARG001
+        given: list[Query[str] | Finished[str]] = []
+        for question in itertools.islice(questions, most):
+            medium = replace(few[0][0])
+            alive.add(medium)
+            given.append(Query(key=question, medium=medium, question=question))
+        return given or None
+
+    batching = Batching[str](
+        engine=random_engine, sampling=replace(sampling, max_new_tokens=3), fit="crop", most_rows=4
+    )
+    most_alive = [len(alive) for _ in batching.answers(source)]
+    assert len(most_alive) == 40
+    assert max(most_alive) <= 8
+    assert len(alive) == 0
