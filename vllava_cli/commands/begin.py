@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, MediaKind, Wishes
 from vllava_cli.screen import Screen
+from vllava_cli.unswept import unswept
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
@@ -29,6 +30,7 @@ class Opening:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
+@unswept()
 def prepare(opening: Opening, screen: Screen) -> tuple[tuple[Frames, ...], Tokens, float]:
     """The clips' frames, the model's tokenizer, and how long the frames took in seconds. Errors: any VllavaError."""
     from vllava_cli.media.spool import Reader
@@ -64,11 +66,25 @@ def read_clips(clips: Sequence[tuple[Path, Framing]], limits: DecodeLimits, scre
 def start(
     wishes: Wishes, tokens: Tokens, kinds: Iterable[MediaKind], screen: Screen, *, check: Callable[[Tokens], object]
 ) -> tuple[Engine, float]:
-    """The loaded engine, and how long the weights took in seconds.
+    """The loaded engine, and how long the weights took in seconds; the plan's reasons are details on the screen.
 
     `check` is called with the tokens again where memory gives less context than the checkpoint has. Errors: any
     VllavaError.
     """
+    return loaded(wishes, tokens, kinds, tell=screen.detail, is_quiet=not screen.is_moving, check=check)
+
+
+@unswept()
+def loaded(
+    wishes: Wishes,
+    tokens: Tokens,
+    kinds: Iterable[MediaKind],
+    *,
+    tell: Callable[[str], object],
+    is_quiet: bool,
+    check: Callable[[Tokens], object],
+) -> tuple[Engine, float]:
+    """As `start`, in a process that has no screen."""
     from vllava_cli.engine import hub
     from vllava_cli.engine.load import load
     from vllava_cli.hardware import probe
@@ -77,16 +93,14 @@ def start(
     checkpoint = tokens.checkpoint
     chosen = plan(wishes, probe(), checkpoint)
     for what, choice, reason in chosen.reasons:
-        screen.detail(f"{what}: {choice}. {reason}")
+        tell(f"{what}: {choice}. {reason}")
     if chosen.context_tokens:
         tokens = replace(tokens, context_tokens=chosen.context_tokens)
         check(tokens)
-    hub.fetch_weights(
-        hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision),
-        is_quiet=not screen.is_moving,
-    )
+    source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
+    hub.fetch_weights(source, is_quiet=is_quiet)
     started_s = time.perf_counter()
-    engine = load(chosen, tokens, kinds, is_quiet=not screen.is_moving)
+    engine = load(chosen, tokens, kinds, is_quiet=is_quiet)
     return engine, time.perf_counter() - started_s
 
 
