@@ -17,6 +17,7 @@ from typing import cast
 import av
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 
 from benchmarks import floor as groups
 
@@ -31,17 +32,23 @@ def reference(path: Path) -> Callable[[], Eight]:
         total = counted.streams.video[0].frames or sum(packet.size > 0 for packet in counted.demux(video=0))
 
     def run() -> Eight:
-        container, frames = av.open(str(path)), []
-        indices = np.arange(0, total, total / 8).astype(int)
-        container.seek(0)
-        for index, frame in enumerate(container.decode(video=0)):
-            if index > indices[-1]:
-                break
-            if index >= indices[0] and index in indices:
-                frames.append(frame)
-        return [_rgb(frame) for frame in frames], [frame.time or 0.0 for frame in frames]
+        with av.open(str(path)) as container:
+            frames = passed(container, total)
+            return [_rgb(frame) for frame in frames], [frame.time or 0.0 for frame in frames]
 
     return run
+
+
+def passed(container: InputContainer, total: int) -> list[av.VideoFrame]:
+    """The eight of `total` frames, which the documentation's loop keeps while it decodes every one up to the last."""
+    frames, indices = [], np.arange(0, total, total / 8).astype(int)
+    container.seek(0)
+    for index, frame in enumerate(container.decode(video=0)):
+        if index > indices[-1]:
+            break
+        if index >= indices[0] and index in indices:
+            frames.append(frame)
+    return frames
 
 
 def ours(path: Path) -> Callable[[], Eight]:
