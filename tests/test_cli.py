@@ -49,6 +49,9 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["frames", "a.mp4", "--at", "1", "--end", "2"], 2),
         (["ask", "a.mp4", "Why?", "--at", "1,2,3,4,5,6,7,8,9"], 2),
         (["frames", "a.mp4", "--show"], 2),
+        (["merge", "--help"], 0),
+        (["merge", "all.jsonl"], 2),
+        (["merge", "all.jsonl", "gone.jsonl"], 1),
     ],
 )
 def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_version(shell: Run) -> None:
 def test_help_names_every_command(shell: Run) -> None:
     done = shell("--help")
     assert (done.code, done.err) == (0, "")
-    for command in ("ask", "probe", "frames", "doctor", "demo"):
+    for command in ("ask", "probe", "frames", "merge", "doctor", "demo"):
         assert f"\n  {command} " in done.out
 
 

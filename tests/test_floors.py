@@ -11,10 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "interrupt", "demo"),
+    ("__init__", "errors", "nouns", "interrupt", "unswept", "demo"),
     (
-        *("prompt", "times", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
-        *("jsonl", "journal", "fingerprint", "session_rows", "session"),
+        *("prompt", "choices", "times", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
+        *("jsonl", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
+        *("tables", "job_list", "shards"),
+        *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
     ),
     ("engine",),
     ("screen", "commands", "cluster"),
@@ -94,7 +96,7 @@ def test_imports_run_downward(module: str) -> None:
 def test_commands_do_not_import_each_other(module: str) -> None:
     if room(module) != "commands":
         return
-    names = ("ask", "probe", "frames", "chat", "batch", "bench", "doctor", "demo")
+    names = ("ask", "probe", "frames", "chat", "batch", "merge", "bench", "doctor", "demo")
     own = module.removesuffix(".py").split("/")[2]
     siblings = tuple(f"vllava_cli.commands.{name}" for name in names if name != own)
     assert not [name for name in imports(MODULES[module]) if f"{name}.".startswith(tuple(f"{s}." for s in siblings))]

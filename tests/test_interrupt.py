@@ -21,6 +21,17 @@ def test_the_first_ctrl_c_is_noted_and_the_second_raises() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_ctrl_c_raises_as_long_as_nothing_has_begun() -> None:
+    is_early = True
+    with noted(is_early=lambda: is_early) as is_interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not is_interrupted()
+        is_early = False
+        os.kill(os.getpid(), signal.SIGINT)
+        assert is_interrupted()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_end_ends_at_once_where_nothing_is_held(number: signal.Signals) -> None:
     before = signal.getsignal(number)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 from vllava_cli import options
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Sampling
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,26 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(Exception, match="is not a size"):
         options.size_bytes(text)
+
+
+def test_choices_are_read() -> None:
+    assert options.answers_each("yes, no") == ("yes", "no")
+    for text in ("", "yes", "yes,", "yes,yes"):
+        with pytest.raises(typer.BadParameter, match="choice"):
+            options.answers_each(text)
+
+
+def test_choices_and_their_calibration_become_part_of_the_sampling() -> None:
+    warm, answers = Sampling(temperature=0.5), options.Answers(("yes", "no"))
+    assert options.choosing(warm, None, is_calibrated=False) == warm
+    assert options.choosing(warm, answers, is_calibrated=True) == Sampling(
+        temperature=0.5, choices=("yes", "no"), is_calibrated=True
+    )
+    with pytest.raises(UsageError) as caught:
+        options.choosing(warm, None, is_calibrated=True)
+    assert str(caught.value) == (
+        "--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out."
+    )
 
 
 def test_no_time_to_decode_is_refused() -> None:

@@ -18,28 +18,50 @@ from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
     At,
     AttentionWish,
+    BatchSize,
+    BatchWords,
+    Calibrate,
+    Choices,
     Clips,
     DecodeMemory,
+    Decoders,
     DecodeTimeout,
     Device,
+    DryRun,
     End,
+    FailFast,
+    Fields,
     FitWish,
+    Gpus,
     Guard,
+    Jobs,
     Json,
     JsonLines,
     MaxNewTokens,
     Model,
+    Null,
+    Output,
+    Overwrite,
     PrecisionWish,
+    Questions,
     Quiet,
+    Recursive,
+    RetryErrors,
     Revision,
     Seed,
+    ShardWish,
+    ShowStats,
     Start,
     Stream,
+    TableFormat,
     Temperature,
     TopP,
     Verbose,
+    Videos,
     Words,
+    choosing,
     limits_of,
+    rows_of,
     wishes_of,
 )
 from vllava_cli.screen import Screen, discard
@@ -94,6 +116,8 @@ def ask(
     top_p: TopP = 1.0,
     seed: Seed = None,
     guard: Guard = True,
+    choices: Choices = None,
+    calibrate: Calibrate = False,
     json: Json = False,
     stream: Stream = True,
     verbose: Verbose = False,
@@ -103,6 +127,7 @@ def ask(
     from vllava_cli.commands import ask as command
     from vllava_cli.commands.words import check_stdin, question_of, split_words
 
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
     clips, question = split_words(words)
     check_stdin(clips, sys.stdin)
     request = command.Ask(
@@ -110,9 +135,7 @@ def ask(
         question=question_of(question, sys.stdin),
         wishes=wishes_of(model, revision, device, precision, attention),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
-        ),
+        sampling=choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
     )
@@ -176,6 +199,74 @@ def chat(
         output="json" if json else "stream" if stream else "whole",
         is_continued=continue_,
         session=session,
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+
+
+@app.command(no_args_is_help=True)
+def batch(
+    words: BatchWords = None,
+    question: Questions = None,
+    jobs: Jobs = None,
+    videos: Videos = None,
+    recursive: Recursive = False,
+    null: Null = False,
+    output: Output = None,
+    format: TableFormat = None,
+    fields: Fields = None,
+    retry_errors: RetryErrors = False,
+    overwrite: Overwrite = False,
+    fail_fast: FailFast = False,
+    dry_run: DryRun = False,
+    choices: Choices = None,
+    calibrate: Calibrate = False,
+    shard: ShardWish = None,
+    gpus: Gpus = None,
+    batch_size: BatchSize = "auto",
+    decoders: Decoders = None,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    device: Device = None,
+    precision: PrecisionWish = "auto",
+    attention: AttentionWish = "auto",
+    fit: FitWish = "crop",
+    start: Start = None,
+    end: End = None,
+    at: At = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    guard: Guard = True,
+    stats: ShowStats = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
+) -> None:
+    """Ask questions about many clips: a row of JSON for each, nothing lost, nothing done twice."""
+    from vllava_cli.commands.batch import run as command
+    from vllava_cli.commands.batch.arguments import destination_of, devices_of, inputs_of, shard_of
+    from vllava_cli.commands.batch.request import Batch
+
+    request = Batch(
+        inputs=inputs_of(words or [], question or [], jobs, videos, is_recursive=recursive, is_null=null),
+        wishes=wishes_of(model, revision, device, precision, attention),
+        framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
+        sampling=choosing(
+            Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
+            choices,
+            is_calibrated=calibrate,
+        ),
+        limits=limits_of(decode_timeout, decode_memory),
+        destination=destination_of(output, format, fields, is_retrying=retry_errors, is_overwriting=overwrite),
+        most_rows=rows_of(batch_size),
+        decoders=decoders,
+        devices=devices_of(gpus, device),
+        shard=shard_of(shard),
+        is_failing_fast=fail_fast,
+        is_dry=dry_run,
+        has_stats=stats,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
@@ -246,6 +337,25 @@ def frames(
         limits=limits_of(decode_timeout, decode_memory),
         is_json=json,
     )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+
+
+@app.command(no_args_is_help=True)
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
+    shards: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SHARD...", help="What vllava batch --shard wrote: the files of its -o.", show_default=False
+        ),
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is already there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> None:
+    """Join the outputs of a batch's shards into one, and make sure that every job is in it once."""
+    from vllava_cli.commands import merge as command
+
+    request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 

@@ -12,15 +12,16 @@ _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr
 
 
 @contextmanager
-def noted() -> Iterator[Callable[[], bool]]:
+def noted(*, is_early: Callable[[], bool] = lambda: False) -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether Ctrl-C came since; a second one raises KeyboardInterrupt as usual.
 
-    Where SIGINT is ignored it stays ignored.
+    So does the first one while `is_early`: nothing has begun that it could wait for. Where SIGINT is ignored it stays
+    ignored.
     """
     seen = threading.Event()
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        if seen.is_set():
+        if seen.is_set() or is_early():
             raise KeyboardInterrupt
         seen.set()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
 
+from vllava_cli.choices import choices_of
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Attention, DecodeLimits, Precision, Wishes
+from vllava_cli.nouns import Attention, DecodeLimits, Precision, Sampling, Wishes
 from vllava_cli.times import time_of, times_of
 
 
@@ -27,6 +30,18 @@ def seconds_each(text: str) -> Times:
     """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
     try:
         return Times(times_of(text))
+    except UsageError as exc:
+        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
+
+
+class Answers(tuple[str, ...]):
+    """Answers to choose from, of one option."""
+
+
+def answers_each(text: str) -> Answers:
+    """ "yes, no" → ("yes", "no")."""
+    try:
+        return Answers(choices_of(text))
     except UsageError as exc:
         raise typer.BadParameter(str(exc).removesuffix(".")) from exc
 
@@ -145,6 +160,19 @@ Seed = Annotated[
     int | None, typer.Option(min=0, metavar="N", help="Makes sampling repeatable.", show_default="a new one each time")
 ]
 Guard = Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")]
+Choices = Annotated[
+    Answers | None,
+    typer.Option(
+        parser=answers_each,
+        metavar="A,B,...",
+        help="Answer with the likeliest of these texts; commas stand between them.",
+        show_default="the model's own words",
+    ),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option("--calibrate", help="Divide each choice's likelihood by what it would be if the clip were blank."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Stream = Annotated[
     bool, typer.Option("--stream/--no-stream", help="Print tokens as they come, or the answer at its end.")
@@ -153,6 +181,84 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say on stderr what was chosen, why, and how long it took.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer and errors.")]
+
+BatchWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[QUESTION] [PATH]...",
+        help="The question, then videos, images and folders of them; - reads paths from stdin. With -q all words are "
+        "paths, with --jobs there are none.",
+        show_default=False,
+    ),
+]
+Questions = Annotated[
+    list[str] | None,
+    typer.Option("--question", "-q", metavar="TEXT", help="Ask this of each clip; may be given several times."),
+]
+Jobs = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Pairs of clip and question: .jsonl, .json, .csv or .tsv; - is JSONL from stdin."
+    ),
+]
+Videos = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Where the clips are that --jobs names.", show_default="the folder of the jobs file"
+    ),
+]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]
+Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as find -print0 writes them.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Keep the rows here; the same command goes on where it stopped.",
+        show_default="stdout",
+    ),
+]
+TableFormat = Annotated[
+    Literal["jsonl", "csv", "tsv"] | None,
+    typer.Option(
+        "--format", metavar="jsonl|csv|tsv", help="What the rows are written as.", show_default="by FILE's ending"
+    ),
+]
+Fields = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="Only these fields of each row, with commas between.", show_default="all"),
+]
+BatchSize = Annotated[
+    str,
+    typer.Option(metavar="auto|N", help="How many questions are answered at once; auto goes by the free memory."),
+]
+Decoders = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="How many processes decode clips.", show_default="one a core, 8 at most"),
+]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again what is an error in FILE.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin FILE anew.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new after the first error.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Open each clip's header, say what there is to do, and stop.")]
+ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
+ShardWish = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="K/N", help="Only the Kth of N parts, for job arrays.", show_default="all"),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(metavar="all|0,1,...", help="One process on each of these GPUs.", show_default="one process"),
+]
+
+
+def rows_of(batch_size: str) -> int | None:
+    """auto → None, "16" → 16. Errors: UsageError."""
+    if batch_size == "auto":
+        return None
+    if not batch_size.isascii() or not batch_size.isdigit() or int(batch_size) < 1:
+        raise UsageError(f"--batch-size {batch_size} is no number of questions: give auto or a number from 1 on.")
+    return int(batch_size)
 
 
 def wishes_of(model: str, revision: str | None, device: str | None, precision: str, attention: str) -> Wishes:
@@ -164,6 +270,13 @@ def wishes_of(model: str, revision: str | None, device: str | None, precision: s
         precision=cast(Precision | None, None if precision == "auto" else precision),
         attention=cast(Attention | None, names.get(attention, attention)),
     )
+
+
+def choosing(sampling: Sampling, choices: Answers | None, *, is_calibrated: bool) -> Sampling:
+    """The sampling with what --choices and --calibrate say. Errors: UsageError."""
+    if is_calibrated and not choices:
+        raise UsageError("--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out.")
+    return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
 
 def limits_of(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -18,10 +19,14 @@ from vllava_cli.errors import ClosedPipeError, StdoutError
 
 if TYPE_CHECKING:
     from rich.color import Color
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
 
     from vllava_cli.media.sheet import Sheet
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+PROGRESS_S = 30.0
+_BETWEEN = " · "
 
 
 def clean(text: str) -> str:
@@ -38,11 +43,20 @@ class Screen:
     """Where a command shows things; `is_quiet` leaves only the answer and errors, `is_verbose` adds the reasons."""
 
     def __init__(
-        self, *, out: TextIO | None = None, err: TextIO | None = None, is_quiet: bool = False, is_verbose: bool = False
+        self,
+        *,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+        is_quiet: bool = False,
+        is_verbose: bool = False,
+        progress_s: float = PROGRESS_S,
     ) -> None:
         self._out = out or sys.stdout
         self._err = err or sys.stderr
+        self._progress_s = progress_s
         self._is_mid_line = False
+        self._console: Console | None = None
+        """Who draws a spinner that lines on stderr must get out of the way of."""
         self.is_quiet = is_quiet
         self.is_verbose = is_verbose and not is_quiet
 
@@ -97,9 +111,9 @@ class Screen:
             self._write("\n")
             self._is_mid_line = False
 
-    def notice(self, text: str) -> None:
-        """One line on stderr, unless --quiet."""
-        if not self.is_quiet:
+    def notice(self, text: str, *, is_asked: bool = False) -> None:
+        """One line on stderr; with --quiet only where an option asked for it."""
+        if is_asked or not self.is_quiet:
             self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:
@@ -134,6 +148,48 @@ class Screen:
 
         with Console(file=self._err).status(Text(clean(what))):
             yield
+
+    @contextmanager
+    def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> Iterator[None]:
+        """Shows what `parts` says while the block runs: beside a spinner at a terminal, those that have room there.
+
+        Elsewhere it is a whole line every 30 seconds, also where the answers go to a terminal meanwhile (`is_shared`).
+        """
+        if self.is_quiet:
+            yield
+        elif self.is_moving and not (is_shared and self.is_terminal):
+            with self._spinner(parts):
+                yield
+        else:
+            with self._repeated(parts):
+                yield
+
+    @contextmanager
+    def _spinner(self, parts: Callable[[], Sequence[str]]) -> Iterator[None]:
+        from rich.console import Console
+
+        self._console = Console(file=self._err, highlight=False)
+        try:
+            with self._console.status(_Growing(parts)):
+                yield
+        finally:
+            self._console = None
+
+    @contextmanager
+    def _repeated(self, parts: Callable[[], Sequence[str]]) -> Iterator[None]:
+        is_over = threading.Event()
+
+        def repeat() -> None:
+            while not is_over.wait(self._progress_s):
+                self._say(f"vllava: {_BETWEEN.join(parts())}")
+
+        thread = threading.Thread(target=repeat, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def _wrapped(self, text: str) -> str:
         """Between words at a terminal; names and paths stay whole."""
@@ -170,6 +226,11 @@ class Screen:
         return True
 
     def _say(self, text: str) -> None:
+        if self._console:
+            from rich.text import Text
+
+            self._console.print(Text(clean(text)), soft_wrap=True)
+            return
         try:
             self._err.write(clean(text) + "\n")
             self._err.flush()
@@ -201,6 +262,25 @@ def discard(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
+
+
+class _Growing:
+    """What stands beside a spinner, asked for anew each time it is drawn."""
+
+    def __init__(self, parts: Callable[[], Sequence[str]]) -> None:
+        self._parts = parts
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """As many of the parts, from the first, as there is room for."""
+        from rich.text import Text
+
+        first, *others = map(clean, self._parts())
+        line = Text(first, no_wrap=True, overflow="ellipsis")
+        for part in others:
+            if line.cell_len + Text(_BETWEEN + part).cell_len > options.max_width:
+                break
+            line.append(_BETWEEN + part)
+        yield line
 
 
 def _colours() -> Literal["truecolor", "256"] | None:

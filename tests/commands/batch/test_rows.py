@@ -1,0 +1,143 @@
+"""What is told of a job: the same keys in the same order for an answer and for an error, and which error it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.commands.batch.parts import answer, bad, job
+from vllava_cli.commands.batch.rows import COLUMNS, About, ErrorKind, Fault, Outcome, is_row, precision_of, row_of
+from vllava_cli.errors import CheckpointError, ContextError, MediaError, MemoryShortError, UsageError, VllavaError
+from vllava_cli.nouns import Dtype, LoadPlan, Precision, Quantisation
+
+ABOUT = About(model="demo", revision="abc", precision="fp32")
+YES_OR_NO = replace(ABOUT, choices=("yes", "no"))
+
+
+def test_the_row_of_an_answer_has_every_key_in_order() -> None:
+    outcome = Outcome(job=job(id="7"), answer=answer(), times_s=(0.0, 1 / 3), seconds=1.23456)
+    assert list(row_of(outcome, ABOUT).items()) == [
+        ("id", "7"),
+        ("path", "a.mp4"),
+        ("question", "Why?"),
+        ("answer", "A dog."),
+        ("stop_reason", "end"),
+        ("frame_times_s", [0.0, 0.3333]),
+        ("model", "demo"),
+        ("revision", "abc"),
+        ("precision", "fp32"),
+        ("seconds", 1.2346),
+        ("error", None),
+    ]
+
+
+def test_the_row_of_an_error_has_the_same_keys() -> None:
+    assert list(row_of(bad(job(id="7"), "missing"), replace(ABOUT, precision=None)).items()) == [
+        ("id", "7"),
+        ("path", "a.mp4"),
+        ("question", "Why?"),
+        ("answer", None),
+        ("stop_reason", None),
+        ("frame_times_s", None),
+        ("model", "demo"),
+        ("revision", "abc"),
+        ("precision", None),
+        ("seconds", 0.0),
+        ("error", {"kind": "missing", "message": "It is missing."}),
+    ]
+
+
+def test_probabilities_come_with_choices_and_are_null_in_an_error() -> None:
+    chosen = Outcome(job=job(), answer=answer("yes", probabilities=(0.75, 0.25)))
+    assert list(row_of(chosen, YES_OR_NO).items())[len(COLUMNS) :] == [("probabilities", {"yes": 0.75, "no": 0.25})]
+    assert row_of(bad(), YES_OR_NO)["probabilities"] is None
+    assert "probabilities" not in row_of(chosen, ABOUT)
+
+
+def test_further_fields_of_a_job_stand_behind_everything_else() -> None:
+    row = row_of(Outcome(job=job(question_id=3, job_answer="cat"), answer=answer()), YES_OR_NO)
+    assert list(row.items())[-2:] == [("question_id", 3), ("job_answer", "cat")]
+    assert list(row)[-3] == "probabilities"
+
+
+def test_a_row_of_a_batch_is_told_from_other_objects() -> None:
+    row = row_of(Outcome(job=job(id="0" * 32), answer=answer()), ABOUT)
+    assert is_row(row)
+    assert is_row({**row, "further": 1})
+    assert not is_row({**row, "id": "7"})
+    for column in COLUMNS:
+        assert not is_row({key: value for key, value in row.items() if key != column})
+
+
+def test_what_keeps_a_clip_from_being_read_has_a_kind(tmp_path: Path) -> None:
+    here, gone = tmp_path / "here.mp4", tmp_path / "gone.mp4"
+    here.write_bytes(b"not a video")
+    damaged = MediaError("It is damaged.")
+    assert Fault.of_clip(damaged, here) == Fault(kind="unreadable", message="It is damaged.")
+    assert Fault.of_clip(damaged, gone) == Fault(kind="missing", message="It is damaged.")
+    assert Fault.of_clip(UsageError("--start is late."), here) == Fault(kind="trim", message="--start is late.")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "a\0.mp4", "here.mp4/inner.mp4"])
+def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here.mp4").touch()
+    assert Fault.of_clip(MediaError("No."), tmp_path / name).kind == "missing"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("first\nlast"), "RuntimeError: last"),
+        (KeyError("width"), "KeyError: 'width'"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+    ],
+)
+def test_our_own_bug_is_told_with_its_type_on_one_line(error: Exception, message: str) -> None:
+    assert Fault.of_clip(error, Path("a.mp4")) == Fault(kind="bug", message=message)
+    assert Fault.of_question(error) == Fault(kind="bug", message=message)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ContextError("Too long."), "context"),
+        (MemoryShortError("Too much."), "memory"),
+        (UsageError("Empty."), "question"),
+    ],
+)
+def test_what_keeps_a_question_from_being_answered_has_a_kind(error: VllavaError, kind: ErrorKind) -> None:
+    assert Fault.of_question(error) == Fault(kind=kind, message=str(error))
+
+
+def test_a_fault_that_no_question_should_meet_keeps_its_sentence() -> None:
+    assert Fault.of_question(CheckpointError("It is torn.")) == Fault(kind="bug", message="It is torn.")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantisation", "precision"),
+    [
+        ("float16", None, "fp16"),
+        ("bfloat16", None, "bf16"),
+        ("float32", None, "fp32"),
+        ("float16", "4bit", "4bit"),
+        ("bfloat16", "8bit", "8bit"),
+    ],
+)
+def test_a_precision_is_spelled_as_the_option_spells_it(
+    dtype: Dtype, quantisation: Quantisation | None, precision: Precision
+) -> None:
+    plan = LoadPlan(
+        device="cpu",
+        dtype=dtype,
+        quantisation=quantisation,
+        attention="sdpa",
+        needed_bytes=1,
+        device_reason="",
+        dtype_reason="",
+        quantisation_reason="",
+        attention_reason="",
+    )
+    assert precision_of(plan) == precision

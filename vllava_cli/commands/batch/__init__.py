@@ -1,0 +1,1 @@
+"""`vllava batch`: many questions about many clips, a row for each."""

@@ -1,0 +1,39 @@
+"""Which columns the rows of a run have, and whether --fields names some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vllava_cli.commands.batch.rows import COLUMNS, PROBABILITIES
+from vllava_cli.errors import UsageError
+from vllava_cli.jobs import Job
+
+_ERROR = ("kind", "message")
+
+
+def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of all rows, then each further field of a job."""
+    further = dict.fromkeys(name for job in jobs for name in job.fields)
+    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further)
+
+
+def check_fields(fields: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
+    """Raises a UsageError for one that would be empty in every row; jobs that aren't there say nothing."""
+    columns = columns_of(jobs, choices) if fields and jobs else ()
+    inner = {"error": _ERROR, PROBABILITIES: choices}
+    for field in fields if columns else ():
+        if not any(name in columns and _has(inner.get(name), rest) for name, rest in _partings(field)):
+            raise UsageError(f"--fields names {field!r}, which no row has. Rows have {', '.join(columns)}.")
+
+
+def _has(inner: tuple[str, ...] | None, rest: str) -> bool:
+    """What a job's own field has inside, nobody knows."""
+    return not rest or inner is None or rest in inner
+
+
+def _partings(field: str) -> Iterator[tuple[str, str]]:
+    """ "a.b.c" → ("a.b.c", ""), ("a", "b.c"), ("a.b", "c"): names may have dots themselves."""
+    yield field, ""
+    for at, letter in enumerate(field):
+        if letter == ".":
+            yield field[:at], field[at + 1 :]

@@ -1,0 +1,79 @@
+"""An engine of this process and the line that feeds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.batch.line import Line
+from vllava_cli.commands.batch.request import Batch
+from vllava_cli.commands.batch.units import Unit
+from vllava_cli.commands.begin import loaded
+from vllava_cli.nouns import Frames, MediaKind, Wishes
+from vllava_cli.unswept import unswept
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
+    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.media.pool import Ahead
+
+
+@unswept()
+def import_engine() -> None:
+    """The seconds that torch and transformers take, spent where the caller has nothing else to do.
+
+    Decoders want the same cores. Threads that spin while they wait for each other then make a pass take twenty times as
+    long, so they are told to sleep, which must be said before the library is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import vllava_cli.engine.batching
+    import vllava_cli.engine.load  # noqa: F401
+
+
+@unswept()
+def read_tokens(source: Source) -> Tokens:
+    """Errors: CheckpointError."""
+    from vllava_cli.engine import tokens
+    from vllava_cli.engine.checkpoint import describe
+
+    return tokens.read_tokens(describe(source))
+
+
+def load(
+    wishes: Wishes, tokens: Tokens, kinds: Iterable[MediaKind], *, tell: Callable[[str], object], is_quiet: bool
+) -> tuple[Engine, float]:
+    """The engine, and how long the weights took in seconds. Errors: any VllavaError.
+
+    That memory gives less context than the checkpoint has is no reason to refuse: what doesn't fit becomes a row.
+    """
+
+    def accept(_: Tokens) -> None:
+        pass
+
+    return loaded(wishes, tokens, kinds, tell=tell, is_quiet=is_quiet, check=accept)
+
+
+def line(
+    engine: Engine,
+    ahead: Ahead[Unit, Frames],
+    batch: Batch,
+    *,
+    longest: int,
+    is_stopping: Callable[[], bool],
+    tell: Callable[[str], object],
+) -> Line:
+    """`longest` is the number of characters of the longest question."""
+    from vllava_cli.engine.batch_size import rows_that_fit
+
+    most_rows = batch.most_rows or rows_that_fit(engine, batch.sampling, question_characters=longest)
+    return Line(
+        engine=engine,
+        ahead=ahead,
+        sampling=batch.sampling,
+        fit=batch.framing.fit,
+        most_rows=most_rows,
+        is_stopping=is_stopping,
+        tell=tell,
+    )

@@ -1,0 +1,122 @@
+"""The way from clips to outcomes: frames are read ahead in other processes while the engine answers what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.batch.meter import Meter
+from vllava_cli.commands.batch.rows import Fault, Outcome
+from vllava_cli.commands.batch.units import Unit
+from vllava_cli.jobs import Job, has_changed
+from vllava_cli.nouns import Fit, Frames, Sampling
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.batching import Finished, Query
+    from vllava_cli.engine.stream import Engine
+    from vllava_cli.media.pool import Ahead, Read
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Key:
+    """What an answer belongs to: several jobs where the same was asked more than once."""
+
+    jobs: tuple[Job, ...]
+    times_s: tuple[float, ...] | None
+
+
+@dataclass(kw_only=True)
+class Line:
+    """Answers all jobs about the clips whose frames are read ahead.
+
+    `tell` gets what is to be said of a clip that is damaged but can be used, and of memory that ran out.
+    """
+
+    engine: Engine
+    ahead: Ahead[Unit, Frames]
+    sampling: Sampling
+    fit: Fit
+    most_rows: int
+    is_stopping: Callable[[], bool]
+    tell: Callable[[str], object]
+    meter: Meter = field(default_factory=Meter)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """One for each job, in the order in which they end."""
+        from vllava_cli.engine.batch_size import used_bytes
+        from vllava_cli.engine.batching import Batching
+
+        batching: Batching[Key] = Batching(
+            engine=self.engine,
+            sampling=self.sampling,
+            fit=self.fit,
+            most_rows=self.most_rows,
+            is_stopping=self.is_stopping,
+            on_shortage=self._tell_shortage,
+        )
+        self.meter.rows_at_once = self.most_rows
+        for finished in batching.answers(self._queries):
+            self.meter.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
+            self.meter.idle_s = self.ahead.waited_s
+            self.meter.tower_calls = self.engine.sight.calls
+            self.meter.used_bytes = used_bytes(self.engine.model.device)
+            yield from _outcomes(finished)
+
+    def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query[Key] | Finished[Key]] | None:
+        """Clips until there are `most` queries, or none is ready."""
+        given: list[Query[Key] | Finished[Key]] = []
+        while len(given) < most and not self.ahead.is_over:
+            reads = self.ahead.take(1, is_waiting=is_waiting and not given, is_interrupted=self.is_stopping)
+            if not reads:
+                break
+            for read in reads:
+                given += self._of(read)
+        return given if given or not self.ahead.is_over else None
+
+    def _of(self, read: Read[Unit, Frames]) -> list[Query[Key] | Finished[Key]]:
+        from vllava_cli.engine.batching import Finished, Query
+
+        self.meter.clips += 1
+        self.meter.decode_s += read.seconds
+        unit, frames, fault = read.key, read.found, _fault(read)
+        if frames is None or fault:
+            return [Finished(key=Key(jobs=unit.jobs, times_s=None), fault=fault)]
+        for text in frames.clip.faults:
+            self.tell(text)
+        times_s = None if frames.kind == "image" else frames.times_s
+        return [
+            Query(key=Key(jobs=jobs, times_s=times_s), medium=frames, question=question)
+            for question, jobs in unit.questions()
+        ]
+
+    def _tell_shortage(self, rows: int) -> None:
+        self.meter.rows_at_once, noun = rows, "question" if rows == 1 else "questions"
+        self.tell(f"vllava: memory ran out: going on with {rows} {noun} at once.")
+
+
+class ClipError(Exception):
+    """What is wrong with a clip, and so with all jobs about it."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def _fault(read: Read[Unit, Frames]) -> ClipError | None:
+    unit = read.key
+    if read.fault:
+        return ClipError(Fault.of_clip(read.fault, unit.path))
+    if has_changed(unit.jobs[0]):
+        message = f"'{unit.path}' has changed since the run began. Run the same command again."
+        return ClipError(Fault(kind="changed", message=message))
+    return None
+
+
+def _outcomes(finished: Finished[Key]) -> Iterator[Outcome]:
+    error = finished.fault
+    fault = error.fault if isinstance(error, ClipError) else Fault.of_question(error) if error else None
+    for job in finished.key.jobs:
+        yield Outcome(
+            job=job, answer=finished.answer, times_s=finished.key.times_s, fault=fault, seconds=finished.seconds
+        )

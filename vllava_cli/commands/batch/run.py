@@ -1,0 +1,88 @@
+"""`vllava batch`: finds the jobs, skips those that are done, answers the rest, a row for each whatever happens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+from vllava_cli import inputs, job_files, job_list
+from vllava_cli.commands.batch import output, telling
+from vllava_cli.commands.batch.columns import check_fields
+from vllava_cli.commands.batch.request import Batch, Inputs
+from vllava_cli.commands.batch.rows import About
+from vllava_cli.commands.batch.telling import Tally
+from vllava_cli.commands.batch.units import units_of
+from vllava_cli.commands.batch.work import Work
+from vllava_cli.interrupt import noted
+from vllava_cli.jobs import Job, Wanted, made, settings_of, signature
+from vllava_cli.screen import Screen
+
+INTERRUPTED = 130
+
+
+def run(batch: Batch, screen: Screen) -> int:
+    """Returns the exit code: 0, 1 if a job has failed, 130 after Ctrl-C. Errors: any VllavaError."""
+    from vllava_cli.engine import hub
+
+    tally = Tally()
+    source = hub.locate(batch.wishes.model, batch.wishes.revision, is_quiet=not screen.is_moving)
+    jobs, complaints = _jobs(batch, source.revision, screen)
+    about = About(model=source.model, revision=source.revision, choices=batch.sampling.choices)
+    opening = (
+        nullcontext(output.foreseen(batch.destination))
+        if batch.is_dry
+        else output.opened(batch.destination, jobs, about, screen)
+    )
+    with opening as out, noted(is_early=lambda: not tally.has_begun) as is_interrupted:
+        todo = [job for job in jobs if not out.is_done(job)]
+        tally.total, tally.skipped = len(jobs), len(jobs) - len(todo)
+        tally.skipped_errors = sum(out.had_failed(job) for job in jobs)
+        work = Work(
+            batch=batch,
+            source=source,
+            about=about,
+            out=out,
+            tally=tally,
+            screen=screen,
+            is_interrupted=is_interrupted,
+        )
+        try:
+            work.do(units_of(todo))
+        except KeyboardInterrupt:
+            if not batch.is_dry:
+                telling.tell_end(tally, screen, is_interrupted=True, can_resume=out.is_kept)
+            return INTERRUPTED
+        out.finish(jobs)
+    is_cut = is_interrupted() and (tally.left > 0 or batch.is_dry)
+    if not batch.is_dry:
+        telling.tell_end(tally, screen, is_interrupted=is_cut, can_resume=out.is_kept)
+    return INTERRUPTED if is_cut else 1 if complaints or tally.failed else 0
+
+
+def _jobs(batch: Batch, revision: str | None, screen: Screen) -> tuple[list[Job], int]:
+    """The jobs of this shard, and how many faults of folders were told."""
+    complaints: list[str] = []
+    wanted = _wanted(batch.inputs, complaints.append)
+    settings = settings_of(batch.wishes, batch.framing, batch.sampling)
+    every = made(wanted, signature(batch.wishes.model, revision, settings))
+    for complaint in complaints:
+        screen.error(complaint)
+    check_fields(batch.destination.fields, every, batch.sampling.choices)
+    shard, path = batch.shard, batch.destination.path
+    if shard is None:
+        return every, len(complaints)
+    if path and not batch.is_dry:
+        job_list.write(job_list.path_of(path), every, shard)
+    return [job for job in every if shard.has(job.id)], len(complaints)
+
+
+def _wanted(given: Inputs, tell: Callable[[str], None]) -> Iterator[Wanted]:
+    stdin = sys.stdin.buffer if sys.stdin else None
+    if given.jobs:
+        yield from job_files.wanted(given.jobs, stdin=stdin, videos=given.videos, questions=given.questions)
+        return
+    paths = inputs.paths(given.paths, stdin=stdin, is_recursive=given.is_recursive, is_null=given.is_null, tell=tell)
+    for path in paths:
+        for question in given.questions:
+            yield Wanted(path=path, question=question)

@@ -1,0 +1,209 @@
+"""The work of a run: headers, model, answers. Each outcome is a row before the next one is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.batch import here, telling
+from vllava_cli.commands.batch.crew import Crew
+from vllava_cli.commands.batch.member import devices, started
+from vllava_cli.commands.batch.meter import Meter
+from vllava_cli.commands.batch.output import Output
+from vllava_cli.commands.batch.preflight import Found, Preflight
+from vllava_cli.commands.batch.request import Batch
+from vllava_cli.commands.batch.rows import About, Outcome, precision_of, row_of
+from vllava_cli.commands.batch.telling import Tally
+from vllava_cli.commands.batch.trial import Trial
+from vllava_cli.commands.batch.units import Unit
+from vllava_cli.commands.batch.worker import Setup
+from vllava_cli.hardware import cpu_cores
+from vllava_cli.nouns import DEMO_MODEL, Precision
+from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
+    from vllava_cli.media.pool import Pool
+
+_SLICE_S = 0.2
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What a run has in hand."""
+
+    batch: Batch
+    source: Source
+    about: About
+    out: Output
+    tally: Tally
+    screen: Screen
+    is_interrupted: Callable[[], bool]
+    meter: Meter = field(default_factory=Meter)
+    engines: int = 1
+    import_s: float = 0.0
+    has_failed: bool = False
+    """Whether a row of this run is an error, and --fail-fast was given."""
+
+    def do(self, units: list[Unit]) -> None:
+        """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
+        from vllava_cli.media.pool import Pool, default_workers
+
+        batch = self.batch
+        if not units:
+            if batch.is_dry:
+                telling.tell_plan(self.tally, Found(), self.screen)
+            return
+        workers = min(batch.decoders or default_workers(cpu_cores()), len(units))
+        with Pool(workers, batch.limits) as pool:
+            preflight = Preflight(pool, units, None if batch.is_dry or batch.devices else batch.framing)
+            self._await(preflight)
+            if not self.is_stopping():
+                self._note_bad(preflight.found, len(units))
+                if batch.is_dry:
+                    self._plan(pool, workers, preflight.found)
+                elif preflight.found.good and not self.is_stopping():
+                    self._answer(preflight)
+        if batch.has_stats:
+            self._tell_stats(workers)
+
+    def is_stopping(self) -> bool:
+        """Whether nothing new is begun."""
+        return self.is_interrupted() or self.has_failed
+
+    def _await(self, preflight: Preflight) -> None:
+        """Waits for the headers; what an engine takes is imported meanwhile."""
+
+        def parts() -> list[str]:
+            return [f"Reading headers: {preflight.done:,}/{preflight.total:,}"]
+
+        with self.screen.progress(parts, is_shared=False):
+            if self.batch.is_dry or not self.batch.devices:
+                started_s = time.perf_counter()
+                here.import_engine()
+                self.import_s = time.perf_counter() - started_s
+            while not preflight.wait(_SLICE_S) and not self.is_stopping():
+                pass
+
+    def _plan(self, pool: Pool, workers: int, found: Found) -> None:
+        """Tells what there is to do and, where there is something, about how long it would take."""
+        if not found.good:
+            telling.tell_plan(self.tally, found, self.screen)
+            return
+        trial = Trial(
+            batch=self.batch,
+            source=self.source,
+            found=found,
+            decoders=workers,
+            devices=devices(self.batch.devices),
+            import_s=self.import_s,
+        )
+        with self.screen.waiting("Timing a few clips"):
+            guess = trial.estimate(pool, self.is_interrupted)
+        if not self.is_interrupted():
+            telling.tell_plan(self.tally, found, self.screen, telling.guess(guess, self.batch.sampling))
+
+    def _note_bad(self, found: Found, total: int) -> None:
+        telling.tell_unreadable([fault for _, fault in found.bad], total, self.screen, has_rows=not self.batch.is_dry)
+        for unit, fault in found.bad:
+            for job in unit.jobs:
+                self._put(Outcome(job=job, fault=fault))
+
+    def _answer(self, preflight: Preflight) -> None:
+        batch, found, screen = self.batch, preflight.found, self.screen
+        if self.source.model == DEMO_MODEL:
+            screen.notice(
+                "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
+            )
+        longest = max(len(job.question) for unit in found.good for job in unit.jobs)
+        if preflight.frames is None:
+            self._answer_elsewhere(found, longest)
+            return
+        tokens = here.read_tokens(self.source)
+        engine, self.meter.load_s = here.load(
+            batch.wishes, tokens, found.kinds, tell=screen.detail, is_quiet=not screen.is_moving
+        )
+        line = here.line(
+            engine, preflight.frames, batch, longest=longest, is_stopping=self.is_stopping, tell=screen.notice
+        )
+        line.meter = self.meter
+        screen.detail(f"rows at once: {line.most_rows}.")
+        self.tally.begin()
+        self._consume(line.outcomes(), lambda: precision_of(engine.plan))
+
+    def _answer_elsewhere(self, found: Found, longest: int) -> None:
+        """By a process for each device; this one has no model."""
+        batch = self.batch
+        names = devices(batch.devices)
+        self.engines = len(names)
+        from vllava_cli.media.pool import default_workers
+
+        decoders = batch.decoders or max(1, default_workers(cpu_cores()) // len(names))
+        setups = [
+            Setup(
+                batch=batch,
+                source=self.source,
+                device=device,
+                kinds=frozenset(found.kinds),
+                longest=longest,
+                decoders=decoders,
+            )
+            for device in names
+        ]
+        starts = [partial(started, setup) for setup in setups]
+        listener = _Listener(screen=self.screen, ready=self.tally.begin)
+        crew = Crew(found.good, starts, is_stopping=self.is_stopping, listener=listener, meter=self.meter)
+        with closing(crew.outcomes()) as outcomes:
+            self._consume(outcomes, lambda: crew.precision)
+
+    def _consume(self, outcomes: Iterator[Outcome], precision: Callable[[], Precision | None]) -> None:
+        def parts() -> list[str]:
+            return telling.standing(self.tally, self.meter, now_s=time.perf_counter())
+
+        with self.screen.progress(parts, is_shared=not self.out.is_kept):
+            for outcome in outcomes:
+                self.about = replace(self.about, precision=precision())
+                self._put(outcome)
+
+    def _put(self, outcome: Outcome) -> None:
+        self.out.put(row_of(outcome, self.about))
+        self.tally.note(outcome)
+        self.has_failed |= self.batch.is_failing_fast and outcome.fault is not None
+
+    def _tell_stats(self, workers: int) -> None:
+        now_s = time.perf_counter()
+        since_s = now_s - (self.tally.ready_s or now_s)
+        meter = self.meter
+        stats = {
+            "wall_s": now_s - self.tally.started_s,
+            "load_s": meter.load_s,
+            "answering_s": since_s,
+            "idle_s": meter.idle_s,
+            "idle_share": meter.idle_s / since_s / self.engines if since_s else 0.0,
+            "decode_s": meter.decode_s,
+            "clips": meter.clips,
+            "jobs": self.tally.now,
+            "new_tokens": meter.new_tokens,
+            "tower_calls": meter.tower_calls,
+            "rows_at_once": meter.rows_at_once,
+            "decoders": workers,
+        }
+        telling.tell_stats(stats, self.screen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listener:
+    """Hears what a crew has to say beside its outcomes."""
+
+    screen: Screen
+    ready: Callable[[], None]
+
+    def notice(self, text: str) -> None:
+        self.screen.notice(text)
+
+    def detail(self, text: str) -> None:
+        self.screen.detail(text)
