@@ -164,13 +164,13 @@ def test_a_clip_that_changed_since_the_run_began_is_not_answered(engine: Engine,
     )
 
 
-def test_a_clip_that_vanished_after_it_was_read_has_changed(engine: Engine, tmp_path: Path) -> None:
+def test_a_clip_that_vanished_after_it_was_read_is_missing(engine: Engine, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(RED.read_bytes())
     (unit,) = units((clip, COLOUR))
     done = read(unit)
     clip.unlink()
-    assert told(line(engine, [done]).outcomes()) == {("clip.mp4", COLOUR): "changed"}
+    assert told(line(engine, [done]).outcomes()) == {("clip.mp4", COLOUR): "missing"}
 
 
 def test_a_question_without_room_is_an_outcome_beside_the_others(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.rows import Fault, Outcome
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.jobs import Job, has_changed
+from vllava_cli.jsonl import shown
 from vllava_cli.nouns import Fit, Frames, Sampling
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def _fault(read: Read[Unit, Frames]) -> ClipError | None:
     if read.fault:
         return ClipError(Fault.of_clip(read.fault, unit.path))
     if has_changed(unit.jobs[0]):
-        message = f"'{unit.path}' has changed since the run began. Run the same command again."
+        name = shown(unit.path)
+        if not unit.path.exists():
+            return ClipError(Fault(kind="missing", message=f"There is no file {name} any more. Check the path."))
+        message = f"{name} has changed since the run began. Run the same command again."
         return ClipError(Fault(kind="changed", message=message))
     return None
 
