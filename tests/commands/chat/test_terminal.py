@@ -24,7 +24,7 @@ from vllava_cli.screen import clean
 CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
 MOVES = "A red circle moves left."
 DEMO_NOTICE = "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
-LONG = ("--no-guard", "--max-new-tokens", "900")
+LONG = ("--no-guard", "--max-new-tokens", "3500")
 
 Run = Callable[..., Shell]
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 @pytest.fixture(scope="module")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that says words until its longest answer is full, slowly enough to be stopped in the middle."""
-    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "talkative", layers=12)
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "talkative", layers=12, context=4096)
     weights = load_file(folder / "model.safetensors")
     (head,) = (name for name in weights if name.endswith("lm_head.weight"))
     weights[head][: len(SPECIAL) + 256] = 0  # the likeliest token is then a word's, never the end or a lone byte
@@ -156,7 +156,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     assert letters(first["answer"]) == letters(shown).replace("^C", "")
     assert len(third["answer_ids"]) == 5
 
-    terminal.enter("/set max-new-tokens 900", "max-new-tokens  900")
+    terminal.enter("/set max-new-tokens 3500", "max-new-tokens  3500")
     terminal.ask_at_length("what is in this clip")
     assert terminal.kill(signal.SIGKILL) == 128 + signal.SIGKILL
     assert session.read_bytes() == kept
