@@ -30,6 +30,9 @@ class Fields:
     def has(self, key: str) -> bool:
         return key in self._values
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
     def inside(self, key: str) -> Fields:
         value = self._value(key)
         if not isinstance(value, dict):
