@@ -14,7 +14,7 @@ from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.nouns import Answer, Frames
+from vllava_cli.nouns import Answer, Conversation, Frames
 
 ENDINGS = ("", " Why?", " What comes first?", " Tell me more about it.")
 """Behind the questions of a batch, whose rows are padded to the longest as those of a user are."""
@@ -55,11 +55,14 @@ class Ours:
 
     def answer(self, asked: Asked, *, new_tokens: int | None = None) -> Answer:
         """A whole answer in a conversation of its own."""
-        sampling = asked.sampling(new_tokens)
-        pieces = self.engine.stream(
-            asked.conversation, asked.question, sampling, is_interrupted=self.is_interrupted
-        )
-        return Answer.of(pieces)
+        return self._answer_in(asked.conversation, asked, new_tokens)
+
+    def answer_ids(self, asked: Asked) -> tuple[int, ...]:
+        """The ids of a whole answer to a question that was never asked."""
+        self.forget()
+        conversation = asked.conversation
+        self._answer_in(conversation, asked, None)
+        return conversation.turns[-1].answer_ids
 
     def decode_tokens_per_s(self, asked: Asked, *, rows: int) -> float:
         """Of all rows together, from their first tokens to their last. Errors: MemoryShortError, ContextError."""
@@ -95,6 +98,10 @@ class Ours:
                 found.append(step(self.engine.model, token, memory.cache))
                 memory.ids.append(token)
         return torch.stack(found)
+
+    def _answer_in(self, conversation: Conversation, asked: Asked, new_tokens: int | None) -> Answer:
+        sampling, is_interrupted = asked.sampling(new_tokens), self.is_interrupted
+        return Answer.of(self.engine.stream(conversation, asked.question, sampling, is_interrupted=is_interrupted))
 
     def _batch(self, asked: Asked, jobs: Sequence[tuple[Frames, str]], most_rows: int) -> list[Finished[int]]:
         queries = [Query(key=key, medium=frames, question=question) for key, (frames, question) in enumerate(jobs)]

@@ -51,9 +51,12 @@ class Snippet:
             _share_leaves(getattr(self.model.model, part), getattr(ours.model, part))
 
     def own_bytes(self, ours: nn.Module) -> int:
-        """The parameters that it doesn't share."""
+        """Of the parameters that it doesn't share; they are all in memory then, not just a file that is mapped there."""
         shared = {id(parameter) for parameter in ours.parameters()}
-        return sum(each.nbytes for each in self.model.parameters() if id(each) not in shared)
+        own = [parameter for parameter in self.model.parameters() if id(parameter) not in shared]
+        for parameter in own:
+            parameter.detach().max()
+        return sum(parameter.nbytes for parameter in own)
 
     def generate(self, asked: Asked, *, new_tokens: int, rows: int = 1) -> list[int]:
         """The new ids of the first row, from frames that are decoded to the last id on the host."""
@@ -98,7 +101,7 @@ class Snippet:
     @torch.no_grad()
     def features(self, asked: Asked) -> Tensor:
         """[tokens, hidden] of the clip."""
-        output = self.model.get_video_features(self._pixels(asked))
+        output = self.model.model.get_video_features(self._pixels(asked))
         features: Tensor = getattr(output, "pooler_output", output)
         return features.flatten(0, -2)
 
