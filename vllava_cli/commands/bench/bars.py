@@ -76,10 +76,10 @@ def _bar(found: _Contender, line: Line, longest: float) -> Bar:
 
 
 def _text(found: _Contender, line: Line) -> str:
-    """ "41.2 tokens/s, 4.7x the snippet, 71% of the limit" for this tool, the value alone for the others."""
+    """ "41.2 tokens/s, 4.7x as fast, 71% of the limit" for this tool, the value alone for the others."""
     parts = [f"{figures.number(found.value)} {line.unit}"]
     if found.who == "vllava" and line.of_snippet is not None:
-        parts.append(f"{figures.of_snippet(line)} the snippet")
+        parts.append(f"{figures.of_snippet(line)} as {'little' if line.unit == 'MiB' else 'fast'}")
     if found.who == "vllava" and line.of_limit is not None:
         parts.append(f"{figures.of_limit(line)} of the limit")
     return ", ".join(parts)

@@ -102,7 +102,9 @@ def _draw_head(pen: _Pen, record: Record) -> None:
         pen.text(left + 24, words)
         left += 24 + round(_font(SMALL).getlength(words)) + 36
     pen.top += LINE
-    pen.text(MARGIN, "Longer is better: a bar is a share of the limit, or of the best where no limit is known.", fill=PALE)
+    pen.text(
+        MARGIN, "Longer is better: a bar is a share of the limit, or of the best where no limit is known.", fill=PALE
+    )
     pen.top += LINE
 
 

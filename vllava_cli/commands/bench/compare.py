@@ -152,6 +152,8 @@ def _circumstances(record: Record) -> Iterator[tuple[str, str]]:
     yield "the CPU", f"{machine.cpu} ({machine.cores} cores)"
     yield "the RAM", f"{machine.ram_bytes / 2**30:.0f} GiB"
     yield "the GPU", ", ".join(machine.gpus) or "none"
+    if asked.model:
+        yield "the model", asked.model
     clip = asked.clip
     yield "the clip", f"{clip.path.name} ({clip.width}x{clip.height}, {clip.frame_count} frames)"
     if record.trials:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from vllava_cli.commands.bench import figures
 from vllava_cli.commands.bench.compare import Comparison, TrialChange, change
 from vllava_cli.commands.bench.record import Asked, Reading
 from vllava_cli.commands.bench.table import aligned, faults, notes, summary, table
-from vllava_cli.measures import Agreement, Line, Trial
+from vllava_cli.measures import Agreement, Trial
 from vllava_cli.nouns import DEMO_MODEL, LoadPlan
 from vllava_cli.screen import Screen
 
@@ -44,11 +44,9 @@ def tell_plan(model: str, plan: LoadPlan, screen: Screen, *, is_shown: bool) -> 
 def tell_trial(trial: Trial, screen: Screen, *, is_shown: bool) -> None:
     """What was measured of it, and what ended it too early."""
     if is_shown and trial.lines:
-        _tell_lines(trial.lines, screen)
-    if is_shown and trial.speed:
-        screen.facts([("device", f"{figures.speed(trial.speed)}.")], is_answer=True)
-    if is_shown and trial.agreement:
-        screen.facts([("check", agreement(trial.agreement))], is_answer=True)
+        screen.answer(table(trial.lines, screen.answer_width))
+    if is_shown and (below := [*notes(trial.lines), *_below(trial)]):
+        screen.facts(below, is_answer=True)
     if trial.fault:
         screen.error(trial.fault if trial.plan else f"{trial.precision}, {trial.attention}: {trial.fault}")
 
@@ -56,8 +54,10 @@ def tell_trial(trial: Trial, screen: Screen, *, is_shown: bool) -> None:
 def tell_reading(reading: Reading, screen: Screen) -> None:
     """What --frames-only found."""
     screen.answer("\n")
-    _tell_lines(reading.lines, screen)
-    screen.facts([("met" if bar.is_met else "missed", bar.text) for bar in reading.bars], is_answer=True)
+    screen.answer(table(reading.lines, screen.answer_width))
+    bars = [("met" if bar.is_met else "missed", bar.text) for bar in reading.bars]
+    if below := [*notes(reading.lines), *bars]:
+        screen.facts(below, is_answer=True)
 
 
 def tell_summary(trials: Sequence[Trial], screen: Screen) -> None:
@@ -86,10 +86,12 @@ def agreement(found: Agreement) -> str:
     return f"{tokens}; {logits}: {'met' if found.is_met else 'not met'}."
 
 
-def _tell_lines(lines: Sequence[Line], screen: Screen) -> None:
-    screen.answer(table(lines, screen.answer_width))
-    if found := notes(lines):
-        screen.facts(found, is_answer=True)
+def _below(trial: Trial) -> Iterator[tuple[str, str]]:
+    """What stands under a trial's table."""
+    if trial.speed:
+        yield "device", f"{figures.speed(trial.speed)}."
+    if trial.agreement:
+        yield "check", agreement(trial.agreement)
 
 
 def _changes(trial: TrialChange, width: int | None) -> str:

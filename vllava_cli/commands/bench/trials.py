@@ -39,7 +39,7 @@ class Trials:
         """Whether Ctrl-C cut it short. Errors: MediaError, OutputError."""
         try:
             with self._progress():
-                self._say("Measuring frames")
+                self._say("frames")
                 frames = self.instruments.frames_line(self.bench, is_interrupted=is_interrupted)
             for configuration in self.bench.configurations:
                 if is_interrupted():
@@ -67,7 +67,7 @@ class Trials:
         self._change(replace(self.done[-1], plan=plan))
         telling.tell_plan(subject.tokens.checkpoint.model, plan, self.screen, is_shown=not self.bench.outputs.is_json)
         with self._progress():
-            self._say("Measuring the device")
+            self._say("how fast the device is")
             self._change(replace(self.done[-1], speed=tools.speed(plan)))
             self._contest(subject, plan, frames, is_interrupted)
 
@@ -93,7 +93,10 @@ class Trials:
     def _progress(self) -> Iterator[None]:
         def parts() -> list[str]:
             total = len(self.bench.configurations)
-            return [self._phrase, *([f"{len(self.done)} of {total}"] if total > 1 and self.done else [])]
+            return [
+                f"Measuring: {self._phrase}",
+                *([f"{len(self.done)} of {total}"] if total > 1 and self.done else []),
+            ]
 
         with self.screen.progress(parts, is_shared=False):
             yield
