@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.machines import DEMO
-from vllava_cli.commands.bench.instruments import Instruments, IsInterrupted, Tell
+from vllava_cli.commands.bench.instruments import Instruments, Tell
 from vllava_cli.commands.bench.record import Asked, Bar, ClipFacts, Machine, Reading, Record
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MemoryShortError, VllavaError
@@ -49,9 +49,7 @@ DECODE = Line(
 BATCH = Line(name="decode, batch 16", unit="tokens/s", ours=measured(800.0), note="The snippet ran out of memory.")
 PEAK = Line(name="peak memory", unit="MiB", ours=measured(512.0), snippet=measured(1024.0), note="On a CPU it is all.")
 LINES = (LOAD, PREFILL, FIRST, DECODE, BATCH, PEAK)
-AGREEMENT = Agreement(
-    tokens=64, equal_tokens=64, largest_difference=1.5e-5, tolerance=1e-4, must_be_equal=True
-)
+AGREEMENT = Agreement(tokens=64, equal_tokens=64, largest_difference=1.5e-5, tolerance=1e-4, must_be_equal=True)
 TRIAL = Trial(precision="auto", attention="auto", plan=PLAN, speed=SPEED, lines=(LOAD, FRAMES, *LINES[1:]))
 FAULTY = Trial(precision="fp16", attention="flash", fault="fp16 can't be had on a CPU: leave it out.")
 MACHINE = Machine(
@@ -73,3 +71,88 @@ ASKED = Asked(
 )
 RECORD = Record(machine=MACHINE, asked=ASKED, trials=(TRIAL, FAULTY))
 READING = Reading(lines=(FRAMES,), bars=(Bar(text="An hour in a second.", is_met=True), Bar(text="Two.", is_met=False)))
+
+
+def frames(name: str = "a.mp4") -> Frames:
+    return Frames(
+        clip=Clip(path=Path("/clips") / name, kind="video", width=64, height=48, frame_count=24),
+        pixels=np.zeros((8, 1, 1, 3), np.uint8),
+        times_s=(0.0,) * 8,
+    )
+
+
+@dataclass(frozen=True)
+class FakeTokens:
+    checkpoint: Checkpoint = DEMO
+
+
+@dataclass(frozen=True)
+class FakeSubject:
+    tokens: FakeTokens = FakeTokens()
+
+
+@dataclass
+class FakeInstruments(Instruments):
+    """Gives made-up figures; `faults` says after how many lines which trial fails, counted from 0."""
+
+    faults: dict[int, tuple[int, VllavaError]] = field(default_factory=dict)
+    agreement: Agreement = AGREEMENT
+    is_cut_after: int | None = None
+    """Ctrl-C comes behind this line of a trial; -1 is before the first."""
+    calls: list[str] = field(default_factory=list)
+
+    def frames(self, bench: Bench, _: Screen) -> Frames:
+        self.calls.append(f"frames {bench.clip}")
+        return frames()
+
+    def task(self, *_: object) -> Any:
+        return "the task"
+
+    def subject(self, *_: object) -> Any:
+        self.calls.append("subject")
+        return FakeSubject()
+
+    def fetch(self, *_: object) -> None:
+        self.calls.append("fetch")
+
+    def hardware(self) -> Hardware:
+        return Hardware(cpu_name="A CPU", cpu_cores=2, ram_total_bytes=8 << 30, ram_free_bytes=4 << 30)
+
+    def plan(self, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
+        self.calls.append(f"plan {wishes.precision} {wishes.attention}")
+        if wishes.attention == "flash_attention_2":
+            return super().plan(wishes, hardware, checkpoint)
+        return replace(PLAN, dtype="bfloat16" if wishes.precision == "bf16" else "float32")
+
+    def fitted(self, subject: Any, *_: object) -> Any:
+        return subject
+
+    def speed(self, _: LoadPlan) -> Speed:
+        return SPEED
+
+    def contest(self, *_: object, tell: Tell, **__: object) -> Iterator[Line]:
+        number = sum(call.startswith("contest") for call in self.calls)
+        self.calls.append(f"contest {number}")
+        if self.is_cut_after == -1:
+            raise KeyboardInterrupt
+        most, fault = self.faults.get(number, (len(LINES), None))
+        for line in LINES[:most]:
+            tell(line.name)
+            yield line
+            if self.is_cut_after == LINES.index(line):
+                raise KeyboardInterrupt
+        if fault:
+            raise fault
+
+    def check(self, *_: object, **__: object) -> Agreement:
+        self.calls.append("check")
+        return self.agreement
+
+    def frames_line(self, *_: object, **__: object) -> Line:
+        return FRAMES
+
+    def reading(self, *_: object, **__: object) -> Reading:
+        return READING
+
+
+SHORT = MemoryShortError("The model needs 15 GiB, and 4 GiB are free. Close other programs.")

@@ -54,7 +54,7 @@ def _try_all(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, 
     record = _begun(bench, tools, screen, frames.clip, model=checkpoint.model, revision=checkpoint.revision)
     tools.fetch(subject, screen)
     trials = Trials(bench=bench, subject=subject, task=task, instruments=tools, screen=screen)
-    with noted(is_early=lambda: not trials.done) as is_interrupted:
+    with noted(is_early=lambda: not trials.has_lines) as is_interrupted:
         is_cut = trials.go(is_interrupted)
     return record.of(trials=tuple(trials.done)), is_cut
 

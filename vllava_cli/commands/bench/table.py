@@ -65,6 +65,7 @@ def aligned(forms: Sequence[tuple[Rows, int]], width: int | None, *, left: int) 
 
 def _forms(name: Callable[[Line], str], lines: Sequence[Line]) -> list[tuple[Rows, int]]:
     what = [Column(head="", cell=name), Column(head="", cell=lambda line: line.unit)]
+    short = Column(head="", cell=lambda line: line.unit.replace("tokens", "tok"))
     rich = [
         Column(head="vllava", cell=lambda line: figures.spread(line.ours) if line.ours else figures.ABSENT),
         Column(head="snippet", cell=lambda line: figures.spread(line.snippet) if line.snippet else figures.ABSENT),
@@ -83,6 +84,7 @@ def _forms(name: Callable[[Line], str], lines: Sequence[Line]) -> list[tuple[Row
         ([*what, *plain, brief, limit, reached], 2),
         ([*what, *plain, brief, limit, reached], 1),
         ([*what, *plain, brief, reached], 1),
+        ([what[0], short, *plain, brief, reached], 1),
     )
     return [([[column.head for column in columns], *_cells(columns, lines)], gap) for columns, gap in kinds]
 

@@ -23,14 +23,12 @@ def tell_start(asked: Asked, screen: Screen, *, is_clip_ours: bool) -> None:
 
 def tell_asked(asked: Asked, screen: Screen) -> None:
     clip = asked.clip
-    screen.facts(
-        [
-            ("clip", f"{clip.path.name}, {clip.width}x{clip.height}, {clip.frame_count} frames"),
-            ("asked", f"{asked.question} ({asked.new_tokens} new tokens)"),
-            ("shown", f"median of {asked.repeat} (least-most)" if asked.repeat > 1 else "one measurement each"),
-        ],
-        is_answer=True,
-    )
+    rows = [
+        ("clip", f"{clip.path.name}, {clip.width}x{clip.height}, {clip.frame_count} frames"),
+        ("asked", f"{asked.question} ({asked.new_tokens} new tokens)" if asked.model else ""),
+        ("shown", f"median of {asked.repeat} (least-most)" if asked.repeat > 1 else "one measurement each"),
+    ]
+    screen.facts([(name, text) for name, text in rows if text], is_answer=True)
 
 
 def tell_plan(model: str, plan: LoadPlan, screen: Screen, *, is_shown: bool) -> None:
@@ -64,7 +62,8 @@ def tell_summary(trials: Sequence[Trial], screen: Screen) -> None:
     """All configurations below each other."""
     screen.answer("\nconfigurations\n")
     screen.answer(summary(trials, screen.answer_width))
-    screen.facts(faults(trials), is_answer=True)
+    if found := faults(trials):
+        screen.facts(found, is_answer=True)
 
 
 def tell_comparison(comparison: Comparison, screen: Screen) -> None:

@@ -35,6 +35,11 @@ class Trials:
     _phrase: str = ""
     """What is being measured, for the spinner."""
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether the configuration that is measured has figures that could be lost."""
+        return bool(self.done and self.done[-1].lines)
+
     def go(self, is_interrupted: IsInterrupted) -> bool:
         """Whether Ctrl-C cut it short. Errors: MediaError, OutputError."""
         try:
