@@ -1,4 +1,4 @@
-"""What this tool does for the same question, measured through what its commands run: the engine's stream and batches."""
+"""What this tool does for the same question, measured through what its commands run: the stream and the batches."""
 
 from __future__ import annotations
 

@@ -116,13 +116,12 @@ def _fill_own(module: nn.Module, plan: LoadPlan, generator: torch.Generator) -> 
         module._buffers[name] = None if buffer is None else buffer.to(plan.device)
 
 
-def _quantised(linear: nn.Linear, plan: LoadPlan, generator: torch.Generator) -> nn.Module:
+def _quantised(linear: nn.Linear, plan: LoadPlan, generator: torch.Generator) -> Any:
     """What bitsandbytes makes of a linear layer, quantised as soon as its weights are drawn."""
     import bitsandbytes
 
     sizes, has_bias = (linear.in_features, linear.out_features), linear.bias is not None
     values = _drawn(linear.weight, plan, generator)
-    made: Any
     if plan.quantisation == "8bit":
         made = bitsandbytes.nn.Linear8bitLt(*sizes, has_bias, has_fp16_weights=False, threshold=6.0, device="meta")
         # It quantises on the way from the CPU alone.

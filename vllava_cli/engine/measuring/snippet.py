@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vllava_cli.engine.forward import embed, memory_faults
+from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.measuring.random_weights import fill, skeleton
@@ -43,7 +43,7 @@ class Snippet:
         self.model.model.language_model = None
         self.model.lm_head = None
 
-    def share(self, ours: nn.Module) -> None:
+    def share(self, ours: VideoLlavaForConditionalGeneration) -> None:
         """Takes over all modules that ours has as well, so that both compute with the same weights."""
         self.model.model.language_model = ours.model.language_model
         self.model.lm_head = ours.lm_head
@@ -51,7 +51,7 @@ class Snippet:
             _share_leaves(getattr(self.model.model, part), getattr(ours.model, part))
 
     def own_bytes(self, ours: nn.Module) -> int:
-        """Of the parameters that it doesn't share; they are all in memory then, not just a file that is mapped there."""
+        """Of the parameters that it doesn't share; they are in memory from then on, not in a file that is mapped."""
         shared = {id(parameter) for parameter in ours.parameters()}
         own = [parameter for parameter in self.model.parameters() if id(parameter) not in shared]
         for parameter in own:
@@ -79,8 +79,10 @@ class Snippet:
         """Of the whole prompt's embeddings, into an empty cache."""
         from transformers import DynamicCache
 
-        embeddings = embed(self.model, list(asked.ids), {"video": features}, asked.tokens)
+        ids = torch.tensor([asked.ids], device=self.model.device)
         with torch.no_grad():
+            embeddings = self.model.get_input_embeddings()(ids)
+            embeddings[ids == asked.tokens.video_id] = features
             return seconds_of(
                 lambda: self.model(
                     inputs_embeds=embeddings, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1

@@ -51,7 +51,7 @@ class Turns:
         )
 
     def of_each(self, measures: Sequence[Measurement]) -> list[list[float]]:
-        """The values of each, taken in turns after a warm-up, which counts only where it has taken too long to repeat."""
+        """The values of each, taken in turns after a warm-up; where that took too long to repeat, it is what counts."""
         started_s = time.perf_counter()
         first = self._round(measures)
         further = repeats_of(time.perf_counter() - started_s, self.repeat)
