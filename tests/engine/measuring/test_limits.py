@@ -73,7 +73,9 @@ def test_rates_follow_from_seconds() -> None:
         ("float32", "4bit", 256.25),
     ],
 )
-def test_weights_are_read_as_they_are_held(dtype: Dtype, quantisation: Quantisation | None, weight_bytes: float) -> None:
+def test_weights_are_read_as_they_are_held(
+    dtype: Dtype, quantisation: Quantisation | None, weight_bytes: float
+) -> None:
     plan = replace(EXACT, dtype=dtype, quantisation=quantisation)
     assert Limits.of(SIZES, plan, Speed(operations=1.0, bytes=1.0)).weight_bytes == weight_bytes
 
@@ -90,7 +92,12 @@ def test_sizes_come_from_a_config_trimmed_or_not(layers: int, feature_layer: int
             vocab_size=5,
         ),
         vision_config=CLIPVisionConfig(
-            hidden_size=4, intermediate_size=6, num_hidden_layers=layers, num_attention_heads=2, image_size=4, patch_size=2
+            hidden_size=4,
+            intermediate_size=6,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            image_size=4,
+            patch_size=2,
         ),
         vision_feature_layer=feature_layer,
     )

@@ -36,7 +36,9 @@ def out_of_memory() -> float:
 
 def test_they_take_turns_and_the_warm_up_is_left_out() -> None:
     recorded = Recorded()
-    found = THREE.of_both(ours=recorded.by("ours", iter([9.0, 1.0, 2.0, 3.0])), snippet=recorded.by("snippet", count(4.0)))
+    found = THREE.of_both(
+        ours=recorded.by("ours", iter([9.0, 1.0, 2.0, 3.0])), snippet=recorded.by("snippet", count(4.0))
+    )
     assert found == Both(ours=Measured(values=(1.0, 2.0, 3.0)), snippet=Measured(values=(5.0, 6.0, 7.0)))
     assert recorded.names == ["snippet", "ours"] * 4
 

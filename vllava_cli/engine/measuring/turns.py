@@ -96,12 +96,14 @@ class _Contestant:
     fault: MemoryShortError | None = None
 
     def turn(self) -> float:
-        if self.fault is None:
-            try:
-                with memory_faults(self.device):
-                    return self.measure()
-            except MemoryShortError as exc:
-                # The error itself would hold all that the measurement had made.
-                self.fault = MemoryShortError(*exc.args)
+        """What is measured; 0 from where it ran out on."""
+        if self.fault:
+            return 0.0
+        try:
+            with memory_faults(self.device):
+                return self.measure()
+        except MemoryShortError as exc:
+            # The error itself would hold all that the measurement had made.
+            self.fault = MemoryShortError(*exc.args)
         free(self.device)
         return 0.0
