@@ -14,7 +14,7 @@ FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "unswept", "demo"),
     (
         *("prompt", "choices", "times", "media", "hardware", "limits", "plan", "fit", "memory_estimate", "measures"),
-        *("jsonl", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
+        *("jsonl", "fields", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
         *("tables", "job_list", "shards"),
         *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
     ),
@@ -29,7 +29,7 @@ HEAVY = {
     "transformers": {"engine", "media/pixels"},
     "huggingface_hub": {"engine/hub"},
     "av": {"media"},
-    "PIL": {"media"},
+    "PIL": {"media", "commands/bench"},
     "rich": {"screen"},
     "typer": {"cli", "options"},
     "prompt_toolkit": {"commands/chat"},

@@ -134,7 +134,11 @@ class _Contest:
         yield self._clips()
 
     def _peak(self) -> Line:
-        """Of a first answer each. The process holds both models, so ours is what is left without the snippet's own."""
+        """Of a first answer each, the snippet's before ours, because our engine keeps its cache from then on.
+
+        The process holds both models, so ours is what is left without the parts that only the snippet has. On the CPU
+        it is the whole process, with Python, the libraries and what was decoded.
+        """
         self.tell("peak memory")
         asked, spare_bytes = self.asked, self.pair.snippet_bytes
         once = replace(self.turns, repeat=0)
