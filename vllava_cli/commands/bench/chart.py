@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -155,7 +155,8 @@ def _draw_foot(pen: _Pen, record: Record) -> None:
 def _about(record: Record) -> Iterator[str]:
     machine, asked = record.machine, record.asked
     clip = asked.clip
-    yield f"{', '.join(machine.gpus) or machine.cpu}; {machine.cores} CPU cores; {machine.measured_at}; median of {asked.repeat}"
+    where = f"{', '.join(machine.gpus) or machine.cpu}; {machine.cores} CPU cores"
+    yield f"{where}; {machine.measured_at}; median of {asked.repeat}"
     releases = ", ".join(f"{name} {release}" for name, release in machine.versions if release)
     yield f"{clip.path.name}, {clip.width}x{clip.height}; {asked.new_tokens} new tokens; {releases}"
 

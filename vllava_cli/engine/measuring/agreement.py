@@ -70,7 +70,7 @@ def _is_exact(plan: LoadPlan) -> bool:
 def _plain(pair: Pair) -> Snippet:
     """transformers' own passes: through the snippet's whole towers, or ours where the snippet's are quantised."""
     if pair.engine.plan.quantisation:
-        return Snippet(model=pair.engine.model, device=pair.engine.plan.device)
+        return Snippet(model=pair.engine.model, plan=pair.engine.plan)
     return pair.snippet
 
 

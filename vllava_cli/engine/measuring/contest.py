@@ -19,7 +19,7 @@ from vllava_cli.engine.measuring.random_weights import random_tokens
 from vllava_cli.engine.measuring.turns import Both, Turns
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.yardstick import measured
-from vllava_cli.measures import Agreement, Line, Measured, Unit
+from vllava_cli.measures import Agreement, Line, Unit
 from vllava_cli.nouns import Frames, LoadPlan
 
 __all__ = ["SHAPES", "Subject", "Task", "check", "contest", "random_subject"]
@@ -134,21 +134,29 @@ class _Contest:
         yield self._clips()
 
     def _peak(self) -> Line:
-        """Of a first answer each. The process holds both models, so ours is what is left without the snippet's own."""
+        """Of a first answer each, the snippet's before ours, because our engine keeps its cache from then on.
+
+        The process holds both models, so ours is what is left without the parts that only the snippet has. On the CPU
+        it is the whole process, with Python, the libraries and what was decoded.
+        """
         self.tell("peak memory")
-        asked, device, spare_bytes = self.asked, self.turns.device, self.pair.snippet_bytes
-        self.ours.forget()
-        mine = peak_bytes(lambda: self.ours.answer(asked), device)
-        self.ours.forget()
-        theirs = peak_bytes(lambda: self.pair.snippet.generate(asked, new_tokens=asked.new_tokens), device)
-        if mine is None or theirs is None:
-            return Line(name="peak memory", unit="MiB", note="This system doesn't tell how much memory was in use.")
-        return Line(
-            name="peak memory",
-            unit="MiB",
-            ours=Measured(values=((mine - spare_bytes) / MIB,)),
-            snippet=Measured(values=(theirs / MIB,)),
+        asked, spare_bytes = self.asked, self.pair.snippet_bytes
+        once = replace(self.turns, repeat=0)
+        both = once.of_both(
+            ours=lambda: (self._peak_of(lambda: self.ours.answer(asked)) - spare_bytes) / MIB,
+            snippet=lambda: self._peak_of(self._snippets_answer) / MIB,
         )
+        if both.snippet and not both.snippet.median:
+            return Line(name="peak memory", unit="MiB", note="This system doesn't say how much memory was in use.")
+        return _line("peak memory", "MiB", both, None)
+
+    def _peak_of(self, work: Callable[[], object]) -> int:
+        """0 where it can't be known."""
+        self.ours.forget()
+        return peak_bytes(work, self.turns.device) or 0
+
+    def _snippets_answer(self) -> object:
+        return self.pair.snippet.generate(self.asked, new_tokens=self.asked.new_tokens)
 
     def _vision(self) -> Line:
         self.tell("vision")
@@ -219,5 +227,5 @@ def _load_line(loads: Loads | None) -> Line:
     return Line(name="load", unit="s", ours=loads.ours, snippet=loads.snippet, limit=loads.limit)
 
 
-def _line(name: str, unit: Unit, both: Both, limit: float) -> Line:
+def _line(name: str, unit: Unit, both: Both, limit: float | None) -> Line:
     return Line(name=name, unit=unit, ours=both.ours, snippet=both.snippet, limit=limit, note=both.note)

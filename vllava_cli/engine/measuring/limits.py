@@ -1,6 +1,6 @@
 """What the hardware would allow: the least work that an answer needs, over what the device was measured to do. Pure.
 
-Whatever computes needs its operations and has to move its bytes; the slower of the two is the limit. Not counted: norms,
+A pass needs its operations and has to move its bytes; the slower of the two is the limit. Not counted: norms,
 activations, softmax, and the table of embeddings, of which a token reads one row.
 """
 
@@ -128,5 +128,5 @@ class Limits:
 
 def _needed_layers(layers: int, feature_layer: int | list[int]) -> int:
     """hidden_states[-1] is the last layer's output, [-2] the one before: (24, -2) → 23; (23, -1) → 23."""
-    deepest = max(each % (layers + 1) for each in ([feature_layer] if isinstance(feature_layer, int) else feature_layer))
-    return deepest
+    places = [feature_layer] if isinstance(feature_layer, int) else feature_layer
+    return max(place % (layers + 1) for place in places)

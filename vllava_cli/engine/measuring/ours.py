@@ -1,4 +1,4 @@
-"""What this tool does for the same question, measured through what its commands run: the engine's stream and batches."""
+"""What this tool does for the same question, measured through what its commands run: the stream and the batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from vllava_cli.engine.batch_size import rows_that_fit
 from vllava_cli.engine.batching import Batching, Finished, Query
-from vllava_cli.engine.forward import step
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.stream import Engine
@@ -92,11 +91,14 @@ class Ours:
         memory = self.engine.memory
         if first is None or memory is None:
             raise KeyboardInterrupt
-        found = [first]
+        found, steps = [first], self.engine.steps
         with self.engine.passes():
             for token in new_ids[:-1]:
-                found.append(step(self.engine.model, token, memory.cache))
+                fed = torch.tensor([token], device=first.device)
+                # They are good until the next step.
+                found.append(steps.step(fed, len(memory.ids)).clone())
                 memory.ids.append(token)
+            steps.hold(len(memory.ids))
         return torch.stack(found)
 
     def _answer_in(self, conversation: Conversation, asked: Asked, new_tokens: int | None) -> Answer:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.load import load, trimmed
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.measuring.random_weights import fill, random_config, skeleton
@@ -62,11 +63,12 @@ def load_pair(tokens: Tokens, plan: LoadPlan, turns: Turns) -> tuple[Pair, Loads
 
 def random_pair(name: str, tokens: Tokens, plan: LoadPlan) -> Pair:
     """Around weights that are made. Errors: MemoryShortError."""
-    model = skeleton(trimmed(random_config(name)), plan)
-    model.model.image_tower = None
-    fill(model, plan, is_kept_whole=lambda module: module.startswith(KEPT_WHOLE))
-    engine = Engine(model=model, tokens=tokens, plan=plan)
-    return Pair(engine=engine, snippet=random_snippet(random_config(name), plan, model))
+    with memory_faults(plan.device):
+        model = skeleton(trimmed(random_config(name)), plan)
+        model.model.image_tower = None
+        fill(model, plan, is_kept_whole=lambda module: module.startswith(KEPT_WHOLE))
+        engine = Engine(model=model, tokens=tokens, plan=plan)
+        return Pair(engine=engine, snippet=random_snippet(random_config(name), plan, model))
 
 
 def reading_s(folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""The shapes that random weights can have, by name. Pure: nothing heavy is imported, so that a help text can list them."""
+"""The shapes that random weights can have, by name. Nothing heavy is imported: a help text can list them."""
 
 from __future__ import annotations
 

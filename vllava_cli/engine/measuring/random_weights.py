@@ -15,7 +15,6 @@ from torch import nn
 
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import facts, read_config
-from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.engine.published import DEFAULT_CHECKPOINT
@@ -89,12 +88,9 @@ def skeleton(config: VideoLlavaConfig, plan: LoadPlan) -> VideoLlavaForCondition
 
 
 def fill(model: nn.Module, plan: LoadPlan, is_kept_whole: Callable[[str], bool]) -> None:
-    """Makes what is still on the meta device; of a quantised plan all linear layers but those that are kept whole.
-
-    Errors: MemoryShortError.
-    """
+    """Makes what is still on the meta device; of a quantised plan all linear layers but those that are kept whole."""
     generator = torch.Generator(device=plan.device).manual_seed(SEED)
-    with memory_faults(plan.device), torch.no_grad():
+    with torch.no_grad():
         for name, module in list(model.named_modules()):
             is_quantised = plan.quantisation and type(module) is nn.Linear and not is_kept_whole(name)
             if is_quantised and module.weight.is_meta:
@@ -116,13 +112,12 @@ def _fill_own(module: nn.Module, plan: LoadPlan, generator: torch.Generator) -> 
         module._buffers[name] = None if buffer is None else buffer.to(plan.device)
 
 
-def _quantised(linear: nn.Linear, plan: LoadPlan, generator: torch.Generator) -> nn.Module:
+def _quantised(linear: nn.Linear, plan: LoadPlan, generator: torch.Generator) -> Any:
     """What bitsandbytes makes of a linear layer, quantised as soon as its weights are drawn."""
     import bitsandbytes
 
     sizes, has_bias = (linear.in_features, linear.out_features), linear.bias is not None
     values = _drawn(linear.weight, plan, generator)
-    made: Any
     if plan.quantisation == "8bit":
         made = bitsandbytes.nn.Linear8bitLt(*sizes, has_bias, has_fp16_weights=False, threshold=6.0, device="meta")
         # It quantises on the way from the CPU alone.

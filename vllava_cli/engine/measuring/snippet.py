@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vllava_cli.engine.forward import embed, memory_faults
+from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.measuring.random_weights import fill, skeleton
@@ -32,26 +32,34 @@ class Snippet:
     """A model as from_pretrained gives it, of which the parts that this tool's has as well may be shared with that."""
 
     model: VideoLlavaForConditionalGeneration
-    device: str
+    plan: LoadPlan
 
     def __post_init__(self) -> None:
         # Its answers have to be as long as ours; without an end there is nothing to suppress, either.
         self.model.generation_config.eos_token_id = None
+
+    @property
+    def device(self) -> str:
+        return self.plan.device
 
     def strip(self) -> None:
         """Frees what `share` replaces: whoever loads the same weights now doesn't hold them twice."""
         self.model.model.language_model = None
         self.model.lm_head = None
 
-    def share(self, ours: nn.Module) -> None:
-        """Takes over all modules that ours has as well, so that both compute with the same weights."""
+    def share(self, ours: VideoLlavaForConditionalGeneration) -> None:
+        """Takes over all modules that ours has as well, so that both compute with the same weights.
+
+        In a quantised plan towers and projector are its own: bitsandbytes quantises them, and this tool doesn't.
+        """
         self.model.model.language_model = ours.model.language_model
         self.model.lm_head = ours.lm_head
-        for part in ("video_tower", "multi_modal_projector"):
-            _share_leaves(getattr(self.model.model, part), getattr(ours.model, part))
+        if self.plan.quantisation is None:
+            for part in ("video_tower", "multi_modal_projector"):
+                _share_leaves(getattr(self.model.model, part), getattr(ours.model, part))
 
     def own_bytes(self, ours: nn.Module) -> int:
-        """Of the parameters that it doesn't share; they are all in memory then, not just a file that is mapped there."""
+        """Of the parameters that it doesn't share; they are in memory from then on, not in a file that is mapped."""
         shared = {id(parameter) for parameter in ours.parameters()}
         own = [parameter for parameter in self.model.parameters() if id(parameter) not in shared]
         for parameter in own:
@@ -79,8 +87,10 @@ class Snippet:
         """Of the whole prompt's embeddings, into an empty cache."""
         from transformers import DynamicCache
 
-        embeddings = embed(self.model, list(asked.ids), {"video": features}, asked.tokens)
+        ids = torch.tensor([asked.ids], device=self.model.device)
         with torch.no_grad():
+            embeddings = self.model.get_input_embeddings()(ids)
+            embeddings[ids == asked.tokens.video_id] = features
             return seconds_of(
                 lambda: self.model(
                     inputs_embeds=embeddings, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1
@@ -148,12 +158,12 @@ def loaded_snippet(folder: Path, plan: LoadPlan) -> Snippet:
         raise
     except Exception as exc:
         raise CheckpointError(f"transformers can't load the weights in {folder}: fetch the model again.") from exc
-    return Snippet(model=model.eval(), device=plan.device)
+    return Snippet(model=model.eval(), plan=plan)
 
 
 def random_snippet(config: VideoLlavaConfig, plan: LoadPlan, ours: nn.Module) -> Snippet:
-    """Around the weights of ours, with random ones for the rest. Errors: MemoryShortError."""
-    made = Snippet(model=skeleton(config, plan), device=plan.device)
+    """Around the weights of ours, with random ones for the rest."""
+    made = Snippet(model=skeleton(config, plan), plan=plan)
     made.share(ours)
     fill(made.model, plan, is_kept_whole=lambda name: name == "lm_head")
     return made

@@ -51,7 +51,7 @@ class Turns:
         )
 
     def of_each(self, measures: Sequence[Measurement]) -> list[list[float]]:
-        """The values of each, taken in turns after a warm-up, which counts only where it has taken too long to repeat."""
+        """The values of each, taken in turns after a warm-up; where that took too long to repeat, it is what counts."""
         started_s = time.perf_counter()
         first = self._round(measures)
         further = repeats_of(time.perf_counter() - started_s, self.repeat)
@@ -96,12 +96,14 @@ class _Contestant:
     fault: MemoryShortError | None = None
 
     def turn(self) -> float:
-        if self.fault is None:
-            try:
-                with memory_faults(self.device):
-                    return self.measure()
-            except MemoryShortError as exc:
-                # The error itself would hold all that the measurement had made.
-                self.fault = MemoryShortError(*exc.args)
+        """What is measured; 0 from where it ran out on."""
+        if self.fault:
+            return 0.0
+        try:
+            with memory_faults(self.device):
+                return self.measure()
+        except MemoryShortError as exc:
+            # The error itself would hold all that the measurement had made.
+            self.fault = MemoryShortError(*exc.args)
         free(self.device)
         return 0.0
