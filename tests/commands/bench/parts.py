@@ -124,6 +124,9 @@ class FakeInstruments(Instruments):
             return super().plan(wishes, hardware, checkpoint)
         return replace(PLAN, dtype="bfloat16" if wishes.precision == "bf16" else "float32")
 
+    def free(self, plan: LoadPlan) -> None:
+        self.calls.append(f"free {plan.device}")
+
     def fitted(self, subject: Any, *_: object) -> Any:
         return subject
 

@@ -64,7 +64,7 @@ def done(bench: Bench, tools: FakeInstruments | None = None, *, is_verbose: bool
 def test_a_table_stands_between_what_was_asked_and_how_fast_the_device_is() -> None:
     tools = FakeInstruments()
     assert done(BENCH, tools) == Done(0, HEAD + TABLE, DEMO)
-    assert tools.calls == ["frames /clips/a.mp4", "subject", "fetch", "plan None None", "contest 0"]
+    assert tools.calls == ["frames /clips/a.mp4", "subject", "fetch", "plan None None", "contest 0", "free cpu"]
 
 
 def test_reasons_are_told_where_they_are_asked_for() -> None:
@@ -96,6 +96,11 @@ def test_what_fails_in_one_configuration_leaves_the_others() -> None:
         "device  250 GFLOP/s in a large product, 12.0 GB/s in a large copy.",
     ]
     assert last.splitlines()[0] == "demo: cpu, bfloat16, sdpa"
+    assert tools.calls[3:] == [
+        *("plan None None", "contest 0", "free cpu"),
+        "plan None flash_attention_2",
+        *("plan bf16 None", "contest 1", "free cpu"),
+    ]
     assert summary == (
         "configurations\n"
         "precision  attention  decode tokens/s  first token ms  prefill tokens/s  peak MiB\n"
@@ -148,7 +153,7 @@ def test_a_check_that_is_not_met_fails(agreement: Agreement, code: int, told: st
     tools = FakeInstruments(agreement=agreement)
     found = done(replace(BENCH, is_checked=True), tools)
     assert (found.code, found.out) == (code, f"{HEAD}{TABLE}check   {told}\n")
-    assert tools.calls[-2:] == ["contest 0", "check"]
+    assert tools.calls[-4:] == ["contest 0", "free cpu", "check", "free cpu"]
 
 
 def test_the_object_is_all_that_json_prints_and_what_is_saved(tmp_path: Path) -> None:

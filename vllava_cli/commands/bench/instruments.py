@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -65,11 +64,16 @@ class Instruments:
         )
 
     def hardware(self) -> Hardware:
-        """As it is now: what an earlier configuration held is given back first."""
+        """As it is now."""
         from vllava_cli.hardware import probe
 
-        gc.collect()
         return probe()
+
+    def free(self, plan: LoadPlan) -> None:
+        """Gives back what a model held that nobody holds any more."""
+        from vllava_cli.engine.measuring.turns import free
+
+        free(plan.device)
 
     def plan(self, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
         """Errors: WishError, MemoryShortError."""

@@ -51,6 +51,7 @@ class Trials:
                     break
                 self._begin(configuration)
                 self._try(configuration, frames, is_interrupted)
+                self._free()
         except KeyboardInterrupt:
             return True
         return is_interrupted()
@@ -82,11 +83,16 @@ class Trials:
         for line in _with_frames(lines, frames):
             self._change(replace(self.done[-1], lines=(*self.done[-1].lines, line)))
         if self.bench.is_checked and not is_interrupted():
+            self._free()
             agreement = self.instruments.check(*asked, is_interrupted=is_interrupted, tell=self._say)
             self._change(replace(self.done[-1], agreement=agreement))
 
     def _begin(self, configuration: Configuration) -> None:
         self.done.append(Trial(precision=configuration.precision, attention=configuration.attention))
+
+    def _free(self) -> None:
+        if plan := self.done[-1].plan:
+            self.instruments.free(plan)
 
     def _change(self, trial: Trial) -> None:
         self.done[-1] = trial
