@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.machines import DEMO
-from vllava_cli.commands.bench.instruments import Instruments, Tell
+from vllava_cli.commands.bench.instruments import Instruments, IsInterrupted, Tell
 from vllava_cli.commands.bench.record import Asked, Bar, ClipFacts, Machine, Reading, Record
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MemoryShortError, VllavaError
@@ -98,7 +99,7 @@ class FakeInstruments(Instruments):
     faults: dict[int, tuple[int, VllavaError]] = field(default_factory=dict)
     agreement: Agreement = AGREEMENT
     is_cut_after: int | None = None
-    """Ctrl-C comes behind this line of a trial; -1 is before the first."""
+    """Ctrl-C comes behind this line of each trial; -1 is before the first."""
     calls: list[str] = field(default_factory=list)
 
     def frames(self, bench: Bench, _: Screen) -> Frames:
@@ -133,17 +134,19 @@ class FakeInstruments(Instruments):
     def speed(self, _: LoadPlan) -> Speed:
         return SPEED
 
-    def contest(self, *_: object, tell: Tell, **__: object) -> Iterator[Line]:
+    def contest(self, *_: object, is_interrupted: IsInterrupted, tell: Tell) -> Iterator[Line]:
         number = sum(call.startswith("contest") for call in self.calls)
         self.calls.append(f"contest {number}")
-        if self.is_cut_after == -1:
-            raise KeyboardInterrupt
         most, fault = self.faults.get(number, (len(LINES), None))
-        for line in LINES[:most]:
+        if self.is_cut_after == -1:
+            signal.raise_signal(signal.SIGINT)
+        for place, line in enumerate(LINES[:most]):
+            if is_interrupted():
+                raise KeyboardInterrupt
             tell(line.name)
             yield line
-            if self.is_cut_after == LINES.index(line):
-                raise KeyboardInterrupt
+            if self.is_cut_after == place:
+                signal.raise_signal(signal.SIGINT)
         if fault:
             raise fault
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vllava_cli.commands.bench.request import Bench, Configuration, Outputs
 from vllava_cli.commands.bench.run import run
 from vllava_cli.commands.bench.saved import read
 from vllava_cli.errors import CheckpointError, ContextError, LockedError, MediaError, OutputError, VllavaError
-from vllava_cli.measures import Agreement
+from vllava_cli.measures import Agreement, Line
 from vllava_cli.nouns import Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.whole import Part
@@ -239,6 +240,29 @@ def test_ctrl_c_shows_and_saves_what_there_is(tmp_path: Path) -> None:
     (trial,) = read(path).trials
     assert [line.name for line in trial.lines] == ["load", "frames", "prefill"]
     assert tools.calls.count("contest 1") == 0
+
+
+def test_ctrl_c_at_the_end_of_a_configuration_begins_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    tools = FakeInstruments(is_cut_after=len(LINES) - 1)
+    bench = replace(BENCH, configurations=(Configuration(), BF16), is_checked=True, outputs=Outputs(save=path))
+    assert done(bench, tools) == Done(130, HEAD + TABLE, DEMO)
+    assert tools.calls[3:] == ["plan None None", "contest 0", "free cpu"]
+    assert len(read(path).trials) == 1
+
+
+def test_ctrl_c_while_frames_are_measured_ends_quietly(tmp_path: Path) -> None:
+    class Cut(FakeInstruments):
+        def frames_line(self, *_: object, **__: object) -> Line:
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the first Ctrl-C ends what has no figures yet")
+
+        reading = frames_line  # type: ignore[assignment]
+
+    for is_alone in (False, True):
+        bench = replace(BENCH, is_frames_only=is_alone, outputs=Outputs(save=tmp_path / "a.json"))
+        assert done(bench, Cut()).code == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_before_the_first_figure_leaves_an_earlier_file_alone(tmp_path: Path) -> None:
