@@ -13,7 +13,7 @@ from vllava_cli.engine.measuring.agreement import agreement, tolerance
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, check, random_subject
 from vllava_cli.engine.measuring.pair import Pair
-from vllava_cli.engine.measuring.snippet import loaded_snippet
+from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.engine.stream import never
 from vllava_cli.nouns import Dtype, Frames, Quantisation
 
