@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "interrupt", "unswept", "demo"),
+    ("__init__", "errors", "nouns", "interrupt", "unswept", "importing", "demo"),
     (
-        *("prompt", "choices", "times", "media", "hardware", "limits", "plan", "fit", "memory_estimate", "measures"),
+        *("prompt", "choices", "times", "measures", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
         *("jsonl", "fields", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
         *("tables", "job_list", "shards"),
         *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
