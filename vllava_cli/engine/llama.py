@@ -113,8 +113,7 @@ class Llama(nn.Module):
         self._norm = Norm(language.norm)
         self._head = model.lm_head
         self._rotary = language.rotary_emb
-        changes = config.rope_parameters["rope_type"] in Activation = Callable[[Tensor], Tensor]
-CHANGING_ROTATIONS
+        changes = config.rope_parameters["rope_type"] in CHANGING_ROTATIONS
         with torch.inference_mode(False), torch.no_grad():
             self._table = None if changes else self._rotations()
             heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}

@@ -21,7 +21,7 @@ from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.engine.stream import never
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
 from vllava_cli.measures import Line
-from vllava_cli.nouns import Frames, LoadPlan, Speed
+from vllava_cli.nouns import Conversation, Frames, LoadPlan, Speed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TABLE = [
@@ -29,6 +29,7 @@ TABLE = [
     ("vision", "ms"),
     ("prefill", "tokens/s"),
     ("first token", "ms"),
+    ("first token, turn 2", "ms"),
     ("decode, batch 1", "tokens/s"),
     ("decode, batch 3", "tokens/s"),
     ("peak memory", "MiB"),
@@ -94,6 +95,7 @@ def test_a_random_model_has_all_lines_but_how_it_was_loaded(task: Task) -> None:
     assert all(line.ours and line.snippet for line in found[1:])
     assert told == [
         *("how fast the device is", "loading", "peak memory", "vision", "prefill", "first token"),
+        "first token, turn 2",
         *("decode, batch 1", "decode, batch 3", "batch"),
     ]
 
@@ -168,3 +170,17 @@ def test_it_is_the_same_on_a_gpu(task: Task) -> None:
 def test_an_unknown_random_model_is_refused() -> None:
     with pytest.raises(UsageError, match="choose 7b, 1b, tiny"):
         random_subject("13b")
+
+
+def test_a_second_turn_reads_the_question_alone(subject: Subject, task: Task, lines: dict[str, Line]) -> None:
+    """Its limit is that of some dozen tokens, where the first turn's has the clip."""
+    first, second = lines["first token"], lines["first token, turn 2"]
+    assert first.limit
+    assert second.limit
+    assert second.limit < first.limit / 2
+    shown = len(subject.tokens.prompt_ids(Conversation(attached=(task.frames,)), task.question))
+    tight = replace(subject, tokens=replace(subject.tokens, context_tokens=shown + 4))
+    found = {line.name: line for line in run(tight, replace(task, repeat=0, batches=(1,)))}
+    assert found["first token, turn 2"] == Line(
+        name="first token, turn 2", unit="ms", note="The context has no room for a second turn."
+    )

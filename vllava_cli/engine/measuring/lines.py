@@ -11,6 +11,7 @@ from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.engine.measuring.peak import peak_bytes
 from vllava_cli.engine.measuring.turns import Both, Turns
+from vllava_cli.errors import ContextError
 from vllava_cli.measures import Line, Unit
 
 CLIPS = 8
@@ -36,6 +37,7 @@ class Contest:
         yield self._vision()
         yield self._prefill()
         yield self._first_token()
+        yield self._second_turn()
         for rows in batches:
             yield self._decode(rows)
         yield peak
@@ -92,6 +94,22 @@ class Contest:
             snippet=lambda: 1000 * snippet.answer_s(asked, new_tokens=1),
         )
         return _line("first token", "ms", both, 1000 * self.limits.first_token_s(len(asked.ids)))
+
+    def _second_turn(self) -> Line:
+        """The snippet has no conversation: it is asked with the whole prompt, clip and first turn included."""
+        name = "first token, turn 2"
+        self.tell(name)
+        asked, snippet = self.asked, self.pair.snippet
+        try:
+            again = asked.following((self.ours.turn(asked),))
+        except ContextError:
+            return Line(name=name, unit="ms", note="The context has no room for a second turn.")
+        both = self.turns.of_both(
+            ours=lambda: 1000 * self.ours.second_turn_s(asked),
+            snippet=lambda: 1000 * snippet.answer_s(again, new_tokens=1),
+        )
+        new_tokens = len(again.ids) - len(asked.ids)
+        return _line(name, "ms", both, 1000 * self.limits.prefill_s(new_tokens))
 
     def _decode(self, rows: int) -> Line:
         name = f"decode, batch {rows}"
