@@ -49,6 +49,14 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["frames", "a.mp4", "--at", "1", "--end", "2"], 2),
         (["ask", "a.mp4", "Why?", "--at", "1,2,3,4,5,6,7,8,9"], 2),
         (["frames", "a.mp4", "--show"], 2),
+        (["bench", "--help"], 0),
+        (["bench", "a.mp4", "Why?", "b.mp4"], 2),
+        (["bench", "--precision", "fp16,3bit"], 2),
+        (["bench", "--random-weights", "70b"], 2),
+        (["bench", "--batch", "1,0"], 2),
+        (["bench", "--plot", "a.jpg"], 2),
+        (["bench", "--compare", "gone.json"], 1),
+        (["bench", "--save", "gone/a.json"], 1),
         (["merge", "--help"], 0),
         (["merge", "all.jsonl"], 2),
         (["merge", "all.jsonl", "gone.jsonl"], 1),
@@ -87,7 +95,7 @@ def test_version(shell: Run) -> None:
 def test_help_names_every_command(shell: Run) -> None:
     done = shell("--help")
     assert (done.code, done.err) == (0, "")
-    for command in ("ask", "probe", "frames", "merge", "doctor", "demo"):
+    for command in ("ask", "probe", "frames", "merge", "bench", "doctor", "demo"):
         assert f"\n  {command} " in done.out
 
 
@@ -108,6 +116,19 @@ USAGE_ERRORS = {
     "too many times for a sheet": (
         ["frames", "a.mp4", "--at", ",".join(map(str, range(65)))],
         "vllava: --at names 65 times, more than the 64 that can be shown. Name fewer.\n",
+    ),
+    "too many words for a bench": (
+        ["bench", "a.mp4", "Why?", "b.mp4"],
+        "vllava: bench measures with one clip and one question, and 3 words were given: "
+        'vllava bench [CLIP] ["QUESTION"].\n',
+    ),
+    "random weights of a model": (
+        ["bench", "--random-weights", "7b", "--model", "demo"],
+        "vllava: --random-weights measures no --model. Give one of them.\n",
+    ),
+    "frames in a precision": (
+        ["bench", "--frames-only", "--precision", "fp16"],
+        "vllava: --frames-only measures no model, and --precision is about one. Leave one of them out.\n",
     ),
     "an empty trim": (
         ["ask", "a.mp4", "Why?", "--start", "1:30", "--end", "90"],

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "interrupt", "unswept", "demo"),
+    ("__init__", "errors", "nouns", "interrupt", "unswept", "importing", "demo"),
     (
-        *("prompt", "choices", "times", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
-        *("jsonl", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
+        *("prompt", "choices", "times", "measures", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
+        *("jsonl", "fields", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
         *("tables", "job_list", "shards"),
         *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
     ),
@@ -29,7 +29,7 @@ HEAVY = {
     "transformers": {"engine", "media/pixels"},
     "huggingface_hub": {"engine/hub"},
     "av": {"media"},
-    "PIL": {"media"},
+    "PIL": {"media", "commands/bench"},
     "rich": {"screen"},
     "typer": {"cli", "options"},
     "prompt_toolkit": {"commands/chat"},

@@ -17,12 +17,17 @@ from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
     At,
+    Attentions,
     AttentionWish,
+    Batches,
     BatchSize,
     BatchWords,
+    BenchWords,
     Calibrate,
+    Check,
     Choices,
     Clips,
+    Compare,
     DecodeMemory,
     Decoders,
     DecodeTimeout,
@@ -32,6 +37,7 @@ from vllava_cli.options import (
     FailFast,
     Fields,
     FitWish,
+    FramesOnly,
     Gpus,
     Guard,
     Jobs,
@@ -42,12 +48,17 @@ from vllava_cli.options import (
     Null,
     Output,
     Overwrite,
+    Plot,
+    Precisions,
     PrecisionWish,
     Questions,
     Quiet,
+    RandomWeights,
     Recursive,
+    Repeat,
     RetryErrors,
     Revision,
+    Save,
     Seed,
     ShardWish,
     ShowStats,
@@ -357,6 +368,63 @@ def merge(
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+
+
+@app.command()
+def bench(
+    context: typer.Context,
+    words: BenchWords = None,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    random_weights: RandomWeights = None,
+    device: Device = None,
+    precision: Precisions = None,
+    attention: Attentions = None,
+    batch: Batches = None,
+    max_new_tokens: MaxNewTokens = 64,
+    repeat: Repeat = 5,
+    frames_only: FramesOnly = False,
+    check: Check = False,
+    save: Save = None,
+    compare: Compare = None,
+    plot: Plot = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how fast this tool is here, beside the documentation's snippet and this machine's limits."""
+    from vllava_cli.commands.bench import arguments
+    from vllava_cli.commands.bench.request import Bench, Configuration
+
+    if random_weights and _is_given(context, "model"):
+        raise UsageError("--random-weights measures no --model. Give one of them.")
+    clip, question = arguments.words_of(words or [])
+    request = Bench(
+        clip=clip or arguments.OUR_CLIP,
+        is_clip_ours=clip is None,
+        question=question,
+        model=model,
+        revision=revision,
+        random=random_weights,
+        configurations=tuple(
+            Configuration(precision=held, attention=kernel, wishes=wishes_of(model, revision, device, held, kernel))
+            for held in precision or ("auto",)
+            for kernel in attention or ("auto",)
+        ),
+        new_tokens=max_new_tokens,
+        repeat=repeat,
+        batches=batch or (1, 4, 16),
+        is_frames_only=frames_only,
+        is_checked=check,
+        limits=limits_of(decode_timeout, decode_memory),
+        outputs=arguments.outputs_of(save, compare, plot, is_json=json),
+    )
+    arguments.check(request)
+    from vllava_cli.commands.bench import run as command
+
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
 @app.command()

@@ -61,7 +61,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
 
 
 def _chunks(path: Path, is_stopped: Callable[[], bool]) -> Iterator[bytes]:
-    from vllava_cli.media.clip import check_file
+    from vllava_cli.media.files import check_file
 
     check_file(path)
     try:
@@ -91,6 +91,6 @@ def _pictures(path: Path) -> tuple[Path, ...]:
 
 
 def _is_folder(path: Path) -> bool:
-    from vllava_cli.media.clip import is_folder
+    from vllava_cli.media.files import is_folder
 
     return is_folder(path)

@@ -1,4 +1,4 @@
-"""What `vllava bench` measures, as values: repeated measurements of one thing, beside the snippet and the limit. Pure."""
+"""What `vllava bench` measures, as values: one thing several times, beside the snippet and the limit. Pure."""
 
 from __future__ import annotations
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 
 from vllava_cli.choices import choices_of
+from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Attention, DecodeLimits, Precision, Sampling, Wishes
 from vllava_cli.times import time_of, times_of
@@ -44,6 +46,38 @@ def answers_each(text: str) -> Answers:
         return Answers(choices_of(text))
     except UsageError as exc:
         raise typer.BadParameter(str(exc).removesuffix(".")) from exc
+
+
+class Names(tuple[str, ...]):
+    """Names from a list that is known, of one option."""
+
+
+def precisions_each(text: str) -> Names:
+    """ "fp16, 4bit" → ("fp16", "4bit")."""
+    return _names_each(text, ("auto", *get_args(Precision)))
+
+
+def attentions_each(text: str) -> Names:
+    """ "flash,sdpa" → ("flash", "sdpa")."""
+    return _names_each(text, ("auto", "flash", "sdpa", "eager"))
+
+
+class Counts(tuple[int, ...]):
+    """Numbers from 1 on, of one option."""
+
+
+def counts_each(text: str) -> Counts:
+    """ "1, 4,16" → (1, 4, 16)."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and len(word) < 5 and int(word) for word in words):
+        raise typer.BadParameter(f"{text!r} is no list of numbers: give numbers from 1 to 9999, as 1,4,16")
+    return Counts(dict.fromkeys(map(int, words)))
+
+
+def shape_named(text: str) -> str:
+    if text not in SHAPES:
+        raise typer.BadParameter(f"there are no shapes {text!r}: choose {', '.join(SHAPES)}")
+    return text
 
 
 def positive_time(text: str) -> float:
@@ -252,6 +286,61 @@ Gpus = Annotated[
 ]
 
 
+BenchWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CLIP] [QUESTION]",
+        help="What is measured with. Without a clip, one of the demo's is taken.",
+        show_default=False,
+    ),
+]
+Precisions = Annotated[
+    Names | None,
+    typer.Option(
+        "--precision",
+        parser=precisions_each,
+        metavar="LIST",
+        help="auto, fp16, bf16, fp32, 8bit, 4bit, with commas between: each is measured.",
+        show_default="auto",
+    ),
+]
+Attentions = Annotated[
+    Names | None,
+    typer.Option(
+        "--attention",
+        parser=attentions_each,
+        metavar="LIST",
+        help="auto, flash, sdpa, eager, with commas between: each is measured, with each precision.",
+        show_default="auto",
+    ),
+]
+RandomWeights = Annotated[
+    str | None,
+    typer.Option(
+        parser=shape_named,
+        metavar="|".join(SHAPES),
+        help="Real shapes with random weights instead of --model: nothing is fetched.",
+        show_default="the model's own",
+    ),
+]
+Repeat = Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How often each thing is measured.")]
+Batches = Annotated[
+    Counts | None,
+    typer.Option(
+        "--batch",
+        parser=counts_each,
+        metavar="LIST",
+        help="How many questions at once, with commas between.",
+        show_default="1,4,16",
+    ),
+]
+FramesOnly = Annotated[bool, typer.Option("--frames-only", help="Measure only the reading of the clip's frames.")]
+Check = Annotated[bool, typer.Option("--check", help="Also hold tokens and logits against generate's.")]
+Save = Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the figures here, as --json prints them.")]
+Compare = Annotated[Path | None, typer.Option(metavar="FILE", help="Say what changed since FILE was saved.")]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures as a chart.")]
+
+
 def rows_of(batch_size: str) -> int | None:
     """auto → None, "16" → 16. Errors: UsageError."""
     if batch_size == "auto":
@@ -282,3 +371,11 @@ def choosing(sampling: Sampling, choices: Answers | None, *, is_calibrated: bool
 def limits_of(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:
     usual = DecodeLimits()
     return DecodeLimits(timeout_s=timeout_s or usual.timeout_s, memory_bytes=memory_bytes or usual.memory_bytes)
+
+
+def _names_each(text: str, known: Sequence[str]) -> Names:
+    names = [name.strip() for name in text.split(",")]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise typer.BadParameter(f"{unknown!r} is none of {', '.join(known)}")
+    return Names(dict.fromkeys(names))

@@ -70,6 +70,11 @@ class Screen:
         """Whether the answer is shown in a terminal."""
         return self._out.isatty()
 
+    @property
+    def answer_width(self) -> int | None:
+        """Columns that a table of the answer has, None where its reader is no terminal."""
+        return self._width(is_answer=True)
+
     def answer(self, text: str) -> None:
         """Writes to stdout and flushes. Errors: ClosedPipeError, StdoutError."""
         text = clean(text)

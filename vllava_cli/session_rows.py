@@ -6,21 +6,17 @@ A turn's row replaces the turn of its number and all behind it, an undo's row fo
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, get_args
 
 from vllava_cli import __version__
 from vllava_cli.errors import SessionError
+from vllava_cli.fields import Fields
 from vllava_cli.nouns import Fit, Framing, MediaKind, Sampling, Stats, StopReason
 
 VERSION = 1
-_LARGEST = 2**63 - 1
-_Value = TypeVar("_Value")
-_Word = TypeVar("_Word", bound=str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +108,7 @@ def folded(rows: Iterable[Mapping[str, Any]]) -> SessionRecord:
     attached: tuple[MediumRecord, ...] = ()
     header: SessionRecord | None = None
     for line, row in enumerate(rows, 1):
-        fields = _Fields(row, f"line {line}")
+        fields = Fields(row, f"line {line}", error=SessionError)
         if header is None:
             header = _header(fields)
             continue
@@ -141,7 +137,7 @@ def _medium_row(medium: MediumRecord) -> dict[str, object]:
     }
 
 
-def _header(fields: _Fields) -> SessionRecord:
+def _header(fields: Fields) -> SessionRecord:
     fields.one_of("type", ("session",))
     version = fields.whole("version", least=1)
     if version > VERSION:
@@ -154,13 +150,13 @@ def _header(fields: _Fields) -> SessionRecord:
     )
 
 
-def _turn(fields: _Fields, fit: Fit) -> TurnRecord:
+def _turn(fields: Fields, fit: Fit) -> TurnRecord:
     sampling = _sampling(fields.inside("sampling"))
     return TurnRecord(
         number=fields.whole("number", least=1),
         question=fields.text("question"),
         answer=fields.text("answer"),
-        answer_ids=fields.each("answer_ids", _Fields.whole),
+        answer_ids=fields.each("answer_ids", Fields.whole),
         stop_reason=fields.one_of("stop_reason", get_args(StopReason)),
         media=_media(fields, fit),
         sampling=sampling,
@@ -170,7 +166,7 @@ def _turn(fields: _Fields, fit: Fit) -> TurnRecord:
     )
 
 
-def _probabilities(fields: _Fields, count: int) -> tuple[float, ...]:
+def _probabilities(fields: Fields, count: int) -> tuple[float, ...]:
     """Files from before there were choices have none."""
     if not fields.has("probabilities"):
         return ()
@@ -180,11 +176,11 @@ def _probabilities(fields: _Fields, count: int) -> tuple[float, ...]:
     return found
 
 
-def _media(fields: _Fields, fit: Fit) -> tuple[MediumRecord, ...]:
+def _media(fields: Fields, fit: Fit) -> tuple[MediumRecord, ...]:
     return fields.each("media", lambda media, place: _medium(media.inside(place), fit))
 
 
-def _medium(fields: _Fields, fit: Fit) -> MediumRecord:
+def _medium(fields: Fields, fit: Fit) -> MediumRecord:
     framing = fields.inside("framing")
     return MediumRecord(
         path=fields.path("path"),
@@ -194,26 +190,26 @@ def _medium(fields: _Fields, fit: Fit) -> MediumRecord:
         framing=Framing(
             start_s=framing.maybe("start_s", framing.number),
             end_s=framing.maybe("end_s", framing.number),
-            at_s=framing.each("at_s", _Fields.number),
+            at_s=framing.each("at_s", Fields.number),
             fit=fit,
         ),
-        times_s=fields.each("times_s", _Fields.number),
+        times_s=fields.each("times_s", Fields.number),
     )
 
 
-def _sampling(fields: _Fields) -> Sampling:
+def _sampling(fields: Fields) -> Sampling:
     return Sampling(
         max_new_tokens=fields.whole("max_new_tokens", least=1),
         temperature=fields.number("temperature", least=0, most=100.0),
         top_p=fields.number("top_p", least=0, most=1.0),
         seed=fields.maybe("seed", fields.whole),
         has_guard=fields.truth("has_guard"),
-        choices=fields.each("choices", _Fields.text) if fields.has("choices") else (),
+        choices=fields.each("choices", Fields.text) if fields.has("choices") else (),
         is_calibrated=fields.truth("is_calibrated") if fields.has("is_calibrated") else False,
     )
 
 
-def _stats(fields: _Fields) -> Stats:
+def _stats(fields: Fields) -> Stats:
     return Stats(
         prompt_tokens=fields.whole("prompt_tokens"),
         reused_tokens=fields.whole("reused_tokens"),
@@ -225,82 +221,3 @@ def _stats(fields: _Fields) -> Stats:
         load_s=fields.seconds("load_s"),
         peak_bytes=fields.maybe("peak_bytes", fields.whole),
     )
-
-
-class _Fields:
-    """The fields of an object from a file, each read as what it must be. Errors: SessionError, with the place."""
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self._values = values
-        self._where = where
-
-    def refuse(self, key: str, what: str) -> NoReturn:
-        raise SessionError(f"{self._where}: {key} is {what}")
-
-    def has(self, key: str) -> bool:
-        return key in self._values
-
-    def inside(self, key: str) -> _Fields:
-        value = self._value(key)
-        return _Fields(value, f"{self._where}, {key}") if isinstance(value, dict) else self.refuse(key, "no object")
-
-    def each(self, key: str, read: Callable[[_Fields, str], _Value]) -> tuple[_Value, ...]:
-        values = self._value(key)
-        if not isinstance(values, list):
-            self.refuse(key, "no list")
-        places = _Fields({str(place): value for place, value in enumerate(values, 1)}, f"{self._where}, {key}")
-        return tuple(read(places, place) for place in places._values)
-
-    def maybe(self, key: str, read: Callable[[str], _Value]) -> _Value | None:
-        return None if self._value(key) is None else read(key)
-
-    def text(self, key: str) -> str:
-        value = self._value(key)
-        return value if isinstance(value, str) else self.refuse(key, "no text")
-
-    def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
-        value = self._value(key)
-        found = next((word for word in words if word == value), None)
-        return found if found is not None else self.refuse(key, f"none of {', '.join(map(str, words))}")
-
-    def whole(self, key: str, *, least: int = 0) -> int:
-        value = self._value(key)
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
-            return value
-        return self.refuse(key, f"no whole number from {least}")
-
-    def number(self, key: str, *, least: float = -_LARGEST, most: float = _LARGEST) -> float:
-        value = self._value(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
-            return float(value)
-        return self.refuse(key, f"no number from {least:g} to {most:g}")
-
-    def seconds(self, key: str) -> float:
-        return self.number(key, least=0)
-
-    def truth(self, key: str) -> bool:
-        value = self._value(key)
-        return value if isinstance(value, bool) else self.refuse(key, "neither true nor false")
-
-    def moment(self, key: str) -> str:
-        text = self.text(key)
-        try:
-            datetime.fromisoformat(text)
-        except ValueError:
-            self.refuse(key, "no date with a time")
-        return text
-
-    def sha256(self, key: str) -> str:
-        text = self.text(key)
-        return text if re.fullmatch("[0-9a-f]{64}", text) else self.refuse(key, "no SHA-256")
-
-    def path(self, key: str) -> Path:
-        text = self.text(key)
-        try:
-            is_name = b"\0" not in os.fsencode(text)
-        except UnicodeEncodeError:
-            is_name = False
-        return Path(text) if is_name and Path(text).is_absolute() else self.refuse(key, "no absolute path")
-
-    def _value(self, key: str) -> Any:
-        return self._values[key] if key in self._values else self.refuse(key, "missing")

@@ -143,7 +143,7 @@ class Pass(NamedTuple):
     rows: int
     columns: int
     embedded: Tensor | None
-    """[rows, columns, hidden] where it came as embeddings, as the beginnings of prompts do."""
+    """[rows, columns, hidden] of the beginnings of prompts, where no row is padded."""
 
     @property
     def is_prefix(self) -> bool:
@@ -154,12 +154,12 @@ class Pass(NamedTuple):
 def watched(engine: Engine, see: Callable[[Pass], object]) -> Iterator[None]:
     """Calls `see` before each pass; what it raises breaks the pass off."""
 
-    def note(_module: object, _inputs: object, named: dict[str, Any]) -> None:
-        embedded = named.get("inputs_embeds")
-        rows, columns = (named["input_ids"] if embedded is None else embedded).shape[:2]
-        see(Pass(rows, columns, embedded))
+    def note(_module: object, inputs: tuple[Tensor, object], named: dict[str, Any]) -> None:
+        embedded = inputs[0]
+        rows, columns = embedded.shape[:2]
+        see(Pass(rows, columns, embedded if named["positions"] is None else None))
 
-    hook = engine.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    hook = engine.llama.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield
     finally:

@@ -222,7 +222,7 @@ def test_a_second_ctrl_c_in_the_middle_of_a_pass_costs_the_cache_and_nothing_els
         if not next(left):
             raise KeyboardInterrupt
 
-    hook = engine.model.model.language_model.layers[-1].register_forward_pre_hook(break_off)
+    hook = engine.llama.blocks[-1].register_forward_pre_hook(break_off)
     with pytest.raises(KeyboardInterrupt):
         Answer.of(engine.stream(conversation, "Tell me more about the shapes.", GREEDY))
     hook.remove()

@@ -70,18 +70,18 @@ def prompt_of(engine: Engine, medium: Frames, question: str) -> tuple[int, ...]:
 def prefixes_of(engine: Engine, media: Sequence[Frames]) -> list[Prefix]:
     beginnings = [tuple(engine.tokens.known_ids(Conversation(attached=(medium,)))) for medium in media]
     seen = [{medium.kind: engine.sight.features(medium, "crop")} for medium in media]
-    return read_prefixes(engine.model, list(zip(beginnings, seen, strict=True)), engine.tokens)
+    return read_prefixes(engine.llama, list(zip(beginnings, seen, strict=True)), engine.tokens)
 
 
 def crowd_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) -> Crowd:
     prefixes = prefixes_of(engine, [medium for medium, _ in prompts])
-    return gathered(engine.model, [(prefix, ids) for prefix, (_, ids) in zip(prefixes, prompts, strict=True)])
+    return gathered(engine.llama, [(prefix, ids) for prefix, (_, ids) in zip(prefixes, prompts, strict=True)])
 
 
 @torch.inference_mode()
 def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
     """The logits [vocabulary] behind these ids in one pass without a cache."""
-    embeddings = embed(engine.model, list(ids), {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)
+    embeddings = embed(engine.llama, list(ids), {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)
     hidden = engine.model.model.language_model(inputs_embeds=embeddings, use_cache=False)[0]
     logits: Tensor = engine.model.lm_head(hidden[0, -1])
     return logits
@@ -132,7 +132,7 @@ def test_prefixes_that_are_read_together_are_those_of_each_alone_and_stay_as_the
             assert torch.allclose(mine.values, theirs.values, atol=1e-5)
     ids = prompt_of(random_engine, videos[0], "Why?")
     for _ in range(2):
-        gathered(random_engine.model, [(prefix, ids) for prefix in together]).step([20] * 4)
+        gathered(random_engine.llama, [(prefix, ids) for prefix in together]).step([20] * 4)
     layers = [layer for prefix in together for layer in prefix.cache.layers]
     for layer, (keys, values) in zip(layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
@@ -143,9 +143,9 @@ def test_a_prompt_that_begins_otherwise_is_refused(random_engine: Engine, media:
     video, image = media[0], media[1]
     (prefix,) = prefixes_of(random_engine, [video])
     with pytest.raises(ValueError, match="a prompt doesn't begin with its prefix"):
-        gathered(random_engine.model, [(prefix, prompt_of(random_engine, image, "Why?"))])
+        gathered(random_engine.llama, [(prefix, prompt_of(random_engine, image, "Why?"))])
 
 
 @pytest.mark.parametrize(("length", "rows"), [(1, CPU_PASS_TOKENS), (136, 15), (2048, 1), (2049, 1), (99_999, 1)])
 def test_a_pass_reads_so_many_rows_and_never_none(length: int, rows: int, random_engine: Engine) -> None:
-    assert rows_at_once(random_engine.model, length) == rows
+    assert rows_at_once(random_engine.llama, length) == rows

@@ -137,7 +137,7 @@ def test_log_likelihoods_are_exact_where_a_probability_would_hide_it(
     assert logits is not None
     assert engine.memory
     found = log_likelihoods(
-        engine.model,
+        engine.llama,
         engine.memory.cache,
         torch.ones(1, len(shown_ids), dtype=torch.bool),
         logits[None],
@@ -157,7 +157,7 @@ def batch(
     cache = DynamicCache()
     rows, held = [], []
     for ids, medium in zip(prompts, media, strict=True):
-        row = embed(engine.model, ids, {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)[0]
+        row = embed(engine.llama, ids, {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)[0]
         gap = longest - len(ids)
         rows.append(torch.cat([row[:shared], torch.randn(gap, row.shape[1]), row[shared:]]))
         held.append([True] * shared + [False] * gap + [True] * (len(ids) - shared))
@@ -192,7 +192,7 @@ def test_a_batch_of_prompts_is_scored_as_each_alone(
     assert len(set(map(len, prompts))) == 3
     cache, is_held, logits = batch(engine, prompts, media, shared=shared)
     before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
-    found = log_likelihoods(engine.model, cache, is_held, logits, engine.tokens.option_ids(PHRASES))
+    found = log_likelihoods(engine.llama, cache, is_held, logits, engine.tokens.option_ids(PHRASES))
     wanted = [naive(engine, reference, talk, text, PHRASES) for talk, text in zip(talks, QUESTIONS, strict=True)]
     assert found.numpy() == pytest.approx(np.array(wanted), abs=1e-3)
     assert probabilities(found).numpy() == pytest.approx(np.array([softmax(row) for row in wanted]), abs=1e-4)
@@ -206,10 +206,10 @@ def passes(engine: Engine) -> Iterator[list[int]]:
     """How many rows went through the language model, a number for each pass."""
     rows: list[int] = []
 
-    def note(_module: object, _inputs: object, named: dict[str, torch.Tensor]) -> None:
-        rows.append(len(named["inputs_embeds"] if "inputs_embeds" in named else named["input_ids"]))
+    def note(_module: object, inputs: tuple[torch.Tensor, object]) -> None:
+        rows.append(len(inputs[0]))
 
-    hook = engine.model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    hook = engine.llama.register_forward_pre_hook(note)
     yield rows
     hook.remove()
 
@@ -385,7 +385,7 @@ def test_memory_that_runs_out_is_one_sentence_and_no_turn(
         if left():
             raise MemoryError
 
-    hook = engine.model.model.language_model.layers[-1].register_forward_pre_hook(run_out)
+    hook = engine.llama.blocks[-1].register_forward_pre_hook(run_out)
     with pytest.raises(MemoryShortError, match="The memory of cpu ran out"):
         ask(engine, conversation, "Memory?", Sampling(choices=PHRASES, is_calibrated=True))
     hook.remove()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.clips import FFV1, cut, full_decode, index_of, picture, write_clip, write_sound, write_two_videos
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import check_file, check_size, opened, shown, video_stream
+from vllava_cli.media.clip import check_size, opened, video_stream
+from vllava_cli.media.files import check_file, shown
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
 

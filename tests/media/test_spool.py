@@ -17,7 +17,7 @@ import pytest
 
 from tests.clips import MPEG4, write_clip
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import is_folder
+from vllava_cli.media.files import is_folder
 from vllava_cli.media.sample import sample
 from vllava_cli.media.spool import STDIN, Reader, spool
 from vllava_cli.nouns import Framing

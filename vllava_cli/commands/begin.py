@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllava_cli.importing import Importing
 from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, MediaKind, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.unswept import unswept
@@ -43,10 +44,12 @@ def prepare(opening: Opening, screen: Screen) -> tuple[tuple[Frames, ...], Token
             reader.check(clip)
         source = hub.locate(opening.wishes.model, opening.wishes.revision, is_quiet=not screen.is_moving)
         _say_what_to_expect(opening, screen)
+        importing = Importing()  # only now: what can be refused at once is refused without it
         started_s = time.perf_counter()
         media = sampled(reader, opening.clips, screen)
         frames_s = time.perf_counter() - started_s
     with screen.waiting("Reading the model's files"):
+        importing.wait()
         from vllava_cli.engine.checkpoint import describe
         from vllava_cli.engine.tokens import read_tokens
 

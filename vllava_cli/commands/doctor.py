@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 from vllava_cli import __version__
+from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Checkpoint, Hardware, LoadPlan, Wishes
 from vllava_cli.screen import Screen
@@ -68,7 +68,7 @@ def examine(wishes: Wishes) -> Health:
         fault = str(exc)
     return Health(
         hardware=hardware,
-        versions={name: _version(name) for name in PACKAGES},
+        versions={name: version_of(name) for name in PACKAGES},
         model=wishes.model,
         is_here=is_here,
         model_bytes=size,
@@ -98,13 +98,6 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, bool, int, str]:
             "and ask the doctor again."
         )
     return checkpoint, False, checkpoint.parameters * 2, str(hub.cache_folder())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from vllava_cli.engine.choose import Chooser
-from vllava_cli.engine.forward import memory_faults, step
+from vllava_cli.engine.decoding import decoded
+from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.memory import Shown
 from vllava_cli.engine.score import log_likelihoods, probabilities
 from vllava_cli.engine.stopping import stop_of
@@ -53,23 +55,26 @@ class Answering:
         if self.options:
             yield self._chosen(logits)
             return
-        chooser = Chooser(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
-        while logits is not None:
-            token = chooser.choose(logits)
-            self.first_s = self.first_s or time.perf_counter()
-            if token in self.engine.tokens.stop_ids:
-                self.stop = "end"
-                break
-            if new := self.text.push(token):
-                yield Piece(text=new)
-            if stop := self._stop():
-                self.stop = stop
-                break
-            logits = self._step()
+        if logits is not None:
+            with closing(self._decoded(logits)) as tokens:
+                yield from self._said(tokens)
         rest = self.text.rest()
         if self.sampling.has_guard and self.text.has_stray:
             self.stop = "repetition"
         yield Piece(text=rest, stop_reason=self.stop, stats=self.keep())
+
+    def _said(self, tokens: Iterator[int]) -> Iterator[Piece]:
+        """The text of tokens until one ends it."""
+        for token in tokens:
+            self.first_s = self.first_s or time.perf_counter()
+            if token in self.engine.tokens.stop_ids:
+                self.stop = "end"
+                return
+            if new := self.text.push(token):
+                yield Piece(text=new)
+            if stop := self._stop():
+                self.stop = stop
+                return
 
     def keep(self) -> Stats:
         """Adds the turn to the conversation, once."""
@@ -108,7 +113,7 @@ class Answering:
             return ()
         with memory_faults(engine.plan.device):
             is_held = torch.ones(1, len(memory.ids), dtype=torch.bool, device=logits.device)
-            scores = log_likelihoods(engine.model, memory.cache, is_held, logits[None], self.options)[0]
+            scores = log_likelihoods(engine.llama, memory.cache, is_held, logits[None], self.options)[0]
             if not self.sampling.is_calibrated:
                 return tuple(probabilities(scores).tolist())
             blank = engine.blank.scores(self.ids, self.options, is_interrupted=self.is_interrupted)
@@ -131,15 +136,12 @@ class Answering:
         self.reused, logits = self.engine.read(shown, is_interrupted=self.is_interrupted)
         return logits
 
-    def _step(self) -> torch.Tensor:
+    def _decoded(self, logits: torch.Tensor) -> Generator[int, None, None]:
         memory = self.engine.memory
         if memory is None:
             raise RuntimeError("a step of decoding without a prefill")
-        token = self.text.ids[-1]
-        with self.engine.passes():
-            logits = step(self.engine.model, token, memory.cache)
-        memory.ids.append(token)
-        return logits
+        chooser = Chooser(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
+        return decoded(self.engine, memory, chooser, logits)
 
     def _stats(self) -> Stats:
         now = time.perf_counter()

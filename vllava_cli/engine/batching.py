@@ -154,8 +154,8 @@ class Batching(Generic[K]):
                 continue
             media.add(row.query.medium)
             longest = max(longest, len(row.prompt) - shared)
-            most = min(free, rows_at_once(self.engine.model, longest))
-            if rows and (len(rows) >= most or len(media) > rows_at_once(self.engine.model, shared)):
+            most = min(free, rows_at_once(self.engine.llama, longest))
+            if rows and (len(rows) >= most or len(media) > rows_at_once(self.engine.llama, shared)):
                 break
             rows.append(row)
         return rows
@@ -168,8 +168,8 @@ class Batching(Generic[K]):
         if first:
             seen = zip(first.items(), engine.sight.all_features(tuple(first), self.fit), strict=True)
             prompts = [(row.prompt[: row.shared], {medium.kind: each}) for (medium, row), each in seen]
-            self._prefixes |= zip(first, read_prefixes(engine.model, prompts, engine.tokens), strict=True)
-        return gathered(engine.model, [(self._prefixes[row.query.medium], row.prompt) for row in rows])
+            self._prefixes |= zip(first, read_prefixes(engine.llama, prompts, engine.tokens), strict=True)
+        return gathered(engine.llama, [(self._prefixes[row.query.medium], row.prompt) for row in rows])
 
     def _join(self, crowd: Crowd, rows: list[Row[K]]) -> None:
         if self._crowd is None:
@@ -181,7 +181,7 @@ class Batching(Generic[K]):
     def _scored(self, crowd: Crowd, rows: list[Row[K]]) -> list[Finished[K]]:
         """Rows that choose among the same answers are done as soon as their prompts are read."""
         engine, options = self.engine, rows[0].options
-        scores = log_likelihoods(engine.model, crowd.cache, crowd.is_held, crowd.logits, options)
+        scores = log_likelihoods(engine.llama, crowd.cache, crowd.is_held, crowd.logits, options)
         blank = None
         if self.sampling.is_calibrated:
             said = [engine.blank.scores(row.prompt, options, is_interrupted=never) for row in rows]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from vllava_cli.engine.forward import Features, embed, prefill
+from vllava_cli.engine.llama import Llama
+from vllava_cli.engine.room import roomy_cache
 from vllava_cli.engine.score import Option, log_likelihoods
 from vllava_cli.engine.sight import Sight
 from vllava_cli.engine.tokens import Tokens
@@ -30,6 +31,7 @@ class Blank:
     """Scores options behind prompts whose clips are blank, each prompt once."""
 
     model: VideoLlavaForConditionalGeneration
+    llama: Llama
     tokens: Tokens
     _features: dict[MediaKind, torch.Tensor] = field(default_factory=dict)
     _known: dict[tuple[tuple[int, ...], tuple[Option, ...]], torch.Tensor] = field(default_factory=dict)
@@ -55,13 +57,13 @@ class Blank:
     def _scores(
         self, ids: Sequence[int], options: Sequence[Option], is_interrupted: Callable[[], bool]
     ) -> torch.Tensor | None:
-        cache = DynamicCache()
-        embeddings = embed(self.model, list(ids), self._rows(ids), self.tokens)
-        _, logits = prefill(self.model, embeddings, cache, is_interrupted=is_interrupted)
+        cache = roomy_cache(len(self.llama.blocks))
+        embeddings = embed(self.llama, list(ids), self._rows(ids), self.tokens)
+        _, logits = prefill(self.llama, embeddings, cache, is_interrupted=is_interrupted)
         if logits is None:
             return None
         is_held = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
-        return log_likelihoods(self.model, cache, is_held, logits[None], options)[0]
+        return log_likelihoods(self.llama, cache, is_held, logits[None], options)[0]
 
     def _rows(self, ids: Sequence[int]) -> Features:
         """A blank clip's features for each clip of the prompt."""

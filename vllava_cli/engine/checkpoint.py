@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllava_cli.engine.hub import Source
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.recipe import read_video_recipe
-from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint
+from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, VideoRecipe
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def describe(source: Source) -> Checkpoint:
     """The facts of a checkpoint. Errors: CheckpointError for any folder that is no Video-LLaVA checkpoint."""
     check_architecture(source.folder)
-    config = read_config(source.folder)
+    return facts(read_config(source.folder), source, read_video_recipe(source.folder))
+
+
+def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
+    """What follows from a config."""
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     text = config.text_config
     return Checkpoint(
@@ -31,7 +35,7 @@ def describe(source: Source) -> Checkpoint:
         context_tokens=text.max_position_embeddings,
         tokens_per_video=FRAMES_PER_CLIP * (patches + 1),
         tokens_per_image=patches + (config.vision_feature_select_strategy != "default"),
-        video_recipe=read_video_recipe(source.folder),
+        video_recipe=recipe,
     )
 
 

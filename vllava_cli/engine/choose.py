@@ -24,14 +24,20 @@ class Chooser:
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next id from logits [vocabulary]; a banned id never comes."""
+        return int(self.pick(logits))
+
+    def pick(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same as [1] on the logits' device, without waiting for it."""
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         if self._sampling.temperature == 0:
-            return int(scores.argmax())
+            return scores.argmax(dim=0, keepdim=True)
         # From the largest score down, so that the smallest temperature can't overflow.
         temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
         probabilities = torch.softmax((scores - scores.max()) / temperature, dim=-1)
         kept = nucleus(probabilities, self._sampling.top_p)
-        return int(torch.multinomial(kept, 1, generator=self._generator))
+        # What torch.multinomial does after it has waited for the device to check them.
+        noise = torch.empty_like(kept).exponential_(1, generator=self._generator)
+        return (kept / noise).argmax(dim=0, keepdim=True)
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vllava_cli.engine.attention import padded_mask
 from vllava_cli.engine.forward import Features, embed
+from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.room import RoomyLayer, roomy_cache
 from vllava_cli.engine.tokens import Tokens
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, VideoLlavaForConditionalGeneration
+    from transformers import DynamicCache
 
 CPU_PASS_TOKENS = 2048
 GPU_PASS_TOKENS = 8192
@@ -40,7 +42,7 @@ class Prefix:
 class Crowd:
     """B rows; `logits` [B, vocabulary] are those behind each row's last id."""
 
-    model: VideoLlavaForConditionalGeneration
+    llama: Llama
     cache: DynamicCache
     is_held: Tensor
     """[B, L] bool: which of the cache's positions belong to a row."""
@@ -80,31 +82,26 @@ class Crowd:
         before = self.is_held.sum(dim=1, keepdim=True)
         positions = (before + is_real.cumsum(dim=1) - 1).clamp(min=0)
         self.is_held = torch.cat([self.is_held, is_real], dim=1)
-        hidden = self.model.model.language_model(
-            input_ids=ids,
-            attention_mask=None if bool(self.is_held.all()) else self.is_held.long(),
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )[0]
-        self.logits = self.model.lm_head(hidden[:, -1:])[:, 0]
+        mask = padded_mask(self.is_held, ids.shape[1])
+        hidden = self.llama.read(self.llama.embedded(ids), self.cache.layers, positions=positions, mask=mask)
+        self.logits = self.llama.logits(hidden[:, -1])
 
 
 @torch.inference_mode()
 def read_prefixes(
-    model: VideoLlavaForConditionalGeneration,
+    llama: Llama,
     prompts: Sequence[tuple[tuple[int, ...], Features]],
     tokens: Tokens,
 ) -> list[Prefix]:
     """Reads the beginnings of prompts, (ids, feature rows of their media) each; all must be equally long."""
-    embeddings = torch.cat([embed(model, list(ids), features, tokens) for ids, features in prompts])
-    cache = roomy_cache(model.config.get_text_config().num_hidden_layers)
-    model.model.language_model(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+    embeddings = torch.cat([embed(llama, list(ids), features, tokens) for ids, features in prompts])
+    cache = roomy_cache(len(llama.blocks))
+    llama.read(embeddings, cache.layers)
     return [Prefix(ids=ids, cache=_row(cache, number)) for number, (ids, _) in enumerate(prompts)]
 
 
 @torch.inference_mode()
-def gathered(model: VideoLlavaForConditionalGeneration, prompts: Sequence[tuple[Prefix, tuple[int, ...]]]) -> Crowd:
+def gathered(llama: Llama, prompts: Sequence[tuple[Prefix, tuple[int, ...]]]) -> Crowd:
     """A crowd of whole prompts, each with the beginning that was read; these are equally long and stay as they are."""
     length = len(prompts[0][0].ids)
     if any(prefix.ids != ids[:length] for prefix, ids in prompts):
@@ -113,19 +110,19 @@ def gathered(model: VideoLlavaForConditionalGeneration, prompts: Sequence[tuple[
     for number, layer in enumerate(_layers(cache)):
         parts = [_layers(prefix.cache)[number] for prefix, _ in prompts]
         layer.put(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
-    is_held = torch.ones((len(prompts), length), dtype=torch.bool, device=model.device)
-    crowd = Crowd(model=model, cache=cache, is_held=is_held, logits=torch.empty(0))
+    is_held = torch.ones((len(prompts), length), dtype=torch.bool, device=llama.device)
+    crowd = Crowd(llama=llama, cache=cache, is_held=is_held, logits=torch.empty(0))
     rests = [ids[length:] for _, ids in prompts]
     longest = max(map(len, rests))
     padded = [(0,) * (longest - len(rest)) + rest for rest in rests]
     is_real = [[False] * (longest - len(rest)) + [True] * len(rest) for rest in rests]
-    crowd._feed(torch.tensor(padded, device=model.device), torch.tensor(is_real, device=model.device))
+    crowd._feed(torch.tensor(padded, device=llama.device), torch.tensor(is_real, device=llama.device))
     return crowd
 
 
-def rows_at_once(model: VideoLlavaForConditionalGeneration, length: int) -> int:
+def rows_at_once(llama: Llama, length: int) -> int:
     """How many rows of so many tokens are read in one pass."""
-    return max(1, (CPU_PASS_TOKENS if model.device.type == "cpu" else GPU_PASS_TOKENS) // length)
+    return max(1, (CPU_PASS_TOKENS if llama.device.type == "cpu" else GPU_PASS_TOKENS) // length)
 
 
 def _row(cache: DynamicCache, number: int) -> DynamicCache:

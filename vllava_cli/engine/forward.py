@@ -11,27 +11,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import MediaKind
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, VideoLlavaForConditionalGeneration
+    from transformers import DynamicCache
 
 CPU_CHUNK_TOKENS = 512
 GPU_CHUNK_TOKENS = 2048
 
 
 @torch.inference_mode()
-def embed(
-    model: VideoLlavaForConditionalGeneration, ids: list[int], features: Features, tokens: Tokens
-) -> torch.Tensor:
+def embed(llama: Llama, ids: list[int], features: Features, tokens: Tokens) -> torch.Tensor:
     """Embeddings [1, len(ids), hidden], a feature row in the place of each placeholder.
 
     Raises ValueError where rows and placeholders differ in number: the model itself would go on in silence.
     """
-    row = torch.tensor([ids], device=model.device)
-    embeddings: torch.Tensor = model.get_input_embeddings()(row)
+    row = torch.tensor([ids], device=llama.device)
+    embeddings = llama.embedded(row)
     placeholders: tuple[tuple[MediaKind, int], ...] = (("video", tokens.video_id), ("image", tokens.image_id))
     for kind, token in placeholders:
         mask = row == token
@@ -46,7 +45,7 @@ def embed(
 
 @torch.inference_mode()
 def prefill(
-    model: VideoLlavaForConditionalGeneration,
+    llama: Llama,
     embeddings: torch.Tensor,
     cache: DynamicCache,
     *,
@@ -62,17 +61,16 @@ def prefill(
     for chunk in torch.split(embeddings, chunk_tokens or usual, dim=1):
         if is_interrupted():
             return fed, None
-        hidden = model.model.language_model(inputs_embeds=chunk, past_key_values=cache, use_cache=True)[0]
+        hidden = llama.read(chunk, cache.layers, start=cache.get_seq_length())
         fed += chunk.shape[1]
-    return fed, None if hidden is None else _logits(model, hidden)
+    return fed, None if hidden is None else llama.logits(hidden[0, -1])
 
 
 @torch.inference_mode()
-def step(model: VideoLlavaForConditionalGeneration, token: int, cache: DynamicCache) -> torch.Tensor:
-    """Feeds one id and returns the logits [vocabulary] of the next."""
-    ids = torch.tensor([[token]], device=model.device)
-    hidden = model.model.language_model(input_ids=ids, past_key_values=cache, use_cache=True)[0]
-    return _logits(model, hidden)
+def step(llama: Llama, token: torch.Tensor, cache: DynamicCache, held: int) -> torch.Tensor:
+    """Feeds one id [1] behind the `held` of the cache and returns the logits [vocabulary] of the next."""
+    hidden = llama.read(llama.embedded(token[None]), cache.layers, start=held)
+    return llama.logits(hidden[0, 0])
 
 
 @contextmanager
@@ -92,11 +90,6 @@ def _memory_short(device: str) -> MemoryShortError:
     return MemoryShortError(
         f"The memory of {device} ran out while the model worked: try --precision 4bit, fewer clips, or --device cpu."
     )
-
-
-def _logits(model: VideoLlavaForConditionalGeneration, hidden: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = model.lm_head(hidden[:, -1:])[0, 0]
-    return logits
 
 
 Features = dict[MediaKind, torch.Tensor]

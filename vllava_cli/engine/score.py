@@ -7,14 +7,14 @@ number: a longer option has more to be wrong in, and one that begins another is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-if TYPE_CHECKING:
-    from transformers import VideoLlavaForConditionalGeneration
+from vllava_cli.engine.attention import padded_mask
+from vllava_cli.engine.llama import Llama
 
 Option = tuple[int, ...]
 ROWS = 16
@@ -23,7 +23,7 @@ ROWS = 16
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: VideoLlavaForConditionalGeneration,
+    llama: Llama,
     cache: DynamicCache,
     is_held: torch.Tensor,
     logits: torch.Tensor,
@@ -38,7 +38,7 @@ def log_likelihoods(
     firsts = torch.tensor([option[0] for option in options], device=logits.device)
     scores = logits.float().log_softmax(-1)[:, firsts]
     for rows, columns in _passes(len(logits), options):
-        scores[rows, columns] += _rest(model, cache, is_held, rows, [options[column] for column in columns])
+        scores[rows, columns] += _rest(llama, cache, is_held, rows, [options[column] for column in columns])
     return scores
 
 
@@ -61,7 +61,7 @@ def _passes(row_count: int, options: Sequence[Option]) -> Iterator[tuple[list[in
 
 
 def _rest(
-    model: VideoLlavaForConditionalGeneration,
+    llama: Llama,
     cache: DynamicCache,
     is_held: torch.Tensor,
     rows: list[int],
@@ -73,14 +73,13 @@ def _rest(
     fed, is_fed = _left_padded([option[:-1] for option in options], device)
     wanted, _ = _left_padded([option[1:] for option in options], device)
     held = is_held[index]
-    hidden = model.model.language_model(
-        input_ids=fed,
-        attention_mask=torch.cat([held, is_fed], dim=1).long(),
-        position_ids=held.sum(1, keepdim=True) + (is_fed.cumsum(1) - 1).clamp(min=0),
-        past_key_values=_aside(cache, index),
-        use_cache=True,
-    )[0]
-    found: torch.Tensor = model.lm_head(hidden).float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
+    hidden = llama.read(
+        llama.embedded(fed),
+        _aside(cache, index).layers,
+        positions=held.sum(1, keepdim=True) + (is_fed.cumsum(1) - 1).clamp(min=0),
+        mask=padded_mask(torch.cat([held, is_fed], dim=1), fed.shape[1]),
+    )
+    found: torch.Tensor = llama.logits(hidden).float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
     return found.where(is_fed, 0.0).sum(1)
 
 

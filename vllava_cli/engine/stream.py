@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllava_cli.engine.answering import Answering
+from vllava_cli.engine.attention import PART_TOKENS
 from vllava_cli.engine.blank import Blank
 from vllava_cli.engine.context import make_room
+from vllava_cli.engine.decoding import Steps, steps_over
 from vllava_cli.engine.forward import embed, memory_faults, prefill
+from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.memory import Memory, Shown
+from vllava_cli.engine.room import roomy_cache
 from vllava_cli.engine.sight import Sight
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling
 
 if TYPE_CHECKING:
-    from transformers import VideoLlavaForConditionalGeneration
+    from transformers import DynamicCache, VideoLlavaForConditionalGeneration
 
 
 def never() -> bool:
@@ -37,10 +41,20 @@ class Engine:
     tokens: Tokens
     plan: LoadPlan
     memory: Memory | None = None
+    is_static: bool | None = None
+    """Whether decoding writes into a cache that doesn't move; None: where the device can be told a step at once."""
+    runs_ahead: bool = False
+    """Whether the next step begins before a token is read, because the device works on its own."""
 
     def __post_init__(self) -> None:
+        is_cuda = self.model.device.type == "cuda"
+        self.is_static = is_cuda if self.is_static is None else self.is_static
+        self.runs_ahead = self.runs_ahead or is_cuda
+        self._cache: DynamicCache | None = None
+        self._steps: Steps | None = None
         self.sight = Sight(model=self.model, tokens=self.tokens)
-        self.blank = Blank(model=self.model, tokens=self.tokens)
+        self.llama = Llama(self.model, self.plan.attention)
+        self.blank = Blank(model=self.model, llama=self.llama, tokens=self.tokens)
 
     def stream(
         self,
@@ -71,6 +85,13 @@ class Engine:
             run.keep()
             raise
 
+    @property
+    def steps(self) -> Steps:
+        """How a token is fed into the cache of the memory."""
+        if self._cache is None or self._steps is None:
+            raise RuntimeError("a step of decoding without a prefill")
+        return self._steps
+
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
         """As `context.make_room`."""
         return make_room(self.tokens, conversation, question, sampling)
@@ -93,9 +114,9 @@ class Engine:
             }
             rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
             new = shown.ids[reused:]
-            embeddings = embed(self.model, list(new), rows, self.tokens)
+            embeddings = embed(self.llama, list(new), rows, self.tokens)
             fed, logits = prefill(
-                self.model, embeddings, self.memory.cache, is_interrupted=is_interrupted, chunk_tokens=chunk_tokens
+                self.llama, embeddings, self.memory.cache, is_interrupted=is_interrupted, chunk_tokens=chunk_tokens
             )
             self.memory.ids.extend(new[:fed])
             return reused, logits
@@ -114,19 +135,28 @@ class Engine:
             with memory_faults(self.plan.device):
                 yield
         except BaseException:
-            self.memory = None
+            self.memory = self._cache = self._steps = None
             raise
 
     def _cut_memory(self, shown: Shown) -> int:
         """Cuts the memory back to what a prompt shares with it, or makes a new one; returns how many ids are shared."""
-        from transformers import DynamicCache
-
         reused = 0
         if self.memory:
             starts = self.tokens.media_starts(shown.ids, shown.media)
             reused = self.memory.covers(shown, starts)
         if self.memory is None or not reused:
-            self.memory = Memory(cache=DynamicCache())
+            self.memory = Memory(cache=self._emptied())
         self.memory.crop(reused)
         self.memory.shown = shown
         return reused
+
+    def _emptied(self) -> DynamicCache:
+        """A cache with nothing in it; one that doesn't move stays, and what was captured over it."""
+        if self._cache is None or not self.is_static:
+            room = -(-self.tokens.context_tokens // PART_TOKENS) * PART_TOKENS if self.is_static else 0
+            self._cache = roomy_cache(len(self.llama.blocks), least_room=room)
+            is_captured = self.model.device.type == "cuda" and self.plan.quantisation != "8bit"
+            self._steps = steps_over(self.llama, self._cache, is_static=bool(self.is_static), is_captured=is_captured)
+        for layer in self._cache.layers:
+            layer.hold(0)
+        return self._cache

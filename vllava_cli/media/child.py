@@ -165,7 +165,7 @@ def _enter(request: wire.Request) -> None:
     try:
         os.chdir(request.folder)
     except OSError as exc:
-        from vllava_cli.media.clip import shown
+        from vllava_cli.media.files import shown
 
         raise MediaError(
             f"{shown(request.path)} can't be read: {(exc.strerror or '').lower()}. Check the path."

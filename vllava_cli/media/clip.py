@@ -5,8 +5,6 @@ Every fault of the file or of the libraries below leaves this module as one `Med
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
+from vllava_cli.media.files import check_file, shown
 
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
@@ -32,18 +31,11 @@ _FORMATS = (
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
 
-# matroska, mpeg, ogg, asf, gif, png, jpeg
-_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG", b"\xff\xd8\xff")
+# matroska, mpeg, ogg, asf, gif, png
+_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG")
 
 # What PyAV raises on damaged files, beside its own tree.
 DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, OverflowError)
-
-_KINDS = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 @contextmanager
@@ -95,50 +87,11 @@ def codec_name(stream: VideoStream) -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def check_file(path: Path) -> None:
-    """Raises a `MediaError` unless `path` is a regular file, not empty, that may be read; opens nothing else."""
-    name = shown(path)
-    try:
-        facts = path.stat()
-        _check_facts(name, facts)
-        with path.open("rb"):
-            return
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise MediaError(f"There is no file {name}. Check the path.") from exc
-    except PermissionError as exc:
-        raise MediaError(
-            f"{name} can't be read: permission denied. Run chmod or choose a file that you may read."
-        ) from exc
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise MediaError(f"{name} can't be read: {reason.lower()}. Check the path.") from exc
-
-
-def is_folder(path: Path) -> bool:
-    """Also False for a path that can't exist."""
-    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises for a name longer than a file name may be)
-
-
 def check_size(path: Path, width: int, height: int) -> None:
     """Raises a `MediaError` for a picture so large that decoding it would be an attack or an accident."""
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
         raise MediaError(f"{shown(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
-
-
-def shown(path: Path) -> str:
-    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
-    return f"'{os.fsencode(path).decode(errors='replace')}'"
-
-
-def _check_facts(name: str, facts: os.stat_result) -> None:
-    if stat.S_ISDIR(facts.st_mode):
-        raise MediaError(f"{name} is a folder. Name the video or image files in it.")
-    if not stat.S_ISREG(facts.st_mode):
-        kind = next((kind for is_kind, kind in _KINDS if is_kind(facts.st_mode)), "something else")
-        raise MediaError(f"{name} is {kind}, not a regular file. Save it to a file first.")
-    if facts.st_size == 0:
-        raise MediaError(f"{name} is empty (0 bytes). Copy or download it again.")
 
 
 def _fault_of(path: Path) -> str:
@@ -155,8 +108,4 @@ def _starts_like_media(path: Path) -> bool:
         return False
     is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
     is_riff = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP")
-    return (
-        is_mp4
-        or is_riff
-        or head.startswith((b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG"))
-    )
+    return is_mp4 or is_riff or head.startswith(_SIGNATURES)

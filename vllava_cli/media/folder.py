@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import shown
+from vllava_cli.media.files import shown
 from vllava_cli.media.pick import choose
 from vllava_cli.media.still import read_still, rgb
 from vllava_cli.nouns import Clip, Frames, Framing

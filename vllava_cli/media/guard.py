@@ -149,6 +149,6 @@ def _folder_for(path: Path) -> str:
 
 
 def _shown(path: Path) -> str:
-    from vllava_cli.media.clip import shown  # here, because it brings the decoders into this process
+    from vllava_cli.media.files import shown
 
     return shown(path)

@@ -10,7 +10,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import check_file, codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.clip import codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.files import check_file
 from vllava_cli.media.still import look, opened_image, turn_of
 from vllava_cli.nouns import Clip
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import check_file, codec_name, is_folder, opened, shown, video_stream
+from vllava_cli.media.clip import codec_name, opened, video_stream
+from vllava_cli.media.files import check_file, is_folder, shown
 from vllava_cli.media.folder import read_folder
 from vllava_cli.media.pick import check_trim, choose
 from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking

@@ -10,8 +10,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.media.bitstream import SEEKABLE
-from vllava_cli.media.clip import codec_name, container_name, opened, promised, shown, video_stream
+from vllava_cli.media.clip import codec_name, container_name, opened, promised, video_stream
 from vllava_cli.media.fetch import fetch
+from vllava_cli.media.files import shown
 from vllava_cli.media.index import DamageError, DistrustError, Index, bitstream_of
 from vllava_cli.media.pick import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.scan import PacketScan

@@ -56,7 +56,7 @@ class Reader:
 
     def check(self, name: Path) -> None:
         """Refuses at once what needs no decoding to be refused. Errors: MediaError."""
-        from vllava_cli.media.clip import check_file, is_folder
+        from vllava_cli.media.files import check_file, is_folder
 
         if name != STDIN and not is_folder(name):
             check_file(name)

@@ -18,15 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import (
-    DECODE_ERRORS,
-    codec_name,
-    container_name,
-    opened,
-    promised,
-    shown,
-    video_stream,
-)
+from vllava_cli.media.clip import DECODE_ERRORS, codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.files import shown
 from vllava_cli.media.pick import pick, reference
 from vllava_cli.media.rgb import Converter, Pixels, matrix_of
 

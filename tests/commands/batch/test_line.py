@@ -225,12 +225,11 @@ def test_once_it_is_to_stop_only_what_was_begun_is_finished(engine: Engine) -> N
 def memory_for(engine: Engine, rows: int) -> Iterator[None]:
     """More rows than so many run out of memory, as torch tells it."""
 
-    def refuse(_: torch.nn.Module, __: object, given: dict[str, torch.Tensor]) -> None:
-        fed = given["input_ids"] if given.get("inputs_embeds") is None else given["inputs_embeds"]
-        if len(fed) > rows:
+    def refuse(_: torch.nn.Module, given: tuple[torch.Tensor, object]) -> None:
+        if len(given[0]) > rows:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    hook = engine.model.model.language_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    hook = engine.llama.register_forward_pre_hook(refuse)
     try:
         yield
     finally:
@@ -240,8 +239,8 @@ def memory_for(engine: Engine, rows: int) -> Iterator[None]:
 def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:
     said: list[str] = []
     reads = [read(each) for each in units(*((path, COLOUR) for path in (RED, BLUE, *list(PATHS.values())[2:4])))]
-    with memory_for(engine, 2):
-        made_line = line(engine, [*reads], said=said)
+    made_line = line(engine, [*reads], said=said)
+    with memory_for(made_line.engine, 2):
         outcomes = list(made_line.outcomes())
     assert len(outcomes) == 4 and not [outcome for outcome in outcomes if outcome.fault]
     assert said == ["vllava: memory ran out: going on with 2 questions at once."]
@@ -250,8 +249,8 @@ def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:
 
 def test_one_question_too_many_for_the_memory_is_an_outcome(engine: Engine) -> None:
     said: list[str] = []
-    with memory_for(engine, 0):
-        made_line = line(engine, [read(each) for each in units((RED, COLOUR), (RED, HAPPENS))], most_rows=2, said=said)
+    made_line = line(engine, [read(each) for each in units((RED, COLOUR), (RED, HAPPENS))], most_rows=2, said=said)
+    with memory_for(made_line.engine, 0):
         kinds = [outcome.fault.kind for outcome in made_line.outcomes() if outcome.fault]
     assert kinds == ["memory"] * 2
     assert said == [f"vllava: memory ran out: going on with {rows} at once." for rows in ("1 question", "2 questions")]

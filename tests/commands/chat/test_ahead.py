@@ -75,7 +75,7 @@ def test_a_stop_waits_for_one_chunk_only(stage: Make, engine: Engine, monkeypatc
     def hold(*_: object) -> None:
         ahead._is_stopped.wait(timeout=20)
 
-    hook = engine.model.model.language_model.layers[0].register_forward_pre_hook(hold)
+    hook = engine.llama.blocks[0].register_forward_pre_hook(hold)
     ahead.start(here.talk.conversation)
     ahead.stop()
     hook.remove()
@@ -104,7 +104,7 @@ def test_a_failure_shows_when_the_question_is_asked(stage: Make, engine: Engine)
     def fail(*_: object) -> None:
         raise ValueError("no pass today")
 
-    hook = engine.model.model.language_model.layers[0].register_forward_pre_hook(fail)
+    hook = engine.llama.blocks[0].register_forward_pre_hook(fail)
     here.talk.ahead.start(here.talk.conversation)
     finish(here.talk.ahead)
     try:
@@ -197,7 +197,7 @@ def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(stage: Make, engine:
         at_work.set()
         may_end.wait(10)
 
-    hook = engine.model.model.language_model.layers[0].register_forward_pre_hook(wait)
+    hook = engine.llama.blocks[0].register_forward_pre_hook(wait)
     try:
         here.talk.ahead.start(here.talk.conversation)
         assert at_work.wait(10)

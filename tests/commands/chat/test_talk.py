@@ -296,7 +296,7 @@ def test_a_turn_that_was_broken_off_in_a_pass_is_kept(error: type[BaseException]
         if next(left, 0) is None:
             raise error
 
-    hook = engine.model.model.language_model.layers[-1].register_forward_pre_hook(break_off)
+    hook = engine.llama.blocks[-1].register_forward_pre_hook(break_off)
     try:
         here.enter("What happens in this video?")
     except SystemExit:
@@ -322,7 +322,7 @@ def test_a_turn_is_kept_before_the_process_ends_as_it_was_told_to(stage: Make) -
 def at_pass(engine: Engine, number: int, happens: Callable[[], object]) -> Iterator[None]:
     """Something happens in one of the model's passes, counted from 1."""
     passes = itertools.count(1)
-    hook = engine.model.model.language_model.layers[-1].register_forward_pre_hook(
+    hook = engine.llama.blocks[-1].register_forward_pre_hook(
         lambda *_: happens() and None if next(passes) == number else None
     )
     try:

@@ -22,6 +22,7 @@ class Ahead:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._is_stopped = threading.Event()
+        self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, conversation: Conversation) -> None:
@@ -33,6 +34,7 @@ class Ahead:
         shown = Shown(ids=ids, media=conversation.media, fit=conversation.fit)
         if ids and not self._engine.has_read(shown):
             self._is_stopped.clear()
+            self._is_over.clear()
             self._thread = threading.Thread(target=self._read, args=(shown,), name="look ahead", daemon=True)
             self._thread.start()
 
@@ -41,9 +43,12 @@ class Ahead:
         self._is_stopped.set()
         while self._thread:
             with suppress(KeyboardInterrupt):  # the engine must be free first
-                self._thread.join()
+                self._is_over.wait()  # a join that Ctrl-C interrupts takes the thread for ended (Python 3.11)
                 self._thread = None
 
     def _read(self, shown: Shown) -> None:
-        with suppress(Exception):
-            self._engine.read(shown, is_interrupted=self._is_stopped.is_set, chunk_tokens=CHUNK_TOKENS)
+        try:
+            with suppress(Exception):
+                self._engine.read(shown, is_interrupted=self._is_stopped.is_set, chunk_tokens=CHUNK_TOKENS)
+        finally:
+            self._is_over.set()

@@ -1,0 +1,29 @@
+"""`vllava bench` as its users start it: a process that really measures, tiny shapes and few tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.commands.shell import Shell
+from vllava_cli.commands.bench.saved import read
+
+Run = Callable[..., Shell]
+FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch", "1", "--max-new-tokens", "3", "--device", "cpu")
+
+
+def test_everything_is_measured_saved_and_checked(shell: Run, clip: Path, tmp_path: Path) -> None:
+    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json")
+    refused = "--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision bf16."
+    assert (done.code, done.err) == (0, f"vllava: fp16, auto: {refused}\n")
+    record = read(tmp_path / "a.json")
+    assert json.loads(done.out) == json.loads((tmp_path / "a.json").read_bytes())
+    exact, impossible = record.trials
+    names = ["load", "frames", "vision", "prefill", "first token", "decode, batch 1", "peak memory", "batch"]
+    assert [line.name for line in exact.lines] == names
+    assert exact.agreement is not None
+    assert exact.agreement.is_met
+    assert exact.speed is not None
+    assert impossible.fault == refused
+    assert (record.asked.model, record.asked.question, record.asked.clip.path) == ("random tiny", "Why?", clip)

@@ -1,0 +1,44 @@
+"""What the tests of the measuring share: a clip, a question, and both models around the demo's weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.engine.test_stream import EXACT
+from vllava_cli import demo
+from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.hub import Source
+from vllava_cli.engine.measuring.asked import Asked, asked
+from vllava_cli.engine.measuring.contest import Subject
+from vllava_cli.engine.measuring.pair import Pair, load_pair
+from vllava_cli.engine.measuring.turns import Turns
+from vllava_cli.engine.stream import never
+from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Frames, Framing
+
+ONCE = Turns(device="cpu", repeat=0, is_interrupted=never)
+
+
+@pytest.fixture(scope="package")
+def frames() -> Frames:
+    return sample(demo.CLIPS / "red-circle-moves-left.mp4", Framing())
+
+
+@pytest.fixture(scope="package")
+def subject() -> Subject:
+    return Subject(tokens=read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+
+
+@pytest.fixture(scope="package")
+def question(subject: Subject, frames: Frames) -> Asked:
+    """It ends no answer and bans no id, as generate here."""
+    tokens = replace(subject.tokens, stop_ids=frozenset(), banned_ids=())
+    return asked(tokens, frames, "What happens in this video?", 12)
+
+
+@pytest.fixture(scope="package")
+def pair(question: Asked) -> Pair:
+    return load_pair(question.tokens, EXACT, ONCE)[0]

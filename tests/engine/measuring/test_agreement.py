@@ -1,0 +1,87 @@
+"""A check finds that both agree, and how far they are apart where they don't."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.test_stream import EXACT
+from vllava_cli.engine.measuring.agreement import agreement, tolerance
+from vllava_cli.engine.measuring.asked import Asked
+from vllava_cli.engine.measuring.contest import Subject, Task, check, random_subject
+from vllava_cli.engine.measuring.pair import Pair
+from vllava_cli.engine.measuring.snippet import loaded_snippet
+from vllava_cli.engine.stream import never
+from vllava_cli.nouns import Dtype, Frames, Quantisation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("name", [None, "tiny"])
+def test_in_fp32_all_tokens_are_equal(name: str | None, subject: Subject, frames: Frames) -> None:
+    task = Task(frames=frames, question="What happens in this video?", new_tokens=12)
+    found = check(random_subject(name) if name else subject, EXACT, task, is_interrupted=never, tell=str)
+    assert (found.tokens, found.equal_tokens, found.tolerance, found.must_be_equal) == (12, 12, 1e-3, True)
+    assert found.largest_difference < 1e-4
+    assert found.is_met
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantisation"), [("bfloat16", None), ("float16", None), ("bfloat16", "4bit"), ("float32", "8bit")]
+)
+def test_in_fewer_bits_the_logits_agree(
+    dtype: Dtype, quantisation: Quantisation | None, subject: Subject, frames: Frames
+) -> None:
+    task = Task(frames=frames, question="What happens in this video?", new_tokens=12)
+    plan = replace(EXACT, dtype=dtype, quantisation=quantisation)
+    found = check(subject, plan, task, is_interrupted=never, tell=str)
+    assert (found.tokens, found.must_be_equal) == (12, False)
+    assert 0 < found.largest_difference <= found.tolerance < 0.5
+
+
+def test_other_weights_are_found_out(pair: Pair, question: Asked) -> None:
+    other = loaded_snippet(question.tokens.checkpoint.folder, EXACT)
+    head: nn.Linear = other.model.lm_head
+    with torch.no_grad():
+        head.weight.neg_()
+    found = agreement(Pair(engine=pair.engine, snippet=other), question, is_interrupted=never)
+    assert (found.tokens, found.equal_tokens) == (12, 0)
+    assert found.largest_difference > 1
+    assert not found.is_met
+
+
+def test_a_token_that_is_fed_wrongly_is_found_out(pair: Pair, question: Asked) -> None:
+    other = loaded_snippet(question.tokens.checkpoint.folder, EXACT)
+    usual = other.generate(question, new_tokens=12)
+    other.model.model.language_model.rotary_emb.inv_freq.mul_(1.01)
+    found = agreement(Pair(engine=pair.engine, snippet=other), question, is_interrupted=never)
+    assert found.largest_difference > 1e-3
+    assert len(usual) == 12
+    assert not found.is_met
+
+
+def test_an_interruption_ends_a_check(pair: Pair, question: Asked) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        agreement(pair, question, is_interrupted=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantisation", "wanted"),
+    [
+        ("float32", None, 1e-3),
+        ("float16", None, 5 * 2**-11 * 16 * 2),
+        ("bfloat16", None, 5 * 2**-8 * 16 * 2),
+        ("float16", "4bit", 5 * 2**-11 * 16 * 2),
+        ("float16", "8bit", 5 / 254 * 16 * 2),
+        ("float32", "8bit", 5 / 254 * 16 * 2),
+        ("float32", "4bit", 1e-3),
+    ],
+)
+def test_the_tolerance_follows_from_bits_layers_and_logits(
+    dtype: Dtype, quantisation: Quantisation | None, wanted: float
+) -> None:
+    plan = replace(EXACT, dtype=dtype, quantisation=quantisation)
+    assert tolerance(plan, layers=32, deviation=2.0) == pytest.approx(wanted)

@@ -1,0 +1,133 @@
+"""A contest yields its lines in the table's order, in the units that they promise, and ends when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.engine.batches import Shortage, is_within
+from tests.engine.test_stream import EXACT
+from vllava_cli.engine.measuring.contest import Subject, Task, contest, random_subject
+from vllava_cli.engine.stream import never
+from vllava_cli.errors import ContextError, MemoryShortError, UsageError
+from vllava_cli.measures import Line
+from vllava_cli.nouns import Frames, LoadPlan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TABLE = [
+    ("load", "s"),
+    ("vision", "ms"),
+    ("prefill", "tokens/s"),
+    ("first token", "ms"),
+    ("decode, batch 1", "tokens/s"),
+    ("decode, batch 3", "tokens/s"),
+    ("peak memory", "MiB"),
+    ("batch", "clips/s"),
+]
+
+
+@pytest.fixture(scope="module")
+def task(frames: Frames) -> Task:
+    return Task(frames=frames, question="What happens in this video?", new_tokens=4, repeat=2, batches=(1, 3))
+
+
+@pytest.fixture(scope="module")
+def lines(subject: Subject, task: Task) -> dict[str, Line]:
+    return {line.name: line for line in run(subject, task)}
+
+
+def run(subject: Subject, task: Task, plan: LoadPlan = EXACT, told: list[str] | None = None) -> Iterator[Line]:
+    return contest(subject, plan, task, is_interrupted=never, tell=(told if told is not None else []).append)
+
+
+def test_the_lines_come_in_the_tables_order(lines: dict[str, Line]) -> None:
+    assert [(line.name, line.unit) for line in lines.values()] == TABLE
+
+
+def test_each_line_has_both_contestants_as_often_as_asked(lines: dict[str, Line]) -> None:
+    for line in lines.values():
+        once = line.name == "peak memory"
+        for side in (line.ours, line.snippet):
+            assert side
+            assert len(side.values) == (1 if once else 2)
+            assert all(value > 0 for value in side.values)
+        assert line.of_snippet
+        assert line.note == ""
+
+
+def test_each_line_has_a_limit_but_that_of_memory(lines: dict[str, Line]) -> None:
+    assert [line.name for line in lines.values() if line.limit is None] == ["peak memory"]
+    assert all(line.limit > 0 for line in lines.values() if line.limit is not None)
+
+
+def test_units_are_what_they_say(lines: dict[str, Line]) -> None:
+    """A pass of the demo takes milliseconds, its process hundreds of MiB: a wrong factor would be off by 1000."""
+    for name in ("vision", "first token"):
+        ours = lines[name].ours
+        assert ours
+        assert 1 < ours.median < 10_000
+    first, load, peak = lines["first token"].limit, lines["load"].ours, lines["peak memory"].snippet
+    assert lines["vision"].limit
+    assert first
+    assert lines["vision"].limit < first < 1000
+    assert load
+    assert load.median < 60
+    assert peak
+    assert 100 < peak.median < 20_000
+
+
+def test_a_random_model_has_all_lines_but_how_it_was_loaded(task: Task) -> None:
+    told: list[str] = []
+    found = list(run(random_subject("tiny"), replace(task, repeat=0), told=told))
+    assert [(line.name, line.unit) for line in found] == TABLE
+    assert found[0] == Line(name="load", unit="s", note="Random weights are made, not loaded.")
+    assert all(line.ours and line.snippet for line in found[1:])
+    assert told == [
+        *("how fast the device is", "loading", "peak memory", "vision", "prefill", "first token"),
+        *("decode, batch 1", "decode, batch 3", "batch"),
+    ]
+
+
+def test_an_interruption_ends_it_between_two_measurements(subject: Subject, task: Task) -> None:
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        for line in contest(subject, EXACT, task, is_interrupted=lambda: "vision" in seen, tell=str):
+            seen.append(line.name)
+    assert seen == ["load", "vision"]
+
+
+@pytest.mark.parametrize("where", ["measured", "_drawn", "skeleton"])
+def test_too_little_memory_for_the_model_ends_it(where: str, task: Task) -> None:
+    with Shortage(lambda: is_within(where)), pytest.raises(MemoryShortError):
+        list(run(random_subject("tiny"), task))
+
+
+def test_too_little_memory_for_a_batch_is_a_note(task: Task) -> None:
+    with Shortage(lambda: is_within("Crowd.step")):
+        found = {line.name: line for line in run(random_subject("tiny"), replace(task, repeat=1))}
+    short = found["decode, batch 3"]
+    assert (short.ours, short.note) == (None, "This tool ran out of memory.")
+    assert short.snippet
+    assert found["batch"].ours is None
+    assert found["decode, batch 1"].ours
+
+
+def test_a_context_that_the_prompt_fills_is_refused_before_anything_is_loaded(subject: Subject, task: Task) -> None:
+    told: list[str] = []
+    with pytest.raises(ContextError, match="the context holds 150: shorten the question"):
+        next(run(subject, task, replace(EXACT, context_tokens=150), told))
+    assert told == []
+
+
+def test_an_answer_is_as_long_as_the_context_lets_it(subject: Subject, task: Task) -> None:
+    plan = replace(EXACT, context_tokens=152)
+    assert [line.name for line in run(subject, replace(task, new_tokens=64, repeat=0, batches=(1,)), plan)][
+        -1
+    ] == "batch"
+
+
+def test_an_unknown_random_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="choose 7b, 1b, tiny"):
+        random_subject("13b")

@@ -1,0 +1,136 @@
+"""What a run of bench measures with; each imports what it needs when it is asked, and a test has others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.begin import read_clips
+from vllava_cli.commands.bench.record import Bar, Reading
+from vllava_cli.commands.bench.request import Bench
+from vllava_cli.errors import MediaError
+from vllava_cli.measures import Agreement, Line
+from vllava_cli.nouns import Checkpoint, Conversation, Frames, Framing, Hardware, LoadPlan, Speed, Wishes
+from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.measuring.contest import Subject, Task
+    from vllava_cli.engine.tokens import Tokens
+
+IsInterrupted = Callable[[], bool]
+Tell = Callable[[str], object]
+
+
+class Instruments:
+    """The real ones."""
+
+    def frames(self, bench: Bench, screen: Screen) -> Frames:
+        """Errors: MediaError."""
+        (frames,) = read_clips([(bench.clip, Framing())], bench.limits, screen)
+        if frames.kind != "video":
+            raise MediaError(f"{bench.clip.name!r} is an image, and bench measures with a video: name one.")
+        return frames
+
+    def subject(self, bench: Bench, task: Task, screen: Screen) -> Subject:
+        """The model with all that can be refused of it; no weight is read. Errors: any VllavaError."""
+        from vllava_cli.engine.measuring import contest
+
+        if bench.random is not None:
+            subject = contest.random_subject(bench.random)
+        else:
+            subject = contest.Subject(tokens=_tokens(bench, screen))
+        subject.tokens.prompt_ids(Conversation(attached=(task.frames,)), task.question)
+        return subject
+
+    def fetch(self, subject: Subject, screen: Screen) -> None:
+        """Has the weights on this disk. Errors: HubError, CheckpointError."""
+        if subject.random is None:
+            from vllava_cli.engine import hub
+
+            checkpoint = subject.tokens.checkpoint
+            source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
+            hub.fetch_weights(source, is_quiet=not screen.is_moving)
+
+    def task(self, bench: Bench, frames: Frames) -> Task:
+        from vllava_cli.engine.measuring.contest import Task
+
+        return Task(
+            frames=frames,
+            question=bench.question,
+            new_tokens=bench.new_tokens,
+            repeat=bench.repeat,
+            batches=bench.batches,
+        )
+
+    def hardware(self) -> Hardware:
+        """As it is now."""
+        from vllava_cli.hardware import probe
+
+        return probe()
+
+    def free(self, plan: LoadPlan) -> None:
+        """Gives back what a model held that nobody holds any more."""
+        from vllava_cli.engine.measuring.turns import free
+
+        free(plan.device)
+
+    def plan(self, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
+        """Errors: WishError, MemoryShortError."""
+        from vllava_cli.plan import plan
+
+        return plan(wishes, hardware, checkpoint)
+
+    def fitted(self, subject: Subject, plan: LoadPlan, task: Task) -> Subject:
+        """The model with as much context as the plan has memory for. Errors: ContextError."""
+        if plan.context_tokens is None:
+            return subject
+        tokens = replace(subject.tokens, context_tokens=plan.context_tokens)
+        tokens.prompt_ids(Conversation(attached=(task.frames,)), task.question)
+        return replace(subject, tokens=tokens)
+
+    def speed(self, plan: LoadPlan) -> Speed:
+        """Errors: MemoryShortError."""
+        from vllava_cli.engine.yardstick import measured
+
+        return measured(plan)
+
+    def contest(
+        self, subject: Subject, plan: LoadPlan, task: Task, *, is_interrupted: IsInterrupted, tell: Tell
+    ) -> Iterator[Line]:
+        """Errors: MemoryShortError, CheckpointError."""
+        from vllava_cli.engine.measuring.contest import contest
+
+        return contest(subject, plan, task, is_interrupted=is_interrupted, tell=tell)
+
+    def check(
+        self, subject: Subject, plan: LoadPlan, task: Task, *, is_interrupted: IsInterrupted, tell: Tell
+    ) -> Agreement:
+        """Errors: MemoryShortError, CheckpointError."""
+        from vllava_cli.engine.measuring.contest import check
+
+        return check(subject, plan, task, is_interrupted=is_interrupted, tell=tell)
+
+    def frames_line(self, bench: Bench, *, is_interrupted: IsInterrupted) -> Line:
+        """Errors: MediaError."""
+        from vllava_cli.media.contest import frames_line
+
+        return frames_line(bench.clip, bench.limits, repeat=bench.repeat, is_interrupted=is_interrupted)
+
+    def reading(self, bench: Bench, *, is_interrupted: IsInterrupted) -> Reading:
+        """What --frames-only measures. Errors: MediaError."""
+        from vllava_cli.media.contest import frames_report
+
+        report = frames_report(bench.clip, bench.limits, repeat=bench.repeat, is_interrupted=is_interrupted)
+        bars = tuple(Bar(text=text, is_met=is_met) for text, is_met in report.bars)
+        return Reading(lines=report.lines, bars=bars)
+
+
+def _tokens(bench: Bench, screen: Screen) -> Tokens:
+    from vllava_cli.engine import hub
+    from vllava_cli.engine.checkpoint import describe
+    from vllava_cli.engine.tokens import read_tokens
+
+    source = hub.locate(bench.model, bench.revision, is_quiet=not screen.is_moving)
+    with screen.waiting("Reading the model's files"):
+        return read_tokens(describe(source))

@@ -1,0 +1,102 @@
+"""The fields of an object from a file, each read as what it must be: files are edited, cut and mixed up by others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from vllava_cli.errors import VllavaError
+
+_LARGEST = 2**63 - 1
+_Value = TypeVar("_Value")
+_Word = TypeVar("_Word", bound=str)
+
+
+class Fields:
+    """Errors: the given one, a fragment that begins with the place, "line 3: answer_ids is missing"."""
+
+    def __init__(self, values: Mapping[str, Any], where: str, *, error: type[VllavaError]) -> None:
+        self._values = values
+        self._where = where
+        self._error = error
+
+    def refuse(self, key: str, what: str) -> NoReturn:
+        raise self._error(f"{self._where}: {key} is {what}")
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
+    def inside(self, key: str) -> Fields:
+        value = self._value(key)
+        if not isinstance(value, dict):
+            self.refuse(key, "no object")
+        return Fields(value, f"{self._where}, {key}", error=self._error)
+
+    def each(self, key: str, read: Callable[[Fields, str], _Value]) -> tuple[_Value, ...]:
+        values = self._value(key)
+        if not isinstance(values, list):
+            self.refuse(key, "no list")
+        numbered = {str(place): value for place, value in enumerate(values, 1)}
+        places = Fields(numbered, f"{self._where}, {key}", error=self._error)
+        return tuple(read(places, place) for place in places._values)
+
+    def maybe(self, key: str, read: Callable[[str], _Value]) -> _Value | None:
+        return None if self._value(key) is None else read(key)
+
+    def text(self, key: str) -> str:
+        value = self._value(key)
+        return value if isinstance(value, str) else self.refuse(key, "no text")
+
+    def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
+        value = self._value(key)
+        found = next((word for word in words if word == value), None)
+        return found if found is not None else self.refuse(key, f"none of {', '.join(map(str, words))}")
+
+    def whole(self, key: str, *, least: int = 0) -> int:
+        value = self._value(key)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
+            return value
+        return self.refuse(key, f"no whole number from {least}")
+
+    def number(self, key: str, *, least: float = -_LARGEST, most: float = _LARGEST) -> float:
+        value = self._value(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            return float(value)
+        return self.refuse(key, f"no number from {least:g} to {most:g}")
+
+    def seconds(self, key: str) -> float:
+        return self.number(key, least=0)
+
+    def truth(self, key: str) -> bool:
+        value = self._value(key)
+        return value if isinstance(value, bool) else self.refuse(key, "neither true nor false")
+
+    def moment(self, key: str) -> str:
+        text = self.text(key)
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            self.refuse(key, "no date with a time")
+        return text
+
+    def sha256(self, key: str) -> str:
+        text = self.text(key)
+        return text if re.fullmatch("[0-9a-f]{64}", text) else self.refuse(key, "no SHA-256")
+
+    def path(self, key: str) -> Path:
+        text = self.text(key)
+        try:
+            is_name = b"\0" not in os.fsencode(text)
+        except UnicodeEncodeError:
+            is_name = False
+        return Path(text) if is_name and Path(text).is_absolute() else self.refuse(key, "no absolute path")
+
+    def _value(self, key: str) -> Any:
+        return self._values[key] if key in self._values else self.refuse(key, "missing")
