@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from vllava_cli.media.decoder import environment, isolated
-from vllava_cli.media.measuring.contestant import IMPORTED, MAX_FAULT, PREPARED
+from vllava_cli.media.measuring.contestant import IMPORTED, MAX_FAULT, PREPARED, fault_of
 from vllava_cli.nouns import FRAMES_PER_CLIP, DecodeLimits
 
 IsInterrupted = Callable[[], bool]
@@ -60,7 +60,10 @@ def turn(way: str, path: Path, limits: DecodeLimits, *, is_interrupted: IsInterr
 
 def turn_of(command: Sequence[str], limits: DecodeLimits, *, is_interrupted: IsInterrupted) -> Turn:
     """A turn of a process that says what `contestant` says. `limits.timeout_s` is for preparing, and again to run."""
-    process = _Process(command)
+    try:
+        process = _Process(command)
+    except OSError as exc:
+        return Turn(fault=f"it doesn't start ({fault_of(exc)})")
     try:
         if process.next_line(_START_S, is_interrupted) != IMPORTED:
             return Turn(fault="it doesn't start")

@@ -90,6 +90,8 @@ def ffmpeg(path: Path) -> Prepared:
             float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.pts is not None
         )
         height, width = stream.height, stream.width
+    if not stamps:
+        raise ValueError("the file has no time stamps")
     half_s = (stamps[1] - stamps[0]) / 2 if len(stamps) > 1 else 0.0
     starts_s = [max(0.0, stamps[place] - stamps[0] - half_s) for place in pick(len(stamps))]
 
