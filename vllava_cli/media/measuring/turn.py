@@ -65,8 +65,9 @@ def turn_of(command: Sequence[str], limits: DecodeLimits, *, is_interrupted: IsI
     except OSError as exc:
         return Turn(fault=f"it doesn't start ({fault_of(exc)})")
     try:
-        if process.next_line(_START_S, is_interrupted) != IMPORTED:
-            return Turn(fault="it doesn't start")
+        line = process.next_line(_START_S, is_interrupted)
+        if line != IMPORTED:
+            return _read(line) if line else Turn(fault="it doesn't start")
         line = process.next_line(limits.timeout_s, is_interrupted)
         if line != PREPARED:
             return _read(line)
