@@ -159,3 +159,17 @@ def test_a_pictures_name_is_cut_to_the_width_and_controls_nothing(monkeypatch: p
     shown = drawn(Terminal(), monkeypatch, name="\x1b]0;owned\x07\r" + "x" * 100, TERM="dumb")
     assert shown[0] == "]0;owned" + "x" * 71 + "…"
     assert shown[1] == "160x2"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals are made with openpty")
+def test_a_table_has_the_width_of_the_terminal_that_shows_the_answer() -> None:
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        assert Screen(out=terminal, err=io.StringIO()).answer_width == 72
+    os.close(ours)
+    assert a_screen()[0].answer_width is None

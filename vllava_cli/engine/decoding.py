@@ -62,12 +62,12 @@ def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) ->
     The cache then holds all of them but the last; where the device runs ahead, the last as well. Errors: those of
     `Engine.passes`.
     """
-    steps, room = engine.steps, engine.tokens.context_tokens
+    steps = engine.steps
     token = chooser.pick(logits)
     try:
         while True:
             reading, held = Reading(token), len(memory.ids)
-            if engine.runs_ahead and held < room:
+            if engine.runs_ahead:  # the last token that the context holds is still read: there is room for it
                 token = _next(engine, steps, chooser, token, held)
                 number = reading.value()
                 memory.ids.append(number)

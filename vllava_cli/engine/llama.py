@@ -26,6 +26,7 @@ Product = Callable[[Tensor], Tensor]
 """[N, in] → [N, out]."""
 Sum = Callable[[Tensor, Tensor], Tensor]
 """(residual [N, out], [N, in]) → [N, out]."""
+Activation = Callable[[Tensor], Tensor]
 CHANGING_ROTATIONS = ("dynamic", "longrope")
 """Kinds of rotary embedding whose frequencies depend on how long the prompt is."""
 
@@ -43,9 +44,32 @@ class Where:
     rows: int
     tokens: int
     cosines: Tensor
-    """[B or 1, T, 1, size]."""
+    """[B or 1, 1, T, size]."""
     sines: Tensor
     mask: Tensor | None
+
+
+class Norm:
+    """A root-mean-square norm, x * weight / √(mean of x² + ε).
+
+    In float32 on the CPU, where PyTorch's own is a dozen small operations: x / hypot(‖x‖, √(n * ε)) * (weight * √n).
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._weight: Tensor = module.weight.detach()
+        self._epsilon: float = module.variance_epsilon
+        self._shape = self._weight.shape
+        self._is_small = self._weight.dtype == torch.float32 and self._weight.device.type == "cpu"
+        if self._is_small:
+            root = len(self._weight) ** 0.5
+            self._scaled, self._least = self._weight * root, self._weight.new_tensor([root * self._epsilon**0.5])
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[N, width] → the same."""
+        if not self._is_small:
+            return functional.rms_norm(hidden, self._shape, self._weight, self._epsilon)
+        length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        return (hidden / torch.hypot(length, self._least)).mul_(self._scaled)
 
 
 class Block(nn.Module):
@@ -54,28 +78,26 @@ class Block(nn.Module):
     def __init__(self, layer: Any, attend: Attend, *, heads: int, kv_heads: int) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self._heads, self._both = heads, heads + kv_heads
+        self._heads, self._kv_heads = heads, kv_heads
         self._size: int = attention.head_dim
-        self._epsilon: float = layer.input_layernorm.variance_epsilon
-        self._attention_norm: Tensor = layer.input_layernorm.weight
+        self._attention_norm = Norm(layer.input_layernorm)
         self._into_attention = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
         self._attend = attend
         self._out_of_attention = _added(attention.o_proj)
-        self._mlp_norm: Tensor = layer.post_attention_layernorm.weight
+        self._mlp_norm = Norm(layer.post_attention_layernorm)
         self._into_mlp = _joined(mlp.gate_proj, mlp.up_proj)
-        self._activation: Callable[[Tensor], Tensor] = mlp.act_fn
+        self._activation: Activation = functional.silu if mlp.config.hidden_act == "silu" else mlp.act_fn
         self._out_of_mlp = _added(mlp.down_proj)
 
     def forward(self, hidden: Tensor, layer: CacheLayer, where: Where, attend: Attend | None) -> Tensor:
-        heads, both, width = self._heads, self._both, (hidden.shape[1],)
-        states = self._into_attention(functional.rms_norm(hidden, width, self._attention_norm, self._epsilon))
-        states = states.view(where.rows, where.tokens, -1, self._size)
-        turned = _turned(states[:, :, :both], where.cosines, where.sines)
-        keys, values = layer.update(turned[:, :, heads:].transpose(1, 2), states[:, :, both:].transpose(1, 2))
-        attended = (attend or self._attend)(turned[:, :, :heads].transpose(1, 2), keys, values, where.mask)
-        hidden = self._out_of_attention(hidden, attended.transpose(1, 2).reshape(len(hidden), -1))
-        normed = functional.rms_norm(hidden, width, self._mlp_norm, self._epsilon)
-        gate, up = self._into_mlp(normed).chunk(2, dim=-1)
+        heads, both = self._heads, self._heads + self._kv_heads
+        states = self._into_attention(self._attention_norm(hidden))
+        states = _by_heads(states, where.rows, where.tokens, self._size)
+        turned = _turned(states[:, :both], where.cosines, where.sines)
+        keys, values = layer.update(turned[:, heads:], states[:, both:])
+        attended = (attend or self._attend)(turned[:, :heads], keys, values, where.mask)
+        hidden = self._out_of_attention(hidden, _by_tokens(attended, where.tokens))
+        gate, up = self._into_mlp(self._mlp_norm(hidden)).chunk(2, dim=-1)
         return self._out_of_mlp(hidden, self._activation(gate) * up)
 
 
@@ -87,9 +109,8 @@ class Llama(nn.Module):
         language: Any = model.model.language_model
         config = language.config
         self._context: int = config.max_position_embeddings
-        self._embedding: Tensor = language.embed_tokens.weight
-        self._norm: Tensor = language.norm.weight
-        self._epsilon: float = language.norm.variance_epsilon
+        self._embedding: Tensor = language.embed_tokens.weight.detach()
+        self._norm = Norm(language.norm)
         self._head = model.lm_head
         self._rotary = language.rotary_emb
         changes = config.rope_parameters["rope_type"] in CHANGING_ROTATIONS
@@ -146,29 +167,43 @@ class Llama(nn.Module):
         hidden = inputs.reshape(-1, width)
         for block, layer in zip(self.blocks, layers, strict=True):
             hidden = block(hidden, layer, where, attend)
-        return functional.rms_norm(hidden, (width,), self._norm, self._epsilon).view(rows, tokens, width)
+        return self._norm(hidden).view(rows, tokens, width)
 
     def _turn(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines, [B or 1, T, 1, size] each."""
+        """Cosines and signed sines, [B or 1, 1, T, size] each."""
         if self._table is None:
             places = torch.arange(start, start + inputs.shape[1], device=self.device)[None]
             return self._rotation(inputs, places if positions is None else positions)
         cosines, sines = self._table
         if positions is not None:
-            return cosines[positions], sines[positions]
-        return cosines[None, start : start + inputs.shape[1]], sines[None, start : start + inputs.shape[1]]
+            return cosines[positions][:, None], sines[positions][:, None]
+        return cosines[start : start + inputs.shape[1]], sines[start : start + inputs.shape[1]]
 
     def _rotations(self) -> tuple[Tensor, Tensor]:
-        """Those of all positions, [context, 1, size] each."""
+        """Those of all positions, [context, size] each."""
         places = torch.arange(self._context, device=self.device)[None]
         cosines, sines = self._rotation(self._embedding[:1], places)
-        return cosines[0], sines[0]
+        return cosines[0, 0], sines[0, 0]
 
     def _rotation(self, like: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The sine of the first half has its sign turned, so that turning needs no other."""
         cosines, sines = self._rotary(like, places)
         first, second = sines.chunk(2, dim=-1)
-        return cosines[:, :, None], torch.cat((-first, second), dim=-1)[:, :, None]
+        return cosines[:, None], torch.cat((-first, second), dim=-1)[:, None]
+
+
+def _by_heads(states: Tensor, rows: int, tokens: int, size: int) -> Tensor:
+    """[B * T, heads * size] → [B, heads, T, size]."""
+    if tokens == 1:  # it lies so already: a view is one operation less
+        return states.view(rows, -1, 1, size)
+    return states.view(rows, tokens, -1, size).transpose(1, 2)
+
+
+def _by_tokens(attended: Tensor, tokens: int) -> Tensor:
+    """[B, heads, T, size] → [B * T, heads * size]."""
+    if tokens == 1:
+        return attended.reshape(len(attended), -1)
+    return attended.transpose(1, 2).reshape(len(attended) * tokens, -1)
 
 
 def _turned(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

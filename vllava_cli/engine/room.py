@@ -22,20 +22,25 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
         self._least_room = least_room
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._given: tuple[Tensor, Tensor] | None = None
+        """What the last update gave: as long as that is what is held, it begins the room."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As every layer's: adds [B, heads, new, size] each, and returns all that is held."""
         if not self.is_initialized:
             self.put(key_states[..., :0, :], value_states[..., :0, :])
-        self._keys, self.keys = self._appended(self._keys, self.keys, key_states)
-        self._values, self.values = self._appended(self._values, self.values, value_states)
-        return self.keys, self.values
+        length, new = self.keys.shape[2], key_states.shape[2]
+        keys, values = self._with_room(length + new)
+        keys.narrow(2, length, new).copy_(key_states)
+        values.narrow(2, length, new).copy_(value_states)
+        self.keys, self.values = self._given = keys.narrow(2, 0, length + new), values.narrow(2, 0, length + new)
+        return self._given
 
     def put(self, keys: Tensor, values: Tensor) -> None:
         """Holds these from now on, and nothing else."""
         self.dtype, self.device = keys.dtype, keys.device
         self.keys, self.values = keys, values
-        self._keys = self._values = None
+        self._keys = self._values = self._given = None
         self.is_initialized = True
 
     @property
@@ -54,16 +59,17 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
         if self._keys is not None and self._values is not None:
             self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
 
-    def _appended(self, room: Tensor | None, held: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        """(room, the part of it that is held) with `new` behind `held`, in a larger room where this one is full."""
-        length = held.shape[2]
-        total = length + new.shape[2]
-        if room is None or room.shape[2] < total or not _is_start(held, room):
-            size = max(total + ROOM_TOKENS, self._least_room)
-            room = new.new_zeros((*new.shape[:2], size, new.shape[3]))  # what is masked may be looked at: no NaN there
-            room[:, :, :length] = held
-        room[:, :, length:total] = new
-        return room, room[:, :, :total]
+    def _with_room(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """The room, a larger one where this is too small or others have replaced what it held."""
+        keys, values, given = self._keys, self._values, self._given
+        if keys is not None and values is not None and tokens <= keys.shape[2]:
+            if given and given[0] is self.keys and given[1] is self.values:
+                return keys, values
+            if _is_start(self.keys, keys) and _is_start(self.values, values):
+                return keys, values
+        size = max(tokens + ROOM_TOKENS, self._least_room)
+        self._keys, self._values = _enlarged(self.keys, size), _enlarged(self.values, size)
+        return self._keys, self._values
 
 
 def roomy_cache(layers: int, *, least_room: int = 0) -> DynamicCache:
@@ -77,3 +83,11 @@ def _is_start(held: Tensor, room: Tensor) -> bool:
     """Whether `held` is all rows, heads and sizes of the first positions of `room`."""
     is_there = held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
     return is_there and held.shape[:2] == room.shape[:2] and held.shape[3] == room.shape[3]
+
+
+def _enlarged(held: Tensor, size: int) -> Tensor:
+    """[B, heads, size, ...] that begins with what is held; zeros behind it, as masked NaN would still be NaN."""
+    rows, heads, length, width = held.shape
+    room = held.new_zeros((rows, heads, size, width))
+    room[:, :, :length] = held
+    return room

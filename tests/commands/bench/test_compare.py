@@ -19,6 +19,8 @@ from vllava_cli.measures import Measured, Unit
         ("tokens/s", (12.0, 12.1), (10.0, 10.1), "1.2x slower"),
         ("s", (12.0, 12.1), (10.0, 10.1), "1.2x faster"),
         ("ms", (10.0, 10.1), (12.0, 12.1), "1.2x slower"),
+        ("s", (100.0,) * 2, (95.0,) * 2, "5.3% faster"),
+        ("tokens/s", (100.0,) * 2, (99.5,) * 2, "0.50% slower"),
         ("MiB", (600.0,), (300.0,), "2.0x less"),
         ("MiB", (300.0,), (600.0,), "2.0x more"),
         ("MiB", (300.0,), (300.0,), "within the spread"),
@@ -37,9 +39,11 @@ def test_a_change_is_told_only_beyond_the_spread(
 
 
 def test_configurations_are_matched_by_what_was_loaded() -> None:
-    faster = replace(DECODE, ours=measured(800.0, 810.0))
+    faster = replace(DECODE, ours=measured(800.0, 810.0), snippet=measured(90.0, 91.0))
     now = replace(RECORD, trials=(replace(TRIAL, lines=(faster,)), replace(TRIAL, precision="fp32"), FAULTY))
-    changes = (Change(name="decode, batch 1", unit="tokens/s", then=measured(400.0, 410.0, 390.0), now=faster.ours),)
+    assert DECODE.ours and DECODE.snippet and faster.ours and faster.snippet
+    control = Change(name=DECODE.name, unit=DECODE.unit, then=DECODE.snippet, now=faster.snippet)
+    changes = (Change(name=DECODE.name, unit=DECODE.unit, then=DECODE.ours, now=faster.ours, control=control),)
     assert compare(RECORD, now) == Comparison(
         measured_at="2026-11-22T19:40:05Z",
         differences=(),
@@ -129,6 +133,7 @@ def test_programs_get_the_same() -> None:
                         "now": 400.0,
                         "factor": 1.0,
                         "verdict": "same",
+                        "snippet_factor": 1.0,
                     }
                 ],
             }

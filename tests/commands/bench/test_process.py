@@ -20,7 +20,17 @@ def test_everything_is_measured_saved_and_checked(shell: Run, clip: Path, tmp_pa
     record = read(tmp_path / "a.json")
     assert json.loads(done.out) == json.loads((tmp_path / "a.json").read_bytes())
     exact, impossible = record.trials
-    names = ["load", "frames", "vision", "prefill", "first token", "decode, batch 1", "peak memory", "batch"]
+    names = [
+        "load",
+        "frames",
+        "vision",
+        "prefill",
+        "first token",
+        "first token, turn 2",
+        "decode, batch 1",
+        "peak memory",
+        "batch",
+    ]
     assert [line.name for line in exact.lines] == names
     assert exact.agreement is not None
     assert exact.agreement.is_met

@@ -186,14 +186,14 @@ def test_a_run_is_held_against_what_its_own_file_had(tmp_path: Path) -> None:
         "different  --max-new-tokens was 64, is 32.\n"
         "not in it  cpu, bfloat16, sdpa\n"
         "cpu, float32, sdpa\n"
-        "                              then     now             change\n"
-        "load              s          0.500   0.500  within the spread\n"
-        "frames            s         0.0205  0.0205  within the spread\n"
-        "prefill           tokens/s  12,346  12,346  within the spread\n"
-        "first token       ms          41.2    41.2  within the spread\n"
-        "decode, batch 1   tokens/s     400     400  within the spread\n"
-        "decode, batch 16  tokens/s     800     800  within the spread\n"
-        "peak memory       MiB          512     512  within the spread\n"
+        "                              then     now             change      the snippet's\n"
+        "load              s          0.500   0.500  within the spread  within the spread\n"
+        "frames            s         0.0205  0.0205  within the spread  within the spread\n"
+        "prefill           tokens/s  12,346  12,346  within the spread  within the spread\n"
+        "first token       ms          41.2    41.2  within the spread  within the spread\n"
+        "decode, batch 1   tokens/s     400     400  within the spread  within the spread\n"
+        "decode, batch 16  tokens/s     800     800  within the spread                  -\n"
+        "peak memory       MiB          512     512  within the spread  within the spread\n"
     )
     assert read(path).asked.new_tokens == 32
     assert json.loads(path.read_bytes())["comparison"]["unmatched"] == ["cpu, bfloat16, sdpa"]

@@ -12,8 +12,10 @@ from tests.engine.test_stream import EXACT
 from vllava_cli.engine.measuring.agreement import agreement, tolerance
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, check, random_subject
+from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair
-from vllava_cli.engine.measuring.snippet import loaded_snippet
+from vllava_cli.engine.measuring.snippet import Snippet
+from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.engine.stream import never
 from vllava_cli.nouns import Dtype, Frames, Quantisation
 
@@ -63,9 +65,29 @@ def test_a_token_that_is_fed_wrongly_is_found_out(pair: Pair, question: Asked) -
     assert not found.is_met
 
 
-def test_an_interruption_ends_a_check(pair: Pair, question: Asked) -> None:
+def test_an_interruption_ends_a_check_before_logits_are_compared(pair: Pair, question: Asked) -> None:
+    class Silent(Snippet):
+        def logits(self, asked: Asked, new_ids: list[int]) -> torch.Tensor:
+            raise AssertionError(f"a pass over {len(asked.ids) + len(new_ids)} ids")
+
+    silent = Silent(model=pair.snippet.model, plan=pair.snippet.plan)
     with pytest.raises(KeyboardInterrupt):
-        agreement(pair, question, is_interrupted=lambda: True)
+        agreement(Pair(engine=pair.engine, snippet=silent), question, is_interrupted=lambda: True)
+
+
+def test_ids_that_an_answer_may_not_hold_are_compared_as_well(subject: Subject, frames: Frames) -> None:
+    said = subject.tokens.answer_ids("A red circle moves left.")
+    banning = Subject(tokens=replace(subject.tokens, banned_ids=said))
+    task = Task(frames=frames, question="What happens in this video?", new_tokens=4)
+    assert check(banning, EXACT, task, is_interrupted=never, tell=str).is_met
+
+
+def test_our_answer_is_read_from_the_clip_each_time(pair: Pair, question: Asked) -> None:
+    ours = Ours(engine=pair.engine, is_interrupted=never)
+    ours.answer_ids(question)
+    looks = pair.engine.sight.calls
+    ours.answer_ids(question)
+    assert pair.engine.sight.calls == looks + 1
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.engine.batches import Shortage, is_within
+from tests.engine.measuring.conftest import ONCE
+from tests.engine.measuring.test_limits import SIZES
 from tests.engine.test_stream import EXACT
+from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, contest, random_subject
+from vllava_cli.engine.measuring.limits import Limits
+from vllava_cli.engine.measuring.lines import Contest
+from vllava_cli.engine.measuring.ours import Ours
+from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.engine.stream import never
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
 from vllava_cli.measures import Line
-from vllava_cli.nouns import Frames, LoadPlan
+from vllava_cli.nouns import Conversation, Frames, LoadPlan, Speed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TABLE = [
@@ -21,6 +29,7 @@ TABLE = [
     ("vision", "ms"),
     ("prefill", "tokens/s"),
     ("first token", "ms"),
+    ("first token, turn 2", "ms"),
     ("decode, batch 1", "tokens/s"),
     ("decode, batch 3", "tokens/s"),
     ("peak memory", "MiB"),
@@ -86,6 +95,7 @@ def test_a_random_model_has_all_lines_but_how_it_was_loaded(task: Task) -> None:
     assert all(line.ours and line.snippet for line in found[1:])
     assert told == [
         *("how fast the device is", "loading", "peak memory", "vision", "prefill", "first token"),
+        "first token, turn 2",
         *("decode, batch 1", "decode, batch 3", "batch"),
     ]
 
@@ -105,13 +115,14 @@ def test_too_little_memory_for_the_model_ends_it(where: str, task: Task) -> None
 
 
 def test_too_little_memory_for_a_batch_is_a_note(task: Task) -> None:
-    with Shortage(lambda: is_within("Crowd.step")):
+    shortage = Shortage(lambda: not shortage.count and is_within("Crowd.step"))
+    with shortage:
         found = {line.name: line for line in run(random_subject("tiny"), replace(task, repeat=1))}
     short = found["decode, batch 3"]
     assert (short.ours, short.note) == (None, "This tool ran out of memory.")
     assert short.snippet
-    assert found["batch"].ours is None
     assert found["decode, batch 1"].ours
+    assert found["batch"].ours
 
 
 def test_a_context_that_the_prompt_fills_is_refused_before_anything_is_loaded(subject: Subject, task: Task) -> None:
@@ -128,6 +139,48 @@ def test_an_answer_is_as_long_as_the_context_lets_it(subject: Subject, task: Tas
     ] == "batch"
 
 
+def test_what_only_the_snippet_has_does_not_count_for_ours(pair: Pair, question: Asked) -> None:
+    class Spare(Pair):
+        @property
+        def snippet_bytes(self) -> int:
+            return 200 << 20
+
+    spare = Contest(
+        pair=Spare(engine=pair.engine, snippet=pair.snippet),
+        ours=Ours(engine=pair.engine, is_interrupted=never),
+        asked=question,
+        turns=ONCE,
+        limits=Limits.of(SIZES, EXACT, Speed(operations=1.0, bytes=1.0)),
+        tell=str,
+    )
+    peak = next(line for line in spare.lines(()) if line.name == "peak memory")
+    assert peak.ours
+    assert peak.snippet
+    assert peak.snippet.median - peak.ours.median > 150
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU is needed")
+def test_it_is_the_same_on_a_gpu(task: Task) -> None:
+    plan = replace(EXACT, device="cuda:0", dtype="float16")
+    found = list(run(random_subject("tiny"), task, plan))
+    assert [(line.name, line.unit) for line in found] == TABLE
+    assert all(line.ours and line.snippet for line in found[1:])
+
+
 def test_an_unknown_random_model_is_refused() -> None:
     with pytest.raises(UsageError, match="choose 7b, 1b, tiny"):
         random_subject("13b")
+
+
+def test_a_second_turn_reads_the_question_alone(subject: Subject, task: Task, lines: dict[str, Line]) -> None:
+    """Its limit is that of some dozen tokens, where the first turn's has the clip."""
+    first, second = lines["first token"], lines["first token, turn 2"]
+    assert first.limit
+    assert second.limit
+    assert second.limit < first.limit / 2
+    shown = len(subject.tokens.prompt_ids(Conversation(attached=(task.frames,)), task.question))
+    tight = replace(subject, tokens=replace(subject.tokens, context_tokens=shown + 4))
+    found = {line.name: line for line in run(tight, replace(task, repeat=0, batches=(1,)))}
+    assert found["first token, turn 2"] == Line(
+        name="first token, turn 2", unit="ms", note="The context has no room for a second turn."
+    )

@@ -15,7 +15,7 @@ from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, load_pair, reading_s
-from vllava_cli.engine.measuring.snippet import loaded_snippet
+from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.engine.stream import never
 from vllava_cli.errors import CheckpointError
 
@@ -53,6 +53,13 @@ def test_both_say_the_same(pair: Pair, question: Asked) -> None:
     assert len(said) == question.new_tokens
     assert tuple(said) == ours.answer_ids(question)
     assert said == pair.snippet.generate(question, new_tokens=question.new_tokens, rows=3)
+
+
+def test_every_token_of_an_answer_is_seen(pair: Pair, question: Asked) -> None:
+    seen: list[str] = []
+    said = pair.snippet.generate(question, new_tokens=12, rows=2, see=lambda: seen.append("token"))
+    assert len(seen) == len(said) == 12
+    assert said == pair.snippet.generate(question, new_tokens=12)
 
 
 def test_an_answer_goes_on_behind_its_end(pair: Pair, question: Asked, subject: Subject) -> None:

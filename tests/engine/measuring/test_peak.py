@@ -15,11 +15,15 @@ MIB = 1 << 20
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins its count anew")
 def test_memory_that_was_freed_before_does_not_count() -> None:
-    large = torch.ones(200 * MIB, dtype=torch.uint8)
-    del large
+    before = peak_bytes(lambda: None, "cpu")
+    # So small that the allocator keeps them, below one that lives.
+    blocks = [torch.ones(60_000, dtype=torch.uint8) for _ in range(3000)]
+    del blocks[:-1]
     nothing = peak_bytes(lambda: None, "cpu")
+    assert before
     some = peak_bytes(lambda: torch.ones(100 * MIB, dtype=torch.uint8), "cpu")
     assert nothing
+    assert nothing - before < 60 * MIB
     assert some
     assert 90 * MIB < some - nothing < 150 * MIB
 

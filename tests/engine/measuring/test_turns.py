@@ -59,14 +59,10 @@ def test_slow_rounds_are_repeated_less_often(round_s: float, repeat: int, wanted
 
 def test_one_that_runs_out_of_memory_is_asked_no_more() -> None:
     recorded = Recorded()
-    values = iter([1.0, 2.0])
-
-    def measure() -> float:
-        return recorded.by("snippet", values)() if recorded.names != ["snippet"] * 2 else out_of_memory()
-
-    found = THREE.of_both(ours=lambda: 5.0, snippet=measure)
+    snippet = recorded.by("snippet", iter([1.0, 2.0, 0.0, 4.0]))
+    found = THREE.of_both(ours=lambda: 5.0, snippet=lambda: snippet() or out_of_memory())
     assert found == Both(ours=Measured(values=(5.0,) * 3), snippet=None, note="The snippet ran out of memory.")
-    assert recorded.names == ["snippet"] * 2
+    assert recorded.names == ["snippet"] * 3
 
 
 def test_so_is_this_tool() -> None:

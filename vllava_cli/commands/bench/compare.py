@@ -23,6 +23,8 @@ class Change:
     unit: Unit
     then: Measured
     now: Measured
+    control: Change | None = None
+    """The snippet's, which we didn't change: where it moved as well, the machine was faster or slower."""
 
     @property
     def factor(self) -> float | None:
@@ -86,12 +88,13 @@ def compare(then: Record, now: Record) -> Comparison:
 
 
 def change(found: Change) -> str:
-    """ "1.2x faster", "1.3x slower", "1.1x more", "within the spread" """
+    """ "1.2x faster", "4.2% slower", "1.3x more", "within the spread" """
     if found.verdict == "same" or found.factor is None:
         return "within the spread"
     is_better = found.factor >= 1
     words = ("less", "more") if found.unit == "MiB" else ("faster", "slower")
-    text = f"{figures.times(found.factor if is_better else 1 / found.factor)} {words[0 if is_better else 1]}"
+    factor = found.factor if is_better else 1 / found.factor
+    text = f"{_times(factor)} {words[0 if is_better else 1]}"
     return f"{text} (once)" if found.verdict == "unsure" else text
 
 
@@ -108,19 +111,31 @@ def object_of(comparison: Comparison) -> dict[str, object]:
     }
 
 
+def _times(factor: float) -> str:
+    """1.234 → "1.2x", 1.042 → "4.2%"."""
+    return figures.times(factor) if factor >= 1.1 else figures.share(factor - 1)
+
+
 def _change_object(found: Change) -> dict[str, object]:
     medians = {"then": found.then.median, "now": found.now.median}
-    return {"name": found.name, "unit": found.unit, **medians, "factor": found.factor, "verdict": found.verdict}
+    verdicts = {"verdict": found.verdict, "snippet_factor": found.control.factor if found.control else None}
+    return {"name": found.name, "unit": found.unit, **medians, "factor": found.factor, **verdicts}
 
 
 def _changes(then: Sequence[Line], now: Sequence[Line]) -> tuple[Change, ...]:
-    earlier = {(line.name, line.unit): line.ours for line in then}
-    found = ((line, earlier.get((line.name, line.unit)), line.ours) for line in now)
-    return tuple(
-        Change(name=line.name, unit=line.unit, then=before, now=after)
-        for line, before, after in found
-        if before and after
-    )
+    earlier = {(line.name, line.unit): line for line in then}
+    pairs = ((earlier.get((line.name, line.unit)), line) for line in now)
+    found = (_change(before, after) for before, after in pairs if before)
+    return tuple(each for each in found if each)
+
+
+def _change(then: Line, now: Line) -> Change | None:
+    if not then.ours or not now.ours:
+        return None
+    control = None
+    if then.snippet and now.snippet:
+        control = Change(name=now.name, unit=now.unit, then=then.snippet, now=now.snippet)
+    return Change(name=now.name, unit=now.unit, then=then.ours, now=now.ours, control=control)
 
 
 def _key(record: Record, trial: Trial) -> tuple[str | None, ...] | None:

@@ -94,8 +94,11 @@ def _below(trial: Trial) -> Iterator[tuple[str, str]]:
 
 
 def _changes(trial: TrialChange, width: int | None) -> str:
-    rows = [("", "", "then", "now", "change")]
+    """Beside each change the snippet's, where there is room: it says what the machine did."""
+    rows = [("", "", "then", "now", "change", "the snippet's")]
     for each in trial.changes:
         medians = (figures.number(each.then.median), figures.number(each.now.median))
-        rows.append((each.name, each.unit, *medians, change(each)))
-    return aligned([(rows, 2), (rows, 1)], width, left=2)
+        control = change(each.control) if each.control else figures.ABSENT
+        rows.append((each.name, each.unit, *medians, change(each), control))
+    brief = [row[:-1] for row in rows]
+    return aligned([(rows, 2), (brief, 2), (brief, 1)], width, left=2)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllava_cli.engine.memory import Shown
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ContextError
-from vllava_cli.nouns import Conversation, Frames, Sampling
+from vllava_cli.nouns import Conversation, Frames, Sampling, Turn
 
 LEAST_TOKENS = 2
 """The first comes with the prefill, so that there is a step of decoding behind it."""
@@ -21,6 +21,8 @@ class Asked:
     frames: Frames
     question: str
     new_tokens: int
+    turns: tuple[Turn, ...] = ()
+    """What was asked and answered before; the clip came with the first."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -28,8 +30,8 @@ class Asked:
 
     @property
     def conversation(self) -> Conversation:
-        """A new one, with the clip attached."""
-        return Conversation(attached=(self.frames,))
+        """A new one, with the clip attached, or one that has its earlier turns."""
+        return Conversation(turns=list(self.turns), attached=() if self.turns else (self.frames,))
 
     @property
     def shown(self) -> Shown:
@@ -39,6 +41,12 @@ class Asked:
     def steps(self) -> int:
         """How many tokens are decoded behind the first."""
         return self.new_tokens - 1
+
+    def following(self, turns: tuple[Turn, ...]) -> Asked:
+        """The same question once more behind these turns. Errors: ContextError where it doesn't fit."""
+        again = replace(self, turns=turns)
+        self.tokens.prompt_ids(again.conversation, again.question)
+        return again
 
     def sampling(self, new_tokens: int | None = None) -> Sampling:
         return Sampling(max_new_tokens=new_tokens or self.new_tokens, has_guard=False)

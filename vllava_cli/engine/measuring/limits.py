@@ -1,7 +1,8 @@
 """What the hardware would allow: the least work that an answer needs, over what the device was measured to do. Pure.
 
 A pass needs its operations and has to move its bytes; the slower of the two is the limit. Not counted: norms,
-activations, softmax, and the table of embeddings, of which a token reads one row.
+activations, softmax, and the table of embeddings, of which a token reads one row. A model that fits into a CPU's
+caches may be faster than its memory, which is what bytes are counted against.
 """
 
 from __future__ import annotations

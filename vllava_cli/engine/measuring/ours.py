@@ -9,11 +9,11 @@ import torch
 
 from vllava_cli.engine.batch_size import rows_that_fit
 from vllava_cli.engine.batching import Batching, Finished, Query
-from vllava_cli.engine.measuring.asked import Asked
+from vllava_cli.engine.measuring.asked import LEAST_TOKENS, Asked
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.nouns import Answer, Conversation, Frames
+from vllava_cli.nouns import Answer, Conversation, Frames, Turn
 
 ENDINGS = ("", " Why?", " What comes first?", " Tell me more about it.")
 """Behind the questions of a batch, whose rows are padded to the longest as those of a user are."""
@@ -51,6 +51,17 @@ class Ours:
         """From frames that are decoded to the first token."""
         self.forget()
         return seconds_of(lambda: self.answer(asked, new_tokens=1), self.device)
+
+    def turn(self, asked: Asked) -> Turn:
+        """A short answer in a conversation of its own, as the turn that it becomes; the cache holds it then."""
+        conversation = asked.conversation
+        self._answer_in(conversation, asked, LEAST_TOKENS)
+        return conversation.turns[-1]
+
+    def second_turn_s(self, asked: Asked) -> float:
+        """From a second question to its first token, of a conversation whose first turn was just answered."""
+        again = asked.following((self.turn(asked),))
+        return seconds_of(lambda: self.answer(again, new_tokens=1), self.device)
 
     def answer(self, asked: Asked, *, new_tokens: int | None = None) -> Answer:
         """A whole answer in a conversation of its own."""

@@ -15,7 +15,8 @@ from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.load import load, trimmed
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.measuring.random_weights import fill, random_config, skeleton
-from vllava_cli.engine.measuring.snippet import Snippet, loaded_snippet, random_snippet
+from vllava_cli.engine.measuring.snippet import Snippet
+from vllava_cli.engine.measuring.snippet_load import loaded_snippet, random_snippet
 from vllava_cli.engine.measuring.turns import Turns, free
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens

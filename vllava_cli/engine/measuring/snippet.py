@@ -7,24 +7,21 @@ answer before it has all its tokens, because the model's end is unset: nothing e
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.measuring.asked import Asked
-from vllava_cli.engine.measuring.clock import seconds_of
-from vllava_cli.engine.measuring.random_weights import fill, skeleton
-from vllava_cli.errors import CheckpointError, MemoryShortError
+from vllava_cli.engine.measuring.clock import finish, seconds_of
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.nouns import LoadPlan
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
+    from transformers import VideoLlavaForConditionalGeneration
 
 
 @dataclass(kw_only=True)
@@ -66,8 +63,13 @@ class Snippet:
             parameter.detach().max()
         return sum(parameter.nbytes for parameter in own)
 
-    def generate(self, asked: Asked, *, new_tokens: int, rows: int = 1) -> list[int]:
-        """The new ids of the first row, from frames that are decoded to the last id on the host."""
+    def generate(
+        self, asked: Asked, *, new_tokens: int, rows: int = 1, see: Callable[[], object] | None = None
+    ) -> list[int]:
+        """The new ids of the first row, from frames that are decoded to the last id on the host.
+
+        `see` is called behind each token, before the device has finished with it.
+        """
         ids = torch.tensor([asked.ids] * rows, device=self.model.device)
         pixels = torch.cat([self._pixels(asked)] * rows)
         made = self.model.generate(
@@ -76,6 +78,7 @@ class Snippet:
             pixel_values_videos=pixels,
             max_new_tokens=new_tokens,
             do_sample=False,
+            stopping_criteria=None if see is None else _seeing(see),
         )
         new: list[int] = made[0, ids.shape[1] :].tolist()
         return new
@@ -103,10 +106,17 @@ class Snippet:
         return seconds_of(lambda: self.generate(asked, new_tokens=new_tokens, rows=rows), self.device)
 
     def decode_tokens_per_s(self, asked: Asked, *, rows: int) -> float:
-        """Of all rows together: what more tokens take than the first one alone."""
-        first_s = self.answer_s(asked, new_tokens=1, rows=rows)
-        whole_s = self.answer_s(asked, new_tokens=asked.new_tokens, rows=rows)
-        return rows * asked.steps / max(whole_s - first_s, SHORTEST_S)
+        """Of all rows together, from their first tokens to their last."""
+        first_s: list[float] = []
+
+        def note() -> None:
+            if not first_s:
+                finish(self.device)
+                first_s.append(time.perf_counter())
+
+        self.generate(asked, new_tokens=asked.new_tokens, rows=rows, see=note)
+        finish(self.device)
+        return rows * asked.steps / (time.perf_counter() - first_s[0])
 
     @torch.no_grad()
     def features(self, asked: Asked) -> Tensor:
@@ -133,50 +143,15 @@ class Snippet:
         return pixels.to(self.model.device, self.model.dtype)
 
 
-SHORTEST_S = 1e-6
+def _seeing(see: Callable[[], object]) -> Any:
+    """Ends no answer."""
+    from transformers import StoppingCriteriaList
 
+    def look(ids: Tensor, _scores: object, **_: object) -> Tensor:
+        see()
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
-def loaded_snippet(folder: Path, plan: LoadPlan) -> Snippet:
-    """What a user would write for this plan, quantised by bitsandbytes' own choice of modules: the towers as well.
-
-    Errors: CheckpointError, MemoryShortError.
-    """
-    from transformers import VideoLlavaForConditionalGeneration
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": getattr(torch, plan.dtype), "device_map": {"": plan.device}}
-    if plan.quantisation:
-        options["quantization_config"] = _quantisation(plan)
-    try:
-        with memory_faults(plan.device):
-            model = VideoLlavaForConditionalGeneration.from_pretrained(
-                folder, attn_implementation=plan.attention, local_files_only=True, use_safetensors=True, **options
-            )
-    except (MemoryShortError, KeyboardInterrupt):
-        raise
-    except Exception as exc:
-        raise CheckpointError(f"transformers can't load the weights in {folder}: fetch the model again.") from exc
-    return Snippet(model=model.eval(), plan=plan)
-
-
-def random_snippet(config: VideoLlavaConfig, plan: LoadPlan, ours: nn.Module) -> Snippet:
-    """Around the weights of ours, with random ones for the rest."""
-    made = Snippet(model=skeleton(config, plan), plan=plan)
-    made.share(ours)
-    fill(made.model, plan, is_kept_whole=lambda name: name == "lm_head")
-    return made
-
-
-def _quantisation(plan: LoadPlan) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if plan.quantisation == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, plan.dtype)
-    )
+    return StoppingCriteriaList([look])
 
 
 def _share_leaves(into: nn.Module, source: nn.Module) -> None:

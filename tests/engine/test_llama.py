@@ -1,0 +1,153 @@
+"""The language model's pass gives what transformers' modules give, whatever kind of Llama a checkpoint has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, LlamaConfig, LlamaModel
+
+from vllava_cli.engine.attention import padded_mask
+from vllava_cli.engine.llama import Llama, Norm
+from vllava_cli.engine.room import roomy_cache
+from vllava_cli.nouns import Attention
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 60,
+    "max_position_embeddings": 64,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "shared keys": {"num_key_value_heads": 2},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "heads wider than the model": {"head_dim": 16},
+    "another activation": {"hidden_act": "gelu"},
+    "positions scaled": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
+    "positions that depend on the length": {
+        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    },
+}
+
+
+class Holder(nn.Module):
+    """A language model where Video-LLaVA has it."""
+
+    def __init__(self, kind: str, attention: str = "sdpa") -> None:
+        super().__init__()
+        torch.manual_seed(len(kind))
+        config = LlamaConfig(**SMALL | KINDS[kind], attn_implementation=attention)
+        self.model = nn.Module()
+        self.model.language_model = LlamaModel(config)
+        for name, parameter in self.named_parameters():
+            nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+        self.lm_head = nn.Linear(32, 60, bias=False)
+        self.eval()
+
+
+def llama_of(holder: Holder, attention: Attention = "sdpa") -> Llama:
+    return Llama(holder, attention)  # type: ignore[arg-type]  # it looks at these two parts alone
+
+
+@torch.inference_mode()
+def passes(holder: Holder, llama: Llama, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """The hidden states of transformers and ours, for prompts read in pieces of these lengths."""
+    theirs, mine = [], []
+    their_cache, my_cache = DynamicCache(), roomy_cache(2)
+    for length in lengths:
+        inputs = llama.embedded(torch.randint(60, (1, length)))
+        start = their_cache.get_seq_length()
+        theirs.append(holder.model.language_model(inputs_embeds=inputs, past_key_values=their_cache)[0])
+        mine.append(llama.read(inputs, my_cache.layers, start=start))
+    return torch.cat(theirs, dim=1), torch.cat(mine, dim=1)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_and_its_steps_are_read_alike(kind: str, attention: Attention) -> None:
+    holder = Holder(kind)
+    theirs, mine = passes(holder, llama_of(holder, attention), [9, 5, 1, 1, 30, 1])
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_transformers_modules_compute_as_before_with_views_of_the_joined_matrices() -> None:
+    holder = Holder("biases")
+    ids = torch.randint(60, (1, 7))
+    before = holder.model.language_model(ids)[0]
+    names = {name: tuple(value.shape) for name, value in holder.state_dict().items()}
+    llama_of(holder)
+    layer = holder.model.language_model.layers[0]
+    assert {name: tuple(value.shape) for name, value in holder.state_dict().items()} == names
+    torch.testing.assert_close(holder.model.language_model(ids)[0], before)
+    query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
+    assert query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
+
+
+def test_rows_that_are_padded_are_read_as_alone() -> None:
+    holder = Holder("plain")
+    llama = llama_of(holder)
+    short, long = torch.randint(60, (1, 3)), torch.randint(60, (1, 6))
+    together = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1), long])
+    is_held = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
+    with torch.inference_mode():
+        alone = [llama.read(llama.embedded(ids), roomy_cache(2).layers)[0, -1] for ids in (short, long)]
+        mine = llama.read(
+            llama.embedded(together),
+            roomy_cache(2).layers,
+            positions=(is_held.cumsum(1) - 1).clamp(min=0),
+            mask=padded_mask(is_held, 6),
+        )
+    torch.testing.assert_close(mine[:, -1], torch.stack(alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_as_near_to_32_as_transformers_are(dtype: torch.dtype) -> None:
+    errors = torch.tensor([errors_of(seed, dtype) for seed in range(8)]).mean(dim=0)
+    assert errors[0] <= 1.1 * errors[1]
+
+
+@torch.inference_mode()
+def errors_of(seed: int, dtype: torch.dtype) -> tuple[float, float]:
+    """How far from float32 our hidden states are, and transformers': root of the mean square."""
+    torch.manual_seed(seed)
+    holder, ids = Holder("plain"), torch.randint(60, (1, 20))
+    exact = holder.model.language_model(ids)[0]
+    holder.to(dtype)
+    llama = llama_of(holder)
+    mine = llama.read(llama.embedded(ids), roomy_cache(2).layers)
+    theirs = holder.model.language_model(ids)[0]
+    return float((mine - exact).square().mean().sqrt()), float((theirs - exact).square().mean().sqrt())
+
+
+class Doubled(nn.Linear):
+    """Stands for a quantised matrix: no plain Linear, so that its weights mustn't be touched."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
+def test_matrices_of_another_kind_are_asked_themselves() -> None:
+    holder = Holder("plain")
+    for layer in holder.model.language_model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, child in list(part.named_children()):
+                if isinstance(child, nn.Linear):
+                    doubled = Doubled(child.in_features, child.out_features, bias=False)
+                    doubled.weight = child.weight
+                    setattr(part, name, doubled)
+    theirs, mine = passes(holder, llama_of(holder), [9, 5, 1])
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-4, 1.0, 1e15])
+def test_a_norm_is_exact_also_for_tiny_and_huge_rows(scale: float) -> None:
+    module = Holder("plain").model.language_model.norm
+    rows = torch.randn(5, 32) * scale
+    with torch.inference_mode():
+        torch.testing.assert_close(Norm(module)(rows), module(rows), rtol=1e-5, atol=0)
+        assert not Norm(module)(torch.zeros(1, 32)).any()
