@@ -303,7 +303,7 @@ def test_each_choice_on_a_roomy_gpu_has_its_reason() -> None:
     )
 
 
-REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, str, str, str]], ...] = (
+REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] = (
     (
         "a small GPU beside a CPU without bf16",
         Wishes(),
@@ -316,6 +316,7 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, str, str, str
             "4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
             "There is no room for fp32: fp32 needs 33.0 GiB, 4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
+            "One for each physical core that this process may use; OMP_NUM_THREADS overrides it.",
         ),
     ),
     (
@@ -356,6 +357,7 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, str, str, str
             "bf16 needs 16.8 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "None is needed: bf16 needs 16.8 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
+            "One for each physical core that this process may use; OMP_NUM_THREADS overrides it.",
         ),
     ),
     (
@@ -370,6 +372,7 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, str, str, str
             "fp32 needs 0.6 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "None is needed: fp32 needs 0.6 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
+            "In a model so small threads would wait for each other longer than they compute; batches use all cores.",
         ),
     ),
 )

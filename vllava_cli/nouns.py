@@ -140,6 +140,9 @@ class LoadPlan:
     attention_reason: str
     context_tokens: int | None = None
     """How long a conversation `needed_bytes` has room for; None means the checkpoint's whole context."""
+    threads: int | None = None
+    """With how many threads the CPU answers one question; None where a GPU computes."""
+    threads_reason: str = ""
 
     @property
     def reasons(self) -> tuple[tuple[str, str, str], ...]:
@@ -149,6 +152,7 @@ class LoadPlan:
             ("dtype", self.dtype, self.dtype_reason),
             ("quantisation", self.quantisation or "none", self.quantisation_reason),
             ("attention", self.attention, self.attention_reason),
+            *([("threads", str(self.threads), self.threads_reason)] if self.threads else []),
         )
 
 

@@ -38,6 +38,7 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
         raise MemoryShortError(_shortage(wishes, hardware, checkpoint))
     attention, attention_reason = _attention(chosen, wishes, hardware)
     is_short = chosen.form.context_tokens < checkpoint.context_tokens
+    threads, threads_reason = _threads(chosen, hardware, checkpoint)
     return LoadPlan(
         device=chosen.place.device,
         dtype=chosen.form.dtype,
@@ -49,6 +50,8 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
         dtype_reason=_dtype_reason(chosen, wishes, hardware, checkpoint),
         quantisation_reason=_quantisation_reason(chosen, tried, wishes, checkpoint),
         attention_reason=attention_reason,
+        threads=threads,
+        threads_reason=threads_reason,
     )
 
 
@@ -118,6 +121,18 @@ def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Att
         )
     # On AMD GPUs whether flash-attn works depends on how it was built, which can't be seen from here.
     return "sdpa", f"PyTorch's own attention: {hurdle or 'on AMD GPUs flash-attn is used only when it is asked for'}."
+
+
+def _threads(chosen: Attempt, hardware: Hardware, checkpoint: Checkpoint) -> tuple[int | None, str]:
+    """Hyper-threads share the units that products of matrices keep busy, so physical cores count."""
+    if chosen.place.gpu:
+        return None, ""
+    if is_tiny(checkpoint):
+        return (
+            1,
+            "In a model so small threads would wait for each other longer than they compute; batches use all cores.",
+        )
+    return hardware.cpu_cores, "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
 
 
 def _old_gpu(place: Place) -> str:

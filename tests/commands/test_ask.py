@@ -148,7 +148,8 @@ def test_verbose_gives_the_plan_and_the_counts_on_stderr(shell: Run, small_check
     plain, told = shell(*words), shell(*words, "--verbose")
     assert told.out == plain.out
     lines = told.err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["device", "dtype", "quantisation", "attention", "stopped"]
+    told = ["device", "dtype", "quantisation", "attention", "threads", "stopped"]
+    assert [line.split(":")[0] for line in lines] == told
     assert lines[-1].startswith("stopped: length; ")
 
 

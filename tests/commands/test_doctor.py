@@ -27,7 +27,7 @@ def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoin
     assert (done.code, done.err) == (0, "")
     found = chapters(done.out)
     assert list(found) == ["machine", "versions", "model", "plan", "faster"]
-    assert [row.split()[0] for row in found["plan"]] == ["device", "dtype", "quantisation", "attention"]
+    assert [row.split()[0] for row in found["plan"]] == ["device", "dtype", "quantisation", "attention", "threads"]
     assert all(row.endswith(".") for row in found["plan"])
     assert any(row.startswith("torch ") for row in found["versions"])
     assert f"in {small_checkpoint}" in found["model"][1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,9 +52,21 @@ def test_the_trimmed_tower_gives_the_same_bits(small_checkpoint: Path, clip: Pat
     assert torch.equal(made, wanted)
 
 
-def test_the_image_tower_is_dropped_when_only_video_is_asked(small_checkpoint: Path) -> None:
-    assert loaded(small_checkpoint).model.model.image_tower is None
-    assert loaded(small_checkpoint, kinds=("image",)).model.model.image_tower is not None
+@pytest.mark.parametrize(
+    ("kinds", "left_out"), [(("video",), "image"), (("image",), "video"), (("video", "image"), "")]
+)
+def test_a_tower_that_isnt_needed_is_neither_made_nor_read(
+    kinds: tuple[MediaKind, ...], left_out: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its tensors may be missing altogether then."""
+    folder = shutil.copytree(small_checkpoint, tmp_path / "partly")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if not left_out or f"{left_out}_tower" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    model = loaded(folder, kinds=kinds).model
+    for kind in ("video", "image"):
+        assert (getattr(model.model, f"{kind}_tower") is None) == (kind == left_out)
+    assert not [name for name, _ in model.named_parameters() if left_out and f"{left_out}_tower" in name]
 
 
 @pytest.mark.parametrize(("dtype", "wanted"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])

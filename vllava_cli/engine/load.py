@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vllava_cli.engine import threads
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.stream import Engine
@@ -16,36 +17,53 @@ from vllava_cli.errors import CheckpointError, MemoryShortError
 from vllava_cli.nouns import LoadPlan, MediaKind
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig, VideoLlavaConfig
+    from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
 
 def load(plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True) -> Engine:
-    """Loads the weights; the image tower is dropped when `kinds` has no image.
+    """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read.
+
+    transformers makes the modules without memory and then fills each parameter once, from the mapped file straight to
+    the device; tensors that no module has a place for are never touched.
 
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    from transformers import VideoLlavaForConditionalGeneration
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     (logging.disable_progress_bar if is_quiet else logging.enable_progress_bar)()
     folder = tokens.checkpoint.folder
-    config = trimmed(read_config(folder))
+    config, unneeded = trimmed(read_config(folder)), {"video", "image"} - set(kinds)
     try:
         with memory_faults(plan.device):
-            model, info = VideoLlavaForConditionalGeneration.from_pretrained(
+            model, info = _class_without(unneeded).from_pretrained(
                 folder, config=config, output_loading_info=True, **_options(plan)
             )
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
-    _check_complete(info, config, tokens)
-    if "image" not in set(kinds):
-        model.model.image_tower = None
+    _check_complete(info, config, tokens, unneeded)
+    threads.use(plan.threads)
     return Engine(model=model.eval(), tokens=tokens, plan=plan)
+
+
+def _class_without(kinds: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
+    """The model's class, whose instances lack the towers for these kinds."""
+    from transformers import VideoLlavaForConditionalGeneration
+
+    class Partial(VideoLlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is not typed
+        def __init__(self, config: VideoLlavaConfig) -> None:
+            super().__init__(config)
+            for kind in kinds:
+                setattr(self.model, f"{kind}_tower", None)
+
+    # By name and module transformers knows which of the published names of tensors to translate.
+    Partial.__name__ = VideoLlavaForConditionalGeneration.__name__
+    Partial.__module__ = VideoLlavaForConditionalGeneration.__module__
+    return Partial if kinds else VideoLlavaForConditionalGeneration
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
@@ -89,10 +107,10 @@ def _quantisation(plan: LoadPlan) -> BitsAndBytesConfig:
     )
 
 
-def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Tokens) -> None:
+def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Tokens, unneeded: Collection[str]) -> None:
     """A gap would leave random weights behind a mere warning, so it is an error here."""
     kept = config.vision_config.num_hidden_layers
-    surplus = [key for key in sorted(info["unexpected_keys"]) if not _is_trimmed(key, kept)]
+    surplus = [key for key in sorted(info["unexpected_keys"]) if not _is_left_out(key, kept, unneeded)]
     resized = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
     faults = (("missing", sorted(info["missing_keys"])), ("of another size", resized), ("unexpected", surplus))
     for what, keys in faults:
@@ -103,9 +121,10 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
             )
 
 
-def _is_trimmed(key: str, kept_layers: int) -> bool:
-    found = re.search(r"(?:video|image)_tower\..*encoder\.layers\.(\d+)\.", key)
-    return found is not None and int(found[1]) >= kept_layers
+def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
+    """Whether a tensor is of a tower that isn't needed, or of a layer of one that runs in vain."""
+    found = re.search(r"(video|image)_tower\.(?:.*encoder\.layers\.(\d+)\.)?", key)
+    return found is not None and (found[1] in unneeded or (found[2] is not None and int(found[2]) >= kept_layers))
 
 
 def _short(exc: Exception) -> str:
