@@ -4,48 +4,87 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.keeping import Store
+from vllava_cli.engine.kept import origin_of
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import CheckpointError, MemoryShortError
 from vllava_cli.nouns import LoadPlan, MediaKind
 
 if TYPE_CHECKING:
-    from transformers import BitsAndBytesConfig, VideoLlavaConfig
+    from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
 
-def load(plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True) -> Engine:
+def load(
+    plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True, store: Store | None = None
+) -> Engine:
     """Loads the weights; the image tower is dropped when `kinds` has no image.
 
+    With a store, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    from transformers import VideoLlavaForConditionalGeneration
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     (logging.disable_progress_bar if is_quiet else logging.enable_progress_bar)()
-    folder = tokens.checkpoint.folder
-    config = trimmed(read_config(folder))
+    kinds = set(kinds)
+    if store and plan.quantisation:
+        model = _quantised(plan, tokens, kinds, store)
+    else:
+        model = _read(tokens.checkpoint.folder, plan, tokens)
+    if "image" not in kinds:
+        model.model.image_tower = None
+    return Engine(model=model.eval(), tokens=tokens, plan=plan)
+
+
+def _quantised(
+    plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], store: Store
+) -> VideoLlavaForConditionalGeneration:
+    """What was kept, else what the checkpoint gives, which is then kept."""
+    checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
+    origin = origin_of(checkpoint.folder, plan, kinds, settings)
+    for folder in store.found(origin) if origin else ():
+        try:
+            model = _read(folder, plan, tokens, is_kept=True)
+        except CheckpointError:
+            store.drop(folder)
+        else:
+            store.detail(f"weights: read as they were kept in {folder}.")
+            return model
+    model = _read(checkpoint.folder, plan, tokens)
+    if origin and origin == origin_of(checkpoint.folder, plan, kinds, settings):  # nobody changed it meanwhile
+        store.keep(model, origin, named=checkpoint.model)
+    return model
+
+
+def _read(folder: Path, plan: LoadPlan, tokens: Tokens, *, is_kept: bool = False) -> VideoLlavaForConditionalGeneration:
+    """The whole model from the checkpoint, or from weights that were quantised and kept."""
+    from transformers import VideoLlavaForConditionalGeneration
+
+    config = trimmed(read_config(tokens.checkpoint.folder))
+    options = _options(plan)
+    if is_kept:
+        config.quantization_config = options.pop("quantization_config").to_dict()
     try:
         with memory_faults(plan.device):
             model, info = VideoLlavaForConditionalGeneration.from_pretrained(
-                folder, config=config, output_loading_info=True, **_options(plan)
+                folder, config=config, output_loading_info=True, **options
             )
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
     _check_complete(info, config, tokens)
-    if "image" not in set(kinds):
-        model.model.image_tower = None
-    return Engine(model=model.eval(), tokens=tokens, plan=plan)
+    return model
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
