@@ -1,4 +1,4 @@
-"""Writes quantised weights for later starts, whole or not at all. That it can't is never an error: then nothing is kept.
+"""Writes quantised weights for later starts, whole or not at all. A failure is no error: then nothing is kept.
 
 One process writes at a time. A set grows in PART, is brought to the disk and takes its place in one step.
 """
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.engine.kept import LABEL, Origin, all_kept, folders_for, label_of, read_kept
+from vllava_cli.engine.kept import LABEL, Origin, folders_for, label_of, outdated, read_kept
 from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.jsonl import sync_folder
 from vllava_cli.lock import locked, release
-from vllava_cli.memory_estimate import gib
+from vllava_cli.memory_estimate import free_gib, gib
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -63,7 +63,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             free = self.free_bytes(self.folder)
             if free < FREE_PER_BYTE * size:
-                raise OutputError(f"they take {gib(size)}, and of the disk only {gib(free)} are free")
+                raise OutputError(f"they take {gib(size)}, and of the disk only {free_gib(free)} GiB are free")
             with self._alone() as part:
                 self._write(model, origin, part, named=named)
         except LockedError:
@@ -100,9 +100,8 @@ class Store:
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)
             sync_folder(target)
-        for kept in all_kept(self.folder):
-            if kept.slot == origin.slot and kept.folder != target:
-                shutil.rmtree(kept.folder, ignore_errors=True)
+        for folder in outdated(origin, self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

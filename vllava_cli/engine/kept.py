@@ -1,6 +1,6 @@
-"""Which quantised weights are kept on this disk, and of what: a folder each, named after everything that they follow from.
+"""Which quantised weights are kept on this disk, and of what: a folder each, named after all that they follow from.
 
-A checkpoint that changed, another library or another form give another name, so what is found under a name is what would
+A checkpoint that changed, another library or another form give another name: what is found under a name is what would
 be quantised anew. torch is not needed here, and nothing is written.
 """
 
@@ -54,13 +54,7 @@ class Origin:
 
     @property
     def name(self) -> str:
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-    @property
-    def slot(self) -> tuple[object, ...]:
-        """What later weights of the same checkpoint in the same form share with these, which they replace."""
-        return tuple(file.path for file in self.files), self.form
+        return _name(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +66,6 @@ class Kept:
     """As the user named it who had them made."""
     precision: str
     bytes: int
-    slot: tuple[object, ...]
 
 
 def origin_of(folder: Path, plan: LoadPlan, kinds: Iterable[MediaKind], settings: dict[str, Any]) -> Origin | None:
@@ -108,37 +101,57 @@ def folders_for(origin: Origin, cache: Path) -> Iterator[Path]:
 
 def all_kept(cache: Path) -> tuple[Kept, ...]:
     """By model; nothing where nothing is kept or can be read."""
-    try:
-        folders = sorted(cache.iterdir())
-    except OSError:
-        return ()
-    found = [kept for folder in folders if not folder.name.startswith(".") and (kept := read_kept(folder))]
+    found = (kept for folder in _folders(cache) if (kept := read_kept(folder)))
     return tuple(sorted(found, key=lambda kept: (kept.model, kept.precision, kept.folder)))
+
+
+def outdated(origin: Origin, cache: Path) -> list[Path]:
+    """What weights of this origin replace: those of the same checkpoint in the same form, before something changed."""
+    files, form = [file.path for file in origin.files], list(origin.form)
+    return [
+        folder
+        for folder in _folders(cache)
+        if folder.name != origin.name
+        and (label := _label(folder))
+        and ([file["path"] for file in label["origin"]["files"]], label["origin"]["form"]) == (files, form)
+    ]
 
 
 def read_kept(folder: Path) -> Kept | None:
     """What a folder holds; None for one that is not here, not whole or not ours."""
-    try:
-        label: Any = json.loads((folder / LABEL).read_text(encoding="utf-8"))
-        sizes: dict[str, int] = label["sizes"]
-        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
-            return None
-        origin = label["origin"]
-        return Kept(
-            folder=folder,
-            model=str(label["model"]),
-            precision=str(origin["form"][0]),
-            bytes=sum(sizes.values()),
-            slot=(tuple(file["path"] for file in origin["files"]), tuple(origin["form"])),
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    label = _label(folder)
+    if label is None:
         return None
+    precision, size = label["origin"]["form"][0], sum(label["sizes"].values())
+    return Kept(folder=folder, model=label["model"], precision=precision, bytes=size)
 
 
 def label_of(origin: Origin, model: str, folder: Path) -> str:
     """What LABEL says of the files that are in `folder` by now."""
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return json.dumps({"model": model, "sizes": sizes, "origin": asdict(origin)}, indent=1)
+
+
+def _label(folder: Path) -> Any:
+    """What LABEL says, where the files are as it says, else None."""
+    try:
+        label = json.loads((folder / LABEL).read_text(encoding="utf-8"))
+        is_whole = all((folder / name).stat().st_size == size for name, size in label["sizes"].items())
+        is_ours = folder.name == _name(label["origin"]) and isinstance(label["model"], str)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return label if is_whole and is_ours else None
+
+
+def _folders(cache: Path) -> list[Path]:
+    try:
+        return sorted(cache.iterdir())
+    except OSError:
+        return []
+
+
+def _name(origin: Any) -> str:
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _original(path: Path) -> OriginalFile:
