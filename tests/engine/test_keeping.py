@@ -18,7 +18,7 @@ from tests.engine.test_load import tokens_of
 from tests.engine.test_stream import EXACT, conversation_about
 from vllava_cli.commands.begin import loaded
 from vllava_cli.demo import CHECKPOINT
-from vllava_cli.engine.keeping import LOCK, PART, Store
+from vllava_cli.engine.keeping import LEAST_BYTES, LOCK, PART, Store
 from vllava_cli.engine.kept import LABEL, Origin, all_kept
 from vllava_cli.engine.load import load
 from vllava_cli.engine.memory import Shown
@@ -136,7 +136,7 @@ def test_without_a_store_or_a_quantisation_nothing_is_written(start: Start) -> N
 
 
 def test_weights_of_little_size_are_not_kept(start: Start) -> None:
-    start.least_bytes = 1 << 28
+    start.least_bytes = LEAST_BYTES
     start()
     assert (start.cache.exists(), start.notices, start.details) == (False, [], [])
 
@@ -248,6 +248,27 @@ def test_while_another_process_keeps_weights_none_are_kept(start: Start) -> None
         release(descriptor)
     assert start.details == [f"weights: not kept in {start.cache}: another vllava is keeping some there now."]
     assert (start.cache / PART).exists()
+
+
+def test_what_another_process_kept_meanwhile_is_left_alone(start: Start) -> None:
+    """The disk's room is asked for behind the search and before the lock."""
+    other = Start(checkpoint=start.checkpoint, cache=start.cache)
+
+    def room_after_another(_: Path) -> int:
+        other()
+        return PLENTY
+
+    store = Store(
+        folder=start.cache,
+        notice=start.notices.append,
+        detail=start.details.append,
+        least_bytes=0,
+        free_bytes=room_after_another,
+    )
+    plan = replace(EXACT, quantisation="4bit")
+    load(plan, tokens_of(start.checkpoint), ["video"], store=store)
+    assert len(other.notices) == 1
+    assert (start.notices, start.details) == ([], [])
 
 
 def test_what_a_killed_process_left_is_cleared_away(start: Start) -> None:
