@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
 from benchmarks.machine import Machine
-from benchmarks.report import Bar
 from benchmarks.turns import Race, Turn
+from vllava_cli.measures import Bar
 
 HEAD = (
     "| clips x questions | loop s | vllava s | times as fast | loop CPU s | vllava CPU s | model idle "

@@ -13,12 +13,16 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from benchmarks.pictures import pictures
+from vllava_cli.media.measuring.promises import is_long
+from vllava_cli.nouns import Clip
 
 VideoPacket: TypeAlias = "av.Packet[VideoStream]"
 
 FPS = 30
 SEGMENT_S = 20
 _SCENE_S = 4
+_NAMES = {"libx264": "h264", "libx265": "hevc"}
+"""Encoder → codec, where a promise is about that."""
 
 
 class FootageError(Exception):
@@ -43,8 +47,22 @@ class Footage:
         return f"segment-{self.codec}-{self.width}x{self.height}.{'webm' if self.codec == 'libvpx-vp9' else 'mp4'}"
 
     @property
+    def clip(self) -> Clip:
+        """What is known of the file beforehand."""
+        return Clip(
+            path=Path(self.name),
+            kind="video",
+            width=self.width,
+            height=self.height,
+            frame_count=self.frames,
+            duration_s=float(self.seconds),
+            codec=_NAMES.get(self.codec, self.codec),
+            container=Path(self.name).suffix.removeprefix("."),
+        )
+
+    @property
     def is_long(self) -> bool:
-        return self.seconds > 60
+        return is_long(self.clip)
 
     @property
     def frames(self) -> int:

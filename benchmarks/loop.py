@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 
-from benchmarks.contestants import passed
 from vllava_cli import prompt
+from vllava_cli.media.measuring.ways import passed
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.recipe import read_video_recipe
 from vllava_cli.nouns import Clip, Frames, VideoRecipe

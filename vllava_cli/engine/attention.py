@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Attend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 """(query [B, heads, T, size], keys and values [B, kv heads, L, size], mask [B or 1, 1, T, L] bool or None: causal, the
-T rows being the last of L) → [B, heads, T, size]."""
+T rows being the last of L) → [B, heads, T, size]. PyTorch's takes a mask that `added` made as well."""
 
 
 def attention_of(name: Attention) -> Attend:
@@ -64,7 +64,13 @@ def by_flash(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
 
 def causal_mask(new: int, held: int, device: torch.device) -> Tensor:
     """[1, 1, new, held] bool: the last `new` of `held` positions see themselves and what is before them."""
-    return torch.ones(new, held, dtype=torch.bool, device=device).tril(held - new)[None, None]
+    places = torch.arange(held, device=device)
+    return (places <= places[held - new :, None])[None, None]
+
+
+def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as what is added to scores, 0 or -inf: made once for all layers, not by each kernel's call."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def padded_mask(is_held: Tensor, new: int) -> Tensor | None:

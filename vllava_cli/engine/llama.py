@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vllava_cli.engine.attention import Attend, attention_of
+from vllava_cli.engine.attention import Attend, added, attention_of, causal_mask
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -118,6 +118,7 @@ class Llama(nn.Module):
             self._table = None if changes else self._rotations()
             heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
             attend = attention_of(attention)
+            self._is_sdpa = attention == "sdpa"
             self.blocks = nn.ModuleList(Block(layer, attend, **heads) for layer in language.layers)
 
     @property
@@ -163,11 +164,20 @@ class Llama(nn.Module):
     ) -> Tensor:
         rows, tokens, width = inputs.shape
         cosines, sines = self._turn(inputs, start, positions)
+        if self._is_sdpa and attend is None:
+            mask = self._added(inputs, start, mask, is_padded=positions is not None)
         where = Where(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)
         for block, layer in zip(self.blocks, layers, strict=True):
             hidden = block(hidden, layer, where, attend)
         return self._norm(hidden).view(rows, tokens, width)
+
+    def _added(self, inputs: Tensor, start: int, mask: Tensor | None, *, is_padded: bool) -> Tensor | None:
+        """What each layer would make of the mask; None where PyTorch's kernels know it by themselves."""
+        tokens = inputs.shape[1]
+        if mask is None and start and tokens > 1 and not is_padded:
+            mask = causal_mask(tokens, start + tokens, self.device)
+        return None if mask is None else added(mask, inputs.dtype)
 
     def _turn(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, [B or 1, 1, T, size] each."""

@@ -28,7 +28,7 @@ _FORMATS = (
     "gif,apng,mjpeg,"
     "mp3,wav,flac,aac"
 )
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
 
 # matroska, mpeg, ogg, asf, gif, png
@@ -45,7 +45,7 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
     FFmpeg decodes the first frames to find out what the header doesn't say, 40 ms of 1080p, unless it has no decoders.
     """
     check_file(path)
-    options = _OPTIONS if has_decoders else _OPTIONS | _NO_DECODERS
+    options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
     try:
         with av.open(f"file:{path.absolute()}", "r", options=dict(options), metadata_errors="replace") as container:
             yield container

@@ -27,8 +27,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location("vllava_cli", sys.argv.pop(1))
 sys.modules["vllava_cli"] = package = module_from_spec(spec)
 spec.loader.exec_module(package)
-from vllava_cli.media.child import main
-main()
+from importlib import import_module
+import_module(sys.argv.pop(1)).main()
 """
 
 _SETTINGS = {
@@ -59,7 +59,7 @@ class Decoder:
     def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None) -> None:
         self.limits = limits
         self.files = 0
-        self.process = _started(command or _command(limits))
+        self.process = _started(command or isolated("vllava_cli.media.child", str(limits.memory_bytes)))
         self._is_ready = False
         _widen(self._replies)
 
@@ -116,10 +116,26 @@ class Decoder:
         return cast(BinaryIO, self.process.stdout)
 
 
+def isolated(module: str, *words: str) -> list[str]:
+    """Runs `main` of a module of this package as a process of its own, `words` being its `sys.argv[1:]`.
+
+    -P: the current folder, which may hold a hostile av.py, is not searched for modules.
+    """
+    return [sys.executable, "-P", "-c", _BOOT, str(Path(vllava_cli.__file__).absolute()), module, *words]
+
+
+def environment(caller: Mapping[str, str]) -> dict[str, str]:
+    """For `isolated`: an empty or relative entry of PYTHONPATH would be the current folder again."""
+    folders = [folder for folder in caller.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    return {**caller, "PYTHONPATH": os.pathsep.join(folders)}
+
+
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     try:
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=_environment(os.environ))
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment(os.environ | _SETTINGS)
+        )
     except OSError as exc:
         raise _not_started((exc.strerror or str(exc)).lower()) from exc
 
@@ -182,18 +198,6 @@ def _watch(process: subprocess.Popen[bytes], timeout_s: float, done: threading.E
         left_s -= slice_s
     over.set()
     process.kill()
-
-
-def _command(limits: DecodeLimits) -> list[str]:
-    """-P: the current folder, which may hold a hostile av.py, is not searched for modules."""
-    package = str(Path(vllava_cli.__file__).absolute())
-    return [sys.executable, "-P", "-c", _BOOT, package, str(limits.memory_bytes)]
-
-
-def _environment(caller: Mapping[str, str]) -> dict[str, str]:
-    """The caller's with our settings; an empty or relative entry of PYTHONPATH would be the current folder again."""
-    folders = [folder for folder in caller.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
-    return {**caller, **_SETTINGS, "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def _widen(pipe: BinaryIO) -> None:

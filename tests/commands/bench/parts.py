@@ -12,10 +12,10 @@ import numpy as np
 
 from tests.machines import DEMO
 from vllava_cli.commands.bench.instruments import Instruments, IsInterrupted, Tell
-from vllava_cli.commands.bench.record import Asked, Bar, ClipFacts, Machine, Reading, Record
+from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Reading, Record
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MemoryShortError, VllavaError
-from vllava_cli.measures import Agreement, Line, Measured, Trial
+from vllava_cli.measures import Agreement, Bar, Line, Measured, Trial
 from vllava_cli.nouns import Checkpoint, Clip, Frames, Hardware, LoadPlan, Speed, Wishes
 from vllava_cli.screen import Screen
 

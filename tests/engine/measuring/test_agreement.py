@@ -94,12 +94,11 @@ def test_our_answer_is_read_from_the_clip_each_time(pair: Pair, question: Asked)
     ("dtype", "quantisation", "wanted"),
     [
         ("float32", None, 1e-3),
-        ("float16", None, 5 * 2**-11 * 16 * 2),
-        ("bfloat16", None, 5 * 2**-8 * 16 * 2),
-        ("float16", "4bit", 5 * 2**-11 * 16 * 2),
-        ("float16", "8bit", 5 / 254 * 16 * 2),
-        ("float32", "8bit", 5 / 254 * 16 * 2),
-        ("float32", "4bit", 1e-3),
+        ("float16", None, 5 * 2**-11 * 16 * 2**0.5 * 2),
+        ("bfloat16", None, 5 * 2**-8 * 16 * 2**0.5 * 2),
+        ("float16", "8bit", 5 / 254 * 16 * 2**0.5 * 2),
+        ("float32", "8bit", 5 / 254 * 16 * 2**0.5 * 2),
+        ("float32", "4bit", 5 * 2**-8 * 16 * 2**0.5 * 2),
     ],
 )
 def test_the_tolerance_follows_from_bits_layers_and_logits(
@@ -107,3 +106,8 @@ def test_the_tolerance_follows_from_bits_layers_and_logits(
 ) -> None:
     plan = replace(EXACT, dtype=dtype, quantisation=quantisation)
     assert tolerance(plan, layers=32, deviation=2.0) == pytest.approx(wanted)
+
+
+def test_4bit_on_a_gpu_is_computed_in_the_dtype_of_the_plan() -> None:
+    plan = replace(EXACT, device="cuda:0", dtype="float16", quantisation="4bit")
+    assert tolerance(plan, layers=32, deviation=2.0) == pytest.approx(5 * 2**-11 * 16 * 2**0.5 * 2)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.begin import read_clips
-from vllava_cli.commands.bench.record import Bar, Reading
+from vllava_cli.commands.bench.record import Reading
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MediaError
 from vllava_cli.measures import Agreement, Line
@@ -122,8 +122,7 @@ class Instruments:
         from vllava_cli.media.contest import frames_report
 
         report = frames_report(bench.clip, bench.limits, repeat=bench.repeat, is_interrupted=is_interrupted)
-        bars = tuple(Bar(text=text, is_met=is_met) for text, is_met in report.bars)
-        return Reading(lines=report.lines, bars=bars)
+        return Reading(lines=report.lines, bars=report.bars)
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
-from vllava_cli.measures import Line, Trial
+from vllava_cli.measures import Bar, Line, Trial
 from vllava_cli.nouns import Clip, Hardware
 
 PACKAGES = ("torch", "transformers", "av", "bitsandbytes")
@@ -54,14 +54,6 @@ class Asked:
     new_tokens: int
     repeat: int
     batches: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What was promised of frames, and whether it was kept."""
-
-    text: str
-    is_met: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from vllava_cli.commands.bench.record import Asked, Bar, ClipFacts, Machine, Reading, Record
+from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Reading, Record
 from vllava_cli.errors import OutputError
 from vllava_cli.fields import Fields
 from vllava_cli.jsonl import MAX_ROW_BYTES, opened, refuse_damaged, refuse_foreign, row_of, told
-from vllava_cli.measures import Agreement, Line, Measured, Trial, Unit
+from vllava_cli.measures import Agreement, Bar, Line, Measured, Trial, Unit
 from vllava_cli.nouns import Attention, Dtype, LoadPlan, Quantisation, Speed
 
 VERSION = 1

@@ -9,18 +9,21 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-import av
-import numpy as np
-import numpy.typing as npt
 from av.container import InputContainer
 
-Picture = npt.NDArray[np.uint8]
+from vllava_cli.media.measuring.eight import Eight, Picture, bare, rgb
+from vllava_cli.media.pick import pick
+from vllava_cli.media.rgb import matrix_of
+
 _PACK_BYTES = 2048
 """A program stream's pack: the one that a key frame begins in begins with the frame before."""
-Taken = dict[int, tuple[Picture, float]]
-"""Time stamp → RGB and seconds."""
+_SEEK_BY_BYTE = ("mpegts", "mpeg")
+
+
+class FloorError(Exception):
+    """A file whose structure doesn't lead to the needed frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,43 +36,57 @@ class Part:
     """Time stamps."""
 
 
-def prepared(path: Path, threads: Literal["SLICE", "AUTO"]) -> Callable[[], tuple[list[Picture], list[float]]]:
-    """Reads the structure; the function that comes back decodes: eight frames and their seconds."""
+@dataclass(kw_only=True)
+class _Taken:
+    """Time stamp → RGB and seconds, and the display matrix of the first frame that was taken."""
+
+    frames: dict[int, tuple[Picture, float]]
+    matrix: bytes | None = None
+
+
+def prepared(path: Path, threads: Literal["SLICE", "AUTO"]) -> Callable[[], Eight]:
+    """Reads the structure; the function that comes back decodes. Errors: FloorError, from both."""
     wanted, parts, is_by_byte = _structure(path)
 
-    def run() -> tuple[list[Picture], list[float]]:
-        taken: Taken = {}
-        with av.open(str(path)) as container:
+    def run() -> Eight:
+        taken = _Taken(frames={})
+        with bare(path) as container:
             container.streams.video[0].codec_context.thread_type = threads
             for part in parts:
                 _decode(container, part, taken, is_by_byte=is_by_byte)
-        return [taken[stamp][0] for stamp in wanted], [taken[stamp][1] for stamp in wanted]
+        if missing := [stamp for stamp in wanted if stamp not in taken.frames]:
+            raise FloorError(f"{len(missing)} of 8 frames don't lie where the key frames before them say")
+        pictures, times_s = zip(*(taken.frames[stamp] for stamp in wanted), strict=True)
+        return Eight(pictures=pictures, times_s=times_s, matrix=taken.matrix)
 
     return run
 
 
 def _structure(path: Path) -> tuple[list[int], list[Part], bool]:
     """The eight time stamps, the parts that hold them, and whether one seeks by byte."""
-    with av.open(str(path)) as container:
+    with bare(path) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-        is_by_byte = container.format.name in ("mpegts", "mpeg")
+        is_by_byte = container.format.name in _SEEK_BY_BYTE
     stamps = sorted(packet.pts or 0 for packet in packets)
     keys = sorted((packet.pts or 0, packet.pos or 0) for packet in packets if packet.is_keyframe)
-    wanted = [stamps[index * len(stamps) // 8] for index in range(8)]
+    wanted = [stamps[index] for index in pick(len(stamps))] if stamps else []
+    if not keys or len(set(wanted)) < min(len(wanted), len(stamps)):
+        raise FloorError("its packets don't say where its frames and key frames are")
     groups: dict[int, set[int]] = {}
     for stamp in wanted:
-        key, position = keys[bisect_right(keys, stamp, key=lambda pair: pair[0]) - 1]
+        key, position = keys[max(0, bisect_right(keys, stamp, key=lambda pair: pair[0]) - 1)]
         groups.setdefault(max(0, position - _PACK_BYTES) if is_by_byte else key, set()).add(stamp)
     return wanted, [Part(seek_to=place, wanted=frozenset(group)) for place, group in groups.items()], is_by_byte
 
 
-def _decode(container: InputContainer, part: Part, taken: Taken, *, is_by_byte: bool) -> None:
+def _decode(container: InputContainer, part: Part, taken: _Taken, *, is_by_byte: bool) -> None:
     """From the key frame forward to the last frame that is wanted."""
     stream, missing = container.streams.video[0], set(part.wanted)
     container.seek(part.seek_to, stream=stream, unsupported_byte_offset=is_by_byte)
     for frame in container.decode(stream):
         if frame.pts in missing:
-            taken[frame.pts] = cast("Picture", frame.to_ndarray(format="rgb24")), frame.time or 0.0
+            taken.matrix = taken.matrix or matrix_of(frame)
+            taken.frames[frame.pts] = rgb(frame), frame.time or 0.0
             missing.remove(frame.pts)
         if not missing:
             return

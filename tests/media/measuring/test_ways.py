@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.clips import GIF, H264, MPEG4, VP9, index_of, write_clip
+from vllava_cli.media.measuring.eight import Eight
+from vllava_cli.media.measuring.floor import FloorError
+from vllava_cli.media.measuring.ways import WAYS, ffmpeg, floor, floor_threads, ours, reference
+
+Way = Callable[[Path], Callable[[], Eight]]
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "h264.mp4": write_clip,
+    "five.mp4": lambda path: write_clip(path, 5),
+    "turned.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=90)),
+    "mirrored.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=180, is_mirrored=True)),
+    "h264.ts": write_clip,
+    "mpeg4.avi": lambda path: write_clip(path, encoding=MPEG4),
+    "vp9.webm": lambda path: write_clip(path, encoding=VP9),
+    "a.gif": lambda path: write_clip(path, encoding=GIF),
+}
+
+
+@pytest.mark.parametrize("way", [reference, floor, floor_threads])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_gives_our_frames(way: Way, kind: str, tmp_path: Path) -> None:
+    path = KINDS[kind](tmp_path / kind)
+    found, right = way(path)(), ours(path)()
+    assert found.digest == right.digest
+    assert found.offsets_s == pytest.approx(right.offsets_s, abs=1e-3)
+
+
+@pytest.mark.parametrize("way", [reference, ours, floor])
+def test_the_frames_are_the_documented_ones(way: Way, clip: Path) -> None:
+    assert [index_of(picture) for picture in way(clip)().pictures] == [0, 3, 6, 9, 12, 15, 18, 21]
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg command isn't installed")
+def test_the_command_gives_the_same_frames_without_their_times(clip: Path) -> None:
+    found = ffmpeg(clip)()
+    assert ([index_of(picture) for picture in found.pictures], found.offsets_s) == ([0, 3, 6, 9, 12, 15, 18, 21], [])
+
+
+def test_only_the_needed_groups_are_decoded_by_the_floor(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 240, encoding=replace(H264, options={"g": "10", "bf": "0"}))
+    data = path.read_bytes()
+    damaged = data.replace(data[len(data) // 2 - 40 : len(data) // 2], b"\xff" * 40)
+    (tmp_path / "b.mp4").write_bytes(damaged)
+    found = floor(tmp_path / "b.mp4")()
+    assert [index_of(picture) for picture in found.pictures] == [0, 30, 60, 90, 120, 150, 180, 210]
+
+
+def test_a_stream_without_time_stamps_has_no_floor(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.h264")
+    with pytest.raises(FloorError, match="don't say where"):
+        floor(path)
+
+
+def test_torchcodec_is_asked_for_the_same_frames_at_once(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").touch()
+    (tmp_path / "torchcodec" / "decoders.py").write_text(TORCHCODEC)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = WAYS["torchcodec"](clip)()
+    assert found.offsets_s == [0, 3, 6, 9, 12, 15, 18, 21]
+    assert np.array_equal(found.pictures, np.arange(24, dtype=np.uint8).reshape(8, 1, 1, 3))
+
+
+TORCHCODEC = """
+import numpy as np
+
+class VideoDecoder:
+    def __init__(self, path, *, seek_mode, dimension_order):
+        assert (seek_mode, dimension_order) == ("exact", "NHWC")
+
+    def __len__(self):
+        return 24
+
+    def get_frames_at(self, places):
+        class batch:
+            class data:
+                numpy = staticmethod(lambda: np.arange(24, dtype=np.uint8).reshape(8, 1, 1, 3))
+            pts_seconds = np.array(places, float)
+        return batch
+"""
