@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from tests.engine.test_stream import EXACT
-from vllava_cli.engine.kept import LABEL, Kept, Origin, all_kept, cache_folder, folders_for, label_of, origin_of
+from vllava_cli.engine.kept import (
+    LABEL,
+    Kept,
+    Origin,
+    OriginalFile,
+    all_kept,
+    cache_folder,
+    folders_for,
+    label_of,
+    origin_of,
+)
 from vllava_cli.nouns import LoadPlan
 
 PLAN = replace(EXACT, quantisation="4bit", dtype="float16", device="cuda:1")
@@ -91,6 +101,17 @@ def test_a_changed_checkpoint_has_another_name(change: Callable[[Path], None], c
     before = made(checkpoint).name
     change(checkpoint / "model.safetensors")
     assert made(checkpoint).name != before
+
+
+def test_each_file_of_the_model_is_described_by_size_and_dates(checkpoint: Path) -> None:
+    (checkpoint / "README.md").write_text("Not part of it.")
+    os.utime(checkpoint / "model.safetensors", ns=(1, 2))
+    changed = [(checkpoint / name).stat().st_ctime_ns for name in ("config.json", "model.safetensors")]
+    modified = (checkpoint / "config.json").stat().st_mtime_ns
+    assert made(checkpoint).files == (
+        OriginalFile(path=f"{checkpoint}/config.json", bytes=2, modified_ns=modified, changed_ns=changed[0]),
+        OriginalFile(path=f"{checkpoint}/model.safetensors", bytes=7, modified_ns=2, changed_ns=changed[1]),
+    )
 
 
 def test_links_are_followed_to_the_files(checkpoint: Path, tmp_path: Path) -> None:
