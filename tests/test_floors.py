@@ -33,7 +33,7 @@ HEAVY = {
     "rich": {"screen"},
     "typer": {"cli", "options"},
     "prompt_toolkit": {"commands/chat"},
-    "platformdirs": {"session"},
+    "platformdirs": {"session", "engine/kept"},
     "ray": {"cluster"},
 }
 

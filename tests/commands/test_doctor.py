@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.commands.shell import Shell
+from tests.engine.test_kept import PLAN, made, put
 
 Run = Callable[..., Shell]
 
@@ -22,11 +23,14 @@ def chapters(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoint: Path) -> None:
-    done = shell("doctor", "--model", small_checkpoint, "--device", "cpu")
+def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    kept = put(tmp_path / "my cache" / "quantised", made(small_checkpoint, PLAN))
+    environment = {"VLLAVA_CACHE": str(tmp_path / "my cache")}
+    done = shell("doctor", "--model", small_checkpoint, "--device", "cpu", environment=environment)
     assert (done.code, done.err) == (0, "")
     found = chapters(done.out)
-    assert list(found) == ["machine", "versions", "model", "plan", "faster"]
+    assert list(found) == ["machine", "versions", "model", "kept", "plan", "faster"]
+    assert found["kept"] == [f"4bit  a/model, 0.0 MB; rm -r '{kept}' removes it."]
     assert [row.split()[0] for row in found["plan"]] == ["device", "dtype", "quantisation", "attention", "threads"]
     assert all(row.endswith(".") for row in found["plan"])
     assert any(row.startswith("torch ") for row in found["versions"])
@@ -43,8 +47,10 @@ def test_the_default_model_is_planned_before_it_is_fetched(shell: Run, tmp_path:
     assert "plan" in found or "fault" in found
 
 
-def test_json_holds_the_same(shell: Run, small_checkpoint: Path) -> None:
+def test_json_holds_the_same(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
+    kept = put(tmp_path / ".cache" / "vllava" / "quantised", made(small_checkpoint, PLAN))
     report = json.loads(shell("doctor", "--json", "--model", small_checkpoint).out)
+    assert report["kept"] == [{"folder": str(kept), "model": "a/model", "precision": "4bit", "bytes": 5}]
     assert report["plan"]["device_reason"].endswith(".")
     assert report["is_here"] is True
     assert report["model_bytes"] == (small_checkpoint / "model.safetensors").stat().st_size

@@ -74,7 +74,9 @@ def start(
     `check` is called with the tokens again where memory gives less context than the checkpoint has. Errors: any
     VllavaError.
     """
-    return loaded(wishes, tokens, kinds, tell=screen.detail, is_quiet=not screen.is_moving, check=check)
+    return loaded(
+        wishes, tokens, kinds, tell=screen.detail, notice=screen.notice, is_quiet=not screen.is_moving, check=check
+    )
 
 
 @unswept()
@@ -84,11 +86,14 @@ def loaded(
     kinds: Iterable[MediaKind],
     *,
     tell: Callable[[str], object],
+    notice: Callable[[str], object],
     is_quiet: bool,
     check: Callable[[Tokens], object],
 ) -> tuple[Engine, float]:
-    """As `start`, in a process that has no screen."""
+    """As `start`, in a process that has no screen; `tell` is for details."""
     from vllava_cli.engine import hub
+    from vllava_cli.engine.keeping import Store
+    from vllava_cli.engine.kept import cache_folder
     from vllava_cli.engine.load import load
     from vllava_cli.hardware import probe
     from vllava_cli.plan import plan
@@ -103,7 +108,8 @@ def loaded(
     source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
     hub.fetch_weights(source, is_quiet=is_quiet)
     started_s = time.perf_counter()
-    engine = load(chosen, tokens, kinds, is_quiet=is_quiet)
+    store = Store(folder=cache_folder(), notice=notice, detail=tell)
+    engine = load(chosen, tokens, kinds, is_quiet=is_quiet, store=store)
     return engine, time.perf_counter() - started_s
 
 

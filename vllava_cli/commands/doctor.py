@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Checkpoint, Hardware, LoadPlan, Wishes
 from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.kept import Kept
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
 GIB = 1 << 30
@@ -35,6 +40,8 @@ class Health:
     plan: LoadPlan | None
     fault: str | None
     advice: tuple[str, ...]
+    kept: tuple[Kept, ...]
+    """Quantised weights of any model that later starts read."""
 
 
 def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
@@ -52,6 +59,7 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 
 def examine(wishes: Wishes) -> Health:
     """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
+    from vllava_cli.engine.kept import all_kept, cache_folder
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise, plan
 
@@ -76,6 +84,7 @@ def examine(wishes: Wishes) -> Health:
         plan=chosen,
         fault=fault,
         advice=advice,
+        kept=all_kept(cache_folder()),
     )
 
 
@@ -106,6 +115,8 @@ def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
         ("versions", [("vllava", __version__), ("python", platform.python_version()), *_installed(health.versions)]),
         ("model", _model(health)),
     ]
+    if health.kept:
+        chapters.append(("kept", _kept(health)))
     if health.plan:
         chapters.append(("plan", [(what, f"{choice}: {reason}") for what, choice, reason in health.plan.reasons]))
     if health.fault:
@@ -138,9 +149,7 @@ def _model(health: Health) -> list[tuple[str, str]]:
     label = "demo: tiny, knows only moving shapes" if health.model == DEMO_MODEL else health.model
     rows = [("name", label)]
     if health.place:
-        size = (
-            f"{health.model_bytes / GIB:.1f} GiB" if health.model_bytes >= GIB else f"{health.model_bytes / 1e6:.1f} MB"
-        )
+        size = _size(health.model_bytes)
         state = (
             f"complete, {size}, in {Path(health.place)}"
             if health.is_here
@@ -148,3 +157,15 @@ def _model(health: Health) -> list[tuple[str, str]]:
         )
         rows.append(("files", state))
     return rows
+
+
+def _kept(health: Health) -> list[tuple[str, str]]:
+    """What a cache takes of the disk, and how to have it back."""
+    return [
+        (each.precision, f"{each.model}, {_size(each.bytes)}; rm -r {shlex.quote(str(each.folder))} removes it.")
+        for each in health.kept
+    ]
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / 1e6:.1f} MB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,8 @@ import torch
 from vllava_cli.engine import threads
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.keeping import Store
+from vllava_cli.engine.kept import origin_of
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import CheckpointError, MemoryShortError
@@ -22,32 +25,67 @@ if TYPE_CHECKING:
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
 
-def load(plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True) -> Engine:
+def load(
+    plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True, store: Store | None = None
+) -> Engine:
     """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read.
 
     transformers makes the modules without memory and then fills each parameter once, from the mapped file straight to
     the device; tensors that no module has a place for are never touched.
 
+    With a store, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     (logging.disable_progress_bar if is_quiet else logging.enable_progress_bar)()
-    folder = tokens.checkpoint.folder
-    config, unneeded = trimmed(read_config(folder)), {"video", "image"} - set(kinds)
+    kinds = set(kinds)
+    model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
+    threads.use(plan.threads)
+    return Engine(model=model.eval(), tokens=tokens, plan=plan)
+
+
+def _quantised(
+    plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], store: Store
+) -> VideoLlavaForConditionalGeneration:
+    """What was kept, else what the checkpoint gives, which is then kept."""
+    checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
+    origin = origin_of(checkpoint.folder, plan, kinds, settings)
+    for folder in store.found(origin) if origin else ():
+        try:
+            model = _read(plan, tokens, kinds, kept=folder)
+        except CheckpointError:
+            store.drop(folder)
+        else:
+            store.detail(f"weights: read as they were kept in {folder}.")
+            return model
+    model = _read(plan, tokens, kinds)
+    if origin and origin == origin_of(checkpoint.folder, plan, kinds, settings):  # nobody changed it meanwhile
+        store.keep(model, origin, named=checkpoint.model)
+    return model
+
+
+def _read(
+    plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], *, kept: Path | None = None
+) -> VideoLlavaForConditionalGeneration:
+    """The model from the checkpoint, or from the folder of weights that were quantised and `kept`."""
+    folder = kept or tokens.checkpoint.folder
+    config, unneeded = trimmed(read_config(tokens.checkpoint.folder)), {"video", "image"} - kinds
+    options = _options(plan)
+    if kept:
+        config.quantization_config = options.pop("quantization_config").to_dict()
     try:
         with memory_faults(plan.device):
             model, info = _class_without(unneeded).from_pretrained(
-                folder, config=config, output_loading_info=True, **_options(plan)
+                folder, config=config, output_loading_info=True, **options
             )
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
     _check_complete(info, config, tokens, unneeded)
-    threads.use(plan.threads)
-    return Engine(model=model.eval(), tokens=tokens, plan=plan)
+    return model
 
 
 def _class_without(kinds: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:

@@ -42,7 +42,13 @@ def read_tokens(source: Source) -> Tokens:
 
 
 def load(
-    wishes: Wishes, tokens: Tokens, kinds: Iterable[MediaKind], *, tell: Callable[[str], object], is_quiet: bool
+    wishes: Wishes,
+    tokens: Tokens,
+    kinds: Iterable[MediaKind],
+    *,
+    tell: Callable[[str], object],
+    notice: Callable[[str], object],
+    is_quiet: bool,
 ) -> tuple[Engine, float]:
     """The engine, and how long the weights took in seconds. Errors: any VllavaError.
 
@@ -52,7 +58,7 @@ def load(
     def accept(_: Tokens) -> None:
         pass
 
-    return loaded(wishes, tokens, kinds, tell=tell, is_quiet=is_quiet, check=accept)
+    return loaded(wishes, tokens, kinds, tell=tell, notice=notice, is_quiet=is_quiet, check=accept)
 
 
 def line(

@@ -125,7 +125,12 @@ class Work:
             return
         tokens = here.read_tokens(self.source)
         engine, self.meter.load_s = here.load(
-            batch.wishes, tokens, found.kinds, tell=screen.detail, is_quiet=not screen.is_moving
+            batch.wishes,
+            tokens,
+            found.kinds,
+            tell=screen.detail,
+            notice=screen.notice,
+            is_quiet=not screen.is_moving,
         )
         line = here.line(
             engine, preflight.frames, batch, longest=longest, is_stopping=self.is_stopping, tell=screen.notice

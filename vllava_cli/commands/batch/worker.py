@@ -100,6 +100,7 @@ class Worker:
                 here.read_tokens(setup.source),
                 setup.kinds,
                 tell=lambda text: self._tell(text, is_detail=True),
+                notice=self._tell,
                 is_quiet=True,
             )
             line = here.line(
