@@ -202,4 +202,4 @@ def _dtype(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpo
         return "float32"
     if place.gpu:
         return "float16"
-    return "bfloat16" if hardware.has_cpu_bf16 and not is_tiny(checkpoint) else "float32"
+    return "bfloat16" if hardware.is_cpu_bf16_faster and not is_tiny(checkpoint) else "float32"

@@ -67,10 +67,17 @@ class Hardware:
     ram_free_bytes: int
     has_cpu_bf16: bool = False
     """avx512_bf16 or amx_bf16 on x86, bf16 on Arm."""
+    cpu_bf16_gain: float | None = None
+    """The time of an answer in fp32 over that in bf16, as measured here; None where it wasn't."""
     has_bitsandbytes: bool = False
     has_flash_attn: bool = False
     faults: tuple[str, ...] = ()
     """GPUs that are here but that torch can't use, a sentence each: what is wrong and the remedy."""
+
+    @property
+    def is_cpu_bf16_faster(self) -> bool:
+        """As measured; where nothing was, as its instructions suggest."""
+        return self.has_cpu_bf16 if self.cpu_bf16_gain is None else self.cpu_bf16_gain > 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,6 +92,9 @@ def _dtype_reason(chosen: Attempt, wishes: Wishes, hardware: Hardware, checkpoin
         millions = checkpoint.parameters / 1e6
         few = f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
         return f"{few}; {_fit_text(chosen, checkpoint)}."
+    if hardware.cpu_bf16_gain is not None:
+        share = 1 / hardware.cpu_bf16_gain
+        return f"In bf16 this CPU was measured to take {share:.2f} of fp32's time; {_fit_text(chosen, checkpoint)}."
     if hardware.has_cpu_bf16:
         return f"This CPU has bf16 instructions, which are faster than fp32; {_fit_text(chosen, checkpoint)}."
     return f"This CPU has no bf16 instructions, so fp32 is its fastest; {_fit_text(chosen, checkpoint)}."

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.clips import write_clip
 from vllava_cli.errors import MediaError
 from vllava_cli.measures import Line, Measured
-from vllava_cli.media.contest import frames_line, frames_report, installed
+from vllava_cli.media.contest import frames_line, frames_report, installed, limits_for
 from vllava_cli.nouns import DecodeLimits
 
 LIMITS = DecodeLimits()
@@ -122,6 +122,17 @@ def test_ctrl_c_ends_it_wherever_it_is(asked: int, clip: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         frames_line(clip, LIMITS, repeat=1, is_interrupted=lambda: next(count) >= asked)
     assert next(count) == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("way", "timeout_s", "expected_s"),
+    [("reference", 300.0, 60.0), ("reference", 10.0, 10.0), ("floor", 300.0, 300.0), ("ours", 10.0, 10.0)],
+)
+def test_the_loop_gets_a_minute_and_all_others_what_a_clip_may_take(
+    way: str, timeout_s: float, expected_s: float
+) -> None:
+    expected = DecodeLimits(timeout_s=expected_s, memory_bytes=1 << 30)
+    assert limits_for(way, DecodeLimits(timeout_s=timeout_s, memory_bytes=1 << 30)) == expected
 
 
 @pytest.mark.parametrize(

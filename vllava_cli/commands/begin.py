@@ -95,11 +95,11 @@ def loaded(
     from vllava_cli.engine.keeping import Store
     from vllava_cli.engine.kept import cache_folder
     from vllava_cli.engine.load import load
+    from vllava_cli.engine.yardstick import planned
     from vllava_cli.hardware import probe
-    from vllava_cli.plan import plan
 
     checkpoint = tokens.checkpoint
-    chosen = plan(wishes, probe(), checkpoint)
+    chosen = planned(wishes, probe(), checkpoint)
     for what, choice, reason in chosen.reasons:
         tell(f"{what}: {choice}. {reason}")
     if chosen.context_tokens:

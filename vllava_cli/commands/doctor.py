@@ -60,8 +60,9 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 def examine(wishes: Wishes) -> Health:
     """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
     from vllava_cli.engine.kept import all_kept, cache_folder
+    from vllava_cli.engine.yardstick import planned
     from vllava_cli.hardware import probe
-    from vllava_cli.plan import advise, plan
+    from vllava_cli.plan import advise
 
     hardware = probe()
     chosen: LoadPlan | None = None
@@ -70,7 +71,7 @@ def examine(wishes: Wishes) -> Health:
     is_here, size, place = False, 0, ""
     try:
         checkpoint, is_here, size, place = _look_up(wishes)
-        chosen = plan(wishes, hardware, checkpoint)
+        chosen = planned(wishes, hardware, checkpoint)
         advice = advise(chosen, hardware, checkpoint)
     except VllavaError as exc:
         fault = str(exc)

@@ -1,15 +1,18 @@
-"""How fast a device computes and how fast its memory is, from two measurements of a fifth of a second each."""
+"""How fast a device computes and how fast its memory is, from measurements of a fraction of a second each."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.nouns import LoadPlan, Speed
+from vllava_cli.fit import is_tiny
+from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Speed, Wishes
+from vllava_cli.plan import plan
 
 MEASURE_S = 0.2
 CPU_SIDE, GPU_SIDE = 512, 4096
@@ -28,6 +31,38 @@ def measured(plan: LoadPlan, *, measure_s: float = MEASURE_S) -> Speed:
             operations=2 * side**3 * _per_second(lambda: factor @ factor, measure_s),
             bytes=2 * size_bytes * _per_second(lambda: copy.copy_(block), measure_s),
         )
+
+
+PREFILL_ROWS, PREFILL_SIDE = 64, 1024
+STEP_WIDTHS = (2048, 8192)
+"""A matrix of more bytes than a core's caches hold, as those of a large model are."""
+PROMPT_TOKENS, ANSWER_TOKENS = 2070, 64
+"""A clip with a question, and an answer: how often a prefill's product counts against a step's."""
+
+
+def bf16_gain(*, measure_s: float = 0.05) -> float:
+    """How many times as fast as fp32 the CPU answers in bf16: in products of many rows and of one, as an answer has."""
+    return _answer_s(torch.float32, measure_s) / _answer_s(torch.bfloat16, measure_s)
+
+
+def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
+    """As `plan`, with bf16 on the CPU measured where the choice depends on it. Errors: those of `plan`."""
+    chosen = plan(wishes, hardware, checkpoint)
+    is_wished = wishes.precision in ("fp16", "bf16", "fp32")
+    if chosen.device != "cpu" or is_wished or is_tiny(checkpoint) or hardware.cpu_bf16_gain is not None:
+        return chosen
+    return plan(wishes, replace(hardware, cpu_bf16_gain=bf16_gain()), checkpoint)
+
+
+@torch.inference_mode()
+def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
+    """For each number in a model's matrices."""
+    prompt = torch.ones(PREFILL_ROWS, PREFILL_SIDE, dtype=dtype)
+    square = torch.ones(PREFILL_SIDE, PREFILL_SIDE, dtype=dtype)
+    token, wide = torch.ones(1, STEP_WIDTHS[0], dtype=dtype), torch.ones(STEP_WIDTHS, dtype=dtype)
+    row_s = 1 / _per_second(lambda: prompt @ square, measure_s) / PREFILL_ROWS / square.numel()
+    step_s = 1 / _per_second(lambda: token @ wide, measure_s) / wide.numel()
+    return PROMPT_TOKENS * row_s + ANSWER_TOKENS * step_s
 
 
 def _per_second(work: Callable[[], Tensor], measure_s: float) -> float:

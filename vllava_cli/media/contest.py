@@ -27,7 +27,6 @@ from vllava_cli.media.measuring.turn import IsInterrupted, Turn, turn
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
 
 LOOP_S = 60.0
-"""What the loop gets: it decodes a film from its beginning to its end."""
 _READ_S = 10.0
 _CHUNK_BYTES = 1 << 24
 
@@ -68,6 +67,11 @@ def installed(
         yield FFMPEG
 
 
+def limits_for(way: str, limits: DecodeLimits) -> DecodeLimits:
+    """The caller's, but no more than a minute for the loop: it decodes a film from its beginning to its end."""
+    return replace(limits, timeout_s=min(LOOP_S, limits.timeout_s)) if way == LOOP else limits
+
+
 def _raced(
     path: Path, limits: DecodeLimits, ways: Sequence[str], repeat: int, is_interrupted: IsInterrupted
 ) -> tuple[Clip, Race]:
@@ -84,9 +88,7 @@ def _raced(
 def _runner(way: str, path: Path, limits: DecodeLimits, guard: Guard, is_interrupted: IsInterrupted) -> Runner:
     if way == GUARDED:
         return partial(_guarded, path, guard)
-    if way == LOOP:
-        limits = replace(limits, timeout_s=min(LOOP_S, limits.timeout_s))
-    return partial(turn, way, path, limits, is_interrupted=is_interrupted)
+    return partial(turn, way, path, limits_for(way, limits), is_interrupted=is_interrupted)
 
 
 def _guarded(path: Path, guard: Guard) -> Turn:

@@ -8,7 +8,7 @@ import pytest
 from tests.media.measuring.test_race import FLOOR, WRONG, result
 from vllava_cli.measures import Bar
 from vllava_cli.media.measuring.promises import bars
-from vllava_cli.media.measuring.race import LOOP, OURS, TORCHCODEC, Race, Result
+from vllava_cli.media.measuring.race import GUARDED, LOOP, OURS, TORCHCODEC, Race, Result
 from vllava_cli.nouns import Clip
 
 SHORT = Clip(
@@ -86,8 +86,9 @@ def test_a_loop_that_was_stopped_can_only_be_beaten() -> None:
 
 
 def test_other_frames_are_a_bar_that_is_missed() -> None:
-    wrong = Race(results={**RACE.results, OURS: result(1.0, digest=WRONG)})
-    assert next(bars(wrong, SHORT)) == Bar(text="identical frames: NO", is_met=False)
+    for way in (OURS, GUARDED):
+        wrong = Race(results={**RACE.results, way: result(1.0, digest=WRONG)})
+        assert next(bars(wrong, SHORT)) == Bar(text="identical frames: NO", is_met=False)
 
 
 def test_a_floor_that_gets_other_frames_is_no_measure() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -85,7 +86,7 @@ def test_modules_in_the_current_folder_are_not_imported(
 ) -> None:
     (tmp_path / "av.py").write_text("raise ValueError('hostile')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f".{os.pathsep}")
     assert turn("ours", clip, LIMITS, is_interrupted=never).seconds
 
 

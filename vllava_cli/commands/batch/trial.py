@@ -33,15 +33,14 @@ class Trial:
 
     def estimate(self, pool: Pool, is_interrupted: Callable[[], bool]) -> Estimate:
         """Errors: any VllavaError that the run would end with before it loads the model."""
-        from vllava_cli.engine.yardstick import measured
+        from vllava_cli.engine.yardstick import measured, planned
         from vllava_cli.hardware import probe
-        from vllava_cli.plan import plan
 
         batch, found = self.batch, self.found
         checkpoint = here.read_tokens(self.source).checkpoint
         wishes = replace(batch.wishes, device=self.devices[0]) if self.devices else batch.wishes
         hardware = probe()
-        chosen = plan(wishes, hardware, checkpoint)
+        chosen = planned(wishes, hardware, checkpoint)
         clip_s = seconds_per_clip(pool, found.good, batch.framing, is_interrupted)
         means = Means(
             checkpoint=checkpoint,

@@ -77,9 +77,9 @@ class Instruments:
 
     def plan(self, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
         """Errors: WishError, MemoryShortError."""
-        from vllava_cli.plan import plan
+        from vllava_cli.engine.yardstick import planned
 
-        return plan(wishes, hardware, checkpoint)
+        return planned(wishes, hardware, checkpoint)
 
     def fitted(self, subject: Subject, plan: LoadPlan, task: Task) -> Subject:
         """The model with as much context as the plan has memory for. Errors: ContextError."""

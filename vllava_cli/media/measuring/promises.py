@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllava_cli.measures import Bar
-from vllava_cli.media.measuring.race import TORCHCODEC, Race, Result
+from vllava_cli.media.measuring.race import GUARDED, TORCHCODEC, Race, Result
 from vllava_cli.nouns import Clip
 
 _LONG_S, _TEN_MINUTES_S, _HOUR_S = 60.0, 0.95 * 600, 0.95 * 3600
@@ -86,9 +86,9 @@ PROMISES = (
 
 def bars(race: Race, clip: Clip) -> Iterator[Bar]:
     """Those that apply to the clip and that something was found out about."""
-    if race.is_identical is not None and race.is_certain:
-        text = f"identical frames: {'yes' if race.is_identical else 'NO'}"
-        yield Bar(text=text, is_met=race.is_identical)
+    if race.is_certain and race.is_identical is not None:
+        is_met = race.is_identical and replace(race, ours_way=GUARDED).is_identical is not False
+        yield Bar(text=f"identical frames: {'yes' if is_met else 'NO'}", is_met=is_met)
     for promise in PROMISES:
         if promise.is_about(clip):
             yield from _share_bar(race, promise)
