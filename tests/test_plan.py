@@ -372,7 +372,7 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] =
             "fp32 needs 0.6 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "None is needed: fp32 needs 0.6 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
-            "In a model so small threads would wait for each other longer than they compute; batches use all cores.",
+            "One for each physical core that this process may use; OMP_NUM_THREADS overrides it.",
         ),
     ),
 )

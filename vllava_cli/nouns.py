@@ -148,7 +148,7 @@ class LoadPlan:
     context_tokens: int | None = None
     """How long a conversation `needed_bytes` has room for; None means the checkpoint's whole context."""
     threads: int | None = None
-    """With how many threads the CPU answers one question; None where a GPU computes."""
+    """With how many threads the CPU computes; None where a GPU does."""
     threads_reason: str = ""
 
     @property

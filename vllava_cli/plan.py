@@ -38,7 +38,7 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
         raise MemoryShortError(_shortage(wishes, hardware, checkpoint))
     attention, attention_reason = _attention(chosen, wishes, hardware)
     is_short = chosen.form.context_tokens < checkpoint.context_tokens
-    threads, threads_reason = _threads(chosen, hardware, checkpoint)
+    threads, threads_reason = _threads(chosen, hardware)
     return LoadPlan(
         device=chosen.place.device,
         dtype=chosen.form.dtype,
@@ -126,15 +126,10 @@ def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Att
     return "sdpa", f"PyTorch's own attention: {hurdle or 'on AMD GPUs flash-attn is used only when it is asked for'}."
 
 
-def _threads(chosen: Attempt, hardware: Hardware, checkpoint: Checkpoint) -> tuple[int | None, str]:
+def _threads(chosen: Attempt, hardware: Hardware) -> tuple[int | None, str]:
     """Hyper-threads share the units that products of matrices keep busy, so physical cores count."""
     if chosen.place.gpu:
         return None, ""
-    if is_tiny(checkpoint):
-        return (
-            1,
-            "In a model so small threads would wait for each other longer than they compute; batches use all cores.",
-        )
     return hardware.cpu_cores, "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
 
 

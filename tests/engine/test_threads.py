@@ -1,4 +1,4 @@
-"""The CPU computes with as many threads as a plan says, with all cores for many rows, or as the user says."""
+"""The CPU computes with as many threads as a plan says, or as the user says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import pytest
 import torch
 
 from vllava_cli.engine import threads
-from vllava_cli.engine.batching import Batching, Finished, Query
 from vllava_cli.engine.load import load
 from vllava_cli.engine.stream import Engine
-from vllava_cli.hardware import cpu_cores
-from vllava_cli.nouns import Frames, Sampling
 
 
 @pytest.fixture(autouse=True)
@@ -36,21 +33,4 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
     monkeypatch.setenv(threads.SETTING, "2")
     threads.use(5)
-    with threads.all_cores():
-        assert torch.get_num_threads() == 2
-
-
-def test_a_batch_computes_with_all_cores_and_leaves_things_as_they_were(
-    demo_engine: Engine, media: tuple[Frames, ...]
-) -> None:
-    torch.set_num_threads(cpu_cores() + 1)
-    seen: list[int] = []
-
-    def source(_most: int, *, is_waiting: bool) -> list[Query[int] | Finished[int]] | None:  # noqa: ARG001
-        seen.append(torch.get_num_threads())
-        return [Query(key=1, medium=media[0], question="Why?")] if len(seen) == 1 else None
-
-    batching: Batching[int] = Batching(engine=demo_engine, sampling=Sampling(max_new_tokens=2), fit="crop", most_rows=2)
-    assert len(list(batching.answers(source))) == 1
-    assert set(seen) == {cpu_cores()}
-    assert torch.get_num_threads() == cpu_cores() + 1
+    assert torch.get_num_threads() == 2

@@ -17,7 +17,6 @@ from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.row import Finished, K, Query, Row
 from vllava_cli.engine.score import log_likelihoods, probabilities
 from vllava_cli.engine.stream import Engine, never
-from vllava_cli.engine.threads import all_cores
 from vllava_cli.errors import MemoryShortError, VllavaError
 from vllava_cli.nouns import Fit, Frames, Sampling
 
@@ -70,10 +69,6 @@ class Batching(Generic[K]):
 
     def answers(self, source: Source[K]) -> Iterator[Finished[K]]:
         """Every query comes back once, in the order in which they end; what fails in one concerns no other."""
-        with all_cores():
-            yield from self._answers(source)
-
-    def _answers(self, source: Source[K]) -> Iterator[Finished[K]]:
         while True:
             self._take(source)
             if self._rows or self._waiting:

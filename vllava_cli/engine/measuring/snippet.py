@@ -2,8 +2,7 @@
 
 Its video processor needs torchvision, which isn't installed with this tool: pixels and ids come from `media.pixels` and
 `Tokens`, which give the same bits. The towers are whole, the cache is the one that generate makes. Nothing ends an
-answer before it has all its tokens, because the model's end is unset: nothing else is suppressed. On the CPU it has
-as many threads as there are cores.
+answer before it has all its tokens, because the model's end is unset: nothing else is suppressed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.clock import finish, seconds_of
-from vllava_cli.engine.threads import all_cores
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.nouns import LoadPlan
 
@@ -65,7 +63,6 @@ class Snippet:
             parameter.detach().max()
         return sum(parameter.nbytes for parameter in own)
 
-    @all_cores()
     def generate(
         self, asked: Asked, *, new_tokens: int, rows: int = 1, see: Callable[[], object] | None = None
     ) -> list[int]:
@@ -89,7 +86,6 @@ class Snippet:
     def vision_s(self, asked: Asked) -> float:
         return seconds_of(lambda: self.features(asked), self.device)
 
-    @all_cores()
     def prefill_s(self, asked: Asked, features: Tensor) -> float:
         """Of the whole prompt's embeddings, into an empty cache."""
         from transformers import DynamicCache
@@ -122,7 +118,6 @@ class Snippet:
         finish(self.device)
         return rows * asked.steps / (time.perf_counter() - first_s[0])
 
-    @all_cores()
     @torch.no_grad()
     def features(self, asked: Asked) -> Tensor:
         """[tokens, hidden] of the clip."""
