@@ -110,6 +110,15 @@ class OldTerminal(Terminal):
     encoding = "ascii"
 
 
+def test_a_spinner_leaves_the_end_of_its_line_free_for_what_a_terminal_echoes() -> None:
+    err = Terminal()
+    with Screen(out=io.StringIO(), err=err).progress(lambda: ["Measuring: frames", "1 of 2"], is_shared=False):
+        pass
+    drawn = [line for line in clean(err.getvalue()).split("\n") if "Measuring" in line]
+    assert drawn
+    assert all(line.endswith("Measuring: frames · 1 of 2") for line in drawn), drawn
+
+
 def drawn(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch, *, name: str = "a.mp4", red: int = 255, **environment: str
 ) -> list[str]:

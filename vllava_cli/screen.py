@@ -20,6 +20,7 @@ from vllava_cli.errors import ClosedPipeError, StdoutError
 if TYPE_CHECKING:
     from rich.color import Color
     from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
     from rich.text import Text
 
     from vllava_cli.media.sheet import Sheet
@@ -276,16 +277,26 @@ class _Growing:
         self._parts = parts
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield self._line(options.max_width)
+
+    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
+        """No wider than it is: on a line that is filled to its end, the ^C of a terminal would break it in two."""
+        from rich.measure import Measurement
+
+        width = min(self._line(options.max_width).cell_len, options.max_width)
+        return Measurement(width, width)
+
+    def _line(self, width: int) -> Text:
         """As many of the parts, from the first, as there is room for."""
         from rich.text import Text
 
         first, *others = map(clean, self._parts())
         line = Text(first, no_wrap=True, overflow="ellipsis")
         for part in others:
-            if line.cell_len + Text(_BETWEEN + part).cell_len > options.max_width:
+            if line.cell_len + Text(_BETWEEN + part).cell_len > width:
                 break
             line.append(_BETWEEN + part)
-        yield line
+        return line
 
 
 def _colours() -> Literal["truecolor", "256"] | None:
