@@ -1,10 +1,11 @@
-# make demo: one answer from the built-in demo model · make test: the whole suite · make check: ruff and mypy
+# make demo: one answer from the built-in demo model · make test: the whole suite · make check: ruff and mypy ·
+# make cluster: Ray beside it, for `vllava batch --ray` and its tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIP := vllava_cli/demo/clips/red-circle-moves-left.mp4
 
-.PHONY: demo test check man clean
+.PHONY: demo test check cluster man clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/vllava ask --model demo $(CLIP) "What happens in this video?"
@@ -15,6 +16,8 @@ test: $(VENV)/.development
 
 check: $(VENV)/.development
 	scripts/check
+
+cluster: $(VENV)/.cluster
 
 man: $(VENV)/.development
 	$(BIN)/python scripts/man
@@ -34,4 +37,9 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.development: $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# With Ray, whose tests are skipped without it.
+$(VENV)/.cluster: $(VENV)/.development
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
 	@touch $@

@@ -15,11 +15,12 @@ FLOORS = (
     (
         *("prompt", "choices", "times", "measures", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
         *("jsonl", "fields", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
-        *("tables", "job_list", "shards"),
+        *("tables", "job_list", "shards", "objects"),
         *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
     ),
     ("engine",),
-    ("screen", "commands", "cluster"),
+    ("screen", "commands"),
+    ("cluster",),
     ("options",),
     ("cli",),
     ("__main__",),
@@ -33,8 +34,11 @@ HEAVY = {
     "rich": {"screen"},
     "typer": {"cli", "options"},
     "prompt_toolkit": {"commands/chat"},
-    "platformdirs": {"session", "engine/kept"},
+    "platformdirs": {"session", "engine/kept", "media/remote"},
     "ray": {"cluster"},
+    "pyarrow": {"cluster"},
+    "fsspec": {"objects", "media/remote"},
+    "aiohttp": {"media/remote"},
 }
 
 
@@ -85,7 +89,7 @@ def test_imports_run_downward(module: str) -> None:
         if parts[0] != "vllava_cli" or len(parts) == 1 or parts[1].startswith("__"):
             continue
         other = parts[1]
-        is_inside = other == own and own in ("media", "engine", "demo", "commands")
+        is_inside = other == own and own in ("media", "engine", "demo", "commands", "cluster")
         is_sideways_ok = {own, other} == {"commands", "screen"} and other == "screen"
         is_on_same_floor = floor(own) == 1 and floor(other) == 1
         is_downward = is_on_same_floor or floor(other) < floor(own)

@@ -16,6 +16,8 @@ from vllava_cli import __version__
 from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
+    Actors,
+    Allow,
     At,
     Attentions,
     AttentionWish,
@@ -39,6 +41,7 @@ from vllava_cli.options import (
     FitWish,
     FramesOnly,
     Gpus,
+    GpusPerActor,
     Guard,
     Jobs,
     Json,
@@ -54,6 +57,7 @@ from vllava_cli.options import (
     Questions,
     Quiet,
     RandomWeights,
+    Ray,
     Recursive,
     Repeat,
     RetryErrors,
@@ -233,6 +237,10 @@ def batch(
     calibrate: Calibrate = False,
     shard: ShardWish = None,
     gpus: Gpus = None,
+    ray: Ray = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
+    allow: Allow = None,
     batch_size: BatchSize = "auto",
     decoders: Decoders = None,
     model: Model = DEFAULT_MODEL,
@@ -256,10 +264,18 @@ def batch(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
 ) -> None:
     """Ask questions about many clips: a row of JSON for each, nothing lost, nothing done twice."""
-    from vllava_cli.commands.batch import run as command
+    from vllava_cli.cluster.arguments import Words, cluster_of
     from vllava_cli.commands.batch.arguments import destination_of, devices_of, inputs_of, shard_of
     from vllava_cli.commands.batch.request import Batch
 
+    about_ray = Words(
+        ray=ray,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        allow=tuple(allow or ()),
+        output=output,
+        format=format,
+    )
     request = Batch(
         inputs=inputs_of(words or [], question or [], jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes_of(model, revision, device, precision, attention),
@@ -270,7 +286,13 @@ def batch(
             is_calibrated=calibrate,
         ),
         limits=limits_of(decode_timeout, decode_memory),
-        destination=destination_of(output, format, fields, is_retrying=retry_errors, is_overwriting=overwrite),
+        destination=destination_of(
+            output,
+            format if format != "parquet" else None,
+            fields,
+            is_retrying=retry_errors,
+            is_overwriting=overwrite,
+        ),
         most_rows=rows_of(batch_size),
         decoders=decoders,
         devices=devices_of(gpus, device),
@@ -279,7 +301,15 @@ def batch(
         is_dry=dry_run,
         has_stats=stats,
     )
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if ray is None:
+        from vllava_cli.commands.batch import run as command
+
+        about_ray.check_absent()
+        raise typer.Exit(command.run(request, screen))
+    from vllava_cli.cluster import run as elsewhere
+
+    raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
 
 
 @app.command(no_args_is_help=True)
@@ -355,9 +385,11 @@ def frames(
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
     shards: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="SHARD...", help="What vllava batch --shard wrote: the files of its -o.", show_default=False
+            metavar="SHARD...",
+            help="What vllava batch --shard wrote, the files of its -o; or what --ray wrote, its folder or URL.",
+            show_default=False,
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is already there.")] = False,
@@ -459,11 +491,21 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _words() -> list[str]:
+    """Of the command line; --ray may stand without its address, which the parser has no form for."""
+    words = sys.argv[1:]
+    if "--ray" not in words:
+        return words
+    from vllava_cli.cluster.address import with_address
+
+    return with_address(words)
+
+
 def main() -> int:
     """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
     os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
-        app(prog_name="vllava")
+        app(args=_words(), prog_name="vllava")
     except SystemExit as exc:
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
     except VllavaError as exc:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from vllava_cli.media.remote.allow import scheme_of
 from vllava_cli.suffixes import VIDEO_SUFFIXES
 
 _RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
@@ -38,7 +39,7 @@ class ClipNames:
         return next(filter(None, map(self._found, names)), None)
 
     def _found(self, name: str) -> str | None:
-        if os.path.isabs(name):  # noqa: PTH117
+        if os.path.isabs(name) or scheme_of(name):  # noqa: PTH117
             return name
         inner, last = os.path.split(name)
         folder = _joined(self._folder, inner)

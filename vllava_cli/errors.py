@@ -4,12 +4,14 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── UsageError               the command line itself is wrong                    exit 2
 │   └── WishError            --device, --precision or --attention that can't be  exit 2
 ├── MediaError               a clip or an image that can't be used
+│   └── FetchError           it can't be fetched from its URL
 ├── CheckpointError          a model folder that can't be used
 │   └── HubError             the model isn't here and the hub can't be reached
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── ContextError             the prompt doesn't fit into the model's context
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job once
+├── ClusterError             Ray that can't be reached, or ended too early
 └── OutputError              a file can't be written to: a full disk, say
     ├── StdoutError          stdout can't
     │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 0
@@ -35,6 +37,14 @@ class MediaError(VllavaError):
     pass
 
 
+class FetchError(MediaError):
+    """`is_missing`: there is nothing at the URL."""
+
+    def __init__(self, message: str, *, is_missing: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing
+
+
 class CheckpointError(VllavaError):
     pass
 
@@ -56,6 +66,10 @@ class SessionError(VllavaError):
 
 
 class ShardError(VllavaError):
+    pass
+
+
+class ClusterError(VllavaError):
     pass
 
 

@@ -5,7 +5,7 @@ By it `vllava merge` knows what must have a row. The lists of one run agree in `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -91,15 +91,20 @@ def id_of(row: Mapping[str, object]) -> bytes | None:
 
 def write(path: Path, jobs: Collection[Job], shard: Shard) -> None:
     """Writes the list of one shard; `jobs` are those of all. Errors: OutputError."""
-    header = {
-        "type": "jobs",
-        "shard": shard.number,
-        "of": shard.of,
-        "jobs": sum(shard.has(job.id) for job in jobs),
-        "all_jobs": len(jobs),
-        "checksum": f"{sum(int(job.id, 16) for job in jobs) % (1 << 128):032x}",
-    }
-    whole.write(path, map(line_of, _rows(header, jobs, shard)))
+    its = [job for job in jobs if shard.has(job.id)]
+    header = {"type": "jobs", "shard": shard.number, "of": shard.of, "jobs": len(its), **_all(jobs)}
+    whole.write(path, map(line_of, _rows(header, its)))
+
+
+def write_all(paths: Sequence[Path], jobs: Collection[Job]) -> None:
+    """Writes the lists of all shards, one for each path. Errors: OutputError."""
+    of, every = len(paths), _all(jobs)
+    shares: list[list[Job]] = [[] for _ in paths]
+    for job in jobs:
+        shares[int(job.id, 16) % of].append(job)
+    for number, (path, its) in enumerate(zip(paths, shares, strict=True), 1):
+        header = {"type": "jobs", "shard": number, "of": of, "jobs": len(its), **every}
+        whole.write(path, map(line_of, _rows(header, its)))
 
 
 def read(path: Path) -> JobList:
@@ -114,11 +119,16 @@ def read(path: Path) -> JobList:
     return JobList(path=path, shard=shard, of=of, jobs=jobs, all_jobs=all_jobs, checksum=checksum)
 
 
-def _rows(header: Mapping[str, object], jobs: Collection[Job], shard: Shard) -> Iterator[Mapping[str, object]]:
+def _all(jobs: Collection[Job]) -> dict[str, object]:
+    """What all lists of a run agree in."""
+    checksum = sum(int(job.id, 16) for job in jobs) % (1 << 128)
+    return {"all_jobs": len(jobs), "checksum": f"{checksum:032x}"}
+
+
+def _rows(header: Mapping[str, object], jobs: Iterable[Job]) -> Iterator[Mapping[str, object]]:
     yield header
     for job in jobs:
-        if shard.has(job.id):
-            yield {"id": job.id, "path": str(job.path), "question": job.question}
+        yield {"id": job.id, "path": str(job.path), "question": job.question}
 
 
 def _job(row: Mapping[str, object], path: Path, line: int) -> ListedJob:

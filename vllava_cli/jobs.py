@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vllava_cli.errors import UsageError
+from vllava_cli.media.remote.allow import scheme_of
 from vllava_cli.nouns import Framing, Sampling, Wishes
 
 ID_DIGITS = 32
@@ -39,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """The same, of a file that was looked at; size in bytes, both -1 where there is no such file."""
+    """The same, of a file that was looked at; size in bytes, both -1 where there is no such file and for a URL."""
 
     id: str
     path: str
@@ -138,6 +139,8 @@ def _used(sampling: Sampling) -> dict[str, object]:
 
 
 def _file(path: str) -> _File:
+    if "://" in path and scheme_of(path):
+        return _File(path, -1, -1)
     plain = str(Path(path)) if _may_be_odd(path) else path
     size, mtime_ns = _facts(plain)
     return _File(plain, size, mtime_ns)

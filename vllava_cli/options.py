@@ -244,19 +244,22 @@ Videos = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]
 Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as find -print0 writes them.")]
 Output = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output",
         "-o",
         metavar="FILE",
-        help="Keep the rows here; the same command goes on where it stopped.",
+        help="Keep the rows here; the same command goes on where it stopped. With --ray it is a folder, or a URL.",
         show_default="stdout",
     ),
 ]
 TableFormat = Annotated[
-    Literal["jsonl", "csv", "tsv"] | None,
+    Literal["jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
-        "--format", metavar="jsonl|csv|tsv", help="What the rows are written as.", show_default="by FILE's ending"
+        "--format",
+        metavar="jsonl|csv|tsv",
+        help="What the rows are written as; with --ray, jsonl or parquet.",
+        show_default="by FILE's ending",
     ),
 ]
 Fields = Annotated[
@@ -283,6 +286,34 @@ ShardWish = Annotated[
 Gpus = Annotated[
     str | None,
     typer.Option(metavar="all|0,1,...", help="One process on each of these GPUs.", show_default="one process"),
+]
+
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Let Ray share the jobs out: on this machine, or on the cluster at ray://HOST:10001, HOST:6379 or auto.",
+        show_default=False,
+    ),
+]
+Actors = Annotated[
+    str | None,
+    typer.Option(metavar="auto|N", help="With --ray: how many engines.", show_default="auto, by what the cluster has"),
+]
+GpusPerActor = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="N", help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LIST",
+        help="With --ray: media may come from URLs of these schemes, s3,gs,https; from loopback and link-local "
+        "addresses only if these are named, too.",
+        show_default="none",
+    ),
 ]
 
 

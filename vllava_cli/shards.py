@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,8 @@ from vllava_cli.jsonl import read_rows, shown, told
 from vllava_cli.lock import is_locked
 from vllava_cli.mending import check_start
 
+PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
+"""What one of the parts in a folder is called."""
 _MOST_NAMED = 10
 _MOST_LETTERS = 100
 
@@ -55,6 +58,16 @@ class Shard:
                     f"{shown(self.path)} was not written by vllava batch: row {number} has no id. Name another file."
                 )
             yield id, row
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The outputs that a batch has as parts in a folder, sorted, also those of which only the list is there yet.
+
+    Errors: OutputError.
+    """
+    with told(folder, "read"):
+        names = {path.name.removesuffix(".jobs").removesuffix(".journal") for path in folder.iterdir()}
+        return [folder / name for name in sorted(names) if PART.fullmatch(name)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def merge(*shards: Path | str, out: Path = OUT, is_overwriting: bool = False, is_quiet: bool = False) -> str:
     """What it says."""
     pad = io.StringIO()
-    request = Merge(out=out, shards=tuple(map(Path, shards)), is_overwriting=is_overwriting)
+    request = Merge(out=out, shards=tuple(map(str, shards)), is_overwriting=is_overwriting)
     assert run(request, Screen(err=pad, is_quiet=is_quiet)) == 0
     return pad.getvalue()
 
@@ -330,9 +330,10 @@ def test_what_is_no_shard_is_refused(data: bytes | None, message: str) -> None:
     assert str(refused(*write_shards(jobs(2), 2), "a")) == message
 
 
-def test_a_folder_is_no_shard() -> None:
+def test_a_folder_without_parts_is_no_shard() -> None:
     Path("folder").mkdir()
-    assert str(refused("folder")) == "'folder' is a folder. Name a file."
+    said = "'folder' has no parts of a batch. Name the folder that -o had, or the files."
+    assert str(refused("folder")) == said
     assert isinstance(refused("."), OutputError)
     assert isinstance(refused("/"), OutputError)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli import whole
 from vllava_cli.errors import OutputError, UsageError
 from vllava_cli.journal import Journal
 from vllava_cli.jsonl import line_of, shown, told
+from vllava_cli.objects import Objects, is_url, rows_into
 from vllava_cli.screen import Screen, one_line
-from vllava_cli.shards import Shard, listed, merged
+from vllava_cli.shards import Shard, listed, merged, shards_in
 from vllava_cli.tables import format_of
 
 
@@ -23,22 +26,40 @@ class Merge:
     """What one `vllava merge` was told."""
 
     out: Path
-    shards: tuple[Path, ...]
+    shards: tuple[str, ...]
+    """Files, folders and URLs."""
     is_overwriting: bool = False
 
 
 def run(merge: Merge, screen: Screen) -> int:
     """Writes the whole or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
     _check_out(merge)
-    shards = [Shard.found(path) for path in merge.shards]
-    _check_files(merge.out, shards)
-    with screen.waiting(f"Reading {len(shards):,} shards"):
-        whole_run = merged(shards)
-    counts: Counter[str] = Counter()
-    with screen.waiting(f"Writing {merge.out}"):
-        _write(merge.out, _counted(whole_run.rows(), counts))
-    _tell(merge.out, shards, whole_run.stale_rows, counts, screen)
+    with ExitStack() as fetched:
+        paths = [path for name in merge.shards for path in _paths(name, fetched, screen)]
+        shards = [Shard.found(path) for path in paths]
+        _check_files(merge.out, shards)
+        with screen.waiting(f"Reading {len(shards):,} shards"):
+            whole_run = merged(shards)
+        counts: Counter[str] = Counter()
+        with screen.waiting(f"Writing {merge.out}"):
+            _write(merge.out, _counted(whole_run.rows(), counts))
+        _tell(merge.out, shards, whole_run.stale_rows, counts, screen)
     return 0
+
+
+def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
+    """The shard itself, those in a folder, or a run below a URL, fetched for as long as it is needed."""
+    if is_url(name):
+        folder = Path(fetched.enter_context(TemporaryDirectory(prefix="vllava-")))
+        with screen.waiting(f"Fetching {name}"):
+            return [rows_into(Objects(name), folder)]
+    path = Path(name)
+    if not path.is_dir():
+        return [path]
+    found = shards_in(path)
+    if not found:
+        raise OutputError(f"{shown(path)} has no parts of a batch. Name the folder that -o had, or the files.")
+    return found
 
 
 def _check_out(merge: Merge) -> None:

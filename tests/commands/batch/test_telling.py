@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.batch.parts import Reading, bad, good, unit
+from tests.commands.batch.parts import Reading, unit
 from vllava_cli.commands.batch import telling
 from vllava_cli.commands.batch.estimate import Estimate
 from vllava_cli.commands.batch.meter import Meter
@@ -28,10 +28,10 @@ def tally(
 ) -> Tally:
     made = Tally(total=total, skipped=skipped, skipped_errors=skipped_errors, ready_s=ready_s)
     for _ in range(answered):
-        made.note(good())
+        made.note(None)
     for kind, count in (errors or {}).items():
         for _ in range(count):
-            made.note(bad(kind=kind))
+            made.note(kind)
     return made
 
 
@@ -64,7 +64,7 @@ def test_the_time_left_goes_by_answers_and_not_by_headers() -> None:
     counts.begin()
     assert counts.ready_s is not None
     start_s = counts.ready_s
-    counts.note(good())
+    counts.note(None)
     assert telling.standing(counts, Meter(), now_s=start_s + 2) == [
         "501/1,000",
         f"{telling.clock(998)} left",

@@ -47,10 +47,10 @@ def inputs_of(
 
 
 def destination_of(
-    path: Path | None, wished: Format | None, fields: str | None, *, is_retrying: bool, is_overwriting: bool
+    name: str | None, wished: Format | None, fields: str | None, *, is_retrying: bool, is_overwriting: bool
 ) -> Destination:
-    """- is stdout, as no path is. Errors: UsageError for options that need a file, or that contradict each other."""
-    path = None if path == Path(STDIN) else path
+    """- is stdout, as no name is. Errors: UsageError for options that need a file, or that contradict each other."""
+    path = None if name is None or name == STDIN else Path(name)
     for flag, is_given in (("--retry-errors", is_retrying), ("--overwrite", is_overwriting)):
         if is_given and path is None:
             raise UsageError(f"{flag} is about the rows in a file: name it with -o FILE.")

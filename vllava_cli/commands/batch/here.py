@@ -6,18 +6,16 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.batch.line import Line
+from vllava_cli.commands.batch.line import Line, Reads
 from vllava_cli.commands.batch.request import Batch
-from vllava_cli.commands.batch.units import Unit
 from vllava_cli.commands.begin import loaded
-from vllava_cli.nouns import Frames, MediaKind, Wishes
+from vllava_cli.nouns import MediaKind, Wishes
 from vllava_cli.unswept import unswept
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
     from vllava_cli.engine.stream import Engine
     from vllava_cli.engine.tokens import Tokens
-    from vllava_cli.media.pool import Ahead
 
 
 @unswept()
@@ -63,7 +61,7 @@ def load(
 
 def line(
     engine: Engine,
-    ahead: Ahead[Unit, Frames],
+    ahead: Reads,
     batch: Batch,
     *,
     longest: int,

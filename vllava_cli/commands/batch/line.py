@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.rows import Fault, Outcome
@@ -16,7 +16,7 @@ from vllava_cli.nouns import Fit, Frames, Sampling
 if TYPE_CHECKING:
     from vllava_cli.engine.batching import Finished, Query
     from vllava_cli.engine.stream import Engine
-    from vllava_cli.media.pool import Ahead, Read
+    from vllava_cli.media.pool import Read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +27,18 @@ class Key:
     times_s: tuple[float, ...] | None
 
 
+class Reads(Protocol):
+    """Clips with their frames, as `Ahead` gives them."""
+
+    @property
+    def waited_s(self) -> float: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def take(self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool]) -> list[Read[Unit, Frames]]: ...
+
+
 @dataclass(kw_only=True)
 class Line:
     """Answers all jobs about the clips whose frames are read ahead.
@@ -35,7 +47,7 @@ class Line:
     """
 
     engine: Engine
-    ahead: Ahead[Unit, Frames]
+    ahead: Reads
     sampling: Sampling
     fit: Fit
     most_rows: int
@@ -104,17 +116,19 @@ class ClipError(Exception):
         self.fault = fault
 
 
+def changed(unit: Unit) -> Fault | None:
+    """What is wrong with a file that was another one when the run began."""
+    if not has_changed(unit.jobs[0]):
+        return None
+    name = shown(unit.path)
+    if not unit.path.exists():
+        return Fault(kind="missing", message=f"There is no file {name} any more. Check the path.")
+    return Fault(kind="changed", message=f"{name} has changed since the run began. Run the same command again.")
+
+
 def _fault(read: Read[Unit, Frames]) -> ClipError | None:
-    unit = read.key
-    if read.fault:
-        return ClipError(Fault.of_clip(read.fault, unit.path))
-    if has_changed(unit.jobs[0]):
-        name = shown(unit.path)
-        if not unit.path.exists():
-            return ClipError(Fault(kind="missing", message=f"There is no file {name} any more. Check the path."))
-        message = f"{name} has changed since the run began. Run the same command again."
-        return ClipError(Fault(kind="changed", message=message))
-    return None
+    fault = Fault.of_clip(read.fault, read.key.path) if read.fault else changed(read.key)
+    return ClipError(fault) if fault else None
 
 
 def _outcomes(finished: Finished[Key]) -> Iterator[Outcome]:

@@ -83,7 +83,7 @@ def foreseen(destination: Destination) -> Output:
     _check_table(destination)
     if path is None or not path.exists() or destination.is_overwriting:
         return _Nowhere({})
-    known = _learned(read_rows(path), path)
+    known = learned(read_rows(path), path)
     return _Nowhere(
         {key: has_failed for key, has_failed in known.items() if not (has_failed and destination.is_retrying)}
     )
@@ -140,14 +140,14 @@ class _File(_Nowhere):
     def prepare(self, jobs: Sequence[Job], model: str) -> None:
         """Learns what is done, and forgets what is to be done again."""
         if self._destination.is_overwriting:
-            _learned(islice(self._journal.rows(), 1), self._journal.path)
+            learned(islice(self._journal.rows(), 1), self._journal.path)
             self._journal.rewrite(())
             return
-        self._has_failed = _learned(self._journal.rows(), self._journal.path)
+        self._has_failed = learned(self._journal.rows(), self._journal.path)
         if self._destination.is_retrying and any(self._has_failed.values()):
             again = {(job.path, job.question, model) for job in jobs}
-            self._journal.rewrite(row for row in self._journal.rows() if not _is_again(row, again))
-            self._has_failed = _learned(self._journal.rows(), self._journal.path)
+            self._journal.rewrite(row for row in self._journal.rows() if not is_again(row, again))
+            self._has_failed = learned(self._journal.rows(), self._journal.path)
 
     def put(self, row: Mapping[str, Any], /) -> None:
         self._journal.append(row)
@@ -155,7 +155,7 @@ class _File(_Nowhere):
     def finish(self, jobs: Sequence[Job], /) -> None:
         """Writes the table, if one was asked for: the jobs in their order, then rows of earlier commands."""
         if self._destination.has_table and self._destination.path:
-            rows = _ordered(self._journal.path, [job.id for job in jobs])
+            rows = ordered(self._journal.path, [job.id for job in jobs])
             tables.write(self._destination.path, tables.lines(rows, self._destination.format, self._fields))
 
 
@@ -174,7 +174,7 @@ def _check_table(destination: Destination) -> None:
         )
 
 
-def _learned(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, bool]:
+def learned(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, bool]:
     """By the id of each row, whether it is an error. Errors: OutputError for rows of something else."""
     has_failed: dict[str, bool] = {}
     for row in rows:
@@ -184,11 +184,11 @@ def _learned(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, bool]:
     return has_failed
 
 
-def _is_again(row: Mapping[str, Any], again: set[tuple[str, str, str]]) -> bool:
+def is_again(row: Mapping[str, Any], again: set[tuple[str, str, str]]) -> bool:
     return row["error"] is not None and (row["path"], row["question"], row["model"]) in again
 
 
-def _ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of a journal in the order of ids, the others behind them; only their places are held in memory."""
     with path.open("rb") as file:
         places: dict[str, int] = {}

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vllava_cli.choices import by_choice
-from vllava_cli.errors import ContextError, MediaError, MemoryShortError, UsageError, VllavaError
+from vllava_cli.errors import ContextError, FetchError, MediaError, MemoryShortError, UsageError, VllavaError
 from vllava_cli.job_list import id_of
 from vllava_cli.jobs import ROW_KEYS, Job
 from vllava_cli.nouns import Answer, Dtype, LoadPlan, Precision
 
 PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key != PROBABILITIES)
-ErrorKind = Literal["missing", "unreadable", "changed", "trim", "context", "memory", "question", "bug"]
-"""missing: no such file · unreadable: neither a video nor an image, or damaged · changed: other bytes than when the run
-began · trim: --start, --end or --at don't suit the clip · context, memory: no room for it · question: an empty one ·
-bug: ours."""
+ErrorKind = Literal["missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "question", "bug"]
+"""missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
+changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: no
+room for it · question: an empty one · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ class Fault:
         match error:
             case UsageError():
                 return cls(kind="trim", message=str(error))
+            case FetchError():
+                return cls(kind="missing" if error.is_missing else "fetch", message=str(error))
             case MediaError():
                 exists = os.path.exists(path)  # noqa: PTH110  (Path.exists raises for a name that is too long)
                 return cls(kind="unreadable" if exists else "missing", message=str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 from vllava_cli import inputs, job_files, job_list
@@ -14,8 +14,10 @@ from vllava_cli.commands.batch.rows import About
 from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.commands.batch.units import units_of
 from vllava_cli.commands.batch.work import Work
+from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
 from vllava_cli.jobs import Job, Wanted, made, settings_of, signature
+from vllava_cli.media.remote.allow import scheme_of, shown_url
 from vllava_cli.screen import Screen
 
 INTERRUPTED = 130
@@ -27,7 +29,8 @@ def run(batch: Batch, screen: Screen) -> int:
 
     tally = Tally()
     source = hub.locate(batch.wishes.model, batch.wishes.revision, is_quiet=not screen.is_moving)
-    jobs, complaints = _jobs(batch, source.revision, screen)
+    jobs, complaints = jobs_of(batch, source.revision, screen)
+    _check_local(jobs)
     about = About(model=source.model, revision=source.revision, choices=batch.sampling.choices)
     opening = (
         nullcontext(output.foreseen(batch.destination))
@@ -60,7 +63,15 @@ def run(batch: Batch, screen: Screen) -> int:
     return INTERRUPTED if is_cut else 1 if complaints or tally.failed else 0
 
 
-def _jobs(batch: Batch, revision: str | None, screen: Screen) -> tuple[list[Job], int]:
+def _check_local(jobs: Iterable[Job]) -> None:
+    """Errors: UsageError for a URL."""
+    for job in jobs:
+        scheme = scheme_of(job.path) if "://" in job.path else None
+        if scheme:
+            raise UsageError(f"{shown_url(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
+
+
+def jobs_of(batch: Batch, revision: str | None, screen: Screen) -> tuple[list[Job], int]:
     """The jobs of this shard, and how many faults of folders were told."""
     complaints: list[str] = []
     wanted = _wanted(batch.inputs, complaints.append)

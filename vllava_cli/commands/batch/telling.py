@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from vllava_cli.commands.batch.estimate import Estimate, answer_tokens
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.preflight import Found
-from vllava_cli.commands.batch.rows import Fault, Outcome
+from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.nouns import Sampling
 from vllava_cli.screen import Screen
 
@@ -69,9 +69,10 @@ class Tally:
         """Jobs whose row is an error."""
         return self.skipped_errors + self.errors.total()
 
-    def note(self, outcome: Outcome) -> None:
-        if outcome.fault:
-            self.errors[outcome.fault.kind] += 1
+    def note(self, error: str | None) -> None:
+        """A job has its row; `error` is the kind of its error."""
+        if error:
+            self.errors[error] += 1
         else:
             self.answered += 1
 

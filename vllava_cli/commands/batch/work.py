@@ -176,7 +176,7 @@ class Work:
 
     def _put(self, outcome: Outcome) -> None:
         self.out.put(row_of(outcome, self.about))
-        self.tally.note(outcome)
+        self.tally.note(outcome.fault.kind if outcome.fault else None)
         self.has_failed |= self.batch.is_failing_fast and outcome.fault is not None
 
     def _tell_stats(self, workers: int) -> None:

@@ -1,0 +1,133 @@
+"""A cluster of three machines on this one, the demo's clips under many names, and what they are answered alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.shell import Shell
+from vllava_cli import demo
+
+QUESTIONS = ("What happens in this video?", "What colour is it?")
+CLIPS = 30
+PORT = 10078
+"""Of the head's server for clients."""
+UNEQUAL = ("seconds",)
+"""Of a row: what differs from run to run."""
+
+
+@dataclass
+class Machines:
+    """The cluster; the first machine is its head and stays."""
+
+    cluster: Any
+    workers: list[Any] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    @property
+    def client_address(self) -> str:
+        """For those outside of it."""
+        return f"ray://127.0.0.1:{PORT}"
+
+    def add(self) -> None:
+        self.workers.append(self.cluster.add_node(num_cpus=2, object_store_memory=100 << 20))
+
+    def lose(self) -> None:
+        """One ends without a word, and with it what runs on it."""
+        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
+
+
+@pytest.fixture(scope="package")
+def machines() -> Iterator[Machines]:
+    """Three of two CPUs each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    head = {
+        "num_cpus": 2,
+        "object_store_memory": 200 << 20,
+        "include_dashboard": False,
+        "ray_client_server_port": PORT,
+    }
+    found = Machines(Cluster(initialize_head=True, head_node_args=head))
+    try:
+        for _ in range(2):
+            found.add()
+        yield found
+    finally:
+        found.cluster.shutdown()
+
+
+@pytest.fixture(scope="package")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30."""
+    folder = tmp_path_factory.mktemp("cluster") / "clips"
+    folder.mkdir()
+    sources = sorted(demo.CLIPS.glob("*.mp4"))
+    for number in range(CLIPS):
+        shutil.copy(sources[number % len(sources)], folder / f"clip-{number:02}.mp4")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def alone(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The rows of `vllava batch` on one machine, by id."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = Shell.run(*words(clips, "-o", "out.jsonl"), folder=folder)
+    assert done.code == 0, done.err
+    return by_id([folder / "out.jsonl"])
+
+
+def words(clips: Path, *more: str) -> list[str]:
+    """A command line with 60 jobs."""
+    asked = [word for question in QUESTIONS for word in ("-q", question)]
+    return ["batch", "--model", "demo", *asked, str(clips), *more]
+
+
+def by_id(files: list[Path]) -> dict[str, dict[str, Any]]:
+    """All rows, each once, without what differs from run to run."""
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    found = {row["id"]: {key: value for key, value in row.items() if key not in UNEQUAL} for row in rows}
+    assert len(found) == len(rows), "a job has two rows"
+    return found
+
+
+def rows_in(folder: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in folder.glob("part-*.jsonl"))
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts vllava in an empty folder and doesn't wait for it."""
+    settings = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*given: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "vllava_cli", *given]
+        with (tmp_path / "stderr").open("ab") as err:
+            processes.append(
+                subprocess.Popen(command, cwd=tmp_path, env=settings, stderr=err, stdin=subprocess.DEVNULL)
+            )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()

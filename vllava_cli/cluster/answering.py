@@ -1,0 +1,147 @@
+"""The model's stage: one engine in each actor, clips that were decoded → rows. It never raises, either.
+
+Only an engine that can't be had ends the run: then a failure stands in the place of the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vllava_cli.cluster.decoding import CLIP, Decoded
+from vllava_cli.cluster.setup import Setup
+from vllava_cli.commands.batch import here
+from vllava_cli.commands.batch.rows import Fault, Outcome, precision_of, row_of
+from vllava_cli.errors import VllavaError
+from vllava_cli.jsonl import line_of
+from vllava_cli.media.ahead import Read
+
+if TYPE_CHECKING:
+    from vllava_cli.commands.batch.units import Unit
+    from vllava_cli.engine.stream import Engine
+    from vllava_cli.nouns import Frames, MediaKind
+
+ROW = "row"
+FAILURE = "failure"
+
+
+class Answering:
+    """An actor's callable. The engine is loaded with the first clips, for the kinds of media that they are."""
+
+    def __init__(self, setup: Setup) -> None:
+        with suppress(OSError):
+            os.chdir(setup.folder)
+        here.import_engine()
+        self._setup = setup
+        self._engine: Engine | None = None
+        self._kinds: frozenset[MediaKind] = frozenset()
+
+    def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes]]:
+        """Columns of pickled `Decoded` → a column of rows as JSON."""
+        clips: list[Decoded] = [pickle.loads(clip) for clip in batch[CLIP]]
+        try:
+            return {ROW: [line_of(row) for row in self.rows(clips)]}
+        except VllavaError as exc:
+            return {ROW: [line_of({FAILURE: str(exc)})]}
+
+    def rows(self, clips: Sequence[Decoded]) -> Iterator[dict[str, Any]]:
+        """One for each job. Errors: VllavaError where the engine can't be had."""
+        good = [clip for clip in clips if clip.frames]
+        if good or not all(clip.is_early for clip in clips):
+            self._load({clip.frames.kind for clip in good if clip.frames})
+        about = self._setup.about
+        about = replace(about, precision=precision_of(self._engine.plan)) if self._engine else about
+        for clip in clips:
+            if clip.fault:
+                for job in clip.unit.jobs:
+                    outcome = Outcome(job=job, fault=clip.fault)
+                    yield row_of(outcome, replace(about, precision=None) if clip.is_early else about)
+        for outcome in self._outcomes(good):
+            yield row_of(outcome, about)
+
+    def _outcomes(self, clips: Sequence[Decoded]) -> Iterator[Outcome]:
+        """Whatever breaks is a fault of what it broke, and the next clips get a new engine."""
+        left = {job.id: job for clip in clips for job in clip.unit.jobs}
+        try:
+            for outcome in self._answered(clips):
+                del left[outcome.job.id]
+                yield outcome
+        except Exception as exc:
+            self._engine = None
+            for job in left.values():
+                yield Outcome(job=job, fault=Fault.of_question(exc))
+
+    def _answered(self, clips: Sequence[Decoded]) -> Iterator[Outcome]:
+        if not clips or self._engine is None:
+            return
+        setup = self._setup
+        line = here.line(
+            self._engine, Given(clips), setup.batch, longest=setup.longest, is_stopping=_never, tell=_nowhere
+        )
+        yield from line.outcomes()
+
+    def _load(self, kinds: set[MediaKind]) -> None:
+        """Errors: any VllavaError."""
+        if self._engine and kinds <= self._kinds:
+            return
+        self._engine = None
+        self._kinds |= kinds or {"video"}
+        setup = self._setup
+        tokens = here.read_tokens(_found(setup))
+        self._engine, _ = here.load(
+            setup.batch.wishes, tokens, self._kinds, tell=_nowhere, notice=_nowhere, is_quiet=True
+        )
+
+
+class Given:
+    """Clips that are all there, in the way of `Ahead`."""
+
+    waited_s = 0.0
+
+    def __init__(self, clips: Sequence[Decoded]) -> None:
+        self._clips = list(clips)
+
+    @property
+    def is_over(self) -> bool:
+        return not self._clips
+
+    def take(
+        self,
+        most: int,
+        *,
+        is_waiting: bool,  # noqa: ARG002
+        is_interrupted: Callable[[], bool],  # noqa: ARG002
+    ) -> list[Read[Unit, Frames]]:
+        taken, self._clips = self._clips[:most], self._clips[most:]
+        return [Read(key=clip.unit, found=clip.frames, fault=None, seconds=clip.seconds) for clip in taken]
+
+
+def failure_of(row: Mapping[str, Any]) -> str | None:
+    """What stands in the place of a row where there was no engine."""
+    return str(row[FAILURE]) if FAILURE in row and "id" not in row else None
+
+
+def row_in(line: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
+    return row
+
+
+def _found(setup: Setup) -> Any:
+    """The checkpoint on this machine, which need not be where the driver has it."""
+    from vllava_cli.engine import hub
+
+    source = setup.source
+    return source if source.folder.exists() else hub.locate(source.model, source.revision, is_quiet=True)
+
+
+def _never() -> bool:
+    return False
+
+
+def _nowhere(_: str) -> None:
+    pass

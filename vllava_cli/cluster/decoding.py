@@ -1,0 +1,87 @@
+"""The CPU stage: a row of the manifest → the clip's frames. It never raises: what is wrong with a clip is its fault."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vllava_cli.cluster.manifest import unit_of
+from vllava_cli.cluster.setup import Setup
+from vllava_cli.commands.batch.line import changed
+from vllava_cli.commands.batch.rows import Fault
+from vllava_cli.commands.batch.units import Unit
+from vllava_cli.media.guard import Guard
+from vllava_cli.media.remote.allow import allowed, scheme_of
+from vllava_cli.media.remote.cache import default_cache
+from vllava_cli.media.remote.fetch import Fetcher
+from vllava_cli.nouns import DecodeLimits, Frames
+
+CLIP = "clip"
+"""The one column between the stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A clip on its way to an engine; exactly one of `frames` and `fault` is there."""
+
+    unit: Unit
+    frames: Frames | None = None
+    fault: Fault | None = None
+    is_early: bool = False
+    """Of a fault: the header showed it, which is read before any model is loaded."""
+    seconds: float = 0.0
+
+
+def decode(row: Mapping[str, Any], setup: Setup) -> dict[str, bytes]:
+    """A row of the manifest → a row with a pickled `Decoded`."""
+    with suppress(OSError):
+        os.chdir(setup.folder)
+    unit = unit_of(row)
+    return {CLIP: pickle.dumps(decoded(unit, setup), protocol=pickle.HIGHEST_PROTOCOL)}
+
+
+def decoded(unit: Unit, setup: Setup) -> Decoded:
+    """Fetched where it is a URL, then read by the bounded process that this process keeps."""
+    started_s = time.perf_counter()
+    frames, fault, is_early = None, None, True
+    try:
+        with _local(unit, setup) as path:
+            guard = _guard(setup.batch.limits)
+            guard.header(path)
+            is_early = False
+            frames = guard.sample(path, setup.batch.framing)
+        fault = changed(unit)
+    except Exception as exc:
+        fault = Fault.of_clip(exc, unit.path)
+    seconds = time.perf_counter() - started_s
+    return Decoded(
+        unit=unit, frames=None if fault else frames, fault=fault, is_early=is_early and bool(fault), seconds=seconds
+    )
+
+
+@contextmanager
+def _local(unit: Unit, setup: Setup) -> Iterator[Path]:
+    name = unit.jobs[0].path
+    if scheme_of(name) is None:
+        yield unit.path
+        return
+    with _fetcher(setup.allowed).fetched(name) as path:
+        yield path
+
+
+@cache
+def _guard(limits: DecodeLimits) -> Guard:
+    """One for each process, which Ray uses for many clips: a new one would cost more than most clips take."""
+    return Guard(limits)
+
+
+@cache
+def _fetcher(words: tuple[str, ...]) -> Fetcher:
+    return Fetcher(allowed(words), default_cache())

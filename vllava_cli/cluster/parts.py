@@ -1,0 +1,63 @@
+"""Where the rows of a cluster's batch go: parts in a folder, or objects below a URL, and which have one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from vllava_cli.cluster.request import Place
+from vllava_cli.commands.batch.rows import About
+from vllava_cli.jobs import Job
+from vllava_cli.objects import is_url
+
+JOBS_PER_PART, MOST_PARTS = 65_536, 256
+
+
+class Parts(Protocol):
+    """Rows of a run. Errors: OutputError, from each of them."""
+
+    is_kept: bool
+    before: Collection[bytes]
+    """The ids that had a row when it was opened."""
+
+    def is_done(self, job: Job, /) -> bool: ...
+
+    def had_failed(self, job: Job, /) -> bool: ...
+
+    def extend(self, rows: Sequence[Mapping[str, Any]], /) -> None:
+        """They outlive this process when it returns; below a URL some seconds later."""
+        ...
+
+    def finish(self, jobs: Sequence[Job], /) -> None:
+        """What waits is written, and the tables, if they were asked for."""
+        ...
+
+    def ids(self) -> Iterable[bytes]:
+        """Those of all rows, read again from where they are."""
+        ...
+
+
+@contextmanager
+def opened(place: Place, jobs: Sequence[Job], about: About, *, is_dry: bool = False) -> Iterator[Parts]:
+    """The output, locked where that can be. Errors: LockedError; OutputError for what is no output of a batch."""
+    from vllava_cli.cluster.folder import FolderParts
+    from vllava_cli.cluster.stored import StoredParts
+
+    kind = StoredParts if is_url(place.name) else FolderParts
+    parts = kind(place, about)
+    try:
+        parts.prepare(jobs, is_dry=is_dry)
+        yield parts
+    finally:
+        parts.close()
+
+
+def parts_for(jobs: int) -> int:
+    """1 up to 65,536 jobs, 16 for a million, at most 256."""
+    return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
+
+
+def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The names that jobs bring along, in the order in which they come."""
+    return tuple(dict.fromkeys(name for job in jobs for name in job.fields))

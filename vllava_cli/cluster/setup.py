@@ -1,0 +1,38 @@
+"""What travels from the driver to the processes of a cluster, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.batch.request import Batch
+from vllava_cli.commands.batch.rows import About
+
+if TYPE_CHECKING:
+    from vllava_cli.cluster.sizes import Sizes
+    from vllava_cli.engine.hub import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """All that is the same for all clips of a run."""
+
+    batch: Batch
+    source: Source
+    about: About
+    longest: int
+    """Characters of the longest question."""
+    folder: str
+    """The driver's own: relative paths begin there on each machine that has it."""
+    allowed: tuple[str, ...]
+    """What --allow said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One pass over a manifest."""
+
+    setup: Setup
+    sizes: Sizes
+    manifest: str
+    """A path or URL that all machines can read."""

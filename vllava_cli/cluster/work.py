@@ -1,0 +1,156 @@
+"""The passes over a manifest until every job has its row; what ends each process that touches it becomes an error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from vllava_cli.cluster import manifest
+from vllava_cli.cluster.answering import failure_of, row_in
+from vllava_cli.cluster.connect import connected
+from vllava_cli.cluster.feeding import batches
+from vllava_cli.cluster.request import LOCAL, ClusterBatch
+from vllava_cli.cluster.setup import Setup, Task
+from vllava_cli.cluster.sizes import Sizes, sizes
+from vllava_cli.commands.batch import telling
+from vllava_cli.commands.batch.meter import Meter
+from vllava_cli.commands.batch.rows import Fault, Outcome, row_of
+from vllava_cli.commands.batch.telling import Tally
+from vllava_cli.commands.batch.units import units_of
+from vllava_cli.errors import ClusterError
+from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.screen import Screen
+
+if TYPE_CHECKING:
+    from vllava_cli.cluster.parts import Parts
+    from vllava_cli.jobs import Job
+
+Rows = Sequence[dict[str, Any]]
+MOST_PASSES = 3
+"""With a clip at a time, before what is left is blamed and not the machines that it met."""
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What a run on a cluster has in hand."""
+
+    cluster: ClusterBatch
+    setup: Setup
+    out: Parts
+    tally: Tally
+    screen: Screen
+    is_interrupted: Callable[[], bool]
+    meter: Meter = field(default_factory=Meter)
+    shares: Sizes | None = None
+    _left: dict[str, Job] = field(default_factory=dict)
+    """Jobs without a row, by id: a row that comes twice, as after the end of a machine, is written once."""
+
+    def do(self, todo: Sequence[Job]) -> None:
+        """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
+        self._left = {job.id: job for job in todo}
+        if self._left:
+            self._connect()
+        if self.cluster.batch.has_stats:
+            self._tell_stats()
+
+    def is_stopping(self) -> bool:
+        """Whether nothing new is begun."""
+        return self.is_interrupted() or (self.cluster.batch.is_failing_fast and bool(self.tally.errors))
+
+    def _connect(self) -> None:
+        if self.setup.source.model == DEMO_MODEL:
+            self.screen.notice(
+                "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
+            )
+        where = "Starting Ray" if self.cluster.address == LOCAL else f"Connecting to {self.cluster.address}"
+        started_s = time.perf_counter()
+        with (
+            self.screen.progress(lambda: self._parts(where), is_shared=False),
+            connected(self.cluster.address, self.screen.detail) as nodes,
+        ):
+            self.shares = sizes(nodes, self.cluster.wanted)
+            self.meter.load_s = time.perf_counter() - started_s
+            self.screen.detail(_told(self.shares, len(nodes)))
+            self._passes(self.shares)
+
+    def _passes(self, shares: Sizes) -> None:
+        """Until nothing is left: what a pass leaves out is asked for again, a clip at a time."""
+        passes_alone = 0
+        while self._left and not self.is_stopping():
+            before = len(self._left)
+            fault = self._pass(shares)
+            if fault and len(self._left) == before:
+                raise ClusterError(fault)
+            if not self._left or self.is_stopping():
+                return
+            self.screen.detail(f"{telling.counted(len(self._left), 'job')} without a row: another pass.")
+            shares = replace(shares, clips=1)
+            passes_alone += fault is None
+            if passes_alone > MOST_PASSES:
+                self._give_up()
+
+    def _pass(self, shares: Sizes) -> str | None:
+        """Why the cluster ended before all was handed out, None where it didn't."""
+        place = manifest.write(self.cluster.output.name, units_of(self._left.values()))
+        task = Task(setup=self.setup, sizes=shares, manifest=place)
+        for taken in batches(task, is_stopping=self.is_stopping):
+            if taken.rows:
+                self._put([row_in(row) for row in taken.rows])
+            if taken.fault:
+                return taken.fault
+        return None
+
+    def _put(self, rows: Rows) -> None:
+        """Errors: ClusterError where there was no engine; OutputError."""
+        self.tally.begin()
+        for row in rows:
+            if failure := failure_of(row):
+                raise ClusterError(failure)
+        new = list(self._new(rows))
+        self.out.extend(new)
+        for row in new:
+            self.tally.note(row["error"] and row["error"]["kind"])
+        self.meter.clips += len({row["path"] for row in new})
+
+    def _new(self, rows: Rows) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if self._left.pop(row["id"], None):
+                yield row
+
+    def _give_up(self) -> None:
+        message = (
+            "Each process of the cluster that was given this clip ended without a word. Ask about it alone, with ask."
+        )
+        fault = Fault(kind="bug", message=message)
+        self._put([row_of(Outcome(job=job, fault=fault), self.setup.about) for job in self._left.values()])
+
+    def _parts(self, where: str) -> list[str]:
+        if not self.tally.has_begun:
+            return [where if self.shares is None else "Waiting for the first rows"]
+        return telling.standing(self.tally, self.meter, now_s=time.perf_counter())
+
+    def _tell_stats(self) -> None:
+        now_s = time.perf_counter()
+        shares = self.shares
+        stats: dict[str, float] = {
+            "wall_s": now_s - self.tally.started_s,
+            "connect_s": self.meter.load_s,
+            "answering_s": now_s - (self.tally.ready_s or now_s),
+            "clips": self.meter.clips,
+            "jobs": self.tally.now,
+            "actors": shares.actors if shares else 0,
+            "decoders": shares.decoders if shares else 0,
+        }
+        telling.tell_stats(stats, self.screen)
+
+
+def _told(shares: Sizes, nodes: int) -> str:
+    """ "ray: 2 machines; 2 engines with 1 GPU and 1 CPU each, 8 decoders, 16 clips at once." """
+    gpus = f"{shares.gpus_per_actor:g} GPUs and " if shares.gpus_per_actor else ""
+    engines = (
+        f"{telling.counted(shares.actors, 'engine')} with {gpus}{telling.counted(shares.cpus_per_actor, 'CPU')} each"
+    )
+    machines = telling.counted(nodes, "machine")
+    return f"ray: {machines}; {engines}, {telling.counted(shares.decoders, 'decoder')}, {shares.clips} clips at once."
