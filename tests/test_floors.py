@@ -33,7 +33,11 @@ HEAVY = {
     "rich": {"screen"},
     "typer": {"cli", "options"},
     "prompt_toolkit": {"commands/chat"},
-    "platformdirs": {"session", "engine/kept"},
+    "platformdirs": {"session", "engine/kept", "media/remote"},
+    "fsspec": {"media/remote"},
+    "aiohttp": {"media/remote"},
+    "s3fs": {"media/remote"},
+    "gcsfs": {"media/remote"},
     "ray": {"cluster"},
 }
 

@@ -4,6 +4,8 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── UsageError               the command line itself is wrong                    exit 2
 │   └── WishError            --device, --precision or --attention that can't be  exit 2
 ├── MediaError               a clip or an image that can't be used
+│   └── FetchError           one that a URL names and that can't be fetched
+│       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
 │   └── HubError             the model isn't here and the hub can't be reached
 ├── MemoryShortError         the model doesn't fit into this machine
@@ -33,6 +35,15 @@ class WishError(UsageError):
 
 class MediaError(VllavaError):
     pass
+
+
+class FetchError(MediaError):
+    is_missing = False
+    """Whether it is certain that there is nothing to fetch; else another attempt may get it."""
+
+
+class MissingError(FetchError):
+    is_missing = True
 
 
 class CheckpointError(VllavaError):

@@ -1,0 +1,1 @@
+"""Clips that URLs name, as regular files of a bounded private cache."""
