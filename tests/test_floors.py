@@ -39,6 +39,8 @@ HEAVY = {
     "pyarrow": {"cluster"},
     "fsspec": {"objects", "media/remote"},
     "aiohttp": {"media/remote"},
+    "s3fs": {"media/remote"},
+    "gcsfs": {"media/remote"},
 }
 
 

@@ -4,7 +4,8 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── UsageError               the command line itself is wrong                    exit 2
 │   └── WishError            --device, --precision or --attention that can't be  exit 2
 ├── MediaError               a clip or an image that can't be used
-│   └── FetchError           it can't be fetched from its URL
+│   └── FetchError           one that a URL names and that can't be fetched
+│       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
 │   └── HubError             the model isn't here and the hub can't be reached
 ├── MemoryShortError         the model doesn't fit into this machine
@@ -38,11 +39,12 @@ class MediaError(VllavaError):
 
 
 class FetchError(MediaError):
-    """`is_missing`: there is nothing at the URL."""
+    is_missing = False
+    """Whether it is certain that there is nothing to fetch; else another attempt may get it."""
 
-    def __init__(self, message: str, *, is_missing: bool = False) -> None:
-        super().__init__(message)
-        self.is_missing = is_missing
+
+class MissingError(FetchError):
+    is_missing = True
 
 
 class CheckpointError(VllavaError):

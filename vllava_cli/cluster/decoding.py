@@ -19,10 +19,13 @@ from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.media.guard import Guard
 from vllava_cli.media.remote.allow import allowed, scheme_of
-from vllava_cli.media.remote.cache import default_cache
+from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
+from vllava_cli.media.remote.folder import default_folder
 from vllava_cli.nouns import DecodeLimits, Frames
 
+MOST_BYTES = 20 << 30
+"""Of the clips that URLs name, on each machine."""
 CLIP = "clip"
 """The one column between the stages."""
 
@@ -84,4 +87,4 @@ def _guard(limits: DecodeLimits) -> Guard:
 
 @cache
 def _fetcher(words: tuple[str, ...]) -> Fetcher:
-    return Fetcher(allowed(words), default_cache())
+    return Fetcher(allowed(words), Cache(default_folder(), MOST_BYTES))

@@ -21,7 +21,8 @@ from vllava_cli.commands.batch.run import INTERRUPTED, jobs_of
 from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
-from vllava_cli.media.remote.allow import allowed, scheme_of, shown_url
+from vllava_cli.media.remote.allow import allowed, scheme_of
+from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _check_schemes(cluster: ClusterBatch, jobs: Sequence[Job]) -> None:
     for job in jobs:
         scheme = scheme_of(job.path) if "://" in job.path else None
         if scheme and scheme not in may:
-            raise UsageError(f"{shown_url(job.path)} may not be fetched: add --allow {scheme}, if it is meant.")
+            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme}, if it is meant.")
 
 
 def _is_whole(out: Parts, jobs: Sequence[Job], screen: Screen) -> bool:

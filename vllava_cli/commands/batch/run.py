@@ -17,7 +17,8 @@ from vllava_cli.commands.batch.work import Work
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
 from vllava_cli.jobs import Job, Wanted, made, settings_of, signature
-from vllava_cli.media.remote.allow import scheme_of, shown_url
+from vllava_cli.media.remote.allow import scheme_of
+from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
 
 INTERRUPTED = 130
@@ -68,7 +69,7 @@ def _check_local(jobs: Iterable[Job]) -> None:
     for job in jobs:
         scheme = scheme_of(job.path) if "://" in job.path else None
         if scheme:
-            raise UsageError(f"{shown_url(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
+            raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
 
 
 def jobs_of(batch: Batch, revision: str | None, screen: Screen) -> tuple[list[Job], int]:

@@ -1,1 +1,1 @@
-"""Media by URL: fetched into a bounded cache of this machine, from where and how it is allowed, then read as files."""
+"""Clips that URLs name, as regular files of a bounded private cache."""

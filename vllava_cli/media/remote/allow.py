@@ -1,52 +1,79 @@
-"""Which URLs are fetched: only those of schemes that were named. Pure."""
+"""Which schemes of URLs may be fetched, and which addresses be reached: only what `--allow` named. Pure.
+
+What leads to this machine's own files or memory, or wraps another URL, is never allowed.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
 
-from vllava_cli.errors import UsageError
+from vllava_cli.errors import FetchError, UsageError
+from vllava_cli.media.remote.urls import without_secrets
 
-LOOPBACK, LINK_LOCAL = "loopback", "link-local"
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://.+", re.DOTALL)
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
-REMOTE = ("s3", "s3a", "gs", "gcs", "http", "https", "az", "abfs", "abfss", "adl", "hf", "oss", "r2", "sftp", "webhdfs")
-"""What fsspec has beside them reads this machine's own files, memory or processes, or wraps another scheme."""
+LOOPBACK = "loopback"
+LINK_LOCAL = "link-local"
+
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]+"
+"""Two letters or more: C:// is a drive."""
+_URL = re.compile(rf"({_SCHEME})(://|::)")
+_CHAIN = re.compile(rf"::{_SCHEME}(://|::|$)")
+"""http://[::1]/x isn't one: what stands behind its colons is no scheme."""
+
+_NEVER = frozenset(
+    (
+        *("file", "local", "localfs", "memory", "data", "dir", "root", "git", "dvc", "pyscript"),
+        *("simplecache", "filecache", "blockcache", "cached", "cache", "reference", "generic", "dask", "tblocal"),
+        *("asynclocal", "asyncwrapper", "async_wrapper", "async-wrapper"),
+        *("zip", "tar", "libarchive", "blosc", "gzip", "bz2", "xz", "zstd"),
+    )
+)
+"""fsspec's schemes for what lies on this machine, and for what only passes on to another scheme."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """What --allow said."""
+    """What a user agreed to. Nothing is, unless it is named."""
 
     schemes: frozenset[str] = frozenset()
+    """In lower case."""
     has_loopback: bool = False
-    """127.0.0.1 and other names of the machine itself."""
+    """Whether this machine itself may be asked."""
     has_link_local: bool = False
-    """169.254.169.254 among them, where clouds keep a machine's credentials."""
+    """Whether a cloud's metadata service and others of this network segment may be."""
+
+    def scheme(self, url: str) -> str:
+        """The scheme of a URL that may be fetched. Errors: FetchError for any other."""
+        scheme, shown = scheme_of(url), without_secrets(url)
+        if scheme is None:
+            raise FetchError(f"{shown} is no URL: name it with its scheme, s3://bucket/clip.mp4.")
+        if _CHAIN.search(url) or scheme in _NEVER:
+            raise FetchError(f"{shown} can't be fetched: {scheme} leads to no other machine. Name the clip's own URL.")
+        if scheme not in self.schemes:
+            raise FetchError(f"{shown} isn't allowed: add --allow {scheme}.")
+        return scheme
 
 
 def allowed(words: Sequence[str]) -> Allowed:
-    """("s3,https", "loopback") → both schemes and the machine itself. Errors: UsageError."""
-    names = {name.strip().lower() for word in words for name in word.split(",")}
-    schemes = names - {LOOPBACK, LINK_LOCAL}
-    for name in sorted(schemes):
-        if not _SCHEME.fullmatch(name) or name not in REMOTE:
-            raise UsageError(
-                f"--allow {name!r} is no scheme that can be fetched: give {', '.join(('s3', 'gs', 'https'))}, …, and "
-                f"{LOOPBACK} or {LINK_LOCAL} for addresses that are kept out otherwise."
-            )
-    return Allowed(schemes=frozenset(schemes), has_loopback=LOOPBACK in names, has_link_local=LINK_LOCAL in names)
+    """From what `--allow` said: ["s3,https", "loopback"]. Errors: UsageError for what is never allowed."""
+    named = {word.strip().lower() for each in words for word in each.split(",")}
+    schemes = named - {LOOPBACK, LINK_LOCAL}
+    for scheme in sorted(schemes):
+        _check(scheme)
+    return Allowed(schemes=frozenset(schemes), has_loopback=LOOPBACK in named, has_link_local=LINK_LOCAL in named)
 
 
-def scheme_of(name: str) -> str | None:
-    """ "s3://b/k" → "s3"; None for a path: "C:\\x", "./s3:/x", "a:b"."""
-    found = _URL.fullmatch(name)
-    return found[1].lower() if found else None
+def scheme_of(path: str) -> str | None:
+    """ "S3://b/k" → "s3", "zip::s3://b/k" → "zip"; None for a local path: "./s3:/x", "a:b", "C:\\x", "C://x"."""
+    found = _URL.match(path)
+    if not found or (found[2] == "::" and "://" not in path):
+        return None
+    return found[1].lower()
 
 
-def shown_url(url: str) -> str:
-    """Without user, password, query and fragment, where secrets are: "https://u:p@h/a?sig=x" → "https://h/a"."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+def _check(scheme: str) -> None:
+    if scheme in _NEVER:
+        raise UsageError(f"--allow {scheme} can't be: it leads to no other machine. Name local files by their paths.")
+    if not re.fullmatch(_SCHEME, scheme):
+        raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")
