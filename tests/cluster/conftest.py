@@ -50,7 +50,31 @@ class Machines:
 
 
 @pytest.fixture(scope="package")
-def machines() -> Iterator[Machines]:
+def store() -> Iterator[Any]:
+    """A client of an S3 server on this machine, which all that is started from here asks, too."""
+    pytest.importorskip("s3fs")
+    boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    running = server.ThreadedMotoServer(port=0)
+    running.start()
+    _, port = running.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield boto3.client("s3")
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        running.stop()
+
+
+@pytest.fixture(scope="package")
+def machines(store: Any) -> Iterator[Machines]:  # noqa: ARG001  (their processes have its address)
     """Three of two CPUs each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
@@ -116,6 +140,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         "HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(Path(__file__).parents[2]),
+        **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
     }
     processes: list[subprocess.Popen[bytes]] = []
 

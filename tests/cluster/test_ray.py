@@ -43,6 +43,10 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+def answered(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["question"], row["answer"], row["frame_times_s"]
+
+
 def parts_of(out: Path) -> list[Path]:
     return sorted(out.glob("part-*.jsonl"))
 
@@ -52,13 +56,15 @@ def said(tmp_path: Path) -> str:
 
 
 def test_a_client_gets_every_row_once_when_an_engine_and_a_machine_end(
-    machines: Machines, clips: Path, alone: Rows, started: Started, tmp_path: Path
+    machines: Machines, store: Any, clips: Path, alone: Rows, started: Started, tmp_path: Path
 ) -> None:
+    store.create_bucket(Bucket="clips")
+    store.upload_file(str(clips / "clip-00.mp4"), "clips", "one.mp4")
     (tmp_path / "nothing.mp4").write_bytes(b"no video")
     out = tmp_path / "out"
-    bad = [str(tmp_path / "nothing.mp4"), "absent.mp4"]
-    more = ["--actors", "2", "--batch-size", "1", "--ray", machines.client_address]
-    process = started(*words(clips, *bad, "-o", "out", *more))
+    others = [str(tmp_path / "nothing.mp4"), "absent.mp4", "s3://clips/one.mp4", "s3://clips/absent.mp4"]
+    more = ["--actors", "2", "--batch-size", "1", "--allow", "s3", "--ray", machines.client_address]
+    process = started(*words(clips, *others, "-o", "out", *more))
     until(lambda: rows_in(out) >= 6, process)
     actors()[0].kill()
     until(lambda: rows_in(out) >= 14, process)
@@ -69,10 +75,13 @@ def test_a_client_gets_every_row_once_when_an_engine_and_a_machine_end(
         machines.add()
     found = by_id(parts_of(out))
     errors = {key: row for key, row in found.items() if row["error"]}
-    assert {key: row for key, row in found.items() if key not in errors} == alone
+    fetched = {key: row for key, row in found.items() if row["path"] == "s3://clips/one.mp4"}
+    assert {key: row for key, row in found.items() if key not in errors | fetched} == alone
+    same = [row for row in alone.values() if Path(row["path"]).name == "clip-00.mp4"]
+    assert sorted(map(answered, fetched.values())) == sorted(map(answered, same))
     kinds = [(Path(row["path"]).name, row["error"]["kind"], row["precision"]) for row in errors.values()]
-    assert sorted(kinds) == [("absent.mp4", "missing", None)] * 2 + [("nothing.mp4", "unreadable", None)] * 2
-    assert "4 jobs of 64 failed: 2 " in said(tmp_path)
+    assert sorted(kinds) == [("absent.mp4", "missing", None)] * 4 + [("nothing.mp4", "unreadable", None)] * 2
+    assert "6 jobs of 68 failed: 4 missing, 2 unreadable." in said(tmp_path)
 
 
 def test_a_driver_that_is_killed_goes_on_where_it_was_and_then_has_nothing_to_do(
