@@ -274,7 +274,7 @@ def test_a_file_larger_than_the_bound_is_refused(
 def test_a_size_that_is_not_told_gets_its_room_in_steps(
     site: Site, fetcher: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "STEP_BYTES", MEGABYTE)
+    monkeypatch.setattr(download, "STEP_BYTES", 1)
     make = fetcher(most_bytes=4 * MEGABYTE)
     for number, answer in enumerate((content(b"a" * MEGABYTE), content(b"b" * 3 * MEGABYTE, promised=-1))):
         site.answers[f"/{number}.mp4"] = answer
