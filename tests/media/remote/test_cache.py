@@ -112,7 +112,7 @@ def test_a_folder_that_can_not_be_made_is_told(site: Site, fetcher: Make, folder
     assert refusal(fetcher(), site.url("/a.mp4")).startswith(f"'{folder}' can't keep clips: file exists.")
 
 
-def test_a_new_version_is_fetched_and_the_old_one_stays_for_its_holder(site: Site, fetcher: Make, folder: Path) -> None:
+def test_a_new_version_is_fetched_and_the_old_one_stays_for_its_holder(site: Site, fetcher: Make) -> None:
     url = site.url("/a.mp4")
     site.answers["/a.mp4"] = content(b"old", ETag="1")
     with fetcher().fetched(url) as old:
@@ -162,14 +162,14 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(site: Site, fetcher: Make
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda row: b"",
-        lambda row: b"[]",
-        lambda row: b"[" * 100_000,
-        lambda row: b"\xff",
+        lambda _: b"",
+        lambda _: b"[]",
+        lambda _: b"[" * 100_000,
+        lambda _: b"\xff",
         lambda row: json.dumps(row | {"sha256": "../../../../../etc/passwd"}).encode(),
         lambda row: json.dumps(row | {"bytes": "1"}).encode(),
         lambda row: json.dumps(row | {"remote": None}).encode(),
-        lambda row: json.dumps({"bytes": 1}).encode(),
+        lambda _: json.dumps({"bytes": 1}).encode(),
     ],
 )
 def test_a_damaged_sidecar_only_costs_a_download(
@@ -219,7 +219,7 @@ def test_clips_that_are_held_stay(site: Site, fetcher: Make, folder: Path) -> No
         assert len(clips(folder)) == 3
 
 
-def test_a_clip_that_two_hold_stays_until_both_let_go(site: Site, fetcher: Make, folder: Path) -> None:
+def test_a_clip_that_two_hold_stays_until_both_let_go(site: Site, fetcher: Make) -> None:
     make = fetcher(most_bytes=10)
     site.answers |= {"/a.mp4": content(b"a" * 10), "/b.mp4": content(b"b" * 10)}
     with make.fetched(site.url("/a.mp4")) as path:
@@ -335,9 +335,9 @@ def test_leftovers_of_the_killed_are_cleaned_up_and_strangers_stay(site: Site, f
     assert left == {"notes.part"}
 
 
-def _fetch(cache: Cache, url: str, gate: threading.Event, answers: multiprocessing.Queue[bytes]) -> None:
+def _fetch(fetcher: Fetcher, url: str, gate: threading.Event, answers: multiprocessing.Queue[bytes]) -> None:
     gate.wait()
-    answers.put(fetched(Fetcher(allowed(["http,loopback"]), cache), url))
+    answers.put(fetched(fetcher, url))
 
 
 def test_processes_that_want_the_same_url_download_it_once(site: Site, folder: Path) -> None:
@@ -349,7 +349,8 @@ def test_processes_that_want_the_same_url_download_it_once(site: Site, folder: P
 
     site.answers["/a.mp4"] = for_get(get=content(b"x" * 1000), head=head)
     gate, answers = _SPAWN.Event(), _SPAWN.Queue()
-    words = (Cache(folder, MEGABYTE), site.url("/a.mp4"), gate, answers)
+    make = Fetcher(allowed(["http,loopback"]), Cache(folder, MEGABYTE))
+    words = (make, site.url("/a.mp4"), gate, answers)
     processes = [_SPAWN.Process(target=_fetch, args=words) for _ in range(2)]
     for process in processes:
         process.start()

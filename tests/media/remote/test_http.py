@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.media.remote.site import Site, content, for_get, in_turn, open_site, redirect, status
+from tests.media.remote.site import Answer, Site, content, for_get, in_turn, open_site, redirect, status
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.source import Timeouts
@@ -48,10 +48,28 @@ def test_a_size_that_is_not_told_is_no_fault(site: Site, fetcher: Make) -> None:
         assert (path.read_bytes(), path.suffix) == (BODY, "")
 
 
-def test_a_signed_url_that_is_good_for_get_alone_is_fetched(site: Site, fetcher: Make) -> None:
-    site.answers["/a.mp4"] = for_get(get=content(b"x"), head=status(403))
-    with fetcher().fetched(site.url("/a.mp4?sig=1")) as path:
+@pytest.mark.parametrize("head", [status(403), status(501), content(b"")])
+def test_a_server_that_can_not_answer_head_is_asked_by_get(site: Site, fetcher: Make, head: Answer) -> None:
+    site.answers["/a.mp4"] = for_get(get=content(b"x"), head=head)
+    with fetcher().fetched(site.url("/a.mp4")) as path:
         assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/a%2Fb%20c.mp4?sig=%2F%3d+%7E#t=5", "/a%2Fb%20c.mp4?sig=%2F%3d+%7E"),
+        ("/a b\N{LATIN SMALL LETTER E WITH ACUTE}.mp4", "/a%20b%C3%A9.mp4"),
+        ("/100%.mp4", "/100%25.mp4"),
+    ],
+)
+def test_a_url_is_sent_letter_by_letter_unless_it_has_to_be_encoded(
+    site: Site, fetcher: Make, path: str, sent: str
+) -> None:
+    site.answers[sent.partition("?")[0]] = content(b"x")
+    with fetcher().fetched(site.url(path)):
+        pass
+    assert set(site.requests) == {f"HEAD {sent}", f"GET {sent}"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])

@@ -76,6 +76,6 @@ def scheme_of(path: str) -> str | None:
 
 def _check(scheme: str) -> None:
     if scheme in _NEVER:
-        raise UsageError(f"--allow {scheme} can't be: it leads to no other machine. Name local files by their paths.")
+        raise UsageError(f"{scheme} can't be allowed: it leads to no other machine. Name local files by their paths.")
     if not re.fullmatch(_SCHEME, scheme):
         raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")
