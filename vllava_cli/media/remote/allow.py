@@ -18,8 +18,8 @@ LINK_LOCAL = "link-local"
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]+"
 """Two letters or more: C:// is a drive."""
 _URL = re.compile(rf"({_SCHEME})(://|::)")
-_CHAIN = re.compile(rf"::{_SCHEME}(://|::|$)")
-"""http://[::1]/x isn't one: what stands behind its colons is no scheme."""
+_CHAIN = re.compile(rf"::{_SCHEME}(://|::)")
+"""http://[::1]/x isn't one, nor is s3://b/a::b.mp4."""
 
 _NEVER = frozenset(
     (
@@ -48,7 +48,9 @@ class Allowed:
         scheme, shown = scheme_of(url), without_secrets(url)
         if scheme is None:
             raise FetchError(f"{shown} is no URL: name it with its scheme, s3://bucket/clip.mp4.")
-        if _CHAIN.search(url) or scheme in _NEVER:
+        if _CHAIN.search(url) or "::" in url.partition("://")[0]:
+            raise FetchError(f"{shown} can't be fetched: it is a chain of URLs. Name the clip's own one.")
+        if scheme in _NEVER:
             raise FetchError(f"{shown} can't be fetched: {scheme} leads to no other machine. Name the clip's own URL.")
         if scheme not in self.schemes:
             raise FetchError(f"{shown} isn't allowed: add --allow {scheme}.")
@@ -74,6 +76,6 @@ def scheme_of(path: str) -> str | None:
 
 def _check(scheme: str) -> None:
     if scheme in _NEVER:
-        raise UsageError(f"--allow {scheme} can't be: it leads to no other machine. Name local files by their paths.")
+        raise UsageError(f"{scheme} can't be allowed: it leads to no other machine. Name local files by their paths.")
     if not re.fullmatch(_SCHEME, scheme):
         raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")

@@ -6,7 +6,6 @@ same URL wait for that. What is found there is what was fetched: each time it is
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from vllava_cli.media.remote.download import Download
 from vllava_cli.media.remote.entry import Entry, part_path, read_entry, write_entry
 from vllava_cli.media.remote.folder import make_private, told
 from vllava_cli.media.remote.locks import alone, give_up, shared, sole
-from vllava_cli.media.remote.room import Room, touch
+from vllava_cli.media.remote.room import Room, free_bytes, touch
 from vllava_cli.media.remote.source import Facts, Source, passing
 
 
@@ -40,7 +39,7 @@ class Cache:
     most_bytes: int
     patience_s: float = 60
     """How long a download waits for room while others hold what could go."""
-    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    free_bytes: Callable[[Path], int] = free_bytes
 
     @property
     def room(self) -> Room:

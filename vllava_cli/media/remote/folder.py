@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -48,4 +49,5 @@ def told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise FetchError(f"{shown(folder)} can't keep clips: {reason_of(exc)}. Free some room, or {_REMEDY}.") from exc
+        remedy = "Free some room" if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Check the folder"
+        raise FetchError(f"{shown(folder)} can't keep clips: {reason_of(exc)}. {remedy}, or {_REMEDY}.") from exc

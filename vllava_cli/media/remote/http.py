@@ -8,6 +8,7 @@ compression is asked for. fsspec lends its loop and its session; its `info` take
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientResponse, ClientSession
 
 SCHEMES = ("http", "https")
+_ENCODED = re.compile(r"([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+"""A URL that is sent as it is: a signature is often one of its very letters."""
 
 
 @contextmanager
@@ -38,7 +41,8 @@ def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Http
     async def get_client(**_: object) -> ClientSession:
         return _session(border, timeouts)
 
-    filesystem = HTTPFileSystem(get_client=get_client, skip_instance_cache=True)
+    is_encoded = _ENCODED.fullmatch(url) is not None
+    filesystem = HTTPFileSystem(get_client=get_client, encoded=is_encoded, skip_instance_cache=True)
     session = sync(filesystem.loop, filesystem.set_session)
     try:
         yield HttpSource(url, filesystem, session, border)
@@ -89,7 +93,7 @@ class HttpSource:
         self._border = border
 
     def facts(self) -> Facts:
-        """By HEAD; a signed URL may be good for GET alone, of which the headers are read then."""
+        """By HEAD; some servers answer that with an error or without a size, then the headers of GET are read."""
         found: Facts = self._synced(self._head)
         return found
 
@@ -104,8 +108,9 @@ class HttpSource:
 
     async def _head(self) -> Facts:
         async with self._answer("HEAD") as response:
-            if response.status < 400:
-                return _facts(response)
+            facts = _facts(response)
+            if response.status < 400 and facts.bytes != 0:
+                return facts
         async with self._answer("GET") as response:
             told_status(self._url, response.status)
             return _facts(response)

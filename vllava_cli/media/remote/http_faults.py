@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
 from vllava_cli.errors import FetchError
@@ -45,8 +46,8 @@ def told(url: str, exc: Exception) -> FetchError:
             return passing(url, "the server keeps silent")
         case aiohttp.ClientPayloadError():
             return passing(url, "the connection ended before the file did")
-        case aiohttp.ClientOSError() if exc.strerror:
-            return passing(url, exc.strerror.lower())
+        case aiohttp.ClientOSError() if exc.errno and exc.errno > 0:
+            return passing(url, os.strerror(exc.errno).lower())
         case _:
             return passing(url, "the connection was lost")
 

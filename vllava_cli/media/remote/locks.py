@@ -1,4 +1,4 @@
-"""Locks of the cache: held as long as a descriptor is open, by processes and by threads alike, and gone with them.
+"""Locks of the cache: held as long as a descriptor is open, by processes and by threads alike, gone with who held them.
 
 A name may come to another file while one waits for its lock; what is returned holds the file that has the name now.
 """

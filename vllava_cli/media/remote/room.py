@@ -26,7 +26,7 @@ class Room:
 
     folder: Path
     most_bytes: int
-    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+    free_bytes: Callable[[Path], int]
 
     @property
     def lock(self) -> Path:
@@ -35,7 +35,13 @@ class Room:
 
     def lacking(self, part: Path, wanted: int, *, written: int = 0) -> int:
         """How many bytes are too few for a file of `wanted`, after all that may go has gone; 0 or less: it fits."""
+        for leftover, _ in self._files(PART):
+            _dropped(leftover)
+        lack = self._evict(part, wanted, written)
         self._sweep()
+        return lack
+
+    def _evict(self, part: Path, wanted: int, written: int) -> int:
         others = [(path, facts) for path, facts in self._files(CLIP, PART) if path != part]
         used = sum(facts.st_size for _, facts in others)
         lack = max(used + wanted - self.most_bytes, wanted - written - self.free_bytes(self.folder))
@@ -48,9 +54,7 @@ class Room:
         return lack
 
     def _sweep(self) -> None:
-        """Drops what killed downloads and clips that went left behind."""
-        for path, _ in self._files(PART):
-            _dropped(path)
+        """Drops what clips that went left beside them."""
         keys = {path.name.partition("-")[0] for path, _ in self._files(CLIP)}
         for path, _ in self._files(SIDECAR):
             if path.suffix == ".new" or path.stem not in keys:
@@ -64,6 +68,11 @@ class Room:
                 if any(pattern.fullmatch(path.name) for pattern in patterns):
                     found.append((path, path.lstat()))
         return found
+
+
+def free_bytes(folder: Path) -> int:
+    """What is left of the folder's disk."""
+    return shutil.disk_usage(folder).free
 
 
 def touch(descriptor: int) -> None:

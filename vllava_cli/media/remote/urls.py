@@ -23,7 +23,7 @@ def without_secrets(url: str) -> str:
 def scrubbed(text: str, url: str) -> str:
     """The first line of what a library said about a URL, without its secrets and its full stop."""
     line = (text.strip().splitlines() or [""])[0].replace(url, without_secrets(url))
-    return _one_line(re.sub(r"(\w://[^\s?#]*)[?#][^\s'\")]*", r"\1", line)).rstrip(".")
+    return _one_line(re.sub(r"(\w://[^\s?#]*)[?#][^\s'\")]*", r"\1", line)).rstrip(" .")
 
 
 def key_of(url: str) -> str:
@@ -33,7 +33,8 @@ def key_of(url: str) -> str:
 
 def suffix_of(url: str) -> str:
     """ "s3://b/A.MP4?v=1" → ".mp4"; nothing where it is none that media have."""
-    suffix = PurePosixPath(unquote(without_secrets(url)).partition("://")[2]).suffix.lower()
+    path = without_secrets(url).partition("://")[2].partition("/")[2]
+    suffix = PurePosixPath(unquote(path)).suffix.lower()
     return suffix if suffix in MEDIA_SUFFIXES else ""
 
 

@@ -1,0 +1,268 @@
+"""http:// from a real server: what may be connected to, what is tried again, and what is told."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from tests.media.remote.site import Answer, Site, content, for_get, in_turn, open_site, redirect, status
+from vllava_cli.errors import FetchError, MissingError
+from vllava_cli.media.remote.fetch import Fetcher
+from vllava_cli.media.remote.source import Timeouts
+
+Make = Callable[..., Fetcher]
+BODY = bytes(range(256)) * 12_000
+"""More than one chunk."""
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Site]:
+    with open_site() as site:
+        yield site
+
+
+def refusal(fetcher: Fetcher, url: str) -> FetchError:
+    with pytest.raises(FetchError) as caught, fetcher.fetched(url):
+        pass
+    return caught.value
+
+
+def test_a_clip_is_fetched_byte_for_byte(site: Site, fetcher: Make, folder: Path) -> None:
+    site.answers["/a.mp4"] = content(BODY)
+    with fetcher(most_bytes=len(BODY)).fetched(site.url("/a.mp4")) as path:
+        assert (path.read_bytes(), path.parent, path.suffix) == (BODY, folder, ".mp4")
+        assert path.is_file()
+        assert not path.is_symlink()
+    assert site.requests == {"HEAD /a.mp4": 1, "GET /a.mp4": 1}
+    assert site.headers["Accept-Encoding"] == "identity"
+
+
+def test_a_size_that_is_not_told_is_no_fault(site: Site, fetcher: Make) -> None:
+    site.answers["/a"] = content(BODY, promised=-1)
+    with fetcher(most_bytes=len(BODY)).fetched(site.url("/a")) as path:
+        assert (path.read_bytes(), path.suffix) == (BODY, "")
+
+
+@pytest.mark.parametrize("head", [status(403), status(501), content(b"")])
+def test_a_server_that_can_not_answer_head_is_asked_by_get(site: Site, fetcher: Make, head: Answer) -> None:
+    site.answers["/a.mp4"] = for_get(get=content(b"x"), head=head)
+    with fetcher().fetched(site.url("/a.mp4")) as path:
+        assert path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/a%2Fb%20c.mp4?sig=%2F%3d+%7E#t=5", "/a%2Fb%20c.mp4?sig=%2F%3d+%7E"),
+        ("/a b\N{LATIN SMALL LETTER E WITH ACUTE}.mp4", "/a%20b%C3%A9.mp4"),
+        ("/100%.mp4", "/100%25.mp4"),
+    ],
+)
+def test_a_url_is_sent_letter_by_letter_unless_it_has_to_be_encoded(
+    site: Site, fetcher: Make, path: str, sent: str
+) -> None:
+    site.answers[sent.partition("?")[0]] = content(b"x")
+    with fetcher().fetched(site.url(path)):
+        pass
+    assert set(site.requests) == {f"HEAD {sent}", f"GET {sent}"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_this_machine_is_not_asked_unless_loopback_is_allowed(site: Site, fetcher: Make, host: str) -> None:
+    site.answers["/a.mp4"] = content(b"x")
+    error = refusal(fetcher("http"), site.url("/a.mp4?sig=secret", host=host))
+    sentence = rf"http://{host}:{site.port}/a\.mp4 leads to \S+, which isn't allowed: add --allow loopback\."
+    assert re.fullmatch(sentence, str(error))
+    assert not site.requests
+
+
+def test_a_name_of_this_machine_is_refused_over_https_as_well(fetcher: Make, waits: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        error = refusal(fetcher("https"), f"https://localhost:{server.getsockname()[1]}/a.mp4")
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert str(error).endswith(", which isn't allowed: add --allow loopback.")
+    assert waits == []
+
+
+def test_a_name_that_leads_elsewhere_a_moment_later_is_refused_then(
+    site: Site, fetcher: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.answers["/a.mp4"] = content(b"x")
+    resolve, hosts = socket.getaddrinfo, ["10.255.255.254", "169.254.169.254"]
+
+    def rebound(host: str, *words: object, **settings: object) -> object:
+        return resolve(hosts.pop() if host == "rebound.example" else host, *words, **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    error = refusal(fetcher(), "http://rebound.example/a.mp4")
+    assert str(error) == (
+        "http://rebound.example/a.mp4 leads to 169.254.169.254, which isn't allowed: add --allow link-local."
+    )
+    assert hosts == ["10.255.255.254"]
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254, which isn't allowed: add --allow link-local"),
+        ("http://[fe80::1]/", "fe80::1, which isn't allowed: add --allow link-local"),
+        ("http://[::ffff:a9fe:a9fe]/", "::ffff:169.254.169.254, which isn't allowed: add --allow link-local"),
+        ("http://224.0.0.1/", "224.0.0.1, which isn't allowed: name another host"),
+        ("https://me:pw@127.0.0.1/b?sig=1", "https://127.0.0.1/b, which isn't allowed: add --allow https"),
+    ],
+)
+def test_a_redirect_is_checked_as_the_url_is(site: Site, fetcher: Make, target: str, reason: str) -> None:
+    site.answers["/a.mp4"] = redirect(target)
+    error = str(refusal(fetcher(), site.url("/a.mp4"))).replace("::ffff:a9fe:a9fe", "::ffff:169.254.169.254")
+    assert error == f"{site.url('/a.mp4')} leads to {reason}."
+
+
+def test_a_redirect_to_a_file_is_refused(site: Site, fetcher: Make, waits: list[float]) -> None:
+    site.answers["/a.mp4"] = redirect("file:///etc/passwd")
+    error = refusal(fetcher(), site.url("/a.mp4"))
+    what = "it redirects to a scheme that isn't allowed. Name the URL that it leads to."
+    assert (str(error), waits) == (f"{site.url('/a.mp4')} can't be fetched: {what}", [])
+
+
+def test_a_redirect_that_may_be_followed_is_without_cookies(site: Site, elsewhere: Site, fetcher: Make) -> None:
+    site.answers["/a.mp4"] = status(302, **{"Location": elsewhere.url("/b.mp4"), "Set-Cookie": "a=b; Domain=127.0.0.1"})
+    elsewhere.answers["/b.mp4"] = content(b"x")
+    with fetcher().fetched(site.url("/a.mp4")) as path:
+        assert path.read_bytes() == b"x"
+    assert "Cookie" not in elsewhere.headers
+
+
+def test_a_login_of_the_url_goes_to_its_own_host_alone(site: Site, elsewhere: Site, fetcher: Make) -> None:
+    site.answers["/a.mp4"] = redirect(elsewhere.url("/b.mp4"))
+    elsewhere.answers["/b.mp4"] = content(b"x")
+    with fetcher().fetched(site.url("/a.mp4", login="me:word@")):
+        pass
+    assert site.headers["Authorization"].startswith("Basic ")
+    assert "Authorization" not in elsewhere.headers
+
+
+def test_redirects_without_end_are_one_fault(site: Site, fetcher: Make, waits: list[float]) -> None:
+    site.answers["/a.mp4"] = redirect("/a.mp4")
+    assert "its redirects lead nowhere" in str(refusal(fetcher(), site.url("/a.mp4")))
+    assert waits == []
+
+
+def test_proxies_of_the_environment_are_not_used(site: Site, fetcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.answers["/a.mp4"] = content(b"x")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with fetcher().fetched(site.url("/a.mp4")) as path:
+        assert path.read_bytes() == b"x"
+
+
+def test_what_is_not_there_is_missing_at_once(site: Site, fetcher: Make, waits: list[float]) -> None:
+    error = refusal(fetcher(), site.url("/a.mp4?sig=secret", login="me:word@"))
+    assert isinstance(error, MissingError)
+    assert error.is_missing
+    assert str(error) == f"{site.url('/a.mp4')} doesn't exist: the server has nothing there. Check the URL."
+    assert waits == []
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_what_is_forbidden_is_refused_at_once(site: Site, fetcher: Make, waits: list[float], code: int) -> None:
+    site.answers["/a.mp4"] = status(code)
+    error = refusal(fetcher(), site.url("/a.mp4?sig=secret"))
+    sentence = f"is refused: the server doesn't let us read it. Check the URL's signature or credentials ({code})."
+    assert (str(error), error.is_missing, waits) == (f"{site.url('/a.mp4')} {sentence}", False, [])
+
+
+@pytest.mark.parametrize("code", [500, 503, 429, 408])
+def test_a_server_that_is_busy_is_asked_again(site: Site, fetcher: Make, waits: list[float], code: int) -> None:
+    site.answers["/a.mp4"] = in_turn(status(code), status(code), content(b"x"))
+    with fetcher().fetched(site.url("/a.mp4")) as path:
+        assert path.read_bytes() == b"x"
+    assert waits == [1, 3]
+
+
+def test_it_is_asked_three_times_more_and_then_told(site: Site, fetcher: Make, waits: list[float]) -> None:
+    site.answers["/a.mp4"] = in_turn(status(503))
+    error = refusal(fetcher(), site.url("/a.mp4?sig=secret"))
+    sentence = f"{site.url('/a.mp4')} can't be fetched: the server answers 503. Try again later."
+    assert (str(error), error.is_missing, waits) == (sentence, False, [1, 3, 9])
+    assert site.requests["GET /a.mp4?sig=secret"] == 4
+
+
+def test_an_odd_answer_is_told_at_once(site: Site, fetcher: Make, waits: list[float]) -> None:
+    site.answers["/a.mp4"] = status(204)
+    assert "the server answers 204. Check the URL." in str(refusal(fetcher(), site.url("/a.mp4")))
+    assert waits == []
+
+
+def test_a_body_that_ends_early_is_fetched_again(site: Site, fetcher: Make, waits: list[float], folder: Path) -> None:
+    torn, whole = content(BODY[:-1], promised=len(BODY)), content(BODY)
+    site.answers["/a.mp4"] = for_get(get=in_turn(torn, torn, whole), head=whole)
+    with fetcher(most_bytes=len(BODY)).fetched(site.url("/a.mp4")) as path:
+        assert path.read_bytes() == BODY
+    assert waits == [1, 3]
+    assert [path.suffix for path in folder.iterdir() if path.suffix == ".part"] == []
+
+
+@pytest.mark.parametrize("body", [b"four", b"sixsix"])
+def test_another_size_than_head_told_is_no_whole_file(
+    site: Site, fetcher: Make, waits: list[float], body: bytes
+) -> None:
+    site.answers["/a.mp4"] = for_get(get=content(body, promised=-1), head=content(b"12345"))
+    error = refusal(fetcher(), site.url("/a.mp4"))
+    assert re.search(r"it (ended after 4 of 5 bytes|has more than the 5 bytes that it should)\. Try again", str(error))
+    assert waits == [1, 3, 9]
+
+
+def test_a_clip_that_changes_between_two_requests_is_fetched_again(site: Site, fetcher: Make) -> None:
+    site.answers["/a.mp4"] = for_get(
+        get=in_turn(content(b"new", ETag="2"), content(b"old", ETag="1")), head=content(b"old", ETag="1")
+    )
+    with fetcher().fetched(site.url("/a.mp4")) as path:
+        assert path.read_bytes() == b"old"
+
+
+def test_what_is_sent_compressed_is_refused(site: Site, fetcher: Make) -> None:
+    site.answers["/a.mp4"] = content(b"x", Content_Encoding="gzip")
+    assert "it is sent compressed" in str(refusal(fetcher(), site.url("/a.mp4")))
+
+
+def test_a_server_that_falls_silent_is_left(site: Site, fetcher: Make, waits: list[float]) -> None:
+    def stall(handler: BaseHTTPRequestHandler) -> None:
+        content(b"some", promised=1000)(handler)
+        site.over.wait()
+
+    site.answers["/a.mp4"] = for_get(get=stall, head=content(b"x" * 1000))
+    error = refusal(fetcher(timeouts=Timeouts(silence_s=0.05)), site.url("/a.mp4"))
+    assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
+    assert len(waits) == 3
+
+
+def test_a_port_that_nobody_listens_at_is_tried_again(fetcher: Make, waits: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    error = refusal(fetcher(), f"http://127.0.0.1:{port}/a.mp4?sig=secret")
+    assert str(error) == f"http://127.0.0.1:{port}/a.mp4 can't be fetched: connection refused. Try again later."
+    assert len(waits) == 3
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "[::1", "a b", "127.1", "2130706433"])
+def test_a_host_that_does_not_exist_is_told_at_once(fetcher: Make, waits: list[float], host: str) -> None:
+    error = refusal(fetcher("http"), f"http://{host}/a.mp4")
+    assert re.search(r"can't be fetched: (there is no such host|it is no good URL)\. Check the URL\.$", str(error))
+    assert waits == []
+
+
+def test_a_scheme_that_is_not_allowed_asks_nobody(site: Site, fetcher: Make) -> None:
+    error = refusal(fetcher("s3,loopback"), site.url("/a.mp4"))
+    assert str(error) == f"{site.url('/a.mp4')} isn't allowed: add --allow http."
+    with pytest.raises(FetchError, match="add --allow http"):
+        fetcher("s3").check(site.url("/a.mp4"))
+    assert not site.requests
