@@ -28,6 +28,8 @@ from vllava_cli.media.remote.locks import sole
 from vllava_cli.media.remote.room import Room
 from vllava_cli.media.remote.urls import key_of
 
+pytest.importorskip("aiohttp")
+
 Make = Callable[..., Fetcher]
 MEGABYTE = 1_000_000
 _SPAWN = multiprocessing.get_context("spawn")

@@ -15,6 +15,8 @@ from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.source import Timeouts
 
+pytest.importorskip("aiohttp")
+
 Make = Callable[..., Fetcher]
 BODY = bytes(range(256)) * 12_000
 """More than one chunk."""

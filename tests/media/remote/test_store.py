@@ -20,6 +20,10 @@ from vllava_cli.media.remote import store
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.source import Facts, PassingError
 
+pytest.importorskip("aiohttp")
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.server")
+
 Make = Callable[..., Fetcher]
 BODY = bytes(range(256)) * 40_000
 """More than one block."""
