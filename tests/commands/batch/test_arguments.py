@@ -123,7 +123,7 @@ def destined(
     is_overwriting: bool = False,
 ) -> Destination:
     return destination_of(
-        Path(path) if path else None, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting
+        path, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting
     )
 
 
