@@ -22,7 +22,7 @@ from vllava_cli.cluster.answering import row_in
 from vllava_cli.cluster.parts import Parts
 from vllava_cli.cluster.reconcile import mismatch
 from vllava_cli.cluster.request import Place
-from vllava_cli.commands.batch.units import units_of
+from vllava_cli.commands.batch.units import each_unit
 from vllava_cli.jobs import Job
 from vllava_cli.jsonl import read_rows
 
@@ -45,10 +45,8 @@ class Driver:
         """Jobs, clips, manifest; nothing else."""
         with timed("jobs"):
             jobs = self.plan.made()
-        with timed("clips"):
-            units = units_of(jobs)
-        with timed("manifest"):
-            manifest.write(str(self.folder), units)
+        with timed("clips, manifest"):
+            manifest.write(str(self.folder), each_unit(jobs))
         tell(rows=len(jobs))
 
     def first(self) -> None:
@@ -98,8 +96,8 @@ class Driver:
         todo = [job for job in jobs if not out.is_done(job)]
         left = {job.id: job for job in todo}
         done = len(jobs) - len(todo)
-        with timed("manifest"):
-            place = manifest.write(str(self.folder), units_of(left.values()))
+        with timed("clips, manifest"):
+            place = manifest.write(str(self.folder), each_unit(left.values()))
         clips = len({job.path for job in todo})
         cluster = Cluster(plan=self.plan, units=units_in(place), clips=clips, deaths=self.deaths)
         again = 0
