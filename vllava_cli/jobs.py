@@ -69,30 +69,31 @@ class _File(NamedTuple):
 
 def made(wanted: Iterable[Wanted], signature: str) -> list[Job]:
     """The jobs, in order; those that are equal in all get different ids, the same ones in each run."""
-    files: dict[str, _File] = {}
+    files: dict[str, Job] = {}
+    """By its path as it was asked for; a clip's first job also says what its file is."""
     questions: dict[str, str] = {}
     seen: dict[str, int] = {}
     jobs: list[Job] = []
     for one in wanted:
-        file = files.get(one.path)
+        file: _File | Job | None = files.get(one.path)
         if file is None:
-            file = files[one.path] = _file(one.path)
+            file = _file(one.path)
         question = questions.setdefault(one.question, one.question)
         id = _id(signature, file, question)
         count = seen.get(id, 0)
         seen[id] = count + 1
         if count:
             id = _id(signature, file, question, count)
-        jobs.append(
-            Job(
-                id=id,
-                path=file.path,
-                question=question,
-                size=file.size,
-                mtime_ns=file.mtime_ns,
-                fields=one.fields,
-            )
+        job = Job(
+            id=id,
+            path=file.path,
+            question=question,
+            size=file.size,
+            mtime_ns=file.mtime_ns,
+            fields=one.fields,
         )
+        files.setdefault(one.path, job)
+        jobs.append(job)
     return jobs
 
 
@@ -160,7 +161,7 @@ def _facts(path: str) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
+def _id(signature: str, file: _File | Job, question: str, repeat: int = 0) -> str:
     """Each part with its length before it, so that no two jobs are spelled alike."""
     parts = [
         signature.encode(),

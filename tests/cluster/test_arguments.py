@@ -93,6 +93,7 @@ def test_fields_are_taken_from_the_merged_file() -> None:
         (Words(gpus_per_actor=0.0), "--gpus-per-actor"),
         (Words(allow=("s3",)), "--allow"),
         (Words(format="parquet"), "--format parquet"),
+        (Words(output="s3://bucket/run"), "'s3://bucket/run' is a URL: rows go there"),
     ],
 )
 def test_what_is_about_a_cluster_needs_one(words: Words, flag: str) -> None:

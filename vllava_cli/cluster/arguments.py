@@ -8,6 +8,7 @@ from vllava_cli.cluster.request import ClusterBatch, Place
 from vllava_cli.cluster.sizes import Wanted
 from vllava_cli.commands.batch.request import Batch
 from vllava_cli.errors import UsageError
+from vllava_cli.objects import is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Words:
         for flag, value in given.items():
             if value not in (None, ()):
                 raise UsageError(f"{flag} is about a cluster: add --ray, or leave it out.")
+        if self.output and is_url(self.output):
+            raise UsageError(f"{self.output!r} is a URL: rows go there with --ray. Name a file, or add --ray.")
         if self.format == "parquet":
             raise UsageError("--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray.")
 

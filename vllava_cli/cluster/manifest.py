@@ -41,7 +41,7 @@ def unit_of(row: Mapping[str, Any]) -> Unit:
     """A row of it → the unit that it was written from."""
     path = os.fsdecode(row["path"])
     jobs = [Job(path=path, **job) for job in json.loads(row["jobs"])]
-    return Unit(path=Path(path), jobs=tuple(jobs))
+    return Unit(jobs=tuple(jobs))
 
 
 def row_of(unit: Unit) -> dict[str, bytes]:

@@ -18,8 +18,11 @@ class Parts(Protocol):
     """Rows of a run. Errors: OutputError, from each of them."""
 
     is_kept: bool
-    before: Collection[bytes]
-    """The ids that had a row when it was opened."""
+
+    @property
+    def before(self) -> Collection[bytes]:
+        """The ids that had a row when it was opened."""
+        ...
 
     def is_done(self, job: Job, /) -> bool: ...
 

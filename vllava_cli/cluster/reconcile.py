@@ -38,14 +38,14 @@ class Mismatch:
 
 def mismatch(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> Mismatch:
     """`ids` are those of all rows now, `before` those that were there when the run began."""
-    left = {bytes.fromhex(job.id) for job in jobs}
-    seen: set[bytes] = set()
+    is_seen = dict.fromkeys((bytes.fromhex(job.id) for job in jobs), False)
     twice, foreign = [], []
     for id in ids:
-        if id in seen:
+        was_seen = is_seen.get(id)
+        if was_seen:
             twice.append(id.hex())
-        elif id not in left and id not in before:
+        elif was_seen is None and id not in before:
             foreign.append(id.hex())
-        seen.add(id)
-    missing = tuple(job for job in jobs if bytes.fromhex(job.id) not in seen)
+        is_seen[id] = True
+    missing = tuple(job for job in jobs if not is_seen[bytes.fromhex(job.id)])
     return Mismatch(missing=missing, twice=tuple(twice), foreign=tuple(foreign))

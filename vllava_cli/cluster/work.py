@@ -18,7 +18,7 @@ from vllava_cli.commands.batch import telling
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.rows import Fault, Outcome, row_of
 from vllava_cli.commands.batch.telling import Tally
-from vllava_cli.commands.batch.units import units_of
+from vllava_cli.commands.batch.units import each_unit
 from vllava_cli.errors import ClusterError
 from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
@@ -93,7 +93,7 @@ class Work:
 
     def _pass(self, shares: Sizes) -> str | None:
         """Why the cluster ended before all was handed out, None where it didn't."""
-        place = manifest.write(self.cluster.output.name, units_of(self._left.values()))
+        place = manifest.write(self.cluster.output.name, each_unit(self._left.values()))
         task = Task(setup=self.setup, sizes=shares, manifest=place)
         for taken in batches(task, is_stopping=self.is_stopping):
             if taken.rows:

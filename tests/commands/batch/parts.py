@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vllava_cli.commands.batch.rows import ErrorKind, Fault, Outcome
 from vllava_cli.commands.batch.units import Unit
@@ -21,7 +20,7 @@ def job(path: str = "a.mp4", question: str = "Why?", *, id: str | None = None, *
 
 
 def unit(path: str, *questions: str) -> Unit:
-    return Unit(path=Path(path), jobs=tuple(job(path, question) for question in questions or ("Why?",)))
+    return Unit(jobs=tuple(job(path, question) for question in questions or ("Why?",)))
 
 
 def answer(text: str = "A dog.", *, probabilities: tuple[float, ...] = (), stats: Stats = STATS) -> Answer:

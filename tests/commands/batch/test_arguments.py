@@ -122,9 +122,7 @@ def destined(
     is_retrying: bool = False,
     is_overwriting: bool = False,
 ) -> Destination:
-    return destination_of(
-        path, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting
-    )
+    return destination_of(path, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting)
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_questions_that_were_answered_before_a_death_are_not_asked_again() -> No
     crewed = Crewed(scripts={"cpu": [{"deadly": names(0), "last_words": 2}, {}]}, units=[asked])
     assert [outcome.job for outcome in crewed.run()] == list(asked.jobs)
     _, second = crewed.processes
-    assert second.given == [Unit(path=asked.path, jobs=asked.jobs[2:]), None]
+    assert second.given == [Unit(jobs=asked.jobs[2:]), None]
 
 
 def test_processes_that_die_while_they_load_do_not_speak_against_a_clip() -> None:

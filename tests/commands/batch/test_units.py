@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.commands.batch.parts import job, unit
 from vllava_cli.commands.batch.units import Unit, units_of
 
@@ -11,15 +9,15 @@ from vllava_cli.commands.batch.units import Unit, units_of
 def test_clips_come_in_the_order_of_their_first_job_with_all_theirs() -> None:
     jobs = [job("b.mp4", "1"), job("a.mp4", "2"), job("b.mp4", "3")]
     assert units_of(iter(jobs)) == [
-        Unit(path=Path("b.mp4"), jobs=(jobs[0], jobs[2])),
-        Unit(path=Path("a.mp4"), jobs=(jobs[1],)),
+        Unit(jobs=(jobs[0], jobs[2])),
+        Unit(jobs=(jobs[1],)),
     ]
     assert units_of([]) == []
 
 
 def test_a_question_that_is_asked_twice_is_one_with_two_jobs() -> None:
     one, two, again = job(question="Why?", id="1"), job(question="Who?", id="2"), job(question="Why?", id="3")
-    both = Unit(path=Path("a.mp4"), jobs=(one, two, again))
+    both = Unit(jobs=(one, two, again))
     assert both.questions() == [("Why?", (one, again)), ("Who?", (two,))]
 
 

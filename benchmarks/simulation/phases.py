@@ -1,0 +1,158 @@
+"""The phases of a run, each a process: `python -m benchmarks.simulation.phases NAME FOLDER DEATHS PLAN`.
+
+Each begins like `vllava batch` does, with the making of all jobs, and tells what it finds as JSON lines on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.simulation.cluster import Cluster, batches, units_in
+from benchmarks.simulation.plan import ABOUT, Plan, fails
+from vllava_cli.cluster import manifest, parts
+from vllava_cli.cluster.answering import row_in
+from vllava_cli.cluster.parts import Parts
+from vllava_cli.cluster.reconcile import mismatch
+from vllava_cli.cluster.request import Place
+from vllava_cli.commands.batch.units import each_unit
+from vllava_cli.jobs import Job
+from vllava_cli.jsonl import read_rows
+
+MERGED = "all.jsonl"
+"""Beside the folder of the parts."""
+_KILLED_BEFORE = 0.75
+"""The first half's process goes no further than this, however late the kill comes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """What the process of a phase was told."""
+
+    plan: Plan
+    folder: Path
+    """Of the parts and the manifest."""
+    deaths: int
+
+    def prepare(self) -> None:
+        """Jobs, clips, manifest; nothing else."""
+        with timed("jobs"):
+            jobs = self.plan.made()
+        with timed("clips, manifest"):
+            manifest.write(str(self.folder), each_unit(jobs))
+        tell(rows=len(jobs))
+
+    def first(self) -> None:
+        """Until somebody kills it."""
+        with timed("jobs"):
+            jobs = self.plan.made()
+        with self._opened(jobs) as out:
+            self._answer(out, jobs, most=int(_KILLED_BEFORE * len(jobs)))
+            signal.pause()
+
+    def rest(self) -> None:
+        """Begun again: what is there is learned, what lacks is answered, and the whole is held against the jobs."""
+        with timed("jobs"):
+            jobs = self.plan.made()
+        with self._opened(jobs) as out:
+            tell(found=len(out.before))
+            self._answer(out, jobs)
+            with timed("finish"):
+                out.finish(jobs)
+            with timed("reconcile"):
+                found = mismatch(jobs, out.ids(), out.before)
+        tell(rows=len(jobs) - len(out.before), mismatch=list(found.told()))
+
+    def check(self) -> None:
+        """What merge wrote, read by code that knows nothing of batches: rows, ids, errors."""
+        ids, rows, errors, wrong = set(), 0, 0, 0
+        with timed("read"):
+            for row in read_rows(self.folder.parent / MERGED):
+                rows += 1
+                ids.add(bytes.fromhex(row["id"]))
+                errors += row["error"] is not None
+                wrong += (row["error"] is not None) != fails(row["id"])
+        tell(rows=rows, ids=len(ids), errors=errors, wrong=wrong)
+
+    @contextmanager
+    def _opened(self, jobs: Sequence[Job]) -> Iterator[Parts]:
+        opening = parts.opened(Place(name=str(self.folder)), jobs, ABOUT)
+        with timed("scan"):
+            out = opening.__enter__()
+        try:
+            yield out
+        finally:
+            opening.__exit__(None, None, None)
+
+    def _answer(self, out: Parts, jobs: Sequence[Job], most: int | None = None) -> None:
+        """As work.Work does it, until the cluster has no more, or `most` rows are written in all."""
+        todo = [job for job in jobs if not out.is_done(job)]
+        left = {job.id: job for job in todo}
+        done = len(jobs) - len(todo)
+        with timed("clips, manifest"):
+            place = manifest.write(str(self.folder), each_unit(left.values()))
+        clips = len({job.path for job in todo})
+        cluster = Cluster(plan=self.plan, units=units_in(place), clips=clips, deaths=self.deaths)
+        again = 0
+        tell(written=done, rss=rss_bytes())
+        with timed("answer"):
+            for taken in batches(cluster.rows(), self.plan.rows_at_once):
+                rows = [row for row in map(row_in, taken) if left.pop(row["id"], None)]
+                out.extend(rows)
+                done += len(rows)
+                again += len(taken) - len(rows)
+                tell(written=done, rss=rss_bytes(), again=again, **_standing(cluster))
+                if most is not None and done >= most:
+                    break
+
+
+def _standing(cluster: Cluster) -> dict[str, object]:
+    return {
+        "simulated_s": cluster.now_s,
+        "answering_s": cluster.answering_s,
+        "decoding_s": cluster.decoding_s,
+        "died": cluster.died,
+    }
+
+
+@contextmanager
+def timed(step: str) -> Iterator[None]:
+    """Tells how long a step took, and the memory at its end."""
+    started_s = time.perf_counter()
+    yield
+    tell(step=step, seconds=time.perf_counter() - started_s, rss=rss_bytes())
+
+
+def tell(**facts: object) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def rss_bytes() -> int:
+    """Of this process now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def main(words: Sequence[str]) -> None:
+    name, folder, deaths, plan = words
+    driver = Driver(plan=Plan.of_json(plan), folder=Path(folder), deaths=int(deaths))
+    phases: dict[str, Callable[[], None]] = {
+        "prepare": driver.prepare,
+        "first": driver.first,
+        "rest": driver.rest,
+        "check": driver.check,
+    }
+    phases[name]()
+    tell(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

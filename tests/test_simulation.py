@@ -1,0 +1,108 @@
+"""A run without a model: killed, begun again, with deaths, rows that come twice and errors, and whole at its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.bench.parts import ASKED, FAULTY, RECORD, TRIAL
+from vllava_cli.commands.bench import saved
+from vllava_cli.errors import OutputError
+from vllava_cli.journal import read_rows
+from vllava_cli.jsonl import line_of
+
+pytest.importorskip("pyarrow")
+
+from benchmarks.simulation.cluster import Cluster
+from benchmarks.simulation.plan import Fleet, Plan, Service, fails, of_bench
+from vllava_cli.commands.batch.units import units_of
+
+ROOT = Path(__file__).parents[1]
+PHASES = ["jobs, clips, manifest", "first half, killed", "resume, rest", "merge", "check of what was merged"]
+
+
+def simulated(folder: Path, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "scripts/simulate", "--json", "--folder", str(folder), *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_each_of_3000_jobs_has_its_row_after_a_kill_and_deaths(tmp_path: Path) -> None:
+    found = simulated(tmp_path / "run", "--jobs", "3000", "--questions", "2", "--deaths", "6")
+    jobs = Plan(jobs=3000, questions=2).made()
+    errors = sum(fails(job.id) for job in jobs)
+    rows = list(read_rows(tmp_path / "run" / "all.jsonl"))
+    assert sorted(row["id"] for row in rows) == sorted(job.id for job in jobs)
+    assert {row["id"] for row in rows if row["error"]} == {job.id for job in jobs if fails(job.id)}
+    assert found["check"] == {"rows": 3000, "ids": 3000, "errors": errors, "wrong": 0}
+    assert [phase["name"] for phase in found["phases"]] == PHASES
+    first, rest = found["phases"][1:3]
+    assert 1500 <= first["rows"] <= found["found"] <= 2400
+    assert rest["rows"] == 3000 - found["found"]
+    assert found["deaths"] == 6
+    assert found["again"] > 0
+    assert [each["share"] for each in found["memory"]] == [0.25, 0.5, 0.75, 1.0]
+    assert all(bar["is_met"] for bar in found["bars"])
+
+
+def rows_of(plan: Plan) -> tuple[Cluster, list[str]]:
+    """The cluster when it is done, and the ids in the order in which they came."""
+    units = units_of(plan.made())
+    cluster = Cluster(plan=plan, units=iter(units), clips=len(units), deaths=plan.fleet.deaths)
+    return cluster, [json.loads(row)["id"] for row in cluster.rows()]
+
+
+def test_engines_that_wait_for_nothing_work_all_the_time() -> None:
+    fleet = Fleet(actors=2, decoders=64, batch=4, deaths=0)
+    plan = Plan(jobs=2000, service=Service(decode_s=0.1, answer_s=1.0), fleet=fleet)
+    cluster, _ = rows_of(plan)
+    assert 950 < cluster.now_s < 1150
+    assert cluster.answering_s / (2 * cluster.now_s) > 0.95
+
+
+def test_one_decoder_holds_all_engines_up() -> None:
+    fleet = Fleet(actors=4, decoders=1, batch=4, deaths=0)
+    cluster, _ = rows_of(Plan(jobs=500, service=Service(decode_s=1.0, answer_s=0.1), fleet=fleet))
+    assert 450 < cluster.now_s < 600
+    assert cluster.answering_s / (4 * cluster.now_s) < 0.1
+
+
+def test_what_an_actor_had_comes_again_when_it_dies() -> None:
+    calm = Plan(jobs=200, fleet=Fleet(actors=2, batch=10, deaths=0))
+    wild = replace(calm, fleet=replace(calm.fleet, deaths=2))
+    _, ids = rows_of(calm)
+    cluster, again = rows_of(wild)
+    assert cluster.died == 2
+    assert set(again) == set(ids) == {job.id for job in calm.made()}
+    assert len(again) == len(ids) + 10  # of the second death, after its rows went out
+
+
+def test_a_manifest_of_nothing_is_no_time() -> None:
+    cluster = Cluster(plan=Plan(), units=iter(()), clips=0, deaths=3)
+    assert list(islice(cluster.rows(), 1)) == []
+    assert cluster.now_s == 0
+
+
+def test_times_are_taken_from_what_bench_saved(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_bytes(line_of(saved.object_of(replace(RECORD, trials=(FAULTY, TRIAL)))))
+    together = of_bench(path, Service(), 16)
+    assert together.decode_s == 0.0205
+    assert together.answer_s == pytest.approx(0.04123 + ASKED.new_tokens / 800)
+    assert of_bench(path, Service(), 15).answer_s == pytest.approx(0.04123 + ASKED.new_tokens / 400)
+
+
+def test_a_bench_that_failed_says_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_bytes(line_of(saved.object_of(replace(RECORD, trials=(FAULTY,)))))
+    with pytest.raises(OutputError, match=r"doesn't say how long an answer takes"):
+        of_bench(path, Service(), 16)
