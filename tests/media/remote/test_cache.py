@@ -287,6 +287,18 @@ def test_a_size_that_is_not_told_gets_its_room_in_steps(
     assert [path.stat().st_size for path in clips(folder)] == [3 * MEGABYTE + 1]
 
 
+def test_a_download_takes_its_room_before_its_first_byte(site: Site, fetcher: Make, folder: Path) -> None:
+    sizes: list[int] = []
+
+    def look(handler: BaseHTTPRequestHandler) -> None:
+        sizes.extend(path.stat().st_size for path in folder.glob("*.part"))
+        content(b"x" * 10)(handler)
+
+    site.answers["/a.mp4"] = for_get(get=look, head=content(b"x" * 10))
+    fetched(fetcher(), site.url("/a.mp4"))
+    assert sizes == [10]
+
+
 def test_room_that_another_download_has_asked_for_is_not_given_twice(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     part, other = (folder / f"{key_of(url)}.part" for url in ("s3://a", "s3://b"))

@@ -30,7 +30,7 @@ _WRAPPERS = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
 def place_of(address: str) -> Place | None:
     """None for an address of the internet or of a private network; "nowhere" also for what is no address."""
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed = ip_address(address)
     except ValueError:
         return "nowhere"
     return _place(parsed)

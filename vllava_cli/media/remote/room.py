@@ -57,7 +57,7 @@ class Room:
         """Drops what clips that went left beside them."""
         keys = {path.name.partition("-")[0] for path, _ in self._files(CLIP)}
         for path, _ in self._files(SIDECAR):
-            if path.suffix == ".new" or path.stem not in keys:
+            if path.stem not in keys:  # KEY.json.new never is
                 path.unlink(missing_ok=True)
 
     def _files(self, *patterns: re.Pattern[str]) -> list[tuple[Path, os.stat_result]]:
