@@ -19,6 +19,7 @@ from vllava_cli.cluster.setup import Setup
 from vllava_cli.cluster.stored import StoredParts
 from vllava_cli.commands import merge
 from vllava_cli.commands.batch.request import Batch, Inputs
+from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.commands.batch.units import units_of
 from vllava_cli.demo import CHECKPOINT, CLIPS
 from vllava_cli.engine.hub import Source
@@ -127,7 +128,8 @@ def test_a_clip_is_fetched_and_decoded(
     monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path / "cache"))
     name = bucket.name.split("/")[2]
     store.upload_file(str(CLIPS / "blue-star-grows.mp4"), name, "a b.mp4")
-    urls = [f"s3://{name}/a b.mp4", f"s3://{name}/none.mp4", str(CLIPS / "blue-star-grows.mp4")]
+    store.put_object(Bucket=name, Key="bad.mp4", Body=b"no video")
+    urls = [f"s3://{name}/{key}.mp4" for key in ("a b", "none", "bad")] + [str(CLIPS / "blue-star-grows.mp4")]
     setup = Setup(
         batch=Batch(inputs=Inputs(), wishes=Wishes(model="demo"), framing=Framing(), sampling=Sampling()),
         source=Source(model="demo", folder=CHECKPOINT),
@@ -137,7 +139,9 @@ def test_a_clip_is_fetched_and_decoded(
         allowed=("s3",),
     )
     units = units_of(made([Wanted(path=url, question="Why?") for url in urls], "settings"))
-    fetched, absent, local = (decoded(unit, setup) for unit in units)
+    fetched, absent, bad, local = (decoded(unit, setup) for unit in units)
     assert fetched.frames and local.frames
     assert (fetched.frames.pixels == local.frames.pixels).all()
     assert absent.fault and (absent.fault.kind, absent.is_early) == ("missing", True)
+    said = f"{urls[2]} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+    assert bad.fault == Fault(kind="unreadable", message=said)

@@ -7,7 +7,7 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from vllava_cli.cluster.setup import Setup
 from vllava_cli.commands.batch.line import changed
 from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.commands.batch.units import Unit
+from vllava_cli.jsonl import shown
 from vllava_cli.media.guard import Guard
 from vllava_cli.media.remote.allow import allowed, scheme_of
 from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.folder import default_folder
+from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.nouns import DecodeLimits, Frames
 
 MOST_BYTES = 20 << 30
@@ -53,20 +55,30 @@ def decode(row: Mapping[str, Any], setup: Setup) -> dict[str, bytes]:
 def decoded(unit: Unit, setup: Setup) -> Decoded:
     """Fetched where it is a URL, then read by the bounded process that this process keeps."""
     started_s = time.perf_counter()
-    frames, fault, is_early = None, None, True
     try:
         with _local(unit, setup) as path:
-            guard = _guard(setup.batch.limits)
-            guard.header(path)
-            is_early = False
-            frames = guard.sample(path, setup.batch.framing)
+            found = _read(unit, path, setup)
+    except Exception as exc:
+        found = Decoded(unit=unit, fault=Fault.of_clip(exc, unit.path), is_early=True)
+    return replace(found, seconds=time.perf_counter() - started_s)
+
+
+def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
+    """The header first, as it is read on one machine before any model is loaded."""
+    is_early, name = True, unit.jobs[0].path
+    try:
+        guard = _guard(setup.batch.limits)
+        guard.header(path)
+        is_early = False
+        frames = guard.sample(path, setup.batch.framing)
         fault = changed(unit)
     except Exception as exc:
-        fault = Fault.of_clip(exc, unit.path)
-    seconds = time.perf_counter() - started_s
-    return Decoded(
-        unit=unit, frames=None if fault else frames, fault=fault, is_early=is_early and bool(fault), seconds=seconds
-    )
+        fault = Fault.of_clip(exc, path)
+        if path != unit.path:  # what is told of a fetched file is told of its URL
+            fault = replace(fault, message=fault.message.replace(shown(path), without_secrets(name)))
+    if fault:
+        return Decoded(unit=unit, fault=fault, is_early=is_early)
+    return Decoded(unit=unit, frames=frames)
 
 
 @contextmanager
