@@ -48,7 +48,8 @@ def run(cluster: ClusterBatch, screen: Screen) -> int:
         tally.total, tally.skipped = len(jobs), len(jobs) - len(todo)
         tally.skipped_errors = sum(out.had_failed(job) for job in jobs)
         if batch.is_dry:
-            screen.facts([("jobs", f"{tally.total:,}: {tally.left:,} to answer, {tally.skipped:,} done before")])
+            told = f"{tally.total:,}: {tally.left:,} to answer, {tally.skipped:,} done before"
+            screen.facts([("jobs", told)], is_answer=True)
             return 1 if complaints else 0
         setup = _setup(cluster, source, about, todo)
         work = Work(cluster=cluster, setup=setup, out=out, tally=tally, screen=screen, is_interrupted=is_interrupted)
