@@ -39,7 +39,8 @@ def _begun(address: str) -> Iterator[Any]:
     try:
         ray.init(**_settings(address))
     except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
-        raise ClusterError(f"Ray can't be used at {address}: {_first_line(exc)}. Check it with ray status.") from exc
+        remedy = "Check it with ray status; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise ClusterError(f"Ray can't be used at {address}: {_first_line(exc)}. {remedy}.") from exc
     try:
         yield ray
     finally:
@@ -67,7 +68,6 @@ def _imported() -> Any:
     """Ray without its tips, reports of use and warnings, which are told while it is imported and begun."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         import ray
         import ray.data
