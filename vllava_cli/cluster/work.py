@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.cluster import manifest
 from vllava_cli.cluster.answering import failure_of, row_in
 from vllava_cli.cluster.connect import connected
+from vllava_cli.cluster.feed import Taken
 from vllava_cli.cluster.feeding import batches
 from vllava_cli.cluster.request import LOCAL, ClusterBatch
 from vllava_cli.cluster.setup import Setup, Task
-from vllava_cli.cluster.sizes import Sizes, sizes
+from vllava_cli.cluster.sizes import Node, Sizes, sizes
 from vllava_cli.commands.batch import telling
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.rows import Fault, Outcome, row_of
@@ -42,6 +44,9 @@ class Work:
     tally: Tally
     screen: Screen
     is_interrupted: Callable[[], bool]
+    connect: Callable[[str, Callable[[str], object]], AbstractContextManager[tuple[Node, ...]]] = connected
+    feed: Callable[..., Iterator[Taken]] = batches
+    """Both are Ray's; tests have others."""
     meter: Meter = field(default_factory=Meter)
     shares: Sizes | None = None
     _left: dict[str, Job] = field(default_factory=dict)
@@ -68,7 +73,7 @@ class Work:
         started_s = time.perf_counter()
         with (
             self.screen.progress(lambda: self._parts(where), is_shared=False),
-            connected(self.cluster.address, self.screen.detail) as nodes,
+            self.connect(self.cluster.address, self.screen.detail) as nodes,
         ):
             self.shares = sizes(nodes, self.cluster.wanted)
             self.meter.load_s = time.perf_counter() - started_s
@@ -95,7 +100,7 @@ class Work:
         """Why the cluster ended before all was handed out, None where it didn't."""
         place = manifest.write(self.cluster.output.name, each_unit(self._left.values()))
         task = Task(setup=self.setup, sizes=shares, manifest=place)
-        for taken in batches(task, is_stopping=self.is_stopping):
+        for taken in self.feed(task, is_stopping=self.is_stopping):
             if taken.rows:
                 self._put([row_in(row) for row in taken.rows])
             if taken.fault:
