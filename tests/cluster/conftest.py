@@ -8,45 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster.machines import Machines
 from tests.commands.shell import Shell
 from vllava_cli import demo
 
 QUESTIONS = ("What happens in this video?", "What colour is it?")
 CLIPS = 30
-PORT = 10078
-"""Of the head's server for clients."""
 UNEQUAL = ("seconds",)
 """Of a row: what differs from run to run."""
-
-
-@dataclass
-class Machines:
-    """The cluster; the first machine is its head and stays."""
-
-    cluster: Any
-    workers: list[Any] = field(default_factory=list)
-
-    @property
-    def address(self) -> str:
-        return str(self.cluster.address)
-
-    @property
-    def client_address(self) -> str:
-        """For those outside of it."""
-        return f"ray://127.0.0.1:{PORT}"
-
-    def add(self) -> None:
-        self.workers.append(self.cluster.add_node(num_cpus=2, object_store_memory=100 << 20))
-
-    def lose(self) -> None:
-        """One ends without a word, and with it what runs on it."""
-        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
 
 
 @pytest.fixture(scope="package")
@@ -76,22 +50,11 @@ def store() -> Iterator[Any]:
 @pytest.fixture(scope="package")
 def machines(store: Any) -> Iterator[Machines]:  # noqa: ARG001  (their processes have its address)
     """Three of two CPUs each."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    head = {
-        "num_cpus": 2,
-        "object_store_memory": 200 << 20,
-        "include_dashboard": False,
-        "ray_client_server_port": PORT,
-    }
-    found = Machines(Cluster(initialize_head=True, head_node_args=head))
+    found = Machines.started()
     try:
-        for _ in range(2):
-            found.add()
         yield found
     finally:
-        found.cluster.shutdown()
+        found.end()
 
 
 @pytest.fixture(scope="package")

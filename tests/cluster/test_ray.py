@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import Machines, by_id, rows_in, words
+from tests.cluster.conftest import by_id, rows_in, words
+from tests.cluster.machines import Machines
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray.data")

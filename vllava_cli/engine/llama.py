@@ -1,8 +1,7 @@
 """The language model's pass in as few operations as it takes: transformers' weights, without its modules' calls.
 
 A token of a small model costs what Python and PyTorch spend on calling operations: here these are a third as many.
-Query,
-key and value are one product, so are the two ways into the MLP; both residual sums are part of a product.
+Query, key and value are one product, so are the two ways into the MLP; both residual sums are part of a product.
 """
 
 from __future__ import annotations
