@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote import store
@@ -21,8 +18,9 @@ from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.source import Facts, PassingError
 
 pytest.importorskip("aiohttp")
-pytest.importorskip("s3fs")
-pytest.importorskip("moto.server")
+boto3 = pytest.importorskip("boto3")
+S3FileSystem: Any = pytest.importorskip("s3fs").S3FileSystem
+ThreadedMotoServer: Any = pytest.importorskip("moto.server").ThreadedMotoServer
 
 Make = Callable[..., Fetcher]
 BODY = bytes(range(256)) * 40_000
