@@ -6,8 +6,11 @@ Each line on stdin, lose or add, is answered by a line that begins with SAID.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 PORT = 10078
 """Of the head's server for clients."""
 SAID = "machines: "
+PATIENCE_S = 120
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def _main() -> None:
     head: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 200 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head | {"ray_client_server_port": PORT})
     workers = [_added(cluster), _added(cluster)]
+    _await_client_server()
     print(f"{SAID}{cluster.address}", flush=True)  # noqa: T201  (the other end of a pipe reads it)
     for line in sys.stdin:
         if line.strip() == "lose":
@@ -81,6 +86,17 @@ def _main() -> None:
             workers.append(_added(cluster))
         print(f"{SAID}done", flush=True)  # noqa: T201
     cluster.shutdown()
+
+
+def _await_client_server() -> None:
+    """It is started last, and nobody waits for it."""
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", PORT), timeout=1).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError("the server for clients doesn't answer")
 
 
 def _added(cluster: Any) -> Any:
