@@ -37,6 +37,7 @@ class Terminal:
         )
         self.child.delaybeforesend = None
         self.child.logfile_read = self.display
+        self._flush_nothing()
 
     @property
     def lines(self) -> list[str]:
@@ -104,8 +105,8 @@ class Terminal:
 
     def hang_up(self) -> int:
         """Closes the terminal as its window's cross does; returns the exit code."""
-        os.close(self.child.child_fd)
-        self.child.closed = True
+        self.child.ptyproc.fileobj.close()  # its descriptor with it: closed apart, the object would close it once more
+        self.child.closed = self.child.ptyproc.closed = True
         _, status = os.waitpid(self.child.pid, 0)
         self.child.ptyproc.terminated = self.child.terminated = True
         return os.waitstatus_to_exitcode(status)
@@ -122,6 +123,12 @@ class Terminal:
             return ""
         begin = len(lines) - lines[::-1].index(first)
         return "\n".join(lines[begin : lines.index(last, begin) if last else None])
+
+    def _flush_nothing(self) -> None:
+        """On Ctrl-C a terminal throws away what wasn't read from it yet: with NOFLSH all that was written is seen."""
+        modes = termios.tcgetattr(self.child.child_fd)
+        modes[3] |= termios.NOFLSH
+        termios.tcsetattr(self.child.child_fd, termios.TCSANOW, modes)
 
     def _until(self, is_so: Callable[[], bool], what: str) -> None:
         """Reads until something is so on the screen."""
