@@ -10,9 +10,9 @@ CLIP := vllava_cli/demo/clips/red-circle-moves-left.mp4
 demo: $(VENV)/.runtime
 	@$(BIN)/vllava ask --model demo $(CLIP) "What happens in this video?"
 
-# Two tests at a time, a thread each: on two cores that takes half as long.
+# Two files at a time, a thread each: on two cores that takes half as long. In their order: the slowest are not the last.
 test: $(VENV)/.development
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.development
 	scripts/check

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -17,6 +18,8 @@ from vllava_cli.errors import ClusterError, UsageError
 
 _PATIENCE_S = 10.0
 _CLIENT = "ray://"
+_AGAIN_S = (2.0, 5.0)
+"""How long to wait before a server that could not begin for a client is asked once more, and then again."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -37,14 +40,27 @@ def _begun(address: str) -> Iterator[Any]:
     if address not in (LOCAL, "auto"):
         _check_reach(address)
     try:
-        ray.init(**_settings(address))
+        _init(ray, address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
         remedy = "Check it with ray status; if it asks for a token, set RAY_AUTH_MODE=token"
-        raise ClusterError(f"Ray can't be used at {address}: {_first_line(exc)}. {remedy}.") from exc
+        raise ClusterError(f"Ray can't be used at {address}: {_reason(exc)}. {remedy}.") from exc
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, address: str) -> None:
+    """A head that was only just started, or is busy, refuses clients for a while although it listens."""
+    for wait_s in (*_AGAIN_S, None):
+        try:
+            ray.init(**_settings(address))
+        except ConnectionAbortedError:
+            if wait_s is None or not address.startswith(_CLIENT):
+                raise
+            time.sleep(wait_s)
+        else:
+            return
 
 
 class _Heard(io.TextIOBase):
@@ -101,6 +117,8 @@ def _node(resources: dict[str, float]) -> Node:
     return Node(cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)))
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """One line of it; where its server sent a traceback, the end of that as well."""
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    told = f"{first} {others[-1].strip()}" if others and first.endswith(":") else first
+    return told.rstrip(".:")
