@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from tests.clips import picture, write_clip
 from tests.cluster.machines import Machines
 from tests.commands.shell import Shell
 from vllava_cli import demo
@@ -59,12 +61,14 @@ def machines(store: Any) -> Iterator[Machines]:  # noqa: ARG001  (their processe
 
 @pytest.fixture(scope="package")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 30."""
+    """A folder of 30: a still image, one of three frames, and the demo's."""
     folder = tmp_path_factory.mktemp("cluster") / "clips"
     folder.mkdir()
     sources = sorted(demo.CLIPS.glob("*.mp4"))
-    for number in range(CLIPS):
+    for number in range(CLIPS - 2):
         shutil.copy(sources[number % len(sources)], folder / f"clip-{number:02}.mp4")
+    write_clip(folder / "short.mp4", 3)
+    Image.fromarray(picture(3)).save(folder / "still.png")
     return folder
 
 

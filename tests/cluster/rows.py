@@ -7,9 +7,12 @@ from typing import Any
 
 from tests.commands.batch.parts import answer
 from vllava_cli.commands.batch.rows import About, Fault, Outcome, row_of
+from vllava_cli.demo import CHECKPOINT
 from vllava_cli.jobs import Job, Wanted, made
+from vllava_cli.media.recipe import read_video_recipe
 
 ABOUT = About(model="demo", revision=None, precision="fp32")
+RECIPE = read_video_recipe(CHECKPOINT)
 
 
 def jobs(count: int, *, question: str = "Why?", **fields: object) -> list[Job]:

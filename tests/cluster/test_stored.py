@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.rows import ABOUT, jobs, rows
+from tests.cluster.rows import ABOUT, RECIPE, jobs, rows
 from tests.commands.batch.parts import Reading
 from vllava_cli.cluster import manifest
 from vllava_cli.cluster.decoding import decoded
@@ -136,6 +136,7 @@ def test_a_clip_is_fetched_and_decoded(
         about=ABOUT,
         longest=4,
         folder=str(tmp_path),
+        recipe=RECIPE,
         allowed=("s3",),
     )
     units = units_of(made([Wanted(path=url, question="Why?") for url in urls], "settings"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.rows import ABOUT, jobs, rows
+from tests.cluster.rows import ABOUT, RECIPE, jobs, rows
 from tests.commands.batch.parts import Reading
 from vllava_cli.cluster import manifest
 from vllava_cli.cluster.answering import FAILURE
@@ -64,7 +64,7 @@ def worked(cluster: Cluster, folder: Path, todo: list[Job], **more: Any) -> Tall
     batch = Batch(**(wanted | more))
     place = Place(name=str(folder))
     source = Source(model="demo", folder=CHECKPOINT)
-    setup = Setup(batch=batch, source=source, about=ABOUT, longest=4, folder=str(folder), allowed=())
+    setup = Setup(batch=batch, source=source, about=ABOUT, longest=4, folder=str(folder), recipe=RECIPE, allowed=())
     tally = Tally(total=len(todo))
     with opened(place, todo, ABOUT) as out:
         Work(

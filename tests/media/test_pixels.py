@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.clips import Pixels
 from vllava_cli.errors import CheckpointError
-from vllava_cli.media.pixels import image_pixels, video_pixels
+from vllava_cli.media.pixels import fitted, image_pixels, video_pixels
 from vllava_cli.nouns import Clip, Fit, Frames, MediaKind, VideoRecipe
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -152,6 +152,22 @@ def test_frames_are_left_as_they_were(fit: Fit) -> None:
     before = frames.pixels.copy()
     video_pixels(frames, recipe(64, 64), fit=fit)
     assert (frames.pixels == before).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 160), (161, 90), (33, 200), (20, 31)])
+def test_a_video_that_was_fitted_before_gives_the_same_pixels(height: int, width: int, fit: Fit) -> None:
+    whole = frames_of(scene(height, width))
+    small = fitted(whole, recipe(64, 64), fit=fit)
+    assert (small.pixels.shape, small.pixels.flags.c_contiguous) == ((2, 64, 64, 3), True)
+    assert (small.clip, small.times_s) == (whole.clip, whole.times_s)
+    assert torch.equal(video_pixels(small, recipe(64, 64), fit=fit), video_pixels(whole, recipe(64, 64), fit=fit))
+
+
+@pytest.mark.parametrize(("short_side", "kind"), [(73, "video"), (64, "image")])
+def test_what_cannot_be_fitted_twice_is_left(short_side: int, kind: MediaKind) -> None:
+    frames = frames_of(scene(90, 160)[:1], kind)
+    assert fitted(frames, recipe(short_side, 64), fit="crop") is frames
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.jsonl import shown
 from vllava_cli.media.guard import Guard
+from vllava_cli.media.pick import spread
 from vllava_cli.media.remote.allow import allowed, scheme_of
 from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
@@ -70,7 +71,7 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
         guard = _guard(setup.batch.limits)
         guard.header(path)
         is_early = False
-        frames = guard.sample(path, setup.batch.framing)
+        frames = _fitted(spread(guard.sample(path, setup.batch.framing)), setup)
         fault = changed(unit)
     except Exception as exc:
         fault = Fault.of_clip(exc, path)
@@ -79,6 +80,16 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
     if fault:
         return Decoded(unit=unit, fault=fault, is_early=is_early)
     return Decoded(unit=unit, frames=frames)
+
+
+def _fitted(frames: Frames, setup: Setup) -> Frames:
+    """What goes to another machine is no larger than the model takes it; what can't be fitted its stage tells."""
+    from vllava_cli.media.pixels import fitted
+
+    try:
+        return fitted(frames, setup.recipe, fit=setup.batch.framing.fit)
+    except (MemoryError, RuntimeError):
+        return frames
 
 
 @contextmanager

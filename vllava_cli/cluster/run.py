@@ -21,6 +21,7 @@ from vllava_cli.commands.batch.run import INTERRUPTED, jobs_of
 from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
+from vllava_cli.media.recipe import read_video_recipe
 from vllava_cli.media.remote.allow import allowed, scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
@@ -83,12 +84,16 @@ def _is_whole(out: Parts, jobs: Sequence[Job], screen: Screen) -> bool:
 
 
 def _setup(cluster: ClusterBatch, source: Source, about: About, todo: Sequence[Job]) -> Setup:
-    """Without what only this process needs: the words that name a million clips, and where rows go."""
+    """Without what only this process needs: the words that name a million clips, and where rows go.
+
+    Errors: CheckpointError.
+    """
     return Setup(
         batch=replace(cluster.batch, inputs=Inputs(), destination=Destination()),
         source=source,
         about=about,
         longest=max((len(job.question) for job in todo), default=0),
         folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
+        recipe=read_video_recipe(source.folder),
         allowed=cluster.allowed,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.commands.batch.request import Batch
 from vllava_cli.commands.batch.rows import About
+from vllava_cli.nouns import VideoRecipe
 
 if TYPE_CHECKING:
     from vllava_cli.cluster.sizes import Sizes
@@ -24,6 +25,8 @@ class Setup:
     """Characters of the longest question."""
     folder: str
     """The driver's own: relative paths begin there on each machine that has it."""
+    recipe: VideoRecipe
+    """The checkpoint's: what decodes frames makes them as small as the model takes them."""
     allowed: tuple[str, ...]
     """What --allow said."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +23,19 @@ def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> T
 
     "pad" first widens the picture to a square with the recipe's mean colour, "squash" resizes both sides to the square.
     """
-    pixels = _padded(frames.pixels, recipe.mean) if fit == "pad" else frames.pixels
-    uint8 = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    if fit == "crop":
-        resized = _crop(_resize(uint8, short_side_size(_size(uint8), recipe.short_side)), recipe)
-    else:
-        resized = _resize(uint8, (recipe.crop_height, recipe.crop_width))
-    return _normalise(resized, recipe)[None]
+    return _normalise(_fitted(frames.pixels, recipe, fit), recipe)[None]
+
+
+def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
+    """The same video no larger than the tower takes it, [T, S, S, 3]: `video_pixels` are equal, bit for bit.
+
+    A 1080p clip's 50 MB become 1.2 MB. What can't be fitted twice without a difference is returned as it is: a still
+    image, or where the recipe's square isn't what it resizes to.
+    """
+    if frames.kind == "image" or {recipe.crop_height, recipe.crop_width} != {recipe.short_side}:
+        return frames
+    pixels = _fitted(frames.pixels, recipe, fit).permute(0, 2, 3, 1).contiguous()
+    return replace(frames, pixels=pixels.numpy())
 
 
 def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
@@ -63,6 +70,15 @@ def _image_processor(folder: Path) -> Any:
         return VideoLlavaImageProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as exc:
         raise CheckpointError(f"{folder} has no usable preprocessor_config.json. Download the model again.") from exc
+
+
+def _fitted(pixels: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
+    """[T, H, W, 3] → [T, 3, S, S] uint8."""
+    whole = _padded(pixels, recipe.mean) if fit == "pad" else pixels
+    uint8 = torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
+    if fit == "crop":
+        return _crop(_resize(uint8, short_side_size(_size(uint8), recipe.short_side)), recipe)
+    return _resize(uint8, (recipe.crop_height, recipe.crop_width))
 
 
 def _resize(pixels: Tensor, size: Size) -> Tensor:

@@ -1,0 +1,92 @@
+"""What decodes and what answers, as the cluster's processes run them, without a cluster."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.clips import picture, write_clip
+from tests.cluster.rows import ABOUT, RECIPE
+from vllava_cli.cluster.answering import ROW, Answering, row_in
+from vllava_cli.cluster.decoding import CLIP, decoded
+from vllava_cli.cluster.setup import Setup
+from vllava_cli.commands.batch.request import Batch, Inputs
+from vllava_cli.commands.batch.units import Unit, units_of
+from vllava_cli.demo import CHECKPOINT, CLIPS
+from vllava_cli.engine.hub import Source
+from vllava_cli.jobs import Wanted, made
+from vllava_cli.media.guard import Guard
+from vllava_cli.media.pick import spread
+from vllava_cli.media.pixels import video_pixels
+from vllava_cli.nouns import DecodeLimits, Fit, Framing, Sampling, Wishes
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    monkeypatch.chdir(tmp_path)  # what answers goes to the folder of the setup, and the tests come back from there
+    return Setup(
+        batch=Batch(inputs=Inputs(), wishes=Wishes(model="demo"), framing=Framing(), sampling=Sampling()),
+        source=Source(model="demo", folder=CHECKPOINT),
+        about=ABOUT,
+        longest=4,
+        folder=str(tmp_path),
+        recipe=RECIPE,
+        allowed=(),
+    )
+
+
+def framed(setup: Setup, framing: Framing) -> Setup:
+    return replace(setup, batch=replace(setup.batch, framing=framing))
+
+
+def unit(path: Path) -> Unit:
+    return units_of(made([Wanted(path=str(path), question="What happens in this video?")], "settings"))[0]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_frames_are_sent_as_small_as_the_model_takes_them(setup: Setup, fit: Fit, tmp_path: Path) -> None:
+    clip, framing = write_clip(tmp_path / "wide.mp4", width=320, height=176), Framing(fit=fit)
+    found = decoded(unit(clip), framed(setup, framing)).frames
+    assert found
+    assert found.pixels.shape == (8, RECIPE.short_side, RECIPE.short_side, 3)
+    guard = Guard(DecodeLimits())
+    whole = guard.sample(clip, framing)
+    guard.kill()
+    assert (found.clip, found.times_s) == (whole.clip, whole.times_s)
+    assert torch.equal(video_pixels(found, RECIPE, fit=fit), video_pixels(whole, RECIPE, fit=fit))
+
+
+def test_a_clip_of_three_frames_has_them_shown_as_eight(setup: Setup, tmp_path: Path) -> None:
+    found = decoded(unit(write_clip(tmp_path / "short.mp4", 3)), setup).frames
+    assert found
+    assert len(found.pixels) == len(found.times_s) == 8
+    assert len(set(found.times_s)) == 3
+    assert spread(found) is found
+
+
+def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: Setup) -> None:
+    nine = framed(setup, Framing(at_s=tuple(number / 10 for number in range(9))))
+    found = decoded(unit(CLIPS / "blue-star-grows.mp4"), nine)
+    assert found.fault
+    assert (found.fault.kind, found.is_early) == ("trim", False)
+    assert found.fault.message == "9 frames are more than the 8 that the model sees. Name fewer."
+
+
+def test_still_images_short_clips_and_faults_have_their_rows(setup: Setup, tmp_path: Path) -> None:
+    Image.fromarray(picture(3)).save(tmp_path / "still.png")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    paths = (tmp_path / "still.png", write_clip(tmp_path / "short.mp4", 3), tmp_path / "bad.mp4")
+    clips = [pickle.dumps(decoded(unit(path), setup)) for path in paths]
+    rows: dict[str, dict[str, Any]] = {
+        Path(row["path"]).name: row for row in map(row_in, Answering(setup)({CLIP: clips})[ROW])
+    }
+    assert rows.keys() == {"still.png", "short.mp4", "bad.mp4"}
+    assert rows["still.png"]["answer"] and rows["still.png"]["frame_times_s"] is None
+    assert rows["short.mp4"]["answer"] and len(rows["short.mp4"]["frame_times_s"]) == 8
+    assert rows["bad.mp4"]["error"]["kind"] == "unreadable"
