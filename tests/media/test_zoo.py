@@ -242,7 +242,8 @@ COUNTS = [
     *(animal(f"few.{end}", CLOSED, None, 1, 2, 3, 7, 8, 9) for end in ("mp4", "mkv", "ts", "avi", "h264")),
     animal("few.webm", VP9, None, 1, 2, 7, 8, 9),
     animal("few-av1.mp4", zoo.svt_av1(), None, 1, 2, 7, 8, 9),
-    animal("few-hevc.mp4", x265(), None, 2, 7, 8, 9),
+    animal("few-hevc.mp4", x265("bframes=0"), None, 1, 2),  # with B-frames x265 gives so few frames no sure times
+    animal("few-hevc.mp4", x265(), None, 7, 8, 9),
     animal("few.mpg", MPEG2_B, None, 1, 2, 7, 8, 9),
     animal("few-mpeg4.avi", MPEG4_B, None, 1, 2, 7, 8, 9),
     animal("ninety-minutes-every-5-s.mp4", timed(CLOSED, lambda i: 5000 * i), "seek", 1080),
