@@ -20,8 +20,11 @@ from tests.machines import (
     MACHINES,
     RTX_2060,
     RTX_3060,
+    RTX_4060,
+    RTX_4060_DESKTOP,
     RTX_4080,
     RTX_4090,
+    RX_7600,
     RX_7900,
     SEVEN_B,
     T4,
@@ -32,7 +35,7 @@ from tests.machines import (
 )
 from vllava_cli.errors import MemoryShortError, WishError
 from vllava_cli.memory_estimate import Form, free_gib, gib, needed_bytes
-from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, Precision, Wishes
+from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Wishes
 from vllava_cli.plan import advise, plan
 
 
@@ -51,6 +54,25 @@ def test_the_7b_model_on_each_machine(machine: Machine) -> None:
         machine.attention,
         machine.context_tokens,
     )
+
+
+@pytest.mark.parametrize(
+    ("card", "kinds", "device", "context_tokens"),
+    [
+        (RTX_4060, ("video",), "cuda:0", None),
+        (RTX_4060, ("video", "image"), "cuda:0", 3080),
+        (RTX_4060_DESKTOP, ("video",), "cuda:0", 2696),
+        (RTX_4060_DESKTOP, ("image",), "cuda:0", 2696),
+        (RTX_4060_DESKTOP, ("video", "image"), "cpu", None),
+        (RTX_4060_DESKTOP, (), "cuda:0", 3080),
+        (RX_7600, ("video",), "cuda:0", 3080),
+    ],
+)
+def test_a_tower_that_is_not_loaded_leaves_room_on_a_small_card(
+    card: Accelerator, kinds: tuple[MediaKind, ...], device: str, context_tokens: int | None
+) -> None:
+    made = plan(Wishes(), box(card, bf16=True), SEVEN_B.seeing(kinds))
+    assert (made.device, made.context_tokens) == (device, context_tokens)
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
@@ -229,52 +251,52 @@ SHORT = "There is not enough memory for LanguageBind/Video-LLaVA-7B-hf: "
         (
             Wishes(precision="fp16"),
             box(T4),
-            "fp16 needs 16.2 GiB with a context of 3080 tokens and 14.4 of 14.6 GiB are free on Tesla T4. "
+            "fp16 needs 15.9 GiB with a context of 2696 tokens and 14.4 of 14.6 GiB are free on Tesla T4. "
             "Leave --precision out: 4bit needs 8.1 GiB and fits into the 14.6 GiB of Tesla T4.",
         ),
         (
             Wishes(device="cuda"),
             box(GTX_1050, bf16=True),
-            "4bit needs 7.5 GiB with a context of 3080 tokens and 3.6 of 4.0 GiB are free on NVIDIA GeForce GTX 1050. "
+            "4bit needs 7.2 GiB with a context of 2696 tokens and 3.6 of 4.0 GiB are free on NVIDIA GeForce GTX 1050. "
             "Leave --device out: bf16 needs 16.8 GiB and fits into the 32.0 GiB of RAM.",
         ),
         (
             Wishes(precision="fp32"),
             box(),
-            "fp32 needs 31.8 GiB with a context of 3080 tokens and 26.0 of 32.0 GiB of RAM are free. "
+            "fp32 needs 31.3 GiB with a context of 2696 tokens and 26.0 of 32.0 GiB of RAM are free. "
             "Leave --precision out: 4bit needs 12.2 GiB and fits into the 32.0 GiB of RAM.",
         ),
         (
             Wishes(),
             box(T4, ram=12, free=10, bnb=False),
-            "fp16 needs 16.2 GiB with a context of 3080 tokens and 14.4 of 14.6 GiB are free on Tesla T4; "
-            "fp32 needs 31.8 GiB with a context of 3080 tokens and 10.0 of 12.0 GiB of RAM are free. "
+            "fp16 needs 15.9 GiB with a context of 2696 tokens and 14.4 of 14.6 GiB are free on Tesla T4; "
+            "fp32 needs 31.3 GiB with a context of 2696 tokens and 10.0 of 12.0 GiB of RAM are free. "
             "Install bitsandbytes (pip install -U bitsandbytes): "
             "4bit needs 8.1 GiB and fits into the 14.6 GiB of Tesla T4.",
         ),
         (
             Wishes(),
             box(ram=16, free=4, bf16=True),
-            "4bit needs 7.5 GiB with a context of 3080 tokens and 4.0 of 16.0 GiB of RAM are free. "
+            "4bit needs 7.2 GiB with a context of 2696 tokens and 4.0 of 16.0 GiB of RAM are free. "
             "Close other programs: 4bit needs 8.1 GiB and fits into the 16.0 GiB of RAM.",
         ),
         (
             Wishes(),
             box(ram=16, free=4, bf16=True, bnb=False),
-            "bf16 needs 16.2 GiB with a context of 3080 tokens and 4.0 of 16.0 GiB of RAM are free. "
+            "bf16 needs 15.9 GiB with a context of 2696 tokens and 4.0 of 16.0 GiB of RAM are free. "
             "Close other programs and install bitsandbytes (pip install -U bitsandbytes): "
             "4bit needs 8.1 GiB and fits into the 16.0 GiB of RAM.",
         ),
         (
             Wishes(),
             replace(box(ram=4, free=3), faults=(OLD_DRIVER,)),
-            "4bit needs 11.0 GiB with a context of 3080 tokens and 3.0 of 4.0 GiB of RAM are free. "
+            "4bit needs 10.5 GiB with a context of 2696 tokens and 3.0 of 4.0 GiB of RAM are free. "
             f"A machine with more memory is needed; --model demo runs on any. {OLD_DRIVER}",
         ),
         (
             Wishes(),
             box(ram=4, free=3),
-            "4bit needs 11.0 GiB with a context of 3080 tokens and 3.0 of 4.0 GiB of RAM are free. "
+            "4bit needs 10.5 GiB with a context of 2696 tokens and 3.0 of 4.0 GiB of RAM are free. "
             "A machine with more memory is needed; --model demo runs on any.",
         ),
     ],
@@ -310,7 +332,7 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] =
         box(RTX_2060, ram=16, free=12.5),
         SEVEN_B,
         (
-            "No GPU has room: 4bit needs 7.5 GiB with a context of 3080 tokens and 5.5 of 6.0 GiB are free on "
+            "No GPU has room: 4bit needs 7.2 GiB with a context of 2696 tokens and 5.5 of 6.0 GiB are free on "
             "NVIDIA GeForce RTX 2060; the CPU is much slower.",
             "This CPU has no bf16 instructions, so fp32 is its fastest; "
             "4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",

@@ -15,8 +15,9 @@ from vllava_cli.nouns import Accelerator, Checkpoint, Dtype, Hardware, Wishes
 TINY_PARAMETERS = 100_000_000
 """Below this a GPU takes longer to start than the CPU takes to answer."""
 
-SHORT_CONTEXT_EXTRA_TOKENS = 1024
-"""Beside one video, for its questions and answers, where memory is too short for the whole context."""
+SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
+"""Beside one video, for its questions and answers, where memory is too short for the whole context: a few of them, or
+one with the longest answer that is given unasked."""
 
 FLASH_CAPABILITY = (8, 0)
 BF16_CAPABILITY = (8, 0)
@@ -182,7 +183,7 @@ def _attention_hurdle(place: Place, wishes: Wishes, hardware: Hardware) -> str |
 
 
 def _forms(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Form, ...]:
-    """The forms to try at a place, best first; the last one is tried again with a shorter context."""
+    """The forms to try at a place, best first; the last one is tried again with shorter contexts."""
     whole = Form(dtype=_dtype(place, wishes, hardware, checkpoint), context_tokens=checkpoint.context_tokens)
     if wishes.precision == "4bit" or wishes.precision == "8bit":
         tried = [replace(whole, quantisation=wishes.precision)]
@@ -190,8 +191,8 @@ def _forms(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpo
         tried = [whole]
     else:
         tried = [whole, replace(whole, quantisation="4bit")]
-    short = min(whole.context_tokens, checkpoint.tokens_per_video + SHORT_CONTEXT_EXTRA_TOKENS)
-    return (*tried, replace(tried[-1], context_tokens=short))
+    shorts = (min(whole.context_tokens, checkpoint.tokens_per_video + extra) for extra in SHORT_CONTEXTS_EXTRA_TOKENS)
+    return (*tried, *(replace(tried[-1], context_tokens=tokens) for tokens in shorts))
 
 
 def _dtype(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Dtype:

@@ -5,8 +5,8 @@ Only `Conversation` changes. Nothing heavy is imported here; numpy appears in an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -114,6 +114,8 @@ class Checkpoint:
     """The language model's matrices: what 4-bit and 8-bit quantise."""
     other_parameters: int
     """Both towers, projector, embeddings and head: kept in 16 or 32 bits."""
+    tower_parameters: int
+    """Of the one tower or the other, which are as large; among the others above."""
     cache_values_per_token: int
     """Numbers that the KV cache holds for one token: 2 * layers * heads * head size."""
     context_tokens: int
@@ -129,6 +131,10 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         return self.language_parameters + self.other_parameters
+
+    def seeing(self, kinds: Collection[MediaKind]) -> Checkpoint:
+        """What is loaded of it for these kinds of media: a tower that isn't needed takes no memory."""
+        return replace(self, other_parameters=self.other_parameters - (2 - len(set(kinds))) * self.tower_parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

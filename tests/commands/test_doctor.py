@@ -29,10 +29,16 @@ def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoin
     done = shell("doctor", "--model", small_checkpoint, "--device", "cpu", environment=environment)
     assert (done.code, done.err) == (0, "")
     found = chapters(done.out)
-    assert list(found) == ["machine", "versions", "model", "kept", "plan", "faster"]
+    assert list(found) == ["machine", "versions", "model", "kept", "plan for videos", "faster"]
     assert found["kept"] == [f"4bit  a/model, 0.0 MB; rm -r '{kept}' removes it."]
-    assert [row.split()[0] for row in found["plan"]] == ["device", "dtype", "quantisation", "attention", "threads"]
-    assert all(row.endswith(".") for row in found["plan"])
+    assert [row.split()[0] for row in found["plan for videos"]] == [
+        "device",
+        "dtype",
+        "quantisation",
+        "attention",
+        "threads",
+    ]
+    assert all(row.endswith(".") for row in found["plan for videos"])
     assert any(row.startswith("torch ") for row in found["versions"])
     assert f"in {small_checkpoint}" in found["model"][1]
 
@@ -44,7 +50,7 @@ def test_the_default_model_is_planned_before_it_is_fetched(shell: Run, tmp_path:
     assert found["model"][0] == "name   LanguageBind/Video-LLaVA-7B-hf"
     assert found["model"][1].startswith("files  not here yet: about 13.")
     assert found["model"][1].endswith(f"to fetch into {tmp_path}/.cache/huggingface/hub")
-    assert "plan" in found or "fault" in found
+    assert "plan for videos" in found or "fault" in found
 
 
 def test_json_holds_the_same(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_facts_come_from_the_files(small_checkpoint: Path) -> None:
 
 def test_the_parameters_are_those_of_the_weights(small_checkpoint: Path) -> None:
     checkpoint = described(small_checkpoint)
-    language = other = 0
+    language = other = tower = 0
     with safe_open(small_checkpoint / "model.safetensors", framework="pt") as weights:
         for name in weights.keys():  # noqa: SIM118  (safe_open is no dict)
             shape = weights.get_slice(name).get_shape()
@@ -44,8 +44,12 @@ def test_the_parameters_are_those_of_the_weights(small_checkpoint: Path) -> None
                 language += size
             else:
                 other += size
+                tower += size * ("video_tower" in name)
     assert checkpoint.language_parameters == language
     assert checkpoint.other_parameters == pytest.approx(other, rel=0.05)  # norms and biases are left out
+    assert checkpoint.tower_parameters == pytest.approx(tower, rel=0.05)
+    assert checkpoint.seeing(["image"]).other_parameters == pytest.approx(other - tower, rel=0.05)
+    assert checkpoint.seeing(["image", "video", "image"]) == checkpoint
 
 
 def test_the_default_model_is_described_as_published() -> None:

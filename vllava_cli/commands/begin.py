@@ -99,7 +99,8 @@ def loaded(
     from vllava_cli.hardware import probe
 
     checkpoint = tokens.checkpoint
-    chosen = planned(wishes, probe(), checkpoint)
+    kinds = set(kinds)
+    chosen = planned(wishes, probe(), checkpoint.seeing(kinds))
     for what, choice, reason in chosen.reasons:
         tell(f"{what}: {choice}. {reason}")
     if chosen.context_tokens:

@@ -71,8 +71,9 @@ def examine(wishes: Wishes) -> Health:
     is_here, size, place = False, 0, ""
     try:
         checkpoint, is_here, size, place = _look_up(wishes)
-        chosen = planned(wishes, hardware, checkpoint)
-        advice = advise(chosen, hardware, checkpoint)
+        loaded = checkpoint.seeing(["video"])
+        chosen = planned(wishes, hardware, loaded)
+        advice = advise(chosen, hardware, loaded)
     except VllavaError as exc:
         fault = str(exc)
     return Health(
@@ -119,7 +120,9 @@ def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
     if health.kept:
         chapters.append(("kept", _kept(health)))
     if health.plan:
-        chapters.append(("plan", [(what, f"{choice}: {reason}") for what, choice, reason in health.plan.reasons]))
+        chapters.append(
+            ("plan for videos", [(what, f"{choice}: {reason}") for what, choice, reason in health.plan.reasons])
+        )
     if health.fault:
         chapters.append(("fault", [("", health.fault)]))
     if health.plan:

@@ -31,6 +31,7 @@ def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Chec
         folder=source.folder,
         language_parameters=_language_matrices(text),
         other_parameters=_other_parameters(config),
+        tower_parameters=_tower_parameters(config.vision_config),
         cache_values_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim,
         context_tokens=text.max_position_embeddings,
         tokens_per_video=FRAMES_PER_CLIP * (patches + 1),
@@ -80,12 +81,15 @@ def _language_matrices(text: Any) -> int:
 
 def _other_parameters(config: VideoLlavaConfig) -> int:
     vision, text = config.vision_config, config.text_config
+    projector = vision.hidden_size * text.hidden_size + text.hidden_size**2
+    return int(2 * _tower_parameters(vision) + projector + 2 * text.vocab_size * text.hidden_size)
+
+
+def _tower_parameters(vision: Any) -> int:
     layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
     embeddings = vision.hidden_size * (3 * vision.patch_size**2 + patches)
-    towers = 2 * (vision.num_hidden_layers * layer + embeddings)
-    projector = vision.hidden_size * text.hidden_size + text.hidden_size**2
-    return int(towers + projector + 2 * text.vocab_size * text.hidden_size)
+    return int(vision.num_hidden_layers * layer + embeddings)
 
 
 def _first_line(exc: Exception) -> str:

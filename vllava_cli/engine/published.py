@@ -15,6 +15,7 @@ DEFAULT_CHECKPOINT = Checkpoint(
     folder=Path(),
     language_parameters=_LANGUAGE,
     other_parameters=2 * _TOWER + _PROJECTOR + 2 * 32064 * 4096,
+    tower_parameters=_TOWER,
     cache_values_per_token=2 * 32 * 4096,
     context_tokens=4096,
     tokens_per_video=FRAMES_PER_CLIP * 257,

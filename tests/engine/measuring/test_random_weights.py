@@ -46,6 +46,7 @@ def test_7b_has_the_published_shapes() -> None:
         model="random 7b",
         folder=checkpoint.folder,
         other_parameters=checkpoint.other_parameters,
+        tower_parameters=checkpoint.tower_parameters,
     )
     # The published file counts an embedding more than is there, once for each tower.
     assert abs(checkpoint.other_parameters - DEFAULT_CHECKPOINT.other_parameters) < 1e4
