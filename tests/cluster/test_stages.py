@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,35 @@ def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: Setup) 
     assert found.fault.message == "9 frames are more than the 8 that the model sees. Name fewer."
 
 
+@dataclass
+class Heard:
+    """Hears an actor's reports."""
+
+    words: list[str] = field(default_factory=list)
+
+    def begun(self) -> None:
+        self.words.append("begun")
+
+    def settled(self) -> None:
+        self.words.append("settled")
+
+
 def test_still_images_short_clips_and_faults_have_their_rows(setup: Setup, tmp_path: Path) -> None:
     Image.fromarray(picture(3)).save(tmp_path / "still.png")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     paths = (tmp_path / "still.png", write_clip(tmp_path / "short.mp4", 3), tmp_path / "bad.mp4")
     clips = [pickle.dumps(decoded(unit(path), setup)) for path in paths]
+    heard = Heard()
+    answering = Answering(setup, heard)
+    answering({CLIP: clips[2:]})
+    assert heard.words == ["begun"]  # no engine is needed to say that a clip is bad
     rows: dict[str, dict[str, Any]] = {
-        Path(row["path"]).name: row for row in map(row_in, Answering(setup)({CLIP: clips})[ROW])
+        Path(row["path"]).name: row for row in map(row_in, answering({CLIP: clips})[ROW])
     }
     assert rows.keys() == {"still.png", "short.mp4", "bad.mp4"}
     assert rows["still.png"]["answer"] and rows["still.png"]["frame_times_s"] is None
     assert rows["short.mp4"]["answer"] and len(rows["short.mp4"]["frame_times_s"]) == 8
     assert rows["bad.mp4"]["error"]["kind"] == "unreadable"
+    assert heard.words == ["begun", "settled"]
+    answering({CLIP: clips[:1]})
+    assert heard.words == ["begun", "settled"]

@@ -44,6 +44,7 @@ class Cluster:
     losses: Sequence[Sequence[str]] = ()
     doubles: int = 1
     ends_with: str | None = None
+    vain_starts: int = 0
     asked: list[list[str]] = field(default_factory=list)
     clips: list[int] = field(default_factory=list)
 
@@ -54,11 +55,12 @@ class Cluster:
         self.clips.append(task.sizes.clips)
         for unit in units:
             if unit.jobs[0].path not in lost and not is_stopping():
-                yield Taken(rows=tuple(line_of(row) for row in rows(unit.jobs)) * self.doubles)
+                answers = tuple(line_of(row) for row in rows(unit.jobs)) * self.doubles
+                yield Taken(rows=answers, vain_starts=self.vain_starts)
         yield Taken(rows=(), is_over=True, fault=self.ends_with)
 
 
-def worked(cluster: Cluster, folder: Path, todo: list[Job], **more: Any) -> Tally:
+def worked(cluster: Cluster, folder: Path, todo: list[Job], *, reading: Reading | None = None, **more: Any) -> Tally:
     """All of it, into a folder."""
     wanted = {"inputs": Inputs(), "wishes": Wishes(model="demo"), "framing": Framing(), "sampling": Sampling()}
     batch = Batch(**(wanted | more))
@@ -72,7 +74,7 @@ def worked(cluster: Cluster, folder: Path, todo: list[Job], **more: Any) -> Tall
             setup=setup,
             out=out,
             tally=tally,
-            screen=Reading().screen(),
+            screen=(reading or Reading()).screen(),
             is_interrupted=lambda: False,
             connect=machines,
             feed=cluster.feed,
@@ -141,3 +143,10 @@ def test_nothing_is_begun_after_the_first_error_if_that_is_wanted(tmp_path: Path
     cluster.feed = feed  # type: ignore[method-assign]
     tally = worked(cluster, tmp_path, todo, is_failing_fast=True)
     assert (tally.answered, tally.failed, tally.left) == (1, 1, 2)
+
+
+def test_engines_that_end_at_once_are_told_of_once(tmp_path: Path) -> None:
+    reading = Reading()
+    tally = worked(Cluster(vain_starts=2), tmp_path / "out", jobs(3), reading=reading)
+    assert tally.now == 3
+    assert reading.said[1].count("an engine's process ended before it had answered anything") == 1

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vllava_cli.cluster.decoding import CLIP, Decoded
 from vllava_cli.cluster.setup import Setup
@@ -30,14 +30,27 @@ ROW = "row"
 FAILURE = "failure"
 
 
+class Reports(Protocol):
+    """Where an actor tells how it fares: what ends its process it can't tell."""
+
+    def begun(self) -> None:
+        """A process is about to import and load what an engine is."""
+
+    def settled(self) -> None:
+        """It has answered something."""
+
+
 class Answering:
     """An actor's callable. The engine is loaded with the first clips, for the kinds of media that they are."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, reports: Reports) -> None:
+        reports.begun()
         with suppress(OSError):
             os.chdir(setup.folder)
         here.import_engine()
         self._setup = setup
+        self._reports = reports
+        self._is_settled = False
         self._engine: Engine | None = None
         self._kinds: frozenset[MediaKind] = frozenset()
 
@@ -63,6 +76,9 @@ class Answering:
                     yield row_of(outcome, replace(about, precision=None) if clip.is_early else about)
         for outcome in self._outcomes(good):
             yield row_of(outcome, about)
+        if good and not self._is_settled:
+            self._is_settled = True
+            self._reports.settled()
 
     def _outcomes(self, clips: Sequence[Decoded]) -> Iterator[Outcome]:
         """Whatever breaks is a fault of what it broke, and the next clips get a new engine."""

@@ -12,6 +12,8 @@ from vllava_cli.errors import ClusterError
 
 MOST_TAKEN = 1000
 """Rows that are fetched, written and synced at once."""
+_AT_ONCE = 8
+"""Calls that a feed answers while it waits for rows."""
 _HEAD = {"node:__internal_head__": 0.001}
 """The one machine without which there is no cluster either."""
 
@@ -21,7 +23,7 @@ def batches(task: Task, *, is_stopping: Callable[[], bool]) -> Iterator[Taken]:
     import ray
     from ray.exceptions import RayError
 
-    feed: Any = ray.remote(Feed).options(num_cpus=0, resources=_HEAD).remote(task)
+    feed: Any = ray.remote(Feed).options(num_cpus=0, resources=_HEAD, max_concurrency=_AT_ONCE).remote(task)
     try:
         _check_version(ray.get(feed.version.remote()))
         while not is_stopping():

@@ -51,6 +51,7 @@ class Work:
     shares: Sizes | None = None
     _left: dict[str, Job] = field(default_factory=dict)
     """Jobs without a row, by id: a row that comes twice, as after the end of a machine, is written once."""
+    _has_told_vain: bool = False
 
     def do(self, todo: Sequence[Job]) -> None:
         """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
@@ -103,9 +104,19 @@ class Work:
         for taken in self.feed(task, is_stopping=self.is_stopping):
             if taken.rows:
                 self._put([row_in(row) for row in taken.rows])
+            self._tell_vain(taken.vain_starts)
             if taken.fault:
                 return taken.fault
         return None
+
+    def _tell_vain(self, starts: int) -> None:
+        """Once, as it may yet come right."""
+        if starts and not self._has_told_vain:
+            self._has_told_vain = True
+            self.screen.notice(
+                "vllava: an engine's process ended before it had answered anything; it is started again. "
+                "If that goes on, its machine lacks memory."
+            )
 
     def _put(self, rows: Rows) -> None:
         """Errors: ClusterError where there was no engine; OutputError."""
