@@ -34,8 +34,10 @@ def waits() -> list[float]:
 def fetcher(folder: Path, waits: list[float]) -> Callable[..., Fetcher]:
     """Allows http on this machine unless it is told otherwise."""
 
-    def make(*words: str, most_bytes: int = 1 << 20, patience_s: float = 0, **settings: object) -> Fetcher:
-        cache = Cache(folder, most_bytes, patience_s=patience_s)
+    def make(
+        *words: str, most_bytes: int = 1 << 20, patience_s: float = 0, queue_s: float = 0, **settings: object
+    ) -> Fetcher:
+        cache = Cache(folder, most_bytes, patience_s=patience_s, queue_s=queue_s)
         return Fetcher(allowed(words or ("http,loopback",)), cache, sleep=waits.append, **settings)  # type: ignore[arg-type]
 
     return make

@@ -250,12 +250,34 @@ def test_no_room_beside_held_clips_is_told(site: Site, fetcher: Make, folder: Pa
 def test_a_download_waits_for_room_that_is_given_back(
     site: Site, fetcher: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = fetcher(most_bytes=10, patience_s=60)
+    make = fetcher(most_bytes=10, queue_s=60)
     site.answers |= {"/a.mp4": content(b"a" * 10), "/b.mp4": content(b"b" * 10)}
     held = ExitStack()
     held.enter_context(make.fetched(site.url("/a.mp4")))
     monkeypatch.setattr(download.time, "sleep", lambda _: held.close())
     assert fetched(make, site.url("/b.mp4")) == b"b" * 10
+
+
+def test_nobody_waits_for_a_disk_that_no_clip_has_filled(
+    site: Site, fetcher: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download.time, "sleep", pytest.fail)
+    site.answers |= {"/a.mp4": content(b"a"), "/b.mp4": content(b"b" * 10)}
+    full = Cache(folder, 1000, patience_s=0, queue_s=60, free_bytes=lambda _: 5)
+    make = replace(fetcher(), cache=full)
+    with make.fetched(site.url("/a.mp4")):
+        assert "has 0.0 MB too little room beside the clips in use" in refusal(make, site.url("/b.mp4"))
+
+
+def test_a_download_that_has_begun_does_not_queue_for_more(
+    site: Site, fetcher: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download.time, "sleep", pytest.fail)
+    monkeypatch.setattr(download, "STEP_BYTES", 1)
+    make = fetcher(most_bytes=3 * MEGABYTE, queue_s=60)
+    site.answers |= {"/a.mp4": content(b"a" * MEGABYTE), "/b.mp4": content(b"b" * 3 * MEGABYTE, promised=-1)}
+    with make.fetched(site.url("/a.mp4")):
+        assert "too little room beside the clips in use" in refusal(make, site.url("/b.mp4"))
 
 
 @pytest.mark.parametrize("promised", [None, -1])
@@ -416,7 +438,7 @@ def test_a_download_that_was_killed_is_done_anew(site: Site, fetcher: Make, fold
 
 
 def test_threads_share_it_within_its_bound(site: Site, fetcher: Make, folder: Path) -> None:
-    make = fetcher(most_bytes=30, patience_s=60)
+    make = fetcher(most_bytes=30, patience_s=60, queue_s=60)
     urls = [site.url(f"/{number % 5}.mp4") for number in range(40)]
     for number in range(5):
         site.answers[f"/{number}.mp4"] = content(bytes([number]) * 10)

@@ -38,7 +38,9 @@ class Cache:
     folder: Path
     most_bytes: int
     patience_s: float = 60
-    """How long a download waits for room while others hold what could go."""
+    """How long a download that has begun waits for more room, or one for a disk that others have filled."""
+    queue_s: float = 3600
+    """How long one that is yet to begin waits for its turn, while clips that are in use take the room."""
     free_bytes: Callable[[Path], int] = free_bytes
 
     @property
@@ -91,7 +93,7 @@ class Cache:
 
     def _fetched(self, url: str, part: int, facts: Facts, source: Source) -> Held:
         """Between its old name and the lock on its new one nobody may make room."""
-        download = Download(url=url, room=self.room, patience_s=self.patience_s, descriptor=part)
+        download = Download(url=url, room=self.room, patience_s=self.patience_s, queue_s=self.queue_s, descriptor=part)
         entry = download.run(facts, source)
         path = entry.path(self.folder, url)
         with told(self.folder), alone(self.room.lock):

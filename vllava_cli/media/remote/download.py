@@ -30,6 +30,7 @@ class Download:
     url: str
     room: Room
     patience_s: float
+    queue_s: float
     descriptor: int
 
     def run(self, facts: Facts, source: Source) -> Entry:
@@ -60,13 +61,17 @@ class Download:
         return size, digest.hexdigest()
 
     def _reserve(self, wanted: int, *, written: int = 0) -> None:
-        """Waits a while where those who hold clips may give some back."""
+        """Waits where those who hold clips may give some back.
+
+        Who has some of its own already may be waited for in turn, so it waits for a while only.
+        """
         if wanted > self.room.most_bytes:
             most = f"more than the {_megabytes(self.room.most_bytes)} that the cache may hold"
             raise unfetched(self.url, f"it has {_megabytes(wanted)} or more, {most}", "Let the cache hold more")
-        end_s = time.monotonic() + self.patience_s
+        begun_s = time.monotonic()
         while (lacking := self._lacking(wanted, written)) > 0:
-            if time.monotonic() >= end_s:
+            is_queue = not written and lacking <= self.room.taken(part_path(self.room.folder, self.url))
+            if time.monotonic() - begun_s >= (self.queue_s if is_queue else self.patience_s):
                 raise self._full(lacking)
             time.sleep(_POLL_S)
 

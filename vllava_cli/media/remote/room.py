@@ -41,6 +41,10 @@ class Room:
         self._sweep()
         return lack
 
+    def taken(self, part: Path) -> int:
+        """Bytes of the clips beside a download that are held or being fetched, or could have gone for it."""
+        return sum(facts.st_size for path, facts in self._files(CLIP, PART) if path != part)
+
     def _evict(self, part: Path, wanted: int, written: int) -> int:
         others = [(path, facts) for path, facts in self._files(CLIP, PART) if path != part]
         used = sum(facts.st_size for _, facts in others)
