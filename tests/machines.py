@@ -42,7 +42,7 @@ DEMO = Checkpoint(
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine, and the plan for the 7B model on it; `device` None means that nothing fits."""
+    """A machine, and the plan for the 7B model and videos on it; `device` None means that nothing fits."""
 
     name: str
     hardware: Hardware
@@ -162,10 +162,10 @@ MACHINES = (
     row("RTX 4080 16 GB, no bitsandbytes, bf16 CPU", box(RTX_4080, bf16=True, bnb=False), "cpu", "bfloat16"),
     row("RTX 3090 24 GB", box(RTX_3090), "cuda:0"),
     row("RTX 3060 12 GB", box(RTX_3060), "cuda:0", quantisation="4bit"),
-    row("RTX 4060 8 GB, no display", box(RTX_4060), "cuda:0", "float16", "4bit", "sdpa", 3080),
-    row("RTX 4060 8 GB, a desktop on it", box(RTX_4060_DESKTOP, bf16=True), "cpu", "bfloat16"),
+    row("RTX 4060 8 GB, no display", box(RTX_4060), "cuda:0", quantisation="4bit"),
+    row("RTX 4060 8 GB, a desktop on it", box(RTX_4060_DESKTOP, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 2696),
     row("RTX 2060 6 GB, 16 GB RAM", box(RTX_2060, ram=16, free=12.5), "cpu", "float32", "4bit"),
-    row("GTX 1080 8 GB", box(GTX_1080), "cuda:0", "float16", "4bit", "sdpa", 3080),
+    row("GTX 1080 8 GB", box(GTX_1080), "cuda:0", quantisation="4bit"),
     row("GTX 1050 4 GB", box(GTX_1050), "cpu", "float32", "4bit"),
     row("Tesla P40 24 GB", box(P40), "cuda:0"),
     row("two RTX 4090, the first busy", box(BUSY_4090, second(RTX_4090)), "cuda:1"),
@@ -182,7 +182,7 @@ MACHINES = (
     row("laptop 8 GB", box(ram=7.7, free=5.1)),
     row("laptop 16 GB, bf16", box(ram=15.5, free=11.2, bf16=True), "cpu", "bfloat16", "4bit"),
     row("laptop 16 GB, bf16, no bitsandbytes", box(ram=15.5, free=11.2, bf16=True, bnb=False)),
-    row("laptop 16 GB", box(ram=15.5, free=11.2), "cpu", "float32", "4bit", "sdpa", 3080),
+    row("laptop 16 GB", box(ram=15.5, free=11.2), "cpu", "float32", "4bit"),
     row("laptop 32 GB, bf16", box(ram=31.1, free=25.5, bf16=True), "cpu", "bfloat16"),
     row("laptop 32 GB", box(ram=31.1, free=25.5), "cpu", "float32", "4bit"),
     row("laptop 32 GB, no bitsandbytes", box(ram=31.1, free=25.5, bnb=False)),
@@ -190,11 +190,11 @@ MACHINES = (
     row("server 64 GB", box(ram=62.5, free=58), "cpu", "float32"),
     row("server 512 GB, amx_bf16", box(ram=503, free=480, bf16=True), "cpu", "bfloat16"),
     row("container of 10 GiB, bf16", box(ram=10, free=9.5, bf16=True), "cpu", "bfloat16", "4bit"),
-    row("container of 8 GiB, bf16", box(ram=8, free=7.8, bf16=True), "cpu", "bfloat16", "4bit", "sdpa", 3080),
+    row("container of 8 GiB, bf16", box(ram=8, free=7.8, bf16=True), "cpu", "bfloat16", "4bit"),
     row("Intel Arc A770 16 GB", box(ARC), "xpu:0", quantisation="4bit"),
-    row("Intel Arc A770 16 GB, no bitsandbytes", box(ARC, bnb=False, bf16=True), "cpu", "bfloat16"),
+    row("Intel Arc A770 16 GB, no bitsandbytes", box(ARC, bnb=False, bf16=True), "xpu:0", context_tokens=2696),
     row("Radeon RX 7900 XTX 24 GB", box(RX_7900), "cuda:0"),
     row("Radeon RX 7900 XTX 24 GB, flash-attn", box(RX_7900, flash=True), "cuda:0"),
-    row("Radeon RX 7600 8 GB, bf16 CPU", box(RX_7600, bf16=True), "cpu", "bfloat16"),
+    row("Radeon RX 7600 8 GB, bf16 CPU", box(RX_7600, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 3080),
     row("Instinct MI300X 192 GB", box(MI300, ram=512, free=400), "cuda:0"),
 )

@@ -38,14 +38,16 @@ from vllava_cli.memory_estimate import Form, free_gib, gib, needed_bytes
 from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Wishes
 from vllava_cli.plan import advise, plan
 
+VIDEOS = SEVEN_B.seeing(["video"])
+
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_the_7b_model_on_each_machine(machine: Machine) -> None:
     if machine.device is None:
         with pytest.raises(MemoryShortError, match=r"There is not enough memory for LanguageBind/Video-LLaVA-7B-hf: "):
-            plan(Wishes(), machine.hardware, SEVEN_B)
+            plan(Wishes(), machine.hardware, VIDEOS)
         return
-    made = plan(Wishes(), machine.hardware, SEVEN_B)
+    made = plan(Wishes(), machine.hardware, VIDEOS)
     chosen = (made.device, made.dtype, made.quantisation, made.attention, made.context_tokens)
     assert chosen == (
         machine.device,

@@ -22,7 +22,8 @@ from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.nouns import Answer, LoadPlan, MediaKind
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Answer, Framing, LoadPlan, MediaKind, Quantisation
 
 
 def tokens_of(folder: Path) -> Tokens:
@@ -67,6 +68,43 @@ def test_a_tower_that_isnt_needed_is_neither_made_nor_read(
     for kind in ("video", "image"):
         assert (getattr(model.model, f"{kind}_tower") is None) == (kind == left_out)
     assert not [name for name, _ in model.named_parameters() if left_out and f"{left_out}_tower" in name]
+
+
+@pytest.mark.parametrize("quantisation", [None, "4bit"])
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_a_tower_comes_when_it_is_needed_after_all(
+    kind: MediaKind, quantisation: Quantisation | None, small_checkpoint: Path, clip: Path
+) -> None:
+    if quantisation:
+        pytest.importorskip("bitsandbytes")
+    plan = replace(EXACT, quantisation=quantisation)
+    other: MediaKind = "image" if kind == "video" else "video"
+    engine, whole = loaded(small_checkpoint, plan, (other,)), loaded(small_checkpoint, plan, ("video", "image"))
+    video = sample(clip, Framing())
+    media = (
+        video
+        if kind == "video"
+        else replace(video, clip=replace(video.clip, kind="image"), pixels=video.pixels[:1], times_s=(0.0,))
+    )
+    assert getattr(engine.model.model, f"{kind}_tower") is None
+    assert torch.equal(engine.sight.features(media, "crop"), whole.sight.features(media, "crop"))
+    brought = getattr(engine.model.model, f"{kind}_tower")
+    assert not brought.training
+    theirs = getattr(whole.model.model, f"{kind}_tower").state_dict()
+    assert brought.state_dict().keys() == theirs.keys()
+    engine.sight.forget()
+    engine.sight.features(media, "crop")
+    assert getattr(engine.model.model, f"{kind}_tower") is brought
+
+
+def test_a_tower_that_comes_later_is_checked_too(tmp_path: Path, clip: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    names = [name for name in load_file(folder / "model.safetensors") if "video_tower" in name and "layers.0" in name]
+    rewrite(folder, {names[0]: None})
+    engine = loaded(folder, kinds=("image",))
+    with pytest.raises(CheckpointError, match=r"don't match its config: 1 missing, "):
+        engine.sight.features(sample(clip, Framing()), "crop")
+    assert engine.model.model.video_tower is None
 
 
 @pytest.mark.parametrize(("dtype", "wanted"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])

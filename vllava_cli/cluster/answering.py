@@ -41,7 +41,7 @@ class Reports(Protocol):
 
 
 class Answering:
-    """An actor's callable. The engine is loaded with the first clips, for the kinds of media that they are."""
+    """An actor's callable. The engine is loaded with the first clips, with the towers that they need."""
 
     def __init__(self, setup: Setup, reports: Reports) -> None:
         reports.begun()
@@ -52,7 +52,6 @@ class Answering:
         self._reports = reports
         self._is_settled = False
         self._engine: Engine | None = None
-        self._kinds: frozenset[MediaKind] = frozenset()
 
     def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes]]:
         """Columns of pickled `Decoded` → a column of rows as JSON."""
@@ -103,14 +102,12 @@ class Answering:
 
     def _load(self, kinds: set[MediaKind]) -> None:
         """Errors: any VllavaError."""
-        if self._engine and kinds <= self._kinds:
+        if self._engine:
             return
-        self._engine = None
-        self._kinds |= kinds or {"video"}
         setup = self._setup
         tokens = here.read_tokens(_found(setup))
         self._engine, _ = here.load(
-            setup.batch.wishes, tokens, self._kinds, tell=_nowhere, notice=_nowhere, is_quiet=True
+            setup.batch.wishes, tokens, kinds or {"video"}, tell=_nowhere, notice=_nowhere, is_quiet=True
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,15 @@ from vllava_cli.nouns import LoadPlan, MediaKind
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
+_PARTS = {"video_tower", "image_tower", "language_model", "multi_modal_projector"}
+"""Of the model, beside its head."""
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
 
 def load(
     plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True, store: Store | None = None
 ) -> Engine:
-    """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read.
+    """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read before it is needed.
 
     transformers makes the modules without memory and then fills each parameter once, from the mapped file straight to
     the device; tensors that no module has a place for are never touched.
@@ -43,7 +46,21 @@ def load(
     kinds = set(kinds)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
     threads.use(plan.threads)
-    return Engine(model=model.eval(), tokens=tokens, plan=plan)
+    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens))
+
+
+def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
+    """The tower for a kind alone, for a model that was loaded without it: whole, whatever the plan quantises.
+
+    Errors: CheckpointError, MemoryShortError.
+    """
+    folder, options = tokens.checkpoint.folder, _options(plan)
+    options.pop("quantization_config", None)
+    config = trimmed(read_config(folder))
+    model, info = _from_pretrained(_class_of_tower(kind), folder, config, options, plan.device)
+    _check_complete(info, config, tokens, _PARTS - {f"{kind}_tower"})
+    found: torch.nn.Module = getattr(model.model, f"{kind}_tower")
+    return found.eval()
 
 
 def _quantised(
@@ -71,37 +88,77 @@ def _read(
 ) -> VideoLlavaForConditionalGeneration:
     """The model from the checkpoint, or from the folder of weights that were quantised and `kept`."""
     folder = kept or tokens.checkpoint.folder
-    config, unneeded = trimmed(read_config(tokens.checkpoint.folder)), {"video", "image"} - kinds
+    config = trimmed(read_config(tokens.checkpoint.folder))
+    unneeded = {f"{kind}_tower" for kind in ("video", "image") if kind not in kinds}
     options = _options(plan)
     if kept:
         config.quantization_config = options.pop("quantization_config").to_dict()
-    try:
-        with memory_faults(plan.device):
-            model, info = _class_without(unneeded).from_pretrained(
-                folder, config=config, output_loading_info=True, **options
-            )
-    except (MemoryShortError, KeyboardInterrupt):
-        raise
-    except Exception as exc:  # safetensors, transformers and torch each have their own types
-        raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
+    model, info = _from_pretrained(_class_without(unneeded), folder, config, options, plan.device)
     _check_complete(info, config, tokens, unneeded)
     return model
 
 
-def _class_without(kinds: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
-    """The model's class, whose instances lack the towers for these kinds."""
+def _from_pretrained(
+    model_class: type[VideoLlavaForConditionalGeneration],
+    folder: Path,
+    config: VideoLlavaConfig,
+    options: dict[str, Any],
+    device: str,
+) -> tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]:
+    """The model, and what transformers found out about the tensors."""
+    try:
+        with memory_faults(device):
+            found: tuple[VideoLlavaForConditionalGeneration, dict[str, Any]] = model_class.from_pretrained(
+                folder, config=config, output_loading_info=True, **options
+            )
+            return found
+    except (MemoryShortError, KeyboardInterrupt):
+        raise
+    except Exception as exc:  # safetensors, transformers and torch each have their own types
+        raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
+
+
+def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
+    """The model's class, whose instances lack these parts."""
     from transformers import VideoLlavaForConditionalGeneration
 
     class Partial(VideoLlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is not typed
         def __init__(self, config: VideoLlavaConfig) -> None:
             super().__init__(config)
-            for kind in kinds:
-                setattr(self.model, f"{kind}_tower", None)
+            for part in parts:
+                setattr(self.model, part, None)
 
-    # By name and module transformers knows which of the published names of tensors to translate.
-    Partial.__name__ = VideoLlavaForConditionalGeneration.__name__
-    Partial.__module__ = VideoLlavaForConditionalGeneration.__module__
-    return Partial if kinds else VideoLlavaForConditionalGeneration
+    return _named(Partial) if parts else VideoLlavaForConditionalGeneration
+
+
+def _class_of_tower(kind: MediaKind) -> type[VideoLlavaForConditionalGeneration]:
+    """The model's class, whose instances have nothing but this tower: neither words go in nor come out."""
+
+    class Tower(_class_without(_PARTS - {f"{kind}_tower"})):  # type: ignore[misc]
+        def __init__(self, config: VideoLlavaConfig) -> None:
+            super().__init__(config)
+            self.lm_head = None
+
+        def get_input_embeddings(self) -> None:
+            return None
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+        def tie_weights(self, *_: Any, **__: Any) -> None:
+            pass
+
+    return _named(Tower)
+
+
+def _named(partial_class: Any) -> type[VideoLlavaForConditionalGeneration]:
+    """By name and module transformers knows which of the published names of tensors to translate."""
+    from transformers import VideoLlavaForConditionalGeneration
+
+    partial_class.__name__ = VideoLlavaForConditionalGeneration.__name__
+    partial_class.__module__ = VideoLlavaForConditionalGeneration.__module__
+    found: type[VideoLlavaForConditionalGeneration] = partial_class
+    return found
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
@@ -160,9 +217,11 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
 
 
 def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
-    """Whether a tensor is of a tower that isn't needed, or of a layer of one that runs in vain."""
-    found = re.search(r"(video|image)_tower\.(?:.*encoder\.layers\.(\d+)\.)?", key)
-    return found is not None and (found[1] in unneeded or (found[2] is not None and int(found[2]) >= kept_layers))
+    """Whether a tensor is of a part that isn't needed, or of a layer of a tower that runs in vain."""
+    found = re.search(r"(\w+_tower)\.(?:.*encoder\.layers\.(\d+)\.)?", key)
+    if found is None:
+        return any(part in key for part in unneeded) or ("language_model" in unneeded and "lm_head" in key)
+    return found[1] in unneeded or (found[2] is not None and int(found[2]) >= kept_layers)
 
 
 def _short(exc: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -23,6 +23,8 @@ class Sight:
 
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
+    tower: Callable[[MediaKind], torch.nn.Module] | None = None
+    """Loads what the model lacks to look at media of a kind. Errors: CheckpointError, MemoryShortError."""
     calls: int = 0
     """How many media went through a vision tower."""
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
@@ -66,6 +68,9 @@ class Sight:
 
     def _look(self, media: Sequence[Frames], kind: MediaKind, fit: Fit) -> tuple[torch.Tensor, ...]:
         model, checkpoint = self.model, self.tokens.checkpoint
+        name = f"{kind}_tower"
+        if self.tower and getattr(model.model, name) is None:
+            setattr(model.model, name, self.tower(kind))
         if kind == "video":
             pixels = torch.cat([video_pixels(medium, checkpoint.video_recipe, fit=fit) for medium in media])
             output = model.model.get_video_features(pixels.to(model.device, model.dtype))

@@ -45,6 +45,8 @@ class Engine:
     """Whether decoding writes into a cache that doesn't move; None: where the device can be told a step at once."""
     runs_ahead: bool = False
     """Whether the next step begins before a token is read, because the device works on its own."""
+    tower: Callable[[MediaKind], torch.nn.Module] | None = None
+    """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
 
     def __post_init__(self) -> None:
         is_cuda = self.model.device.type == "cuda"
@@ -52,7 +54,7 @@ class Engine:
         self.runs_ahead = self.runs_ahead or is_cuda
         self._cache: DynamicCache | None = None
         self._steps: Steps | None = None
-        self.sight = Sight(model=self.model, tokens=self.tokens)
+        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower)
         self.llama = Llama(self.model, self.plan.attention)
         self.blank = Blank(model=self.model, llama=self.llama, tokens=self.tokens)
 

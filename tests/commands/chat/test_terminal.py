@@ -250,6 +250,20 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert len(turns(tmp_path / "talk.jsonl")) == 6
 
 
+def test_a_chat_that_began_with_a_video_takes_a_picture_and_the_other_way_round(shell: Run) -> None:
+    star = demo.CLIPS / "yellow-star.png"
+    asked = {
+        CLIP: (MOVES, f"What happens in this video?\n/open {star}\nWhat colour is it?\n"),
+        star: ("Yellow.", f"What colour is it?\n/open {CLIP}\nWhat happens in this video?\n"),
+    }
+    said = []
+    for clip, (first, lines) in asked.items():
+        done = shell("chat", "--model", "demo", clip, stdin=lines.encode())
+        assert (done.code, done.out.splitlines()[0]) == (0, first)
+        said.append(done.out.splitlines())
+    assert said[0] == said[1][::-1]
+
+
 def test_without_a_session_there_is_none_to_continue(shell: Run, tmp_path: Path) -> None:
     folder = tmp_path / ".local/state/vllava/sessions"
     assert shell("chat", "--continue") == Shell(

@@ -112,7 +112,8 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
         tokens.prompt_ids(Conversation(attached=conversation.media), "?")
 
     check(tokens)
-    engine, load_s = start(chat.wishes, tokens, {"video", "image"}, screen, check=check)
+    kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
+    engine, load_s = start(chat.wishes, tokens, kinds, screen, check=check)
     talk = Talk(
         engine=engine,
         conversation=conversation,
