@@ -13,16 +13,19 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from tests.clips import cut, picture, write_clip
+from tests.machines import RECIPE
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media import wire
 from vllava_cli.media.header import header
 from vllava_cli.media.pick import spread
+from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.pool import Ahead, Pool, Read, default_workers
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Clip, DecodeLimits, Fit, Frames, Framing
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -99,6 +102,19 @@ def test_headers_then_frames_of_good_and_bad_files_by_the_same_children(
         found, expected = frames[name].found, sample(Path(name), WHOLE)
         assert found and (found.clip, found.times_s) == (expected.clip, expected.times_s)
         assert (found.pixels == expected.pixels).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_frames_are_as_small_as_a_model_takes_them_once_it_is_known(fit: Fit) -> None:
+    write_clip(Path("a.mp4"), width=320, height=176)
+    whole, framing = sample(Path("a.mp4"), WHOLE), Framing(fit=fit)
+    with Pool(1) as pool:
+        (before,) = reads(pool.frames(named("a.mp4"), framing)).values()
+        pool.fit_to(RECIPE)
+        (after,) = reads(pool.frames(named("a.mp4"), framing)).values()
+    assert before.found and before.found.pixels.shape == (8, 176, 320, 3)
+    assert after.found and after.found.pixels.shape == (8, 224, 224, 3)
+    assert torch.equal(video_pixels(after.found, RECIPE, fit=fit), video_pixels(whole, RECIPE, fit=fit))
 
 
 def test_frames_are_spread_to_as_many_as_the_model_sees() -> None:

@@ -83,13 +83,10 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
 
 
 def _fitted(frames: Frames, setup: Setup) -> Frames:
-    """What goes to another machine is no larger than the model takes it; what can't be fitted its stage tells."""
+    """What goes to another machine is no larger than the model takes it."""
     from vllava_cli.media.pixels import fitted
 
-    try:
-        return fitted(frames, setup.recipe, fit=setup.batch.framing.fit)
-    except (MemoryError, RuntimeError):
-        return frames
+    return fitted(frames, setup.recipe, fit=setup.batch.framing.fit)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Self
 from vllava_cli.media.ahead import Ahead, Files, K, Read, T
 from vllava_cli.media.guard import Guard
 from vllava_cli.media.pick import spread
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, VideoRecipe
 
 __all__ = ["Ahead", "Pool", "Read", "default_workers"]
 
@@ -36,7 +36,7 @@ class Pool:
     0.07 GB for a child that reads small clips, 0.2 GB for 1080p and 0.5 GB for 4K: the four of a laptop with 8 GB take
     2 GB there, unless they meet monsters. When RAM runs out, Linux ends a child before any other process; its file is
     read once more by the next one, and only then has a fault. In this process the frames that lie ready take
-    `max_bytes`, and those of one clip for each worker beside (0.05 GB of 1080p, 0.2 GB of 4K).
+    `max_bytes`, and those of one clip for each worker beside (0.05 GB of 1080p, 0.2 GB of 4K, until they are fitted).
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Pool:
         self._guards = [Guard(limits, command=command) for _ in range(workers)]
         self._max_bytes = max_bytes
         self._aheads: list[Ahead[Any, Any]] = []
+        self._recipe: VideoRecipe | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +68,14 @@ class Pool:
 
     def frames(self, files: Files[K], framing: Framing) -> Ahead[K, Frames]:
         """As many frames of each file as the model sees."""
-        return self._ahead(files, [partial(_frames, guard, framing) for guard in self._guards])
+        return self._ahead(files, [partial(self._frames, guard, framing) for guard in self._guards])
+
+    def fit_to(self, recipe: VideoRecipe) -> None:
+        """From now on frames are no larger than a model takes them, and its own thread has that much less to do.
+
+        For who has imported torch already: that is too much for threads that are to read ahead.
+        """
+        self._recipe = recipe
 
     def close(self) -> None:
         """Ends all processes at once; what was not ready by then never will be."""
@@ -81,6 +89,10 @@ class Pool:
         self._aheads.append(ahead)
         return ahead
 
+    def _frames(self, guard: Guard, framing: Framing, path: Path) -> Frames:
+        frames = spread(guard.sample(path, framing))
+        if self._recipe is None:
+            return frames
+        from vllava_cli.media.pixels import fitted
 
-def _frames(guard: Guard, framing: Framing, path: Path) -> Frames:
-    return spread(guard.sample(path, framing))
+        return fitted(frames, self._recipe, fit=framing.fit)

@@ -67,7 +67,7 @@ class Work:
                 if batch.is_dry:
                     self._plan(pool, workers, preflight.found)
                 elif preflight.found.good and not self.is_stopping():
-                    self._answer(preflight)
+                    self._answer(pool, preflight)
         if batch.has_stats:
             self._tell_stats(workers)
 
@@ -113,7 +113,7 @@ class Work:
             for job in unit.jobs:
                 self._put(Outcome(job=job, fault=fault))
 
-    def _answer(self, preflight: Preflight) -> None:
+    def _answer(self, pool: Pool, preflight: Preflight) -> None:
         batch, found, screen = self.batch, preflight.found, self.screen
         if self.source.model == DEMO_MODEL:
             screen.notice(
@@ -124,6 +124,7 @@ class Work:
             self._answer_elsewhere(found, longest)
             return
         tokens = here.read_tokens(self.source)
+        pool.fit_to(tokens.checkpoint.video_recipe)
         engine, self.meter.load_s = here.load(
             batch.wishes,
             tokens,

@@ -95,9 +95,11 @@ class Worker:
         with Pool(setup.decoders, batch.limits) as pool:
             ahead = pool.frames(self._files(), batch.framing)
             here.import_engine()
+            tokens = here.read_tokens(setup.source)
+            pool.fit_to(tokens.checkpoint.video_recipe)
             engine, load_s = here.load(
                 replace(batch.wishes, device=setup.device),
-                here.read_tokens(setup.source),
+                tokens,
                 setup.kinds,
                 tell=lambda text: self._tell(text, is_detail=True),
                 notice=self._tell,
