@@ -26,8 +26,14 @@ Run = Callable[..., Shell]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_the_answer_alone_is_on_stdout(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    done = shell("ask", clip, "what is this", "--model", small_checkpoint, "--max-new-tokens", "12")
+@pytest.fixture
+def shell(quick: Run) -> Run:
+    return quick
+
+
+def test_the_answer_alone_is_on_stdout(tmp_path: Path, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what is this", "--model", small_checkpoint, "--max-new-tokens", "12"]
+    done = Shell.run(*words, folder=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert done.out.endswith("\n")
     assert len(done.out) > 5
@@ -304,8 +310,8 @@ def test_an_unusable_model_is_one_sentence_and_exit_1(kind: str, shell: Run, cli
     assert message in done.err
 
 
-def test_a_model_that_is_neither_here_nor_reachable_names_the_ways_out(shell: Run, clip: Path, tmp_path: Path) -> None:
-    done = shell("ask", clip, "Why is this funny?")
+def test_a_model_that_is_neither_here_nor_reachable_names_the_ways_out(clip: Path, tmp_path: Path) -> None:
+    done = Shell.run("ask", clip, "Why is this funny?", folder=tmp_path)
     assert done == Shell(
         code=1,
         out="",

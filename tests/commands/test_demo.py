@@ -26,10 +26,10 @@ def test_every_suggested_command_names_a_clip_and_a_question(shell: Run) -> None
     assert all(Path(words[4]).is_file() for words in commands)
 
 
-def test_it_is_labelled_a_demo_wherever_it_speaks(shell: Run) -> None:
+def test_it_is_labelled_a_demo_wherever_it_speaks(quick: Run) -> None:
     label = "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality.\n"
     clip = demo.clips()[0]
-    assert shell("ask", "--model", "demo", clip, "What is it?").err == label
-    assert shell("ask", "--model", "demo", clip, "What is it?", "--quiet").err == ""
-    assert "The demo model is a tiny Video-LLaVA" in shell("demo").out
-    assert "demo: tiny" in shell("doctor", "--model", "demo").out
+    assert quick("ask", "--model", "demo", clip, "What is it?").err == label
+    assert quick("ask", "--model", "demo", clip, "What is it?", "--quiet").err == ""
+    assert "The demo model is a tiny Video-LLaVA" in quick("demo").out
+    assert "demo: tiny" in quick("doctor", "--model", "demo").out

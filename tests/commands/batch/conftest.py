@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands.batch import zygote
 from tests.commands.batch.zygote import Running
 from vllava_cli import demo
 
 PATIENCE_S = 60.0
-
-
-@pytest.fixture(scope="session")
-def vllava() -> Iterator[zygote.Zygote]:
-    with zygote.started() as process:
-        yield process
 
 
 @pytest.fixture
