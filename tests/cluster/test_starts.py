@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,10 +58,10 @@ class Stages:
         self.has_given.set()
         self.is_over.wait()
 
-    def feed(self, *, starts: int) -> Feed:
+    def feed(self, *, starts: int, may_end_engines: bool = False) -> Feed:
         """Whose rows lie ready."""
         self.has_given.clear()
-        task: Any = None
+        task: Any = SimpleNamespace(may_end_engines=may_end_engines)
         found = Feed(task)
         for _ in range(starts):
             found.begun("an actor")
@@ -96,3 +97,8 @@ def test_an_engine_that_answered_keeps_the_feed_going(stages: Stages) -> None:
     hopeful.settled()
     taken = hopeful.take(1)
     assert (taken.is_over, taken.fault, taken.vain_starts) == (False, None, 0)
+
+
+def test_clips_that_may_end_engines_are_no_reason_to_give_up(stages: Stages) -> None:
+    taken = stages.feed(starts=MOST_VAIN_STARTS + 9, may_end_engines=True).take(1)
+    assert (taken.is_over, taken.vain_starts) == (False, MOST_VAIN_STARTS + 8)

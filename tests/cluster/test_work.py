@@ -47,12 +47,14 @@ class Cluster:
     vain_starts: int = 0
     asked: list[list[str]] = field(default_factory=list)
     clips: list[int] = field(default_factory=list)
+    may_end_engines: list[bool] = field(default_factory=list)
 
     def feed(self, task: Task, *, is_stopping: Callable[[], bool]) -> Iterator[Taken]:
         units = [manifest.unit_of(row) for row in pq.read_table(task.manifest).to_pylist()]
         lost = self.losses[len(self.asked)] if len(self.asked) < len(self.losses) else ()
         self.asked.append([unit.jobs[0].path for unit in units])
         self.clips.append(task.sizes.clips)
+        self.may_end_engines.append(task.may_end_engines)
         for unit in units:
             if unit.jobs[0].path not in lost and not is_stopping():
                 answers = tuple(line_of(row) for row in rows(unit.jobs)) * self.doubles
@@ -60,14 +62,23 @@ class Cluster:
         yield Taken(rows=(), is_over=True, fault=self.ends_with)
 
 
-def worked(cluster: Cluster, folder: Path, todo: list[Job], *, reading: Reading | None = None, **more: Any) -> Tally:
+def worked(
+    cluster: Cluster,
+    folder: Path,
+    todo: list[Job],
+    *,
+    reading: Reading | None = None,
+    tally: Tally | None = None,
+    **more: Any,
+) -> Tally:
     """All of it, into a folder."""
     wanted = {"inputs": Inputs(), "wishes": Wishes(model="demo"), "framing": Framing(), "sampling": Sampling()}
     batch = Batch(**(wanted | more))
     place = Place(name=str(folder))
     source = Source(model="demo", folder=CHECKPOINT)
     setup = Setup(batch=batch, source=source, about=ABOUT, longest=4, folder=str(folder), recipe=RECIPE, allowed=())
-    tally = Tally(total=len(todo))
+    tally = tally or Tally()
+    tally.total = tally.skipped + len(todo)
     with opened(place, todo, ABOUT) as out:
         Work(
             cluster=ClusterBatch(batch=batch, output=place),
@@ -150,3 +161,21 @@ def test_engines_that_end_at_once_are_told_of_once(tmp_path: Path) -> None:
     tally = worked(Cluster(vain_starts=2), tmp_path / "out", jobs(3), reading=reading)
     assert tally.now == 3
     assert reading.said[1].count("an engine's process ended before it had answered anything") == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "skipped", "skipped_errors", "suspected"),
+    [
+        (3, 0, 0, [False, True]),
+        (50, 9, 8, [True, True]),
+        (50, 9, 9, [False, True]),
+        (51, 9, 8, [False, True]),
+    ],
+)
+def test_engines_that_end_are_blamed_on_clips_once_others_were_answered(
+    count: int, skipped: int, skipped_errors: int, suspected: list[bool], tmp_path: Path
+) -> None:
+    cluster = Cluster(losses=[["1.mp4"]])
+    tally = Tally(skipped=skipped, skipped_errors=skipped_errors)
+    worked(cluster, tmp_path / "out", jobs(count), tally=tally)
+    assert cluster.may_end_engines == suspected

@@ -48,7 +48,7 @@ class Feed:
         self._rows: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
         self._fault: str | None = None
         self._is_over = False
-        self._starts = Starts(MOST_VAIN_STARTS)
+        self._starts = Starts(None if task.may_end_engines else MOST_VAIN_STARTS)
         threading.Thread(target=self._run, args=(task,), name="stages", daemon=True).start()
 
     def version(self) -> str:

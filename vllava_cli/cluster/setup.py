@@ -39,3 +39,5 @@ class Task:
     sizes: Sizes
     manifest: str
     """A path or URL that all machines can read."""
+    may_end_engines: bool = False
+    """Whether engines that end without a word are the clips' doing, as this cluster has answered others."""

@@ -12,7 +12,8 @@ LEAST_EACH = 3
 class Starts:
     """Counts by actor, whose id stays the same when it is started again. Any thread may tell or ask."""
 
-    def __init__(self, most_vain: int) -> None:
+    def __init__(self, most_vain: int | None) -> None:
+        """None: however many end, nothing is hopeless."""
         self._most_vain = most_vain
         self._counts = Counter[str]()
         self._has_settled = False
@@ -37,4 +38,4 @@ class Starts:
     @property
     def is_hopeless(self) -> bool:
         """Whether so many ended, and each actor that ever began has had its chances."""
-        return self.vain >= self._most_vain and min(self._counts.values()) >= LEAST_EACH
+        return self._most_vain is not None and self.vain >= self._most_vain and min(self._counts.values()) >= LEAST_EACH

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, Any]]
 MOST_PASSES = 3
 """With a clip at a time, before what is left is blamed and not the machines that it met."""
+MOST_SUSPECTS = 50
+"""Jobs that an interrupted run may have left because they end what is asked about them."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +53,7 @@ class Work:
     shares: Sizes | None = None
     _left: dict[str, Job] = field(default_factory=dict)
     """Jobs without a row, by id: a row that comes twice, as after the end of a machine, is written once."""
+    _has_answered: bool = False
     _has_told_vain: bool = False
 
     def do(self, todo: Sequence[Job]) -> None:
@@ -100,7 +103,7 @@ class Work:
     def _pass(self, shares: Sizes) -> str | None:
         """Why the cluster ended before all was handed out, None where it didn't."""
         place = manifest.write(self.cluster.output.name, each_unit(self._left.values()))
-        task = Task(setup=self.setup, sizes=shares, manifest=place)
+        task = Task(setup=self.setup, sizes=shares, manifest=place, may_end_engines=self._may_end_engines())
         for taken in self.feed(task, is_stopping=self.is_stopping):
             if taken.rows:
                 self._put([row_in(row) for row in taken.rows])
@@ -108,6 +111,11 @@ class Work:
             if taken.fault:
                 return taken.fault
         return None
+
+    def _may_end_engines(self) -> bool:
+        """In a run that has answered some, or goes on with the last few of one that had."""
+        earlier = self.tally.skipped > self.tally.skipped_errors
+        return self._has_answered or (earlier and len(self._left) <= MOST_SUSPECTS)
 
     def _tell_vain(self, starts: int) -> None:
         """Once, as it may yet come right."""
@@ -127,6 +135,7 @@ class Work:
         new = list(self._new(rows))
         self.out.extend(new)
         for row in new:
+            self._has_answered |= row["answer"] is not None
             self.tally.note(row["error"] and row["error"]["kind"])
         self.meter.clips += len({row["path"] for row in new})
 
