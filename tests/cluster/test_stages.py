@@ -12,33 +12,23 @@ import torch
 from PIL import Image
 
 from tests.clips import picture, write_clip
-from tests.cluster.rows import ABOUT, RECIPE
+from tests.cluster.rows import RECIPE, setup_of
 from vllava_cli.cluster.answering import ROW, Answering, row_in
 from vllava_cli.cluster.decoding import CLIP, decoded
 from vllava_cli.cluster.setup import Setup
-from vllava_cli.commands.batch.request import Batch, Inputs
 from vllava_cli.commands.batch.units import Unit, units_of
-from vllava_cli.demo import CHECKPOINT, CLIPS
-from vllava_cli.engine.hub import Source
+from vllava_cli.demo import CLIPS
 from vllava_cli.jobs import Wanted, made
 from vllava_cli.media.guard import Guard
 from vllava_cli.media.pick import spread
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.nouns import DecodeLimits, Fit, Framing, Sampling, Wishes
+from vllava_cli.nouns import DecodeLimits, Fit, Framing
 
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.chdir(tmp_path)  # what answers goes to the folder of the setup, and the tests come back from there
-    return Setup(
-        batch=Batch(inputs=Inputs(), wishes=Wishes(model="demo"), framing=Framing(), sampling=Sampling()),
-        source=Source(model="demo", folder=CHECKPOINT),
-        about=ABOUT,
-        longest=4,
-        folder=str(tmp_path),
-        recipe=RECIPE,
-        allowed=(),
-    )
+    return setup_of(tmp_path)
 
 
 def framed(setup: Setup, framing: Framing) -> Setup:

@@ -8,24 +8,20 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.rows import ABOUT, RECIPE, jobs, rows
+from tests.cluster.rows import ABOUT, jobs, rows, setup_of
 from tests.commands.batch.parts import Reading
 from vllava_cli.cluster import manifest
 from vllava_cli.cluster.decoding import decoded
 from vllava_cli.cluster.parts import opened
 from vllava_cli.cluster.reconcile import mismatch
 from vllava_cli.cluster.request import Place
-from vllava_cli.cluster.setup import Setup
 from vllava_cli.cluster.stored import StoredParts
 from vllava_cli.commands import merge
-from vllava_cli.commands.batch.request import Batch, Inputs
 from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.commands.batch.units import units_of
-from vllava_cli.demo import CHECKPOINT, CLIPS
-from vllava_cli.engine.hub import Source
+from vllava_cli.demo import CLIPS
 from vllava_cli.errors import OutputError, ShardError
 from vllava_cli.jobs import Wanted, made
-from vllava_cli.nouns import Framing, Sampling, Wishes
 
 NOTHING_DONE = [False] * 5
 
@@ -130,15 +126,7 @@ def test_a_clip_is_fetched_and_decoded(
     store.upload_file(str(CLIPS / "blue-star-grows.mp4"), name, "a b.mp4")
     store.put_object(Bucket=name, Key="bad.mp4", Body=b"no video")
     urls = [f"s3://{name}/{key}.mp4" for key in ("a b", "none", "bad")] + [str(CLIPS / "blue-star-grows.mp4")]
-    setup = Setup(
-        batch=Batch(inputs=Inputs(), wishes=Wishes(model="demo"), framing=Framing(), sampling=Sampling()),
-        source=Source(model="demo", folder=CHECKPOINT),
-        about=ABOUT,
-        longest=4,
-        folder=str(tmp_path),
-        recipe=RECIPE,
-        allowed=("s3",),
-    )
+    setup = setup_of(tmp_path, allowed=("s3",))
     units = units_of(made([Wanted(path=url, question="Why?") for url in urls], "settings"))
     fetched, absent, bad, local = (decoded(unit, setup) for unit in units)
     assert fetched.frames and local.frames

@@ -10,24 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.rows import ABOUT, RECIPE, jobs, rows
+from tests.cluster.rows import ABOUT, batch_of, jobs, rows, setup_of
 from tests.commands.batch.parts import Reading
 from vllava_cli.cluster import manifest
 from vllava_cli.cluster.answering import FAILURE
 from vllava_cli.cluster.feed import Taken
 from vllava_cli.cluster.parts import opened
 from vllava_cli.cluster.request import ClusterBatch, Place
-from vllava_cli.cluster.setup import Setup, Task
+from vllava_cli.cluster.setup import Task
 from vllava_cli.cluster.sizes import Node
 from vllava_cli.cluster.work import Work
-from vllava_cli.commands.batch.request import Batch, Inputs
 from vllava_cli.commands.batch.telling import Tally
-from vllava_cli.demo import CHECKPOINT
-from vllava_cli.engine.hub import Source
 from vllava_cli.errors import ClusterError
 from vllava_cli.jobs import Job
 from vllava_cli.jsonl import line_of, read_rows
-from vllava_cli.nouns import Framing, Sampling, Wishes
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -72,17 +68,14 @@ def worked(
     **more: Any,
 ) -> Tally:
     """All of it, into a folder."""
-    wanted = {"inputs": Inputs(), "wishes": Wishes(model="demo"), "framing": Framing(), "sampling": Sampling()}
-    batch = Batch(**(wanted | more))
+    batch = batch_of(**more)
     place = Place(name=str(folder))
-    source = Source(model="demo", folder=CHECKPOINT)
-    setup = Setup(batch=batch, source=source, about=ABOUT, longest=4, folder=str(folder), recipe=RECIPE, allowed=())
     tally = tally or Tally()
     tally.total = tally.skipped + len(todo)
     with opened(place, todo, ABOUT) as out:
         Work(
             cluster=ClusterBatch(batch=batch, output=place),
-            setup=setup,
+            setup=setup_of(folder, batch),
             out=out,
             tally=tally,
             screen=(reading or Reading()).screen(),
