@@ -11,7 +11,8 @@ import pytest
 from tests.cluster.rows import ABOUT, jobs, rows
 from tests.commands.batch.parts import Reading
 from vllava_cli.cluster import folder as module
-from vllava_cli.cluster.parts import opened, parts_for
+from vllava_cli.cluster.folder import parts_for
+from vllava_cli.cluster.parts import opened
 from vllava_cli.cluster.reconcile import mismatch
 from vllava_cli.cluster.request import Place
 from vllava_cli.commands import merge

@@ -9,7 +9,6 @@ from typing import Any
 
 from vllava_cli import job_list
 from vllava_cli.cluster import parquet
-from vllava_cli.cluster.parts import further_fields, parts_for
 from vllava_cli.cluster.request import Place
 from vllava_cli.commands.batch.output import is_again, learned, ordered
 from vllava_cli.commands.batch.rows import About
@@ -18,6 +17,8 @@ from vllava_cli.jobs import Job, Shard, shard_of
 from vllava_cli.journal import Journal, read_rows
 from vllava_cli.jsonl import shown, told
 from vllava_cli.shards import PART, shards_in
+
+JOBS_PER_PART, MOST_PARTS = 65_536, 256
 
 
 class FolderParts:
@@ -69,7 +70,7 @@ class FolderParts:
     def finish(self, jobs: Sequence[Job], /) -> None:
         if not self._place.is_parquet:
             return
-        of, fields = len(self._journals), further_fields(jobs)
+        of, fields = len(self._journals), parquet.further_fields(jobs)
         for number, journal in enumerate(self._journals, 1):
             shard = Shard(number=number, of=of)
             path = self._output(number, of)
@@ -125,6 +126,11 @@ class FolderParts:
         known = learned(rows, path)
         kept = {id: failed for id, failed in known.items() if not (failed and self._place.is_retrying)}
         self._has_failed |= _in_bytes(kept)
+
+
+def parts_for(jobs: int) -> int:
+    """1 up to 65,536 jobs, 16 for a million, at most 256."""
+    return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
 
 
 def _in_bytes(known: Mapping[str, bool]) -> dict[bytes, bool]:

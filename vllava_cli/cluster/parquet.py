@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vllava_cli.jobs import Job
+
 ROWS_PER_GROUP = 4096
 _TEXTS = ("id", "path", "question", "answer", "stop_reason")
 _MORE_TEXTS = ("model", "revision", "precision")
@@ -23,6 +25,11 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str],
     with pq.ParquetWriter(path, schema) as writer:
         while group := [_typed(row, choices, fields) for row in islice(left, ROWS_PER_GROUP)]:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The names that jobs bring along, in the order in which they come: the columns behind those that every row has."""
+    return tuple(dict.fromkeys(name for job in jobs for name in job.fields))
 
 
 def _schema(choices: Sequence[str], fields: Sequence[str]) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from vllava_cli.cluster.folder import FolderParts
 from vllava_cli.cluster.request import Place
+from vllava_cli.cluster.stored import StoredParts
 from vllava_cli.commands.batch.rows import About
 from vllava_cli.jobs import Job
 from vllava_cli.objects import is_url
-
-JOBS_PER_PART, MOST_PARTS = 65_536, 256
 
 
 class Parts(Protocol):
@@ -44,9 +44,6 @@ class Parts(Protocol):
 @contextmanager
 def opened(place: Place, jobs: Sequence[Job], about: About, *, is_dry: bool = False) -> Iterator[Parts]:
     """The output, locked where that can be. Errors: LockedError; OutputError for what is no output of a batch."""
-    from vllava_cli.cluster.folder import FolderParts
-    from vllava_cli.cluster.stored import StoredParts
-
     kind = StoredParts if is_url(place.name) else FolderParts
     parts = kind(place, about)
     try:
@@ -54,13 +51,3 @@ def opened(place: Place, jobs: Sequence[Job], about: About, *, is_dry: bool = Fa
         yield parts
     finally:
         parts.close()
-
-
-def parts_for(jobs: int) -> int:
-    """1 up to 65,536 jobs, 16 for a million, at most 256."""
-    return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
-
-
-def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
-    """The names that jobs bring along, in the order in which they come."""
-    return tuple(dict.fromkeys(name for job in jobs for name in job.fields))

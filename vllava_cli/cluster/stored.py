@@ -10,7 +10,6 @@ from typing import Any
 
 from vllava_cli import job_list
 from vllava_cli.cluster import parquet
-from vllava_cli.cluster.parts import further_fields
 from vllava_cli.cluster.request import Place
 from vllava_cli.commands.batch.output import learned, ordered
 from vllava_cli.commands.batch.rows import About
@@ -75,7 +74,7 @@ class StoredParts:
         with TemporaryDirectory(prefix="vllava-") as name:
             folder = Path(name)
             rows = ordered(rows_into(self._objects, folder), [job.id for job in jobs])
-            parquet.write(folder / TABLE, rows, self._about.choices, further_fields(jobs))
+            parquet.write(folder / TABLE, rows, self._about.choices, parquet.further_fields(jobs))
             self._objects.put_file(folder / TABLE, TABLE)
 
     def ids(self) -> Iterator[bytes]:
