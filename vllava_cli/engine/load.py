@@ -50,7 +50,7 @@ def load(
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
-    """The tower for a kind alone, for a model that was loaded without it: whole, whatever the plan quantises.
+    """The tower for a kind alone, for a model that was loaded without it; towers are never quantised.
 
     Errors: CheckpointError, MemoryShortError.
     """
