@@ -9,6 +9,7 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── CheckpointError          a model folder that can't be used
 │   └── HubError             the model isn't here and the hub can't be reached
 ├── MemoryShortError         the model doesn't fit into this machine
+├── OverflowedError          the model's numbers are infinite or not numbers
 ├── ContextError             the prompt doesn't fit into the model's context
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job once
@@ -56,6 +57,10 @@ class HubError(CheckpointError):
 
 
 class MemoryShortError(VllavaError):
+    pass
+
+
+class OverflowedError(VllavaError):
     pass
 
 

@@ -37,6 +37,8 @@ class Wishes:
 
     model: str = DEFAULT_MODEL
     revision: str | None = None
+    adapter: str | None = None
+    """A LoRA adapter that is merged into the model: a folder or a hub id."""
     device: str | None = None
     precision: Precision | None = None
     attention: Attention | None = None
@@ -102,6 +104,19 @@ class VideoRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter on disk whose weights are merged into a checkpoint's."""
+
+    name: str
+    """As the user named it: a hub id or a folder."""
+    folder: Path
+    revision: str | None
+    """The commit of the hub's repository; None for a folder."""
+    sha256: str
+    """Of adapter_model.safetensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A checkpoint on disk as its config files describe it; no weight has been read."""
 
@@ -123,6 +138,7 @@ class Checkpoint:
     """FRAMES_PER_CLIP * (patches per frame + 1)."""
     tokens_per_image: int
     video_recipe: VideoRecipe
+    adapter: Adapter | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -264,6 +280,9 @@ class Stats:
     reused_tokens: int
     """Those of the prompt that the KV cache held already."""
     new_tokens: int
+    """All that the model produced, stray ones too."""
+    stray_tokens: int = 0
+    """How many stray "Ъ" were left out of the answer."""
     tower_calls: int = 0
     """How many clips went through a vision tower for this answer."""
     first_token_s: float
