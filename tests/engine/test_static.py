@@ -80,6 +80,7 @@ def test_the_room_stays_for_the_next_conversation(demo_engine: Engine, media: tu
     engine = static(demo_engine, runs_ahead=False)
     places = []
     for medium in media[:1] * 2:
+        engine.memory = None  # as bench does
         Answer.of(engine.stream(Conversation(attached=(medium,)), QUESTIONS[0], LONG))
         assert engine.memory
         places.append(engine.memory.cache.layers[0].room[0].data_ptr())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.choose import Chooser, checked
 from vllava_cli.engine.forward import step
 from vllava_cli.engine.static import StaticSteps
@@ -59,8 +60,8 @@ class Reading:
 def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) -> Generator[int, None, None]:
     """Yields ids behind the prompt of which `logits` [vocabulary] are the last, until it is closed.
 
-    The cache then holds all of them but the last; where the device runs ahead, the last as well. Errors: those of
-    `Engine.passes`.
+    The cache then holds all of them but the last; where the device runs ahead, the last as well. An interrupted step
+    ends them. Errors: those of `Engine.passes`.
     """
     steps = engine.steps
     token = chooser.pick(logits)
@@ -77,6 +78,8 @@ def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) ->
                 yield number
                 token = _next(engine, steps, chooser, token, held)
                 memory.ids.append(number)
+    except CancelError:
+        pass
     finally:
         if engine.memory is memory:
             steps.hold(len(memory.ids))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
@@ -59,18 +60,36 @@ def prefill(
     usual = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
     fed, hidden = 0, None
     for chunk in torch.split(embeddings, chunk_tokens or usual, dim=1):
-        if is_interrupted():
+        held = cache.get_seq_length()
+        try:
+            with llama.cancel.asking(is_interrupted):
+                llama.cancel.check()
+                hidden = llama.read(chunk, cache.layers, start=held)
+        except CancelError:
+            hold(cache, held)
             return fed, None
-        hidden = llama.read(chunk, cache.layers, start=cache.get_seq_length())
         fed += chunk.shape[1]
     return fed, None if hidden is None else llama.logits(hidden[0, -1])
 
 
 @torch.inference_mode()
 def step(llama: Llama, token: torch.Tensor, cache: DynamicCache, held: int) -> torch.Tensor:
-    """Feeds one id [1] behind the `held` of the cache and returns the logits [vocabulary] of the next."""
-    hidden = llama.read(llama.embedded(token[None]), cache.layers, start=held)
+    """Feeds one id [1] behind the `held` of the cache and returns the logits [vocabulary] of the next.
+
+    Errors: CancelError; the cache then holds what it held.
+    """
+    try:
+        hidden = llama.read(llama.embedded(token[None]), cache.layers, start=held)
+    except CancelError:
+        hold(cache, held)
+        raise
     return llama.logits(hidden[0, 0])
+
+
+def hold(cache: DynamicCache, length: int) -> None:
+    """Cuts every layer back to its first positions, also where some hold more than others."""
+    for layer in cache.layers:
+        layer.hold(length)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from vllava_cli.engine.answering import Answering
 from vllava_cli.engine.attention import PART_TOKENS
 from vllava_cli.engine.blank import Blank
+from vllava_cli.engine.cancel import CancelError, never
 from vllava_cli.engine.context import make_room
 from vllava_cli.engine.decoding import Steps, steps_over
 from vllava_cli.engine.forward import embed, memory_faults, prefill
@@ -27,10 +28,6 @@ from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, VideoLlavaForConditionalGeneration
-
-
-def never() -> bool:
-    return False
 
 
 @dataclass(kw_only=True)
@@ -54,8 +51,8 @@ class Engine:
         self.runs_ahead = self.runs_ahead or is_cuda
         self._cache: DynamicCache | None = None
         self._steps: Steps | None = None
-        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower)
         self.llama = Llama(self.model, self.plan.attention)
+        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower, cancel=self.llama.cancel)
         self.blank = Blank(model=self.model, llama=self.llama, tokens=self.tokens)
 
     def stream(
@@ -70,9 +67,9 @@ class Engine:
 
         With choices there is one piece: the likeliest of them, whole, with the probabilities of all.
 
-        `is_interrupted` is asked before clips are looked at, each chunk of prefill and each token. When the stream
-        ends, by whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,
-        MemoryShortError.
+        `is_interrupted` is asked between the layers of each pass and behind each token. When the stream ends, by
+        whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,
+        MemoryShortError, OverflowedError.
         """
         run = Answering(
             engine=self,
@@ -114,7 +111,11 @@ class Engine:
                 "video": shown.ids[:reused].count(self.tokens.video_id),
                 "image": shown.ids[:reused].count(self.tokens.image_id),
             }
-            rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
+            try:
+                with self.llama.cancel.asking(is_interrupted):
+                    rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
+            except CancelError:
+                return reused, None
             new = shown.ids[reused:]
             embeddings = embed(self.llama, list(new), rows, self.tokens)
             fed, logits = prefill(
@@ -132,10 +133,12 @@ class Engine:
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Runs passes; whatever breaks one off leaves the cache's layers uneven, so the cache is dropped."""
+        """Runs passes; whatever but CancelError breaks one off leaves uneven layers, so the cache is dropped."""
         try:
             with memory_faults(self.plan.device):
                 yield
+        except CancelError:  # the layers are even again
+            raise
         except BaseException:
             self.memory = self._cache = self._steps = None
             raise
