@@ -44,6 +44,8 @@ class Engine:
     """Whether the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
+    notice: Callable[[str], object] = str
+    """Is told what a user should know, a sentence."""
 
     def __post_init__(self) -> None:
         is_cuda = self.model.device.type == "cuda"
@@ -161,7 +163,13 @@ class Engine:
             room = -(-self.tokens.context_tokens // PART_TOKENS) * PART_TOKENS if self.is_static else 0
             self._cache = roomy_cache(len(self.llama.blocks), least_room=room)
             is_captured = self.model.device.type == "cuda" and self.plan.quantisation != "8bit"
-            self._steps = steps_over(self.llama, self._cache, is_static=bool(self.is_static), is_captured=is_captured)
+            self._steps = steps_over(
+                self.llama,
+                self._cache,
+                is_static=bool(self.is_static),
+                is_captured=is_captured,
+                notice=self.notice,
+            )
         for layer in self._cache.layers:
             layer.hold(0)
         return self._cache
