@@ -120,7 +120,7 @@ class Answering:
         engine, memory = self.engine, self.engine.memory
         if logits is None or memory is None:
             return ()
-        with memory_faults(engine.plan.device):
+        with memory_faults(engine.plan.device, engine.plan):
             is_held = torch.ones(1, len(memory.ids), dtype=torch.bool, device=logits.device)
             try:
                 with engine.llama.cancel.asking(self.is_interrupted):

@@ -89,7 +89,7 @@ class Batching(Generic[K]):
         Where memory runs out the sentence alone is given: the error itself would hold all that the pass had made.
         """
         try:
-            with memory_faults(self.engine.plan.device):
+            with memory_faults(self.engine.plan.device, self.engine.plan):
                 with suppress(CancelError):  # the rows wait on, and leave when it is seen that the run stops
                     self._begin()
                 self._advance()

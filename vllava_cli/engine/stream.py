@@ -137,7 +137,7 @@ class Engine:
     def passes(self) -> Iterator[None]:
         """Runs passes; whatever but CancelError breaks one off leaves uneven layers, so the cache is dropped."""
         try:
-            with memory_faults(self.plan.device):
+            with memory_faults(self.plan.device, self.plan):
                 yield
         except CancelError:  # the layers are even again
             raise
