@@ -276,6 +276,6 @@ def _matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy)."""
     try:
         numbers = struct.unpack("=9i", bytes(frame.side_data["DISPLAYMATRIX"]))
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: PyAV doesn't know all that is attached to the frame
         return 1, 0, 0, 1
     return numbers[0], numbers[1], numbers[3], numbers[4]
