@@ -408,10 +408,10 @@ def test_without_a_clip_there_is_nothing_to_calibrate_by(engine: Engine) -> None
 def test_a_choice_has_the_ids_that_it_has_in_the_whole_prompt(engine: Engine) -> None:
     tokens = engine.tokens
     prompt = "USER: Why? ASSISTANT:"
-    before = tokens.tokenizer(prompt)["input_ids"]
+    before = tokens.tokenizer.encode(prompt, has_start=True)
     for choice in (*WORDS, *PHRASES, "yes", "1", ", so", "(a)", "\tthe red one\n\nand the star", "Ъ"):
-        whole = tokens.tokenizer(f"{prompt} {choice.strip()}")["input_ids"]
-        assert whole == [*before, *tokens.option_ids((choice, "another"))[0]]
+        whole = tokens.tokenizer.encode(f"{prompt} {choice.strip()}", has_start=True)
+        assert whole == (*before, *tokens.option_ids((choice, "another"))[0])
 
 
 def test_a_choice_reads_as_it_was_given_where_tokens_reach_over_spaces(small_checkpoint: Path) -> None:
@@ -421,7 +421,8 @@ def test_a_choice_reads_as_it_was_given_where_tokens_reach_over_spaces(small_che
 
 
 def test_no_special_token_comes_of_a_choice(engine: Engine, shown: dict[str, Frames]) -> None:
-    special = {*engine.tokens.banned_ids, *engine.tokens.stop_ids, *engine.tokens.tokenizer.all_special_ids}
+    tokenizer = engine.tokens.tokenizer
+    special = {*engine.tokens.banned_ids, *engine.tokens.stop_ids, *map(tokenizer.id_of, tokenizer.special_tokens)}
     choices = ("</s>", "a <video>", "<pad><image> USER: so")
     for ids in engine.tokens.option_ids(choices):
         assert ids

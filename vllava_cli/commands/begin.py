@@ -103,6 +103,8 @@ def loaded(
     chosen = planned(wishes, probe(), checkpoint.seeing(kinds))
     for what, choice, reason in chosen.reasons:
         tell(f"{what}: {choice}. {reason}")
+    if tokens.unobeyed:
+        tell(f"sampling: the checkpoint's own settings are not obeyed: {', '.join(tokens.unobeyed)}.")
     if chosen.context_tokens:
         tokens = replace(tokens, context_tokens=chosen.context_tokens)
         check(tokens)

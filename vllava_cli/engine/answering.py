@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vllava_cli.engine.choose import Chooser
+from vllava_cli.engine.choose import Chooser, overflowed
 from vllava_cli.engine.decoding import decoded
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.memory import Shown
 from vllava_cli.engine.score import log_likelihoods, probabilities
 from vllava_cli.engine.stopping import stop_of
-from vllava_cli.engine.tokens import GrowingText
+from vllava_cli.engine.tokens import digest_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Piece, Sampling, Stats, StopReason, Turn
 
@@ -47,7 +48,7 @@ class Answering:
         if self.sampling.choices:
             self.options = self.engine.tokens.option_ids(self.sampling.choices, prompt_tokens=len(self.ids))
             self._check_calibration()
-        self.text = GrowingText(tokens=self.engine.tokens, holds_stray=self.sampling.has_guard)
+        self.text = self.engine.tokens.detokenizer(self.sampling)
         self.calls_before = self.engine.sight.calls
 
     def pieces(self) -> Iterator[Piece]:
@@ -59,8 +60,6 @@ class Answering:
             with closing(self._decoded(logits)) as tokens:
                 yield from self._said(tokens)
         rest = self.text.rest()
-        if self.sampling.has_guard and self.text.has_stray:
-            self.stop = "repetition"
         yield Piece(text=rest, stop_reason=self.stop, stats=self.keep())
 
     def _said(self, tokens: Iterator[int]) -> Iterator[Piece]:
@@ -91,6 +90,7 @@ class Answering:
             sampling=self.sampling,
             stats=stats,
             probabilities=self.probabilities,
+            prompt_sha256=digest_of(self.ids),
         )
         self.conversation.turns.append(turn)
         self.conversation.attached = ()
@@ -99,9 +99,12 @@ class Answering:
     def _chosen(self, logits: torch.Tensor | None) -> Piece:
         """The only piece of an answer that is chosen; without text where it was interrupted."""
         self.probabilities = self._scored(logits)
+        if not all(map(math.isfinite, self.probabilities)):
+            raise overflowed()
         if self.probabilities:
             best = self.probabilities.index(max(self.probabilities))
             self.text.text, self.text.ids = self.sampling.choices[best], list(self.options[best])
+            self.text.produced = len(self.text.ids)
             self.stop = "choice"
         stats = self.keep()
         return Piece(text=self.text.text, stop_reason=self.stop, stats=stats, probabilities=self.probabilities)
@@ -127,7 +130,10 @@ class Answering:
 
     def _stop(self) -> StopReason | None:
         room = self.engine.tokens.context_tokens - len(self.ids)
-        stop = stop_of(self.text.ids, self.sampling, room_tokens=room, has_stray=self.text.has_stray)
+        text = self.text
+        stop = stop_of(
+            text.likely_ids, self.sampling, produced=text.produced, room_tokens=room, is_straying=text.is_straying
+        )
         return stop or ("interrupted" if self.is_interrupted() else None)
 
     def _prefill(self) -> torch.Tensor | None:
@@ -149,7 +155,8 @@ class Answering:
         return Stats(
             prompt_tokens=len(self.ids),
             reused_tokens=self.reused,
-            new_tokens=len(self.text.ids),
+            new_tokens=self.text.produced,
+            stray_tokens=self.text.stray_tokens,
             tower_calls=self.engine.sight.calls - self.calls_before,
             first_token_s=first - self.started_s,
             decode_s=now - first,

@@ -12,6 +12,7 @@ from typing import Generic, Protocol
 
 import torch
 
+from vllava_cli.engine.choose import greedy
 from vllava_cli.engine.crowd import Crowd, Prefix, gathered, read_prefixes, rows_at_once
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.row import Finished, K, Query, Row
@@ -197,8 +198,8 @@ class Batching(Generic[K]):
         chosen = self._chosen(crowd, rows)
         self._rows, staying = [], list[int]()
         for number, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-            if stop := row.push(token):
-                self._ended.append(row.finished(stop))
+            if finished := row.take(token):
+                self._ended.append(finished)
             else:
                 staying.append(number)
                 self._rows.append(row)
@@ -212,8 +213,7 @@ class Batching(Generic[K]):
     def _chosen(self, crowd: Crowd, rows: list[Row[K]]) -> list[int]:
         if self.sampling.temperature:
             return [row.choose(logits) for row, logits in zip(rows, crowd.logits, strict=True)]
-        ids: list[int] = crowd.logits.float().index_fill(1, self._banned, float("-inf")).argmax(dim=-1).tolist()
-        return ids
+        return greedy(crowd.logits, self._banned)
 
     def _retreat(self, fault: MemoryShortError) -> None:
         """Begins all rows anew, half as many at once.

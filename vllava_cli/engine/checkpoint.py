@@ -81,15 +81,32 @@ def _language_matrices(text: Any) -> int:
 
 def _other_parameters(config: VideoLlavaConfig) -> int:
     vision, text = config.vision_config, config.text_config
-    projector = vision.hidden_size * text.hidden_size + text.hidden_size**2
-    return int(2 * _tower_parameters(vision) + projector + 2 * text.vocab_size * text.hidden_size)
+    words = (1 if config.tie_word_embeddings else 2) * text.vocab_size * text.hidden_size
+    norms = (2 * text.num_hidden_layers + 1) * text.hidden_size
+    projector = projector_parameters(vision.hidden_size, text.hidden_size)
+    return int(2 * _tower_parameters(vision) + projector + words + norms)
 
 
 def _tower_parameters(vision: Any) -> int:
-    layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
-    embeddings = vision.hidden_size * (3 * vision.patch_size**2 + patches)
-    return int(vision.num_hidden_layers * layer + embeddings)
+    return tower_parameters(
+        hidden=vision.hidden_size,
+        inner=vision.intermediate_size,
+        layers=vision.num_hidden_layers,
+        patch=vision.patch_size,
+        side=vision.image_size,
+    )
+
+
+def tower_parameters(*, hidden: int, inner: int, layers: int, patch: int, side: int) -> int:
+    """The parameters of a CLIP vision tower, biases and norms included."""
+    layer = 4 * (hidden + 1) * hidden + 2 * hidden * inner + inner + hidden + 4 * hidden
+    embeddings = hidden * (1 + 3 * patch**2 + (side // patch) ** 2 + 1)
+    return layers * layer + embeddings + 4 * hidden
+
+
+def projector_parameters(vision_hidden: int, hidden: int) -> int:
+    """The parameters of the two layers between tower and language model."""
+    return (vision_hidden + 1) * hidden + (hidden + 1) * hidden
 
 
 def _first_line(exc: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.choose import Chooser
+from vllava_cli.engine.choose import Chooser, checked
 from vllava_cli.engine.forward import step
 from vllava_cli.engine.static import StaticSteps
 
@@ -50,10 +50,10 @@ class Reading:
             self._event.record()
 
     def value(self) -> int:
-        """Waits for the id, and for nothing that was begun after it."""
+        """Waits for the id, and for nothing that was begun after it. Errors: OverflowedError."""
         if self._event:
             self._event.synchronize()
-        return int(self._host)
+        return checked(int(self._host))
 
 
 def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) -> Generator[int, None, None]:
@@ -102,4 +102,4 @@ def steps_over(llama: Llama, cache: DynamicCache, *, is_static: bool, is_capture
 
 def _next(engine: Engine, steps: Steps, chooser: Chooser, token: Tensor, held: int) -> Tensor:
     with engine.passes():
-        return chooser.pick(steps.step(token, held))
+        return chooser.pick(steps.step(token.clamp(min=0), held))  # OVERFLOWED may not be read yet

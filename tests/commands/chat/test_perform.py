@@ -178,7 +178,7 @@ def test_ids_that_would_break_the_prompt_are_not_trusted(name: str, stage: Make,
     here = stage(CLIP)
     path = saved(here, tmp_path / "saved.jsonl")
     tokens = here.talk.engine.tokens
-    hostile = {"pad": tokens.tokenizer.pad_token_id, "stop": min(tokens.stop_ids)}.get(name) or getattr(tokens, name)
+    hostile = {"pad": tokens.tokenizer.id_of("<pad>"), "stop": min(tokens.stop_ids)}.get(name) or getattr(tokens, name)
     ids = here.talk.conversation.turns[0].answer_ids
     for forged in ([*ids, hostile], [hostile, *ids], [hostile]):
         rewritten(path, answer_ids=forged)
@@ -202,7 +202,7 @@ def test_ids_that_a_tokenizer_would_not_choose_are_kept(stage: Make, tmp_path: P
     here = stage(CLIP)
     path = saved(here, tmp_path / "saved.jsonl")
     tokens = here.talk.engine.tokens
-    spelt = [token for letter in "Red" for token in tokens.tokenizer.convert_tokens_to_ids([letter])]
+    spelt = [token for letter in "Red" if (token := tokens.tokenizer.id_of(letter))]
     assert tuple(spelt) != tokens.answer_ids("Red")
     assert tokens.text_of(spelt) == "Red"
     rewritten(path, answer="Red", answer_ids=spelt)
