@@ -138,12 +138,15 @@ def read(path: Path) -> SessionRecord:
         raise SessionError(str(exc)) from exc
 
 
-def write_copy(path: Path, record: SessionRecord, *, is_forced: bool) -> None:
-    """Writes a session to a file, whole or not at all; `is_forced` replaces one. Errors: LockedError, OutputError."""
+def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> None:
+    """Writes a session to a file, whole or not at all; replaces one where that is asked for.
+
+    Errors: LockedError, OutputError.
+    """
     data = b"".join(map(line_of, rows_of(record)))
     part = path.parent / f".vllava-{os.getpid()}.part"
     with told(path):
-        if not is_forced or not path.is_file():
+        if not is_overwriting or not path.is_file():
             _check_free(path, is_empty_free=False)
         elif is_locked(path):
             raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")

@@ -48,7 +48,7 @@ def test_a_sheet_shows_the_squares_of_the_model_that_is_named(shell: Run, clip: 
     """As `write_sheet` would draw them; the demo model's squares are 64x64."""
     recipe = read_video_recipe(demo.CHECKPOINT)
     for words, fit in (([], "crop"), (["--fit", "pad"], "pad"), (["--fit", "squash"], "squash")):
-        assert shell("frames", "-m", "demo", "--force", clip, *words).code == 0
+        assert shell("frames", "-m", "demo", "--overwrite", clip, *words).code == 0
         with Reader() as reader:
             expected = Sheet.seen(reader.sample(clip, Framing()), "clip.mp4", recipe, fit=fit)
         assert (tmp_path / "clip-frames.png").read_bytes() == sheet_png(expected)
@@ -92,17 +92,17 @@ def test_a_broken_clip_does_not_stop_the_others(shell: Run, clip: Path, tmp_path
     assert row == {"path": "gone.mp4", "error": message}
 
 
-def test_an_existing_file_is_replaced_only_by_force(shell: Run, clip: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_where_that_is_asked_for(shell: Run, clip: Path, tmp_path: Path) -> None:
     target = tmp_path / "clip-frames.png"
     target.write_text("precious")
     done = shell("frames", clip)
     assert done == Shell(
         code=1,
         out="",
-        err=("vllava: 'clip-frames.png' is already there. Give --force to replace it, or another name with -o.\n"),
+        err=("vllava: 'clip-frames.png' is already there. Give --overwrite to replace it, or another name with -o.\n"),
     )
     assert target.read_text() == "precious"
-    assert shell("frames", clip, "--force").code == 0
+    assert shell("frames", clip, "--overwrite").code == 0
     assert Image.open(target).format == "PNG"
     assert names(tmp_path) == ["clip-frames.png"]
 

@@ -58,7 +58,7 @@ def test_what_is_there_stays(frames: Frames, tmp_path: Path) -> None:
         write_sheet(frames, RECIPE, target)
     assert str(error.value) == f"'{target}' is already there. Name another file."
     assert target.read_text() == "precious"
-    write(target, b"new", is_forced=True)
+    write(target, b"new", is_overwriting=True)
     assert target.read_bytes() == b"new"
     assert names(tmp_path) == ["precious.png"]
 

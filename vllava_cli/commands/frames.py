@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllava_cli.media.sheet import Sheet
 
 STDOUT = "-"
-_REMEDY = "Give --force to replace it, or another name with -o."
+_REMEDY = "Give --overwrite to replace it, or another name with -o."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Sheets:
     """One file for each frame, uncropped, instead of a sheet."""
     is_shown: bool = False
     """The sheet is drawn in the terminal."""
-    is_forced: bool = False
+    is_overwriting: bool = False
     """Existing files are replaced."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     is_json: bool = False
@@ -150,7 +150,7 @@ def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, scr
         screen.answer_bytes(sheet_png(sheet))
     if not _is_one_file(sheets):
         return []
-    return [write(_target(sheets, frames.clip.path), sheet_png(sheet), is_forced=sheets.is_forced)]
+    return [write(_target(sheets, frames.clip.path), sheet_png(sheet), is_overwriting=sheets.is_overwriting)]
 
 
 def _sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets) -> Sheet:
@@ -167,7 +167,7 @@ def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
     for target in targets:
         _check_free(target, sheets)
     pairs = zip(targets, frames.pixels, strict=True)
-    return [write(target, frame_png(pixels), is_forced=sheets.is_forced) for target, pixels in pairs]
+    return [write(target, frame_png(pixels), is_overwriting=sheets.is_overwriting) for target, pixels in pairs]
 
 
 def _frame_names(frames: Frames) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _folder(sheets: Sheets) -> Path:
 
 
 def _check_free(target: Path, sheets: Sheets) -> None:
-    if not sheets.is_forced:
+    if not sheets.is_overwriting:
         check_free(target, _REMEDY)
 
 

@@ -65,10 +65,10 @@ def check_free(target: Path, remedy: str = "Name another file.") -> None:
         raise OutputError(f"{_shown(target)} is already there. {remedy}")
 
 
-def write(target: Path, data: bytes, *, is_forced: bool = False) -> Path:
+def write(target: Path, data: bytes, *, is_overwriting: bool = False) -> Path:
     """Writes under a temporary name first; returns `target`. Errors: OutputError."""
     part = target.parent / f".vllava-{os.getpid()}.part"
-    if not is_forced:
+    if not is_overwriting:
         check_free(target)
     try:
         if target.exists() and not target.is_file():

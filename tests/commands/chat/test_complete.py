@@ -38,7 +38,7 @@ WORDS = [
     ("/open --start 5 -", ["/open --start 5 --end ", "/open --start 5 --at "]),
     ("/open --start ", []),
     ("/frames -", ["/frames --show"]),
-    ("/save --", ["/save --force"]),
+    ("/save --", ["/save --overwrite"]),
     ("/load --", []),
     ("/retry --t", ["/retry --temperature ", "/retry --top-p "]),
     ("/retry --guard ", ["/retry --guard on", "/retry --guard off"]),

@@ -54,7 +54,7 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(stage: Make, tmp_
     here.enter("And its colour?")
     here.enter("/undo")
     assert here.enter("/save saved.jsonl") == "Saved in saved.jsonl.\n"
-    with pytest.raises(OutputError, match="/save --force FILE replaces it"):
+    with pytest.raises(OutputError, match="/save --overwrite FILE replaces it"):
         here.enter("/save saved.jsonl")
     saved = (tmp_path / "saved.jsonl").read_bytes()
     assert len(saved.splitlines()) == 2
@@ -131,9 +131,9 @@ def test_export_writes_markdown(stage: Make, tmp_path: Path) -> None:
         "> Is *this* a\n> # heading?",
         f"{here.talk.conversation.turns[1].answer}\n",
     ]
-    with pytest.raises(OutputError, match="/export --force FILE replaces it"):
+    with pytest.raises(OutputError, match="/export --overwrite FILE replaces it"):
         here.enter("/export talk.md")
-    here.enter("/export --force talk.md")
+    here.enter("/export --overwrite talk.md")
 
 
 def test_set_changes_what_is_said_back(stage: Make) -> None:
@@ -236,7 +236,7 @@ def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(stage: Make, tm
     here = stage(CLIP)
     here.enter("What happens in this video?")
     with pytest.raises(LockedError):
-        here.enter(f"/save --force {here.path}")
+        here.enter(f"/save --overwrite {here.path}")
     kept = here.path.read_bytes()
     here.enter(f"/load {here.path}")
     here.enter("And its colour?")
@@ -246,11 +246,11 @@ def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(stage: Make, tm
     assert here.rows(other)[0]["answer_ids"] == here.rows()[0]["answer_ids"]
 
 
-def test_save_force_replaces_a_copy_and_one_without_turns_can_be_loaded(stage: Make, tmp_path: Path) -> None:
+def test_save_overwrite_replaces_a_copy_and_one_without_turns_can_be_loaded(stage: Make, tmp_path: Path) -> None:
     here = stage(CLIP)
     path = saved(here, tmp_path / "saved.jsonl")
     here.enter("/undo")
-    here.enter(f"/save --force {path}")
+    here.enter(f"/save --overwrite {path}")
     assert [row["type"] for row in here.rows(path)] == ["undo"], "it says which clip is attached"
     assert here.enter(f"/load {path}") == f"Going on after 0 turns. About {CLIP}.\n"
 

@@ -74,10 +74,10 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/retry --choices yes,no --calibrate on", Retry(changes=(("choices", "yes,no"), ("calibrate", "on")))),
     ("/show", Show()),
     ("/save talk.json", Save(path=Path("talk.json"))),
-    ("/save --force 'my talk.json'", Save(path=Path("my talk.json"), is_forced=True)),
+    ("/save --force 'my talk.json'", Save(path=Path("my talk.json"), is_overwriting=True)),
     ("/load talk.json", Load(path=Path("talk.json"))),
     ("/export talk.md", Export(path=Path("talk.md"))),
-    ("/export talk.md --force", Export(path=Path("talk.md"), is_forced=True)),
+    ("/export talk.md --overwrite", Export(path=Path("talk.md"), is_overwriting=True)),
     ("/clear", Clear()),
     ("/help", Help()),
     ("/help retry", Help(topic="retry")),
@@ -142,8 +142,8 @@ REFUSED = [
     ("/set temprature 1", "There is no setting temprature. Did you mean temperature? /set lists them."),
     ("/set temperature 1 2", "2 is too much here: /set [NAME VALUE]."),
     ("/set top-p 2", "top-p can't be 2: give a number from 0 to 1."),
-    ("/save", "No file was named: /save [--force] FILE."),
-    ("/save my talk.json", 'Name one file, in "quotes" if it has spaces, not 2: /save [--force] FILE.'),
+    ("/save", "No file was named: /save [--overwrite] FILE."),
+    ("/save my talk.json", 'Name one file, in "quotes" if it has spaces, not 2: /save [--overwrite] FILE.'),
     ("/load --force a.json", "There is no --force here: /load FILE."),
     ("/help frmaes", "There is no /frmaes. Did you mean /frames? /help lists the commands."),
     ("/bye now", "now is too much here: /bye."),
@@ -235,8 +235,8 @@ def test_every_command_is_understood_and_explained() -> None:
 
 def test_help_of_one_command_has_its_options_and_settings() -> None:
     assert help_rows("/save") == [
-        ("/save [--force] FILE", "Keep the conversation in a file that /load reads."),
-        ("--force", "Replace a file that is already there."),
+        ("/save [--overwrite] FILE", "Keep the conversation in a file that /load reads."),
+        ("--overwrite", "Replace a file that is already there."),
     ]
     assert [name for name, _ in help_rows("set")] == [
         "/set [NAME VALUE]",

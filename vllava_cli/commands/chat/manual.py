@@ -48,7 +48,7 @@ _SAMPLING = tuple(
     Option(name=f"--{name}", value="on|off" if name in ("guard", "calibrate") else "X", help=help_)
     for name, help_ in SAMPLING_HELP.items()
 )
-_FORCE = (Option(name="--force", help="Replace a file that is already there."),)
+_OVERWRITE = (Option(name="--overwrite", help="Replace a file that is already there."),)
 _PART = "[--start TIME] [--end TIME] [--at TIMES]"
 
 COMMANDS: tuple[Command, ...] = (
@@ -95,18 +95,18 @@ COMMANDS: tuple[Command, ...] = (
     Command(name="show", help="Show the settings, how the model is loaded, and how much context is used."),
     Command(
         name="save",
-        arguments="[--force] FILE",
+        arguments="[--overwrite] FILE",
         help="Keep the conversation in a file that /load reads.",
         takes="file",
-        options=_FORCE,
+        options=_OVERWRITE,
     ),
     Command(name="load", arguments="FILE", help="Go on with a conversation that was saved.", takes="file"),
     Command(
         name="export",
-        arguments="[--force] FILE",
+        arguments="[--overwrite] FILE",
         help="Write the conversation as Markdown.",
         takes="file",
-        options=_FORCE,
+        options=_OVERWRITE,
     ),
     Command(name="clear", help="Begin again with the same videos and images."),
     Command(name="help", arguments="[COMMAND]", help="List the commands and keys, or explain one.", takes="topic"),

@@ -38,14 +38,14 @@ def perform(talk: Talk, entry: slash.Entry) -> None:
             _set(talk, name, value)
         case slash.Show():
             _show(talk)
-        case slash.Save(path=path, is_forced=is_forced):
-            _check_free("save", path, is_forced=is_forced)
-            write_copy(path, talk.keeping.record(talk.conversation), is_forced=is_forced)
+        case slash.Save(path=path, is_overwriting=is_overwriting):
+            _check_free("save", path, is_overwriting=is_overwriting)
+            write_copy(path, talk.keeping.record(talk.conversation), is_overwriting=is_overwriting)
             talk.screen.notice(f"Saved in {path}.")
         case slash.Load(path=path):
             load(talk, read(path))
-        case slash.Export(path=path, is_forced=is_forced):
-            _export(talk, path, is_forced=is_forced)
+        case slash.Export(path=path, is_overwriting=is_overwriting):
+            _export(talk, path, is_overwriting=is_overwriting)
         case slash.Clear():
             talk.clear()
         case slash.Help(topic=topic):
@@ -136,13 +136,13 @@ def _show(talk: Talk) -> None:
     talk.screen.facts(show_rows(talk.engine, talk.conversation, talk.settings, kept_in=kept_in))
 
 
-def _check_free(command: str, path: Path, *, is_forced: bool) -> None:
-    if not is_forced:
-        check_free(path, f"/{command} --force FILE replaces it.")
+def _check_free(command: str, path: Path, *, is_overwriting: bool) -> None:
+    if not is_overwriting:
+        check_free(path, f"/{command} --overwrite FILE replaces it.")
 
 
-def _export(talk: Talk, path: Path, *, is_forced: bool) -> None:
-    _check_free("export", path, is_forced=is_forced)
+def _export(talk: Talk, path: Path, *, is_overwriting: bool) -> None:
+    _check_free("export", path, is_overwriting=is_overwriting)
     text = markdown(talk.conversation, model=talk.keeping.model)
-    write(path, text.encode(), is_forced=is_forced)
+    write(path, text.encode(), is_overwriting=is_overwriting)
     talk.screen.notice(f"Exported to {path}.")

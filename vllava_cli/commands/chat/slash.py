@@ -86,7 +86,7 @@ class Show:
 @dataclass(frozen=True, kw_only=True)
 class Save:
     path: Path
-    is_forced: bool = False
+    is_overwriting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Load:
 @dataclass(frozen=True, kw_only=True)
 class Export:
     path: Path
-    is_forced: bool = False
+    is_overwriting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ def _set(rest: str) -> Set:
 
 def _save(rest: str) -> Save:
     given = arguments_of("save", rest)
-    return Save(path=given.paths(least=1, most=1)[0], is_forced=given.has("--force"))
+    return Save(path=given.paths(least=1, most=1)[0], is_overwriting=given.has("--overwrite"))
 
 
 def _load(rest: str) -> Load:
@@ -226,7 +226,7 @@ def _load(rest: str) -> Load:
 
 def _export(rest: str) -> Export:
     given = arguments_of("export", rest)
-    return Export(path=given.paths(least=1, most=1)[0], is_forced=given.has("--force"))
+    return Export(path=given.paths(least=1, most=1)[0], is_overwriting=given.has("--overwrite"))
 
 
 def _help(rest: str) -> Help:
