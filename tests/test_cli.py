@@ -99,6 +99,14 @@ def test_help_names_every_command(shell: Run) -> None:
         assert f"\n  {command} " in done.out
 
 
+def test_help_is_a_command_too(shell: Run) -> None:
+    assert shell("help", "merge") == shell("merge", "--help")
+    assert shell("help") == shell("--help")
+    assert shell("help", "nothing") == Shell(
+        code=2, out="", err="vllava: No such command 'nothing'. vllava -h lists what there is.\n"
+    )
+
+
 USAGE_ERRORS = {
     "no clip": (["ask", "Why is this funny?"], 'vllava: No clip was given: vllava ask CLIP... "QUESTION".\n'),
     "an empty question": (

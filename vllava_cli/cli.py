@@ -272,16 +272,18 @@ def batch(
     guard: Guard = True,
     stats: ShowStats = False,
     verbose: Verbose = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
 ) -> None:
     """Ask questions about many clips: a row of JSON for each.
 
     Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
     """
     from vllava_cli.cluster.arguments import Words, cluster_of
-    from vllava_cli.commands.batch.arguments import destination_of, devices_of, inputs_of, shard_of
+    from vllava_cli.commands.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
     from vllava_cli.commands.batch.request import Batch
 
+    asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
+    screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
     about_ray = Words(
         ray=ray,
         actors=actors,
@@ -291,7 +293,7 @@ def batch(
         format=format,
     )
     request = Batch(
-        inputs=inputs_of(words or [], question or [], jobs, videos, is_recursive=recursive, is_null=null),
+        inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes_of(model, revision, device, precision, attention),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(
@@ -315,7 +317,8 @@ def batch(
         is_dry=dry_run,
         has_stats=stats,
     )
-    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if asked.notice:
+        screen.notice(asked.notice)
     if ray is None:
         from vllava_cli.commands.batch import run as command
 
@@ -502,6 +505,16 @@ def doctor(
 
     wishes = wishes_of(model, revision, device, precision, attention)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
+
+
+@_command(name="help")
+def help_(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="Whose help is wanted.", show_default="all commands")
+    ] = None,
+) -> None:
+    """Show what there is, or what a command does and takes."""
+    raise typer.Exit(app(args=[*([name] if name else []), "--help"], prog_name="vllava", standalone_mode=False))
 
 
 @_command()

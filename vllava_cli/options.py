@@ -289,14 +289,14 @@ BatchWords = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[QUESTION] [PATH]...",
-        help="The question, then videos, images and folders of them; - reads paths from stdin. With -q all words are "
+        help="The question, then videos, images and folders of them; - reads paths from stdin. With -Q all words are "
         "paths, with --jobs there are none.",
         show_default=False,
     ),
 ]
 Questions = Annotated[
     list[str] | None,
-    typer.Option("--question", "-q", metavar="TEXT", help="Ask this of each clip; may be given several times."),
+    typer.Option("--question", "-Q", metavar="TEXT", help="Ask this of each clip; may be given several times."),
 ]
 Jobs = Annotated[
     Path | None,
