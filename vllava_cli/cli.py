@@ -360,7 +360,7 @@ def frames(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a folder, or - for stdout.",
+            help="A .png or .jpg, a folder/ (made where it lacks), or - for stdout.",
             show_default="NAME-frames.png in the current folder; nothing with --show",
         ),
     ] = None,

@@ -302,8 +302,7 @@ def test_frames_shows_a_clip_that_came_twice_once(stage: Make, tmp_path: Path) -
     here.enter("What happens in this video?")
     here.enter(f"/add {demo.CLIPS / CLIP}")
     assert len(here.enter("/frames").splitlines()) == 2
-    (tmp_path / "sheets").mkdir()
-    here.enter("/frames sheets")
+    here.enter("/frames sheets/")
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["red-circle-moves-left-frames.png"]
 
 
@@ -311,7 +310,10 @@ def test_one_sheet_is_enough_for_a_clip_that_came_twice(stage: Make) -> None:
     here = stage(CLIP)
     here.enter("What happens in this video?")
     here.enter(f"/add {demo.CLIPS / CLIP}")
-    assert here.enter("/frames one.png").endswith("one.png\n")
+    assert here.enter("/frames one.jpg").endswith("one.jpg\n")
+    assert Path("one.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    with pytest.raises(UsageError, match=r"'one.gif' ends like neither a PNG nor a JPEG"):
+        here.enter("/frames one.gif")
 
 
 def test_a_sheet_of_dropped_turns_clips_is_drawn_too(stage: Make) -> None:

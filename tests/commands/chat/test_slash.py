@@ -57,6 +57,8 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/add\ta.mp4", Add(paths=(A,), framing=WHOLE)),
     ("/frames", ShowFrames()),
     ("/frames --show", ShowFrames(is_drawn=True)),
+    ("/frames 'my sheets/'", ShowFrames(path=Path("my sheets"), is_folder=True)),
+    ("/frames sheets/", ShowFrames(path=Path("sheets"), is_folder=True)),
     ("/frames sheet.png --show", ShowFrames(path=Path("sheet.png"), is_drawn=True)),
     ("/retry", Retry()),
     ("/retry --temperature 0.7", Retry(changes=(("temperature", "0.7"),))),

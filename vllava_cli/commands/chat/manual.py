@@ -69,7 +69,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="frames",
         arguments="[--show] [FILE]",
-        help="Say which instants the model sees, and draw them into FILE as a contact sheet.",
+        help="Say which instants the model sees, and draw them into FILE, a PNG or JPEG.",
         takes="file",
         options=(Option(name="--show", help="Draw them here, in the terminal."),),
     ),

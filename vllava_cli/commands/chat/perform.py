@@ -11,7 +11,7 @@ from vllava_cli.commands.chat.moments import moments
 from vllava_cli.commands.chat.revive import Clips, changes, clips_of, revived
 from vllava_cli.commands.chat.show import show_rows
 from vllava_cli.commands.chat.talk import Talk
-from vllava_cli.commands.pictures import check_free, title_of, write, write_sheet
+from vllava_cli.commands.pictures import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Frames, Framing
 from vllava_cli.session import SessionRecord, read, write_copy
@@ -100,6 +100,8 @@ def _frames(talk: Talk, entry: slash.ShowFrames) -> None:
     recipe = talk.engine.tokens.checkpoint.video_recipe
     if not media:
         raise UsageError(talk.about())
+    if entry.path and entry.is_folder:
+        make_folder(entry.path)
     if entry.path and len(media) > 1 and not entry.path.is_dir():
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     for frames in media:

@@ -48,6 +48,8 @@ class Add:
 @dataclass(frozen=True, kw_only=True)
 class ShowFrames:
     path: Path | None = None
+    is_folder: bool = False
+    """Whether the path is a folder's, to be made where it isn't there."""
     is_drawn: bool = False
     """Whether the terminal itself is to show them."""
 
@@ -182,7 +184,9 @@ def _framing(given: Arguments) -> Framing:
 
 def _frames(rest: str) -> ShowFrames:
     given = arguments_of("frames", rest)
-    return ShowFrames(path=next(iter(given.paths(most=1)), None), is_drawn=given.has("--show"))
+    path = next(iter(given.paths(most=1)), None)
+    is_folder = bool(given.words) and given.words[-1].text.endswith("/")
+    return ShowFrames(path=path, is_folder=is_folder, is_drawn=given.has("--show"))
 
 
 def _retry(rest: str) -> Retry:
