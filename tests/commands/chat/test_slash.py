@@ -91,6 +91,10 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/exit", Bye()),
     ("/quit", Bye()),
     ("/q", Bye()),
+    ("quit", Bye()),
+    ("Exit ", Bye()),
+    (" quit", Question(text="quit")),
+    ("exit where?", Question(text="exit where?")),
 ]
 
 
@@ -131,9 +135,9 @@ REFUSED = [
     ),
     ("/frames a.png b.png", 'Name one file, in "quotes" if it has spaces, not 2: /frames [--show] [FILE].'),
     ("/frames --show=1", "There is no --show=1 here: /frames [--show] [FILE]."),
-    ("/retry 0.7", "0.7 is too much here: /retry [--temperature X] [--seed X] ..."),
-    ("/retry --temperature", "--temperature wants a value: /retry [--temperature X] [--seed X] ..."),
-    ("/retry --verbose on", "There is no --verbose here: /retry [--temperature X] [--seed X] ..."),
+    ("/retry 0.7", "0.7 is too much here: /retry [--temperature X] [--top-p X] ..."),
+    ("/retry --temperature", "--temperature wants a value: /retry [--temperature X] [--top-p X] ..."),
+    ("/retry --verbose on", "There is no --verbose here: /retry [--temperature X] [--top-p X] ..."),
     ("/retry --temperature hot", "temperature can't be hot: give a number from 0 to 100."),
     ("/undo 2", "2 is too much here: /undo."),
     ("/edit", "No question was named: /edit N [QUESTION]."),
@@ -149,6 +153,7 @@ REFUSED = [
     ("/load --force a.json", "There is no --force here: /load FILE."),
     ("/help frmaes", "There is no /frmaes. Did you mean /frames? /help lists the commands."),
     ("/bye now", "now is too much here: /bye."),
+    ("/quit now", "now is too much here: /bye."),
 ]
 
 
@@ -218,7 +223,7 @@ def test_a_question_longer_than_a_file_name_is_a_question() -> None:
 def test_every_command_is_understood_and_explained() -> None:
     rows = help_rows()
     for command in COMMANDS:
-        assert (command.usage, command.help) in rows
+        assert (command.listed, command.help) in rows
         assert parse(f"/help {command.name}") == Help(topic=command.name)
         assert help_rows(command.name)[0] == (command.usage, command.help)
         try:

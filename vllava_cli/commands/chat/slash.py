@@ -125,7 +125,7 @@ Entry = (
 def parse(line: str) -> Entry:
     """The entry that a line is. Errors: UsageError, a sentence with the usage of the command.
 
-    "Why?" → Question · "/open a.mp4" → Open · " /etc on the screen?" → Question, for its leading space
+    "Why?" → Question · "quit" → Bye · "/open a.mp4" → Open · " /etc on the screen?" → Question, for its leading space
     """
     command = _COMMAND.fullmatch(line.rstrip())
     if not command:
@@ -138,10 +138,12 @@ def parse(line: str) -> Entry:
     return _ENTRIES[name](command[2])
 
 
-def _question(line: str) -> Question:
+def _question(line: str) -> Question | Bye:
     text = line.strip()
     if not text:
         raise UsageError("The question is empty: type one, or /help.")
+    if text.lower() in BY_NAME["bye"].others and not line[:1].isspace():
+        return Bye()
     if not line[:1].isspace():
         _refuse_files(text)
     return Question(text=text)
