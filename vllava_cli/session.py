@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -139,7 +140,7 @@ def read(path: Path) -> SessionRecord:
 
 
 def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> None:
-    """Writes a session to a file, whole or not at all; replaces one where that is asked for.
+    """Writes a session to a file for its user alone, whole or not at all; replaces one where that is asked for.
 
     Errors: LockedError, OutputError.
     """
@@ -151,7 +152,7 @@ def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> No
         elif is_locked(path):
             raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
         try:
-            with part.open("xb") as file:
+            with open(part, "xb", opener=partial(os.open, mode=0o600)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -85,8 +86,8 @@ def check_free(target: Path, remedy: str = "Name another file.") -> None:
         raise OutputError(f"{_shown(target)} is already there. {remedy}")
 
 
-def write(target: Path, data: bytes, *, is_overwriting: bool = False) -> Path:
-    """Writes under a temporary name first; returns `target`. Errors: OutputError."""
+def write(target: Path, data: bytes, *, is_overwriting: bool = False, mode: int = 0o666) -> Path:
+    """Writes under a temporary name first; returns `target`. The umask is taken off the mode. Errors: OutputError."""
     part = target.parent / f".vllava-{os.getpid()}.part"
     if not is_overwriting:
         check_free(target)
@@ -95,7 +96,7 @@ def write(target: Path, data: bytes, *, is_overwriting: bool = False) -> Path:
             target.write_bytes(data)  # a device or a named pipe stays what it is
             return target
         try:
-            with part.open("xb") as file:
+            with open(part, "xb", opener=partial(os.open, mode=mode)) as file:
                 file.write(data)
             part.replace(target)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(stage: Make, tmp_
     with pytest.raises(OutputError, match="/save --overwrite FILE replaces it"):
         here.enter("/save saved.jsonl")
     saved = (tmp_path / "saved.jsonl").read_bytes()
+    assert stat.S_IMODE((tmp_path / "saved.jsonl").stat().st_mode) == 0o600
     assert len(saved.splitlines()) == 2
 
     assert here.enter("/load saved.jsonl") == (
@@ -133,7 +135,10 @@ def test_export_writes_markdown(stage: Make, tmp_path: Path) -> None:
     ]
     with pytest.raises(OutputError, match="/export --overwrite FILE replaces it"):
         here.enter("/export talk.md")
+    assert stat.S_IMODE(Path("talk.md").stat().st_mode) == 0o600
+    Path("talk.md").chmod(0o644)
     here.enter("/export --overwrite talk.md")
+    assert stat.S_IMODE(Path("talk.md").stat().st_mode) == 0o600
 
 
 def test_set_changes_what_is_said_back(stage: Make) -> None:

@@ -242,7 +242,7 @@ def test_every_command_is_understood_and_explained() -> None:
 
 def test_help_of_one_command_has_its_options_and_settings() -> None:
     assert help_rows("/save") == [
-        ("/save [--overwrite] FILE", "Keep the conversation in a file that /load reads."),
+        ("/save [--overwrite] FILE", "Keep the conversation in a file that /load reads, for you alone."),
         ("--overwrite", "Replace a file that is already there."),
     ]
     assert [name for name, _ in help_rows("set")] == [

@@ -111,7 +111,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="save",
         arguments="FILE",
-        help="Keep the conversation in a file that /load reads.",
+        help="Keep the conversation in a file that /load reads, for you alone.",
         takes="file",
         options=_OVERWRITE,
     ),
@@ -119,7 +119,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="export",
         arguments="FILE",
-        help="Write the conversation as Markdown.",
+        help="Write the conversation as Markdown, for you alone.",
         takes="file",
         options=_OVERWRITE,
     ),

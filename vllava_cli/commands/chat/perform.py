@@ -146,5 +146,5 @@ def _check_free(command: str, path: Path, *, is_overwriting: bool) -> None:
 def _export(talk: Talk, path: Path, *, is_overwriting: bool) -> None:
     _check_free("export", path, is_overwriting=is_overwriting)
     text = markdown(talk.conversation, model=talk.keeping.model)
-    write(path, text.encode(), is_overwriting=is_overwriting)
+    write(path, text.encode(), is_overwriting=is_overwriting, mode=0o600)
     talk.screen.notice(f"Exported to {path}.")
