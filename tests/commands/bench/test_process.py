@@ -14,7 +14,7 @@ FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch-size", "1", "--max-
 
 
 def test_everything_is_measured_saved_and_checked(shell: Run, clip: Path, tmp_path: Path) -> None:
-    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json")
+    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json", "-q")
     refused = "--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision bf16."
     assert (done.code, done.err) == (0, f"vllava: fp16, auto: {refused}\n")
     record = read(tmp_path / "a.json")
