@@ -114,3 +114,8 @@ def test_weights_that_are_not_cached_name_the_ways_out(cache: Path) -> None:
     put_into(cache, "owner/model", {"config.json": "{}"})
     with pytest.raises(HubError, match="run hf download owner/model"):
         hub.fetch_weights(hub.locate("owner/model"))
+
+
+def test_a_cached_adapter_is_used_without_the_network(cache: Path) -> None:
+    snapshot = put_into(cache, "owner/lora", dict.fromkeys(hub.ADAPTER_FILES, "{}"))
+    assert hub.locate_adapter("owner/lora") == hub.Source(model="owner/lora", folder=snapshot, revision=COMMIT)

@@ -20,6 +20,7 @@ from vllava_cli.nouns import DEMO_MODEL
 
 DESCRIPTION_FILES = ["*.json", "tokenizer.model"]
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,17 @@ def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) ->
     return find_here(model, revision) or _fetch(model, revision, DESCRIPTION_FILES, is_quiet=is_quiet)
 
 
+def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+    """The folder with a LoRA adapter's files, fetched from the hub where the cache lacks one of them.
+
+    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    """
+    source = find_here(name, revision)
+    if source and (source.revision is None or all((source.folder / file).exists() for file in ADAPTER_FILES)):
+        return source
+    return _fetch(name, revision, ADAPTER_FILES, is_quiet=is_quiet)
+
+
 def find_here(model: str, revision: str | None = None) -> Source | None:
     """The checkpoint as far as it is on this disk, or None for a hub id that isn't cached."""
     if model == DEMO_MODEL:
@@ -49,15 +61,16 @@ def find_here(model: str, revision: str | None = None) -> Source | None:
 
 
 def find_cached(model: str, revision: str | None = None) -> Source | None:
-    """The checkpoint in the hub's cache, or None."""
+    """What the hub's cache holds of a checkpoint or an adapter, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    with _hub_faults(model, revision):
-        config = try_to_load_from_cache(model, "config.json", revision=revision)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    return Source(model=model, folder=folder, revision=folder.name)
+    for name in ("config.json", ADAPTER_FILES[0]):
+        with _hub_faults(model, revision):
+            config = try_to_load_from_cache(model, name, revision=revision)
+        if isinstance(config, str):
+            folder = Path(config).parent
+            return Source(model=model, folder=folder, revision=folder.name)
+    return None
 
 
 def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
