@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.kept import Kept
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
@@ -37,6 +38,7 @@ class Health:
     model_bytes: int
     """On disk, or what a download would take."""
     place: str
+    adapter: Adapter | None
     plan: LoadPlan | None
     fault: str | None
     advice: tuple[str, ...]
@@ -66,11 +68,13 @@ def examine(wishes: Wishes) -> Health:
 
     hardware = probe()
     chosen: LoadPlan | None = None
+    adapter: Adapter | None = None
     fault: str | None = None
     advice: tuple[str, ...] = ()
     is_here, size, place = False, 0, ""
     try:
         checkpoint, is_here, size, place = _look_up(wishes)
+        adapter = checkpoint.adapter
         loaded = checkpoint.seeing(["video"])
         chosen = planned(wishes, hardware, loaded)
         advice = advise(chosen, hardware, loaded)
@@ -83,6 +87,7 @@ def examine(wishes: Wishes) -> Health:
         is_here=is_here,
         model_bytes=size,
         place=place,
+        adapter=adapter,
         plan=chosen,
         fault=fault,
         advice=advice,
@@ -93,22 +98,33 @@ def examine(wishes: Wishes) -> Health:
 def _look_up(wishes: Wishes) -> tuple[Checkpoint, bool, int, str]:
     """The checkpoint, whether all its files are here, their bytes, and where they are or would be."""
     from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import described
     from vllava_cli.engine.checkpoint import describe
     from vllava_cli.engine.published import DEFAULT_CHECKPOINT
 
     source = hub.find_here(wishes.model, wishes.revision)
-    if source:
+    adapter = described(_here(wishes.adapter, hub.find_here(wishes.adapter))) if wishes.adapter else None
+    if source or wishes.model != DEFAULT_MODEL:
+        source = replace(_here(wishes.model, source), adapter=adapter)
         checkpoint = describe(source)
+        if source.revision is None:
+            hub.fetch_weights(source)  # for a folder nothing is fetched: it raises where some are missing
         if not hub.missing_weights(source.folder):
             return checkpoint, True, hub.weights_bytes(source.folder), str(source.folder)
-    elif wishes.model == DEFAULT_MODEL:
-        checkpoint = DEFAULT_CHECKPOINT
     else:
-        raise HubError(
-            f"The model {wishes.model} is not in the cache {hub.cache_folder()}: run hf download {wishes.model} "
-            "and ask the doctor again."
-        )
+        checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     return checkpoint, False, checkpoint.parameters * 2, str(hub.cache_folder())
+
+
+def _here(name: str, source: Source | None) -> Source:
+    """Errors: HubError for what is not on this disk."""
+    from vllava_cli.engine.hub import cache_folder
+
+    if source is None:
+        raise HubError(
+            f"The model {name} is not in the cache {cache_folder()}: run hf download {name} and ask the doctor again."
+        )
+    return source
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -160,6 +176,8 @@ def _model(health: Health) -> list[tuple[str, str]]:
             else f"not here yet: about {size} to fetch into {health.place}"
         )
         rows.append(("files", state))
+    if health.adapter:
+        rows.append(("adapter", f"{health.adapter.name}, in {health.adapter.folder}"))
     return rows
 
 

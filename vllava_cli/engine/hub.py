@@ -6,7 +6,6 @@ fetched: no pickles, no code.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
+from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.json_file import read_object, unusable
+from vllava_cli.nouns import DEMO_MODEL, Adapter
 
 DESCRIPTION_FILES = ["*.json", "tokenizer.model"]
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 
@@ -30,6 +32,8 @@ class Source:
     model: str
     folder: Path
     revision: str | None = None
+    adapter: Adapter | None = None
+    """What is to be merged into it."""
 
 
 def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
@@ -85,27 +89,37 @@ def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
         if missing_weights(source.folder):  # without a network a half-filled snapshot counts as fetched
             raise _unreachable(source.model)
     elif missing := missing_weights(source.folder):
-        raise CheckpointError(
-            f"The model folder {source.folder} lacks {missing[0]}: vllava reads weights from safetensors files only, "
-            "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
-        )
+        raise no_weights(source.folder, missing)
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The names of the weight files that should be in `folder` and aren't: [] → complete."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return [] if (folder / "model.safetensors").exists() else ["model.safetensors"]
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as exc:
-        raise CheckpointError(f"The file {index} is not a readable index of weights: fetch the model again.") from exc
-    return [name for name in names if not (folder / name).exists()]
+    """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
+    return [name for name in weight_files(folder) if not (folder / name).exists()]
 
 
 def weights_bytes(folder: Path) -> int:
-    """What the weight files in `folder` take on disk."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """What the weights in `folder` take on disk."""
+    return sum((folder / name).stat().st_size for name in weight_files(folder) if (folder / name).exists())
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that weights are read from, whether they are here or not.
+
+    One file goes before shards, as in transformers: saving again leaves an index of shards that are gone. Errors:
+    CheckpointError for an index that names no files of this folder.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [WEIGHTS]
+    shards = read_object(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(map(_is_name, shards.values())) else set()
+    if not names:
+        raise unusable(index, "it doesn't say in which files of its folder the weights are")
+    return sorted(names)
+
+
+def _is_name(shard: object) -> bool:
+    return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
 def cache_folder() -> Path:

@@ -86,7 +86,8 @@ def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
         return chat
     wishes = chat.wishes
     if not chat.is_model_named:
-        wishes = replace(wishes, model=record.model, revision=record.revision)
+        adapter = wishes.adapter or record.adapter
+        wishes = replace(wishes, model=record.model, revision=record.revision, adapter=adapter)
     return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
 
 
@@ -97,6 +98,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
     keeping = Keeping(
         model=_model(tokens),
         revision=tokens.checkpoint.revision,
+        adapter=_adapter(tokens),
         screen=screen,
         path=chat.session.absolute() if chat.session else None,
         file=file,
@@ -151,6 +153,14 @@ def _model(tokens: Tokens) -> str:
     checkpoint = tokens.checkpoint
     is_name = checkpoint.model == DEMO_MODEL or checkpoint.revision is not None
     return checkpoint.model if is_name else str(checkpoint.folder.absolute())
+
+
+def _adapter(tokens: Tokens) -> str | None:
+    """The same of the model's adapter."""
+    adapter = tokens.checkpoint.adapter
+    if adapter is None or adapter.revision:
+        return adapter and adapter.name
+    return str(adapter.folder.absolute())
 
 
 def _lines(talk: Talk, screen: Screen) -> Lines:
