@@ -217,6 +217,7 @@ def _stats(fields: Fields) -> Stats:
         prompt_tokens=fields.whole("prompt_tokens"),
         reused_tokens=fields.whole("reused_tokens"),
         new_tokens=fields.whole("new_tokens"),
+        stray_tokens=fields.whole("stray_tokens") if fields.has("stray_tokens") else 0,
         tower_calls=fields.whole("tower_calls"),
         first_token_s=fields.seconds("first_token_s"),
         decode_s=fields.seconds("decode_s"),

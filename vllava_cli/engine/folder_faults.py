@@ -31,7 +31,10 @@ def no_config(folder: Path, named: str) -> CheckpointError:
 
 def check_described(folder: Path) -> None:
     """Errors: CheckpointError that names all files which are missing beside config and weights."""
-    missing = [] if (folder / "tokenizer.json").exists() else ["tokenizer.json"]
+    missing = []
+    if not (folder / "tokenizer.json").exists():
+        is_slow = (folder / "tokenizer.model").exists()
+        missing.append("tokenizer.json" + " (tokenizer.model alone won't do)" * is_slow)
     if not any((folder / name).exists() for name in PREPROCESSORS):
         missing.append(PREPROCESSORS[0])
     if missing:

@@ -53,7 +53,8 @@ def load(
     check_fits(tokens.checkpoint)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
     threads.use(plan.threads)
-    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens))
+    notice = store.notice if store else str
+    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), notice=notice)
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
@@ -202,7 +203,10 @@ def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
 
 def _options(plan: LoadPlan) -> dict[str, Any]:
     """from_pretrained's own words for a plan."""
+    from transformers import GenerationConfig
+
     options: dict[str, Any] = {
+        "generation_config": GenerationConfig(),  # so that nothing is read for generate, which nobody calls
         "dtype": getattr(torch, plan.dtype),
         "attn_implementation": plan.attention,
         "use_safetensors": True,
@@ -239,7 +243,8 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
         if keys:
             raise CheckpointError(
                 f"The weights in {tokens.checkpoint.folder} don't match its config: {len(keys)} {what}, "
-                f"{keys[0]} among them; take its files from the original again, or save it with transformers 5."
+                f"{keys[0]} among them; take its files from the original again, or, if a newer transformers has saved "
+                f"it, pip install -U transformers."
             )
 
 

@@ -53,7 +53,7 @@ def run(chat: Chat, screen: Screen) -> int:
             ends.callback(file.close)
         if record and chat.clips:
             _check_same(chat.clips, record)
-        talk = _talk(_of_session(chat, record), file, record, screen, ends)
+        talk = _talk(of_session(chat, record), file, record, screen, ends)
         lines = _lines(talk, screen)
         talk.ending = ends.enter_context(Ending.watched())
         ends.callback(talk.close)
@@ -80,7 +80,7 @@ def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
         raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
 
 
-def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
+def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
     """The chat with the session's model and fit."""
     if record is None:
         return chat
@@ -158,9 +158,9 @@ def _model(tokens: Tokens) -> str:
 def _adapter(tokens: Tokens) -> str | None:
     """The same of the model's adapter."""
     adapter = tokens.checkpoint.adapter
-    if adapter is None or adapter.revision:
-        return adapter and adapter.name
-    return str(adapter.folder.absolute())
+    if adapter is None:
+        return None
+    return adapter.name if adapter.revision else str(adapter.folder.absolute())
 
 
 def _lines(talk: Talk, screen: Screen) -> Lines:
