@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.adapters import merged, write_adapter
 from tests.checkpoints import edit_json
+from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
 from tests.engine.test_load import published_name
-from tests.engine.test_stream import EXACT, conversation_about, expanded, new_ids
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
 from vllava_cli.engine.adapter import described, locate

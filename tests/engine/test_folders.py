@@ -26,8 +26,8 @@ from transformers import VideoLlavaForConditionalGeneration
 
 from tests.checkpoints import edit_json
 from tests.clips import picture
+from tests.engine.engines import conversation_about, engine_of, expanded, new_ids
 from tests.engine.test_load import modern_name
-from tests.engine.test_stream import conversation_about, engine_of, expanded, new_ids
 from tests.published import ROWS
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
