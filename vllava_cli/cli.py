@@ -43,6 +43,7 @@ from vllava_cli.options import (
     Gpus,
     GpusPerActor,
     Guard,
+    Hash,
     Jobs,
     Json,
     JsonLines,
@@ -259,6 +260,7 @@ def batch(
     top_p: TopP = 1.0,
     seed: Seed = None,
     guard: Guard = True,
+    hash: Hash = False,
     stats: ShowStats = False,
     verbose: Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
@@ -300,6 +302,7 @@ def batch(
         is_failing_fast=fail_fast,
         is_dry=dry_run,
         has_stats=stats,
+        is_hashing=hash,
     )
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
     if ray is None:
@@ -400,6 +403,33 @@ def merge(
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+
+
+@app.command(no_args_is_help=True)
+def replay(
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROWS", help="What ask --json, chat --json or batch wrote; - reads stdin.", show_default=False
+        ),
+    ],
+    id: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
+    ] = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
+) -> None:
+    """Make the answers of rows again, and say which are the same."""
+    from vllava_cli.commands.replay import run as command
+
+    request = command.Replay(
+        rows=rows, ids=tuple(id or ()), limits=limits_of(decode_timeout, decode_memory), is_json=json
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
 @app.command()
