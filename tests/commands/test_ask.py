@@ -20,6 +20,7 @@ from tests.clips import picture, write_clip, write_sound
 from tests.commands.shell import Shell
 from tests.engine.test_stream import engine_of
 from vllava_cli.choices import shares
+from vllava_cli.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Framing, Sampling
 
@@ -130,9 +131,12 @@ def test_a_folder_of_pictures_is_a_clip(shell: Run, small_checkpoint: Path, tmp_
     (tmp_path / "holiday" / "notes.txt").touch()
     done = shell("ask", "holiday", "what", "--model", small_checkpoint, "--max-new-tokens", "1", "--json")
     assert done.err == "1 entry of 'holiday' left out: not a picture.\n"
-    assert json.loads(done.out)["clips"] == [
+    report = json.loads(done.out)
+    assert report["clips"] == [
         {"path": "holiday", "kind": "video", "frame_times_s": [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]}
     ]
+    (clip,) = report["made_with"]["clips"]
+    assert Fingerprint(bytes=clip["bytes"], sha256=clip["sha256"]) == fingerprint(tmp_path / "holiday")
 
 
 def test_a_clip_that_takes_too_much_is_one_sentence(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def made(vllava: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             *rows("ask", "--json", RED, HAPPENS),
             *rows("ask", "--json", "--fit", "pad", "--at", "0.5,1", "--no-guard", *warm, RED, STAR, HAPPENS),
             *rows("ask", "--json", "--choices", "Yes.,No.", "--calibrate", "--end", "1.5", RED, "Is there a star?"),
+            *rows("ask", "--json", ".", COLOUR),
         ],
         "bf16": rows("ask", "--json", "--precision", "bf16", RED, HAPPENS),
         "chat": rows("chat", "--json", "--session", "session.jsonl", RED, stdin=CHAT),
@@ -169,10 +170,12 @@ def test_an_answer_that_was_stopped_is_made_again_as_far_as_it_went(made: dict[s
 
 
 def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> None:
-    ask, two, chosen = made["ask"]
+    ask, two, chosen, pictures = made["ask"]
     bad = next(row for row in made["batch"] if row["error"])
     Path(BLUE).write_bytes(b"other")
     Path("longer.mp4").write_bytes(Path(RED).read_bytes() + b"!")
+    Path("more").mkdir()
+    shutil.copy(STAR, "more")
     Path("same-size.mp4").write_bytes(Path(RED).read_bytes()[:-1] + b"!")
     clip = ask["made_with"]["clips"][0]
     size = clip["bytes"]
@@ -186,6 +189,8 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (changed(ask, ("made_with.device", ...)), "row 3, made_with: device is missing"),
         (changed(ask, ("made_with.clips", [clip, clip])), "it names 1 clips, and made_with has 2"),
         (changed(ask, ("clips.0.path", "gone.mp4")), "There is no file 'gone.mp4' any more"),
+        (changed(ask, ("clips.0.path", "a\0.mp4")), "row 6, clips, 1: path is no name of a file"),
+        (changed(bare, ("path", "\ud800")), "row 7: path is no name of a file"),
         (
             changed(ask, ("clips.0.path", "longer.mp4")),
             f"'longer.mp4' has changed since: {size:,} bytes then, {size + 1:,} now",
@@ -198,6 +203,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
             changed(ask, ("clips.0.path", "same-size.mp4")),
             "'same-size.mp4' has changed since: as many bytes as then, other content",
         ),
+        (changed(pictures, ("clips.0.path", "more")), "'more' has changed since: "),
         (changed(ask, ("clips.0.path", "-")), "its clip came from stdin, and nobody kept it"),
         (
             changed(ask, ("clips.0.path", "https://u:p@h/a.mp4")),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.commands.replay.recorded import Recorded, RecordedClip
 from vllava_cli.errors import MediaError, ReplayError, UsageError
 from vllava_cli.fingerprint import Fingerprint, differs, resized
+from vllava_cli.jsonl import shown
 from vllava_cli.media.remote.allow import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.nouns import Frames
@@ -59,9 +60,8 @@ class Clips:
             raise ReplayError(str(exc)) from exc
         times_s = None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
         if times_s != clip.times_s:
-            raise ReplayError(
-                f"the frames of '{clip.path}' are others: at {_seconds(clip.times_s)} then, at {_seconds(times_s)} now"
-            )
+            then, now = _seconds(clip.times_s), _seconds(times_s)
+            raise ReplayError(f"the frames of {shown(Path(clip.path))} are others: at {then} then, at {now} now")
         return frames
 
 

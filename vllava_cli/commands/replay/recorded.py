@@ -130,7 +130,7 @@ def _clips(fields: Fields, making: Making) -> tuple[RecordedClip, ...]:
 
 def _named(fields: Fields) -> tuple[str, tuple[float, ...] | None]:
     times_s = fields.maybe("frame_times_s", lambda key: fields.each(key, Fields.number))
-    return fields.text("path"), times_s
+    return fields.name("path"), times_s
 
 
 def _probabilities(fields: Fields, choices: tuple[str, ...]) -> dict[str, float]:
