@@ -27,7 +27,7 @@ from tests.engine.batches import (
     trickle,
     watched,
 )
-from tests.engine.test_conversation import after
+from tests.engine.engines import after
 from vllava_cli.engine.batching import Batching
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MemoryShortError

@@ -7,49 +7,28 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 
-from tests.engine.test_demo import PATHS
-from tests.engine.test_stream import engine_of
-from tests.reference import Reference, image_word, read_reference
-from vllava_cli import demo
+from tests.engine.engines import FREE as GREEDY
+from tests.engine.engines import PATHS, after, greedy_ids
+from tests.reference import Reference
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling, Turn
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
 
 SEQUENCES = 200
 QUESTIONS = (
     *("What happens in this video?", "What shape is it?", "And its colour?", "And the background?", "Is there a dog?"),
     *("Which way does it move?", "Why is this funny?", "How many shapes are there?", "Tell me more\nabout it. 日本"),
 )
-GREEDY = Sampling(max_new_tokens=24, has_guard=False)
 WARM = Sampling(max_new_tokens=24, temperature=2.0, seed=5, has_guard=False)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return engine_of(demo.CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return read_reference(demo.CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, Frames]:
     return {name: sample(path, Framing()) for name, path in PATHS.items()}
-
-
-def after(count: int) -> Callable[[], bool]:
-    """Says no `count` times, then yes."""
-    answers: Iterator[bool] = itertools.chain(itertools.repeat(False, count), itertools.repeat(True))
-    return lambda: next(answers)
 
 
 class Story:
@@ -111,27 +90,6 @@ class Story:
         name = self.random.choice(sorted(self.shown))
         if self.shown[name] not in self.conversation.media:
             self.conversation.attached += (self.shown[name],)
-
-
-def greedy_ids(engine: Engine, reference: Reference, conversation: Conversation, turn: Turn) -> list[int]:
-    """For each token of the turn's answer, the likeliest one behind all that stands before it."""
-    ids = engine.tokens.finished_ids(conversation)
-    start = len(ids) - len(turn.answer_ids)
-    inputs = {"input_ids": torch.tensor([ids])}
-    tokens = engine.tokens
-    videos = [video_pixels(m, tokens.checkpoint.video_recipe) for m in conversation.media if m.kind == "video"]
-    images = [image_pixels(m, tokens.checkpoint.folder) for m in conversation.media if m.kind == "image"]
-    if videos:
-        inputs["pixel_values_videos"] = torch.cat(videos)
-    if images:
-        inputs[image_word()] = torch.cat(images)
-    with torch.no_grad():
-        logits = reference.model(**inputs).logits[0, start - 1 :]
-    logits[:, list(tokens.banned_ids)] = -torch.inf
-    likeliest: list[int] = logits.argmax(-1).tolist()
-    *made, behind = likeliest
-    assert (behind in tokens.stop_ids) == (turn.stop_reason == "end") or turn.stop_reason == "interrupted"
-    return made
 
 
 @pytest.mark.parametrize("block", range(10))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.engine.test_stream import EXACT
+from tests.engine.engines import EXACT
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import LoadPlan

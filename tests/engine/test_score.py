@@ -15,10 +15,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.engine.test_conversation import after, greedy_ids
-from tests.engine.test_demo import PATHS
-from tests.engine.test_stream import engine_of
-from tests.reference import Reference, image_word, read_reference
+from tests.engine.engines import FREE as GREEDY
+from tests.engine.engines import PATHS, PHRASES, after, ask, engine_of, greedy_ids, whole_logits
+from tests.reference import Reference
 from vllava_cli import demo
 from vllava_cli.engine import score
 from vllava_cli.engine.blank import blank_frames
@@ -38,20 +37,8 @@ from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Framing, Samplin
 CIRCLE, GROWS, STAR = "red-circle-moves-left.mp4", "blue-star-grows.mp4", "yellow-star.png"
 WORDS = ("left", "red", "white")
 """A token each."""
-PHRASES = ("Yes.", "No.", "A red circle moves left.", "a dog", "left", "日本")
-"""2, 2, 6, 3, 1 and 7 tokens."""
 QUESTION = "Which way does it move?"
-GREEDY = Sampling(max_new_tokens=24, has_guard=False)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return engine_of(demo.CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return read_reference(demo.CHECKPOINT)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +46,9 @@ def shown() -> dict[str, Frames]:
     return {name: sample(PATHS[name], Framing()) for name in (CIRCLE, GROWS, STAR)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The model is tiny: on a busy machine threads wait for each other, ten times as long as they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def _forgetful(engine: Engine) -> None:
     engine.memory = None
-
-
-def ask(engine: Engine, conversation: Conversation, question: str, sampling: Sampling) -> Answer:
-    return Answer.of(engine.stream(conversation, question, sampling))
 
 
 def naive(
@@ -91,14 +65,7 @@ def naive(
 def likelihood(
     engine: Engine, reference: Reference, media: Sequence[Frames], prompt: Sequence[int], option: Sequence[int]
 ) -> float:
-    inputs = {"input_ids": torch.tensor([[*prompt, *option]])}
-    checkpoint = engine.tokens.checkpoint
-    if videos := [video_pixels(each, checkpoint.video_recipe) for each in media if each.kind == "video"]:
-        inputs["pixel_values_videos"] = torch.cat(videos)
-    if images := [image_pixels(each, checkpoint.folder) for each in media if each.kind == "image"]:
-        inputs[image_word()] = torch.cat(images)
-    with torch.no_grad():
-        logits = reference.model(**inputs).logits[0, len(prompt) - 1 : -1]
+    logits = whole_logits(engine, reference, media, [*prompt, *option])[len(prompt) - 1 : -1]
     return float(logits.log_softmax(-1).gather(1, torch.tensor(option)[:, None]).sum())
 
 

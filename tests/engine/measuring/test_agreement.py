@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.test_stream import EXACT
+from tests.engine.engines import EXACT
 from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.agreement import agreement, tolerance
 from vllava_cli.engine.measuring.asked import Asked

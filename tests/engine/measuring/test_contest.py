@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from tests.engine.batches import Shortage, is_within
-from tests.engine.measuring.conftest import ONCE
-from tests.engine.measuring.test_limits import SIZES
-from tests.engine.test_stream import EXACT
+from tests.engine.engines import EXACT
+from tests.engine.measuring.conftest import ONCE, SIZES
 from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, contest, random_subject

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import ONCE
-from tests.engine.test_stream import EXACT
 from vllava_cli import demo
 from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.asked import Asked
