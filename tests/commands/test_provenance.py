@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.commands.batch.parts import LOADED, MAKING
-from tests.engine.test_stream import EXACT
+from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.commands.provenance import (
     AdapterFacts,

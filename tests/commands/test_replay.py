@@ -312,7 +312,7 @@ def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(Replay(rows="-"), reading.screen()) == 2
     assert reading.said == (
         "7: can't: the row is an error (bug), which has no answer\n",
-        "vllava: of 1 answers: 1 that can't be made again.\n",
+        "vllava: of 1 answer: 1 that can't be made again.\n",
     )
 
 

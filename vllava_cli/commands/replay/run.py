@@ -172,4 +172,5 @@ def _grouped(chosen: Sequence[Entry]) -> list[Entry]:
 def _summary(counts: Counter[str]) -> str:
     kinds = (("same", "same"), ("differs", "other"), ("cannot", "that can't be made again"))
     parts = [f"{counts[kind]:,} {told}" for kind, told in kinds if counts[kind]]
-    return f"vllava: of {counts.total():,} answers: {', '.join(parts)}."
+    answers = "1 answer" if counts.total() == 1 else f"{counts.total():,} answers"
+    return f"vllava: of {answers}: {', '.join(parts)}."
