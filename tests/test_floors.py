@@ -124,3 +124,10 @@ def test_only_the_command_line_makes_a_screen() -> None:
 
 def test_the_package_itself_imports_nothing() -> None:
     assert imports(PACKAGE / "__init__.py") == []
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need stands in a module of its own: a change to one test can't break another."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        others = [name for name in imports(path) if name.startswith("tests.") and ".test_" in name]
+        assert not others, f"{path.name} imports {others}"

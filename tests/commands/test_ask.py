@@ -17,7 +17,7 @@ from PIL import Image
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import picture, write_clip, write_sound
 from tests.commands.shell import Shell
-from tests.engine.test_stream import engine_of
+from tests.engine.engines import engine_of
 from vllava_cli.choices import shares
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Framing, Sampling

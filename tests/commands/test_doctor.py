@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.commands.shell import Shell
-from tests.engine.test_kept import PLAN, made, put
+from tests.engine.keepsakes import PLAN, made, put
 
 Run = Callable[..., Shell]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.test_stream import EXACT
+from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.commands.report import counts, report
 from vllava_cli.engine.checkpoint import describe

@@ -29,9 +29,7 @@ from tests.engine.batches import (
     trickle,
     watched,
 )
-from tests.engine.test_conversation import after
-from tests.engine.test_score import PHRASES
-from tests.engine.test_stream import engine_of
+from tests.engine.engines import PHRASES, after, engine_of
 from vllava_cli.engine.batching import Batching, Finished, Query
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokenizer import Tokenizer

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import edit_json, write_checkpoint
-from tests.engine.test_load import tokens_of
-from tests.engine.test_stream import EXACT, conversation_about
+from tests.engine.engines import EXACT, conversation_about, tokens_of
 from vllava_cli.commands.begin import loaded
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.keeping import LEAST_BYTES, LOCK, PART, Store

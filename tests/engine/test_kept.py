@@ -6,25 +6,20 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.engine.test_stream import EXACT
+from tests.engine.keepsakes import PLAN, made, put
 from vllava_cli.engine.kept import (
     LABEL,
     Kept,
-    Origin,
     OriginalFile,
     all_kept,
     cache_folder,
     folders_for,
-    label_of,
     origin_of,
 )
 from vllava_cli.nouns import LoadPlan
-
-PLAN = replace(EXACT, quantisation="4bit", dtype="float16", device="cuda:1")
 
 
 @pytest.fixture
@@ -33,21 +28,6 @@ def checkpoint(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
-def made(folder: Path, plan: LoadPlan = PLAN, kinds: tuple[Any, ...] = ("video",), **settings: Any) -> Origin:
-    origin = origin_of(folder, plan, kinds, {"load_in_4bit": True} | settings)
-    assert origin is not None
-    return origin
-
-
-def put(cache: Path, origin: Origin, *, model: str = "a/model") -> Path:
-    """A set as keeping.py leaves it."""
-    folder = cache / origin.name
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"small")
-    (folder / LABEL).write_text(label_of(origin, model, folder))
     return folder
 
 

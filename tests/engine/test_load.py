@@ -13,21 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import edit_json, write_checkpoint
-from tests.engine.test_stream import EXACT, FREE, conversation_about, engine_of
+from tests.engine.engines import EXACT, FREE, conversation_about, engine_of, tokens_of
 from tests.reference import read_reference
-from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
 from vllava_cli.engine.stream import Engine
-from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Framing, LoadPlan, MediaKind, Quantisation
-
-
-def tokens_of(folder: Path) -> Tokens:
-    return read_tokens(describe(Source(model=str(folder), folder=folder)))
 
 
 def loaded(folder: Path, plan: LoadPlan = EXACT, kinds: tuple[MediaKind, ...] = ("video",)) -> Engine:

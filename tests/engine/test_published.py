@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from tests import published as layout
 from tests.engine.batches import as_asked, crossed, run
-from tests.engine.test_stream import FREE, ask, conversation_about, engine_of
+from tests.engine.engines import FREE, ask, conversation_about, engine_of
 from tests.published import write_published
 from tests.reference import Reference, read_reference
 from vllava_cli import demo

@@ -46,7 +46,8 @@ def load(
     kinds = set(kinds)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
     threads.use(plan.threads)
-    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens))
+    notice = store.notice if store else str
+    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), notice=notice)
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.test_stream import engine_of
+from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.commands.batch.line import Line
 from vllava_cli.commands.batch.rows import Outcome

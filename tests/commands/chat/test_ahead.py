@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.commands.chat.conftest import Stage
+from tests.commands.chat.conftest import CLIP, Stage
 from vllava_cli import demo
 from vllava_cli.commands.chat.ahead import Ahead
 from vllava_cli.engine.stream import Engine
 
 Make = Callable[..., Stage]
-CLIP = "red-circle-moves-left.mp4"
 QUESTION = "What happens in this video?"
 
 

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.checkpoints import write_checkpoint
-from tests.commands.chat.conftest import Stage
-from tests.commands.chat.test_talk import CLIP, MOVES
-from tests.engine.test_stream import engine_of
+from tests.commands.chat.conftest import CLIP, MOVES, Stage
+from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
 from vllava_cli.session import read

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import ONCE
-from tests.engine.test_stream import EXACT
 from vllava_cli import demo
+from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, load_pair, reading_s
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
-from vllava_cli.engine.stream import never
 from vllava_cli.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
