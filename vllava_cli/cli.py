@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from vllava_cli import __version__
 from vllava_cli.errors import UsageError, VllavaError
@@ -97,6 +98,25 @@ app = typer.Typer(
 )
 
 
+class _Command(TyperCommand):
+    """Shows arguments as they are named here; typer from 0.29 on adds brackets, dots and types."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        names = [each.metavar or "" for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        return ["[OPTIONS]", *names]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for each in self.get_params(ctx):
+            if record := each.get_help_record(ctx):
+                is_argument = each.param_type_name == "argument"
+                rows[each.param_type_name].append((each.metavar or "", record[1]) if is_argument else record)
+        for kind, found in rows.items():
+            if found:
+                with formatter.section(f"{kind.capitalize()}s"):
+                    formatter.write_dl(found)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         Screen().answer(f"vllava {__version__}\n")
@@ -113,7 +133,7 @@ def root(
     pass
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def ask(
     words: Words,
     model: Model = DEFAULT_MODEL,
@@ -158,7 +178,7 @@ def ask(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@app.command(cls=_Command)
 def chat(
     context: typer.Context,
     clips: Annotated[
@@ -219,7 +239,7 @@ def chat(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def batch(
     words: BatchWords = None,
     question: Questions = None,
@@ -315,7 +335,7 @@ def batch(
     raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def probe(
     clips: Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
@@ -334,7 +354,7 @@ def probe(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def frames(
     clips: Clips,
     output: Annotated[
@@ -384,7 +404,7 @@ def frames(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
     shards: Annotated[
@@ -405,7 +425,7 @@ def merge(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def replay(
     rows: Annotated[
         str,
@@ -432,7 +452,7 @@ def replay(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@app.command(cls=_Command)
 def bench(
     context: typer.Context,
     words: BenchWords = None,
@@ -489,7 +509,7 @@ def bench(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@app.command(cls=_Command)
 def doctor(
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
@@ -505,7 +525,7 @@ def doctor(
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
-@app.command()
+@app.command(cls=_Command)
 def demo(
     paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
 ) -> None:
