@@ -17,12 +17,19 @@ if hasattr(signal, "SIGHUP"):
 from tests.checkpoints import write_checkpoint
 from tests.clips import write_clip
 from tests.commands.shell import Shell
+from tests.published import write_published
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint that knows nothing."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small")
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published checkpoint's files, small."""
+    return write_published(tmp_path_factory.mktemp("checkpoints") / "published")
 
 
 @pytest.fixture(scope="session")

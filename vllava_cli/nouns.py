@@ -312,6 +312,8 @@ class Turn:
     stats: Stats
     probabilities: tuple[float, ...] = ()
     """Of each of the sampling's choices, in their order; they add up to 1."""
+    prompt_sha256: str = ""
+    """Of the prompt's token ids, as decimal numbers with commas between them: printf 1,2,3 | sha256sum."""
 
 
 @dataclass(kw_only=True)
@@ -364,6 +366,10 @@ class Answer:
     stop_reason: StopReason
     stats: Stats
     probabilities: tuple[float, ...] = ()
+    """As a turn's."""
+    ids: tuple[int, ...] = ()
+    """Of the text, without stray ones; `Engine.stream` gives them to the turn instead."""
+    prompt_sha256: str = ""
     """As a turn's."""
 
     @classmethod
