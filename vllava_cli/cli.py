@@ -18,6 +18,7 @@ from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
     Actors,
+    AdapterName,
     Allow,
     At,
     Attentions,
@@ -138,6 +139,7 @@ def ask(
     words: Words,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -169,7 +171,7 @@ def ask(
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits_of(decode_timeout, decode_memory),
@@ -198,6 +200,7 @@ def chat(
     ] = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -225,7 +228,7 @@ def chat(
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         is_model_named=_is_given(context, "model"),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
@@ -266,6 +269,7 @@ def batch(
     decoders: Decoders = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -300,7 +304,7 @@ def batch(
     )
     request = Batch(
         inputs=inputs_of(words or [], question or [], jobs, videos, is_recursive=recursive, is_null=null),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(
             Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
@@ -458,6 +462,7 @@ def bench(
     words: BenchWords = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     random_weights: RandomWeights = None,
     device: Device = None,
     precision: Precisions = None,
@@ -480,8 +485,8 @@ def bench(
     from vllava_cli.commands.bench import arguments
     from vllava_cli.commands.bench.request import Bench, Configuration
 
-    if random_weights and _is_given(context, "model"):
-        raise UsageError("--random-weights measures no --model. Give one of them.")
+    if random_weights and (adapter or _is_given(context, "model")):
+        raise UsageError("--random-weights measures no --model and no --adapter. Give one of them.")
     clip, question = arguments.words_of(words or [])
     request = Bench(
         clip=clip or arguments.OUR_CLIP,
@@ -489,9 +494,14 @@ def bench(
         question=question,
         model=model,
         revision=revision,
+        adapter=adapter,
         random=random_weights,
         configurations=tuple(
-            Configuration(precision=held, attention=kernel, wishes=wishes_of(model, revision, device, held, kernel))
+            Configuration(
+                precision=held,
+                attention=kernel,
+                wishes=wishes_of(model, revision, device, held, kernel, adapter=adapter),
+            )
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
         ),
@@ -513,6 +523,7 @@ def bench(
 def doctor(
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -521,7 +532,7 @@ def doctor(
     """Show this machine, how the model would be loaded and why, and what would make it faster."""
     from vllava_cli.commands import doctor as command
 
-    wishes = wishes_of(model, revision, device, precision, attention)
+    wishes = wishes_of(model, revision, device, precision, attention, adapter=adapter)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 

@@ -61,6 +61,7 @@ class SessionRecord:
     revision: str | None
     fit: Fit
     started_at: str
+    adapter: str | None = None
     turns: tuple[TurnRecord, ...] = ()
     attached: tuple[MediumRecord, ...] = ()
 
@@ -73,6 +74,7 @@ def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
         "vllava": __version__,
         "model": record.model,
         "revision": record.revision,
+        **({"adapter": record.adapter} if record.adapter else {}),
         "fit": record.fit,
         "started_at": record.started_at,
     }
@@ -147,6 +149,7 @@ def _header(fields: Fields) -> SessionRecord:
         revision=fields.maybe("revision", fields.text),
         fit=fields.one_of("fit", get_args(Fit)),
         started_at=fields.moment("started_at"),
+        adapter=fields.text("adapter") if fields.has("adapter") else None,
     )
 
 

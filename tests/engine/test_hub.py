@@ -87,18 +87,8 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
 
 def test_an_index_that_is_no_index_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="is not a readable index of weights"):
+    with pytest.raises(CheckpointError, match=r"index\.json can't be used: it is no JSON object"):
         hub.missing_weights(tmp_path)
-
-
-def test_pickled_weights_alone_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
-    with pytest.raises(CheckpointError) as caught:
-        hub.fetch_weights(hub.Source(model=str(tmp_path), folder=tmp_path))
-    assert str(caught.value) == (
-        f"The model folder {tmp_path} lacks model.safetensors: vllava reads weights from safetensors files only, "
-        "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
-    )
 
 
 def test_weights_that_are_not_cached_are_named(hub_cache: Path) -> None:

@@ -158,10 +158,11 @@ def row_in(line: bytes) -> dict[str, Any]:
 
 def _found(setup: Setup) -> Any:
     """The checkpoint on this machine, which need not be where the driver has it."""
-    from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import locate
 
-    source = setup.source
-    return source if source.folder.exists() else hub.locate(source.model, source.revision, is_quiet=True)
+    source, wishes = setup.source, setup.batch.wishes
+    is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
+    return source if is_here else locate(replace(wishes, revision=source.revision), _nowhere, is_quiet=True)
 
 
 def _never() -> bool:

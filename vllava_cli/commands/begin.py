@@ -47,11 +47,11 @@ def prepare(
 
     with Reader(opening.limits) as reader:
         reader.start()
-        from vllava_cli.engine import hub
+        from vllava_cli.engine.adapter import locate
 
         for clip, _ in opening.clips:
             reader.check(clip)
-        source = hub.locate(opening.wishes.model, opening.wishes.revision, is_quiet=not screen.is_moving)
+        source = locate(opening.wishes, screen.notice, is_quiet=not screen.is_moving)
         _say_what_to_expect(opening, screen)
         importing = Importing()  # only now: what can be refused at once is refused without it
         started_s = time.perf_counter()

@@ -6,7 +6,6 @@ fetched: no pickles, no code.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -16,10 +15,12 @@ from pathlib import Path
 
 from vllava_cli import demo
 from vllava_cli.engine.download import fetch
+from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
+from vllava_cli.json_file import read_object, unusable
 from vllava_cli.media.recipe import has_recipe
-from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.nouns import DEMO_MODEL, Adapter
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
@@ -39,6 +40,8 @@ class Source:
     model: str
     folder: Path
     revision: str | None = None
+    adapter: Adapter | None = None
+    """What is to be merged into it."""
 
 
 def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
@@ -98,10 +101,7 @@ def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
     if not missing:
         return
     if source.revision is None:
-        raise CheckpointError(
-            f"The model folder {source.folder} lacks {missing[0]}: vllava reads weights from safetensors files only, "
-            "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
-        )
+        raise no_weights(source.folder, missing)
     listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
     if WEIGHTS not in listing.names and INDEX in listing.names:
         fetch(listing, [INDEX], is_quiet=True)
@@ -117,24 +117,35 @@ def missing_description(folder: Path) -> list[str]:
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The names of the weight files that `folder` should have and lacks: [] → complete. One file goes before shards."""
-    index = folder / INDEX
-    if (folder / WEIGHTS).exists():
-        return []
-    if not index.exists():
-        return [WEIGHTS]
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as exc:
-        raise CheckpointError(f"The file {index} is not a readable index of weights: fetch the model again.") from exc
-    return [name for name in names if not (folder / name).exists()]
+    """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
+    return [name for name in weight_files(folder) if not (folder / name).exists()]
 
 
 def weights_bytes(source: Source) -> int:
-    """What the weight files take on this disk, with what has arrived of those whose download broke off."""
+    """What the weights take on this disk, with what has arrived of those whose download broke off."""
     arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
-    files = (*source.folder.glob("*.safetensors"), *arrived)
+    files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
     return sum(path.stat().st_size for path in files if path.exists())
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that weights are read from, whether they are here or not.
+
+    One file goes before shards, as in transformers: saving again leaves an index of shards that are gone. Errors:
+    CheckpointError for an index that names no files of this folder.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [WEIGHTS]
+    shards = read_object(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(map(_is_name, shards.values())) else set()
+    if not names:
+        raise unusable(index, "it doesn't say in which files of its folder the weights are")
+    return sorted(names)
+
+
+def _is_name(shard: object) -> bool:
+    return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
 def lack(model: str, source: Source | None, missing: list[str]) -> str:

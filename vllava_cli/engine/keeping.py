@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.engine.kept import LABEL, Origin, folders_for, label_of, outdated, read_kept
-from vllava_cli.errors import LockedError, OutputError
+from vllava_cli.errors import LockedError, OutputError, reason_of
 from vllava_cli.jsonl import sync_folder
 from vllava_cli.lock import locked, release
 from vllava_cli.memory_estimate import free_gib, gib
@@ -72,7 +72,7 @@ class Store:
             self.detail(f"weights: not kept in {self.folder}: another vllava is keeping some there now.")
             return
         except Exception as exc:  # a full disk has another type in each library
-            self.detail(f"weights: not kept in {self.folder}: {_reason(exc)}.")
+            self.detail(f"weights: not kept in {self.folder}: {reason_of(exc)}.")
             return
         self.notice(
             f"vllava: kept the {origin.form[0]} weights ({gib(size)}) in {self.folder / origin.name}; "
@@ -109,7 +109,3 @@ def _sync(path: Path) -> None:
     """A name may outlive a power cut that its content doesn't."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _reason(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.nouns import LoadPlan, MediaKind
+from vllava_cli.nouns import Adapter, LoadPlan, MediaKind
 
 LABEL = "kept.json"
 """Says what a folder holds. It is written last."""
@@ -45,7 +45,7 @@ class Origin:
 
     files: tuple[OriginalFile, ...]
     form: tuple[str, ...]
-    """Quantisation, dtype and kind of device: GPUs and CPUs round differently."""
+    """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
     """bitsandbytes' own, as JSON."""
     versions: tuple[str, ...]
@@ -68,7 +68,14 @@ class Kept:
     bytes: int
 
 
-def origin_of(folder: Path, plan: LoadPlan, kinds: Iterable[MediaKind], settings: dict[str, Any]) -> Origin | None:
+def origin_of(
+    folder: Path,
+    plan: LoadPlan,
+    kinds: Iterable[MediaKind],
+    settings: dict[str, Any],
+    *,
+    adapter: Adapter | None = None,
+) -> Origin | None:
     """Of the checkpoint in `folder` under a plan that quantises; None where its files can't be looked at."""
     try:
         paths = sorted({path.resolve(strict=True) for name in ORIGINAL_FILES for path in folder.glob(name)})
@@ -77,7 +84,12 @@ def origin_of(folder: Path, plan: LoadPlan, kinds: Iterable[MediaKind], settings
         return None
     return Origin(
         files=files,
-        form=(plan.quantisation or "", plan.dtype, plan.device.partition(":")[0]),
+        form=(
+            plan.quantisation or "",
+            plan.dtype,
+            plan.device.partition(":")[0],
+            *([adapter.sha256] if adapter else []),
+        ),
         settings=json.dumps(settings, sort_keys=True, default=str),
         versions=tuple(_version(library) for library in LIBRARIES),
         towers=("image", "video") if "image" in set(kinds) else ("video",),

@@ -37,6 +37,7 @@ class Keeping:
     model: str
     revision: str | None
     screen: Screen
+    adapter: str | None = None
     path: Path | None = None
     """Where the next conversation goes; None → a new name in the state folder."""
     file: SessionFile | None = None
@@ -122,7 +123,13 @@ class Keeping:
         return self.file
 
     def _header(self, conversation: Conversation) -> SessionRecord:
-        return SessionRecord(model=self.model, revision=self.revision, fit=conversation.fit, started_at=self.started_at)
+        return SessionRecord(
+            model=self.model,
+            revision=self.revision,
+            adapter=self.adapter,
+            fit=conversation.fit,
+            started_at=self.started_at,
+        )
 
     def _turn_record(self, number: int, turn: Turn) -> TurnRecord:
         return TurnRecord(

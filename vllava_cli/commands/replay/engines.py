@@ -52,7 +52,7 @@ class Engines:
     @unswept()
     def _loaded(self, wanted: Loaded, kinds: Collection[MediaKind]) -> Engine:
         """Errors: ReplayError before a weight is read, any VllavaError."""
-        from vllava_cli.engine import hub
+        from vllava_cli.engine.adapter import locate
 
         wishes = Wishes(
             model=wanted.model,
@@ -62,7 +62,7 @@ class Engines:
             precision=wanted.precision,
             attention=wanted.attention,
         )
-        source = hub.locate(wishes.model, wishes.revision, is_quiet=not self.screen.is_moving)
+        source = locate(wishes, self.screen.notice, is_quiet=not self.screen.is_moving)
         with self.screen.waiting("Reading the model's files"):
             from vllava_cli.engine.checkpoint import describe
             from vllava_cli.engine.tokens import read_tokens
