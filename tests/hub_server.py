@@ -6,8 +6,10 @@ it. A body can be broken off or held, and every request is noted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+REFUSED = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LFS = (".safetensors", ".bin", "tokenizer.model")
 
@@ -223,3 +226,15 @@ def _entry(name: str, body: bytes) -> dict[str, object]:
     """As the hub lists a file."""
     lfs = {"lfs": {"oid": etag_of(name, body), "size": len(body), "pointerSize": 134}} if name.endswith(LFS) else {}
     return {"type": "file", "path": name, "size": len(body), "oid": "0" * 40 if lfs else etag_of(name, body), **lfs}
+
+
+def put_into(cache: Path, model: str, files: dict[str, str]) -> Path:
+    """Lays files into the cache as the hub's own library does."""
+    repository = cache / f"models--{model.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name, text in files.items():
+        (snapshot / name).write_text(text)
+    return snapshot

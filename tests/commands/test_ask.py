@@ -339,9 +339,8 @@ def test_a_model_that_is_neither_here_nor_reachable_names_the_ways_out(clip: Pat
         out="",
         err=(
             "vllava: The model LanguageBind/Video-LLaVA-7B-hf is not in the cache "
-            f"{tmp_path}/.cache/huggingface/hub and the hub can't be reached: run "
-            "hf download LanguageBind/Video-LLaVA-7B-hf where there is a network, or try --model demo, "
-            "which is built in.\n"
+            f"{tmp_path}/.cache/huggingface/hub and HF_HUB_OFFLINE is set: unset "
+            "it where there is a network.\n"
         ),
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
-from tests.hub_server import COMMIT, Hub, etag_of, open_hub
+from tests.hub_server import COMMIT, REFUSED, Hub, etag_of, open_hub
 from vllava_cli.engine import download, hub, repository
 from vllava_cli.engine.hub import Source
 from vllava_cli.errors import HubError
@@ -230,8 +230,8 @@ def test_one_file_of_weights_goes_before_shards(server: Hub, published: Path) ->
         ),
         (
             "refused",
-            "The model owner/model is not in the cache {cache} and the hub can't be reached: run hf download "
-            "owner/model where there is a network, or try --model demo, which is built in.",
+            "The model owner/model is not in the cache {cache} and the hub can't be reached ({refused}): run hf "
+            "download owner/model where there is a network, or try --model demo, which is built in.",
         ),
     ],
 )
@@ -255,7 +255,7 @@ def test_a_refusal_is_one_sentence(
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError) as caught:
         hub.locate(MODEL, "v2" if case == "revision" else None)
-    assert str(caught.value) == said.format(url=server.url, cache=hub_cache)
+    assert str(caught.value) == said.format(url=server.url, cache=hub_cache, refused=REFUSED)
     assert capfd.readouterr() == ("", "")
     assert len(server.requests) <= 1 + 7 * (case == "gated")
 
@@ -269,8 +269,8 @@ def test_what_is_here_in_part_is_named_where_the_network_is_gone(
     with pytest.raises(HubError) as caught:
         hub.locate(MODEL)
     assert str(caught.value) == (
-        f"The model owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached: run hf "
-        "download owner/model where there is a network, or try --model demo, which is built in."
+        f"The model owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
+        f"({REFUSED}): run hf download owner/model where there is a network, or try --model demo, which is built in."
     )
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     assert hub.locate(MODEL).revision == COMMIT

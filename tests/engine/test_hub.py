@@ -7,24 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import COMMIT, put_into
 from vllava_cli import demo
 from vllava_cli.engine import hub
 from vllava_cli.errors import CheckpointError, HubError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WHOLE = dict.fromkeys(("config.json", "preprocessor_config.json", *hub.USUAL), "{}")
-
-
-def put_into(cache: Path, model: str, files: dict[str, str]) -> Path:
-    """Lays files into the cache as the hub's own library does."""
-    repository = cache / f"models--{model.replace('/', '--')}"
-    snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    for name, text in files.items():
-        (snapshot / name).write_text(text)
-    return snapshot
 
 
 def test_demo_is_the_embedded_folder() -> None:

@@ -196,7 +196,7 @@ def _bar(files: list[RemoteFile], *, is_quiet: bool) -> Any:
         unit_scale=True,
         disable=is_quiet,
         leave=False,
-        ncols=None if is_quiet else os.get_terminal_size(sys.stderr.fileno()).columns - 3,
+        ncols=None if is_quiet else (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3,
     )
 
 

@@ -70,8 +70,8 @@ def ask(model: str, revision: str | None, *, lack: str) -> Listing:
         ) from exc
     except network_fault() as exc:
         raise HubError(
-            f"{lack} and the hub can't be reached: run hf download {model} where there is a network, or try "
-            "--model demo, which is built in."
+            f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
+            "there is a network, or try --model demo, which is built in."
         ) from exc
     except (ValueError, LookupError, TypeError, AttributeError) as exc:  # whatever its library stumbles over
         raise HubError(
