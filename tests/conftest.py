@@ -47,3 +47,13 @@ def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
     """Runs vllava as a process, in an empty folder, with nothing of the caller's settings."""
     yield lambda *words, **settings: Shell.run(*words, folder=tmp_path, **settings)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, of this test's own."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder

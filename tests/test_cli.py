@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+from typer.main import get_command
 
 import vllava_cli
 from tests.commands.shell import Shell
+from vllava_cli.cli import app
 from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
@@ -90,6 +93,25 @@ def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_pat
 
 def test_version(shell: Run) -> None:
     assert shell("--version") == Shell(code=0, out=f"vllava {vllava_cli.__version__}\n", err="")
+
+
+def test_help_shows_arguments_under_their_own_names() -> None:
+    found = {
+        name: [line for line in command.get_help(typer.Context(command, info_name=name)).splitlines() if " <" in line]
+        + command.collect_usage_pieces(typer.Context(command, info_name=name))
+        for name, command in get_command(app).commands.items()
+    }
+    assert found == {
+        "ask": ["[OPTIONS]", "CLIP... [QUESTION]"],
+        "chat": ["[OPTIONS]", "[CLIP]..."],
+        "batch": ["[OPTIONS]", "[QUESTION] [PATH]..."],
+        "probe": ["[OPTIONS]", "CLIP..."],
+        "frames": ["[OPTIONS]", "CLIP..."],
+        "merge": ["[OPTIONS]", "OUT", "SHARD..."],
+        "bench": ["[OPTIONS]", "[CLIP] [QUESTION]"],
+        "doctor": ["[OPTIONS]"],
+        "demo": ["[OPTIONS]"],
+    }
 
 
 def test_help_names_every_command(shell: Run) -> None:

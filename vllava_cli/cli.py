@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from vllava_cli import __version__
 from vllava_cli.errors import UsageError, VllavaError
@@ -44,6 +45,7 @@ from vllava_cli.options import (
     Gpus,
     GpusPerActor,
     Guard,
+    Hash,
     Jobs,
     Json,
     JsonLines,
@@ -97,6 +99,25 @@ app = typer.Typer(
 )
 
 
+class _Command(TyperCommand):
+    """Shows arguments as they are named here; typer from 0.29 on adds brackets, dots and types."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        names = [each.metavar or "" for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        return ["[OPTIONS]", *names]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for each in self.get_params(ctx):
+            if record := each.get_help_record(ctx):
+                is_argument = each.param_type_name == "argument"
+                rows[each.param_type_name].append((each.metavar or "", record[1]) if is_argument else record)
+        for kind, found in rows.items():
+            if found:
+                with formatter.section(f"{kind.capitalize()}s"):
+                    formatter.write_dl(found)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         Screen().answer(f"vllava {__version__}\n")
@@ -113,7 +134,7 @@ def root(
     pass
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def ask(
     words: Words,
     model: Model = DEFAULT_MODEL,
@@ -159,7 +180,7 @@ def ask(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@app.command(cls=_Command)
 def chat(
     context: typer.Context,
     clips: Annotated[
@@ -221,7 +242,7 @@ def chat(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def batch(
     words: BatchWords = None,
     question: Questions = None,
@@ -263,6 +284,7 @@ def batch(
     top_p: TopP = 1.0,
     seed: Seed = None,
     guard: Guard = True,
+    hash: Hash = False,
     stats: ShowStats = False,
     verbose: Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
@@ -304,6 +326,7 @@ def batch(
         is_failing_fast=fail_fast,
         is_dry=dry_run,
         has_stats=stats,
+        is_hashing=hash,
     )
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
     if ray is None:
@@ -316,7 +339,7 @@ def batch(
     raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def probe(
     clips: Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
@@ -335,7 +358,7 @@ def probe(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def frames(
     clips: Clips,
     output: Annotated[
@@ -385,7 +408,7 @@ def frames(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=_Command, no_args_is_help=True)
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
     shards: Annotated[
@@ -406,7 +429,34 @@ def merge(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command()
+@app.command(cls=_Command, no_args_is_help=True)
+def replay(
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROWS", help="What ask --json, chat --json or batch wrote; - reads stdin.", show_default=False
+        ),
+    ],
+    id: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
+    ] = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
+) -> None:
+    """Make the answers of rows again, and say which are the same."""
+    from vllava_cli.commands.replay import run as command
+
+    request = command.Replay(
+        rows=rows, ids=tuple(id or ()), limits=limits_of(decode_timeout, decode_memory), is_json=json
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+
+
+@app.command(cls=_Command)
 def bench(
     context: typer.Context,
     words: BenchWords = None,
@@ -469,7 +519,7 @@ def bench(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@app.command(cls=_Command)
 def doctor(
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
@@ -486,7 +536,7 @@ def doctor(
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
-@app.command()
+@app.command(cls=_Command)
 def demo(
     paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
 ) -> None:

@@ -11,6 +11,7 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── OverflowedError          the model's numbers are infinite or not numbers
 ├── ContextError             the prompt doesn't fit into the model's context
+├── ReplayError              an answer that can't be made again
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job once
 ├── ClusterError             Ray that can't be reached, or ended too early
@@ -65,6 +66,10 @@ class OverflowedError(VllavaError):
 
 
 class ContextError(VllavaError):
+    pass
+
+
+class ReplayError(VllavaError):
     pass
 
 

@@ -16,10 +16,12 @@ from vllava_cli.media.remote.allow import scheme_of
 from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
 
 ID_DIGITS = 32
-ROW_KEYS = (
+FIRST_KEYS = (
     *("id", "path", "question", "answer", "stop_reason", "frame_times_s"),
-    *("model", "revision", "precision", "seconds", "error", "probabilities"),
+    *("model", "revision", "precision", "seconds", "error"),
 )
+"""Those that a row has had from the first version on."""
+ROW_KEYS = (*FIRST_KEYS, "stray", "seed", "made_with", "probabilities")
 """What a row says of itself, in its order; a job's further fields come behind, under other names."""
 _NOTHING: dict[str, object] = {}
 

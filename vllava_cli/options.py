@@ -315,6 +315,10 @@ GpusPerActor = Annotated[
     float | None,
     typer.Option(min=0, metavar="N", help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"),
 ]
+Hash = Annotated[
+    bool,
+    typer.Option("--hash", help="Rows also say the SHA-256 of their clip: all of each file is read."),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(

@@ -154,7 +154,7 @@ def _header(fields: Fields) -> SessionRecord:
 
 
 def _turn(fields: Fields, fit: Fit) -> TurnRecord:
-    sampling = _sampling(fields.inside("sampling"))
+    sampling = read_sampling(fields.inside("sampling"))
     return TurnRecord(
         number=fields.whole("number", least=1),
         question=fields.text("question"),
@@ -200,7 +200,8 @@ def _medium(fields: Fields, fit: Fit) -> MediumRecord:
     )
 
 
-def _sampling(fields: Fields) -> Sampling:
+def read_sampling(fields: Fields) -> Sampling:
+    """Of a session's or an answer's row. Errors: those of `fields`."""
     return Sampling(
         max_new_tokens=fields.whole("max_new_tokens", least=1),
         temperature=fields.number("temperature", least=0, most=100.0),

@@ -52,7 +52,20 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
     return VideoRecipe(short_side=short_side, crop_height=crop_height, crop_width=crop_width, mean=mean, std=std)
 
 
+def has_recipe(folder: Path) -> bool:
+    """Whether a file says how frames are prepared. Errors: CheckpointError where it can't be read."""
+    return _found(folder) is not None
+
+
 def _find(folder: Path) -> tuple[Path, Mapping[str, object]]:
+    if found := _found(folder):
+        return found
+    raise CheckpointError(
+        f"{folder} has no preprocessor_config.json, which says how frames are prepared: copy the base's."
+    )
+
+
+def _found(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
     nested = folder / "processor_config.json"
     if nested.is_file():
         inside = read_object(nested).get("video_processor")
@@ -61,9 +74,7 @@ def _find(folder: Path) -> tuple[Path, Mapping[str, object]]:
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             return folder / name, read_object(folder / name)
-    raise CheckpointError(
-        f"{folder} has no preprocessor_config.json, which says how frames are prepared: copy the base's."
-    )
+    return None
 
 
 def _check_expected(path: Path, written: Mapping[str, object]) -> None:
