@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tests.adapters import merged, write_adapter
 from tests.checkpoints import edit_json
 from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
-from tests.engine.test_load import modern_name, published_name
 from tests.reference import Reference, read_reference
+from tests.tensor_names import modern_name, published_name
 from vllava_cli import prompt
 from vllava_cli.engine.adapter import described, locate
 from vllava_cli.engine.checkpoint import describe

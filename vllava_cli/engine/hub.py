@@ -50,8 +50,8 @@ def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) ->
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
     source = find_here(model, revision)
-    if source and source.revision is None:
-        return source
+    if source and (source.revision is None or _is_adapter(source.folder)):
+        return source  # of an adapter it will be told what it is
     missing = missing_description(source.folder) if source else [CONFIG]
     if source is None or missing:
         return _described(ask(model, revision, lack=lack(model, source, missing)), is_quiet=is_quiet)
@@ -192,6 +192,10 @@ def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
     if lacking := [name for name in names if name not in listing.names]:
         raise HubError(f"The hub's model {listing.model} has no {lacking[0]}: {reason}, so name another one.")
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / CONFIG).exists()
 
 
 def _is_settled(folder: Path, name: str) -> bool:
