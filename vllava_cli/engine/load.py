@@ -18,7 +18,7 @@ from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.folder_faults import ADAPTER_CONFIG
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.keeping import Store
-from vllava_cli.engine.kept import origin_of
+from vllava_cli.engine.kept import Origin, origin_of
 from vllava_cli.engine.merging import check_fits, merge
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
@@ -75,22 +75,31 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
 def _quantised(
     plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], store: Store
 ) -> VideoLlavaForConditionalGeneration:
-    """What was kept, else what the checkpoint gives, which is then kept."""
+    """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
     checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
-    origin = origin_of(checkpoint.folder, plan, kinds, settings, adapter=checkpoint.adapter)
-    for folder in store.found(origin) if origin else ():
+    origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
+    model = _kept(plan, tokens, origin, store) if origin else None
+    if model is None:
+        model = _read(plan, tokens, set())
+        again = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
+        if origin and origin == again:  # nobody changed it meanwhile
+            store.keep(model, origin, named=checkpoint.name)
+    for kind in kinds:
+        setattr(model.model, f"{kind}_tower", tower(plan, tokens, kind))
+    return model
+
+
+def _kept(plan: LoadPlan, tokens: Tokens, origin: Origin, store: Store) -> VideoLlavaForConditionalGeneration | None:
+    """What was kept; None where nothing is, or nothing that can be used. Errors: MemoryShortError."""
+    for folder in store.found(origin):
         try:
-            model = _read(plan, tokens, kinds, kept=folder)
-        except CheckpointError:
-            store.drop(folder)
+            model = _read(plan, tokens, set(), kept=folder)
+        except CheckpointError as exc:
+            store.drop_if_damaged(folder, reason_of(exc))
         else:
             store.detail(f"weights: read as they were kept in {folder}.")
             return model
-    model = _read(plan, tokens, kinds)
-    again = origin_of(checkpoint.folder, plan, kinds, settings, adapter=checkpoint.adapter)
-    if origin and origin == again:  # nobody changed it meanwhile
-        store.keep(model, origin, named=checkpoint.name)
-    return model
+    return None
 
 
 def _read(
