@@ -32,7 +32,7 @@ FLOORS = (
     ("engine",),
     ("screen", "commands"),
     ("cluster",),
-    ("options",),
+    ("options", "usage"),
     ("cli",),
     ("__main__",),
 )
@@ -43,7 +43,7 @@ HEAVY = {
     "av": {"media"},
     "PIL": {"media", "commands/bench"},
     "rich": {"screen"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", "options", "usage"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"session", "engine/kept", "media/remote"},
     "ray": {"cluster"},

@@ -155,6 +155,20 @@ def lack(model: str, source: Source | None, missing: list[str]) -> str:
     return f"The model {model} lacks {missing[0]} in the cache {cache_folder()}"
 
 
+def cached_models() -> list[str]:
+    """The hub ids of the Video-LLaVA checkpoints in the cache, sorted."""
+    configs = sorted(cache_folder().glob("models--*--*/snapshots/*/config.json"))
+    found = (path.parents[2].name.removeprefix("models--").replace("--", "/") for path in configs if _is_ours(path))
+    return list(dict.fromkeys(found))
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        return "video_llava" in config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def _is_folder_name(model: str) -> bool:
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     return looks_like_path or Path(model).is_dir()

@@ -171,10 +171,10 @@ def _lines(talk: Talk, screen: Screen) -> Lines:
         questions=lambda: talk.questions,
         prompt_to=None if screen.is_quiet else sys.stderr,
     )
+    if lines.has_prompt and not talk.conversation.turns:
+        screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
     if isinstance(lines, TerminalLines):
         talk.is_ahead = True
-        if not talk.conversation.turns:
-            screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
         if lines.history_fault:
             screen.notice(lines.history_fault)
     return lines
