@@ -36,7 +36,7 @@ def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips:
     (line,) = done.out.splitlines()
     row = json.loads(line)
     assert (done.code, done.err) == (0, "")
-    assert len(row.pop("id")) == 32 and 0 < row.pop("seconds") < 60
+    assert len(row.pop("id")) == 32 and row.pop("seconds") > 0
     made_with = row.pop("made_with")
     assert list(row.items()) == [
         ("path", f"clips/{RED}"),
