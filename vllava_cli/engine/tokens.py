@@ -193,7 +193,8 @@ class Tokens:
         context = self.context_tokens
         if prompt_tokens < context:
             return
-        counts = ((kind, kinds[kind]) for kind in ("video", "image"))
+        order: tuple[MediaKind, ...] = ("video", "image")
+        counts = ((kind, kinds[kind]) for kind in order)
         shares = [(count * self.tokens_of(kind), f"{count:,} {kind}{'s' * (count != 1)}") for kind, count in counts]
         text = prompt_tokens - sum(tokens for tokens, _ in shares)
         told = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)
