@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
-from vllava_cli.engine.download import fetch
+from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
 from vllava_cli.media.recipe import has_recipe

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
 from tests.hub_server import COMMIT, REFUSED, Hub, etag_of, open_hub
-from vllava_cli.engine import download, hub, repository
+from vllava_cli.engine import hub, hub_download, repository
 from vllava_cli.engine.hub import Source
 from vllava_cli.errors import HubError
 
@@ -32,7 +32,7 @@ def server(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:  
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", site.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        monkeypatch.setattr(download, "PAUSES_S", (0.0,))
+        monkeypatch.setattr(hub_download, "PAUSES_S", (0.0,))
         yield site
 
 
@@ -287,6 +287,13 @@ def test_weights_without_safetensors_are_refused_before_anything_is_fetched(serv
         "name another one."
     )
     assert server.bodies() == []
+
+
+def test_a_file_that_breaks_off_is_told_while_another_one_stands_still(server: Hub, published: Path) -> None:
+    server.add(MODEL, published)
+    server.holds[SHARDS[0]] = server.breaks[SHARDS[2]] = 1000
+    with pytest.raises(HubError, match=f"The download of {SHARDS[2]} broke off"):
+        fetched()
 
 
 def test_a_server_without_ranges_sends_all_again(server: Hub, published: Path) -> None:
