@@ -226,3 +226,15 @@ def _entry(name: str, body: bytes) -> dict[str, object]:
     """As the hub lists a file."""
     lfs = {"lfs": {"oid": etag_of(name, body), "size": len(body), "pointerSize": 134}} if name.endswith(LFS) else {}
     return {"type": "file", "path": name, "size": len(body), "oid": "0" * 40 if lfs else etag_of(name, body), **lfs}
+
+
+def put_into(cache: Path, model: str, files: dict[str, str]) -> Path:
+    """Lays files into the cache as the hub's own library does."""
+    repository = cache / f"models--{model.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name, text in files.items():
+        (snapshot / name).write_text(text)
+    return snapshot

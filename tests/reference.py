@@ -1,4 +1,7 @@
-"""What transformers' documentation does, as plainly as it can be written: the yardstick for the engine's tokens."""
+"""What transformers' documentation does, as plainly as it can be written: the yardstick for the engine's tokens.
+
+The ids are those of the tokenizer's file, as the `tokenizers` library reads it, and not AutoTokenizer's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 import av
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
+from tokenizers import Tokenizer
+from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.recipe import read_video_recipe
@@ -22,20 +26,36 @@ class Reference:
 
     folder: Path
     model: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
 
     def answer(self, text: str, *, videos: list[Path], images: list[Path], max_new_tokens: int) -> list[int]:
-        """The new ids of generate for a prompt in which the placeholders are already repeated."""
-        inputs: dict[str, Any] = dict(self.tokenizer(text, return_tensors="pt"))
+        """The new ids of generate for a prompt in which the placeholders are already repeated.
+
+        Placeholders, padding and rows of the head without a token are no answer.
+        """
+        ids = torch.tensor([self.ids(text)])
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if videos:
             inputs["pixel_values_videos"] = torch.cat([self._video(path) for path in videos])
         if images:
             processor = VideoLlavaImageProcessor.from_pretrained(self.folder)
             pictures = [Image.open(path).convert("RGB") for path in images]
             (inputs[image_word()],) = processor(images=pictures, return_tensors="pt").values()
-        prompt_length = inputs["input_ids"].shape[1]
-        made = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        prompt_length = ids.shape[1]
+        made = self.model.generate(
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=self.nothing_to_say()
+        )
         return [int(token) for token in made[0, prompt_length:]]
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a whole prompt, <s> in front."""
+        return list(self.tokenizer.encode(text).ids)
+
+    def nothing_to_say(self) -> list[int]:
+        """The ids of the head's rows that are no part of a text."""
+        rows = range(self.model.config.text_config.vocab_size)
+        names = {number: self.tokenizer.id_to_token(number) for number in rows}
+        return [number for number, name in names.items() if name in (None, "<video>", "<image>", "<pad>")]
 
     def _video(self, path: Path) -> torch.Tensor:
         with av.open(str(path)) as container:
@@ -49,7 +69,7 @@ class Reference:
 
 def read_reference(folder: Path) -> Reference:
     model = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    return Reference(folder=folder, model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+    return Reference(folder=folder, model=model, tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
 def image_word() -> str:

@@ -14,14 +14,25 @@ FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "unswept", "importing", "demo"),
     (
         *("prompt", "choices", "times", "measures", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
-        *("jsonl", "fields", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
+        *(
+            "jsonl",
+            "json_file",
+            "fields",
+            "lock",
+            "mending",
+            "whole",
+            "journal",
+            "fingerprint",
+            "session_rows",
+            "session",
+        ),
         *("tables", "job_list", "shards", "objects"),
         *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
     ),
     ("engine",),
     ("screen", "commands"),
     ("cluster",),
-    ("options",),
+    ("options", "usage"),
     ("cli",),
     ("__main__",),
 )
@@ -32,7 +43,7 @@ HEAVY = {
     "av": {"media"},
     "PIL": {"media", "commands/bench"},
     "rich": {"screen"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", "options", "usage"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"session", "engine/kept", "media/remote"},
     "ray": {"cluster"},
@@ -102,7 +113,7 @@ def test_imports_run_downward(module: str) -> None:
 def test_commands_do_not_import_each_other(module: str) -> None:
     if room(module) != "commands":
         return
-    names = ("ask", "probe", "frames", "chat", "batch", "merge", "bench", "doctor", "demo")
+    names = ("ask", "probe", "frames", "chat", "batch", "merge", "bench", "doctor", "demo", "replay")
     own = module.removesuffix(".py").split("/")[2]
     siblings = tuple(f"vllava_cli.commands.{name}" for name in names if name != own)
     assert not [name for name in imports(MODULES[module]) if f"{name}.".startswith(tuple(f"{s}." for s in siblings))]
@@ -124,3 +135,10 @@ def test_only_the_command_line_makes_a_screen() -> None:
 
 def test_the_package_itself_imports_nothing() -> None:
     assert imports(PACKAGE / "__init__.py") == []
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need stands in a module of its own: a change to one test can't break another."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        others = [name for name in imports(path) if name.startswith("tests.") and ".test_" in name]
+        assert not others, f"{path.name} imports {others}"

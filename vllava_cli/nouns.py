@@ -24,6 +24,7 @@ Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
+PictureForm = Literal["PNG", "JPEG"]
 Way = Literal["seek", "decode"]
 """How the frames of a file are reached: by seeking to the groups of pictures that hold them, or by decoding through."""
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
@@ -113,7 +114,7 @@ class Adapter:
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     sha256: str
-    """Of adapter_model.safetensors."""
+    """Of adapter_config.json and adapter_model.safetensors, one behind the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class Checkpoint:
     language_parameters: int
     """The language model's matrices: what 4-bit and 8-bit quantise."""
     other_parameters: int
-    """Both towers, projector, embeddings and head: kept in 16 or 32 bits."""
+    """Towers, projector, embeddings, head and norms: kept in 16 or 32 bits."""
     tower_parameters: int
     """Of the one tower or the other, which are as large; among the others above."""
     cache_values_per_token: int
@@ -138,6 +139,8 @@ class Checkpoint:
     """FRAMES_PER_CLIP * (patches per frame + 1)."""
     tokens_per_image: int
     video_recipe: VideoRecipe
+    unloaded_parameters: int = 0
+    """Those of towers that aren't needed; not among the others above."""
     adapter: Adapter | None = None
 
     @property
@@ -145,12 +148,19 @@ class Checkpoint:
         return self.model == DEMO_MODEL
 
     @property
+    def name(self) -> str:
+        """The model's, with its adapter's: "owner/model + owner/adapter"."""
+        return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
+
+    @property
     def parameters(self) -> int:
-        return self.language_parameters + self.other_parameters
+        """Of the whole model, loaded or not."""
+        return self.language_parameters + self.other_parameters + self.unloaded_parameters
 
     def seeing(self, kinds: Collection[MediaKind]) -> Checkpoint:
-        """What is loaded of it for these kinds of media: a tower that isn't needed takes no memory."""
-        return replace(self, other_parameters=self.other_parameters - (2 - len(set(kinds))) * self.tower_parameters)
+        """The same as it is loaded for these kinds of media: a tower that isn't needed takes no memory."""
+        unneeded = (2 - len(set(kinds))) * self.tower_parameters
+        return replace(self, other_parameters=self.other_parameters - unneeded, unloaded_parameters=unneeded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,8 +322,9 @@ class Turn:
     stats: Stats
     probabilities: tuple[float, ...] = ()
     """Of each of the sampling's choices, in their order; they add up to 1."""
-    prompt_sha256: str = ""
-    """Of the prompt's token ids, as decimal numbers with commas between them: printf 1,2,3 | sha256sum."""
+    prompt_sha256: str = field(default="", compare=False)
+    """Of the prompt's token ids, as decimal numbers with commas between them: printf 1,2,3 | sha256sum; "" for a turn
+    that was read from a file."""
 
 
 @dataclass(kw_only=True)

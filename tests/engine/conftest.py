@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from tests.clips import picture
-from tests.engine.test_stream import engine_of
+from tests.engine.engines import engine_of
+from tests.reference import Reference, read_reference
 from vllava_cli import demo
 from vllava_cli.engine.stream import Engine
 from vllava_cli.media.sample import sample
@@ -21,6 +22,21 @@ from vllava_cli.nouns import Frames, Framing
 @pytest.fixture(scope="session")
 def demo_engine() -> Engine:
     return engine_of(demo.CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def engine(demo_engine: Engine) -> Engine:
+    """The demo's, as if nothing had been asked of it yet."""
+    demo_engine.memory = None
+    demo_engine.sight.forget()
+    demo_engine.sight.calls = 0
+    return demo_engine
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    """The demo's checkpoint as transformers loads it."""
+    return read_reference(demo.CHECKPOINT)
 
 
 @pytest.fixture(scope="session")

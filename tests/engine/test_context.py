@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.test_conversation import greedy_ids
-from tests.engine.test_stream import ask, conversation_about, engine_of
+from tests.engine.engines import ask, conversation_about, engine_of, greedy_ids
 from tests.reference import Reference, read_reference
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import ContextError

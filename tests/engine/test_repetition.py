@@ -2,7 +2,7 @@
 
 import pytest
 
-from vllava_cli.engine.repetition import is_looping, stray_start
+from vllava_cli.engine.repetition import is_looping
 
 LOOPS = {
     "one word ten times": [1, 2, 3] + [7] * 10,
@@ -29,11 +29,3 @@ def test_a_loop_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", HONEST)
 def test_other_answers_go_on(name: str) -> None:
     assert not is_looping(HONEST[name])
-
-
-@pytest.mark.parametrize(
-    ("text", "start"),
-    [("A dog.Ъ", 6), ("A dog. ЪЪЪ", 7), ("Ъ", 0), ("подЪезд", None), ("Ъгъл", None), ("A dog.", None), ("", None)],
-)
-def test_a_stray_hard_sign_is_found(text: str, start: int | None) -> None:
-    assert stray_start(text) == start

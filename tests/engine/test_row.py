@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.engine.batches import Job, query
-from vllava_cli.engine.row import STRAY_EVERY, Row
+from vllava_cli.engine.row import Row
 from vllava_cli.engine.stream import Engine
-from vllava_cli.errors import ContextError, MemoryShortError, UsageError
+from vllava_cli.errors import ContextError, MemoryShortError, OverflowedError, UsageError
 from vllava_cli.nouns import Conversation, Frames, Sampling
 
 WHY = "Why?"
@@ -73,32 +73,38 @@ def test_a_row_ends_where_its_length_or_the_context_does(demo_engine: Engine, vi
     assert [tight.push(token) for token in ids[:2]] == [None, "context"]
 
 
-@pytest.mark.parametrize("place", [0, 3, STRAY_EVERY - 2, STRAY_EVERY - 1])
-def test_a_stray_letter_ends_a_row_soon_and_its_text_at_once(place: int, demo_engine: Engine, video: Frames) -> None:
-    """It is looked for every so often, and again at the end."""
-    words = [*demo_engine.tokens.answer_ids("red left " * STRAY_EVERY)]
-    ids = [*words[:place], *demo_engine.tokens.answer_ids("Ъ"), *words[place:]]
-    row = row_of(demo_engine, video, Sampling())
-    stops = []
-    for token in ids:
-        stops.append(row.push(token))
-        if stops[-1]:
-            break
-    assert stops[-1] == "repetition"
-    assert len(stops) % STRAY_EVERY == 0
-    answer = row.finished("repetition").answer
-    assert answer
-    assert answer.text == demo_engine.tokens.text_of(ids[:place]) + " " * bool(place)
-
-
-def test_a_stray_letter_that_was_not_looked_for_yet_is_found_at_the_end(demo_engine: Engine, video: Frames) -> None:
-    for has_guard, wanted in ((True, ("A dog. ", "repetition")), (False, ("A dog. Ъ and", "end"))):
+def test_a_stray_letter_is_left_out_and_the_row_goes_on(demo_engine: Engine, video: Frames) -> None:
+    ids = demo_engine.tokens.answer_ids("A dog. Ъ and")
+    for has_guard, text, strays in ((True, "A dog.  and", 1), (False, "A dog. Ъ and", 0)):
         row = row_of(demo_engine, video, Sampling(has_guard=has_guard))
-        for token in demo_engine.tokens.answer_ids("A dog. Ъ and"):
-            assert row.push(token) is None
+        assert [row.take(token) for token in ids] == [None] * len(ids)
         answer = row.finished("end").answer
         assert answer
-        assert (answer.text, answer.stop_reason) == wanted
+        assert (answer.text, answer.stop_reason, answer.stats.stray_tokens) == (text, "end", strays)
+        assert (answer.stats.new_tokens, demo_engine.tokens.text_of(list(answer.ids))) == (len(ids), text)
+
+
+def test_three_stray_letters_within_a_few_tokens_end_a_row(demo_engine: Engine, video: Frames) -> None:
+    ids = demo_engine.tokens.answer_ids("A dog.ЪЪЪ and")
+    row = row_of(demo_engine, video, Sampling())
+    finished = next(found for token in ids if (found := row.take(token)))
+    assert finished.answer
+    assert (finished.answer.text, finished.answer.stop_reason) == ("A dog.", "repetition")
+    assert finished.answer.stats.stray_tokens == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_logits_that_are_no_numbers_fail_a_row(
+    temperature: float, bad: str, demo_engine: Engine, video: Frames
+) -> None:
+    row = row_of(demo_engine, video, Sampling(temperature=temperature))
+    logits = torch.zeros(demo_engine.model.lm_head.out_features)
+    logits[7] = float(bad)
+    finished = row.take(row.choose(logits))
+    assert finished
+    assert (finished.answer, type(finished.fault)) == (None, OverflowedError)
+    assert "overflowed" in str(finished.fault)
 
 
 def test_the_likeliest_choice_is_taken_and_the_first_of_equals(demo_engine: Engine, video: Frames) -> None:
@@ -112,7 +118,7 @@ def test_the_likeliest_choice_is_taken_and_the_first_of_equals(demo_engine: Engi
 
 def test_a_row_that_begins_anew_has_said_nothing_and_draws_the_same(demo_engine: Engine, video: Frames) -> None:
     row = row_of(demo_engine, video, Sampling(temperature=1.0, seed=1))
-    logits = torch.zeros(len(demo_engine.tokens.tokenizer))
+    logits = torch.zeros(demo_engine.model.lm_head.out_features)
     drawn = [row.choose(logits) for _ in range(5)]
     row.push(40)
     again = row.again()

@@ -11,7 +11,7 @@ LOOP = [7] * 10
 
 
 @pytest.mark.parametrize(
-    ("ids", "most", "room", "has_stray", "has_guard", "wanted"),
+    ("ids", "most", "room", "is_straying", "has_guard", "wanted"),
     [
         ([1, 2, 3], 4, 4, False, True, None),
         ([1, 2, 3], 3, 4, False, True, "length"),
@@ -29,7 +29,13 @@ LOOP = [7] * 10
     ],
 )
 def test_an_answer_ends(
-    ids: list[int], most: int, room: int, has_stray: bool, has_guard: bool, wanted: StopReason | None
+    ids: list[int], most: int, room: int, is_straying: bool, has_guard: bool, wanted: StopReason | None
 ) -> None:
     sampling = Sampling(max_new_tokens=most, has_guard=has_guard)
-    assert stop_of(ids, sampling, room_tokens=room, has_stray=has_stray) == wanted
+    assert stop_of(ids, sampling, produced=len(ids), room_tokens=room, is_straying=is_straying) == wanted
+
+
+def test_stray_tokens_count_for_the_length_and_the_context() -> None:
+    sampling = Sampling(max_new_tokens=4)
+    assert stop_of([1, 2], sampling, produced=4, room_tokens=9, is_straying=False) == "length"
+    assert stop_of([1, 2], sampling, produced=3, room_tokens=3, is_straying=False) == "context"

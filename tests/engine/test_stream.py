@@ -11,34 +11,15 @@ from PIL import Image
 
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import picture
+from tests.engine.engines import FREE, ask, conversation_about, engine_of, expanded, new_ids
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
-from vllava_cli.engine.load import load
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import ContextError
-from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Framing, LoadPlan, Sampling
-
-EXACT = LoadPlan(
-    device="cpu",
-    dtype="float32",
-    quantisation=None,
-    attention="sdpa",
-    needed_bytes=0,
-    device_reason="A test.",
-    dtype_reason="A test.",
-    quantisation_reason="A test.",
-    attention_reason="A test.",
-)
-FREE = Sampling(max_new_tokens=24, has_guard=False)
-
-
-def engine_of(folder: Path) -> Engine:
-    tokens = read_tokens(describe(Source(model=str(folder), folder=folder)))
-    return load(EXACT, tokens, {"video", "image"})
+from vllava_cli.nouns import Answer, Conversation, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -56,25 +37,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photos") / "photo.png"
     Image.fromarray(picture(9, 80, 60)).save(path)
     return path
-
-
-def conversation_about(*paths: Path) -> Conversation:
-    return Conversation(attached=tuple(sample(path, Framing()) for path in paths))
-
-
-def ask(engine: Engine, conversation: Conversation, question: str, sampling: Sampling = FREE) -> Answer:
-    return Answer.of(engine.stream(conversation, question, sampling))
-
-
-def new_ids(engine: Engine, conversation: Conversation, question: str) -> list[int]:
-    """The ids of the answer."""
-    ask(engine, conversation, question)
-    return list(conversation.turns[-1].answer_ids)
-
-
-def expanded(engine: Engine, text: str) -> str:
-    counts = engine.tokens.checkpoint
-    return prompt.expand(text, tokens_per_video=counts.tokens_per_video, tokens_per_image=counts.tokens_per_image)
 
 
 MEDIA = {
@@ -168,10 +130,14 @@ def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None
 def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None:
     conversation = conversation_about(clip)
     whole = ask(engine, conversation_about(clip), "what")
-    answers = iter([False, False, False, False, True])
-    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=lambda: next(answers)))
+    prompt_tokens = len(engine.tokens.prompt_ids(conversation, "what"))
+
+    def is_interrupted() -> bool:
+        return bool(engine.memory and len(engine.memory.ids) == prompt_tokens + 3)
+
+    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=is_interrupted))
     assert answer.stop_reason == "interrupted"
-    assert answer.stats.new_tokens == 3
+    assert answer.stats.new_tokens == 4  # the last of them was not fed any more
     assert whole.text.startswith(answer.text)
     assert conversation.turns[0].answer == answer.text
 
@@ -229,7 +195,8 @@ class Favour:
 
 @pytest.mark.parametrize("name", ["<video>", "<image>", "<pad>"])
 def test_special_tokens_cannot_be_generated(name: str, engine: Engine, clip: Path) -> None:
-    token = engine.tokens.tokenizer.convert_tokens_to_ids(name)
+    token = engine.tokens.tokenizer.id_of(name)
+    assert token
     undo = favouring(engine, token)
     try:
         for sampling in (FREE, Sampling(max_new_tokens=24, temperature=1.0, seed=1, has_guard=False)):
@@ -274,8 +241,13 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, c
     with pytest.raises(ContextError) as caught:
         tokens.prompt_ids(conversation_about(clip, clip), "what")
     assert str(caught.value) == (
-        "The prompt has 92 tokens (80 of 2 video(s), 0 of 0 image(s), 12 of text) and the context holds 64: "
+        "The prompt has 92 tokens (80 for 2 videos, 12 for text), and the context holds 64: "
         "ask about fewer clips, or shorten the question."
+    )
+    with pytest.raises(ContextError) as caught:
+        tokens.prompt_ids(conversation_about(clip), "what " * 1500)
+    assert str(caught.value) == (
+        "The prompt has 1,549 tokens (40 for 1 video, 1,509 for text), and the context holds 64: shorten the question."
     )
 
 

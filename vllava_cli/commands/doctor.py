@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.kept import Kept
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
@@ -40,6 +41,7 @@ class Health:
     missing: tuple[str, ...]
     """Files that are left to fetch of a model that is here in part."""
     place: str
+    adapter: Adapter | None
     plan: LoadPlan | None
     fault: str | None
     advice: tuple[str, ...]
@@ -69,11 +71,13 @@ def examine(wishes: Wishes) -> Health:
 
     hardware = probe()
     chosen: LoadPlan | None = None
+    adapter: Adapter | None = None
     fault: str | None = None
     advice: tuple[str, ...] = ()
     files = _Files()
     try:
         checkpoint, files = _look_up(wishes)
+        adapter = checkpoint.adapter
         loaded = checkpoint.seeing(["video"])
         chosen = planned(wishes, hardware, loaded)
         advice = advise(chosen, hardware, loaded)
@@ -88,6 +92,7 @@ def examine(wishes: Wishes) -> Health:
         here_bytes=files.here,
         missing=files.missing,
         place=files.place,
+        adapter=adapter,
         plan=chosen,
         fault=fault,
         advice=advice,
@@ -109,22 +114,24 @@ class _Files:
 def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     """Errors: HubError where the cache has too little of a model to know it, CheckpointError."""
     from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import described
     from vllava_cli.engine.checkpoint import describe
     from vllava_cli.engine.published import DEFAULT_CHECKPOINT
     from vllava_cli.engine.repository import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
+    adapter = described(_here(wishes.adapter, hub.find_here(wishes.adapter))) if wishes.adapter else None
     missing = hub.missing_description(source.folder) if source and source.revision else []
     if source and not missing:
-        checkpoint = describe(source)
+        checkpoint = describe(replace(source, adapter=adapter))
+        if source.revision is None:
+            hub.fetch_weights(source)  # for a folder nothing is fetched: it raises where some are missing
         missing = hub.missing_weights(source.folder)
         if not missing:
             size = hub.weights_bytes(source)
             return checkpoint, _Files(is_here=True, size=size, here=size, place=str(source.folder))
-        if source.revision is None:
-            hub.fetch_weights(source)  # says why a folder can't be completed
     elif wishes.model == DEFAULT_MODEL:
-        checkpoint = DEFAULT_CHECKPOINT
+        checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
         raise HubError(
             f"{hub.lack(wishes.model, source, missing)}: run hf download {wishes.model} and ask the doctor again."
@@ -132,6 +139,17 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     here = hub.weights_bytes(source) if source else 0
     left = max(0, checkpoint.parameters * 2 - here)
     return checkpoint, _Files(size=left, here=here, missing=tuple(missing), place=str(cache_folder()))
+
+
+def _here(name: str, source: Source | None) -> Source:
+    """Errors: HubError for what is not on this disk."""
+    from vllava_cli.engine.repository import cache_folder
+
+    if source is None:
+        raise HubError(
+            f"The model {name} is not in the cache {cache_folder()}: run hf download {name} and ask the doctor again."
+        )
+    return source
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -188,6 +206,8 @@ def _model(health: Health) -> list[tuple[str, str]]:
         else:
             state = f"not here yet: about {size} to fetch into {health.place}"
         rows.append(("files", state))
+    if health.adapter:
+        rows.append(("adapter", f"{health.adapter.name}, in {health.adapter.folder}"))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vllava_cli.engine.choose import Chooser
+from vllava_cli.engine.cancel import CancelError
+from vllava_cli.engine.choose import Chooser, overflowed
 from vllava_cli.engine.decoding import decoded
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.memory import Shown
 from vllava_cli.engine.score import log_likelihoods, probabilities
 from vllava_cli.engine.stopping import stop_of
-from vllava_cli.engine.tokens import GrowingText
+from vllava_cli.engine.tokens import digest_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Piece, Sampling, Stats, StopReason, Turn
 
@@ -47,7 +49,7 @@ class Answering:
         if self.sampling.choices:
             self.options = self.engine.tokens.option_ids(self.sampling.choices, prompt_tokens=len(self.ids))
             self._check_calibration()
-        self.text = GrowingText(tokens=self.engine.tokens, holds_stray=self.sampling.has_guard)
+        self.text = self.engine.tokens.detokenizer(self.sampling)
         self.calls_before = self.engine.sight.calls
 
     def pieces(self) -> Iterator[Piece]:
@@ -59,13 +61,11 @@ class Answering:
             with closing(self._decoded(logits)) as tokens:
                 yield from self._said(tokens)
         rest = self.text.rest()
-        if self.sampling.has_guard and self.text.has_stray:
-            self.stop = "repetition"
         yield Piece(text=rest, stop_reason=self.stop, stats=self.keep())
 
     def _said(self, tokens: Iterator[int]) -> Iterator[Piece]:
         """The text of tokens until one ends it."""
-        for token in tokens:
+        while (token := self._next(tokens)) is not None:
             self.first_s = self.first_s or time.perf_counter()
             if token in self.engine.tokens.stop_ids:
                 self.stop = "end"
@@ -75,6 +75,11 @@ class Answering:
             if stop := self._stop():
                 self.stop = stop
                 return
+
+    def _next(self, tokens: Iterator[int]) -> int | None:
+        """The next token; None where the step that makes it was interrupted."""
+        with self.engine.llama.cancel.asking(self.is_interrupted):
+            return next(tokens, None)
 
     def keep(self) -> Stats:
         """Adds the turn to the conversation, once."""
@@ -91,6 +96,7 @@ class Answering:
             sampling=self.sampling,
             stats=stats,
             probabilities=self.probabilities,
+            prompt_sha256=digest_of(self.ids),
         )
         self.conversation.turns.append(turn)
         self.conversation.attached = ()
@@ -99,9 +105,12 @@ class Answering:
     def _chosen(self, logits: torch.Tensor | None) -> Piece:
         """The only piece of an answer that is chosen; without text where it was interrupted."""
         self.probabilities = self._scored(logits)
+        if not all(map(math.isfinite, self.probabilities)):
+            raise overflowed()
         if self.probabilities:
             best = self.probabilities.index(max(self.probabilities))
             self.text.text, self.text.ids = self.sampling.choices[best], list(self.options[best])
+            self.text.produced = len(self.text.ids)
             self.stop = "choice"
         stats = self.keep()
         return Piece(text=self.text.text, stop_reason=self.stop, stats=stats, probabilities=self.probabilities)
@@ -111,9 +120,13 @@ class Answering:
         engine, memory = self.engine, self.engine.memory
         if logits is None or memory is None:
             return ()
-        with memory_faults(engine.plan.device):
+        with memory_faults(engine.plan.device, engine.plan):
             is_held = torch.ones(1, len(memory.ids), dtype=torch.bool, device=logits.device)
-            scores = log_likelihoods(engine.llama, memory.cache, is_held, logits[None], self.options)[0]
+            try:
+                with engine.llama.cancel.asking(self.is_interrupted):
+                    scores = log_likelihoods(engine.llama, memory.cache, is_held, logits[None], self.options)[0]
+            except CancelError:
+                return ()
             if not self.sampling.is_calibrated:
                 return tuple(probabilities(scores).tolist())
             blank = engine.blank.scores(self.ids, self.options, is_interrupted=self.is_interrupted)
@@ -127,7 +140,10 @@ class Answering:
 
     def _stop(self) -> StopReason | None:
         room = self.engine.tokens.context_tokens - len(self.ids)
-        stop = stop_of(self.text.ids, self.sampling, room_tokens=room, has_stray=self.text.has_stray)
+        text = self.text
+        stop = stop_of(
+            text.likely_ids, self.sampling, produced=text.produced, room_tokens=room, is_straying=text.is_straying
+        )
         return stop or ("interrupted" if self.is_interrupted() else None)
 
     def _prefill(self) -> torch.Tensor | None:
@@ -149,7 +165,8 @@ class Answering:
         return Stats(
             prompt_tokens=len(self.ids),
             reused_tokens=self.reused,
-            new_tokens=len(self.text.ids),
+            new_tokens=self.text.produced,
+            stray_tokens=self.text.stray_tokens,
             tower_calls=self.engine.sight.calls - self.calls_before,
             first_token_s=first - self.started_s,
             decode_s=now - first,

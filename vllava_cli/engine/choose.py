@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from vllava_cli.errors import OverflowedError
 from vllava_cli.nouns import Sampling
 
+OVERFLOWED = -1
+"""Stands for an id where logits are infinite or not numbers."""
 SMALLEST_TEMPERATURE = 1e-6
 """Below it fp32 would divide by zero; it is as good as greedy."""
 
@@ -23,21 +26,45 @@ class Chooser:
             self._generator.manual_seed(sampling.seed)
 
     def choose(self, logits: torch.Tensor) -> int:
-        """The next id from logits [vocabulary]; a banned id never comes."""
-        return int(self.pick(logits))
+        """The next id from logits [vocabulary]; a banned id never comes. Errors: OverflowedError."""
+        return checked(int(self.pick(logits)))
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """The same as [1] on the logits' device, without waiting for it."""
+        """The same as [1] on the logits' device, without waiting for it; OVERFLOWED instead of an error."""
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
-        if self._sampling.temperature == 0:
-            return scores.argmax(dim=0, keepdim=True)
-        # From the largest score down, so that the smallest temperature can't overflow.
+        most, best = scores.max(dim=0, keepdim=True)
+        if self._sampling.temperature:
+            best = self._drawn(scores - most)
+        return best.where(most.isfinite(), OVERFLOWED)
+
+    def _drawn(self, scores: torch.Tensor) -> torch.Tensor:
+        """An id [1] by temperature and top-p from scores of which the largest is 0: no temperature overflows then."""
         temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
-        probabilities = torch.softmax((scores - scores.max()) / temperature, dim=-1)
+        probabilities = torch.softmax(scores / temperature, dim=-1)
         kept = nucleus(probabilities, self._sampling.top_p)
         # What torch.multinomial does after it has waited for the device to check them.
         noise = torch.empty_like(kept).exponential_(1, generator=self._generator)
         return (kept / noise).argmax(dim=0, keepdim=True)
+
+
+def greedy(logits: torch.Tensor, banned: torch.Tensor) -> list[int]:
+    """The likeliest id of each row [B, vocabulary] that isn't banned; OVERFLOWED for a row of other than numbers."""
+    most, best = logits.float().index_fill(1, banned, float("-inf")).max(dim=-1)
+    ids: list[int] = best.where(most.isfinite(), OVERFLOWED).tolist()
+    return ids
+
+
+def checked(token: int) -> int:
+    """The id itself. Errors: OverflowedError for OVERFLOWED."""
+    if token == OVERFLOWED:
+        raise overflowed()
+    return token
+
+
+def overflowed() -> OverflowedError:
+    return OverflowedError(
+        "The model's numbers overflowed: try --precision bf16 or fp32; where it runs in those, its weights are damaged."
+    )
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -6,7 +6,6 @@ fetched: no pickles, no code.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -15,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
+from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
+from vllava_cli.json_file import read_object, unusable
 from vllava_cli.media.recipe import has_recipe
-from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.nouns import DEMO_MODEL, Adapter
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
@@ -39,6 +40,8 @@ class Source:
     model: str
     folder: Path
     revision: str | None = None
+    adapter: Adapter | None = None
+    """What is to be merged into it."""
 
 
 def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
@@ -50,10 +53,10 @@ def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) ->
     if source and source.revision is None:
         return source
     missing = missing_description(source.folder) if source else [CONFIG]
-    if source is None or missing:
+    if source is None or (missing and not _is_adapter(source.folder)):
         return _described(ask(model, revision, lack=lack(model, source, missing)), is_quiet=is_quiet)
-    if unknown := [name for name in USUAL if not _is_settled(source.folder, name)]:
-        with suppress(HubError):  # it can be used as it is
+    if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
+        with suppress(HubError):  # a checkpoint can be used as it is, and of an adapter it will be told what it is
             return _described(ask(model, source.revision, lack=lack(model, source, unknown)), is_quiet=is_quiet)
     return source
 
@@ -98,10 +101,7 @@ def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
     if not missing:
         return
     if source.revision is None:
-        raise CheckpointError(
-            f"The model folder {source.folder} lacks {missing[0]}: vllava reads weights from safetensors files only, "
-            "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
-        )
+        raise no_weights(source.folder, missing)
     listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
     if WEIGHTS not in listing.names and INDEX in listing.names:
         fetch(listing, [INDEX], is_quiet=True)
@@ -117,24 +117,35 @@ def missing_description(folder: Path) -> list[str]:
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The names of the weight files that `folder` should have and lacks: [] → complete. One file goes before shards."""
-    index = folder / INDEX
-    if (folder / WEIGHTS).exists():
-        return []
-    if not index.exists():
-        return [WEIGHTS]
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as exc:
-        raise CheckpointError(f"The file {index} is not a readable index of weights: fetch the model again.") from exc
-    return [name for name in names if not (folder / name).exists()]
+    """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
+    return [name for name in weight_files(folder) if not (folder / name).exists()]
 
 
 def weights_bytes(source: Source) -> int:
-    """What the weight files take on this disk, with what has arrived of those whose download broke off."""
+    """What the weights take on this disk, with what has arrived of those whose download broke off."""
     arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
-    files = (*source.folder.glob("*.safetensors"), *arrived)
+    files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
     return sum(path.stat().st_size for path in files if path.exists())
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that weights are read from, whether they are here or not.
+
+    One file goes before shards, as in transformers: saving again leaves an index of shards that are gone. Errors:
+    CheckpointError for an index that names no files of this folder.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [WEIGHTS]
+    shards = read_object(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(map(_is_name, shards.values())) else set()
+    if not names:
+        raise unusable(index, "it doesn't say in which files of its folder the weights are")
+    return sorted(names)
+
+
+def _is_name(shard: object) -> bool:
+    return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
 def lack(model: str, source: Source | None, missing: list[str]) -> str:
@@ -142,6 +153,20 @@ def lack(model: str, source: Source | None, missing: list[str]) -> str:
     if source is None:
         return f"The model {model} is not in the cache {cache_folder()}"
     return f"The model {model} lacks {missing[0]} in the cache {cache_folder()}"
+
+
+def cached_models() -> list[str]:
+    """The hub ids of the Video-LLaVA checkpoints in the cache, sorted."""
+    configs = sorted(cache_folder().glob("models--*--*/snapshots/*/config.json"))
+    found = (path.parents[2].name.removeprefix("models--").replace("--", "/") for path in configs if _is_ours(path))
+    return list(dict.fromkeys(found))
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        return "video_llava" in config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _is_folder_name(model: str) -> bool:
@@ -163,7 +188,7 @@ def _described(listing: Listing, *, is_quiet: bool) -> Source:
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
     source = _fetched(listing, sorted(known & listing.names), is_quiet=is_quiet)
     with suppress(OSError):
-        for name in set(USUAL) - listing.names:
+        for name in {CONFIG, *USUAL} - listing.names:
             mark = _absence(listing.folder, name)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
@@ -181,6 +206,10 @@ def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
     if lacking := [name for name in names if name not in listing.names]:
         raise HubError(f"The hub's model {listing.model} has no {lacking[0]}: {reason}, so name another one.")
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / CONFIG).exists()
 
 
 def _is_settled(folder: Path, name: str) -> bool:

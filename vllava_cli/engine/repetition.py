@@ -1,6 +1,5 @@
-"""Sees when an answer has run into one of the model's known loops: a word, a sentence, or a stray "Ъ". Pure."""
+"""Sees when an answer has run into one of the model's known loops: a word or a sentence over and over. Pure."""
 
-import re
 from collections.abc import Sequence
 
 WORD_REPEATS = 10
@@ -13,19 +12,11 @@ SENTENCE_REPEATS = 3
 SENTENCE_TOKENS = 8
 """From this length on, three times in a row is enough."""
 
-_STRAY = re.compile(r"(?<![\u0400-\u04ff])Ъ+(?![\u0400-\u04ff])")
-
 
 def is_looping(ids: Sequence[int]) -> bool:
     """Whether the ids end in the same few tokens over and over: [5, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] → True."""
     longest = min(LONGEST_PHRASE, len(ids) // SENTENCE_REPEATS)
     return any(_repeats(ids, period) for period in range(1, longest + 1))
-
-
-def stray_start(text: str) -> int | None:
-    """Where a "Ъ" stands that belongs to no Cyrillic word, or None: "A dog.Ъ" → 6, "подЪезд" → None."""
-    found = _STRAY.search(text)
-    return found.start() if found else None
 
 
 def _repeats(ids: Sequence[int], period: int) -> bool:

@@ -8,13 +8,15 @@ from vllava_cli.engine.repetition import is_looping
 from vllava_cli.nouns import Sampling, StopReason
 
 
-def stop_of(ids: Sequence[int], sampling: Sampling, *, room_tokens: int, has_stray: bool) -> StopReason | None:
+def stop_of(
+    ids: Sequence[int], sampling: Sampling, *, produced: int, room_tokens: int, is_straying: bool
+) -> StopReason | None:
     """Why an answer of these ids ends here, if it does.
 
-    `room_tokens` is what the context leaves behind the prompt; `has_stray` says that the text has a stray letter.
+    `produced` counts stray ones too, which the ids lack; `room_tokens` is what the context leaves behind the prompt.
     """
-    if sampling.has_guard and (has_stray or is_looping(ids)):
+    if sampling.has_guard and (is_straying or is_looping(ids)):
         return "repetition"
-    if len(ids) >= sampling.max_new_tokens:
+    if produced >= sampling.max_new_tokens:
         return "length"
-    return "context" if len(ids) >= room_tokens else None
+    return "context" if produced >= room_tokens else None

@@ -1,25 +1,41 @@
-"""From questions to token ids and back: tokenises whole prompts, checks that they fit, decodes answers as they grow."""
+"""From questions to token ids: tokenises whole prompts and checks that they fit."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllava_cli import prompt
 from vllava_cli.choices import checked
 from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.repetition import stray_start
+from vllava_cli.engine.detokenizer import Detokenizer
+from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
 from vllava_cli.errors import CheckpointError, ContextError, UsageError
-from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
 
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "do_sample": (False,),
+    "temperature": (0, 1),
+    "top_k": (0, 50),
+    "top_p": (1,),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "length_penalty": (1,),
+    "bad_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "min_new_tokens": (0,),
+    "max_new_tokens": (),
+}
+"""transformers' settings of sampling, and the values with which they do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +43,16 @@ class Tokens:
     """A checkpoint's tokenizer with the ids that have a meaning of their own."""
 
     checkpoint: Checkpoint
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     video_id: int
     image_id: int
     stop_ids: frozenset[int]
     banned_ids: tuple[int, ...]
-    """<video>, <image> and <pad>: ids that an answer may not hold."""
+    """The ids that an answer may not hold: <video>, <image>, <pad>, and those that no token has."""
     context_tokens: int
     """What a conversation may hold: the checkpoint's context, or what the plan has memory for."""
+    unobeyed: tuple[str, ...] = ()
+    """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
     _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
@@ -96,7 +114,11 @@ class Tokens:
         """The ids of an answer that this model didn't give by itself."""
         if not text.strip():
             return ()
-        return self._encode(prompt.readable(text, special_tokens=self.tokenizer.all_special_tokens), has_start=False)
+        return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
+
+    def detokenizer(self, sampling: Sampling) -> Detokenizer:
+        """What makes the text of an answer; strays are dropped where the sampling has its guard."""
+        return Detokenizer(tokenizer=self.tokenizer, drops_strays=sampling.has_guard)
 
     def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[tuple[int, ...], ...]:
         """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
@@ -130,10 +152,10 @@ class Tokens:
 
     def text_of(self, ids: list[int]) -> str:
         """The text of an answer's ids, special tokens left out."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return self.tokenizer.decode(ids)
 
     def _question_ids(self, question: str, media: Sequence[Frames], *, is_first: bool) -> tuple[int, ...]:
-        text = prompt.readable(question, special_tokens=self.tokenizer.all_special_tokens)
+        text = prompt.readable(question, special_tokens=self.tokenizer.special_tokens)
         counts = self.checkpoint
         whole = prompt.expand(
             prompt.turn(text, [medium.kind for medium in media]),
@@ -146,10 +168,10 @@ class Tokens:
         """Remembers: each turn asks for all earlier ones, and 2056 placeholders take 4 ms."""
         key = (text, has_start)
         if key not in self._known:
-            ids = self.tokenizer(text, add_special_tokens=has_start)["input_ids"]
+            ids = self.tokenizer.encode(text, has_start=has_start)
             if len(self._known) == MOST_KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[key] = tuple(int(token) for token in ids)
+            self._known[key] = ids
         return self._known[key]
 
     def _placeholder(self, kind: MediaKind) -> int:
@@ -171,78 +193,54 @@ class Tokens:
         context = self.context_tokens
         if prompt_tokens < context:
             return
-        video = kinds["video"] * self.checkpoint.tokens_per_video
-        image = kinds["image"] * self.checkpoint.tokens_per_image
+        counts = ((kind, kinds[kind]) for kind in ("video", "image"))
+        shares = [(count * self.tokens_of(kind), f"{count:,} {kind}{'s' * (count != 1)}") for kind, count in counts]
+        text = prompt_tokens - sum(tokens for tokens, _ in shares)
+        told = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)
+        remedy = "ask about fewer clips, or shorten the question" if kinds.total() > 1 else "shorten the question"
         raise ContextError(
-            f"The prompt has {prompt_tokens} tokens ({video} of {kinds['video']} video(s), {image} of {kinds['image']} "
-            f"image(s), {prompt_tokens - video - image} of text) and the context holds {context}: "
-            "ask about fewer clips, or shorten the question."
+            f"The prompt has {prompt_tokens:,} tokens ({told}), and the context holds {context:,}: {remedy}."
         )
 
 
-@dataclass(kw_only=True)
-class GrowingText:
-    """The text of an answer while its ids arrive.
-
-    What may still change is held back: a character split over several tokens and, with `holds_stray`, a "Ъ" of which it
-    is not yet known whether it begins a Cyrillic word. A "Ъ" that belongs to none ends the text in front of it.
-    """
-
-    tokens: Tokens
-    holds_stray: bool = True
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    has_stray: bool = False
-
-    def push(self, token: int) -> str:
-        """Adds an id and returns the text that it completed, which may be ""."""
-        self.ids.append(token)
-        whole = self.tokens.text_of(self.ids)
-        is_open = whole.endswith(REPLACEMENT) or (self.holds_stray and whole.endswith("Ъ"))
-        return "" if is_open else self._advance(whole)
-
-    def rest(self) -> str:
-        """What was still held back when the answer ended."""
-        return self._advance(self.tokens.text_of(self.ids))
-
-    def _advance(self, whole: str) -> str:
-        stray = stray_start(whole) if self.holds_stray else None
-        if stray is not None:
-            self.has_stray = True
-            whole = whole[:stray]
-        new = whole[len(self.text) :]
-        self.text = whole
-        return new
-
-
 def read_tokens(checkpoint: Checkpoint) -> Tokens:
-    """The checkpoint's tokenizer. Errors: CheckpointError where the files can't be used."""
-    from transformers import AutoTokenizer, GenerationConfig
-
+    """The checkpoint's tokens. Errors: CheckpointError where the files can't be used."""
     config = read_config(checkpoint.folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except Exception as exc:  # tokenizers raises bare Exception
-        raise CheckpointError(f"The tokenizer in {checkpoint.folder} can't be used: fetch the model again.") from exc
-    try:
-        stop = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True).eos_token_id
-    except OSError:
-        stop = None
-    stop_ids = _ids(stop) or _ids(tokenizer.eos_token_id)
+    tokenizer = read_tokenizer(checkpoint.folder)
+    generation = read_settings(checkpoint.folder / "generation_config.json")
+    stop_ids = _ids(generation.get("eos_token_id")) or _ids(tokenizer.id_of(tokenizer.eos_token))
     media_ids = _ids([config.video_token_id, config.image_token_id])
+    rows = config.text_config.vocab_size
+    banned_ids = tokenizer.rows_without_token(rows) | media_ids | _ids(tokenizer.id_of(tokenizer.pad_token))
     return Tokens(
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         video_id=config.video_token_id,
         image_id=config.image_token_id,
         stop_ids=stop_ids,
-        banned_ids=tuple(sorted((media_ids | _ids(tokenizer.pad_token_id)) - stop_ids)),
+        banned_ids=tuple(token for token in sorted(banned_ids - stop_ids) if token < rows),
         context_tokens=checkpoint.context_tokens,
+        unobeyed=unobeyed(generation),
+    )
+
+
+def digest_of(ids: Sequence[int]) -> str:
+    """The SHA-256 of ids as decimal numbers with commas between them: [1, 2] → that of "1,2"."""
+    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+
+
+def unobeyed(generation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sampling settings of a generation_config.json that this tool doesn't take over.
+
+    {"eos_token_id": 2, "repetition_penalty": 1.1, "top_k": 50} → ("repetition_penalty 1.1",)
+    """
+    return tuple(
+        f"{name} {value}"
+        for name, value in sorted(generation.items())
+        if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]
     )
 
 
 def _ids(value: Any) -> frozenset[int]:
-    """2 → {2}, [2, 3] → {2, 3}, None → {}."""
-    if value is None:
-        return frozenset()
-    return frozenset(value) if isinstance(value, list) else frozenset([int(value)])
+    """2 → {2}, [2, 3] → {2, 3}, None → {}; what is no number is left out."""
+    return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))

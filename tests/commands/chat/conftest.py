@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.test_stream import engine_of
+from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.commands.chat.gallery import Gallery
 from vllava_cli.commands.chat.keeping import Keeping
@@ -27,6 +27,9 @@ from vllava_cli.media.pick import spread
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
 from vllava_cli.screen import Screen
+
+CLIP = "red-circle-moves-left.mp4"
+MOVES = "A red circle moves left.\n"
 
 
 @dataclass(kw_only=True)

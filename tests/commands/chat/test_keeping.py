@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.chat.conftest import Stage
+from tests.commands.chat.conftest import CLIP, Stage
 from vllava_cli import demo
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.errors import OutputError
@@ -21,7 +21,6 @@ from vllava_cli.screen import Screen
 from vllava_cli.session import SessionFile, TurnRecord, read
 
 Make = Callable[..., Stage]
-CLIP = "red-circle-moves-left.mp4"
 
 
 def test_the_file_has_all_that_a_later_run_needs(stage: Make) -> None:

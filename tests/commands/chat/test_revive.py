@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.chat.conftest import Stage
+from tests.commands.chat.conftest import CLIP, Stage
 from vllava_cli import demo
 from vllava_cli.commands.chat.revive import changes, clips_of, revived
 from vllava_cli.errors import MediaError
@@ -17,7 +17,6 @@ from vllava_cli.nouns import Framing
 from vllava_cli.session import read
 
 Make = Callable[..., Stage]
-CLIP = "red-circle-moves-left.mp4"
 
 
 def test_a_revived_conversation_answers_as_the_one_that_went_on(stage: Make) -> None:

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from tests.commands.chat.conftest import Stage
+from tests.commands.chat.conftest import CLIP, Stage
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.show import show_rows
 from vllava_cli.engine.stream import Engine
 from vllava_cli.nouns import Conversation, Sampling, Stats, StopReason, Turn
 
 Make = Callable[..., Stage]
-CLIP = "red-circle-moves-left.mp4"
 STATS = Stats(prompt_tokens=20, reused_tokens=5, new_tokens=3, first_token_s=0.456, decode_s=0.5)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tests.commands.chat.conftest import Stage
-from tests.engine.test_stream import engine_of
+from tests.commands.chat.conftest import CLIP, MOVES, Stage
+from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import (
@@ -30,8 +30,6 @@ from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import Framing, Stats
 
 Make = Callable[..., Stage]
-CLIP = "red-circle-moves-left.mp4"
-MOVES = "A red circle moves left.\n"
 REFUSED = "I am a tiny demo model: I only know moving shapes.\n"
 ENDLESS = "and then what " * 3000
 

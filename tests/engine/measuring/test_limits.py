@@ -7,24 +7,11 @@ from dataclasses import replace
 import pytest
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
-from tests.engine.test_stream import EXACT
+from tests.engine.engines import EXACT
+from tests.engine.measuring.conftest import SIZES
 from vllava_cli.engine.measuring.limits import Limits, Sizes
 from vllava_cli.nouns import Dtype, Quantisation, Speed
 
-# 2 layers of 10 numbers wide: 100 parameters; 4 patches of 12 numbers in each of 8 frames, 3 layers of 4 by 6.
-SIZES = Sizes(
-    hidden=10,
-    layers=2,
-    language_parameters=100,
-    head_parameters=50,
-    attention_width=10,
-    cache_values_per_token=40,
-    vision_hidden=4,
-    vision_inner=6,
-    vision_layers=3,
-    patches=4,
-    patch_values=12,
-)
 SLOW_COMPUTING = Limits(sizes=SIZES, speed=Speed(operations=100.0, bytes=1e9), matrix_bytes=2.0, value_bytes=2)
 SLOW_MEMORY = Limits(sizes=SIZES, speed=Speed(operations=1e9, bytes=100.0), matrix_bytes=2.0, value_bytes=2)
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.media.measuring.test_promises import SHORT
-from tests.media.measuring.test_race import FLOOR, FLOOR_THREADS, TIMES_S, WRONG, result
+from tests.media.measuring.results import FLOOR, FLOOR_THREADS, SHORT, TIMES_S, WRONG, result
 from vllava_cli.measures import Line, Measured
 from vllava_cli.media.measuring.lines import guarded_line, has_rivals, lines
 from vllava_cli.media.measuring.race import FFMPEG, GUARDED, LOOP, OURS, TORCHCODEC, Race, Result

@@ -1,26 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tests.media.measuring.test_race import FLOOR, WRONG, result
+from tests.media.measuring.results import FLOOR, SHORT, WRONG, result
 from vllava_cli.measures import Bar
 from vllava_cli.media.measuring.promises import bars
 from vllava_cli.media.measuring.race import GUARDED, LOOP, OURS, TORCHCODEC, Race, Result
 from vllava_cli.nouns import Clip
 
-SHORT = Clip(
-    path=Path("a.mp4"),
-    kind="video",
-    width=640,
-    height=480,
-    frame_count=100,
-    duration_s=10.0,
-    codec="h264",
-    container="mp4",
-)
 TEN_MINUTES, HOUR = replace(SHORT, duration_s=590.0), replace(SHORT, duration_s=3540.0)
 RACE = Race(results={OURS: result(1.0), LOOP: result(40.0), TORCHCODEC: result(2.0), FLOOR: result(0.5)})
 

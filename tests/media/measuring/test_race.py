@@ -5,12 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from vllava_cli.media.measuring.race import FLOORS, GUARDED, LOOP, OURS, Race, Result, race
+from tests.media.measuring.results import FLOOR, FLOOR_THREADS, RIGHT, TIMES_S, WRONG, result
+from vllava_cli.media.measuring.race import GUARDED, LOOP, OURS, Race, Result, race
 from vllava_cli.media.measuring.turn import Turn
-
-TIMES_S = tuple(float(index) for index in range(8))
-RIGHT, WRONG = "a" * 64, "b" * 64
-FLOOR, FLOOR_THREADS = FLOORS
 
 
 def never() -> bool:
@@ -19,10 +16,6 @@ def never() -> bool:
 
 def turn(seconds: float, *, digest: str = RIGHT, mib: float | None = 80.0) -> Turn:
     return Turn(seconds=seconds, mib=mib, digest=digest, times_s=TIMES_S)
-
-
-def result(*seconds: float, digest: str = RIGHT, times_s: tuple[float, ...] = TIMES_S) -> Result:
-    return Result(seconds=seconds, mib=80.0, digest=digest, times_s=times_s)
 
 
 def test_ways_take_turns() -> None:

@@ -129,11 +129,11 @@ class Instruments:
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
-    from vllava_cli.engine import hub
-
-    source = hub.locate(bench.model, bench.revision, is_quiet=not screen.is_moving)
+    from vllava_cli.engine.adapter import locate
     from vllava_cli.engine.checkpoint import describe
     from vllava_cli.engine.tokens import read_tokens
 
+    wishes = Wishes(model=bench.model, revision=bench.revision, adapter=bench.adapter)
+    source = locate(wishes, screen.notice, is_quiet=not screen.is_moving)
     with screen.waiting("Reading the model's files"):
         return read_tokens(describe(source))

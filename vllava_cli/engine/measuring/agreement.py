@@ -33,7 +33,7 @@ def agreement(pair: Pair, asked: Asked, *, is_interrupted: Callable[[], bool]) -
     """Raises KeyboardInterrupt where it is interrupted. Errors: MemoryShortError."""
     ours, plain = Ours(engine=pair.engine, is_interrupted=is_interrupted), _plain(pair)
     with memory_faults(plain.device):
-        wanted = plain.generate(asked, new_tokens=asked.new_tokens)
+        wanted = plain.generate(asked, new_tokens=asked.new_tokens, suppressed=asked.tokens.banned_ids)
         found = ours.answer_ids(asked)
         if is_interrupted():
             raise KeyboardInterrupt

@@ -2,13 +2,13 @@
 
 Its video processor needs torchvision, which isn't installed with this tool: pixels and ids come from `media.pixels` and
 `Tokens`, which give the same bits. The towers are whole, the cache is the one that generate makes. Nothing ends an
-answer before it has all its tokens, because the model's end is unset: nothing else is suppressed.
+answer before it has all its tokens, because the model's end is unset.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +64,17 @@ class Snippet:
         return sum(parameter.nbytes for parameter in own)
 
     def generate(
-        self, asked: Asked, *, new_tokens: int, rows: int = 1, see: Callable[[], object] | None = None
+        self,
+        asked: Asked,
+        *,
+        new_tokens: int,
+        rows: int = 1,
+        see: Callable[[], object] | None = None,
+        suppressed: Sequence[int] = (),
     ) -> list[int]:
         """The new ids of the first row, from frames that are decoded to the last id on the host.
 
-        `see` is called behind each token, before the device has finished with it.
+        `see` is called behind each token, before the device has finished with it; `suppressed` ids never come.
         """
         ids = torch.tensor([asked.ids] * rows, device=self.model.device)
         pixels = torch.cat([self._pixels(asked)] * rows)
@@ -79,6 +85,7 @@ class Snippet:
             max_new_tokens=new_tokens,
             do_sample=False,
             stopping_criteria=None if see is None else _seeing(see),
+            suppress_tokens=list(suppressed) or None,
         )
         new: list[int] = made[0, ids.shape[1] :].tolist()
         return new
