@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
+
+_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,22 @@ def write_animation(path: Path, frames: int = 12, *, durations_ms: int | list[in
     """An animated WebP, AVIF, GIF or PNG, lossless where the format can."""
     images = [Image.fromarray(picture(index)) for index in range(frames)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations_ms, lossless=True, quality=100)
+    return path
+
+
+def write_pictures(path: Path, frames: int = 9, *, kind: str = "JPEG", orientation: int = 6) -> Path:
+    """Pictures of a camera as `ffmpeg -i %d.jpg -c copy` puts them into a video: each keeps its EXIF block."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png" if kind == "PNG" else "mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24" if kind == "PNG" else "yuvj420p"
+        for index in range(frames):
+            written, image = BytesIO(), Image.fromarray(picture(index))
+            image.getexif()[_EXIF_ORIENTATION] = orientation
+            image.save(written, kind, exif=image.getexif())
+            packet = av.Packet(written.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 10), True
+            packet.pts = packet.dts = index
+            container.mux(packet)
     return path
 
 
@@ -255,8 +274,8 @@ def _shown(frame: av.VideoFrame, size: tuple[int, int], matrix: tuple[int, ...])
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy)."""
-    for side in frame.side_data:
-        if side.type.name == "DISPLAYMATRIX":
-            numbers = struct.unpack("=9i", bytes(side))
-            return numbers[0], numbers[1], numbers[3], numbers[4]
-    return 1, 0, 0, 1
+    try:
+        numbers = struct.unpack("=9i", bytes(frame.side_data["DISPLAYMATRIX"]))
+    except (KeyError, ValueError):  # ValueError: PyAV doesn't know all that is attached to the frame
+        return 1, 0, 0, 1
+    return numbers[0], numbers[1], numbers[3], numbers[4]

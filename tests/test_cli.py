@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+from typer.main import get_command
 
 import vllava_cli
 from tests.commands.shell import Shell
+from vllava_cli.cli import app
 from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
@@ -53,7 +56,7 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["bench", "a.mp4", "Why?", "b.mp4"], 2),
         (["bench", "--precision", "fp16,3bit"], 2),
         (["bench", "--random-weights", "70b"], 2),
-        (["bench", "--batch", "1,0"], 2),
+        (["bench", "--batch-size", "1,0"], 2),
         (["bench", "--plot", "a.jpg"], 2),
         (["bench", "--compare", "gone.json"], 1),
         (["bench", "--save", "gone/a.json"], 1),
@@ -77,7 +80,7 @@ def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], co
 
 def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_path: Path) -> None:
     for model, libraries in (("demo", HEAVY[:2]), (DEFAULT_MODEL, (*HEAVY[:2], "huggingface_hub"))):
-        script = WATCH.format(words=["frames", str(clip), "--force", "-m", model], heavy=libraries)
+        script = WATCH.format(words=["frames", str(clip), "--overwrite", "-m", model], heavy=libraries)
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,
@@ -92,11 +95,38 @@ def test_version(shell: Run) -> None:
     assert shell("--version") == Shell(code=0, out=f"vllava {vllava_cli.__version__}\n", err="")
 
 
+def test_help_shows_arguments_under_their_own_names() -> None:
+    found = {
+        name: [line for line in command.get_help(typer.Context(command, info_name=name)).splitlines() if " <" in line]
+        + command.collect_usage_pieces(typer.Context(command, info_name=name))
+        for name, command in get_command(app).commands.items()
+    }
+    assert found == {
+        "ask": ["[OPTIONS]", "CLIP... [QUESTION]"],
+        "chat": ["[OPTIONS]", "[CLIP]..."],
+        "batch": ["[OPTIONS]", "[QUESTION] [PATH]..."],
+        "probe": ["[OPTIONS]", "CLIP..."],
+        "frames": ["[OPTIONS]", "CLIP..."],
+        "merge": ["[OPTIONS]", "OUT", "SHARD..."],
+        "bench": ["[OPTIONS]", "[CLIP] [QUESTION]"],
+        "doctor": ["[OPTIONS]"],
+        "demo": ["[OPTIONS]"],
+    }
+
+
 def test_help_names_every_command(shell: Run) -> None:
     done = shell("--help")
     assert (done.code, done.err) == (0, "")
     for command in ("ask", "probe", "frames", "merge", "bench", "doctor", "demo"):
         assert f"\n  {command} " in done.out
+
+
+def test_help_is_a_command_too(shell: Run) -> None:
+    assert shell("help", "merge") == shell("merge", "--help")
+    assert shell("help") == shell("--help")
+    assert shell("help", "nothing") == Shell(
+        code=2, out="", err="vllava: No such command 'nothing'. vllava -h lists what there is.\n"
+    )
 
 
 USAGE_ERRORS = {
@@ -225,6 +255,11 @@ def test_completion_is_offered(shell_name: str, tmp_path: Path) -> None:
 
 
 def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
+    for name, kind in (("LanguageBind--Video-LLaVA-7B-hf", "video_llava"), ("google--bert", "bert")):
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0f3a"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+
     def complete(words: str, count: int) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
@@ -232,6 +267,7 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
                 "_VLLAVA_COMPLETE": "complete_bash",
                 "COMP_WORDS": words,
                 "COMP_CWORD": str(count),
+                "HF_HUB_CACHE": str(tmp_path / "hub"),
                 "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]),
             },
             capture_output=True,
@@ -242,3 +278,4 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
 
     assert complete("vllava d", 1) == ["doctor", "demo"]
     assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]
+    assert complete("vllava ask --model ", 3) == ["demo", "LanguageBind/Video-LLaVA-7B-hf"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import warnings
 from pathlib import Path
@@ -261,3 +262,16 @@ def test_an_intel_gpu_is_found() -> None:
 def test_apples_gpu_has_at_most_its_working_set_and_the_free_ram(ram_free_bytes: int, free_bytes: int) -> None:
     (gpu,), _ = find_accelerators(fake_torch(mps_bytes=10 * GIB), ram_free_bytes=ram_free_bytes)
     assert (gpu.kind, gpu.device, gpu.free_bytes, gpu.total_bytes) == ("mps", "mps", free_bytes, 10 * GIB)
+
+
+def test_an_address_space_limit_leaves_less(tmp_path: Path) -> None:
+    """As `ulimit -v` and batch systems set it; what the process has taken already is gone."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/statm").write_text(f"{3 * GIB // os.sysconf('SC_PAGE_SIZE')} 1 1 1 0 1 0\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (512 * GIB, hard))
+    try:
+        assert limited_ram(1024 * GIB, 1000 * GIB, root=tmp_path) == (512 * GIB, 509 * GIB)
+        assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

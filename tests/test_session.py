@@ -320,7 +320,7 @@ def test_a_session_in_use_can_be_read_but_not_resumed_nor_replaced() -> None:
         with pytest.raises(LockedError):
             SessionFile.resume(path)
         with pytest.raises(LockedError) as caught:
-            write_copy(path, EMPTY, is_forced=True)
+            write_copy(path, EMPTY, is_overwriting=True)
         assert str(caught.value) == "'x.jsonl' is the file of a chat that goes on. Name another file."
     assert read(path) == SESSION
 
@@ -425,7 +425,7 @@ def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.Monk
 def test_a_copy_is_the_session_without_what_was_undone() -> None:
     with SessionFile.create(Path("x.jsonl"), SESSION) as file:
         file.append_undo(2)
-        write_copy(Path("copy.jsonl"), read(file.path), is_forced=False)
+        write_copy(Path("copy.jsonl"), read(file.path), is_overwriting=False)
     assert rows_in(Path("copy.jsonl")) == [HEADER_ROW, TURN_ROW]
     assert sorted(path.name for path in Path().iterdir()) == ["copy.jsonl", "x.jsonl"]
 
@@ -433,15 +433,15 @@ def test_a_copy_is_the_session_without_what_was_undone() -> None:
 def test_a_copy_replaces_a_file_only_by_force() -> None:
     Path("copy.jsonl").write_text("mine")
     with pytest.raises(OutputError, match=r"^'copy\.jsonl' is already there\. Name another file\.$"):
-        write_copy(Path("copy.jsonl"), SESSION, is_forced=False)
+        write_copy(Path("copy.jsonl"), SESSION, is_overwriting=False)
     assert Path("copy.jsonl").read_text() == "mine"
-    write_copy(Path("copy.jsonl"), SESSION, is_forced=True)
+    write_copy(Path("copy.jsonl"), SESSION, is_overwriting=True)
     assert read(Path("copy.jsonl")) == SESSION
     assert not is_locked(Path("copy.jsonl"))
 
 
-@pytest.mark.parametrize("is_forced", [False, True])
-def test_a_copy_that_cannot_be_written_is_told_and_leaves_nothing(is_forced: bool) -> None:
+@pytest.mark.parametrize("is_overwriting", [False, True])
+def test_a_copy_that_cannot_be_written_is_told_and_leaves_nothing(is_overwriting: bool) -> None:
     Path("folder").mkdir()
     too_long = "x" * 300
     faults = {
@@ -452,7 +452,7 @@ def test_a_copy_that_cannot_be_written_is_told_and_leaves_nothing(is_forced: boo
     }
     for name, message in faults.items():
         with pytest.raises(OutputError) as caught:
-            write_copy(Path(name), SESSION, is_forced=is_forced)
+            write_copy(Path(name), SESSION, is_overwriting=is_overwriting)
         assert str(caught.value) == message
     assert [path.name for path in Path().rglob("*")] == ["folder"]
 
@@ -644,7 +644,7 @@ def test_any_other_value_anywhere_is_read_or_refused(changes: list[tuple[tuple[s
             assert str(exc).count(str(path)) == 1
             return
         copy = path.with_name("copy.jsonl")
-        write_copy(copy, record, is_forced=False)
+        write_copy(copy, record, is_overwriting=False)
         assert read(copy) == record
 
 

@@ -4,11 +4,13 @@
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, VideoLlavaForConditionalGeneration
 
@@ -68,7 +70,7 @@ def write(weights: Weights, folder: Path, tokenizer: PreTrainedTokenizerFast) ->
     model.load_state_dict(complete(weights))
     model.generation_config = GenerationConfig(bos_token_id=START, eos_token_id=END, pad_token_id=PAD)
     model.half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # it comes readable by its owner alone, and would be packed so
+    _name_as_published(folder / "model.safetensors")
     tokenizer.save_pretrained(folder)
     _forget_origin(folder / "tokenizer_config.json")
     for name, content in PROCESSOR_FILES.items():
@@ -86,6 +88,14 @@ def complete(weights: Weights) -> dict[str, Tensor]:
         if "video_tower" in name:
             whole[name.replace("video_tower", "image_tower")] = weight
     return whole
+
+
+def _name_as_published(path: Path) -> None:
+    """Gives the towers' tensors their published names, which every transformers 5 reads; some versions save others."""
+    weights = load_file(path)
+    named = {re.sub(r"_tower\.(?!vision_model)", "_tower.vision_model.", name): weights[name] for name in weights}
+    save_file(named, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # it comes readable by its owner alone, and would be packed so
 
 
 def _forget_origin(path: Path) -> None:

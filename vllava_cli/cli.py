@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
     Actors,
+    AdapterName,
     Allow,
     At,
     Attentions,
@@ -43,6 +45,7 @@ from vllava_cli.options import (
     Gpus,
     GpusPerActor,
     Guard,
+    Hash,
     Jobs,
     Json,
     JsonLines,
@@ -81,19 +84,23 @@ from vllava_cli.options import (
 )
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
+from vllava_cli.usage import Command, Group, UsageFault, told
 
+USAGE = 2
 OUR_BUG = 3
 INTERRUPTED = 130
 MOST_TIMES = 64
 
 app = typer.Typer(
-    help="Answers questions about videos with Video-LLaVA.",
+    cls=Group,
+    help="Answer questions about videos with Video-LLaVA.",
     epilog="Man pages: man vllava, man vllava-ask. Exit codes: 0 done, 1 failed, 2 usage, 3 our bug, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+_command = partial(app.command, cls=Command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -112,11 +119,12 @@ def root(
     pass
 
 
-@app.command(no_args_is_help=True)
+@_command(no_args_is_help=True)
 def ask(
     words: Words,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -138,7 +146,10 @@ def ask(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask one question about videos or images and stream the answer."""
+    """Answer a question about videos or images.
+
+    The answer is streamed: each word is shown as it comes.
+    """
     from vllava_cli.commands import ask as command
     from vllava_cli.commands.words import check_stdin, question_of, split_words
 
@@ -148,7 +159,7 @@ def ask(
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits_of(decode_timeout, decode_memory),
@@ -157,7 +168,7 @@ def ask(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@_command()
 def chat(
     context: typer.Context,
     clips: Annotated[
@@ -177,6 +188,7 @@ def chat(
     ] = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -196,7 +208,10 @@ def chat(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Talk about videos or images: each answer knows what was asked before."""
+    """Talk about videos or images, question after question.
+
+    Each answer knows what was asked before.
+    """
     from vllava_cli.commands.chat import run as command
     from vllava_cli.commands.words import chat_clips
 
@@ -204,7 +219,7 @@ def chat(
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         is_model_named=_is_given(context, "model"),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
@@ -218,7 +233,7 @@ def chat(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(no_args_is_help=True)
+@_command(no_args_is_help=True)
 def batch(
     words: BatchWords = None,
     question: Questions = None,
@@ -245,6 +260,7 @@ def batch(
     decoders: Decoders = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -259,15 +275,21 @@ def batch(
     top_p: TopP = 1.0,
     seed: Seed = None,
     guard: Guard = True,
+    hash: Hash = False,
     stats: ShowStats = False,
     verbose: Verbose = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
 ) -> None:
-    """Ask questions about many clips: a row of JSON for each, nothing lost, nothing done twice."""
+    """Ask questions about many clips: a row of JSON for each.
+
+    Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
+    """
     from vllava_cli.cluster.arguments import Words, cluster_of
-    from vllava_cli.commands.batch.arguments import destination_of, devices_of, inputs_of, shard_of
+    from vllava_cli.commands.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
     from vllava_cli.commands.batch.request import Batch
 
+    asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
+    screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
     about_ray = Words(
         ray=ray,
         actors=actors,
@@ -277,8 +299,8 @@ def batch(
         format=format,
     )
     request = Batch(
-        inputs=inputs_of(words or [], question or [], jobs, videos, is_recursive=recursive, is_null=null),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(
             Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
@@ -300,8 +322,10 @@ def batch(
         is_failing_fast=fail_fast,
         is_dry=dry_run,
         has_stats=stats,
+        is_hashing=hash,
     )
-    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if asked.notice:
+        screen.notice(asked.notice)
     if ray is None:
         from vllava_cli.commands.batch import run as command
 
@@ -312,7 +336,7 @@ def batch(
     raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
 
 
-@app.command(no_args_is_help=True)
+@_command(no_args_is_help=True)
 def probe(
     clips: Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
@@ -321,7 +345,10 @@ def probe(
     json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what clips are, how their frames will be reached and why, and what is wrong with them."""
+    """Say what clips are, and what is wrong with them.
+
+    It also says how their frames will be reached, and why so.
+    """
     from vllava_cli.commands import probe as command
     from vllava_cli.commands.words import check_stdin, clip_paths
 
@@ -331,7 +358,7 @@ def probe(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@_command(no_args_is_help=True)
 def frames(
     clips: Clips,
     output: Annotated[
@@ -340,7 +367,7 @@ def frames(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a folder, or - for stdout.",
+            help="A .png or .jpg, a folder/ (made where it lacks), or - for stdout.",
             show_default="NAME-frames.png in the current folder; nothing with --show",
         ),
     ] = None,
@@ -351,7 +378,7 @@ def frames(
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
     start: Start = None,
     end: End = None,
     at: At = None,
@@ -360,7 +387,10 @@ def frames(
     json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw the frames of clips as the model sees them, as contact sheets in files or in the terminal."""
+    """Draw the frames of clips as the model sees them.
+
+    They become contact sheets, in files or in the terminal.
+    """
     from vllava_cli.commands import frames as command
     from vllava_cli.commands.words import check_stdin, clip_paths
 
@@ -374,14 +404,14 @@ def frames(
         is_whole=whole,
         is_each=each,
         is_shown=show,
-        is_forced=force,
+        is_overwriting=overwrite,
         limits=limits_of(decode_timeout, decode_memory),
         is_json=json,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(no_args_is_help=True)
+@_command(no_args_is_help=True)
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
     shards: Annotated[
@@ -395,24 +425,55 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is already there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:
-    """Join the outputs of a batch's shards into one, and make sure that every job is in it once."""
+    """Join the outputs of a batch's shards into one.
+
+    It makes sure that every job is in it once.
+    """
     from vllava_cli.commands import merge as command
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command()
+@_command(no_args_is_help=True)
+def replay(
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROWS", help="What ask --json, chat --json or batch wrote; - reads stdin.", show_default=False
+        ),
+    ],
+    id: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
+    ] = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
+) -> None:
+    """Make the answers of rows again, and say which are the same."""
+    from vllava_cli.commands.replay import run as command
+
+    request = command.Replay(
+        rows=rows, ids=tuple(id or ()), limits=limits_of(decode_timeout, decode_memory), is_json=json
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+
+
+@_command()
 def bench(
     context: typer.Context,
     words: BenchWords = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     random_weights: RandomWeights = None,
     device: Device = None,
     precision: Precisions = None,
     attention: Attentions = None,
-    batch: Batches = None,
+    batch_size: Batches = None,
     max_new_tokens: MaxNewTokens = 64,
     repeat: Repeat = 5,
     frames_only: FramesOnly = False,
@@ -426,12 +487,15 @@ def bench(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how fast this tool is here, beside the documentation's snippet and this machine's limits."""
+    """Measure how fast this tool is on this machine.
+
+    The documentation's snippet and the machine's limits stand beside it.
+    """
     from vllava_cli.commands.bench import arguments
     from vllava_cli.commands.bench.request import Bench, Configuration
 
-    if random_weights and _is_given(context, "model"):
-        raise UsageError("--random-weights measures no --model. Give one of them.")
+    if random_weights and (adapter or _is_given(context, "model")):
+        raise UsageError("--random-weights measures no --model and no --adapter. Give one of them.")
     clip, question = arguments.words_of(words or [])
     request = Bench(
         clip=clip or arguments.OUR_CLIP,
@@ -439,15 +503,20 @@ def bench(
         question=question,
         model=model,
         revision=revision,
+        adapter=adapter,
         random=random_weights,
         configurations=tuple(
-            Configuration(precision=held, attention=kernel, wishes=wishes_of(model, revision, device, held, kernel))
+            Configuration(
+                precision=held,
+                attention=kernel,
+                wishes=wishes_of(model, revision, device, held, kernel, adapter=adapter),
+            )
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
         ),
         new_tokens=max_new_tokens,
         repeat=repeat,
-        batches=batch or (1, 4, 16),
+        batches=batch_size or (1, 4, 16),
         is_frames_only=frames_only,
         is_checked=check,
         limits=limits_of(decode_timeout, decode_memory),
@@ -459,27 +528,41 @@ def bench(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command()
+@_command()
 def doctor(
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
     json: Json = False,
 ) -> None:
-    """Show this machine, how the model would be loaded and why, and what would make it faster."""
+    """Show this machine, and how the model would be loaded.
+
+    It also says why so, and what would make it faster.
+    """
     from vllava_cli.commands import doctor as command
 
-    wishes = wishes_of(model, revision, device, precision, attention)
+    wishes = wishes_of(model, revision, device, precision, attention, adapter=adapter)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
-@app.command()
+@_command(name="help")
+def help_(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="Whose help is wanted.", show_default="all commands")
+    ] = None,
+) -> None:
+    """Show what there is, or what a command does and takes."""
+    raise typer.Exit(app(args=[*([name] if name else []), "--help"], prog_name="vllava", standalone_mode=False))
+
+
+@_command()
 def demo(
     paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
 ) -> None:
-    """List what the built-in demo model can be asked, and its clips."""
+    """List the demo model's clips and what it can be asked."""
     from vllava_cli.commands import demo as command
 
     raise typer.Exit(command.run(Screen(), paths_only=paths))
@@ -506,9 +589,12 @@ def main() -> int:
     fill_closed()
     os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
-        app(args=_words(), prog_name="vllava")
-    except SystemExit as exc:
+        return _flushed(app(args=_words(), prog_name="vllava", standalone_mode=False) or 0)
+    except SystemExit as exc:  # of shell completion
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
+    except UsageFault as exc:
+        Screen().error(told(exc))
+        return USAGE
     except VllavaError as exc:
         if str(exc) and exc.exit_code:
             Screen().error(str(exc))
@@ -517,7 +603,6 @@ def main() -> int:
         return INTERRUPTED
     except Exception as exc:
         return _unprinted(exc) if isinstance(exc, OSError) and _is_parsers(exc) else _our_bug()
-    return 0
 
 
 def _flushed(code: int) -> int:

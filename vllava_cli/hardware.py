@@ -48,6 +48,14 @@ def probe() -> Hardware:
     )
 
 
+def free_ram_bytes() -> int:
+    """The RAM that this process may still use."""
+    import psutil
+
+    ram = psutil.virtual_memory()
+    return limited_ram(ram.total, ram.available)[1]
+
+
 def cpu_cores() -> int:
     """Physical cores within this process's affinity and quota, without torch; Linux alone tells either."""
     import psutil

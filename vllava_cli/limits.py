@@ -1,10 +1,11 @@
-"""What the control groups (v1 and v2) leave of a Linux machine: containers, services and batch systems set such limits.
+"""What control groups (v1 and v2) and `ulimit -v` leave of a machine: containers, services and batch systems set them.
 
 Elsewhere there are no such files, and nothing is limited. `root` is the top of the file tree, so that tests hand one.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,10 +13,17 @@ ROOT = Path("/")
 
 
 def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tuple[int, int]:
-    """RAM (total, free) as the control groups leave it: a container of 4 GiB on a machine of 64 has 4.
+    """RAM (total, free) as limits leave it: a container of 4 GiB on a machine of 64 has 4.
 
-    Every group up to the root can have a limit. Memory that only caches files counts as free.
+    Every group up to the root can have a limit. Memory that only caches files counts as free. Address space that this
+    process has taken already, libraries included, doesn't.
     """
+    limit_bytes = _address_space_bytes()
+    if limit_bytes is not None:
+        total_bytes = min(total_bytes, limit_bytes)
+        pages = contents(root / "proc/self/statm").split()
+        taken_bytes = int(pages[0]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+        free_bytes = max(0, min(free_bytes, limit_bytes - taken_bytes))
     for folder in _groups("memory", root):
         limit_bytes = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
         used_bytes = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
@@ -24,6 +32,16 @@ def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tupl
             unused_bytes = limit_bytes - (used_bytes or 0) + _file_cache_bytes(folder)
             free_bytes = max(0, min(free_bytes, unused_bytes))
     return total_bytes, min(free_bytes, total_bytes)
+
+
+def _address_space_bytes() -> int | None:
+    """What `ulimit -v` allows this process; None without a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def core_quota(*, root: Path = ROOT) -> int | None:

@@ -63,8 +63,9 @@ class Screen:
 
     @property
     def is_moving(self) -> bool:
-        """Whether progress may be drawn: stderr is a terminal that a person looks at."""
-        return not self.is_quiet and self._err.isatty()
+        """Whether progress may be drawn: stderr is a terminal that a person looks at, and it can move its cursor."""
+        is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+        return not self.is_quiet and self._err.isatty() and not is_dumb
 
     @property
     def is_terminal(self) -> bool:
@@ -134,9 +135,14 @@ class Screen:
         self._say(self._wrapped(f"vllava: {text}"))
 
     def facts(self, rows: Sequence[tuple[str, str]], *, is_answer: bool = False) -> None:
-        """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves."""
-        left = max((len(name) for name, _ in rows), default=0)
-        lines = [_row(clean(name), clean(text), left=left, width=self._width(is_answer)) for name, text in rows]
+        """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves.
+
+        At a terminal the names take a third of the width at most; a longer one has a line of its own.
+        """
+        width = self._width(is_answer)
+        names = [len(name) for name, _ in rows if width is None or len(name) <= width // 3]
+        left = max(names, default=0)
+        lines = [_row(clean(name), clean(text), left=left, width=width) for name, text in rows]
         if is_answer:
             self.answer("\n".join(lines) + "\n")
         else:
@@ -333,6 +339,8 @@ def _row(name: str, text: str, *, left: int, width: int | None) -> str:
     first = name.ljust(left + 2)
     if width is None:
         return (first + text).rstrip()
+    if len(name) > left:
+        return f"{name}\n{_row('', text, left=left, width=width)}"
     return (
         textwrap.fill(
             text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False

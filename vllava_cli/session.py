@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -138,17 +139,20 @@ def read(path: Path) -> SessionRecord:
         raise SessionError(str(exc)) from exc
 
 
-def write_copy(path: Path, record: SessionRecord, *, is_forced: bool) -> None:
-    """Writes a session to a file, whole or not at all; `is_forced` replaces one. Errors: LockedError, OutputError."""
+def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> None:
+    """Writes a session to a file for its user alone, whole or not at all; replaces one where that is asked for.
+
+    Errors: LockedError, OutputError.
+    """
     data = b"".join(map(line_of, rows_of(record)))
     part = path.parent / f".vllava-{os.getpid()}.part"
     with told(path):
-        if not is_forced or not path.is_file():
+        if not is_overwriting or not path.is_file():
             _check_free(path, is_empty_free=False)
         elif is_locked(path):
             raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
         try:
-            with part.open("xb") as file:
+            with open(part, "xb", opener=partial(os.open, mode=0o600)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tests.commands.shell import Shell
 from tests.engine.keepsakes import PLAN, made, put
+from tests.hub_server import put_into
+from vllava_cli.commands import doctor
+from vllava_cli.nouns import Wishes
 
 Run = Callable[..., Shell]
 
@@ -76,3 +79,14 @@ def test_an_impossible_wish_is_a_fault(shell: Run, small_checkpoint: Path) -> No
     done = shell("doctor", "--model", small_checkpoint, "--device", "cpu", "--precision", "fp16")
     assert done.code == 1
     assert "fp16" in chapters(done.out)["fault"][0]
+
+
+def test_a_model_that_is_here_in_part_is_told_with_what_is_missing(hub_cache: Path) -> None:
+    for model in ("LanguageBind/Video-LLaVA-7B-hf", "owner/model"):
+        put_into(hub_cache, model, {"config.json": "{}"})
+    default = doctor.examine(Wishes(model="LanguageBind/Video-LLaVA-7B-hf"))
+    assert (default.is_here, default.missing) == (False, ("tokenizer.json", "preprocessor_config.json"))
+    assert doctor.examine(Wishes(model="owner/model")).fault == (
+        f"The model owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model and ask the "
+        "doctor again."
+    )

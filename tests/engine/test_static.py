@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from vllava_cli.engine.attention import PART_TOKENS
 from vllava_cli.engine.room import RoomyLayer
@@ -80,6 +82,7 @@ def test_the_room_stays_for_the_next_conversation(demo_engine: Engine, media: tu
     engine = static(demo_engine, runs_ahead=False)
     places = []
     for medium in media[:1] * 2:
+        engine.memory = None  # as bench does
         Answer.of(engine.stream(Conversation(attached=(medium,)), QUESTIONS[0], LONG))
         assert engine.memory
         places.append(engine.memory.cache.layers[0].room[0].data_ptr())
@@ -104,6 +107,41 @@ def test_a_pass_that_breaks_off_costs_the_room(demo_engine: Engine, media: tuple
 def test_a_layer_without_room_says_so() -> None:
     with pytest.raises(RuntimeError, match="without room"):
         _ = RoomyLayer().room
+
+
+class FakeRecorder:
+    """Records a step as the function itself; what it gives is `changed`."""
+
+    def __init__(self, changed: Callable[[Tensor], Tensor]) -> None:
+        self.changed, self.recorded = changed, 0
+
+    def __call__(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        self.recorded += 1
+        result = self.changed(run()).clone()
+        return lambda: result.copy_(self.changed(run())), result
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_right"),
+    [
+        (lambda logits: logits, True),
+        (lambda logits: logits + 1e-6 * logits.abs().max(), True),
+        (lambda logits: logits.roll(1), False),
+        (lambda logits: logits * float("nan"), False),
+    ],
+    ids=["the same", "another rounding", "others", "no numbers"],
+)
+def test_captured_steps_are_used_only_where_they_give_the_plain_ones_numbers(
+    changed: Callable[[Tensor], Tensor], is_right: bool, media: tuple[Frames, ...], demo_engine: Engine
+) -> None:
+    wanted = talk(demo_engine, media[0], LONG)
+    engine, told, recorder = static(demo_engine, runs_ahead=False), list[str](), FakeRecorder(changed)
+    steps = StaticSteps(engine.llama, engine._emptied().layers, record=recorder, notice=told.append)
+    engine._steps = steps
+    assert talk(engine, media[0], LONG) == wanted
+    assert (bool(steps.captured_lengths), steps.fault is None) == (is_right, is_right)
+    assert len(told) == (0 if is_right else 1)
+    assert recorder.recorded == (len(steps.captured_lengths) if is_right else 1)
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU")

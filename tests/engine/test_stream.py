@@ -130,10 +130,14 @@ def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None
 def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None:
     conversation = conversation_about(clip)
     whole = ask(engine, conversation_about(clip), "what")
-    answers = iter([False, False, False, False, True])
-    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=lambda: next(answers)))
+    prompt_tokens = len(engine.tokens.prompt_ids(conversation, "what"))
+
+    def is_interrupted() -> bool:
+        return bool(engine.memory and len(engine.memory.ids) == prompt_tokens + 3)
+
+    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=is_interrupted))
     assert answer.stop_reason == "interrupted"
-    assert answer.stats.new_tokens == 3
+    assert answer.stats.new_tokens == 4  # the last of them was not fed any more
     assert whole.text.startswith(answer.text)
     assert conversation.turns[0].answer == answer.text
 
@@ -237,8 +241,13 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, c
     with pytest.raises(ContextError) as caught:
         tokens.prompt_ids(conversation_about(clip, clip), "what")
     assert str(caught.value) == (
-        "The prompt has 92 tokens (80 of 2 video(s), 0 of 0 image(s), 12 of text) and the context holds 64: "
+        "The prompt has 92 tokens (80 for 2 videos, 12 for text), and the context holds 64: "
         "ask about fewer clips, or shorten the question."
+    )
+    with pytest.raises(ContextError) as caught:
+        tokens.prompt_ids(conversation_about(clip), "what " * 1500)
+    assert str(caught.value) == (
+        "The prompt has 1,549 tokens (40 for 1 video, 1,509 for text), and the context holds 64: shorten the question."
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import FFV1, cut, full_decode, index_of, picture, write_clip, write_sound, write_two_videos
+from tests.media.zoo import remuxed, spread, x264
 from vllava_cli.errors import MediaError
 from vllava_cli.media.clip import check_size, opened, video_stream
 from vllava_cli.media.files import check_file, shown
@@ -196,6 +197,16 @@ def test_a_codec_without_a_decoder() -> None:
     Path("x.mkv").write_bytes(data.replace(b"V_FFV1", b"V_NONE"))
     assert message_for(Path("x.mkv")) == (
         "'x.mkv' is coded in a way that nothing here can decode. Convert it to mp4 (H.264)."
+    )
+
+
+def test_colours_that_nothing_here_can_convert() -> None:
+    make = remuxed(
+        x264("bframes=0"), spread, first="plain.h264", filters="h264_metadata=matrix_coefficients=8"
+    )  # YCgCo
+    make(Path("x.mkv"), 3)
+    assert message_for(Path("x.mkv")) == (
+        "'x.mkv' has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
     )
 
 

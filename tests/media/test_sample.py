@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.clips import (
     APNG,
@@ -30,6 +30,7 @@ from tests.clips import (
     wipe,
     write_animation,
     write_clip,
+    write_pictures,
 )
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.sample import sample
@@ -136,6 +137,25 @@ def test_a_rotated_clip_stands_upright(tmp_path: Path, rotation: int, is_mirrore
     assert (frames.clip.width, frames.clip.height) == ((48, 64) if rotation in (90, 270) else (64, 48))
     if not is_mirrored:
         assert frames.clip.rotation == rotation
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 5, 6])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("JPEG", "a.mov"), ("JPEG", "a.avi"), ("JPEG", "a.mkv"), ("PNG", "a.mov"), ("PNG", "a.avi")]
+)
+def test_pictures_copied_into_a_video_with_their_exif_stand_upright(
+    tmp_path: Path, kind: str, name: str, orientation: int
+) -> None:
+    path = write_pictures(tmp_path / name, kind=kind, orientation=orientation)
+
+    def expected(stored: Pixels) -> Pixels:
+        image = Image.fromarray(stored)
+        image.getexif()[0x0112] = orientation
+        return np.asarray(ImageOps.exif_transpose(image))
+
+    frames = sample(path, WHOLE)
+    assert (frames.pixels == reference_eight([expected(stored) for stored in full_decode(path)])).all()
+    assert frames.clip.faults == ()
 
 
 def test_the_matrix_that_a_phone_writes_turns_clockwise(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ CODECS = [
     animal("hevc-closed.mp4", x265("open-gop=0")),
     animal("hevc-12-bit.mkv", x265(pix_fmt="yuv420p12le")),
     animal("raw.hevc", replace(x265(), container="hevc")),
+    animal("spatial.mov", zoo.spatial, "seek"),
     animal("vp8.webm", VP8),
     animal("vp8-hidden.webm", remuxed(VP8, zoo.hide_some_vp8, first="plain.webm")),
     animal("vp9.webm", VP9),
@@ -449,6 +450,15 @@ def _units(packet: Packet, *, is_hevc: bool = False) -> list[int]:
     return kinds
 
 
+def _has_second_view(packet: Packet) -> bool:
+    """Whether an HEVC packet has a NAL unit of layer 1, the number in the upper five bits of a unit's second byte."""
+    data, at, layers = bytes(packet), 0, set[int]()
+    while at + 5 < len(data):
+        layers.add(data[at + 5] >> 3)
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    return 1 in layers
+
+
 def _keys(packets: list[Packet]) -> list[int]:
     return [number for number, packet in enumerate(packets) if packet.is_keyframe]
 
@@ -499,6 +509,7 @@ ODDITIES: list[tuple[str, Callable[[Look], object]]] = [
     ("full-range.mp4", lambda it: _first_frame(it.path).format.name == "yuvj420p"),
     ("hevc-open.mp4", lambda it: {21, 8, 9} & set(_kinds(it)) >= {21, 8}),
     ("hevc-closed.mp4", lambda it: 21 not in _kinds(it) and not _has_leading(it.packets)),
+    ("spatial.mov", lambda it: _kinds(it) > {1} and all(_has_second_view(packet) for packet in it.packets)),
     ("vp8-hidden.webm", lambda it: it.truth.count < LONG == len(it.packets)),
     ("vp9-superframes.webm", lambda it: any(bytes(packet)[-1] & 0xE0 == 0xC0 for packet in it.packets)),
     ("vp9-hidden.mkv", lambda it: it.truth.count == LONG < len(it.packets)),

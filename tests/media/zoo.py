@@ -5,6 +5,7 @@ A maker writes the file at a path with so many frames: `Maker`. Those that chang
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -643,6 +644,45 @@ def tagged(path: Path, frames: int) -> Path:
 def coloured(encoding: Encoding, **colours: str) -> Encoding:
     """With the tags of another colour space."""
     return replace(encoding, options={**encoding.options, **colours})
+
+
+# --- two views in one stream
+
+
+def spatial(path: Path, frames: int) -> Path:
+    """HEVC with a second view (MV-HEVC) in the same packets; players without glasses show the first one."""
+    plain = plain_clip(beside(path, "plain.hevc"), frames, encoding=x265("bframes=0"))
+    units = [unit.rstrip(b"\0") for unit in plain.read_bytes().split(b"\0\0\1")[1:]]
+    plain.write_bytes(b"".join(b"\0\0\0\1" + new for unit in units for new in _with_second_view(unit)))
+    return remux(plain, path, spread, tag="hvc1")
+
+
+def _with_second_view(unit: bytes) -> Iterable[bytes]:
+    """A parameter set of both views, or a slice and the same again as the second view's."""
+    kind = unit[0] >> 1
+    yield _two_layers(unit) if kind == 32 else unit
+    if kind < 32:
+        yield bytes((unit[0], unit[1] | 1 << 3)) + unit[2:]
+
+
+def _two_layers(unit: bytes) -> bytes:
+    """The video parameter set of H.265, 7.3.2.1, and its extension for two views of 64x48 pixels, F.7.3.2.1.1."""
+    profile = unit.replace(b"\0\0\3", b"\0\0")[6:18]
+    base = "0000 11 000001 000 1" + "1" * 16 + f"{int.from_bytes(profile, 'big'):096b}" + "1 00101 011 1"
+    layers = "000001 010 11 0 1"
+    bits = (base + layers).replace(" ", "")
+    bits += "1" * (-len(bits) % 8) + f"{profile[-1]:08b}"
+    views = "0 0100000000000000 000 0 1 0001 0 1 1 0 0 1 010 1 00 01"
+    picture_format = f"1 {64:016b} {48:016b} 1 01 0000 0000 0"
+    references = "1 0 0 00101 00101 011 1 1 1 10 1 0 0 1"
+    bits += (views + picture_format + references).replace(" ", "")
+    bits += "0" * (-len(bits) % 8)
+    return unit[:2] + _escaped(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+
+
+def _escaped(payload: bytes) -> bytes:
+    """With a 3 between two zero bytes and a byte below 4: 00 00 01 → 00 00 03 01."""
+    return re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", payload)
 
 
 # --- frames that are stored but not shown, or not stored but shown

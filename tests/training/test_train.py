@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from tests.published import tensors
 from training import evaluate
 from training.batches import JointSource, VisionSource
 from training.heldout import make
@@ -43,6 +46,14 @@ def test_a_short_training_writes_what_the_demo_has(written: Path) -> None:
     assert {name: weight.shape for name, weight in made.items()} == {
         name: weight.shape for name, weight in shipped.items()
     }
+
+
+def test_the_demo_has_the_names_of_the_published_tensors() -> None:
+    def anonymous(names: Iterable[str]) -> set[str]:
+        return {re.sub(r"layers\.\d+", "layers.*", name) for name in names}
+
+    shipped = load_file(CHECKPOINT / "model.safetensors")
+    assert anonymous(shipped) == anonymous(name for name, _, _ in tensors())
 
 
 def test_a_short_training_can_be_asked(written: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.choose import Chooser, overflowed
 from vllava_cli.engine.decoding import decoded
 from vllava_cli.engine.forward import memory_faults
@@ -64,7 +65,7 @@ class Answering:
 
     def _said(self, tokens: Iterator[int]) -> Iterator[Piece]:
         """The text of tokens until one ends it."""
-        for token in tokens:
+        while (token := self._next(tokens)) is not None:
             self.first_s = self.first_s or time.perf_counter()
             if token in self.engine.tokens.stop_ids:
                 self.stop = "end"
@@ -74,6 +75,11 @@ class Answering:
             if stop := self._stop():
                 self.stop = stop
                 return
+
+    def _next(self, tokens: Iterator[int]) -> int | None:
+        """The next token; None where the step that makes it was interrupted."""
+        with self.engine.llama.cancel.asking(self.is_interrupted):
+            return next(tokens, None)
 
     def keep(self) -> Stats:
         """Adds the turn to the conversation, once."""
@@ -114,9 +120,13 @@ class Answering:
         engine, memory = self.engine, self.engine.memory
         if logits is None or memory is None:
             return ()
-        with memory_faults(engine.plan.device):
+        with memory_faults(engine.plan.device, engine.plan):
             is_held = torch.ones(1, len(memory.ids), dtype=torch.bool, device=logits.device)
-            scores = log_likelihoods(engine.llama, memory.cache, is_held, logits[None], self.options)[0]
+            try:
+                with engine.llama.cancel.asking(self.is_interrupted):
+                    scores = log_likelihoods(engine.llama, memory.cache, is_held, logits[None], self.options)[0]
+            except CancelError:
+                return ()
             if not self.sampling.is_calibrated:
                 return tuple(probabilities(scores).tolist())
             blank = engine.blank.scores(self.ids, self.options, is_interrupted=self.is_interrupted)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol
 
 import torch
 
+from vllava_cli.engine.cancel import CancelError, never
 from vllava_cli.engine.choose import greedy
 from vllava_cli.engine.crowd import Crowd, Prefix, gathered, read_prefixes, rows_at_once
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.row import Finished, K, Query, Row
 from vllava_cli.engine.score import log_likelihoods, probabilities
-from vllava_cli.engine.stream import Engine, never
+from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MemoryShortError, VllavaError
 from vllava_cli.nouns import Fit, Frames, Sampling
 
@@ -87,8 +89,9 @@ class Batching(Generic[K]):
         Where memory runs out the sentence alone is given: the error itself would hold all that the pass had made.
         """
         try:
-            with memory_faults(self.engine.plan.device):
-                self._begin()
+            with memory_faults(self.engine.plan.device, self.engine.plan):
+                with suppress(CancelError):  # the rows wait on, and leave when it is seen that the run stops
+                    self._begin()
                 self._advance()
         except MemoryShortError as exc:
             return MemoryShortError(*exc.args)
@@ -162,6 +165,12 @@ class Batching(Generic[K]):
         return rows
 
     def _read(self, rows: list[Row[K]]) -> Crowd:
+        """Reads their prompts. Errors: CancelError where the run stops and none of them had been begun."""
+        is_asked = never if any(row.was_begun for row in rows) else self.is_stopping
+        with self.engine.llama.cancel.asking(is_asked):
+            return self._read_whole(rows)
+
+    def _read_whole(self, rows: list[Row[K]]) -> Crowd:
         engine = self.engine
         first = {row.query.medium: row for row in reversed(rows) if row.query.medium not in self._prefixes}
         for row in rows:

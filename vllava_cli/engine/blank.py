@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.forward import Features, embed, prefill
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.room import roomy_cache
@@ -58,12 +59,16 @@ class Blank:
         self, ids: Sequence[int], options: Sequence[Option], is_interrupted: Callable[[], bool]
     ) -> torch.Tensor | None:
         cache = roomy_cache(len(self.llama.blocks))
-        embeddings = embed(self.llama, list(ids), self._rows(ids), self.tokens)
-        _, logits = prefill(self.llama, embeddings, cache, is_interrupted=is_interrupted)
-        if logits is None:
+        try:
+            with self.llama.cancel.asking(is_interrupted):
+                embeddings = embed(self.llama, list(ids), self._rows(ids), self.tokens)
+                _, logits = prefill(self.llama, embeddings, cache, is_interrupted=is_interrupted)
+                if logits is None:
+                    return None
+                is_held = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
+                return log_likelihoods(self.llama, cache, is_held, logits[None], options)[0]
+        except CancelError:
             return None
-        is_held = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
-        return log_likelihoods(self.llama, cache, is_held, logits[None], options)[0]
 
     def _rows(self, ids: Sequence[int]) -> Features:
         """A blank clip's features for each clip of the prompt."""
@@ -76,7 +81,9 @@ class Blank:
 
     def _seen(self, kind: MediaKind) -> torch.Tensor:
         if kind not in self._features:
-            sight = Sight(model=self.model, tokens=self.tokens)  # its own: no clip was looked at
+            sight = Sight(
+                model=self.model, tokens=self.tokens, cancel=self.llama.cancel
+            )  # its own: no clip was looked at
             self._features[kind] = sight.features(blank_frames(kind, self.tokens), "crop")
         return self._features[kind]
 

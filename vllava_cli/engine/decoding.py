@@ -6,15 +6,16 @@ behind it, so that showing text costs no time. Elsewhere a step begins when the 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.choose import Chooser, checked
 from vllava_cli.engine.forward import step
-from vllava_cli.engine.static import StaticSteps
+from vllava_cli.engine.static import CudaRecorder, StaticSteps
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -59,8 +60,8 @@ class Reading:
 def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) -> Generator[int, None, None]:
     """Yields ids behind the prompt of which `logits` [vocabulary] are the last, until it is closed.
 
-    The cache then holds all of them but the last; where the device runs ahead, the last as well. Errors: those of
-    `Engine.passes`.
+    The cache then holds all of them but the last; where the device runs ahead, the last as well. An interrupted step
+    ends them. Errors: those of `Engine.passes`.
     """
     steps = engine.steps
     token = chooser.pick(logits)
@@ -77,6 +78,8 @@ def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) ->
                 yield number
                 token = _next(engine, steps, chooser, token, held)
                 memory.ids.append(number)
+    except CancelError:
+        pass
     finally:
         if engine.memory is memory:
             steps.hold(len(memory.ids))
@@ -95,9 +98,13 @@ class GrowingSteps:
         """It does already."""
 
 
-def steps_over(llama: Llama, cache: DynamicCache, *, is_static: bool, is_captured: bool) -> Steps:
-    """By what the device is good at."""
-    return StaticSteps(llama, cache.layers, is_captured=is_captured) if is_static else GrowingSteps(llama, cache)
+def steps_over(
+    llama: Llama, cache: DynamicCache, *, is_static: bool, is_captured: bool, notice: Callable[[str], object]
+) -> Steps:
+    """Chooses static or growing decode steps for this device."""
+    if not is_static:
+        return GrowingSteps(llama, cache)
+    return StaticSteps(llama, cache.layers, record=CudaRecorder() if is_captured else None, notice=notice)
 
 
 def _next(engine: Engine, steps: Steps, chooser: Chooser, token: Tensor, held: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vllava_cli.engine.attention import Attend, added, attention_of, causal_mask
+from vllava_cli.engine.cancel import Cancel
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -107,6 +108,7 @@ class Llama(nn.Module):
         super().__init__()
         language: Any = model.model.language_model
         config = language.config
+        self.cancel = Cancel()
         self._context: int = config.max_position_embeddings
         self._embedding: Tensor = language.embed_tokens.weight.detach()
         self._norm = Norm(language.norm)
@@ -146,7 +148,7 @@ class Llama(nn.Module):
         """[B, T, hidden] behind what the layers hold → the last hidden states, as long.
 
         The T tokens are at `start` and behind, or at `positions` [B, T]; `mask` is as in `attention`, and `attend`
-        replaces the usual kernel.
+        replaces the usual kernel. Errors: CancelError; some layers then hold the T tokens, others don't.
         """
         found: Tensor = self(inputs, layers, start=start, positions=positions, mask=mask, attend=attend)
         return found
@@ -167,7 +169,10 @@ class Llama(nn.Module):
             mask = self._added(inputs, start, mask, is_padded=positions is not None)
         where = Where(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)
+        is_asking = self.device.type != "cuda"
         for block, layer in zip(self.blocks, layers, strict=True):
+            if is_asking:
+                self.cancel.check()
             hidden = block(hidden, layer, where, attend)
         return self._norm(hidden).view(rows, tokens, width)
 

@@ -23,7 +23,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
         self._given: tuple[Tensor, Tensor] | None = None
-        """What the last update gave: as long as that is what is held, it begins the room."""
+        """The beginning of the room, as it was held last: as long as it is what is held, the room stays."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As every layer's: adds [B, heads, new, size] each, and returns all that is held."""
@@ -57,7 +57,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
     def hold(self, length: int) -> None:
         """So many first positions of the room are held from now on; nothing happens where there is none yet."""
         if self._keys is not None and self._values is not None:
-            self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+            self.keys, self.values = self._given = self._keys[:, :, :length], self._values[:, :, :length]
 
     def _with_room(self, tokens: int) -> tuple[Tensor, Tensor]:
         """The room, a larger one where this is too small or others have replaced what it held."""

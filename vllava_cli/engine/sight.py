@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.nouns import Fit, Frames, MediaKind
@@ -25,6 +26,8 @@ class Sight:
     tokens: Tokens
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads what the model lacks to look at media of a kind. Errors: CheckpointError, MemoryShortError."""
+    cancel: Cancel = field(default_factory=Cancel)
+    """Is asked between the layers of a tower."""
     calls: int = 0
     """How many media went through a vision tower."""
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
@@ -56,7 +59,10 @@ class Sight:
 
     @torch.inference_mode()
     def all_features(self, media: Sequence[Frames], fit: Fit) -> list[torch.Tensor]:
-        """The projected features of each medium, [tokens, hidden]; those of a kind go through their tower together."""
+        """The projected features of each medium, [tokens, hidden]; those of a kind go through their tower together.
+
+        Errors: CancelError.
+        """
         kinds: tuple[MediaKind, ...] = ("video", "image")
         for kind in kinds:
             new = [medium for medium in media if medium.kind == kind and fit not in self._seen.get(medium, {})]
@@ -73,9 +79,14 @@ class Sight:
             setattr(model.model, name, self.tower(kind))
         if kind == "video":
             pixels = torch.cat([video_pixels(medium, checkpoint.video_recipe, fit=fit) for medium in media])
-            output = model.model.get_video_features(pixels.to(model.device, model.dtype))
+            output = self._passed(model.model.get_video_features, model.model.video_tower, pixels)
         else:
             pixels = torch.cat([image_pixels(medium, checkpoint.folder, fit=fit) for medium in media])
-            output = model.model.get_image_features(pixels.to(model.device, model.dtype))
+            output = self._passed(model.model.get_image_features, model.model.image_tower, pixels)
         features: torch.Tensor = getattr(output, "pooler_output", output)
         return features.flatten(0, -2).chunk(len(media))
+
+    def _passed(self, features_of: Callable[[torch.Tensor], Any], tower: Any, pixels: torch.Tensor) -> Any:
+        layers = () if self.model.device.type == "cuda" else getattr(tower, "vision_model", tower).encoder.layers
+        with self.cancel.between(layers):
+            return features_of(pixels.to(self.model.device, self.model.dtype))

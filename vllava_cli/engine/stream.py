@@ -15,6 +15,7 @@ import torch
 from vllava_cli.engine.answering import Answering
 from vllava_cli.engine.attention import PART_TOKENS
 from vllava_cli.engine.blank import Blank
+from vllava_cli.engine.cancel import CancelError, never
 from vllava_cli.engine.context import make_room
 from vllava_cli.engine.decoding import Steps, steps_over
 from vllava_cli.engine.forward import embed, memory_faults, prefill
@@ -27,10 +28,6 @@ from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, VideoLlavaForConditionalGeneration
-
-
-def never() -> bool:
-    return False
 
 
 @dataclass(kw_only=True)
@@ -47,6 +44,8 @@ class Engine:
     """Whether the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
+    notice: Callable[[str], object] = str
+    """Is told what a user should know, a sentence."""
 
     def __post_init__(self) -> None:
         is_cuda = self.model.device.type == "cuda"
@@ -54,8 +53,8 @@ class Engine:
         self.runs_ahead = self.runs_ahead or is_cuda
         self._cache: DynamicCache | None = None
         self._steps: Steps | None = None
-        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower)
         self.llama = Llama(self.model, self.plan.attention)
+        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower, cancel=self.llama.cancel)
         self.blank = Blank(model=self.model, llama=self.llama, tokens=self.tokens)
 
     def stream(
@@ -70,9 +69,9 @@ class Engine:
 
         With choices there is one piece: the likeliest of them, whole, with the probabilities of all.
 
-        `is_interrupted` is asked before clips are looked at, each chunk of prefill and each token. When the stream
-        ends, by whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,
-        MemoryShortError.
+        `is_interrupted` is asked between the layers of each pass and behind each token. When the stream ends, by
+        whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,
+        MemoryShortError, OverflowedError.
         """
         run = Answering(
             engine=self,
@@ -114,7 +113,11 @@ class Engine:
                 "video": shown.ids[:reused].count(self.tokens.video_id),
                 "image": shown.ids[:reused].count(self.tokens.image_id),
             }
-            rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
+            try:
+                with self.llama.cancel.asking(is_interrupted):
+                    rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
+            except CancelError:
+                return reused, None
             new = shown.ids[reused:]
             embeddings = embed(self.llama, list(new), rows, self.tokens)
             fed, logits = prefill(
@@ -132,10 +135,12 @@ class Engine:
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Runs passes; whatever breaks one off leaves the cache's layers uneven, so the cache is dropped."""
+        """Runs passes; whatever but CancelError breaks one off leaves uneven layers, so the cache is dropped."""
         try:
-            with memory_faults(self.plan.device):
+            with memory_faults(self.plan.device, self.plan):
                 yield
+        except CancelError:  # the layers are even again
+            raise
         except BaseException:
             self.memory = self._cache = self._steps = None
             raise
@@ -158,7 +163,13 @@ class Engine:
             room = -(-self.tokens.context_tokens // PART_TOKENS) * PART_TOKENS if self.is_static else 0
             self._cache = roomy_cache(len(self.llama.blocks), least_room=room)
             is_captured = self.model.device.type == "cuda" and self.plan.quantisation != "8bit"
-            self._steps = steps_over(self.llama, self._cache, is_static=bool(self.is_static), is_captured=is_captured)
+            self._steps = steps_over(
+                self.llama,
+                self._cache,
+                is_static=bool(self.is_static),
+                is_captured=is_captured,
+                notice=self.notice,
+            )
         for layer in self._cache.layers:
             layer.hold(0)
         return self._cache

@@ -5,9 +5,11 @@ Every fault of the file or of the libraries below leaves this module as one `Med
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -31,6 +33,9 @@ _FORMATS = (
 OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
 
+# PyAV 19 reads tags in any encoding by itself, and has no such argument.
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+
 # matroska, mpeg, ogg, asf, gif, png
 _SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG")
 
@@ -47,12 +52,12 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
     check_file(path)
     options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
     try:
-        with av.open(f"file:{path.absolute()}", "r", options=dict(options), metadata_errors="replace") as container:
+        with av.open(f"file:{path.absolute()}", "r", options=dict(options), **_LENIENT) as container:
             yield container
     except MemoryError:
         raise
     except DECODE_ERRORS as exc:
-        raise MediaError(_fault_of(path)) from exc
+        raise MediaError(_fault_of(path, exc)) from exc
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -94,7 +99,9 @@ def check_size(path: Path, width: int, height: int) -> None:
         raise MediaError(f"{shown(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
 
 
-def _fault_of(path: Path) -> str:
+def _fault_of(path: Path, exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
+        return f"{shown(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
     if _starts_like_media(path):
         return f"{shown(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
     return f"{shown(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -34,7 +35,23 @@ class Converter:
 
 
 def matrix_of(frame: VideoFrame) -> bytes | None:
+    """The display matrix, 36 bytes, whatever else a decoder attached to the frame.
+
+    PyAV before 19 names each kind of side data from a table, and lists none of a frame's where one is newer than that.
+    """
     try:
-        return bytes(cast("Any", frame.side_data)["DISPLAYMATRIX"])
+        attached = frame.side_data
+    except ValueError:
+        Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
+        attached = frame.side_data
+    try:
+        return bytes(cast("Any", attached)["DISPLAYMATRIX"])
     except KeyError:
         return None
+
+
+def _unnamed(kinds: type[Type], value: int) -> Type:
+    """A kind of side data that PyAV's table lacks: 31 → Type.KIND_31."""
+    kind: Any = object.__new__(kinds)
+    kind._name_, kind._value_ = f"KIND_{value}", value
+    return cast(Type, kind)

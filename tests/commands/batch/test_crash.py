@@ -13,7 +13,7 @@ from tests.commands.batch.zygote import Running, Zygote
 QUESTIONS = ("What happens in this video?", "Is there a red star?", "What colour is it?", "How many shapes are there?")
 WORDS = (
     *("batch", "--model", "demo", "--batch-size", "3", "--decoders", "1", "-o", "../out.jsonl"),
-    *(word for question in QUESTIONS for word in ("-q", question)),
+    *(word for question in QUESTIONS for word in ("-Q", question)),
     *(".", "three-shapes.mp4", "nowhere.mp4"),
 )
 """Nine files of a folder, one of them broken, one clip twice, one that isn't there: 44 jobs."""

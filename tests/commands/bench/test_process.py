@@ -10,7 +10,7 @@ from tests.commands.shell import Shell
 from vllava_cli.commands.bench.saved import read
 
 Run = Callable[..., Shell]
-FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch", "1", "--max-new-tokens", "3", "--device", "cpu")
+FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch-size", "1", "--max-new-tokens", "3", "--device", "cpu")
 
 
 def test_everything_is_measured_saved_and_checked(shell: Run, clip: Path, tmp_path: Path) -> None:
