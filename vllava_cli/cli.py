@@ -82,7 +82,7 @@ from vllava_cli.options import (
     rows_of,
     wishes_of,
 )
-from vllava_cli.screen import Screen, discard
+from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
 from vllava_cli.usage import Command, Group, UsageFault, told
 
@@ -586,6 +586,7 @@ def _words() -> list[str]:
 
 def main() -> int:
     """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
+    fill_closed()
     os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
         return _flushed(app(args=_words(), prog_name="vllava", standalone_mode=False) or 0)
@@ -600,12 +601,8 @@ def main() -> int:
         return exc.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as exc:
-        discard(sys.stdout)
-        Screen().error(f"{exc.strerror or exc}: {exc.filename or 'stdout'}.")
-        return 1
-    except Exception:
-        return _our_bug()
+    except Exception as exc:
+        return _unprinted(exc) if isinstance(exc, OSError) and _is_parsers(exc) else _our_bug()
 
 
 def _flushed(code: int) -> int:
@@ -614,11 +611,25 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except OSError as exc:
         discard(sys.stdout)
-        if isinstance(exc, BrokenPipeError) or code:
-            return code
-        Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
-        return 1
+        return code or _unprinted(exc)
     return code
+
+
+def _unprinted(exc: OSError) -> int:
+    """What was printed can't go out; a reader that went away has had enough."""
+    discard(sys.stdout)
+    if isinstance(exc, BrokenPipeError):
+        return 0
+    Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
+    return 1
+
+
+def _is_parsers(exc: OSError) -> bool:
+    """Whether the parser failed to print its help: everything else on stdout is written by a Screen."""
+    module, place = "", exc.__traceback__
+    while place:
+        module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
+    return module.endswith("click.utils")
 
 
 def _our_bug() -> int:

@@ -276,6 +276,21 @@ def discard(stream: TextIO) -> None:
     os.close(null)
 
 
+def fill_closed() -> None:
+    """Puts the null device in the place of a closed stdin, stdout or stderr, so that no later file takes its number.
+
+    What is written to a closed stdout fails, what is written to a closed stderr goes nowhere.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, flags)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            if number:  # to have no stdin is something else than to read nothing there
+                setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
 class _Growing:
     """What stands beside a spinner, asked for anew each time it is drawn."""
 
