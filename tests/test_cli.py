@@ -132,7 +132,7 @@ USAGE_ERRORS = {
     ),
     "random weights of a model": (
         ["bench", "--random-weights", "7b", "--model", "demo"],
-        "vllava: --random-weights measures no --model. Give one of them.\n",
+        "vllava: --random-weights measures no --model and no --adapter. Give one of them.\n",
     ),
     "frames in a precision": (
         ["bench", "--frames-only", "--precision", "fp16"],
@@ -169,6 +169,54 @@ def test_a_full_disk_is_one_sentence() -> None:
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+FAILING = """
+import os, sys
+sys.argv = ["vllava", "demo"]
+from vllava_cli.commands import demo
+def run(*_, **__):
+    raise OSError(24, "Too many open files")
+demo.run = run
+from vllava_cli.cli import main
+os._exit(main())
+"""
+
+
+def test_a_failure_of_the_system_that_nobody_expected_is_a_bug_and_not_told_as_stdouts() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    *traceback, fault, bug = done.stderr.splitlines()
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert fault == "OSError: [Errno 24] Too many open files"
+    assert bug == "vllava: This is a bug in vllava: please report it with the lines above."
+
+
+def closed(how: str, *words: str) -> Shell:
+    """vllava as a shell starts it with a closed stream: "2>&-"."""
+    command = ["sh", "-c", f'exec "$0" -m vllava_cli "$@" {how}', sys.executable, *words]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return Shell(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_a_closed_stdout_is_one_sentence() -> None:
+    sentence = "vllava: The answer can't be written to stdout: Bad file descriptor.\n"
+    assert closed(">&-", "demo", "--paths") == Shell(code=1, out="", err=sentence)
+
+
+def test_a_closed_stderr_costs_no_answer(tmp_path: Path) -> None:
+    done = closed("2>&-", "demo", "--paths")
+    assert (done.code, len(done.out.splitlines())) == (0, 8)
+    out = tmp_path / "out.jsonl"
+    missing = closed("2>&-", "batch", "--model", "demo", "What?", str(tmp_path / "none.mp4"), "-o", str(out))
+    assert (missing.code, missing.out) == (1, "")
+    assert out.read_text().count("\n") == 1, "nothing that is told may land in the file"
+
+
+def test_a_closed_stdin_asks_nothing(clip: Path) -> None:
+    done = closed("<&-", "ask", str(clip))
+    sentence = 'No question was given: vllava ask CLIP... "QUESTION", or pipe it to stdin.'
+    assert done == Shell(code=2, out="", err=f"vllava: {sentence}\n")
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])

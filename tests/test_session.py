@@ -267,7 +267,7 @@ def test_an_undo_forgets_the_turn_of_its_number_and_all_behind_it() -> None:
 
 
 @given(start=st.lists(turns, max_size=2), steps=steps)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_course_of_turns_and_undos_comes_back(start: list[TurnRecord], steps: list[Any]) -> None:
     kept = [replace(turn, number=number) for number, turn in enumerate(start, 1)]
     with some_path() as path:
@@ -628,7 +628,7 @@ changes = st.lists(st.tuples(st.sampled_from(list(places(VALID))), anything), mi
 
 
 @given(changes=changes)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_other_value_anywhere_is_read_or_refused(changes: list[tuple[tuple[str | int, ...], object]]) -> None:
     rows = json.loads(json.dumps(VALID))
     for place, value in changes:
@@ -649,7 +649,7 @@ def test_any_other_value_anywhere_is_read_or_refused(changes: list[tuple[tuple[s
 
 
 @given(data=st.binary(max_size=200), keep=st.integers(min_value=0, max_value=2000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes_are_read_or_refused(data: bytes, keep: int) -> None:
     valid = b"".join(json.dumps(row).encode() + b"\n" for row in VALID)
     with some_path() as path:

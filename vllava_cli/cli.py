@@ -18,6 +18,7 @@ from vllava_cli.errors import UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
     Actors,
+    AdapterName,
     Allow,
     At,
     Attentions,
@@ -44,6 +45,7 @@ from vllava_cli.options import (
     Gpus,
     GpusPerActor,
     Guard,
+    Hash,
     Jobs,
     Json,
     JsonLines,
@@ -80,7 +82,7 @@ from vllava_cli.options import (
     rows_of,
     wishes_of,
 )
-from vllava_cli.screen import Screen, discard
+from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
 from vllava_cli.usage import LAST, Command, Group, UsageFault, told
 
@@ -122,6 +124,7 @@ def ask(
     words: Words,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -156,7 +159,7 @@ def ask(
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits_of(decode_timeout, decode_memory),
@@ -197,6 +200,7 @@ def chat(
     ] = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -231,7 +235,7 @@ def chat(
         raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         is_model_named=_is_given(context, "model"),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
@@ -273,6 +277,7 @@ def batch(
     decoders: Decoders = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -287,6 +292,7 @@ def batch(
     top_p: TopP = 1.0,
     seed: Seed = None,
     guard: Guard = True,
+    hash: Hash = False,
     stats: ShowStats = False,
     verbose: Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
@@ -311,7 +317,7 @@ def batch(
     )
     request = Batch(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
-        wishes=wishes_of(model, revision, device, precision, attention),
+        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(
             Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
@@ -333,6 +339,7 @@ def batch(
         is_failing_fast=fail_fast,
         is_dry=dry_run,
         has_stats=stats,
+        is_hashing=hash,
     )
     if asked.notice:
         screen.notice(asked.notice)
@@ -445,12 +452,40 @@ def merge(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
+@_command(no_args_is_help=True)
+def replay(
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROWS", help="What ask --json, chat --json or batch wrote; - reads stdin.", show_default=False
+        ),
+    ],
+    id: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
+    ] = None,
+    decode_timeout: DecodeTimeout = None,
+    decode_memory: DecodeMemory = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
+    verbose: Verbose = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
+) -> None:
+    """Make the answers of rows again, and say which are the same."""
+    from vllava_cli.commands.replay import run as command
+
+    request = command.Replay(
+        rows=rows, ids=tuple(id or ()), limits=limits_of(decode_timeout, decode_memory), is_json=json
+    )
+    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+
+
 @_command()
 def bench(
     context: typer.Context,
     words: BenchWords = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     random_weights: RandomWeights = None,
     device: Device = None,
     precision: Precisions = None,
@@ -476,8 +511,8 @@ def bench(
     from vllava_cli.commands.bench import arguments
     from vllava_cli.commands.bench.request import Bench, Configuration
 
-    if random_weights and _is_given(context, "model"):
-        raise UsageError("--random-weights measures no --model. Give one of them.")
+    if random_weights and (adapter or _is_given(context, "model")):
+        raise UsageError("--random-weights measures no --model and no --adapter. Give one of them.")
     clip, question = arguments.words_of(words or [])
     request = Bench(
         clip=clip or arguments.OUR_CLIP,
@@ -485,9 +520,14 @@ def bench(
         question=question,
         model=model,
         revision=revision,
+        adapter=adapter,
         random=random_weights,
         configurations=tuple(
-            Configuration(precision=held, attention=kernel, wishes=wishes_of(model, revision, device, held, kernel))
+            Configuration(
+                precision=held,
+                attention=kernel,
+                wishes=wishes_of(model, revision, device, held, kernel, adapter=adapter),
+            )
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
         ),
@@ -509,6 +549,7 @@ def bench(
 def doctor(
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
+    adapter: AdapterName = None,
     device: Device = None,
     precision: PrecisionWish = "auto",
     attention: AttentionWish = "auto",
@@ -520,7 +561,7 @@ def doctor(
     """
     from vllava_cli.commands import doctor as command
 
-    wishes = wishes_of(model, revision, device, precision, attention)
+    wishes = wishes_of(model, revision, device, precision, attention, adapter=adapter)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
@@ -552,6 +593,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def main() -> int:
     """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
+    fill_closed()
     os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
         return _flushed(app(args=sys.argv[1:], prog_name="vllava", standalone_mode=False) or 0)
@@ -566,12 +608,8 @@ def main() -> int:
         return exc.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as exc:
-        discard(sys.stdout)
-        Screen().error(f"{exc.strerror or exc}: {exc.filename or 'stdout'}.")
-        return 1
-    except Exception:
-        return _our_bug()
+    except Exception as exc:
+        return _unprinted(exc) if isinstance(exc, OSError) and _is_parsers(exc) else _our_bug()
 
 
 def _flushed(code: int) -> int:
@@ -580,11 +618,25 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except OSError as exc:
         discard(sys.stdout)
-        if isinstance(exc, BrokenPipeError) or code:
-            return code
-        Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
-        return 1
+        return code or _unprinted(exc)
     return code
+
+
+def _unprinted(exc: OSError) -> int:
+    """What was printed can't go out; a reader that went away has had enough."""
+    discard(sys.stdout)
+    if isinstance(exc, BrokenPipeError):
+        return 0
+    Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
+    return 1
+
+
+def _is_parsers(exc: OSError) -> bool:
+    """Whether the parser failed to print its help: everything else on stdout is written by a Screen."""
+    module, place = "", exc.__traceback__
+    while place:
+        module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
+    return module.endswith("click.utils")
 
 
 def _our_bug() -> int:

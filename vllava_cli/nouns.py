@@ -114,7 +114,7 @@ class Adapter:
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     sha256: str
-    """Of adapter_model.safetensors."""
+    """Of adapter_config.json and adapter_model.safetensors, one behind the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,11 @@ class Checkpoint:
     @property
     def is_demo(self) -> bool:
         return self.model == DEMO_MODEL
+
+    @property
+    def name(self) -> str:
+        """The model's, with its adapter's: "owner/model + owner/adapter"."""
+        return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
 
     @property
     def parameters(self) -> int:

@@ -182,6 +182,15 @@ Model = Annotated[
 Revision = Annotated[
     str | None, typer.Option(metavar="REV", help="The hub's branch, tag or commit.", show_default="main")
 ]
+AdapterName = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="ID|FOLDER",
+        help="A LoRA adapter to merge into the model: a hub id or a local folder.",
+        show_default="none",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the one with room")
 ]
@@ -384,6 +393,10 @@ GpusPerActor = Annotated[
         **number(float), metavar="N", help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"
     ),
 ]
+Hash = Annotated[
+    bool,
+    typer.Option("--hash", help="Rows also say the SHA-256 of their clip: all of each file is read."),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(
@@ -457,11 +470,14 @@ def rows_of(batch_size: str) -> int | None:
     return int(batch_size)
 
 
-def wishes_of(model: str, revision: str | None, device: str | None, precision: str, attention: str) -> Wishes:
+def wishes_of(
+    model: str, revision: str | None, device: str | None, precision: str, attention: str, *, adapter: str | None
+) -> Wishes:
     names = {"auto": None, "flash": "flash_attention_2"}
     return Wishes(
         model=model,
         revision=revision,
+        adapter=adapter,
         device=None if device == "auto" else device,
         precision=cast(Precision | None, None if precision == "auto" else precision),
         attention=cast(Attention | None, names.get(attention, attention)),

@@ -36,7 +36,8 @@ def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips:
     (line,) = done.out.splitlines()
     row = json.loads(line)
     assert (done.code, done.err) == (0, "")
-    assert len(row.pop("id")) == 32 and 0 < row.pop("seconds") < 60
+    assert len(row.pop("id")) == 32 and row.pop("seconds") > 0
+    made_with = row.pop("made_with")
     assert list(row.items()) == [
         ("path", f"clips/{RED}"),
         ("question", HAPPENS),
@@ -47,7 +48,23 @@ def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips:
         ("revision", None),
         ("precision", "fp32"),
         ("error", None),
+        ("stray", 0),
+        ("seed", None),
     ]
+    assert set(made_with.pop("versions")) == {"vllava", "transformers", "torch", "av"}
+    assert len(made_with.pop("prompt_sha256")) == 64 and len(made_with.pop("answer_ids")) > 3
+    size = (clips / RED).stat().st_size
+    assert made_with == {
+        "device": "cpu",
+        "precision": "fp32",
+        "dtype": "float32",
+        "quantisation": None,
+        "attention": "sdpa",
+        "adapter": None,
+        "fit": "crop",
+        "clips": [{"bytes": size, "sha256": None, "start_s": None, "end_s": None, "at_s": []}],
+        "sampling": {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "seed": None, "has_guard": True},
+    }
 
 
 def test_errors_are_rows_and_the_summary_counts_them_by_kind(vllava: Zygote, clips: Path) -> None:

@@ -56,7 +56,7 @@ def run(chat: Chat, screen: Screen) -> int:
             ends.callback(file.close)
         if record and chat.clips:
             _check_same(chat.clips, record)
-        talk = _talk(_of_session(chat, record), file, record, screen, ends)
+        talk = _talk(of_session(chat, record), file, record, screen, ends)
         lines = _lines(talk, screen)
         talk.ending = ends.enter_context(Ending.watched())
         ends.callback(talk.close)
@@ -80,13 +80,14 @@ def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
         raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
 
 
-def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
+def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
     """The chat with the session's model and fit."""
     if record is None:
         return chat
     wishes = chat.wishes
     if not chat.is_model_named:
-        wishes = replace(wishes, model=record.model, revision=record.revision)
+        adapter = wishes.adapter or record.adapter
+        wishes = replace(wishes, model=record.model, revision=record.revision, adapter=adapter)
     return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
 
 
@@ -97,6 +98,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
     keeping = Keeping(
         model=_model(tokens),
         revision=tokens.checkpoint.revision,
+        adapter=_adapter(tokens),
         screen=screen,
         path=chat.session.absolute() if chat.session else None,
         file=file,
@@ -151,6 +153,14 @@ def _model(tokens: Tokens) -> str:
     checkpoint = tokens.checkpoint
     is_name = checkpoint.model == DEMO_MODEL or checkpoint.revision is not None
     return checkpoint.model if is_name else str(checkpoint.folder.absolute())
+
+
+def _adapter(tokens: Tokens) -> str | None:
+    """The same of the model's adapter."""
+    adapter = tokens.checkpoint.adapter
+    if adapter is None:
+        return None
+    return adapter.name if adapter.revision else str(adapter.folder.absolute())
 
 
 def _lines(talk: Talk, screen: Screen) -> Lines:
