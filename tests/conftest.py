@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("VLLAVA_MODEL", None)
+os.environ["TERM"] = "xterm-256color"  # a dumb one shows no progress
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would what the tests start
 
@@ -18,6 +20,9 @@ from tests.checkpoints import write_checkpoint
 from tests.clips import write_clip
 from tests.commands.shell import Shell
 from tests.published import write_published
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +52,13 @@ def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
     """Runs vllava as a process, in an empty folder, with nothing of the caller's settings."""
     yield lambda *words, **settings: Shell.run(*words, folder=tmp_path, **settings)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, of this test's own."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder

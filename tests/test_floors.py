@@ -14,25 +14,36 @@ FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "unswept", "importing", "demo"),
     (
         *("prompt", "choices", "times", "measures", "media", "hardware", "limits", "plan", "fit", "memory_estimate"),
-        *("jsonl", "fields", "lock", "mending", "whole", "journal", "fingerprint", "session_rows", "session"),
+        *(
+            "jsonl",
+            "json_file",
+            "fields",
+            "lock",
+            "mending",
+            "whole",
+            "journal",
+            "fingerprint",
+            "session_rows",
+            "session",
+        ),
         *("tables", "job_list", "shards", "objects"),
         *("suffixes", "inputs", "jobs", "job_files", "job_rows", "job_json", "job_lines", "clip_names"),
     ),
     ("engine",),
     ("screen", "commands"),
     ("cluster",),
-    ("options",),
+    ("options", "usage"),
     ("cli",),
     ("__main__",),
 )
 HEAVY = {
     "torch": {"engine", "media/pixels", "hardware"},
     "transformers": {"engine", "media/pixels"},
-    "huggingface_hub": {"engine/hub"},
+    "huggingface_hub": {"engine/hub", "engine/repository", "engine/hub_download"},
     "av": {"media"},
     "PIL": {"media", "commands/bench"},
     "rich": {"screen"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", "options", "usage"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"session", "engine/kept", "media/remote"},
     "ray": {"cluster"},
@@ -102,7 +113,7 @@ def test_imports_run_downward(module: str) -> None:
 def test_commands_do_not_import_each_other(module: str) -> None:
     if room(module) != "commands":
         return
-    names = ("ask", "probe", "frames", "chat", "batch", "merge", "bench", "doctor", "demo")
+    names = ("ask", "probe", "frames", "chat", "batch", "merge", "bench", "doctor", "demo", "replay")
     own = module.removesuffix(".py").split("/")[2]
     siblings = tuple(f"vllava_cli.commands.{name}" for name in names if name != own)
     assert not [name for name in imports(MODULES[module]) if f"{name}.".startswith(tuple(f"{s}." for s in siblings))]

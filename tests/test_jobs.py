@@ -12,7 +12,7 @@ import pytest
 
 from vllava_cli.errors import UsageError
 from vllava_cli.jobs import Job, Shard, Wanted, has_changed, made, settings_of, shard, shard_of, signature
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
 
 SIGNATURE = signature("demo", None, {})
 
@@ -168,9 +168,20 @@ def test_settings_that_change_nothing_do_not(noun: Wishes | Framing | Sampling, 
 
 
 def test_no_setting_was_forgotten() -> None:
-    apart = {"model", "revision"}
+    apart = {"model", "revision", "adapter"}
     tried = {name for _, change in MATTERS + IS_ALL_THE_SAME for name in change}
     assert tried == {field.name for noun in (Wishes, Framing, Sampling) for field in fields(noun)} - apart
+
+
+def test_an_adapter_counts_by_its_content_and_without_one_ids_are_as_before() -> None:
+    plain = settings_of(Wishes(), Framing(), Sampling())
+    first, second = (Adapter(name="a", folder=Path("a"), revision=None, sha256=digest) for digest in ("00", "01"))
+    assert plain.keys() == {"precision", "attention", "framing", "sampling"}
+    assert settings_of(Wishes(), Framing(), Sampling(), first) == plain | {"adapter": "00"}
+    assert settings_of(Wishes(), Framing(), Sampling(), replace(first, name="b", folder=Path("b"))) == plain | {
+        "adapter": "00"
+    }
+    assert settings_of(Wishes(), Framing(), Sampling(), second) == plain | {"adapter": "01"}
 
 
 @pytest.mark.parametrize("text", ["1/1", "3/16", "16/16"])

@@ -7,10 +7,11 @@ VllavaError                  exit code 1 unless it says otherwise
 │   └── FetchError           one that a URL names and that can't be fetched
 │       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
-│   └── HubError             the model isn't here and the hub can't be reached
+│   └── HubError             the model isn't here and can't be fetched from the hub
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── OverflowedError          the model's numbers are infinite or not numbers
 ├── ContextError             the prompt doesn't fit into the model's context
+├── ReplayError              an answer that can't be made again
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job once
 ├── ClusterError             Ray that can't be reached, or ended too early
@@ -68,6 +69,10 @@ class ContextError(VllavaError):
     pass
 
 
+class ReplayError(VllavaError):
+    pass
+
+
 class SessionError(VllavaError):
     pass
 
@@ -94,3 +99,13 @@ class ClosedPipeError(StdoutError):
 
 class LockedError(OutputError):
     exit_code = 75
+
+
+MOST_TOLD = 200
+"""Characters of what a library said."""
+
+
+def reason_of(error: Exception) -> str:
+    """What a library's error says, on one line, as a part of a sentence of ours."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"

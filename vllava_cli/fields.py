@@ -92,11 +92,19 @@ class Fields:
 
     def path(self, key: str) -> Path:
         text = self.text(key)
-        try:
-            is_name = b"\0" not in os.fsencode(text)
-        except UnicodeEncodeError:
-            is_name = False
-        return Path(text) if is_name and Path(text).is_absolute() else self.refuse(key, "no absolute path")
+        return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "no absolute path")
+
+    def name(self, key: str) -> str:
+        """What a file may be called, a path or a URL."""
+        text = self.text(key)
+        return text if text and _is_name(text) else self.refuse(key, "no name of a file")
 
     def _value(self, key: str) -> Any:
         return self._values[key] if key in self._values else self.refuse(key, "missing")
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 from vllava_cli.errors import UsageError
 from vllava_cli.media.remote.allow import scheme_of
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
 
 ID_DIGITS = 32
-ROW_KEYS = (
+FIRST_KEYS = (
     *("id", "path", "question", "answer", "stop_reason", "frame_times_s"),
-    *("model", "revision", "precision", "seconds", "error", "probabilities"),
+    *("model", "revision", "precision", "seconds", "error"),
 )
+"""Those that a row has had from the first version on."""
+ROW_KEYS = (*FIRST_KEYS, "stray", "seed", "made_with", "probabilities")
 """What a row says of itself, in its order; a job's further fields come behind, under other names."""
 _NOTHING: dict[str, object] = {}
 
@@ -107,13 +109,16 @@ def signature(model: str, revision: str | None, settings: Mapping[str, object]) 
     return json.dumps([model, revision, settings], sort_keys=True, separators=(",", ":"))
 
 
-def settings_of(wishes: Wishes, framing: Framing, sampling: Sampling) -> dict[str, object]:
+def settings_of(
+    wishes: Wishes, framing: Framing, sampling: Sampling, adapter: Adapter | None = None
+) -> dict[str, object]:
     """All that changes an answer, and nothing that doesn't: a greedy run has no use for a seed."""
     return {
         "precision": wishes.precision,
         "attention": wishes.attention,
         "framing": asdict(framing),
         "sampling": _used(sampling),
+        **({"adapter": adapter.sha256} if adapter else {}),
     }
 
 

@@ -28,7 +28,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     Errors: OutputError where the file can't be read or a row before the last one is damaged.
     """
     with told(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
-        yield from _rows(file, path)
+        yield from rows_in(file, path)
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:
@@ -113,7 +113,8 @@ def refuse_damaged(path: Path, what: str) -> NoReturn:
     raise OutputError(f"{shown(path)} can't be used: {what}. Mend it in an editor, or name another file.")
 
 
-def _rows(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
+def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
+    """As `read_rows`, of a file that is open; `path` is what messages call it. Errors: OutputError, OSError."""
     number = 0
     line = file.readline(MAX_ROW_BYTES + 1)
     while line:

@@ -24,6 +24,7 @@ Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
+PictureForm = Literal["PNG", "JPEG"]
 Way = Literal["seek", "decode"]
 """How the frames of a file are reached: by seeking to the groups of pictures that hold them, or by decoding through."""
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
@@ -113,7 +114,7 @@ class Adapter:
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     sha256: str
-    """Of adapter_model.safetensors."""
+    """Of adapter_config.json and adapter_model.safetensors, one behind the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,11 @@ class Checkpoint:
     @property
     def is_demo(self) -> bool:
         return self.model == DEMO_MODEL
+
+    @property
+    def name(self) -> str:
+        """The model's, with its adapter's: "owner/model + owner/adapter"."""
+        return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
 
     @property
     def parameters(self) -> int:

@@ -61,6 +61,7 @@ class SessionRecord:
     revision: str | None
     fit: Fit
     started_at: str
+    adapter: str | None = None
     turns: tuple[TurnRecord, ...] = ()
     attached: tuple[MediumRecord, ...] = ()
 
@@ -73,6 +74,7 @@ def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
         "vllava": __version__,
         "model": record.model,
         "revision": record.revision,
+        **({"adapter": record.adapter} if record.adapter else {}),
         "fit": record.fit,
         "started_at": record.started_at,
     }
@@ -147,11 +149,12 @@ def _header(fields: Fields) -> SessionRecord:
         revision=fields.maybe("revision", fields.text),
         fit=fields.one_of("fit", get_args(Fit)),
         started_at=fields.moment("started_at"),
+        adapter=fields.text("adapter") if fields.has("adapter") else None,
     )
 
 
 def _turn(fields: Fields, fit: Fit) -> TurnRecord:
-    sampling = _sampling(fields.inside("sampling"))
+    sampling = read_sampling(fields.inside("sampling"))
     return TurnRecord(
         number=fields.whole("number", least=1),
         question=fields.text("question"),
@@ -197,7 +200,8 @@ def _medium(fields: Fields, fit: Fit) -> MediumRecord:
     )
 
 
-def _sampling(fields: Fields) -> Sampling:
+def read_sampling(fields: Fields) -> Sampling:
+    """Of a session's or an answer's row. Errors: those of `fields`."""
     return Sampling(
         max_new_tokens=fields.whole("max_new_tokens", least=1),
         temperature=fields.number("temperature", least=0, most=100.0),

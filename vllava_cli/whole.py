@@ -100,3 +100,13 @@ class Part:
 
 def _name(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
+
+
+def private_fault(path: Path) -> str | None:
+    """Why others than this user could have written to a file or folder, a clause; None where they couldn't."""
+    facts = path.stat()
+    if sys.platform == "win32":
+        return None
+    if facts.st_uid != os.geteuid():
+        return "it belongs to another user"
+    return "others may write to it" if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None

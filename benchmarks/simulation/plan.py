@@ -15,7 +15,7 @@ from vllava_cli.jobs import Job, Wanted, made, signature
 from vllava_cli.jsonl import shown
 from vllava_cli.measures import Line
 
-ABOUT = About(model="simulated/no-model", revision="0" * 40, precision="fp16")
+ABOUT = About(model="simulated/no-model", revision="0" * 40)
 QUESTIONS = ("What happens in this video?", "How many people are seen?", "Where was it filmed?", "What is odd?")
 CLIPS_PER_FOLDER = 1000
 ERRORS_OF_1000, TWICE_OF_1000 = 10, 1
@@ -68,7 +68,7 @@ class Plan:
             yield Wanted(path=path, question=QUESTIONS[question])
 
     def made(self) -> list[Job]:
-        return made(self.wanted(), signature(ABOUT.model, ABOUT.revision, {"precision": ABOUT.precision}))
+        return made(self.wanted(), signature(ABOUT.model, ABOUT.revision, {"precision": "fp16"}))
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))

@@ -16,7 +16,7 @@ from vllava_cli.jobs import Job, Wanted, made
 from vllava_cli.media.recipe import read_video_recipe
 from vllava_cli.nouns import Framing, Sampling, Wishes
 
-ABOUT = About(model="demo", revision=None, precision="fp32")
+ABOUT = About(model="demo", revision=None)
 RECIPE = read_video_recipe(CHECKPOINT)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.rows import ABOUT, jobs, rows
-from tests.commands.batch.parts import Reading
+from tests.commands.batch.parts import MAKING, Reading
 from vllava_cli.cluster import folder as module
 from vllava_cli.cluster.folder import parts_for
 from vllava_cli.cluster.parts import opened
@@ -143,7 +143,9 @@ def test_parquet_has_the_rows_in_the_order_of_the_jobs() -> None:
         for row in made:
             row["frame_times_s"] = [0.0, 1.5]
             row["probabilities"] = {"yes": 0.75, "no": 0.25}
-        parts.extend(made)
+        old = {key: value for key, value in made.pop().items() if key not in ("stray", "seed", "made_with")}
+        made[0] |= {"stray": 1, "seed": (1 << 64) - 1, "made_with": MAKING.row()}
+        parts.extend([*made, old])
         parts.finish(every)
     tables = [pq.read_table(path) for path in sorted(Path("out").glob("part-*.parquet"))]
     assert len(tables) == 4
@@ -156,6 +158,9 @@ def test_parquet_has_the_rows_in_the_order_of_the_jobs() -> None:
             assert row["error"] == ({"kind": "unreadable", "message": "It can't be read."} if is_bad else None)
             assert (row["frame_times_s"], row["probabilities"]) == ([0.0, 1.5], [("yes", 0.75), ("no", 0.25)])
             assert row["question"] == of[row["id"]].question.replace("\udcff", "\\udcff")
+            was_made = row["id"] == made[0]["id"]
+            assert row["seed"] == ((1 << 64) - 1 if was_made else None)
+            assert row["made_with"] == (json.dumps(MAKING.row()) if was_made else None)
             assert (row["split"], row["number"]) == (("test", "7") if of[row["id"]].fields else (None, None))
     assert sorted(merged("out")) == sorted(job.path for job in every)
     with pytest.raises(OutputError, match="another --format"), opened(Place(name="out"), every, about):

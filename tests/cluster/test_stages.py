@@ -18,6 +18,7 @@ from vllava_cli.cluster.decoding import CLIP, decoded
 from vllava_cli.cluster.setup import Setup
 from vllava_cli.commands.batch.units import Unit, units_of
 from vllava_cli.demo import CLIPS
+from vllava_cli.fingerprint import fingerprint
 from vllava_cli.jobs import Wanted, made
 from vllava_cli.media.guard import Guard
 from vllava_cli.media.pick import spread
@@ -66,6 +67,29 @@ def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: Setup) 
     assert found.fault
     assert (found.fault.kind, found.is_early) == ("trim", False)
     assert found.fault.message == "9 frames are more than the 8 that the model sees. Name fewer."
+
+
+def test_a_clip_is_hashed_where_it_is_decoded(setup: Setup, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "short.mp4", 3)
+    assert decoded(unit(clip), setup).fingerprint is None
+    hashing = replace(setup, batch=replace(setup.batch, is_hashing=True))
+    found = decoded(unit(clip), hashing)
+    assert found.fingerprint == fingerprint(clip)
+    (row,) = Answering(hashing, Heard()).rows([found])
+    (told,) = row["made_with"]["clips"]
+    assert (told["bytes"], told["sha256"]) == (clip.stat().st_size, fingerprint(clip).sha256)
+
+
+def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(
+    store: Any, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path / "cache"))
+    clip = write_clip(tmp_path / "short.mp4", 3)
+    store.create_bucket(Bucket="hashed")
+    store.upload_file(str(clip), "hashed", "short.mp4")
+    url = units_of(made([Wanted(path="s3://hashed/short.mp4", question="Why?")], "settings"))[0]
+    found = decoded(url, replace(setup, allowed=("s3",)))
+    assert (found.fault, found.fingerprint) == (None, fingerprint(clip))
 
 
 @dataclass

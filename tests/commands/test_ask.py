@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from tests.clips import picture, write_clip, write_sound
 from tests.commands.shell import Shell
 from tests.engine.engines import engine_of
 from vllava_cli.choices import shares
+from vllava_cli.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Framing, Sampling
 
@@ -52,6 +55,13 @@ def test_json_says_how_the_answer_came_about(shell: Run, small_checkpoint: Path,
     assert set(report.pop("timings_s")) == {"frames", "load", "first_token", "decode"}
     assert report.pop("peak_bytes") > 1_000_000
     assert report.pop("answer")
+    made_with = report.pop("made_with")
+    whole = hashlib.sha256(clip.read_bytes()).hexdigest()
+    assert made_with["clips"] == [
+        {"bytes": clip.stat().st_size, "sha256": whole, "start_s": None, "end_s": None, "at_s": []}
+    ]
+    assert (made_with["sampling"], made_with["device"]) == (report["sampling"], report["device"])
+    assert len(made_with["answer_ids"]) == 12
     assert report == {
         "stop_reason": "length",
         "question": "what is this",
@@ -66,7 +76,16 @@ def test_json_says_how_the_answer_came_about(shell: Run, small_checkpoint: Path,
         ],
         "sampling": {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": None, "has_guard": True},
         "tokens": {"prompt": report["tokens"]["prompt"], "reused": 0, "new": 12},
+        "stray": 0,
     }
+
+
+def test_a_seed_that_was_drawn_gives_the_answer_again(shell: Run, small_checkpoint: Path, clip: Path) -> None:
+    words = ["ask", clip, "what", "--model", small_checkpoint, "--max-new-tokens", "12", "--temperature", "1", "--json"]
+    drawn = json.loads(shell(*words).out)
+    again = json.loads(shell(*words, "--seed", str(drawn["sampling"]["seed"])).out)
+    assert again["answer"] == drawn["answer"]
+    assert again["made_with"] == drawn["made_with"]
 
 
 def test_a_trim_moves_the_frames(shell: Run, small_checkpoint: Path, clip: Path) -> None:
@@ -89,6 +108,7 @@ def test_a_clip_from_stdin_is_answered_as_its_file_is(shell: Run, small_checkpoi
     )
     assert piped["answer"] == named["answer"]
     assert piped["clips"] == [named["clips"][0] | {"path": "-"}]
+    assert piped["made_with"] == named["made_with"]
 
 
 def test_a_bad_clip_from_stdin_is_one_sentence(shell: Run, small_checkpoint: Path) -> None:
@@ -112,9 +132,12 @@ def test_a_folder_of_pictures_is_a_clip(shell: Run, small_checkpoint: Path, tmp_
     (tmp_path / "holiday" / "notes.txt").touch()
     done = shell("ask", "holiday", "what", "--model", small_checkpoint, "--max-new-tokens", "1", "--json")
     assert done.err == "1 entry of 'holiday' left out: not a picture.\n"
-    assert json.loads(done.out)["clips"] == [
+    report = json.loads(done.out)
+    assert report["clips"] == [
         {"path": "holiday", "kind": "video", "frame_times_s": [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]}
     ]
+    (clip,) = report["made_with"]["clips"]
+    assert Fingerprint(bytes=clip["bytes"], sha256=clip["sha256"]) == fingerprint(tmp_path / "holiday")
 
 
 def test_a_clip_that_takes_too_much_is_one_sentence(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
@@ -317,19 +340,25 @@ def test_a_model_that_is_neither_here_nor_reachable_names_the_ways_out(clip: Pat
         out="",
         err=(
             "vllava: The model LanguageBind/Video-LLaVA-7B-hf is not in the cache "
-            f"{tmp_path}/.cache/huggingface/hub and the hub can't be reached: run "
-            "hf download LanguageBind/Video-LLaVA-7B-hf where there is a network, or try --model demo, "
-            "which is built in.\n"
+            f"{tmp_path}/.cache/huggingface/hub and HF_HUB_OFFLINE is set: unset "
+            "it where there is a network.\n"
         ),
     )
 
 
-def test_a_prompt_too_long_is_refused_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
+def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "tight", context=64)
+    edit_json(
+        folder / "tokenizer_config.json", model_max_length=64
+    )  # transformers' own tokenizer warns of longer texts
     (folder / "model.safetensors").write_bytes(b"never read")
     done = shell("ask", clip, "why " * 40, "--model", folder)
-    assert (done.code, done.out) == (1, "")
-    assert "the context holds 64" in done.err
+    said = re.fullmatch(
+        r"vllava: The prompt has (\d+) tokens \(40 for 1 video, (\d+) for text\), and the context holds 64: "
+        r"shorten the question\.\n",
+        done.err,
+    )
+    assert (done.code, done.out) == (1, "") and said and int(said[1]) == 40 + int(said[2])
 
 
 def started(small_checkpoint: Path, clip: Path, *words: str) -> subprocess.Popen[bytes]:

@@ -6,21 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, chapters
 from tests.engine.keepsakes import PLAN, made, put
+from tests.hub_server import put_into
+from vllava_cli.commands import doctor
+from vllava_cli.nouns import Wishes
 
 Run = Callable[..., Shell]
-
-
-def chapters(text: str) -> dict[str, list[str]]:
-    """Headings are at the margin, rows below are indented."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith(" "):
-            found[list(found)[-1]].append(line.strip())
-        else:
-            found[line] = []
-    return found
 
 
 def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
@@ -76,3 +68,14 @@ def test_an_impossible_wish_is_a_fault(shell: Run, small_checkpoint: Path) -> No
     done = shell("doctor", "--model", small_checkpoint, "--device", "cpu", "--precision", "fp16")
     assert done.code == 1
     assert "fp16" in chapters(done.out)["fault"][0]
+
+
+def test_a_model_that_is_here_in_part_is_told_with_what_is_missing(hub_cache: Path) -> None:
+    for model in ("LanguageBind/Video-LLaVA-7B-hf", "owner/model"):
+        put_into(hub_cache, model, {"config.json": "{}"})
+    default = doctor.examine(Wishes(model="LanguageBind/Video-LLaVA-7B-hf"))
+    assert (default.is_here, default.missing) == (False, ("tokenizer.json", "preprocessor_config.json"))
+    assert doctor.examine(Wishes(model="owner/model")).fault == (
+        f"The model owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model and ask the "
+        "doctor again."
+    )

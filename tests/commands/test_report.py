@@ -11,11 +11,12 @@ import pytest
 
 from tests.engine.engines import EXACT
 from vllava_cli import demo
+from vllava_cli.commands.provenance import Loaded, ShownClip
 from vllava_cli.commands.report import counts, report
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.nouns import Clip, Frames, LoadPlan, MediaKind, Sampling, Stats, Turn
+from vllava_cli.nouns import Clip, Conversation, Frames, Framing, LoadPlan, MediaKind, Sampling, Stats, Turn
 
 STATS = Stats(
     prompt_tokens=2070,
@@ -31,7 +32,7 @@ STATS = Stats(
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Engine:
     """As much of an engine as a report looks at."""
 
     tokens: Tokens
@@ -55,10 +56,16 @@ def test_the_object_has_every_field() -> None:
         media=media[1:],
         stop_reason="length",
         sampling=Sampling(max_new_tokens=12, temperature=0.5, seed=7),
-        stats=STATS,
+        stats=replace(STATS, stray_tokens=1),
+        prompt_sha256="fedcba9876543210" * 4,
     )
-    loaded = Loaded(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
-    row = report(turn, media, loaded)  # type: ignore[arg-type]
+    before = replace(turn, media=media[:1])
+    clips = [
+        ShownClip(framing=Framing(start_s=1.5, fit="pad"), bytes=1234, sha256="0123456789abcdef" * 4),
+        ShownClip(framing=Framing(fit="pad")),
+    ]
+    engine = Engine(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+    row = report(Conversation(turns=[before, turn], fit="pad"), clips, engine)  # type: ignore[arg-type]
     assert row == {
         "answer": "So.",
         "stop_reason": "length",
@@ -77,12 +84,30 @@ def test_the_object_has_every_field() -> None:
         "tokens": {"prompt": 2070, "reused": 2056, "new": 12},
         "timings_s": {"frames": 1.0, "load": 2.5, "first_token": 0.1235, "decode": 0.5},
         "peak_bytes": 1 << 30,
+        "stray": 1,
+        "made_with": {
+            "versions": dict(Loaded.of(engine.plan, engine.tokens.checkpoint).versions),
+            "device": "cpu",
+            "precision": "fp32",
+            "dtype": "float32",
+            "quantisation": None,
+            "attention": "sdpa",
+            "adapter": None,
+            "fit": "pad",
+            "clips": [
+                {"bytes": 1234, "sha256": "0123456789abcdef" * 4, "start_s": 1.5, "end_s": None, "at_s": []},
+                {"bytes": None, "sha256": None, "start_s": None, "end_s": None, "at_s": []},
+            ],
+            "sampling": {"max_new_tokens": 12, "temperature": 0.5, "top_p": 1.0, "seed": 7, "has_guard": True},
+            "prompt_sha256": "fedcba9876543210" * 4,
+            "answer_ids": [1, 2],
+        },
     }
     assert json.loads(json.dumps(row)) == row
 
 
 def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:
-    loaded = Loaded(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+    engine = Engine(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
     sampling = Sampling(choices=("yes", "no"), is_calibrated=True)
     chosen = Turn(
         question="Why?",
@@ -93,7 +118,7 @@ def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:
         stats=STATS,
         probabilities=(0.93, 0.07),
     )
-    row = report(chosen, (), loaded)  # type: ignore[arg-type]
+    row = report(Conversation(turns=[chosen]), (), engine)  # type: ignore[arg-type]
     assert list(row)[:3] == ["answer", "probabilities", "stop_reason"]
     assert row["probabilities"] == {"yes": 0.93, "no": 0.07}
     assert row["sampling"] == {
@@ -107,7 +132,8 @@ def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:
     }
     assert json.loads(json.dumps(row)) == row
     interrupted = replace(chosen, answer="", answer_ids=(), stop_reason="interrupted", probabilities=())
-    assert report(interrupted, (), loaded)["probabilities"] == {}  # type: ignore[arg-type]
+    row = report(Conversation(turns=[interrupted]), (), engine)  # type: ignore[arg-type]
+    assert row["probabilities"] == {}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from vllava_cli.nouns import LoadPlan
 PLAN = replace(EXACT, quantisation="4bit", dtype="float16", device="cuda:1")
 
 
-def made(folder: Path, plan: LoadPlan = PLAN, kinds: tuple[Any, ...] = ("video",), **settings: Any) -> Origin:
-    origin = origin_of(folder, plan, kinds, {"load_in_4bit": True} | settings)
+def made(folder: Path, plan: LoadPlan = PLAN, **settings: Any) -> Origin:
+    origin = origin_of(folder, plan, {"load_in_4bit": True} | settings)
     assert origin is not None
     return origin
 

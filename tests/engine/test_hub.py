@@ -7,33 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import COMMIT, put_into
 from vllava_cli import demo
 from vllava_cli.engine import hub
+from vllava_cli.engine.checkpoint import describe
 from vllava_cli.errors import CheckpointError, HubError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache of this test's own."""
-    from huggingface_hub import constants
-
-    folder = tmp_path / "hub"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    return folder
-
-
-def put_into(cache: Path, model: str, files: dict[str, str]) -> Path:
-    """Lays files into the cache as the hub's own library does."""
-    repository = cache / f"models--{model.replace('/', '--')}"
-    snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    for name, text in files.items():
-        (snapshot / name).write_text(text)
-    return snapshot
+WHOLE = dict.fromkeys(("config.json", "preprocessor_config.json", *hub.USUAL), "{}")
 
 
 def test_demo_is_the_embedded_folder() -> None:
@@ -60,24 +40,33 @@ def test_an_unknown_folder_is_an_error(model: str, tmp_path: Path, monkeypatch: 
     )
 
 
-def test_what_is_cached_is_used_without_the_network(cache: Path) -> None:
-    snapshot = put_into(cache, "owner/model", {"config.json": "{}"})
+def test_what_is_cached_is_used_without_the_network(hub_cache: Path) -> None:
+    snapshot = put_into(hub_cache, "owner/model", WHOLE)
     assert hub.locate("owner/model") == hub.Source(model="owner/model", folder=snapshot, revision=COMMIT)
     assert hub.locate("owner/model", COMMIT) == hub.locate("owner/model", "main")
 
 
 @pytest.mark.parametrize(("model", "revision"), [("owner/model", None), ("owner/model", "v2"), ("single", None)])
-def test_a_model_that_is_nowhere_names_the_ways_out(model: str, revision: str | None, cache: Path) -> None:
+def test_a_model_that_is_nowhere_is_told(model: str, revision: str | None, hub_cache: Path) -> None:
     with pytest.raises(HubError) as caught:
         hub.locate(model, revision)
     assert str(caught.value) == (
-        f"The model {model} is not in the cache {cache} and the hub can't be reached: run hf download {model} "
-        "where there is a network, or try --model demo, which is built in."
+        f"The model {model} is not in the cache {hub_cache} and HF_HUB_OFFLINE is set: unset it where there is a "
+        "network."
     )
 
 
+def test_a_cached_adapter_is_found_for_who_will_say_what_it_is(hub_cache: Path) -> None:
+    snapshot = put_into(hub_cache, "owner/lora", {"adapter_config.json": '{"base_model_name_or_path": "owner/base"}'})
+    source = hub.locate("owner/lora")
+    assert source == hub.Source(model="owner/lora", folder=snapshot, revision=COMMIT)
+    with pytest.raises(CheckpointError) as caught:
+        describe(source)
+    assert str(caught.value) == "owner/lora is an adapter: give --model owner/base --adapter owner/lora."
+
+
 @pytest.mark.parametrize("model", ["owner/-bad-", "a--b/c..d"])
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("hub_cache")
 def test_a_name_that_no_hub_takes_is_told(model: str) -> None:
     with pytest.raises(HubError) as caught:
         hub.locate(model)
@@ -89,28 +78,49 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(b"1234")
     assert hub.missing_weights(tmp_path) == ["model-2.safetensors"]
-    assert hub.weights_bytes(tmp_path) == 4
+    assert hub.weights_bytes(hub.Source(model=str(tmp_path), folder=tmp_path)) == 4
     (tmp_path / "model-2.safetensors").touch()
     assert hub.missing_weights(tmp_path) == []
 
 
 def test_an_index_that_is_no_index_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="is not a readable index of weights"):
+    with pytest.raises(CheckpointError, match=r"index\.json can't be used: it is no JSON object"):
         hub.missing_weights(tmp_path)
 
 
-def test_pickled_weights_alone_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
-    with pytest.raises(CheckpointError) as caught:
-        hub.fetch_weights(hub.Source(model=str(tmp_path), folder=tmp_path))
-    assert str(caught.value) == (
-        f"The model folder {tmp_path} lacks model.safetensors: vllava reads weights from safetensors files only, "
-        "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
-    )
-
-
-def test_weights_that_are_not_cached_name_the_ways_out(cache: Path) -> None:
-    put_into(cache, "owner/model", {"config.json": "{}"})
-    with pytest.raises(HubError, match="run hf download owner/model"):
+def test_weights_that_are_not_cached_are_named(hub_cache: Path) -> None:
+    put_into(hub_cache, "owner/model", WHOLE)
+    with pytest.raises(
+        HubError, match=r"owner/model lacks model\.safetensors in the cache .* and HF_HUB_OFFLINE is set"
+    ):
         hub.fetch_weights(hub.locate("owner/model"))
+
+
+def test_a_file_of_all_weights_goes_before_an_index_of_others(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    (tmp_path / "model.safetensors").touch()
+    assert hub.missing_weights(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "missing"),
+    [
+        ({}, ["config.json", "tokenizer.json", "preprocessor_config.json"]),
+        ({"config.json": "{}", "tokenizer.model": ""}, ["preprocessor_config.json"]),
+        ({**WHOLE, "tokenizer.json": "{}"}, []),
+        ({"config.json": "{}", "tokenizer.json": "{}", "processor_config.json": "{}"}, ["preprocessor_config.json"]),
+        ({"config.json": "{}", "tokenizer.json": "{}", "processor_config.json": '{"video_processor": {}}'}, []),
+    ],
+)
+def test_a_description_is_complete_with_what_the_tool_needs(
+    files: dict[str, str], missing: list[str], tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert hub.missing_description(tmp_path) == missing
+
+
+def test_a_cached_adapter_is_used_without_the_network(hub_cache: Path) -> None:
+    snapshot = put_into(hub_cache, "owner/lora", dict.fromkeys(hub.ADAPTER_FILES, "{}"))
+    assert hub.locate_adapter("owner/lora") == hub.Source(model="owner/lora", folder=snapshot, revision=COMMIT)

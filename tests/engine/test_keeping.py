@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from vllava_cli.engine.kept import LABEL, Origin, all_kept
 from vllava_cli.engine.load import load
 from vllava_cli.engine.memory import Shown
 from vllava_cli.engine.stream import Engine
+from vllava_cli.errors import MemoryShortError
 from vllava_cli.lock import locked, release
 from vllava_cli.nouns import MediaKind, Quantisation, Wishes
 
@@ -168,14 +172,68 @@ def test_each_form_is_kept_beside_the_others(start: Start) -> None:
     assert sorted(kept.precision for kept in all_kept(start.cache)) == ["4bit", "8bit"]
 
 
-def test_weights_with_both_towers_replace_those_with_one_and_serve_for_it(start: Start) -> None:
+def test_an_image_after_a_video_reads_what_is_kept(start: Start) -> None:
+    """Towers aren't quantised: they are the checkpoint's, and no part of what is kept."""
     start("4bit", ("video",))
-    lean = start.names
-    start("4bit", ("video", "image"))
-    both = start.names
-    assert len(both) == 1 and both != lean
-    start("4bit", ("video",))
-    assert (start.names, start.notices) == (both, [])
+    (name,) = start.names
+    assert not [key for key in load_file(start.cache / name / "model.safetensors") if "tower" in key]
+    engine = start("4bit", ("video", "image"))
+    assert (start.names, start.notices) == ([name], [])
+    assert start.details == [f"weights: read as they were kept in {start.cache / name}."]
+    assert engine.model.model.image_tower is not None
+
+
+@contextmanager
+def address_space(more_bytes: int) -> Iterator[None]:
+    """Leaves this process so much address space beyond what it has."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
+def test_a_shortage_of_memory_costs_no_kept_weights(start: Start, clip: Path) -> None:
+    fresh = logits(start(), clip)
+    (name,) = start.names
+    weights = start.cache / name / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    with pytest.raises(MemoryShortError), address_space(weights.stat().st_size // 2):
+        start()
+    assert start.details == []
+    assert torch.equal(logits(start(), clip), fresh)
+    assert start.details == [f"weights: read as they were kept in {start.cache / name}."]
+
+
+def test_whole_weights_that_cannot_be_read_stay(start: Start) -> None:
+    """Whatever is the matter: only what is proved to be damaged goes."""
+    start()
+    folder = start.cache / start.names[0]
+    store = Store(folder=start.cache, notice=start.notices.append, detail=start.details.append)
+    start.details.clear()
+    store.drop_if_damaged(folder, "no such kernel")
+    assert start.details == [f"weights: those kept in {folder} stay there unused: no such kernel."]
+    assert folder.exists()
+
+
+def test_weights_that_others_could_have_written_are_not_read(start: Start) -> None:
+    start()
+    folder = start.cache / start.names[0]
+    assert stat.S_IMODE(start.cache.stat().st_mode) == 0o700
+    weights = folder / "model.safetensors"
+    for path, mode in ((start.cache, 0o770), (folder, 0o777), (weights, 0o666)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        start()
+        assert start.details[0] == (
+            f"weights: those kept in {folder} are not read: {path} is not yours alone, others may write to it."
+        )
+        path.chmod(stat.S_IMODE(before))
+    start()
+    assert start.details == [f"weights: read as they were kept in {folder}."]
 
 
 @pytest.mark.parametrize("damage", ["cut", "scrambled", "gone", "label"])

@@ -16,8 +16,8 @@ from vllava_cli.engine.kept import (
     OriginalFile,
     all_kept,
     cache_folder,
-    folders_for,
     origin_of,
+    read_kept,
 )
 from vllava_cli.nouns import LoadPlan
 
@@ -43,16 +43,15 @@ def test_another_form_has_another_name(plan: LoadPlan, checkpoint: Path) -> None
     assert made(checkpoint, plan).name != made(checkpoint).name
 
 
-def test_other_settings_towers_or_libraries_have_another_name(checkpoint: Path) -> None:
+def test_other_settings_or_libraries_have_another_name(checkpoint: Path) -> None:
     origin = made(checkpoint)
     names = {
         origin.name,
         made(checkpoint, bnb_4bit_use_double_quant=True).name,
-        made(checkpoint, PLAN, ("video", "image")).name,
         replace(origin, versions=(*origin.versions[1:], "torch 0")).name,
         replace(origin, layout=origin.layout + 1).name,
     }
-    assert len(names) == 5
+    assert len(names) == 4
     assert [version.split()[0] for version in origin.versions] == ["transformers", "bitsandbytes", "torch"]
 
 
@@ -102,7 +101,7 @@ def test_links_are_followed_to_the_files(checkpoint: Path, tmp_path: Path) -> No
 
 def test_a_checkpoint_that_lacks_a_file_has_no_origin(checkpoint: Path) -> None:
     (checkpoint / "model-2.safetensors").symlink_to("nowhere")
-    assert origin_of(checkpoint, PLAN, ["video"], {}) is None
+    assert origin_of(checkpoint, PLAN, {}) is None
 
 
 def test_what_is_kept_is_told_by_model(checkpoint: Path, tmp_path: Path) -> None:
@@ -122,11 +121,11 @@ def test_what_is_not_whole_or_not_ours_is_not_there(checkpoint: Path, tmp_path: 
     (cache / "a file").write_text("")
     folder.rename(cache / "copy of it")
     (cache / "empty").mkdir()
-    assert (all_kept(cache), list(folders_for(origin, cache))) == ((), [])
+    assert (all_kept(cache), read_kept(folder)) == ((), None)
     (cache / "copy of it").rename(folder)
-    assert list(folders_for(origin, cache)) == [folder]
+    assert [kept.folder for kept in all_kept(cache)] == [folder]
     (folder / "model.safetensors").write_bytes(b"smaller")
-    assert (all_kept(cache), list(folders_for(origin, cache))) == ((), [])
+    assert (all_kept(cache), read_kept(folder)) == ((), None)
 
 
 @pytest.mark.parametrize("label", ["", "[]", "null", '{"sizes": []}', '{"sizes": {}, "origin": 1, "model": 2}'])
@@ -134,14 +133,6 @@ def test_a_foreign_label_is_not_there(label: str, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / LABEL).write_text(label)
     assert all_kept(tmp_path) == ()
-
-
-def test_the_leaner_weights_come_first(checkpoint: Path, tmp_path: Path) -> None:
-    both = put(tmp_path, made(checkpoint, PLAN, ("video", "image")))
-    assert list(folders_for(made(checkpoint), tmp_path)) == [both]
-    lean = put(tmp_path, made(checkpoint))
-    assert list(folders_for(made(checkpoint), tmp_path)) == [lean, both]
-    assert list(folders_for(made(checkpoint, PLAN, ("image",)), tmp_path)) == [both]
 
 
 def test_the_cache_is_the_users_or_where_it_is_wished(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_a_squashed_image_shows_everything_distorted(folder: Path) -> None:
 def test_a_folder_without_a_preprocessor_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         image_pixels(frames_of(scene(8, 8)[:1], "image"), tmp_path)
-    assert str(error.value) == f"{tmp_path} has no usable preprocessor_config.json. Download the model again."
+    assert str(error.value) == f"{tmp_path} has no usable preprocessor_config.json: copy the base's."
 
 
 def test_nothing_but_pixels_needs_torch() -> None:

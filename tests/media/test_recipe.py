@@ -83,6 +83,7 @@ def test_which_of_several_files_counts(tmp_path: Path, files: dict[str, object],
             'size to {"height": 224, "width": 224}, but it must be {"shortest_edge": N}',
         ),
         ("size", 0, 'size to 0, but it must be {"shortest_edge": N}'),
+        ("size", 10**12, 'size to 1000000000000, but it must be {"shortest_edge": N}'),
         ("size", True, 'size to true, but it must be {"shortest_edge": N}'),
         (
             "crop_size",
@@ -97,6 +98,7 @@ def test_which_of_several_files_counts(tmp_path: Path, files: dict[str, object],
         ("crop_size", 256, "crop_size to 256, but it must be a square no larger than 224"),
         ("image_mean", [0.5, 0.5], "image_mean to [0.5, 0.5], but it must be three numbers"),
         ("image_std", [0.5, 0.5, "x"], 'image_std to [0.5, 0.5, "x"], but it must be three numbers'),
+        ("image_std", [0.5, 0.5, 10**400], f"image_std to [0.5, 0.5, 1{'0' * 68}…, but it must be three numbers"),
         ("image_std", [0.5, 0.5, 0], "image_std to [0.5, 0.5, 0], but it must be three numbers above 0"),
     ],
 )
@@ -114,17 +116,20 @@ def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         read_video_recipe(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path} has no preprocessor_config.json, which says how frames are prepared. Download the model again."
+        f"{tmp_path} has no preprocessor_config.json, which says how frames are prepared: copy the base's."
     )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "can't be read as JSON"), (b"\xff", "can't be read as JSON"), (b"[]", "holds no JSON object")],
+    [
+        (b"{", "it is no JSON object (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (b"[]", "it is no JSON object (but a list)"),
+    ],
 )
 def test_a_broken_file(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "preprocessor_config.json"
     file.write_bytes(content)
     with pytest.raises(CheckpointError) as error:
         read_video_recipe(tmp_path)
-    assert str(error.value) == f"{file} {message}. Download the model again."
+    assert str(error.value) == f"The file {file} can't be used: {message}. Replace it with the original checkpoint's."

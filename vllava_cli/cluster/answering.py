@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vllava_cli.cluster.decoding import CLIP, Decoded
 from vllava_cli.cluster.setup import Setup
 from vllava_cli.commands.batch import here
-from vllava_cli.commands.batch.rows import Fault, Outcome, precision_of, row_of
+from vllava_cli.commands.batch.rows import Fault, Outcome, row_of
+from vllava_cli.commands.provenance import precision_of
 from vllava_cli.errors import VllavaError
 from vllava_cli.jsonl import line_of
 from vllava_cli.media.ahead import Read
@@ -24,6 +25,7 @@ from vllava_cli.media.ahead import Read
 if TYPE_CHECKING:
     from vllava_cli.commands.batch.units import Unit
     from vllava_cli.engine.stream import Engine
+    from vllava_cli.fingerprint import Fingerprint
     from vllava_cli.nouns import Frames, MediaKind
 
 ROW = "row"
@@ -67,14 +69,14 @@ class Answering:
         if good or not all(clip.is_early for clip in clips):
             self._load({clip.frames.kind for clip in good if clip.frames})
         about = self._setup.about
-        about = replace(about, precision=precision_of(self._engine.plan)) if self._engine else about
+        precision = precision_of(self._engine.plan) if self._engine else None
         for clip in clips:
             if clip.fault:
                 for job in clip.unit.jobs:
-                    outcome = Outcome(job=job, fault=clip.fault)
-                    yield row_of(outcome, replace(about, precision=None) if clip.is_early else about)
+                    outcome = Outcome(job=job, fault=clip.fault, precision=None if clip.is_early else precision)
+                    yield row_of(outcome, about)
         for outcome in self._outcomes(good):
-            yield row_of(outcome, about)
+            yield row_of(replace(outcome, precision=precision), about)
         if good and not self._is_settled:
             self._is_settled = True
             self._reports.settled()
@@ -95,10 +97,11 @@ class Answering:
         if not clips or self._engine is None:
             return
         setup = self._setup
-        line = here.line(
-            self._engine, Given(clips), setup.batch, longest=setup.longest, is_stopping=_never, tell=_nowhere
-        )
-        yield from line.outcomes()
+        batch = replace(setup.batch, is_hashing=False)  # that was done where the clips are
+        line = here.line(self._engine, Given(clips), batch, longest=setup.longest, is_stopping=_never, tell=_nowhere)
+        prints = {clip.unit.jobs[0].path: clip.fingerprint for clip in clips}
+        for outcome in line.outcomes():
+            yield _with_print(outcome, prints[outcome.job.path])
 
     def _load(self, kinds: set[MediaKind]) -> None:
         """Errors: any VllavaError."""
@@ -134,6 +137,15 @@ class Given:
         return [Read(key=clip.unit, found=clip.frames, fault=None, seconds=clip.seconds) for clip in taken]
 
 
+def _with_print(outcome: Outcome, found: Fingerprint | None) -> Outcome:
+    """With the size and the hash of the clip, where they are known."""
+    making = outcome.making
+    if making is None or found is None:
+        return outcome
+    clips = tuple(replace(clip, bytes=found.bytes, sha256=found.sha256) for clip in making.clips)
+    return replace(outcome, making=replace(making, clips=clips))
+
+
 def failure_of(row: Mapping[str, Any]) -> str | None:
     """What stands in the place of a row where there was no engine."""
     return str(row[FAILURE]) if FAILURE in row and "id" not in row else None
@@ -146,10 +158,11 @@ def row_in(line: bytes) -> dict[str, Any]:
 
 def _found(setup: Setup) -> Any:
     """The checkpoint on this machine, which need not be where the driver has it."""
-    from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import locate
 
-    source = setup.source
-    return source if source.folder.exists() else hub.locate(source.model, source.revision, is_quiet=True)
+    source, wishes = setup.source, setup.batch.wishes
+    is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
+    return source if is_here else locate(replace(wishes, revision=source.revision), _nowhere, is_quiet=True)
 
 
 def _never() -> bool:

@@ -17,11 +17,14 @@ from vllava_cli.cluster.setup import Setup
 from vllava_cli.commands.batch.line import changed
 from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.commands.batch.units import Unit
+from vllava_cli.errors import MediaError
+from vllava_cli.fingerprint import Fingerprint, fingerprint
 from vllava_cli.jsonl import shown
 from vllava_cli.media.guard import Guard
 from vllava_cli.media.pick import spread
 from vllava_cli.media.remote.allow import allowed, scheme_of
 from vllava_cli.media.remote.cache import Cache
+from vllava_cli.media.remote.entry import read_entry
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.folder import default_folder
 from vllava_cli.media.remote.urls import without_secrets
@@ -43,6 +46,8 @@ class Decoded:
     is_early: bool = False
     """Of a fault: the header showed it, which is read before any model is loaded."""
     seconds: float = 0.0
+    fingerprint: Fingerprint | None = None
+    """Of a URL, and with --hash of a file."""
 
 
 def decode(row: Mapping[str, Any], setup: Setup) -> dict[str, bytes]:
@@ -59,6 +64,8 @@ def decoded(unit: Unit, setup: Setup) -> Decoded:
     try:
         with _local(unit, setup) as path:
             found = _read(unit, path, setup)
+            if found.frames:
+                found = replace(found, fingerprint=_fingerprint(unit, path, setup))
     except Exception as exc:
         found = Decoded(unit=unit, fault=Fault.of_clip(exc, unit.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
@@ -80,6 +87,19 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
     if fault:
         return Decoded(unit=unit, fault=fault, is_early=is_early)
     return Decoded(unit=unit, frames=frames)
+
+
+def _fingerprint(unit: Unit, path: Path, setup: Setup) -> Fingerprint | None:
+    """None for a file that nobody wants hashed, or that can't be read any more."""
+    name = unit.jobs[0].path
+    if scheme_of(name) is None:
+        with suppress(MediaError):
+            return fingerprint(path) if setup.batch.is_hashing else None
+        return None
+    folder = _fetcher(setup.allowed).cache.folder
+    entry = read_entry(folder, name)
+    is_its = entry is not None and entry.path(folder, name) == path
+    return Fingerprint(bytes=entry.bytes, sha256=entry.sha256) if entry and is_its else None
 
 
 def _fitted(frames: Frames, setup: Setup) -> Frames:

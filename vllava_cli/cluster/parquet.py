@@ -1,4 +1,4 @@
-"""Rows as parquet: typed columns, the jobs' further fields behind them as text."""
+"""Rows as parquet: typed columns, the jobs' further fields behind them as text, as `made_with` is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vllava_cli.commands.provenance import MADE_WITH
 from vllava_cli.jobs import Job
 
 ROWS_PER_GROUP = 4096
@@ -42,6 +43,9 @@ def _schema(choices: Sequence[str], fields: Sequence[str]) -> Any:
         *((name, pa.string()) for name in _MORE_TEXTS),
         ("seconds", pa.float64()),
         ("error", error),
+        ("stray", pa.int64()),
+        ("seed", pa.uint64()),
+        (MADE_WITH, pa.string()),
     ]
     if choices:
         columns.append(("probabilities", pa.map_(pa.string(), pa.float64())))
@@ -56,6 +60,9 @@ def _typed(row: Mapping[str, Any], choices: Sequence[str], fields: Sequence[str]
         "frame_times_s": row["frame_times_s"],
         "seconds": row["seconds"],
         "error": error and {name: _text(error[name]) for name in ("kind", "message")},
+        "stray": row.get("stray"),
+        "seed": row.get("seed"),
+        MADE_WITH: _text(row.get(MADE_WITH)),
     }
     if choices:
         found = row.get("probabilities")

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 def run(cluster: ClusterBatch, screen: Screen) -> int:
     """Returns the exit code: 0, 1 if a job has failed or lacks its row, 130 after Ctrl-C. Errors: any VllavaError."""
-    from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import locate
 
     batch, tally = cluster.batch, Tally()
-    source = hub.locate(batch.wishes.model, batch.wishes.revision, is_quiet=not screen.is_moving)
-    jobs, complaints = jobs_of(batch, source.revision, screen)
+    source = locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+    jobs, complaints = jobs_of(batch, source, screen)
     _check_schemes(cluster, jobs)
     about = About(model=source.model, revision=source.revision, choices=batch.sampling.choices)
     with (

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.begin import Opening, prepare, start
+from vllava_cli.commands.provenance import ShownClip, seeded
 from vllava_cli.commands.report import counts, report
+from vllava_cli.fingerprint import Fingerprint, Hashing
 from vllava_cli.interrupt import noted
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Stats, Wishes
 from vllava_cli.screen import Screen
@@ -37,8 +40,19 @@ class Ask:
 
 def run(ask: Ask, screen: Screen) -> int:
     """Answers and returns the exit code: 0, or 130 after Ctrl-C. Errors: any VllavaError."""
+    with Hashing() as hashing:
+        return _run(replace(ask, sampling=seeded(ask.sampling)), screen, hashing)
+
+
+def _run(ask: Ask, screen: Screen, hashing: Hashing) -> int:
     opening = Opening(clips=tuple((clip, ask.framing) for clip in ask.clips), wishes=ask.wishes, limits=ask.limits)
-    media, tokens, frames_s = prepare(opening, screen)
+    hashes: list[Future[Fingerprint]] = []
+
+    def hash_file(path: Path) -> None:
+        if ask.output == "json":
+            hashes.append(hashing.begin(path))
+
+    media, tokens, frames_s = prepare(opening, screen, on_file=hash_file)
     conversation = Conversation(attached=media, fit=ask.framing.fit)
 
     def check(tokens: Tokens) -> None:
@@ -53,8 +67,12 @@ def run(ask: Ask, screen: Screen) -> int:
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
     stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
     if ask.output == "json":
-        turn = replace(conversation.turns[-1], stats=stats)
-        screen.answer(json.dumps(report(turn, media, engine)) + "\n")
+        conversation.turns[-1] = replace(conversation.turns[-1], stats=stats)
+        if answer.stop_reason == "interrupted":
+            hashing.close()
+        with screen.waiting("Hashing, so that the answer can be replayed"):
+            clips = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
+        screen.answer(json.dumps(report(conversation, clips, engine)) + "\n")
     elif ask.output == "whole":
         screen.answer(answer.text)
     screen.end_answer()

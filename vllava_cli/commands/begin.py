@@ -31,23 +31,34 @@ class Opening:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
+def _ignore(_: Path) -> None:
+    pass
+
+
 @unswept()
-def prepare(opening: Opening, screen: Screen) -> tuple[tuple[Frames, ...], Tokens, float]:
-    """The clips' frames, the model's tokenizer, and how long the frames took in seconds. Errors: any VllavaError."""
+def prepare(
+    opening: Opening, screen: Screen, *, on_file: Callable[[Path], object] = _ignore
+) -> tuple[tuple[Frames, ...], Tokens, float]:
+    """The clips' frames, the model's tokenizer, and how long the frames took in seconds. Errors: any VllavaError.
+
+    `on_file` is called with the file of each clip once its frames are read; that of stdin is gone afterwards.
+    """
     from vllava_cli.media.spool import Reader
 
     with Reader(opening.limits) as reader:
         reader.start()
-        from vllava_cli.engine import hub
+        from vllava_cli.engine.adapter import locate
 
         for clip, _ in opening.clips:
             reader.check(clip)
-        source = hub.locate(opening.wishes.model, opening.wishes.revision, is_quiet=not screen.is_moving)
+        source = locate(opening.wishes, screen.notice, is_quiet=not screen.is_moving)
         _say_what_to_expect(opening, screen)
         importing = Importing()  # only now: what can be refused at once is refused without it
         started_s = time.perf_counter()
         media = sampled(reader, opening.clips, screen)
         frames_s = time.perf_counter() - started_s
+        for clip, _ in opening.clips:
+            on_file(reader.file(clip))
     with screen.waiting("Reading the model's files"):
         importing.wait()
         from vllava_cli.engine.checkpoint import describe

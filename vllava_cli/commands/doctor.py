@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.kept import Kept
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
@@ -36,7 +36,12 @@ class Health:
     """All of the model's files are on this disk."""
     model_bytes: int
     """On disk, or what a download would take."""
+    here_bytes: int
+    """What is on this disk of its weights."""
+    missing: tuple[str, ...]
+    """Files that are left to fetch of a model that is here in part."""
     place: str
+    adapter: Adapter | None
     plan: LoadPlan | None
     fault: str | None
     advice: tuple[str, ...]
@@ -66,11 +71,13 @@ def examine(wishes: Wishes) -> Health:
 
     hardware = probe()
     chosen: LoadPlan | None = None
+    adapter: Adapter | None = None
     fault: str | None = None
     advice: tuple[str, ...] = ()
-    is_here, size, place = False, 0, ""
+    files = _Files()
     try:
-        checkpoint, is_here, size, place = _look_up(wishes)
+        checkpoint, files = _look_up(wishes)
+        adapter = checkpoint.adapter
         loaded = checkpoint.seeing(["video"])
         chosen = planned(wishes, hardware, loaded)
         advice = advise(chosen, hardware, loaded)
@@ -80,9 +87,12 @@ def examine(wishes: Wishes) -> Health:
         hardware=hardware,
         versions={name: version_of(name) for name in PACKAGES},
         model=wishes.model,
-        is_here=is_here,
-        model_bytes=size,
-        place=place,
+        is_here=files.is_here,
+        model_bytes=files.size,
+        here_bytes=files.here,
+        missing=files.missing,
+        place=files.place,
+        adapter=adapter,
         plan=chosen,
         fault=fault,
         advice=advice,
@@ -90,25 +100,56 @@ def examine(wishes: Wishes) -> Health:
     )
 
 
-def _look_up(wishes: Wishes) -> tuple[Checkpoint, bool, int, str]:
-    """The checkpoint, whether all its files are here, their bytes, and where they are or would be."""
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """Of the model: where they are or would be, and their bytes."""
+
+    is_here: bool = False
+    size: int = 0
+    here: int = 0
+    missing: tuple[str, ...] = ()
+    place: str = ""
+
+
+def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
+    """Errors: HubError where the cache has too little of a model to know it, CheckpointError."""
     from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import described
     from vllava_cli.engine.checkpoint import describe
     from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+    from vllava_cli.engine.repository import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
-    if source:
-        checkpoint = describe(source)
-        if not hub.missing_weights(source.folder):
-            return checkpoint, True, hub.weights_bytes(source.folder), str(source.folder)
+    adapter = described(_here(wishes.adapter, hub.find_here(wishes.adapter))) if wishes.adapter else None
+    missing = hub.missing_description(source.folder) if source and source.revision else []
+    if source and not missing:
+        checkpoint = describe(replace(source, adapter=adapter))
+        if source.revision is None:
+            hub.fetch_weights(source)  # for a folder nothing is fetched: it raises where some are missing
+        missing = hub.missing_weights(source.folder)
+        if not missing:
+            size = hub.weights_bytes(source)
+            return checkpoint, _Files(is_here=True, size=size, here=size, place=str(source.folder))
     elif wishes.model == DEFAULT_MODEL:
-        checkpoint = DEFAULT_CHECKPOINT
+        checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
         raise HubError(
-            f"The model {wishes.model} is not in the cache {hub.cache_folder()}: run hf download {wishes.model} "
-            "and ask the doctor again."
+            f"{hub.lack(wishes.model, source, missing)}: run hf download {wishes.model} and ask the doctor again."
         )
-    return checkpoint, False, checkpoint.parameters * 2, str(hub.cache_folder())
+    here = hub.weights_bytes(source) if source else 0
+    left = max(0, checkpoint.parameters * 2 - here)
+    return checkpoint, _Files(size=left, here=here, missing=tuple(missing), place=str(cache_folder()))
+
+
+def _here(name: str, source: Source | None) -> Source:
+    """Errors: HubError for what is not on this disk."""
+    from vllava_cli.engine.repository import cache_folder
+
+    if source is None:
+        raise HubError(
+            f"The model {name} is not in the cache {cache_folder()}: run hf download {name} and ask the doctor again."
+        )
+    return source
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -154,12 +195,19 @@ def _model(health: Health) -> list[tuple[str, str]]:
     rows = [("name", label)]
     if health.place:
         size = _size(health.model_bytes)
-        state = (
-            f"complete, {size}, in {Path(health.place)}"
-            if health.is_here
-            else f"not here yet: about {size} to fetch into {health.place}"
-        )
+        if health.is_here:
+            state = f"complete, {size}, in {health.place}"
+        elif health.missing:
+            more = f" and {len(health.missing) - 1} more" if len(health.missing) > 1 else ""
+            state = (
+                f"{_size(health.here_bytes)} of it here: about {size} to fetch into {health.place}, "
+                f"{health.missing[0]}{more}"
+            )
+        else:
+            state = f"not here yet: about {size} to fetch into {health.place}"
         rows.append(("files", state))
+    if health.adapter:
+        rows.append(("adapter", f"{health.adapter.name}, in {health.adapter.folder}"))
     return rows
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.choices import by_choice
-from vllava_cli.nouns import Frames, Sampling, Stats, Turn
+from vllava_cli.commands.provenance import MADE_WITH, Loaded, Making, ShownClip, sampling_row
+from vllava_cli.nouns import Conversation, Frames, Stats, Turn
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
 
 
-def report(turn: Turn, media: tuple[Frames, ...], engine: Engine) -> dict[str, Any]:
-    """The object that --json prints; times in seconds, memory in bytes. `media` are all that the model was shown.
+def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:
+    """The object that --json prints of the last turn; times in seconds, memory in bytes.
 
-    Only an answer that was to be chosen has probabilities.
+    `clips` say more of the conversation's media. Only an answer that was to be chosen has probabilities.
     """
-    stats, plan, checkpoint = turn.stats, engine.plan, engine.tokens.checkpoint
+    turn, plan, checkpoint = conversation.turns[-1], engine.plan, engine.tokens.checkpoint
+    stats = turn.stats
+    making = Making(
+        loaded=Loaded.of(plan, checkpoint),
+        fit=conversation.fit,
+        clips=tuple(clips),
+        sampling=turn.sampling,
+        prompt_sha256=turn.prompt_sha256,
+        answer_ids=turn.answer_ids,
+    )
     return {
         "answer": turn.answer,
         **_probabilities(turn),
@@ -29,8 +39,8 @@ def report(turn: Turn, media: tuple[Frames, ...], engine: Engine) -> dict[str, A
         "dtype": plan.dtype,
         "quantisation": plan.quantisation,
         "attention": plan.attention,
-        "clips": [_clip_report(medium) for medium in media],
-        "sampling": _sampling_report(turn.sampling),
+        "clips": [_clip_report(medium) for medium in conversation.media],
+        "sampling": sampling_row(turn.sampling),
         "tokens": {"prompt": stats.prompt_tokens, "reused": stats.reused_tokens, "new": stats.new_tokens},
         "timings_s": {
             "frames": round(stats.frames_s, 4),
@@ -39,6 +49,8 @@ def report(turn: Turn, media: tuple[Frames, ...], engine: Engine) -> dict[str, A
             "decode": round(stats.decode_s, 4),
         },
         "peak_bytes": stats.peak_bytes,
+        "stray": stats.stray_tokens,
+        MADE_WITH: making.row(),
     }
 
 
@@ -53,13 +65,6 @@ def counts(stats: Stats) -> str:
 def _probabilities(turn: Turn) -> dict[str, Any]:
     choices = turn.sampling.choices
     return {"probabilities": by_choice(choices, turn.probabilities)} if choices else {}
-
-
-def _sampling_report(sampling: Sampling) -> dict[str, Any]:
-    row = asdict(sampling) | {"choices": list(sampling.choices)}
-    if not sampling.choices:
-        del row["choices"], row["is_calibrated"]
-    return row
 
 
 def _clip_report(medium: Frames) -> dict[str, Any]:

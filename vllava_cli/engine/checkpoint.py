@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllava_cli.engine.folder_faults import CONFIG, check_described, no_config
 from vllava_cli.engine.hub import Source
-from vllava_cli.errors import CheckpointError
+from vllava_cli.errors import CheckpointError, reason_of
+from vllava_cli.json_file import read_object, unusable
 from vllava_cli.media.recipe import read_video_recipe
 from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, VideoRecipe
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig
 
+QUANTISED = ("quantization_config", "compression_config")
+PARTS = ("text_config", "vision_config")
+MOST = {
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 18,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 10,
+    "num_key_value_heads": 1 << 10,
+    "head_dim": 1 << 12,
+    "vocab_size": 1 << 20,
+    "max_position_embeddings": 1 << 20,
+    "image_size": 1 << 12,
+    "patch_size": 1 << 12,
+}
+"""What the numbers of a config's parts may be: far more than any model has, and little enough to compute with."""
+MOST_TOKENS = 1 << 18
+"""Of a video; one of the published checkpoint has 2056."""
+
 
 def describe(source: Source) -> Checkpoint:
     """The facts of a checkpoint. Errors: CheckpointError for any folder that is no Video-LLaVA checkpoint."""
-    check_architecture(source.folder)
-    return facts(read_config(source.folder), source, read_video_recipe(source.folder))
+    check_architecture(source.folder, named=source.model)
+    if source.revision is None:
+        check_described(source.folder)
+    path, config, recipe = source.folder / CONFIG, read_config(source.folder), read_video_recipe(source.folder)
+    side = config.vision_config.image_size
+    if recipe.crop_height != side:
+        raise unusable(path, f"frames are made {recipe.crop_height} pixels wide and image_size is {side}")
+    found = facts(config, source, recipe)
+    if found.tokens_per_video > MOST_TOKENS:
+        raise unusable(path, f"image_size and patch_size make a video {found.tokens_per_video} tokens long")
+    return found
 
 
 def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
@@ -37,41 +65,60 @@ def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Chec
         tokens_per_video=FRAMES_PER_CLIP * (patches + 1),
         tokens_per_image=patches + (config.vision_feature_select_strategy != "default"),
         video_recipe=recipe,
+        adapter=source.adapter,
     )
 
 
 def read_config(folder: Path) -> VideoLlavaConfig:
-    """transformers' own config object, with its defaults for what the file leaves out."""
+    """transformers' own config object, with its defaults for what the file leaves out. Errors: CheckpointError."""
     from transformers import VideoLlavaConfig
 
+    path = folder / CONFIG
+    given = read_object(path)
     try:
-        return VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
+        config = VideoLlavaConfig.from_dict(given)
     except Exception as exc:  # its strict classes raise many types for a bad value
-        raise CheckpointError(f"The file {folder / 'config.json'} can't be used: {_first_line(exc)}.") from exc
+        raise unusable(path, reason_of(exc)) from exc
+    for part in (getattr(config, name) for name in PARTS):
+        for name, most in MOST.items():
+            value = getattr(part, name, most)
+            if type(value) is not int or not 1 <= value <= most:
+                raise unusable(path, f"{name} is {str(value)[:40]} and must be a whole number from 1 to {most}")
+    _check_vision(path, config)
+    return config
 
 
-def check_architecture(folder: Path) -> None:
+def check_architecture(folder: Path, *, named: str | None = None) -> None:
     """Raises CheckpointError where config.json is missing, unreadable, or of a model that this tool can't run."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.exists():
-        raise CheckpointError(f"The folder {folder} is no checkpoint: it has no config.json.")
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-        kinds = (config["model_type"], config["text_config"]["model_type"], config["vision_config"]["model_type"])
-    except (ValueError, KeyError, TypeError, OSError) as exc:
-        kind = config.get("model_type") if "config" in locals() and isinstance(config, dict) else None
-        raise CheckpointError(_other_model(path, kind)) from exc
-    if kinds != ("video_llava", "llama", "clip_vision_model"):
-        raise CheckpointError(_other_model(path, " + ".join(kinds)))
-    if "quantization_config" in config:
+        raise no_config(folder, named or str(folder))
+    config = read_object(path)
+    parts: list[Any] = [config, *(config.get(name) for name in PARTS)]
+    kinds = [str(part["model_type"]) for part in parts if isinstance(part, dict) and "model_type" in part]
+    if kinds != ["video_llava", "llama", "clip_vision_model"]:
+        found = f"of type {' + '.join(kinds)}" if kinds else "not a model's config"
         raise CheckpointError(
-            f"The checkpoint {folder} is already quantised: give the original, with --precision 4bit."
+            f"The file {path} is {found}: vllava runs Video-LLaVA checkpoints (model_type video_llava) only."
+        )
+    for quantised in (part[key] for part in parts for key in QUANTISED if part.get(key)):
+        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        raise CheckpointError(
+            f"The checkpoint {folder} is already quantised{f' ({method})' if method else ''}: give the original, with "
+            "--precision 4bit or 8bit, or dequantise it (model.dequantize() in transformers) and save that."
         )
 
 
-def _other_model(path: Path, kind: str | None) -> str:
-    found = f"of type {kind}" if kind else "not a model's config"
-    return f"The file {path} is {found}: vllava runs Video-LLaVA checkpoints (model_type video_llava) only."
+def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
+    """Errors: CheckpointError for numbers that each may be, but not together."""
+    vision, layers = config.vision_config, config.vision_feature_layer
+    if vision.patch_size > vision.image_size:
+        raise unusable(path, f"patch_size is {vision.patch_size} and image_size {vision.image_size}")
+    for layer in layers if isinstance(layers, list | tuple) else [layers]:
+        if type(layer) is not int or not -vision.num_hidden_layers - 1 <= layer <= vision.num_hidden_layers:
+            raise unusable(path, f"vision_feature_layer is {layer} of {vision.num_hidden_layers} layers")
+    if config.vision_feature_select_strategy not in ("default", "full"):
+        raise unusable(path, f"vision_feature_select_strategy is {config.vision_feature_select_strategy}")
 
 
 def _language_matrices(text: Any) -> int:
@@ -107,7 +154,3 @@ def tower_parameters(*, hidden: int, inner: int, layers: int, patch: int, side: 
 def projector_parameters(vision_hidden: int, hidden: int) -> int:
     """The parameters of the two layers between tower and language model."""
     return (vision_hidden + 1) * hidden + (hidden + 1) * hidden
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

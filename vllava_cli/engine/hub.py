@@ -1,25 +1,36 @@
 """Where a checkpoint's files are: a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
 
-What the cache holds is used as it is, without asking the network. Only json, tokenizer and safetensors files are ever
+What the cache holds whole is used without asking the network. Only json, tokenizer and safetensors files are ever
 fetched: no pickles, no code.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
+from vllava_cli.engine.folder_faults import no_weights
+from vllava_cli.engine.hub_download import fetch
+from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.json_file import read_object, unusable
+from vllava_cli.media.recipe import has_recipe
+from vllava_cli.nouns import DEMO_MODEL, Adapter
 
-DESCRIPTION_FILES = ["*.json", "tokenizer.model"]
-WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+"""By these a model is found in the cache: they are fetched last."""
+NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
+"""A checkpoint has a file of each row."""
+USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""Those that a checkpoint may lack, and whose absence changes its answers."""
+OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,35 +40,56 @@ class Source:
     model: str
     folder: Path
     revision: str | None = None
+    adapter: Adapter | None = None
+    """What is to be merged into it."""
 
 
 def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
-    """The folder with the checkpoint's description, fetched from the hub where the cache lacks it.
+    """The folder with the checkpoint's description, fetched from the hub where the cache lacks some of it.
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
-    return find_here(model, revision) or _fetch(model, revision, DESCRIPTION_FILES, is_quiet=is_quiet)
+    source = find_here(model, revision)
+    if source and source.revision is None:
+        return source
+    missing = missing_description(source.folder) if source else [CONFIG]
+    if source is None or (missing and not _is_adapter(source.folder)):
+        return _described(ask(model, revision, lack=lack(model, source, missing)), is_quiet=is_quiet)
+    if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
+        with suppress(HubError):  # a checkpoint can be used as it is, and of an adapter it will be told what it is
+            return _described(ask(model, source.revision, lack=lack(model, source, unknown)), is_quiet=is_quiet)
+    return source
+
+
+def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+    """The folder with a LoRA adapter's files, fetched from the hub where the cache lacks one of them.
+
+    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    """
+    source = find_here(name, revision)
+    missing = [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
+    if source and (source.revision is None or not missing):
+        return source
+    listing = ask(name, revision, lack=lack(name, source, missing))
+    _check_listed(listing, ADAPTER_FILES, "an adapter is read from safetensors files only")
+    return _fetched(listing, ADAPTER_FILES, is_quiet=is_quiet)
 
 
 def find_here(model: str, revision: str | None = None) -> Source | None:
-    """The checkpoint as far as it is on this disk, or None for a hub id that isn't cached."""
+    """What this disk has of a checkpoint or an adapter, perhaps not all of it; None for a hub id that isn't cached."""
     if model == DEMO_MODEL:
         return Source(model=model, folder=demo.CHECKPOINT)
     if _is_folder_name(model):
         return Source(model=model, folder=_existing_folder(model))
-    return find_cached(model, revision)
-
-
-def find_cached(model: str, revision: str | None = None) -> Source | None:
-    """The checkpoint in the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    with _hub_faults(model, revision):
-        config = try_to_load_from_cache(model, "config.json", revision=revision)
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    return Source(model=model, folder=folder, revision=folder.name)
+    for name in (CONFIG, ADAPTER_CONFIG):
+        with refusals(model, revision):
+            found = try_to_load_from_cache(model, name, revision=revision)
+        if isinstance(found, str):
+            folder = Path(found).parent
+            return Source(model=model, folder=folder, revision=folder.name)
+    return None
 
 
 def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
@@ -65,41 +97,76 @@ def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
 
     Errors: HubError; CheckpointError for a folder that has none.
     """
-    if not missing_weights(source.folder):
+    missing = missing_weights(source.folder)
+    if not missing:
         return
-    if source.revision is not None:
-        _fetch(source.model, source.revision, WEIGHT_FILES, is_quiet=is_quiet)
-        if missing_weights(source.folder):  # without a network a half-filled snapshot counts as fetched
-            raise _unreachable(source.model)
-    elif missing := missing_weights(source.folder):
-        raise CheckpointError(
-            f"The model folder {source.folder} lacks {missing[0]}: vllava reads weights from safetensors files only, "
-            "so convert the checkpoint with save_pretrained, or fetch it again with hf download."
-        )
+    if source.revision is None:
+        raise no_weights(source.folder, missing)
+    listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
+    if WEIGHTS not in listing.names and INDEX in listing.names:
+        fetch(listing, [INDEX], is_quiet=True)
+        missing = missing_weights(source.folder)
+    _check_listed(listing, missing, "vllava reads weights from safetensors files only")
+    fetch(listing, missing, is_quiet=is_quiet)
+
+
+def missing_description(folder: Path) -> list[str]:
+    """The names of files that say what a checkpoint is and that aren't in `folder`: [] → complete."""
+    missing = [row[0] for row in NEEDED if not any((folder / name).exists() for name in row)]
+    return missing or ([] if has_recipe(folder) else ["preprocessor_config.json"])
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The names of the weight files that should be in `folder` and aren't: [] → complete."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return [] if (folder / "model.safetensors").exists() else ["model.safetensors"]
+    """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
+    return [name for name in weight_files(folder) if not (folder / name).exists()]
+
+
+def weights_bytes(source: Source) -> int:
+    """What the weights take on this disk, with what has arrived of those whose download broke off."""
+    arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
+    files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
+    return sum(path.stat().st_size for path in files if path.exists())
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that weights are read from, whether they are here or not.
+
+    One file goes before shards, as in transformers: saving again leaves an index of shards that are gone. Errors:
+    CheckpointError for an index that names no files of this folder.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.exists():
+        return [WEIGHTS]
+    shards = read_object(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(map(_is_name, shards.values())) else set()
+    if not names:
+        raise unusable(index, "it doesn't say in which files of its folder the weights are")
+    return sorted(names)
+
+
+def _is_name(shard: object) -> bool:
+    return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
+
+
+def lack(model: str, source: Source | None, missing: list[str]) -> str:
+    """How a sentence begins that says what isn't here."""
+    if source is None:
+        return f"The model {model} is not in the cache {cache_folder()}"
+    return f"The model {model} lacks {missing[0]} in the cache {cache_folder()}"
+
+
+def cached_models() -> list[str]:
+    """The hub ids of the Video-LLaVA checkpoints in the cache, sorted."""
+    configs = sorted(cache_folder().glob("models--*--*/snapshots/*/config.json"))
+    found = (path.parents[2].name.removeprefix("models--").replace("--", "/") for path in configs if _is_ours(path))
+    return list(dict.fromkeys(found))
+
+
+def _is_ours(config: Path) -> bool:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError, OSError) as exc:
-        raise CheckpointError(f"The file {index} is not a readable index of weights: fetch the model again.") from exc
-    return [name for name in names if not (folder / name).exists()]
-
-
-def weights_bytes(folder: Path) -> int:
-    """What the weight files in `folder` take on disk."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
-def cache_folder() -> Path:
-    """Where the hub's files are cached: HF_HUB_CACHE, HF_HOME or the default."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
+        return "video_llava" in config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def _is_folder_name(model: str) -> bool:
@@ -116,37 +183,40 @@ def _existing_folder(model: str) -> Path:
     )
 
 
-def _fetch(model: str, revision: str | None, patterns: list[str], *, is_quiet: bool) -> Source:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
-
-    (disable_progress_bars if is_quiet else enable_progress_bars)()
-    with _hub_faults(model, revision):
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    return Source(model=model, folder=folder, revision=folder.name)
-
-
-@contextmanager
-def _hub_faults(model: str, revision: str | None) -> Iterator[None]:
-    """Turns what the hub's library raises into one sentence."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except (errors.GatedRepoError, errors.RepositoryNotFoundError) as exc:
-        raise HubError(
-            f"The hub has no model {model} that you may read: check the name, or log in with hf auth login."
-        ) from exc
-    except errors.RevisionNotFoundError as exc:
-        raise HubError(f"The hub's model {model} has no revision {revision}: leave --revision out for main.") from exc
-    except errors.HFValidationError as exc:
-        raise HubError(f"{model} is neither a folder nor a hub id such as LanguageBind/Video-LLaVA-7B-hf.") from exc
-    except (OSError, errors.HfHubHTTPError) as exc:
-        raise _unreachable(model) from exc
+def _described(listing: Listing, *, is_quiet: bool) -> Source:
+    """All that says what the checkpoint is; what the repository lacks is noted as its library does it."""
+    known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
+    source = _fetched(listing, sorted(known & listing.names), is_quiet=is_quiet)
+    with suppress(OSError):
+        for name in {CONFIG, *USUAL} - listing.names:
+            mark = _absence(listing.folder, name)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    return source
 
 
-def _unreachable(model: str) -> HubError:
-    return HubError(
-        f"The model {model} is not in the cache {cache_folder()} and the hub can't be reached: run "
-        f"hf download {model} where there is a network, or try --model demo, which is built in."
-    )
+def _fetched(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> Source:
+    found_by = {CONFIG, ADAPTER_CONFIG}
+    fetch(listing, [name for name in names if name not in found_by], is_quiet=is_quiet)
+    fetch(listing, [name for name in names if name in found_by], is_quiet=True)
+    return Source(model=listing.model, folder=listing.folder, revision=listing.commit)
+
+
+def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
+    """Errors: HubError where the repository lacks one of the files."""
+    if lacking := [name for name in names if name not in listing.names]:
+        raise HubError(f"The hub's model {listing.model} has no {lacking[0]}: {reason}, so name another one.")
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / CONFIG).exists()
+
+
+def _is_settled(folder: Path, name: str) -> bool:
+    """Whether a file is here, or it is known that its repository has none."""
+    return (folder / name).exists() or _absence(folder, name).exists()
+
+
+def _absence(folder: Path, name: str) -> Path:
+    """Where the hub's cache notes that a commit has no such file."""
+    return folder.parent.parent / ".no_exist" / folder.name / name

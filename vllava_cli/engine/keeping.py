@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.engine.kept import LABEL, Origin, folders_for, label_of, outdated, read_kept
-from vllava_cli.errors import LockedError, OutputError
+from vllava_cli.engine.kept import LABEL, Origin, is_damaged, label_of, outdated, read_kept
+from vllava_cli.errors import LockedError, OutputError, reason_of
 from vllava_cli.jsonl import sync_folder
 from vllava_cli.lock import locked, release
 from vllava_cli.memory_estimate import free_gib, gib
+from vllava_cli.whole import private_fault
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -46,13 +47,23 @@ class Store:
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
 
     def found(self, origin: Origin) -> Iterator[Path]:
-        """Folders with weights of this origin, the leanest first."""
-        return folders_for(origin, self.folder)
+        """The folder with weights of this origin, if there is one that nobody else could have written to."""
+        folder = self.folder / origin.name
+        if not read_kept(folder):
+            return
+        for path in (self.folder, folder, *folder.iterdir()):
+            if fault := private_fault(path):
+                self.detail(f"weights: those kept in {folder} are not read: {path} is not yours alone, {fault}.")
+                return
+        yield folder
 
-    def drop(self, folder: Path) -> None:
-        """Removes what turned out to be damaged."""
-        self.detail(f"weights: those kept in {folder} are damaged and dropped; they are quantised anew.")
-        shutil.rmtree(folder, ignore_errors=True)
+    def drop_if_damaged(self, folder: Path, reason: str) -> None:
+        """Removes what is proved to be damaged, and says why the rest isn't used."""
+        if is_damaged(folder):
+            self.detail(f"weights: those kept in {folder} are damaged and dropped; they are quantised anew.")
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self.detail(f"weights: those kept in {folder} stay there unused: {reason}.")
 
     def keep(self, model: VideoLlavaForConditionalGeneration, origin: Origin, *, named: str) -> None:
         """Writes a model that was quantised just now, if it is worth it and the disk has room."""
@@ -60,7 +71,10 @@ class Store:
         if size < self.least_bytes:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if fault := private_fault(self.folder):
+                raise OutputError(f"{fault}; run chmod 700, or set VLLAVA_CACHE to a folder of your own")
+            self.folder.chmod(0o700)
             free = self.free_bytes(self.folder)
             if free < FREE_PER_BYTE * size:
                 raise OutputError(f"they take {gib(size)}, and of the disk only {free_gib(free)} GiB are free")
@@ -72,7 +86,7 @@ class Store:
             self.detail(f"weights: not kept in {self.folder}: another vllava is keeping some there now.")
             return
         except Exception as exc:  # a full disk has another type in each library
-            self.detail(f"weights: not kept in {self.folder}: {_reason(exc)}.")
+            self.detail(f"weights: not kept in {self.folder}: {reason_of(exc)}.")
             return
         self.notice(
             f"vllava: kept the {origin.form[0]} weights ({gib(size)}) in {self.folder / origin.name}; "
@@ -86,7 +100,7 @@ class Store:
         part = self.folder / PART
         try:
             shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
+            part.mkdir(mode=0o700)
             yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -109,7 +123,3 @@ def _sync(path: Path) -> None:
     """A name may outlive a power cut that its content doesn't."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _reason(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

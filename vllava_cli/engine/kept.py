@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.nouns import LoadPlan, MediaKind
+from vllava_cli.engine.adapter import shapes_in
+from vllava_cli.errors import CheckpointError
+from vllava_cli.nouns import Adapter, LoadPlan
 
 LABEL = "kept.json"
 """Says what a folder holds. It is written last."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Of what is kept; raised where load.py begins to hold weights in another way."""
 
 ORIGINAL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -45,11 +46,10 @@ class Origin:
 
     files: tuple[OriginalFile, ...]
     form: tuple[str, ...]
-    """Quantisation, dtype and kind of device: GPUs and CPUs round differently."""
+    """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
     """bitsandbytes' own, as JSON."""
     versions: tuple[str, ...]
-    towers: tuple[MediaKind, ...]
     layout: int = LAYOUT
 
     @property
@@ -68,7 +68,13 @@ class Kept:
     bytes: int
 
 
-def origin_of(folder: Path, plan: LoadPlan, kinds: Iterable[MediaKind], settings: dict[str, Any]) -> Origin | None:
+def origin_of(
+    folder: Path,
+    plan: LoadPlan,
+    settings: dict[str, Any],
+    *,
+    adapter: Adapter | None = None,
+) -> Origin | None:
     """Of the checkpoint in `folder` under a plan that quantises; None where its files can't be looked at."""
     try:
         paths = sorted({path.resolve(strict=True) for name in ORIGINAL_FILES for path in folder.glob(name)})
@@ -77,10 +83,14 @@ def origin_of(folder: Path, plan: LoadPlan, kinds: Iterable[MediaKind], settings
         return None
     return Origin(
         files=files,
-        form=(plan.quantisation or "", plan.dtype, plan.device.partition(":")[0]),
+        form=(
+            plan.quantisation or "",
+            plan.dtype,
+            plan.device.partition(":")[0],
+            *([adapter.sha256] if adapter else []),
+        ),
         settings=json.dumps(settings, sort_keys=True, default=str),
         versions=tuple(_version(library) for library in LIBRARIES),
-        towers=("image", "video") if "image" in set(kinds) else ("video",),
     )
 
 
@@ -92,11 +102,16 @@ def cache_folder() -> Path:
     return (Path(wish).expanduser() if wish else user_cache_path("vllava", appauthor=False)) / "quantised"
 
 
-def folders_for(origin: Origin, cache: Path) -> Iterator[Path]:
-    """Where weights of this origin are; those that have more towers do as well."""
-    for each in dict.fromkeys((origin, replace(origin, towers=("image", "video")))):
-        if read_kept(cache / each.name):
-            yield cache / each.name
+def is_damaged(folder: Path) -> bool:
+    """Whether the files of kept weights are proved to be others than were written: by their sizes or their headers."""
+    if read_kept(folder) is None:
+        return True
+    try:
+        for path in folder.glob("*.safetensors"):
+            shapes_in(path)
+    except CheckpointError:
+        return True
+    return False
 
 
 def all_kept(cache: Path) -> tuple[Kept, ...]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vllava_cli.engine import threads
 from vllava_cli.engine.checkpoint import read_config
+from vllava_cli.engine.folder_faults import ADAPTER_CONFIG
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.keeping import Store
-from vllava_cli.engine.kept import origin_of
+from vllava_cli.engine.kept import Origin, origin_of
+from vllava_cli.engine.merging import check_fits, merge
 from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.errors import CheckpointError, MemoryShortError
+from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import LoadPlan, MediaKind
 
 if TYPE_CHECKING:
@@ -39,11 +44,13 @@ def load(
     With a store, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    from transformers.utils import logging
+    from transformers.utils import logging as told
 
-    logging.set_verbosity_error()
-    (logging.disable_progress_bar if is_quiet else logging.enable_progress_bar)()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
+    told.set_verbosity_error()
+    (told.disable_progress_bar if is_quiet else told.enable_progress_bar)()
     kinds = set(kinds)
+    check_fits(tokens.checkpoint)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
     threads.use(plan.threads)
     notice = store.notice if store else str
@@ -55,11 +62,12 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
 
     Errors: CheckpointError, MemoryShortError.
     """
-    folder, options = tokens.checkpoint.folder, _options(plan)
+    checkpoint, options = tokens.checkpoint, _options(plan)
     options.pop("quantization_config", None)
-    config = trimmed(read_config(folder))
-    model, info = _from_pretrained(_class_of_tower(kind), folder, config, options, plan.device)
+    config = trimmed(read_config(checkpoint.folder))
+    model, info = _from_pretrained(_class_of_tower(kind), checkpoint.folder, config, options, plan.device)
     _check_complete(info, config, tokens, _PARTS - {f"{kind}_tower"})
+    merge(model, checkpoint, plan)
     found: torch.nn.Module = getattr(model.model, f"{kind}_tower")
     return found.eval()
 
@@ -67,21 +75,31 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
 def _quantised(
     plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], store: Store
 ) -> VideoLlavaForConditionalGeneration:
-    """What was kept, else what the checkpoint gives, which is then kept."""
+    """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
     checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
-    origin = origin_of(checkpoint.folder, plan, kinds, settings)
-    for folder in store.found(origin) if origin else ():
+    origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
+    model = _kept(plan, tokens, origin, store) if origin else None
+    if model is None:
+        model = _read(plan, tokens, set())
+        again = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
+        if origin and origin == again:  # nobody changed it meanwhile
+            store.keep(model, origin, named=checkpoint.name)
+    for kind in kinds:
+        setattr(model.model, f"{kind}_tower", tower(plan, tokens, kind))
+    return model
+
+
+def _kept(plan: LoadPlan, tokens: Tokens, origin: Origin, store: Store) -> VideoLlavaForConditionalGeneration | None:
+    """What was kept; None where nothing is, or nothing that can be used. Errors: MemoryShortError."""
+    for folder in store.found(origin):
         try:
-            model = _read(plan, tokens, kinds, kept=folder)
-        except CheckpointError:
-            store.drop(folder)
+            model = _read(plan, tokens, set(), kept=folder)
+        except CheckpointError as exc:
+            store.drop_if_damaged(folder, reason_of(exc))
         else:
             store.detail(f"weights: read as they were kept in {folder}.")
             return model
-    model = _read(plan, tokens, kinds)
-    if origin and origin == origin_of(checkpoint.folder, plan, kinds, settings):  # nobody changed it meanwhile
-        store.keep(model, origin, named=checkpoint.model)
-    return model
+    return None
 
 
 def _read(
@@ -96,6 +114,8 @@ def _read(
         config.quantization_config = options.pop("quantization_config").to_dict()
     model, info = _from_pretrained(_class_without(unneeded), folder, config, options, plan.device)
     _check_complete(info, config, tokens, unneeded)
+    if not kept:
+        merge(model, tokens.checkpoint, plan)
     return model
 
 
@@ -108,15 +128,31 @@ def _from_pretrained(
 ) -> tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]:
     """The model, and what transformers found out about the tensors."""
     try:
-        with memory_faults(device):
+        with memory_faults(device), without_adapter(folder) as plain:
             found: tuple[VideoLlavaForConditionalGeneration, dict[str, Any]] = model_class.from_pretrained(
-                folder, config=config, output_loading_info=True, **options
+                plain, config=config, output_loading_info=True, **options
             )
             return found
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except Exception as exc:  # safetensors, transformers and torch each have their own types
-        raise CheckpointError(f"The weights in {folder} can't be loaded: {_short(exc)}.") from exc
+        raise CheckpointError(f"The weights in {folder} can't be loaded: {reason_of(exc)}.") from exc
+
+
+@contextmanager
+def without_adapter(folder: Path) -> Iterator[Path]:
+    """A folder with the same files but for an adapter's config.
+
+    Where peft is installed, from_pretrained would put the adapter on top of weights that are merged already.
+    """
+    if not (folder / ADAPTER_CONFIG).exists():
+        yield folder
+        return
+    with TemporaryDirectory(prefix="vllava-") as links:
+        for path in folder.iterdir():
+            if path.is_file() and path.name != ADAPTER_CONFIG:
+                (Path(links) / path.name).symlink_to(path.resolve())
+        yield Path(links)
 
 
 def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
@@ -176,7 +212,10 @@ def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
 
 def _options(plan: LoadPlan) -> dict[str, Any]:
     """from_pretrained's own words for a plan."""
+    from transformers import GenerationConfig
+
     options: dict[str, Any] = {
+        "generation_config": GenerationConfig(),  # so that nothing is read for generate, which nobody calls
         "dtype": getattr(torch, plan.dtype),
         "attn_implementation": plan.attention,
         "use_safetensors": True,
@@ -213,7 +252,8 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
         if keys:
             raise CheckpointError(
                 f"The weights in {tokens.checkpoint.folder} don't match its config: {len(keys)} {what}, "
-                f"{keys[0]} among them; fetch the model again, or save it with transformers 5."
+                f"{keys[0]} among them; take its files from the original again, or, if a newer transformers has saved "
+                f"it, pip install -U transformers."
             )
 
 
@@ -223,7 +263,3 @@ def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
     if found is None:
         return any(part in key for part in unneeded) or ("language_model" in unneeded and "lm_head" in key)
     return found[1] in unneeded or (found[2] is not None and int(found[2]) >= kept_layers)
-
-
-def _short(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

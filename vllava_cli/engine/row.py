@@ -26,6 +26,8 @@ class Query(Generic[K]):
     key: K
     medium: Frames
     question: str
+    seed: int | None = None
+    """In the place of the sampling's, where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class Row(Generic[K]):
         media = (tokens.video_id, tokens.image_id)
         last = max(position for position, token in enumerate(ids) if token in media)
         options = tokens.option_ids(sampling.choices, prompt_tokens=len(ids)) if sampling.choices else ()
+        sampling = replace(sampling, seed=query.seed if sampling.seed is None else sampling.seed)
         return cls(query=query, tokens=tokens, sampling=sampling, prompt=tuple(ids), shared=last + 1, options=options)
 
     def begin(self, *, is_first_of_medium: bool) -> None:

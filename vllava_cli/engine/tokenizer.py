@@ -6,19 +6,21 @@ transformers' AutoTokenizer rebuilds the pipeline of a LlamaTokenizer checkpoint
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.errors import CheckpointError
+from vllava_cli.errors import reason_of
+from vllava_cli.json_file import check_regular, read_object, unusable
 
 if TYPE_CHECKING:
     import tokenizers
 
 HARD_SIGN = "Ъ"
+MOST_BYTES = 64 << 20
+"""Of tokenizer.json; the published one has 1.84 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,25 +69,23 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a checkpoint. Errors: CheckpointError where its files can't be used."""
     import tokenizers
 
+    path = folder / "tokenizer.json"
+    check_regular(path, most_bytes=MOST_BYTES)
+    settings = read_settings(folder / "tokenizer_config.json")
+    names = read_settings(folder / "special_tokens_map.json") | settings
     try:
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        settings = read_settings(folder / "tokenizer_config.json")
+        backend = tokenizers.Tokenizer.from_file(str(path))
         _add_missing(backend, settings.get("added_tokens_decoder"))
     except Exception as exc:  # tokenizers raises bare Exception
-        raise CheckpointError(f"The tokenizer in {folder} can't be used: fetch the model again.") from exc
+        raise unusable(path, reason_of(exc)) from exc
     backend.no_truncation()  # what a training run left in the file
     backend.no_padding()
-    names = read_settings(folder / "special_tokens_map.json") | settings
     return Tokenizer(backend=backend, pad_token=_text(names.get("pad_token")), eos_token=_text(names.get("eos_token")))
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """The object in a JSON file; {} where there is none. Errors: CheckpointError."""
+    return read_object(path) if path.exists() else {}
 
 
 def _add_missing(backend: tokenizers.Tokenizer, added: Any) -> None:

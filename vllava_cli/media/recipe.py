@@ -11,8 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vllava_cli.errors import CheckpointError
+from vllava_cli.json_file import read_object
 from vllava_cli.nouns import VideoRecipe
 
+MOST_SIDE = 4096
+"""Pixels of a frame as the model takes it."""
+MOST_SHOWN = 80
+MOST = 1e9
+"""Of a mean or another factor."""
 # What VideoLlavaVideoProcessor takes where a file is silent.
 _DEFAULTS: Mapping[str, object] = {
     "size": {"shortest_edge": 224},
@@ -46,28 +52,29 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
     return VideoRecipe(short_side=short_side, crop_height=crop_height, crop_width=crop_width, mean=mean, std=std)
 
 
+def has_recipe(folder: Path) -> bool:
+    """Whether a file says how frames are prepared. Errors: CheckpointError where it can't be read."""
+    return _found(folder) is not None
+
+
 def _find(folder: Path) -> tuple[Path, Mapping[str, object]]:
+    if found := _found(folder):
+        return found
+    raise CheckpointError(
+        f"{folder} has no preprocessor_config.json, which says how frames are prepared: copy the base's."
+    )
+
+
+def _found(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
     nested = folder / "processor_config.json"
     if nested.is_file():
-        inside = _load(nested).get("video_processor")
+        inside = read_object(nested).get("video_processor")
         if isinstance(inside, dict):
             return nested, inside
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            return folder / name, _load(folder / name)
-    raise CheckpointError(
-        f"{folder} has no preprocessor_config.json, which says how frames are prepared. Download the model again."
-    )
-
-
-def _load(path: Path) -> Mapping[str, object]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise CheckpointError(f"{path} can't be read as JSON. Download the model again.") from exc
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object. Download the model again.")
-    return values
+            return folder / name, read_object(folder / name)
+    return None
 
 
 def _check_expected(path: Path, written: Mapping[str, object]) -> None:
@@ -95,7 +102,7 @@ def _crop(path: Path, crop_size: object) -> tuple[int, int]:
 
 
 def _whole(path: Path, key: str, value: object, wanted: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if type(value) is not int or not 1 <= value <= MOST_SIDE:
         raise _refusal(path, key, value, wanted)
     return value
 
@@ -111,10 +118,18 @@ def _default(default: object, value: object) -> object:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
 
 
 def _refusal(path: Path, key: str, value: object, wanted: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} sets {key} to {json.dumps(value)}, but it must be {wanted}. Use a checkpoint saved with it."
+        f"{path} sets {key} to {_shown(value)}, but it must be {wanted}. Use a checkpoint saved with it."
     )
+
+
+def _shown(value: object) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "something deeply nested"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"

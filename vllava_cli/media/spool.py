@@ -70,8 +70,17 @@ class Reader:
         """As `Guard.probe`."""
         return self._named(self._told(lambda path: self._guard.probe(path, is_full=is_full), name), name)
 
+    def file(self, name: Path) -> Path:
+        """The file that a name stands for, which for stdin is there until the end of the `with`. Errors: MediaError."""
+        if name != STDIN:
+            return name
+        if self._spooled is None:
+            folder = self._ends.enter_context(_PrivateFolder())
+            self._spooled = spool(self._stdin or sys.stdin.buffer, folder)
+        return self._spooled
+
     def _told(self, read: Callable[[Path], _Found], name: Path) -> _Found:
-        path = self._file(name)
+        path = self.file(name)
         try:
             return read(path)
         except MediaError as exc:
@@ -85,14 +94,6 @@ class Reader:
 
     def _without_path(self, text: str) -> str:
         return text.replace(f"'{self._spooled}'", "stdin") if self._spooled else text
-
-    def _file(self, name: Path) -> Path:
-        if name != STDIN:
-            return name
-        if self._spooled is None:
-            folder = self._ends.enter_context(_PrivateFolder())
-            self._spooled = spool(self._stdin or sys.stdin.buffer, folder)
-        return self._spooled
 
 
 def spool(stdin: BinaryIO, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from vllava_cli.commands.batch.rows import ErrorKind, Fault, Outcome
 from vllava_cli.commands.batch.units import Unit
+from vllava_cli.commands.provenance import Loaded, Making, ShownClip
 from vllava_cli.jobs import Job
-from vllava_cli.nouns import Answer, Sampling, Stats
+from vllava_cli.nouns import Answer, Framing, Sampling, Stats
 from vllava_cli.screen import Screen
 
 STATS = Stats(prompt_tokens=150, reused_tokens=0, new_tokens=7, first_token_s=0.1, decode_s=0.2)
@@ -25,6 +26,26 @@ def unit(path: str, *questions: str) -> Unit:
 
 def answer(text: str = "A dog.", *, probabilities: tuple[float, ...] = (), stats: Stats = STATS) -> Answer:
     return Answer(text=text, stop_reason="end", stats=stats, probabilities=probabilities)
+
+
+LOADED = Loaded(
+    model="demo",
+    revision=None,
+    device="cpu",
+    precision="fp32",
+    dtype="float32",
+    quantisation=None,
+    attention="sdpa",
+    versions=(("vllava", "1.0"), ("torch", "2.13.0")),
+)
+MAKING = Making(
+    loaded=LOADED,
+    fit="crop",
+    clips=(ShownClip(framing=Framing(), bytes=1234, sha256="0123456789abcdef" * 4),),
+    sampling=Sampling(temperature=0.5, seed=7),
+    prompt_sha256="fedcba9876543210" * 4,
+    answer_ids=(319, 11203, 29889),
+)
 
 
 def good(about: Job | None = None) -> Outcome:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.commands.batch.parts import job
-from vllava_cli.commands.batch.columns import check_fields, columns_of
+from vllava_cli.commands.batch.columns import check_fields, columns_of, table_columns
 from vllava_cli.errors import UsageError
 
 PLAIN = (
     *("id", "path", "question", "answer", "stop_reason", "frame_times_s", "model", "revision", "precision"),
-    *("seconds", "error"),
+    *("seconds", "error", "stray", "seed", "made_with"),
 )
 JOBS = [job(question_id=1, kind="a"), job(kind="b", **{"meta.data": {"fps": 25}})]
 
@@ -20,11 +20,16 @@ def test_columns_are_those_of_all_rows_and_then_each_further_field_once() -> Non
     assert columns_of([], ("yes", "no")) == (*PLAIN, "probabilities")
 
 
+def test_a_table_has_the_object_only_where_it_is_named() -> None:
+    assert table_columns(JOBS, ("yes", "no")) == (*PLAIN[:-1], "probabilities", "question_id", "kind", "meta.data")
+
+
 @pytest.mark.parametrize(
     "field",
     [
         *("path", "error", "error.kind", "error.message", "question_id", "kind.of", "meta.data", "meta.data.fps"),
         *("probabilities", "probabilities.yes", "probabilities.a.b"),
+        *("made_with", "made_with.device", "made_with.clips", "made_with.versions.torch", "made_with.sampling.top_p"),
     ],
 )
 def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:
@@ -32,7 +37,20 @@ def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["anwser", "error.knd", "error.kind.of", "probabilities.no", "meta", "meta.fps", "PATH", ".", "path.", ""]
+    "field",
+    [
+        "anwser",
+        "error.knd",
+        "error.kind.of",
+        "probabilities.no",
+        "meta",
+        "meta.fps",
+        "PATH",
+        ".",
+        "path.",
+        "",
+        "made_with.devic",
+    ],
 )
 def test_fields_that_would_be_empty_in_every_row_are_refused(field: str) -> None:
     if field == "path.":

@@ -42,7 +42,7 @@ class Wire:
         self.hear(said)
 
 
-READY = Ready(precision="fp32", rows_at_once=1, load_s=1.5)
+READY = Ready(rows_at_once=1, load_s=1.5)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -191,7 +191,7 @@ def test_a_lone_process_answers_all_and_is_told_the_end() -> None:
     assert [outcome.job.path for outcome in crewed.run()] == names(0, 1, 2)
     assert crewed.given == [("cpu", [*names(0, 1, 2), None])]
     assert crewed.heard == ["ready", "detail: cpu: loaded in 1.50 s, rows at once: 1."]
-    assert (crewed.crew.precision, crewed.meter) == ("fp32", Meter(clips=3, rows_at_once=1))
+    assert crewed.meter == Meter(clips=3, rows_at_once=1)
 
 
 def test_all_processes_take_part_and_each_is_told_the_end_once() -> None:

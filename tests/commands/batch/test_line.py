@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from vllava_cli import demo
 from vllava_cli.commands.batch.line import Line
 from vllava_cli.commands.batch.rows import Outcome
 from vllava_cli.commands.batch.units import Unit, units_of
+from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.fingerprint import Hashing
 from vllava_cli.jobs import Wanted, made
 from vllava_cli.media.ahead import Ahead, Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Frames, Framing, Sampling
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
 
 PATHS = {path.name: path for path in demo.clips()}
 RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))
@@ -92,7 +95,7 @@ def line(
         engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan),
         ahead=listed,
         sampling=Sampling(max_new_tokens=40),
-        fit="crop",
+        framing=Framing(),
         most_rows=most_rows,
         is_stopping=is_stopping,
         tell=(said if said is not None else []).append,
@@ -131,6 +134,41 @@ def test_what_is_asked_twice_is_answered_once_for_both_jobs(engine: Engine) -> N
     assert outcomes[0].answer is outcomes[1].answer
     stats = outcomes[0].answer and outcomes[0].answer.stats
     assert stats and made_line.meter.new_tokens == stats.new_tokens
+
+
+def test_each_question_has_a_seed_of_its_own_that_gives_its_answer_again(engine: Engine) -> None:
+    warm = Sampling(max_new_tokens=12, temperature=4.0, has_guard=False)
+    (unit,) = units((RED, HAPPENS), (RED, COLOUR), (RED, HAPPENS))
+    drawing = replace(line(engine, [read(unit)]), sampling=warm)
+    found = {outcome.job.question: outcome for outcome in drawing.outcomes()}
+    makings = {question: outcome.making for question, outcome in found.items()}
+    assert len({making.seed for making in makings.values() if making}) == 2
+    for question, outcome in found.items():
+        making = outcome.making
+        assert making and outcome.answer and outcome.precision == "fp32"
+        conversation = Conversation(attached=(frames(RED),))
+        alone = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
+        again = Answer.of(alone.stream(conversation, question, making.sampling))
+        (turn,) = conversation.turns
+        assert (again.text, turn.answer_ids, turn.prompt_sha256) == (
+            *(outcome.answer.text, making.answer_ids),
+            making.prompt_sha256,
+        )
+
+
+def test_a_seed_that_was_given_is_every_questions(engine: Engine) -> None:
+    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR))]
+    drawing = replace(line(engine, [*reads]), sampling=Sampling(max_new_tokens=2, temperature=1.0, seed=7))
+    assert [outcome.making and outcome.making.seed for outcome in drawing.outcomes()] == [7, 7]
+
+
+def test_clips_are_hashed_only_where_that_was_asked_for(engine: Engine) -> None:
+    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR))]
+    for hashing, sha256 in ((None, None), (Hashing(), hashlib.sha256(RED.read_bytes()).hexdigest())):
+        hashed = replace(line(engine, [*reads]), hashing=hashing)
+        makings = [outcome.making for outcome in hashed.outcomes()]
+        clip = ShownClip(framing=Framing(), bytes=RED.stat().st_size, sha256=sha256)
+        assert [making and making.clips for making in makings] == [(clip,), (clip,)]
 
 
 def test_a_clip_that_cannot_be_read_is_an_outcome_for_each_of_its_jobs(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.batch.parts import Reading, answer, bad, good, job
+from tests.commands.batch.parts import MAKING, Reading, answer, bad, good, job
 from vllava_cli.commands.batch import output
 from vllava_cli.commands.batch.output import Destination, foreseen
 from vllava_cli.commands.batch.rows import About, Outcome, row_of
@@ -18,7 +19,7 @@ from vllava_cli.jobs import Job
 from vllava_cli.journal import Journal
 from vllava_cli.tables import Format
 
-ABOUT = About(model="demo", revision=None, precision="fp32")
+ABOUT = About(model="demo", revision=None)
 JOBS = [job(f"{letter}.mp4", id=letter * 32) for letter in "abcd"]
 A, B, C, D = JOBS
 
@@ -101,7 +102,7 @@ def test_a_table_on_stdout_begins_with_its_header_and_has_the_fields_of_a_row() 
         '{"path": "b.mp4", "answer": "A dog.", "error.kind": null}\n'
     )
     header = put(to(None, "csv"), [], [job(split="test")])[0]
-    assert header.startswith("id,path,question,") and header.endswith(",seconds,error,split\n")
+    assert header.startswith("id,path,question,") and header.endswith(",seconds,error,stray,seed,split\n")
 
 
 def test_rows_are_kept_and_known_to_the_next_run() -> None:
@@ -138,6 +139,45 @@ def test_trying_again_without_an_error_leaves_the_file_as_it_is() -> None:
     assert put(to(is_retrying=True), [])[1] == ["a"]
     after = Path("out.jsonl").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def old(about: Job, error: str | None = None) -> dict[str, Any]:
+    """A row as it was before rows said what they were made with."""
+    return {
+        "id": about.id,
+        "path": about.path,
+        "question": about.question,
+        "answer": None if error else "A dog.",
+        "stop_reason": None if error else "end",
+        "frame_times_s": None,
+        "model": "demo",
+        "revision": None,
+        "precision": "fp32",
+        "seconds": 0.25,
+        "error": {"kind": error, "message": "No."} if error else None,
+    }
+
+
+def test_a_file_of_an_older_version_is_gone_on_with() -> None:
+    rows = [old(A), old(B, "unreadable")]
+    Path("out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert put(to(), [good(C)]) == ("", ["a", "b"])
+    assert ids() == ["a", "B", "c"]
+    put(to(is_retrying=True), [good(B)])
+    assert ids() == ["a", "c", "b"]
+    assert json.loads(Path("out.jsonl").read_text().splitlines()[0]) == rows[0]
+
+
+def test_a_table_of_an_older_version_gets_its_columns() -> None:
+    Path("out.csv.journal").write_text(json.dumps(old(A)) + "\n")
+    Path("out.csv").write_text("id\n")
+    put(to("out.csv", "csv"), [Outcome(job=B, answer=answer(), precision="fp32", making=MAKING)], [A, B])
+    head, first, second = csv.reader(Path("out.csv").read_text().splitlines())
+    assert head[-4:] == ["seconds", "error", "stray", "seed"]
+    assert (first[-4:], second[-4:]) == (["0.25", "", "", ""], ["0.0", "", "0", "7"])
+    put(to("out.csv", "csv", ("id", "made_with.device", "made_with.clips")), [], [A, B])
+    clips = json.dumps(MAKING.row()["clips"], separators=(",", ":"))
+    assert list(csv.reader(Path("out.csv").read_text().splitlines()))[1:] == [[A.id, "", ""], [B.id, "cpu", clips]]
 
 
 def test_overwriting_forgets_every_row() -> None:

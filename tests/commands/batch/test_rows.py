@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.commands.batch.parts import answer, bad, job
-from vllava_cli.commands.batch.rows import COLUMNS, About, ErrorKind, Fault, Outcome, is_row, precision_of, row_of
-from vllava_cli.errors import CheckpointError, ContextError, MediaError, MemoryShortError, UsageError, VllavaError
-from vllava_cli.nouns import Dtype, LoadPlan, Precision, Quantisation
+from tests.commands.batch.parts import LOADED, MAKING, STATS, answer, bad, job
+from vllava_cli.commands.batch.rows import COLUMNS, About, ErrorKind, Fault, Outcome, is_row, row_of
+from vllava_cli.errors import (
+    CheckpointError,
+    ContextError,
+    MediaError,
+    MemoryShortError,
+    OverflowedError,
+    UsageError,
+    VllavaError,
+)
+from vllava_cli.jobs import FIRST_KEYS
+from vllava_cli.nouns import Sampling
 
-ABOUT = About(model="demo", revision="abc", precision="fp32")
+ABOUT = About(model="demo", revision="abc")
 YES_OR_NO = replace(ABOUT, choices=("yes", "no"))
 
 
 def test_the_row_of_an_answer_has_every_key_in_order() -> None:
-    outcome = Outcome(job=job(id="7"), answer=answer(), times_s=(0.0, 1 / 3), seconds=1.23456)
+    said = answer(stats=replace(STATS, stray_tokens=2))
+    outcome = Outcome(
+        job=job(id="7"), answer=said, times_s=(0.0, 1 / 3), seconds=1.23456, precision="fp32", making=MAKING
+    )
     assert list(row_of(outcome, ABOUT).items()) == [
         ("id", "7"),
         ("path", "a.mp4"),
@@ -30,11 +43,14 @@ def test_the_row_of_an_answer_has_every_key_in_order() -> None:
         ("precision", "fp32"),
         ("seconds", 1.2346),
         ("error", None),
+        ("stray", 2),
+        ("seed", 7),
+        ("made_with", MAKING.row()),
     ]
 
 
 def test_the_row_of_an_error_has_the_same_keys() -> None:
-    assert list(row_of(bad(job(id="7"), "missing"), replace(ABOUT, precision=None)).items()) == [
+    assert list(row_of(bad(job(id="7"), "missing"), ABOUT).items()) == [
         ("id", "7"),
         ("path", "a.mp4"),
         ("question", "Why?"),
@@ -46,7 +62,22 @@ def test_the_row_of_an_error_has_the_same_keys() -> None:
         ("precision", None),
         ("seconds", 0.0),
         ("error", {"kind": "missing", "message": "It is missing."}),
+        ("stray", None),
+        ("seed", None),
+        ("made_with", None),
     ]
+
+
+def test_a_row_names_a_seed_only_where_one_was_used() -> None:
+    greedy = replace(MAKING, sampling=Sampling(seed=7))
+    choosing = replace(MAKING, sampling=Sampling(temperature=0.5, seed=7, choices=("yes", "no")))
+    for making in (greedy, choosing):
+        assert row_of(Outcome(job=job(), answer=answer(), making=making), ABOUT)["seed"] is None
+
+
+def test_what_an_answer_was_made_with_takes_less_than_a_kilobyte() -> None:
+    long = replace(MAKING, loaded=replace(LOADED, quantisation="bitsandbytes nf4, compute bf16"))
+    assert len(json.dumps(long.row())) < 1024
 
 
 def test_probabilities_come_with_choices_and_are_null_in_an_error() -> None:
@@ -67,8 +98,26 @@ def test_a_row_of_a_batch_is_told_from_other_objects() -> None:
     assert is_row(row)
     assert is_row({**row, "further": 1})
     assert not is_row({**row, "id": "7"})
-    for column in COLUMNS:
+    for column in FIRST_KEYS:
         assert not is_row({key: value for key, value in row.items() if key != column})
+
+
+def test_a_row_of_an_older_version_is_one() -> None:
+    assert is_row(
+        {
+            "id": "7c0d0b1f6e7c4a0fb6b3f0c6a1d2e3f4",
+            "path": "clips/red-circle-moves-left.mp4",
+            "question": "What happens in this video?",
+            "answer": "A red circle moves left.",
+            "stop_reason": "end",
+            "frame_times_s": [0.0, 0.2917, 0.625, 0.9167, 1.25, 1.5417, 1.875, 2.1667],
+            "model": "demo",
+            "revision": None,
+            "precision": "fp32",
+            "seconds": 0.1234,
+            "error": None,
+        }
+    )
 
 
 def test_what_keeps_a_clip_from_being_read_has_a_kind(tmp_path: Path) -> None:
@@ -105,6 +154,7 @@ def test_our_own_bug_is_told_with_its_type_on_one_line(error: Exception, message
     [
         (ContextError("Too long."), "context"),
         (MemoryShortError("Too much."), "memory"),
+        (OverflowedError("Infinite."), "overflow"),
         (UsageError("Empty."), "question"),
     ],
 )
@@ -114,30 +164,3 @@ def test_what_keeps_a_question_from_being_answered_has_a_kind(error: VllavaError
 
 def test_a_fault_that_no_question_should_meet_keeps_its_sentence() -> None:
     assert Fault.of_question(CheckpointError("It is torn.")) == Fault(kind="bug", message="It is torn.")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "quantisation", "precision"),
-    [
-        ("float16", None, "fp16"),
-        ("bfloat16", None, "bf16"),
-        ("float32", None, "fp32"),
-        ("float16", "4bit", "4bit"),
-        ("bfloat16", "8bit", "8bit"),
-    ],
-)
-def test_a_precision_is_spelled_as_the_option_spells_it(
-    dtype: Dtype, quantisation: Quantisation | None, precision: Precision
-) -> None:
-    plan = LoadPlan(
-        device="cpu",
-        dtype=dtype,
-        quantisation=quantisation,
-        attention="sdpa",
-        needed_bytes=1,
-        device_reason="",
-        dtype_reason="",
-        quantisation_reason="",
-        attention_reason="",
-    )
-    assert precision_of(plan) == precision

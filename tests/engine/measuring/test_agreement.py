@@ -45,7 +45,7 @@ def test_in_fewer_bits_the_logits_agree(
 
 
 def test_other_weights_are_found_out(pair: Pair, question: Asked) -> None:
-    other = loaded_snippet(question.tokens.checkpoint.folder, EXACT)
+    other = loaded_snippet(question.tokens.checkpoint, EXACT)
     head: nn.Linear = other.model.lm_head
     with torch.no_grad():
         head.weight.neg_()
@@ -56,7 +56,7 @@ def test_other_weights_are_found_out(pair: Pair, question: Asked) -> None:
 
 
 def test_a_token_that_is_fed_wrongly_is_found_out(pair: Pair, question: Asked) -> None:
-    other = loaded_snippet(question.tokens.checkpoint.folder, EXACT)
+    other = loaded_snippet(question.tokens.checkpoint, EXACT)
     usual = other.generate(question, new_tokens=12)
     other.model.model.language_model.rotary_emb.inv_freq.mul_(1.01)
     found = agreement(Pair(engine=pair.engine, snippet=other), question, is_interrupted=never)

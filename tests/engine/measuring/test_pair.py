@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import ONCE
 from vllava_cli import demo
 from vllava_cli.engine.cancel import never
+from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.hub import Source
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject
 from vllava_cli.engine.measuring.ours import Ours
@@ -68,7 +72,7 @@ def test_an_answer_goes_on_behind_its_end(pair: Pair, question: Asked, subject: 
 
 
 def test_the_language_model_is_freed_before_ours_is_loaded() -> None:
-    snippet = loaded_snippet(demo.CHECKPOINT, EXACT)
+    snippet = loaded_snippet(describe(Source(model="demo", folder=demo.CHECKPOINT)), EXACT)
     matrices = {each.data_ptr() for each in snippet.model.model.language_model.parameters()}
     snippet.strip()
     assert snippet.model.model.language_model is None
@@ -85,6 +89,8 @@ def test_all_files_of_weights_are_read(tmp_path: Path, monkeypatch: pytest.Monke
     opened: list[str] = []
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "other.bin"):
         (tmp_path / name).write_bytes(b"x" * 10)
+    index = {"weight_map": {"b": "model-00002-of-00002.safetensors", "a": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     usual = Path.open
 
     def noting(path: Path, *words: Any, **named: Any) -> Any:
@@ -93,14 +99,15 @@ def test_all_files_of_weights_are_read(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "open", noting)
     assert reading_s(tmp_path) > 0
-    assert opened == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert opened[-2:] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
 def test_weights_that_transformers_refuses_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((demo.CHECKPOINT / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(CheckpointError, match=r"transformers can't load the weights in .*: fetch the model again"):
-        loaded_snippet(tmp_path, EXACT)
+    checkpoint = replace(describe(Source(model="demo", folder=demo.CHECKPOINT)), folder=tmp_path)
+    with pytest.raises(CheckpointError, match=r"transformers can't load the weights in .*: .*header"):
+        loaded_snippet(checkpoint, EXACT)
 
 
 def test_nothing_but_the_end_is_unset(pair: Pair) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vllava_cli.commands.batch.rows import COLUMNS, PROBABILITIES
+from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts
 from vllava_cli.errors import UsageError
 from vllava_cli.jobs import Job
 
 _ERROR = ("kind", "message")
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "has_guard", "choices", "is_calibrated")
+_MADE_WITH = (
+    *KEYS,
+    *(f"versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
+    *(f"sampling.{name}" for name in _SAMPLING),
+    *(f"adapter.{name}" for name in AdapterFacts._fields),
+)
 
 
 def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
@@ -17,10 +25,15 @@ def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]
     return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further)
 
 
+def table_columns(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The same without the object that is too long for a cell, unless --fields asks for it."""
+    return tuple(name for name in columns_of(jobs, choices) if name != MADE_WITH)
+
+
 def check_fields(fields: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
     """Raises a UsageError for one that would be empty in every row; jobs that aren't there say nothing."""
     columns = columns_of(jobs, choices) if fields and jobs else ()
-    inner = {"error": _ERROR, PROBABILITIES: choices}
+    inner = {"error": _ERROR, PROBABILITIES: choices, MADE_WITH: _MADE_WITH}
     for field in fields if columns else ():
         if not any(name in columns and _has(inner.get(name), rest) for name, rest in _partings(field)):
             raise UsageError(f"--fields names {field!r}, which no row has. Rows have {', '.join(columns)}.")

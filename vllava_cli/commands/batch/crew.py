@@ -17,7 +17,6 @@ from vllava_cli.commands.batch.rows import Fault, Outcome
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.commands.batch.worker import STOP, Done, Failed, Message, Ready, Told
 from vllava_cli.errors import MemoryShortError, VllavaError
-from vllava_cli.nouns import Precision
 
 _SLICE_S = 0.5
 MOST_TRIES = 3
@@ -50,7 +49,6 @@ class Crew:
         listener: Listener,
         meter: Meter,
     ) -> None:
-        self.precision: Precision | None = None
         self._queue = deque(units)
         self._suspects = deque[Unit]()
         self._tries: Counter[str] = Counter()
@@ -111,7 +109,7 @@ class Crew:
             return
         match said:
             case Ready():
-                self.precision, member.is_ready = said.precision, True
+                member.is_ready = True
                 member.room = AHEAD * said.rows_at_once
                 self._listener.ready()
                 loaded = f"loaded in {said.load_s:.2f} s, rows at once: {said.rows_at_once}."

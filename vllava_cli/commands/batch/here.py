@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.commands.batch.line import Line, Reads
 from vllava_cli.commands.batch.request import Batch
 from vllava_cli.commands.begin import loaded
+from vllava_cli.fingerprint import Hashing
 from vllava_cli.nouns import MediaKind, Wishes
 from vllava_cli.unswept import unswept
 
@@ -76,8 +77,9 @@ def line(
         engine=engine,
         ahead=ahead,
         sampling=batch.sampling,
-        fit=batch.framing.fit,
+        framing=batch.framing,
         most_rows=most_rows,
         is_stopping=is_stopping,
         tell=tell,
+        hashing=Hashing() if batch.is_hashing else None,
     )

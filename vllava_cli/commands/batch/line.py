@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.rows import Fault, Outcome
 from vllava_cli.commands.batch.units import Unit
+from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
+from vllava_cli.fingerprint import Fingerprint, Hashing
 from vllava_cli.jobs import Job, has_changed
 from vllava_cli.jsonl import shown
-from vllava_cli.nouns import Fit, Frames, Sampling
+from vllava_cli.nouns import Answer, Frames, Framing, Sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.batching import Finished, Query
@@ -24,7 +28,12 @@ class Key:
     """What an answer belongs to: several jobs where the same was asked more than once."""
 
     jobs: tuple[Job, ...]
-    times_s: tuple[float, ...] | None
+    times_s: tuple[float, ...] | None = None
+    sampling: Sampling | None = None
+    """With the seed that this question is answered with."""
+    clip: ShownClip | None = None
+    hashed: Future[Fingerprint] | None = None
+    """None of them is known of a clip that couldn't be read."""
 
 
 class Reads(Protocol):
@@ -43,27 +52,36 @@ class Reads(Protocol):
 class Line:
     """Answers all jobs about the clips whose frames are read ahead.
 
-    `tell` gets what is to be said of a clip that is damaged but can be used, and of memory that ran out.
+    `tell` gets what is to be said of a clip that is damaged but can be used, and of memory that ran out. With `hashing`
+    each clip is hashed while it is asked about, and an outcome waits for that.
     """
 
     engine: Engine
     ahead: Reads
     sampling: Sampling
-    fit: Fit
+    framing: Framing
     most_rows: int
     is_stopping: Callable[[], bool]
     tell: Callable[[str], object]
+    hashing: Hashing | None = None
     meter: Meter = field(default_factory=Meter)
+
+    def __post_init__(self) -> None:
+        self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
 
     def outcomes(self) -> Iterator[Outcome]:
         """One for each job, in the order in which they end."""
+        with self.hashing or nullcontext():
+            yield from self._outcomes()
+
+    def _outcomes(self) -> Iterator[Outcome]:
         from vllava_cli.engine.batch_size import used_bytes
         from vllava_cli.engine.batching import Batching
 
         batching: Batching[Key] = Batching(
             engine=self.engine,
             sampling=self.sampling,
-            fit=self.fit,
+            fit=self.framing.fit,
             most_rows=self.most_rows,
             is_stopping=self.is_stopping,
             on_shortage=self._tell_shortage,
@@ -74,7 +92,7 @@ class Line:
             self.meter.idle_s = self.ahead.waited_s
             self.meter.tower_calls = self.engine.sight.calls
             self.meter.used_bytes = used_bytes(self.engine.model.device)
-            yield from _outcomes(finished)
+            yield from self._outcomes_of(finished)
 
     def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query[Key] | Finished[Key]] | None:
         """Clips until there are `most` queries, or none is ready."""
@@ -94,14 +112,46 @@ class Line:
         self.meter.decode_s += read.seconds
         unit, frames, fault = read.key, read.found, _fault(read)
         if frames is None or fault:
-            return [Finished(key=Key(jobs=unit.jobs, times_s=None), fault=fault)]
+            return [Finished(key=Key(jobs=unit.jobs), fault=fault)]
         for text in frames.clip.faults:
             self.tell(text)
-        times_s = None if frames.kind == "image" else frames.times_s
-        return [
-            Query(key=Key(jobs=jobs, times_s=times_s), medium=frames, question=question)
-            for question, jobs in unit.questions()
-        ]
+        key = Key(
+            jobs=unit.jobs,
+            times_s=None if frames.kind == "image" else frames.times_s,
+            clip=ShownClip(framing=self.framing, bytes=_size(unit, frames)),
+            hashed=self.hashing.begin(unit.path) if self.hashing else None,
+        )
+        queries: list[Query[Key] | Finished[Key]] = []
+        for question, jobs in unit.questions():
+            sampling = seeded(self.sampling)
+            own = replace(key, jobs=jobs, sampling=sampling)
+            queries.append(Query(key=own, medium=frames, question=question, seed=sampling.seed))
+        return queries
+
+    def _outcomes_of(self, finished: Finished[Key]) -> Iterator[Outcome]:
+        error, key, answer = finished.fault, finished.key, finished.answer
+        fault = error.fault if isinstance(error, ClipError) else Fault.of_question(error) if error else None
+        making = self._making(key, answer) if answer else None
+        for job in key.jobs:
+            yield Outcome(
+                job=job,
+                answer=answer,
+                times_s=key.times_s,
+                fault=fault,
+                seconds=finished.seconds,
+                precision=self._loaded.precision,
+                making=making,
+            )
+
+    def _making(self, key: Key, answer: Answer) -> Making:
+        return Making(
+            loaded=self._loaded,
+            fit=self.framing.fit,
+            clips=(key.clip.hashed(key.hashed),) if key.clip else (),
+            sampling=key.sampling or self.sampling,
+            prompt_sha256=answer.prompt_sha256,
+            answer_ids=answer.ids,
+        )
 
     def _tell_shortage(self, rows: int) -> None:
         self.meter.rows_at_once, noun = rows, "question" if rows == 1 else "questions"
@@ -131,10 +181,7 @@ def _fault(read: Read[Unit, Frames]) -> ClipError | None:
     return ClipError(fault) if fault else None
 
 
-def _outcomes(finished: Finished[Key]) -> Iterator[Outcome]:
-    error = finished.fault
-    fault = error.fault if isinstance(error, ClipError) else Fault.of_question(error) if error else None
-    for job in finished.key.jobs:
-        yield Outcome(
-            job=job, answer=finished.answer, times_s=finished.key.times_s, fault=fault, seconds=finished.seconds
-        )
+def _size(unit: Unit, frames: Frames) -> int | None:
+    """None for a URL and for a folder, whose pictures nobody has counted."""
+    size = unit.jobs[0].size
+    return size if size >= 0 and frames.clip.container != "folder" else None

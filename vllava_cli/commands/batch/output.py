@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vllava_cli import tables
-from vllava_cli.commands.batch.columns import columns_of
+from vllava_cli.commands.batch.columns import table_columns
 from vllava_cli.commands.batch.rows import About, is_row
 from vllava_cli.errors import OutputError
 from vllava_cli.jobs import Job
@@ -66,7 +66,7 @@ class Output(Protocol):
 @contextmanager
 def opened(destination: Destination, jobs: Sequence[Job], about: About, screen: Screen) -> Iterator[Output]:
     """The output, locked. Errors: LockedError; OutputError for a file that is no output of a batch."""
-    columns = columns_of(jobs, about.choices)
+    columns = table_columns(jobs, about.choices)
     if destination.path is None or destination.journal is None:
         yield _Stdout(destination, columns, screen)
         return

@@ -43,3 +43,5 @@ class Batch:
     is_failing_fast: bool = False
     is_dry: bool = False
     has_stats: bool = False
+    is_hashing: bool = False
+    """Rows have the SHA-256 of their clips."""

@@ -9,17 +9,28 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vllava_cli.choices import by_choice
-from vllava_cli.errors import ContextError, FetchError, MediaError, MemoryShortError, UsageError, VllavaError
+from vllava_cli.commands.provenance import MADE_WITH, Making
+from vllava_cli.errors import (
+    ContextError,
+    FetchError,
+    MediaError,
+    MemoryShortError,
+    OverflowedError,
+    UsageError,
+    VllavaError,
+)
 from vllava_cli.job_list import id_of
-from vllava_cli.jobs import ROW_KEYS, Job
-from vllava_cli.nouns import Answer, Dtype, LoadPlan, Precision
+from vllava_cli.jobs import FIRST_KEYS, ROW_KEYS, Job
+from vllava_cli.nouns import Answer, Precision
 
 PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key != PROBABILITIES)
-ErrorKind = Literal["missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "question", "bug"]
+ErrorKind = Literal[
+    "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
+]
 """missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
 changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: no
-room for it · question: an empty one · bug: ours."""
+room for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +39,6 @@ class About:
 
     model: str
     revision: str | None
-    precision: Precision | None = None
-    """None before the model is loaded."""
     choices: tuple[str, ...] = ()
 
 
@@ -43,6 +52,10 @@ class Outcome:
     """None for an image."""
     fault: Fault | None = None
     seconds: float = 0.0
+    precision: Precision | None = None
+    """Of the engine that it came to; None before a model is loaded."""
+    making: Making | None = None
+    """Of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +82,7 @@ class Fault:
         kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
             (ContextError, "context"),
             (MemoryShortError, "memory"),
+            (OverflowedError, "overflow"),
             (UsageError, "question"),
         )
         kind = next((kind for family, kind in kinds if isinstance(error, family)), "bug")
@@ -78,7 +92,7 @@ class Fault:
 
 def row_of(outcome: Outcome, about: About) -> dict[str, Any]:
     """The row of an outcome, times and seconds rounded to what they can mean."""
-    job, answer, fault = outcome.job, outcome.answer, outcome.fault
+    job, answer, fault, making = outcome.job, outcome.answer, outcome.fault, outcome.making
     row: dict[str, Any] = {
         "id": job.id,
         "path": job.path,
@@ -88,24 +102,21 @@ def row_of(outcome: Outcome, about: About) -> dict[str, Any]:
         "frame_times_s": None if outcome.times_s is None else [round(time_s, 4) for time_s in outcome.times_s],
         "model": about.model,
         "revision": about.revision,
-        "precision": about.precision,
+        "precision": outcome.precision,
         "seconds": round(outcome.seconds, 4),
         "error": {"kind": fault.kind, "message": fault.message} if fault else None,
+        "stray": answer.stats.stray_tokens if answer else None,
+        "seed": making.seed if making else None,
+        MADE_WITH: making.row() if making else None,
     }
     if about.choices:
         row[PROBABILITIES] = _probabilities(answer, about.choices)
     return {**row, **job.fields}
 
 
-def precision_of(plan: LoadPlan) -> Precision:
-    """As --precision spells it."""
-    names: dict[Dtype, Precision] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-    return plan.quantisation or names[plan.dtype]
-
-
 def is_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row of some file is one of a batch."""
-    return id_of(row) is not None and all(column in row for column in COLUMNS)
+    """Whether a row of some file is one of a batch, by whichever version."""
+    return id_of(row) is not None and all(key in row for key in FIRST_KEYS)
 
 
 def _probabilities(answer: Answer | None, choices: tuple[str, ...]) -> dict[str, float] | None:

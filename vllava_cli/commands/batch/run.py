@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from vllava_cli import inputs, job_files, job_list
 from vllava_cli.commands.batch import output, telling
@@ -21,16 +22,19 @@ from vllava_cli.media.remote.allow import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
 
+if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
+
 INTERRUPTED = 130
 
 
 def run(batch: Batch, screen: Screen) -> int:
     """Returns the exit code: 0, 1 if a job has failed, 130 after Ctrl-C. Errors: any VllavaError."""
-    from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import locate
 
     tally = Tally()
-    source = hub.locate(batch.wishes.model, batch.wishes.revision, is_quiet=not screen.is_moving)
-    jobs, complaints = jobs_of(batch, source.revision, screen)
+    source = locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+    jobs, complaints = jobs_of(batch, source, screen)
     _check_local(jobs)
     about = About(model=source.model, revision=source.revision, choices=batch.sampling.choices)
     opening = (
@@ -72,12 +76,12 @@ def _check_local(jobs: Iterable[Job]) -> None:
             raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
 
 
-def jobs_of(batch: Batch, revision: str | None, screen: Screen) -> tuple[list[Job], int]:
+def jobs_of(batch: Batch, source: Source, screen: Screen) -> tuple[list[Job], int]:
     """The jobs of this shard, and how many faults of folders were told."""
     complaints: list[str] = []
     wanted = _wanted(batch.inputs, complaints.append)
-    settings = settings_of(batch.wishes, batch.framing, batch.sampling)
-    every = made(wanted, signature(batch.wishes.model, revision, settings))
+    settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter)
+    every = made(wanted, signature(batch.wishes.model, source.revision, settings))
     for complaint in complaints:
         screen.error(complaint)
     check_fields(batch.destination.fields, every, batch.sampling.choices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,13 @@ from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.output import Output
 from vllava_cli.commands.batch.preflight import Found, Preflight
 from vllava_cli.commands.batch.request import Batch
-from vllava_cli.commands.batch.rows import About, Outcome, precision_of, row_of
+from vllava_cli.commands.batch.rows import About, Outcome, row_of
 from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.commands.batch.trial import Trial
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.commands.batch.worker import Setup
 from vllava_cli.hardware import cpu_cores
-from vllava_cli.nouns import DEMO_MODEL, Precision
+from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Work:
         line.meter = self.meter
         screen.detail(f"rows at once: {line.most_rows}.")
         self.tally.begin()
-        self._consume(line.outcomes(), lambda: precision_of(engine.plan))
+        self._consume(line.outcomes())
 
     def _answer_elsewhere(self, found: Found, longest: int) -> None:
         """By a process for each device; this one has no model."""
@@ -164,15 +164,14 @@ class Work:
         listener = _Listener(screen=self.screen, ready=self.tally.begin)
         crew = Crew(found.good, starts, is_stopping=self.is_stopping, listener=listener, meter=self.meter)
         with closing(crew.outcomes()) as outcomes:
-            self._consume(outcomes, lambda: crew.precision)
+            self._consume(outcomes)
 
-    def _consume(self, outcomes: Iterator[Outcome], precision: Callable[[], Precision | None]) -> None:
+    def _consume(self, outcomes: Iterator[Outcome]) -> None:
         def parts() -> list[str]:
             return telling.standing(self.tally, self.meter, now_s=time.perf_counter())
 
         with self.screen.progress(parts, is_shared=not self.out.is_kept):
             for outcome in outcomes:
-                self.about = replace(self.about, precision=precision())
                 self._put(outcome)
 
     def _put(self, outcome: Outcome) -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from vllava_cli.commands.batch import here
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.request import Batch
-from vllava_cli.commands.batch.rows import Outcome, precision_of
+from vllava_cli.commands.batch.rows import Outcome
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.errors import VllavaError
-from vllava_cli.nouns import MediaKind, Precision
+from vllava_cli.nouns import MediaKind
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
@@ -40,7 +40,6 @@ class Setup:
 class Ready:
     """The model is loaded."""
 
-    precision: Precision
     rows_at_once: int
     load_s: float
 
@@ -114,7 +113,7 @@ class Worker:
                 tell=self._tell,
             )
             line.meter.load_s = load_s
-            self._wire.send(Ready(precision=precision_of(engine.plan), rows_at_once=line.most_rows, load_s=load_s))
+            self._wire.send(Ready(rows_at_once=line.most_rows, load_s=load_s))
             for outcome in line.outcomes():
                 self._wire.send(Done(outcome=outcome, meter=line.meter))
 

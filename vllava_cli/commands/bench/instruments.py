@@ -34,12 +34,15 @@ class Instruments:
 
     def subject(self, bench: Bench, task: Task, screen: Screen) -> Subject:
         """The model with all that can be refused of it; no weight is read. Errors: any VllavaError."""
-        from vllava_cli.engine.measuring import contest
-
         if bench.random is not None:
+            from vllava_cli.engine.measuring import contest
+
             subject = contest.random_subject(bench.random)
         else:
-            subject = contest.Subject(tokens=_tokens(bench, screen))
+            tokens = _tokens(bench, screen)  # a model that can't be had is told before torch is imported
+            from vllava_cli.engine.measuring import contest
+
+            subject = contest.Subject(tokens=tokens)
         subject.tokens.prompt_ids(Conversation(attached=(task.frames,)), task.question)
         return subject
 
@@ -126,10 +129,11 @@ class Instruments:
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
-    from vllava_cli.engine import hub
+    from vllava_cli.engine.adapter import locate
     from vllava_cli.engine.checkpoint import describe
     from vllava_cli.engine.tokens import read_tokens
 
-    source = hub.locate(bench.model, bench.revision, is_quiet=not screen.is_moving)
+    wishes = Wishes(model=bench.model, revision=bench.revision, adapter=bench.adapter)
+    source = locate(wishes, screen.notice, is_quiet=not screen.is_moving)
     with screen.waiting("Reading the model's files"):
         return read_tokens(describe(source))

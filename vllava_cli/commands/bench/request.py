@@ -38,6 +38,7 @@ class Bench:
     question: str
     model: str = DEFAULT_MODEL
     revision: str | None = None
+    adapter: str | None = None
     random: str | None = None
     """The name of shapes that get random weights, instead of a model."""
     configurations: tuple[Configuration, ...] = (Configuration(),)

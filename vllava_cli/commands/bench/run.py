@@ -51,7 +51,7 @@ def _try_all(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, 
     task = tools.task(bench, frames)
     subject = tools.subject(bench, task, screen)
     checkpoint = subject.tokens.checkpoint
-    record = _begun(bench, tools, screen, frames.clip, model=checkpoint.model, revision=checkpoint.revision)
+    record = _begun(bench, tools, screen, frames.clip, model=checkpoint.name, revision=checkpoint.revision)
     tools.fetch(subject, screen)
     trials = Trials(bench=bench, subject=subject, task=task, instruments=tools, screen=screen)
     with noted(is_early=lambda: not trials.has_lines) as is_interrupted:

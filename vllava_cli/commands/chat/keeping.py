@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from vllava_cli.errors import VllavaError
+from vllava_cli.commands.provenance import ShownClip
+from vllava_cli.errors import MediaError, VllavaError
+from vllava_cli.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Conversation, Frames, Framing, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session import (
-    Fingerprint,
-    MediumRecord,
-    SessionFile,
-    SessionRecord,
-    TurnRecord,
-    fingerprint,
-    sessions_folder,
-)
+from vllava_cli.session import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +37,7 @@ class Keeping:
     model: str
     revision: str | None
     screen: Screen
+    adapter: str | None = None
     path: Path | None = None
     """Where the next conversation goes; None → a new name in the state folder."""
     file: SessionFile | None = None
@@ -55,8 +49,7 @@ class Keeping:
 
     def __post_init__(self) -> None:
         self.started_at = self.started_at or _now()
-        self._is_over = threading.Event()
-        self._hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fingerprint")
+        self._hashing = Hashing()
 
     def know(self, media: Sequence[Frames], clips: Sequence[tuple[Path, Framing]]) -> None:
         """Takes note of where frames came from. Must be called for all that are asked about."""
@@ -64,8 +57,7 @@ class Keeping:
             if frames in self._sources:
                 continue
             whole = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would name another file than the user did)
-            found = self._hashing.submit(fingerprint, whole, self._is_over.is_set)
-            self._sources[frames] = _Source(path=whole, framing=framing, fingerprint=found)
+            self._sources[frames] = _Source(path=whole, framing=framing, fingerprint=self._hashing.begin(whole))
 
     def keep(self, conversation: Conversation) -> None:
         """Brings the file to where the conversation is."""
@@ -93,10 +85,18 @@ class Keeping:
             attached=tuple(map(self._medium_record, conversation.attached)),
         )
 
+    def shown(self, frames: Frames) -> ShownClip:
+        """A clip as a row names it; without size and hash where it can't be read any more."""
+        framing = self._sources[frames].framing
+        try:
+            record = self._medium_record(frames)
+        except MediaError:
+            return ShownClip(framing=framing)
+        return ShownClip(framing=framing, bytes=record.bytes, sha256=record.sha256)
+
     def close(self) -> None:
         """Gives the file back; hashes that aren't done are given up."""
-        self._is_over.set()
-        self._hashing.shutdown(cancel_futures=True)
+        self._hashing.close()
         self._close_file()
 
     def _bring_up(self, conversation: Conversation) -> None:
@@ -123,7 +123,13 @@ class Keeping:
         return self.file
 
     def _header(self, conversation: Conversation) -> SessionRecord:
-        return SessionRecord(model=self.model, revision=self.revision, fit=conversation.fit, started_at=self.started_at)
+        return SessionRecord(
+            model=self.model,
+            revision=self.revision,
+            adapter=self.adapter,
+            fit=conversation.fit,
+            started_at=self.started_at,
+        )
 
     def _turn_record(self, number: int, turn: Turn) -> TurnRecord:
         return TurnRecord(

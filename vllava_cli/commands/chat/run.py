@@ -14,14 +14,15 @@ from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.lines import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.perform import perform, resumed, say_changes, say_renewed
 from vllava_cli.commands.chat.revive import Clips, clips_of, revived
+from vllava_cli.commands.chat.sessions import kept
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
-from vllava_cli.errors import SessionError, StdoutError, UsageError, VllavaError
+from vllava_cli.errors import StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.session import SessionFile, SessionRecord, last, sessions_folder
+from vllava_cli.session import SessionFile, SessionRecord, sessions_folder
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -42,6 +43,8 @@ class Chat:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: Output = "stream"
     is_continued: bool = False
+    continued: str | None = None
+    """Which session is gone on with; None is the last one."""
     session: Path | None = None
 
 
@@ -53,7 +56,7 @@ def run(chat: Chat, screen: Screen) -> int:
             ends.callback(file.close)
         if record and chat.clips:
             _check_same(chat.clips, record)
-        talk = _talk(_of_session(chat, record), file, record, screen, ends)
+        talk = _talk(of_session(chat, record), file, record, screen, ends)
         lines = _lines(talk, screen)
         talk.ending = ends.enter_context(Ending.watched())
         ends.callback(talk.close)
@@ -63,10 +66,7 @@ def run(chat: Chat, screen: Screen) -> int:
 def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
     """The session to go on with, locked; none where the chat is a new one."""
     if chat.is_continued:
-        path = last(sessions_folder())
-        if path is None:
-            raise SessionError(f"There is no session to continue in {sessions_folder()}: vllava chat CLIP begins one.")
-        return SessionFile.resume(path)
+        return SessionFile.resume(kept(chat.continued))
     if chat.session and chat.session.exists() and chat.session.stat().st_size:
         return SessionFile.resume(chat.session)
     return None, None
@@ -80,13 +80,14 @@ def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
         raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
 
 
-def _of_session(chat: Chat, record: SessionRecord | None) -> Chat:
+def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
     """The chat with the session's model and fit."""
     if record is None:
         return chat
     wishes = chat.wishes
     if not chat.is_model_named:
-        wishes = replace(wishes, model=record.model, revision=record.revision)
+        adapter = wishes.adapter or record.adapter
+        wishes = replace(wishes, model=record.model, revision=record.revision, adapter=adapter)
     return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
 
 
@@ -97,6 +98,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
     keeping = Keeping(
         model=_model(tokens),
         revision=tokens.checkpoint.revision,
+        adapter=_adapter(tokens),
         screen=screen,
         path=chat.session.absolute() if chat.session else None,
         file=file,
@@ -153,6 +155,14 @@ def _model(tokens: Tokens) -> str:
     return checkpoint.model if is_name else str(checkpoint.folder.absolute())
 
 
+def _adapter(tokens: Tokens) -> str | None:
+    """The same of the model's adapter."""
+    adapter = tokens.checkpoint.adapter
+    if adapter is None:
+        return None
+    return adapter.name if adapter.revision else str(adapter.folder.absolute())
+
+
 def _lines(talk: Talk, screen: Screen) -> Lines:
     lines = lines_for(
         sys.stdin,
@@ -161,10 +171,10 @@ def _lines(talk: Talk, screen: Screen) -> Lines:
         questions=lambda: talk.questions,
         prompt_to=None if screen.is_quiet else sys.stderr,
     )
+    if lines.has_prompt and not talk.conversation.turns:
+        screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
     if isinstance(lines, TerminalLines):
         talk.is_ahead = True
-        if not talk.conversation.turns:
-            screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
         if lines.history_fault:
             screen.notice(lines.history_fault)
     return lines

@@ -23,7 +23,7 @@ def show_rows(engine: Engine, conversation: Conversation, settings: Settings, *,
         *_turns(conversation),
         ("looked at", f"{engine.sight.calls} clip{'s' * (engine.sight.calls != 1)} since the start"),
         *settings.rows(),
-        ("model", checkpoint.model + (f", revision {checkpoint.revision}" if checkpoint.revision else "")),
+        ("model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")),
         *((what, f"{choice}: {reason}") for what, choice, reason in engine.plan.reasons),
         ("kept in", kept_in),
     ]

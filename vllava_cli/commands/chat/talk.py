@@ -13,6 +13,7 @@ from vllava_cli.commands.chat.gallery import Clips, Gallery
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.telling import Output, Telling
+from vllava_cli.commands.provenance import seeded
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
@@ -45,7 +46,7 @@ class Talk:
 
     def __post_init__(self) -> None:
         self.ahead = Ahead(self.engine)
-        self.telling = Telling(engine=self.engine, screen=self.screen, output=self.output)
+        self.telling = Telling(engine=self.engine, screen=self.screen, keeping=self.keeping, output=self.output)
 
     @property
     def left_tokens(self) -> int:
@@ -162,6 +163,7 @@ class Talk:
         """Makes turn `number` of a question, in the place of what is there; a failure brings that back."""
         conversation = self.conversation
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
+        sampling = seeded(sampling)
         with self.ending.held(), self._kept():
             self.ahead.stop()
             conversation.cut(number - 1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vllava_cli.choices import shares
+from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.report import counts, report
 from vllava_cli.nouns import Conversation, Piece, Turn
 from vllava_cli.screen import Screen
@@ -24,6 +25,7 @@ class Telling:
 
     engine: Engine
     screen: Screen
+    keeping: Keeping
     output: Output = "stream"
 
     def show(self, pieces: Iterator[Piece]) -> None:
@@ -38,8 +40,7 @@ class Telling:
         """Ends the last turn's answer, or prints it now; then the notices about it."""
         turn, number = conversation.turns[-1], len(conversation.turns)
         if self.output == "json":
-            row = {"turn": number, **report(turn, conversation.media, self.engine)}
-            self.screen.answer(json.dumps(row) + "\n")
+            self.screen.answer(json.dumps(self._row(conversation)) + "\n")
         else:
             if self.output == "whole":
                 self.screen.answer(turn.answer)
@@ -50,6 +51,12 @@ class Telling:
         if notice := _notice(turn):
             self.screen.notice(notice)
         self.screen.detail(f"turn {number}: {_detail(turn)}")
+
+    def _row(self, conversation: Conversation) -> dict[str, Any]:
+        """Turn and session say which rows before this one are its conversation."""
+        file = self.keeping.file
+        place = {"turn": len(conversation.turns), "session": str(file.path) if file else None}
+        return place | report(conversation, [self.keeping.shown(each) for each in conversation.media], self.engine)
 
     def _show(self, piece: Piece) -> None:
         if self.output == "stream":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.hub import weight_files
 from vllava_cli.engine.load import load, trimmed
 from vllava_cli.engine.measuring.clock import seconds_of
 from vllava_cli.engine.measuring.random_weights import fill, random_config, skeleton
@@ -104,7 +105,7 @@ class _Loading:
         return seconds_of(work, self.plan.device)
 
     def _load_snippet(self) -> None:
-        self.snippet = loaded_snippet(self.tokens.checkpoint.folder, self.plan)
+        self.snippet = loaded_snippet(self.tokens.checkpoint, self.plan)
 
     def _load_ours(self) -> None:
         self.engine = load(self.plan, self.tokens, {"video"})
@@ -112,7 +113,7 @@ class _Loading:
 
 def _read(folder: Path) -> None:
     block = bytearray(BLOCK_BYTES)
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb", buffering=0) as file:
+    for name in weight_files(folder):
+        with (folder / name).open("rb", buffering=0) as file:
             while file.readinto(block):
                 pass

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.load import without_adapter
 from vllava_cli.engine.measuring.random_weights import fill, skeleton
 from vllava_cli.engine.measuring.snippet import Snippet
-from vllava_cli.errors import CheckpointError, MemoryShortError
-from vllava_cli.nouns import LoadPlan
+from vllava_cli.engine.merging import merge
+from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
+from vllava_cli.nouns import Checkpoint, LoadPlan
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 
-def loaded_snippet(folder: Path, plan: LoadPlan) -> Snippet:
+def loaded_snippet(checkpoint: Checkpoint, plan: LoadPlan) -> Snippet:
     """What a user would write for this plan, quantised by bitsandbytes' own choice of modules: the towers as well.
 
     Errors: CheckpointError, MemoryShortError.
@@ -31,14 +32,15 @@ def loaded_snippet(folder: Path, plan: LoadPlan) -> Snippet:
     if plan.quantisation:
         options["quantization_config"] = _quantisation(plan)
     try:
-        with memory_faults(plan.device):
+        with memory_faults(plan.device), without_adapter(checkpoint.folder) as folder:
             model = VideoLlavaForConditionalGeneration.from_pretrained(
                 folder, attn_implementation=plan.attention, local_files_only=True, use_safetensors=True, **options
             )
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except Exception as exc:
-        raise CheckpointError(f"transformers can't load the weights in {folder}: fetch the model again.") from exc
+        raise CheckpointError(f"transformers can't load the weights in {checkpoint.folder}: {reason_of(exc)}.") from exc
+    merge(model, checkpoint, plan)
     return Snippet(model=model.eval(), plan=plan)
 
 

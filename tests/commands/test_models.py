@@ -1,0 +1,136 @@
+"""What the commands do with a user's model folder, and with an adapter for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters import write_adapter
+from tests.commands.shell import Shell
+from tests.folders import LACKING
+from vllava_cli import demo
+from vllava_cli.commands.chat.run import Chat, of_session
+from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.session import read
+
+Run = Callable[..., Shell]
+ASKED = ("What is in this clip?",)
+
+
+@pytest.fixture
+def folder(published: Path, tmp_path: Path) -> Path:
+    """The published files, to be changed."""
+    return shutil.copytree(published, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def adapter(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft")
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "adapter", published)
+
+
+@pytest.mark.parametrize("name", ["pickled weights", "no weights", "a Trainer's folder", "an adapter"])
+def test_the_doctor_says_what_ask_says_and_promises_nothing(name: str, folder: Path, clip: Path, quick: Run) -> None:
+    LACKING[name][0](folder)
+    asked, doctored = quick("ask", "--model", folder, clip, *ASKED), quick("doctor", "--json", "--model", folder)
+    report = json.loads(doctored.out)
+    assert (asked.code, doctored.code) == (1, 1)
+    assert asked.err == f"vllava: {report['fault']}\n"
+    assert (report["is_here"], report["model_bytes"], report["place"], report["plan"]) == (False, 0, "", None)
+
+
+def test_a_hostile_folder_is_told_in_one_line(folder: Path, clip: Path, quick: Run) -> None:
+    (folder / "config.json").write_bytes(b"[" * 100_000)
+    done = quick("ask", "--model", folder, clip, *ASKED)
+    assert (done.code, done.out, done.err) == (
+        1,
+        "",
+        f"vllava: The file {folder}/config.json can't be used: it is no JSON object (it is nested too deeply). Replace "
+        "it with the original checkpoint's.\n",
+    )
+
+
+def test_ask_answers_with_the_adapter(published: Path, adapter: Path, clip: Path, quick: Run) -> None:
+    words = ("ask", "--model", published, "--max-new-tokens", "8", clip, *ASKED)
+    plain, changed = quick(*words), quick(*words, "--adapter", adapter)
+    assert (plain.code, changed.code, changed.err) == (0, 0, "")
+    assert changed.out not in ("", plain.out)
+
+
+def test_without_an_adapter_the_command_line_says_why(published: Path, clip: Path, quick: Run) -> None:
+    done = quick("ask", "--model", published, "--adapter", published, clip, *ASKED)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"vllava: {published} is a model and no adapter: give it with --model.\n"
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_batch_is_answered_with_the_adapter_under_ids_of_its_own(
+    published: Path, adapter: Path, clip: Path, tmp_path: Path, quick: Run
+) -> None:
+    words = ("batch", *ASKED, clip, "--model", published, "--max-new-tokens", "8")
+    for name, more in (
+        ("plain", ()),
+        ("changed", ("--adapter", adapter)),
+        ("parts", ("--adapter", adapter, "--gpus", "cpu")),
+    ):
+        assert quick(*words, *more, "-o", tmp_path / f"{name}.jsonl").code == 0
+    (plain,), (changed,), (elsewhere,) = (rows(tmp_path / f"{name}.jsonl") for name in ("plain", "changed", "parts"))
+    assert changed["id"] != plain["id"]
+    assert changed["answer"] != plain["answer"]
+    assert (elsewhere["id"], elsewhere["answer"]) == (changed["id"], changed["answer"])
+    again = quick(*words, "--adapter", adapter, "-o", tmp_path / "changed.jsonl")
+    assert (again.code, len(rows(tmp_path / "changed.jsonl"))) == (0, 1)
+
+
+def test_a_chat_goes_on_with_its_adapter(published: Path, adapter: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    words = ("chat", "--session", file, "--model", published, "--adapter", adapter, "--max-new-tokens", "8")
+    done = Shell.run(*words, demo.clips()[0], folder=tmp_path, stdin=b"What?\n")
+    header, record = rows(file)[0], read(file)
+    assert (done.code, header["model"], header["adapter"]) == (0, str(published), str(adapter))
+    asked = Chat(clips=(), wishes=Wishes(), is_model_named=False, framing=Framing(), sampling=Sampling())
+    named = replace(asked, wishes=Wishes(adapter="another"))
+    elsewhere = replace(asked, wishes=Wishes(model="another"), is_model_named=True)
+    assert of_session(asked, record).wishes == Wishes(model=str(published), adapter=str(adapter))
+    assert of_session(named, record).wishes == Wishes(model=str(published), adapter="another")
+    assert of_session(elsewhere, record).wishes == Wishes(model="another")
+
+
+def test_the_doctor_describes_the_adapter(published: Path, adapter: Path, quick: Run) -> None:
+    done = quick("doctor", "--model", published, "--adapter", adapter)
+    assert (done.code, done.err) == (0, "")
+    assert f"  adapter  {adapter}, in {adapter}\n" in done.out
+    report = json.loads(quick("doctor", "--json", "--adapter", adapter).out)
+    assert report["adapter"]["name"] == str(adapter)
+    assert report["model"] == "LanguageBind/Video-LLaVA-7B-hf"
+
+
+def test_the_doctor_fetches_no_adapter(published: Path, quick: Run) -> None:
+    done = quick("doctor", "--json", "--model", published, "--adapter", "owner/adapter")
+    assert done.code == 1
+    assert "run hf download owner/adapter and ask the doctor again." in json.loads(done.out)["fault"]
+
+
+def test_bench_measures_with_the_adapter_and_not_with_random_weights(adapter: Path, quick: Run) -> None:
+    done = quick("bench", "--random-weights", "tiny", "--adapter", adapter)
+    assert done.code == 2
+    assert "measures no --model and no --adapter" in done.err
+
+
+def test_bench_holds_its_tokens_against_those_of_the_merged_model(
+    published: Path, adapter: Path, clip: Path, quick: Run
+) -> None:
+    words = ("--precision", "fp32", "--repeat", "1", "--batch", "1", "--max-new-tokens", "4", "--check", "--json")
+    done = quick("bench", "--model", published, "--adapter", adapter, clip, *words)
+    report = json.loads(done.out)
+    assert done.code == 0
+    assert report["model"] == f"{published} + {adapter}"

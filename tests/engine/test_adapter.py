@@ -1,0 +1,288 @@
+"""A LoRA adapter is merged as peft would, whatever trained it, and one that can't be merged is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.adapters import merged, write_adapter
+from tests.checkpoints import edit_json
+from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
+from tests.reference import Reference, read_reference
+from tests.tensor_names import modern_name, published_name
+from vllava_cli import prompt
+from vllava_cli.engine.adapter import described, locate
+from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.hub import Source
+from vllava_cli.engine.keeping import Store
+from vllava_cli.engine.kept import all_kept
+from vllava_cli.engine.load import load
+from vllava_cli.engine.measuring.snippet_load import loaded_snippet
+from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.tokens import Tokens, read_tokens
+from vllava_cli.errors import CheckpointError, UsageError
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Wishes
+
+pytest.importorskip("peft")
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def tokens_of(base: Path, adapter: Path | None) -> Tokens:
+    found = described(Source(model=str(adapter), folder=adapter)) if adapter else None
+    return read_tokens(describe(Source(model=str(base), folder=base, adapter=found)))
+
+
+def loaded(
+    base: Path, adapter: Path | None, plan: LoadPlan = EXACT, kinds: tuple[MediaKind, ...] = ("video", "image")
+) -> Engine:
+    return load(plan, tokens_of(base, adapter), kinds)
+
+
+def states(model: Any) -> dict[str, torch.Tensor]:
+    return dict(model.state_dict())
+
+
+def are_equal(engine: Engine, model: Any) -> bool:
+    """Whether all that our engine loads of a model has these very values."""
+    wanted = states(model)
+    return all(torch.equal(value, wanted[name]) for name, value in states(engine.model).items())
+
+
+def rename(adapter: Path, names: dict[str, str | None]) -> None:
+    """Calls tensors otherwise, or (None) takes them out."""
+    tensors = load_file(adapter / WEIGHTS)
+    kept = {names.get(name, name): value for name, value in tensors.items()}
+    save_file({name: value for name, value in kept.items() if name}, adapter / WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def adapter(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "plain", published)
+
+
+@pytest.fixture
+def copy(adapter: Path, tmp_path: Path) -> Path:
+    """An adapter to be spoiled."""
+    return shutil.copytree(adapter, tmp_path / "copy")
+
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "DoRA": {"use_dora": True},
+    "rank-stabilised": {"use_rslora": True},
+    "everywhere": {"target_modules": ["q_proj", "fc1", "linear_2", "lm_head", "embed_tokens", "patch_embedding"]},
+    "whole modules": {"modules_to_save": ["multi_modal_projector", "lm_head"]},
+    "biases of its own": {"target_modules": ["fc1"], "lora_bias": True},
+    "all biases": {"bias": "all"},
+    "patterns": {
+        "rank_pattern": {"layers.1.self_attn.q_proj": 2},
+        "alpha_pattern": {r"^model.language_model.layers.0.mlp.down_proj": 3, r"self_attn.v_proj": 5},
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_answers_equal_those_of_peft_and_generate(name: str, published: Path, clip: Path, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path, published, **TRAINED[name])
+    engine, reference = loaded(published, adapter), read_reference(published)
+    theirs = merged(published, adapter)
+    assert are_equal(engine, theirs)
+    base = ids_of(reference, engine, clip)
+    reference = replace(reference, model=theirs)
+    made = new_ids(engine, conversation_about(clip), "what is in this clip")
+    assert made == ids_of(reference, engine, clip)
+    assert made != base
+
+
+def ids_of(reference: Reference, engine: Engine, clip: Path) -> list[int]:
+    text = expanded(engine, prompt.turn("what is in this clip", ["video"]))
+    return [token for token in reference.answer(text, videos=[clip], images=[], max_new_tokens=24) if token != 2]
+
+
+def test_names_of_any_version_of_transformers_fit(published: Path, adapter: Path, copy: Path) -> None:
+    """Up to transformers 4.51 modules had the names that the published tensors have."""
+    names = {
+        name: PREFIX + published_name(modern_name(name.removeprefix(PREFIX))) for name in load_file(adapter / WEIGHTS)
+    }
+    assert f"{PREFIX}language_model.model.layers.0.self_attn.q_proj.lora_A.weight" in names.values()
+    assert f"{PREFIX}video_tower.vision_model.encoder.layers.0.self_attn.q_proj.lora_B.weight" in names.values()
+    rename(copy, names)  # type: ignore[arg-type]
+    assert are_equal(loaded(published, copy), merged(published, adapter))
+
+
+def test_a_tower_that_comes_later_is_changed_too(published: Path, adapter: Path, clip: Path) -> None:
+    video = sample(clip, Framing())
+    late, whole = loaded(published, adapter, kinds=("image",)), loaded(published, adapter)
+    assert late.model.model.video_tower is None
+    assert torch.equal(late.sight.features(video, "crop"), whole.sight.features(video, "crop"))
+    assert not torch.equal(whole.sight.features(video, "crop"), loaded(published, None).sight.features(video, "crop"))
+
+
+@pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
+def test_weights_are_merged_first_and_quantised_then(
+    quantisation: Quantisation, published: Path, adapter: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    plan = replace(EXACT, quantisation=quantisation)
+    folder = shutil.copytree(published, tmp_path / "merged", ignore=shutil.ignore_patterns("*.safetensors*"))
+    merged(published, adapter).save_pretrained(folder)
+    assert are_equal(loaded(published, adapter, plan), loaded(folder, None, plan).model)
+
+
+def test_quantised_weights_are_kept_for_each_adapter(published: Path, adapter: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    details: list[str] = []
+    store = Store(folder=tmp_path, notice=details.append, detail=details.append, least_bytes=0)
+
+    def start(adapter: Path | None) -> Engine:
+        details.clear()
+        return load(replace(EXACT, quantisation="4bit"), tokens_of(published, adapter), ("video",), store=store)
+
+    first = start(adapter)
+    start(None)
+    assert details[0].startswith("vllava: kept the 4bit weights")
+    assert [kept.model for kept in all_kept(tmp_path)] == [str(published), f"{published} + {adapter}"]
+    again = start(adapter)
+    assert details[0].startswith("weights: read as they were kept")
+    assert are_equal(again, first.model)
+
+
+def test_the_snippet_of_bench_has_the_adapter(published: Path, adapter: Path) -> None:
+    snippet = loaded_snippet(tokens_of(published, adapter).checkpoint, EXACT)
+    assert are_equal(loaded(published, adapter), snippet.model)
+
+
+def test_another_alpha_is_another_adapter(adapter: Path, copy: Path) -> None:
+    before = described(Source(model="a", folder=adapter)).sha256
+    edit_json(copy / "adapter_config.json", lora_alpha=1)
+    assert described(Source(model="a", folder=copy)).sha256 != before
+
+
+DESCRIBED: dict[str, tuple[dict[str, Any], str]] = {
+    "another method": ({"peft_type": "IA3"}, "has peft_type IA3: vllava merges plain LoRA and DoRA for Video-LLaVA."),
+    "on demand only": ({"alora_invocation_tokens": [1]}, "has alora_invocation_tokens: vllava merges plain LoRA"),
+    "parameters": ({"target_parameters": ["weight"]}, "has target_parameters: vllava merges plain LoRA"),
+    "another start": ({"init_lora_weights": "pissa_niter_4"}, "has init_lora_weights pissa_niter_4 (peft's path_init"),
+    "another class": (
+        {"auto_mapping": {"base_model_class": "LlavaForConditionalGeneration"}},
+        "has base_model_class LlavaForConditionalGeneration: ",
+    ),
+    "nonsense": ({"auto_mapping": [1], "peft_type": {}}, "has peft_type {}: "),
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_what_cannot_be_merged_is_refused_by_name(name: str, copy: Path) -> None:
+    changes, message = DESCRIBED[name]
+    edit_json(copy / "adapter_config.json", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        described(Source(model="my/adapter", folder=copy))
+    assert f"The adapter my/adapter {message}" in str(caught.value)
+
+
+FIRST = f"{PREFIX}model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+FITTED: dict[str, tuple[dict[str, str | None], dict[str, Any], str]] = {
+    "another architecture": (
+        {FIRST: f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"},
+        {},
+        "doesn't fit the model MODEL: 1 of its 36 tensors have no place there, base_model.model.model.layers.0.self",
+    ),
+    "another layer": ({FIRST: FIRST.replace("layers.0", "layers.9")}, {}, "doesn't fit the model MODEL: 1 of its 36 t"),
+    "unknown": ({FIRST: FIRST.replace("lora_A", "lora_Q")}, {}, "doesn't fit the model MODEL: 1 of its 36 tensors hav"),
+    "another size": (
+        {FIRST: FIRST.replace("q_proj.lora_A", "q_proj.lora_B.bias").removesuffix(".weight")},
+        {},
+        "doesn't fit the model MODEL: 1 of its",
+    ),
+    "half": ({FIRST: None}, {}, "lacks lora_A.weight of language_model.layers.0.self_attn.q_proj"),
+    "no magnitudes": ({}, {"use_dora": True}, "lacks lora_magnitude_vector of "),
+    "alpha": ({}, {"lora_alpha": "much"}, "lora_alpha is 'much' and must be a number"),
+    "wildcards": ({}, {"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern '(a+)+' can't be read: give names without wild"),
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_what_does_not_fit_is_refused(name: str, published: Path, copy: Path) -> None:
+    names, settings, message = FITTED[name]
+    rename(copy, names)
+    edit_json(copy / "adapter_config.json", **settings)
+    with pytest.raises(CheckpointError) as caught:
+        loaded(published, copy)
+    assert message.replace("MODEL", str(published)) in str(caught.value)
+
+
+def test_numbers_that_are_none_are_refused(published: Path, copy: Path) -> None:
+    tensors = load_file(copy / WEIGHTS)
+    save_file(tensors | {FIRST: tensors[FIRST] * torch.nan}, copy / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"The adapter .* can't be merged: NaNs detected in the merged weights"):
+        loaded(published, copy)
+
+
+def test_a_file_that_is_no_safetensors_file_is_a_sentence(published: Path, copy: Path) -> None:
+    (copy / WEIGHTS).write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors can't be used: "):
+        loaded(published, copy)
+
+
+def test_pickled_adapters_are_refused(copy: Path) -> None:
+    (copy / WEIGHTS).rename(copy / "adapter_model.bin")
+    with pytest.raises(CheckpointError) as caught:
+        described(Source(model="my/adapter", folder=copy))
+    assert str(caught.value) == (
+        "The adapter my/adapter has its weights in adapter_model.bin, and vllava reads them from safetensors files "
+        "only: load it with peft where you trust it, and save it with save_pretrained."
+    )
+
+
+def test_a_model_is_no_adapter(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"my/model is a model and no adapter: give it with --model\."):
+        described(Source(model="my/model", folder=published))
+    with pytest.raises(CheckpointError, match=r"nothing is no adapter: it has no adapter_config\.json\."):
+        described(Source(model="nothing", folder=tmp_path))
+
+
+def test_without_peft_there_is_a_sentence_that_says_how_to_have_it(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllava_cli.engine.adapter.util.find_spec", lambda _: None)
+    with pytest.raises(UsageError) as caught:
+        described(Source(model="a", folder=adapter))
+    assert str(caught.value) == "--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'."
+
+
+def test_an_adapter_of_another_base_is_told(published: Path, copy: Path) -> None:
+    heard: list[str] = []
+    wishes = Wishes(model=str(published), adapter=str(copy))
+    edit_json(copy / "adapter_config.json", base_model_name_or_path=f"somewhere/{published.name}")
+    assert locate(wishes, heard.append, is_quiet=True).adapter == described(Source(model=str(copy), folder=copy))
+    assert heard == []
+    edit_json(copy / "adapter_config.json", base_model_name_or_path="other/base")
+    locate(wishes, heard.append, is_quiet=True)
+    assert heard == [f"vllava: warning: the adapter {copy} was trained on other/base, and the model is {published}."]
+
+
+def test_weights_beside_an_adapters_config_are_taken_as_merged(published: Path, adapter: Path, tmp_path: Path) -> None:
+    """from_pretrained would put the adapter on top of them."""
+    both = shutil.copytree(published, tmp_path / "both")
+    for path in adapter.iterdir():
+        shutil.copy(path, both)
+    heard: list[str] = []
+    source = locate(Wishes(model=str(both)), heard.append, is_quiet=True)
+    assert heard == [
+        f"vllava: {both} has an adapter_config.json beside its weights, which are taken as merged already; if they "
+        f"aren't, add --adapter {both}."
+    ]
+    plain = load(EXACT, read_tokens(describe(source)), ("video", "image"))
+    assert are_equal(plain, loaded(published, None).model)
+    assert are_equal(loaded(both, both), merged(published, adapter))
+    assert json.loads((both / "adapter_config.json").read_text())["peft_type"] == "LORA"

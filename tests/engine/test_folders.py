@@ -1,0 +1,325 @@
+"""Folders as users have them: what must be answered is, and what can't be is refused with a remedy that helps.
+
+What other versions of transformers write was seen with 5.5.4, 5.17.0, 5.23.0 and 5.24.0, each of which saved the
+imitation of the published checkpoint whole, in shards, and both into one folder; every folder was then loaded on each
+of them. Only one kind was refused: what 5.17 and newer save of a model that wasn't loaded from the published files has
+names of towers that 5.5 doesn't know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import VideoLlavaForConditionalGeneration
+
+from tests.checkpoints import edit_json
+from tests.clips import picture
+from tests.engine.engines import conversation_about, engine_of, expanded, new_ids
+from tests.folders import INDEX, LACKING, tensors_of
+from tests.published import ROWS
+from tests.reference import Reference, read_reference
+from tests.tensor_names import modern_name
+from vllava_cli import prompt
+from vllava_cli.engine import hub
+from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.hub import Source
+from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.errors import CheckpointError
+
+SHARD = "100KB"
+
+
+@pytest.fixture
+def folder(published: Path, tmp_path: Path) -> Path:
+    """The published files, to be changed."""
+    return shutil.copytree(published, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def reference(published: Path) -> Reference:
+    return read_reference(published)
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """What should be refused at once but hangs ends after a while."""
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+
+
+def ids_of(reference: Reference, folder: Path, clip: Path) -> tuple[list[int], list[int]]:
+    """Our answer's ids from a folder, and generate's."""
+    engine = engine_of(folder)
+    text = expanded(engine, prompt.turn("What is in this clip?", ["video"]))
+    wanted = reference.answer(text, videos=[clip], images=[], max_new_tokens=24)
+    return new_ids(engine, conversation_about(clip), "What is in this clip?"), [token for token in wanted if token != 2]
+
+
+def renamed(folder: Path, name_of: Callable[[str], str]) -> None:
+    tensors = {name_of(name): tensor for name, tensor in tensors_of(folder).items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def saved(folder: Path, **settings: Any) -> None:
+    """As the installed transformers saves what it has loaded."""
+    model = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+    tensors_of(folder)
+    model.save_pretrained(folder, **settings)
+
+
+def saved_in_shards_then_whole(folder: Path) -> None:
+    saved(folder, max_shard_size=SHARD)
+    VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    assert (folder / INDEX).exists()
+    assert (
+        hub.weights_bytes(hub.Source(model=str(folder), folder=folder)) == (folder / "model.safetensors").stat().st_size
+    )
+    stale = json.loads((folder / INDEX).read_text())["weight_map"].values()
+    assert not [name for name in stale if (folder / name).exists()]
+
+
+def with_buffers(folder: Path) -> None:
+    """As checkpoints of older versions have them."""
+    tensors = tensors_of(folder)
+    tensors["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    for tower in ("video_tower", "image_tower"):
+        tensors[f"{tower}.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_marks(folder: Path) -> None:
+    """Byte order marks, as some editors of Windows write them."""
+    for path in folder.glob("*.json"):
+        if path.name not in (INDEX, "tokenizer.json"):
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def of_a_processor(folder: Path) -> None:
+    """VideoLlavaProcessor.save_pretrained of 5.17 and newer writes one file (made without it: it needs torchvision)."""
+    content = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    parts = {
+        "image_processor": content,
+        "video_processor": content | {"video_processor_type": "VideoLlavaVideoProcessor"},
+    }
+    (folder / "processor_config.json").write_text(json.dumps(parts | {"processor_class": "VideoLlavaProcessor"}))
+
+
+ANSWERED: dict[str, Callable[[Path], object]] = {
+    "saved whole": saved,
+    "saved in shards": lambda folder: saved(folder, max_shard_size=SHARD),
+    "saved in shards, then whole": saved_in_shards_then_whole,
+    "names of 5.5": lambda folder: renamed(
+        folder, lambda name: name if "lm_head" in name or "projector" in name else f"model.{name}"
+    ),
+    "names of 5.17 and newer": lambda folder: renamed(folder, lambda name: name.replace(".vision_model.", ".")),
+    "names of a state dict": lambda folder: renamed(folder, modern_name),
+    "buffers of older versions": with_buffers,
+    "byte order marks": with_marks,
+    "a processor's file": of_a_processor,
+}
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_answers_are_those_of_the_published_files(name: str, folder: Path, reference: Reference, clip: Path) -> None:
+    ANSWERED[name](folder)
+    ours, theirs = ids_of(reference, folder, clip)
+    assert ours == theirs
+    assert len(ours) > 3
+
+
+def test_a_picture_is_looked_at_with_a_processors_file(folder: Path, published: Path, tmp_path: Path) -> None:
+    Image.fromarray(picture(9, 80, 60)).save(tmp_path / "photo.png")
+    of_a_processor(folder)
+    ours, theirs = (
+        new_ids(engine_of(each), conversation_about(tmp_path / "photo.png"), "What is it?")
+        for each in (folder, published)
+    )
+    assert ours == theirs
+
+
+def test_added_tokens_with_resized_embeddings_are_read(folder: Path, clip: Path) -> None:
+    model = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([f"<word{number}>" for number in range(70)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    model.resize_token_embeddings(ROWS + 9)
+    tensors_of(folder)
+    model.save_pretrained(folder)
+    ours, theirs = ids_of(read_reference(folder), folder, clip)
+    assert ours == theirs
+
+
+def message_of(folder: Path) -> str:
+    """Why a folder is refused, before or when weights are looked for."""
+    source = Source(model=str(folder), folder=folder)
+    with pytest.raises(CheckpointError) as caught:
+        read_tokens(describe(source))
+        hub.fetch_weights(source)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_what_is_missing_is_named_with_where_to_have_it_from(name: str, folder: Path) -> None:
+    change, message = LACKING[name]
+    change(folder)
+    assert message_of(folder) == message.replace("FOLDER", str(folder))
+
+
+QUANTISED: dict[str, dict[str, Any]] = {
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    "torchao": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}}},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    "awq": {"quant_method": "awq", "bits": 4, "zero_point": True},
+    "fp8": {"quant_method": "fp8", "activation_scheme": "dynamic"},
+    "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+}
+
+
+@pytest.mark.parametrize("method", QUANTISED)
+@pytest.mark.parametrize("place", ["the model", "the language model"])
+def test_what_is_quantised_already_is_refused_with_both_remedies(place: str, method: str, folder: Path) -> None:
+    if place == "the model":
+        edit_json(folder / "config.json", quantization_config=QUANTISED[method])
+    else:
+        text = json.loads((folder / "config.json").read_text())["text_config"]
+        edit_json(folder / "config.json", text_config=text | {"quantization_config": QUANTISED[method]})
+    assert message_of(folder) == (
+        f"The checkpoint {folder} is already quantised ({method}): give the original, with --precision 4bit or 8bit, "
+        "or dequantise it (model.dequantize() in transformers) and save that."
+    )
+
+
+def test_what_bitsandbytes_saved_is_seen_to_be_quantised(folder: Path) -> None:
+    from transformers import BitsAndBytesConfig
+
+    pytest.importorskip("bitsandbytes")
+    model = VideoLlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    tensors_of(folder)
+    model.save_pretrained(folder)
+    assert f"The checkpoint {folder} is already quantised (bitsandbytes): " in message_of(folder)
+
+
+def config(**parts: dict[str, Any]) -> Callable[[Path], object]:
+    """Sets fields of a config's parts; those of the config itself stand under "top"."""
+
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        whole = json.loads(path.read_text())
+        for part, fields in parts.items():
+            (whole if part == "top" else whole[f"{part}_config"]).update(fields)
+        path.write_text(json.dumps(whole))
+
+    return change
+
+
+def preprocessor(**fields: Any) -> Callable[[Path], object]:
+    return lambda folder: edit_json(folder / "preprocessor_config.json", **fields)
+
+
+def content(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def fifo(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def device(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("/dev/zero")
+
+
+def sparse(name: str, size: int) -> Callable[[Path], object]:
+    return lambda folder: os.truncate(folder / name, size)
+
+
+def shards(*names: Any) -> Callable[[Path], object]:
+    return lambda folder: edit_json(folder / INDEX, weight_map={str(name): name for name in names})
+
+
+DEEP = b"[" * 100_000
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "patch size 0": (config(vision={"patch_size": 0}), "patch_size is 0 and must be a whole number from 1 to 4096"),
+    "patch size -14": (config(vision={"patch_size": -14}), "patch_size is -14 and must be"),
+    "patches larger than frames": (config(vision={"patch_size": 300}), "patch_size is 300 and image_size 224"),
+    "frames of a million pixels": (config(vision={"image_size": 10**6}), "image_size is 1000000 and must be"),
+    "a tower for other frames": (config(vision={"image_size": 336}), "frames are made 224 pixels wide and image_size"),
+    "a patch for each pixel": (config(vision={"patch_size": 1}), "make a video 401416 tokens long"),
+    "a context of 10^12": (
+        config(text={"max_position_embeddings": 10**12}),
+        "max_position_embeddings is 1000000000000",
+    ),
+    "a vocabulary of 10^12": (config(text={"vocab_size": 10**12}), "vocab_size is 1000000000000 and must be"),
+    "no layers": (config(text={"num_hidden_layers": 0}), "num_hidden_layers is 0 and must be"),
+    "a width in words": (config(text={"hidden_size": "wide"}), "'hidden_size'.* expected int, got str"),
+    "a width that is no number": (config(text={"hidden_size": float("nan")}), "it says NaN where a number is expected"),
+    "a layer that isn't there": (config(top={"vision_feature_layer": -99}), "vision_feature_layer is -99 of 3 layers"),
+    "another strategy": (config(top={"vision_feature_select_strategy": "x"}), "vision_feature_select_strategy"),
+    "a part that is none": (config(top={"text_config": [1]}), "is of type video_llava \\+ clip_vision_model"),
+    "nothing": (content("config.json", b""), "it is no JSON object \\(Expecting value: line 1 column 1"),
+    "a list": (content("config.json", b"[]"), "it is no JSON object \\(but a list\\)"),
+    "a zero": (content("config.json", b"\x00"), "it is no JSON object \\(Expecting value"),
+    "no text": (content("config.json", b"\xff\xfe"), "it is no JSON object \\('utf-8' codec can't decode"),
+    "100,000 lists": (
+        content("config.json", DEEP),
+        "config.json can't be used: it is no JSON object \\(it is nested too",
+    ),
+    "100,000 lists elsewhere": (
+        content("preprocessor_config.json", DEEP),
+        "preprocessor_config.json can't be used: it is",
+    ),
+    "a pipe": (fifo("config.json"), "config.json can't be used: it is no regular file"),
+    "a pipe for a tokenizer": (fifo("tokenizer.json"), "tokenizer.json can't be used: it is no regular file"),
+    "a pipe for settings": (fifo("generation_config.json"), "generation_config.json can't be used: it is no regular"),
+    "a device": (device, "config.json can't be used: it is no regular file"),
+    "a tokenizer of 95 MB": (sparse("tokenizer.json", 95_000_000), "it has 95.0 MB, and at most 67 MB are read"),
+    "settings of 95 MB": (sparse("tokenizer_config.json", 95_000_000), "it has 95.0 MB, and at most 4 MB are read"),
+    "a tokenizer that is none": (content("tokenizer.json", b"{}"), "tokenizer.json can't be used: Model missing"),
+    "a tokenizer that is nested": (
+        content("tokenizer.json", b'{"a":' + DEEP),
+        "tokenizer.json can't be used: ",
+    ),
+    "frames of 10^12 pixels": (preprocessor(size={"shortest_edge": 10**12}), "sets size to .* but it must be"),
+    "a mean of 10^400": (
+        preprocessor(image_mean=[10**400, 0, 0]),
+        "sets image_mean to .* but it must be three numbers",
+    ),
+    "no numbers": (preprocessor(image_std=[{}, [], "x"]), "sets image_std to .* but it must be three numbers"),
+    "a shard elsewhere": (
+        shards("../other.safetensors"),
+        "it doesn't say in which files of its folder the weights are",
+    ),
+    "a shard at the root": (shards("/etc/passwd"), "it doesn't say in which files of its folder"),
+    "a shard with a long name": (shards("x" * 10_000 + ".safetensors"), "it doesn't say in which files of its folder"),
+    "a shard that is no name": (shards({"a": 1}, 7), "it doesn't say in which files of its folder"),
+    "no shards": (shards(), "it doesn't say in which files of its folder"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_one_sentence(name: str, folder: Path) -> None:
+    change, message = HOSTILE[name]
+    change(folder)
+    found = message_of(folder)
+    assert re.search(message, found), found
+    assert "\n" not in found and len(found) < 700

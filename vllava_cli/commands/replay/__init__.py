@@ -1,0 +1,1 @@
+"""`vllava replay`: answers that rows tell of, made again."""

@@ -1,0 +1,230 @@
+"""A LoRA adapter's files: what they say, and what they would change in a checkpoint. No tensor is read.
+
+Trainers name modules as their version of transformers does. All are compared by their plain names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from vllava_cli.engine import hub
+from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG, base_of
+from vllava_cli.engine.hub import Source
+from vllava_cli.errors import CheckpointError, UsageError
+from vllava_cli.json_file import check_regular, parsed, read_object, unusable
+from vllava_cli.nouns import Adapter, Checkpoint, Wishes
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MOST_BYTES, MOST_HEADER_BYTES = 1 << 36, 1 << 24
+UNMERGEABLE = (
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
+    *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora"),
+)
+"""Settings with which a module's answer isn't that of one changed matrix, or not of one that an adapter names."""
+REBASED = ("corda", "kasa", "loftq", "lora_ga", "olora", "pissa")
+"""Beginnings that change the base's own weights: an adapter that is trained from there fits no published base."""
+_TENSOR = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>[\w.]+?)\.(?:base_layer\.)?(?P<part>weight|bias|lora_embedding_[AB]"
+    r"|lora_magnitude_vector|lora_A\.weight|lora_B\.(?:weight|bias))"
+)
+_LITERAL = re.compile(r"\^?((?:\w|\\?\.)+)\$?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What an adapter does to one module of the model."""
+
+    module: str
+    """Its plain name."""
+    alpha: float
+    """Divided by the rank, or its root, it scales what is added."""
+    is_rank_rooted: bool
+    tensors: dict[str, str] = field(default_factory=dict)
+    """The adapter's tensor for each part: {"lora_A.weight": "base_model.model.….lora_A.weight", …}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a tensor of a checkpoint is."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+
+
+def locate(wishes: Wishes, notice: Callable[[str], object], *, is_quiet: bool) -> Source:
+    """As `hub.locate`, with the adapter that is wished for; `notice` hears what a user may not expect.
+
+    Errors: UsageError where peft is missing, CheckpointError, HubError.
+    """
+    source = hub.locate(wishes.model, wishes.revision, is_quiet=is_quiet)
+    if wishes.adapter:
+        found = hub.locate_adapter(wishes.adapter, is_quiet=is_quiet)
+        source = replace(source, adapter=described(found))
+        base = base_of(found.folder)
+        if base and Path(base).name != Path(source.model).name:
+            notice(
+                f"vllava: warning: the adapter {found.model} was trained on {base}, and the model is {source.model}."
+            )
+    elif (source.folder / ADAPTER_CONFIG).exists() and (source.folder / CONFIG).exists():
+        notice(
+            f"vllava: {source.model} has an {ADAPTER_CONFIG} beside its weights, which are taken as merged already; if "
+            f"they aren't, add --adapter {source.model}."
+        )
+    return source
+
+
+def described(source: Source) -> Adapter:
+    """What an adapter's files say. Errors: UsageError where peft is missing, CheckpointError for any other adapter."""
+    folder, weights = source.folder, source.folder / ADAPTER_WEIGHTS
+    if not (folder / ADAPTER_CONFIG).exists():
+        if (folder / CONFIG).exists():
+            raise CheckpointError(f"{source.model} is a model and no adapter: give it with --model.")
+        raise CheckpointError(f"{source.model} is no adapter: it has no {ADAPTER_CONFIG}.")
+    _check_settings(source.model, read_object(folder / ADAPTER_CONFIG))
+    pickled = weights.with_suffix(".bin")
+    if pickled.exists() and not weights.exists():
+        raise CheckpointError(
+            f"The adapter {source.model} has its weights in {pickled.name}, and vllava reads them from safetensors "
+            "files only: load it with peft where you trust it, and save it with save_pretrained."
+        )
+    check_regular(weights, most_bytes=MOST_BYTES)
+    if util.find_spec("peft") is None:
+        raise UsageError("--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'.")
+    digest = hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes())
+    with weights.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return Adapter(name=source.model, folder=folder, revision=source.revision, sha256=digest.hexdigest())
+
+
+def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
+    """What an adapter changes, a module each. Errors: CheckpointError where a tensor has no place in the checkpoint."""
+    settings = read_object(adapter.folder / ADAPTER_CONFIG)
+    is_rooted = bool(settings.get("use_rslora"))
+    found: dict[str, Change] = {}
+    shapes = shapes_in(adapter.folder / ADAPTER_WEIGHTS)
+    places = tensors_of(checkpoint.folder)
+    lost = []
+    for name, shape in shapes.items():
+        match = _TENSOR.fullmatch(name)
+        module = plain(match["module"]) if match else ""
+        if match is None or not _fits(match["part"], shape, places, module):
+            lost.append(name)
+            continue
+        alpha = _alpha(settings, match["module"])
+        change = found.setdefault(module, Change(module=module, alpha=alpha, is_rank_rooted=is_rooted))
+        change.tensors[match["part"]] = name
+    if lost or not found:
+        what = (
+            f"{len(lost)} of its {len(shapes)} tensors have no place there, {lost[0]} among them"
+            if lost
+            else "it is empty"
+        )
+        raise CheckpointError(f"The adapter {adapter.name} doesn't fit the model {checkpoint.model}: {what}.")
+    for change in found.values():
+        _check_whole(adapter, change, is_dora=bool(settings.get("use_dora")))
+    return list(found.values())
+
+
+def tensors_of(folder: Path) -> dict[str, Place]:
+    """Where a checkpoint's tensors are, by their plain names. Errors: CheckpointError."""
+    return {
+        plain(name): Place(file=folder / file, name=name, shape=shape)
+        for file in hub.weight_files(folder)
+        for name, shape in shapes_in(folder / file).items()
+    }
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > MOST_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            header = parsed(file.read(size))
+        return {name: tuple(map(int, facts["shape"])) for name, facts in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise unusable(path, f"it is no safetensors file ({exc})") from exc
+
+
+def plain(name: str) -> str:
+    """A module's or tensor's name whichever version gave it: language_model.model.norm → language_model.norm."""
+    name = name.removeprefix("model.")
+    name = re.sub(r"^language_model\.model\.", "language_model.", name)
+    return name.replace("language_model.lm_head", "lm_head").replace("_tower.vision_model.", "_tower.")
+
+
+def _fits(part: str, shape: tuple[int, ...], places: Mapping[str, Place], module: str) -> bool:
+    """Whether a part of a change suits the tensor of the module that it is for."""
+    if part in ("weight", "bias"):
+        place = places.get(f"{module}.{part}")
+        return place is not None and place.shape == shape
+    place = places.get(f"{module}.weight")
+    if place is None or not shape:
+        return False
+    out, into = place.shape[0], place.shape[1:]
+    sizes = {
+        "lora_A.weight": (shape[0], *into),
+        "lora_B.weight": (out, *shape[1:2], *(1 for _ in into[1:])),
+        "lora_B.bias": (out,),
+        "lora_embedding_A": (shape[0], out),
+        "lora_embedding_B": (*into, *shape[1:]),
+    }
+    return part == "lora_magnitude_vector" or sizes[part] == shape
+
+
+def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
+    """Errors: CheckpointError, by name, for what can't be merged into a matrix."""
+    kind, start = settings.get("peft_type"), settings.get("init_lora_weights")
+    base_class = _object(settings, "auto_mapping").get("base_model_class", "VideoLlavaForConditionalGeneration")
+    fault = next((name for name in UNMERGEABLE if settings.get(name)), None)
+    if kind != "LORA":
+        fault = f"peft_type {kind}"
+    elif isinstance(start, str) and start.startswith(REBASED):
+        fault = f"init_lora_weights {start} (peft's path_initial_model_for_weight_conversion makes a plain one of it)"
+    elif base_class not in ("VideoLlavaForConditionalGeneration", "VideoLlavaModel"):
+        fault = f"base_model_class {base_class}"
+    if fault:
+        raise CheckpointError(f"The adapter {named} has {fault}: vllava merges plain LoRA and DoRA for Video-LLaVA.")
+
+
+def _alpha(settings: Mapping[str, Any], module: str) -> float:
+    """Of a module by the name that it had in training. Errors: CheckpointError."""
+    given: Any = settings.get("lora_alpha")
+    for pattern, alpha in _object(settings, "alpha_pattern").items():
+        literal = _LITERAL.fullmatch(pattern)
+        if literal is None:
+            raise CheckpointError(
+                f"The adapter's alpha_pattern {pattern!r} can't be read: give names without wildcards."
+            )
+        name = literal[1].replace("\\", "")
+        if module == name or (module.endswith(f".{name}") and not pattern.startswith("^")):
+            given = alpha
+            break
+    if not isinstance(given, int | float) or not abs(given) < 1e9:
+        raise CheckpointError(f"The adapter's lora_alpha is {given!r} and must be a number.")
+    return float(given)
+
+
+def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _check_whole(adapter: Adapter, change: Change, *, is_dora: bool) -> None:
+    """Errors: CheckpointError for half a change, which peft would fill up with random values."""
+    wanted = {"lora_A.weight", "lora_B.weight"} if change.tensors.keys() & {"lora_A.weight", "lora_B.weight"} else set()
+    if change.tensors.keys() & {"lora_embedding_A", "lora_embedding_B"}:
+        wanted |= {"lora_embedding_A", "lora_embedding_B"}
+    if wanted and is_dora:
+        wanted.add("lora_magnitude_vector")
+    if missing := sorted(wanted - change.tensors.keys()):
+        raise CheckpointError(f"The adapter {adapter.name} lacks {missing[0]} of {change.module}: save it again.")
