@@ -6,24 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, chapters
 from tests.engine.keepsakes import PLAN, made, put
 from tests.hub_server import put_into
 from vllava_cli.commands import doctor
 from vllava_cli.nouns import Wishes
 
 Run = Callable[..., Shell]
-
-
-def chapters(text: str) -> dict[str, list[str]]:
-    """Headings are at the margin, rows below are indented."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith(" "):
-            found[list(found)[-1]].append(line.strip())
-        else:
-            found[line] = []
-    return found
 
 
 def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:

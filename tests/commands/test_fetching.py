@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.shell import Shell
-from tests.commands.test_doctor import chapters
+from tests.commands.shell import Shell, chapters
 from tests.hub_server import COMMIT, REFUSED, Hub, open_hub
 
 Run = Callable[..., Shell]
