@@ -177,7 +177,9 @@ def _is_folder_name(model: str) -> bool:
 def _existing_folder(model: str) -> Path:
     folder = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
     if os.path.isdir(folder):
-        return folder
+        if os.access(folder, os.R_OK | os.X_OK):
+            return folder
+        raise CheckpointError(f"The model folder {model} can't be read: permission denied. Check its mode and owner.")
     raise CheckpointError(
         f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
     )
