@@ -36,6 +36,27 @@ def test_clean_leaves_no_control_character(text: str, shown: str) -> None:
     assert clean(text) == shown
 
 
+def test_control_characters_are_kept_from_terminals_and_not_from_files(tmp_path: Path) -> None:
+    text, rows = "a\x1b[31m\r\udcff\u202e.mp4,é\n", [("way\x1b[1m", "seek\x9b")]
+    screen, piped, _ = a_screen()
+    terminal = Terminal()
+    for each in (screen, Screen(out=terminal, err=io.StringIO())):
+        each.answer(text)
+        each.facts(rows, is_answer=True)
+    assert piped.getvalue() == f"{text}way\x1b[1m  seek\x9b\n"
+    assert terminal.getvalue() == "a[31m?.mp4,é\nway[1m  seek\n"
+    with (tmp_path / "file").open("w", encoding="utf-8", newline="") as file:
+        Screen(out=file, err=io.StringIO()).answer(text)
+    assert (tmp_path / "file").read_bytes() == b"a\x1b[31m\r\xff\xe2\x80\xae.mp4,\xc3\xa9\n"
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("utf-8", b"?\xc3\xa9\n"), ("ascii", b"??\n")])
+def test_what_an_encoding_lacks_is_a_question_mark(encoding: str, written: bytes, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w", encoding=encoding) as file:
+        Screen(out=file, err=io.StringIO()).answer("\ud800é\n")
+    assert (tmp_path / "file").read_bytes() == written
+
+
 def test_an_answer_ends_with_one_new_line() -> None:
     screen, out, err = a_screen()
     for piece in ("A ", "dog.", ""):

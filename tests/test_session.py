@@ -29,9 +29,9 @@ from vllava_cli.session import (
     TurnRecord,
     difference,
     fingerprint,
-    last,
     new_path,
     read,
+    sessions,
     sessions_folder,
     write_copy,
 )
@@ -400,21 +400,21 @@ def test_names_are_in_utc_and_free() -> None:
     assert taken[-1] == Path("2026-11-22T19-40-05Z_4.jsonl")
 
 
-def test_the_last_session_is_the_one_written_to_last_that_can_be_read() -> None:
+def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes() -> None:
     folder = Path("sessions")
-    assert last(folder) is None
+    assert list(sessions(folder)) == []
     folder.mkdir()
-    assert last(folder) is None
+    assert list(sessions(folder)) == []
     for name, age_s in (("a", 30), ("b", 10), ("c", 20), ("d", 10)):
         SessionFile.create(folder / f"{name}.jsonl", EMPTY).close()
         os.utime(folder / f"{name}.jsonl", (1e9 - age_s, 1e9 - age_s))
-    assert last(folder) == folder / "d.jsonl"
+    assert [path.stem for path, _ in sessions(folder)] == ["d", "b", "c", "a"]
     (folder / "e.jsonl").write_text("{")
     (folder / "f.jsonl").mkdir()
     os.mkfifo(folder / "g.jsonl")
     (folder / "notes.txt").write_text("newer")
     (folder / "d.jsonl").unlink()
-    assert last(folder) == folder / "b.jsonl"
+    assert [path.stem for path, _ in sessions(folder)] == ["b", "c", "a"]
 
 
 def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,41 @@ def test_options_are_taken_by_the_names_that_they_had() -> None:
     assert ROOT.commands["ask"].make_context("ask", ["--", "--force"]).params["words"] == ["--force"]
 
 
+@pytest.mark.parametrize(
+    ("line", "value", "words"),
+    [
+        ("batch Why? a.mp4 --ray", "local", "Why? a.mp4"),
+        ("batch --ray Why? a.mp4", "local", "Why? a.mp4"),
+        ("batch --ray -o out", "local", ""),
+        ("batch --ray ray://head:10001 Why?", "ray://head:10001", "Why?"),
+        ("batch --ray 10.0.0.7:6379 Why?", "10.0.0.7:6379", "Why?"),
+        ("batch --ray [fd00::7]:6379 Why?", "[fd00::7]:6379", "Why?"),
+        ("batch --ray auto Why?", "auto", "Why?"),
+        ("batch --ray=head:1 a.mp4", "head:1", "a.mp4"),
+        ("batch --ray s3://bucket/a.mp4", "local", "s3://bucket/a.mp4"),
+        ("batch --ray automatic", "local", "automatic"),
+        ("batch -- --ray", None, "--ray"),
+        ("batch --ray -- auto", "local", "auto"),
+        ("chat", None, ""),
+        ("chat -c", "last", ""),
+        ("chat --continue a.mp4", "last", "a.mp4"),
+        ("chat -c --model demo", "last", ""),
+        ("chat --continue 2026-11-22T19-40-05Z_2 a.mp4", "2026-11-22T19-40-05Z_2", "a.mp4"),
+        ("chat -c 2026-11-22T19", "2026-11-22T19", ""),
+        ("chat -c 2026-11-22.mp4", "last", "2026-11-22.mp4"),
+        ("chat --continue=anything", "anything", ""),
+        ("ask -- -c", None, "-c"),
+    ],
+)
+def test_an_option_may_stand_without_its_value_and_takes_nothing_else_for_it(
+    line: str, value: str | None, words: str
+) -> None:
+    name, *rest = line.split()
+    found = ROOT.commands[name].make_context(name, rest).params
+    assert (found.get("ray") or found.get("continue_")) == value
+    assert (found.get("words") or found.get("clips") or []) == words.split()
+
+
 APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
 ZSH = r"""
 _arguments() { local rows=${${1#*\(\(}%%\)\)}; eval "offered=( $rows )"; print -rl -- $offered }

@@ -84,7 +84,7 @@ from vllava_cli.options import (
 )
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
-from vllava_cli.usage import Command, Group, UsageFault, told
+from vllava_cli.usage import LAST, Command, Group, UsageFault, told
 
 USAGE = 2
 OUR_BUG = 3
@@ -177,7 +177,19 @@ def chat(
             metavar="[CLIP]...", help="Videos, images or folders of pictures to talk about.", show_default=False
         ),
     ] = None,
-    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
+    continue_: Annotated[
+        str | None,
+        typer.Option(
+            "--continue",
+            "-c",
+            metavar="[ID]",
+            help="Go on with the last conversation, or with one that --sessions lists.",
+            show_default=False,
+        ),
+    ] = None,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="List the conversations that are kept, the last one first, and stop.")
+    ] = False,
     session: Annotated[
         Path | None,
         typer.Option(
@@ -217,6 +229,10 @@ def chat(
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
+    if sessions:
+        from vllava_cli.commands.chat.sessions import tell
+
+        raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
         wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
@@ -227,7 +243,8 @@ def chat(
         ),
         limits=limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
-        is_continued=continue_,
+        continued=None if continue_ == LAST else continue_,
+        is_continued=continue_ is not None,
         session=session,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
@@ -574,22 +591,12 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _words() -> list[str]:
-    """Of the command line; --ray may stand without its address, which the parser has no form for."""
-    words = sys.argv[1:]
-    if "--ray" not in words:
-        return words
-    from vllava_cli.cluster.address import with_address
-
-    return with_address(words)
-
-
 def main() -> int:
     """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
     fill_closed()
     os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
-        return _flushed(app(args=_words(), prog_name="vllava", standalone_mode=False) or 0)
+        return _flushed(app(args=sys.argv[1:], prog_name="vllava", standalone_mode=False) or 0)
     except SystemExit as exc:  # of shell completion
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
     except UsageFault as exc:

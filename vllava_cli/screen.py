@@ -1,6 +1,6 @@
 """The only module that writes to the terminal: the answer on stdout, everything else on stderr.
 
-Nothing leaves it with control characters in it.
+No terminal gets control characters from it. A file or a pipe gets the answer as it is, names in their own bytes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Screen:
 
     def answer(self, text: str) -> None:
         """Writes to stdout and flushes. Errors: ClosedPipeError, StdoutError."""
-        text = clean(text)
+        text = clean(text) if self.is_terminal else text
         if text:
             self._write(text)
             self._is_mid_line = not text.endswith("\n")
@@ -140,9 +140,10 @@ class Screen:
         At a terminal the names take a third of the width at most; a longer one has a line of its own.
         """
         width = self._width(is_answer)
-        names = [len(name) for name, _ in rows if width is None or len(name) <= width // 3]
-        left = max(names, default=0)
-        lines = [_row(clean(name), clean(text), left=left, width=width) for name, text in rows]
+        told = str if is_answer and not self.is_terminal else clean
+        shown = [(told(name), told(text)) for name, text in rows]
+        left = max((len(name) for name, _ in shown if width is None or len(name) <= width // 3), default=0)
+        lines = [_row(name, text, left=left, width=width) for name, text in shown]
         if is_answer:
             self.answer("\n".join(lines) + "\n")
         else:
@@ -257,12 +258,22 @@ class Screen:
             else:
                 self._out.write(content)
                 self._out.flush()
+        except UnicodeEncodeError:
+            self._write(_encoded(str(content), self._out.encoding))
         except BrokenPipeError as exc:
             discard(self._out)
             raise ClosedPipeError("The reader of the answer went away.") from exc
         except OSError as exc:
             discard(self._out)
             raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Names that aren't UTF-8 in their own bytes; else "?" for what the encoding lacks."""
+    try:
+        return text.encode(encoding, "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "replace")
 
 
 def discard(stream: TextIO) -> None:

@@ -6,7 +6,7 @@ A turn that was appended is kept whatever dies; a file that can't be a session i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -37,9 +37,9 @@ __all__ = [
     "TurnRecord",
     "difference",
     "fingerprint",
-    "last",
     "new_path",
     "read",
+    "sessions",
     "sessions_folder",
     "write_copy",
 ]
@@ -181,10 +181,11 @@ def new_path(folder: Path, now: datetime) -> Path:
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
-def last(folder: Path) -> Path | None:
-    """The session that was written to last, those left out that can't be read."""
-    found = sorted(_dated(folder), reverse=True)
-    return next((path for _, path in found if _is_session(path)), None)
+def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
+    """Those in a folder, the one that was written to last first; those left out that can't be read."""
+    for _, path in sorted(_dated(folder), reverse=True):
+        with suppress(SessionError):
+            yield path, read(path)
 
 
 def _dated(folder: Path) -> list[tuple[int, Path]]:
@@ -195,14 +196,6 @@ def _dated(folder: Path) -> list[tuple[int, Path]]:
                 if path.suffix == ".jsonl":
                     found.append((path.stat().st_mtime_ns, path))
     return found
-
-
-def _is_session(path: Path) -> bool:
-    try:
-        read(path)
-    except SessionError:
-        return False
-    return True
 
 
 def _make_parents(path: Path) -> None:

@@ -5,16 +5,26 @@ typer's own texts differ from release to release, show Python's types, and cut s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from typing import Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+LAST = "last"
 UsageFault = cast(type[Exception], typer.BadParameter.__base__)
 """What typer raises for any command line that it can't read."""
 OLD_NAMES = {"--force": "--overwrite", "--batch": "--batch-size"}
 """Options by the names that they had; those are taken, and no help shows them."""
+_ADDRESS = re.compile(r"ray://\S+|auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
+_SESSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9TZ_-]*")
+OPEN_ENDED = {
+    "--ray": ("--ray", _ADDRESS, "local"),
+    "--continue": ("--continue", _SESSION, LAST),
+    "-c": ("--continue", _SESSION, LAST),
+}
+"""Options whose value may be left out: the name, what may be its value, and which one is meant where none is there."""
 
 
 class _Described:
@@ -29,7 +39,7 @@ class _Described:
             raise typer.Exit(2)
         known = {name for each in self.params for name in each.opts}
         try:
-            return cast(list[str], cast(Any, super()).parse_args(ctx, _renamed(args, known)))
+            return cast(list[str], cast(Any, super()).parse_args(ctx, completed(_renamed(args, known), known)))
         except UsageFault as fault:
             cast(Any, fault).ctx = cast(Any, fault).ctx or ctx
             raise
@@ -113,15 +123,30 @@ def told(fault: Any) -> str:
     return f"{text if text[-1] in '.?' else f'{text}.'} {fault.ctx.command_path} -h lists what there is."
 
 
-def _renamed(words: Sequence[str], known: set[str]) -> list[str]:
-    """["--force", "--batch=4"] → ["--overwrite", "--batch-size=4"], in front of -- and where the command has those."""
-    ended = list(words).index("--") if "--" in words else len(words)
+def completed(words: Sequence[str], known: Container[str]) -> list[str]:
+    """["--ray", "a.mp4"] → ["--ray=local", "a.mp4"]; a value that is there stays, and what is behind -- as well."""
     found = list(words)
+    ended = _end_of_options(words)
     for place, word in enumerate(words[:ended]):
+        if word in known and word in OPEN_ENDED:
+            name, value, usual = OPEN_ENDED[word]
+            is_bare = place + 1 == ended or not value.fullmatch(words[place + 1])
+            found[place] = f"{name}={usual}" if is_bare else name
+    return found
+
+
+def _renamed(words: Sequence[str], known: Container[str]) -> list[str]:
+    """["--force", "--batch=4"] → ["--overwrite", "--batch-size=4"] where the command has those."""
+    found = list(words)
+    for place, word in enumerate(words[: _end_of_options(words)]):
         name, equals, value = word.partition("=")
         if name not in known and OLD_NAMES.get(name, "") in known:
             found[place] = f"{OLD_NAMES[name]}{equals}{value}"
     return found
+
+
+def _end_of_options(words: Sequence[str]) -> int:
+    return list(words).index("--") if "--" in words else len(words)
 
 
 def _is_argument(parameter: Any) -> bool:

@@ -41,7 +41,7 @@ class Shell:
 
 
 def chapters(text: str) -> dict[str, list[str]]:
-    """What doctor prints, by its headings: these are at the margin, rows below are indented."""
+    """What the doctor prints: headings are at the margin, rows below are indented."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith(" "):

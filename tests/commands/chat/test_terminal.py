@@ -178,7 +178,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     assert terminal.kill(signal.SIGKILL) == 128 + signal.SIGKILL
     assert session.read_bytes() == kept
 
-    resumed = Terminal("--continue", *LONG, home=tmp_path, columns=100)
+    resumed = Terminal("--continue", session.stem, *LONG, home=tmp_path, columns=100)
     resumed.prompts()
     assert resumed.lines == ["Going on after 3 turns. About clip.mp4. The last question: and then", ">"]
     assert resumed.left_tokens == left_tokens
