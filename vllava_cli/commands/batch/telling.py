@@ -14,6 +14,7 @@ from vllava_cli.commands.batch.preflight import Found
 from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.nouns import Sampling
 from vllava_cli.screen import Screen
+from vllava_cli.times import roughly
 
 MOST_TOLD = 5
 """How many clips are named that can't be read; the rows have them all."""
@@ -139,17 +140,6 @@ def guess(found: Estimate, sampling: Sampling) -> str:
     tokens = answer_tokens(sampling)
     answer = f"with {counted(tokens, 'token')} an answer" if tokens else "with choices instead of words"
     return f"about {roughly(found.whole_s)}: {shares}, {answer}"
-
-
-def roughly(seconds: float) -> str:
-    """What a guess can mean: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
 
 
 def tell_end(tally: Tally, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:
