@@ -21,7 +21,9 @@ FIRST_KEYS = (
     *("model", "revision", "precision", "seconds", "error"),
 )
 """Those that a row has had from the first version on."""
-ROW_KEYS = (*FIRST_KEYS, "stray", "seed", "made_with", "probabilities")
+PATH_BYTES = "path_bytes"
+"""Only in the row of a path that isn't UTF-8, as files have it."""
+ROW_KEYS = (*FIRST_KEYS, "stray", "seed", "made_with", "probabilities", PATH_BYTES)
 """What a row says of itself, in its order; a job's further fields come behind, under other names."""
 _NOTHING: dict[str, object] = {}
 

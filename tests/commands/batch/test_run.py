@@ -10,6 +10,8 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.commands.batch.conftest import by_id, rows_of
 from tests.commands.batch.zygote import Zygote
 from vllava_cli import demo
@@ -303,6 +305,41 @@ def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path)
         ("A red circle moves left.", "leave", 7),
         ("It grows.", "grow", 8),
     ]
+
+
+def test_a_name_that_is_not_utf8_makes_valid_files_and_keeps_its_bytes(vllava: Zygote, clips: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        shutil.copy(clips / RED, clips / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    words = (*DEMO, HAPPENS, RED, "-", "--quiet")
+    for out in ("out.csv", "out.tsv", "out.jsonl"):
+        done = vllava.run(*words, "-o", out, folder=clips, stdin=b"caf\xe9.mp4\n")
+        assert (done.code, done.out, done.err) == (0, "", "")
+    (_, first, second) = csv.reader((clips / "out.csv").open(encoding="utf-8"))
+    assert (first[1:3], second[1:3]) == ([RED, ""], ["caf\\xe9.mp4", "Y2Fm6S5tcDQ="])
+    tabs = (clips / "out.tsv").read_text(encoding="utf-8").splitlines()
+    assert tabs[2].split("\t")[1:3] == ["caf\\\\xe9.mp4", "Y2Fm6S5tcDQ="]
+    row = json.loads((clips / "out.jsonl").read_text(encoding="utf-8").splitlines()[1])
+    assert (row["path"], row["path_bytes"], row["answer"]) == (
+        "caf\\xe9.mp4",
+        "Y2Fm6S5tcDQ=",
+        "A red circle moves left.",
+    )
+    again = vllava.run(*DEMO, HAPPENS, RED, "-", "-o", "out.jsonl", folder=clips, stdin=b"caf\xe9.mp4\n")
+    assert "2 done before and skipped" in again.err
+    assert vllava.run("replay", "out.jsonl", "--quiet", folder=clips).out.count("same") == 2
+    retold = vllava.run(*DEMO, "--jobs", "out.csv", "--fields", "path,path_bytes,answer,id", "--quiet", folder=clips)
+    assert [json.loads(line) for line in retold.out.splitlines()][1]["path_bytes"] == "Y2Fm6S5tcDQ="
+
+
+def test_stdout_has_control_characters_of_names_unless_it_is_a_terminal(vllava: Zygote, clips: Path) -> None:
+    shutil.copy(clips / RED, clips / "a\x1b[31m\r.mp4")
+    words = (*DEMO, HAPPENS, "a\x1b[31m\r.mp4", "--fields", "path,answer", "--quiet")
+    table = vllava.run(*words, "--format", "csv", folder=clips)
+    assert (clips.parent / "clips.out").read_bytes() == b'path,answer\n"a\x1b[31m\r.mp4",A red circle moves left.\n'
+    assert table.code == 0
 
 
 def test_paths_come_from_stdin_by_lines_or_by_nul(vllava: Zygote, clips: Path) -> None:

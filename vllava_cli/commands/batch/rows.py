@@ -20,11 +20,11 @@ from vllava_cli.errors import (
     VllavaError,
 )
 from vllava_cli.job_list import id_of
-from vllava_cli.jobs import FIRST_KEYS, ROW_KEYS, Job
+from vllava_cli.jobs import FIRST_KEYS, PATH_BYTES, ROW_KEYS, Job
 from vllava_cli.nouns import Answer, Precision
 
 PROBABILITIES = "probabilities"
-COLUMNS = tuple(key for key in ROW_KEYS if key != PROBABILITIES)
+COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
