@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from vllava_cli.commands.batch.rows import COLUMNS, PROBABILITIES
 from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts
 from vllava_cli.errors import UsageError
-from vllava_cli.jobs import PATH_BYTES, Job
+from vllava_cli.jobs import CLIP_STATE, PATH_BYTES, Job
 from vllava_cli.portable import is_portable, readable
 
 _ERROR = ("kind", "message")
+_CLIP_STATE = ("bytes", "mtime_ns")
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "has_guard", "choices", "is_calibrated")
 _MADE_WITH = (
     *KEYS,
@@ -27,8 +28,8 @@ def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]
 
 
 def table_columns(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
-    """The same without the object that is too long for a cell, and with the bytes of paths where some need them."""
-    columns = [name for name in columns_of(jobs, choices) if name != MADE_WITH]
+    """The same without the objects that are no cells, and with the bytes of paths where some need them."""
+    columns = [name for name in columns_of(jobs, choices) if name not in (CLIP_STATE, MADE_WITH)]
     columns[2:2] = path_columns(jobs)  # behind id and path
     return tuple(columns)
 
@@ -41,7 +42,7 @@ def path_columns(jobs: Sequence[Job]) -> tuple[str, ...]:
 def check_fields(fields: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
     """Raises a UsageError for one that would be empty in every row; jobs that aren't there say nothing."""
     columns = columns_of(jobs, choices) if fields and jobs else ()
-    inner = {"error": _ERROR, PROBABILITIES: choices, MADE_WITH: _MADE_WITH}
+    inner = {"error": _ERROR, PROBABILITIES: choices, CLIP_STATE: _CLIP_STATE, MADE_WITH: _MADE_WITH}
     for field in fields if columns else ():
         if field != PATH_BYTES and not any(
             name in columns and _has(inner.get(name), rest) for name, rest in _partings(field)
