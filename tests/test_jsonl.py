@@ -92,9 +92,14 @@ def test_what_is_not_a_regular_file_is_refused_and_not_waited_for() -> None:
 
 def test_a_row_is_one_line_of_ascii() -> None:
     name = os.fsdecode(b"caf\xe9\n.mp4")
-    assert line_of({"path": name, "text": "é"}) == b'{"path": "caf\\udce9\\n.mp4", "text": "\\u00e9"}\n'
-    path = written(line_of({"path": name}))
-    assert list(read_rows(path)) == [{"path": name}]
+    line = line_of({"path": name, "text": "é"})
+    assert line == b'{"path": "caf\\\\xe9\\n.mp4", "text": "\\u00e9", "path_bytes": "Y2Fm6QoubXA0"}\n'
+    assert list(read_rows(written(line))) == [{"path": name, "text": "é"}]
+
+
+def test_a_row_of_before_names_had_their_bytes_beside_them_is_read() -> None:
+    path = written(b'{"path": "caf\\udce9.mp4"}\n')
+    assert list(read_rows(path)) == [{"path": os.fsdecode(b"caf\xe9.mp4")}]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "x" * MAX_ROW_BYTES])

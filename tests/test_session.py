@@ -77,7 +77,8 @@ TURN_ROW = {
     "probabilities": [],
     "media": [
         {
-            "path": os.fsdecode(b"/clips/caf\xe9.mp4"),
+            "path": "/clips/caf\\xe9.mp4",
+            "path_bytes": "L2NsaXBzL2NhZukubXA0",
             "kind": "video",
             "bytes": 1234,
             "sha256": "0123456789abcdef" * 4,

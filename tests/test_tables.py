@@ -166,10 +166,11 @@ def test_the_format_is_what_was_wished_or_what_the_ending_says(
     assert format_of(Path(path) if path else None, wished) == format
 
 
-def test_a_file_has_all_lines_and_names_with_their_own_bytes(tmp_path: Path) -> None:
+def test_a_file_has_all_lines_in_utf8_and_the_bytes_of_names_that_are_not(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    write(path, lines([{"path": os.fsdecode(b"caf\xe9.mp4")}, {"path": "\ud800ü"}], "csv", ("path",)))
-    assert path.read_bytes() == b"path\ncaf\xe9.mp4\n?\xc3\xbc\n"
+    rows = [{"path": os.fsdecode(b"caf\xe9.mp4")}, {"path": "\ud800ü"}, {"path": "ü"}]
+    write(path, lines(rows, "csv", ("path", "path_bytes")))
+    assert path.read_text(encoding="utf-8") == ("path,path_bytes\ncaf\\xe9.mp4,Y2Fm6S5tcDQ=\n\\ud800ü,\nü,\n")
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -14,6 +14,7 @@ from vllava_cli.job_lines import JobRow, Where
 from vllava_cli.job_rows import rows
 from vllava_cli.jobs import ROW_KEYS, Wanted
 from vllava_cli.jsonl import shown
+from vllava_cli.portable import BYTES, exact
 
 NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")
 """The first of these that a row has names its clip."""
@@ -28,7 +29,7 @@ def wanted(file: Path, *, stdin: BinaryIO | None, videos: Path | None, questions
     Errors: UsageError for a file that can't be read and at the first damaged row.
     """
     names = ClipNames(_folder(file, videos))
-    for row in rows(file, stdin=stdin):
+    for row in map(_exact, rows(file, stdin=stdin)):
         key, name = _name(row)
         asked = _question(row)
         if asked is None and not questions:
@@ -39,9 +40,14 @@ def wanted(file: Path, *, stdin: BinaryIO | None, videos: Path | None, questions
             yield Wanted(path=path, question=question, fields=fields)
 
 
+def _exact(row: JobRow) -> JobRow:
+    """With names in their own bytes, where the row is one of ours: path_bytes beside path."""
+    return row._replace(values=exact(row.values)) if any(key.endswith(BYTES) for key in row.values) else row
+
+
 def _folder(file: Path, videos: Path | None) -> str:
     """ "" for the current one."""
-    if videos is not None and not os.path.isdir(videos):  # noqa: PTH112  (Path.is_dir raises where access is denied)
+    if videos is not None and not os.path.isdir(videos):
         raise UsageError(f"{shown(videos)} is no folder: name the one that the clips are in with --videos.")
     folder = videos or file.parent
     return "" if folder == Path() else str(folder)

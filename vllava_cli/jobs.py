@@ -21,7 +21,10 @@ FIRST_KEYS = (
     *("model", "revision", "precision", "seconds", "error"),
 )
 """Those that a row has had from the first version on."""
-ROW_KEYS = (*FIRST_KEYS, "stray", "seed", "made_with", "probabilities")
+PATH_BYTES = "path_bytes"
+"""Only in the row of a path that isn't UTF-8, as files have it."""
+CLIP_STATE = "clip_state"
+ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
 """What a row says of itself, in its order; a job's further fields come behind, under other names."""
 _NOTHING: dict[str, object] = {}
 
@@ -50,6 +53,20 @@ class Job:
     size: int
     mtime_ns: int
     fields: Mapping[str, object] = field(default_factory=_nothing)
+    repeat: int = 0
+    """How many equal jobs come before it."""
+
+    @property
+    def state(self) -> dict[str, int] | None:
+        """Of the file, as rows have it."""
+        return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
+
+    def id_at(self, state: object, signature: str) -> str:
+        """The id that it would have of a file in this state, which a row says; "" for what is none."""
+        size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
+        if not isinstance(size, int) or not isinstance(mtime_ns, int):
+            return ""
+        return _id(signature, _File(self.path, size, mtime_ns), self.question, self.repeat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +110,7 @@ def made(wanted: Iterable[Wanted], signature: str) -> list[Job]:
             size=file.size,
             mtime_ns=file.mtime_ns,
             fields=one.fields,
+            repeat=count,
         )
         files.setdefault(one.path, job)
         jobs.append(job)

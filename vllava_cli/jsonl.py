@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from vllava_cli.errors import OutputError
+from vllava_cli.portable import exact, json_of
 
 MAX_ROW_BYTES = 16 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,12 +40,14 @@ def row_of(line: bytes) -> dict[str, Any] | None:
         row = _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict):
+        return None
+    return exact(row) if b'_bytes"' in line else row
 
 
 def line_of(row: Mapping[str, object]) -> bytes:
-    """ASCII, so that a path that is not UTF-8 comes back as it was. Errors: ValueError for a NaN or an infinity."""
-    line = json.dumps(dict(row), allow_nan=False).encode("ascii") + b"\n"
+    """In ASCII; a name that isn't UTF-8 comes back as it was. Errors: ValueError for a NaN or an infinity."""
+    line = json_of(row).encode("ascii") + b"\n"
     if len(line) > MAX_ROW_BYTES:
         raise ValueError(f"a row of {len(line):,} bytes is longer than {MAX_ROW_BYTES:,}")
     return line

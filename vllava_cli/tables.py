@@ -15,6 +15,7 @@ from typing import Literal, cast, get_args
 from vllava_cli import whole
 from vllava_cli.errors import UsageError
 from vllava_cli.jsonl import line_of
+from vllava_cli.portable import portable, readable
 
 Format = Literal["jsonl", "csv", "tsv"]
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -49,19 +50,20 @@ def header(format: Format, fields: tuple[str, ...]) -> str | None:
         return None
     if not fields:
         raise ValueError(f"a {format} table needs its fields")
-    return _table_line(fields, format)
+    return _table_line(map(readable, fields), format)
 
 
 def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...]) -> str:
-    """One row as a line. Errors: ValueError for a NaN or an infinity."""
+    """One row as a line of valid Unicode. Errors: ValueError for a NaN or an infinity."""
+    row = portable(row)
     if format == "jsonl":
         return line_of({field: _value(row, field) for field in fields} if fields else row).decode()
     return _table_line((_cell(_value(row, field)) for field in fields), format)
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
-    """Writes the whole file or nothing; a name that is not UTF-8 gets its own bytes. Errors: OutputError."""
-    whole.write(path, map(_encoded, lines))
+    """Writes the whole file or nothing, in UTF-8. Errors: OutputError."""
+    whole.write(path, map(str.encode, lines))
 
 
 def _value(row: Mapping[str, object], field: str) -> object:
@@ -92,10 +94,3 @@ def _table_line(cells: Iterable[str], format: Format) -> str:
     pad = io.StringIO()
     csv.writer(pad, lineterminator="\r\n").writerow(cells)  # which has cells with either of them quoted
     return pad.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a character, which only JSON can say
-        return text.encode("utf-8", "replace")

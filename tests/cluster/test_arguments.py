@@ -60,6 +60,11 @@ def test_all_that_is_said_of_a_cluster_is_one_request() -> None:
             Words(),
             "--shard can't be used with --ray. Ray shares the jobs out by itself: leave one of them out.",
         ),
+        (
+            batch(destination=Destination(path=Path("x"), is_pruning=True)),
+            Words(output="out"),
+            "--prune can't be used with --ray. Merge the parts: rows of clips that have changed are left out.",
+        ),
         (batch(), Words(output="out", format="csv"), "--format csv can't be used with --ray: give jsonl or parquet."),
         (
             batch(),

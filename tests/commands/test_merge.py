@@ -393,8 +393,11 @@ def test_names_reach_the_terminal_without_control_characters(shell: Run) -> None
     )
 
 
-def test_a_name_that_is_not_utf8_comes_back_as_it_was() -> None:
+def test_a_name_that_is_not_utf8_keeps_its_bytes() -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
-    write_rows(Path("a.jsonl"), [{"id": "0" * 32, "path": name, "error": None}])
+    old = json.dumps({"id": "0" * 32, "path": name, "error": None})
+    Path("a.jsonl").write_text(old + "\n")
     merge("a.jsonl")
-    assert [json.loads(line)["path"] for line in OUT.read_text().splitlines()] == [name]
+    merge(OUT, out=Path("again.jsonl"))
+    told = {"id": "0" * 32, "path": "caf\\xe9.mp4", "error": None, "path_bytes": "Y2Fm6S5tcDQ="}
+    assert [json.loads(path.read_text()) for path in (OUT, Path("again.jsonl"))] == [told, told]

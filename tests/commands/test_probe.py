@@ -87,14 +87,17 @@ def test_a_name_is_as_it_is_in_a_pipe_and_without_control_characters_in_messages
     assert json.loads(shell("probe", "--json", name).out)["path"] == name
 
 
-def test_a_name_that_is_not_utf8_comes_back_as_it_was(shell: Run, clip: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_told_readably_with_its_bytes_beside_it(
+    shell: Run, clip: Path, tmp_path: Path
+) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     try:
         (tmp_path / name).write_bytes(clip.read_bytes())
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     done = shell("probe", "--json", name)
-    assert json.loads(done.out)["path"] == name
+    row = json.loads(done.out)
+    assert (row["path"], row["path_bytes"]) == ("caf\\xe9.mp4", "Y2Fm6S5tcDQ=")
     assert done.out.isascii()
 
 

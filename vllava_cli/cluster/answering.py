@@ -21,6 +21,7 @@ from vllava_cli.commands.provenance import precision_of
 from vllava_cli.errors import VllavaError
 from vllava_cli.jsonl import line_of
 from vllava_cli.media.ahead import Read
+from vllava_cli.portable import exact
 
 if TYPE_CHECKING:
     from vllava_cli.commands.batch.units import Unit
@@ -152,8 +153,7 @@ def failure_of(row: Mapping[str, Any]) -> str | None:
 
 
 def row_in(line: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = json.loads(line)
-    return row
+    return exact(json.loads(line))
 
 
 def _found(setup: Setup) -> Any:

@@ -40,6 +40,7 @@ def cluster_of(batch: Batch, words: Words, *, is_listing_fields: bool) -> Cluste
         ("--gpus", bool(batch.devices), "Say how many engines with --actors"),
         ("--shard", batch.shard is not None, "Ray shares the jobs out by itself: leave one of them out"),
         ("--fields", is_listing_fields, "Merge the parts and take the fields with jq"),
+        ("--prune", batch.destination.is_pruning, "Merge the parts: rows of clips that have changed are left out"),
     ):
         if is_given:
             raise UsageError(f"{flag} can't be used with --ray. {remedy}.")

@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vllava_cli.commands.batch.columns import path_columns
 from vllava_cli.commands.provenance import MADE_WITH
 from vllava_cli.jobs import Job
+from vllava_cli.portable import portable, readable
 
 ROWS_PER_GROUP = 4096
 _TEXTS = ("id", "path", "question", "answer", "stop_reason")
@@ -29,8 +31,8 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str],
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
-    """The names that jobs bring along, in the order in which they come: the columns behind those that every row has."""
-    return tuple(dict.fromkeys(name for job in jobs for name in job.fields))
+    """The columns behind those that every row has: bytes of paths where some need them, then what jobs bring along."""
+    return (*path_columns(jobs), *dict.fromkeys(readable(name) for job in jobs for name in job.fields))
 
 
 def _schema(choices: Sequence[str], fields: Sequence[str]) -> Any:
@@ -53,7 +55,7 @@ def _schema(choices: Sequence[str], fields: Sequence[str]) -> Any:
 
 
 def _typed(row: Mapping[str, Any], choices: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
-    """Half characters, of a name that is no UTF-8, are written as \\udcff: parquet's text has none."""
+    row = portable(row)
     typed: dict[str, Any] = {name: _text(row[name]) for name in (*_TEXTS, *_MORE_TEXTS)}
     error = row["error"]
     typed |= {
@@ -73,5 +75,4 @@ def _typed(row: Mapping[str, Any], choices: Sequence[str], fields: Sequence[str]
 def _text(value: object) -> str | None:
     if value is None:
         return None
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return value if isinstance(value, str) else json.dumps(value)

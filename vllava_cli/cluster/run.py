@@ -17,7 +17,7 @@ from vllava_cli.commands.batch import telling
 from vllava_cli.commands.batch.output import Destination
 from vllava_cli.commands.batch.request import Inputs
 from vllava_cli.commands.batch.rows import About
-from vllava_cli.commands.batch.run import INTERRUPTED, jobs_of
+from vllava_cli.commands.batch.run import INTERRUPTED, about_of, jobs_of
 from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
@@ -38,9 +38,9 @@ def run(cluster: ClusterBatch, screen: Screen) -> int:
 
     batch, tally = cluster.batch, Tally()
     source = locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
-    jobs, complaints = jobs_of(batch, source, screen)
+    about = about_of(batch, source)
+    jobs, complaints = jobs_of(batch, about, screen)
     _check_schemes(cluster, jobs)
-    about = About(model=source.model, revision=source.revision, choices=batch.sampling.choices)
     with (
         parts.opened(cluster.output, jobs, about, is_dry=batch.is_dry) as out,
         noted(is_early=lambda: not tally.has_begun) as is_interrupted,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from vllava_cli.commands.report import counts, report
 from vllava_cli.fingerprint import Fingerprint, Hashing
 from vllava_cli.interrupt import noted
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Stats, Wishes
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing) -> int:
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
             clips = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
-        screen.answer(json.dumps(report(conversation, clips, engine)) + "\n")
+        screen.answer(json_of(report(conversation, clips, engine)) + "\n")
     elif ask.output == "whole":
         screen.answer(answer.text)
     screen.end_answer()

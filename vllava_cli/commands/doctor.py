@@ -5,7 +5,6 @@ Nothing is fetched and no weight is read.
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
     with screen.waiting("Looking at this machine"):
         health = examine(wishes)
     if as_json:
-        screen.answer(json.dumps(asdict(health), default=str) + "\n")
+        screen.answer(json_of(asdict(health), default=str) + "\n")
     else:
         for title, rows in _chapters(health):
             screen.answer(f"{title}\n")

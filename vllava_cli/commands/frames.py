@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _deliver(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen:
         times_s = None if frames.kind == "image" else [round(time_s, 4) for time_s in frames.times_s]
         path, outputs = str(frames.clip.path), [str(path) for path in written]
         row = {"path": path, "kind": frames.kind, "frame_times_s": times_s, "outputs": outputs}
-        screen.answer(json.dumps(row | {"faults": list(frames.clip.faults)}) + "\n")
+        screen.answer(json_of(row | {"faults": list(frames.clip.faults)}) + "\n")
     else:
         screen.answer("".join(f"{path}\n" for path in written))
     for fault in frames.clip.faults:
@@ -196,7 +196,7 @@ def _target(sheets: Sheets, clip: Path) -> Path:
 
 def _is_folder(sheets: Sheets) -> bool:
     """Whether -o names a folder, one that is there or one that is to be made."""
-    return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or Path(str(sheets.output)).is_dir())
+    return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or os.path.isdir(str(sheets.output)))
 
 
 def _folder(sheets: Sheets) -> Path:
@@ -210,5 +210,5 @@ def _check_free(target: Path, sheets: Sheets) -> None:
 
 def _show_failure(clip: Path, error: VllavaError, screen: Screen, *, is_json: bool) -> None:
     if is_json:
-        screen.answer(json.dumps({"path": str(clip), "error": str(error)}) + "\n")
+        screen.answer(json_of({"path": str(clip), "error": str(error)}) + "\n")
     screen.error(str(error))

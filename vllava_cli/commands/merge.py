@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli import whole
 from vllava_cli.errors import OutputError, UsageError
 from vllava_cli.journal import Journal
 from vllava_cli.jsonl import line_of, shown, told
-from vllava_cli.objects import Objects, is_url, rows_into
+from vllava_cli.objects import Objects, is_url, rows_into, scratch
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.shards import Shard, listed, merged, shards_in
 from vllava_cli.tables import format_of
@@ -50,11 +49,11 @@ def run(merge: Merge, screen: Screen) -> int:
 def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
     """The shard itself, those in a folder, or a run below a URL, fetched for as long as it is needed."""
     if is_url(name):
-        folder = Path(fetched.enter_context(TemporaryDirectory(prefix="vllava-")))
+        folder = fetched.enter_context(scratch())
         with screen.waiting(f"Fetching {name}"):
             return [rows_into(Objects(name), folder)]
     path = Path(name)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     found = shards_in(path)
     if not found:

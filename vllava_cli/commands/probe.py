@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vllava_cli.errors import MediaError
 from vllava_cli.nouns import Clip, DecodeLimits
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
 
@@ -79,7 +79,7 @@ def rows(clip: Clip) -> list[tuple[str, str]]:
 
 def _show(clip: Clip, screen: Screen, *, is_json: bool) -> None:
     if is_json:
-        screen.answer(json.dumps(report(clip)) + "\n")
+        screen.answer(json_of(report(clip)) + "\n")
         return
     name = "stdin" if str(clip.path) == "-" else str(clip.path).replace("\n", "?")
     screen.answer(f"{name}\n")
@@ -88,7 +88,7 @@ def _show(clip: Clip, screen: Screen, *, is_json: bool) -> None:
 
 def _show_failure(file: Path, sentence: str, screen: Screen, *, is_json: bool) -> None:
     if is_json:
-        screen.answer(json.dumps({"path": str(file), "error": sentence}) + "\n")
+        screen.answer(json_of({"path": str(file), "error": sentence}) + "\n")
     screen.error(sentence)
 
 

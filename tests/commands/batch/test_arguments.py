@@ -151,8 +151,11 @@ def destined(
     *,
     is_retrying: bool = False,
     is_overwriting: bool = False,
+    is_pruning: bool = False,
 ) -> Destination:
-    return destination_of(path, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting)
+    return destination_of(
+        path, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting, is_pruning=is_pruning
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,10 +181,15 @@ def test_minus_as_output_is_stdout() -> None:
 def test_going_on_and_beginning_anew_need_a_file() -> None:
     assert destined("o.jsonl", is_retrying=True) == Destination(path=Path("o.jsonl"), is_retrying=True)
     assert destined("o.jsonl", is_overwriting=True) == Destination(path=Path("o.jsonl"), is_overwriting=True)
+    assert destined("o.jsonl", is_pruning=True) == Destination(path=Path("o.jsonl"), is_pruning=True)
     for path in (None, "-"):
-        for flag, options in (("--retry-errors", (True, False)), ("--overwrite", (False, True))):
+        for flag, name in (
+            ("--retry-errors", "is_retrying"),
+            ("--overwrite", "is_overwriting"),
+            ("--prune", "is_pruning"),
+        ):
             with pytest.raises(UsageError) as caught:
-                destined(path, is_retrying=options[0], is_overwriting=options[1])
+                destined(path, **{name: True})
             assert str(caught.value) == f"{flag} is about the rows in a file: name it with -o FILE."
 
 

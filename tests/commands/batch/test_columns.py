@@ -10,7 +10,7 @@ from vllava_cli.errors import UsageError
 
 PLAIN = (
     *("id", "path", "question", "answer", "stop_reason", "frame_times_s", "model", "revision", "precision"),
-    *("seconds", "error", "stray", "seed", "made_with"),
+    *("seconds", "error", "stray", "seed", "clip_state", "made_with"),
 )
 JOBS = [job(question_id=1, kind="a"), job(kind="b", **{"meta.data": {"fps": 25}})]
 
@@ -21,7 +21,12 @@ def test_columns_are_those_of_all_rows_and_then_each_further_field_once() -> Non
 
 
 def test_a_table_has_the_object_only_where_it_is_named() -> None:
-    assert table_columns(JOBS, ("yes", "no")) == (*PLAIN[:-1], "probabilities", "question_id", "kind", "meta.data")
+    assert table_columns(JOBS, ("yes", "no")) == (*PLAIN[:-2], "probabilities", "question_id", "kind", "meta.data")
+
+
+def test_a_table_has_the_bytes_of_paths_only_where_one_is_not_utf8() -> None:
+    odd = job("caf\udce9.mp4", split="test")
+    assert table_columns([odd, job("b.mp4")], ()) == ("id", "path", "path_bytes", *PLAIN[2:-2], "split")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +35,7 @@ def test_a_table_has_the_object_only_where_it_is_named() -> None:
         *("path", "error", "error.kind", "error.message", "question_id", "kind.of", "meta.data", "meta.data.fps"),
         *("probabilities", "probabilities.yes", "probabilities.a.b"),
         *("made_with", "made_with.device", "made_with.clips", "made_with.versions.torch", "made_with.sampling.top_p"),
+        *("path_bytes", "clip_state", "clip_state.bytes"),
     ],
 )
 def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:

@@ -29,7 +29,12 @@ YES_OR_NO = replace(ABOUT, choices=("yes", "no"))
 def test_the_row_of_an_answer_has_every_key_in_order() -> None:
     said = answer(stats=replace(STATS, stray_tokens=2))
     outcome = Outcome(
-        job=job(id="7"), answer=said, times_s=(0.0, 1 / 3), seconds=1.23456, precision="fp32", making=MAKING
+        job=replace(job(id="7"), size=1234, mtime_ns=5),
+        answer=said,
+        times_s=(0.0, 1 / 3),
+        seconds=1.23456,
+        precision="fp32",
+        making=MAKING,
     )
     assert list(row_of(outcome, ABOUT).items()) == [
         ("id", "7"),
@@ -45,6 +50,7 @@ def test_the_row_of_an_answer_has_every_key_in_order() -> None:
         ("error", None),
         ("stray", 2),
         ("seed", 7),
+        ("clip_state", {"bytes": 1234, "mtime_ns": 5}),
         ("made_with", MAKING.row()),
     ]
 
@@ -64,6 +70,7 @@ def test_the_row_of_an_error_has_the_same_keys() -> None:
         ("error", {"kind": "missing", "message": "It is missing."}),
         ("stray", None),
         ("seed", None),
+        ("clip_state", None),
         ("made_with", None),
     ]
 

@@ -10,6 +10,8 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.commands.batch.conftest import by_id, rows_of
 from tests.commands.batch.zygote import Zygote
 from vllava_cli import demo
@@ -38,6 +40,7 @@ def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips:
     assert (done.code, done.err) == (0, "")
     assert len(row.pop("id")) == 32 and row.pop("seconds") > 0
     made_with = row.pop("made_with")
+    size = (clips / RED).stat().st_size
     assert list(row.items()) == [
         ("path", f"clips/{RED}"),
         ("question", HAPPENS),
@@ -50,10 +53,10 @@ def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips:
         ("error", None),
         ("stray", 0),
         ("seed", None),
+        ("clip_state", {"bytes": size, "mtime_ns": (clips / RED).stat().st_mtime_ns}),
     ]
     assert set(made_with.pop("versions")) == {"vllava", "transformers", "torch", "av"}
     assert len(made_with.pop("prompt_sha256")) == 64 and len(made_with.pop("answer_ids")) > 3
-    size = (clips / RED).stat().st_size
     assert made_with == {
         "device": "cpu",
         "precision": "fp32",
@@ -132,14 +135,27 @@ def test_a_second_run_on_the_same_output_is_refused_at_once(vllava: Zygote, clip
     assert done.err == f"vllava: '{out}' is being written by another vllava. Wait for its end, or name another file.\n"
 
 
-def test_a_clip_that_changed_is_answered_anew(vllava: Zygote, clips: Path) -> None:
+def test_a_clip_that_changed_is_answered_anew_and_its_old_row_goes_where_that_is_wanted(
+    vllava: Zygote, clips: Path
+) -> None:
     out = clips.parent / "out.jsonl"
-    words = (*DEMO, HAPPENS, RED, "blue-star-grows.mp4", "-o", out)
+    words = (*DEMO, HAPPENS, RED, "blue-star-grows.mp4", "--hash", "-o", out)
     assert vllava.run(*words, folder=clips).code == 0
     shutil.copy(clips / "orange-star-moves-up-right.mp4", clips / RED)
-    assert vllava.run(*words, folder=clips).code == 0
+    again = vllava.run(*words, folder=clips)
+    assert (again.code, again.err.splitlines()[0]) == (
+        0,
+        f"vllava: 1 row in '{out}' is of a clip that has changed since: --prune drops it.",
+    )
     told = [(row["path"], row["answer"]) for row in rows_of(out)]
     assert len(told) == 3 and told[-1] == (RED, "A orange star moves up-right.")
+    os.utime(clips / RED, ns=(1, 1))
+    (clips / "blue-star-grows.mp4").touch()
+    pruned = vllava.run(*words, "--prune", folder=clips)
+    assert "2 done before and skipped" in pruned.err
+    assert [(row["path"], row["answer"]) for row in rows_of(out)] == [
+        row for row in told if row[1] != "A red circle moves left."
+    ]
 
 
 def test_a_clip_that_vanishes_or_changes_while_the_run_goes_on_is_an_error_row(vllava: Zygote, clips: Path) -> None:
@@ -312,6 +328,42 @@ def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path)
         ("A red circle moves left.", "leave", 7),
         ("It grows.", "grow", 8),
     ]
+
+
+def test_a_name_that_is_not_utf8_makes_valid_files_and_keeps_its_bytes(vllava: Zygote, clips: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        shutil.copy(clips / RED, clips / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    words = (*DEMO, HAPPENS, RED, "-", "--quiet")
+    for out in ("out.csv", "out.tsv", "out.jsonl"):
+        done = vllava.run(*words, "-o", out, folder=clips, stdin=b"caf\xe9.mp4\n")
+        assert (done.code, done.out, done.err) == (0, "", "")
+    (_, first, second) = csv.reader((clips / "out.csv").open(encoding="utf-8"))
+    assert (first[1:3], second[1:3]) == ([RED, ""], ["caf\\xe9.mp4", "Y2Fm6S5tcDQ="])
+    tabs = (clips / "out.tsv").read_text(encoding="utf-8").splitlines()
+    assert tabs[2].split("\t")[1:3] == ["caf\\\\xe9.mp4", "Y2Fm6S5tcDQ="]
+    rows = {row["path"]: row for row in rows_of(clips / "out.jsonl")}
+    assert list(rows["caf\\xe9.mp4"].items())[-1] == ("path_bytes", "Y2Fm6S5tcDQ=")
+    assert "path_bytes" not in rows[RED]
+    again = vllava.run(*DEMO, HAPPENS, RED, "-", "-o", "out.jsonl", folder=clips, stdin=b"caf\xe9.mp4\n")
+    assert "2 done before and skipped" in again.err
+    assert vllava.run("replay", "out.jsonl", "--quiet", folder=clips).out.count("same") == 2
+    retold = vllava.run(*DEMO, "--jobs", "out.csv", "--fields", "path,path_bytes,answer,id", "--quiet", folder=clips)
+    told = {row["path"]: (row["path_bytes"], row["answer"]) for row in map(json.loads, retold.out.splitlines())}
+    assert told == {
+        RED: (None, "A red circle moves left."),
+        "caf\\xe9.mp4": ("Y2Fm6S5tcDQ=", "A red circle moves left."),
+    }
+
+
+def test_stdout_has_control_characters_of_names_unless_it_is_a_terminal(vllava: Zygote, clips: Path) -> None:
+    shutil.copy(clips / RED, clips / "a\x1b[31m\r.mp4")
+    words = (*DEMO, HAPPENS, "a\x1b[31m\r.mp4", "--fields", "path,answer", "--quiet")
+    table = vllava.run(*words, "--format", "csv", folder=clips)
+    assert (clips.parent / "clips.out").read_bytes() == b'path,answer\n"a\x1b[31m\r.mp4",A red circle moves left.\n'
+    assert table.code == 0
 
 
 def test_paths_come_from_stdin_by_lines_or_by_nul(vllava: Zygote, clips: Path) -> None:

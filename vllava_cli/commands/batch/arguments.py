@@ -79,11 +79,18 @@ def inputs_of(
 
 
 def destination_of(
-    name: str | None, wished: Format | None, fields: str | None, *, is_retrying: bool, is_overwriting: bool
+    name: str | None,
+    wished: Format | None,
+    fields: str | None,
+    *,
+    is_retrying: bool,
+    is_overwriting: bool,
+    is_pruning: bool = False,
 ) -> Destination:
     """- is stdout, as no name is. Errors: UsageError for options that need a file, or that contradict each other."""
     path = None if name is None or name == STDIN else Path(name)
-    for flag, is_given in (("--retry-errors", is_retrying), ("--overwrite", is_overwriting)):
+    flags = (("--retry-errors", is_retrying), ("--overwrite", is_overwriting), ("--prune", is_pruning))
+    for flag, is_given in flags:
         if is_given and path is None:
             raise UsageError(f"{flag} is about the rows in a file: name it with -o FILE.")
     if is_retrying and is_overwriting:
@@ -94,6 +101,7 @@ def destination_of(
         fields=fields_of(fields) if fields is not None else (),
         is_retrying=is_retrying,
         is_overwriting=is_overwriting,
+        is_pruning=is_pruning,
     )
 
 

@@ -6,8 +6,9 @@ journal stands beside it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from vllava_cli import tables
 from vllava_cli.commands.batch.columns import table_columns
 from vllava_cli.commands.batch.rows import About, is_row
+from vllava_cli.commands.batch.stale import stale
 from vllava_cli.errors import OutputError
 from vllava_cli.jobs import Job
 from vllava_cli.journal import Journal, read_rows
@@ -33,6 +35,7 @@ class Destination:
     fields: tuple[str, ...] = ()
     is_retrying: bool = False
     is_overwriting: bool = False
+    is_pruning: bool = False
 
     @property
     def has_table(self) -> bool:
@@ -64,8 +67,13 @@ class Output(Protocol):
 
 
 @contextmanager
-def opened(destination: Destination, jobs: Sequence[Job], about: About, screen: Screen) -> Iterator[Output]:
-    """The output, locked. Errors: LockedError; OutputError for a file that is no output of a batch."""
+def opened(
+    destination: Destination, jobs: Sequence[Job], about: About, screen: Screen, *, every: Sequence[Job] = ()
+) -> Iterator[Output]:
+    """The output, locked; `every` are the jobs of all shards.
+
+    Errors: LockedError; OutputError for a file that is no output of a batch.
+    """
     columns = table_columns(jobs, about.choices)
     if destination.path is None or destination.journal is None:
         yield _Stdout(destination, columns, screen)
@@ -74,6 +82,7 @@ def opened(destination: Destination, jobs: Sequence[Job], about: About, screen: 
     with Journal.open(destination.journal) as journal:
         file = _File(destination, journal, columns)
         file.prepare(jobs, about.model)
+        file.settle(jobs, every or jobs, about.signature, screen)
         yield file
 
 
@@ -81,7 +90,9 @@ def foreseen(destination: Destination) -> Output:
     """What `opened` would know, for a run that writes nothing. Errors: OutputError."""
     path = destination.journal
     _check_table(destination)
-    if path is None or not path.exists() or destination.is_overwriting:
+    with nullcontext() if path is None else told(path):
+        is_there = path is not None and path.exists()
+    if path is None or not is_there or destination.is_overwriting:
         return _Nowhere({})
     known = learned(read_rows(path), path)
     return _Nowhere(
@@ -149,6 +160,18 @@ class _File(_Nowhere):
             self._journal.rewrite(row for row in self._journal.rows() if not is_again(row, again))
             self._has_failed = learned(self._journal.rows(), self._journal.path)
 
+    def settle(self, jobs: Sequence[Job], every: Sequence[Job], signature: str, screen: Screen) -> None:
+        """Says which rows are of clips that have changed, and drops them with --prune; a touched clip's stay."""
+        if self._has_failed.keys() <= {job.id for job in every}:
+            return
+        is_pruning = self._destination.is_pruning
+        with screen.waiting("Comparing clips with what they were"):
+            found = stale(self._journal.rows(), jobs, every, signature)
+            if found.touched or (is_pruning and found.changed):
+                self._journal.rewrite(found.settled(self._journal.rows(), is_pruning=is_pruning))
+                self._has_failed = learned(self._journal.rows(), self._journal.path)
+        found.tell(self._destination.path or self._journal.path, screen, is_pruning=is_pruning)
+
     def put(self, row: Mapping[str, Any], /) -> None:
         self._journal.append(row)
 
@@ -167,7 +190,7 @@ def _check_table(destination: Destination) -> None:
     with told(path):
         check_regular(path)
         is_there = path.exists() and path.stat().st_size > 0
-    if is_there and journal and not journal.exists() and not destination.is_overwriting:
+    if is_there and journal and not os.path.exists(journal) and not destination.is_overwriting:
         raise OutputError(
             f"{shown(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
             "it with --overwrite."

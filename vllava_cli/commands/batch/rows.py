@@ -20,11 +20,11 @@ from vllava_cli.errors import (
     VllavaError,
 )
 from vllava_cli.job_list import id_of
-from vllava_cli.jobs import FIRST_KEYS, ROW_KEYS, Job
+from vllava_cli.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, Job
 from vllava_cli.nouns import Answer, Precision
 
 PROBABILITIES = "probabilities"
-COLUMNS = tuple(key for key in ROW_KEYS if key != PROBABILITIES)
+COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
@@ -40,6 +40,8 @@ class About:
     model: str
     revision: str | None
     choices: tuple[str, ...] = ()
+    signature: str = ""
+    """That of the jobs' ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Fault:
             case FetchError():
                 return cls(kind="missing" if error.is_missing else "fetch", message=str(error))
             case MediaError():
-                exists = os.path.exists(path)  # noqa: PTH110  (Path.exists raises for a name that is too long)
+                exists = os.path.exists(path)
                 return cls(kind="unreadable" if exists else "missing", message=str(error))
         return cls(kind="bug", message=_last_line(error))
 
@@ -107,6 +109,7 @@ def row_of(outcome: Outcome, about: About) -> dict[str, Any]:
         "error": {"kind": fault.kind, "message": fault.message} if fault else None,
         "stray": answer.stats.stray_tokens if answer else None,
         "seed": making.seed if making else None,
+        CLIP_STATE: job.state,
         MADE_WITH: making.row() if making else None,
     }
     if about.choices:

@@ -34,13 +34,14 @@ def run(batch: Batch, screen: Screen) -> int:
 
     tally = Tally()
     source = locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
-    jobs, complaints = jobs_of(batch, source, screen)
+    about = about_of(batch, source)
+    every, complaints = jobs_of(batch, about, screen)
+    jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
     _check_local(jobs)
-    about = About(model=source.model, revision=source.revision, choices=batch.sampling.choices)
     opening = (
         nullcontext(output.foreseen(batch.destination))
         if batch.is_dry
-        else output.opened(batch.destination, jobs, about, screen)
+        else output.opened(batch.destination, jobs, about, screen, every=every)
     )
     with opening as out, noted(is_early=lambda: not tally.has_begun) as is_interrupted:
         todo = [job for job in jobs if not out.is_done(job)]
@@ -76,21 +77,28 @@ def _check_local(jobs: Iterable[Job]) -> None:
             raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
 
 
-def jobs_of(batch: Batch, source: Source, screen: Screen) -> tuple[list[Job], int]:
-    """The jobs of this shard, and how many faults of folders were told."""
-    complaints: list[str] = []
-    wanted = _wanted(batch.inputs, complaints.append)
+def about_of(batch: Batch, source: Source) -> About:
+    """What all rows of a run have in common."""
     settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter)
-    every = made(wanted, signature(batch.wishes.model, source.revision, settings))
+    return About(
+        model=source.model,
+        revision=source.revision,
+        choices=batch.sampling.choices,
+        signature=signature(batch.wishes.model, source.revision, settings),
+    )
+
+
+def jobs_of(batch: Batch, about: About, screen: Screen) -> tuple[list[Job], int]:
+    """The jobs of all shards, and how many faults of folders were told; the list of this shard is written."""
+    complaints: list[str] = []
+    every = made(_wanted(batch.inputs, complaints.append), about.signature)
     for complaint in complaints:
         screen.error(complaint)
     check_fields(batch.destination.fields, every, batch.sampling.choices)
-    shard, path = batch.shard, batch.destination.path
-    if shard is None:
-        return every, len(complaints)
-    if path and not batch.is_dry:
-        job_list.write(job_list.path_of(path), every, shard)
-    return [job for job in every if shard.has(job.id)], len(complaints)
+    path = batch.destination.path
+    if batch.shard and path and not batch.is_dry:
+        job_list.write(job_list.path_of(path), every, batch.shard)
+    return every, len(complaints)
 
 
 def _wanted(given: Inputs, tell: Callable[[str], None]) -> Iterator[Wanted]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from vllava_cli.commands.bench.trials import Trials
 from vllava_cli.interrupt import noted
 from vllava_cli.jsonl import line_of
 from vllava_cli.nouns import Clip
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 from vllava_cli.whole import Part
 
@@ -39,7 +39,7 @@ def run(bench: Bench, screen: Screen, instruments: Instruments | None = None) ->
 
             _put(plot, chart_png(record))
     if outputs.is_json:
-        screen.answer(json.dumps(found) + "\n")
+        screen.answer(json_of(found) + "\n")
     else:
         _tell(record, comparison, screen)
     return INTERRUPTED if is_cut else 1 if _has_failed(record, bench) else 0

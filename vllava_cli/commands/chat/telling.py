@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.report import counts, report
 from vllava_cli.nouns import Conversation, Piece, Turn
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Telling:
         """Ends the last turn's answer, or prints it now; then the notices about it."""
         turn, number = conversation.turns[-1], len(conversation.turns)
         if self.output == "json":
-            self.screen.answer(json.dumps(self._row(conversation)) + "\n")
+            self.screen.answer(json_of(self._row(conversation)) + "\n")
         else:
             if self.output == "whole":
                 self.screen.answer(turn.answer)

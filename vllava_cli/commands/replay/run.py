@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from vllava_cli.errors import OutputError, ReplayError, UsageError, VllavaError
 from vllava_cli.inputs import piped
 from vllava_cli.jsonl import read_rows, rows_in
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Frames, Stats, Turn
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(replay: Replay, screen: Screen) -> int:
                 if other not in told:
                     screen.notice(f"vllava: when these rows were made, {other}.")
                 told.add(other)
-            screen.answer(json.dumps(verdict.row()) + "\n" if replay.is_json else verdict.lines())
+            screen.answer(json_of(verdict.row()) + "\n" if replay.is_json else verdict.lines())
     screen.notice(_summary(counts))
     return CANNOT if counts["cannot"] else DIFFERS if counts["differs"] else SAME
 
