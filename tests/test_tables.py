@@ -77,6 +77,26 @@ def test_tsv_has_a_header_and_escapes_as_jq_does() -> None:
     )
 
 
+def test_safe_cells_have_an_apostrophe_before_what_a_spreadsheet_would_compute() -> None:
+    row = {
+        "=a": "=1+1",
+        "b": "+1",
+        "c": "-x",
+        "d": "@SUM(1)",
+        "e": "\t=1",
+        "f": "\r=1",
+        "g": "a=1",
+        "h": "'=1",
+        "i": -1.5,
+    }
+    assert list(lines([row], "tsv", tuple(row), is_safe=True)) == [
+        "'=a\tb\tc\td\te\tf\tg\th\ti\n",
+        "'=1+1\t'+1\t'-x\t'@SUM(1)\t'\\t=1\t'\\r=1\ta=1\t'=1\t-1.5\n",
+    ]
+    assert list(lines([row], "csv", ("=a", "i"), is_safe=True)) == ["'=a,i\n", "'=1+1,-1.5\n"]
+    assert list(lines([row], "csv", ("=a", "i"))) == ["=a,i\n", "=1+1,-1.5\n"]
+
+
 def test_every_text_comes_back_from_csv() -> None:
     row = {str(number): text for number, text in enumerate(AWKWARD)}
     text = "".join(lines([row, row], "csv", tuple(row)))

@@ -349,6 +349,9 @@ Fields = Annotated[
         show_default="all",
     ),
 ]
+SafeCells = Annotated[
+    bool, typer.Option("--safe-cells", help="In a table: an apostrophe in front of texts that begin with = + - or @.")
+]
 BatchSize = Annotated[
     str,
     typer.Option(metavar="auto|N", help="How many questions are answered at once; auto goes by the free memory."),

@@ -1,6 +1,7 @@
 """Rows as a finished file: JSON lines, CSV, or TSV in the way of jq's @tsv; all or some of their fields.
 
 A field may reach inside: error.kind. One that a row doesn't have is null there, and null is empty in a table.
+Spreadsheets take a text that begins with =, +, - or @ for a formula: `is_safe` puts an apostrophe in front of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from vllava_cli.jsonl import line_of
 from vllava_cli.portable import portable, readable
 
 Format = Literal["jsonl", "csv", "tsv"]
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""The tab and the end of a line as well: some programs drop them, and see what stands behind."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
@@ -35,30 +38,32 @@ def fields_of(text: str) -> tuple[str, ...]:
     return fields
 
 
-def lines(rows: Iterable[Mapping[str, object]], format: Format, fields: tuple[str, ...]) -> Iterator[str]:
+def lines(
+    rows: Iterable[Mapping[str, object]], format: Format, fields: tuple[str, ...], *, is_safe: bool = False
+) -> Iterator[str]:
     """All lines of the file, with their ends. For csv and tsv the fields must be given, else none are all."""
-    first = header(format, fields)
+    first = header(format, fields, is_safe=is_safe)
     if first is not None:
         yield first
     for row in rows:
-        yield line(row, format, fields)
+        yield line(row, format, fields, is_safe=is_safe)
 
 
-def header(format: Format, fields: tuple[str, ...]) -> str | None:
+def header(format: Format, fields: tuple[str, ...], *, is_safe: bool = False) -> str | None:
     """The first line of a table; None for JSON lines, which have none. Errors: ValueError for a table of no fields."""
     if format == "jsonl":
         return None
     if not fields:
         raise ValueError(f"a {format} table needs its fields")
-    return _table_line(map(readable, fields), format)
+    return _table_line((_cell(readable(field), is_safe=is_safe) for field in fields), format)
 
 
-def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...]) -> str:
+def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...], *, is_safe: bool = False) -> str:
     """One row as a line of valid Unicode. Errors: ValueError for a NaN or an infinity."""
     row = portable(row)
     if format == "jsonl":
         return line_of({field: _value(row, field) for field in fields} if fields else row).decode()
-    return _table_line((_cell(_value(row, field)) for field in fields), format)
+    return _table_line((_cell(_value(row, field), is_safe=is_safe) for field in fields), format)
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
@@ -79,12 +84,12 @@ def _value(row: Mapping[str, object], field: str) -> object:
     return None
 
 
-def _cell(value: object) -> str:
-    """None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'."""
+def _cell(value: object, *, is_safe: bool) -> str:
+    """None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'; safe, "=1" → "'=1", and -1 → "-1"."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return value
+        return f"'{value}" if is_safe and value.startswith(_FORMULAS) else value
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 

@@ -152,9 +152,16 @@ def destined(
     is_retrying: bool = False,
     is_overwriting: bool = False,
     is_pruning: bool = False,
+    is_safe: bool = False,
 ) -> Destination:
     return destination_of(
-        path, format, fields, is_retrying=is_retrying, is_overwriting=is_overwriting, is_pruning=is_pruning
+        path,
+        format,
+        fields,
+        is_retrying=is_retrying,
+        is_overwriting=is_overwriting,
+        is_pruning=is_pruning,
+        is_safe=is_safe,
     )
 
 
@@ -191,6 +198,13 @@ def test_going_on_and_beginning_anew_need_a_file() -> None:
             with pytest.raises(UsageError) as caught:
                 destined(path, **{name: True})
             assert str(caught.value) == f"{flag} is about the rows in a file: name it with -o FILE."
+
+
+def test_safe_cells_need_a_table() -> None:
+    assert destined("o.csv", is_safe=True) == Destination(path=Path("o.csv"), format="csv", is_safe=True)
+    for path in ("o.jsonl", None):
+        with pytest.raises(UsageError, match="--safe-cells is about the cells of a table: add --format csv or tsv"):
+            destined(path, is_safe=True)
 
 
 def test_trying_errors_again_and_beginning_anew_contradict_each_other() -> None:

@@ -310,6 +310,10 @@ def test_a_table_is_written_in_the_order_of_the_jobs_beside_its_journal(vllava: 
         ["blue-star-grows.mp4", "What colour is it?", "Blue.", ""],
     ]
     assert len(rows_of(table.with_name("out.csv.journal"))) == 6
+    formula = (*DEMO, "=1+1", RED, "--format", "csv", "--fields", "question,error", "--safe-cells")
+    assert vllava.run(*formula, folder=clips).out == "question,error\n'=1+1,\n"
+    assert vllava.run(*formula, "-o", "safe.csv", folder=clips).code == 0
+    assert (clips / "safe.csv").read_text() == "question,error\n'=1+1,\n"
     table.unlink()
     assert "6 done before and skipped" in vllava.run(*words, "-o", table, folder=clips).err
     assert len(list(csv.DictReader(table.open()))) == 6

@@ -86,6 +86,7 @@ def destination_of(
     is_retrying: bool,
     is_overwriting: bool,
     is_pruning: bool = False,
+    is_safe: bool = False,
 ) -> Destination:
     """- is stdout, as no name is. Errors: UsageError for options that need a file, or that contradict each other."""
     path = None if name is None or name == STDIN else Path(name)
@@ -95,9 +96,13 @@ def destination_of(
             raise UsageError(f"{flag} is about the rows in a file: name it with -o FILE.")
     if is_retrying and is_overwriting:
         raise UsageError("--overwrite does all jobs again, --retry-errors only those that failed. Give one of them.")
+    format = format_of(path, wished)
+    if is_safe and format == "jsonl":
+        raise UsageError("--safe-cells is about the cells of a table: add --format csv or tsv, or leave it out.")
     return Destination(
         path=path,
-        format=format_of(path, wished),
+        format=format,
+        is_safe=is_safe,
         fields=fields_of(fields) if fields is not None else (),
         is_retrying=is_retrying,
         is_overwriting=is_overwriting,

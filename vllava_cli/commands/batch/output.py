@@ -33,6 +33,8 @@ class Destination:
     path: Path | None = None
     format: Format = "jsonl"
     fields: tuple[str, ...] = ()
+    is_safe: bool = False
+    """Whether texts that a spreadsheet would compute get an apostrophe."""
     is_retrying: bool = False
     is_overwriting: bool = False
     is_pruning: bool = False
@@ -104,10 +106,10 @@ class _Stdout:
     is_kept = False
 
     def __init__(self, destination: Destination, columns: tuple[str, ...], screen: Screen) -> None:
-        self._format = destination.format
+        self._format, self._is_safe = destination.format, destination.is_safe
         self._fields = destination.fields or (columns if destination.format != "jsonl" else ())
         self._screen = screen
-        if header := tables.header(self._format, self._fields):
+        if header := tables.header(self._format, self._fields, is_safe=self._is_safe):
             screen.answer(header)
 
     def is_done(self, _: Job, /) -> bool:
@@ -117,7 +119,7 @@ class _Stdout:
         return False
 
     def put(self, row: Mapping[str, Any], /) -> None:
-        self._screen.answer(tables.line(row, self._format, self._fields))
+        self._screen.answer(tables.line(row, self._format, self._fields, is_safe=self._is_safe))
 
     def finish(self, _: Sequence[Job], /) -> None:
         pass
@@ -179,7 +181,8 @@ class _File(_Nowhere):
         """Writes the table, if one was asked for: the jobs in their order, then rows of earlier commands."""
         if self._destination.has_table and self._destination.path:
             rows = ordered(self._journal.path, [job.id for job in jobs])
-            tables.write(self._destination.path, tables.lines(rows, self._destination.format, self._fields))
+            made = tables.lines(rows, self._destination.format, self._fields, is_safe=self._destination.is_safe)
+            tables.write(self._destination.path, made)
 
 
 def _check_table(destination: Destination) -> None:
