@@ -85,10 +85,37 @@ def test_fields_that_a_row_has_for_itself_are_renamed() -> None:
     fields = {key: f"its {key}" for key in ROW_KEYS if key not in ("path", "question")}
     (one,) = read(written("j.jsonl", {"video": "a", "question": "Why?"} | fields))
     assert one.fields == {f"job_{key}": value for key, value in fields.items()}
-    (one,) = read(
-        written("j.jsonl", {"video": "a", "question": "Why?", "answer": 1, "job_answer": 2, "job_job_answer": 3})
-    )
-    assert one.fields == {"job_job_job_answer": 1, "job_answer": 2, "job_job_answer": 3}
+
+
+def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_once() -> None:
+    row = {
+        "video": "a",
+        "question": "Why?",
+        "job_question": 0,
+        "id": 1,
+        "answer": 1,
+        "job_answer": 2,
+        "job_job_answer": 3,
+    }
+    told: list[str] = []
+    found = list(wanted(written("j.jsonl", row, row), stdin=None, videos=None, questions=(), notice=told.append))
+    fields = {"job_question": 0, "job_id": 1, "job_answer": 2, "job_job_answer": 3}
+    assert [one.fields for one in found] == [fields, fields]
+    assert told == ['vllava: "answer" in the jobs is left out, because they have "job_answer" as well.']
+
+
+def test_a_table_with_semicolons_is_read() -> None:
+    Path("j.csv").write_text("video;question;answer\na.mp4;Why, and how?;1,5\n")
+    assert read(Path("j.csv")) == [Wanted(path="a.mp4", question="Why, and how?", fields={"job_answer": "1,5"})]
+
+
+def test_where_no_field_is_known_the_names_that_are_there_are_said() -> None:
+    Path("j.csv").write_text("Film;Frage\na.mp4;Warum?\n")
+    needed = "needs one of video, path, clip, video_path, video_name, gif_name, video_id"
+    with pytest.raises(UsageError) as caught:
+        read(Path("j.csv"))
+    assert str(caught.value) == f"'j.csv', line 2: it names no clip: it has Film, Frage, and {needed}. {MEND}"
+    assert f"it has {'x' * 200}…, and needs one of" in refusal({"x" * 300: 1})
 
 
 def test_names_are_looked_up_where_the_jobs_file_is() -> None:
@@ -121,11 +148,11 @@ def test_videos_must_be_a_folder() -> None:
         assert refusal({"video": "a", "question": "?"}, videos=Path(name)) == expected
 
 
-NO_CLIP = "it names no clip: it needs one of video, path, clip, video_path, video_name, gif_name, video_id"
+NO_CLIP = "it names no clip: it has {}, and needs one of video, path, clip, video_path, video_name, gif_name, video_id"
 GOOD = {"video": "a", "question": "Why?"}
 DAMAGED: list[tuple[dict[str, object], str]] = [
-    ({"question": "Why?"}, NO_CLIP),
-    ({"question": "Why?", "video": "", "video_id": None}, NO_CLIP),
+    ({"question": "Why?"}, NO_CLIP.format("question")),
+    ({"question": "Why?", "video": "", "video_id": None}, NO_CLIP.format("question, video, video_id")),
     ({"question": "Why?", "video": True}, '"video" is neither a name nor a number'),
     ({"question": "Why?", "video_id": 1.5}, '"video_id" is neither a name nor a number'),
     ({"question": "Why?", "clip": ["a"]}, '"clip" is neither a name nor a number'),
@@ -133,8 +160,8 @@ DAMAGED: list[tuple[dict[str, object], str]] = [
     ({"question": "Why?", "clip": "a\ud800"}, '"clip" has half of a character (a lone surrogate)'),
     ({"question": "Why\udfff?", "clip": "a"}, '"question" has half of a character (a lone surrogate)'),
     ({"question": 3, "clip": "a"}, '"question" is not text'),
-    ({"clip": "a"}, 'it has no "question", and none was given with -Q'),
-    ({"clip": "a", "question": "\n"}, 'it has no "question", and none was given with -Q'),
+    ({"clip": "a", "q": "?"}, 'it has clip, q, but no "question", and none was given with -Q'),
+    ({"clip": "a", "question": "\n"}, 'its "question" is empty, and none was given with -Q'),
 ]
 
 

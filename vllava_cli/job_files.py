@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,22 +20,35 @@ NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "v
 """The first of these that a row has names its clip."""
 _BENCHMARK_KEYS = ("video_name", "video_id")
 _QUESTION = "question"
+MOST_SHOWN = 200
 
 
-def wanted(file: Path, *, stdin: BinaryIO | None, videos: Path | None, questions: tuple[str, ...]) -> Iterator[Wanted]:
+def wanted(
+    file: Path,
+    *,
+    stdin: BinaryIO | None,
+    videos: Path | None,
+    questions: tuple[str, ...],
+    notice: Callable[[str], object] = lambda _: None,
+) -> Iterator[Wanted]:
     """What each row wants, in order; a row without a question gets each of `questions`.
 
     Names are looked up in `videos`, else in the file's own folder; what isn't there becomes a path in it all the same.
-    Errors: UsageError for a file that can't be read and at the first damaged row.
+    `notice` gets a sentence for each field that can't come back. Errors: UsageError for a file that can't be read and
+    at the first damaged row.
     """
-    names = ClipNames(_folder(file, videos))
+    names, told = ClipNames(_folder(file, videos)), set[str]()
     for row in map(_exact, rows(file, stdin=stdin)):
         key, name = _name(row)
         asked = _question(row)
         if asked is None and not questions:
-            raise row.where.fault('it has no "question", and none was given with -Q')
+            lack = 'its "question" is empty' if _QUESTION in row.values else f'it has {_shown(row)}, but no "question"'
+            raise row.where.fault(f"{lack}, and none was given with -Q")
         path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
-        fields = _fields(row.values, {key, _QUESTION})
+        fields, gone = _fields(row.values, {key, _QUESTION})
+        for each in sorted(gone - told):
+            told.add(each)
+            notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
         for question in (asked,) if asked is not None else questions:
             yield Wanted(path=path, question=question, fields=fields)
 
@@ -62,7 +75,13 @@ def _name(row: JobRow) -> tuple[str, str]:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise row.where.fault(f'"{key}" is neither a name nor a number')
         return key, _checked_name(str(value), key, row.where)
-    raise row.where.fault(f"it names no clip: it needs one of {', '.join(NAME_KEYS)}")
+    raise row.where.fault(f"it names no clip: it has {_shown(row)}, and needs one of {', '.join(NAME_KEYS)}")
+
+
+def _shown(row: JobRow) -> str:
+    """The names of its fields, of very many the first ones: "name, q"."""
+    text = ", ".join(row.values)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _checked_name(name: str, key: str, where: Where) -> str:
@@ -89,21 +108,19 @@ def _question(row: JobRow) -> str | None:
     return value
 
 
-def _fields(values: Mapping[str, object], used: set[str]) -> dict[str, object]:
-    """All but the used ones; what a row says of itself it keeps for itself: "answer" → "job_answer"."""
-    fields = {}
+def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, object], set[str]]:
+    """All but the used ones, and those that can't come back: their name in the row is another field's.
+
+    What a row says of itself it keeps for itself: "answer" → "job_answer".
+    """
+    fields, gone = {}, set()
     for key, value in values.items():
-        if key not in used:
+        name = f"job_{key}" if key in ROW_KEYS else key
+        if key in used:
+            continue
+        if name != key and name in values:
+            gone.add(key)
+        else:
             # A million rows have the same few names.
-            fields[sys.intern(_free(key, values))] = value
-    return fields
-
-
-def _free(key: str, values: Mapping[str, object]) -> str:
-    """A name that neither the output's row nor the job has for something else."""
-    if key not in ROW_KEYS:
-        return key
-    name = f"job_{key}"
-    while name in values:
-        name = f"job_{name}"
-    return name
+            fields[sys.intern(name)] = value
+    return fields, gone

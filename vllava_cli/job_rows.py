@@ -36,9 +36,9 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
     """The first row names the fields; all values are text."""
     texts = (text for _, text in lines(source, file))
     first = next(texts, "")
-    if "\t" in first and "," not in first:
-        # TGIF-QA's own files end in .csv, and have tabs.
-        delimiter = "\t"
+    # TGIF-QA's own files end in .csv, and have tabs; where a comma is the decimal point, spreadsheets write semicolons.
+    if "," not in first:
+        delimiter = next((mark for mark in ("\t", ";") if mark in first), delimiter)
     header: list[str] = []
     for where, cells in _cells(chain((first,), texts), delimiter, file):
         if not header:

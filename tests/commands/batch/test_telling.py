@@ -199,3 +199,14 @@ def test_a_message_with_control_characters_reaches_no_terminal() -> None:
     reading = Reading()
     telling.tell_unreadable([Fault(kind="missing", message=f"There is no '{Path('a')}\x1b[31m'.")], 2, reading.screen())
     assert "\x1b" not in reading.said[1]
+
+
+def test_fields_that_are_not_used_are_named_the_first_of_many() -> None:
+    for names, said in (
+        ((), ""),
+        (("start",), "vllava: start in the jobs is passed through, not used.\n"),
+        (tuple("abcdefg"), "vllava: a, b, c, d, e and 2 more in the jobs are passed through, not used.\n"),
+    ):
+        reading = Reading()
+        telling.tell_unused(names, reading.screen())
+        assert reading.said == ("", said)

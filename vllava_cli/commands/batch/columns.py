@@ -23,8 +23,12 @@ _MADE_WITH = (
 
 def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
     """Those of all rows, then each further field of a job."""
-    further = dict.fromkeys(readable(name) for job in jobs for name in job.fields)
-    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further)
+    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further_fields(jobs))
+
+
+def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The names of what jobs have besides clip and question."""
+    return tuple(dict.fromkeys(readable(name) for job in jobs for name in job.fields))
 
 
 def table_columns(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllava_cli import inputs, job_files, job_list
 from vllava_cli.commands.batch import output, telling
-from vllava_cli.commands.batch.columns import check_fields
+from vllava_cli.commands.batch.columns import check_fields, further_fields
 from vllava_cli.commands.batch.request import Batch, Inputs
 from vllava_cli.commands.batch.rows import About
 from vllava_cli.commands.batch.telling import Tally
@@ -91,20 +91,23 @@ def about_of(batch: Batch, source: Source) -> About:
 def jobs_of(batch: Batch, about: About, screen: Screen) -> tuple[list[Job], int]:
     """The jobs of all shards, and how many faults of folders were told; the list of this shard is written."""
     complaints: list[str] = []
-    every = made(_wanted(batch.inputs, complaints.append), about.signature)
+    every = made(_wanted(batch.inputs, complaints.append, screen), about.signature)
     for complaint in complaints:
         screen.error(complaint)
     check_fields(batch.destination.fields, every, batch.sampling.choices)
+    telling.tell_unused(further_fields(every), screen)
     path = batch.destination.path
     if batch.shard and path and not batch.is_dry:
         job_list.write(job_list.path_of(path), every, batch.shard)
     return every, len(complaints)
 
 
-def _wanted(given: Inputs, tell: Callable[[str], None]) -> Iterator[Wanted]:
+def _wanted(given: Inputs, tell: Callable[[str], None], screen: Screen) -> Iterator[Wanted]:
     stdin = sys.stdin.buffer if sys.stdin else None
     if given.jobs:
-        yield from job_files.wanted(given.jobs, stdin=stdin, videos=given.videos, questions=given.questions)
+        yield from job_files.wanted(
+            given.jobs, stdin=stdin, videos=given.videos, questions=given.questions, notice=screen.notice
+        )
         return
     paths = inputs.paths(given.paths, stdin=stdin, is_recursive=given.is_recursive, is_null=given.is_null, tell=tell)
     for path in paths:

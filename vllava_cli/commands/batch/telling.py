@@ -114,6 +114,14 @@ def tell_unreadable(bad: Sequence[Fault], total: int, screen: Screen, *, has_row
         screen.notice(f"  … and {len(bad) - MOST_TOLD:,} more{'; their rows say why' if has_rows else ''}.")
 
 
+def tell_unused(names: Sequence[str], screen: Screen) -> None:
+    """Says which fields of the jobs change nothing: some are called like an option."""
+    shown = ", ".join(names[:MOST_TOLD]) + (f" and {len(names) - MOST_TOLD:,} more" if len(names) > MOST_TOLD else "")
+    if names:
+        are = "is" if len(names) == 1 else "are"
+        screen.notice(f"vllava: {shown} in the jobs {are} passed through, not used.")
+
+
 def tell_plan(tally: Tally, found: Found, screen: Screen, took: str | None = None) -> None:
     """What --dry-run says, as the answer; `took` is a guess in words."""
     images = len(found.good) - found.videos - found.unopened
