@@ -12,11 +12,11 @@ import pytest
 from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.commands.provenance import Loaded, ShownClip
-from vllava_cli.commands.report import counts, report
+from vllava_cli.commands.report import counts, first_token, report
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.nouns import Clip, Conversation, Frames, Framing, LoadPlan, MediaKind, Sampling, Stats, Turn
+from vllava_cli.nouns import Clip, Conversation, Frames, Framing, LoadPlan, MediaKind, Sampling, Stats, StopReason, Turn
 
 STATS = Stats(
     prompt_tokens=2070,
@@ -137,10 +137,31 @@ def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stop", "new_tokens", "said", "seconds"),
+    [
+        ("end", 12, "first token 0.12 s", 0.1235),
+        ("end", 0, "first token 0.12 s", 0.1235),
+        ("interrupted", 1, "first token 0.12 s", 0.1235),
+        ("interrupted", 0, "no token in 0.12 s", None),
+    ],
+)
+def test_where_no_token_came_there_is_no_time_to_the_first(
+    stop: StopReason, new_tokens: int, said: str, seconds: float | None
+) -> None:
+    engine = Engine(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+    stats = replace(STATS, new_tokens=new_tokens)
+    turn = Turn(question="Why?", answer="", answer_ids=(), stop_reason=stop, sampling=Sampling(), stats=stats)
+    assert first_token(stats, stop) == said
+    assert report(Conversation(turns=[turn]), (), engine)["timings_s"]["first_token"] == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("new_tokens", "decode_s", "said"),
     [
         (12, 0.5, "12 new, 22.0 tokens/s"),
         (2, 0.25, "2 new, 4.0 tokens/s"),
+        (2, 1.0, "2 new, 1.0 tokens/s"),
+        (5, 103.4, "5 new, 25.9 s a token"),
         (1, 0.5, "1 new"),
         (0, 0.0, "0 new"),
         (12, 0.0, "12 new"),

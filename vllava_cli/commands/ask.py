@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from vllava_cli.choices import shares
 from vllava_cli.commands.begin import Opening, prepare, start
 from vllava_cli.commands.provenance import ShownClip, seeded
-from vllava_cli.commands.report import counts, report
+from vllava_cli.commands.report import counts, first_token, report
 from vllava_cli.fingerprint import Fingerprint, Hashing
 from vllava_cli.interrupt import noted
-from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Stats, Wishes
+from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Stats, StopReason, Wishes
 from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
@@ -78,7 +78,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing) -> int:
     screen.end_answer()
     if answer.probabilities:
         screen.detail(shares(ask.sampling.choices, answer.probabilities))
-    screen.detail(f"stopped: {answer.stop_reason}; {_told(stats)}")
+    screen.detail(f"stopped: {answer.stop_reason}; {_told(stats, answer.stop_reason)}")
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 
 
@@ -88,8 +88,8 @@ def _shown(pieces: Iterator[Piece], screen: Screen) -> Iterator[Piece]:
         yield piece
 
 
-def _told(stats: Stats) -> str:
+def _told(stats: Stats, stop_reason: StopReason | None) -> str:
     return (
         f"{counts(stats)}; frames {stats.frames_s:.2f} s, load {stats.load_s:.2f} s, "
-        f"first token {stats.first_token_s:.2f} s, decoding {stats.decode_s:.2f} s"
+        f"{first_token(stats, stop_reason)}, decoding {stats.decode_s:.2f} s"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllava_cli.choices import by_choice
 from vllava_cli.commands.provenance import MADE_WITH, Loaded, Making, ShownClip, sampling_row
-from vllava_cli.nouns import Conversation, Frames, Stats, Turn
+from vllava_cli.nouns import Conversation, Frames, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
@@ -45,7 +45,7 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
         "timings_s": {
             "frames": round(stats.frames_s, 4),
             "load": round(stats.load_s, 4),
-            "first_token": round(stats.first_token_s, 4),
+            "first_token": round(stats.first_token_s, 4) if _has_token(stats, turn.stop_reason) else None,
             "decode": round(stats.decode_s, 4),
         },
         "peak_bytes": stats.peak_bytes,
@@ -55,11 +55,23 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
 
 
 def counts(stats: Stats) -> str:
-    """ "2070 prompt tokens (2056 reused), 12 new, 31.0 tokens/s" """
-    rate = (
-        f", {(stats.new_tokens - 1) / stats.decode_s:.1f} tokens/s" if stats.decode_s and stats.new_tokens > 1 else ""
-    )
+    """ "2070 prompt tokens (2056 reused), 12 new, 31.0 tokens/s", or "2.5 s a token" where that is slow."""
+    steps, rate = stats.new_tokens - 1, ""
+    if steps > 0 and stats.decode_s:
+        is_slow = stats.decode_s > steps
+        rate = f", {stats.decode_s / steps:.1f} s a token" if is_slow else f", {steps / stats.decode_s:.1f} tokens/s"
     return f"{stats.prompt_tokens} prompt tokens ({stats.reused_tokens} reused), {stats.new_tokens} new{rate}"
+
+
+def first_token(stats: Stats, stop_reason: StopReason | None) -> str:
+    """ "first token 0.46 s", or that none came before the answer was interrupted."""
+    came = _has_token(stats, stop_reason)
+    return f"first token {stats.first_token_s:.2f} s" if came else f"no token in {stats.first_token_s:.2f} s"
+
+
+def _has_token(stats: Stats, stop_reason: StopReason | None) -> bool:
+    """An answer that is empty because it ended at once has one: that which ended it."""
+    return stats.new_tokens > 0 or stop_reason != "interrupted"
 
 
 def _probabilities(turn: Turn) -> dict[str, Any]:

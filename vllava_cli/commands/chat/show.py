@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.report import counts
+from vllava_cli.commands.report import counts, first_token
 from vllava_cli.nouns import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _turns(conversation: Conversation) -> Iterator[Row]:
 
 
 def _turn(turn: Turn, *, is_dropped: bool) -> str:
-    said = f"{counts(turn.stats)}; first token {turn.stats.first_token_s:.2f} s"
+    said = f"{counts(turn.stats)}; {first_token(turn.stats, turn.stop_reason)}"
     if turn.stop_reason != "end":
         said += f"; {turn.stop_reason}"
     return said + ("; no longer in the context" if is_dropped else "")

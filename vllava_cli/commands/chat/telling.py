@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
-from vllava_cli.commands.report import counts, report
+from vllava_cli.commands.report import counts, first_token, report
 from vllava_cli.nouns import Conversation, Piece, Turn
 from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
@@ -79,5 +79,5 @@ def _detail(turn: Turn) -> str:
     stats = turn.stats
     return (
         f"stopped: {turn.stop_reason}; {counts(stats)}; clips looked at {stats.tower_calls}; "
-        f"first token {stats.first_token_s:.2f} s, decoding {stats.decode_s:.2f} s"
+        f"{first_token(stats, turn.stop_reason)}, decoding {stats.decode_s:.2f} s"
     )
