@@ -27,7 +27,6 @@ USAGES = {
     "bench": "Usage: vllava bench [OPTIONS] [CLIP] [QUESTION]",
     "doctor": "Usage: vllava doctor [OPTIONS]",
     "demo": "Usage: vllava demo [OPTIONS]",
-    "replay": "Usage: vllava replay [OPTIONS] ROWS",
     "help": "Usage: vllava help [OPTIONS] [COMMAND]",
 }
 
