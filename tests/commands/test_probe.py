@@ -76,11 +76,13 @@ def test_stdin_is_a_clip(shell: Run, clip: Path) -> None:
     assert shell("probe", "-", stdin=clip.read_bytes()).out.startswith("stdin\n  container  mov\n")
 
 
-def test_no_name_reaches_the_terminal_with_control_characters(shell: Run, clip: Path, tmp_path: Path) -> None:
+def test_a_name_is_as_it_is_in_a_pipe_and_without_control_characters_in_messages(
+    shell: Run, clip: Path, tmp_path: Path
+) -> None:
     name = "a\x1b]0;owned\x07\n\u202e.mp4"
     (tmp_path / name).write_bytes(clip.read_bytes())
     done = shell("probe", name, "b\x1b[31m.mp4")
-    assert done.out.startswith("a]0;owned?.mp4\n  container  mp4\n")
+    assert done.out.startswith("a\x1b]0;owned\x07?\u202e.mp4\n  container  mp4\n")
     assert done.err == "vllava: There is no file 'b[31m.mp4'. Check the path.\n"
     assert json.loads(shell("probe", "--json", name).out)["path"] == name
 

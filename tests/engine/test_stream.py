@@ -241,8 +241,13 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, c
     with pytest.raises(ContextError) as caught:
         tokens.prompt_ids(conversation_about(clip, clip), "what")
     assert str(caught.value) == (
-        "The prompt has 92 tokens (80 of 2 video(s), 0 of 0 image(s), 12 of text) and the context holds 64: "
+        "The prompt has 92 tokens (80 for 2 videos, 12 for text), and the context holds 64: "
         "ask about fewer clips, or shorten the question."
+    )
+    with pytest.raises(ContextError) as caught:
+        tokens.prompt_ids(conversation_about(clip), "what " * 1500)
+    assert str(caught.value) == (
+        "The prompt has 1,549 tokens (40 for 1 video, 1,509 for text), and the context holds 64: shorten the question."
     )
 
 

@@ -193,12 +193,14 @@ class Tokens:
         context = self.context_tokens
         if prompt_tokens < context:
             return
-        video = kinds["video"] * self.checkpoint.tokens_per_video
-        image = kinds["image"] * self.checkpoint.tokens_per_image
+        order: tuple[MediaKind, ...] = ("video", "image")
+        counts = ((kind, kinds[kind]) for kind in order)
+        shares = [(count * self.tokens_of(kind), f"{count:,} {kind}{'s' * (count != 1)}") for kind, count in counts]
+        text = prompt_tokens - sum(tokens for tokens, _ in shares)
+        told = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)
+        remedy = "ask about fewer clips, or shorten the question" if kinds.total() > 1 else "shorten the question"
         raise ContextError(
-            f"The prompt has {prompt_tokens} tokens ({video} of {kinds['video']} video(s), {image} of {kinds['image']} "
-            f"image(s), {prompt_tokens - video - image} of text) and the context holds {context}: "
-            "ask about fewer clips, or shorten the question."
+            f"The prompt has {prompt_tokens:,} tokens ({told}), and the context holds {context:,}: {remedy}."
         )
 
 
