@@ -23,10 +23,10 @@ sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidd
 torch.manual_seed(0)
 base = LlamaForCausalLM(LlamaConfig(**sizes))
 base.save_pretrained("base")
-trained = get_peft_model(LlamaForCausalLM.from_pretrained("base"), LoraConfig(r=2, target_modules=["q_proj"]))
+trained = get_peft_model(LlamaForCausalLM.from_pretrained("base"), LoraConfig(r=2, target_modules=["down_proj"]))
 for name, value in trained.named_parameters():
     if "lora_" in name:
-        torch.nn.init.normal_(value, std=3.0)
+        torch.nn.init.normal_(value, std=0.5)
 trained.save_pretrained("out")
 merged = trained.merge_and_unload()
 merged.save_pretrained("out")
@@ -40,5 +40,5 @@ with torch.no_grad():
 print(f"transformers {transformers.__version__}, peft {peft.__version__}")
 print(f"  largest difference of the logits, saved and loaded: {(saved - loaded).abs().max().item():.3f}")
 print(f"  without adapter_config.json: {(saved - alone).abs().max().item():.3f}")
-assert not torch.allclose(saved, loaded, atol=1e-2) and torch.allclose(saved, alone, atol=1e-5)
+assert not torch.allclose(saved, loaded, atol=1e-3) and torch.allclose(saved, alone, atol=1e-5)
 PYTHON
