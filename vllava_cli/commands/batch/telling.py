@@ -13,6 +13,7 @@ from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.preflight import Found
 from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.nouns import Sampling
+from vllava_cli.plural import counted
 from vllava_cli.screen import Screen
 from vllava_cli.times import roughly
 
@@ -169,11 +170,6 @@ def tell_stats(stats: dict[str, float], screen: Screen) -> None:
     """One line for programs, also with --quiet: it was asked for."""
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
     screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)
-
-
-def counted(number: int, noun: str) -> str:
-    """1 → "1 job", 1000 → "1,000 jobs"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _them(number: int) -> str:
