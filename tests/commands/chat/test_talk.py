@@ -269,6 +269,9 @@ class Gone:
     def flush(self) -> None:
         pass
 
+    def isatty(self) -> bool:
+        return False
+
     def fileno(self) -> int:
         raise OSError
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from vllava_cli.errors import SessionError
+from vllava_cli.plural import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.session import SessionRecord, sessions, sessions_folder
 
@@ -52,10 +53,9 @@ def _row(path: Path, record: SessionRecord) -> dict[str, object]:
 
 def _sentence(record: SessionRecord) -> str:
     """ "2 turns about dog.mp4. The last question: What is it doing?" """
-    count = len(record.turns)
     about = ", ".join(one_line(clip.name) for clip in _clips(record)) or "no clip"
     last = f" The last question: {one_line(record.turns[-1].question)}" if record.turns else ""
-    return f"{count} turn{'s' * (count != 1)} about {about}.{last}"
+    return f"{counted(len(record.turns), 'turn')} about {about}.{last}"
 
 
 def _clips(record: SessionRecord) -> list[Path]:
