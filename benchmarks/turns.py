@@ -117,7 +117,7 @@ def _vllava(place: Path, clips: Sequence[Path], questions: Sequence[str]) -> lis
     """fp32 and no guard: exactly what generate does."""
     words = ["vllava_cli", "batch", "--model", "demo", "--device", "cpu", "--precision", "fp32", "--no-guard"]
     words += ["--max-new-tokens", str(_MAX_NEW_TOKENS), "--stats", "-o", str(place / "rows.jsonl")]
-    words += [word for question in questions for word in ("-q", question)]
+    words += [word for question in questions for word in ("-Q", question)]
     return [*words, "--", *map(str, clips)]
 
 

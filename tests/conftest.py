@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("VLLAVA_MODEL", None)
+os.environ["TERM"] = "xterm-256color"  # a dumb one shows no progress
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would what the tests start
 
@@ -18,6 +20,9 @@ from tests.checkpoints import write_checkpoint
 from tests.clips import write_clip
 from tests.commands.shell import Shell
 from tests.published import write_published
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "tree":
             told: object = [_entry(name, body) for name, body in repository.files.items()]
         else:
-            siblings = [{"rfilename": name} for name in (".gitattributes", "sub/folder.json", *repository.files)]
+            siblings = [{"rfilename": name} for name in repository.files]
             told = {"id": model, "sha": commit, "gated": repository.is_gated and "manual", "siblings": siblings}
         # What the hub says to whoever has no token:
         self._send(200, json.dumps(told).encode(), X_HF_Warning="unauthenticated; Please set a HF_TOKEN")

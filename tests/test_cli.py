@@ -56,7 +56,7 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["bench", "a.mp4", "Why?", "b.mp4"], 2),
         (["bench", "--precision", "fp16,3bit"], 2),
         (["bench", "--random-weights", "70b"], 2),
-        (["bench", "--batch", "1,0"], 2),
+        (["bench", "--batch-size", "1,0"], 2),
         (["bench", "--plot", "a.jpg"], 2),
         (["bench", "--compare", "gone.json"], 1),
         (["bench", "--save", "gone/a.json"], 1),
@@ -80,7 +80,7 @@ def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], co
 
 def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_path: Path) -> None:
     for model, libraries in (("demo", HEAVY[:2]), (DEFAULT_MODEL, (*HEAVY[:2], "huggingface_hub"))):
-        script = WATCH.format(words=["frames", str(clip), "--force", "-m", model], heavy=libraries)
+        script = WATCH.format(words=["frames", str(clip), "--overwrite", "-m", model], heavy=libraries)
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True,
@@ -119,6 +119,14 @@ def test_help_names_every_command(shell: Run) -> None:
     assert (done.code, done.err) == (0, "")
     for command in ("ask", "probe", "frames", "merge", "bench", "doctor", "demo"):
         assert f"\n  {command} " in done.out
+
+
+def test_help_is_a_command_too(shell: Run) -> None:
+    assert shell("help", "merge") == shell("merge", "--help")
+    assert shell("help") == shell("--help")
+    assert shell("help", "nothing") == Shell(
+        code=2, out="", err="vllava: No such command 'nothing'. vllava -h lists what there is.\n"
+    )
 
 
 USAGE_ERRORS = {
@@ -185,6 +193,54 @@ def test_a_full_disk_is_one_sentence() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+FAILING = """
+import os, sys
+sys.argv = ["vllava", "demo"]
+from vllava_cli.commands import demo
+def run(*_, **__):
+    raise OSError(24, "Too many open files")
+demo.run = run
+from vllava_cli.cli import main
+os._exit(main())
+"""
+
+
+def test_a_failure_of_the_system_that_nobody_expected_is_a_bug_and_not_told_as_stdouts() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    *traceback, fault, bug = done.stderr.splitlines()
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert fault == "OSError: [Errno 24] Too many open files"
+    assert bug == "vllava: This is a bug in vllava: please report it with the lines above."
+
+
+def closed(how: str, *words: str) -> Shell:
+    """vllava as a shell starts it with a closed stream: "2>&-"."""
+    command = ["sh", "-c", f'exec "$0" -m vllava_cli "$@" {how}', sys.executable, *words]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return Shell(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+def test_a_closed_stdout_is_one_sentence() -> None:
+    sentence = "vllava: The answer can't be written to stdout: Bad file descriptor.\n"
+    assert closed(">&-", "demo", "--paths") == Shell(code=1, out="", err=sentence)
+
+
+def test_a_closed_stderr_costs_no_answer(tmp_path: Path) -> None:
+    done = closed("2>&-", "demo", "--paths")
+    assert (done.code, len(done.out.splitlines())) == (0, 8)
+    out = tmp_path / "out.jsonl"
+    missing = closed("2>&-", "batch", "--model", "demo", "What?", str(tmp_path / "none.mp4"), "-o", str(out))
+    assert (missing.code, missing.out) == (1, "")
+    assert out.read_text().count("\n") == 1, "nothing that is told may land in the file"
+
+
+def test_a_closed_stdin_asks_nothing(clip: Path) -> None:
+    done = closed("<&-", "ask", str(clip))
+    sentence = 'No question was given: vllava ask CLIP... "QUESTION", or pipe it to stdin.'
+    assert done == Shell(code=2, out="", err=f"vllava: {sentence}\n")
+
+
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion_is_offered(shell_name: str, tmp_path: Path) -> None:
     done = subprocess.run(
@@ -199,6 +255,11 @@ def test_completion_is_offered(shell_name: str, tmp_path: Path) -> None:
 
 
 def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
+    for name, kind in (("LanguageBind--Video-LLaVA-7B-hf", "video_llava"), ("google--bert", "bert")):
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0f3a"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+
     def complete(words: str, count: int) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
@@ -206,6 +267,7 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
                 "_VLLAVA_COMPLETE": "complete_bash",
                 "COMP_WORDS": words,
                 "COMP_CWORD": str(count),
+                "HF_HUB_CACHE": str(tmp_path / "hub"),
                 "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]),
             },
             capture_output=True,
@@ -216,3 +278,4 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
 
     assert complete("vllava d", 1) == ["doctor", "demo"]
     assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]
+    assert complete("vllava ask --model ", 3) == ["demo", "LanguageBind/Video-LLaVA-7B-hf"]

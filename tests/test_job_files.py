@@ -133,8 +133,8 @@ DAMAGED: list[tuple[dict[str, object], str]] = [
     ({"question": "Why?", "clip": "a\ud800"}, '"clip" has half of a character (a lone surrogate)'),
     ({"question": "Why\udfff?", "clip": "a"}, '"question" has half of a character (a lone surrogate)'),
     ({"question": 3, "clip": "a"}, '"question" is not text'),
-    ({"clip": "a"}, 'it has no "question", and none was given with -q'),
-    ({"clip": "a", "question": "\n"}, 'it has no "question", and none was given with -q'),
+    ({"clip": "a"}, 'it has no "question", and none was given with -Q'),
+    ({"clip": "a", "question": "\n"}, 'it has no "question", and none was given with -Q'),
 ]
 
 

@@ -52,12 +52,13 @@ def test_other_sizes_are_refused(text: str) -> None:
         options.size_bytes(text)
 
 
-def test_lists_of_names_are_read() -> None:
-    assert options.precisions_each("fp16, 4bit,auto,fp16") == ("fp16", "4bit", "auto")
-    assert options.attentions_each("flash,sdpa") == ("flash", "sdpa")
-    for text, name in (("", "''"), ("fp16,", "''"), ("fp16,3bit", "'3bit'"), ("flash", "'flash'")):
-        with pytest.raises(typer.BadParameter, match=f"{name} is none of auto, fp16, bf16, fp32, 8bit, 4bit"):
-            options.precisions_each(text)
+def test_names_are_read_alone_and_in_lists() -> None:
+    kernels = options.some_of("auto", "flash", "sdpa")["parser"]
+    assert kernels("flash, sdpa,auto,flash") == ("flash", "sdpa", "auto")
+    assert options.one_of("crop", "pad")["parser"]("pad") == "pad"
+    for text, name in (("", "''"), ("flash,", "''"), ("flash,fast", "'fast'"), ("Flash", "'Flash'")):
+        with pytest.raises(typer.BadParameter, match=f"{name} is none of auto, flash, sdpa"):
+            kernels(text)
 
 
 def test_lists_of_counts_are_read() -> None:
@@ -65,12 +66,6 @@ def test_lists_of_counts_are_read() -> None:
     for text in ("", "1,", "0", "1,-4", "1.5", "²", "10000"):
         with pytest.raises(typer.BadParameter, match="is no list of numbers"):
             options.counts_each(text)
-
-
-def test_shapes_are_known_by_name() -> None:
-    assert options.shape_named("7b") == "7b"
-    with pytest.raises(typer.BadParameter, match="there are no shapes '70b': choose 7b, "):
-        options.shape_named("70b")
 
 
 def test_choices_are_read() -> None:

@@ -2,11 +2,14 @@
 
 import io
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vllava_cli.commands.chat.manual import COMMANDS, help_rows
 from vllava_cli.errors import ClosedPipeError, OutputError
 from vllava_cli.media.sheet import Sheet
 from vllava_cli.screen import Screen, clean
@@ -82,6 +85,33 @@ def test_facts_are_two_columns() -> None:
     assert out.getvalue() == "cpu     8 cores\nmemory  16 GiB\n"
 
 
+def test_a_name_wider_than_a_third_of_the_terminal_has_a_line_of_its_own() -> None:
+    rows = [("/open [--start TIME] PATH...", "Begin a new conversation."), ("--start", "Look from here on.")]
+    assert shown_at(40, lambda screen: screen.facts(rows)) == (
+        "/open [--start TIME] PATH...\n         Begin a new conversation.\n--start  Look from here on.\n"
+    )
+    assert shown_at(90, lambda screen: screen.facts(rows)) == (
+        "/open [--start TIME] PATH...  Begin a new conversation.\n--start                       Look from here on.\n"
+    )
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_help_of_a_chat_has_room_for_its_sentences(columns: int) -> None:
+    for rows in (help_rows(), *(help_rows(command.name) for command in COMMANDS)):
+        for line in shown_at(columns, partial(Screen.facts, rows=rows)).splitlines():
+            assert len(line) <= columns
+            assert len(line.rpartition("  ")[0]) <= columns // 3, line
+
+
+def test_a_dumb_terminal_gets_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    err = Terminal()
+    screen = Screen(out=io.StringIO(), err=err)
+    with screen.waiting("Loading"), screen.progress(lambda: ["Measuring"], is_shared=False):
+        screen.notice("About clip.mp4.")
+    assert (screen.is_moving, err.getvalue()) == (False, "About clip.mp4.\n")
+
+
 def test_progress_is_not_drawn_into_a_file() -> None:
     screen, _, err = a_screen()
     with screen.waiting("Loading"):
@@ -102,17 +132,23 @@ def test_a_closed_pipe_and_a_full_disk_are_told_apart() -> None:
         assert str(caught.value) == "The answer can't be written to stdout: No space left on device."
 
 
-def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() -> None:
+def shown_at(columns: int, tell: Callable[[Screen], None]) -> str:
+    """What a terminal of so many columns gets on stderr."""
     import fcntl
     import struct
     import termios
 
     ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(theirs, "w") as err, os.fdopen(ours, "rb", buffering=0) as terminal:
-        Screen(out=io.StringIO(), err=err).notice("Saved in /a/path/that/is/longer/than/a/whole/line/of/it.jsonl, now.")
-        shown = terminal.read(1000)
-    assert shown == b"Saved in\r\n/a/path/that/is/longer/than/a/whole/line/of/it.jsonl,\r\nnow.\r\n"
+        tell(Screen(out=io.StringIO(), err=err))
+        return terminal.read(4000).decode().replace("\r\n", "\n")
+
+
+def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() -> None:
+    text = "Saved in /a/path/that/is/longer/than/a/whole/line/of/it.jsonl, now."
+    shown = shown_at(40, lambda screen: screen.notice(text))
+    assert shown == "Saved in\n/a/path/that/is/longer/than/a/whole/line/of/it.jsonl,\nnow.\n"
     screen, _, piped = a_screen()
     screen.notice("word " * 30)
     assert piped.getvalue().count("\n") == 1

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from vllava_cli import __version__
 from vllava_cli.errors import UsageError, VllavaError
@@ -83,40 +83,25 @@ from vllava_cli.options import (
     rows_of,
     wishes_of,
 )
-from vllava_cli.screen import Screen, discard
+from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
+from vllava_cli.usage import LAST, Command, Group, UsageFault, told
 
+USAGE = 2
 OUR_BUG = 3
 INTERRUPTED = 130
 MOST_TIMES = 64
 
 app = typer.Typer(
-    help="Answers questions about videos with Video-LLaVA.",
+    cls=Group,
+    help="Answer questions about videos with Video-LLaVA.",
     epilog="Man pages: man vllava, man vllava-ask. Exit codes: 0 done, 1 failed, 2 usage, 3 our bug, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-
-class _Command(TyperCommand):
-    """Shows arguments as they are named here; typer from 0.29 on adds brackets, dots and types."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        names = [each.metavar or "" for each in self.get_params(ctx) if each.param_type_name == "argument"]
-        return ["[OPTIONS]", *names]
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
-        for each in self.get_params(ctx):
-            if record := each.get_help_record(ctx):
-                is_argument = each.param_type_name == "argument"
-                rows[each.param_type_name].append((each.metavar or "", record[1]) if is_argument else record)
-        for kind, found in rows.items():
-            if found:
-                with formatter.section(f"{kind.capitalize()}s"):
-                    formatter.write_dl(found)
+_command = partial(app.command, cls=Command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -135,7 +120,7 @@ def root(
     pass
 
 
-@app.command(cls=_Command, no_args_is_help=True)
+@_command(no_args_is_help=True)
 def ask(
     words: Words,
     model: Model = DEFAULT_MODEL,
@@ -162,7 +147,10 @@ def ask(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask one question about videos or images and stream the answer."""
+    """Answer a question about videos or images.
+
+    The answer is streamed: each word is shown as it comes.
+    """
     from vllava_cli.commands import ask as command
     from vllava_cli.commands.words import check_stdin, question_of, split_words
 
@@ -181,7 +169,7 @@ def ask(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(cls=_Command)
+@_command()
 def chat(
     context: typer.Context,
     clips: Annotated[
@@ -190,7 +178,19 @@ def chat(
             metavar="[CLIP]...", help="Videos, images or folders of pictures to talk about.", show_default=False
         ),
     ] = None,
-    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")] = False,
+    continue_: Annotated[
+        str | None,
+        typer.Option(
+            "--continue",
+            "-c",
+            metavar="[ID]",
+            help="Go on with the last conversation, or with one that --sessions lists.",
+            show_default=False,
+        ),
+    ] = None,
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="List the conversations that are kept, the last one first, and stop.")
+    ] = False,
     session: Annotated[
         Path | None,
         typer.Option(
@@ -221,12 +221,19 @@ def chat(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Talk about videos or images: each answer knows what was asked before."""
+    """Talk about videos or images, question after question.
+
+    Each answer knows what was asked before.
+    """
     from vllava_cli.commands.chat import run as command
     from vllava_cli.commands.words import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
+    if sessions:
+        from vllava_cli.commands.chat.sessions import tell
+
+        raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
         wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
@@ -237,13 +244,14 @@ def chat(
         ),
         limits=limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
-        is_continued=continue_,
+        continued=None if continue_ == LAST else continue_,
+        is_continued=continue_ is not None,
         session=session,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(cls=_Command, no_args_is_help=True)
+@_command(no_args_is_help=True)
 def batch(
     words: BatchWords = None,
     question: Questions = None,
@@ -289,13 +297,18 @@ def batch(
     hash: Hash = False,
     stats: ShowStats = False,
     verbose: Verbose = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Only rows and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
 ) -> None:
-    """Ask questions about many clips: a row of JSON for each, nothing lost, nothing done twice."""
+    """Ask questions about many clips: a row of JSON for each.
+
+    Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
+    """
     from vllava_cli.cluster.arguments import Words, cluster_of
-    from vllava_cli.commands.batch.arguments import destination_of, devices_of, inputs_of, shard_of
+    from vllava_cli.commands.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
     from vllava_cli.commands.batch.request import Batch
 
+    asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
+    screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
     about_ray = Words(
         ray=ray,
         actors=actors,
@@ -305,7 +318,7 @@ def batch(
         format=format,
     )
     request = Batch(
-        inputs=inputs_of(words or [], question or [], jobs, videos, is_recursive=recursive, is_null=null),
+        inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=choosing(
@@ -331,7 +344,8 @@ def batch(
         has_stats=stats,
         is_hashing=hash,
     )
-    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if asked.notice:
+        screen.notice(asked.notice)
     if ray is None:
         from vllava_cli.commands.batch import run as command
 
@@ -342,7 +356,7 @@ def batch(
     raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
 
 
-@app.command(cls=_Command, no_args_is_help=True)
+@_command(no_args_is_help=True)
 def probe(
     clips: Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
@@ -351,7 +365,10 @@ def probe(
     json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what clips are, how their frames will be reached and why, and what is wrong with them."""
+    """Say what clips are, and what is wrong with them.
+
+    It also says how their frames will be reached, and why so.
+    """
     from vllava_cli.commands import probe as command
     from vllava_cli.commands.words import check_stdin, clip_paths
 
@@ -361,7 +378,7 @@ def probe(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(cls=_Command, no_args_is_help=True)
+@_command(no_args_is_help=True)
 def frames(
     clips: Clips,
     output: Annotated[
@@ -370,7 +387,7 @@ def frames(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a folder, or - for stdout.",
+            help="A .png or .jpg, a folder/ (made where it lacks), or - for stdout.",
             show_default="NAME-frames.png in the current folder; nothing with --show",
         ),
     ] = None,
@@ -381,7 +398,7 @@ def frames(
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
     start: Start = None,
     end: End = None,
     at: At = None,
@@ -390,7 +407,10 @@ def frames(
     json: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw the frames of clips as the model sees them, as contact sheets in files or in the terminal."""
+    """Draw the frames of clips as the model sees them.
+
+    They become contact sheets, in files or in the terminal.
+    """
     from vllava_cli.commands import frames as command
     from vllava_cli.commands.words import check_stdin, clip_paths
 
@@ -404,14 +424,14 @@ def frames(
         is_whole=whole,
         is_each=each,
         is_shown=show,
-        is_forced=force,
+        is_overwriting=overwrite,
         limits=limits_of(decode_timeout, decode_memory),
         is_json=json,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(cls=_Command, no_args_is_help=True)
+@_command(no_args_is_help=True)
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
     shards: Annotated[
@@ -425,14 +445,17 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is already there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> None:
-    """Join the outputs of a batch's shards into one, and make sure that every job is in it once."""
+    """Join the outputs of a batch's shards into one.
+
+    It makes sure that every job is in it once.
+    """
     from vllava_cli.commands import merge as command
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
-@app.command(cls=_Command, no_args_is_help=True)
+@_command(no_args_is_help=True)
 def replay(
     rows: Annotated[
         str,
@@ -459,7 +482,7 @@ def replay(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(cls=_Command)
+@_command()
 def bench(
     context: typer.Context,
     words: BenchWords = None,
@@ -470,7 +493,7 @@ def bench(
     device: Device = None,
     precision: Precisions = None,
     attention: Attentions = None,
-    batch: Batches = None,
+    batch_size: Batches = None,
     max_new_tokens: MaxNewTokens = 64,
     repeat: Repeat = 5,
     frames_only: FramesOnly = False,
@@ -484,7 +507,10 @@ def bench(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how fast this tool is here, beside the documentation's snippet and this machine's limits."""
+    """Measure how fast this tool is on this machine.
+
+    The documentation's snippet and the machine's limits stand beside it.
+    """
     from vllava_cli.commands.bench import arguments
     from vllava_cli.commands.bench.request import Bench, Configuration
 
@@ -510,7 +536,7 @@ def bench(
         ),
         new_tokens=max_new_tokens,
         repeat=repeat,
-        batches=batch or (1, 4, 16),
+        batches=batch_size or (1, 4, 16),
         is_frames_only=frames_only,
         is_checked=check,
         limits=limits_of(decode_timeout, decode_memory),
@@ -522,7 +548,7 @@ def bench(
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
 
-@app.command(cls=_Command)
+@_command()
 def doctor(
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,
@@ -532,18 +558,31 @@ def doctor(
     attention: AttentionWish = "auto",
     json: Json = False,
 ) -> None:
-    """Show this machine, how the model would be loaded and why, and what would make it faster."""
+    """Show this machine, and how the model would be loaded.
+
+    It also says why so, and what would make it faster.
+    """
     from vllava_cli.commands import doctor as command
 
     wishes = wishes_of(model, revision, device, precision, attention, adapter=adapter)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
-@app.command(cls=_Command)
+@_command(name="help")
+def help_(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[COMMAND]", help="Whose help is wanted.", show_default="all commands")
+    ] = None,
+) -> None:
+    """Show what there is, or what a command does and takes."""
+    raise typer.Exit(app(args=[*([name] if name else []), "--help"], prog_name="vllava", standalone_mode=False))
+
+
+@_command()
 def demo(
     paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
 ) -> None:
-    """List what the built-in demo model can be asked, and its clips."""
+    """List the demo model's clips and what it can be asked."""
     from vllava_cli.commands import demo as command
 
     raise typer.Exit(command.run(Screen(), paths_only=paths))
@@ -555,36 +594,25 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _words() -> list[str]:
-    """Of the command line; --ray may stand without its address, which the parser has no form for."""
-    words = sys.argv[1:]
-    if "--ray" not in words:
-        return words
-    from vllava_cli.cluster.address import with_address
-
-    return with_address(words)
-
-
 def main() -> int:
     """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
+    fill_closed()
     os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
     try:
-        app(args=_words(), prog_name="vllava")
-    except SystemExit as exc:
+        return _flushed(app(args=sys.argv[1:], prog_name="vllava", standalone_mode=False) or 0)
+    except SystemExit as exc:  # of shell completion
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
+    except UsageFault as exc:
+        Screen().error(told(exc))
+        return USAGE
     except VllavaError as exc:
         if str(exc) and exc.exit_code:
             Screen().error(str(exc))
         return exc.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as exc:
-        discard(sys.stdout)
-        Screen().error(f"{exc.strerror or exc}: {exc.filename or 'stdout'}.")
-        return 1
-    except Exception:
-        return _our_bug()
-    return 0
+    except Exception as exc:
+        return _unprinted(exc) if isinstance(exc, OSError) and _is_parsers(exc) else _our_bug()
 
 
 def _flushed(code: int) -> int:
@@ -593,11 +621,25 @@ def _flushed(code: int) -> int:
         sys.stdout.flush()
     except OSError as exc:
         discard(sys.stdout)
-        if isinstance(exc, BrokenPipeError) or code:
-            return code
-        Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
-        return 1
+        return code or _unprinted(exc)
     return code
+
+
+def _unprinted(exc: OSError) -> int:
+    """What was printed can't go out; a reader that went away has had enough."""
+    discard(sys.stdout)
+    if isinstance(exc, BrokenPipeError):
+        return 0
+    Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
+    return 1
+
+
+def _is_parsers(exc: OSError) -> bool:
+    """Whether the parser failed to print its help: everything else on stdout is written by a Screen."""
+    module, place = "", exc.__traceback__
+    while place:
+        module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
+    return module.endswith("click.utils")
 
 
 def _our_bug() -> int:

@@ -7,7 +7,7 @@ VllavaError                  exit code 1 unless it says otherwise
 │   └── FetchError           one that a URL names and that can't be fetched
 │       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
-│   └── HubError             the model isn't here and the hub can't be reached
+│   └── HubError             the model isn't here and can't be fetched from the hub
 ├── MemoryShortError         the model doesn't fit into this machine
 ├── OverflowedError          the model's numbers are infinite or not numbers
 ├── ContextError             the prompt doesn't fit into the model's context

@@ -33,7 +33,7 @@ def wanted(file: Path, *, stdin: BinaryIO | None, videos: Path | None, questions
         key, name = _name(row)
         asked = _question(row)
         if asked is None and not questions:
-            raise row.where.fault('it has no "question", and none was given with -q')
+            raise row.where.fault('it has no "question", and none was given with -Q')
         path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
         fields = _fields(row.values, {key, _QUESTION})
         for question in (asked,) if asked is not None else questions:

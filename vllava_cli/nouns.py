@@ -24,6 +24,7 @@ Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
+PictureForm = Literal["PNG", "JPEG"]
 Way = Literal["seek", "decode"]
 """How the frames of a file are reached: by seeking to the groups of pictures that hold them, or by decoding through."""
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]

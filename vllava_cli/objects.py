@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vllava_cli import jsonl
 from vllava_cli.errors import OutputError
 from vllava_cli.jsonl import line_of, row_of
 
@@ -47,8 +48,15 @@ class Objects:
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
     def put(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Writes a whole object: it is there at the end or not at all."""
-        with told(f"{self.url}/{name}"), self._files.open(f"{self._root}/{name}", "wb") as file:
+        """Writes a whole object: it is there at the end or not at all.
+
+        A file of fsspec is put where it ends, also by an error; in a transaction it is thrown away then.
+        """
+        with (
+            told(f"{self.url}/{name}"),
+            self._files.transaction,
+            self._files.open(f"{self._root}/{name}", "wb") as file,
+        ):
             for piece in pieces:
                 file.write(piece)
 
@@ -84,15 +92,23 @@ class Objects:
 
 
 def rows_into(objects: Objects, folder: Path) -> Path:
-    """Fetches what a run has put there as run.jsonl in a folder, its list beside it; of a job's rows the last one."""
-    path = folder / LIST.removesuffix(".jobs")
+    """Fetches what a run has put there as run.jsonl in a folder, its list beside it; of a job's rows the last one.
+
+    The rows are read from the store once: others may arrive meanwhile.
+    """
+    path, fetched = folder / LIST.removesuffix(".jobs"), folder / "fetched"
     if LIST in objects.names():
         objects.fetch(LIST, folder / LIST)
     last: dict[str, int] = {}
-    for number, line in enumerate(objects.lines()):
-        last[_id(line, objects.url)] = number
-    with path.open("wb") as file:
-        file.writelines(line for number, line in enumerate(objects.lines()) if last[_id(line, objects.url)] == number)
+    with jsonl.told(folder):
+        with fetched.open("wb") as file:
+            for number, line in enumerate(objects.lines()):
+                last[_id(line, objects.url)] = number
+                file.write(line.rstrip(b"\n") + b"\n")
+        kept = set(last.values())
+        with fetched.open("rb") as lines, path.open("wb") as file:
+            file.writelines(line for number, line in enumerate(lines) if number in kept)
+        fetched.unlink()
     return path
 
 

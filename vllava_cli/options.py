@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
 
 from vllava_cli.choices import choices_of
 from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Attention, DecodeLimits, Precision, Sampling, Wishes
+from vllava_cli.nouns import DEMO_MODEL, Attention, DecodeLimits, Fit, Precision, Sampling, Wishes
 from vllava_cli.times import time_of, times_of
+
+PRECISIONS = ("auto", *get_args(Precision))
+MOST_SEED = (1 << 63) - 1
+ATTENTIONS = ("auto", "flash", "sdpa", "eager")
 
 
 def seconds(text: str) -> float:
@@ -52,16 +57,6 @@ class Names(tuple[str, ...]):
     """Names from a list that is known, of one option."""
 
 
-def precisions_each(text: str) -> Names:
-    """ "fp16, 4bit" → ("fp16", "4bit")."""
-    return _names_each(text, ("auto", *get_args(Precision)))
-
-
-def attentions_each(text: str) -> Names:
-    """ "flash,sdpa" → ("flash", "sdpa")."""
-    return _names_each(text, ("auto", "flash", "sdpa", "eager"))
-
-
 class Counts(tuple[int, ...]):
     """Numbers from 1 on, of one option."""
 
@@ -74,10 +69,73 @@ def counts_each(text: str) -> Counts:
     return Counts(dict.fromkeys(map(int, words)))
 
 
-def shape_named(text: str) -> str:
-    if text not in SHAPES:
-        raise typer.BadParameter(f"there are no shapes {text!r}: choose {', '.join(SHAPES)}")
-    return text
+def one_of(*known: str) -> dict[str, Any]:
+    """How an option is read whose value is one of `known`: typer.Option(..., **one_of("a", "b"))."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(known)}")
+        return text
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return {"parser": parse, "metavar": "|".join(known), "autocompletion": complete}
+
+
+def some_of(*known: str) -> dict[str, Any]:
+    """The same of an option that takes several, with commas between: each is completed, the last one typed."""
+
+    def parse(text: str) -> Names:
+        names = [name.strip() for name in text.split(",")]
+        for name in names:
+            if name not in known:
+                raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
+        return Names(dict.fromkeys(names))
+
+    return {"parser": parse, "metavar": "LIST", "autocompletion": partly_completed(lambda: known)}
+
+
+def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Completes the last name of a list: "fp16,b" → "fp16,bf16"."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        given = before.split(",")
+        return [f"{before}{comma}{name}" for name in known() if name.startswith(last) and name not in given]
+
+    return complete
+
+
+def models(incomplete: str) -> list[str]:
+    """The demo, and the models in the hub's cache; folders are completed by the shell."""
+    from vllava_cli.engine.hub import cached_models
+
+    return [name for name in (DEMO_MODEL, *cached_models()) if name.startswith(incomplete)]
+
+
+def row_fields() -> tuple[str, ...]:
+    """The fields that all rows of a batch have."""
+    from vllava_cli.jobs import ROW_KEYS
+
+    return tuple(ROW_KEYS)
+
+
+def number(kind: type[int] | type[float], least: int = 0, most: float = inf) -> dict[str, Any]:
+    """How an option is read whose value is a number from `least` to `most`."""
+    whole = "whole number" if kind is int else "number"
+    bounds = f"{least} on" if most == inf else f"{least} to {most}"
+
+    def parse(text: str | float) -> float:
+        try:
+            found = kind(text)
+        except ValueError:
+            found = kind(least - 1)
+        if not least <= found <= most or found == inf:
+            raise typer.BadParameter(f"{str(text)!r} is no {whole} from {bounds}")
+        return found
+
+    return {"parser": parse}
 
 
 def positive_time(text: str) -> float:
@@ -113,7 +171,12 @@ Words = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="VLLAVA_MODEL", metavar="ID|FOLDER|demo", help="A hub id, a local folder, or demo."
+        "--model",
+        "-m",
+        envvar="VLLAVA_MODEL",
+        metavar="ID|FOLDER|demo",
+        autocompletion=models,
+        help="A hub id, a local folder, or demo.",
     ),
 ]
 Revision = Annotated[
@@ -132,26 +195,26 @@ Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the one with room")
 ]
 PrecisionWish = Annotated[
-    Literal["auto", "fp16", "bf16", "fp32", "8bit", "4bit"],
+    str,
     typer.Option(
         "--precision",
-        metavar="auto|fp16|bf16|fp32|8bit|4bit",
+        **one_of(*PRECISIONS),
         help="How weights are held; auto decides by the memory found.",
     ),
 ]
 AttentionWish = Annotated[
-    Literal["auto", "flash", "sdpa", "eager"],
+    str,
     typer.Option(
         "--attention",
-        metavar="auto|flash|sdpa|eager",
+        **one_of(*ATTENTIONS),
         help="The attention kernel; flash needs flash-attn and a GPU of capability 8 or more.",
     ),
 ]
 FitWish = Annotated[
-    Literal["crop", "pad", "squash"],
+    Fit,
     typer.Option(
         "--fit",
-        metavar="crop|pad|squash",
+        **one_of(*get_args(Fit)),
         help="How a frame becomes square: crop cuts the sides off, pad adds bars, squash distorts.",
     ),
 ]
@@ -191,16 +254,22 @@ Clips = Annotated[
     ),
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object for each clip, a line each.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="N", help="The longest answer, in tokens.")]
+MaxNewTokens = Annotated[int, typer.Option(**number(int, 1), metavar="N", help="The longest answer, in tokens.")]
 Temperature = Annotated[
     float,
-    typer.Option(min=0.0, max=100.0, metavar="T", help="0 always takes the likeliest token; higher is more varied."),
+    typer.Option(
+        **number(float, 0, 100), metavar="T", help="0 always takes the likeliest token; higher is more varied."
+    ),
 ]
 TopP = Annotated[
-    float, typer.Option(min=0.0, max=1.0, metavar="P", help="Sample only from the likeliest tokens that add up to P.")
+    float,
+    typer.Option(**number(float, 0, 1), metavar="P", help="Sample only from the likeliest tokens that add up to P."),
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Makes sampling repeatable.", show_default="a new one each time")
+    int | None,
+    typer.Option(
+        **number(int, 0, MOST_SEED), metavar="N", help="Makes sampling repeatable.", show_default="a new one each time"
+    ),
 ]
 Guard = Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")]
 Choices = Annotated[
@@ -229,14 +298,14 @@ BatchWords = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[QUESTION] [PATH]...",
-        help="The question, then videos, images and folders of them; - reads paths from stdin. With -q all words are "
+        help="The question, then videos, images and folders of them; - reads paths from stdin. With -Q all words are "
         "paths, with --jobs there are none.",
         show_default=False,
     ),
 ]
 Questions = Annotated[
     list[str] | None,
-    typer.Option("--question", "-q", metavar="TEXT", help="Ask this of each clip; may be given several times."),
+    typer.Option("--question", "-Q", metavar="TEXT", help="Ask this of each clip; may be given several times."),
 ]
 Jobs = Annotated[
     Path | None,
@@ -266,14 +335,19 @@ TableFormat = Annotated[
     Literal["jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
         "--format",
-        metavar="jsonl|csv|tsv",
+        **one_of("jsonl", "csv", "tsv", "parquet"),
         help="What the rows are written as; with --ray, jsonl or parquet.",
         show_default="by FILE's ending",
     ),
 ]
 Fields = Annotated[
     str | None,
-    typer.Option(metavar="NAMES", help="Only these fields of each row, with commas between.", show_default="all"),
+    typer.Option(
+        metavar="NAMES",
+        autocompletion=partly_completed(row_fields),
+        help="Only these fields of each row, with commas between.",
+        show_default="all",
+    ),
 ]
 BatchSize = Annotated[
     str,
@@ -281,7 +355,9 @@ BatchSize = Annotated[
 ]
 Decoders = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="How many processes decode clips.", show_default="one a core, 8 at most"),
+    typer.Option(
+        **number(int, 1), metavar="N", help="How many processes decode clips.", show_default="one a core, 8 at most"
+    ),
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again what is an error in FILE.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin FILE anew.")]
@@ -314,7 +390,9 @@ Actors = Annotated[
 ]
 GpusPerActor = Annotated[
     float | None,
-    typer.Option(min=0, metavar="N", help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"),
+    typer.Option(
+        **number(float), metavar="N", help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"
+    ),
 ]
 Hash = Annotated[
     bool,
@@ -324,6 +402,7 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LIST",
+        autocompletion=partly_completed(lambda: ("s3", "gs", "https", "loopback", "link-local")),
         help="With --ray: media may come from URLs of these schemes, s3,gs,https; from loopback and link-local "
         "addresses only if these are named, too.",
         show_default="none",
@@ -343,8 +422,7 @@ Precisions = Annotated[
     Names | None,
     typer.Option(
         "--precision",
-        parser=precisions_each,
-        metavar="LIST",
+        **some_of(*PRECISIONS),
         help="auto, fp16, bf16, fp32, 8bit, 4bit, with commas between: each is measured.",
         show_default="auto",
     ),
@@ -353,8 +431,7 @@ Attentions = Annotated[
     Names | None,
     typer.Option(
         "--attention",
-        parser=attentions_each,
-        metavar="LIST",
+        **some_of(*ATTENTIONS),
         help="auto, flash, sdpa, eager, with commas between: each is measured, with each precision.",
         show_default="auto",
     ),
@@ -362,17 +439,16 @@ Attentions = Annotated[
 RandomWeights = Annotated[
     str | None,
     typer.Option(
-        parser=shape_named,
-        metavar="|".join(SHAPES),
+        **one_of(*SHAPES),
         help="Real shapes with random weights instead of --model: nothing is fetched.",
         show_default="the model's own",
     ),
 ]
-Repeat = Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How often each thing is measured.")]
+Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), metavar="N", help="How often each thing is measured.")]
 Batches = Annotated[
     Counts | None,
     typer.Option(
-        "--batch",
+        "--batch-size",
         parser=counts_each,
         metavar="LIST",
         help="How many questions at once, with commas between.",
@@ -419,11 +495,3 @@ def choosing(sampling: Sampling, choices: Answers | None, *, is_calibrated: bool
 def limits_of(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:
     usual = DecodeLimits()
     return DecodeLimits(timeout_s=timeout_s or usual.timeout_s, memory_bytes=memory_bytes or usual.memory_bytes)
-
-
-def _names_each(text: str, known: Sequence[str]) -> Names:
-    names = [name.strip() for name in text.split(",")]
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise typer.BadParameter(f"{unknown!r} is none of {', '.join(known)}")
-    return Names(dict.fromkeys(names))

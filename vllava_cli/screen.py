@@ -63,8 +63,9 @@ class Screen:
 
     @property
     def is_moving(self) -> bool:
-        """Whether progress may be drawn: stderr is a terminal that a person looks at."""
-        return not self.is_quiet and self._err.isatty()
+        """Whether progress may be drawn: stderr is a terminal that a person looks at, and it can move its cursor."""
+        is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+        return not self.is_quiet and self._err.isatty() and not is_dumb
 
     @property
     def is_terminal(self) -> bool:
@@ -134,11 +135,15 @@ class Screen:
         self._say(self._wrapped(f"vllava: {text}"))
 
     def facts(self, rows: Sequence[tuple[str, str]], *, is_answer: bool = False) -> None:
-        """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves."""
+        """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves.
+
+        At a terminal the names take a third of the width at most; a longer one has a line of its own.
+        """
+        width = self._width(is_answer)
         told = str if is_answer and not self.is_terminal else clean
         shown = [(told(name), told(text)) for name, text in rows]
-        left = max((len(name) for name, _ in shown), default=0)
-        lines = [_row(name, text, left=left, width=self._width(is_answer)) for name, text in shown]
+        left = max((len(name) for name, _ in shown if width is None or len(name) <= width // 3), default=0)
+        lines = [_row(name, text, left=left, width=width) for name, text in shown]
         if is_answer:
             self.answer("\n".join(lines) + "\n")
         else:
@@ -282,6 +287,21 @@ def discard(stream: TextIO) -> None:
     os.close(null)
 
 
+def fill_closed() -> None:
+    """Puts the null device in the place of a closed stdin, stdout or stderr, so that no later file takes its number.
+
+    What is written to a closed stdout fails, what is written to a closed stderr goes nowhere.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, flags)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            if number:  # to have no stdin is something else than to read nothing there
+                setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
 class _Growing:
     """What stands beside a spinner, asked for anew each time it is drawn."""
 
@@ -330,6 +350,8 @@ def _row(name: str, text: str, *, left: int, width: int | None) -> str:
     first = name.ljust(left + 2)
     if width is None:
         return (first + text).rstrip()
+    if len(name) > left:
+        return f"{name}\n{_row('', text, left=left, width=width)}"
     return (
         textwrap.fill(
             text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False

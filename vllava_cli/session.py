@@ -6,9 +6,10 @@ A turn that was appended is kept whatever dies; a file that can't be a session i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -36,9 +37,9 @@ __all__ = [
     "TurnRecord",
     "difference",
     "fingerprint",
-    "last",
     "new_path",
     "read",
+    "sessions",
     "sessions_folder",
     "write_copy",
 ]
@@ -138,17 +139,20 @@ def read(path: Path) -> SessionRecord:
         raise SessionError(str(exc)) from exc
 
 
-def write_copy(path: Path, record: SessionRecord, *, is_forced: bool) -> None:
-    """Writes a session to a file, whole or not at all; `is_forced` replaces one. Errors: LockedError, OutputError."""
+def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> None:
+    """Writes a session to a file for its user alone, whole or not at all; replaces one where that is asked for.
+
+    Errors: LockedError, OutputError.
+    """
     data = b"".join(map(line_of, rows_of(record)))
     part = path.parent / f".vllava-{os.getpid()}.part"
     with told(path):
-        if not is_forced or not path.is_file():
+        if not is_overwriting or not path.is_file():
             _check_free(path, is_empty_free=False)
         elif is_locked(path):
             raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
         try:
-            with part.open("xb") as file:
+            with open(part, "xb", opener=partial(os.open, mode=0o600)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -177,10 +181,11 @@ def new_path(folder: Path, now: datetime) -> Path:
     return next(folder / name for name in names if not os.path.lexists(folder / name))
 
 
-def last(folder: Path) -> Path | None:
-    """The session that was written to last, those left out that can't be read."""
-    found = sorted(_dated(folder), reverse=True)
-    return next((path for _, path in found if _is_session(path)), None)
+def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
+    """Those in a folder, the one that was written to last first; those left out that can't be read."""
+    for _, path in sorted(_dated(folder), reverse=True):
+        with suppress(SessionError):
+            yield path, read(path)
 
 
 def _dated(folder: Path) -> list[tuple[int, Path]]:
@@ -191,14 +196,6 @@ def _dated(folder: Path) -> list[tuple[int, Path]]:
                 if path.suffix == ".jsonl":
                     found.append((path.stat().st_mtime_ns, path))
     return found
-
-
-def _is_session(path: Path) -> bool:
-    try:
-        read(path)
-    except SessionError:
-        return False
-    return True
 
 
 def _make_parents(path: Path) -> None:

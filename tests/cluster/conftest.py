@@ -83,7 +83,7 @@ def alone(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
 
 def words(clips: Path, *more: str) -> list[str]:
     """A command line with 60 jobs."""
-    asked = [word for question in QUESTIONS for word in ("-q", question)]
+    asked = [word for question in QUESTIONS for word in ("-Q", question)]
     return ["batch", "--model", "demo", *asked, str(clips), *more]
 
 

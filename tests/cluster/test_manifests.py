@@ -14,7 +14,6 @@ import pytest
 import typer
 
 from vllava_cli.cli import app
-from vllava_cli.cluster.address import with_address
 
 jsonschema = pytest.importorskip("jsonschema")
 yaml = pytest.importorskip("yaml")
@@ -45,7 +44,7 @@ def parsed(command: str) -> None:
     words = shlex.split(command)
     assert words[0] == "vllava"
     group: Any = typer.main.get_command(app)
-    name, *rest = with_address(words[1:])
+    name, *rest = words[1:]
     group.commands[name].make_context(name, rest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -105,11 +104,3 @@ def test_a_driver_that_is_killed_goes_on_where_it_was_and_then_has_nothing_to_do
     assert "60 done before and skipped." in said(tmp_path)
     assert started("merge", "all.jsonl", "out").wait(PATIENCE_S) == 0, said(tmp_path)
     assert by_id([tmp_path / "all.jsonl"]) == alone
-
-
-def test_a_machine_of_two_cores_is_refused(started: Started, clips: Path, tmp_path: Path) -> None:
-    """Of which the third, that would be one too few to be sure, is asked for."""
-    if (os.cpu_count() or 1) >= 3:
-        pytest.skip("this machine has enough of them")
-    assert started(*words(clips, "-o", "out", "--ray")).wait(PATIENCE_S) == 2
-    assert "Ray has 2 CPUs here, and 3 are needed" in said(tmp_path)

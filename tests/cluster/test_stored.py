@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vllava_cli.commands.batch.units import units_of
 from vllava_cli.demo import CLIPS
 from vllava_cli.errors import OutputError, ShardError
 from vllava_cli.jobs import Wanted, made
+from vllava_cli.objects import Objects
 
 NOTHING_DONE = [False] * 5
 
@@ -91,6 +93,30 @@ def test_the_next_run_goes_on_and_tries_errors_again_if_it_is_asked_to(bucket: P
     with opened(Place(name=bucket.name, is_overwriting=True), every, ABOUT) as parts:
         assert [parts.is_done(job) for job in every] == NOTHING_DONE
         assert list(parts.ids()) == []
+
+
+def test_errors_of_other_questions_are_no_foreign_rows_when_errors_are_tried_again(bucket: Place) -> None:
+    others, every = jobs(2, question="Who?"), jobs(3)
+    with opened(bucket, others, ABOUT) as parts:
+        parts.extend(rows(others, failing=["1.mp4"]))
+    with opened(Place(name=bucket.name, is_retrying=True), every, ABOUT) as parts:
+        parts.extend(rows(every))
+        parts.finish(every)
+        assert list(mismatch(every, parts.ids(), parts.before).told()) == []
+
+
+def test_a_put_that_breaks_off_leaves_no_object(store: Any, bucket: Place) -> None:
+    objects = Objects(bucket.name)
+
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * (6 << 20)  # more than s3fs holds back: a part of it is with the server
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        objects.put("rows-000001-00000000.jsonl", pieces())
+    assert names(store, bucket) == []
+    objects.put_rows(rows(jobs(2)), 1)
+    assert len(names(store, bucket)) == 1
 
 
 def test_parquet_and_the_manifest_are_objects_too(bucket: Place) -> None:

@@ -38,3 +38,14 @@ class Shell:
             timeout=120,
         )
         return cls(code=done.returncode, out=done.stdout.decode(), err=done.stderr.decode())
+
+
+def chapters(text: str) -> dict[str, list[str]]:
+    """What the doctor prints: headings are at the margin, rows below are indented."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith(" "):
+            found[list(found)[-1]].append(line.strip())
+        else:
+            found[line] = []
+    return found

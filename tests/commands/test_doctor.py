@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, chapters
 from tests.engine.keepsakes import PLAN, made, put
 from tests.hub_server import put_into
 from vllava_cli.commands import doctor
 from vllava_cli.nouns import Wishes
 
 Run = Callable[..., Shell]
-
-
-def chapters(text: str) -> dict[str, list[str]]:
-    """Headings are at the margin, rows below are indented."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith(" "):
-            found[list(found)[-1]].append(line.strip())
-        else:
-            found[line] = []
-    return found
 
 
 def test_a_model_in_a_folder_is_planned_with_reasons(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
@@ -90,13 +78,4 @@ def test_a_model_that_is_here_in_part_is_told_with_what_is_missing(hub_cache: Pa
     assert doctor.examine(Wishes(model="owner/model")).fault == (
         f"The model owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model and ask the "
         "doctor again."
-    )
-
-
-def test_a_folder_without_weights_is_a_fault(small_checkpoint: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(small_checkpoint, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
-    health = doctor.examine(Wishes(model=str(folder)))
-    assert health.fault == (
-        f"The model folder {folder} lacks model.safetensors: vllava reads weights from safetensors files only, so "
-        "convert the checkpoint with save_pretrained, or fetch it again with hf download."
     )

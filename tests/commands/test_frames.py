@@ -20,7 +20,7 @@ from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.commands.frames import frame_name, recipe_of
 from vllava_cli.media.recipe import read_video_recipe
-from vllava_cli.media.sheet import Sheet, sheet_png
+from vllava_cli.media.sheet import Sheet, sheet_picture
 from vllava_cli.media.spool import Reader
 from vllava_cli.nouns import DEFAULT_MODEL, Framing
 from vllava_cli.screen import Screen
@@ -48,10 +48,10 @@ def test_a_sheet_shows_the_squares_of_the_model_that_is_named(shell: Run, clip: 
     """As `write_sheet` would draw them; the demo model's squares are 64x64."""
     recipe = read_video_recipe(demo.CHECKPOINT)
     for words, fit in (([], "crop"), (["--fit", "pad"], "pad"), (["--fit", "squash"], "squash")):
-        assert shell("frames", "-m", "demo", "--force", clip, *words).code == 0
+        assert shell("frames", "-m", "demo", "--overwrite", clip, *words).code == 0
         with Reader() as reader:
             expected = Sheet.seen(reader.sample(clip, Framing()), "clip.mp4", recipe, fit=fit)
-        assert (tmp_path / "clip-frames.png").read_bytes() == sheet_png(expected)
+        assert (tmp_path / "clip-frames.png").read_bytes() == sheet_picture(expected)
         assert expected.facts.endswith(f"; seen as 64x64, {fit}")
 
 
@@ -92,17 +92,17 @@ def test_a_broken_clip_does_not_stop_the_others(shell: Run, clip: Path, tmp_path
     assert row == {"path": "gone.mp4", "error": message}
 
 
-def test_an_existing_file_is_replaced_only_by_force(shell: Run, clip: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_replaced_only_where_that_is_asked_for(shell: Run, clip: Path, tmp_path: Path) -> None:
     target = tmp_path / "clip-frames.png"
     target.write_text("precious")
     done = shell("frames", clip)
     assert done == Shell(
         code=1,
         out="",
-        err=("vllava: 'clip-frames.png' is already there. Give --force to replace it, or another name with -o.\n"),
+        err=("vllava: 'clip-frames.png' is already there. Give --overwrite to replace it, or another name with -o.\n"),
     )
     assert target.read_text() == "precious"
-    assert shell("frames", clip, "--force").code == 0
+    assert shell("frames", clip, "--overwrite").code == 0
     assert Image.open(target).format == "PNG"
     assert names(tmp_path) == ["clip-frames.png"]
 
@@ -119,6 +119,23 @@ def test_a_sheet_goes_where_it_is_told_to(shell: Run, clip: Path, tmp_path: Path
     assert shell("frames", clip, "-o", "a.png").out == "a.png\n"
     assert shell("frames", clip, "-o", "out").out == "out/clip-frames.png\n"
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "out" / "clip-frames.png").read_bytes()
+
+
+def test_a_folder_that_is_named_with_a_slash_is_made(shell: Run, clip: Path, other_clip: Path, tmp_path: Path) -> None:
+    assert shell("frames", clip, other_clip, "-o", "a/b/").out == "a/b/clip-frames.png\na/b/other-frames.png\n"
+    assert shell("frames", clip, "--each", "--at", "1", "-o", "c/").out == "c/clip-1-00m01.000s.png\n"
+    (tmp_path / "file").touch()
+    assert shell("frames", clip, "-o", "file/") == Shell(
+        code=1, out="", err="vllava: The folder 'file' can't be made: file exists. Choose another place.\n"
+    )
+
+
+def test_a_sheet_is_a_jpeg_where_its_name_says_so(shell: Run, clip: Path, tmp_path: Path) -> None:
+    for name, form in (("a.jpg", "JPEG"), ("b.JPEG", "JPEG"), ("c.png", "PNG"), ("d", "PNG")):
+        assert shell("frames", clip, "-o", name).out == f"{name}\n"
+        assert Image.open(tmp_path / name).format == form
+    difference = np.asarray(Image.open(tmp_path / "a.jpg"), int) - np.asarray(Image.open(tmp_path / "c.png"), int)
+    assert abs(difference).mean() < 3
 
 
 def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> None:
@@ -151,7 +168,15 @@ def test_files_have_the_usual_mode(shell: Run, clip: Path, tmp_path: Path) -> No
         (["a.mp4", "b.mp4", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "--each", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "--json", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
-        (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is no folder, and several files are to be written."),
+        (
+            ["a.mp4", "b.mp4", "-o", "c.png"],
+            "-o c.png is no folder, and several files are to be written. -o c.png/ makes",
+        ),
+        (
+            ["a.mp4", "-o", "a.webp"],
+            "'a.webp' ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or",
+        ),
+        (["a.mp4", "-o", "b.mp4"], "'b.mp4' ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or"),
         (["a.mp4", "--show"], "--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a"),
         (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
         (["a.mp4", "--show", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.adapters import write_adapter
 from tests.commands.shell import Shell
-from tests.engine.test_folders import LACKING
+from tests.folders import LACKING
 from vllava_cli import demo
 from vllava_cli.commands.chat.run import Chat, of_session
 from vllava_cli.nouns import Framing, Sampling, Wishes

@@ -31,7 +31,7 @@ def test_a_chat_takes_a_second_turn(published: Path, shell: Run) -> None:
 
 
 def test_a_batch_has_a_row_for_each_clip(published: Path, shell: Run) -> None:
-    done = shell("batch", "--model", published, "-q", "Why?", *CLIPS, "--max-new-tokens", "8", "--no-guard", "--quiet")
+    done = shell("batch", "--model", published, "-Q", "Why?", *CLIPS, "--max-new-tokens", "8", "--no-guard", "--quiet")
     assert (done.code, done.err) == (0, "")
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert [(row["error"], row["stop_reason"]) for row in rows] == [(None, "length")] * 2

@@ -65,7 +65,7 @@ def made(vllava: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         ],
         "bf16": rows("ask", "--json", "--precision", "bf16", RED, HAPPENS),
         "chat": rows("chat", "--json", "--session", "session.jsonl", RED, stdin=CHAT),
-        "batch": rows("batch", "-q", HAPPENS, "-q", COLOUR, RED, BLUE, STAR, "torn.mp4", "--hash", *warm, code=1),
+        "batch": rows("batch", "-Q", HAPPENS, "-Q", COLOUR, RED, BLUE, STAR, "torn.mp4", "--hash", *warm, code=1),
         "bare": rows("batch", HAPPENS, RED, "--choices", "Yes.,No."),
     }
     folder.rename(folder.parent / "moved")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tests.adapters import merged, write_adapter
 from tests.checkpoints import edit_json
 from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
-from tests.engine.test_load import published_name
 from tests.reference import Reference, read_reference
+from tests.tensor_names import modern_name, published_name
 from vllava_cli import prompt
 from vllava_cli.engine.adapter import described, locate
 from vllava_cli.engine.checkpoint import describe
@@ -111,7 +111,9 @@ def ids_of(reference: Reference, engine: Engine, clip: Path) -> list[int]:
 
 def test_names_of_any_version_of_transformers_fit(published: Path, adapter: Path, copy: Path) -> None:
     """Up to transformers 4.51 modules had the names that the published tensors have."""
-    names = {name: PREFIX + published_name(name.removeprefix(PREFIX)) for name in load_file(adapter / WEIGHTS)}
+    names = {
+        name: PREFIX + published_name(modern_name(name.removeprefix(PREFIX))) for name in load_file(adapter / WEIGHTS)
+    }
     assert f"{PREFIX}language_model.model.layers.0.self_attn.q_proj.lora_A.weight" in names.values()
     assert f"{PREFIX}video_tower.vision_model.encoder.layers.0.self_attn.q_proj.lora_B.weight" in names.values()
     rename(copy, names)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ hostile_text = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=hostile_text)
 def test_no_question_changes_the_number_of_special_tokens(text: str, engine: Engine) -> None:
     conversation = Conversation(attached=(a_video(),))

@@ -20,16 +20,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import VideoLlavaForConditionalGeneration
 
 from tests.checkpoints import edit_json
 from tests.clips import picture
 from tests.engine.engines import conversation_about, engine_of, expanded, new_ids
-from tests.engine.test_load import modern_name
+from tests.folders import INDEX, LACKING, tensors_of
 from tests.published import ROWS
 from tests.reference import Reference, read_reference
+from tests.tensor_names import modern_name
 from vllava_cli import prompt
 from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
@@ -38,7 +39,6 @@ from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import CheckpointError
 
 SHARD = "100KB"
-INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture
@@ -66,16 +66,6 @@ def ids_of(reference: Reference, folder: Path, clip: Path) -> tuple[list[int], l
     text = expanded(engine, prompt.turn("What is in this clip?", ["video"]))
     wanted = reference.answer(text, videos=[clip], images=[], max_new_tokens=24)
     return new_ids(engine, conversation_about(clip), "What is in this clip?"), [token for token in wanted if token != 2]
-
-
-def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    """All of them, out of their files."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(path)
-        path.unlink()
-    (folder / INDEX).unlink(missing_ok=True)
-    return found
 
 
 def renamed(folder: Path, name_of: Callable[[str], str]) -> None:
@@ -180,82 +170,6 @@ def message_of(folder: Path) -> str:
         read_tokens(describe(source))
         hub.fetch_weights(source)
     return str(caught.value)
-
-
-def without(*names: str) -> Callable[[Path], object]:
-    return lambda folder: [(folder / name).unlink() for name in names]
-
-
-def pickled(folder: Path) -> None:
-    tensors_of(folder)
-    (folder / "pytorch_model.bin").write_bytes(b"never opened")
-    (folder / "training_args.bin").write_bytes(b"never opened")
-
-
-def adapter(folder: Path, base: str | None = "LanguageBind/Video-LLaVA-7B-hf") -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": base}))
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-
-
-def of_a_trainer(folder: Path) -> None:
-    without("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")(folder)
-    (folder / "training_args.bin").write_bytes(b"")
-
-
-def named(folder: Path) -> None:
-    of_a_trainer(folder)
-    edit_json(folder / "config.json", _name_or_path="my/base")
-
-
-LACKS = "The model folder FOLDER lacks"
-COPY = "copy what is missing from the base checkpoint"
-LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a Trainer's folder": (
-        of_a_trainer,
-        f"{LACKS} tokenizer.json and preprocessor_config.json: {COPY}, which it was trained from.",
-    ),
-    "a Trainer's folder that names its base": (
-        named,
-        f"{LACKS} tokenizer.json and preprocessor_config.json: {COPY} my/base.",
-    ),
-    "no preprocessor file": (
-        without("preprocessor_config.json"),
-        f"{LACKS} preprocessor_config.json: {COPY}, which it was trained from.",
-    ),
-    "tokenizer.model only": (
-        lambda folder: (folder / "tokenizer.json").rename(folder / "tokenizer.model"),
-        f"{LACKS} tokenizer.json (tokenizer.model alone won't do): {COPY}, which it was trained from.",
-    ),
-    "pickled weights": (
-        pickled,
-        "The model folder FOLDER has its weights in pytorch_model.bin, and vllava reads them from safetensors files "
-        "only: load it with transformers where you trust it, and save it with save_pretrained.",
-    ),
-    "no weights": (
-        tensors_of,
-        f"{LACKS} model.safetensors: copy the weights there again from where they were saved, or "
-        "take the base checkpoint, which it was trained from.",
-    ),
-    "a shard that is gone": (
-        without("model-00002-of-00003.safetensors"),
-        f"{LACKS} model-00002-of-00003.safetensors: copy the weights there again from where they "
-        "were saved, or take the base checkpoint, which it was trained from.",
-    ),
-    "an adapter": (
-        adapter,
-        "FOLDER is an adapter: give --model LanguageBind/Video-LLaVA-7B-hf --adapter FOLDER.",
-    ),
-    "an adapter of nobody knows what": (
-        lambda folder: adapter(folder, None),
-        "FOLDER is an adapter: give --model BASE --adapter FOLDER.",
-    ),
-    "an empty folder": (
-        lambda folder: [path.unlink() for path in folder.iterdir()],
-        "The folder FOLDER is no checkpoint: it has no config.json.",
-    ),
-}
 
 
 @pytest.mark.parametrize("name", LACKING)

@@ -10,6 +10,7 @@ import pytest
 from tests.hub_server import COMMIT, put_into
 from vllava_cli import demo
 from vllava_cli.engine import hub
+from vllava_cli.engine.checkpoint import describe
 from vllava_cli.errors import CheckpointError, HubError
 
 WHOLE = dict.fromkeys(("config.json", "preprocessor_config.json", *hub.USUAL), "{}")
@@ -53,6 +54,15 @@ def test_a_model_that_is_nowhere_is_told(model: str, revision: str | None, hub_c
         f"The model {model} is not in the cache {hub_cache} and HF_HUB_OFFLINE is set: unset it where there is a "
         "network."
     )
+
+
+def test_a_cached_adapter_is_found_for_who_will_say_what_it_is(hub_cache: Path) -> None:
+    snapshot = put_into(hub_cache, "owner/lora", {"adapter_config.json": '{"base_model_name_or_path": "owner/base"}'})
+    source = hub.locate("owner/lora")
+    assert source == hub.Source(model="owner/lora", folder=snapshot, revision=COMMIT)
+    with pytest.raises(CheckpointError) as caught:
+        describe(source)
+    assert str(caught.value) == "owner/lora is an adapter: give --model owner/base --adapter owner/lora."
 
 
 @pytest.mark.parametrize("model", ["owner/-bad-", "a--b/c..d"])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.engines import EXACT, FREE, conversation_about, engine_of, tokens_of
 from tests.reference import read_reference
+from tests.tensor_names import modern_name, published_name
 from vllava_cli.engine.load import load
 from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import CheckpointError
@@ -182,23 +183,6 @@ def test_either_naming_of_the_weights_is_loaded(naming: str, tmp_path: Path, cli
     assert wanted[naming] <= set(renamed)
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
     assert Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text == before
-
-
-def modern_name(name: str) -> str:
-    """As the modules are called today: language_model.model.embed_tokens → model.language_model.embed_tokens."""
-    if name.endswith("lm_head.weight"):
-        return "lm_head.weight"
-    name = re.sub(r"^language_model\.model\.", "language_model.", name.removeprefix("model."))
-    return "model." + re.sub(r"_tower\.vision_model\.", "_tower.", name)
-
-
-def published_name(name: str) -> str:
-    """modern_name's inverse."""
-    if name == "lm_head.weight":
-        return "language_model.lm_head.weight"
-    name = name.removeprefix("model.")
-    name = re.sub(r"^language_model\.", "language_model.model.", name)
-    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", name)
 
 
 def test_code_beside_the_weights_is_never_run(tmp_path: Path, clip: Path) -> None:

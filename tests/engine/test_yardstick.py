@@ -13,7 +13,7 @@ from vllava_cli.plan import plan
 
 
 def test_a_measurement_gives_something_above_zero() -> None:
-    assert 0 < yardstick.bf16_gain(measure_s=0.001) < 1000
+    assert yardstick.bf16_gain(measure_s=0.001) > 0
     speed = yardstick.measured(plan(Wishes(model="demo"), box(), DEMO), measure_s=0.001)
     assert min(speed.operations, speed.bytes) > 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.waiting import wait_for
 from vllava_cli.errors import MediaError
 from vllava_cli.media.ahead import Ahead, Read
 from vllava_cli.media.guard import KilledError
@@ -67,14 +67,6 @@ def faulty(path: Path) -> Frames:
     raise MediaError(f"'{path}' is odd.")
 
 
-def wait_for(condition: Callable[[], bool], *, tries: int = 1000) -> bool:
-    for _ in range(tries):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def drained(ahead: Ahead[int, Frames] | Ahead[int, str], most: int = 8) -> list[int]:
     keys = []
     while not ahead.is_over:
@@ -106,7 +98,7 @@ def test_files_come_in_order_of_completion() -> None:
 def test_what_a_file_says_of_itself() -> None:
     (read,) = started(numbered("a"), Door("a")).take(1, is_waiting=True)
     assert read == Read(key=0, found="what a shows", fault=None, seconds=read.seconds)
-    assert 0 < read.seconds < 30
+    assert read.seconds > 0
 
 
 def test_a_fault_is_part_of_the_answer_and_stops_nothing() -> None:
@@ -140,10 +132,10 @@ def test_nothing_is_begun_while_enough_lies_ready() -> None:
     reader = Counting()
     ahead = started(numbered("abcdefgh"), reader, max_bytes=2 * KIB)
     assert wait_for(lambda: len(reader.begun) == 3)
-    assert not wait_for(lambda: len(reader.begun) > 3, tries=10)
+    assert not wait_for(lambda: len(reader.begun) > 3, patience_s=0.1)
     assert [read.key for read in ahead.take(1, is_waiting=False)] == [0]
     assert wait_for(lambda: len(reader.begun) == 4)
-    assert not wait_for(lambda: len(reader.begun) > 4, tries=10)
+    assert not wait_for(lambda: len(reader.begun) > 4, patience_s=0.1)
     assert drained(ahead) == [1, 2, 3, 4, 5, 6, 7]
     assert reader.begun == list("abcdefgh")
 
@@ -160,7 +152,7 @@ def test_faults_have_no_size_but_a_number() -> None:
     reader = Counting(faulty)
     ahead = started(((number, Path(str(number))) for number in count()), reader)
     assert wait_for(lambda: len(reader.begun) == 1024)
-    assert not wait_for(lambda: len(reader.begun) > 1024, tries=10)
+    assert not wait_for(lambda: len(reader.begun) > 1024, patience_s=0.1)
     assert len(ahead.take(2000, is_waiting=False)) == 1024
     assert wait_for(lambda: len(reader.begun) == 2048)
     ahead.stop()
@@ -176,7 +168,7 @@ def test_no_more_files_are_asked_for_than_there_is_room() -> None:
 
     ahead = started(files(), Counting(), Counting(), max_bytes=4 * KIB)
     assert wait_for(lambda: len(asked) >= 5)
-    assert not wait_for(lambda: len(asked) > 6, tries=10)
+    assert not wait_for(lambda: len(asked) > 6, patience_s=0.1)
     ahead.stop()
     assert len(drained(ahead)) == len(asked)
 
@@ -232,7 +224,7 @@ def test_a_stop_while_the_files_keep_one_waiting() -> None:
     assert ahead.is_over
     go.set()
     assert ahead.take(9, is_waiting=True) == []
-    assert not wait_for(lambda: len(reader.begun) > 1, tries=5)
+    assert not wait_for(lambda: len(reader.begun) > 1, patience_s=0.05)
 
 
 def killed(_: Path) -> Frames:
@@ -278,8 +270,8 @@ def test_ctrl_c_gets_through_to_who_waits() -> None:
     door = Door()
     ahead = started(numbered("a"), door)
     assert wait_for(lambda: len(door.begun) == 1)
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         ahead.take(1, is_waiting=True)
     door.open("a")
     assert len(ahead.take(1, is_waiting=True)) == 1

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import FFV1, GIF, VP9, cut, picture, write_animation, write_clip, write_sound
+from tests.waiting import wait_for
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media import wire
 from vllava_cli.media.decoder import Decoder, NoAnswerError
@@ -92,14 +92,6 @@ def is_gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    for _ in range(1000):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def message_of(guard: Guard, path: Path, framing: Framing = WHOLE) -> str:
@@ -287,12 +279,12 @@ def test_a_child_that_died_while_idle_is_replaced() -> None:
 
 
 def test_a_file_that_takes_too_long(long_clip: Path) -> None:
-    with Guard(DecodeLimits(timeout_s=0.6)) as guard:
-        guard.sample(make_image("a.png"), WHOLE)
+    with Guard(DecodeLimits(timeout_s=0.1)) as guard:
+        guard.start()
         pid = guard.pid or 0
-        assert message_of(guard, long_clip) == SLOW.format(long_clip, "0.6")
+        assert message_of(guard, long_clip) == SLOW.format(long_clip, "0.1")
         assert is_gone(pid)
-        assert guard.sample(make_image("a.png"), WHOLE).kind == "image"
+        assert message_of(guard, long_clip) == SLOW.format(long_clip, "0.1"), "by another child"
 
 
 def test_a_file_that_takes_too_much_processor_time(long_clip: Path) -> None:
@@ -560,7 +552,7 @@ def fake(code: str) -> Sequence[str]:
     return [sys.executable, "-S", "-c", head + code]
 
 
-SHORT = DecodeLimits(timeout_s=0.6)
+LONG, SHORT = DecodeLimits(), DecodeLimits(timeout_s=0.1)
 NONSENSE = "'a.mp4' made the decoder answer nonsense ({}). Convert it to mp4 (H.264)."
 FACTS = wire.clip_line(Clip(path=Path("a.mp4"), kind="video", width=64, height=48, frame_count=8))
 
@@ -575,13 +567,14 @@ FACTS = wire.clip_line(Clip(path=Path("a.mp4"), kind="video", width=64, height=4
         ("sys.exit(7)", CRASHED.format("a.mp4", "status 7")),
         ("sys.exit(0)", CRASHED.format("a.mp4", "status 0")),
         ("os.write(1, b'{'); os.abort()", CRASHED.format("a.mp4", "SIGABRT")),
-        ("os.close(1); time.sleep(60)", SLOW.format("a.mp4", "0.6")),
-        ("time.sleep(60)", SLOW.format("a.mp4", "0.6")),
-        ("while True: os.write(1, b'x'); time.sleep(0.05)", SLOW.format("a.mp4", "0.6")),
+        ("os.close(1); time.sleep(60)", SLOW.format("a.mp4", "0.1")),
+        ("time.sleep(60)", SLOW.format("a.mp4", "0.1")),
+        ("while True: os.write(1, b'x'); time.sleep(0.05)", SLOW.format("a.mp4", "0.1")),
     ],
 )
 def test_a_child_that_answers_nonsense(code: str, message: str) -> None:
-    with Guard(SHORT, command=fake(code)) as guard:
+    limits = SHORT if message == SLOW.format("a.mp4", "0.1") else LONG
+    with Guard(limits, command=fake(code)) as guard:
         assert message_of(guard, Path("a.mp4")) == message
         assert message_of(guard, Path("a.mp4")) == message
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from tests.clips import Pixels, picture
-from vllava_cli.media.sheet import Sheet, clock, facts, fitted, frame_png, lay_out, printable, sheet_png
+from vllava_cli.media.sheet import Sheet, clock, facts, fitted, frame_png, lay_out, printable, sheet_picture
 from vllava_cli.media.square import seen
 from vllava_cli.nouns import Clip, Frames, MediaKind, VideoRecipe
 
@@ -70,7 +70,7 @@ def test_tiles_are_laid_out(count: int, width: int, height: int, expected: tuple
 )
 def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int, height: int) -> None:
     shown, layout = frames(count, width, height), lay_out(count, width, height)
-    sheet = drawn(sheet_png(Sheet.whole(shown, "a.mp4")))
+    sheet = drawn(sheet_picture(Sheet.whole(shown, "a.mp4")))
     assert sheet.shape == (layout.size[1], layout.size[0], 3)
     for number in range(count):
         left, top = layout.corner(number)
@@ -85,13 +85,13 @@ def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int
 def test_a_video_has_times_and_an_image_has_none() -> None:
     layout = lay_out(1, 640, 480)
     below = slice(layout.corner(0)[1] + layout.tile[1], None)
-    assert (drawn(sheet_png(Sheet.whole(frames(1, 640, 480), "a")))[below] != PAPER).any()
-    assert (drawn(sheet_png(Sheet.whole(frames(1, 640, 480, kind="image"), "a")))[below] == PAPER).all()
+    assert (drawn(sheet_picture(Sheet.whole(frames(1, 640, 480), "a")))[below] != PAPER).any()
+    assert (drawn(sheet_picture(Sheet.whole(frames(1, 640, 480, kind="image"), "a")))[below] == PAPER).all()
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "\x1b]0;owned\x07\n\u202e.mp4", "été Привет 你好 🎬", "\udcff.mp4", ""])
 def test_any_name_leaves_the_margins_free(name: str) -> None:
-    sheet = drawn(sheet_png(Sheet.whole(frames(1, 16, 16), name)))
+    sheet = drawn(sheet_picture(Sheet.whole(frames(1, 16, 16), name)))
     assert sheet.shape[1] == 600
     assert (sheet[:, -28:] == PAPER).all()
 

@@ -42,10 +42,10 @@ class StoredParts:
             known = learned(read_rows(path), path)
             if self._place.is_overwriting:
                 known = {}
+            self.before = frozenset(map(bytes.fromhex, known))
             if self._place.is_retrying:
                 known = {key: has_failed for key, has_failed in known.items() if not has_failed}
             self._has_failed = known
-            self.before = frozenset(map(bytes.fromhex, known))
             if is_dry:
                 return
             if self._place.is_overwriting:

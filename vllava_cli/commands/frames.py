@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.pictures import check_free, name_of, sheet_path, title_of, write
+from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
 from vllava_cli.portable import json_of
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from vllava_cli.media.sheet import Sheet
 
 STDOUT = "-"
-_REMEDY = "Give --force to replace it, or another name with -o."
+_REMEDY = "Give --overwrite to replace it, or another name with -o."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +30,17 @@ class Sheets:
     model: str = DEFAULT_MODEL
     """Whose square the frames are brought to."""
     output: str | None = None
-    """A file, a folder, "-" for stdout; None → NAME-frames.png in the current folder, or nothing if it is shown."""
+    """A file, a folder (one that ends with / is made), "-" for stdout.
+
+    None → NAME-frames.png in the current folder, or nothing if it is shown.
+    """
     is_whole: bool = False
     """The frames uncropped."""
     is_each: bool = False
     """One file for each frame, uncropped, instead of a sheet."""
     is_shown: bool = False
     """The sheet is drawn in the terminal."""
-    is_forced: bool = False
+    is_overwriting: bool = False
     """Existing files are replaced."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     is_json: bool = False
@@ -48,6 +52,8 @@ def run(sheets: Sheets, screen: Screen) -> int:
     from vllava_cli.media.spool import Reader
 
     recipe = None if sheets.is_whole or sheets.is_each else recipe_of(sheets.model, screen)
+    if _is_folder(sheets) and sheets.output:
+        make_folder(Path(sheets.output))
     failures = 0
     with Reader(sheets.limits) as reader:
         for clip in sheets.clips:
@@ -109,8 +115,13 @@ def _check_output(sheets: Sheets, screen: Screen) -> None:
             raise UsageError("-o - writes one sheet: give one clip and neither --each nor --json, or name a folder.")
         if screen.is_terminal:
             raise UsageError("-o - writes PNG, which a terminal can't show. Give --show, or -o FILE.")
-    elif sheets.output and (is_many or sheets.is_each) and not Path(sheets.output).is_dir():
-        raise UsageError(f"-o {sheets.output} is no folder, and several files are to be written. Make it one: mkdir.")
+    elif sheets.output and not _is_folder(sheets):
+        if is_many or sheets.is_each:
+            raise UsageError(
+                f"-o {sheets.output} is no folder, and several files are to be written. "
+                f"-o {sheets.output}/ makes it one."
+            )
+        form_of(Path(sheets.output))
     names = [name_of(clip) for clip in sheets.clips]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice and not _is_only_shown(sheets):
@@ -141,16 +152,17 @@ def _deliver(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen:
 
 
 def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen: Screen) -> list[Path]:
-    from vllava_cli.media.sheet import sheet_png
+    from vllava_cli.media.sheet import sheet_picture
 
     sheet = _sheet(frames, recipe, sheets)
     if sheets.is_shown and screen.is_terminal:
         screen.picture(sheet)
     if sheets.output == STDOUT:
-        screen.answer_bytes(sheet_png(sheet))
+        screen.answer_bytes(sheet_picture(sheet))
     if not _is_one_file(sheets):
         return []
-    return [write(_target(sheets, frames.clip.path), sheet_png(sheet), is_forced=sheets.is_forced)]
+    target = _target(sheets, frames.clip.path)
+    return [write(target, sheet_picture(sheet, form_of(target)), is_overwriting=sheets.is_overwriting)]
 
 
 def _sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets) -> Sheet:
@@ -167,7 +179,7 @@ def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
     for target in targets:
         _check_free(target, sheets)
     pairs = zip(targets, frames.pixels, strict=True)
-    return [write(target, frame_png(pixels), is_forced=sheets.is_forced) for target, pixels in pairs]
+    return [write(target, frame_png(pixels), is_overwriting=sheets.is_overwriting) for target, pixels in pairs]
 
 
 def _frame_names(frames: Frames) -> Iterator[str]:
@@ -177,9 +189,14 @@ def _frame_names(frames: Frames) -> Iterator[str]:
 
 def _target(sheets: Sheets, clip: Path) -> Path:
     """Where a sheet goes."""
-    if sheets.output and not Path(sheets.output).is_dir():
+    if sheets.output and not _is_folder(sheets):
         return Path(sheets.output)
     return sheet_path(clip, _folder(sheets))
+
+
+def _is_folder(sheets: Sheets) -> bool:
+    """Whether -o names a folder, one that is there or one that is to be made."""
+    return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or Path(str(sheets.output)).is_dir())
 
 
 def _folder(sheets: Sheets) -> Path:
@@ -187,7 +204,7 @@ def _folder(sheets: Sheets) -> Path:
 
 
 def _check_free(target: Path, sheets: Sheets) -> None:
-    if not sheets.is_forced:
+    if not sheets.is_overwriting:
         check_free(target, _REMEDY)
 
 

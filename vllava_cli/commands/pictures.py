@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from vllava_cli.errors import OutputError
-from vllava_cli.nouns import Fit, Frames, VideoRecipe
+from vllava_cli.errors import OutputError, UsageError
+from vllava_cli.nouns import Fit, Frames, PictureForm, VideoRecipe
 
 _MAX_NAME_BYTES = 200
 
@@ -19,15 +20,35 @@ _MAX_NAME_BYTES = 200
 def write_sheet(frames: Frames, recipe: VideoRecipe, target: Path | None = None, *, fit: Fit = "crop") -> Path:
     """Writes the frames as the model sees them; returns where: `target`, or a free name in that or this folder.
 
-    Errors: OutputError for a file that is there already or can't be written, MediaError as `square.seen`.
+    Errors: OutputError for a file that is there already or can't be written, UsageError as `form_of`, MediaError as
+    `square.seen`.
     """
-    from vllava_cli.media.sheet import Sheet, sheet_png
+    from vllava_cli.media.sheet import Sheet, sheet_picture
 
     clip = frames.clip.path
-    sheet = Sheet.seen(frames, title_of(clip), recipe, fit=fit)
     if target is None or target.is_dir():
         target = free_sheet_path(clip, target or Path())
-    return write(target, sheet_png(sheet))
+    form = form_of(target)
+    return write(target, sheet_picture(Sheet.seen(frames, title_of(clip), recipe, fit=fit), form))
+
+
+def form_of(target: Path) -> PictureForm:
+    """a.png → "PNG", a.jpg → "JPEG", a → "PNG". Errors: UsageError for any other ending."""
+    suffix = target.suffix.lower()
+    if suffix not in ("", ".png", ".jpg", ".jpeg"):
+        raise UsageError(
+            f"{_shown(target)} ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or .jpg."
+        )
+    return "JPEG" if suffix.startswith(".j") else "PNG"
+
+
+def make_folder(folder: Path) -> None:
+    """Makes it, with those above it, where it isn't there. Errors: OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise OutputError(f"The folder {_shown(folder)} can't be made: {reason}. Choose another place.") from exc
 
 
 def sheet_path(clip: Path, folder: Path = Path()) -> Path:
@@ -65,17 +86,17 @@ def check_free(target: Path, remedy: str = "Name another file.") -> None:
         raise OutputError(f"{_shown(target)} is already there. {remedy}")
 
 
-def write(target: Path, data: bytes, *, is_forced: bool = False) -> Path:
-    """Writes under a temporary name first; returns `target`. Errors: OutputError."""
+def write(target: Path, data: bytes, *, is_overwriting: bool = False, mode: int = 0o666) -> Path:
+    """Writes under a temporary name first; returns `target`. The umask is taken off the mode. Errors: OutputError."""
     part = target.parent / f".vllava-{os.getpid()}.part"
-    if not is_forced:
+    if not is_overwriting:
         check_free(target)
     try:
         if target.exists() and not target.is_file():
             target.write_bytes(data)  # a device or a named pipe stays what it is
             return target
         try:
-            with part.open("xb") as file:
+            with open(part, "xb", opener=partial(os.open, mode=mode)) as file:
                 file.write(data)
             part.replace(target)
         finally:

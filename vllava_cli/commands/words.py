@@ -67,11 +67,11 @@ def names_a_clip(word: str) -> bool:
     return exists or (word.lower().endswith(MEDIA_SUFFIXES) and not any(map(str.isspace, word)))
 
 
-def question_of(given: str | None, stdin: TextIO) -> str:
+def question_of(given: str | None, stdin: TextIO | None) -> str:
     """The question as given, else all of a piped stdin. Errors: UsageError where there is none."""
-    if given is None and stdin.isatty():
+    if given is None and (stdin is None or stdin.isatty()):
         raise UsageError(f"No question was given: {USAGE}, or pipe it to stdin.")
-    text = stdin.buffer.read().decode("utf-8", "replace") if given is None else given
+    text = stdin.buffer.read().decode("utf-8", "replace") if given is None and stdin else given or ""
     if not text.strip():
         raise UsageError("The question is empty: give it as the last argument, or on stdin with -.")
     return text

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
-from vllava_cli.engine.download import fetch
 from vllava_cli.engine.folder_faults import no_weights
+from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
 from vllava_cli.json_file import read_object, unusable
@@ -53,10 +53,10 @@ def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) ->
     if source and source.revision is None:
         return source
     missing = missing_description(source.folder) if source else [CONFIG]
-    if source is None or missing:
+    if source is None or (missing and not _is_adapter(source.folder)):
         return _described(ask(model, revision, lack=lack(model, source, missing)), is_quiet=is_quiet)
-    if unknown := [name for name in USUAL if not _is_settled(source.folder, name)]:
-        with suppress(HubError):  # it can be used as it is
+    if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
+        with suppress(HubError):  # a checkpoint can be used as it is, and of an adapter it will be told what it is
             return _described(ask(model, source.revision, lack=lack(model, source, unknown)), is_quiet=is_quiet)
     return source
 
@@ -155,6 +155,20 @@ def lack(model: str, source: Source | None, missing: list[str]) -> str:
     return f"The model {model} lacks {missing[0]} in the cache {cache_folder()}"
 
 
+def cached_models() -> list[str]:
+    """The hub ids of the Video-LLaVA checkpoints in the cache, sorted."""
+    configs = sorted(cache_folder().glob("models--*--*/snapshots/*/config.json"))
+    found = (path.parents[2].name.removeprefix("models--").replace("--", "/") for path in configs if _is_ours(path))
+    return list(dict.fromkeys(found))
+
+
+def _is_ours(config: Path) -> bool:
+    try:
+        return "video_llava" in config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def _is_folder_name(model: str) -> bool:
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     return looks_like_path or Path(model).is_dir()
@@ -174,7 +188,7 @@ def _described(listing: Listing, *, is_quiet: bool) -> Source:
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
     source = _fetched(listing, sorted(known & listing.names), is_quiet=is_quiet)
     with suppress(OSError):
-        for name in set(USUAL) - listing.names:
+        for name in {CONFIG, *USUAL} - listing.names:
             mark = _absence(listing.folder, name)
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
@@ -192,6 +206,10 @@ def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
     if lacking := [name for name in names if name not in listing.names]:
         raise HubError(f"The hub's model {listing.model} has no {lacking[0]}: {reason}, so name another one.")
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / CONFIG).exists()
 
 
 def _is_settled(folder: Path, name: str) -> bool:

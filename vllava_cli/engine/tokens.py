@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from vllava_cli import prompt
 from vllava_cli.choices import checked
@@ -193,7 +193,8 @@ class Tokens:
         context = self.context_tokens
         if prompt_tokens < context:
             return
-        counts = ((kind, kinds[kind]) for kind in get_args(MediaKind))
+        order: tuple[MediaKind, ...] = ("video", "image")
+        counts = ((kind, kinds[kind]) for kind in order)
         shares = [(count * self.tokens_of(kind), f"{count:,} {kind}{'s' * (count != 1)}") for kind, count in counts]
         text = prompt_tokens - sum(tokens for tokens, _ in shares)
         told = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)

@@ -18,6 +18,7 @@ from vllava_cli.nouns import Clip, DecodeLimits, Frames
 
 _START_S = 60.0
 _SLICE_S = 0.5
+_END_S = 3.0
 _PIPE_BYTES = 1 << 20
 
 # Imports the very package that runs here, wherever it lies, without adding a folder to those that are searched.
@@ -103,7 +104,7 @@ class Decoder:
     def _status(self) -> int | None:
         """The return code, None for a child that has closed the wire but lives."""
         try:
-            return self.process.wait(timeout=1)
+            return self.process.wait(timeout=_END_S)
         except subprocess.TimeoutExpired:
             return None
 

@@ -1,4 +1,4 @@
-"""What a contact sheet shows of a clip, and the sheet as PNG: the time under each frame; or one frame alone."""
+"""What a contact sheet shows of a clip, and the sheet as a file: the time under each frame; or one frame alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from vllava_cli.media.square import seen
-from vllava_cli.nouns import Clip, Fit, Frames, VideoRecipe
+from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)
@@ -82,8 +82,8 @@ def lay_out(count: int, width: int, height: int) -> Layout:
     return Layout(columns=columns, rows=math.ceil(count / columns), tile=tile, cell_width=cell_width)
 
 
-def sheet_png(sheet: Sheet) -> bytes:
-    """All tiles in order on dark paper."""
+def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
+    """All tiles in order on dark paper, as the bytes of a file."""
     _, height, width, _ = sheet.tiles.shape
     layout = lay_out(len(sheet.tiles), width, height)
     paper = Image.new("RGB", layout.size, _PAPER)
@@ -98,12 +98,12 @@ def sheet_png(sheet: Sheet) -> bytes:
         paper.paste(_tiled(pixels, layout.tile), (left, top))
         middle = left + layout.tile[0] / 2
         draw.text((middle, top + layout.tile[1] + 6), label, fill=_TIME, font=font, anchor="ma")
-    return _png(paper)
+    return _encoded(paper, form)
 
 
 def frame_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """One frame [H, W, 3] as it is."""
-    return _png(Image.fromarray(pixels))
+    return _encoded(Image.fromarray(pixels), "PNG")
 
 
 def clock(time_s: float) -> str:
@@ -166,7 +166,7 @@ def _tiled(pixels: npt.NDArray[np.uint8], tile: tuple[int, int]) -> Image.Image:
     return image.resize(tile, filter_)
 
 
-def _png(image: Image.Image) -> bytes:
+def _encoded(image: Image.Image, form: PictureForm) -> bytes:
     data = io.BytesIO()
-    image.save(data, "PNG")
+    image.save(data, form, quality=95)
     return data.getvalue()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from vllava_cli.commands.batch.arguments import destination_of, devices_of, inputs_of, shard_of
+from vllava_cli.cli import app
+from vllava_cli.commands.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
 from vllava_cli.commands.batch.output import Destination
 from vllava_cli.commands.batch.request import Inputs
 from vllava_cli.errors import UsageError
@@ -15,7 +18,7 @@ from vllava_cli.jobs import Shard
 from vllava_cli.tables import Format
 
 USAGE = 'vllava batch "QUESTION" PATH…'
-USAGE_Q = 'vllava batch -q "QUESTION" PATH…'
+USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +85,8 @@ def test_a_question_that_only_ends_like_a_clip_is_one() -> None:
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_empty_question_is_refused(text: str) -> None:
     assert refusal(text, "a.mp4") == f"The question is empty: {USAGE}."
-    assert refusal("a.mp4", q=["Why?", text]) == "A question of -q is empty: give it a text, or leave it out."
-    assert refusal(jobs="j.csv", q=[text]) == "A question of -q is empty: give it a text, or leave it out."
+    assert refusal("a.mp4", q=["Why?", text]) == "A question of -Q is empty: give it a text, or leave it out."
+    assert refusal(jobs="j.csv", q=[text]) == "A question of -Q is empty: give it a text, or leave it out."
 
 
 def test_too_few_words_are_refused() -> None:
@@ -92,9 +95,36 @@ def test_too_few_words_are_refused() -> None:
     assert refusal(q=["Why?"]) == f"No clip was given: {USAGE_Q}, or - to read paths from stdin."
 
 
+@pytest.mark.parametrize(
+    ("line", "words", "questions", "is_quiet"),
+    [
+        ("Why? a.mp4 -q", "Why? a.mp4", "", True),
+        ("-q Why? a.mp4", "Why? a.mp4", "", True),
+        ("Why? -q a.mp4", "Why? a.mp4", "", True),
+        ("Why? -q gone", "Why? gone", "", True),
+        ("Why? -q -", "Why? -", "", True),
+        ("-Q Why? -q gone", "gone", "Why?", True),
+        ("--jobs j.csv -q", "", "", True),
+        ("Why? -- -q a.mp4", "Why? -q a.mp4", "", False),
+        ("-q Why? -q Who? a.mp4", "a.mp4", "Why? Who?", False),
+        ("a.mp4 -q Why?", "a.mp4", "Why?", False),
+        ("- -q Why? --quiet", "-", "Why?", True),
+        ("--jobs j.csv -q Why?", "", "Why?", False),
+    ],
+)
+def test_minus_q_is_quiet_unless_what_follows_can_only_be_a_question(
+    line: str, words: str, questions: str, is_quiet: bool
+) -> None:
+    root: Any = typer.main.get_command(app)
+    read = root.commands["batch"].make_context("batch", line.split()).params
+    asked = Asked.of(line.split(), read["words"], read["question"], has_jobs=bool(read["jobs"]), is_quiet=read["quiet"])
+    assert (list(asked.words), list(asked.questions), asked.is_quiet) == (words.split(), questions.split(), is_quiet)
+    assert bool(asked.notice) == ("-q W" in line and questions != "")
+
+
 def test_words_beside_a_jobs_file_are_refused() -> None:
     assert refusal("Why?", jobs="j.csv") == (
-        "--jobs names the clips itself: leave 'Why?' out, or give it with -q if it is a question."
+        "--jobs names the clips itself: leave 'Why?' out, or give it with -Q if it is a question."
     )
     assert refusal("a.mp4", jobs="j.csv", q=["Why?"]) == "--jobs names the clips itself: leave 'a.mp4' out."
 

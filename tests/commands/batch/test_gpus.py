@@ -20,9 +20,9 @@ WORDS = (
     "demo",
     "--batch-size",
     "2",
-    "-q",
+    "-Q",
     "What happens in this video?",
-    "-q",
+    "-Q",
     "What colour is it?",
 )
 

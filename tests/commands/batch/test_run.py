@@ -38,7 +38,7 @@ def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips:
     (line,) = done.out.splitlines()
     row = json.loads(line)
     assert (done.code, done.err) == (0, "")
-    assert len(row.pop("id")) == 32 and 0 < row.pop("seconds") < 60
+    assert len(row.pop("id")) == 32 and row.pop("seconds") > 0
     made_with = row.pop("made_with")
     size = (clips / RED).stat().st_size
     assert list(row.items()) == [
@@ -188,14 +188,14 @@ def test_a_closed_pipe_ends_it_quietly(vllava: Zygote, clips: Path) -> None:
 
 
 def test_what_is_asked_twice_is_computed_once_and_has_two_rows(vllava: Zygote, clips: Path) -> None:
-    words = (*DEMO, "-q", HAPPENS, "-q", "What colour is it?", "-q", HAPPENS, RED, RED, "--stats")
+    words = (*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", "-Q", HAPPENS, RED, RED, "--stats")
     done = vllava.run(*words, folder=clips)
     rows = [json.loads(line) for line in done.out.splitlines()]
     stats = json.loads(done.err.partition("stats: ")[2].splitlines()[0])
     assert [row["answer"] for row in rows].count("A red circle moves left.") == 4
     assert len({row["id"] for row in rows}) == 6
     assert (stats["tower_calls"], stats["clips"], stats["jobs"]) == (1, 1, 6)
-    alone = vllava.run(*DEMO, "-q", HAPPENS, "-q", "What colour is it?", RED, "--stats", folder=clips)
+    alone = vllava.run(*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", RED, "--stats", folder=clips)
     assert json.loads(alone.err.partition("stats: ")[2].splitlines()[0])["new_tokens"] == stats["new_tokens"]
 
 
@@ -272,9 +272,18 @@ def test_a_dry_run_writes_nothing(vllava: Zygote, clips: Path) -> None:
     assert not list(clips.glob("new*"))
 
 
+def test_questions_behind_minus_q_are_asked_as_they_were_and_it_is_said_once(vllava: Zygote, clips: Path) -> None:
+    new = vllava.run(*DEMO, "-Q", HAPPENS, "-Q", "Which colour?", ".", "--dry-run", folder=clips)
+    old = vllava.run(*DEMO, "-q", HAPPENS, "-q", "Which colour?", ".", "--dry-run", folder=clips)
+    warning = "vllava: warning: -q before a question is read as -Q. Write -Q: -q means --quiet in every command.\n"
+    assert (old.code, old.out, old.err) == (new.code, new.out, warning + new.err)
+    quiet = vllava.run(*DEMO, "-q", HAPPENS, RED, folder=clips)
+    assert (quiet.code, quiet.out.count("\n"), quiet.err) == (0, 1, "")
+
+
 def test_shards_together_are_the_whole_run(vllava: Zygote, clips: Path) -> None:
     folder = clips.parent
-    words = (*DEMO, "-q", HAPPENS, "-q", "What colour is it?", "clips", "clips")
+    words = (*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", "clips", "clips")
     vllava.run(*words, "-o", "whole.jsonl", folder=folder)
     for number in (1, 2, 3):
         vllava.run(*words, "-o", f"part-{number}.jsonl", "--shard", f"{number}/3", folder=folder)
@@ -287,7 +296,7 @@ def test_shards_together_are_the_whole_run(vllava: Zygote, clips: Path) -> None:
 
 
 def test_a_table_is_written_in_the_order_of_the_jobs_beside_its_journal(vllava: Zygote, clips: Path) -> None:
-    words = (*DEMO, "-q", HAPPENS, "-q", "What colour is it?", RED, "broken.mp4", "blue-star-grows.mp4")
+    words = (*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", RED, "broken.mp4", "blue-star-grows.mp4")
     table = clips.parent / "out.csv"
     done = vllava.run(*words, "-o", table, "--fields", "path,question,answer,error.kind", folder=clips)
     assert done.code == 1

@@ -102,7 +102,7 @@ def test_whatever_else_differs_is_said() -> None:
         "the clip was b.mp4 (32x48, 24 frames), is a.mp4 (64x48, 24 frames)",
         "the question was 'Why?', is 'What happens?'",
         "--max-new-tokens was 32, is 64",
-        "--batch was 1, is 1,16",
+        "--batch-size was 1, is 1,16",
         "the revision was abc, is none",
         "torch was 2.10.0, is 2.13.0",
         "bitsandbytes was 0.50, is not installed",

@@ -188,19 +188,30 @@ def test_nothing_is_read_ahead_unless_asked_for(stage: Make) -> None:
     assert here.talk.ahead._thread
 
 
-def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(stage: Make, engine: Engine) -> None:
+def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(
+    stage: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = stage(CLIP)
     at_work, may_end = threading.Event(), threading.Event()
 
     def wait(*_: object) -> None:
         at_work.set()
-        may_end.wait(10)
+        may_end.wait(60)
 
     hook = engine.llama.blocks[0].register_forward_pre_hook(wait)
     try:
         here.talk.ahead.start(here.talk.conversation)
-        assert at_work.wait(10)
-        threading.Timer(0.05, lambda: (os.kill(os.getpid(), signal.SIGINT), may_end.set())).start()
+        assert at_work.wait(60)
+        over = here.talk.ahead._is_over
+        really_wait = over.wait
+
+        def wait_and_strike() -> bool:
+            monkeypatch.setattr(over, "wait", really_wait)
+            may_end.set()
+            os.kill(os.getpid(), signal.SIGINT)
+            return really_wait()
+
+        monkeypatch.setattr(over, "wait", wait_and_strike)
         here.talk.ahead.stop()
     finally:
         may_end.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.commands.chat.complete import META_COLUMNS, MOST_LISTED, MOST_OFFERED, Completion, completions
-from vllava_cli.commands.chat.slash import COMMANDS, Load, Open, parse
+from vllava_cli.commands.chat.slash import Load, Open, parse
 
 QUESTIONS = ("What is this?", "Is it\x1b[31m\na dog? " + "And what else can be seen of it?" * 2)
 
@@ -20,7 +20,14 @@ def offered(line: str, folder: Path = Path()) -> list[str]:
 
 
 WORDS = [
-    ("/", [f"/{command.name}{' ' if command.arguments else ''}" for command in COMMANDS]),
+    (
+        "/",
+        [
+            *("/open ", "/add ", "/frames ", "/retry ", "/undo", "/edit ", "/set ", "/show", "/save ", "/load "),
+            *("/export ", "/clear", "/help ", "/bye", "/quit", "/exit"),
+        ],
+    ),
+    ("/qu", ["/quit"]),
     ("/s", ["/set ", "/show", "/save "]),
     ("/open", ["/open "]),
     ("/bye", ["/bye"]),
@@ -38,7 +45,7 @@ WORDS = [
     ("/open --start 5 -", ["/open --start 5 --end ", "/open --start 5 --at "]),
     ("/open --start ", []),
     ("/frames -", ["/frames --show"]),
-    ("/save --", ["/save --force"]),
+    ("/save --", ["/save --overwrite"]),
     ("/load --", []),
     ("/retry --t", ["/retry --temperature ", "/retry --top-p "]),
     ("/retry --guard ", ["/retry --guard on", "/retry --guard off"]),
@@ -69,7 +76,7 @@ def test_retry_offers_its_options_at_once() -> None:
 
 def test_the_menu_tells_what_each_is() -> None:
     assert completions("/by", questions=(), folder=Path()) == [
-        Completion(text="/bye", start=3, shown="/bye", meta="Leave; so does Ctrl-D.")
+        Completion(text="/bye", start=3, shown="/bye", meta="Leave; so do Ctrl-D, and quit or exit alone.")
     ]
     second, first = completions("/edit ", questions=QUESTIONS, folder=Path())
     assert first == Completion(text="1 ", start=0, shown="1", meta="What is this?")

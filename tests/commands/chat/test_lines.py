@@ -282,8 +282,9 @@ def test_plain_lines_prompt_a_person_only() -> None:
         (Piped(b"Q1\n"), Terminal(), ""),
         (Terminal(b"Q1\n"), Piped(), ""),
     ):
-        entries(PlainLines(stdin, prompt_to))
-        assert written(prompt_to) == shown
+        lines = PlainLines(stdin, prompt_to)
+        entries(lines)
+        assert (written(prompt_to), lines.has_prompt) == (shown, shown != "")
 
 
 def written(stream: io.TextIOWrapper) -> str:

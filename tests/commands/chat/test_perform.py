@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,9 +55,10 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(stage: Make, tmp_
     here.enter("And its colour?")
     here.enter("/undo")
     assert here.enter("/save saved.jsonl") == "Saved in saved.jsonl.\n"
-    with pytest.raises(OutputError, match="/save --force FILE replaces it"):
+    with pytest.raises(OutputError, match="/save --overwrite FILE replaces it"):
         here.enter("/save saved.jsonl")
     saved = (tmp_path / "saved.jsonl").read_bytes()
+    assert stat.S_IMODE((tmp_path / "saved.jsonl").stat().st_mode) == 0o600
     assert len(saved.splitlines()) == 2
 
     assert here.enter("/load saved.jsonl") == (
@@ -131,9 +133,12 @@ def test_export_writes_markdown(stage: Make, tmp_path: Path) -> None:
         "> Is *this* a\n> # heading?",
         f"{here.talk.conversation.turns[1].answer}\n",
     ]
-    with pytest.raises(OutputError, match="/export --force FILE replaces it"):
+    with pytest.raises(OutputError, match="/export --overwrite FILE replaces it"):
         here.enter("/export talk.md")
-    here.enter("/export --force talk.md")
+    assert stat.S_IMODE(Path("talk.md").stat().st_mode) == 0o600
+    Path("talk.md").chmod(0o644)
+    here.enter("/export --overwrite talk.md")
+    assert stat.S_IMODE(Path("talk.md").stat().st_mode) == 0o600
 
 
 def test_set_changes_what_is_said_back(stage: Make) -> None:
@@ -236,7 +241,7 @@ def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(stage: Make, tm
     here = stage(CLIP)
     here.enter("What happens in this video?")
     with pytest.raises(LockedError):
-        here.enter(f"/save --force {here.path}")
+        here.enter(f"/save --overwrite {here.path}")
     kept = here.path.read_bytes()
     here.enter(f"/load {here.path}")
     here.enter("And its colour?")
@@ -246,11 +251,11 @@ def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(stage: Make, tm
     assert here.rows(other)[0]["answer_ids"] == here.rows()[0]["answer_ids"]
 
 
-def test_save_force_replaces_a_copy_and_one_without_turns_can_be_loaded(stage: Make, tmp_path: Path) -> None:
+def test_save_overwrite_replaces_a_copy_and_one_without_turns_can_be_loaded(stage: Make, tmp_path: Path) -> None:
     here = stage(CLIP)
     path = saved(here, tmp_path / "saved.jsonl")
     here.enter("/undo")
-    here.enter(f"/save --force {path}")
+    here.enter(f"/save --overwrite {path}")
     assert [row["type"] for row in here.rows(path)] == ["undo"], "it says which clip is attached"
     assert here.enter(f"/load {path}") == f"Going on after 0 turns. About {CLIP}.\n"
 
@@ -302,8 +307,7 @@ def test_frames_shows_a_clip_that_came_twice_once(stage: Make, tmp_path: Path) -
     here.enter("What happens in this video?")
     here.enter(f"/add {demo.CLIPS / CLIP}")
     assert len(here.enter("/frames").splitlines()) == 2
-    (tmp_path / "sheets").mkdir()
-    here.enter("/frames sheets")
+    here.enter("/frames sheets/")
     assert [path.name for path in (tmp_path / "sheets").iterdir()] == ["red-circle-moves-left-frames.png"]
 
 
@@ -311,7 +315,10 @@ def test_one_sheet_is_enough_for_a_clip_that_came_twice(stage: Make) -> None:
     here = stage(CLIP)
     here.enter("What happens in this video?")
     here.enter(f"/add {demo.CLIPS / CLIP}")
-    assert here.enter("/frames one.png").endswith("one.png\n")
+    assert here.enter("/frames one.jpg").endswith("one.jpg\n")
+    assert Path("one.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    with pytest.raises(UsageError, match=r"'one.gif' ends like neither a PNG nor a JPEG"):
+        here.enter("/frames one.gif")
 
 
 def test_a_sheet_of_dropped_turns_clips_is_drawn_too(stage: Make) -> None:

@@ -57,6 +57,8 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/add\ta.mp4", Add(paths=(A,), framing=WHOLE)),
     ("/frames", ShowFrames()),
     ("/frames --show", ShowFrames(is_drawn=True)),
+    ("/frames 'my sheets/'", ShowFrames(path=Path("my sheets"), is_folder=True)),
+    ("/frames sheets/", ShowFrames(path=Path("sheets"), is_folder=True)),
     ("/frames sheet.png --show", ShowFrames(path=Path("sheet.png"), is_drawn=True)),
     ("/retry", Retry()),
     ("/retry --temperature 0.7", Retry(changes=(("temperature", "0.7"),))),
@@ -74,10 +76,10 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/retry --choices yes,no --calibrate on", Retry(changes=(("choices", "yes,no"), ("calibrate", "on")))),
     ("/show", Show()),
     ("/save talk.json", Save(path=Path("talk.json"))),
-    ("/save --force 'my talk.json'", Save(path=Path("my talk.json"), is_forced=True)),
+    ("/save --force 'my talk.json'", Save(path=Path("my talk.json"), is_overwriting=True)),
     ("/load talk.json", Load(path=Path("talk.json"))),
     ("/export talk.md", Export(path=Path("talk.md"))),
-    ("/export talk.md --force", Export(path=Path("talk.md"), is_forced=True)),
+    ("/export talk.md --overwrite", Export(path=Path("talk.md"), is_overwriting=True)),
     ("/clear", Clear()),
     ("/help", Help()),
     ("/help retry", Help(topic="retry")),
@@ -89,6 +91,10 @@ ENTRIES: list[tuple[str, Entry]] = [
     ("/exit", Bye()),
     ("/quit", Bye()),
     ("/q", Bye()),
+    ("quit", Bye()),
+    ("Exit ", Bye()),
+    (" quit", Question(text="quit")),
+    ("exit where?", Question(text="exit where?")),
 ]
 
 
@@ -129,9 +135,9 @@ REFUSED = [
     ),
     ("/frames a.png b.png", 'Name one file, in "quotes" if it has spaces, not 2: /frames [--show] [FILE].'),
     ("/frames --show=1", "There is no --show=1 here: /frames [--show] [FILE]."),
-    ("/retry 0.7", "0.7 is too much here: /retry [--temperature X] [--seed X] ..."),
-    ("/retry --temperature", "--temperature wants a value: /retry [--temperature X] [--seed X] ..."),
-    ("/retry --verbose on", "There is no --verbose here: /retry [--temperature X] [--seed X] ..."),
+    ("/retry 0.7", "0.7 is too much here: /retry [--temperature X] [--top-p X] ..."),
+    ("/retry --temperature", "--temperature wants a value: /retry [--temperature X] [--top-p X] ..."),
+    ("/retry --verbose on", "There is no --verbose here: /retry [--temperature X] [--top-p X] ..."),
     ("/retry --temperature hot", "temperature can't be hot: give a number from 0 to 100."),
     ("/undo 2", "2 is too much here: /undo."),
     ("/edit", "No question was named: /edit N [QUESTION]."),
@@ -142,11 +148,12 @@ REFUSED = [
     ("/set temprature 1", "There is no setting temprature. Did you mean temperature? /set lists them."),
     ("/set temperature 1 2", "2 is too much here: /set [NAME VALUE]."),
     ("/set top-p 2", "top-p can't be 2: give a number from 0 to 1."),
-    ("/save", "No file was named: /save [--force] FILE."),
-    ("/save my talk.json", 'Name one file, in "quotes" if it has spaces, not 2: /save [--force] FILE.'),
+    ("/save", "No file was named: /save [--overwrite] FILE."),
+    ("/save my talk.json", 'Name one file, in "quotes" if it has spaces, not 2: /save [--overwrite] FILE.'),
     ("/load --force a.json", "There is no --force here: /load FILE."),
     ("/help frmaes", "There is no /frmaes. Did you mean /frames? /help lists the commands."),
     ("/bye now", "now is too much here: /bye."),
+    ("/quit now", "now is too much here: /bye."),
 ]
 
 
@@ -216,7 +223,7 @@ def test_a_question_longer_than_a_file_name_is_a_question() -> None:
 def test_every_command_is_understood_and_explained() -> None:
     rows = help_rows()
     for command in COMMANDS:
-        assert (command.usage, command.help) in rows
+        assert (command.listed, command.help) in rows
         assert parse(f"/help {command.name}") == Help(topic=command.name)
         assert help_rows(command.name)[0] == (command.usage, command.help)
         try:
@@ -235,8 +242,8 @@ def test_every_command_is_understood_and_explained() -> None:
 
 def test_help_of_one_command_has_its_options_and_settings() -> None:
     assert help_rows("/save") == [
-        ("/save [--force] FILE", "Keep the conversation in a file that /load reads."),
-        ("--force", "Replace a file that is already there."),
+        ("/save [--overwrite] FILE", "Keep the conversation in a file that /load reads, for you alone."),
+        ("--overwrite", "Replace a file that is already there."),
     ]
     assert [name for name, _ in help_rows("set")] == [
         "/set [NAME VALUE]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import stat
@@ -133,6 +134,22 @@ def test_a_person_types_completes_pastes_edits_and_leaves(tmp_path: Path) -> Non
     assert [mode(path) for path in (history, first, second, first.parent)] == [0o600, 0o600, 0o600, 0o700]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="terminals are made with pexpect")
+def test_a_dumb_terminal_is_greeted_and_left_with_a_plain_word(tmp_path: Path) -> None:
+    import pexpect
+
+    shown, code = pexpect.run(
+        f"{sys.executable} -m vllava_cli chat --model demo '{CLIP}'",
+        cwd=str(tmp_path),
+        env=environment(tmp_path) | {"TERM": "dumb"},  # type: ignore[arg-type]
+        events={"> ": "quit\n"},
+        withexitstatus=True,
+    )
+    greeting = f"About {CLIP.name}. /help lists the commands, Ctrl-D leaves."
+    assert (shown.decode().split("\r\n")[-3:], code) == ([greeting, "> quit", ""], 0)
+    assert "\x1b" not in shown.decode() and "\r\x20" not in shown.decode()
+
+
 def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     talkative: Path, clip: Path, tmp_path: Path, shell: Run
 ) -> None:
@@ -161,7 +178,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     assert terminal.kill(signal.SIGKILL) == 128 + signal.SIGKILL
     assert session.read_bytes() == kept
 
-    resumed = Terminal("--continue", *LONG, home=tmp_path, columns=100)
+    resumed = Terminal("--continue", session.stem, *LONG, home=tmp_path, columns=100)
     resumed.prompts()
     assert resumed.lines == ["Going on after 3 turns. About clip.mp4. The last question: and then", ">"]
     assert resumed.left_tokens == left_tokens

@@ -28,8 +28,7 @@ def say(line):
     sys.stdout.flush()
 """
 READY = """
-say('{"is": "imported"}')
-say('{"is": "prepared"}')
+say('{"is": "imported"}\\n{"is": "prepared"}')
 """
 
 

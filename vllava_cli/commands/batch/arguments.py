@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 from vllava_cli.commands.batch.output import Destination
 from vllava_cli.commands.batch.request import Inputs
@@ -13,7 +16,36 @@ from vllava_cli.jobs import Shard, shard
 from vllava_cli.tables import Format, fields_of, format_of
 
 USAGE = 'vllava batch "QUESTION" PATH…'
-USAGE_Q = 'vllava batch -q "QUESTION" PATH…'
+_OLD = "vllava: warning: -q before a question is read as -Q. Write -Q: -q means --quiet in every command."
+USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The words and the questions of a command line, and whether -q was the --quiet that it means."""
+
+    words: Sequence[str]
+    questions: Sequence[str]
+    is_quiet: bool
+    notice: str = ""
+
+    @classmethod
+    def of(
+        cls, line: Sequence[str], words: Sequence[str], questions: Sequence[str], *, has_jobs: bool, is_quiet: bool
+    ) -> Self:
+        """Reads -q QUESTION as earlier versions took it, where the word behind -q can't be anything else.
+
+        That is a word that names no clip: with --jobs, where the first word is a path, or where there are several.
+        """
+        options = line[: line.index("--")] if "--" in line else line
+        behind = [text for word, text in pairwise(options) if word == "-q" and text in words and not _is_path(text)]
+        is_old = bool(behind) and not questions and (has_jobs or len(behind) > 1 or _is_path(words[0]))
+        if not is_old:
+            return cls(words=words, questions=questions, is_quiet=is_quiet)
+        left = list(words)
+        for text in behind:
+            left.remove(text)
+        return cls(words=left, questions=behind, is_quiet="--quiet" in options, notice=_OLD)
 
 
 def inputs_of(
@@ -25,9 +57,9 @@ def inputs_of(
     is_recursive: bool,
     is_null: bool,
 ) -> Inputs:
-    """Which words are paths: all with -q, none with --jobs, else all but the first. Errors: UsageError."""
+    """Which words are paths: all with -Q, none with --jobs, else all but the first. Errors: UsageError."""
     if any(not question.strip() for question in questions):
-        raise UsageError("A question of -q is empty: give it a text, or leave it out.")
+        raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
     if jobs is not None:
         _check_jobs(words, questions, is_recursive=is_recursive, is_null=is_null)
         return Inputs(questions=tuple(questions), jobs=jobs, videos=videos)
@@ -91,7 +123,7 @@ def shard_of(text: str | None) -> Shard | None:
 
 def _check_jobs(words: Sequence[str], questions: Sequence[str], *, is_recursive: bool, is_null: bool) -> None:
     if words:
-        remedy = "." if questions else ", or give it with -q if it is a question."
+        remedy = "." if questions else ", or give it with -Q if it is a question."
         raise UsageError(f"--jobs names the clips itself: leave {words[0]!r} out{remedy}")
     for is_given, about in ((is_recursive, "--recursive is about folders"), (is_null, "-0 is about paths on stdin")):
         if is_given:
@@ -102,8 +134,12 @@ def _check_question(words: Sequence[str]) -> None:
     """The first of the words is it."""
     if not words:
         raise UsageError(f"No question and no clip was given: {USAGE}.")
-    if words[0] == STDIN or names_a_clip(words[0]):
+    if _is_path(words[0]):
         what = "- is stdin" if words[0] == STDIN else f"{words[0]!r} is a clip"
         raise UsageError(f"{what} where the question is expected: {USAGE}, or {USAGE_Q}.")
     if not words[0].strip():
         raise UsageError(f"The question is empty: {USAGE}.")
+
+
+def _is_path(word: str) -> bool:
+    return word == STDIN or names_a_clip(word)

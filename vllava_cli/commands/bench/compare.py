@@ -174,5 +174,5 @@ def _circumstances(record: Record) -> Iterator[tuple[str, str]]:
     if record.trials:
         yield "the question", repr(asked.question)
         yield "--max-new-tokens", str(asked.new_tokens)
-        yield "--batch", ",".join(map(str, asked.batches))
+        yield "--batch-size", ",".join(map(str, asked.batches))
         yield "the revision", asked.revision or "none"

@@ -10,6 +10,9 @@ from vllava_cli.commands.chat.manual import BY_NAME, Command
 from vllava_cli.commands.chat.quoting import Word, expanded, split
 from vllava_cli.errors import UsageError
 
+_OLD_NAMES = {"--force": "--overwrite"}
+"""What options were called earlier; that is taken, and no help shows it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -86,6 +89,7 @@ def _option(command: Command, word: Word, left: list[Word]) -> tuple[str, str]:
     """--start 1:20 or --start=1:20 → ("--start", "1:20"); takes the value off the words that are left."""
     typed, has_value, value = word.text.partition("=")
     name = typed.replace("_", "-")
+    name = _OLD_NAMES.get(name, name)
     option = command.option(name)
     if not option or (has_value and not option.value):
         raise refuse(command.name, f"There is no {word.raw} here")

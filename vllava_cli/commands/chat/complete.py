@@ -39,14 +39,15 @@ def completions(text_before_cursor: str, *, questions: Sequence[str], folder: Pa
         return []
     name, space, rest = line.partition(" ")
     if not space:
-        return [_named(command, line) for command in COMMANDS if f"/{command.name}".startswith(line)]
+        names = [(name, command) for command in COMMANDS for name in (command.name, *command.others)]
+        return [_named(name, command, line) for name, command in names if f"/{name}".startswith(line)]
     command = BY_NAME.get(name[1:])
     return _of_arguments(command, rest, questions=questions, folder=folder) if command else []
 
 
-def _named(command: Command, typed: str) -> Completion:
-    space = " " if command.arguments else ""
-    return Completion(text=f"/{command.name}{space}", start=len(typed), shown=f"/{command.name}", meta=command.help)
+def _named(name: str, command: Command, typed: str) -> Completion:
+    space = " " if command.arguments or command.options else ""
+    return Completion(text=f"/{name}{space}", start=len(typed), shown=f"/{name}", meta=command.help)
 
 
 def _of_arguments(command: Command, rest: str, *, questions: Sequence[str], folder: Path) -> list[Completion]:

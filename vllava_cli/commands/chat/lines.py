@@ -30,6 +30,9 @@ QUOTES = '"""'
 
 
 class Lines(Protocol):
+    has_prompt: bool
+    """Whether a person sees a prompt, and would like to be greeted."""
+
     def read(self, *, left: str, default: str = "") -> str | None:
         """One entry, perhaps of several lines; None at the end of the input.
 
@@ -39,6 +42,8 @@ class Lines(Protocol):
 
 class TerminalLines:
     """Lines that a person types: with history, completion, pasting and editing."""
+
+    has_prompt = True
 
     def __init__(
         self,
@@ -106,6 +111,7 @@ class PlainLines:
         self._stdin = stdin
         self._is_watched = stdin.isatty()
         self._prompt_to = prompt_to if prompt_to and self._is_watched and prompt_to.isatty() else None
+        self.has_prompt = self._prompt_to is not None
 
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
         """Errors: UsageError for a block that isn't closed; KeyboardInterrupt where no person types."""

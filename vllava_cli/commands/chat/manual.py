@@ -9,6 +9,8 @@ from vllava_cli.commands.chat.nearest import nearest
 from vllava_cli.commands.chat.settings import HELP, SAMPLING_HELP
 from vllava_cli.errors import UsageError
 
+MOST_SHOWN = 3
+"""Options in a usage line."""
 Subject = Literal["nothing", "media", "file", "turn", "setting", "topic"]
 
 
@@ -20,12 +22,17 @@ class Option:
     value: str = ""
     help: str
 
+    @property
+    def typed(self) -> str:
+        return f"{self.name} {self.value}".rstrip()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command: `takes` says what its words are."""
+    """One command: `takes` says what its words are, `others` what it may be called as well."""
 
     name: str
+    others: tuple[str, ...] = ()
     arguments: str = ""
     help: str
     takes: Subject = "nothing"
@@ -33,7 +40,17 @@ class Command:
 
     @property
     def usage(self) -> str:
-        return f"/{self.name} {self.arguments}".rstrip()
+        """With the options, of many only the first ones: "/save [--overwrite] FILE"."""
+        shown = [f"[{option.typed}]" for option in self.options]
+        if len(shown) > MOST_SHOWN:
+            shown[MOST_SHOWN - 1 :] = ["..."]
+        return " ".join(filter(None, [f"/{self.name}", *shown, self.arguments]))
+
+    @property
+    def listed(self) -> str:
+        """Without the options, and with all names: "/save FILE", "/bye, /quit, /exit"."""
+        names = ", ".join(f"/{name}" for name in (self.name, *self.others))
+        return f"{names} {self.arguments}".rstrip()
 
     def option(self, name: str) -> Option | None:
         return next((option for option in self.options if option.name == name), None)
@@ -48,34 +65,32 @@ _SAMPLING = tuple(
     Option(name=f"--{name}", value="on|off" if name in ("guard", "calibrate") else "X", help=help_)
     for name, help_ in SAMPLING_HELP.items()
 )
-_FORCE = (Option(name="--force", help="Replace a file that is already there."),)
-_PART = "[--start TIME] [--end TIME] [--at TIMES]"
+_OVERWRITE = (Option(name="--overwrite", help="Replace a file that is already there."),)
 
 COMMANDS: tuple[Command, ...] = (
     Command(
         name="open",
-        arguments=f"{_PART} PATH...",
+        arguments="PATH...",
         help="Begin a new conversation about other videos or images.",
         takes="media",
         options=_FRAMING,
     ),
     Command(
         name="add",
-        arguments=f"{_PART} PATH...",
+        arguments="PATH...",
         help="Attach videos or images to the next question.",
         takes="media",
         options=_FRAMING,
     ),
     Command(
         name="frames",
-        arguments="[--show] [FILE]",
-        help="Say which instants the model sees, and draw them into FILE as a contact sheet.",
+        arguments="[FILE]",
+        help="Say which instants the model sees, and draw them into FILE, a PNG or JPEG.",
         takes="file",
         options=(Option(name="--show", help="Draw them here, in the terminal."),),
     ),
     Command(
         name="retry",
-        arguments="[--temperature X] [--seed X] ...",
         help="Ask the last question again, with other settings for this once.",
         options=_SAMPLING,
     ),
@@ -95,25 +110,30 @@ COMMANDS: tuple[Command, ...] = (
     Command(name="show", help="Show the settings, how the model is loaded, and how much context is used."),
     Command(
         name="save",
-        arguments="[--force] FILE",
-        help="Keep the conversation in a file that /load reads.",
+        arguments="FILE",
+        help="Keep the conversation in a file that /load reads, for you alone.",
         takes="file",
-        options=_FORCE,
+        options=_OVERWRITE,
     ),
     Command(name="load", arguments="FILE", help="Go on with a conversation that was saved.", takes="file"),
     Command(
         name="export",
-        arguments="[--force] FILE",
-        help="Write the conversation as Markdown.",
+        arguments="FILE",
+        help="Write the conversation as Markdown, for you alone.",
         takes="file",
-        options=_FORCE,
+        options=_OVERWRITE,
     ),
     Command(name="clear", help="Begin again with the same videos and images."),
-    Command(name="help", arguments="[COMMAND]", help="List the commands and keys, or explain one.", takes="topic"),
-    Command(name="bye", help="Leave; so does Ctrl-D."),
+    Command(
+        name="help",
+        arguments="[COMMAND]",
+        help="List the commands and keys, or explain one with its options.",
+        takes="topic",
+    ),
+    Command(name="bye", others=("quit", "exit"), help="Leave; so do Ctrl-D, and quit or exit alone."),
 )
 BY_NAME = {command.name: command for command in COMMANDS}
-ALIASES = {"exit": "bye", "quit": "bye", "q": "bye", "?": "help"}
+ALIASES = {"q": "bye", "?": "help"} | {other: command.name for command in COMMANDS for other in command.others}
 KEYS = (
     ('"""', "Begins and ends a question of several lines."),
     ("Alt-Enter", "A new line."),
@@ -127,10 +147,10 @@ KEYS = (
 def help_rows(topic: str | None = None) -> list[tuple[str, str]]:
     """(what is typed, what it does) for everything, or for one command. Errors: UsageError."""
     if topic is None:
-        return [*((command.usage, command.help) for command in COMMANDS), *KEYS]
+        return [*((command.listed, command.help) for command in COMMANDS), *KEYS]
     command = BY_NAME[topic_of(topic)]
     rows = [(command.usage, command.help)]
-    rows += [(f"{option.name} {option.value}".rstrip(), option.help) for option in command.options]
+    rows += [(option.typed, option.help) for option in command.options]
     return rows + (list(HELP.items()) if command.takes == "setting" else [])
 
 

@@ -11,7 +11,7 @@ from vllava_cli.commands.chat.moments import moments
 from vllava_cli.commands.chat.revive import Clips, changes, clips_of, revived
 from vllava_cli.commands.chat.show import show_rows
 from vllava_cli.commands.chat.talk import Talk
-from vllava_cli.commands.pictures import check_free, title_of, write, write_sheet
+from vllava_cli.commands.pictures import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Frames, Framing
 from vllava_cli.session import SessionRecord, read, write_copy
@@ -38,14 +38,14 @@ def perform(talk: Talk, entry: slash.Entry) -> None:
             _set(talk, name, value)
         case slash.Show():
             _show(talk)
-        case slash.Save(path=path, is_forced=is_forced):
-            _check_free("save", path, is_forced=is_forced)
-            write_copy(path, talk.keeping.record(talk.conversation), is_forced=is_forced)
+        case slash.Save(path=path, is_overwriting=is_overwriting):
+            _check_free("save", path, is_overwriting=is_overwriting)
+            write_copy(path, talk.keeping.record(talk.conversation), is_overwriting=is_overwriting)
             talk.screen.notice(f"Saved in {path}.")
         case slash.Load(path=path):
             load(talk, read(path))
-        case slash.Export(path=path, is_forced=is_forced):
-            _export(talk, path, is_forced=is_forced)
+        case slash.Export(path=path, is_overwriting=is_overwriting):
+            _export(talk, path, is_overwriting=is_overwriting)
         case slash.Clear():
             talk.clear()
         case slash.Help(topic=topic):
@@ -100,6 +100,8 @@ def _frames(talk: Talk, entry: slash.ShowFrames) -> None:
     recipe = talk.engine.tokens.checkpoint.video_recipe
     if not media:
         raise UsageError(talk.about())
+    if entry.path and entry.is_folder:
+        make_folder(entry.path)
     if entry.path and len(media) > 1 and not entry.path.is_dir():
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     for frames in media:
@@ -136,13 +138,13 @@ def _show(talk: Talk) -> None:
     talk.screen.facts(show_rows(talk.engine, talk.conversation, talk.settings, kept_in=kept_in))
 
 
-def _check_free(command: str, path: Path, *, is_forced: bool) -> None:
-    if not is_forced:
-        check_free(path, f"/{command} --force FILE replaces it.")
+def _check_free(command: str, path: Path, *, is_overwriting: bool) -> None:
+    if not is_overwriting:
+        check_free(path, f"/{command} --overwrite FILE replaces it.")
 
 
-def _export(talk: Talk, path: Path, *, is_forced: bool) -> None:
-    _check_free("export", path, is_forced=is_forced)
+def _export(talk: Talk, path: Path, *, is_overwriting: bool) -> None:
+    _check_free("export", path, is_overwriting=is_overwriting)
     text = markdown(talk.conversation, model=talk.keeping.model)
-    write(path, text.encode(), is_forced=is_forced)
+    write(path, text.encode(), is_overwriting=is_overwriting, mode=0o600)
     talk.screen.notice(f"Exported to {path}.")

@@ -14,14 +14,15 @@ from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.lines import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.perform import perform, resumed, say_changes, say_renewed
 from vllava_cli.commands.chat.revive import Clips, clips_of, revived
+from vllava_cli.commands.chat.sessions import kept
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
-from vllava_cli.errors import SessionError, StdoutError, UsageError, VllavaError
+from vllava_cli.errors import StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.session import SessionFile, SessionRecord, last, sessions_folder
+from vllava_cli.session import SessionFile, SessionRecord, sessions_folder
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -42,6 +43,8 @@ class Chat:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: Output = "stream"
     is_continued: bool = False
+    continued: str | None = None
+    """Which session is gone on with; None is the last one."""
     session: Path | None = None
 
 
@@ -63,10 +66,7 @@ def run(chat: Chat, screen: Screen) -> int:
 def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
     """The session to go on with, locked; none where the chat is a new one."""
     if chat.is_continued:
-        path = last(sessions_folder())
-        if path is None:
-            raise SessionError(f"There is no session to continue in {sessions_folder()}: vllava chat CLIP begins one.")
-        return SessionFile.resume(path)
+        return SessionFile.resume(kept(chat.continued))
     if chat.session and chat.session.exists() and chat.session.stat().st_size:
         return SessionFile.resume(chat.session)
     return None, None
@@ -171,10 +171,10 @@ def _lines(talk: Talk, screen: Screen) -> Lines:
         questions=lambda: talk.questions,
         prompt_to=None if screen.is_quiet else sys.stderr,
     )
+    if lines.has_prompt and not talk.conversation.turns:
+        screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
     if isinstance(lines, TerminalLines):
         talk.is_ahead = True
-        if not talk.conversation.turns:
-            screen.notice(f"{talk.about()} /help lists the commands, Ctrl-D leaves.")
         if lines.history_fault:
             screen.notice(lines.history_fault)
     return lines

@@ -48,6 +48,8 @@ class Add:
 @dataclass(frozen=True, kw_only=True)
 class ShowFrames:
     path: Path | None = None
+    is_folder: bool = False
+    """Whether the path is a folder's, to be made where it isn't there."""
     is_drawn: bool = False
     """Whether the terminal itself is to show them."""
 
@@ -86,7 +88,7 @@ class Show:
 @dataclass(frozen=True, kw_only=True)
 class Save:
     path: Path
-    is_forced: bool = False
+    is_overwriting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ class Load:
 @dataclass(frozen=True, kw_only=True)
 class Export:
     path: Path
-    is_forced: bool = False
+    is_overwriting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ Entry = (
 def parse(line: str) -> Entry:
     """The entry that a line is. Errors: UsageError, a sentence with the usage of the command.
 
-    "Why?" → Question · "/open a.mp4" → Open · " /etc on the screen?" → Question, for its leading space
+    "Why?" → Question · "quit" → Bye · "/open a.mp4" → Open · " /etc on the screen?" → Question, for its leading space
     """
     command = _COMMAND.fullmatch(line.rstrip())
     if not command:
@@ -136,10 +138,12 @@ def parse(line: str) -> Entry:
     return _ENTRIES[name](command[2])
 
 
-def _question(line: str) -> Question:
+def _question(line: str) -> Question | Bye:
     text = line.strip()
     if not text:
         raise UsageError("The question is empty: type one, or /help.")
+    if text.lower() in BY_NAME["bye"].others and not line[:1].isspace():
+        return Bye()
     if not line[:1].isspace():
         _refuse_files(text)
     return Question(text=text)
@@ -182,7 +186,9 @@ def _framing(given: Arguments) -> Framing:
 
 def _frames(rest: str) -> ShowFrames:
     given = arguments_of("frames", rest)
-    return ShowFrames(path=next(iter(given.paths(most=1)), None), is_drawn=given.has("--show"))
+    path = next(iter(given.paths(most=1)), None)
+    is_folder = bool(given.words) and given.words[-1].text.endswith("/")
+    return ShowFrames(path=path, is_folder=is_folder, is_drawn=given.has("--show"))
 
 
 def _retry(rest: str) -> Retry:
@@ -217,7 +223,7 @@ def _set(rest: str) -> Set:
 
 def _save(rest: str) -> Save:
     given = arguments_of("save", rest)
-    return Save(path=given.paths(least=1, most=1)[0], is_forced=given.has("--force"))
+    return Save(path=given.paths(least=1, most=1)[0], is_overwriting=given.has("--overwrite"))
 
 
 def _load(rest: str) -> Load:
@@ -226,7 +232,7 @@ def _load(rest: str) -> Load:
 
 def _export(rest: str) -> Export:
     given = arguments_of("export", rest)
-    return Export(path=given.paths(least=1, most=1)[0], is_forced=given.has("--force"))
+    return Export(path=given.paths(least=1, most=1)[0], is_overwriting=given.has("--overwrite"))
 
 
 def _help(rest: str) -> Help:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
-from tests.hub_server import COMMIT, REFUSED, Hub, etag_of, open_hub
-from vllava_cli.engine import download, hub, repository
+from tests.hub_server import COMMIT, REFUSED, Hub, Repository, etag_of, open_hub
+from vllava_cli.engine import hub, hub_download, repository
 from vllava_cli.engine.hub import Source
-from vllava_cli.errors import HubError
+from vllava_cli.errors import CheckpointError, HubError
 
 MODEL = "owner/model"
 CONFIGS = ["added_tokens.json", "generation_config.json", "preprocessor_config.json"]
@@ -32,7 +32,7 @@ def server(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:  
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", site.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        monkeypatch.setattr(download, "PAUSES_S", (0.0,))
+        monkeypatch.setattr(hub_download, "PAUSES_S", (0.0,))
         yield site
 
 
@@ -289,6 +289,13 @@ def test_weights_without_safetensors_are_refused_before_anything_is_fetched(serv
     assert server.bodies() == []
 
 
+def test_a_file_that_breaks_off_is_told_while_another_one_stands_still(server: Hub, published: Path) -> None:
+    server.add(MODEL, published)
+    server.holds[SHARDS[0]] = server.breaks[SHARDS[2]] = 1000
+    with pytest.raises(HubError, match=f"The download of {SHARDS[2]} broke off"):
+        fetched()
+
+
 def test_a_server_without_ranges_sends_all_again(server: Hub, published: Path) -> None:
     server.add(MODEL, published)
     server.has_ranges = False
@@ -374,8 +381,9 @@ def test_names_that_would_lead_out_of_the_cache_are_left_out(server: Hub, publis
     index["weight_map"]["more"] = "../../../evil.safetensors"
     files[INDEX] = json.dumps(index).encode()
     files["../../../evil.safetensors"] = b"evil"
-    with pytest.raises(HubError, match=r"has no \.\./\.\./\.\./evil\.safetensors"):
+    with pytest.raises(CheckpointError, match="doesn't say in which files of its folder the weights are"):
         fetched()
+    assert all(asked in {*CONFIGS, INDEX} for asked, _ in server.bodies())
 
 
 def test_an_adapter_is_completed_as_well(server: Hub, tmp_path: Path) -> None:
@@ -394,6 +402,23 @@ def test_an_adapter_is_completed_as_well(server: Hub, tmp_path: Path) -> None:
     assert {path.name for path in source.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert hub.locate_adapter("owner/lora") == source
     assert server.requests == []
+
+
+def test_an_adapter_that_is_a_checkpoint_as_well_is_completed_as_one(server: Hub, published: Path) -> None:
+    files = server.add(MODEL, published).files
+    files |= dict.fromkeys(hub.ADAPTER_FILES, b"{}")
+    folder = hub.locate_adapter(MODEL).folder
+    assert not (folder / "config.json").exists()
+    assert hub.locate(MODEL).folder == folder
+    assert (folder / "config.json").exists()
+
+
+def test_whether_an_adapter_is_a_checkpoint_is_asked_once(server: Hub) -> None:
+    server.repositories[MODEL] = Repository(files=dict.fromkeys(hub.ADAPTER_FILES, b"{}"))
+    source = hub.locate_adapter(MODEL)
+    server.requests.clear()
+    assert [hub.locate(MODEL), hub.locate(MODEL)] == [source, source]
+    assert [request.what for request in server.requests] == ["info"]
 
 
 def test_an_adapter_of_pickles_is_refused(server: Hub, tmp_path: Path) -> None:

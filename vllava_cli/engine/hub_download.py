@@ -1,7 +1,7 @@
 """Fetches files of a repository into the hub's cache, in the layout that the hub's own library reads.
 
 What has arrived of a file stays when its download breaks off, and the next one goes on behind it. The library itself
-removes it, since its version 1.31.
+removes it, since its version 1.18 (findings/hub-download-begins-anew.sh).
 """
 
 from __future__ import annotations
