@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.batch import here, telling
@@ -123,7 +124,8 @@ class Work:
         if preflight.frames is None:
             self._answer_elsewhere(found, longest)
             return
-        tokens = here.read_tokens(self.source)
+        with screen.waiting("Reading the model's files"):
+            tokens = here.read_tokens(self.source)
         pool.fit_to(tokens.checkpoint.video_recipe)
         engine, self.meter.load_s = here.load(
             batch.wishes,
@@ -170,8 +172,10 @@ class Work:
         def parts() -> list[str]:
             return telling.standing(self.tally, self.meter, now_s=time.perf_counter())
 
+        with self.screen.progress(parts, is_shared=False):  # rows come to the terminal only from the first one on
+            first = list(islice(outcomes, 1))
         with self.screen.progress(parts, is_shared=not self.out.is_kept):
-            for outcome in outcomes:
+            for outcome in chain(first, outcomes):
                 self._put(outcome)
 
     def _put(self, outcome: Outcome) -> None:
