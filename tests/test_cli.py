@@ -8,12 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.main import get_command
 
 import vllava_cli
 from tests.commands.shell import Shell
-from vllava_cli.cli import app
 from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
@@ -95,25 +92,6 @@ def test_version(shell: Run) -> None:
     assert shell("--version") == Shell(code=0, out=f"vllava {vllava_cli.__version__}\n", err="")
 
 
-def test_help_shows_arguments_under_their_own_names() -> None:
-    found = {
-        name: [line for line in command.get_help(typer.Context(command, info_name=name)).splitlines() if " <" in line]
-        + command.collect_usage_pieces(typer.Context(command, info_name=name))
-        for name, command in get_command(app).commands.items()
-    }
-    assert found == {
-        "ask": ["[OPTIONS]", "CLIP... [QUESTION]"],
-        "chat": ["[OPTIONS]", "[CLIP]..."],
-        "batch": ["[OPTIONS]", "[QUESTION] [PATH]..."],
-        "probe": ["[OPTIONS]", "CLIP..."],
-        "frames": ["[OPTIONS]", "CLIP..."],
-        "merge": ["[OPTIONS]", "OUT", "SHARD..."],
-        "bench": ["[OPTIONS]", "[CLIP] [QUESTION]"],
-        "doctor": ["[OPTIONS]"],
-        "demo": ["[OPTIONS]"],
-    }
-
-
 def test_help_names_every_command(shell: Run) -> None:
     done = shell("--help")
     assert (done.code, done.err) == (0, "")
@@ -154,7 +132,7 @@ USAGE_ERRORS = {
     ),
     "random weights of a model": (
         ["bench", "--random-weights", "7b", "--model", "demo"],
-        "vllava: --random-weights measures no --model. Give one of them.\n",
+        "vllava: --random-weights measures no --model and no --adapter. Give one of them.\n",
     ),
     "frames in a precision": (
         ["bench", "--frames-only", "--precision", "fp16"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from vllava_cli.errors import OutputError
 from vllava_cli.journal import read_rows
 from vllava_cli.jsonl import line_of
-from vllava_cli.objects import Objects, rows_into
+from vllava_cli.objects import Objects, rows_into, scratch
 
 
 def row(id: str, answer: str = "Yes.") -> dict[str, str]:
@@ -53,3 +54,12 @@ def test_a_put_that_breaks_off_leaves_nothing(place: str, tmp_path: Path, error:
     assert list(read_rows(rows_into(objects, tmp_path))) == [row("a")]
     objects.put("rows-000002-00000000.jsonl", [line_of(row("b"))])
     assert list(read_rows(rows_into(objects, tmp_path))) == [row("a"), row("b")]
+
+
+def test_no_room_for_what_is_fetched_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OutputError, match=r"folder can't be used: no such file or directory\. Set TMPDIR"), scratch():
+        pass
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match="mine"), scratch():
+        raise FileNotFoundError("mine")

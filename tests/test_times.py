@@ -6,7 +6,7 @@ import pytest
 
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Framing
-from vllava_cli.times import framing_of, time_of, times_of
+from vllava_cli.times import framing_of, roughly, time_of, times_of
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,14 @@ def test_framings(times: tuple[float | None, float | None, tuple[float, ...] | N
     with pytest.raises(UsageError) as caught:
         framing()
     assert str(caught.value) == outcome
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        *((0.2, "1 s"), (7.4, "7 s"), (89.4, "89 s"), (91, "2 min"), (5300, "88 min"), (5400, "1.5 h")),
+        *((172000, "47.8 h"), (172800, "2.0 days")),
+    ],
+)
+def test_a_guess_is_no_more_exact_than_it_can_be(seconds: float, shown: str) -> None:
+    assert roughly(seconds) == shown

@@ -23,6 +23,7 @@ USAGES = {
     "probe": "Usage: vllava probe [OPTIONS] CLIP...",
     "frames": "Usage: vllava frames [OPTIONS] CLIP...",
     "merge": "Usage: vllava merge [OPTIONS] OUT SHARD...",
+    "replay": "Usage: vllava replay [OPTIONS] ROWS",
     "bench": "Usage: vllava bench [OPTIONS] [CLIP] [QUESTION]",
     "doctor": "Usage: vllava doctor [OPTIONS]",
     "demo": "Usage: vllava demo [OPTIONS]",

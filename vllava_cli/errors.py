@@ -105,7 +105,7 @@ MOST_TOLD = 200
 """Characters of what a library said."""
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What a library's error says, on one line, as a part of a sentence of ours."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"

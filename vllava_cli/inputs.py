@@ -56,7 +56,7 @@ def piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
 
 def _expanded(names: Iterable[str], is_recursive: bool, tell: Tell) -> Iterable[str]:
     for name in names:
-        if os.path.isdir(name):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
+        if os.path.isdir(name):
             yield from _folder(name, is_recursive, tell)
         else:
             yield name

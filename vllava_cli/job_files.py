@@ -47,7 +47,7 @@ def _exact(row: JobRow) -> JobRow:
 
 def _folder(file: Path, videos: Path | None) -> str:
     """ "" for the current one."""
-    if videos is not None and not os.path.isdir(videos):  # noqa: PTH112  (Path.is_dir raises where access is denied)
+    if videos is not None and not os.path.isdir(videos):
         raise UsageError(f"{shown(videos)} is no folder: name the one that the clips are in with --videos.")
     folder = videos or file.parent
     return "" if folder == Path() else str(folder)

@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 from vllava_cli import whole
 from vllava_cli.errors import OutputError
 from vllava_cli.jsonl import line_of, read_rows, shown
+from vllava_cli.plural import counted
 
 ID_DIGITS = 32
 
@@ -69,7 +70,7 @@ class JobList:
         for count, row in enumerate(rows, 1):
             yield _job(row, self.path, count + 1)
         if count != self.jobs:
-            _refuse(self.path, f"it has {count:,} jobs instead of {self.jobs:,}")
+            _refuse(self.path, f"it has {counted(count, 'job')} instead of {self.jobs:,}")
 
 
 def path_of(output: Path) -> Path:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from vllava_cli.nouns import LoadPlan, Speed
 
+OVER = (
+    "More than the limit, which is measured as well: at another moment, when this machine was slower, or without what "
+    "caches spare here."
+)
+Expect = Callable[[Literal["at least", "about"], float], object]
+"""Gets how many seconds something will take."""
 Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
 """Rates are better when they are higher, all others when they are lower."""
 
@@ -43,6 +50,11 @@ class Line:
     limit: float | None = None
     note: str = ""
     """Why one of them is missing, a sentence."""
+
+    @property
+    def remark(self) -> str:
+        """The note and, where more than the limit was reached, how that can be."""
+        return " ".join(filter(None, [self.note, OVER if (self.of_limit or 0.0) > 1 else ""]))
 
     @property
     def is_rate(self) -> bool:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli import jsonl
@@ -89,6 +90,18 @@ class Objects:
         for name in self.row_names():
             with told(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
                 yield from file
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what is fetched or about to be put, gone afterwards. Errors: OutputError where none can be made."""
+    try:
+        folder = TemporaryDirectory(prefix="vllava-")
+    except OSError as exc:
+        reason = jsonl.reason_of(exc)
+        raise OutputError(f"The temporary folder can't be used: {reason}. Set TMPDIR to a folder with room.") from exc
+    with folder as name:
+        yield Path(name)
 
 
 def rows_into(objects: Objects, folder: Path) -> Path:

@@ -147,7 +147,7 @@ def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> No
     data = b"".join(map(line_of, rows_of(record)))
     part = path.parent / f".vllava-{os.getpid()}.part"
     with told(path):
-        if not is_overwriting or not path.is_file():
+        if not is_overwriting or not os.path.isfile(path):
             _check_free(path, is_empty_free=False)
         elif is_locked(path):
             raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
@@ -209,9 +209,9 @@ def _check_free(path: Path, *, is_empty_free: bool = True) -> None:
     """An empty file counts as free where a journal may start in it."""
     if not os.path.lexists(path):
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{shown(path)} is a folder. Name a file.")
-    is_empty = path.is_file() and path.stat().st_size == 0
+    is_empty = os.path.isfile(path) and path.stat().st_size == 0
     if not (is_empty and is_empty_free):
         raise OutputError(_taken(path))
 

@@ -15,6 +15,7 @@ from vllava_cli.job_list import JobList, id_of
 from vllava_cli.jsonl import read_rows, shown, told
 from vllava_cli.lock import is_locked
 from vllava_cli.mending import check_start
+from vllava_cli.plural import counted
 
 PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
 """What one of the parts in a folder is called."""
@@ -132,10 +133,14 @@ def _check_lists(shards: Sequence[Shard]) -> None:
 
 def _difference(one: JobList, other: JobList) -> str | None:
     if one.of != other.of:
-        return f"one of {one.of:,} shards, one of {other.of:,}"
+        return f"one of {counted(one.of, 'shard')}, one of {other.of:,}"
     if one.all_jobs != other.all_jobs:
-        return f"{one.all_jobs:,} jobs in all, and {other.all_jobs:,}"
-    return None if one.checksum == other.checksum else f"both have {one.all_jobs:,} jobs in all, but not the same ones"
+        return f"{counted(one.all_jobs, 'job')} in all, and {other.all_jobs:,}"
+    return (
+        None
+        if one.checksum == other.checksum
+        else f"both have {counted(one.all_jobs, 'job')} in all, but not the same ones"
+    )
 
 
 def _twice(row: dict[str, Any], one: Shard, other: Shard) -> str:

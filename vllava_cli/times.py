@@ -1,4 +1,4 @@
-"""Times as a user writes them, and the part of a clip that they name: for the command line and the chat."""
+"""Times as a user writes them and reads them, and the part of a clip that they name."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ def framing_of(
     if start_s is not None and end_s is not None and start_s >= end_s:
         raise UsageError(f"The part from {start_s:g} s to {end_s:g} s is empty: --end must come after --start.")
     return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit)
+
+
+def roughly(seconds: float) -> str:
+    """What a guess can mean: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

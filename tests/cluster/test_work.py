@@ -65,6 +65,7 @@ def worked(
     *,
     reading: Reading | None = None,
     tally: Tally | None = None,
+    connect: Any = machines,
     **more: Any,
 ) -> Tally:
     """All of it, into a folder."""
@@ -80,7 +81,7 @@ def worked(
             tally=tally,
             screen=(reading or Reading()).screen(),
             is_interrupted=lambda: False,
-            connect=machines,
+            connect=connect,
             feed=cluster.feed,
         ).do(todo)
     return tally
@@ -172,3 +173,13 @@ def test_engines_that_end_are_blamed_on_clips_once_others_were_answered(
     tally = Tally(skipped=skipped, skipped_errors=skipped_errors)
     worked(cluster, tmp_path / "out", jobs(count), tally=tally)
     assert cluster.may_end_engines == suspected
+
+
+def test_what_the_cluster_has_is_told_in_the_singular_where_it_is_one(tmp_path: Path) -> None:
+    @contextmanager
+    def one_gpu(_address: str, _tell: Callable[[str], object]) -> Iterator[tuple[Node, ...]]:
+        yield (Node(cpus=3, gpus=1),)
+
+    reading = Reading(is_verbose=True)
+    worked(Cluster(), tmp_path, jobs(1), reading=reading, connect=one_gpu)
+    assert "ray: 1 machine; 1 engine with 1 GPU and 1 CPU each, 1 decoder, 16 clips at once.\n" in reading.said[1]

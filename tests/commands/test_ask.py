@@ -313,7 +313,7 @@ def model_folders(folder: Path) -> dict[str, tuple[Path, str]]:
     (bare / "model.safetensors").unlink()
     (damaged / "model.safetensors").write_bytes(weights[:1000])
     config = json.loads((huge / "config.json").read_text())
-    config["text_config"] |= {"num_hidden_layers": 4000, "hidden_size": 16384, "intermediate_size": 65536}
+    config["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
     (huge / "config.json").write_text(json.dumps(config))
     empty.mkdir()
     return {

@@ -187,7 +187,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
             "made_with is missing: an older vllava wrote the row, or it isn't an answer's",
         ),
         (changed(ask, ("made_with.device", ...)), "row 3, made_with: device is missing"),
-        (changed(ask, ("made_with.clips", [clip, clip])), "it names 1 clips, and made_with has 2"),
+        (changed(ask, ("made_with.clips", [clip, clip])), "it names 1 clip, and made_with has 2"),
         (changed(ask, ("clips.0.path", "gone.mp4")), "There is no file 'gone.mp4' any more"),
         (changed(ask, ("clips.0.path", "a\0.mp4")), "row 6, clips, 1: path is no name of a file"),
         (changed(bare, ("path", "\ud800")), "row 7: path is no name of a file"),

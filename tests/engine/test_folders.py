@@ -253,6 +253,11 @@ def sparse(name: str, size: int) -> Callable[[Path], object]:
     return lambda folder: os.truncate(folder / name, size)
 
 
+def template(folder: Path) -> None:
+    processor = json.loads((folder / "tokenizer.json").read_text())["post_processor"]
+    edit_json(folder / "tokenizer.json", post_processor=processor | {"special_tokens": {}})
+
+
 def shards(*names: Any) -> Callable[[Path], object]:
     return lambda folder: edit_json(folder / INDEX, weight_map={str(name): name for name in names})
 
@@ -299,6 +304,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         content("tokenizer.json", b'{"a":' + DEEP),
         "tokenizer.json can't be used: ",
     ),
+    "a template without its tokens": (template, "tokenizer.json can't be used: "),
     "frames of 10^12 pixels": (preprocessor(size={"shortest_edge": 10**12}), "sets size to .* but it must be"),
     "a mean of 10^400": (
         preprocessor(image_mean=[10**400, 0, 0]),

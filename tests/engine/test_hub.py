@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_an_unknown_folder_is_an_error(model: str, tmp_path: Path, monkeypatch: 
     assert str(caught.value) == (
         f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
     )
+
+
+def test_a_folder_that_may_not_be_entered_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # to root, which tests may run as, nothing is forbidden
+    with pytest.raises(CheckpointError, match=r"can't be read: permission denied\. Check its mode and owner\."):
+        hub.locate(str(tmp_path))
 
 
 def test_what_is_cached_is_used_without_the_network(hub_cache: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -108,7 +109,8 @@ def test_a_file_taken_for_a_folder() -> None:
 
 
 def test_a_name_that_no_file_can_have() -> None:
-    assert message_for(Path("a\0.mp4")) == "'a\0.mp4' can't be read: embedded null byte. Check the path."
+    told = message_for(Path("a\0.mp4"))  # Python 3.13 has words of its own for it
+    assert re.fullmatch(r"'a\0\.mp4' can't be read: .*embedded null (byte|character).*\. Check the path\.", told)
 
 
 def test_an_address_is_a_file_name_here() -> None:

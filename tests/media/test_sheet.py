@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,9 @@ def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
 
 def test_the_facts_below_the_name() -> None:
     assert facts(frames(8, 640, 360)) == "640x360, h264, 29.97 frames a second, 0:12.50"
+    slow = frames(8, 640, 360)
+    slow = replace(slow, clip=replace(slow.clip, fps=1.0))
+    assert facts(slow) == "640x360, h264, 1 frame a second, 0:12.50"
     assert facts(frames(1, 640, 360, kind="image")) == "640x360, jpeg"
 
 

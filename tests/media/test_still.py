@@ -44,7 +44,7 @@ def test_every_mode_becomes_rgb_as_pillow_converts_it(mode: str) -> None:
     name = "a.tiff" if mode in ("CMYK", "YCbCr") else "a.png"
     path = write_image(name, Image.fromarray(picture(5)).convert(mode))
     with Image.open(path) as image:
-        assert image.mode == mode
+        assert image.mode == mode or mode == "YCbCr"  # Pillow before 13 calls that RGB
         expected = np.asarray(image.convert("RGB"))
     assert (read_still(path).pixels[0] == expected).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -90,7 +91,7 @@ class FolderParts:
 
     def _count(self) -> int:
         """How many parts are here already, 0 for none. Errors: OutputError where they are not of one run."""
-        found = shards_in(self._folder) if self._folder.exists() else []
+        found = shards_in(self._folder) if os.path.exists(self._folder) else []
         kinds = {(match[2], match[3]) for match in map(PART.fullmatch, (path.name for path in found)) if match}
         if not kinds:
             return 0

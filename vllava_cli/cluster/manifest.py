@@ -7,13 +7,12 @@ import os
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.jobs import Job
 from vllava_cli.jsonl import told
-from vllava_cli.objects import Objects, is_url
+from vllava_cli.objects import Objects, is_url, scratch
 
 NAME = "manifest.parquet"
 CLIPS_PER_GROUP = 4096
@@ -24,8 +23,8 @@ def write(place: str, units: Iterable[Unit]) -> str:
     """Writes it into a folder or below a URL, and returns where. Errors: OutputError."""
     if is_url(place):
         objects = Objects(place)
-        with TemporaryDirectory(prefix="vllava-") as folder:
-            path = Path(folder, NAME)
+        with scratch() as folder:
+            path = folder / NAME
             _write(path, units)
             objects.put_file(path, NAME)
         return f"{objects.url}/{NAME}"

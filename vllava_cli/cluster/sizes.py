@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from vllava_cli.errors import WishError
+from vllava_cli.plural import counted
 
 LEAST_CPUS = 3
 """One for an engine, one to decode, one to read the manifest: with fewer these wait for each other for ever."""
@@ -52,16 +53,22 @@ def sizes(nodes: tuple[Node, ...], wanted: Wanted) -> Sizes:
     cpus = sum(node.cpus for node in nodes)
     if cpus < LEAST_CPUS:
         raise WishError(
-            f"Ray has {_counted(cpus, 'CPU')} here, and {LEAST_CPUS} are needed: one for the model, one to decode, one "
+            f"Ray has {counted(cpus, 'CPU')} here, and {LEAST_CPUS} are needed: one for the model, one to decode, one "
             "to read the list of clips. Leave --ray out, or use a larger cluster."
         )
     gpus = _gpus_per_actor(nodes, wanted)
     most = min(_most_on_gpus(nodes, gpus), cpus - SPARE_CPUS)
     if most < 1:
-        raise WishError(f"No machine of the cluster has {_gpus(gpus)} for an actor. Give fewer with --gpus-per-actor.")
+        raise WishError(
+            f"No machine of the cluster has {counted(gpus, 'GPU')} for an actor. Give fewer with --gpus-per-actor."
+        )
     actors = wanted.actors or (most if gpus else min(most, len(nodes)))
     if actors > most:
-        what = f"{_gpus(gpus)} each" if gpus and most < cpus - SPARE_CPUS else f"{cpus} CPUs, of which 2 stay free"
+        what = (
+            f"{counted(gpus, 'GPU')} each"
+            if gpus and most < cpus - SPARE_CPUS
+            else f"{cpus} CPUs, of which 2 stay free"
+        )
         raise WishError(f"--actors {actors} is more than the {most} that the cluster has room for, with {what}.")
     cpus_per_actor = 1 if gpus else _share(nodes, actors)
     return Sizes(
@@ -92,11 +99,3 @@ def _share(nodes: tuple[Node, ...], actors: int) -> int:
     """CPUs of an engine without a GPU: half of them decode, and no engine has more than a machine can give."""
     cpus = sum(node.cpus for node in nodes)
     return max(1, min((cpus - SPARE_CPUS) // (2 * actors), min(node.cpus for node in nodes) - 1))
-
-
-def _gpus(number: float) -> str:
-    return f"{number:g} GPU{'' if number == 1 else 's'}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

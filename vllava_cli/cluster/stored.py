@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli import job_list
@@ -15,7 +13,7 @@ from vllava_cli.commands.batch.output import learned, ordered
 from vllava_cli.commands.batch.rows import About
 from vllava_cli.jobs import Job, Shard
 from vllava_cli.journal import read_rows
-from vllava_cli.objects import LIST, Objects, rows_into
+from vllava_cli.objects import LIST, Objects, rows_into, scratch
 
 MOST_ROWS, MOST_S = 1000, 5.0
 """Of an object, and how long its first row waits: what a killed driver had waiting is answered again."""
@@ -36,8 +34,7 @@ class StoredParts:
 
     def prepare(self, jobs: Sequence[Job], *, is_dry: bool) -> None:
         """Writes the list, learns what is done. Errors: OutputError."""
-        with TemporaryDirectory(prefix="vllava-") as name:
-            folder = Path(name)
+        with scratch() as folder:
             path = rows_into(self._objects, folder)
             known = learned(read_rows(path), path)
             if self._place.is_overwriting:
@@ -71,15 +68,14 @@ class StoredParts:
         self._flush()
         if not self._place.is_parquet:
             return
-        with TemporaryDirectory(prefix="vllava-") as name:
-            folder = Path(name)
+        with scratch() as folder:
             rows = ordered(rows_into(self._objects, folder), [job.id for job in jobs])
             parquet.write(folder / TABLE, rows, self._about.choices, parquet.further_fields(jobs))
             self._objects.put_file(folder / TABLE, TABLE)
 
     def ids(self) -> Iterator[bytes]:
-        with TemporaryDirectory(prefix="vllava-") as name:
-            for row in read_rows(rows_into(self._objects, Path(name))):
+        with scratch() as folder:
+            for row in read_rows(rows_into(self._objects, folder)):
                 yield bytes.fromhex(row["id"])
 
     def close(self) -> None:

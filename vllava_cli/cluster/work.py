@@ -23,6 +23,7 @@ from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.commands.batch.units import each_unit
 from vllava_cli.errors import ClusterError
 from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.plural import counted
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Work:
                 raise ClusterError(fault)
             if not self._left or self.is_stopping():
                 return
-            self.screen.detail(f"{telling.counted(len(self._left), 'job')} without a row: another pass.")
+            self.screen.detail(f"{counted(len(self._left), 'job')} without a row: another pass.")
             shares = replace(shares, clips=1)
             passes_alone += fault is None
             if passes_alone > MOST_PASSES:
@@ -173,9 +174,7 @@ class Work:
 
 def _told(shares: Sizes, nodes: int) -> str:
     """ "ray: 2 machines; 2 engines with 1 GPU and 1 CPU each, 8 decoders, 16 clips at once." """
-    gpus = f"{shares.gpus_per_actor:g} GPUs and " if shares.gpus_per_actor else ""
-    engines = (
-        f"{telling.counted(shares.actors, 'engine')} with {gpus}{telling.counted(shares.cpus_per_actor, 'CPU')} each"
-    )
-    machines = telling.counted(nodes, "machine")
-    return f"ray: {machines}; {engines}, {telling.counted(shares.decoders, 'decoder')}, {shares.clips} clips at once."
+    gpus = f"{counted(shares.gpus_per_actor, 'GPU')} and " if shares.gpus_per_actor else ""
+    engines = f"{counted(shares.actors, 'engine')} with {gpus}{counted(shares.cpus_per_actor, 'CPU')} each"
+    more = f"{counted(shares.decoders, 'decoder')}, {counted(shares.clips, 'clip')} at once"
+    return f"ray: {counted(nodes, 'machine')}; {engines}, {more}."

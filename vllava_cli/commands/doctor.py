@@ -14,6 +14,7 @@ from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.plural import counted
 from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
@@ -174,7 +175,7 @@ def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
 def _machine(hardware: Hardware) -> list[tuple[str, str]]:
     instructions = "with" if hardware.has_cpu_bf16 else "without"
     rows = [
-        ("cpu", f"{hardware.cpu_name}, {hardware.cpu_cores} cores, {instructions} bf16 instructions"),
+        ("cpu", f"{hardware.cpu_name}, {counted(hardware.cpu_cores, 'core')}, {instructions} bf16 instructions"),
         ("ram", f"{hardware.ram_free_bytes / GIB:.1f} of {hardware.ram_total_bytes / GIB:.1f} GiB free"),
     ]
     for gpu in hardware.accelerators:

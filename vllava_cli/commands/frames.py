@@ -196,7 +196,7 @@ def _target(sheets: Sheets, clip: Path) -> Path:
 
 def _is_folder(sheets: Sheets) -> bool:
     """Whether -o names a folder, one that is there or one that is to be made."""
-    return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or Path(str(sheets.output)).is_dir())
+    return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or os.path.isdir(str(sheets.output)))
 
 
 def _folder(sheets: Sheets) -> Path:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli import whole
 from vllava_cli.errors import OutputError, UsageError
 from vllava_cli.journal import Journal
 from vllava_cli.jsonl import line_of, shown, told
-from vllava_cli.objects import Objects, is_url, rows_into
+from vllava_cli.objects import Objects, is_url, rows_into, scratch
+from vllava_cli.plural import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.shards import Shard, listed, merged, shards_in
 from vllava_cli.tables import format_of
@@ -38,7 +38,7 @@ def run(merge: Merge, screen: Screen) -> int:
         paths = [path for name in merge.shards for path in _paths(name, fetched, screen)]
         shards = [Shard.found(path) for path in paths]
         _check_files(merge.out, shards)
-        with screen.waiting(f"Reading {len(shards):,} shards"):
+        with screen.waiting(f"Reading {counted(len(shards), 'shard')}"):
             whole_run = merged(shards)
         counts: Counter[str] = Counter()
         with screen.waiting(f"Writing {merge.out}"):
@@ -50,11 +50,11 @@ def run(merge: Merge, screen: Screen) -> int:
 def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
     """The shard itself, those in a folder, or a run below a URL, fetched for as long as it is needed."""
     if is_url(name):
-        folder = Path(fetched.enter_context(TemporaryDirectory(prefix="vllava-")))
+        folder = fetched.enter_context(scratch())
         with screen.waiting(f"Fetching {name}"):
             return [rows_into(Objects(name), folder)]
     path = Path(name)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     found = shards_in(path)
     if not found:
@@ -111,15 +111,10 @@ def _tell(out: Path, shards: Sequence[Shard], stale_rows: int, counts: Counter[s
     if bare:
         screen.notice(f"vllava: No list of jobs, .jobs, is beside {bare}: jobs without a row can't be seen.")
     if stale_rows:
-        screen.notice(f"vllava: {_number(stale_rows, 'row')} of clips that changed since, or of other runs, left out.")
-    jobs, of = _number(counts.total(), "job"), _number(len(shards), "shard")
-    answers, errors = _number(counts["answer"], "answer"), _number(counts["error"], "error")
+        screen.notice(f"vllava: {counted(stale_rows, 'row')} of clips that changed since, or of other runs, left out.")
+    jobs, of = counted(counts.total(), "job"), counted(len(shards), "shard")
+    answers, errors = counted(counts["answer"], "answer"), counted(counts["error"], "error")
     screen.notice(f"vllava: {jobs} of {of}: {answers}, {errors}.")
     if counts["error"]:
         name = one_line(str(out))
         screen.notice(f"vllava: The same batch with --retry-errors and -o {name} tries the errors again.")
-
-
-def _number(count: int, noun: str) -> str:
-    """(1, "row") → "1 row", (1000, "row") → "1,000 rows"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

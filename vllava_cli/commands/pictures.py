@@ -26,7 +26,7 @@ def write_sheet(frames: Frames, recipe: VideoRecipe, target: Path | None = None,
     from vllava_cli.media.sheet import Sheet, sheet_picture
 
     clip = frames.clip.path
-    if target is None or target.is_dir():
+    if target is None or os.path.isdir(target):
         target = free_sheet_path(clip, target or Path())
     form = form_of(target)
     return write(target, sheet_picture(Sheet.seen(frames, title_of(clip), recipe, fit=fit), form))
@@ -68,7 +68,7 @@ def name_of(clip: Path) -> str:
     if str(clip) == "-":
         return "stdin"
     whole = clip if clip.name and clip.name != ".." else clip.resolve()
-    stem = whole.name if whole.is_dir() else whole.stem
+    stem = whole.name if os.path.isdir(whole) else whole.stem
     name = "".join(letter if letter.isprintable() else "_" for letter in stem)
     while len(os.fsencode(name)) > _MAX_NAME_BYTES:
         name = name[:-1]

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllava_cli.errors import MediaError
 from vllava_cli.nouns import Clip, DecodeLimits
+from vllava_cli.plural import counted
 from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
@@ -106,4 +107,4 @@ def _rate(clip: Clip) -> str:
     if clip.fps is None:
         return "not known"
     steadiness = {True: ", constant", False: ", variable", None: ""}[clip.is_rate_constant]
-    return f"{clip.fps:.6g} frames a second{steadiness}"
+    return f"{counted(clip.fps, 'frame')} a second{steadiness}"

@@ -171,13 +171,15 @@ def _is_ours(config: Path) -> bool:
 
 def _is_folder_name(model: str) -> bool:
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
-    return looks_like_path or Path(model).is_dir()
+    return looks_like_path or os.path.isdir(model)
 
 
 def _existing_folder(model: str) -> Path:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
+    folder = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+    if os.path.isdir(folder):
+        if os.access(folder, os.R_OK | os.X_OK):
+            return folder
+        raise CheckpointError(f"The model folder {model} can't be read: permission denied. Check its mode and owner.")
     raise CheckpointError(
         f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
     )

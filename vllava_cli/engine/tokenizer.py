@@ -76,7 +76,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
         _add_missing(backend, settings.get("added_tokens_decoder"))
-    except Exception as exc:  # tokenizers raises bare Exception
+        backend.encode("")  # where a template names tokens that it lacks
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
         raise unusable(path, reason_of(exc)) from exc
     backend.no_truncation()  # what a training run left in the file
     backend.no_padding()

@@ -37,7 +37,7 @@ def check_file(path: Path) -> None:
 
 def is_folder(path: Path) -> bool:
     """Also False for a path that can't exist."""
-    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises for a name longer than a file name may be)
+    return os.path.isdir(path)
 
 
 def shown(path: Path) -> str:

@@ -25,6 +25,7 @@ from vllava_cli.media.still import look, read_still
 from vllava_cli.media.through import Survey, fetch_through, survey, survey_unknown
 from vllava_cli.media.upright import orientation, upright
 from vllava_cli.nouns import Clip, Frames, Framing
+from vllava_cli.plural import counted
 
 
 def sample(path: Path, framing: Framing) -> Frames:
@@ -118,7 +119,7 @@ def _faults(path: Path, known: Survey) -> tuple[str, ...]:
     if decoded < expected and (tally.refused or tally.is_cut or tally.packets < known.promised):
         return (f"{decoded} of {expected} frames of {shown(path)} could be decoded: the file is truncated or damaged.",)
     if tally.is_cut:
-        return (f"{shown(path)} breaks off after {decoded} frames: the file is truncated or damaged.",)
+        return (f"{shown(path)} breaks off after {counted(decoded, 'frame')}: the file is truncated or damaged.",)
     if tally.corrupt:
         return (f"{tally.corrupt} of {decoded} frames of {shown(path)} are damaged: parts of them are made up.",)
     return ()

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vllava_cli.media.square import seen
 from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe
+from vllava_cli.plural import counted
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)
@@ -118,7 +119,7 @@ def clock(time_s: float) -> str:
 def facts(frames: Frames) -> str:
     """ "1920x1080, h264, 25 frames a second, 0:12.50" """
     clip: Clip = frames.clip
-    rate = f"{clip.fps:.4g} frames a second" if clip.fps else ""
+    rate = f"{counted(float(f'{clip.fps:.4g}'), 'frame')} a second" if clip.fps else ""
     length = clock(clip.duration_s) if clip.duration_s is not None else ""
     return ", ".join(filter(None, [f"{clip.width}x{clip.height}", clip.codec, rate, length]))
 

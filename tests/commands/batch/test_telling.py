@@ -137,17 +137,6 @@ def test_a_plan_says_nothing_of_what_there_is_not() -> None:
     assert reading.said[0] == "jobs      8: 0 to answer, 8 done before\nclips     none\nduration  0:00\n"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        *((0.2, "1 s"), (7.4, "7 s"), (89.4, "89 s"), (91, "2 min"), (5300, "88 min"), (5400, "1.5 h")),
-        *((172000, "47.8 h"), (172800, "2.0 days")),
-    ],
-)
-def test_a_guess_is_no_more_exact_than_it_can_be(seconds: float, shown: str) -> None:
-    assert telling.roughly(seconds) == shown
-
-
 def test_a_guess_says_what_it_assumes() -> None:
     guess = Estimate(start_s=20, decode_s=120, answer_s=200, whole_s=250)
     assert telling.guess(guess, Sampling()) == (

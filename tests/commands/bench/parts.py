@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from vllava_cli.commands.bench.instruments import Instruments, IsInterrupted, Te
 from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Reading, Record
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MemoryShortError, VllavaError
-from vllava_cli.measures import Agreement, Bar, Line, Measured, Trial
+from vllava_cli.measures import Agreement, Bar, Expect, Line, Measured, Trial
 from vllava_cli.nouns import Checkpoint, Clip, Frames, Hardware, LoadPlan, Speed, Wishes
 from vllava_cli.screen import Screen
 
@@ -100,6 +100,8 @@ class FakeInstruments(Instruments):
     agreement: Agreement = AGREEMENT
     is_cut_after: int | None = None
     """Ctrl-C comes behind this line of each trial; -1 is before the first."""
+    expected: tuple[tuple[Literal["at least", "about"], float], ...] = ()
+    """What each trial says of its length, before its first line."""
     calls: list[str] = field(default_factory=list)
 
     def frames(self, bench: Bench, _: Screen) -> Frames:
@@ -134,12 +136,14 @@ class FakeInstruments(Instruments):
     def speed(self, _: LoadPlan) -> Speed:
         return SPEED
 
-    def contest(self, *_: object, is_interrupted: IsInterrupted, tell: Tell) -> Iterator[Line]:
+    def contest(self, *_: object, is_interrupted: IsInterrupted, tell: Tell, expect: Expect) -> Iterator[Line]:
         number = sum(call.startswith("contest") for call in self.calls)
         self.calls.append(f"contest {number}")
         most, fault = self.faults.get(number, (len(LINES), None))
         if self.is_cut_after == -1:
             signal.raise_signal(signal.SIGINT)
+        for how, seconds in self.expected:
+            expect(how, seconds)
         for place, line in enumerate(LINES[:most]):
             if is_interrupted():
                 raise KeyboardInterrupt

@@ -14,7 +14,7 @@ FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch-size", "1", "--max-
 
 
 def test_everything_is_measured_saved_and_checked(shell: Run, clip: Path, tmp_path: Path) -> None:
-    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json")
+    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json", "-q")
     record = read(tmp_path / "a.json")
     assert json.loads(done.out) == json.loads((tmp_path / "a.json").read_bytes())
     exact, impossible = record.trials

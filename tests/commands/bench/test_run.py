@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands.bench.parts import AGREEMENT, FRAMES, LINES, READING, SHORT, SPEED, FakeInstruments
+from tests.commands.bench.parts import AGREEMENT, BATCH, DECODE, FRAMES, LINES, READING, SHORT, SPEED, FakeInstruments
 from vllava_cli.commands.bench.request import Bench, Configuration, Outputs
 from vllava_cli.commands.bench.run import run
 from vllava_cli.commands.bench.saved import read
+from vllava_cli.commands.bench.table import notes, table
 from vllava_cli.errors import CheckpointError, ContextError, LockedError, MediaError, OutputError, VllavaError
-from vllava_cli.measures import Agreement, Line
+from vllava_cli.measures import OVER, Agreement, Line
 from vllava_cli.nouns import Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.whole import Part
@@ -75,6 +76,26 @@ def test_reasons_are_told_where_they_are_asked_for() -> None:
         "device: cpu. It is the only one.\ndtype: float32. It is exact.\n"
         "quantisation: none. There is room.\nattention: sdpa. It is there.\n"
     )
+
+
+def test_it_is_said_how_long_it_takes_and_the_least_only_where_that_is_long() -> None:
+    short, long = (("at least", 20.0), ("about", 70.0)), (("at least", 600.0), ("about", 1200.0))
+    assert done(BENCH, FakeInstruments(expected=short)).err == f"{DEMO}vllava: about 70 s to measure all.\n"
+    found = done(replace(BENCH, configurations=(Configuration(), BF16)), FakeInstruments(expected=long))
+    said = (
+        "vllava: at least 10 min to measure this configuration.\nvllava: about 20 min to measure this configuration.\n"
+    )
+    assert found.err == DEMO + 2 * said
+
+
+def test_more_than_a_limit_is_explained() -> None:
+    lines = (replace(DECODE, limit=399.0), replace(BATCH, limit=799.0), replace(DECODE, limit=400.0))
+    assert table(lines, None).splitlines()[1:] == [
+        "decode, batch 1 [1]   tokens/s  400 (390-410)  100 (99-101)           4.0x    399      100%",
+        "decode, batch 16 [2]  tokens/s            800             -              -    799      100%",
+        "decode, batch 1       tokens/s  400 (390-410)  100 (99-101)           4.0x    400      100%",
+    ]
+    assert notes(lines) == [("[1]", OVER), ("[2]", f"{BATCH.note} {OVER}")]
 
 
 def test_a_clip_of_ours_is_named() -> None:

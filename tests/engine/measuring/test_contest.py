@@ -42,12 +42,28 @@ def task(frames: Frames) -> Task:
 
 
 @pytest.fixture(scope="module")
-def lines(subject: Subject, task: Task) -> dict[str, Line]:
-    return {line.name: line for line in run(subject, task)}
+def expected() -> dict[str, float]:
+    """What was expected, "about" and "at least", once the lines are there."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def lines(subject: Subject, task: Task, expected: dict[str, float]) -> dict[str, Line]:
+    told: list[str] = []
+    found = contest(subject, EXACT, task, is_interrupted=never, tell=told.append, expect=expected.__setitem__)
+    return {line.name: line for line in found}
 
 
 def run(subject: Subject, task: Task, plan: LoadPlan = EXACT, told: list[str] | None = None) -> Iterator[Line]:
     return contest(subject, plan, task, is_interrupted=never, tell=(told if told is not None else []).append)
+
+
+def test_how_long_it_takes_is_said_from_limits_and_then_from_a_first_answer(
+    lines: dict[str, Line], expected: dict[str, float]
+) -> None:
+    assert lines
+    assert list(expected) == ["at least", "about"]
+    assert all(seconds > 0 for seconds in expected.values())
 
 
 def test_the_lines_come_in_the_tables_order(lines: dict[str, Line]) -> None:
@@ -150,6 +166,7 @@ def test_what_only_the_snippet_has_does_not_count_for_ours(pair: Pair, question:
         asked=question,
         turns=ONCE,
         limits=Limits.of(SIZES, EXACT, Speed(operations=1.0, bytes=1.0)),
+        expect=lambda *_: None,
         tell=str,
     )
     peak = next(line for line in spare.lines(()) if line.name == "peak memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -171,7 +172,7 @@ def changed(unit: Unit) -> Fault | None:
     if not has_changed(unit.jobs[0]):
         return None
     name = shown(unit.path)
-    if not unit.path.exists():
+    if not os.path.exists(unit.path):
         return Fault(kind="missing", message=f"There is no file {name} any more. Check the path.")
     return Fault(kind="changed", message=f"{name} has changed since the run began. Run the same command again.")
 

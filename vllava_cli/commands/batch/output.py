@@ -6,8 +6,9 @@ journal stands beside it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -89,7 +90,9 @@ def foreseen(destination: Destination) -> Output:
     """What `opened` would know, for a run that writes nothing. Errors: OutputError."""
     path = destination.journal
     _check_table(destination)
-    if path is None or not path.exists() or destination.is_overwriting:
+    with nullcontext() if path is None else told(path):
+        is_there = path is not None and path.exists()
+    if path is None or not is_there or destination.is_overwriting:
         return _Nowhere({})
     known = learned(read_rows(path), path)
     return _Nowhere(
@@ -187,7 +190,7 @@ def _check_table(destination: Destination) -> None:
     with told(path):
         check_regular(path)
         is_there = path.exists() and path.stat().st_size > 0
-    if is_there and journal and not journal.exists() and not destination.is_overwriting:
+    if is_there and journal and not os.path.exists(journal) and not destination.is_overwriting:
         raise OutputError(
             f"{shown(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
             "it with --overwrite."

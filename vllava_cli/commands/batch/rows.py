@@ -74,7 +74,7 @@ class Fault:
             case FetchError():
                 return cls(kind="missing" if error.is_missing else "fetch", message=str(error))
             case MediaError():
-                exists = os.path.exists(path)  # noqa: PTH110  (Path.exists raises for a name that is too long)
+                exists = os.path.exists(path)
                 return cls(kind="unreadable" if exists else "missing", message=str(error))
         return cls(kind="bug", message=_last_line(error))
 

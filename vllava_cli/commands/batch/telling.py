@@ -13,7 +13,9 @@ from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.preflight import Found
 from vllava_cli.commands.batch.rows import Fault
 from vllava_cli.nouns import Sampling
+from vllava_cli.plural import counted
 from vllava_cli.screen import Screen
+from vllava_cli.times import roughly
 
 MOST_TOLD = 5
 """How many clips are named that can't be read; the rows have them all."""
@@ -148,17 +150,6 @@ def guess(found: Estimate, sampling: Sampling) -> str:
     return f"about {roughly(found.whole_s)}: {shares}, {answer}"
 
 
-def roughly(seconds: float) -> str:
-    """What a guess can mean: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} days"
-
-
 def tell_end(tally: Tally, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:
     """The summary; errors also with --quiet."""
     took = clock(time.perf_counter() - tally.started_s)
@@ -178,11 +169,6 @@ def tell_stats(stats: dict[str, float], screen: Screen) -> None:
     """One line for programs, also with --quiet: it was asked for."""
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
     screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)
-
-
-def counted(number: int, noun: str) -> str:
-    """1 → "1 job", 1000 → "1,000 jobs"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _them(number: int) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from vllava_cli.commands.bench import figures
 from vllava_cli.commands.bench.record import Record
 from vllava_cli.measures import Line, Measured, Trial, Unit
+from vllava_cli.plural import counted
 
 Verdict = Literal["better", "worse", "same", "unsure"]
 """same: the spreads overlap, so no change can be told · unsure: one of them was measured once, so it has no spread."""
@@ -164,13 +165,13 @@ def _differences(then: Record, now: Record) -> Iterator[str]:
 def _circumstances(record: Record) -> Iterator[tuple[str, str]]:
     """(what, how it was) of all that figures depend on; the releases are compared by name."""
     machine, asked = record.machine, record.asked
-    yield "the CPU", f"{machine.cpu} ({machine.cores} cores)"
+    yield "the CPU", f"{machine.cpu} ({counted(machine.cores, 'core')})"
     yield "the RAM", f"{machine.ram_bytes / 2**30:.0f} GiB"
     yield "the GPU", ", ".join(machine.gpus) or "none"
     if asked.model:
         yield "the model", asked.model
     clip = asked.clip
-    yield "the clip", f"{clip.path.name} ({clip.width}x{clip.height}, {clip.frame_count} frames)"
+    yield "the clip", f"{clip.path.name} ({clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')})"
     if record.trials:
         yield "the question", repr(asked.question)
         yield "--max-new-tokens", str(asked.new_tokens)

@@ -10,7 +10,7 @@ from vllava_cli.commands.begin import read_clips
 from vllava_cli.commands.bench.record import Reading
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MediaError
-from vllava_cli.measures import Agreement, Line
+from vllava_cli.measures import Agreement, Expect, Line
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, Framing, Hardware, LoadPlan, Speed, Wishes
 from vllava_cli.screen import Screen
 
@@ -99,12 +99,19 @@ class Instruments:
         return measured(plan)
 
     def contest(
-        self, subject: Subject, plan: LoadPlan, task: Task, *, is_interrupted: IsInterrupted, tell: Tell
+        self,
+        subject: Subject,
+        plan: LoadPlan,
+        task: Task,
+        *,
+        is_interrupted: IsInterrupted,
+        tell: Tell,
+        expect: Expect,
     ) -> Iterator[Line]:
         """Errors: MemoryShortError, CheckpointError."""
         from vllava_cli.engine.measuring.contest import contest
 
-        return contest(subject, plan, task, is_interrupted=is_interrupted, tell=tell)
+        return contest(subject, plan, task, is_interrupted=is_interrupted, tell=tell, expect=expect)
 
     def check(
         self, subject: Subject, plan: LoadPlan, task: Task, *, is_interrupted: IsInterrupted, tell: Tell

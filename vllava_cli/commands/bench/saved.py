@@ -85,7 +85,7 @@ def _line_object(line: Line) -> dict[str, object]:
         "limit": line.limit,
         "of_snippet": line.of_snippet,
         "of_limit": line.of_limit,
-        "note": line.note,
+        "note": line.remark,
     }
 
 

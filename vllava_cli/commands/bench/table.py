@@ -24,12 +24,12 @@ Rows = Sequence[Sequence[str]]
 def table(lines: Sequence[Line], width: int | None) -> str:
     """The richest form that has room: spreads go first, then gaps, then the limit's own column; None is any width.
 
-    A line with a note has its number behind its name; `notes` has the notes.
+    A line with a remark has its number behind its name; `notes` has the notes.
     """
     numbered = _numbered(lines)
 
     def name(line: Line) -> str:
-        return f"{line.name} [{numbered[line.note]}]" if line.note else line.name
+        return f"{line.name} [{numbered[line.remark]}]" if line.remark else line.name
 
     return aligned(_forms(name, lines), width, left=2)
 
@@ -123,7 +123,7 @@ def _summary_row(trial: Trial, faults: dict[str, int]) -> list[str]:
 
 
 def _numbered(lines: Sequence[Line]) -> dict[str, int]:
-    return _first_places(line.note for line in lines)
+    return _first_places(line.remark for line in lines)
 
 
 def _faults(trials: Sequence[Trial]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from vllava_cli.commands.bench.record import Asked, Reading
 from vllava_cli.commands.bench.table import aligned, faults, notes, summary, table
 from vllava_cli.measures import Agreement, Trial
 from vllava_cli.nouns import DEMO_MODEL, LoadPlan
+from vllava_cli.plural import counted
 from vllava_cli.screen import Screen
 
 
@@ -24,8 +25,8 @@ def tell_start(asked: Asked, screen: Screen, *, is_clip_ours: bool) -> None:
 def tell_asked(asked: Asked, screen: Screen) -> None:
     clip = asked.clip
     rows = [
-        ("clip", f"{clip.path.name}, {clip.width}x{clip.height}, {clip.frame_count} frames"),
-        ("asked", f"{asked.question} ({asked.new_tokens} new tokens)" if asked.model else ""),
+        ("clip", f"{clip.path.name}, {clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')}"),
+        ("asked", f"{asked.question} ({counted(asked.new_tokens, 'new token')})" if asked.model else ""),
         ("shown", f"median of {asked.repeat} (least-most)" if asked.repeat > 1 else "one measurement each"),
     ]
     screen.facts([(name, text) for name, text in rows if text], is_answer=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.commands.bench import telling
 from vllava_cli.commands.bench.instruments import Instruments, IsInterrupted
@@ -14,10 +15,12 @@ from vllava_cli.errors import CheckpointError, ContextError, MemoryShortError, W
 from vllava_cli.measures import Line, Trial
 from vllava_cli.nouns import LoadPlan
 from vllava_cli.screen import Screen
+from vllava_cli.times import roughly
 
 if TYPE_CHECKING:
     from vllava_cli.engine.measuring.contest import Subject, Task
 
+LONG_S = 60.0
 FAULTS = (WishError, MemoryShortError, CheckpointError, ContextError)
 """What one configuration can fail by, and another not."""
 
@@ -34,6 +37,8 @@ class Trials:
     done: list[Trial] = field(default_factory=list)
     _phrase: str = ""
     """What is being measured, for the spinner."""
+    _end_s: float | None = None
+    """When this configuration will be through, as far as that can be guessed."""
 
     @property
     def has_lines(self) -> bool:
@@ -79,7 +84,7 @@ class Trials:
 
     def _contest(self, subject: Subject, plan: LoadPlan, frames: Line, is_interrupted: IsInterrupted) -> None:
         asked = (subject, plan, self.task)
-        lines = self.instruments.contest(*asked, is_interrupted=is_interrupted, tell=self._say)
+        lines = self.instruments.contest(*asked, is_interrupted=is_interrupted, tell=self._say, expect=self._expect)
         for line in _with_frames(lines, frames):
             self._change(replace(self.done[-1], lines=(*self.done[-1].lines, line)))
         if self.bench.is_checked and not is_interrupted():
@@ -87,7 +92,16 @@ class Trials:
             agreement = self.instruments.check(*asked, is_interrupted=is_interrupted, tell=self._say)
             self._change(replace(self.done[-1], agreement=agreement))
 
+    def _expect(self, how: Literal["at least", "about"], seconds: float) -> None:
+        """Says how long it will take; the least only where that is long."""
+        if how == "about":
+            self._end_s = time.monotonic() + seconds
+        if how == "about" or seconds >= LONG_S:
+            what = "this configuration" if len(self.bench.configurations) > 1 else "all"
+            self.screen.notice(f"vllava: {how} {roughly(seconds)} to measure {what}.")
+
     def _begin(self, configuration: Configuration) -> None:
+        self._end_s = None
         self.done.append(Trial(precision=configuration.precision, attention=configuration.attention))
 
     def _free(self) -> None:
@@ -104,8 +118,10 @@ class Trials:
     def _progress(self) -> Iterator[None]:
         def parts() -> list[str]:
             total = len(self.bench.configurations)
+            left_s = self._end_s - time.monotonic() if self._end_s else 0.0
             return [
                 f"Measuring: {self._phrase}",
+                *([f"about {roughly(left_s)} left"] if left_s > 0 else []),
                 *([f"{len(self.done)} of {total}"] if total > 1 and self.done else []),
             ]
 

@@ -49,8 +49,8 @@ class Arguments:
         return tuple(_path(word.text) for word in self.words)
 
     def _is_one_file(self) -> bool:
-        are_files = all(os.path.exists(word.text) and not word.is_open for word in self.words)  # noqa: PTH110
-        return not are_files and os.path.exists(expanded(self.text))  # noqa: PTH110
+        are_files = all(os.path.exists(word.text) and not word.is_open for word in self.words)
+        return not are_files and os.path.exists(expanded(self.text))
 
     def _check_quotes(self) -> None:
         for word in self.words:

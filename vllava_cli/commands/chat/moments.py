@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllava_cli.nouns import Frames
+from vllava_cli.plural import counted
 
 
 def moments(frames: Frames) -> str:
@@ -11,4 +12,4 @@ def moments(frames: Frames) -> str:
         return "one picture"
     from vllava_cli.media.sheet import clock
 
-    return f"{len(frames.times_s)} frames at {' '.join(map(clock, frames.times_s))}"
+    return f"{counted(len(frames.times_s), 'frame')} at {' '.join(map(clock, frames.times_s))}"

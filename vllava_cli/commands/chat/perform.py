@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _frames(talk: Talk, entry: slash.ShowFrames) -> None:
         raise UsageError(talk.about())
     if entry.path and entry.is_folder:
         make_folder(entry.path)
-    if entry.path and len(media) > 1 and not entry.path.is_dir():
+    if entry.path and len(media) > 1 and not os.path.isdir(entry.path):
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     for frames in media:
         if entry.is_drawn:

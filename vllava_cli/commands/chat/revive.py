@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ _CUT: tuple[StopReason, ...] = ("repetition", "interrupted")
 def clips_of(record: SessionRecord) -> Clips:
     """The clips of a session in their order, each once for a framing. Errors: MediaError for one that is gone."""
     for medium in _media(record):
-        if not medium.path.exists():
+        if not os.path.exists(medium.path):
             raise MediaError(f"{difference(medium)} The session is about it: put it back, or begin anew.")
     return tuple(dict.fromkeys((medium.path, _framing(medium, record)) for medium in _media(record)))
 

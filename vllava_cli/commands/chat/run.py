@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -67,7 +68,7 @@ def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
     """The session to go on with, locked; none where the chat is a new one."""
     if chat.is_continued:
         return SessionFile.resume(kept(chat.continued))
-    if chat.session and chat.session.exists() and chat.session.stat().st_size:
+    if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
         return SessionFile.resume(chat.session)
     return None, None
 

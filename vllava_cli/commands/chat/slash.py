@@ -160,7 +160,7 @@ def _refuse_files(text: str) -> None:
 
 def _is_file(name: str) -> bool:
     is_plain = os.path.isabs(name) or name.lower().endswith(MEDIA_SUFFIXES)  # noqa: PTH117
-    return is_plain and os.path.exists(name)  # noqa: PTH110  (Path.exists raises for a name that is too long)
+    return is_plain and os.path.exists(name)
 
 
 def _open(rest: str) -> Open:

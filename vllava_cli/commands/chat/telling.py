@@ -10,6 +10,7 @@ from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.report import counts, report
 from vllava_cli.nouns import Conversation, Piece, Turn
+from vllava_cli.plural import counted
 from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 
@@ -68,7 +69,7 @@ def _notice(turn: Turn) -> str:
         case "interrupted":
             return "Stopped. What was said is kept; /undo takes it back."
         case "length":
-            return f"Cut off after {turn.stats.new_tokens} tokens: /set max-new-tokens allows more."
+            return f"Cut off after {counted(turn.stats.new_tokens, 'token')}: /set max-new-tokens allows more."
         case "context":
             return "Cut off: the context is full."
         case _:

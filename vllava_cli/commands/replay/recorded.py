@@ -10,6 +10,7 @@ from vllava_cli.commands.provenance import MADE_WITH, Making, ShownClip, is_draw
 from vllava_cli.errors import ReplayError
 from vllava_cli.fields import Fields
 from vllava_cli.nouns import Sampling, StopReason
+from vllava_cli.plural import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ def _clips(fields: Fields, making: Making) -> tuple[RecordedClip, ...]:
     else:
         named = (_named(fields),)
     if len(named) != len(making.clips):
-        raise ReplayError(f"it names {len(named)} clips, and {MADE_WITH} has {len(making.clips)}")
+        raise ReplayError(f"it names {counted(len(named), 'clip')}, and {MADE_WITH} has {len(making.clips)}")
     return tuple(
         RecordedClip(path=path, times_s=times_s, shown=shown)
         for (path, times_s), shown in zip(named, making.clips, strict=True)

@@ -19,7 +19,7 @@ from vllava_cli.engine.measuring.random_weights import random_tokens
 from vllava_cli.engine.measuring.turns import Turns, free
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.yardstick import measured
-from vllava_cli.measures import Agreement, Line
+from vllava_cli.measures import Agreement, Expect, Line
 from vllava_cli.nouns import Frames, LoadPlan, Speed
 
 __all__ = ["SHAPES", "Subject", "Task", "check", "contest", "random_subject"]
@@ -62,12 +62,14 @@ def contest(
     *,
     is_interrupted: Callable[[], bool],
     tell: Callable[[str], object],
+    expect: Expect = lambda how, seconds: None,  # noqa: ARG005
 ) -> Iterator[Line]:
     """Yields a line as soon as it is measured: load, vision, prefill, first token, decode, peak memory, batch.
 
-    `tell` gets a short phrase of what is being measured. Where `is_interrupted` says so, KeyboardInterrupt is raised
-    between two measurements. A contestant that runs out of memory is missing in that line, with a note. Errors:
-    UsageError, ContextError, CheckpointError, MemoryShortError (both ran out, or while loading).
+    `tell` gets a short phrase of what is being measured, `expect` how many seconds it will take. Where
+    `is_interrupted` says so, KeyboardInterrupt is raised between two measurements. A contestant that runs out of
+    memory is missing in that line, with a note. Errors: UsageError, ContextError, CheckpointError, MemoryShortError
+    (both ran out, or while loading).
     """
     question = _asked(subject, plan, task)
     turns = Turns(device=plan.device, repeat=task.repeat, is_interrupted=is_interrupted)
@@ -89,6 +91,7 @@ def contest(
         turns=turns,
         limits=Limits.of(sizes, plan, speed),
         tell=tell,
+        expect=expect,
     )
     yield from run.lines(task.batches)
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from vllava_cli.engine.measuring.asked import Asked
+from vllava_cli.engine.measuring.clock import seconds_of
+from vllava_cli.engine.measuring.duration import CLIPS, expected_s, least_s
 from vllava_cli.engine.measuring.limits import Limits
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.engine.measuring.peak import peak_bytes
 from vllava_cli.engine.measuring.turns import Both, Turns
 from vllava_cli.errors import ContextError
-from vllava_cli.measures import Line, Unit
+from vllava_cli.measures import Expect, Line, Unit
 
-CLIPS = 8
-"""How many clips the batch has that is measured as a whole."""
 MIB = 1 << 20
+QUICK_S = 5.0
+"""A first answer that takes less is repeated before the rest is guessed by it: what is done once only weighs much."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Both contestants, and what they are asked; `tell` gets a short phrase of what is being measured."""
+    """Both contestants, and what they are asked.
+
+    `tell` gets a short phrase of what is being measured, `expect` how many seconds all will take.
+    """
 
     pair: Pair
     ours: Ours
@@ -29,11 +35,17 @@ class Contest:
     turns: Turns
     limits: Limits
     tell: Callable[[str], object]
+    expect: Expect
 
     def lines(self, batches: tuple[int, ...]) -> Iterator[Line]:
         """All but that of loading; each number of rows in `batches` has one."""
+        tokens, repeat = (len(self.asked.ids), self.asked.new_tokens), self.turns.repeat
+        best_s = least_s(self.limits, tokens=tokens)
+        best = expected_s(self.limits, (best_s, best_s), tokens=tokens, batches=batches, repeat=repeat)
+        self.expect("at least", 2 * best_s + best)
         # First, while nothing but the weights is in memory.
-        peak = self._peak()
+        peak, answers_s = self._peak()
+        self.expect("about", expected_s(self.limits, answers_s, tokens=tokens, batches=batches, repeat=repeat))
         yield self._vision()
         yield self._prefill()
         yield self._first_token()
@@ -43,7 +55,21 @@ class Contest:
         yield peak
         yield self._clips()
 
-    def _peak(self) -> Line:
+    def _peak(self) -> tuple[Line, tuple[float, float]]:
+        """The line of memory, and about how many seconds an answer of ours and one of the snippet's takes."""
+        started_s = time.perf_counter()
+        peak = self._peak_line()
+        half_s = (time.perf_counter() - started_s) / 2
+        is_quick = half_s < QUICK_S and peak.ours is not None and peak.snippet is not None
+        return peak, self._answers_s() if is_quick else (half_s, half_s)
+
+    def _answers_s(self) -> tuple[float, float]:
+        """Of ours and the snippet's, which is no first one any more."""
+        self.ours.forget()
+        device = self.turns.device
+        return seconds_of(lambda: self.ours.answer(self.asked), device), seconds_of(self._snippets_answer, device)
+
+    def _peak_line(self) -> Line:
         """Of a first answer each, the snippet's before ours, because our engine keeps its cache from then on.
 
         The process holds both models, so ours is what is left without the parts that only the snippet has. On the CPU
