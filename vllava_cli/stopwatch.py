@@ -27,11 +27,6 @@ class Stopwatch:
         self.parts[part] = self.parts.get(part, 0.0) + seconds
         return seconds
 
-    def begin(self) -> None:
-        """Forgets everything."""
-        self._last_s = self._clock()
-        self.parts.clear()
-
     def told(self) -> str:
         """ "4.21 s: start 0.15, imports 4.06"; what rounds to nothing is part of the whole all the same."""
         named = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self.parts.items() if seconds >= _LEAST_S)

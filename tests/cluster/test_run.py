@@ -12,11 +12,7 @@ from vllava_cli.cluster.parts import opened
 from vllava_cli.cluster.request import ClusterBatch, Place
 from vllava_cli.cluster.run import run
 from vllava_cli.commands.batch.request import Batch, Inputs
-<<<<<<< HEAD
-from vllava_cli.engine.hub import Source
-=======
 from vllava_cli.engine.hub import locate
->>>>>>> main
 from vllava_cli.jobs import Job
 from vllava_cli.nouns import Framing, Sampling, Wishes
 
@@ -41,11 +37,7 @@ def jobs_of(place: Place) -> list[Job]:
     from vllava_cli.commands.batch.run import jobs_of as made
 
     batch = request(place).batch
-<<<<<<< HEAD
-    return made(batch, about_of(batch, Source(model="demo", folder=Path())), Reading().screen())[0]
-=======
     return made(batch, about_of(batch, locate("demo")), Reading().screen())[0]
->>>>>>> main
 
 
 @pytest.fixture
