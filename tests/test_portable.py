@@ -36,6 +36,7 @@ def test_text_is_readable_whatever_its_bytes(text: str, shown: str) -> None:
         ({"path": "é.mp4", "n": [1, None, True, 0.5]}, {"path": "é.mp4", "n": [1, None, True, 0.5]}),
         ({"path": NAME, "n": 1}, {"path": r"caf\xe9.mp4", "n": 1, "path_bytes": ENCODED}),
         ({"clips": [{"path": NAME}]}, {"clips": [{"path": r"caf\xe9.mp4", "path_bytes": ENCODED}]}),
+        ({"outputs": ["é", NAME, 1]}, {"outputs": ["é", r"caf\xe9.mp4", 1], "outputs_bytes": [None, ENCODED, None]}),
         ({"a": {"model": NAME}}, {"a": {"model": r"caf\xe9.mp4", "model_bytes": ENCODED}}),
     ],
 )
@@ -45,10 +46,10 @@ def test_a_name_that_is_not_utf8_has_its_bytes_beside_it(row: dict[str, Any], to
 
 
 def test_what_no_byte_stands_behind_is_only_readable() -> None:
-    row = {"half": "\ud800", NAME: [NAME], "path": NAME, "path_bytes": "its own"}
+    row = {"half": "\ud800", NAME: ["\ud800"], "path": NAME, "path_bytes": "its own"}
     assert portable(row) == {
         "half": r"\ud800",
-        r"caf\xe9.mp4": [r"caf\xe9.mp4"],
+        r"caf\xe9.mp4": [r"\ud800"],
         "path": r"caf\xe9.mp4",
         "path_bytes": "its own",
     }
@@ -62,6 +63,9 @@ def test_what_no_byte_stands_behind_is_only_readable() -> None:
         {"path": r"caf\xe9.mp4", "path_bytes": 5},
         {"path": "é", "path_bytes": "w6k="},  # which is valid anyway
         {"path_bytes": ENCODED},
+        {"outputs": [r"caf\xe9.mp4"], "outputs_bytes": [None, ENCODED]},
+        {"outputs": [r"caf\xe9.mp4"], "outputs_bytes": [None]},
+        {"outputs": ["other.mp4"], "outputs_bytes": [ENCODED]},
         {"_bytes": "", "": ""},
     ],
 )
@@ -77,7 +81,12 @@ def test_one_line_of_json_has_what_json_can_say() -> None:
 
 @given(st.binary(), st.text())
 def test_names_of_any_bytes_come_back(name: bytes, text: str) -> None:
-    row = {"path": os.fsdecode(name), "text": text, "clips": [{"path": os.fsdecode(name)}]}
+    row = {
+        "path": os.fsdecode(name),
+        "text": text,
+        "outputs": [os.fsdecode(name), text],
+        "clips": [{"path": os.fsdecode(name)}, 1],
+    }
     line = json_of(row)
     json.loads(line)["path"].encode()
     assert exact(json.loads(line)) == row

@@ -115,7 +115,7 @@ times = st.floats(min_value=0, max_value=1e9)
 counts = st.integers(min_value=0, max_value=2**63 - 1)
 paths = st.binary(min_size=1, max_size=20).map(lambda name: Path("/" + os.fsdecode(name.replace(b"\0", b"0"))))
 moments = st.datetimes(min_value=datetime(2000, 1, 1)).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
-texts = st.text(st.characters(), max_size=30)
+texts = st.text(max_size=30) | st.binary(max_size=30).map(os.fsdecode)  # all that a terminal or a pipe can give
 
 
 @st.composite
@@ -619,8 +619,14 @@ def places(value: Any) -> Iterator[tuple[str | int, ...]]:
         yield from ((step, *rest) for rest in places(inner))
 
 
+half_texts = st.text(st.characters(), max_size=30)
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | texts | st.sampled_from(["turn", "end", "/a", 10**30]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | half_texts
+    | st.sampled_from(["turn", "end", "/a", 10**30]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )

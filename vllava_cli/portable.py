@@ -35,7 +35,7 @@ def portable(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with readable text alone, and with the bytes of what wasn't; `exact` undoes it."""
     found = {readable(key): _each(value, readable, portable) for key, value in row.items()}
     for key, value in row.items():
-        if isinstance(value, str) and not is_portable(value) and (data := _bytes_of(value)):
+        if data := _bytes_of(value):
             found.setdefault(readable(key) + BYTES, data)
     return found
 
@@ -45,9 +45,9 @@ def exact(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: _each(value, str, exact) for key, value in row.items()}
     for key, value in row.items():
         name = key.removesuffix(BYTES)
-        text = _text_of(value) if name != key and isinstance(value, str) else ""
-        if not is_portable(text) and row.get(name) == readable(text):
-            found[name] = text
+        known = _exact(value, row.get(name)) if name != key else None
+        if known is not None:
+            found[name] = known
             del found[key]
     return found
 
@@ -67,17 +67,28 @@ def _each(value: Any, text: Callable[[str], str], row: Callable[[Mapping[str, An
     return [_each(item, text, row) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _bytes_of(text: str) -> str | None:
-    """In base64; None for half a character that no byte stands behind."""
+def _bytes_of(value: Any) -> Any:
+    """In base64, of a list one by one; None for what is valid, and for half a character that no byte stands behind."""
+    if isinstance(value, list | tuple):
+        parts = [_bytes_of(item) if isinstance(item, str) else None for item in value]
+        return parts if any(parts) else None
+    if not isinstance(value, str) or is_portable(value):
+        return None
     try:
-        return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode()
+        return base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()
     except UnicodeEncodeError:
         return None
 
 
-def _text_of(encoded: str) -> str:
-    """Of base64; "" for what is none."""
+def _exact(data: Any, shown: Any) -> Any:
+    """What is shown as it was; None where the bytes are not its own."""
+    if isinstance(data, list) and isinstance(shown, list) and len(data) == len(shown):
+        parts = [item if code is None else _exact(code, item) for code, item in zip(data, shown, strict=True)]
+        return parts if any(data) and None not in parts else None
+    if not isinstance(data, str) or not isinstance(shown, str):
+        return None
     try:
-        return base64.b64decode(encoded, validate=True).decode("utf-8", "surrogateescape")
+        text = base64.b64decode(data, validate=True).decode("utf-8", "surrogateescape")
     except ValueError:
-        return ""
+        return None
+    return text if not is_portable(text) and readable(text) == shown else None

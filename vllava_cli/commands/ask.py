@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.begin import Opening, prepare, start
 from vllava_cli.commands.provenance import ShownClip, seeded
-from vllava_cli.commands.report import counts, first_token, report
+from vllava_cli.commands.report import counts, report
 from vllava_cli.fingerprint import Fingerprint, Hashing
 from vllava_cli.interrupt import noted
-from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Stats, StopReason, Wishes
+from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Wishes
 from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
+from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -40,11 +42,13 @@ class Ask:
 
 def run(ask: Ask, screen: Screen) -> int:
     """Answers and returns the exit code: 0, or 130 after Ctrl-C. Errors: any VllavaError."""
+    watch = Stopwatch(began_s=BEGAN_S)
+    watch.lap("start")
     with Hashing() as hashing:
-        return _run(replace(ask, sampling=seeded(ask.sampling)), screen, hashing)
+        return _run(replace(ask, sampling=seeded(ask.sampling)), screen, hashing, watch)
 
 
-def _run(ask: Ask, screen: Screen, hashing: Hashing) -> int:
+def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     opening = Opening(clips=tuple((clip, ask.framing) for clip in ask.clips), wishes=ask.wishes, limits=ask.limits)
     hashes: list[Future[Fingerprint]] = []
 
@@ -52,7 +56,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing) -> int:
         if ask.output == "json":
             hashes.append(hashing.begin(path))
 
-    media, tokens, frames_s = prepare(opening, screen, on_file=hash_file)
+    media, tokens, frames_s = prepare(opening, screen, watch, on_file=hash_file)
     conversation = Conversation(attached=media, fit=ask.framing.fit)
 
     def check(tokens: Tokens) -> None:
@@ -61,35 +65,33 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing) -> int:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
     check(tokens)
-    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, check=check)
+    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, watch, check=check)
     with noted() as is_interrupted:
         pieces = engine.stream(conversation, ask.question, ask.sampling, is_interrupted=is_interrupted)
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
     stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
+    watch.lap("first token", stats.first_token_s)
+    watch.lap("decoding")
     if ask.output == "json":
         conversation.turns[-1] = replace(conversation.turns[-1], stats=stats)
         if answer.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
             clips = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
+        watch.lap("hashing")
         screen.answer(json_of(report(conversation, clips, engine)) + "\n")
     elif ask.output == "whole":
         screen.answer(answer.text)
     screen.end_answer()
     if answer.probabilities:
         screen.detail(shares(ask.sampling.choices, answer.probabilities))
-    screen.detail(f"stopped: {answer.stop_reason}; {_told(stats, answer.stop_reason)}")
+    screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.told()}")
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 
 
 def _shown(pieces: Iterator[Piece], screen: Screen) -> Iterator[Piece]:
-    for piece in pieces:
+    with screen.waiting("Reading; Ctrl-C stops"):
+        first = next(pieces)
+    for piece in chain((first,), pieces):
         screen.answer(piece.text)
         yield piece
-
-
-def _told(stats: Stats, stop_reason: StopReason | None) -> str:
-    return (
-        f"{counts(stats)}; frames {stats.frames_s:.2f} s, load {stats.load_s:.2f} s, "
-        f"{first_token(stats, stop_reason)}, decoding {stats.decode_s:.2f} s"
-    )

@@ -5,7 +5,6 @@ Shared by the commands that ask. All that can be refused is refused before a wei
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.importing import Importing
 from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, MediaKind, Wishes
 from vllava_cli.screen import Screen
+from vllava_cli.stopwatch import Stopwatch
 from vllava_cli.unswept import unswept
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ def _ignore(_: Path) -> None:
 
 @unswept()
 def prepare(
-    opening: Opening, screen: Screen, *, on_file: Callable[[Path], object] = _ignore
+    opening: Opening, screen: Screen, watch: Stopwatch, *, on_file: Callable[[Path], object] = _ignore
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
     """The clips' frames, the model's tokenizer, and how long the frames took in seconds. Errors: any VllavaError.
 
-    `on_file` is called with the file of each clip once its frames are read; that of stdin is gone afterwards.
+    `watch` gets the parts of all that. `on_file` is called with the file of each clip once its frames are read; that of
+    stdin is gone afterwards.
     """
     from vllava_cli.media.spool import Reader
 
@@ -52,19 +53,22 @@ def prepare(
         for clip, _ in opening.clips:
             reader.check(clip)
         source = locate(opening.wishes, screen.notice, is_quiet=not screen.is_moving)
+        watch.lap("finding the model")
         _say_what_to_expect(opening, screen)
         importing = Importing()  # only now: what can be refused at once is refused without it
-        started_s = time.perf_counter()
         media = sampled(reader, opening.clips, screen)
-        frames_s = time.perf_counter() - started_s
+        frames_s = watch.lap("frames")
         for clip, _ in opening.clips:
             on_file(reader.file(clip))
     with screen.waiting("Reading the model's files"):
         importing.wait()
+        watch.lap("imports")
         from vllava_cli.engine.checkpoint import describe
         from vllava_cli.engine.tokens import read_tokens
 
-        return media, read_tokens(describe(source)), frames_s
+        tokens = read_tokens(describe(source))
+        watch.lap("the model's files")
+        return media, tokens, frames_s
 
 
 def read_clips(clips: Sequence[tuple[Path, Framing]], limits: DecodeLimits, screen: Screen) -> tuple[Frames, ...]:
@@ -78,7 +82,13 @@ def read_clips(clips: Sequence[tuple[Path, Framing]], limits: DecodeLimits, scre
 
 
 def start(
-    wishes: Wishes, tokens: Tokens, kinds: Iterable[MediaKind], screen: Screen, *, check: Callable[[Tokens], object]
+    wishes: Wishes,
+    tokens: Tokens,
+    kinds: Iterable[MediaKind],
+    screen: Screen,
+    watch: Stopwatch,
+    *,
+    check: Callable[[Tokens], object],
 ) -> tuple[Engine, float]:
     """The loaded engine, and how long the weights took in seconds; the plan's reasons are details on the screen.
 
@@ -86,7 +96,14 @@ def start(
     VllavaError.
     """
     return loaded(
-        wishes, tokens, kinds, tell=screen.detail, notice=screen.notice, is_quiet=not screen.is_moving, check=check
+        wishes,
+        tokens,
+        kinds,
+        tell=screen.detail,
+        notice=screen.notice,
+        is_quiet=not screen.is_moving,
+        check=check,
+        watch=watch,
     )
 
 
@@ -100,8 +117,10 @@ def loaded(
     notice: Callable[[str], object],
     is_quiet: bool,
     check: Callable[[Tokens], object],
+    watch: Stopwatch | None = None,
 ) -> tuple[Engine, float]:
     """As `start`, in a process that has no screen; `tell` is for details."""
+    watch = watch or Stopwatch()
     from vllava_cli.engine import hub
     from vllava_cli.engine.keeping import Store
     from vllava_cli.engine.kept import cache_folder
@@ -120,11 +139,12 @@ def loaded(
         tokens = replace(tokens, context_tokens=chosen.context_tokens)
         check(tokens)
     source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
+    watch.lap("planning")
     hub.fetch_weights(source, is_quiet=is_quiet)
-    started_s = time.perf_counter()
+    watch.lap("fetching weights")
     store = Store(folder=cache_folder(), notice=notice, detail=tell)
     engine = load(chosen, tokens, kinds, is_quiet=is_quiet, store=store)
-    return engine, time.perf_counter() - started_s
+    return engine, watch.lap("loading")
 
 
 def warn_of_many(count: int, screen: Screen) -> None:

@@ -59,6 +59,15 @@ def bad(about: Job | None = None, kind: ErrorKind = "unreadable") -> Outcome:
 GREEDY = Sampling()
 
 
+class Terminal(io.StringIO):
+    """80x24, as it doesn't tell its size."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
 @dataclass
 class Reading:
     """A screen, and what it wrote."""

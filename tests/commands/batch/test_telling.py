@@ -35,6 +35,9 @@ def tally(
     return made
 
 
+LOADING, READING = "loading the model", "reading the first clips; Ctrl-C stops"
+
+
 def test_what_is_counted_adds_up() -> None:
     counts = tally(total=20, skipped=5, skipped_errors=2, answered=3, errors={"missing": 4})
     assert (counts.now, counts.done, counts.left, counts.failed) == (7, 12, 8, 6)
@@ -43,16 +46,16 @@ def test_what_is_counted_adds_up() -> None:
 @pytest.mark.parametrize(
     ("counts", "meter", "parts"),
     [
-        (tally(), Meter(), ["0/10"]),
-        (tally(total=12345, skipped=1234), Meter(), ["1,234/12,345"]),
+        (tally(), Meter(), ["0/10", LOADING]),
+        (tally(total=12345, skipped=1234), Meter(), ["1,234/12,345", LOADING]),
         (tally(answered=2, ready_s=90.0), Meter(clips=5), ["2/10", "2.0 s/clip", "0:40 left"]),
         (tally(answered=2, ready_s=99.0), Meter(clips=5), ["2/10", "5.0 clips/s", "0:04 left"]),
         (tally(skipped=6, answered=2, ready_s=90.0), Meter(clips=5), ["8/10", "2.0 s/clip", "0:10 left"]),
         (tally(answered=10, ready_s=90.0), Meter(clips=20), ["10/10", "2.0 clips/s"]),
-        (tally(errors={"missing": 1}), Meter(), ["1/10", "1 error"]),
-        (tally(skipped=3, skipped_errors=2), Meter(), ["3/10", "2 errors"]),
-        (tally(), Meter(used_bytes=3 << 29), ["0/10", "GPU 1.5 GiB"]),
-        (tally(ready_s=100.0), Meter(clips=1), ["0/10"]),
+        (tally(errors={"missing": 1}), Meter(), ["1/10", LOADING, "1 error"]),
+        (tally(skipped=3, skipped_errors=2), Meter(), ["3/10", LOADING, "2 errors"]),
+        (tally(), Meter(used_bytes=3 << 29), ["0/10", LOADING, "GPU 1.5 GiB"]),
+        (tally(ready_s=100.0), Meter(clips=1), ["0/10", READING]),
     ],
 )
 def test_the_line_of_progress_has_what_is_known(counts: Tally, meter: Meter, parts: list[str]) -> None:

@@ -11,6 +11,7 @@ from vllava_cli.commands.batch.request import Batch
 from vllava_cli.commands.begin import loaded
 from vllava_cli.fingerprint import Hashing
 from vllava_cli.nouns import MediaKind, Wishes
+from vllava_cli.stopwatch import Stopwatch
 from vllava_cli.unswept import unswept
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def load(
     tell: Callable[[str], object],
     notice: Callable[[str], object],
     is_quiet: bool,
+    watch: Stopwatch | None = None,
 ) -> tuple[Engine, float]:
     """The engine, and how long the weights took in seconds. Errors: any VllavaError.
 
@@ -57,7 +59,7 @@ def load(
     def accept(_: Tokens) -> None:
         pass
 
-    return loaded(wishes, tokens, kinds, tell=tell, notice=notice, is_quiet=is_quiet, check=accept)
+    return loaded(wishes, tokens, kinds, tell=tell, notice=notice, is_quiet=is_quiet, check=accept, watch=watch)
 
 
 def line(

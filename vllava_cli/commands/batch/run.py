@@ -21,6 +21,7 @@ from vllava_cli.jobs import Job, Wanted, made, settings_of, signature
 from vllava_cli.media.remote.allow import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
+from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
@@ -30,6 +31,15 @@ INTERRUPTED = 130
 
 def run(batch: Batch, screen: Screen) -> int:
     """Returns the exit code: 0, 1 if a job has failed, 130 after Ctrl-C. Errors: any VllavaError."""
+    watch = Stopwatch(began_s=BEGAN_S)
+    watch.lap("start")
+    code = _run(batch, screen, watch)
+    watch.lap("finishing")
+    screen.detail(f"took {watch.told()}.")
+    return code
+
+
+def _run(batch: Batch, screen: Screen, watch: Stopwatch) -> int:
     from vllava_cli.engine.adapter import locate
 
     tally = Tally()
@@ -55,7 +65,9 @@ def run(batch: Batch, screen: Screen) -> int:
             tally=tally,
             screen=screen,
             is_interrupted=is_interrupted,
+            watch=watch,
         )
+        watch.lap("jobs")
         try:
             work.do(units_of(todo))
         except KeyboardInterrupt:

@@ -80,10 +80,17 @@ class Tally:
 
 
 def standing(tally: Tally, meter: Meter, *, now_s: float) -> list[str]:
-    """["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"], without what isn't known yet."""
+    """["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"], without what isn't known yet.
+
+    Before the first answer: ["0/100", "loading the model"], then ["0/100", "reading the first clips; Ctrl-C stops"].
+    """
     since_s = now_s - (tally.ready_s or now_s)
     since = tally.now - tally.at_ready
     parts = [f"{tally.done:,}/{tally.total:,}"]
+    if not tally.has_begun:
+        parts.append("loading the model")
+    elif not since:
+        parts.append("reading the first clips; Ctrl-C stops")
     if meter.clips and since_s > 0:
         parts.append(_pace(meter.clips, since_s))
     if since and since_s > 0 and tally.left:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.batch import here, telling
@@ -24,6 +25,7 @@ from vllava_cli.commands.batch.worker import Setup
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
+from vllava_cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
@@ -44,6 +46,7 @@ class Work:
     screen: Screen
     is_interrupted: Callable[[], bool]
     meter: Meter = field(default_factory=Meter)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     engines: int = 1
     import_s: float = 0.0
     has_failed: bool = False
@@ -83,11 +86,11 @@ class Work:
 
         with self.screen.progress(parts, is_shared=False):
             if self.batch.is_dry or not self.batch.devices:
-                started_s = time.perf_counter()
                 here.import_engine()
-                self.import_s = time.perf_counter() - started_s
+                self.import_s = self.watch.lap("imports")
             while not preflight.wait(_SLICE_S) and not self.is_stopping():
                 pass
+        self.watch.lap("headers")
 
     def _plan(self, pool: Pool, workers: int, found: Found) -> None:
         """Tells what there is to do and, where there is something, about how long it would take."""
@@ -104,6 +107,7 @@ class Work:
         )
         with self.screen.waiting("Timing a few clips"):
             guess = trial.estimate(pool, self.is_interrupted)
+        self.watch.lap("timing a few clips")
         if not self.is_interrupted():
             telling.tell_plan(self.tally, found, self.screen, telling.guess(guess, self.batch.sampling))
 
@@ -123,7 +127,9 @@ class Work:
         if preflight.frames is None:
             self._answer_elsewhere(found, longest)
             return
-        tokens = here.read_tokens(self.source)
+        with screen.waiting("Reading the model's files"):
+            tokens = here.read_tokens(self.source)
+        self.watch.lap("the model's files")
         pool.fit_to(tokens.checkpoint.video_recipe)
         engine, self.meter.load_s = here.load(
             batch.wishes,
@@ -132,6 +138,7 @@ class Work:
             tell=screen.detail,
             notice=screen.notice,
             is_quiet=not screen.is_moving,
+            watch=self.watch,
         )
         line = here.line(
             engine, preflight.frames, batch, longest=longest, is_stopping=self.is_stopping, tell=screen.notice
@@ -170,9 +177,12 @@ class Work:
         def parts() -> list[str]:
             return telling.standing(self.tally, self.meter, now_s=time.perf_counter())
 
+        with self.screen.progress(parts, is_shared=False):  # rows come to the terminal only from the first one on
+            first = list(islice(outcomes, 1))
         with self.screen.progress(parts, is_shared=not self.out.is_kept):
-            for outcome in outcomes:
+            for outcome in chain(first, outcomes):
                 self._put(outcome)
+        self.watch.lap("answering")
 
     def _put(self, outcome: Outcome) -> None:
         self.out.put(row_of(outcome, self.about))

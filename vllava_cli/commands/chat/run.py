@@ -24,6 +24,7 @@ from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.session import SessionFile, SessionRecord, sessions_folder
+from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -95,7 +96,9 @@ def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
 def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, screen: Screen, ends: ExitStack) -> Talk:
     """The conversation with everything that it needs, the weights last."""
     clips: Clips = clips_of(record) if record else tuple(dict.fromkeys((clip, chat.framing) for clip in chat.clips))
-    media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen)
+    watch = Stopwatch(began_s=BEGAN_S)
+    watch.lap("start")
+    media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen, watch)
     keeping = Keeping(
         model=_model(tokens),
         revision=tokens.checkpoint.revision,
@@ -116,7 +119,8 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
 
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
-    engine, load_s = start(chat.wishes, tokens, kinds, screen, check=check)
+    engine, load_s = start(chat.wishes, tokens, kinds, screen, watch, check=check)
+    screen.detail(f"ready after {watch.told()}.")
     talk = Talk(
         engine=engine,
         conversation=conversation,

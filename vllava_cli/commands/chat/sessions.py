@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from vllava_cli.errors import SessionError
 from vllava_cli.plural import counted
+from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.session import SessionRecord, sessions, sessions_folder
 
@@ -16,7 +16,7 @@ def tell(screen: Screen, *, is_json: bool) -> int:
     folder = sessions_folder()
     found = list(sessions(folder))
     if is_json:
-        screen.answer("".join(json.dumps(_row(*each)) + "\n" for each in found))
+        screen.answer("".join(json_of(_row(*each)) + "\n" for each in found))
     elif found:
         screen.facts([(path.stem, _sentence(record)) for path, record in found], is_answer=True)
     else:

@@ -18,6 +18,7 @@ from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen, one_line
+from vllava_cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.stream import Engine
@@ -161,7 +162,7 @@ class Talk:
 
     def _put(self, question: str, sampling: Sampling, number: int) -> None:
         """Makes turn `number` of a question, in the place of what is there; a failure brings that back."""
-        conversation = self.conversation
+        conversation, watch = self.conversation, Stopwatch()
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
         sampling = seeded(sampling)
         with self.ending.held(), self._kept():
@@ -174,8 +175,11 @@ class Talk:
                 if len(conversation.turns) < number:
                     conversation.turns, conversation.attached, conversation.dropped = before
                 raise
+            watch.lap("first token", conversation.turns[-1].stats.first_token_s)
+            watch.lap("decoding")
+        watch.lap("keeping")
         self.was_interrupted = conversation.turns[-1].stop_reason == "interrupted"
-        self.telling.tell(conversation)
+        self.telling.tell(conversation, took=watch.told())
 
     @contextmanager
     def _kept(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
-from vllava_cli.commands.report import counts, first_token, report
+from vllava_cli.commands.report import counts, report
 from vllava_cli.nouns import Conversation, Piece, Turn
 from vllava_cli.plural import counted
 from vllava_cli.portable import json_of
@@ -37,8 +37,8 @@ class Telling:
         for piece in pieces:
             self._show(piece)
 
-    def tell(self, conversation: Conversation) -> None:
-        """Ends the last turn's answer, or prints it now; then the notices about it."""
+    def tell(self, conversation: Conversation, *, took: str) -> None:
+        """Ends the last turn's answer, or prints it now; then the notices about it. `took` says where the time went."""
         turn, number = conversation.turns[-1], len(conversation.turns)
         if self.output == "json":
             self.screen.answer(json_of(self._row(conversation)) + "\n")
@@ -51,7 +51,7 @@ class Telling:
             self.screen.notice(shares(turn.sampling.choices, turn.probabilities))
         if notice := _notice(turn):
             self.screen.notice(notice)
-        self.screen.detail(f"turn {number}: {_detail(turn)}")
+        self.screen.detail(f"turn {number}: {_detail(turn)}; {took}")
 
     def _row(self, conversation: Conversation) -> dict[str, Any]:
         """Turn and session say which rows before this one are its conversation."""
@@ -77,8 +77,4 @@ def _notice(turn: Turn) -> str:
 
 
 def _detail(turn: Turn) -> str:
-    stats = turn.stats
-    return (
-        f"stopped: {turn.stop_reason}; {counts(stats)}; clips looked at {stats.tower_calls}; "
-        f"{first_token(stats, turn.stop_reason)}, decoding {stats.decode_s:.2f} s"
-    )
+    return f"stopped: {turn.stop_reason}; {counts(turn.stats)}; clips looked at {turn.stats.tower_calls}"

@@ -11,6 +11,7 @@ from vllava_cli.commands.provenance import Loaded
 from vllava_cli.errors import ReplayError, VllavaError
 from vllava_cli.nouns import MediaKind, Wishes
 from vllava_cli.screen import Screen
+from vllava_cli.stopwatch import Stopwatch
 from vllava_cli.unswept import unswept
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Engines:
         if other := next(_others(wanted, here), None):
             raise ReplayError(other)
         self.screen.notice(f"vllava: replaying on {wanted.device}, as the rows say: {_told_whole(wanted)}.")
-        return start(wishes, tokens, kinds, self.screen, check=_accept)[0]
+        return start(wishes, tokens, kinds, self.screen, Stopwatch(), check=_accept)[0]
 
 
 def _others(wanted: Loaded, here: Loaded) -> Iterator[str]:
