@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.errors import OutputError
-from vllava_cli.jsonl import MAX_ROW_BYTES, line_of, read_rows
+from vllava_cli.jsonl import MAX_ROW_BYTES, line_of, read_rows, row_of
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +106,8 @@ def test_a_row_of_before_names_had_their_bytes_beside_them_is_read() -> None:
 def test_what_could_not_be_read_again_is_not_a_row(value: object) -> None:
     with pytest.raises(ValueError, match=r"not JSON compliant|longer than 16,777,216"):
         line_of({"value": value})
+
+
+def test_a_row_that_is_nested_too_deeply_is_damaged_whatever_its_names_are() -> None:
+    deep = b'{"x_bytes": "aaaa", "a": ' + b'{"a": ' * 900 + b"1" + b"}" * 901
+    assert row_of(deep) is None

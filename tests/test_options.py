@@ -91,3 +91,10 @@ def test_choices_and_their_calibration_become_part_of_the_sampling() -> None:
 def test_no_time_to_decode_is_refused() -> None:
     with pytest.raises(Exception, match="leaves no time"):
         options.positive_time("0")
+
+
+@pytest.mark.parametrize("name", ["model", "revision", "adapter"])
+def test_a_name_that_is_empty_is_refused(name: str) -> None:
+    names: dict[str, str | None] = {"model": "demo", "revision": None, "adapter": None} | {name: ""}
+    with pytest.raises(UsageError, match=f"--{name} is empty"):
+        options.wishes_of(names["model"] or "", names["revision"], None, "auto", "auto", adapter=names["adapter"])

@@ -55,7 +55,12 @@ def wanted(
 
 def _exact(row: JobRow) -> JobRow:
     """With names in their own bytes, where the row is one of ours: path_bytes beside path."""
-    return row._replace(values=exact(row.values)) if any(key.endswith(BYTES) for key in row.values) else row
+    if not any(key.endswith(BYTES) for key in row.values):
+        return row
+    try:
+        return row._replace(values=exact(row.values))
+    except RecursionError as exc:
+        raise row.where.fault("it is nested too deeply") from exc
 
 
 def _folder(file: Path, videos: Path | None) -> str:

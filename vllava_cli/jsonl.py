@@ -38,11 +38,11 @@ def row_of(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         row = _DECODER.decode(line.decode())
+        if not isinstance(row, dict):
+            return None
+        return exact(row) if b'_bytes"' in line else row
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict):
-        return None
-    return exact(row) if b'_bytes"' in line else row
 
 
 def line_of(row: Mapping[str, object]) -> bytes:

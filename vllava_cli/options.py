@@ -477,6 +477,11 @@ def rows_of(batch_size: str) -> int | None:
 def wishes_of(
     model: str, revision: str | None, device: str | None, precision: str, attention: str, *, adapter: str | None
 ) -> Wishes:
+    if "" in (model, revision, adapter):
+        name = next(
+            name for name, value in (("model", model), ("revision", revision), ("adapter", adapter)) if value == ""
+        )
+        raise UsageError(f"--{name} is empty: name one, or leave the option out.")
     names = {"auto": None, "flash": "flash_attention_2"}
     return Wishes(
         model=model,

@@ -41,7 +41,10 @@ def portable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def exact(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as `portable` got it; bytes that aren't those of the text beside them, as it was edited, are a field."""
+    """The row as `portable` got it; bytes that aren't those of the text beside them, as it was edited, are a field.
+
+    Errors: RecursionError for what is nested too deeply.
+    """
     found = {key: _each(value, str, exact) for key, value in row.items()}
     for key, value in row.items():
         name = key.removesuffix(BYTES)

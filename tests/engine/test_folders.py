@@ -28,13 +28,14 @@ from tests.checkpoints import edit_json
 from tests.clips import picture
 from tests.engine.engines import conversation_about, engine_of, expanded, new_ids
 from tests.folders import INDEX, LACKING, tensors_of
-from tests.published import ROWS
+from tests.published import ROWS, write_published
 from tests.reference import Reference, read_reference
 from tests.tensor_names import modern_name
 from vllava_cli import prompt
 from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
+from vllava_cli.engine.tokenizer import read_tokenizer
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import CheckpointError
 
@@ -329,3 +330,19 @@ def test_hostile_files_are_one_sentence(name: str, folder: Path) -> None:
     found = message_of(folder)
     assert re.search(message, found), found
     assert "\n" not in found and len(found) < 700
+
+
+def test_a_pipe_in_the_place_of_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model")
+    shard = folder / "model-00002-of-00003.safetensors"
+    shard.unlink()
+    os.mkfifo(shard)
+    with pytest.raises(CheckpointError, match=shard.name):
+        hub.fetch_weights(hub.Source(model=str(folder), folder=folder))
+
+
+def test_settings_that_name_no_number_are_blamed_on_their_own_file(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model")
+    edit_json(folder / "tokenizer_config.json", added_tokens_decoder={"x": 5})
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json can't be used"):
+        read_tokenizer(folder)

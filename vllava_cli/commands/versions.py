@@ -8,5 +8,5 @@ from importlib import metadata
 def version_of(package: str) -> str | None:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):  # a ValueError for a name that can't be one
         return None

@@ -118,7 +118,7 @@ def missing_description(folder: Path) -> list[str]:
 
 def missing_weights(folder: Path) -> list[str]:
     """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
-    return [name for name in weight_files(folder) if not (folder / name).exists()]
+    return [name for name in weight_files(folder) if not (folder / name).is_file()]  # a pipe would be waited for
 
 
 def weights_bytes(source: Source) -> int:

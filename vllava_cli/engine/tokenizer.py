@@ -75,7 +75,15 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     names = read_settings(folder / "special_tokens_map.json") | settings
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
+        raise unusable(path, reason_of(exc)) from exc
+    try:
         _add_missing(backend, settings.get("added_tokens_decoder"))
+    except Exception as exc:
+        raise unusable(folder / "tokenizer_config.json", f"added_tokens_decoder: {reason_of(exc)}") from exc
+    try:
         backend.encode("")  # where a template names tokens that it lacks
     except (KeyboardInterrupt, SystemExit):
         raise

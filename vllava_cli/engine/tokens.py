@@ -144,11 +144,15 @@ class Tokens:
 
         Those of an answer that `is_cut` may say more at its end.
         """
-        forbidden = {*self.banned_ids, *self.stop_ids}
-        if not all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids):
+        if not self.can_hold(ids):
             return False
         text = self.text_of(list(ids))
         return text.startswith(answer) if is_cut else text == answer
+
+    def can_hold(self, ids: Sequence[int]) -> bool:
+        """Whether ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
+        forbidden = {*self.banned_ids, *self.stop_ids}
+        return all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids)
 
     def text_of(self, ids: list[int]) -> str:
         """The text of an answer's ids, special tokens left out."""

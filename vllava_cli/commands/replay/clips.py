@@ -69,7 +69,7 @@ def _change(path: Path, clip: RecordedClip) -> str | None:
     """How the file differs from what it was, as far as the row says what that is."""
     size, sha256 = clip.shown.bytes, clip.shown.sha256
     if size is None:
-        return None
+        return f"the row has no size of {shown(path)} beside its SHA-256" if sha256 else None
     return differs(path, Fingerprint(bytes=size, sha256=sha256)) if sha256 else resized(path, size)
 
 

@@ -93,6 +93,8 @@ class Replaying:
             frames = self.clips.of(recorded)
         conversation = conversation_of(recorded, frames)
         engine = self.engines.engine(recorded.making.loaded, {each.kind for each in frames} or {"video"})
+        if not all(engine.tokens.can_hold(turn.answer_ids) for turn in conversation.turns):
+            raise ReplayError("an earlier answer has ids that are no text of this model")
         conversation.dropped = dropped(conversation, recorded, engine.tokens)
         with self.screen.waiting(f"{self.done:,}/{self.total:,} Answering"):
             Answer.of(engine.stream(conversation, recorded.question, recorded.sampling))

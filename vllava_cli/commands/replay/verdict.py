@@ -103,7 +103,7 @@ def first_other(then: Recorded, now: Turn) -> int | None:
 
 def _is_text_same(then: Recorded, now: Turn) -> bool:
     """Of an answer that Ctrl-C stopped the text may lack its end."""
-    return then.answer == now.answer or then.stop_reason == "interrupted"
+    return then.answer == now.answer or (then.stop_reason == "interrupted" and now.answer.startswith(then.answer))
 
 
 def _are_close(then: Mapping[str, float], now: Mapping[str, float]) -> bool:
