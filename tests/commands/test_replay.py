@@ -165,7 +165,9 @@ def test_probabilities_may_differ_by_what_rounding_does(made: dict[str, list[Row
 def test_an_answer_that_was_stopped_is_made_again_as_far_as_it_went(made: dict[str, list[Row]]) -> None:
     row = changed(made["ask"][0], ("stop_reason", "interrupted"), ("answer", "A red"))
     ids = row["made_with"]["answer_ids"]
-    some, none = (changed(row, ("made_with.answer_ids", ids[:count])) for count in (2, 0))
+    some, none = (
+        changed(row, ("made_with.answer_ids", ids[:count]), ("answer", text)) for count, text in ((2, "A red"), (0, ""))
+    )
     assert replayed(some, none)[:2] == (0, "row 1: same\nrow 2: same\n")
 
 
