@@ -55,13 +55,17 @@ def open_site() -> Iterator[Site]:
 
 
 def content(body: bytes, *, promised: int | None = None, **headers: str) -> Answer:
-    """A file; `promised` is another Content-Length, -1 for none. ETag="a" is a header, Last_Modified="…" as well."""
+    """A file; `promised` is another Content-Length, -1 for none. ETag="a" is a header, Last_Modified="…" as well.
+
+    Without any, each file has the same ETag; ETag="" is none.
+    """
+    headers = headers or {"ETag": '"1"'}
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         if promised != -1:
             handler.send_header("Content-Length", str(len(body) if promised is None else promised))
-        for name, value in headers.items():
+        for name, value in filter(all, headers.items()):
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
         if handler.command == "GET":

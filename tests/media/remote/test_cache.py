@@ -70,6 +70,16 @@ def test_a_clip_is_fetched_once_and_asked_for_each_time(site: Site, fetcher: Mak
     }
 
 
+@pytest.mark.parametrize("promised", [None, -1], ids=["a length", "nothing"])
+def test_a_clip_of_which_a_server_says_no_version_is_fetched_each_time(
+    site: Site, fetcher: Make, promised: int | None
+) -> None:
+    for body in (b"old", b"new", b"new"):
+        site.answers["/a.mp4"] = content(body, promised=promised, ETag="")
+        assert fetched(fetcher(), site.url("/a.mp4")) == body
+    assert downloads(site) >= 3
+
+
 def test_nobody_else_may_read_it(site: Site, fetcher: Make, folder: Path) -> None:
     site.answers["/a.mp4"] = content(b"x")
     before = os.umask(0)

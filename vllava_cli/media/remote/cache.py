@@ -59,7 +59,7 @@ class Cache:
 
     def _found(self, url: str, facts: Facts) -> Held | None:
         entry = read_entry(self.folder, url)
-        if entry is None or entry.remote != facts:
+        if entry is None or entry.remote != facts or not facts.tell_versions:
             return None
         with told(self.folder):
             path = entry.path(self.folder, url)

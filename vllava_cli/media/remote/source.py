@@ -21,12 +21,17 @@ class PassingError(FetchError):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What tells one version from another, as far as the server says it; equal facts, equal bytes."""
+    """What tells one version from another, as far as the server says it."""
 
     bytes: int | None = None
     mark: str | None = None
     """An ETag, a generation, a checksum."""
     modified: str | None = None
+
+    @property
+    def tell_versions(self) -> bool:
+        """Whether equal facts are equal bytes; another clip may be as long."""
+        return self.mark is not None or self.modified is not None
 
     @classmethod
     def of(cls, told: Mapping[str, object]) -> Facts:
