@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_two_that_only_ask_do_not_take_each_other_for_a_writer(monkeypatch: pyte
 
     monkeypatch.setattr(lock_module, "_lock", lock_and_ask)
     assert (is_locked(path), answers) == (False, [False])
+
+
+def test_a_writer_waits_for_the_instant_in_which_another_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("a")
+    path.touch()
+    asking = os.open(path, os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock_module.time, "sleep", lambda _: fcntl.flock(asking, fcntl.LOCK_UN))
+    descriptor = locked(path)
+    os.close(asking)
+    assert is_locked(path)
+    release(descriptor)
 
 
 def test_a_file_that_is_replaced_while_one_asks_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:

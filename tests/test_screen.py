@@ -140,9 +140,18 @@ def shown_at(columns: int, tell: Callable[[Screen], None]) -> str:
 
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with os.fdopen(theirs, "w") as err, os.fdopen(ours, "rb", buffering=0) as terminal:
-        tell(Screen(out=io.StringIO(), err=err))
-        return terminal.read(4000).decode().replace("\r\n", "\n")
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "w") as err:
+            tell(Screen(out=io.StringIO(), err=err))
+        return b"".join(iter(lambda: read(terminal), b"")).decode().replace("\r\n", "\n")
+
+
+def read(terminal: io.FileIO) -> bytes:
+    """The next bytes of a terminal, which come in pieces; b"" at their end."""
+    try:
+        return terminal.read(4000)
+    except OSError:  # Linux's way to say that nobody has the other end any more
+        return b""
 
 
 def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() -> None:

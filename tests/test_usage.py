@@ -139,6 +139,7 @@ def test_options_are_taken_by_the_names_that_they_had() -> None:
         ("chat -c --model demo", "last", ""),
         ("chat --continue 2026-11-22T19-40-05Z_2 a.mp4", "2026-11-22T19-40-05Z_2", "a.mp4"),
         ("chat -c 2026-11-22T19", "2026-11-22T19", ""),
+        ("chat -c 2026-", "2026-", ""),
         ("chat -c 2026-11-22.mp4", "last", "2026-11-22.mp4"),
         ("chat --continue=anything", "anything", ""),
         ("ask -- -c", None, "-c"),

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from vllava_cli import __version__
-from vllava_cli.errors import UsageError, VllavaError
+from vllava_cli.errors import ClosedPipeError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.options import (
     Actors,
@@ -609,7 +609,7 @@ def main() -> int:
         Screen().error(told(exc))
         return USAGE
     except VllavaError as exc:
-        if str(exc) and exc.exit_code:
+        if str(exc):
             Screen().error(str(exc))
         return exc.exit_code
     except KeyboardInterrupt:
@@ -629,10 +629,10 @@ def _flushed(code: int) -> int:
 
 
 def _unprinted(exc: OSError) -> int:
-    """What was printed can't go out; a reader that went away has had enough."""
+    """Says why the output can't go out and returns the exit code. A reader that went away is told nothing."""
     discard(sys.stdout)
     if isinstance(exc, BrokenPipeError):
-        return 0
+        return ClosedPipeError.exit_code
     Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
     return 1
 

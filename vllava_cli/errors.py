@@ -17,7 +17,7 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── ClusterError             Ray that can't be reached, or ended too early
 └── OutputError              a file can't be written to: a full disk, say
     ├── StdoutError          stdout can't
-    │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 0
+    │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 141
     └── LockedError          another vllava is writing to this file              exit 75
 """
 
@@ -94,7 +94,7 @@ class StdoutError(OutputError):
 
 
 class ClosedPipeError(StdoutError):
-    exit_code = 0
+    exit_code = 141
 
 
 class LockedError(OutputError):

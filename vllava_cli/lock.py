@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from vllava_cli.jsonl import opened, reason_of, shown, told
 
 if sys.platform != "win32":
     import fcntl
+
+_TRIES, _PAUSE_S = 5, 0.02
 
 
 def locked(path: Path, mode: int = 0o666, *, told_as: Path | None = None) -> int:
@@ -64,12 +67,25 @@ def _held(path: Path, flags: int, mode: int, name: Path) -> int:
             os.close(descriptor)
 
 
+def _flock(descriptor: int, kind: int) -> None:
+    """Tries for a moment: who only asks whether a file is locked has a shared lock on it for an instant."""
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
 def _lock(descriptor: int, path: Path, *, is_shared: bool) -> None:
     """A shared one is all that a network's disk gives to who may only read."""
     if sys.platform == "win32":
         return
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        _flock(descriptor, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
     except BlockingIOError as exc:
         raise LockedError(
             f"{shown(path)} is being written by another vllava. Wait for its end, or name another file."

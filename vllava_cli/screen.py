@@ -262,7 +262,7 @@ class Screen:
             self._write(_encoded(str(content), self._out.encoding))
         except BrokenPipeError as exc:
             discard(self._out)
-            raise ClosedPipeError("The reader of the answer went away.") from exc
+            raise ClosedPipeError from exc
         except OSError as exc:
             discard(self._out)
             raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc

@@ -18,7 +18,7 @@ UsageFault = cast(type[Exception], typer.BadParameter.__base__)
 OLD_NAMES = {"--force": "--overwrite", "--batch": "--batch-size"}
 """Options by the names that they had; those are taken, and no help shows them."""
 _ADDRESS = re.compile(r"ray://\S+|auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
-_SESSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9TZ_-]*")
+_SESSION = re.compile(r"[0-9]{4}-[0-9TZ_-]*")
 OPEN_ENDED = {
     "--ray": ("--ray", _ADDRESS, "local"),
     "--continue": ("--continue", _SESSION, LAST),

@@ -115,7 +115,7 @@ def test_a_closed_pipe_ends_quietly(clip: Path) -> None:
     assert process.stderr
     assert json.loads(process.stdout.readline())["path"] == str(clip)
     process.stdout.close()
-    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 0)
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -183,7 +183,7 @@ def test_a_closed_pipe_ends_it_quietly(vllava: Zygote, clips: Path) -> None:
         assert json.loads(reader.readline())["path"] == "broken.mp4"
     status = vllava.wait(run.pid)
     told = (clips.parent / "clips.err").read_text()
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert os.waitstatus_to_exitcode(status) == 141
     assert "Traceback" not in told and "failed" not in told
 
 

@@ -310,6 +310,23 @@ def test_a_turn_that_was_broken_off_in_a_pass_is_kept(error: type[BaseException]
     assert here.talk.engine.sight.calls == 1
 
 
+@pytest.mark.parametrize("line", ["And its colour?", "/retry", "/edit 1 And its colour?"])
+def test_ctrl_c_before_the_stream_has_begun_leaves_the_turns(
+    line: str, stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = stage(CLIP)
+    here.enter("What happens in this video?")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(here.talk.telling), "show", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        here.enter(line)
+    assert here.talk.questions == ("What happens in this video?",)
+    assert [(row["number"], row["stop_reason"]) for row in here.rows()] == [(1, "end")]
+
+
 def test_a_turn_is_kept_before_the_process_ends_as_it_was_told_to(stage: Make) -> None:
     here = stage(CLIP)
     here.talk.ending._number = 15  # the process was told to end before the first token

@@ -342,6 +342,19 @@ def test_room_that_another_download_has_asked_for_is_not_given_twice(folder: Pat
     assert [room.lacking(part, 10), other.exists()] == [0, False]
 
 
+def test_the_disk_is_not_promised_twice(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    part, other = (folder / f"{key_of(url)}.part" for url in ("s3://a", "s3://b"))
+    descriptor = sole(other)
+    os.ftruncate(descriptor, 60)
+    room = Room(folder=folder, most_bytes=1000, free_bytes=lambda _: 100)
+    assert [room.lacking(part, wanted) for wanted in (40, 41)] == [0, 1]
+    os.pwrite(descriptor, bytes(60), 0)
+    os.fsync(descriptor)
+    assert room.lacking(part, 41) < 0
+    release(descriptor)
+
+
 def test_a_disk_with_less_room_than_the_bound_bounds_the_cache(site: Site, fetcher: Make, folder: Path) -> None:
     disk_bytes = 25
     cache = Cache(

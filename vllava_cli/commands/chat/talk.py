@@ -202,6 +202,8 @@ class Talk:
                     self.telling.show(pieces)
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
                     pieces.close()
+                    if len(self.conversation.turns) == before:  # it came before the stream had begun
+                        raise
                 finally:
                     if len(self.conversation.turns) > before:
                         self._add_waits()
