@@ -134,10 +134,6 @@ USAGE_ERRORS = {
         ["bench", "--random-weights", "7b", "--model", "demo"],
         "vllava: --random-weights measures no --model and no --adapter. Give one of them.\n",
     ),
-    "frames in a precision": (
-        ["bench", "--frames-only", "--precision", "fp16"],
-        "vllava: --frames-only measures no model, and --precision is about one. Leave one of them out.\n",
-    ),
     "an empty trim": (
         ["ask", "a.mp4", "Why?", "--start", "1:30", "--end", "90"],
         "vllava: The part from 90 s to 90 s is empty: --end must come after --start.\n",

@@ -51,7 +51,7 @@ def test_each_of_3000_jobs_has_its_row_after_a_kill_and_deaths(tmp_path: Path) -
     assert found["deaths"] == 6
     assert found["again"] > 0
     assert [each["share"] for each in found["memory"]] == [0.25, 0.5, 0.75, 1.0]
-    assert all(bar["is_met"] for bar in found["bars"])
+    assert all(target["is_met"] for target in found["targets"])
 
 
 def rows_of(plan: Plan) -> tuple[Cluster, list[str]]:

@@ -93,14 +93,6 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What was promised, what was found, and whether it was kept."""
-
-    text: str
-    is_met: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One configuration: what was measured before it ended, and what ended it too early."""
 

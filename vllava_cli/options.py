@@ -458,7 +458,6 @@ Batches = Annotated[
         show_default="1,4,16",
     ),
 ]
-FramesOnly = Annotated[bool, typer.Option("--frames-only", help="Measure only the reading of the clip's frames.")]
 Check = Annotated[bool, typer.Option("--check", help="Also hold tokens and logits against generate's.")]
 Save = Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the figures here, as --json prints them.")]
 Compare = Annotated[Path | None, typer.Option(metavar="FILE", help="Say what changed since FILE was saved.")]

@@ -44,6 +44,7 @@ def _answer(request: wire.Request, replies: int, kept: list[Frames]) -> None:
     """Sends exactly one reply, whatever happens; frames stay in `kept` as long as the wire may hold their pages."""
     from vllava_cli.media.header import header
     from vllava_cli.media.sample import probe, sample
+    from vllava_cli.media.through import documented
 
     try:
         bounds.bound_cpu(request.cpu_s)
@@ -53,6 +54,8 @@ def _answer(request: wire.Request, replies: int, kept: list[Frames]) -> None:
                 line = wire.clip_line(header(request.path))
             case "probe":
                 line = wire.clip_line(probe(request.path, is_full=request.is_full))
+            case "documented":
+                line = wire.clip_line(documented(request.path))
             case "sample":
                 kept.append(_in_one_piece(sample(request.path, request.framing)))
                 line = wire.frames_line(kept[0])

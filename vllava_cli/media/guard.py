@@ -71,6 +71,10 @@ class Guard:
         """As `header.header`. Errors: those of `sample`."""
         return cast(Clip, self._ask("header", path))
 
+    def documented(self, path: Path) -> Clip:
+        """As `through.documented`. Errors: those of `sample`."""
+        return cast(Clip, self._ask("documented", path))
+
     def close(self) -> None:
         """Ends the child; a later call starts another one."""
         if self._child:

@@ -22,7 +22,7 @@ READY = b'{"is": "ready"}\n'
 MAX_PIXELS = 89_478_485
 """As in clip.py, which the guard doesn't import: the decoders stay out of its process."""
 
-Call = Literal["sample", "probe", "header"]
+Call = Literal["sample", "probe", "header", "documented"]
 
 _MAX_TEXT = 1 << 16
 _MAX_LINE = 1 << 22
@@ -43,7 +43,7 @@ class DecoderBugError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call of `sample`, `probe` or `header`; `cpu_s` are the CPU seconds that it may take."""
+    """One call of `sample`, `probe`, `header` or `documented`; `cpu_s` are the CPU seconds that it may take."""
 
     call: Call
     path: Path
@@ -115,7 +115,7 @@ def _reply(facts: dict[str, Any], stream: BinaryIO, request: Request, max_bytes:
     match facts["is"]:
         case "frames" if request.call == "sample":
             return _read_frames(facts, stream, request, max_bytes)
-        case "clip" if request.call == "probe":
+        case "clip" if request.call in ("probe", "documented"):
             return _clip(facts["clip"], request.path)
         case "clip" if request.call == "header":
             return _clip(facts["clip"], request.path, least_side=0)

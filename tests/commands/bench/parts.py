@@ -12,10 +12,10 @@ import numpy as np
 
 from tests.machines import DEMO
 from vllava_cli.commands.bench.instruments import Instruments, IsInterrupted, Tell
-from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Reading, Record
+from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Record
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MemoryShortError, VllavaError
-from vllava_cli.measures import Agreement, Bar, Expect, Line, Measured, Trial
+from vllava_cli.measures import Agreement, Expect, Line, Measured, Trial
 from vllava_cli.nouns import Checkpoint, Clip, Frames, Hardware, LoadPlan, Speed, Wishes
 from vllava_cli.screen import Screen
 
@@ -71,7 +71,6 @@ ASKED = Asked(
     batches=(1, 16),
 )
 RECORD = Record(machine=MACHINE, asked=ASKED, trials=(TRIAL, FAULTY))
-READING = Reading(lines=(FRAMES,), bars=(Bar(text="An hour in a second.", is_met=True), Bar(text="Two.", is_met=False)))
 
 
 def frames(name: str = "a.mp4") -> Frames:
@@ -160,9 +159,6 @@ class FakeInstruments(Instruments):
 
     def frames_line(self, *_: object, **__: object) -> Line:
         return FRAMES
-
-    def reading(self, *_: object, **__: object) -> Reading:
-        return READING
 
 
 SHORT = MemoryShortError("The model needs 15 GiB, and 4 GiB are free. Close other programs.")

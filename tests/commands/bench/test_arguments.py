@@ -61,19 +61,6 @@ def test_a_chart_replaces_no_figures_and_is_a_png(
 @pytest.mark.parametrize(
     ("bench", "message"),
     [
-        (Bench(clip=Path("a"), question="?", is_frames_only=True, random="7b"), "--random-weights is about one"),
-        (
-            Bench(clip=Path("a"), question="?", is_frames_only=True, configurations=(Configuration(precision="fp16"),)),
-            "--precision is about one",
-        ),
-        (
-            Bench(clip=Path("a"), question="?", is_frames_only=True, configurations=(Configuration(attention="sdpa"),)),
-            "--attention is about one",
-        ),
-        (
-            Bench(clip=Path("a"), question="?", is_frames_only=True, outputs=Outputs(plot=Path("a.png"))),
-            "--plot is about one",
-        ),
         (Bench(clip=Path("a"), question="?", random="7b", revision="main"), "so it has no --revision"),
     ],
 )
@@ -83,5 +70,4 @@ def test_what_does_not_go_together_is_refused(bench: Bench, message: str) -> Non
 
 
 def test_what_goes_together_is_not() -> None:
-    check(Bench(clip=Path("a"), question="?", is_frames_only=True, is_checked=True))
     check(Bench(clip=Path("a"), question="?", random="7b", configurations=(Configuration(precision="fp16"),)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.bench.parts import ASKED, DECODE, FAULTY, MACHINE, PLAN, READING, RECORD, TRIAL, measured
+from tests.commands.bench.parts import ASKED, DECODE, FAULTY, MACHINE, PLAN, RECORD, TRIAL, measured
 from vllava_cli.commands.bench.compare import Change, Comparison, TrialChange, change, compare, object_of
 from vllava_cli.measures import Measured, Unit
 
@@ -108,13 +108,6 @@ def test_whatever_else_differs_is_said() -> None:
         "bitsandbytes was 0.50, is not installed",
     )
     assert compare(RECORD, RECORD).differences == ()
-
-
-def test_frames_are_compared_with_frames() -> None:
-    reading = replace(RECORD, trials=(), reading=READING)
-    (trial,) = compare(reading, reading).trials
-    assert (trial.configuration, [each.name for each in trial.changes]) == ("frames", ["frames"])
-    assert compare(RECORD, reading).unmatched == ("frames",)
 
 
 def test_programs_get_the_same() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clips import write_clip
 from tests.commands.bench.parts import PLAN, frames
 from vllava_cli import demo
 from vllava_cli.commands.bench.instruments import Instruments
@@ -79,7 +80,8 @@ def test_reading_frames_is_measured_as_often_as_asked(clip: Path) -> None:
         TOOLS.frames_line(replace(BENCH, clip=clip), is_interrupted=lambda: True)
 
 
-def test_frames_alone_are_a_reading(clip: Path) -> None:
-    reading = TOOLS.reading(replace(BENCH, clip=clip), is_interrupted=lambda: False)
-    assert reading.lines
-    assert all(line.ours for line in reading.lines)
+def test_a_stream_that_the_loop_cannot_read_has_our_figure_and_a_note(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.h264")
+    line = TOOLS.frames_line(replace(BENCH, clip=path), is_interrupted=lambda: False)
+    assert (line.ours is not None, line.snippet) == (True, None)
+    assert line.note.startswith("There is no figure of the documentation's loop: ")

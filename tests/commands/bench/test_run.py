@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands.bench.parts import AGREEMENT, BATCH, DECODE, FRAMES, LINES, READING, SHORT, SPEED, FakeInstruments
+from tests.commands.bench.parts import AGREEMENT, BATCH, DECODE, FRAMES, LINES, SHORT, SPEED, FakeInstruments
 from vllava_cli.commands.bench.request import Bench, Configuration, Outputs
 from vllava_cli.commands.bench.run import run
 from vllava_cli.commands.bench.saved import read
@@ -278,11 +278,7 @@ def test_ctrl_c_while_frames_are_measured_ends_quietly(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGINT)
             raise AssertionError("the first Ctrl-C ends what has no figures yet")
 
-        reading = frames_line  # type: ignore[assignment]
-
-    for is_alone in (False, True):
-        bench = replace(BENCH, is_frames_only=is_alone, outputs=Outputs(save=tmp_path / "a.json"))
-        assert done(bench, Cut()).code == 130
+    assert done(replace(BENCH, outputs=Outputs(save=tmp_path / "a.json")), Cut()).code == 130
     assert list(tmp_path.iterdir()) == []
 
 
@@ -292,21 +288,3 @@ def test_ctrl_c_before_the_first_figure_leaves_an_earlier_file_alone(tmp_path: P
     found = done(replace(BENCH, outputs=Outputs(save=path)), FakeInstruments(is_cut_after=-1))
     assert found.code == 130
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.json", "precious")]
-
-
-def test_frames_alone_need_no_model(tmp_path: Path) -> None:
-    bench = replace(BENCH, is_frames_only=True, outputs=Outputs(save=tmp_path / "a.json"))
-    tools = FakeInstruments()
-    found = done(bench, tools)
-    assert (found.code, found.err, tools.calls) == (0, "", ["frames /clips/a.mp4"])
-    assert found.out == (
-        "clip   a.mp4, 64x48, 24 frames\n"
-        "shown  median of 3 (least-most)\n"
-        "\n"
-        "                           vllava                 snippet  times as fast   limit  of limit\n"
-        "frames  s  0.0205 (0.0200-0.0210)  0.0550 (0.0500-0.0600)           2.7x  0.0100       49%\n"
-        "met     An hour in a second.\n"
-        "missed  Two.\n"
-    )
-    assert read(tmp_path / "a.json").reading == READING
-    assert done(replace(bench, is_checked=True)).code == 1

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.commands.bench.parts import AGREEMENT, PLAN, READING, RECORD, TRIAL
+from tests.commands.bench.parts import AGREEMENT, PLAN, RECORD, TRIAL
 from vllava_cli.commands.bench.record import Record
 from vllava_cli.commands.bench.saved import object_of, read
 from vllava_cli.errors import OutputError
 from vllava_cli.jsonl import line_of
 
+SAVED = Path(__file__).parent
 WHOLE = replace(
     RECORD,
     trials=(
         replace(TRIAL, plan=replace(PLAN, quantisation="4bit", context_tokens=3080), agreement=AGREEMENT),
         *RECORD.trials,
     ),
-    reading=READING,
 )
 
 
@@ -94,7 +94,7 @@ def test_what_a_later_version_adds_is_left_alone(tmp_path: Path) -> None:
         (lambda row: row["trials"][0]["plan"].update(quantisation="2bit"), "plan: quantisation is none of 8bit"),
         (lambda row: row["trials"][0]["speed"].update(bytes=True), "speed: bytes is no number"),
         (lambda row: row["trials"][0]["agreement"].update(tokens=1.5), "agreement: tokens is no whole number"),
-        (lambda row: row["frames"]["bars"][0].update(is_met=1), "bars, 1: is_met is neither true nor false"),
+        (lambda row: row["trials"][0]["agreement"].update(must_be_equal=1), "must_be_equal is neither true nor false"),
     ],
 )
 def test_a_damaged_field_is_named(change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path) -> None:
@@ -119,3 +119,16 @@ def test_a_missing_file_and_a_folder_are_one_sentence(tmp_path: Path) -> None:
         read(tmp_path / "gone.json")
     with pytest.raises(OutputError, match="is a folder"):
         read(tmp_path)
+
+
+def test_a_file_of_version_0_1_is_read() -> None:
+    record = read(SAVED / "saved_by_0_1.json")
+    first, refused = record.trials
+    assert (record.asked.model, dict(record.machine.versions)["torch"]) == ("random tiny", "2.13.0+cpu")
+    assert [line.name for line in first.lines][:3] == ["load", "frames", "vision"]
+    assert (first.lines[2].ours and first.lines[2].ours.values) == (4.802691999884701, 4.939263999858667)
+    assert (first.agreement and first.agreement.is_met, refused.plan) == (True, None)
+
+
+def test_a_file_of_frames_alone_has_nothing_to_compare() -> None:
+    assert read(SAVED / "frames_saved_by_0_1.json").trials == ()

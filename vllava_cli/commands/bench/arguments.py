@@ -43,18 +43,6 @@ def check(bench: Bench) -> None:
     """Raises a UsageError for what doesn't go together."""
     if bench.random is not None and bench.revision is not None:
         raise UsageError("--random-weights reads no model, so it has no --revision. Leave one of them out.")
-    if not bench.is_frames_only:
-        return
-    names = [(each.precision, each.attention) for each in bench.configurations]
-    about_models = (
-        ("--random-weights", bench.random is not None),
-        ("--precision", any(precision != "auto" for precision, _ in names)),
-        ("--attention", any(attention != "auto" for _, attention in names)),
-        ("--plot", bench.outputs.plot is not None),
-    )
-    for option, is_given in about_models:
-        if is_given:
-            raise UsageError(f"--frames-only measures no model, and {option} is about one. Leave one of them out.")
 
 
 def _parted(words: Sequence[str]) -> tuple[str | None, str]:

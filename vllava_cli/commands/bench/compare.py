@@ -13,7 +13,6 @@ from vllava_cli.plural import counted
 
 Verdict = Literal["better", "worse", "same", "unsure"]
 """same: the spreads overlap, so no change can be told · unsure: one of them was measured once, so it has no spread."""
-FRAMES = "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +74,6 @@ def compare(then: Record, now: Record) -> Comparison:
             matched.append(TrialChange(configuration=name, changes=_changes(earlier.lines, trial.lines)))
         else:
             unmatched.append(name)
-    if now.reading and then.reading:
-        changes = _changes(then.reading.lines, now.reading.lines)
-        matched.append(TrialChange(configuration=FRAMES, changes=changes))
-    elif now.reading:
-        unmatched.append(FRAMES)
     return Comparison(
         measured_at=then.machine.measured_at,
         differences=tuple(_differences(then, now)),
@@ -168,12 +162,10 @@ def _circumstances(record: Record) -> Iterator[tuple[str, str]]:
     yield "the CPU", f"{machine.cpu} ({counted(machine.cores, 'core')})"
     yield "the RAM", f"{machine.ram_bytes / 2**30:.0f} GiB"
     yield "the GPU", ", ".join(machine.gpus) or "none"
-    if asked.model:
-        yield "the model", asked.model
+    yield "the model", asked.model
     clip = asked.clip
     yield "the clip", f"{clip.path.name} ({clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')})"
-    if record.trials:
-        yield "the question", repr(asked.question)
-        yield "--max-new-tokens", str(asked.new_tokens)
-        yield "--batch-size", ",".join(map(str, asked.batches))
-        yield "the revision", asked.revision or "none"
+    yield "the question", repr(asked.question)
+    yield "--max-new-tokens", str(asked.new_tokens)
+    yield "--batch-size", ",".join(map(str, asked.batches))
+    yield "the revision", asked.revision or "none"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.begin import read_clips
-from vllava_cli.commands.bench.record import Reading
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.errors import MediaError
-from vllava_cli.measures import Agreement, Expect, Line
+from vllava_cli.measures import Agreement, Expect, Line, Measured
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, Framing, Hardware, LoadPlan, Speed, Wishes
 from vllava_cli.screen import Screen
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 IsInterrupted = Callable[[], bool]
 Tell = Callable[[str], object]
+LOOP_S = 60.0
+"""The loop's time: it decodes a film from its beginning to its end."""
 
 
 class Instruments:
@@ -122,17 +124,29 @@ class Instruments:
         return check(subject, plan, task, is_interrupted=is_interrupted, tell=tell)
 
     def frames_line(self, bench: Bench, *, is_interrupted: IsInterrupted) -> Line:
-        """Errors: MediaError."""
-        from vllava_cli.media.contest import frames_line
+        """Reading the clip through the guard, beside the documentation's loop there. Errors: MediaError."""
+        from vllava_cli.engine.measuring.turns import Turns
+        from vllava_cli.media.guard import Guard
 
-        return frames_line(bench.clip, bench.limits, repeat=bench.repeat, is_interrupted=is_interrupted)
+        loop_limits = replace(bench.limits, timeout_s=min(LOOP_S, bench.limits.timeout_s))
+        turns, note = Turns(device="cpu", repeat=bench.repeat, is_interrupted=is_interrupted), ""
+        with Guard(bench.limits) as guard, Guard(loop_limits) as other:
+            loop, sampler = partial(other.documented, bench.clip), partial(guard.sample, bench.clip, Framing())
+            measures = [_timed(loop), _timed(sampler)]
+            sampler()
+            try:
+                loop()
+            except MediaError as exc:
+                fault, _, _remedy = str(exc).partition(". ")
+                note, measures = f"There is no figure of the documentation's loop: {fault}.", measures[1:]
+            *theirs, ours = [Measured(values=tuple(values)) for values in turns.of_each(measures)]
+        return Line(name="frames", unit="s", ours=ours, snippet=theirs[0] if theirs else None, note=note)
 
-    def reading(self, bench: Bench, *, is_interrupted: IsInterrupted) -> Reading:
-        """What --frames-only measures. Errors: MediaError."""
-        from vllava_cli.media.contest import frames_report
 
-        report = frames_report(bench.clip, bench.limits, repeat=bench.repeat, is_interrupted=is_interrupted)
-        return Reading(lines=report.lines, bars=report.bars)
+def _timed(work: Callable[[], object]) -> Callable[[], float]:
+    from vllava_cli.engine.measuring.clock import seconds_of
+
+    return lambda: seconds_of(work, "cpu")
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
-from vllava_cli.measures import Bar, Line, Trial
+from vllava_cli.measures import Trial
 from vllava_cli.nouns import Clip, Hardware
 
 PACKAGES = ("torch", "transformers", "av", "bitsandbytes")
@@ -47,7 +47,7 @@ class Asked:
     """What was asked in each configuration."""
 
     model: str
-    """As it was named, or "random 7b"; empty where only frames were measured."""
+    """As it was named, or "random 7b"."""
     revision: str | None
     clip: ClipFacts
     question: str
@@ -57,29 +57,20 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What --frames-only found."""
-
-    lines: tuple[Line, ...]
-    bars: tuple[Bar, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Record:
     """A whole run, or as much of it as there was time for."""
 
     machine: Machine
     asked: Asked
     trials: tuple[Trial, ...] = ()
-    reading: Reading | None = None
 
     @property
     def has_figures(self) -> bool:
-        return self.reading is not None or any(trial.lines or trial.fault for trial in self.trials)
+        return any(trial.lines or trial.fault for trial in self.trials)
 
-    def of(self, *, trials: tuple[Trial, ...] = (), reading: Reading | None = None) -> Record:
+    def of(self, trials: tuple[Trial, ...]) -> Record:
         """The same run, with what was measured."""
-        return replace(self, trials=trials, reading=reading)
+        return replace(self, trials=trials)
 
 
 def machine_of(hardware: Hardware, now: datetime | None = None) -> Machine:

@@ -45,7 +45,6 @@ class Bench:
     new_tokens: int = 64
     repeat: int = 5
     batches: tuple[int, ...] = (1, 4, 16)
-    is_frames_only: bool = False
     is_checked: bool = False
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     outputs: Outputs = field(default_factory=Outputs)

@@ -27,7 +27,7 @@ def run(bench: Bench, screen: Screen, instruments: Instruments | None = None) ->
     tools, outputs = instruments or Instruments(), bench.outputs
     earlier = saved.read(outputs.compare) if outputs.compare else None
     with _claimed(outputs.save) as save, _claimed(outputs.plot) as plot:
-        record, is_cut = (_read if bench.is_frames_only else _try_all)(bench, tools, screen)
+        record, is_cut = _try_all(bench, tools, screen)
         if is_cut and not record.has_figures:
             return INTERRUPTED
         comparison = compare.compare(earlier, record) if earlier else None
@@ -42,7 +42,7 @@ def run(bench: Bench, screen: Screen, instruments: Instruments | None = None) ->
         screen.answer(json_of(found) + "\n")
     else:
         _tell(record, comparison, screen)
-    return INTERRUPTED if is_cut else 1 if _has_failed(record, bench) else 0
+    return INTERRUPTED if is_cut else 1 if _has_failed(record) else 0
 
 
 def _try_all(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, bool]:
@@ -56,21 +56,7 @@ def _try_all(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, 
     trials = Trials(bench=bench, subject=subject, task=task, instruments=tools, screen=screen)
     with noted(is_early=lambda: not trials.has_lines) as is_interrupted:
         is_cut = trials.go(is_interrupted)
-    return record.of(trials=tuple(trials.done)), is_cut
-
-
-def _read(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, bool]:
-    """As `_try_all`, with --frames-only."""
-    clip = tools.frames(bench, screen).clip
-    record = _begun(bench, tools, screen, clip, model="", revision=None)
-    with noted(is_early=lambda: True) as is_interrupted, screen.waiting("Measuring frames"):
-        try:
-            reading = tools.reading(bench, is_interrupted=is_interrupted)
-        except KeyboardInterrupt:
-            return record, True
-    if not bench.outputs.is_json:
-        telling.tell_reading(reading, screen)
-    return record.of(reading=reading), False
+    return record.of(tuple(trials.done)), is_cut
 
 
 def _begun(bench: Bench, tools: Instruments, screen: Screen, clip: Clip, *, model: str, revision: str | None) -> Record:
@@ -100,12 +86,10 @@ def _tell(record: Record, comparison: Comparison | None, screen: Screen) -> None
         telling.tell_comparison(comparison, screen)
 
 
-def _has_failed(record: Record, bench: Bench) -> bool:
+def _has_failed(record: Record) -> bool:
     """Whether nothing could be measured, or a check isn't met."""
-    trials, bars = record.trials, record.reading.bars if record.reading else ()
-    is_unmet = any(trial.agreement and not trial.agreement.is_met for trial in trials)
-    is_missed = bench.is_checked and not all(bar.is_met for bar in bars)
-    return is_unmet or is_missed or (bool(trials) and all(trial.fault for trial in trials))
+    is_unmet = any(trial.agreement and not trial.agreement.is_met for trial in record.trials)
+    return is_unmet or all(trial.fault for trial in record.trials)
 
 
 @contextmanager

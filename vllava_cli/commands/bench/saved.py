@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Reading, Record
+from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Record
 from vllava_cli.errors import OutputError
 from vllava_cli.fields import Fields
 from vllava_cli.jsonl import MAX_ROW_BYTES, opened, refuse_damaged, refuse_foreign, row_of, told
-from vllava_cli.measures import Agreement, Bar, Line, Measured, Trial, Unit
+from vllava_cli.measures import Agreement, Line, Measured, Trial, Unit
 from vllava_cli.nouns import Attention, Dtype, LoadPlan, Quantisation, Speed
 
 VERSION = 1
@@ -30,7 +30,7 @@ def object_of(record: Record) -> dict[str, object]:
         "clip": asdict(asked.clip) | {"path": os.fspath(asked.clip.path)},
         "batches": list(asked.batches),
         "trials": [_trial_object(trial) for trial in record.trials],
-        "frames": _reading_object(record.reading) if record.reading else None,
+        "frames": None,
     }
 
 
@@ -56,7 +56,6 @@ def record_of(row: Mapping[str, Any]) -> Record:
         machine=_machine(fields.inside("machine")),
         asked=_asked(fields),
         trials=fields.each("trials", lambda trials, place: _trial(trials.inside(place))),
-        reading=fields.maybe("frames", lambda key: _reading(fields.inside(key))),
     )
 
 
@@ -104,10 +103,6 @@ def _agreement_object(agreement: Agreement) -> dict[str, object]:
         "largest_difference": difference if is_finite else None,
         "is_met": agreement.is_met,
     }
-
-
-def _reading_object(reading: Reading) -> dict[str, object]:
-    return {"lines": [_line_object(line) for line in reading.lines], "bars": [asdict(bar) for bar in reading.bars]}
 
 
 def _machine(fields: Fields) -> Machine:
@@ -198,14 +193,3 @@ def _agreement(fields: Fields) -> Agreement:
         tolerance=fields.number("tolerance", least=0),
         must_be_equal=fields.truth("must_be_equal"),
     )
-
-
-def _reading(fields: Fields) -> Reading:
-    return Reading(
-        lines=fields.each("lines", lambda lines, place: _line(lines.inside(place))),
-        bars=fields.each("bars", lambda bars, place: _bar(bars.inside(place))),
-    )
-
-
-def _bar(fields: Fields) -> Bar:
-    return Bar(text=fields.text("text"), is_met=fields.truth("is_met"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from vllava_cli.commands.bench import figures
 from vllava_cli.commands.bench.compare import Comparison, TrialChange, change
-from vllava_cli.commands.bench.record import Asked, Reading
+from vllava_cli.commands.bench.record import Asked
 from vllava_cli.commands.bench.table import aligned, faults, notes, summary, table
 from vllava_cli.measures import Agreement, Trial
 from vllava_cli.nouns import DEMO_MODEL, LoadPlan
@@ -26,10 +26,10 @@ def tell_asked(asked: Asked, screen: Screen) -> None:
     clip = asked.clip
     rows = [
         ("clip", f"{clip.path.name}, {clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')}"),
-        ("asked", f"{asked.question} ({counted(asked.new_tokens, 'new token')})" if asked.model else ""),
+        ("asked", f"{asked.question} ({counted(asked.new_tokens, 'new token')})"),
         ("shown", f"median of {asked.repeat} (least-most)" if asked.repeat > 1 else "one measurement each"),
     ]
-    screen.facts([(name, text) for name, text in rows if text], is_answer=True)
+    screen.facts(rows, is_answer=True)
 
 
 def tell_plan(model: str, plan: LoadPlan, screen: Screen, *, is_shown: bool) -> None:
@@ -48,15 +48,6 @@ def tell_trial(trial: Trial, screen: Screen, *, is_shown: bool) -> None:
         screen.facts(below, is_answer=True)
     if trial.fault:
         screen.error(trial.fault if trial.plan else f"{trial.precision}, {trial.attention}: {trial.fault}")
-
-
-def tell_reading(reading: Reading, screen: Screen) -> None:
-    """What --frames-only found."""
-    screen.answer("\n")
-    screen.answer(table(reading.lines, screen.answer_width))
-    bars = [("met" if bar.is_met else "missed", bar.text) for bar in reading.bars]
-    if below := [*notes(reading.lines), *bars]:
-        screen.facts(below, is_answer=True)
 
 
 def tell_summary(trials: Sequence[Trial], screen: Screen) -> None:

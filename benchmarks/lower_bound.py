@@ -1,6 +1,7 @@
-"""The floor: what decoding just the needed parts of a file takes one decoder that knows its structure beforehand.
+"""The lower bound of reading frames: one decoder that knows beforehand where they are decodes just what is needed.
 
-Written apart from the sampler that it is held against: it trusts every key frame, checks nothing and never falls back.
+It is written apart from the sampler that is compared with it: it trusts every key frame, checks nothing and never
+falls back.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from av.container import InputContainer
 
-from vllava_cli.media.measuring.eight import Eight, Picture, bare, rgb
+from benchmarks.eight_frames import EightFrames, Picture, open_plainly, rgb
 from vllava_cli.media.pick import pick
 from vllava_cli.media.rgb import matrix_of
 
@@ -22,12 +23,12 @@ _PACK_BYTES = 2048
 _SEEK_BY_BYTE = ("mpegts", "mpeg")
 
 
-class FloorError(Exception):
+class LowerBoundError(Exception):
     """A file whose structure doesn't lead to the needed frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class _NeededGroup:
     """A group of pictures as far as it is needed."""
 
     seek_to: int
@@ -44,45 +45,46 @@ class _Taken:
     matrix: bytes | None = None
 
 
-def prepared(path: Path, threads: Literal["SLICE", "AUTO"]) -> Callable[[], Eight]:
-    """Reads the structure; the function that comes back decodes. Errors: FloorError, from both."""
-    wanted, parts, is_by_byte = _structure(path)
+def prepare_lower_bound(path: Path, threads: Literal["SLICE", "AUTO"]) -> Callable[[], EightFrames]:
+    """Reads the structure; the function that comes back decodes. Errors: LowerBoundError, from both."""
+    wanted, groups, is_by_byte = _structure(path)
 
-    def run() -> Eight:
+    def run() -> EightFrames:
         taken = _Taken(frames={})
-        with bare(path) as container:
+        with open_plainly(path) as container:
             container.streams.video[0].codec_context.thread_type = threads
-            for part in parts:
-                _decode(container, part, taken, is_by_byte=is_by_byte)
+            for group in groups:
+                _decode(container, group, taken, is_by_byte=is_by_byte)
         if missing := [stamp for stamp in wanted if stamp not in taken.frames]:
-            raise FloorError(f"{len(missing)} of 8 frames don't lie where the key frames before them say")
+            raise LowerBoundError(f"{len(missing)} of 8 frames don't lie where the key frames before them say")
         pictures, times_s = zip(*(taken.frames[stamp] for stamp in wanted), strict=True)
-        return Eight(pictures=pictures, times_s=times_s, matrix=taken.matrix)
+        return EightFrames(pictures=pictures, times_s=times_s, matrix=taken.matrix)
 
     return run
 
 
-def _structure(path: Path) -> tuple[list[int], list[Part], bool]:
-    """The eight time stamps, the parts that hold them, and whether one seeks by byte."""
-    with bare(path) as container:
+def _structure(path: Path) -> tuple[list[int], list[_NeededGroup], bool]:
+    """The eight time stamps, the groups that hold them, and whether one seeks by byte."""
+    with open_plainly(path) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
         is_by_byte = container.format.name in _SEEK_BY_BYTE
     stamps = sorted(packet.pts or 0 for packet in packets)
     keys = sorted((packet.pts or 0, packet.pos or 0) for packet in packets if packet.is_keyframe)
     wanted = [stamps[index] for index in pick(len(stamps))] if stamps else []
     if not keys or len(set(wanted)) < min(len(wanted), len(stamps)):
-        raise FloorError("its packets don't say where its frames and key frames are")
+        raise LowerBoundError("its packets don't say where its frames and key frames are")
     groups: dict[int, set[int]] = {}
     for stamp in wanted:
         key, position = keys[max(0, bisect_right(keys, stamp, key=lambda pair: pair[0]) - 1)]
         groups.setdefault(max(0, position - _PACK_BYTES) if is_by_byte else key, set()).add(stamp)
-    return wanted, [Part(seek_to=place, wanted=frozenset(group)) for place, group in groups.items()], is_by_byte
+    needed = [_NeededGroup(seek_to=place, wanted=frozenset(group)) for place, group in groups.items()]
+    return wanted, needed, is_by_byte
 
 
-def _decode(container: InputContainer, part: Part, taken: _Taken, *, is_by_byte: bool) -> None:
-    """From the key frame forward to the last frame that is wanted."""
-    stream, missing = container.streams.video[0], set(part.wanted)
-    container.seek(part.seek_to, stream=stream, unsupported_byte_offset=is_by_byte)
+def _decode(container: InputContainer, group: _NeededGroup, taken: _Taken, *, is_by_byte: bool) -> None:
+    """Decodes from the key frame forward to the last frame that is wanted."""
+    stream, missing = container.streams.video[0], set(group.wanted)
+    container.seek(group.seek_to, stream=stream, unsupported_byte_offset=is_by_byte)
     for frame in container.decode(stream):
         if frame.pts in missing:
             taken.matrix = taken.matrix or matrix_of(frame)

@@ -1,3 +1,5 @@
+"""All decoders give the eight frames that ours gives."""
+
 from __future__ import annotations
 
 import shutil
@@ -8,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.frames_decoders import DECODERS, Prepared, ffmpeg, loop, lower_bound, lower_bound_threads, ours
+from benchmarks.lower_bound import LowerBoundError
 from tests.clips import GIF, H264, MPEG4, VP9, index_of, write_clip
-from vllava_cli.media.measuring.eight import Eight
-from vllava_cli.media.measuring.floor import FloorError
-from vllava_cli.media.measuring.ways import WAYS, ffmpeg, floor, floor_threads, ours, reference
 
-Way = Callable[[Path], Callable[[], Eight]]
 KINDS: dict[str, Callable[[Path], Path]] = {
     "h264.mp4": write_clip,
     "five.mp4": lambda path: write_clip(path, 5),
-    "turned.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=90)),
+    "rotated.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=90)),
     "mirrored.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=180, is_mirrored=True)),
     "h264.ts": write_clip,
     "mpeg4.avi": lambda path: write_clip(path, encoding=MPEG4),
@@ -26,18 +26,13 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.parametrize("way", [reference, floor, floor_threads])
+@pytest.mark.parametrize("decoder", [loop, lower_bound, lower_bound_threads])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_way_gives_our_frames(way: Way, kind: str, tmp_path: Path) -> None:
+def test_each_decoder_gives_our_frames(decoder: Callable[[Path], Prepared], kind: str, tmp_path: Path) -> None:
     path = KINDS[kind](tmp_path / kind)
-    found, right = way(path)(), ours(path)()
+    found, right = decoder(path)(), ours(path)()
     assert found.digest == right.digest
     assert found.offsets_s == pytest.approx(right.offsets_s, abs=1e-3)
-
-
-@pytest.mark.parametrize("way", [reference, ours, floor])
-def test_the_frames_are_the_documented_ones(way: Way, clip: Path) -> None:
-    assert [index_of(picture) for picture in way(clip)().pictures] == [0, 3, 6, 9, 12, 15, 18, 21]
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the ffmpeg command isn't installed")
@@ -46,19 +41,17 @@ def test_the_command_gives_the_same_frames_without_their_times(clip: Path) -> No
     assert ([index_of(picture) for picture in found.pictures], found.offsets_s) == ([0, 3, 6, 9, 12, 15, 18, 21], [])
 
 
-def test_only_the_needed_groups_are_decoded_by_the_floor(tmp_path: Path) -> None:
+def test_only_the_needed_groups_are_decoded_for_the_lower_bound(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 240, encoding=replace(H264, options={"g": "10", "bf": "0"}))
     data = path.read_bytes()
-    damaged = data.replace(data[len(data) // 2 - 40 : len(data) // 2], b"\xff" * 40)
-    (tmp_path / "b.mp4").write_bytes(damaged)
-    found = floor(tmp_path / "b.mp4")()
+    (tmp_path / "b.mp4").write_bytes(data.replace(data[len(data) // 2 - 40 : len(data) // 2], b"\xff" * 40))
+    found = lower_bound(tmp_path / "b.mp4")()
     assert [index_of(picture) for picture in found.pictures] == [0, 30, 60, 90, 120, 150, 180, 210]
 
 
-def test_a_stream_without_time_stamps_has_no_floor(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.h264")
-    with pytest.raises(FloorError, match="don't say where"):
-        floor(path)
+def test_a_stream_without_time_stamps_has_no_lower_bound(tmp_path: Path) -> None:
+    with pytest.raises(LowerBoundError, match="don't say where"):
+        lower_bound(write_clip(tmp_path / "a.h264"))
 
 
 def test_torchcodec_is_asked_for_the_same_frames_at_once(
@@ -68,7 +61,7 @@ def test_torchcodec_is_asked_for_the_same_frames_at_once(
     (tmp_path / "torchcodec" / "__init__.py").touch()
     (tmp_path / "torchcodec" / "decoders.py").write_text(TORCHCODEC)
     monkeypatch.syspath_prepend(tmp_path)
-    found = WAYS["torchcodec"](clip)()
+    found = DECODERS["torchcodec"](clip)()
     assert found.offsets_s == [0, 3, 6, 9, 12, 15, 18, 21]
     assert np.array_equal(found.pictures, np.arange(24, dtype=np.uint8).reshape(8, 1, 1, 3))
 

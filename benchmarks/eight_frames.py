@@ -1,4 +1,4 @@
-"""What every way gives, and the plain means that the others share: a file just opened, a frame just converted."""
+"""The eight frames that every decoder gives, and the plain means that the others share to open and convert."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eight:
-    """RGB and seconds; `matrix` is the display matrix that the pictures weren't turned by."""
+class EightFrames:
+    """RGB and seconds; `matrix` is the display matrix by which the pictures weren't rotated."""
 
     pictures: Sequence[Picture]
     times_s: Sequence[float]
-    """Empty for a way that tells none."""
+    """Empty for a decoder that reports none."""
     matrix: bytes | None = None
 
     @property
     def digest(self) -> str:
-        """Of the pixels, turned upright: SHA-256 in hexadecimal digits."""
-        turn, found = orientation(self.matrix), hashlib.sha256()
+        """SHA-256 of the upright pixels, in hexadecimal digits."""
+        rotation, found = orientation(self.matrix), hashlib.sha256()
         for picture in self.pictures:
-            found.update(np.ascontiguousarray(upright(picture[np.newaxis], turn)).tobytes())
+            found.update(np.ascontiguousarray(upright(picture[np.newaxis], rotation)).tobytes())
         return found.hexdigest()
 
     @property
     def offsets_s(self) -> list[float]:
-        """From the first frame on."""
+        """Seconds from the first frame on."""
         return [time_s - self.times_s[0] for time_s in self.times_s]
 
 
-def bare(path: Path) -> InputContainer:
-    """As the documentation opens it, but no playlist and no other host: the file may be anyone's."""
+def open_plainly(path: Path) -> InputContainer:
+    """Opens a file as the documentation does, but no playlist and no other host: the file may be anyone's."""
     return av.open(f"file:{path.absolute()}", "r", options=dict(OPTIONS))
 
 
 def rgb(frame: av.VideoFrame) -> Picture:
+    """[H, W, 3] by PyAV's own conversion."""
     return cast("Picture", frame.to_ndarray(format="rgb24"))

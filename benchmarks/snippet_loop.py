@@ -1,4 +1,4 @@
-"""The loop that `vllava batch` is held against: `python -m benchmarks.loop CHECKPOINT JOBS MAX_NEW_TOKENS`.
+"""The loop that `vllava batch` is compared with: `python -m benchmarks.snippet_loop CHECKPOINT JOBS MAX_NEW_TOKENS`.
 
 JOBS has an object {"path", "question"} a line. What transformers' documentation does for one question is done for each,
 one after the other, with a model that is loaded once; an object {"path", "question", "answer"} a line is printed.
@@ -20,9 +20,9 @@ import torch
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 
 from vllava_cli import prompt
-from vllava_cli.media.measuring.ways import passed
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.recipe import read_video_recipe
+from vllava_cli.media.through import documented_eight
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 
 
@@ -63,7 +63,7 @@ def decoded(path: Path) -> Frames:
     with av.open(str(path)) as container:
         total = container.streams.video[0].frames
         pixels: npt.NDArray[np.uint8] = np.stack(
-            [frame.to_ndarray(format="rgb24") for frame in passed(container, total)]
+            [frame.to_ndarray(format="rgb24") for frame in documented_eight(container, total)]
         )
     height, width = pixels.shape[1:3]
     clip = Clip(path=path, kind="video", width=width, height=height, frame_count=total)

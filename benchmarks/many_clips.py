@@ -1,4 +1,4 @@
-"""What safety costs on many short clips: `python -m benchmarks.many plain|guarded FILE…`, in a process of its own.
+"""Decodes many short clips to see what safety costs: `python -m benchmarks.many_clips plain|guarded FILE…`.
 
 Prints one JSON object: the seconds of all files, and those that starting the decoding process took.
 """
@@ -18,8 +18,8 @@ from vllava_cli.nouns import Frames, Framing
 Sampler = Callable[[Path, Framing], Frames]
 
 
-def measured(sampler: Sampler, paths: Sequence[Path]) -> tuple[float, float]:
-    """Seconds of all files with everything warm; how much longer the first one took before."""
+def seconds_of_all(sampler: Sampler, paths: Sequence[Path]) -> tuple[float, float]:
+    """Returns the seconds of all files with everything warm, and how much longer the first one took before."""
     first_s, again_s = (_seconds(sampler, paths[:1]) for _ in range(2))
     return _seconds(sampler, paths), first_s - again_s
 
@@ -34,10 +34,10 @@ def _seconds(sampler: Sampler, paths: Sequence[Path]) -> float:
 def main(way: str, names: Sequence[str]) -> None:
     paths = [Path(name) for name in names]
     if way == "plain":
-        seconds, start_s = measured(sample, paths)
+        seconds, start_s = seconds_of_all(sample, paths)
     else:
         with Guard() as guard:
-            seconds, start_s = measured(guard.sample, paths)
+            seconds, start_s = seconds_of_all(guard.sample, paths)
     sys.stdout.write(json.dumps({"seconds": seconds, "start_s": start_s}) + "\n")
 
 
