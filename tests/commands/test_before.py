@@ -1,6 +1,6 @@
 """What an earlier build wrote is read and continued by this one, and this one writes the same.
 
-The files in `before/` were written on 2026-11-29 by version 0.1.0, in a folder of the shipped clips and one broken file,
+The files in `before/` were written on 2026-11-29 by version 0.1.0, in a folder of the shipped clips and a broken file,
 all with the same time of change. Only the name of that folder was replaced in them.
 """
 
