@@ -125,6 +125,7 @@ class Work:
             )
         longest = max(len(job.question) for unit in found.good for job in unit.jobs)
         if preflight.frames is None:
+            pool.close()  # the processes below have decoders of their own
             self._answer_elsewhere(found, longest)
             return
         with screen.waiting("Reading the model's files"):
