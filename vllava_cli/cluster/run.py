@@ -17,7 +17,7 @@ from vllava_cli.commands.batch import telling
 from vllava_cli.commands.batch.output import Destination
 from vllava_cli.commands.batch.request import Inputs
 from vllava_cli.commands.batch.rows import About
-from vllava_cli.commands.batch.run import INTERRUPTED, about_of, jobs_of
+from vllava_cli.commands.batch.run import INTERRUPTED, about_of, jobs_of, source_of, unknown_of
 from vllava_cli.commands.batch.telling import Tally
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 def run(cluster: ClusterBatch, screen: Screen) -> int:
     """Returns the exit code: 0, 1 if a job has failed or lacks its row, 130 after Ctrl-C. Errors: any VllavaError."""
-    from vllava_cli.engine.adapter import locate
-
     batch, tally = cluster.batch, Tally()
-    source = locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+    source = source_of(batch, screen)
     about = about_of(batch, source)
     jobs, complaints = jobs_of(batch, about, screen)
     _check_schemes(cluster, jobs)
@@ -49,8 +47,8 @@ def run(cluster: ClusterBatch, screen: Screen) -> int:
         tally.total, tally.skipped = len(jobs), len(jobs) - len(todo)
         tally.skipped_errors = sum(out.had_failed(job) for job in jobs)
         if batch.is_dry:
-            told = f"{tally.total:,}: {tally.left:,} to answer, {tally.skipped:,} done before"
-            screen.facts([("jobs", told)], is_answer=True)
+            tally.unknown = unknown_of(batch, source, has_rows=bool(out.before))
+            telling.tell_plan(tally, None, screen)
             return 1 if complaints else 0
         setup = _setup(cluster, source, about, todo)
         work = Work(cluster=cluster, setup=setup, out=out, tally=tally, screen=screen, is_interrupted=is_interrupted)

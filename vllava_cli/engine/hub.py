@@ -31,11 +31,13 @@ USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+UNKNOWN = ""
+"""The revision of a checkpoint that isn't here: a dry run fetches none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint's folder; `revision` is the commit when it came from the hub."""
+    """A checkpoint's folder; `revision` is the commit when it came from the hub, UNKNOWN where that can't be known."""
 
     model: str
     folder: Path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.batch.conftest import by_id, rows_of
+from tests.commands.batch.conftest import by_id, rows_of, until
 from tests.commands.batch.zygote import Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
@@ -27,8 +27,11 @@ WORDS = (
 )
 
 
-def workers_of(pid: int) -> list[int]:
-    """The processes that multiprocessing started for `pid`."""
+WORKER, DECODER = b"spawn_main", b"vllava_cli.media.child"
+
+
+def children_of(pid: int, word: bytes) -> list[int]:
+    """The processes that `pid` has started with such a word in their command line."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -36,7 +39,7 @@ def workers_of(pid: int) -> list[int]:
             words = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == pid and b"spawn_main" in words:
+        if parent == pid and word in words:
             found.append(int(folder.name))
     return found
 
@@ -51,10 +54,17 @@ def test_a_worker_that_is_killed_costs_no_job_and_doubles_none(vllava: Zygote, c
     while not (together.exists() and together.read_bytes().count(b"\n") > 6):
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
-    first, second = workers_of(run.pid)
+    first, second = children_of(run.pid, WORKER)
     os.kill(first, signal.SIGKILL)
     done = run.wait()
     assert done.code == 1
     assert "the process on cpu ended (SIGKILL): its clips are begun anew" in done.err
     assert by_id(rows_of(together)) == by_id(rows_of(alone))
     assert not Path(f"/proc/{second}").exists()
+
+
+def test_the_decoders_of_the_headers_have_ended_before_a_worker_starts(vllava: Zygote, clips: Path) -> None:
+    run = vllava.start(*WORDS, ".", "-o", clips.parent / "out.jsonl", "--gpus", "cpu,cpu", folder=clips)
+    until(lambda: children_of(run.pid, WORKER), "a worker")
+    assert children_of(run.pid, DECODER) == []
+    assert run.wait().code == 1

@@ -9,12 +9,10 @@ import pytest
 
 from tests.commands.batch.parts import Reading, unit
 from vllava_cli.commands.batch import telling
-from vllava_cli.commands.batch.estimate import Estimate
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.preflight import Found
 from vllava_cli.commands.batch.rows import ErrorKind, Fault
 from vllava_cli.commands.batch.telling import Tally
-from vllava_cli.nouns import Sampling
 
 
 def tally(
@@ -130,20 +128,11 @@ def test_a_plan_says_nothing_of_what_there_is_not() -> None:
     telling.tell_plan(tally(total=8), found(videos=7), reading.screen())
     assert reading.said[0] == "jobs      8: 8 to answer\nclips     7 videos, 1 image\nduration  0:00\n"
     reading = Reading()
-    telling.tell_plan(tally(total=8), found(videos=8), reading.screen(), "about 3 min")
-    assert reading.said[0].splitlines()[1:] == ["clips     8 videos", "duration  0:00", "time      about 3 min"]
+    telling.tell_plan(tally(total=8), None, reading.screen())
+    assert reading.said[0] == "jobs  8: 8 to answer\n"
     reading = Reading()
     telling.tell_plan(tally(total=8, skipped=8), Found(), reading.screen())
     assert reading.said[0] == "jobs      8: 0 to answer, 8 done before\nclips     none\nduration  0:00\n"
-
-
-def test_a_guess_says_what_it_assumes() -> None:
-    guess = Estimate(start_s=20, decode_s=120, answer_s=200, whole_s=250)
-    assert telling.guess(guess, Sampling()) == (
-        "about 4 min: 20 s to start, 2 min to decode, 3 min to answer, with 32 tokens an answer"
-    )
-    assert telling.guess(guess, Sampling(max_new_tokens=1)).endswith(", with 1 token an answer")
-    assert telling.guess(guess, Sampling(choices=("yes", "no"))).endswith(", with choices instead of words")
 
 
 def ended(counts: Tally, *, is_quiet: bool = False, is_interrupted: bool = False, can_resume: bool = True) -> list[str]:

@@ -7,7 +7,7 @@ journal stands beside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -57,6 +57,11 @@ class Output(Protocol):
     is_kept: bool
     """Whether the same command could go on with what is here."""
 
+    @property
+    def before(self) -> Collection[str]:
+        """The ids that had a row when it was opened."""
+        ...
+
     def is_done(self, job: Job, /) -> bool: ...
 
     def had_failed(self, job: Job, /) -> bool:
@@ -104,6 +109,7 @@ def foreseen(destination: Destination) -> Output:
 
 class _Stdout:
     is_kept = False
+    before: Collection[str] = ()
 
     def __init__(self, destination: Destination, columns: tuple[str, ...], screen: Screen) -> None:
         self._format, self._is_safe = destination.format, destination.is_safe
@@ -130,6 +136,10 @@ class _Nowhere:
 
     def __init__(self, has_failed: Mapping[str, bool]) -> None:
         self._has_failed = has_failed
+
+    @property
+    def before(self) -> Collection[str]:
+        return self._has_failed.keys()
 
     def is_done(self, job: Job, /) -> bool:
         return job.id in self._has_failed

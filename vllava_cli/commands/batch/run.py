@@ -40,10 +40,8 @@ def run(batch: Batch, screen: Screen) -> int:
 
 
 def _run(batch: Batch, screen: Screen, watch: Stopwatch) -> int:
-    from vllava_cli.engine.adapter import locate
-
     tally = Tally()
-    source = locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+    source = source_of(batch, screen)
     about = about_of(batch, source)
     every, complaints = jobs_of(batch, about, screen)
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
@@ -57,6 +55,7 @@ def _run(batch: Batch, screen: Screen, watch: Stopwatch) -> int:
         todo = [job for job in jobs if not out.is_done(job)]
         tally.total, tally.skipped = len(jobs), len(jobs) - len(todo)
         tally.skipped_errors = sum(out.had_failed(job) for job in jobs)
+        tally.unknown = unknown_of(batch, source, has_rows=bool(out.before))
         work = Work(
             batch=batch,
             source=source,
@@ -87,6 +86,26 @@ def _check_local(jobs: Iterable[Job]) -> None:
         scheme = scheme_of(job.path) if "://" in job.path else None
         if scheme:
             raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
+
+
+def source_of(batch: Batch, screen: Screen) -> Source:
+    """The checkpoint; a dry run looks for it on this disk alone. Errors: any VllavaError."""
+    from vllava_cli.engine.adapter import foreseen, locate
+
+    if batch.is_dry:
+        return foreseen(batch.wishes, screen.notice)
+    return locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+
+
+def unknown_of(batch: Batch, source: Source, *, has_rows: bool) -> str:
+    """What can't be known of the jobs where the checkpoint isn't here, a sentence; "" where that is nothing."""
+    from vllava_cli.engine.hub import UNKNOWN
+
+    whats = ["done"] * has_rows + ["in the shard"] * bool(batch.shard)
+    if source.revision != UNKNOWN or not whats:
+        return ""
+    names = " and ".join(filter(None, (batch.wishes.model, batch.wishes.adapter)))
+    return f"which jobs are {' or '.join(whats)}: their ids depend on the revision of {names}, which isn't here"
 
 
 def about_of(batch: Batch, source: Source) -> About:

@@ -8,14 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vllava_cli.commands.batch.estimate import Estimate, answer_tokens
 from vllava_cli.commands.batch.meter import Meter
 from vllava_cli.commands.batch.preflight import Found
 from vllava_cli.commands.batch.rows import Fault
-from vllava_cli.nouns import Sampling
 from vllava_cli.plural import counted
 from vllava_cli.screen import Screen
-from vllava_cli.times import roughly
 
 MOST_TOLD = 5
 """How many clips are named that can't be read; the rows have them all."""
@@ -41,6 +38,8 @@ class Tally:
     """When the model was ready."""
     at_ready: int = 0
     """Jobs that had got their row in this run by then: headers cost no answer."""
+    unknown: str = ""
+    """What a dry run can't know of the jobs, and why."""
 
     def begin(self) -> None:
         """The model is ready: what comes is measured from here on."""
@@ -130,32 +129,25 @@ def tell_unused(names: Sequence[str], screen: Screen) -> None:
         screen.notice(f"vllava: {shown} in the jobs {are} passed through, not used.")
 
 
-def tell_plan(tally: Tally, found: Found, screen: Screen, took: str | None = None) -> None:
-    """What --dry-run says, as the answer; `took` is a guess in words."""
-    images = len(found.good) - found.videos - found.unopened
-    jobs = [f"{tally.left:,} to answer"]
+def tell_plan(tally: Tally, found: Found | None, screen: Screen) -> None:
+    """What --dry-run says, as the answer; nothing is found where no header was opened."""
+    jobs = [f"{'at most ' if tally.unknown else ''}{tally.left:,} to answer"]
     jobs += [f"{tally.skipped:,} done before"] if tally.skipped else []
     jobs += [f"{tally.errors.total():,} about clips that can't be read"] if tally.errors else []
+    rows = [("jobs", f"{tally.total:,}: {', '.join(jobs)}")]
+    rows += _clip_rows(found) if found else []
+    rows += [("unknown", tally.unknown)] if tally.unknown else []
+    screen.facts(rows, is_answer=True)
+
+
+def _clip_rows(found: Found) -> list[tuple[str, str]]:
+    images = len(found.good) - found.videos - found.unopened
     kinds = ((found.videos, "video"), (images, "image"))
     clips = [counted(number, noun) for number, noun in kinds if number]
     clips += [f"{found.unopened:,} that took too long to open"] if found.unopened else []
     clips += [f"{len(found.bad):,} that can't be read"] if found.bad else []
     unknown = f", and {counted(found.unknown, 'video')} of unknown length" if found.unknown else ""
-    rows = [
-        ("jobs", f"{tally.total:,}: {', '.join(jobs)}"),
-        ("clips", ", ".join(clips) or "none"),
-        ("duration", clock(found.duration_s) + unknown),
-    ]
-    screen.facts([*rows, ("time", took)] if took else rows, is_answer=True)
-
-
-def guess(found: Estimate, sampling: Sampling) -> str:
-    """ "about 4 min: 20 s to start, 2 min to decode, 3 min to answer, with 32 tokens an answer" """
-    parts = (("start", found.start_s), ("decode", found.decode_s), ("answer", found.answer_s))
-    shares = ", ".join(f"{roughly(seconds)} to {what}" for what, seconds in parts)
-    tokens = answer_tokens(sampling)
-    answer = f"with {counted(tokens, 'token')} an answer" if tokens else "with choices instead of words"
-    return f"about {roughly(found.whole_s)}: {shares}, {answer}"
+    return [("clips", ", ".join(clips) or "none"), ("duration", clock(found.duration_s) + unknown)]
 
 
 def tell_end(tally: Tally, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:

@@ -19,7 +19,6 @@ from vllava_cli.commands.batch.preflight import Found, Preflight
 from vllava_cli.commands.batch.request import Batch
 from vllava_cli.commands.batch.rows import About, Outcome, row_of
 from vllava_cli.commands.batch.telling import Tally
-from vllava_cli.commands.batch.trial import Trial
 from vllava_cli.commands.batch.units import Unit
 from vllava_cli.commands.batch.worker import Setup
 from vllava_cli.hardware import cpu_cores
@@ -48,7 +47,6 @@ class Work:
     meter: Meter = field(default_factory=Meter)
     watch: Stopwatch = field(default_factory=Stopwatch)
     engines: int = 1
-    import_s: float = 0.0
     has_failed: bool = False
     """Whether a row of this run is an error, and --fail-fast was given."""
 
@@ -68,7 +66,7 @@ class Work:
             if not self.is_stopping():
                 self._note_bad(preflight.found, len(units))
                 if batch.is_dry:
-                    self._plan(pool, workers, preflight.found)
+                    telling.tell_plan(self.tally, preflight.found, self.screen)
                 elif preflight.found.good and not self.is_stopping():
                     self._answer(pool, preflight)
         if batch.has_stats:
@@ -85,31 +83,12 @@ class Work:
             return [f"Reading headers: {preflight.done:,}/{preflight.total:,}"]
 
         with self.screen.progress(parts, is_shared=False):
-            if self.batch.is_dry or not self.batch.devices:
+            if not (self.batch.is_dry or self.batch.devices):
                 here.import_engine()
-                self.import_s = self.watch.lap("imports")
+                self.watch.lap("imports")
             while not preflight.wait(_SLICE_S) and not self.is_stopping():
                 pass
         self.watch.lap("headers")
-
-    def _plan(self, pool: Pool, workers: int, found: Found) -> None:
-        """Tells what there is to do and, where there is something, about how long it would take."""
-        if not found.good:
-            telling.tell_plan(self.tally, found, self.screen)
-            return
-        trial = Trial(
-            batch=self.batch,
-            source=self.source,
-            found=found,
-            decoders=workers,
-            devices=devices(self.batch.devices),
-            import_s=self.import_s,
-        )
-        with self.screen.waiting("Timing a few clips"):
-            guess = trial.estimate(pool, self.is_interrupted)
-        self.watch.lap("timing a few clips")
-        if not self.is_interrupted():
-            telling.tell_plan(self.tally, found, self.screen, telling.guess(guess, self.batch.sampling))
 
     def _note_bad(self, found: Found, total: int) -> None:
         telling.tell_unreadable([fault for _, fault in found.bad], total, self.screen, has_rows=not self.batch.is_dry)
@@ -125,6 +104,7 @@ class Work:
             )
         longest = max(len(job.question) for unit in found.good for job in unit.jobs)
         if preflight.frames is None:
+            pool.close()  # the processes below have decoders of their own
             self._answer_elsewhere(found, longest)
             return
         with screen.waiting("Reading the model's files"):
