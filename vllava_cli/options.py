@@ -116,7 +116,7 @@ def models(incomplete: str) -> list[str]:
 
 def row_fields() -> tuple[str, ...]:
     """The fields that all rows of a batch have."""
-    from vllava_cli.jobs import ROW_KEYS
+    from vllava_cli.batch.jobs import ROW_KEYS
 
     return tuple(ROW_KEYS)
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.batch import zygote
+from tests.batch import fork_server
 from tests.commands.shell import Shell
 
 
 @pytest.fixture(scope="session")
-def vllava() -> Iterator[zygote.Zygote]:
-    with zygote.started() as process:
+def vllava() -> Iterator[fork_server.Zygote]:
+    with fork_server.started() as process:
         yield process
 
 
 @pytest.fixture
-def quick(vllava: zygote.Zygote, tmp_path: Path) -> Callable[..., Shell]:
+def quick(vllava: fork_server.Zygote, tmp_path: Path) -> Callable[..., Shell]:
     """As `shell`, but forked off a process that has imported torch, unless a pipe or an environment is asked for."""
 
     def run(*words: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Shell:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.batch.zygote import Zygote
+from tests.batch.fork_server import Zygote
 from vllava_cli import demo
 
 BEFORE = Path(__file__).parent / "before"

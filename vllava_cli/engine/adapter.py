@@ -18,8 +18,8 @@ from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG, base_of
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.repository import repository_folder
 from vllava_cli.errors import CheckpointError, UsageError
-from vllava_cli.json_file import check_regular, parsed, read_object, unusable
 from vllava_cli.nouns import Adapter, Checkpoint, Wishes
+from vllava_cli.storage.json_file import check_regular, parsed, read_object, unusable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MOST_BYTES, MOST_HEADER_BYTES = 1 << 36, 1 << 24

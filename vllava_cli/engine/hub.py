@@ -18,9 +18,9 @@ from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.json_file import read_object, unusable
-from vllava_cli.media.recipe import has_recipe
+from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
+from vllava_cli.storage.json_file import read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
