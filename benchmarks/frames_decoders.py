@@ -22,10 +22,10 @@ import numpy as np
 
 from benchmarks.eight_frames import EightFrames, Picture, open_plainly, rgb
 from benchmarks.lower_bound import prepare_lower_bound
-from vllava_cli.media.pick import pick
-from vllava_cli.media.rgb import matrix_of
+from vllava_cli.media.pictures import matrix_of
 from vllava_cli.media.sample import sample
-from vllava_cli.media.through import documented_eight
+from vllava_cli.media.select import pick
+from vllava_cli.media.video.full_decode import documented_eight
 from vllava_cli.nouns import Framing
 
 Prepared = Callable[[], EightFrames]

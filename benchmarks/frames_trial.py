@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.harness import ProcessError, alternate, run_module
-from vllava_cli.media.guard import Guard
+from vllava_cli.media.decoder.client import Guard
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, DecodeLimits, Frames, Framing
 
 LOOP, OURS, GUARDED, TORCHCODEC, FFMPEG = "loop", "ours", "guarded", "torchcodec", "ffmpeg"

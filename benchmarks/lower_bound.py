@@ -15,8 +15,8 @@ from typing import Literal
 from av.container import InputContainer
 
 from benchmarks.eight_frames import EightFrames, Picture, open_plainly, rgb
-from vllava_cli.media.pick import pick
-from vllava_cli.media.rgb import matrix_of
+from vllava_cli.media.pictures import matrix_of
+from vllava_cli.media.select import pick
 
 _PACK_BYTES = 2048
 """A program stream's pack: the one that a key frame begins in begins with the frame before."""

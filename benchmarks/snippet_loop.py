@@ -21,8 +21,8 @@ from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 
 from vllava_cli import prompt
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.media.recipe import read_video_recipe
-from vllava_cli.media.through import documented_eight
+from vllava_cli.media.preprocess import read_video_recipe
+from vllava_cli.media.video.full_decode import documented_eight
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 
 

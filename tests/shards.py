@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllava_cli import job_list
-from vllava_cli.jsonl import line_of
+from vllava_cli.batch import job_list
+from vllava_cli.storage.jsonl import line_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 
 from vllava_cli.commands.chat.manual import COMMANDS, help_rows
 from vllava_cli.errors import ClosedPipeError, OutputError
-from vllava_cli.media.sheet import Sheet
+from vllava_cli.media.contact_sheet import Sheet
 from vllava_cli.screen import Screen, clean
 
 

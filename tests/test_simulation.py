@@ -15,14 +15,14 @@ import pytest
 from tests.commands.bench.parts import ASKED, FAULTY, RECORD, TRIAL
 from vllava_cli.commands.bench import saved
 from vllava_cli.errors import OutputError
-from vllava_cli.journal import read_rows
-from vllava_cli.jsonl import line_of
+from vllava_cli.storage.journal import read_rows
+from vllava_cli.storage.jsonl import line_of
 
 pytest.importorskip("pyarrow")
 
 from benchmarks.simulation.cluster import Cluster
 from benchmarks.simulation.plan import Fleet, Plan, Service, fails, of_bench
-from vllava_cli.commands.batch.units import units_of
+from vllava_cli.batch.clip_jobs import units_of
 
 ROOT = Path(__file__).parents[1]
 PHASES = ["jobs, clips, manifest", "first half, killed", "resume, rest", "merge", "check of what was merged"]

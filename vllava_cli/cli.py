@@ -152,7 +152,7 @@ def ask(
     The answer is streamed: each word is shown as it comes.
     """
     from vllava_cli.commands import ask as command
-    from vllava_cli.commands.words import check_stdin, question_of, split_words
+    from vllava_cli.commands.positionals import check_stdin, question_of, split_words
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
     clips, question = split_words(words)
@@ -226,7 +226,7 @@ def chat(
     Each answer knows what was asked before.
     """
     from vllava_cli.commands.chat import run as command
-    from vllava_cli.commands.words import chat_clips
+    from vllava_cli.commands.positionals import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
@@ -304,9 +304,9 @@ def batch(
 
     Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
     """
-    from vllava_cli.cluster.arguments import Words, cluster_of
-    from vllava_cli.commands.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
-    from vllava_cli.commands.batch.request import Batch
+    from vllava_cli.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
+    from vllava_cli.batch.ray_cluster.ray_arguments import Words, cluster_of
+    from vllava_cli.batch.request import Batch
 
     asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
@@ -349,11 +349,11 @@ def batch(
     if asked.notice:
         screen.notice(asked.notice)
     if ray is None:
-        from vllava_cli.commands.batch import run as command
+        from vllava_cli.batch import run as command
 
         about_ray.check_absent()
         raise typer.Exit(command.run(request, screen))
-    from vllava_cli.cluster import run as elsewhere
+    from vllava_cli.batch.ray_cluster import ray_run as elsewhere
 
     raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
 
@@ -372,7 +372,7 @@ def probe(
     It also says how their frames will be reached, and why so.
     """
     from vllava_cli.commands import probe as command
-    from vllava_cli.commands.words import check_stdin, clip_paths
+    from vllava_cli.commands.positionals import check_stdin, clip_paths
 
     files = clip_paths(clips)
     check_stdin(files, sys.stdin)
@@ -414,7 +414,7 @@ def frames(
     They become contact sheets, in files or in the terminal.
     """
     from vllava_cli.commands import frames as command
-    from vllava_cli.commands.words import check_stdin, clip_paths
+    from vllava_cli.commands.positionals import check_stdin, clip_paths
 
     paths = clip_paths(clips)
     check_stdin(paths, sys.stdin)
@@ -451,7 +451,7 @@ def merge(
 
     It makes sure that every job is in it once.
     """
-    from vllava_cli.commands import merge as command
+    from vllava_cli.batch import merge as command
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))

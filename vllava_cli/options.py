@@ -116,7 +116,7 @@ def models(incomplete: str) -> list[str]:
 
 def row_fields() -> tuple[str, ...]:
     """The fields that all rows of a batch have."""
-    from vllava_cli.jobs import ROW_KEYS
+    from vllava_cli.batch.jobs import ROW_KEYS
 
     return tuple(ROW_KEYS)
 
@@ -366,7 +366,7 @@ RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again wha
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin FILE anew.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop rows of clips that have changed since from FILE.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new after the first error.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Open each clip's header, say what there is to do, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say by each clip's header how much there is to do, and stop.")]
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
 ShardWish = Annotated[
     str | None,

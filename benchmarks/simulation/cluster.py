@@ -16,11 +16,11 @@ from random import Random
 from typing import Any
 
 from benchmarks.simulation.plan import ABOUT, Plan, comes_twice, fails
-from vllava_cli.commands.batch.rows import Fault, Outcome, row_of
-from vllava_cli.commands.batch.units import Unit
-from vllava_cli.jobs import Job
-from vllava_cli.jsonl import line_of
+from vllava_cli.batch.clip_jobs import Unit
+from vllava_cli.batch.jobs import Job
+from vllava_cli.batch.rows import Fault, Outcome, row_of
 from vllava_cli.nouns import Answer, Stats
+from vllava_cli.storage.jsonl import line_of
 
 BATCHES_AHEAD = 2
 """For each actor, of decoded clips."""
@@ -149,7 +149,7 @@ def units_in(manifest: str) -> Iterator[Unit]:
     """As the cluster reads it: some rows at once."""
     import pyarrow.parquet as pq
 
-    from vllava_cli.cluster.manifest import unit_of
+    from vllava_cli.batch.ray_cluster.manifest import unit_of
 
     with pq.ParquetFile(manifest) as file:
         for batch in file.iter_batches(256):

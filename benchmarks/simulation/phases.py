@@ -17,14 +17,14 @@ from pathlib import Path
 
 from benchmarks.simulation.cluster import Cluster, batches, units_in
 from benchmarks.simulation.plan import ABOUT, Plan, fails
-from vllava_cli.cluster import manifest, parts
-from vllava_cli.cluster.answering import row_in
-from vllava_cli.cluster.parts import Parts
-from vllava_cli.cluster.reconcile import mismatch
-from vllava_cli.cluster.request import Place
-from vllava_cli.commands.batch.units import each_unit
-from vllava_cli.jobs import Job
-from vllava_cli.jsonl import read_rows
+from vllava_cli.batch.clip_jobs import each_unit
+from vllava_cli.batch.jobs import Job
+from vllava_cli.batch.ray_cluster import manifest, parts
+from vllava_cli.batch.ray_cluster.actors import row_in
+from vllava_cli.batch.ray_cluster.parts import Parts
+from vllava_cli.batch.ray_cluster.ray_request import Place
+from vllava_cli.batch.ray_cluster.reconcile import mismatch
+from vllava_cli.storage.jsonl import read_rows
 
 MERGED = "all.jsonl"
 """Beside the folder of the parts."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vllava_cli.commands.batch.rows import About
+from vllava_cli.batch.jobs import Job, Wanted, made, signature
+from vllava_cli.batch.rows import About
 from vllava_cli.commands.bench import saved
 from vllava_cli.errors import OutputError
-from vllava_cli.jobs import Job, Wanted, made, signature
-from vllava_cli.jsonl import shown
 from vllava_cli.measures import Line
+from vllava_cli.storage.jsonl import shown
 
 ABOUT = About(model="simulated/no-model", revision="0" * 40)
 QUESTIONS = ("What happens in this video?", "How many people are seen?", "Where was it filmed?", "What is odd?")

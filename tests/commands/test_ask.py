@@ -21,7 +21,7 @@ from tests.clips import picture, write_clip, write_sound
 from tests.commands.shell import Shell
 from tests.engine.engines import engine_of
 from vllava_cli.choices import shares
-from vllava_cli.fingerprint import Fingerprint, fingerprint
+from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Framing, Sampling
 

@@ -19,9 +19,9 @@ from tests.clips import full_decode, reference_eight
 from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.commands.frames import frame_name, recipe_of
-from vllava_cli.media.recipe import read_video_recipe
-from vllava_cli.media.sheet import Sheet, sheet_picture
-from vllava_cli.media.spool import Reader
+from vllava_cli.media.contact_sheet import Sheet, sheet_picture
+from vllava_cli.media.decoder.stdin_file import Reader
+from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import DEFAULT_MODEL, Framing
 from vllava_cli.screen import Screen
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vllava_cli.commands.pictures import free_sheet_path, name_of, sheet_path, title_of, write, write_sheet
 from vllava_cli.errors import OutputError
-from vllava_cli.media.sheet import Sheet, sheet_picture
+from vllava_cli.media.contact_sheet import Sheet, sheet_picture
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 
 RECIPE = VideoRecipe(short_side=56, crop_height=56, crop_width=56, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands.batch.parts import LOADED, MAKING
+from tests.batch.parts import LOADED, MAKING
 from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.commands.provenance import (
@@ -27,9 +27,9 @@ from vllava_cli.commands.provenance import (
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
 from vllava_cli.errors import SessionError
-from vllava_cli.fields import Fields
-from vllava_cli.fingerprint import Hashing
+from vllava_cli.media.fingerprint import Hashing
 from vllava_cli.nouns import Adapter, Dtype, Framing, Precision, Quantisation, Sampling
+from vllava_cli.storage.fields import Fields
 
 SHA = "0123456789abcdef" * 4
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands.batch.parts import MAKING, Reading
-from tests.commands.batch.zygote import Zygote
+from tests.batch.fork_server import Zygote
+from tests.batch.parts import MAKING, Reading
 from vllava_cli import demo
 from vllava_cli.commands.replay.recorded import Recorded
 from vllava_cli.commands.replay.run import Replay, dropped, run

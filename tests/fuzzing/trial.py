@@ -14,8 +14,8 @@ from typing import Literal
 
 from tests.fuzzing.mutants import Mutant
 from vllava_cli.errors import MediaError
+from vllava_cli.media.decoder.client import Guard
 from vllava_cli.media.files import shown
-from vllava_cli.media.guard import Guard
 from vllava_cli.nouns import FRAMES_PER_CLIP, DecodeLimits, Frames, Framing
 
 GRACE_S = 10.0

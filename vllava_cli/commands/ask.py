@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.choices import shares
-from vllava_cli.commands.begin import Opening, prepare, start
 from vllava_cli.commands.provenance import ShownClip, seeded
 from vllava_cli.commands.report import counts, report
-from vllava_cli.fingerprint import Fingerprint, Hashing
+from vllava_cli.commands.start import Opening, prepare, start
 from vllava_cli.interrupt import noted
+from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Wishes
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.storage.portable import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens

@@ -15,12 +15,12 @@ from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import HubError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
 from vllava_cli.plural import counted
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
+from vllava_cli.storage.portable import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
-    from vllava_cli.engine.kept import Kept
+    from vllava_cli.engine.weight_cache import Kept
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
 GIB = 1 << 30
@@ -65,8 +65,8 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 
 def examine(wishes: Wishes) -> Health:
     """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
-    from vllava_cli.engine.kept import all_kept, cache_folder
-    from vllava_cli.engine.yardstick import planned
+    from vllava_cli.engine.device_speed import planned
+    from vllava_cli.engine.weight_cache import all_kept, cache_folder
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise
 
@@ -117,7 +117,7 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     from vllava_cli.engine import hub
     from vllava_cli.engine.adapter import described
     from vllava_cli.engine.checkpoint import describe
-    from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+    from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
     from vllava_cli.engine.repository import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
+from vllava_cli.storage.portable import json_of
 
 if TYPE_CHECKING:
-    from vllava_cli.media.sheet import Sheet
+    from vllava_cli.media.contact_sheet import Sheet
 
 STDOUT = "-"
 _REMEDY = "Give --overwrite to replace it, or another name with -o."
@@ -49,7 +49,7 @@ class Sheets:
 def run(sheets: Sheets, screen: Screen) -> int:
     """Goes through all clips; returns 1 if one of them could not be used or written, else 0. Errors: UsageError."""
     _check(sheets, screen)
-    from vllava_cli.media.spool import Reader
+    from vllava_cli.media.decoder.stdin_file import Reader
 
     recipe = None if sheets.is_whole or sheets.is_each else recipe_of(sheets.model, screen)
     if _is_folder(sheets) and sheets.output:
@@ -74,12 +74,12 @@ def run(sheets: Sheets, screen: Screen) -> int:
 def recipe_of(model: str, screen: Screen) -> VideoRecipe:
     """How a model wants its frames. Errors: CheckpointError."""
     if model == DEFAULT_MODEL:
-        from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+        from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
 
         return DEFAULT_CHECKPOINT.video_recipe
     from vllava_cli.engine.checkpoint import check_architecture
     from vllava_cli.engine.hub import locate
-    from vllava_cli.media.recipe import read_video_recipe
+    from vllava_cli.media.preprocess import read_video_recipe
 
     with screen.waiting(f"Looking for {model}"):
         folder = locate(model).folder
@@ -152,7 +152,7 @@ def _deliver(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen:
 
 
 def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen: Screen) -> list[Path]:
-    from vllava_cli.media.sheet import sheet_picture
+    from vllava_cli.media.contact_sheet import sheet_picture
 
     sheet = _sheet(frames, recipe, sheets)
     if sheets.is_shown and screen.is_terminal:
@@ -166,14 +166,14 @@ def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, scr
 
 
 def _sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets) -> Sheet:
-    from vllava_cli.media.sheet import Sheet
+    from vllava_cli.media.contact_sheet import Sheet
 
     name = title_of(frames.clip.path)
     return Sheet.seen(frames, name, recipe, fit=sheets.framing.fit) if recipe else Sheet.whole(frames, name)
 
 
 def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
-    from vllava_cli.media.sheet import frame_png
+    from vllava_cli.media.contact_sheet import frame_png
 
     targets = [_folder(sheets) / name for name in _frame_names(frames)]
     for target in targets:

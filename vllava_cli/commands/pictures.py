@@ -23,7 +23,7 @@ def write_sheet(frames: Frames, recipe: VideoRecipe, target: Path | None = None,
     Errors: OutputError for a file that is there already or can't be written, UsageError as `form_of`, MediaError as
     `square.seen`.
     """
-    from vllava_cli.media.sheet import Sheet, sheet_picture
+    from vllava_cli.media.contact_sheet import Sheet, sheet_picture
 
     clip = frames.clip.path
     if target is None or os.path.isdir(target):

@@ -9,8 +9,8 @@ from typing import Any
 from vllava_cli.errors import MediaError
 from vllava_cli.nouns import Clip, DecodeLimits
 from vllava_cli.plural import counted
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
+from vllava_cli.storage.portable import json_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Probe:
 
 def run(probe: Probe, screen: Screen) -> int:
     """Goes through all files, printing each as it is done; returns 1 if one of them could not be used, else 0."""
-    from vllava_cli.media.spool import Reader
+    from vllava_cli.media.decoder.stdin_file import Reader
 
     failures = 0
     with Reader(probe.limits) as reader:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, get_args
 from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import MediaError
-from vllava_cli.fields import Fields
-from vllava_cli.fingerprint import Fingerprint, StoppedError
+from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import Attention, Checkpoint, Dtype, Fit, Framing, LoadPlan, Precision, Sampling
-from vllava_cli.session_rows import read_sampling
+from vllava_cli.session.session_rows import read_sampling
+from vllava_cli.storage.fields import Fields
 
 MADE_WITH = "made_with"
 KEYS = (

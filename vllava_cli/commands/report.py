@@ -10,7 +10,7 @@ from vllava_cli.commands.provenance import MADE_WITH, Loaded, Making, ShownClip,
 from vllava_cli.nouns import Conversation, Frames, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.generate import Engine
 
 
 def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from typing import Any
 from vllava_cli.engine import hub
 from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG, base_of
 from vllava_cli.engine.hub import Source
+from vllava_cli.engine.repository import repository_folder
 from vllava_cli.errors import CheckpointError, UsageError
-from vllava_cli.json_file import check_regular, parsed, read_object, unusable
 from vllava_cli.nouns import Adapter, Checkpoint, Wishes
+from vllava_cli.storage.json_file import check_regular, parsed, read_object, unusable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MOST_BYTES, MOST_HEADER_BYTES = 1 << 36, 1 << 24
@@ -64,8 +65,28 @@ def locate(wishes: Wishes, notice: Callable[[str], object], *, is_quiet: bool) -
     Errors: UsageError where peft is missing, CheckpointError, HubError.
     """
     source = hub.locate(wishes.model, wishes.revision, is_quiet=is_quiet)
-    if wishes.adapter:
-        found = hub.locate_adapter(wishes.adapter, is_quiet=is_quiet)
+    return _joined(source, hub.locate_adapter(wishes.adapter, is_quiet=is_quiet) if wishes.adapter else None, notice)
+
+
+def foreseen(wishes: Wishes, notice: Callable[[str], object]) -> Source:
+    """As `locate`, without the network; the revision is UNKNOWN where this disk lacks the model or its adapter.
+
+    Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
+    """
+    source = hub.find_here(wishes.model, wishes.revision)
+    if source is None:
+        commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else hub.UNKNOWN
+        source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
+    adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
+    is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
+    if wishes.adapter and not is_whole:
+        return replace(source, revision=hub.UNKNOWN)
+    return _joined(source, adapter, notice)
+
+
+def _joined(source: Source, found: Source | None, notice: Callable[[str], object]) -> Source:
+    """A checkpoint with the adapter that was found for it."""
+    if found:
         source = replace(source, adapter=described(found))
         base = base_of(found.folder)
         if base and Path(base).name != Path(source.model).name:

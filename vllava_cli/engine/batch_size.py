@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.limits import limited_ram
 from vllava_cli.nouns import Checkpoint, Sampling
 

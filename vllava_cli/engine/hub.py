@@ -18,9 +18,9 @@ from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.json_file import read_object, unusable
-from vllava_cli.media.recipe import has_recipe
+from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
+from vllava_cli.storage.json_file import read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
@@ -31,11 +31,13 @@ USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+UNKNOWN = ""
+"""The revision of a checkpoint that isn't here: a dry run fetches none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint's folder; `revision` is the commit when it came from the hub."""
+    """A checkpoint's folder; `revision` is the commit when it came from the hub, UNKNOWN where that can't be known."""
 
     model: str
     folder: Path

@@ -17,11 +17,11 @@ from vllava_cli.engine import threads
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.folder_faults import ADAPTER_CONFIG
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.engine.keeping import Store
-from vllava_cli.engine.kept import Origin, origin_of
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.merging import check_fits, merge
-from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
+from vllava_cli.engine.weight_cache import Origin, origin_of
+from vllava_cli.engine.weight_writer import Store
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import LoadPlan, MediaKind
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.errors import reason_of
-from vllava_cli.json_file import check_regular, read_object, unusable
+from vllava_cli.storage.json_file import check_regular, read_object, unusable
 
 if TYPE_CHECKING:
     import tokenizers

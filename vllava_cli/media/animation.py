@@ -11,8 +11,8 @@ from PIL import Image
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.files import shown
-from vllava_cli.media.pick import choose
-from vllava_cli.media.still import IMAGE_ERRORS, opened_image, rgb
+from vllava_cli.media.images import IMAGE_ERRORS, opened_image, rgb
+from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _TICK_S = 0.0015

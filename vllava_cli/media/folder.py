@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.files import shown
-from vllava_cli.media.pick import choose
-from vllava_cli.media.still import read_still, rgb
+from vllava_cli.media.images import read_still, rgb
+from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
 
 MAX_ENTRIES = 100_000

@@ -16,14 +16,14 @@ import numpy as np
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import codec_name, opened, video_stream
+from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.files import check_file, is_folder, shown
 from vllava_cli.media.folder import read_folder
-from vllava_cli.media.pick import check_trim, choose
-from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking
-from vllava_cli.media.still import look, read_still
-from vllava_cli.media.through import Survey, fetch_through, survey, survey_unknown
+from vllava_cli.media.images import look, read_still
+from vllava_cli.media.select import check_trim, choose
 from vllava_cli.media.upright import orientation, upright
+from vllava_cli.media.video.full_decode import Survey, fetch_through, survey, survey_unknown
+from vllava_cli.media.video.seek import has_constant_rate, is_seekable, sample_by_seeking
 from vllava_cli.nouns import Clip, Frames, Framing
 from vllava_cli.plural import counted
 

@@ -15,7 +15,7 @@ from tests.commands.bench.parts import AGREEMENT, PLAN, RECORD, TRIAL
 from vllava_cli.commands.bench.record import Record
 from vllava_cli.commands.bench.saved import object_of, read
 from vllava_cli.errors import OutputError
-from vllava_cli.jsonl import line_of
+from vllava_cli.storage.jsonl import line_of
 
 SAVED = Path(__file__).parent
 WHOLE = replace(

@@ -21,10 +21,10 @@ from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.slash import parse
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import Ending
-from vllava_cli.media.pick import spread
 from vllava_cli.media.sample import sample
+from vllava_cli.media.select import spread
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
 from vllava_cli.screen import Screen
 

@@ -12,7 +12,7 @@ import pytest
 from tests.commands.chat.conftest import CLIP, Stage
 from vllava_cli import demo
 from vllava_cli.commands.chat.ahead import Ahead
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 
 Make = Callable[..., Stage]
 QUESTION = "What happens in this video?"

@@ -18,7 +18,7 @@ from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.errors import OutputError
 from vllava_cli.nouns import Conversation, Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session import SessionFile, TurnRecord, read
+from vllava_cli.session.session_file import SessionFile, TurnRecord, read
 
 Make = Callable[..., Stage]
 
@@ -116,7 +116,7 @@ def test_a_fault_is_said_once_however_long_the_chat_goes_on(
     here.talk.keeping.path = None
     (tmp_path / "state").write_text("a file where the state folder should be")
     seconds = iter(range(60))
-    monkeypatch.setattr("vllava_cli.session.new_path", lambda folder, _: folder / f"{next(seconds)}.jsonl")
+    monkeypatch.setattr("vllava_cli.session.session_file.new_path", lambda folder, _: folder / f"{next(seconds)}.jsonl")
     said = [here.enter(question) for question in ("What happens in this video?", "And its colour?", "/undo")]
     assert [text.count("isn't kept") for text in said] == [1, 0, 0]
 

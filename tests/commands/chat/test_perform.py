@@ -16,7 +16,7 @@ from tests.commands.chat.conftest import CLIP, MOVES, Stage
 from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
-from vllava_cli.session import read
+from vllava_cli.session.session_file import read
 
 Make = Callable[..., Stage]
 

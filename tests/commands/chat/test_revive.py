@@ -14,7 +14,7 @@ from vllava_cli import demo
 from vllava_cli.commands.chat.revive import changes, clips_of, revived
 from vllava_cli.errors import MediaError
 from vllava_cli.nouns import Framing
-from vllava_cli.session import read
+from vllava_cli.session.session_file import read
 
 Make = Callable[..., Stage]
 

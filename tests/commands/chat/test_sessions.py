@@ -14,7 +14,7 @@ from vllava_cli.commands.chat.sessions import kept, tell
 from vllava_cli.errors import SessionError
 from vllava_cli.nouns import Framing, Sampling, Stats
 from vllava_cli.screen import Screen
-from vllava_cli.session import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
+from vllava_cli.session.session_file import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
 
 DOG = MediumRecord(
     path=Path("/clips/dog.mp4"), kind="video", bytes=1, sha256="0" * 64, framing=Framing(), times_s=(0.0,) * 8

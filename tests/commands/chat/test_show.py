@@ -10,7 +10,7 @@ import pytest
 from tests.commands.chat.conftest import CLIP, Stage
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.show import show_rows
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Conversation, Sampling, Stats, StopReason, Turn
 
 Make = Callable[..., Stage]

@@ -17,7 +17,7 @@ from tests.checkpoints import write_checkpoint
 from tests.commands.chat.conftest import CLIP, MOVES, Stage
 from tests.engine.engines import engine_of
 from vllava_cli import demo
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import (
     ClosedPipeError,
     ContextError,

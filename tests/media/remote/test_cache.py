@@ -18,15 +18,15 @@ import pytest
 
 from tests.media.remote.site import Site, content, for_get, status
 from vllava_cli.errors import FetchError
-from vllava_cli.lock import release
 from vllava_cli.media.remote import download
-from vllava_cli.media.remote.allow import allowed
 from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.folder import default_folder
 from vllava_cli.media.remote.locks import sole
+from vllava_cli.media.remote.policy import allowed
 from vllava_cli.media.remote.room import Room
 from vllava_cli.media.remote.urls import key_of
+from vllava_cli.storage.lock import release
 
 pytest.importorskip("aiohttp")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vllava_cli import demo
 from vllava_cli.commands.bench.request import Bench, Outputs
-from vllava_cli.commands.words import STDIN, names_a_clip
+from vllava_cli.commands.positionals import STDIN, names_a_clip
 from vllava_cli.errors import UsageError
 
 USAGE = 'vllava bench [CLIP] ["QUESTION"]'

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.begin import read_clips
 from vllava_cli.commands.bench.request import Bench
+from vllava_cli.commands.start import read_clips
 from vllava_cli.errors import MediaError
 from vllava_cli.measures import Agreement, Expect, Line, Measured
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, Framing, Hardware, LoadPlan, Speed, Wishes
@@ -82,7 +82,7 @@ class Instruments:
 
     def plan(self, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
         """Errors: WishError, MemoryShortError."""
-        from vllava_cli.engine.yardstick import planned
+        from vllava_cli.engine.device_speed import planned
 
         return planned(wishes, hardware, checkpoint)
 
@@ -96,7 +96,7 @@ class Instruments:
 
     def speed(self, plan: LoadPlan) -> Speed:
         """Errors: MemoryShortError."""
-        from vllava_cli.engine.yardstick import measured
+        from vllava_cli.engine.device_speed import measured
 
         return measured(plan)
 
@@ -126,7 +126,7 @@ class Instruments:
     def frames_line(self, bench: Bench, *, is_interrupted: IsInterrupted) -> Line:
         """Reading the clip through the guard, beside the documentation's loop there. Errors: MediaError."""
         from vllava_cli.engine.measuring.turns import Turns
-        from vllava_cli.media.guard import Guard
+        from vllava_cli.media.decoder.client import Guard
 
         loop_limits = replace(bench.limits, timeout_s=min(LOOP_S, bench.limits.timeout_s))
         turns, note = Turns(device="cpu", repeat=bench.repeat, is_interrupted=is_interrupted), ""

@@ -13,11 +13,11 @@ from vllava_cli.commands.bench.record import Asked, Record, facts_of, machine_of
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.commands.bench.trials import Trials
 from vllava_cli.interrupt import noted
-from vllava_cli.jsonl import line_of
 from vllava_cli.nouns import Clip
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
-from vllava_cli.whole import Part
+from vllava_cli.storage.files import Part
+from vllava_cli.storage.jsonl import line_of
+from vllava_cli.storage.portable import json_of
 
 INTERRUPTED = 130
 

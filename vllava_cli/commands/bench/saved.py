@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Record
 from vllava_cli.errors import OutputError
-from vllava_cli.fields import Fields
-from vllava_cli.jsonl import MAX_ROW_BYTES, opened, refuse_damaged, refuse_foreign, row_of, told
 from vllava_cli.measures import Agreement, Line, Measured, Trial, Unit
 from vllava_cli.nouns import Attention, Dtype, LoadPlan, Quantisation, Speed
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, opened, refuse_damaged, refuse_foreign, row_of, told
 
 VERSION = 1
 

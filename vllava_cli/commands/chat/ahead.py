@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from vllava_cli.nouns import Conversation
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.memory import Shown
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.prompt_cache import Shown
 
 CHUNK_TOKENS = 128
 """Small, because a question that comes meanwhile waits for the end of a chunk."""
@@ -27,7 +27,7 @@ class Ahead:
 
     def start(self, conversation: Conversation) -> None:
         """Begins to read all of the next prompt but its question; a failure shows when the question is asked."""
-        from vllava_cli.engine.memory import Shown
+        from vllava_cli.engine.prompt_cache import Shown
 
         self.stop()
         ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time

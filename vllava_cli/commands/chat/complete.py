@@ -14,8 +14,8 @@ from pathlib import Path
 from vllava_cli.commands.chat.manual import BY_NAME, COMMANDS, Command
 from vllava_cli.commands.chat.quoting import Word, quoted, split
 from vllava_cli.commands.chat.settings import HELP, VALUES
+from vllava_cli.media.suffixes import MEDIA_SUFFIXES
 from vllava_cli.screen import clean
-from vllava_cli.suffixes import MEDIA_SUFFIXES
 
 MOST_LISTED = 5_000
 MOST_OFFERED = 500

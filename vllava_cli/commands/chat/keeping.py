@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.errors import MediaError, VllavaError
-from vllava_cli.fingerprint import Fingerprint, Hashing
+from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Conversation, Frames, Framing, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
+from vllava_cli.session.session_file import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,6 @@ def moments(frames: Frames) -> str:
     """ "8 frames at 0:00.00 0:01.25 …", or "one picture"."""
     if frames.kind == "image":
         return "one picture"
-    from vllava_cli.media.sheet import clock
+    from vllava_cli.media.contact_sheet import clock
 
     return f"{counted(len(frames.times_s), 'frame')} at {' '.join(map(clock, frames.times_s))}"

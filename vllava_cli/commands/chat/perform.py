@@ -15,7 +15,7 @@ from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.pictures import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Frames, Framing
-from vllava_cli.session import SessionRecord, read, write_copy
+from vllava_cli.session.session_file import SessionRecord, read, write_copy
 
 
 def perform(talk: Talk, entry: slash.Entry) -> None:
@@ -116,7 +116,7 @@ def _frames(talk: Talk, entry: slash.ShowFrames) -> None:
 
 
 def _draw(talk: Talk, frames: Frames) -> None:
-    from vllava_cli.media.sheet import Sheet
+    from vllava_cli.media.contact_sheet import Sheet
 
     if not talk.screen.is_terminal:
         raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.errors import MediaError
 from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
-from vllava_cli.session import MediumRecord, SessionRecord, TurnRecord, difference
+from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, difference
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens

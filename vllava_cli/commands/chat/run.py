@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.begin import Opening, prepare, start
 from vllava_cli.commands.chat import slash
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.lines import Lines, TerminalLines, lines_for
@@ -19,11 +18,12 @@ from vllava_cli.commands.chat.sessions import kept
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
+from vllava_cli.commands.start import Opening, prepare, start
 from vllava_cli.errors import StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.session import SessionFile, SessionRecord, sessions_folder
+from vllava_cli.session.session_file import SessionFile, SessionRecord, sessions_folder
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from vllava_cli.commands.report import counts, first_token
 from vllava_cli.nouns import Conversation, Turn
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.generate import Engine
 
 Row = tuple[str, str]
 

@@ -18,8 +18,8 @@ from vllava_cli.commands.chat.manual import help_rows as help_rows
 from vllava_cli.commands.chat.quoting import split
 from vllava_cli.commands.chat.settings import Settings, canonical
 from vllava_cli.errors import UsageError
+from vllava_cli.media.suffixes import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP, Framing
-from vllava_cli.suffixes import MEDIA_SUFFIXES
 from vllava_cli.times import framing_of, time_of, times_of
 
 _COMMAND = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)

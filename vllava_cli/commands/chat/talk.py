@@ -7,13 +7,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.begin import read_clips, warn_of_many
 from vllava_cli.commands.chat.ahead import Ahead
 from vllava_cli.commands.chat.gallery import Clips, Gallery
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.telling import Output, Telling
 from vllava_cli.commands.provenance import seeded
+from vllava_cli.commands.start import read_clips, warn_of_many
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
@@ -21,7 +21,7 @@ from vllava_cli.screen import Screen, one_line
 from vllava_cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.generate import Engine
 
 
 @dataclass(kw_only=True)

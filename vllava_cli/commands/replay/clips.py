@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.commands.replay.recorded import Recorded, RecordedClip
 from vllava_cli.errors import MediaError, ReplayError, UsageError
-from vllava_cli.fingerprint import Fingerprint, differs, resized
-from vllava_cli.jsonl import shown
-from vllava_cli.media.remote.allow import scheme_of
+from vllava_cli.media.fingerprint import Fingerprint, differs, resized
+from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.nouns import Frames
+from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
-    from vllava_cli.media.spool import Reader
+    from vllava_cli.media.decoder.stdin_file import Reader
 
 STDIN = "-"
 
@@ -52,7 +52,7 @@ class Clips:
             raise ReplayError(told)
 
     def _sampled(self, clip: RecordedClip) -> Frames:
-        from vllava_cli.media.pick import spread
+        from vllava_cli.media.select import spread
 
         try:
             frames = spread(self._reader.sample(Path(clip.path), clip.shown.framing))

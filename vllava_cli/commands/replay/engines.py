@@ -6,16 +6,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.begin import start
 from vllava_cli.commands.provenance import Loaded
+from vllava_cli.commands.start import start
 from vllava_cli.errors import ReplayError, VllavaError
+from vllava_cli.imports import gc_paused
 from vllava_cli.nouns import MediaKind, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import Stopwatch
-from vllava_cli.unswept import unswept
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
 
 
@@ -50,7 +50,7 @@ class Engines:
         device, self._engine = self._engine.plan.device, None
         free(device)
 
-    @unswept()
+    @gc_paused()
     def _loaded(self, wanted: Loaded, kinds: Collection[MediaKind]) -> Engine:
         """Errors: ReplayError before a weight is read, any VllavaError."""
         from vllava_cli.engine.adapter import locate
@@ -66,8 +66,8 @@ class Engines:
         source = locate(wishes, self.screen.notice, is_quiet=not self.screen.is_moving)
         with self.screen.waiting("Reading the model's files"):
             from vllava_cli.engine.checkpoint import describe
+            from vllava_cli.engine.device_speed import planned
             from vllava_cli.engine.tokens import read_tokens
-            from vllava_cli.engine.yardstick import planned
             from vllava_cli.hardware import probe
 
             tokens = read_tokens(describe(source))

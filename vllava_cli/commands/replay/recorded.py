@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from vllava_cli.commands.provenance import MADE_WITH, Making, ShownClip, is_drawn, read_making
 from vllava_cli.errors import ReplayError
-from vllava_cli.fields import Fields
 from vllava_cli.nouns import Sampling, StopReason
 from vllava_cli.plural import counted
+from vllava_cli.storage.fields import Fields
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from vllava_cli.commands.replay.engines import Engines
 from vllava_cli.commands.replay.recorded import Entry, Recorded, entries
 from vllava_cli.commands.replay.verdict import Verdict, compared, refused
 from vllava_cli.errors import OutputError, ReplayError, UsageError, VllavaError
-from vllava_cli.inputs import piped
-from vllava_cli.jsonl import read_rows, rows_in
+from vllava_cli.media.inputs import piped
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Frames, Stats, Turn
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import read_rows, rows_in
+from vllava_cli.storage.portable import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -46,7 +46,7 @@ def run(replay: Replay, screen: Screen) -> int:
 
     Errors: UsageError where there is nothing to replay; those of stdout.
     """
-    from vllava_cli.media.spool import Reader
+    from vllava_cli.media.decoder.stdin_file import Reader
 
     chosen = _grouped(_chosen(replay))
     counts: Counter[str] = Counter()

@@ -10,13 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vllava_cli.errors import FetchError
-from vllava_cli.jsonl import shown, write_all
 from vllava_cli.media.remote.entry import Entry, part_path
 from vllava_cli.media.remote.folder import told
 from vllava_cli.media.remote.locks import alone
 from vllava_cli.media.remote.room import Room
 from vllava_cli.media.remote.source import Facts, Source, passing, unfetched
 from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.storage.jsonl import shown, write_all
 
 STEP_BYTES = 16 << 20
 """How much room is asked for at a time where the server doesn't tell the size."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllava_cli.errors import FetchError
-from vllava_cli.jsonl import reason_of, shown
+from vllava_cli.storage.jsonl import reason_of, shown
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _REMEDY = "set VLLAVA_CACHE to a folder of your own"

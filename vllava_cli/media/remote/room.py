@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllava_cli.lock import release
 from vllava_cli.media.remote.entry import CLIP, PART, SIDECAR
 from vllava_cli.media.remote.locks import sole_now
+from vllava_cli.storage.lock import release
 
 
 @dataclass(frozen=True, kw_only=True)

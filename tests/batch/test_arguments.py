@@ -1,0 +1,250 @@
+"""What the words of a batch's command line mean together, and what is refused, in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from vllava_cli.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
+from vllava_cli.batch.jobs import Shard
+from vllava_cli.batch.output import Destination
+from vllava_cli.batch.request import Inputs
+from vllava_cli.batch.tables import Format
+from vllava_cli.cli import app
+from vllava_cli.errors import UsageError
+
+USAGE = 'vllava batch "QUESTION" PATH…'
+USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def given(
+    *words: str,
+    q: Sequence[str] = (),
+    jobs: str | None = None,
+    videos: str | None = None,
+    is_recursive: bool = False,
+    is_null: bool = False,
+) -> Inputs:
+    return inputs_of(
+        words,
+        q,
+        Path(jobs) if jobs else None,
+        Path(videos) if videos else None,
+        is_recursive=is_recursive,
+        is_null=is_null,
+    )
+
+
+def refusal(*words: str, **options: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        given(*words, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_the_first_word_is_the_question_and_the_others_are_paths() -> None:
+    assert given("Why?", "a.mp4", "b") == Inputs(paths=("a.mp4", "b"), questions=("Why?",))
+    assert given("Why?", "-") == Inputs(paths=("-",), questions=("Why?",))
+
+
+def test_with_questions_of_their_own_all_words_are_paths() -> None:
+    assert given("a.mp4", "b", q=["Why?", "Who?"]) == Inputs(paths=("a.mp4", "b"), questions=("Why?", "Who?"))
+
+
+def test_a_jobs_file_leaves_no_words_and_may_be_lent_questions() -> None:
+    assert given(jobs="j.csv", videos="v") == Inputs(jobs=Path("j.csv"), videos=Path("v"))
+    assert given(jobs="-", q=["Why?"]) == Inputs(jobs=Path("-"), questions=("Why?",))
+
+
+def test_how_to_read_folders_and_stdin_goes_along() -> None:
+    assert given("Why?", "-", is_recursive=True, is_null=True) == Inputs(
+        paths=("-",), questions=("Why?",), is_recursive=True, is_null=True
+    )
+
+
+def test_a_clip_in_the_place_of_the_question_is_refused() -> None:
+    Path("clips").mkdir()
+    for word in ("a.mp4", "clips", "-", "A.JPG"):
+        what = "- is stdin" if word == "-" else f"{word!r} is a clip"
+        assert refusal(word, "What happens?") == f"{what} where the question is expected: {USAGE}, or {USAGE_Q}."
+
+
+def test_a_question_that_only_ends_like_a_clip_is_one() -> None:
+    assert given("What happens in a.mp4", "a.mp4").questions == ("What happens in a.mp4",)
+    assert given("a.mp4", q=["b.mp4"]).questions == ("b.mp4",)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_question_is_refused(text: str) -> None:
+    assert refusal(text, "a.mp4") == f"The question is empty: {USAGE}."
+    assert refusal("a.mp4", q=["Why?", text]) == "A question of -Q is empty: give it a text, or leave it out."
+    assert refusal(jobs="j.csv", q=[text]) == "A question of -Q is empty: give it a text, or leave it out."
+
+
+def test_too_few_words_are_refused() -> None:
+    assert refusal() == f"No question and no clip was given: {USAGE}."
+    assert refusal("Why?") == f"No clip was given: {USAGE}, or - to read paths from stdin."
+    assert refusal(q=["Why?"]) == f"No clip was given: {USAGE_Q}, or - to read paths from stdin."
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "questions", "is_quiet"),
+    [
+        ("Why? a.mp4 -q", "Why? a.mp4", "", True),
+        ("-q Why? a.mp4", "Why? a.mp4", "", True),
+        ("Why? -q a.mp4", "Why? a.mp4", "", True),
+        ("Why? -q gone", "Why? gone", "", True),
+        ("Why? -q -", "Why? -", "", True),
+        ("-Q Why? -q gone", "gone", "Why?", True),
+        ("--jobs j.csv -q", "", "", True),
+        ("Why? -- -q a.mp4", "Why? -q a.mp4", "", False),
+        ("-q Why? -q Who? a.mp4", "a.mp4", "Why? Who?", False),
+        ("a.mp4 -q Why?", "a.mp4", "Why?", False),
+        ("- -q Why? --quiet", "-", "Why?", True),
+        ("--jobs j.csv -q Why?", "", "Why?", False),
+    ],
+)
+def test_minus_q_is_quiet_unless_what_follows_can_only_be_a_question(
+    line: str, words: str, questions: str, is_quiet: bool
+) -> None:
+    root: Any = typer.main.get_command(app)
+    read = root.commands["batch"].make_context("batch", line.split()).params
+    asked = Asked.of(line.split(), read["words"], read["question"], has_jobs=bool(read["jobs"]), is_quiet=read["quiet"])
+    assert (list(asked.words), list(asked.questions), asked.is_quiet) == (words.split(), questions.split(), is_quiet)
+    assert bool(asked.notice) == ("-q W" in line and questions != "")
+
+
+def test_words_beside_a_jobs_file_are_refused() -> None:
+    assert refusal("Why?", jobs="j.csv") == (
+        "--jobs names the clips itself: leave 'Why?' out, or give it with -Q if it is a question."
+    )
+    assert refusal("a.mp4", jobs="j.csv", q=["Why?"]) == "--jobs names the clips itself: leave 'a.mp4' out."
+
+
+def test_options_that_have_nothing_to_act_on_are_refused() -> None:
+    assert refusal("Why?", "a.mp4", videos="v") == (
+        "--videos says where the clips of --jobs are, and there is no --jobs. Leave it out, or add --jobs FILE."
+    )
+    assert refusal("Why?", "a.mp4", is_null=True) == (
+        "-0 is about paths on stdin, and - is not among the paths. Add it: find . -print0 | … -0 … -."
+    )
+    assert refusal(jobs="j.csv", is_recursive=True) == (
+        "--recursive is about folders, and --jobs names the clips itself. Leave one of them out."
+    )
+    assert refusal(jobs="-", is_null=True) == (
+        "-0 is about paths on stdin, and --jobs names the clips itself. Leave one of them out."
+    )
+
+
+def destined(
+    path: str | None = None,
+    format: Format | None = None,
+    fields: str | None = None,
+    *,
+    is_retrying: bool = False,
+    is_overwriting: bool = False,
+    is_pruning: bool = False,
+    is_safe: bool = False,
+) -> Destination:
+    return destination_of(
+        path,
+        format,
+        fields,
+        is_retrying=is_retrying,
+        is_overwriting=is_overwriting,
+        is_pruning=is_pruning,
+        is_safe=is_safe,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "found"),
+    [
+        (None, None, "jsonl"),
+        (None, "tsv", "tsv"),
+        ("out.csv", None, "csv"),
+        ("out.CSV", None, "csv"),
+        ("out.csv", "jsonl", "jsonl"),
+        ("out.json", None, "jsonl"),
+        ("csv", None, "jsonl"),
+    ],
+)
+def test_the_format_goes_by_the_wish_then_by_the_ending(path: str | None, format: Format | None, found: Format) -> None:
+    assert destined(path, format) == Destination(path=Path(path) if path else None, format=found)
+
+
+def test_minus_as_output_is_stdout() -> None:
+    assert destined("-", "csv", "path, error.kind") == Destination(format="csv", fields=("path", "error.kind"))
+
+
+def test_going_on_and_beginning_anew_need_a_file() -> None:
+    assert destined("o.jsonl", is_retrying=True) == Destination(path=Path("o.jsonl"), is_retrying=True)
+    assert destined("o.jsonl", is_overwriting=True) == Destination(path=Path("o.jsonl"), is_overwriting=True)
+    assert destined("o.jsonl", is_pruning=True) == Destination(path=Path("o.jsonl"), is_pruning=True)
+    for path in (None, "-"):
+        for flag, name in (
+            ("--retry-errors", "is_retrying"),
+            ("--overwrite", "is_overwriting"),
+            ("--prune", "is_pruning"),
+        ):
+            with pytest.raises(UsageError) as caught:
+                destined(path, **{name: True})
+            assert str(caught.value) == f"{flag} is about the rows in a file: name it with -o FILE."
+
+
+def test_safe_cells_need_a_table() -> None:
+    assert destined("o.csv", is_safe=True) == Destination(path=Path("o.csv"), format="csv", is_safe=True)
+    for path in ("o.jsonl", None):
+        with pytest.raises(UsageError, match="--safe-cells is about the cells of a table: add --format csv or tsv"):
+            destined(path, is_safe=True)
+
+
+def test_trying_errors_again_and_beginning_anew_contradict_each_other() -> None:
+    with pytest.raises(UsageError) as caught:
+        destined("o.jsonl", is_retrying=True, is_overwriting=True)
+    assert str(caught.value) == (
+        "--overwrite does all jobs again, --retry-errors only those that failed. Give one of them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices"),
+    [
+        (None, ()),
+        ("all", ("all",)),
+        ("0", ("cuda:0",)),
+        ("0, 2", ("cuda:0", "cuda:2")),
+        ("cpu,cpu", ("cpu", "cpu")),
+        ("cuda:1,xpu:0", ("cuda:1", "xpu:0")),
+    ],
+)
+def test_gpus_become_devices(gpus: str | None, devices: tuple[str, ...]) -> None:
+    assert devices_of(gpus, None) == devices
+
+
+@pytest.mark.parametrize("gpus", ["", ",", "0,", "0,,1", "all,0", "0,all"])
+def test_other_lists_of_gpus_are_refused(gpus: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        devices_of(gpus, None)
+    assert str(caught.value) == (
+        f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers with commas between, 0,1."
+    )
+
+
+def test_gpus_and_a_device_contradict_each_other() -> None:
+    with pytest.raises(UsageError) as caught:
+        devices_of("all", "cuda:0")
+    assert str(caught.value) == "--gpus and --device both say where the model runs. Give one of them."
+    assert devices_of(None, "cuda:0") == ()
+
+
+def test_a_shard_may_be_left_out() -> None:
+    assert (shard_of(None), shard_of("2/3")) == (None, Shard(number=2, of=3))
