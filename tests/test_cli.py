@@ -132,7 +132,7 @@ USAGE_ERRORS = {
     ),
     "random weights of a model": (
         ["bench", "--random-weights", "7b", "--model", "demo"],
-        "vllava: --random-weights measures no --model and no --adapter. Give one of them.\n",
+        "vllava: --random-weights measures no --model, no --revision and no --adapter. Give one of them.\n",
     ),
     "an empty trim": (
         ["ask", "a.mp4", "Why?", "--start", "1:30", "--end", "90"],

@@ -12,7 +12,7 @@ MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(
 
 FLOORS = (
     ("__init__", "errors", "nouns", "plural", "interrupt", "imports", "stopwatch", "demo"),
-    ("prompt", "choices", "times", "measures", "hardware", "limits", "plan", "fit", "memory_estimate"),
+    ("prompt", "choices", "times", "hardware", "limits", "plan", "fit", "memory_estimate"),
     ("storage", "media"),
     ("engine", "session"),
     ("screen", "commands"),

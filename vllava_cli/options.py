@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, cast, get_args
 import typer
 
 from vllava_cli.choices import choices_of
-from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import DEMO_MODEL, Attention, DecodeLimits, Fit, Precision, Sampling, Wishes
 from vllava_cli.times import time_of, times_of
@@ -442,7 +441,7 @@ Attentions = Annotated[
 RandomWeights = Annotated[
     str | None,
     typer.Option(
-        **one_of(*SHAPES),
+        **one_of("7b", "1b", "tiny"),
         help="Real shapes with random weights instead of --model: nothing is fetched.",
         show_default="the model's own",
     ),

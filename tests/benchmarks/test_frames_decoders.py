@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks.frames_decoders import DECODERS, Prepared, ffmpeg, loop, lower_bound, lower_bound_threads, ours
+from benchmarks.frames_decoders import Prepared, ffmpeg, loop, lower_bound, lower_bound_threads, ours
 from benchmarks.lower_bound import LowerBoundError
 from tests.clips import GIF, H264, MPEG4, VP9, index_of, write_clip
 
@@ -52,34 +51,3 @@ def test_only_the_needed_groups_are_decoded_for_the_lower_bound(tmp_path: Path) 
 def test_a_stream_without_time_stamps_has_no_lower_bound(tmp_path: Path) -> None:
     with pytest.raises(LowerBoundError, match="don't say where"):
         lower_bound(write_clip(tmp_path / "a.h264"))
-
-
-def test_torchcodec_is_asked_for_the_same_frames_at_once(
-    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "torchcodec").mkdir()
-    (tmp_path / "torchcodec" / "__init__.py").touch()
-    (tmp_path / "torchcodec" / "decoders.py").write_text(TORCHCODEC)
-    monkeypatch.syspath_prepend(tmp_path)
-    found = DECODERS["torchcodec"](clip)()
-    assert found.offsets_s == [0, 3, 6, 9, 12, 15, 18, 21]
-    assert np.array_equal(found.pictures, np.arange(24, dtype=np.uint8).reshape(8, 1, 1, 3))
-
-
-TORCHCODEC = """
-import numpy as np
-
-class VideoDecoder:
-    def __init__(self, path, *, seek_mode, dimension_order):
-        assert (seek_mode, dimension_order) == ("exact", "NHWC")
-
-    def __len__(self):
-        return 24
-
-    def get_frames_at(self, places):
-        class batch:
-            class data:
-                numpy = staticmethod(lambda: np.arange(24, dtype=np.uint8).reshape(8, 1, 1, 3))
-            pts_seconds = np.array(places, float)
-        return batch
-"""

@@ -23,7 +23,7 @@ from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.weight_cache import Origin, origin_of
 from vllava_cli.engine.weight_writer import Store
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
-from vllava_cli.nouns import LoadPlan, MediaKind
+from vllava_cli.nouns import Checkpoint, LoadPlan, MediaKind
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
@@ -44,17 +44,29 @@ def load(
     With a store, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    from transformers.utils import logging as told
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
-    told.set_verbosity_error()
-    (told.disable_progress_bar if is_quiet else told.enable_progress_bar)()
+    silence(is_quiet=is_quiet)
     kinds = set(kinds)
     check_fits(tokens.checkpoint)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
     threads.use(plan.threads)
     notice = store.notice if store else str
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), notice=notice)
+
+
+def load_documented(plan: LoadPlan, checkpoint: Checkpoint) -> VideoLlavaForConditionalGeneration:
+    """The whole model as transformers' documentation loads it; bitsandbytes chooses what it quantises, towers as well.
+
+    Errors: CheckpointError, MemoryShortError.
+    """
+    from transformers import VideoLlavaForConditionalGeneration
+
+    silence(is_quiet=True)
+    folder, options = checkpoint.folder, _options(plan)
+    if plan.quantisation:
+        options["quantization_config"].llm_int8_skip_modules = None
+    model, _ = _from_pretrained(VideoLlavaForConditionalGeneration, folder, read_config(folder), options, plan.device)
+    merge(model, checkpoint, plan)
+    return model.eval()
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
@@ -72,11 +84,20 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
     return found.eval()
 
 
+def silence(*, is_quiet: bool) -> None:
+    """Only errors of the libraries are shown, and progress where somebody looks at it."""
+    from transformers.utils import logging as told
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
+    told.set_verbosity_error()
+    (told.disable_progress_bar if is_quiet else told.enable_progress_bar)()
+
+
 def _quantised(
     plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], store: Store
 ) -> VideoLlavaForConditionalGeneration:
     """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
-    checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
+    checkpoint, settings = tokens.checkpoint, quantisation_config(plan).to_dict()
     origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
     model = _kept(plan, tokens, origin, store) if origin else None
     if model is None:
@@ -225,11 +246,11 @@ def _options(plan: LoadPlan) -> dict[str, Any]:
         "device_map": {"": plan.device},
     }
     if plan.quantisation:
-        options["quantization_config"] = _quantisation(plan)
+        options["quantization_config"] = quantisation_config(plan)
     return options
 
 
-def _quantisation(plan: LoadPlan) -> BitsAndBytesConfig:
+def quantisation_config(plan: LoadPlan) -> BitsAndBytesConfig:
     from transformers import BitsAndBytesConfig
 
     if plan.quantisation == "8bit":

@@ -45,7 +45,7 @@ class Engines:
     def _give_up(self) -> None:
         if self._engine is None:
             return
-        from vllava_cli.engine.measuring.turns import free
+        from vllava_cli.engine.measuring.timing import free
 
         device, self._engine = self._engine.plan.device, None
         free(device)
