@@ -21,7 +21,7 @@ from vllava_cli.batch.rows import Outcome
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.media.decoder.read_ahead import Ahead, Read
+from vllava_cli.media.decoder.pool import Read, ReadAhead
 from vllava_cli.media.fingerprint import Hashing
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
@@ -90,7 +90,7 @@ def line(
     is_stopping: Callable[[], bool] = lambda: False,
     said: list[str] | None = None,
 ) -> Line:
-    listed: Ahead[Unit, Frames] = Listed(reads)  # type: ignore[assignment]
+    listed: ReadAhead[Unit, Frames] = Listed(reads)  # type: ignore[assignment]
     return Line(
         engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan),
         ahead=listed,

@@ -38,7 +38,7 @@ class Key:
 
 
 class Reads(Protocol):
-    """Clips with their frames, as `Ahead` gives them."""
+    """Clips with their frames, as `ReadAhead` gives them."""
 
     @property
     def waited_s(self) -> float: ...

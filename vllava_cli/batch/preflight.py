@@ -15,7 +15,7 @@ from vllava_cli.batch.clip_jobs import Unit
 from vllava_cli.batch.rows import Fault
 
 if TYPE_CHECKING:
-    from vllava_cli.media.decoder.pool import Ahead, Pool, Read
+    from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead
     from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
 
 PATIENCE_S = 15.0
@@ -49,13 +49,13 @@ class Preflight:
         self, pool: Pool, units: Sequence[Unit], framing: Framing | None, *, patience_s: float = PATIENCE_S
     ) -> None:
         self._pool, self._framing, self._patience_s = pool, framing, patience_s
-        self.frames: Ahead[Unit, Frames] | None = None
+        self.frames: ReadAhead[Unit, Frames] | None = None
         self.total = len(units)
         self._units = units
         self._heard_s = time.perf_counter()
         self.found = Found()
         self._order = {unit.path: number for number, unit in enumerate(units)}
-        self._ahead: Ahead[Unit, Clip] = pool.headers((unit, unit.path) for unit in units)
+        self._ahead: ReadAhead[Unit, Clip] = pool.headers((unit, unit.path) for unit in units)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="preflight", daemon=True)
         self._thread.start()

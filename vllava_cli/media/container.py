@@ -18,10 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.files import check_file, shown
-
-MAX_PIXELS = 89_478_485
-"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+from vllava_cli.media.files import MAX_PIXELS, check_file, shown
 
 # Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left
 # out; the last line is here so that a sound file can be told from a file that isn't media.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vllava_cli.errors import MediaError
 
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),

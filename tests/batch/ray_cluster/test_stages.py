@@ -19,7 +19,7 @@ from vllava_cli.batch.ray_cluster.actors import ROW, Answering, row_in
 from vllava_cli.batch.ray_cluster.decode_task import CLIP, decoded
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.demo import CLIPS
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import fingerprint
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.select import spread
@@ -46,7 +46,7 @@ def test_frames_are_sent_as_small_as_the_model_takes_them(setup: Setup, fit: Fit
     found = decoded(unit(clip), framed(setup, framing)).frames
     assert found
     assert found.pixels.shape == (8, RECIPE.short_side, RECIPE.short_side, 3)
-    guard = Guard(DecodeLimits())
+    guard = DecoderClient(DecodeLimits())
     whole = guard.sample(clip, framing)
     guard.kill()
     assert (found.clip, found.times_s) == (whole.clip, whole.times_s)

@@ -20,7 +20,7 @@ from tests.machines import RECIPE
 from tests.waiting import wait_for
 from vllava_cli.errors import UsageError
 from vllava_cli.media.decoder import protocol
-from vllava_cli.media.decoder.pool import Ahead, Pool, Read, default_workers
+from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead, default_workers
 from vllava_cli.media.header import header
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import sample
@@ -28,7 +28,7 @@ from vllava_cli.media.select import spread
 from vllava_cli.nouns import Clip, Fit, Frames, Framing
 
 T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WHOLE = Framing()
 
 
@@ -45,7 +45,7 @@ def children() -> Callable[[], set[int]]:
     return lambda: {child.pid for child in psutil.Process().children()} - before
 
 
-def reads(ahead: Ahead[str, T]) -> dict[str, Read[str, T]]:
+def reads(ahead: ReadAhead[str, T]) -> dict[str, Read[str, T]]:
     """What became of each file, in order of completion."""
     found: dict[str, Read[str, T]] = {}
     while not ahead.is_over:
@@ -125,13 +125,13 @@ def fake(code: str) -> Sequence[str]:
     """A child that says it is ready and then does what `code` says with each line, else gives a clip's facts."""
     clip = Clip(path=Path("a.mp4"), kind="video", width=14, height=8, frame_count=3)
     frames = Frames(clip=clip, pixels=np.zeros((3, 8, 14, 3), np.uint8), times_s=(0.0, 1.0, 2.0))
-    sent = protocol.frames_line(frames) + frames.pixels.tobytes()
+    sent = protocol.result_line(frames) + frames.pixels.tobytes()
     loop = (
         "import os, sys, time\n"
         f"os.write(1, {protocol.READY!r})\n"
         "for line in sys.stdin.buffer:\n"
         f"    {code}\n"
-        f"    os.write(1, {sent!r} if b'\"sample\"' in line else {protocol.clip_line(clip)!r})\n"
+        f"    os.write(1, {sent!r} if b'\"sample\"' in line else {protocol.result_line(clip)!r})\n"
     )
     return [sys.executable, "-S", "-c", loop]
 

@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import wait_for
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import KilledError
-from vllava_cli.media.decoder.read_ahead import Ahead, Read
+from vllava_cli.media.decoder.pool import Read, ReadAhead
 from vllava_cli.nouns import Clip, Frames
 
 KIB = 1 << 10
@@ -67,15 +67,17 @@ def faulty(path: Path) -> Frames:
     raise MediaError(f"'{path}' is odd.")
 
 
-def drained(ahead: Ahead[int, Frames] | Ahead[int, str], most: int = 8) -> list[int]:
+def drained(ahead: ReadAhead[int, Frames] | ReadAhead[int, str], most: int = 8) -> list[int]:
     keys = []
     while not ahead.is_over:
         keys += [read.key for read in ahead.take(most, is_waiting=True)]
     return keys
 
 
-def started(files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20) -> Ahead[int, str]:
-    return Ahead(files, readers, max_bytes=max_bytes)  # type: ignore[arg-type]
+def started(
+    files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20
+) -> ReadAhead[int, str]:
+    return ReadAhead(files, readers, max_bytes=max_bytes)  # type: ignore[arg-type]
 
 
 def test_files_come_in_order_of_completion() -> None:

@@ -19,7 +19,7 @@ from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.rows import Fault, Outcome, row_of
 from vllava_cli.commands.provenance import precision_of
 from vllava_cli.errors import VllavaError
-from vllava_cli.media.decoder.read_ahead import Read
+from vllava_cli.media.decoder.pool import Read
 from vllava_cli.storage.jsonl import line_of
 from vllava_cli.storage.portable import exact
 
@@ -116,7 +116,7 @@ class Answering:
 
 
 class Given:
-    """Clips that are all there, in the way of `Ahead`."""
+    """Clips that are all there, in the way of `ReadAhead`."""
 
     waited_s = 0.0
 

@@ -18,7 +18,7 @@ from vllava_cli.batch.ray_cluster.manifest import unit_of
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.rows import Fault
 from vllava_cli.errors import MediaError
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.entry import read_entry
@@ -120,9 +120,9 @@ def _local(unit: Unit, setup: Setup) -> Iterator[Path]:
 
 
 @cache
-def _guard(limits: DecodeLimits) -> Guard:
+def _guard(limits: DecodeLimits) -> DecoderClient:
     """One for each process, which Ray uses for many clips: a new one would cost more than most clips take."""
-    return Guard(limits)
+    return DecoderClient(limits)
 
 
 @cache

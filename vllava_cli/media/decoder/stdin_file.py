@@ -22,7 +22,7 @@ from types import FrameType, TracebackType
 from typing import BinaryIO, Self, TypeVar
 
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
 
 STDIN = Path("-")
@@ -33,10 +33,10 @@ _Found = TypeVar("_Found")
 
 
 class Reader:
-    """What `Guard` gives, with `-` for stdin: in messages it is stdin, as a clip's path it stays `-`."""
+    """What `DecoderClient` gives, with `-` for stdin: in messages it is stdin, as a clip's path it stays `-`."""
 
     def __init__(self, limits: DecodeLimits | None = None, *, stdin: BinaryIO | None = None) -> None:
-        self._guard = Guard(limits)
+        self._guard = DecoderClient(limits)
         self._stdin = stdin
         self._spooled: Path | None = None
         self._ends = ExitStack()
@@ -62,12 +62,12 @@ class Reader:
             check_file(name)
 
     def sample(self, name: Path, framing: Framing) -> Frames:
-        """As `Guard.sample`."""
+        """As `DecoderClient.sample`."""
         frames = self._told(lambda path: self._guard.sample(path, framing), name)
         return replace(frames, clip=self._named(frames.clip, name))
 
     def probe(self, name: Path, *, is_full: bool = False) -> Clip:
-        """As `Guard.probe`."""
+        """As `DecoderClient.probe`."""
         return self._named(self._told(lambda path: self._guard.probe(path, is_full=is_full), name), name)
 
     def file(self, name: Path) -> Path:
