@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.container import codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.container import opened, stored_clip, video_stream
 from vllava_cli.media.files import check_file
 from vllava_cli.media.images import look, opened_image, turn_of
 from vllava_cli.nouns import Clip
@@ -79,17 +80,10 @@ def _animation(path: Path) -> Clip:
 def _video(path: Path, *, has_decoders: bool) -> Clip:
     with opened(path, has_decoders=has_decoders) as container:
         stream = video_stream(container, path)
-        return Clip(
-            path=path,
-            kind="video",
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            frame_count=promised(container, stream),
+        return replace(
+            stored_clip(container, stream, path),
             duration_s=_duration_s(container, stream),
             fps=_positive(stream.average_rate or stream.guessed_rate),
-            codec=codec_name(stream),
-            container=container_name(container, path),
-            pixel_format=stream.codec_context.pix_fmt or "",
         )
 
 

@@ -31,7 +31,7 @@ from PIL import (
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import check_size
 from vllava_cli.media.files import MAX_PIXELS, check_file, shown
-from vllava_cli.media.upright import Orientation, upright
+from vllava_cli.media.pictures import Orientation, upright
 from vllava_cli.nouns import Clip, Frames
 
 Look = Literal["still", "animation", "video"]
