@@ -9,8 +9,9 @@ import pytest
 
 from tests.clips import Pixels
 from vllava_cli.errors import MediaError
+from vllava_cli.media.contact_sheet import seen
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.media.square import crop_corner, padding, padding_colour, seen, short_side_size
+from vllava_cli.media.preprocess import crop_corner, padding, padding_colour, short_side_size
 from vllava_cli.nouns import Clip, Fit, Frames, VideoRecipe
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from vllava_cli.media.files import VIDEO_SUFFIXES
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.media.suffixes import VIDEO_SUFFIXES
 
 _RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
 

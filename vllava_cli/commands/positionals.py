@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vllava_cli.errors import UsageError
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
 
 USAGE = 'vllava ask CLIP... "QUESTION"'
 STDIN = "-"

@@ -1,4 +1,4 @@
-"""What a clip was, to tell later whether it is still the same: its size and the SHA-256 of its content."""
+"""Whether a clip is still the same as before: by its size and the SHA-256 of its content."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError
-from vllava_cli.storage.jsonl import reason_of, shown
+from vllava_cli.media.files import check_file, is_folder, shown
+from vllava_cli.storage.jsonl import reason_of
 
 _CHUNK_BYTES = 1 << 20
 
 
 class StoppedError(Exception):
-    """Not a failure: the caller asked for it."""
+    """The caller asked to stop; not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """Of a folder: the bytes of its pictures together, and one SHA-256 over their names and contents in order."""
+    """The size and content of a file; of a folder, of its pictures together, with their names and in their order."""
 
     bytes: int
     sha256: str
@@ -49,7 +50,7 @@ class Hashing:
     def begin(self, path: Path) -> Future[Fingerprint]:
         """The file is opened at once: what replaces it or removes it later changes nothing. Raises no error itself."""
         try:
-            file = None if _is_folder(path) else _opened(path)
+            file = None if is_folder(path) else _opened(path)
         except MediaError as exc:
             failed: Future[Fingerprint] = Future()
             failed.set_exception(exc)
@@ -66,7 +67,7 @@ class Hashing:
 
 def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerprint:
     """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
-    if not _is_folder(path):
+    if not is_folder(path):
         return _fingerprint_of(_opened(path), path, is_stopped)
     whole, size = hashlib.sha256(), 0
     for picture in _pictures(path):
@@ -98,8 +99,6 @@ def resized(path: Path, size: int) -> str | None:
 
 
 def _opened(path: Path) -> BinaryIO:
-    from vllava_cli.media.files import check_file
-
     check_file(path)
     try:
         return path.open("rb", buffering=0)
@@ -128,7 +127,7 @@ def _unreadable(path: Path, exc: OSError) -> MediaError:
 
 def _size(path: Path) -> int:
     try:
-        files = _pictures(path) if _is_folder(path) else (path,)
+        files = _pictures(path) if is_folder(path) else (path,)
         return sum(file.stat().st_size for file in files)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise MediaError(f"There is no file {shown(path)} any more.") from exc
@@ -140,9 +139,3 @@ def _pictures(path: Path) -> tuple[Path, ...]:
     from vllava_cli.media.folder import pictures
 
     return pictures(path)
-
-
-def _is_folder(path: Path) -> bool:
-    from vllava_cli.media.files import is_folder
-
-    return is_folder(path)

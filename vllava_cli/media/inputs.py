@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllava_cli.errors import UsageError
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
 from vllava_cli.storage.jsonl import reason_of, shown
 
 STDIN = "-"

@@ -14,7 +14,7 @@ from pathlib import Path
 from vllava_cli.commands.chat.manual import BY_NAME, COMMANDS, Command
 from vllava_cli.commands.chat.quoting import Word, quoted, split
 from vllava_cli.commands.chat.settings import HELP, VALUES
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
 from vllava_cli.screen import clean
 
 MOST_LISTED = 5_000

@@ -18,7 +18,7 @@ from vllava_cli.commands.chat.manual import help_rows as help_rows
 from vllava_cli.commands.chat.quoting import split
 from vllava_cli.commands.chat.settings import Settings, canonical
 from vllava_cli.errors import UsageError
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP, Framing
 from vllava_cli.times import framing_of, time_of, times_of
 

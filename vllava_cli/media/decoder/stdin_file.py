@@ -23,6 +23,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder.client import DecoderClient
+from vllava_cli.media.files import check_file, is_folder
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
 
 STDIN = Path("-")
@@ -56,8 +57,6 @@ class Reader:
 
     def check(self, name: Path) -> None:
         """Refuses at once what needs no decoding to be refused. Errors: MediaError."""
-        from vllava_cli.media.files import check_file, is_folder
-
         if name != STDIN and not is_folder(name):
             check_file(name)
 
