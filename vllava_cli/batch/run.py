@@ -18,8 +18,7 @@ from vllava_cli.batch.work import Work
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
 from vllava_cli.media import inputs
-from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 

@@ -80,10 +80,7 @@ def test_a_clip_is_hashed_where_it_is_decoded(setup: Setup, tmp_path: Path) -> N
     assert (told["bytes"], told["sha256"]) == (clip.stat().st_size, fingerprint(clip).sha256)
 
 
-def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(
-    store: Any, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path / "cache"))
+def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(store: Any, setup: Setup, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "short.mp4", 3)
     store.create_bucket(Bucket="hashed")
     store.upload_file(str(clip), "hashed", "short.mp4")

@@ -20,18 +20,12 @@ from vllava_cli.batch.rows import Fault
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import Fingerprint, fingerprint
-from vllava_cli.media.remote.cache import Cache
-from vllava_cli.media.remote.entry import read_entry
 from vllava_cli.media.remote.fetch import Fetcher
-from vllava_cli.media.remote.folder import default_folder
-from vllava_cli.media.remote.policy import allowed, scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Frames
 from vllava_cli.storage.jsonl import shown
 
-MOST_BYTES = 20 << 30
-"""Of the clips that URLs name, on each machine."""
 CLIP = "clip"
 """The one column between the stages."""
 
@@ -62,10 +56,10 @@ def decoded(unit: Unit, setup: Setup) -> Decoded:
     """Fetched where it is a URL, then read by the bounded process that this process keeps."""
     started_s = time.perf_counter()
     try:
-        with _local(unit, setup) as path:
+        with _local(unit, setup) as (path, fetched):
             found = _read(unit, path, setup)
             if found.frames:
-                found = replace(found, fingerprint=_fingerprint(unit, path, setup))
+                found = replace(found, fingerprint=fetched or _fingerprint(path, setup))
     except Exception as exc:
         found = Decoded(unit=unit, fault=Fault.of_clip(exc, unit.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
@@ -89,17 +83,11 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
     return Decoded(unit=unit, frames=frames)
 
 
-def _fingerprint(unit: Unit, path: Path, setup: Setup) -> Fingerprint | None:
+def _fingerprint(path: Path, setup: Setup) -> Fingerprint | None:
     """None for a file that nobody wants hashed, or that can't be read any more."""
-    name = unit.jobs[0].path
-    if scheme_of(name) is None:
-        with suppress(MediaError):
-            return fingerprint(path) if setup.batch.is_hashing else None
-        return None
-    folder = _fetcher(setup.allowed).cache.folder
-    entry = read_entry(folder, name)
-    is_its = entry is not None and entry.path(folder, name) == path
-    return Fingerprint(bytes=entry.bytes, sha256=entry.sha256) if entry and is_its else None
+    with suppress(MediaError):
+        return fingerprint(path) if setup.batch.is_hashing else None
+    return None
 
 
 def _fitted(frames: Frames, setup: Setup) -> Frames:
@@ -110,13 +98,14 @@ def _fitted(frames: Frames, setup: Setup) -> Frames:
 
 
 @contextmanager
-def _local(unit: Unit, setup: Setup) -> Iterator[Path]:
+def _local(unit: Unit, setup: Setup) -> Iterator[tuple[Path, Fingerprint | None]]:
+    """The clip's file, and the fingerprint of one that was fetched."""
     name = unit.jobs[0].path
     if scheme_of(name) is None:
-        yield unit.path
+        yield unit.path, None
         return
-    with _fetcher(setup.allowed).fetched(name) as path:
-        yield path
+    with _fetcher(setup.allowed).fetched(name) as clip:
+        yield clip.path, clip.fingerprint
 
 
 @cache
@@ -127,4 +116,4 @@ def _guard(limits: DecodeLimits) -> DecoderClient:
 
 @cache
 def _fetcher(words: tuple[str, ...]) -> Fetcher:
-    return Fetcher(allowed(words), Cache(default_folder(), MOST_BYTES))
+    return Fetcher(allowed=allowed(words))

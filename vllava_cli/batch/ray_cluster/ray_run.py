@@ -22,8 +22,7 @@ from vllava_cli.batch.run import INTERRUPTED, about_of, jobs_of, source_of, unkn
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import noted
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.media.remote.policy import allowed, scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:

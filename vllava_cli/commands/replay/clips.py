@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.commands.replay.recorded import Recorded, RecordedClip
 from vllava_cli.errors import MediaError, ReplayError, UsageError
 from vllava_cli.media.fingerprint import Fingerprint, differs, resized
-from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import Frames
 from vllava_cli.storage.jsonl import shown
 
