@@ -482,6 +482,11 @@ def wishes_of(
             name for name, value in (("model", model), ("revision", revision), ("adapter", adapter)) if value == ""
         )
         raise UsageError(f"--{name} is empty: name one, or leave the option out.")
+    if revision is not None:
+        from vllava_cli.engine.hub import is_local
+
+        if is_local(model):
+            raise UsageError(f"--model {model} is none of the hub's, so it has no --revision. Leave one of them out.")
     names = {"auto": None, "flash": "flash_attention_2"}
     return Wishes(
         model=model,

@@ -56,6 +56,19 @@ def test_a_hostile_folder_is_told_in_one_line(folder: Path, clip: Path, quick: R
     )
 
 
+@pytest.mark.parametrize(
+    "words", [("ask", "a.mp4", "What?"), ("chat",), ("batch", "What?", "a.mp4"), ("bench",), ("doctor",)]
+)
+@pytest.mark.parametrize("model", ["demo", "./model"])
+def test_what_is_no_hubs_has_no_revision(model: str, words: tuple[str, ...], quick: Run) -> None:
+    done = quick(*words, "--model", model, "--revision", "v2")
+    assert (done.code, done.out, done.err) == (
+        2,
+        "",
+        f"vllava: --model {model} is none of the hub's, so it has no --revision. Leave one of them out.\n",
+    )
+
+
 def test_ask_answers_with_the_adapter(published: Path, adapter: Path, clip: Path, quick: Run) -> None:
     words = ("ask", "--model", published, "--max-new-tokens", "8", clip, *ASKED)
     plain, changed = quick(*words), quick(*words, "--adapter", adapter)

@@ -77,10 +77,8 @@ def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = T
 
 def find_here(model: str, revision: str | None = None) -> Source | None:
     """What this disk has of a checkpoint or an adapter, perhaps not all of it; None for a hub id that isn't cached."""
-    if model == DEMO_MODEL:
-        return Source(model=model, folder=demo.CHECKPOINT)
-    if _is_folder_name(model):
-        return Source(model=model, folder=_existing_folder(model))
+    if is_local(model):
+        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model))
     from huggingface_hub import try_to_load_from_cache
 
     for name in (CONFIG, ADAPTER_CONFIG):
@@ -169,9 +167,10 @@ def _is_ours(config: Path) -> bool:
         return False
 
 
-def _is_folder_name(model: str) -> bool:
+def is_local(model: str) -> bool:
+    """Whether it names a folder, or the demo model, and none of the hub's."""
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
-    return looks_like_path or os.path.isdir(model)
+    return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
 
 def _existing_folder(model: str) -> Path:
