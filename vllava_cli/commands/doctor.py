@@ -121,7 +121,7 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     from vllava_cli.engine.repository import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
-    adapter = described(_here(wishes.adapter, hub.find_here(wishes.adapter))) if wishes.adapter else None
+    adapter = described(_adapter_here(wishes.adapter)) if wishes.adapter else None
     missing = hub.missing_description(source.folder) if source and source.revision else []
     if source and not missing:
         checkpoint = describe(replace(source, adapter=adapter))
@@ -134,23 +134,25 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     elif wishes.model == DEFAULT_MODEL:
         checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
-        raise HubError(
-            f"{hub.lack(wishes.model, source, missing)}: run hf download {wishes.model} and ask the doctor again."
-        )
+        raise _lacking(hub.lack(wishes.model, source, missing), wishes.model)
     here = hub.weights_bytes(source) if source else 0
     left = max(0, checkpoint.parameters * 2 - here)
     return checkpoint, _Files(size=left, here=here, missing=tuple(missing), place=str(cache_folder()))
 
 
-def _here(name: str, source: Source | None) -> Source:
+def _adapter_here(name: str) -> Source:
     """Errors: HubError for what is not on this disk."""
-    from vllava_cli.engine.repository import cache_folder
+    from vllava_cli.engine import hub
 
-    if source is None:
-        raise HubError(
-            f"The model {name} is not in the cache {cache_folder()}: run hf download {name} and ask the doctor again."
-        )
+    source = hub.find_here(name, kind="adapter")
+    missing = hub.missing_adapter(source)
+    if source is None or missing:
+        raise _lacking(hub.lack(name, source, missing, kind="adapter"), name)
     return source
+
+
+def _lacking(lack: str, name: str) -> HubError:
+    return HubError(f"{lack}: run hf download {name} and ask the doctor again.")
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from vllava_cli import demo
 from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
-from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
+from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
 from vllava_cli.json_file import read_object, unusable
 from vllava_cli.media.recipe import has_recipe
@@ -66,23 +66,30 @@ def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = T
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
-    source = find_here(name, revision)
-    missing = [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
-    if source and (source.revision is None or not missing):
+    source = find_here(name, revision, kind="adapter")
+    missing = missing_adapter(source)
+    if source and not missing:
         return source
-    listing = ask(name, revision, lack=lack(name, source, missing))
-    _check_listed(listing, ADAPTER_FILES, "an adapter is read from safetensors files only")
+    listing = ask(name, revision, lack=lack(name, source, missing, kind="adapter"), kind="adapter")
+    _check_listed(listing, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
     return _fetched(listing, ADAPTER_FILES, is_quiet=is_quiet)
 
 
-def find_here(model: str, revision: str | None = None) -> Source | None:
+def missing_adapter(source: Source | None) -> list[str]:
+    """The names of an adapter's files that the hub's cache lacks; of a folder nothing is ever fetched."""
+    if source and source.revision is None:
+        return []
+    return [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
+
+
+def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") -> Source | None:
     """What this disk has of a checkpoint or an adapter, perhaps not all of it; None for a hub id that isn't cached."""
     if is_local(model):
-        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model))
+        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model, kind))
     from huggingface_hub import try_to_load_from_cache
 
     for name in (CONFIG, ADAPTER_CONFIG):
-        with refusals(model, revision):
+        with refusals(model, revision, kind):
             found = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(found, str):
             folder = Path(found).parent
@@ -146,11 +153,11 @@ def _is_name(shard: object) -> bool:
     return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
-def lack(model: str, source: Source | None, missing: list[str]) -> str:
+def lack(model: str, source: Source | None, missing: list[str], *, kind: Kind = "model") -> str:
     """How a sentence begins that says what isn't here."""
     if source is None:
-        return f"The model {model} is not in the cache {cache_folder()}"
-    return f"The model {model} lacks {missing[0]} in the cache {cache_folder()}"
+        return f"The {kind} {model} is not in the cache {cache_folder()}"
+    return f"The {kind} {model} lacks {missing[0]} in the cache {cache_folder()}"
 
 
 def cached_models() -> list[str]:
@@ -173,15 +180,14 @@ def is_local(model: str) -> bool:
     return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
 
-def _existing_folder(model: str) -> Path:
+def _existing_folder(model: str, kind: Kind) -> Path:
     folder = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
     if os.path.isdir(folder):
         if os.access(folder, os.R_OK | os.X_OK):
             return folder
-        raise CheckpointError(f"The model folder {model} can't be read: permission denied. Check its mode and owner.")
-    raise CheckpointError(
-        f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
-    )
+        raise CheckpointError(f"The {kind} folder {model} can't be read: permission denied. Check its mode and owner.")
+    wanted = "a Video-LLaVA checkpoint, a hub id, or --model demo" if kind == "model" else "a LoRA adapter, or a hub id"
+    raise CheckpointError(f"There is no {kind} folder {model}: give the folder of {wanted}.")
 
 
 def _described(listing: Listing, *, is_quiet: bool) -> Source:
@@ -206,7 +212,7 @@ def _fetched(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> Sourc
 def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
     if lacking := [name for name in names if name not in listing.names]:
-        raise HubError(f"The hub's model {listing.model} has no {lacking[0]}: {reason}, so name another one.")
+        raise HubError(f"The hub's {listing.kind} {listing.model} has no {lacking[0]}: {reason}, so name another one.")
 
 
 def _is_adapter(folder: Path) -> bool:
