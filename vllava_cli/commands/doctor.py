@@ -66,6 +66,8 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 def examine(wishes: Wishes) -> Health:
     """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
     from vllava_cli.engine.kept import all_kept, cache_folder
+    from vllava_cli.engine.load import check
+    from vllava_cli.engine.tokens import read_tokens
     from vllava_cli.engine.yardstick import planned
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise
@@ -80,8 +82,11 @@ def examine(wishes: Wishes) -> Health:
         checkpoint, files = _look_up(wishes)
         adapter = checkpoint.adapter
         loaded = checkpoint.seeing(["video"])
-        chosen = planned(wishes, hardware, loaded)
-        advice = advise(chosen, hardware, loaded)
+        tokens = read_tokens(checkpoint) if files.is_here else None
+        plan = planned(wishes, hardware, loaded)
+        if tokens:
+            check(plan, tokens)
+        chosen, advice = plan, advise(plan, hardware, loaded)
     except VllavaError as exc:
         fault = str(exc)
     return Health(
@@ -125,10 +130,9 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     missing = hub.missing_description(source.folder) if source and source.revision else []
     if source and not missing:
         checkpoint = describe(replace(source, adapter=adapter))
-        if source.revision is None:
-            hub.fetch_weights(source)  # for a folder nothing is fetched: it raises where some are missing
         missing = hub.missing_weights(source.folder)
-        if not missing:
+        if not missing or source.revision is None:
+            hub.fetch_weights(source)  # nothing is: it raises where a folder lacks some, or one is damaged
             size = hub.weights_bytes(source)
             return checkpoint, _Files(is_here=True, size=size, here=size, place=str(source.folder))
     elif wishes.model == DEFAULT_MODEL:

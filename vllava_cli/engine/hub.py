@@ -17,8 +17,8 @@ from vllava_cli import demo
 from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refusals
-from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.json_file import read_object, unusable
+from vllava_cli.errors import CheckpointError, HubError, reason_of
+from vllava_cli.json_file import check_regular, read_object, unusable
 from vllava_cli.media.recipe import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
 
@@ -30,6 +30,8 @@ USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 """Those that a checkpoint may lack, and whose absence changes its answers."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST_BYTES = 1 << 36
+"""Of a file of weights."""
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
@@ -98,15 +100,32 @@ def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") 
 
 
 def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
-    """Fetches the safetensors files of a hub checkpoint where they are missing.
+    """Fetches the safetensors files of a hub checkpoint where they are missing; all are then whole, by their headers.
 
-    Errors: HubError; CheckpointError for a folder that has none.
+    Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
     """
-    missing = missing_weights(source.folder)
-    if not missing:
-        return
+    if missing := missing_weights(source.folder):
+        _complete(source, missing, is_quiet=is_quiet)
+    for name in weight_files(source.folder):
+        shapes_in(source.folder / name)
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
+    from safetensors import safe_open
+
+    check_regular(path, most_bytes=MOST_BYTES)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
+    except Exception as exc:  # safetensors has a type of its own
+        raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
+
+
+def _complete(source: Source, missing: list[str], *, is_quiet: bool) -> None:
     if source.revision is None:
-        raise no_weights(source.folder, missing)
+        is_index_lost = missing == [WEIGHTS] and any(source.folder.glob("*-of-*.safetensors"))
+        raise no_weights(source.folder, [INDEX] if is_index_lost else missing)
     listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
     if WEIGHTS not in listing.names and INDEX in listing.names:
         fetch(listing, [INDEX], is_quiet=True)
@@ -123,7 +142,7 @@ def missing_description(folder: Path) -> list[str]:
 
 def missing_weights(folder: Path) -> list[str]:
     """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
-    return [name for name in weight_files(folder) if not (folder / name).is_file()]  # a pipe would be waited for
+    return [name for name in weight_files(folder) if not (folder / name).exists()]
 
 
 def weights_bytes(source: Source) -> int:
