@@ -18,7 +18,7 @@ from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.json_file import read_object, unusable
+from vllava_cli.json_file import MOST_BYTES, read_object, unusable
 from vllava_cli.media.recipe import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
 
@@ -164,7 +164,8 @@ def cached_models() -> list[str]:
 
 def _is_ours(config: Path) -> bool:
     try:
-        return "video_llava" in config.read_text(encoding="utf-8", errors="replace")
+        with config.open("rb") as file:
+            return b"video_llava" in file.read(MOST_BYTES)
     except OSError:
         return False
 
