@@ -136,6 +136,6 @@ def _size(path: Path) -> int:
 
 
 def _pictures(path: Path) -> tuple[Path, ...]:
-    from vllava_cli.media.folder import pictures
+    from vllava_cli.media.images import folder_pictures
 
-    return pictures(path)
+    return folder_pictures(path)

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, stored_clip, video_stream
 from vllava_cli.media.files import check_file
-from vllava_cli.media.images import look, opened_image, turn_of
+from vllava_cli.media.images import look, opened_image, stored_image, turn_of
 from vllava_cli.nouns import Clip
 
 _MICROSECONDS = 1_000_000
@@ -46,35 +46,15 @@ def _undecoded(path: Path) -> Clip | None:
 
 def _still(path: Path) -> Clip:
     with opened_image(path) as image:
-        turn, codec = turn_of(image), (image.format or "").lower()
-        is_upright = turn.rotation in (0, 180) or codec == "tiff"  # whose size Pillow turns by itself
-        width, height = image.size if is_upright else image.size[::-1]
-        return Clip(
-            path=path,
-            kind="image",
-            width=width,
-            height=height,
-            frame_count=1,
-            codec=codec,
-            container=codec,
-            pixel_format=image.mode.lower(),
-            rotation=turn.rotation,
-        )
+        stored, turn = stored_image(path, image), turn_of(image)
+        has_own_turn = stored.codec == "tiff"  # Pillow turns its size by itself
+        width, height = image.size if has_own_turn else turn.turned(image.size)
+        return replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation)
 
 
 def _animation(path: Path) -> Clip:
     with opened_image(path) as image:
-        codec = (image.format or "").lower()
-        return Clip(
-            path=path,
-            kind="video",
-            width=image.width,
-            height=image.height,
-            frame_count=getattr(image, "n_frames", 1),
-            codec=codec,
-            container=codec,
-            pixel_format=image.mode.lower(),
-        )
+        return replace(stored_image(path, image), kind="video")
 
 
 def _video(path: Path, *, has_decoders: bool) -> Clip:

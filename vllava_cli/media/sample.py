@@ -13,11 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.animation import sample_animation
 from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.files import check_file, is_folder, shown
-from vllava_cli.media.folder import read_folder
-from vllava_cli.media.images import look, read_still
+from vllava_cli.media.images import look, read_animation, read_folder, read_still
 from vllava_cli.media.select import check_trim
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.seek import has_constant_rate, is_seekable, sample_by_seeking
@@ -39,7 +37,7 @@ def sample(path: Path, framing: Framing) -> Frames:
             case "still":
                 return read_still(path)
             case "animation":
-                return sample_animation(path, framing)
+                return read_animation(path, framing)
             case "video":
                 return _sample_video(path, framing)
 
