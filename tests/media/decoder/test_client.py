@@ -548,8 +548,8 @@ def test_a_bug_in_the_child_comes_back_with_its_traceback(shared: DecoderClient)
 
 
 def fake(code: str) -> Sequence[str]:
-    """A child that says it is ready and then does what `code` says; `line` is the request."""
-    head = 'import os, sys, time\nos.write(1, b\'{"is": "ready"}\\n\')\nfor line in sys.stdin.buffer:\n    '
+    """A child that says it is ready and then does what `code` says."""
+    head = 'import os, sys, time\nos.write(1, b\'{"is": "ready"}\\n\')\nwhile os.read(0, 1 << 16):\n    '
     return [sys.executable, "-S", "-c", head + code]
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,23 +38,6 @@ FRAMES = Frames(clip=CLIP, pixels=PIXELS, times_s=tuple(index / 10 for index in 
 
 def answer(line: bytes, rest: bytes = b"", *, request: protocol.Request = REQUEST, max_bytes: int = 1 << 20) -> Any:
     return protocol.read_reply(io.BytesIO(line + rest), request, max_bytes=max_bytes)
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        REQUEST,
-        replace(REQUEST, call="probe", is_full=True),
-        replace(REQUEST, call="header"),
-        replace(REQUEST, path=Path(os.fsdecode(b"caf\xe9\n\xff.mp4")), folder=os.fsdecode(b"/\x80")),
-        replace(REQUEST, framing=Framing(at_s=(1.5, 0.25), fit="pad")),
-        replace(REQUEST, framing=Framing(start_s=0.1, end_s=float("inf"))),
-    ],
-)
-def test_a_request_arrives_as_it_was_sent(request_: protocol.Request) -> None:
-    line = request_.line()
-    assert line.isascii() and line.count(b"\n") == 1
-    assert protocol.Request.read(line) == request_
 
 
 def test_frames_arrive_as_they_were_sent() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -191,7 +192,7 @@ class DecoderProcess:
         limits = self._limits
         with _deadline(self.popen, limits.timeout_s) as is_over:
             try:
-                self._requests.write(request.line())
+                pickle.dump(request, self._requests)
                 self._requests.flush()
                 return protocol.read_reply(self._replies, request, max_bytes=limits.memory_bytes)
             except (EOFError, BrokenPipeError):

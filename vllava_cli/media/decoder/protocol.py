@@ -1,4 +1,4 @@
-"""What passes between `DecoderClient` and its process: a line of ASCII JSON each way, and raw pixels behind frames.
+"""The messages between `DecoderClient` and its process: a pickled `Request`, then a line of ASCII JSON and raw pixels.
 
 The client trusts nothing that comes back: every value is checked before it is used or memory is taken for it.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,18 +54,6 @@ class Request:
     @property
     def max_frames(self) -> int:
         return len(self.framing.at_s) or FRAMES_PER_CLIP
-
-    def line(self) -> bytes:
-        """The request as JSON; file names may be any bytes: b"caf\\xe9" → "caf\\u00e9"."""
-        names = {"path": _text_of_name(self.path), "folder": _text_of_name(self.folder)}
-        return _line({**asdict(self), **names})
-
-    @classmethod
-    def read(cls, line: bytes) -> Request:
-        facts = json.loads(line)
-        framing = facts["framing"]
-        names = {"path": Path(_name_of_text(facts["path"])), "folder": _name_of_text(facts["folder"])}
-        return cls(**{**facts, **names, "framing": Framing(**{**framing, "at_s": tuple(framing["at_s"])})})
 
 
 def result_line(result: Frames | Clip) -> bytes:
@@ -182,11 +169,3 @@ def _printable(text: str) -> str:
 
 def _line(facts: dict[str, Any]) -> bytes:
     return json.dumps(facts).encode("ascii") + b"\n"
-
-
-def _text_of_name(name: str | Path) -> str:
-    return os.fsencode(name).decode("latin-1")
-
-
-def _name_of_text(text: str) -> str:
-    return os.fsdecode(text.encode("latin-1"))

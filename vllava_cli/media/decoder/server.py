@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import select
 import signal
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from importlib import import_module
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,8 +50,8 @@ def main() -> None:
     replies.write(protocol.READY)
     replies.flush()
     gc.freeze()
-    for line in requests:
-        _answer(protocol.Request.read(line), replies)
+    while requests.peek(1):
+        _answer(pickle.load(requests), replies)
         gc.collect()  # containers lie in cycles: until they are found, their decoders' threads keep their stacks
 
 
@@ -94,7 +96,7 @@ def _enter(request: protocol.Request) -> None:
         raise MediaError(f"{shown(request.path)} can't be read: {reason}. Check the path.") from exc
 
 
-def _taken_pipes() -> tuple[BinaryIO, BinaryIO]:
+def _taken_pipes() -> tuple[BufferedReader, BinaryIO]:
     """stdin and stdout under other numbers; what a library reads or prints goes to the null device instead."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
