@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 from vllava_cli.hardware import (
+    core_quota,
     cpu_cores,
     cpu_facts,
     find_accelerators,
     has_kernels,
     is_installed,
+    limited_ram,
     physical_cores,
     probe,
 )
-from vllava_cli.limits import core_quota, limited_ram
 from vllava_cli.nouns import Accelerator
 
 GIB = 2**30

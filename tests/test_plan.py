@@ -34,7 +34,7 @@ from tests.machines import (
     second,
 )
 from vllava_cli.errors import MemoryShortError, WishError
-from vllava_cli.memory_estimate import Form, free_gib, gib, needed_bytes
+from vllava_cli.fit import Form, free_gib, gib, needed_bytes
 from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Wishes
 from vllava_cli.plan import advise, plan
 

@@ -21,6 +21,9 @@ VllavaError                  exit code 1 unless it says otherwise
     └── LockedError          another vllava is writing to this file              exit 75
 """
 
+import os
+from pathlib import Path
+
 
 class VllavaError(Exception):
     """A fault that is reported in one sentence; `exit_code` is what the process returns for it."""
@@ -109,3 +112,13 @@ def reason_of(error: BaseException) -> str:
     """What a library's error says, on one line, as a part of a sentence of ours."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
+
+
+def os_reason(error: OSError | ValueError) -> str:
+    """What the system says, for the middle of a sentence: "file too large"."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def quoted(path: Path) -> str:
+    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
+    return f"'{os.fsencode(path).decode(errors='replace')}'"

@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.fit import (
     FLASH_CAPABILITY,
+    GIB,
     PIP_BITSANDBYTES,
     PIP_FLASH_ATTN,
     Attempt,
+    Form,
     Place,
     attempts,
     first_fit,
     flash_hurdle,
+    free_gib,
+    gib,
     is_tiny,
+    needed_bytes,
     version,
 )
-from vllava_cli.memory_estimate import GIB, Form, free_gib, gib, needed_bytes
 from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, Quantisation, Wishes
 
 FAST_FP16_CAPABILITY = (7, 0)

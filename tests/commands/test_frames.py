@@ -151,7 +151,8 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(shell: Run, clip: Pat
     assert shell("frames", clip, "-o", "nowhere/a.png") == Shell(
         code=1,
         out="",
-        err="vllava: 'nowhere/a.png' can't be written: no such file or directory. Choose another place.\n",
+        err="vllava: 'nowhere/a.png' can't be written: no such file or directory. Check the path, or name another "
+        "file.\n",
     )
 
 

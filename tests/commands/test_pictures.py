@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_file_that_cannot_be_put_in_place(tmp_path: Path, m
 
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OutputError, match=r"can't be written: no space left on device\. Choose another place\."):
+    with pytest.raises(OutputError, match=r"no space left on device\. Free some room, or name another file\."):
         write(tmp_path / "a.png", b"data")
     assert names(tmp_path) == []
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.errors import LockedError, OutputError
-from vllava_cli.storage import lock as lock_module
-from vllava_cli.storage.journal import Journal, is_locked, read_rows
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES
+from vllava_cli.storage import files as files_module
+from vllava_cli.storage.files import is_locked
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, read_rows
 
 ROOT = Path(__file__).parents[1]
 KILLS = 10
@@ -304,14 +305,14 @@ def test_a_fork_does_not_keep_the_lock_of_a_journal_that_was_closed() -> None:
 
 def test_a_file_that_is_replaced_before_the_lock_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(b'{"old": 1}\n')
-    lock = lock_module._lock
+    lock = files_module._lock
 
     def replace_and_lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
         if b"old" in path.read_bytes():
             written(b'{"new": 1}\n', "part").replace(path)
         lock(descriptor, name, is_shared=is_shared)
 
-    monkeypatch.setattr(lock_module, "_lock", replace_and_lock)
+    monkeypatch.setattr(files_module, "_lock", replace_and_lock)
     with Journal.open(path) as journal:
         journal.append({"new": 2})
     assert path.read_bytes() == b'{"new": 1}\n{"new": 2}\n'
@@ -455,16 +456,16 @@ def test_a_journal_that_was_opened_before_a_rewrite_and_locked_after_it_has_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = Path("x.jsonl")
-    lock = lock_module._lock
+    lock = files_module._lock
     first = Journal.open(path)
 
     def rewrite_and_lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
-        monkeypatch.setattr(lock_module, "_lock", lock)
+        monkeypatch.setattr(files_module, "_lock", lock)
         first.rewrite([{"a": 1}])
         first.close()
         lock(descriptor, name, is_shared=is_shared)
 
-    monkeypatch.setattr(lock_module, "_lock", rewrite_and_lock)
+    monkeypatch.setattr(files_module, "_lock", rewrite_and_lock)
     with Journal.open(path) as second:
         second.append({"b": 2})
     assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'

@@ -18,7 +18,7 @@ from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens

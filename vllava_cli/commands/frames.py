@@ -12,7 +12,7 @@ from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
 from vllava_cli.screen import Screen
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.media.contact_sheet import Sheet

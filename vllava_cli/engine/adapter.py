@@ -19,7 +19,7 @@ from vllava_cli.engine.hub import Source
 from vllava_cli.engine.repository import repository_folder
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.nouns import Adapter, Checkpoint, Wishes
-from vllava_cli.storage.json_file import check_regular, parsed, read_object, unusable
+from vllava_cli.storage.fields import check_json_file, parsed_object, read_object, unusable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MOST_BYTES, MOST_HEADER_BYTES = 1 << 36, 1 << 24
@@ -115,7 +115,7 @@ def described(source: Source) -> Adapter:
             f"The adapter {source.model} has its weights in {pickled.name}, and vllava reads them from safetensors "
             "files only: load it with peft where you trust it, and save it with save_pretrained."
         )
-    check_regular(weights, most_bytes=MOST_BYTES)
+    check_json_file(weights, most_bytes=MOST_BYTES)
     if util.find_spec("peft") is None:
         raise UsageError("--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'.")
     digest = hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes())
@@ -170,7 +170,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
             size = int.from_bytes(file.read(8), "little")
             if size > MOST_HEADER_BYTES:
                 raise ValueError("its header is too long")
-            header = parsed(file.read(size))
+            header = parsed_object(file.read(size))
         return {name: tuple(map(int, facts["shape"])) for name, facts in header.items() if name != "__metadata__"}
     except (OSError, ValueError, LookupError, TypeError) as exc:
         raise unusable(path, f"it is no safetensors file ({exc})") from exc

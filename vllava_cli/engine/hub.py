@@ -20,7 +20,7 @@ from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError
 from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
-from vllava_cli.storage.json_file import read_object, unusable
+from vllava_cli.storage.fields import read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from vllava_cli.errors import MediaError
-from vllava_cli.storage.jsonl import reason_of, shown
+from vllava_cli.errors import MediaError, os_reason, quoted
 
 _CHUNK_BYTES = 1 << 20
 
@@ -85,7 +84,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
         is_same = fingerprint(path, is_stopped) == recorded
     except MediaError as exc:
         return str(exc)
-    return None if is_same else f"{shown(path)} has changed since: as many bytes as then, other content."
+    return None if is_same else f"{quoted(path)} has changed since: as many bytes as then, other content."
 
 
 def resized(path: Path, size: int) -> str | None:
@@ -94,7 +93,7 @@ def resized(path: Path, size: int) -> str | None:
         now = _size(path)
     except MediaError as exc:
         return str(exc)
-    return None if now == size else f"{shown(path)} has changed since: {size:,} bytes then, {now:,} now."
+    return None if now == size else f"{quoted(path)} has changed since: {size:,} bytes then, {now:,} now."
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -123,7 +122,7 @@ def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) 
 
 
 def _unreadable(path: Path, exc: OSError) -> MediaError:
-    return MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the disk.")
+    return MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the disk.")
 
 
 def _size(path: Path) -> int:
@@ -131,9 +130,9 @@ def _size(path: Path) -> int:
         files = _pictures(path) if _is_folder(path) else (path,)
         return sum(file.stat().st_size for file in files)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise MediaError(f"There is no file {shown(path)} any more.") from exc
+        raise MediaError(f"There is no file {quoted(path)} any more.") from exc
     except OSError as exc:
-        raise MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the path.") from exc
+        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the path.") from exc
 
 
 def _pictures(path: Path) -> tuple[Path, ...]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vllava_cli.errors import OutputError
-from vllava_cli.storage import jsonl
+from vllava_cli.errors import OutputError, os_reason
+from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.jsonl import line_of, row_of
 
 LIST = "run.jsonl.jobs"
@@ -32,7 +32,7 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        with told(self.url):
+        with _as_output_error(self.url):
             import fsspec
 
             # No listings are kept: what another process puts there is seen.
@@ -40,7 +40,7 @@ class Objects:
 
     def names(self) -> list[str]:
         """Those directly below, sorted; none where there is nothing yet."""
-        with told(self.url, "read"):
+        with _as_output_error(self.url, "read"):
             self._files.invalidate_cache()
             try:
                 found = self._files.ls(self._root, detail=False)
@@ -54,7 +54,7 @@ class Objects:
         A file of fsspec is put where it ends, also by an error; in a transaction it is thrown away then.
         """
         with (
-            told(f"{self.url}/{name}"),
+            _as_output_error(f"{self.url}/{name}"),
             self._files.transaction,
             self._files.open(f"{self._root}/{name}", "wb") as file,
         ):
@@ -62,15 +62,15 @@ class Objects:
                 file.write(piece)
 
     def put_file(self, path: Path, name: str) -> None:
-        with told(f"{self.url}/{name}"):
+        with _as_output_error(f"{self.url}/{name}"):
             self._files.put_file(str(path), f"{self._root}/{name}")
 
     def fetch(self, name: str, path: Path) -> None:
-        with told(f"{self.url}/{name}", "read"):
+        with _as_output_error(f"{self.url}/{name}", "read"):
             self._files.get_file(f"{self._root}/{name}", str(path))
 
     def remove(self, names: Iterable[str]) -> None:
-        with told(self.url):
+        with _as_output_error(self.url):
             for name in names:
                 self._files.rm_file(f"{self._root}/{name}")
 
@@ -88,7 +88,7 @@ class Objects:
     def lines(self) -> Iterator[bytes]:
         """Of all rows, in the order of the objects."""
         for name in self.row_names():
-            with told(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
+            with _as_output_error(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
                 yield from file
 
 
@@ -98,7 +98,7 @@ def scratch() -> Iterator[Path]:
     try:
         folder = TemporaryDirectory(prefix="vllava-")
     except OSError as exc:
-        reason = jsonl.reason_of(exc)
+        reason = os_reason(exc)
         raise OutputError(f"The temporary folder can't be used: {reason}. Set TMPDIR to a folder with room.") from exc
     with folder as name:
         yield Path(name)
@@ -113,7 +113,7 @@ def rows_into(objects: Objects, folder: Path) -> Path:
     if LIST in objects.names():
         objects.fetch(LIST, folder / LIST)
     last: dict[str, int] = {}
-    with jsonl.told(folder):
+    with as_output_error(folder):
         with fetched.open("wb") as file:
             for number, line in enumerate(objects.lines()):
                 last[_id(line, objects.url)] = number
@@ -126,7 +126,7 @@ def rows_into(objects: Objects, folder: Path) -> Path:
 
 
 @contextmanager
-def told(url: str, verb: str = "written to") -> Iterator[None]:
+def _as_output_error(url: str, verb: str = "written to") -> Iterator[None]:
     """Whatever a store's library raises, as one sentence."""
     try:
         yield

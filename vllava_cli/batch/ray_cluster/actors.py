@@ -20,8 +20,7 @@ from vllava_cli.batch.rows import Fault, Outcome, row_of
 from vllava_cli.commands.provenance import precision_of
 from vllava_cli.errors import VllavaError
 from vllava_cli.media.decoder.read_ahead import Read
-from vllava_cli.storage.jsonl import line_of
-from vllava_cli.storage.portable import exact
+from vllava_cli.storage.jsonl import exact, line_of
 
 if TYPE_CHECKING:
     from vllava_cli.batch.clip_jobs import Unit

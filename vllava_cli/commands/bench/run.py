@@ -16,8 +16,7 @@ from vllava_cli.interrupt import noted
 from vllava_cli.nouns import Clip
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import Part
-from vllava_cli.storage.jsonl import line_of
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of, line_of
 
 INTERRUPTED = 130
 
@@ -114,7 +113,7 @@ def _claimed(path: Path | None) -> Iterator[Part | None]:
     if path is None:
         yield None
         return
-    part = Part.begin(path)
+    part = Part(path)
     try:
         yield part
     finally:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.replay.recorded import Recorded, RecordedClip
-from vllava_cli.errors import MediaError, ReplayError, UsageError
+from vllava_cli.errors import MediaError, ReplayError, UsageError, quoted
 from vllava_cli.media.fingerprint import Fingerprint, differs, resized
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.nouns import Frames
-from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.stdin_file import Reader
@@ -61,7 +60,7 @@ class Clips:
         times_s = None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
         if times_s != clip.times_s:
             then, now = _seconds(clip.times_s), _seconds(times_s)
-            raise ReplayError(f"the frames of {shown(Path(clip.path))} are others: at {then} then, at {now} now")
+            raise ReplayError(f"the frames of {quoted(Path(clip.path))} are others: at {then} then, at {now} now")
         return frames
 
 
@@ -69,7 +68,7 @@ def _change(path: Path, clip: RecordedClip) -> str | None:
     """How the file differs from what it was, as far as the row says what that is."""
     size, sha256 = clip.shown.bytes, clip.shown.sha256
     if size is None:
-        return f"the row has no size of {shown(path)} beside its SHA-256" if sha256 else None
+        return f"the row has no size of {quoted(path)} beside its SHA-256" if sha256 else None
     return differs(path, Fingerprint(bytes=size, sha256=sha256)) if sha256 else resized(path, size)
 
 

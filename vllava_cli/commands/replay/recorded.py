@@ -8,8 +8,7 @@ from typing import Any, get_args
 
 from vllava_cli.commands.provenance import MADE_WITH, Making, ShownClip, is_drawn, read_making
 from vllava_cli.errors import ReplayError
-from vllava_cli.nouns import Sampling, StopReason
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Sampling, StopReason, counted
 from vllava_cli.storage.fields import Fields
 
 

@@ -18,8 +18,7 @@ from vllava_cli.errors import OutputError, ReplayError, UsageError, VllavaError
 from vllava_cli.media.inputs import piped
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Frames, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.storage.jsonl import read_rows, rows_in
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of, read_rows, rows_in
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
