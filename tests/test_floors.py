@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "interrupt", "imports", "stopwatch", "demo"),
+    ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
     ("prompt", "choices", "times", "measures", "hardware", "plan", "fit"),
     ("storage", "media"),
     ("engine", "session"),

@@ -24,6 +24,9 @@ VllavaError                  exit code 1 unless it says otherwise
 import os
 from pathlib import Path
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C; the tree above names the others."""
+
 
 class VllavaError(Exception):
     """A fault that is reported in one sentence; `exit_code` is what the process returns for it."""

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 
 from vllava_cli.errors import WishError
-from vllava_cli.nouns import Accelerator, Checkpoint, Dtype, Hardware, Precision, Quantisation, Wishes
+from vllava_cli.nouns import SHORT_NAMES, Accelerator, Checkpoint, Dtype, Hardware, Precision, Quantisation, Wishes
 
 GIB = 2**30
 
@@ -53,11 +53,8 @@ class Form:
 
     @property
     def precision(self) -> Precision:
-        """As --precision spells it: float16 → fp16, float16 in 4bit → 4bit."""
-        if self.quantisation:
-            return self.quantisation
-        names: dict[Dtype, Precision] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-        return names[self.dtype]
+        """As --precision spells it."""
+        return self.quantisation or SHORT_NAMES[self.dtype]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 FRAMES_PER_CLIP = 8
 DEFAULT_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 DEMO_MODEL = "demo"
+STDIN = "-"
+"""The name of a clip or a file of rows that comes from stdin."""
 
 Precision = Literal["fp16", "bf16", "fp32", "8bit", "4bit"]
 Dtype = Literal["float16", "bfloat16", "float32"]
 Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
+SHORT_NAMES: dict[Dtype, Precision] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
 PictureForm = Literal["PNG", "JPEG"]
@@ -182,6 +185,11 @@ class LoadPlan:
     threads: int | None = None
     """With how many threads the CPU computes; None where a GPU does."""
     threads_reason: str = ""
+
+    @property
+    def precision(self) -> Precision:
+        """As --precision spells it: float16 → fp16, float16 in 4bit → 4bit."""
+        return self.quantisation or SHORT_NAMES[self.dtype]
 
     @property
     def reasons(self) -> tuple[tuple[str, str, str], ...]:

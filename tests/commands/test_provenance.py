@@ -20,7 +20,6 @@ from vllava_cli.commands.provenance import (
     Making,
     ShownClip,
     others,
-    precision_of,
     read_making,
     seeded,
 )
@@ -113,7 +112,7 @@ def test_a_plan_and_a_checkpoint_say_what_is_loaded(tmp_path: Path) -> None:
 def test_a_precision_is_spelled_as_the_option_spells_it(
     dtype: Dtype, quantisation: Quantisation | None, precision: Precision
 ) -> None:
-    assert precision_of(replace(EXACT, dtype=dtype, quantisation=quantisation)) == precision
+    assert replace(EXACT, dtype=dtype, quantisation=quantisation).precision == precision
 
 
 def test_a_seed_is_drawn_only_where_one_is_needed_and_none_was_given() -> None:

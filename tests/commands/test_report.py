@@ -11,8 +11,7 @@ import pytest
 
 from tests.engine.engines import EXACT
 from vllava_cli import demo
-from vllava_cli.commands.provenance import Loaded, ShownClip
-from vllava_cli.commands.report import counts, first_token, report
+from vllava_cli.commands.provenance import Loaded, ShownClip, counts, first_token, report
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens

@@ -13,14 +13,13 @@ from vllava_cli.batch.job_json import listed, objects
 from vllava_cli.batch.job_lines import MAX_JOB_BYTES, JobRow, Where, lines
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.media.inputs import piped
+from vllava_cli.nouns import STDIN
 from vllava_cli.storage.files import as_output_error
-
-STDIN = Path("-")
 
 
 def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
     """By the file's ending; - is stdin, an object a line. Errors: UsageError."""
-    if file == STDIN:
+    if file == Path(STDIN):
         source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
         with as_output_error("stdin", "read", error=UsageError):
             yield from objects(source, "stdin")

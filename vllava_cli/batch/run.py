@@ -15,18 +15,16 @@ from vllava_cli.batch.progress import Tally
 from vllava_cli.batch.request import Batch, Inputs
 from vllava_cli.batch.rows import About
 from vllava_cli.batch.work import Work
-from vllava_cli.errors import UsageError
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.interrupt import noted
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
-from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
-
-INTERRUPTED = 130
 
 
 def run(batch: Batch, screen: Screen) -> int:

@@ -8,9 +8,9 @@ from typing import TextIO
 
 from vllava_cli.errors import UsageError
 from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.nouns import STDIN
 
 USAGE = 'vllava ask CLIP... "QUESTION"'
-STDIN = "-"
 
 
 def split_words(words: list[str]) -> tuple[tuple[Path, ...], str | None]:

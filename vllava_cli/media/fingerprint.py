@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError, os_reason, quoted
-
-_CHUNK_BYTES = 1 << 20
+from vllava_cli.storage.files import CHUNK_BYTES
 
 
 class StoppedError(Exception):
@@ -111,7 +110,7 @@ def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) 
     whole, size = hashlib.sha256(), 0
     try:
         with file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := file.read(CHUNK_BYTES):
                 if is_stopped():
                     raise StoppedError
                 whole.update(chunk)

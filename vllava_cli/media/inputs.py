@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from vllava_cli.errors import UsageError, os_reason, quoted
 from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.nouns import STDIN
 
-STDIN = "-"
 Tell = Callable[[str], None]
 
 

@@ -25,7 +25,8 @@ if sys.platform != "win32":
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 """Not blocking: a named pipe that came in between would wait for its other end."""
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+"""How much of a file is read or written at once."""
 _TRIES, _PAUSE_S = 5, 0.02
 
 
@@ -196,7 +197,7 @@ class Part:
         pending = bytearray()
         for piece in pieces:
             pending += piece
-            if len(pending) >= _CHUNK_BYTES:
+            if len(pending) >= CHUNK_BYTES:
                 self._append(pending)
                 pending.clear()
         self._append(pending)

@@ -18,8 +18,8 @@ from vllava_cli.batch.ray_cluster.reconcile import mismatch
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.request import Inputs
 from vllava_cli.batch.rows import About
-from vllava_cli.batch.run import INTERRUPTED, about_of, jobs_of, source_of, unknown_of
-from vllava_cli.errors import UsageError
+from vllava_cli.batch.run import about_of, jobs_of, source_of, unknown_of
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.interrupt import noted
 from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.media.remote.policy import allowed, scheme_of

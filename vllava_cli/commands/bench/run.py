@@ -12,13 +12,12 @@ from vllava_cli.commands.bench.instruments import Instruments
 from vllava_cli.commands.bench.record import Asked, Record, facts_of, machine_of
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.commands.bench.trials import Trials
+from vllava_cli.errors import INTERRUPTED
 from vllava_cli.interrupt import noted
 from vllava_cli.nouns import Clip
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import Part
 from vllava_cli.storage.jsonl import json_of, line_of
-
-INTERRUPTED = 130
 
 
 def run(bench: Bench, screen: Screen, instruments: Instruments | None = None) -> int:

@@ -18,7 +18,7 @@ from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen, one_line
-from vllava_cli.stopwatch import Stopwatch
+from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine

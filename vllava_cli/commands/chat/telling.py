@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
-from vllava_cli.commands.report import counts, report
+from vllava_cli.commands.provenance import counts, report
 from vllava_cli.nouns import Conversation, Piece, Turn, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of

@@ -1,15 +1,19 @@
-"""Rows of ask, chat and batch as what it takes to make their answers again; each field is distrusted."""
+"""Rows of ask, chat and batch as values that their answers can be made again from, and what became of each. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+from vllava_cli.choices import by_choice, shares
 from vllava_cli.commands.provenance import MADE_WITH, Making, ShownClip, is_drawn, read_making
 from vllava_cli.errors import ReplayError
-from vllava_cli.nouns import Sampling, StopReason, counted
+from vllava_cli.nouns import Sampling, StopReason, Turn, counted
 from vllava_cli.storage.fields import Fields
+
+TOLERANCE = 1e-4
+"""By how much the probability of a choice may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class RecordedClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """What a row says of its answer and of all that it follows from."""
+    """An answer as its row has it, with all that it follows from."""
 
     question: str
     answer: str
@@ -66,8 +70,58 @@ class Entry:
         return self.id or f"row {self.number}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of a row: the same answer, another one from some token on, or none, for a reason."""
+
+    entry: Entry
+    kind: Literal["same", "differs", "cannot"]
+    then: Recorded | None = None
+    now: Turn | None = None
+    token: int | None = None
+    """The first that is another, from 1; None where only the text or a probability is."""
+    reason: str = ""
+    others: tuple[str, ...] = ()
+    """Libraries that have other releases now."""
+
+    @classmethod
+    def of(cls, entry: Entry, then: Recorded, now: Turn, others: tuple[str, ...]) -> Verdict:
+        """Compares the answer of a row with the one that was made now."""
+        token = None if then.probabilities else first_other(then, now)
+        is_same = token is None and _is_text_same(then, now) and _are_close(then.probabilities, _chances(now))
+        kind: Literal["same", "differs"] = "same" if is_same else "differs"
+        return cls(entry=entry, kind=kind, then=then, now=now, token=token, others=others)
+
+    def row(self) -> dict[str, Any]:
+        """The object of --json."""
+        return {
+            "row": self.entry.number,
+            "id": self.entry.id,
+            "verdict": self.kind,
+            "token": self.token,
+            "then": _answer_row(self.then, self.then.probabilities) if self.then else None,
+            "now": _answer_row(self.now, _chances(self.now)) if self.now else None,
+            "reason": self.reason or None,
+            "others": list(self.others),
+        }
+
+    def lines(self) -> str:
+        """As text, a line each, both answers where they differ; a break inside of a text is a space."""
+        return "".join(" ".join(line.splitlines()) + "\n" for line in self._lines())
+
+    def _lines(self) -> tuple[str, ...]:
+        name = self.entry.name
+        if self.kind == "cannot":
+            return (f"{name}: can't: {self.reason.removesuffix('.')}",)
+        if self.kind == "same" or not (self.then and self.now):
+            return (f"{name}: same",)
+        at = f" at token {self.token}" if self.token else ""
+        then, now = _answer_line(self.then, self.then.probabilities), _answer_line(self.now, _chances(self.now))
+        return (f"{name}: differs{at}", f"  then: {then}", f"  now:  {now}")
+
+
 def entries(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
-    """One for each row, in their order; what came before a turn of a chat is taken from the rows before it."""
+    """Yields one for each row, in their order; the turns before a turn of a chat are taken from the rows before it."""
     talks: dict[str, list[Entry]] = {}
     for number, row in enumerate(rows, 1):
         id = row.get("id")
@@ -82,8 +136,9 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
 
 
 def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[Entry]]) -> Recorded:
-    if isinstance(error := row.get("error"), dict):
-        raise ReplayError(f"the row is an error ({error.get('kind')}), which has no answer")
+    if (error := row.get("error")) is not None:
+        kind = error.get("kind") if isinstance(error, dict) else error
+        raise ReplayError(f"the row is an error ({kind}), which has no answer")
     if not fields.has(MADE_WITH):
         raise ReplayError(f"{MADE_WITH} is missing: an older vllava wrote the row, or it isn't an answer's")
     making = read_making(
@@ -159,3 +214,41 @@ def _note(row: Mapping[str, Any], entry: Entry, talks: dict[str, list[Entry]]) -
         talk = talks.setdefault(session, [])
         if 1 <= turn <= len(talk) + 1:
             talk[turn - 1 :] = [entry]
+
+
+def first_other(then: Recorded, now: Turn) -> int | None:
+    """Counts to the first token that is another, from 1; one behind the last where only the end is."""
+    old, new = then.making.answer_ids, now.answer_ids
+    if then.stop_reason == "interrupted":
+        new = new[: len(old)]
+    same = _shared(old, new)
+    is_end_same = then.stop_reason in ("interrupted", now.stop_reason)
+    return None if same == len(old) == len(new) and is_end_same else same + 1
+
+
+def _is_text_same(then: Recorded, now: Turn) -> bool:
+    """Compares the texts; that of an answer that Ctrl-C stopped may lack its end."""
+    return then.answer == now.answer or (then.stop_reason == "interrupted" and now.answer.startswith(then.answer))
+
+
+def _are_close(then: Mapping[str, float], now: Mapping[str, float]) -> bool:
+    return all(abs(part - now.get(choice, -1.0)) <= TOLERANCE for choice, part in then.items())
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    pairs = zip(left, right, strict=False)
+    return next((place for place, (old, new) in enumerate(pairs) if old != new), min(len(left), len(right)))
+
+
+def _chances(turn: Turn) -> dict[str, float]:
+    return by_choice(turn.sampling.choices, turn.probabilities)
+
+
+def _answer_row(said: Recorded | Turn, chances: Mapping[str, float]) -> dict[str, Any]:
+    row = {"answer": said.answer, "stop_reason": said.stop_reason}
+    return {**row, "probabilities": dict(chances)} if chances else row
+
+
+def _answer_line(said: Recorded | Turn, chances: Mapping[str, float]) -> str:
+    """ "A red circle. (end)", "yes (yes 93%, no 7%)" """
+    return f"{said.answer} ({shares(tuple(chances), tuple(chances.values())) or said.stop_reason})"
