@@ -526,7 +526,7 @@ def demo(
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line itself."""
+    """Say whether an option stands on the command line itself."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -572,7 +572,7 @@ def _unprinted(exc: OSError) -> int:
 
 
 def _is_parsers(exc: OSError) -> bool:
-    """Whether the parser failed to print its help: everything else on stdout is written by a Screen."""
+    """Say whether the parser failed to print its help: a Screen writes everything else on stdout."""
     module, place = "", exc.__traceback__
     while place:
         module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next

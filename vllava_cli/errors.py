@@ -48,7 +48,7 @@ class MediaError(VllavaError):
 
 class FetchError(MediaError):
     is_missing = False
-    """Whether it is certain that there is nothing to fetch; else another attempt may get it."""
+    """True where nothing is there to fetch; else another attempt may get it."""
 
 
 class MissingError(FetchError):
@@ -108,17 +108,17 @@ class LockedError(OutputError):
 
 
 MOST_TOLD = 200
-"""Characters of what a library said."""
+"""The most characters of a library's error that a message repeats."""
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library's error says, on one line, as a part of a sentence of ours."""
+    """Shorten a library's error to one line that fits into a sentence of ours."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
 
 
 def os_reason(error: OSError | ValueError) -> str:
-    """What the system says, for the middle of a sentence: "file too large"."""
+    """Give the system's reason for the middle of a sentence: "file too large"."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 

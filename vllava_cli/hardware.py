@@ -25,7 +25,7 @@ FLASH_ATTN_FLOOR = (2, 3, 3)
 """transformers' own floor for flash_attention_2."""
 
 Found = tuple[tuple[Accelerator, ...], tuple[str, ...]]
-"""GPUs that can be used, and what is wrong with the others."""
+"""GPUs that can be used, and the faults of the others."""
 
 
 def probe() -> Hardware:
@@ -51,7 +51,7 @@ def probe() -> Hardware:
 
 
 def free_ram_bytes() -> int:
-    """The RAM that this process may still use."""
+    """Count the RAM that this process may still use."""
     import psutil
 
     ram = psutil.virtual_memory()
@@ -59,7 +59,7 @@ def free_ram_bytes() -> int:
 
 
 def cpu_cores() -> int:
-    """Physical cores within this process's affinity and quota, without torch; Linux alone tells either."""
+    """Count physical cores within this process's affinity and quota, without torch; Linux alone knows either."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
@@ -69,7 +69,7 @@ def cpu_cores() -> int:
 
 
 def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> Found:
-    """All GPUs that this torch can compute on; its warnings become faults instead of lines on the terminal."""
+    """Find all GPUs that this torch can compute on; its warnings become faults instead of lines on the terminal."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         searches = [_find_cuda(torch), _find_xpu(torch), _find_mps(torch, ram_free_bytes)]
@@ -82,7 +82,7 @@ def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> 
 
 
 def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
-    """Whether a build of torch holds code for a GPU.
+    """Say whether a build of torch holds code for a GPU.
 
     Binary code (sm_) runs on its own major version from its minor version on; PTX (compute_) on everything newer:
     (6, 1) in ["sm_75", "sm_80"] → False; (8, 9) in ["sm_86"] → True; (12, 0) in ["compute_90"] → True.
@@ -95,7 +95,7 @@ def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
 
 
 def physical_cores(logical: Iterable[int], *, root: Path = ROOT) -> int:
-    """How many cores these logical CPUs are: {0, 1, 4} with 0 and 4 in one core → 2."""
+    """Count the cores of these logical CPUs: {0, 1, 4} with 0 and 4 in one core → 2."""
     siblings = set()
     for cpu in logical:
         listed = contents(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
@@ -112,7 +112,7 @@ def cpu_facts(cpuinfo: str) -> tuple[str | None, bool]:
 
 
 def is_installed(module: str, distribution: str, floor: tuple[int, ...]) -> bool:
-    """Whether a module is here in at least this version, without importing it."""
+    """Say whether a module is installed in at least this version, without importing it."""
     try:
         found = util.find_spec(module) is not None and metadata.version(distribution)
     except (ImportError, ValueError):  # no such distribution; a module without a spec
@@ -195,7 +195,7 @@ def _xpu(torch: Any, index: int) -> Accelerator:
 
 
 def _unseen_gpu(torch: Any, root: Path) -> list[str]:
-    """An NVIDIA driver beside a torch that was built without CUDA: the usual cause of "why is it so slow"."""
+    """Name an NVIDIA driver beside a torch that was built without CUDA: the usual cause of "why is it so slow"."""
     if not (root / "proc/driver/nvidia/version").exists() or torch.version.cuda or torch.version.hip:
         return []
     return [
@@ -223,7 +223,7 @@ def _bitsandbytes_floor() -> tuple[int, ...]:
 
 
 def _sysctl(name: str) -> str:
-    """One value of macOS' sysctl; empty elsewhere and for a name that this Mac doesn't know."""
+    """Read a value of macOS' sysctl; empty elsewhere and for a name that this Mac doesn't know."""
     if sys.platform != "darwin":
         return ""
     try:
@@ -234,13 +234,13 @@ def _sysctl(name: str) -> str:
 
 
 def _sentence(message: str) -> str:
-    """The first sentence of torch's longer words, on one line."""
+    """Cut torch's message to its first sentence, on one line."""
     first = " ".join(message.split()).split(". ")[0].rstrip(".")
     return f"{first}."
 
 
 def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tuple[int, int]:
-    """RAM (total, free) as limits leave it: a container of 4 GiB on a machine of 64 has 4.
+    """Reduce RAM (total, free) to the limits: a container of 4 GiB on a machine of 64 has 4.
 
     Every group up to the root can have a limit. Memory that only caches files counts as free. Address space that this
     process has taken already, libraries included, doesn't.
@@ -262,7 +262,7 @@ def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tupl
 
 
 def _address_space_bytes() -> int | None:
-    """What `ulimit -v` allows this process; None without a limit."""
+    """Read the limit of `ulimit -v`; None without one."""
     try:
         import resource
     except ImportError:  # Windows
@@ -272,7 +272,7 @@ def _address_space_bytes() -> int | None:
 
 
 def core_quota(*, root: Path = ROOT) -> int | None:
-    """Whole cores that the control groups allow, at least 1; None without a limit. "150000 100000" → 1."""
+    """Count whole cores that the control groups allow, at least 1; None without a limit. "150000 100000" → 1."""
     quotas = []
     for folder in _groups("cpu", root):
         words = contents(folder / "cpu.max").split()
@@ -284,7 +284,7 @@ def core_quota(*, root: Path = ROOT) -> int | None:
 
 
 def contents(path: Path) -> str:
-    """A file of /proc or /sys; empty for what is not there or must not be read."""
+    """Read a file of /proc or /sys; empty where it isn't there or must not be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -292,7 +292,7 @@ def contents(path: Path) -> str:
 
 
 def _groups(controller: str, root: Path) -> list[Path]:
-    """The folders of this process's control group and its parents, innermost first, under cgroup v1 or v2.
+    """List the folders of this process's control group and its parents, innermost first, under cgroup v1 or v2.
 
     "5:memory:/a/b" → memory/a/b, memory/a, memory; "0::/a" → a, . A container may not see the inner ones.
     """
@@ -314,6 +314,6 @@ def _file_cache_bytes(folder: Path) -> int:
 
 
 def _number(*paths: Path) -> int | None:
-    """The number in the first of these files that exists; None for "max"."""
+    """Read the number in the first of these files that has one; None for "max"."""
     texts = (contents(path).strip() for path in paths)
     return next((int(text) for text in texts if text.isdigit()), None)

@@ -61,12 +61,12 @@ class Ending:
                 signal.signal(number, action)
 
     def is_asked(self) -> bool:
-        """Whether the process was told to end."""
+        """Say whether a signal asked the process to end."""
         return self._number is not None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What happens in the block is finished first; a second signal ends it at once."""
+        """Let the block finish before the process ends; a second signal ends it at once."""
         self._is_held = True
         try:
             yield

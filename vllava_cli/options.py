@@ -26,7 +26,7 @@ class Several(tuple[Any, ...]):
 
 
 def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
-    """How an option is read by a function that raises a UsageError: typer.Option(..., **read_by(time_of))."""
+    """Let a function that raises a UsageError read an option: typer.Option(..., **read_by(time_of))."""
 
     def parse(text: str) -> Any:
         try:
@@ -47,7 +47,7 @@ def counts_each(text: str) -> Several:
 
 
 def one_of(*known: str) -> dict[str, Any]:
-    """How an option is read whose value is one of `known`: typer.Option(..., **one_of("a", "b"))."""
+    """Let an option take one of `known`: typer.Option(..., **one_of("a", "b"))."""
 
     def parse(text: str) -> str:
         if text not in known:
@@ -61,7 +61,7 @@ def one_of(*known: str) -> dict[str, Any]:
 
 
 def some_of(*known: str) -> dict[str, Any]:
-    """The same of an option that takes several, with commas between: each is completed, the last one typed."""
+    """Let an option take several of `known`, with commas between them; the last one is completed."""
 
     def parse(text: str) -> Several:
         names = [name.strip() for name in text.split(",")]
@@ -85,21 +85,21 @@ def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list
 
 
 def models(incomplete: str) -> list[str]:
-    """The demo, and the models in the hub's cache; folders are completed by the shell."""
+    """Complete the demo and the models in the hub's cache; the shell completes folders."""
     from vllava_cli.engine.hub import cached_models
 
     return [name for name in (DEMO_MODEL, *cached_models()) if name.startswith(incomplete)]
 
 
 def row_fields() -> tuple[str, ...]:
-    """The fields that all rows of a batch have."""
+    """Name the fields that all rows of a batch have."""
     from vllava_cli.batch.jobs import ROW_KEYS
 
     return tuple(ROW_KEYS)
 
 
 def number(kind: type[int] | type[float], least: int = 0, most: float = inf) -> dict[str, Any]:
-    """How an option is read whose value is a number from `least` to `most`."""
+    """Let an option take a number from `least` to `most`."""
     whole = "whole number" if kind is int else "number"
     bounds = f"{least} on" if most == inf else f"{least} to {most}"
 
@@ -475,7 +475,7 @@ def wishes_of(
 
 
 def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
-    """The sampling with what --choices and --calibrate say. Errors: UsageError."""
+    """Add what --choices and --calibrate say to the sampling. Errors: UsageError."""
     if is_calibrated and not choices:
         raise UsageError("--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)

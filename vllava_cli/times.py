@@ -9,7 +9,7 @@ from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Fit, Framing
 
 BEGAN_S = time.perf_counter() - time.process_time()
-"""When this process began: what it had computed until this import was Python's own start."""
+"""The moment when this process began: its CPU time until this import was Python's own start."""
 _LEAST_S = 0.005
 
 
@@ -44,7 +44,7 @@ def framing_of(
 
 
 def roughly(seconds: float) -> str:
-    """What a guess can mean: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
+    """Round a guess: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 90 * 60:

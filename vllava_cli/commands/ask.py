@@ -28,7 +28,7 @@ Output = Literal["stream", "whole", "json"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What one `vllava ask` was told."""
+    """The request of one `vllava ask`."""
 
     clips: tuple[Path, ...]
     question: str

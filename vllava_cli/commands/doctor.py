@@ -35,9 +35,9 @@ class Health:
     is_here: bool = False
     """All of the model's files are on this disk."""
     model_bytes: int = 0
-    """On disk, or what a download would take."""
+    """The model's size on disk, or that of its download."""
     here_bytes: int = 0
-    """What is on this disk of its weights."""
+    """The size of its weights on this disk."""
     missing: tuple[str, ...] = ()
     """Files that are left to fetch of a model that is here in part."""
     place: str = ""
@@ -187,7 +187,7 @@ def _model(health: Health) -> list[tuple[str, str]]:
 
 
 def _kept(health: Health) -> list[tuple[str, str]]:
-    """What a cache takes of the disk, and how to have it back."""
+    """List the weight cache's entries with their sizes, and how to remove them."""
     return [
         (each.precision, f"{each.model}, {_size(each.bytes)}; rm -r {shlex.quote(str(each.folder))} removes it.")
         for each in health.kept

@@ -1,4 +1,4 @@
-"""Contact sheets as files: what they are called, that none is overwritten, that they are there whole or not at all.
+"""Contact sheets as files: their names and forms; none is overwritten unasked.
 
 Shared by `vllava frames` and `/frames` in a chat.
 """
@@ -57,14 +57,14 @@ def sheet_path(clip: Path, folder: Path = Path()) -> Path:
 
 
 def free_sheet_path(clip: Path, folder: Path = Path()) -> Path:
-    """The same, or, where that is there already, "holiday-frames-2.png" and so on."""
+    """Name a sheet that isn't there yet: "holiday-frames.png", else "holiday-frames-2.png" and so on."""
     first = sheet_path(clip, folder)
     others = (first.with_stem(f"{first.stem}-{number}") for number in count(2))
     return first if not os.path.lexists(first) else next(path for path in others if not os.path.lexists(path))
 
 
 def name_of(clip: Path) -> str:
-    """What the files of a clip are called: a/holiday.mp4 → "holiday", - → "stdin"; what can't be shown becomes "_"."""
+    """Name the files of a clip: a/holiday.mp4 → "holiday", - → "stdin"; letters that can't be shown become "_"."""
     if str(clip) == "-":
         return "stdin"
     whole = clip if clip.name and clip.name != ".." else clip.resolve()
@@ -76,7 +76,7 @@ def name_of(clip: Path) -> str:
 
 
 def title_of(clip: Path) -> str:
-    """What stands above a clip's frames: a/holiday.mp4 → "holiday.mp4"."""
+    """Name a clip above its frames: a/holiday.mp4 → "holiday.mp4"."""
     return "stdin" if str(clip) == "-" else clip.name or str(clip.resolve())
 
 

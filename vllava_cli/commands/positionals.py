@@ -62,7 +62,7 @@ def check_stdin(clips: tuple[Path, ...], stdin: TextIO | None) -> None:
 
 
 def names_a_clip(word: str) -> bool:
-    """Whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
+    """Say whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
     exists = os.path.exists(word)
     return exists or (word.lower().endswith(MEDIA_SUFFIXES) and not any(map(str.isspace, word)))
 

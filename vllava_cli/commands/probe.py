@@ -14,7 +14,7 @@ from vllava_cli.storage.jsonl import json_of
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one `vllava probe` was told."""
+    """The request of one `vllava probe`."""
 
     files: tuple[Path, ...]
     is_full: bool = False

@@ -43,10 +43,10 @@ KEYS = (
     *("versions", "device", "precision", "dtype", "quantisation", "attention", "adapter"),
     *("fit", "clips", "sampling", "prompt_sha256", "answer_ids"),
 )
-"""Those of the object, in its order."""
+"""The keys of the object, in its order."""
 LIBRARIES = ("transformers", "torch", "av")
 SEED_BITS = 32
-"""Of a seed that is drawn: JSON's readers keep whole numbers up to 53 bits."""
+"""The size of a drawn seed: JSON's readers keep whole numbers up to 53 bits."""
 
 
 class AdapterFacts(NamedTuple):
@@ -67,15 +67,15 @@ class Loaded:
     precision: Precision
     dtype: Dtype
     quantisation: str | None
-    """How the weights were quantised: "bitsandbytes nf4, compute bf16"."""
+    """The quantisation of the weights: "bitsandbytes nf4, compute bf16"."""
     attention: Attention
     adapter: AdapterFacts | None = None
     versions: tuple[tuple[str, str], ...] = ()
-    """(library, its release)."""
+    """The libraries with their releases."""
 
     @classmethod
     def of(cls, plan: LoadPlan, checkpoint: Checkpoint) -> Loaded:
-        """What is loaded by this plan here."""
+        """Describe what this plan loads here."""
         adapter = checkpoint.adapter
         further = ("bitsandbytes",) * bool(plan.quantisation) + ("peft",) * bool(adapter)
         return cls(
@@ -93,15 +93,15 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownClip:
-    """What of a clip was shown, and what its file was; a row has its path and its frames' times elsewhere."""
+    """The section of a clip that was shown, and its file's size and hash; a row has path and times elsewhere."""
 
     framing: Framing
     bytes: int | None = None
     sha256: str | None = None
-    """Of a folder: that of `fingerprint`."""
+    """The hash of the file; of a folder, that of `fingerprint`."""
 
     def hashed(self, found: Future[Fingerprint] | None) -> ShownClip:
-        """With size and hash, which are waited for; as it is where the clip can't be read any more or nobody waits."""
+        """Add size and hash, and wait for them; unchanged where the clip is gone or no hash was begun."""
         try:
             known = found.result() if found else None
         except (MediaError, StoppedError, CancelledError):
@@ -122,11 +122,11 @@ class Making:
 
     @property
     def seed(self) -> int | None:
-        """None where nothing was drawn."""
+        """The seed of the draw; None where nothing was drawn."""
         return self.sampling.seed if is_drawn(self.sampling) else None
 
     def row(self) -> dict[str, Any]:
-        """As JSON has it; about 800 bytes and 7 for each token of the answer."""
+        """Write the object; about 800 bytes and 7 for each token of the answer."""
         loaded = self.loaded
         return {
             "versions": dict(loaded.versions),
@@ -145,12 +145,12 @@ class Making:
 
 
 def is_drawn(sampling: Sampling) -> bool:
-    """Whether tokens are drawn, so that a seed matters."""
+    """Say whether tokens are drawn, so that a seed matters."""
     return sampling.temperature > 0 and not sampling.choices
 
 
 def seeded(sampling: Sampling) -> Sampling:
-    """The sampling with a seed, drawn here where one is needed and none was given."""
+    """Add a seed to the sampling, drawn here, where one is needed and none was given."""
     if not is_drawn(sampling) or sampling.seed is not None:
         return sampling
     return replace(sampling, seed=secrets.randbits(SEED_BITS))
@@ -164,7 +164,7 @@ def sampling_row(sampling: Sampling) -> dict[str, Any]:
 
 
 def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
-    """What `Making.row` wrote. Errors: those of `fields`."""
+    """Read what `Making.row` wrote. Errors: those of `fields`."""
     versions = fields.inside("versions")
     loaded = Loaded(
         model=model,
@@ -189,7 +189,7 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
 
 
 def others(loaded: Loaded) -> tuple[str, ...]:
-    """Which libraries have another release now: ("transformers was 5.17.0, and is 5.23.0 here",)."""
+    """Name the libraries that have another release now: ("transformers was 5.17.0, and is 5.23.0 here",)."""
     found = ((name, release, _release(name)) for name, release in loaded.versions)
     return tuple(f"{name} was {then}, and is {now or 'missing'} here" for name, then, now in found if now != then)
 
@@ -228,7 +228,7 @@ def _read_adapter(fields: Fields) -> AdapterFacts:
 
 
 def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:
-    """The object that --json prints of the last turn; times in seconds, memory in bytes.
+    """Write the object that --json prints of the last turn; times in seconds, memory in bytes.
 
     `clips` say more of the conversation's media. Only an answer that was to be chosen has probabilities.
     """
@@ -284,7 +284,7 @@ def first_token(stats: Stats, stop_reason: StopReason | None) -> str:
 
 
 def _has_token(stats: Stats, stop_reason: StopReason | None) -> bool:
-    """An answer that is empty because it ended at once has one: that which ended it."""
+    """Say whether a token came; an answer that is empty because it ended at once has the one that ended it."""
     return stats.new_tokens > 0 or stop_reason != "interrupted"
 
 

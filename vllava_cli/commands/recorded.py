@@ -13,7 +13,7 @@ from vllava_cli.nouns import Sampling, StopReason, Turn, counted
 from vllava_cli.storage.fields import Fields
 
 TOLERANCE = 1e-4
-"""By how much the probability of a choice may differ."""
+"""The probability of a choice may differ by this much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class RecordedClip:
 
     path: str
     times_s: tuple[float, ...] | None
-    """Of its frames, to four digits; None for an image."""
+    """The times of its frames, to four digits; None for an image."""
     shown: ShownClip
 
 
@@ -34,7 +34,7 @@ class Recorded:
     answer: str
     stop_reason: StopReason
     probabilities: Mapping[str, float]
-    """Of each choice; none where nothing was to be chosen."""
+    """The probability of each choice; none where nothing was to be chosen."""
     stray: int
     clips: tuple[RecordedClip, ...]
     making: Making
@@ -43,7 +43,7 @@ class Recorded:
 
     @property
     def sampling(self) -> Sampling:
-        """An answer that Ctrl-C stopped is made again as far as it went."""
+        """The sampling of the replay: an answer that Ctrl-C stopped is made again as far as it went."""
         sampling = self.making.sampling
         if self.stop_reason != "interrupted":
             return sampling
@@ -51,7 +51,7 @@ class Recorded:
 
     @property
     def new_clips(self) -> tuple[RecordedClip, ...]:
-        """Those that came with this question."""
+        """The clips that came with this question."""
         return self.clips[len(self.earlier[-1].clips) :] if self.earlier else self.clips
 
 
@@ -60,7 +60,7 @@ class Entry:
     """A row of the file; without `recorded` there is a `reason` why it can't be replayed."""
 
     number: int
-    """From 1."""
+    """The row's number, from 1."""
     id: str | None = None
     recorded: Recorded | None = None
     reason: str = ""
@@ -72,7 +72,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of a row: the same answer, another one from some token on, or none, for a reason."""
+    """The outcome for a row: the same answer, another one from some token on, or none, for a reason."""
 
     entry: Entry
     kind: Literal["same", "differs", "cannot"]
@@ -106,7 +106,7 @@ class Verdict:
         }
 
     def lines(self) -> str:
-        """As text, a line each, both answers where they differ; a break inside of a text is a space."""
+        """Write lines of text, with both answers where they differ; a break inside of a text becomes a space."""
         return "".join(" ".join(line.splitlines()) + "\n" for line in self._lines())
 
     def _lines(self) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ def _check(found: Recorded) -> None:
 
 
 def _clips(fields: Fields, making: Making) -> tuple[RecordedClip, ...]:
-    """A batch's row has one clip in itself, the others have a list. Errors: ReplayError."""
+    """Read the clips: a batch's row has one in itself, other rows have a list. Errors: ReplayError."""
     if fields.has("clips"):
         named = fields.each("clips", lambda clips, place: _named(clips.inside(place)))
     else:
@@ -196,7 +196,7 @@ def _probabilities(fields: Fields, choices: tuple[str, ...]) -> dict[str, float]
 
 
 def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded, ...]:
-    """The turns before this one. Errors: ReplayError where one isn't in the file or can't be used."""
+    """Find the turns before this one. Errors: ReplayError where one isn't in the file or can't be used."""
     turn, session = fields.whole("turn", least=1), fields.maybe("session", fields.text)
     before = talks.get(session or "", [])[: turn - 1]
     if len(before) < turn - 1:
@@ -208,7 +208,7 @@ def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded
 
 
 def _note(row: Mapping[str, Any], entry: Entry, talks: dict[str, list[Entry]]) -> None:
-    """A turn replaces that of its number and all behind it: these were undone."""
+    """Keep a turn; it replaces that of its number and all behind it, which were undone."""
     turn, session = row.get("turn"), row.get("session")
     if isinstance(turn, int) and isinstance(session, str):
         talk = talks.setdefault(session, [])

@@ -47,12 +47,12 @@ _NO_STATS = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What one `vllava replay` was told."""
+    """The request of one `vllava replay`."""
 
     rows: str
     """A file of JSON lines, or "-" for stdin."""
     ids: tuple[str, ...] = ()
-    """Only these rows; none are all."""
+    """The ids of the rows to replay; none means all rows."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     is_json: bool = False
 
@@ -89,11 +89,11 @@ class Replayer:
         self._done = 0
         self._frames: dict[RecordedClip, Frames] = {}
         self._changes: dict[RecordedClip, str | None] = {}
-        """How files differ from what they were: each is hashed once."""
+        """The change of each file since its row was made: each is hashed once."""
         self._wanted: Loaded | None = None
         self._engine: Engine | None = None
         self._fault = ""
-        """Why the wanted engine can't be loaded."""
+        """The reason why the wanted engine can't be loaded."""
 
     def verdict(self, entry: Entry) -> Verdict:
         """Errors: none of a single row; KeyboardInterrupt."""

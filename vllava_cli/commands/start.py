@@ -1,6 +1,6 @@
-"""What comes before the first answer: the clips are read, the model is found, planned and loaded.
+"""Start-up before the first answer: clips are read, the model is found, planned and loaded.
 
-Shared by the commands that ask. All that can be refused is refused before a weight is read.
+All commands that ask share it. Faults of files, model and prompt are found before a weight is read.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def loaded(
     check: Callable[[Tokens], object],
     watch: Stopwatch | None = None,
 ) -> tuple[Engine, float]:
-    """As `start`, in a process that has no screen; `tell` is for details."""
+    """Do the same as `start` in a process that has no screen; `tell` gets details."""
     watch = watch or Stopwatch()
     from vllava_cli.engine import hub
     from vllava_cli.engine.device_speed import planned

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from vllava_cli.errors import CheckpointError, VllavaError
 
 MOST_BYTES = 4 << 20
-"""Of a checkpoint's JSON file: the index of the published weights has 112 kB, its config 1 kB."""
+"""The largest JSON file of a checkpoint: the published weights' index has 112 kB, the config 1 kB."""
 _LARGEST = 2**63 - 1
 _Value = TypeVar("_Value")
 _Word = TypeVar("_Word", bound=str)
@@ -137,7 +137,7 @@ class Fields:
         return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "no absolute path")
 
     def name(self, key: str) -> str:
-        """What a file may be called, a path or a URL."""
+        """Read a text that a file may have as its name, a path or a URL."""
         text = self.text(key)
         return text if text and _is_name(text) else self.refuse(key, "no name of a file")
 

@@ -24,9 +24,9 @@ if sys.platform != "win32":
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Not blocking: a named pipe that came in between would wait for its other end."""
+"""Opening doesn't block: a named pipe that came in between would wait for its other end."""
 CHUNK_BYTES = 1 << 20
-"""How much of a file is read or written at once."""
+"""The bytes of a file that are read or written at once."""
 _TRIES, _PAUSE_S = 5, 0.02
 
 

@@ -27,7 +27,7 @@ class Journal:
         self.path = path
         self._descriptor = descriptor
         self._end = 0
-        """Where the last write began, for a cut."""
+        """The end of the file before the last write, for a cut."""
         self._is_torn = False
 
     @classmethod
@@ -103,7 +103,7 @@ class Journal:
             release(descriptor)
 
     def _cut(self) -> None:
-        """Also done before a write: the cut after a failed one may have failed as well."""
+        """Cut a torn write off; also done before a write, as the cut after a failed one may have failed as well."""
         if self._is_torn:
             os.ftruncate(self._descriptor, self._end)
             self._is_torn = False

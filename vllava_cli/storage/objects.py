@@ -39,7 +39,7 @@ class Objects:
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
 
     def names(self) -> list[str]:
-        """Those directly below, sorted; none where there is nothing yet."""
+        """List the names directly below the URL, sorted; none where there is nothing yet."""
         with _as_output_error(self.url, "read"):
             self._files.invalidate_cache()
             try:
@@ -75,18 +75,18 @@ class Objects:
                 self._files.rm_file(f"{self._root}/{name}")
 
     def row_names(self) -> list[str]:
-        """Of the objects that hold rows, in the order in which they were put."""
+        """List the objects that hold rows, in the order in which they were put."""
         return sorted((name for name in self.names() if _ROWS.fullmatch(name)), key=_number)
 
     def put_rows(self, rows: Iterable[Mapping[str, object]], number: int) -> None:
-        """As the `number`-th; the name is no other run's."""
+        """Upload rows as one object. A random suffix keeps its name unique across runs."""
         self.put(f"rows-{number:06}-{secrets.token_hex(4)}.jsonl", map(line_of, rows))
 
     def next_number(self) -> int:
         return max(map(_number, self.row_names()), default=0) + 1
 
     def lines(self) -> Iterator[bytes]:
-        """Of all rows, in the order of the objects."""
+        """Yield the lines of all rows, in the order of the objects."""
         for name in self.row_names():
             with _as_output_error(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
                 yield from file
@@ -94,7 +94,7 @@ class Objects:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for what is fetched or about to be put, gone afterwards. Errors: OutputError where none can be made."""
+    """Make a folder for objects on their way, gone afterwards. Errors: OutputError where none can be made."""
     try:
         folder = TemporaryDirectory(prefix="vllava-")
     except OSError as exc:
@@ -127,7 +127,7 @@ def rows_into(objects: Objects, folder: Path) -> Path:
 
 @contextmanager
 def _as_output_error(url: str, verb: str = "written to") -> Iterator[None]:
-    """Whatever a store's library raises, as one sentence."""
+    """Turn whatever a store's library raises into one sentence."""
     try:
         yield
     except (OutputError, KeyboardInterrupt):
