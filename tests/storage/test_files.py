@@ -14,7 +14,7 @@ import pytest
 
 from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.storage import files as files_module
-from vllava_cli.storage.files import Part, atomic_write, is_locked, locked, release
+from vllava_cli.storage.files import Part, atomic_write, is_locked, locked, opened, release
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,15 @@ def test_a_file_is_made_or_replaced() -> None:
     assert files() == {"a.csv": b""}
 
 
-def test_large_files_are_written_in_bounded_memory() -> None:
+def test_large_files_are_written_in_bounded_memory_and_take_their_place_when_they_are_whole() -> None:
+    def numbers() -> Iterator[bytes]:
+        for number in range(300_000):
+            assert number % 1000 or Path("a").read_bytes() == b"old"
+            yield b"%015d\n" % number
+
+    Path("a").write_bytes(b"old")
     tracemalloc.start()
-    atomic_write(Path("a"), (b"%015d\n" % number for number in range(300_000)))
+    atomic_write(Path("a"), numbers())
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert Path("a").read_bytes() == b"".join(b"%015d\n" % number for number in range(300_000))
@@ -57,18 +63,6 @@ def test_a_file_takes_its_place_only_once_it_is_on_the_disk(monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", broken)
     assert message_for(Path("a")) == ("'a' can't be written: input/output error. Check the path, or name another file.")
     assert files() == {"a": b"old"}
-
-
-def test_readers_see_the_old_file_until_the_new_one_is_whole() -> None:
-    Path("a").write_bytes(b"old")
-
-    def pieces() -> Iterator[bytes]:
-        for _ in range(3):
-            yield b"x" * (1 << 20)
-            assert Path("a").read_bytes() == b"old"
-
-    atomic_write(Path("a"), pieces())
-    assert Path("a").stat().st_size == 3 << 20
 
 
 def test_the_mode_of_a_file_that_is_replaced_is_kept() -> None:
@@ -128,6 +122,8 @@ def test_two_cannot_write_the_same_file_at_once() -> None:
 def test_what_can_not_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
     os.mkfifo("pipe")
     Path("folder").mkdir()
+    with pytest.raises(OutputError, match="'pipe' is not a regular file"):
+        opened(Path("pipe"), os.O_RDONLY)
     assert message_for(Path("pipe")) == "'pipe' is not a regular file. Name another one."
     assert message_for(Path("folder")) == "'folder' is a folder. Name a file."
     assert message_for(Path("/dev/null")) == "'/dev/null' is not a regular file. Name another one."
@@ -146,7 +142,7 @@ def test_a_file_is_locked_until_it_is_released() -> None:
     descriptor = locked(path)
     assert is_locked(path)
     with pytest.raises(LockedError, match=r"^'out\.jsonl' is being written by another vllava"):
-        locked(path, told_as=Path("out.jsonl"))
+        locked(path, reported_as=Path("out.jsonl"))
     release(descriptor)
     assert not is_locked(path)
 

@@ -86,18 +86,18 @@ def private_fault(path: Path) -> str | None:
     return "others may write to it" if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
 
 
-def locked(path: Path, mode: int = 0o666, *, told_as: Path | None = None, is_shared: bool = False) -> int:
-    """Opens the file that has this name, locks it and returns its descriptor; errors name it `told_as`.
+def locked(path: Path, mode: int = 0o666, *, reported_as: Path | None = None, is_shared: bool = False) -> int:
+    """Opens the file that has this name, locks it and returns its descriptor; errors name it `reported_as`.
 
     It is opened to append to it, and made where it lacks; a shared lock needs no more than reading, as on a network's
     disk. Errors: LockedError, OutputError.
     """
     flags = os.O_RDONLY if is_shared else os.O_RDWR | os.O_APPEND | os.O_CREAT
     while True:
-        with as_output_error(told_as or path):
+        with as_output_error(reported_as or path):
             descriptor = opened(path, flags, mode)
             try:
-                _lock(descriptor, told_as or path, is_shared=is_shared)
+                _lock(descriptor, reported_as or path, is_shared=is_shared)
                 if is_same(descriptor, path):
                     return descriptor
             except BaseException:
@@ -173,7 +173,7 @@ class Part:
             check_regular(path)
             self._target = Path(os.path.realpath(path))
             self.path = self._target.with_name(f".{self._target.name}.part")
-            self._descriptor = locked(self.path, mode or 0o666, told_as=path)
+            self._descriptor = locked(self.path, mode or 0o666, reported_as=path)
             try:
                 os.ftruncate(self._descriptor, 0)
                 with suppress(FileNotFoundError):
@@ -210,7 +210,7 @@ class Part:
                 self._release()
             self.path.replace(self._target)
             if sys.platform == "win32":
-                self._descriptor = locked(self._target, told_as=self._name)
+                self._descriptor = locked(self._target, reported_as=self._name)
             sync_folder(self._target)
 
     def taken(self) -> int | None:
