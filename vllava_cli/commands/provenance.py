@@ -18,6 +18,7 @@ from vllava_cli.choices import by_choice
 from vllava_cli.errors import MediaError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import (
+    FRAMES_PER_CLIP,
     SHORT_NAMES,
     Attention,
     Checkpoint,
@@ -169,7 +170,7 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
     loaded = Loaded(
         model=model,
         revision=revision,
-        device=fields.text("device"),
+        device=fields.filled("device"),
         precision=fields.one_of("precision", get_args(Precision)),
         dtype=fields.one_of("dtype", get_args(Dtype)),
         quantisation=fields.maybe("quantisation", fields.text),
@@ -215,7 +216,7 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
         framing=Framing(
             start_s=fields.maybe("start_s", fields.seconds),
             end_s=fields.maybe("end_s", fields.seconds),
-            at_s=fields.each("at_s", Fields.seconds),
+            at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP),
             fit=fit,
         ),
         bytes=fields.maybe("bytes", fields.whole),
@@ -224,7 +225,7 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
 
 
 def _read_adapter(fields: Fields) -> AdapterFacts:
-    return AdapterFacts(fields.text("name"), fields.maybe("revision", fields.text), fields.sha256("sha256"))
+    return AdapterFacts(fields.filled("name"), fields.maybe("revision", fields.filled), fields.sha256("sha256"))
 
 
 def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
     if not fields.has(MADE_WITH):
         raise ReplayError(f"{MADE_WITH} is missing: an older vllava wrote the row, or it isn't an answer's")
     making = read_making(
-        fields.inside(MADE_WITH), model=fields.text("model"), revision=fields.maybe("revision", fields.text)
+        fields.inside(MADE_WITH), model=fields.filled("model"), revision=fields.maybe("revision", fields.filled)
     )
     found = Recorded(
         question=fields.text("question"),

@@ -9,13 +9,15 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from vllava_cli.errors import OutputError, os_reason
 from vllava_cli.storage.files import as_output_error
-from vllava_cli.storage.jsonl import line_of, row_of
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, line_of, row_of
 
 LIST = "run.jsonl.jobs"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/].*")
@@ -89,7 +91,7 @@ class Objects:
         """Yield the lines of all rows, in the order of the objects."""
         for name in self.row_names():
             with _as_output_error(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
-                yield from file
+                yield from iter(partial(BufferedReader(file).readline, MAX_ROW_BYTES + 1), b"")
 
 
 @contextmanager
