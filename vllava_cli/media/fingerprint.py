@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError, os_reason, quoted
+from vllava_cli.interrupt import never
 from vllava_cli.storage.files import CHUNK_BYTES
 
 
@@ -25,10 +26,6 @@ class Fingerprint:
 
     bytes: int
     sha256: str
-
-
-def _never() -> bool:
-    return False
 
 
 class Hashing:
@@ -62,7 +59,7 @@ class Hashing:
         self._thread.shutdown(cancel_futures=True)
 
 
-def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerprint:
+def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerprint:
     """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
     if not _is_folder(path):
         return _fingerprint_of(_opened(path), path, is_stopped)
@@ -75,7 +72,7 @@ def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerpr
     return Fingerprint(bytes=size, sha256=whole.hexdigest())
 
 
-def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = _never) -> str | None:
+def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = never) -> str | None:
     """How a clip differs from what it was, a sentence; None if it is the same. Hashes only where the sizes agree."""
     if told := resized(path, recorded.bytes):
         return told

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from vllava_cli.errors import LockedError, OutputError, SessionError, quoted
+from vllava_cli.interrupt import never
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError, differs, fingerprint
 from vllava_cli.session.session_rows import (
     MediumRecord,
@@ -157,7 +158,7 @@ def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> No
     atomic_write(path, map(line_of, rows_of(record)), mode=0o600)
 
 
-def difference(record: MediumRecord, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
+def difference(record: MediumRecord, is_stopped: Callable[[], bool] = never) -> str | None:
     """How a clip differs from what the model saw, a sentence; None if it is the same. Errors: StoppedError."""
     return differs(record.path, Fingerprint(bytes=record.bytes, sha256=record.sha256), is_stopped)
 

@@ -20,7 +20,7 @@ from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
 from vllava_cli.commands.start import prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
-from vllava_cli.interrupt import Ending
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.session.session_file import SessionFile, SessionRecord, sessions_folder
@@ -58,7 +58,7 @@ def run(chat: Chat, screen: Screen) -> int:
             _check_same(chat.clips, record)
         talk = _talk(of_session(chat, record), file, record, screen, ends)
         lines = _lines(talk, screen)
-        talk.ending = ends.enter_context(Ending.watched())
+        talk.ending = ends.enter_context(GracefulExit.watched())
         ends.callback(talk.close)
         return _loop(talk, lines)
 
@@ -125,7 +125,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
         settings=Settings(sampling=chat.sampling, is_verbose=screen.is_verbose),
         screen=screen,
         keeping=keeping,
-        ending=Ending(),
+        ending=GracefulExit(),
         limits=chat.limits,
         output=chat.output,
         frames_s=frames_s,
