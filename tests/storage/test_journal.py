@@ -19,7 +19,7 @@ from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.journal import Journal
 from vllava_cli.storage.jsonl import MAX_ROW_BYTES, read_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KILLS = 10
 ROW_BYTES = len(json.dumps({"number": 0, "padding": "x" * 72})) + 1
 

@@ -108,7 +108,7 @@ def test_nothing_is_left_behind(error: type[BaseException], tmp_path: Path, monk
 
 def probing(folder: Path, limit: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
     """vllava probe -, with its temporary files in `folder`."""
-    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-m", "vllava_cli", "probe", "-"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, preexec_fn=limit)
