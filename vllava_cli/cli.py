@@ -19,7 +19,7 @@ from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaEr
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
-from vllava_cli.usage import LAST, Command, Group, UsageFault, told
+from vllava_cli.usage import LAST, Command, Group, UsageFault, fault_sentence
 
 USAGE = 2
 OUR_BUG = 3
@@ -540,7 +540,7 @@ def main() -> int:
     except SystemExit as exc:  # of shell completion
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
     except UsageFault as exc:
-        Screen().error(told(exc))
+        Screen().error(fault_sentence(exc))
         return USAGE
     except VllavaError as exc:
         if str(exc):
@@ -563,7 +563,7 @@ def _flushed(code: int) -> int:
 
 
 def _unprinted(exc: OSError) -> int:
-    """Says why the output can't go out and returns the exit code. A reader that went away is told nothing."""
+    """Says why the output can't go out and returns the exit code. A reader that went away gets no message."""
     discard(sys.stdout)
     if isinstance(exc, BrokenPipeError):
         return ClosedPipeError.exit_code

@@ -140,8 +140,8 @@ class Screen:
         At a terminal the names take a third of the width at most; a longer one has a line of its own.
         """
         width = self._width(is_answer)
-        told = str if is_answer and not self.is_terminal else clean
-        shown = [(told(name), told(text)) for name, text in rows]
+        cleaned = str if is_answer and not self.is_terminal else clean
+        shown = [(cleaned(name), cleaned(text)) for name, text in rows]
         left = max((len(name) for name, _ in shown if width is None or len(name) <= width // 3), default=0)
         lines = [_row(name, text, left=left, width=width) for name, text in shown]
         if is_answer:

@@ -71,7 +71,7 @@ class Stopwatch:
         self.parts[part] = self.parts.get(part, 0.0) + seconds
         return seconds
 
-    def told(self) -> str:
+    def account(self) -> str:
         """ "4.21 s: start 0.15, imports 4.06"; what rounds to nothing is part of the whole all the same."""
         named = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self.parts.items() if seconds >= _LEAST_S)
         return f"{sum(self.parts.values()):.2f} s" + (f": {named}" if named else "")

@@ -90,8 +90,8 @@ def summary(command: Any) -> str:
 def described(parameter: Any) -> tuple[str, str]:
     """("-m, --model ID", "A hub id.  [default: demo]") of an option or an argument."""
     facts = (("env var", parameter.envvar or ""), ("default", default_of(parameter)))
-    told = "; ".join(f"{what}: {fact}" for what, fact in facts if fact)
-    return named(parameter), f"{parameter.help}  [{told}]" if told else parameter.help
+    notes = "; ".join(f"{what}: {fact}" for what, fact in facts if fact)
+    return named(parameter), f"{parameter.help}  [{notes}]" if notes else parameter.help
 
 
 def named(parameter: Any) -> str:
@@ -111,7 +111,7 @@ def default_of(parameter: Any) -> str:
     return "" if is_silent or not parameter.show_default else str(parameter.default)
 
 
-def told(fault: Any) -> str:
+def fault_sentence(fault: Any) -> str:
     """The sentence of a UsageFault: what is wrong with the command line, and where help is."""
     parameter = getattr(fault, "param", None)
     if parameter and not fault.message:

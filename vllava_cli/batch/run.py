@@ -33,7 +33,7 @@ def run(batch: Batch, screen: Screen) -> int:
     watch.lap("start")
     code = _run(batch, screen, watch)
     watch.lap("finishing")
-    screen.detail(f"took {watch.told()}.")
+    screen.detail(f"took {watch.account()}.")
     return code
 
 

@@ -86,7 +86,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     screen.end_answer()
     if answer.probabilities:
         screen.detail(shares(ask.sampling.choices, answer.probabilities))
-    screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.told()}")
+    screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.account()}")
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 
 

@@ -118,7 +118,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
     engine, load_s = start(chat.wishes, tokens, kinds, screen, watch, check=check)
-    screen.detail(f"ready after {watch.told()}.")
+    screen.detail(f"ready after {watch.account()}.")
     talk = Talk(
         engine=engine,
         conversation=conversation,

@@ -179,7 +179,7 @@ class Talk:
             watch.lap("decoding")
         watch.lap("keeping")
         self.was_interrupted = conversation.turns[-1].stop_reason == "interrupted"
-        self.telling.tell(conversation, took=watch.told())
+        self.telling.tell(conversation, took=watch.account())
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
