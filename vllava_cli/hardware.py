@@ -14,9 +14,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vllava_cli.nouns import Accelerator, Hardware
 
@@ -124,14 +125,14 @@ def _find_cuda(torch: Any) -> Found:
     """NVIDIA's GPUs, and AMD's, which torch calls by the same name."""
     if not torch.cuda.is_available():
         return (), ()
-    is_rocm = bool(torch.version.hip)
-    return _each(torch.cuda.device_count(), lambda index: _rocm(torch, index) if is_rocm else _cuda(torch, index))
+    find = (lambda index: _accelerator("rocm", torch.cuda, index)) if torch.version.hip else partial(_cuda, torch)
+    return _each(torch.cuda.device_count(), find)
 
 
 def _find_xpu(torch: Any) -> Found:
     if not hasattr(torch, "xpu") or not torch.xpu.is_available():
         return (), ()
-    return _each(torch.xpu.device_count(), lambda index: _xpu(torch, index))
+    return _each(torch.xpu.device_count(), lambda index: _accelerator("xpu", torch.xpu, index))
 
 
 def _find_mps(torch: Any, ram_free_bytes: int) -> Found:
@@ -171,27 +172,22 @@ def _cuda(torch: Any, index: int) -> Accelerator | str:
             f"{name} can't be used: torch {torch.__version__} has no kernels for compute capability "
             f"{capability[0]}.{capability[1]}; builds at https://download.pytorch.org/whl/cu126 go back to 5.0."
         )
-    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+    return _accelerator("cuda", torch.cuda, index, capability)
+
+
+def _accelerator(
+    kind: Literal["cuda", "rocm", "xpu"], gpus: Any, index: int, capability: tuple[int, int] | None = None
+) -> Accelerator:
+    """Asks torch.cuda or torch.xpu about one of its GPUs."""
+    free_bytes, total_bytes = gpus.mem_get_info(index)
     return Accelerator(
-        kind="cuda",
-        device=f"cuda:{index}",
-        name=name,
+        kind=kind,
+        device=f"{'xpu' if kind == 'xpu' else 'cuda'}:{index}",
+        name=gpus.get_device_name(index),
         total_bytes=total_bytes,
         free_bytes=free_bytes,
         capability=capability,
     )
-
-
-def _rocm(torch: Any, index: int) -> Accelerator:
-    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
-    name = torch.cuda.get_device_name(index)
-    return Accelerator(kind="rocm", device=f"cuda:{index}", name=name, total_bytes=total_bytes, free_bytes=free_bytes)
-
-
-def _xpu(torch: Any, index: int) -> Accelerator:
-    free_bytes, total_bytes = torch.xpu.mem_get_info(index)
-    name = torch.xpu.get_device_name(index)
-    return Accelerator(kind="xpu", device=f"xpu:{index}", name=name, total_bytes=total_bytes, free_bytes=free_bytes)
 
 
 def _unseen_gpu(torch: Any, root: Path) -> list[str]:

@@ -96,7 +96,8 @@ class Screen:
 
         from vllava_cli.media import blocks
 
-        columns, lines = self._size()
+        size = _size_of(self._out)
+        columns, lines = (size.columns or 80, size.lines or 24) if size else (80, 24)
         colours = _colours()
         shades = None if colours else blocks.SHADES if self._can_show(blocks.SHADES) else blocks.LETTERS
         pad = io.StringIO()
@@ -217,19 +218,8 @@ class Screen:
 
     def _width(self, is_answer: bool) -> int | None:
         """Columns to wrap at, or None where the reader is no terminal: a pipe gets whole lines."""
-        stream = self._out if is_answer else self._err
-        try:
-            return max(40, os.get_terminal_size(stream.fileno()).columns)
-        except (OSError, ValueError):
-            return None
-
-    def _size(self) -> tuple[int, int]:
-        """(columns, lines) of the terminal on stdout, 80x24 where it doesn't tell."""
-        try:
-            size = os.get_terminal_size(self._out.fileno())
-        except (OSError, ValueError):
-            return 80, 24
-        return size.columns or 80, size.lines or 24
+        size = _size_of(self._out if is_answer else self._err)
+        return max(40, size.columns) if size else None
 
     def _can_show(self, text: str) -> bool:
         try:
@@ -266,6 +256,14 @@ class Screen:
         except OSError as exc:
             discard(self._out)
             raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+
+
+def _size_of(stream: TextIO) -> os.terminal_size | None:
+    """Asks a terminal for its size; None where the stream is none, or has no size."""
+    try:
+        return os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return None
 
 
 def _encoded(text: str, encoding: str) -> bytes:
