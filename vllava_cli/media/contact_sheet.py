@@ -19,8 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.preprocess import crop_corner, padding, padding_colour, short_side_size
-from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe, counted
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)

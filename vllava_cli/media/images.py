@@ -33,9 +33,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import check_size
-from vllava_cli.media.files import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file, shown
+from vllava_cli.media.files import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
 from vllava_cli.media.pictures import Orientation, Pixels, upright
 from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
@@ -95,7 +95,7 @@ def read_still(path: Path) -> Frames:
         loaded = rgb(image)[np.newaxis]
         pixels = upright(loaded, turn_of(image))  # again, because Pillow turns a TIFF by itself while it loads it
     pages, (_, height, width, _) = stored.frame_count, pixels.shape
-    fault = f"Only the first of the {pages} pages of {shown(path)} is used."
+    fault = f"Only the first of the {pages} pages of {quoted(path)} is used."
     faults = (fault,) if stored.codec == "tiff" and pages > 1 else ()
     clip = replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation, faults=faults)
     return Frames(clip=clip, pixels=pixels, times_s=(0.0,))
@@ -105,11 +105,11 @@ def read_animation(path: Path, framing: Framing) -> Frames:
     """The frames that a framing asks for, each composed over those before it; durations give the times."""
     with opened_image(path) as image:
         starts_s, duration_s = _starts(image, path)
-        chosen = choose(starts_s, framing, duration_s=duration_s, name=shown(path))
+        chosen = choose(starts_s, framing, duration_s=duration_s, name=quoted(path))
         frames = {index: _frame(image, index) for index in sorted(set(chosen))}
         stored = stored_image(path, image)
     decoded, expected = len(starts_s), stored.frame_count
-    fault = f"{decoded} of {expected} frames of {shown(path)} could be decoded: the file is truncated or damaged."
+    fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
     clip = replace(
         stored,
         kind="video",
@@ -129,7 +129,7 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     """A folder of pictures as a clip of one second each, all as large as the first shown; only those are decoded."""
     pictures, others = _listing(path)
     count = len(pictures)
-    chosen = choose(range(count), framing, duration_s=count, name=shown(path))
+    chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
     stills = {index: _picture(pictures[index]) for index in sorted(set(chosen))}
     first = stills[min(stills)].clip
     clip = Clip(
@@ -193,12 +193,12 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
                 yield image
     except Image.DecompressionBombError as exc:
         raise MediaError(
-            f"{shown(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
+            f"{quoted(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
         ) from exc
     except UnidentifiedImageError:
         raise
     except IMAGE_ERRORS as exc:
-        raise MediaError(f"{shown(path)} is a truncated or damaged image. Copy or download it again.") from exc
+        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
 def stored_image(path: Path, image: Image.Image) -> Clip:
@@ -246,7 +246,7 @@ def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
             break
         starts_ms.append(starts_ms[-1] + int(image.info.get("duration", 0)))
     if len(starts_ms) == 1:
-        raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
+        raise MediaError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
     return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
 
 
@@ -262,17 +262,17 @@ def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
             visible = list(islice((entry for entry in entries if not entry.name.startswith(".")), MAX_ENTRIES + 1))
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
-        raise MediaError(f"{shown(path)} can't be read: {reason}. Check the folder.") from exc
+        raise MediaError(f"{quoted(path)} can't be read: {reason}. Check the folder.") from exc
     if len(visible) > MAX_ENTRIES:
         raise MediaError(
-            f"{shown(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
+            f"{quoted(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
         )
     names = sorted((entry.name for entry in visible if _is_picture(entry)), key=natural)
     if names:
         return tuple(path / name for name in names), len(visible) - len(names)
     if any(entry.name.lower().endswith(VIDEO_SUFFIXES) for entry in visible):
-        raise MediaError(f"{shown(path)} has videos but no pictures in it. Name the videos themselves.")
-    raise MediaError(f"{shown(path)} is a folder. Name the video or image files in it.")
+        raise MediaError(f"{quoted(path)} has videos but no pictures in it. Name the videos themselves.")
+    raise MediaError(f"{quoted(path)} is a folder. Name the video or image files in it.")
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:
@@ -294,7 +294,7 @@ def _picture(path: Path) -> Frames:
     try:
         return read_still(path)
     except UnidentifiedImageError as exc:
-        raise MediaError(f"{shown(path)} is a truncated or damaged image. Copy or download it again.") from exc
+        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
 def _scaled(still: Frames, first: Clip) -> Pixels:
@@ -307,12 +307,12 @@ def _scaled(still: Frames, first: Clip) -> Pixels:
 def _faults(path: Path, others: int, read: Sequence[Clip]) -> Iterator[str]:
     if others:
         entries = "1 entry" if others == 1 else f"{others} entries"
-        yield f"{entries} of {shown(path)} left out: not a picture."
+        yield f"{entries} of {quoted(path)} left out: not a picture."
     first = read[0]
     scaled = sum((clip.width, clip.height) != (first.width, first.height) for clip in read)
     if scaled:
         yield (
-            f"{scaled} of the {len(read)} pictures read from {shown(path)} were scaled to the size of the first, "
+            f"{scaled} of the {len(read)} pictures read from {quoted(path)} were scaled to the size of the first, "
             f"{first.width}x{first.height}."
         )
     for clip in read:

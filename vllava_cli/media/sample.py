@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
-from vllava_cli.media.files import check_file, is_folder, shown
+from vllava_cli.media.files import check_file, is_folder
 from vllava_cli.media.images import look, read_animation, read_folder, read_still
 from vllava_cli.media.select import check_trim
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
@@ -60,7 +60,7 @@ def _memory_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError as exc:
-        raise MediaError(f"{shown(path)} needs more memory than there is. Scale it down first.") from exc
+        raise MediaError(f"{quoted(path)} needs more memory than there is. Scale it down first.") from exc
 
 
 def _sample_video(path: Path, framing: Framing) -> Frames:

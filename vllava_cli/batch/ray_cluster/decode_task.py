@@ -17,14 +17,13 @@ from vllava_cli.batch.pipeline import changed
 from vllava_cli.batch.ray_cluster.manifest import unit_of
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.rows import Fault
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Frames
-from vllava_cli.storage.jsonl import shown
 
 CLIP = "clip"
 """The one column between the stages."""
@@ -77,7 +76,7 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
     except Exception as exc:
         fault = Fault.of_clip(exc, path)
         if path != unit.path:  # what is told of a fetched file is told of its URL
-            fault = replace(fault, message=fault.message.replace(shown(path), without_secrets(name)))
+            fault = replace(fault, message=fault.message.replace(quoted(path), without_secrets(name)))
     if fault:
         return Decoded(unit=unit, fault=fault, is_early=is_early)
     return Decoded(unit=unit, frames=frames)

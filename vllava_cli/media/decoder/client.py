@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Self, cast
 
 import vllava_cli
-from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.errors import MediaError, UsageError, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.media.files import shown
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
 
 _START_S = 60.0
@@ -141,7 +140,7 @@ class DecoderClient:
             try:
                 return self._answer(request)
             except NoAnswerError as failure:
-                raise MediaError(f"{shown(path)} {failure}") from failure
+                raise MediaError(f"{quoted(path)} {failure}") from failure
 
     def _answer(self, request: protocol.Request) -> Frames | Clip:
         while True:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from vllava_cli.interrupt import never
 from vllava_cli.media.decoder.client import DecoderClient, KilledError
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, VideoRecipe
@@ -137,9 +138,7 @@ class ReadAhead(Generic[K, T]):
         for number, reader in enumerate(readers, 1):
             threading.Thread(target=self._work, args=(reader,), name=f"read ahead {number}", daemon=True).start()
 
-    def take(
-        self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool] = lambda: False
-    ) -> list[Read[K, T]]:
+    def take(self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool] = never) -> list[Read[K, T]]:
         """What is ready, at most so many, in order of completion; [] where nothing is.
 
         `is_waiting`: until something is, or all is over, or `is_interrupted` says yes. What `files` raised is raised

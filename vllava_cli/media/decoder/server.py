@@ -18,9 +18,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.media.files import shown
 from vllava_cli.nouns import Clip, Frames
 
 try:
@@ -93,7 +92,7 @@ def _enter(request: protocol.Request) -> None:
         os.chdir(request.folder)
     except OSError as exc:
         reason = (exc.strerror or "").lower()
-        raise MediaError(f"{shown(request.path)} can't be read: {reason}. Check the path.") from exc
+        raise MediaError(f"{quoted(request.path)} can't be read: {reason}. Check the path.") from exc
 
 
 def _taken_pipes() -> tuple[BufferedReader, BinaryIO]:

@@ -15,14 +15,12 @@ from io import FileIO
 from itertools import chain
 from pathlib import Path
 
-from vllava_cli.errors import FetchError
-from vllava_cli.media.files import shown
+from vllava_cli.errors import FetchError, os_reason, quoted
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.media.remote.http import SCHEMES, opened_http
 from vllava_cli.media.remote.policy import Allowed, suffix_of
 from vllava_cli.media.remote.source import Content, PassingError, Timeouts, passing, unfetched
 from vllava_cli.media.remote.store import opened_store
-from vllava_cli.storage.jsonl import reason_of
 
 MOST_BYTES = 20 << 30
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -117,7 +115,7 @@ def _as_fetch_error() -> Iterator[None]:
         is_full = exc.errno in _NO_ROOM
         remedy = f"{'Free some room' if is_full else 'Check the folder'}, or set TMPDIR to another one."
         kind = PassingError if is_full else FetchError
-        raise kind(f"{shown(Path(tempfile.gettempdir()))} can't keep clips: {reason_of(exc)}. {remedy}") from exc
+        raise kind(f"{quoted(Path(tempfile.gettempdir()))} can't keep clips: {os_reason(exc)}. {remedy}") from exc
 
 
 def _megabytes(size: int) -> str:

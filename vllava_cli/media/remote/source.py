@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.policy import without_secrets
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 
 
 class PassingError(FetchError):

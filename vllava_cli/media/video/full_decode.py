@@ -17,13 +17,11 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, opened, stored_clip, video_stream
-from vllava_cli.media.files import shown
 from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
 from vllava_cli.media.select import choose, pick, reference
-from vllava_cli.nouns import Clip, Frames, Framing
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Clip, Frames, Framing, counted
 
 UNKNOWN_RATE = Fraction(25)
 _HELD_BYTES = 16 << 20
@@ -52,7 +50,7 @@ class FullDecode:
         """The frames that a framing asks for, from a second pass where they weren't foreseen. Drops `pixels`."""
         path, times_s = self.clip.path, self.times_s
         chosen = choose(
-            times_s, framing, duration_s=self.clip.duration_s or 0.0, name=shown(path), reported=self.reported
+            times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
         )
         found = dict(self.pixels) if set(chosen) <= self.pixels.keys() else self._decoded_again(frozenset(chosen))
         self.pixels.clear()  # so that no picture is held twice
@@ -74,7 +72,7 @@ class FullDecode:
                     converter.write(frame, found[index])
                 if len(found) == len(wanted):
                     return found
-        raise MediaError(f"{shown(path)} changed while it was read. Try again.")
+        raise MediaError(f"{quoted(path)} changed while it was read. Try again.")
 
 
 def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
@@ -170,7 +168,7 @@ class _Pass:
                 converter.write(frame, pixels[index])
         if not all_pts:
             raise MediaError(
-                f"No frame of {shown(self._path)} could be decoded: it is damaged. Copy or download it again."
+                f"No frame of {quoted(self._path)} could be decoded: it is damaged. Copy or download it again."
             )
         rate = self.stream.average_rate or self.stream.guessed_rate or UNKNOWN_RATE
         times_s, fps = _times(all_pts, base, rate)
@@ -200,7 +198,7 @@ class _Pass:
         )
 
     def _faults(self, decoded: int, promised: int) -> tuple[str, ...]:
-        name, expected = shown(self._path), max(promised, self.packet_count)
+        name, expected = quoted(self._path), max(promised, self.packet_count)
         if decoded < expected and (self._refused or self.is_cut or self.packet_count < promised):
             return (f"{decoded} of {expected} frames of {name} could be decoded: the file is truncated or damaged.",)
         if self.is_cut:

@@ -10,8 +10,8 @@ from pathlib import Path
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from vllava_cli.errors import quoted
 from vllava_cli.media.container import opened, stored_clip, video_stream
-from vllava_cli.media.files import shown
 from vllava_cli.media.pictures import orientation_of, upright
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.video.bitstream import SEEKABLE
@@ -77,7 +77,7 @@ class Timeline:
     """An index with its ticks read as seconds from the first frame."""
 
     def __init__(self, path: Path, index: Index, stream: VideoStream) -> None:
-        self.name, self.index, self.reported = shown(path), index, stream.frames
+        self.name, self.index, self.reported = quoted(path), index, stream.frames
         self._base = stream.time_base or Fraction(1)
         self._first, last = index.pts(0), index.pts(index.frame_count - 1)
         rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE)
@@ -141,7 +141,7 @@ def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
     decoded, count, promised = sum(len(run.presented) for run in runs), index.frame_count, stored.frame_count
     is_most = decoded > _MOST * count
     but = ", but most of them are needed" if is_most else ""
-    found = f"{count} of {promised} frames of {shown(stored.path)}"
+    found = f"{count} of {promised} frames of {quoted(stored.path)}"
     fault = f"{found} could be decoded: the file is truncated or damaged."
     return replace(
         stored,
