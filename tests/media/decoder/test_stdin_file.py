@@ -51,14 +51,10 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path, data: bytes, sentence:
 
 
 def test_a_reader_gives_what_sample_gives_under_the_name_of_stdin(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "a.mp4", 20)
+    clip, name = write_clip(tmp_path / "a.mp4", 20), Path("-")
     expected = sample(clip, Framing())
     with clip.open("rb") as stdin, Reader(stdin=stdin) as reader:
-        frames, again, facts = (
-            reader.sample(Path("-"), Framing()),
-            reader.sample(Path("-"), Framing()),
-            reader.probe(Path("-")),
-        )
+        frames, again, facts = reader.sample(name, Framing()), reader.sample(name, Framing()), reader.probe(name)
     assert (frames.pixels == expected.pixels).all()
     assert (again.pixels == expected.pixels).all()
     assert (frames.times_s, frames.clip.path, facts.path) == (expected.times_s, name, name)
