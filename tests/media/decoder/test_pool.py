@@ -192,26 +192,6 @@ def test_a_pool_that_is_closed_while_its_worker_waits_for_room_leaves_no_thread(
     assert [read.key for read in ahead.take(9, is_waiting=True)] == GOOD[:1] and ahead.is_over
 
 
-def test_an_error_in_the_block_closes_the_pool_too(children: Callable[[], set[int]]) -> None:
-    with pytest.raises(LookupError), Pool(2, command=fake("time.sleep(60)")) as pool:
-        pool.headers(named(*GOOD))
-        assert wait_for(lambda: len(children()) == 2)
-        raise LookupError
-    assert children() == set()
-
-
-def test_frames_that_lie_ready_stop_the_reading() -> None:
-    """Each takes 2688 bytes, spread to eight."""
-    asked: list[str] = []
-    files = ((name, Path(name)) for name in GOOD if not asked.append(name))  # type: ignore[func-returns-value]
-    with Pool(1, command=fake("pass"), max_bytes=3000) as pool:
-        ahead = pool.frames(files, WHOLE)
-        assert wait_for(lambda: len(asked) == 2)
-        assert [read.key for read in ahead.take(1, is_waiting=True)] == GOOD[:1]
-        assert len(asked) <= 3
-        assert list(reads(ahead)) == GOOD[1:]
-
-
 CALLER = """
 import os, signal, sys, threading
 from pathlib import Path
@@ -231,17 +211,6 @@ def test_ctrl_c_ends_a_caller_that_waits_at_once() -> None:
     )
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
     assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
-
-
-def test_reading_ahead_loads_neither_decoders_nor_torch() -> None:
-    code = (
-        "import sys, vllava_cli.media.decoder.pool, vllava_cli.hardware\n"
-        "vllava_cli.media.decoder.pool.default_workers(vllava_cli.hardware.cpu_cores())\n"
-        "print(sorted({'av', 'PIL', 'torch', 'typer', 'rich'} & set(sys.modules)))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(0, 1), (1, 1), (2, 2), (8, 8), (9, 8), (128, 8)])

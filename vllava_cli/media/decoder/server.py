@@ -39,11 +39,11 @@ _SMALL_STACK_BYTES = 1 << 18
 def main() -> None:
     """Answers what comes on stdin until that ends; `sys.argv[1]` is the memory limit in bytes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, but the parent decides
-    requests, replies = _taken_pipes()
-    _watch_parent(requests)
+    requests, replies = taken_pipes()
+    watch_parent(requests)
     for module in _MODULES:  # after the pipes are taken: what an import prints must not land on them
         import_module(module)
-    _bound(int(sys.argv[1]))
+    bound(int(sys.argv[1]))
     with suppress(OSError):  # where RAM runs out, Linux ends this process before the one that holds the model
         Path("/proc/self/oom_score_adj").write_text("1000")
     replies.write(protocol.READY)
@@ -58,7 +58,7 @@ def _answer(request: protocol.Request, replies: BinaryIO) -> None:
     """Sends exactly one reply, whatever happens."""
     pixels = None
     try:
-        _bound_cpu(request.cpu_s)
+        bound_cpu(request.cpu_s)
         _enter(request)
         result = _result(request)
         if isinstance(result, Frames):
@@ -95,7 +95,7 @@ def _enter(request: protocol.Request) -> None:
         raise MediaError(f"{quoted(request.path)} can't be read: {reason}. Check the path.") from exc
 
 
-def _taken_pipes() -> tuple[BufferedReader, BinaryIO]:
+def taken_pipes() -> tuple[BufferedReader, BinaryIO]:
     """stdin and stdout under other numbers; what a library reads or prints goes to the null device instead."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
@@ -105,7 +105,7 @@ def _taken_pipes() -> tuple[BufferedReader, BinaryIO]:
     return requests, replies
 
 
-def _watch_parent(requests: BinaryIO) -> None:
+def watch_parent(requests: BinaryIO) -> None:
     """From now on this process ends when its parent does, or when that closes the pipe; not on Windows."""
     if hasattr(select, "poll"):
         before = threading.stack_size(_SMALL_STACK_BYTES)
@@ -125,7 +125,7 @@ def _end_with(parent: int, requests: BinaryIO) -> None:
     os._exit(0)
 
 
-def _bound(memory_bytes: int) -> None:
+def bound(memory_bytes: int) -> None:
     """Sets limits for the process's whole life. macOS refuses or ignores RLIMIT_AS: there the clocks must do."""
     if resource is None:
         return
@@ -141,7 +141,7 @@ def _bound(memory_bytes: int) -> None:
             resource.setrlimit(limit, (value, value))
 
 
-def _bound_cpu(seconds: int) -> None:
+def bound_cpu(seconds: int) -> None:
     """Lets the system end this process with SIGXCPU after so many more CPU seconds."""
     if resource is None:
         return
