@@ -12,7 +12,7 @@ from vllava_cli.commands.chat.moments import moments
 from vllava_cli.commands.chat.revive import Clips, changes, clips_of, revived
 from vllava_cli.commands.chat.show import show_rows
 from vllava_cli.commands.chat.talk import Talk
-from vllava_cli.commands.pictures import check_free, make_folder, title_of, write, write_sheet
+from vllava_cli.commands.sheets import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Frames, Framing
 from vllava_cli.session.session_file import SessionRecord, read, write_copy
