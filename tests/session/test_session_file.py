@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -19,15 +19,14 @@ from hypothesis import strategies as st
 
 from vllava_cli import __version__
 from vllava_cli.errors import LockedError, OutputError, SessionError
-from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, StopReason
+from vllava_cli.media.fingerprint import Fingerprint
+from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, StopReason, Turn
 from vllava_cli.session import session_file as session_module
 from vllava_cli.session.session_file import (
     MediumRecord,
     SessionFile,
     SessionRecord,
     TurnRecord,
-    difference,
-    fingerprint,
     new_path,
     read,
     sessions,
@@ -40,24 +39,25 @@ NOW = datetime(2026, 11, 22, 19, 40, 5, tzinfo=UTC)
 MEDIUM = MediumRecord(
     path=Path(os.fsdecode(b"/clips/caf\xe9.mp4")),
     kind="video",
-    bytes=1234,
-    sha256="0123456789abcdef" * 4,
+    fingerprint=Fingerprint(bytes=1234, sha256="0123456789abcdef" * 4),
     framing=Framing(start_s=1.5, end_s=None, at_s=(), fit="pad"),
     times_s=(1.5, 2.5),
 )
 TURN = TurnRecord(
-    number=1,
-    question="What is he doing?",
-    answer="He is dancing.\n",
-    answer_ids=(940, 338, 2),
-    stop_reason="end",
+    turn=Turn(
+        question="What is he doing?",
+        answer="He is dancing.\n",
+        answer_ids=(940, 338, 2),
+        stop_reason="end",
+        sampling=Sampling(seed=7),
+        stats=Stats(prompt_tokens=2100, reused_tokens=3, new_tokens=3, first_token_s=0.5, decode_s=0.25),
+    ),
     media=(MEDIUM,),
-    sampling=Sampling(seed=7),
-    stats=Stats(prompt_tokens=2100, reused_tokens=3, new_tokens=3, first_token_s=0.5, decode_s=0.25),
     ended_at="2026-11-22T19:41:00Z",
 )
+SECOND = replace(TURN, media=())
 EMPTY = SessionRecord(model="demo", revision=None, fit="pad", started_at="2026-11-22T19:40:05Z")
-SESSION = replace(EMPTY, turns=(TURN, replace(TURN, number=2, media=())))
+SESSION = replace(EMPTY, turns=(TURN, SECOND))
 HEADER_ROW = {
     "type": "session",
     "version": 1,
@@ -125,8 +125,7 @@ def media(draw: st.DrawFn) -> MediumRecord:
     return MediumRecord(
         path=draw(paths),
         kind=draw(st.sampled_from(get_args(MediaKind))),
-        bytes=draw(counts),
-        sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
+        fingerprint=Fingerprint(bytes=draw(counts), sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64))),
         framing=Framing(start_s=draw(trim), end_s=draw(trim), at_s=at_s, fit="pad"),
         times_s=tuple(draw(st.lists(times, max_size=8))),
     )
@@ -145,13 +144,11 @@ samplings = st.builds(
     is_calibrated=st.booleans(),
 )
 plain_turns = st.builds(
-    TurnRecord,
-    number=st.just(1),
+    Turn,
     question=texts,
     answer=texts,
     answer_ids=st.lists(counts, max_size=5).map(tuple),
     stop_reason=st.sampled_from(get_args(StopReason)),
-    media=st.lists(media(), max_size=2).map(tuple),
     sampling=samplings,
     stats=st.builds(
         Stats,
@@ -165,11 +162,11 @@ plain_turns = st.builds(
         load_s=times,
         peak_bytes=st.none() | counts,
     ),
-    ended_at=moments,
 )
-turns = st.tuples(plain_turns, scored).map(
+chosen_turns = st.tuples(plain_turns, scored).map(
     lambda both: replace(both[0], sampling=replace(both[0].sampling, choices=both[1][0]), probabilities=both[1][1])
 )
+turns = st.builds(TurnRecord, turn=chosen_turns, media=st.lists(media(), max_size=2).map(tuple), ended_at=moments)
 steps = st.lists(st.tuples(st.none() | turns, st.integers(min_value=0)), max_size=6)
 """A turn or an undo, and where: counted modulo the places that there are."""
 
@@ -212,28 +209,27 @@ def fault_of(*rows: Mapping[str, object]) -> str:
 
 
 def test_the_file_is_a_header_a_row_for_each_turn_and_one_for_each_undo() -> None:
-    with SessionFile.create(Path("x.jsonl"), EMPTY) as file:
+    with closing(SessionFile.create(Path("x.jsonl"), EMPTY)) as file:
         assert file.path == Path("x.jsonl")
-        file.append_turn(TURN)
+        file.append_turn(1, TURN)
         file.append_undo(1)
     assert rows_in(Path("x.jsonl")) == [HEADER_ROW, TURN_ROW, UNDO_ROW]
     assert read(Path("x.jsonl")) == EMPTY
 
 
-CHOSEN = replace(
-    TURN,
-    answer="no",
-    stop_reason="choice",
-    sampling=Sampling(choices=("yes", "no"), is_calibrated=True),
-    probabilities=(0.25, 0.75),
-)
-
-
 def test_a_turn_that_was_chosen_comes_back_with_its_probabilities() -> None:
-    SessionFile.create(Path("x.jsonl"), replace(EMPTY, turns=(CHOSEN,))).close()
+    chosen = replace(
+        TURN.turn,
+        answer="no",
+        stop_reason="choice",
+        sampling=Sampling(choices=("yes", "no"), is_calibrated=True),
+        probabilities=(0.25, 0.75),
+    )
+    record = replace(EMPTY, turns=(replace(TURN, turn=chosen),))
+    SessionFile.create(Path("x.jsonl"), record).close()
     row = rows_in(Path("x.jsonl"))[1]
     assert (row["probabilities"], row["sampling"]["choices"]) == ([0.25, 0.75], ["yes", "no"])
-    assert read(Path("x.jsonl")).turns == (CHOSEN,)
+    assert read(Path("x.jsonl")) == record
 
 
 def test_a_file_from_before_there_were_choices_is_read() -> None:
@@ -243,63 +239,36 @@ def test_a_file_from_before_there_were_choices_is_read() -> None:
     assert read(written(HEADER_ROW, row)).turns == (TURN,)
 
 
-def test_a_session_with_turns_is_created_whole_and_resumed() -> None:
-    SessionFile.create(Path("x.jsonl"), SESSION).close()
-    file, record = SessionFile.resume(Path("x.jsonl"))
-    with file:
-        assert record == SESSION
-        file.append_turn(replace(TURN, number=3))
-    assert read(Path("x.jsonl")) == replace(SESSION, turns=(*SESSION.turns, replace(TURN, number=3)))
-
-
-def test_a_turn_replaces_that_of_its_number_and_all_behind_it() -> None:
-    other = replace(TURN, answer="He is resting.")
-    with SessionFile.create(Path("x.jsonl"), SESSION) as file:
-        file.append_turn(other)
-    assert read(Path("x.jsonl")).turns == (other,)
-
-
-def test_an_undo_forgets_the_turn_of_its_number_and_all_behind_it() -> None:
-    with SessionFile.create(Path("x.jsonl"), SESSION) as file:
+def test_a_turn_or_an_undo_replaces_what_has_its_number_and_all_behind_it() -> None:
+    other = replace(TURN, turn=replace(TURN.turn, answer="He is resting."))
+    path = Path("x.jsonl")
+    with closing(SessionFile.create(path, SESSION)) as file:
         file.append_undo(2)
-        assert read(Path("x.jsonl")).turns == (TURN,)
-        file.append_undo(1)
-        assert read(Path("x.jsonl")).turns == ()
+        assert read(path).turns == (TURN,)
+        file.append_turn(2, SECOND)
+        assert read(path) == SESSION
+        file.append_turn(1, other)
+        assert read(path).turns == (other,)
 
 
 @given(start=st.lists(turns, max_size=2), steps=steps)
 @settings(max_examples=60)
 def test_any_course_of_turns_and_undos_comes_back(start: list[TurnRecord], steps: list[Any]) -> None:
-    kept = [replace(turn, number=number) for number, turn in enumerate(start, 1)]
+    expected = list(start)
     with some_path() as path:
-        SessionFile.create(path, replace(EMPTY, turns=tuple(kept))).close()
+        SessionFile.create(path, replace(EMPTY, turns=tuple(expected))).close()
         for turn, place in steps:
-            number = 1 + place % (len(kept) + 1)
+            number = 1 + place % (len(expected) + 1)
             file, record = SessionFile.resume(path)
-            with file:
-                assert record == replace(EMPTY, turns=tuple(kept))
-                del kept[number - 1 :]
+            with closing(file):
+                assert record == replace(EMPTY, turns=tuple(expected))
+                del expected[number - 1 :]
                 if turn:
-                    kept.append(replace(turn, number=number))
-                    file.append_turn(kept[-1])
+                    expected.append(turn)
+                    file.append_turn(number, turn)
                 else:
                     file.append_undo(number)
-        assert read(path) == replace(EMPTY, turns=tuple(kept))
-
-
-def test_a_number_beyond_the_next_is_our_own_mistake() -> None:
-    with SessionFile.create(Path("x.jsonl"), EMPTY) as file:
-        for number in (0, 2):
-            with pytest.raises(ValueError, match=f"turn {number} after 0"):
-                file.append_turn(replace(TURN, number=number))
-            with pytest.raises(ValueError, match=f"turn {number} after 0"):
-                file.append_undo(number)
-        file.append_turn(TURN)
-        file.append_turn(replace(TURN, number=2))
-        file.append_undo(1)
-        with pytest.raises(ValueError, match="turn 2 after 0"):
-            file.append_turn(replace(TURN, number=2))
-    assert read(Path("x.jsonl")) == EMPTY
+        assert read(path) == replace(EMPTY, turns=tuple(expected))
 
 
 def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
@@ -316,7 +285,7 @@ def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
 
 def test_a_session_in_use_can_be_read_but_not_resumed_nor_replaced() -> None:
     path = Path("x.jsonl")
-    with SessionFile.create(path, SESSION):
+    with closing(SessionFile.create(path, SESSION)):
         assert read(path) == SESSION
         with pytest.raises(LockedError):
             SessionFile.resume(path)
@@ -367,15 +336,16 @@ def test_a_session_may_start_in_an_empty_file() -> None:
 
 
 def test_a_session_that_could_not_be_begun_leaves_no_file() -> None:
-    broken = replace(EMPTY, turns=(replace(TURN, stats=replace(TURN.stats, decode_s=float("nan"))),))
+    broken = replace(TURN.turn, stats=replace(TURN.turn.stats, decode_s=float("nan")))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        SessionFile.create(Path("x.jsonl"), broken)
+        SessionFile.create(Path("x.jsonl"), replace(EMPTY, turns=(replace(TURN, turn=broken),)))
     assert list(Path().iterdir()) == []
 
 
 def test_sessions_that_begin_in_the_same_second_get_names_of_their_own() -> None:
     folder = Path("sessions")
-    with SessionFile.begin(folder, EMPTY, NOW) as first, SessionFile.begin(folder, EMPTY, NOW) as second:
+    first, second = (SessionFile.begin(folder, EMPTY, NOW) for _ in range(2))
+    with closing(first), closing(second):
         assert first.path == folder / "2026-11-22T19-40-05Z.jsonl"
         assert second.path == folder / "2026-11-22T19-40-05Z_2.jsonl"
     Path("file").touch()
@@ -387,7 +357,7 @@ def test_a_name_that_another_took_first_is_passed_over(monkeypatch: pytest.Monke
     other = SessionFile.create(new_path(Path(), NOW), EMPTY)
     names = iter([other.path, other.path, Path("free.jsonl")])
     monkeypatch.setattr(session_module, "new_path", lambda *_: next(names))
-    with other, SessionFile.begin(Path(), EMPTY, NOW) as file:
+    with closing(other), closing(SessionFile.begin(Path(), EMPTY, NOW)) as file:
         assert file.path == Path("free.jsonl")
 
 
@@ -424,7 +394,7 @@ def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.Monk
 
 
 def test_a_copy_is_the_session_without_what_was_undone() -> None:
-    with SessionFile.create(Path("x.jsonl"), SESSION) as file:
+    with closing(SessionFile.create(Path("x.jsonl"), SESSION)) as file:
         file.append_undo(2)
         write_copy(Path("copy.jsonl"), read(file.path), is_overwriting=False)
     assert rows_in(Path("copy.jsonl")) == [HEADER_ROW, TURN_ROW]
@@ -456,18 +426,6 @@ def test_a_copy_that_cannot_be_written_is_told_and_leaves_nothing(is_overwriting
             write_copy(Path(name), SESSION, is_overwriting=is_overwriting)
         assert str(caught.value) == message
     assert [path.name for path in Path().rglob("*")] == ["folder"]
-
-
-def test_a_clip_is_as_recorded_or_the_difference_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"a" * 1234)
-    seen = fingerprint(path)
-    record = replace(MEDIUM, path=path, bytes=seen.bytes, sha256=seen.sha256)
-    assert difference(record) is None
-    path.write_bytes(b"b" * 1234)
-    assert difference(record) == f"'{path}' has changed since: as many bytes as then, other content."
-    path.unlink()
-    assert difference(record) == f"There is no file '{path}' any more."
 
 
 def test_what_is_no_session_is_refused_untouched() -> None:

@@ -14,7 +14,7 @@ from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import MediaError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import Attention, Checkpoint, Dtype, Fit, Framing, LoadPlan, Precision, Sampling
-from vllava_cli.session.session_rows import read_sampling
+from vllava_cli.session.session_file import read_sampling
 from vllava_cli.storage.fields import Fields
 
 MADE_WITH = "made_with"

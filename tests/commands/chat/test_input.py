@@ -14,7 +14,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import ColorDepth, DummyOutput
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from vllava_cli.commands.chat.lines import PlainLines, TerminalLines, lines_for
+from vllava_cli.commands.chat.input import PlainLines, TerminalLines, lines_for
 from vllava_cli.errors import UsageError
 
 
