@@ -20,12 +20,14 @@ from typing import Any, Self, get_args
 from vllava_cli import __version__
 from vllava_cli.errors import LockedError, OutputError, SessionError
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import Fit, Framing, MediaKind, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Stats, StopReason, Turn
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.journal import Journal, is_locked
 from vllava_cli.storage.jsonl import line_of, read_rows, shown, told
 
 VERSION = 1
+MAX_BYTES = 64 << 20
+"""A turn has some kB."""
 _ATTEMPTS = 10
 
 
@@ -139,6 +141,9 @@ class SessionFile:
 def read(path: Path) -> SessionRecord:
     """Reads a session file that may be in use; a torn last row is left out. Errors: SessionError."""
     try:
+        with suppress(OSError):
+            if path.stat().st_size > MAX_BYTES:
+                raise SessionError(f"it is larger than {MAX_BYTES >> 20} MiB")
         return _folded(read_rows(path))
     except SessionError as exc:
         raise SessionError(
@@ -290,11 +295,11 @@ def _header(fields: Fields) -> SessionRecord:
     if version > VERSION:
         raise SessionError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
     return SessionRecord(
-        model=fields.text("model"),
-        revision=fields.maybe("revision", fields.text),
+        model=fields.filled("model"),
+        revision=fields.maybe("revision", fields.filled),
         fit=fields.one_of("fit", get_args(Fit)),
         started_at=fields.moment("started_at"),
-        adapter=fields.text("adapter") if fields.has("adapter") else None,
+        adapter=fields.filled("adapter") if fields.has("adapter") else None,
     )
 
 
@@ -335,7 +340,7 @@ def _medium(fields: Fields, fit: Fit) -> MediumRecord:
         framing=Framing(
             start_s=framing.maybe("start_s", framing.number),
             end_s=framing.maybe("end_s", framing.number),
-            at_s=framing.each("at_s", Fields.number),
+            at_s=framing.each("at_s", Fields.number, most=FRAMES_PER_CLIP),
             fit=fit,
         ),
         times_s=fields.each("times_s", Fields.number),

@@ -23,10 +23,13 @@ from prompt_toolkit.utils import is_dumb_terminal
 
 from vllava_cli.commands.chat.completion import ChatCompleter
 from vllava_cli.errors import UsageError
+from vllava_cli.prompt import MAX_QUESTION_BYTES
 
 PROMPT = "> "
 CONTINUATION = "… "
 QUOTES = '"""'
+MAX_HISTORY_BYTES = 16 << 20
+"""All of it is held in memory."""
 
 
 class TerminalLines:
@@ -109,7 +112,10 @@ class PlainLines:
         """Whether a person sees a prompt, and would like to be greeted."""
 
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
-        """One entry, or None at the end. Errors: UsageError for an open block; KeyboardInterrupt in a script."""
+        """One entry, or None at the end.
+
+        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt where nobody types.
+        """
         text: str | None = ""
         while text == "":
             try:
@@ -122,16 +128,22 @@ class PlainLines:
 
     def _entry(self) -> str | None:
         text = self._line(PROMPT)
-        while text and _is_open(text):
-            more = self._line(CONTINUATION)
+        while text and _is_open(text) and len(text) <= MAX_QUESTION_BYTES:
+            more = self._line(CONTINUATION, MAX_QUESTION_BYTES + 1 - len(text))
             if more is None:
                 raise UsageError(f"The question that begins with {QUOTES} has no end: close it with {QUOTES}.")
             text += more
+        if text and len(text) > MAX_QUESTION_BYTES:
+            self._stdin = TextIOWrapper(BytesIO())
+            most = f"{MAX_QUESTION_BYTES >> 20} MiB"
+            raise UsageError(
+                f"A question on stdin is longer than {most}: give a shorter one. What comes behind it isn't read."
+            )
         return _entry_of(text) if text is not None else None
 
-    def _line(self, prompt: str) -> str | None:
+    def _line(self, prompt: str, most_bytes: int = MAX_QUESTION_BYTES + 1) -> str | None:
         self._show(prompt)
-        line = self._stdin.buffer.readline().decode("utf-8", "replace")
+        line = self._stdin.buffer.readline(most_bytes).decode("utf-8", "replace")
         return line.replace("\r\n", "\n") or None
 
     def _show(self, text: str) -> None:
@@ -204,6 +216,8 @@ def _private_history(path: Path | None) -> tuple[History, str | None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(_opened(path))
+        if path.stat().st_size > MAX_HISTORY_BYTES:
+            raise OSError(f"it is larger than {MAX_HISTORY_BYTES >> 20} MiB: delete it, or cut it")
     except (OSError, ValueError) as exc:
         place = getattr(exc, "filename", None) or path
         return InMemoryHistory(), f"What you type isn't kept: {place}: {getattr(exc, 'strerror', None) or exc}."
