@@ -24,13 +24,16 @@ from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, StopReason, Tu
 from vllava_cli.session import session_file as session_module
 from vllava_cli.session.session_file import (
     MediumRecord,
-    SessionFile,
     SessionRecord,
     TurnRecord,
-    new_path,
+    begin,
+    create,
     read,
+    resume,
     sessions,
     sessions_folder,
+    turn_row,
+    undo_row,
     write_copy,
 )
 from vllava_cli.storage.journal import is_locked
@@ -209,10 +212,10 @@ def fault_of(*rows: Mapping[str, object]) -> str:
 
 
 def test_the_file_is_a_header_a_row_for_each_turn_and_one_for_each_undo() -> None:
-    with closing(SessionFile.create(Path("x.jsonl"), EMPTY)) as file:
+    with closing(create(Path("x.jsonl"), EMPTY)) as file:
         assert file.path == Path("x.jsonl")
-        file.append_turn(1, TURN)
-        file.append_undo(1)
+        file.append(turn_row(1, TURN))
+        file.append(undo_row(1))
     assert rows_in(Path("x.jsonl")) == [HEADER_ROW, TURN_ROW, UNDO_ROW]
     assert read(Path("x.jsonl")) == EMPTY
 
@@ -226,7 +229,7 @@ def test_a_turn_that_was_chosen_comes_back_with_its_probabilities() -> None:
         probabilities=(0.25, 0.75),
     )
     record = replace(EMPTY, turns=(replace(TURN, turn=chosen),))
-    SessionFile.create(Path("x.jsonl"), record).close()
+    create(Path("x.jsonl"), record).close()
     row = rows_in(Path("x.jsonl"))[1]
     assert (row["probabilities"], row["sampling"]["choices"]) == ([0.25, 0.75], ["yes", "no"])
     assert read(Path("x.jsonl")) == record
@@ -242,12 +245,12 @@ def test_a_file_from_before_there_were_choices_is_read() -> None:
 def test_a_turn_or_an_undo_replaces_what_has_its_number_and_all_behind_it() -> None:
     other = replace(TURN, turn=replace(TURN.turn, answer="He is resting."))
     path = Path("x.jsonl")
-    with closing(SessionFile.create(path, SESSION)) as file:
-        file.append_undo(2)
+    with closing(create(path, SESSION)) as file:
+        file.append(undo_row(2))
         assert read(path).turns == (TURN,)
-        file.append_turn(2, SECOND)
+        file.append(turn_row(2, SECOND))
         assert read(path) == SESSION
-        file.append_turn(1, other)
+        file.append(turn_row(1, other))
         assert read(path).turns == (other,)
 
 
@@ -256,28 +259,28 @@ def test_a_turn_or_an_undo_replaces_what_has_its_number_and_all_behind_it() -> N
 def test_any_course_of_turns_and_undos_comes_back(start: list[TurnRecord], steps: list[Any]) -> None:
     expected = list(start)
     with some_path() as path:
-        SessionFile.create(path, replace(EMPTY, turns=tuple(expected))).close()
+        create(path, replace(EMPTY, turns=tuple(expected))).close()
         for turn, place in steps:
             number = 1 + place % (len(expected) + 1)
-            file, record = SessionFile.resume(path)
+            file, record = resume(path)
             with closing(file):
                 assert record == replace(EMPTY, turns=tuple(expected))
                 del expected[number - 1 :]
                 if turn:
                     expected.append(turn)
-                    file.append_turn(number, turn)
+                    file.append(turn_row(number, turn))
                 else:
-                    file.append_undo(number)
+                    file.append(undo_row(number))
         assert read(path) == replace(EMPTY, turns=tuple(expected))
 
 
 def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
     path = Path("x.jsonl")
-    SessionFile.create(path, SESSION).close()
+    create(path, SESSION).close()
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"type": "turn", "num')
     assert read(path) == SESSION
-    file, record = SessionFile.resume(path)
+    file, record = resume(path)
     file.close()
     assert record == SESSION
     assert path.read_bytes() == whole
@@ -285,10 +288,10 @@ def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
 
 def test_a_session_in_use_can_be_read_but_not_resumed_nor_replaced() -> None:
     path = Path("x.jsonl")
-    with closing(SessionFile.create(path, SESSION)):
+    with closing(create(path, SESSION)):
         assert read(path) == SESSION
         with pytest.raises(LockedError):
-            SessionFile.resume(path)
+            resume(path)
         with pytest.raises(LockedError) as caught:
             write_copy(path, EMPTY, is_overwriting=True)
         assert str(caught.value) == "'x.jsonl' is the file of a chat that goes on. Name another file."
@@ -298,7 +301,7 @@ def test_a_session_in_use_can_be_read_but_not_resumed_nor_replaced() -> None:
 def test_a_session_and_the_folders_made_for_it_are_for_their_user_alone() -> None:
     Path("there").mkdir(mode=0o755)
     path = Path("there/state/sessions/x.jsonl")
-    SessionFile.create(path, EMPTY).close()
+    create(path, EMPTY).close()
     modes = [stat.S_IMODE(place.stat().st_mode) for place in (path, *list(path.parents)[:3])]
     assert modes == [0o600, 0o700, 0o700, 0o755]
 
@@ -308,13 +311,13 @@ def test_create_touches_nothing_that_is_there() -> None:
     for name, data in (("clip.mp4", b"\0ftyp"), ("x.json", b'{"a": 1}'), ("x.jsonl", b'{"a": 1}\n{"torn')):
         Path(name).write_bytes(data)
         with pytest.raises(OutputError) as caught:
-            SessionFile.create(Path(name), EMPTY)
+            create(Path(name), EMPTY)
         assert str(caught.value) == f"'{name}' is already there. Name another file."
         assert Path(name).read_bytes() == data
     with pytest.raises(OutputError, match=r"^'folder' is a folder\. Name a file\.$"):
-        SessionFile.create(Path("folder"), EMPTY)
+        create(Path("folder"), EMPTY)
     with pytest.raises(OutputError) as caught:
-        SessionFile.create(Path("clip.mp4/x.jsonl"), EMPTY)
+        create(Path("clip.mp4/x.jsonl"), EMPTY)
     assert str(caught.value) == (
         "'clip.mp4/x.jsonl' can't be written: not a directory. Check the path, or name another file."
     )
@@ -324,51 +327,38 @@ def test_a_session_that_came_first_is_not_added_to(monkeypatch: pytest.MonkeyPat
     path = Path("x.jsonl")
     monkeypatch.setattr(session_module, "_check_free", lambda _path: written(HEADER_ROW, TURN_ROW))
     with pytest.raises(OutputError, match=r"^'x\.jsonl' is already there"):
-        SessionFile.create(path, EMPTY)
+        create(path, EMPTY)
     assert rows_in(path) == [HEADER_ROW, TURN_ROW]
     assert not is_locked(path)
 
 
 def test_a_session_may_start_in_an_empty_file() -> None:
     Path("x.jsonl").touch()
-    SessionFile.create(Path("x.jsonl"), EMPTY).close()
+    create(Path("x.jsonl"), EMPTY).close()
     assert read(Path("x.jsonl")) == EMPTY
 
 
 def test_a_session_that_could_not_be_begun_leaves_no_file() -> None:
     broken = replace(TURN.turn, stats=replace(TURN.turn.stats, decode_s=float("nan")))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        SessionFile.create(Path("x.jsonl"), replace(EMPTY, turns=(replace(TURN, turn=broken),)))
+        create(Path("x.jsonl"), replace(EMPTY, turns=(replace(TURN, turn=broken),)))
     assert list(Path().iterdir()) == []
 
 
-def test_sessions_that_begin_in_the_same_second_get_names_of_their_own() -> None:
+def test_sessions_that_begin_in_the_same_second_get_names_of_their_own_in_utc() -> None:
+    """Names sort by time; a link to nowhere and a file that another process makes first are passed over."""
     folder = Path("sessions")
-    first, second = (SessionFile.begin(folder, EMPTY, NOW) for _ in range(2))
-    with closing(first), closing(second):
-        assert first.path == folder / "2026-11-22T19-40-05Z.jsonl"
-        assert second.path == folder / "2026-11-22T19-40-05Z_2.jsonl"
+    folder.mkdir()
+    (folder / "2026-11-22T19-40-05Z_3.jsonl").symlink_to("nowhere")
+    here = NOW.astimezone(timezone(timedelta(hours=2)))
+    files = [begin(folder, EMPTY, moment) for moment in (NOW, here, NOW)]
+    names = [file.path.name for file in files]
+    assert names == sorted(names) == [f"2026-11-22T19-40-05Z{end}.jsonl" for end in ("", "_2", "_4")]
+    for file in files:
+        file.close()
     Path("file").touch()
     with pytest.raises(OutputError, match=r"^'file/2026-11-22T19-40-05Z\.jsonl' can't be written: not a directory"):
-        SessionFile.begin(Path("file"), EMPTY, NOW)
-
-
-def test_a_name_that_another_took_first_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = SessionFile.create(new_path(Path(), NOW), EMPTY)
-    names = iter([other.path, other.path, Path("free.jsonl")])
-    monkeypatch.setattr(session_module, "new_path", lambda *_: next(names))
-    with closing(other), closing(SessionFile.begin(Path(), EMPTY, NOW)) as file:
-        assert file.path == Path("free.jsonl")
-
-
-def test_names_are_in_utc_and_free() -> None:
-    assert new_path(Path("a"), NOW.astimezone(timezone(timedelta(hours=2)))) == Path("a/2026-11-22T19-40-05Z.jsonl")
-    taken = [new_path(Path(), NOW)]
-    for _ in range(3):
-        taken[-1].symlink_to("nowhere")
-        taken.append(new_path(Path(), NOW))
-    assert [path.name for path in taken] == sorted(path.name for path in taken)
-    assert taken[-1] == Path("2026-11-22T19-40-05Z_4.jsonl")
+        begin(Path("file"), EMPTY, NOW)
 
 
 def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes() -> None:
@@ -377,7 +367,7 @@ def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes
     folder.mkdir()
     assert list(sessions(folder)) == []
     for name, age_s in (("a", 30), ("b", 10), ("c", 20), ("d", 10)):
-        SessionFile.create(folder / f"{name}.jsonl", EMPTY).close()
+        create(folder / f"{name}.jsonl", EMPTY).close()
         os.utime(folder / f"{name}.jsonl", (1e9 - age_s, 1e9 - age_s))
     assert [path.stem for path, _ in sessions(folder)] == ["d", "b", "c", "a"]
     (folder / "e.jsonl").write_text("{")
@@ -394,8 +384,8 @@ def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.Monk
 
 
 def test_a_copy_is_the_session_without_what_was_undone() -> None:
-    with closing(SessionFile.create(Path("x.jsonl"), SESSION)) as file:
-        file.append_undo(2)
+    with closing(create(Path("x.jsonl"), SESSION)) as file:
+        file.append(undo_row(2))
         write_copy(Path("copy.jsonl"), read(file.path), is_overwriting=False)
     assert rows_in(Path("copy.jsonl")) == [HEADER_ROW, TURN_ROW]
     assert sorted(path.name for path in Path().iterdir()) == ["copy.jsonl", "x.jsonl"]
@@ -441,7 +431,7 @@ def test_what_is_no_session_is_refused_untouched() -> None:
     for name, fault in faults.items():
         Path(name).write_bytes(data[name])
         with pytest.raises(SessionError) as caught:
-            SessionFile.resume(Path(name))
+            resume(Path(name))
         assert str(caught.value) == fault
         assert Path(name).read_bytes() == data[name]
     assert message_for(Path("none")) == (

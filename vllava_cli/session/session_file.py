@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 from vllava_cli import __version__
 from vllava_cli.errors import LockedError, OutputError, SessionError
@@ -28,7 +27,6 @@ from vllava_cli.storage.jsonl import line_of, read_rows, shown, told
 VERSION = 1
 MAX_BYTES = 64 << 20
 """A turn has some kB."""
-_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,69 +71,53 @@ class SessionRecord:
         return tuple(medium for turn in self.turns for medium in turn.media) + self.attached
 
 
-class SessionFile:
-    """A session that turns are appended to; no other process may write to it until `close`."""
+def create(path: Path, record: SessionRecord) -> Journal:
+    """Makes a session file, for its user alone, and folders to it where they lack. Errors: LockedError, OutputError.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    No other process may write to it until the journal is closed.
+    """
+    _make_parents(path)
+    _check_free(path)
+    journal = Journal.open(path, is_private=True)
+    is_new = journal.is_empty
+    try:
+        if not is_new:
+            raise OutputError(_taken(path))
+        journal.extend(rows_of(record))
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                path.unlink()
+        journal.close()
+        raise
+    return journal
 
-    @classmethod
-    def create(cls, path: Path, record: SessionRecord) -> Self:
-        """Makes the file, for its user alone, and folders to it where they lack. Errors: LockedError, OutputError."""
-        _make_parents(path)
-        _check_free(path)
-        journal = Journal.open(path, is_private=True)
+
+def begin(folder: Path, record: SessionRecord, now: datetime) -> Journal:
+    """As `create`, under a name of its own, also if others begin in the same second.
+
+    Names sort by time: 2026-11-22T19-40-05Z.jsonl, then 2026-11-22T19-40-05Z_2.jsonl.
+    """
+    stem = now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for number in range(1, 1000):
+        path = folder / (f"{stem}.jsonl" if number == 1 else f"{stem}_{number}.jsonl")
         try:
-            if not journal.is_empty:
-                raise OutputError(_taken(path))
-            try:
-                journal.extend(rows_of(record))
-            except BaseException:
-                with suppress(OSError):
-                    path.unlink()
+            return create(path, record)
+        except OutputError:
+            if not os.path.lexists(path):
                 raise
-        except BaseException:
-            journal.close()
-            raise
-        return cls(journal)
+    raise OutputError(f"{shown(folder)} has no free name for a session. Try again.")
 
-    @classmethod
-    def begin(cls, folder: Path, record: SessionRecord, now: datetime) -> Self:
-        """As `create`, under a new name in that folder, also if others begin in the same second."""
-        for _ in range(_ATTEMPTS):
-            path = new_path(folder, now)
-            try:
-                return cls.create(path, record)
-            except OutputError:
-                if not os.path.lexists(path):
-                    raise
-        raise OutputError(f"{shown(folder)} has no free name for a session. Try again.")
 
-    @classmethod
-    def resume(cls, path: Path) -> tuple[Self, SessionRecord]:
-        """Opens a session to go on with it, and reads it. Errors: SessionError, LockedError, OutputError."""
-        read(path)  # before the journal may mend what isn't a session
-        journal = Journal.open(path, is_private=True)
-        try:
-            return cls(journal), read(path)
-        except BaseException:
-            journal.close()
-            raise
-
-    @property
-    def path(self) -> Path:
-        return self._journal.path
-
-    def append_turn(self, number: int, turn: TurnRecord) -> None:
-        """Adds a turn; one of a number that there is replaces that and all behind it. Errors: OutputError."""
-        self._journal.append(_turn_row(number, turn))
-
-    def append_undo(self, number: int, attached: Sequence[MediumRecord] = ()) -> None:
-        """Forgets the turn of that number and all behind it; then `attached` is attached. Errors: OutputError."""
-        self._journal.append(_undo_row(number, attached))
-
-    def close(self) -> None:
-        self._journal.close()
+def resume(path: Path) -> tuple[Journal, SessionRecord]:
+    """Opens a session to go on with it, and reads it. Errors: SessionError, LockedError, OutputError."""
+    read(path)  # before the journal may mend what isn't a session
+    journal = Journal.open(path, is_private=True)
+    try:
+        return journal, read(path)
+    except BaseException:
+        journal.close()
+        raise
 
 
 def read(path: Path) -> SessionRecord:
@@ -183,13 +165,6 @@ def sessions_folder() -> Path:
     return user_state_path("vllava", appauthor=False) / "sessions"
 
 
-def new_path(folder: Path, now: datetime) -> Path:
-    """A free name; names sort by time: 2026-11-22T19-40-05Z.jsonl, then 2026-11-22T19-40-05Z_2.jsonl."""
-    stem = now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-    names = (f"{stem}.jsonl" if number == 1 else f"{stem}_{number}.jsonl" for number in count(1))
-    return next(folder / name for name in names if not os.path.lexists(folder / name))
-
-
 def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
     """The sessions in a folder, the one that was written to last first; unreadable ones are left out."""
     dated = []
@@ -216,25 +191,13 @@ def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
         "started_at": record.started_at,
     }
     for number, turn in enumerate(record.turns, 1):
-        yield _turn_row(number, turn)
+        yield turn_row(number, turn)
     if record.attached:
-        yield _undo_row(len(record.turns) + 1, record.attached)
+        yield undo_row(len(record.turns) + 1, record.attached)
 
 
-def read_sampling(fields: Fields) -> Sampling:
-    """The sampling in a session's or an answer's row. Errors: those of `fields`."""
-    return Sampling(
-        max_new_tokens=fields.whole("max_new_tokens", least=1),
-        temperature=fields.number("temperature", least=0, most=100.0),
-        top_p=fields.number("top_p", least=0, most=1.0),
-        seed=fields.maybe("seed", fields.whole),
-        has_guard=fields.truth("has_guard"),
-        choices=fields.each("choices", Fields.text) if fields.has("choices") else (),
-        is_calibrated=fields.truth("is_calibrated") if fields.has("is_calibrated") else False,
-    )
-
-
-def _turn_row(number: int, record: TurnRecord) -> dict[str, object]:
+def turn_row(number: int, record: TurnRecord) -> dict[str, object]:
+    """Adds a turn; one of a number that there is replaces that and all behind it."""
     turn = record.turn
     return {
         "type": "turn",
@@ -251,8 +214,22 @@ def _turn_row(number: int, record: TurnRecord) -> dict[str, object]:
     }
 
 
-def _undo_row(number: int, attached: Sequence[MediumRecord]) -> dict[str, object]:
+def undo_row(number: int, attached: Sequence[MediumRecord] = ()) -> dict[str, object]:
+    """Forgets the turn of that number and all behind it; then `attached` is attached."""
     return {"type": "undo", "number": number, "media": list(map(_medium_row, attached))}
+
+
+def read_sampling(fields: Fields) -> Sampling:
+    """The sampling in a session's or an answer's row. Errors: those of `fields`."""
+    return Sampling(
+        max_new_tokens=fields.whole("max_new_tokens", least=1),
+        temperature=fields.number("temperature", least=0, most=100.0),
+        top_p=fields.number("top_p", least=0, most=1.0),
+        seed=fields.maybe("seed", fields.whole),
+        has_guard=fields.truth("has_guard"),
+        choices=fields.each("choices", Fields.text) if fields.has("choices") else (),
+        is_calibrated=fields.truth("is_calibrated") if fields.has("is_calibrated") else False,
+    )
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:

@@ -12,8 +12,9 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ from vllava_cli.commands.chat.recorder import (
 from vllava_cli.errors import MediaError, OutputError
 from vllava_cli.nouns import Clip, Conversation, Frames, Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import SessionFile, SessionRecord, read
+from vllava_cli.session.session_file import SessionRecord, read
+from vllava_cli.storage.journal import Journal
 
 Make = Callable[..., Stage]
 WHOLE = Framing()
@@ -73,19 +75,24 @@ def test_nothing_is_written_before_the_first_answer(stage: Make) -> None:
     assert not here.path.exists()
 
 
+class Later(datetime):
+    """A later second than that in the name of the first file."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=1)
+
+
 def test_a_folder_that_cannot_be_written_is_reported_once_however_long_the_chat_goes_on(
     here: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new file's name has the second in it."""
     here.enter(f"/open {STAR}")
     (tmp_path / "state").write_text("a file where the state folder should be")
-    seconds = iter(range(60))
-    with monkeypatch.context() as patch:
-        patch.setattr("vllava_cli.session.session_file.new_path", lambda folder, _: folder / f"{next(seconds)}.jsonl")
-        first = here.enter("What colour is it?")
-        assert first.startswith("Yellow.\nvllava: ")
-        assert first.endswith(NOT_SAVED)
-        assert "kept" not in here.enter("What shape is it?") + here.enter("/undo")
+    first = here.enter("What colour is it?")
+    assert first.startswith("Yellow.\nvllava: ")
+    assert first.endswith(NOT_SAVED)
+    monkeypatch.setattr("vllava_cli.commands.chat.recorder.datetime", Later)
+    assert "kept" not in here.enter("What shape is it?") + here.enter("/undo")
     (tmp_path / "state").unlink()
     here.enter("What shape is it?")
     (path,) = here.others()
@@ -96,13 +103,13 @@ def test_turns_and_undos_that_found_no_room_are_written_with_the_next_or_at_the_
     here: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(SessionFile, "append_turn", refuse)
+        patch.setattr(Journal, "append", refuse)
         assert here.enter(COLOUR) == f"Red.\nvllava: {FULL} {NOT_SAVED}"
     assert questions(here.record) == [HAPPENS]
     here.enter(BACKGROUND)
     assert questions(here.record) == [HAPPENS, COLOUR, BACKGROUND]
     with monkeypatch.context() as patch:
-        patch.setattr(SessionFile, "append_undo", refuse)
+        patch.setattr(Journal, "append", refuse)
         assert "no space left" in here.enter("/undo")
     assert len(here.record.turns) == 3
     here.chat.close()
@@ -114,7 +121,7 @@ def test_ctrl_c_while_a_turn_is_written_loses_nothing(here: Stage, monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(SessionFile, "append_turn", stopped)
+        patch.setattr(Journal, "append", stopped)
         here.enter(COLOUR)
     here.chat.close()
     assert questions(here.record) == [HAPPENS, COLOUR]
@@ -162,8 +169,7 @@ def test_whatever_finds_no_room_the_file_is_the_conversation_as_soon_as_there_is
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(seed)
-    for name in ("append_turn", "append_undo"):
-        monkeypatch.setattr(SessionFile, name, at_times(getattr(SessionFile, name), chance))
+    monkeypatch.setattr(Journal, "append", at_times(Journal.append, chance))
     err, path = io.StringIO(), tmp_path / "s.jsonl"
     header = SessionRecord(model="demo", revision=None, fit="crop", started_at="2026-11-22T19:40:05Z")
     recorder = SessionRecorder(header=header, screen=Screen(out=err, err=err), path=path)

@@ -15,7 +15,7 @@ from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.nouns import Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
+from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, create, sessions_folder
 
 DOG = MediumRecord(
     path=Path("/clips/dog.mp4"),
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def three(folder: Path) -> Path:
     records = {ONE: EMPTY, TWO: replace(EMPTY, turns=(ASKED,), attached=()), OTHER: replace(EMPTY, attached=())}
     for age_s, (id, record) in enumerate(records.items()):
-        SessionFile.create(folder / f"{id}.jsonl", record).close()
+        create(folder / f"{id}.jsonl", record).close()
         os.utime(folder / f"{id}.jsonl", (1e9 - age_s, 1e9 - age_s))
     return folder
 

@@ -21,8 +21,9 @@ from vllava_cli.errors import StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import Ending
 from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import SessionFile, SessionRecord, sessions_folder
+from vllava_cli.session.session_file import SessionRecord, resume, sessions_folder
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.storage.journal import Journal
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -74,12 +75,12 @@ def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
     return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
 
 
-def _session(chat: Chat) -> tuple[SessionFile | None, SessionRecord | None]:
+def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
     """The session to go on with, locked; none where the chat is a new one."""
     if chat.is_continued:
-        return SessionFile.resume(find_session(chat.continued))
+        return resume(find_session(chat.continued))
     if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
-        return SessionFile.resume(chat.session)
+        return resume(chat.session)
     return None, None
 
 
@@ -92,7 +93,7 @@ def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
 
 
 def _controller(
-    chat: Chat, file: SessionFile | None, record: SessionRecord | None, screen: Screen, ends: ExitStack
+    chat: Chat, file: Journal | None, record: SessionRecord | None, screen: Screen, ends: ExitStack
 ) -> ChatController:
     """The conversation with everything that it needs, the weights last."""
     named = tuple((clip, chat.framing) for clip in chat.clips)

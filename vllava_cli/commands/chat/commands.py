@@ -17,7 +17,7 @@ from vllava_cli.commands.chat.settings import SETTINGS, setting_of
 from vllava_cli.commands.pictures import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import UsageError
 from vllava_cli.media.suffixes import MEDIA_SUFFIXES
-from vllava_cli.nouns import FRAMES_PER_CLIP, Frames
+from vllava_cli.nouns import FRAMES_PER_CLIP
 from vllava_cli.session.session_file import read, write_copy
 from vllava_cli.times import framing_of, time_of, times_of
 
@@ -100,6 +100,8 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
 
 
 def _frames(chat: ChatController, given: Arguments) -> None:
+    from vllava_cli.media.contact_sheet import Sheet
+
     path = next(iter(given.paths(most=1)), None)
     is_drawn = given.value("--show") is not None
     media = tuple(dict.fromkeys(chat.conversation.media))
@@ -109,23 +111,17 @@ def _frames(chat: ChatController, given: Arguments) -> None:
         make_folder(path)
     if path and len(media) > 1 and not os.path.isdir(path):
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
+    if is_drawn and not chat.screen.is_terminal:
+        raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
+    recipe, fit = chat.engine.tokens.checkpoint.video_recipe, chat.conversation.fit
     for frames in media:
+        title = title_of(frames.clip.path)
         if is_drawn:
-            _draw(chat, frames)
-        rows = [(title_of(frames.clip.path), frame_times(frames))]
+            chat.screen.picture(Sheet.seen(frames, title, recipe, fit=fit))
+        rows = [(title, frame_times(frames))]
         if path or not is_drawn:
-            recipe, fit = chat.engine.tokens.checkpoint.video_recipe, chat.conversation.fit
             rows.append(("sheet", str(write_sheet(frames, recipe, path, fit=fit))))
         chat.screen.facts(rows)
-
-
-def _draw(chat: ChatController, frames: Frames) -> None:
-    from vllava_cli.media.contact_sheet import Sheet
-
-    if not chat.screen.is_terminal:
-        raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
-    recipe = chat.engine.tokens.checkpoint.video_recipe
-    chat.screen.picture(Sheet.seen(frames, title_of(frames.clip.path), recipe, fit=chat.conversation.fit))
 
 
 def _retry(chat: ChatController, given: Arguments) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -238,12 +238,6 @@ def _opened(path: Path | str) -> int:
 
 class _PrivateHistory(FileHistory):
     """Appends each entry in one write; an entry that can't be written is only remembered until the end."""
-
-    def load_history_strings(self) -> Iterable[str]:
-        try:
-            return list(super().load_history_strings())
-        except OSError:
-            return []
 
     def store_string(self, string: str) -> None:
         lines = "".join(f"+{line}\n" for line in string.split("\n"))

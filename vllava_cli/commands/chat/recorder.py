@@ -17,7 +17,9 @@ from vllava_cli.errors import MediaError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
 from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import MediumRecord, SessionFile, SessionRecord, TurnRecord, sessions_folder
+from vllava_cli.session import session_file
+from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, sessions_folder, turn_row, undo_row
+from vllava_cli.storage.journal import Journal
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
@@ -89,7 +91,7 @@ class SessionRecorder:
     screen: Screen
     path: Path | None = None
     """The file of the next conversation; None → a new name in the state folder."""
-    file: SessionFile | None = None
+    file: Journal | None = None
     cache: FrameCache = field(default_factory=FrameCache)
     """Must have the frames of all clips that are asked about."""
     turns: list[Turn] = field(default_factory=list)
@@ -141,19 +143,19 @@ class SessionRecorder:
             min(len(self.turns), len(turns)),
         )
         if same == len(turns) < len(self.turns) and self.file:
-            self.file.append_undo(same + 1, tuple(map(self._medium_record, conversation.attached)))
+            self.file.append(undo_row(same + 1, tuple(map(self._medium_record, conversation.attached))))
             del self.turns[same:]
         for number, turn in enumerate(turns[same:], same + 1):
             file = self.file or self._begin(conversation)
-            file.append_turn(number, self._turn_record(turn))
+            file.append(turn_row(number, self._turn_record(turn)))
             self.turns[number - 1 :] = [turn]
 
-    def _begin(self, conversation: Conversation) -> SessionFile:
+    def _begin(self, conversation: Conversation) -> Journal:
         header = replace(self.header, fit=conversation.fit)
         if self.path:
-            self.file = SessionFile.create(self.path, header)
+            self.file = session_file.create(self.path, header)
         else:
-            self.file = SessionFile.begin(sessions_folder(), header, datetime.now(UTC))
+            self.file = session_file.begin(sessions_folder(), header, datetime.now(UTC))
         return self.file
 
     def _turn_record(self, turn: Turn) -> TurnRecord:
