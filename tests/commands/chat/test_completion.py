@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.commands.chat.completion import META_COLUMNS, MOST_LISTED, MOST_OFFERED, completions
+from vllava_cli.commands.chat import completion
+from vllava_cli.commands.chat.completion import META_COLUMNS, completions
 from vllava_cli.commands.chat.parser import split
 
 QUESTIONS = ("What is this?", "Is it\x1b[31m\na dog? " + "And what else can be seen of it?" * 2)
@@ -180,28 +181,9 @@ def test_a_folder_that_may_not_be_read_offers_nothing(tmp_path: Path) -> None:
 
 
 def test_a_huge_folder_is_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Entries:
-        """A folder of names without an end."""
-
-        seen = 0
-
-        def __enter__(self) -> Entries:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def __iter__(self) -> Entries:
-            return self
-
-        def __next__(self) -> os.DirEntry[str]:
-            self.seen += 1
-            return next(iter([entry]))
-
-    (tmp_path / "a.mp4").touch()
-    with os.scandir(tmp_path) as found:
-        entry = next(found)
-    entries = Entries()
-    monkeypatch.setattr(os, "scandir", lambda _: entries)
-    assert len(offered("/open ", tmp_path)) == MOST_OFFERED
-    assert entries.seen == MOST_LISTED
+    for number in range(9):
+        (tmp_path / f"{number}.mp4").touch()
+    monkeypatch.setattr(completion, "MOST_LISTED", 5)
+    assert len(offered("/open ", tmp_path)) == 5
+    monkeypatch.setattr(completion, "MOST_OFFERED", 3)
+    assert len(offered("/open ", tmp_path)) == 3
