@@ -34,9 +34,8 @@ from vllava_cli.session.session_file import (
     sessions_folder,
     turn_row,
     undo_row,
-    write_copy,
 )
-from vllava_cli.storage.journal import is_locked
+from vllava_cli.storage.files import is_locked
 
 NOW = datetime(2026, 11, 22, 19, 40, 5, tzinfo=UTC)
 MEDIUM = MediumRecord(
@@ -259,15 +258,12 @@ def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
     assert path.read_bytes() == whole
 
 
-def test_a_session_in_use_can_be_read_but_not_resumed_nor_replaced() -> None:
+def test_a_session_in_use_can_be_read_but_not_resumed() -> None:
     path = Path("x.jsonl")
     with closing(create(path, SESSION)):
         assert read(path) == SESSION
         with pytest.raises(LockedError):
             resume(path)
-        with pytest.raises(LockedError) as caught:
-            write_copy(path, EMPTY, is_overwriting=True)
-        assert str(caught.value) == "'x.jsonl' is the file of a chat that goes on. Name another file."
     assert read(path) == SESSION
 
 
@@ -351,41 +347,6 @@ def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes
 def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/somewhere/state")
     assert sessions_folder() == Path("/somewhere/state/vllava/sessions")
-
-
-def test_a_copy_is_the_session_without_what_was_undone() -> None:
-    with closing(create(Path("x.jsonl"), SESSION)) as file:
-        file.append(undo_row(2))
-        write_copy(Path("copy.jsonl"), read(file.path), is_overwriting=False)
-    assert rows_in(Path("copy.jsonl")) == [HEADER_ROW, TURN_ROW]
-    assert sorted(path.name for path in Path().iterdir()) == ["copy.jsonl", "x.jsonl"]
-
-
-def test_a_copy_replaces_a_file_only_by_force() -> None:
-    Path("copy.jsonl").write_text("mine")
-    with pytest.raises(OutputError, match=r"^'copy\.jsonl' is already there\. Name another file\.$"):
-        write_copy(Path("copy.jsonl"), SESSION, is_overwriting=False)
-    assert Path("copy.jsonl").read_text() == "mine"
-    write_copy(Path("copy.jsonl"), SESSION, is_overwriting=True)
-    assert read(Path("copy.jsonl")) == SESSION
-    assert not is_locked(Path("copy.jsonl"))
-
-
-@pytest.mark.parametrize("is_overwriting", [False, True])
-def test_a_copy_that_cannot_be_written_is_told_and_leaves_nothing(is_overwriting: bool) -> None:
-    Path("folder").mkdir()
-    too_long = "x" * 300
-    faults = {
-        "folder": "'folder' is a folder. Name a file.",
-        "/dev/null": "'/dev/null' is already there. Name another file.",
-        "none/copy": "'none/copy' can't be written: no such file or directory. Check the path, or name another file.",
-        too_long: f"'{too_long}' can't be written: file name too long. Check the path, or name another file.",
-    }
-    for name, message in faults.items():
-        with pytest.raises(OutputError) as caught:
-            write_copy(Path(name), SESSION, is_overwriting=is_overwriting)
-        assert str(caught.value) == message
-    assert [path.name for path in Path().rglob("*")] == ["folder"]
 
 
 def test_what_is_no_session_is_refused_untouched() -> None:
@@ -578,7 +539,7 @@ def test_any_other_value_anywhere_is_read_or_refused(changes: list[tuple[tuple[s
             assert str(exc).count(str(path)) == 1
             return
         copy = path.with_name("copy.jsonl")
-        write_copy(copy, record, is_overwriting=False)
+        create(copy, record).close()
         assert read(copy) == record
 
 

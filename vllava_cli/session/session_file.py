@@ -12,17 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from vllava_cli import __version__
-from vllava_cli.errors import LockedError, OutputError, SessionError
+from vllava_cli.errors import OutputError, SessionError, quoted
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Stats, StopReason, Turn
 from vllava_cli.storage.fields import Fields
-from vllava_cli.storage.journal import Journal, is_locked
-from vllava_cli.storage.jsonl import line_of, read_rows, shown, told
+from vllava_cli.storage.files import as_output_error
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -106,7 +106,7 @@ def begin(folder: Path, record: SessionRecord, now: datetime) -> Journal:
         except OutputError:
             if not os.path.lexists(path):
                 raise
-    raise OutputError(f"{shown(folder)} has no free name for a session. Try again.")
+    raise OutputError(f"{quoted(folder)} has no free name for a session. Try again.")
 
 
 def resume(path: Path) -> tuple[Journal, SessionRecord]:
@@ -129,33 +129,10 @@ def read(path: Path) -> SessionRecord:
         return _folded(read_rows(path))
     except SessionError as exc:
         raise SessionError(
-            f"{shown(path)} can't be used as a session: {exc}. Name another file, or start a new session."
+            f"{quoted(path)} can't be used as a session: {exc}. Name another file, or start a new session."
         ) from exc
     except OutputError as exc:
         raise SessionError(str(exc)) from exc
-
-
-def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> None:
-    """Writes a session to a file for its user alone, all of it or nothing; replaces one where that is asked for.
-
-    Errors: LockedError, OutputError.
-    """
-    data = b"".join(map(line_of, rows_of(record)))
-    temporary = path.parent / f".vllava-{os.getpid()}.part"
-    with told(path):
-        if not is_overwriting or not os.path.isfile(path):
-            _check_free(path, is_empty_free=False)
-        elif is_locked(path):
-            raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
-        try:
-            with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
 
 def sessions_folder() -> Path:
@@ -341,21 +318,18 @@ def _stats(fields: Fields) -> Stats:
 
 def _make_parents(path: Path) -> None:
     missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
-    with told(path):
+    with as_output_error(path):
         for parent in reversed(missing):
             parent.mkdir(0o700, exist_ok=True)
 
 
-def _check_free(path: Path, *, is_empty_free: bool = True) -> None:
-    """Raises an OutputError for what is there; an empty file is free where a journal may start in it."""
-    if not os.path.lexists(path):
-        return
+def _check_free(path: Path) -> None:
+    """Raises an OutputError for what is there and no empty file."""
     if os.path.isdir(path):
-        raise OutputError(f"{shown(path)} is a folder. Name a file.")
-    is_empty = os.path.isfile(path) and path.stat().st_size == 0
-    if not (is_empty and is_empty_free):
+        raise OutputError(f"{quoted(path)} is a folder. Name a file.")
+    if os.path.lexists(path) and not (os.path.isfile(path) and path.stat().st_size == 0):
         raise OutputError(_taken(path))
 
 
 def _taken(path: Path) -> str:
-    return f"{shown(path)} is already there. Name another file."
+    return f"{quoted(path)} is already there. Name another file."

@@ -20,7 +20,7 @@ from vllava_cli.commands.chat.display import AnswerForm
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, clips_of
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.engine.generate import Engine
-from vllava_cli.interrupt import Ending
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
@@ -123,5 +123,5 @@ def stage(
     yield make
     torch.set_num_threads(threads)
     for each in stages:
-        each.chat.ending = Ending()  # one that was asked for would end pytest
+        each.chat.ending = GracefulExit()  # one that was asked for would end pytest
         each.chat.close()

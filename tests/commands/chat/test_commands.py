@@ -323,14 +323,31 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(here: Stage) -> N
 
 
 def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) -> None:
-    with pytest.raises(LockedError):
+    with pytest.raises(LockedError) as caught:
         here.enter(f"/save --overwrite {here.path}")
+    assert str(caught.value) == f"'{here.path}' is the file of a chat that goes on. Name another file."
     written = here.path.read_bytes()
     here.enter(f"/load {here.path}", "And its colour?")
     assert here.path.read_bytes() == written
     (other,) = here.others()
     assert [row["number"] for row in here.rows(other)] == [1, 2]
     assert here.rows(other)[0]["answer_ids"] == here.rows()[0]["answer_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("folder", "'folder' is a folder. Name a file."),
+        ("none/copy", "'none/copy' can't be written: no such file or directory. Check the path, or name another file."),
+    ],
+)
+def test_a_copy_that_cannot_be_written_leaves_nothing(name: str, fault: str, here: Stage) -> None:
+    Path("folder").mkdir()
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(OutputError) as caught:
+        here.enter(f"/save --overwrite {name}")
+    assert str(caught.value) == fault
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_what_cannot_be_loaded_leaves_the_conversation_alone(here: Stage) -> None:

@@ -20,7 +20,7 @@ from vllava_cli import demo
 from vllava_cli.commands.chat.display import end_answer
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ClosedPipeError, ContextError, MediaError, MemoryShortError, StdoutError, UsageError
-from vllava_cli.interrupt import Ending
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import Framing, Stats
 
 Make = Callable[..., Stage]
@@ -461,7 +461,7 @@ def test_a_second_ctrl_c_ends_a_pass_and_the_turn_is_saved_all_the_same(stage: M
 
 def test_a_request_to_end_stops_an_answer_which_is_saved(stage: Make, engine: Engine) -> None:
     here = stage(CLIP)
-    ending, broken = Ending.watched(), at_pass(engine, 3, signalled(signal.SIGTERM))
+    ending, broken = GracefulExit.watched(), at_pass(engine, 3, signalled(signal.SIGTERM))
     with ending as here.chat.ending, broken, pytest.raises(SystemExit) as caught:
         here.enter(HAPPENS)
     assert caught.value.code == 143

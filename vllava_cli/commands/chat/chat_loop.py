@@ -16,19 +16,17 @@ from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, utc_now
 from vllava_cli.commands.chat.sessions import find_session
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.start import Opening, prepare, start
-from vllava_cli.errors import StdoutError, UsageError, VllavaError
-from vllava_cli.interrupt import Ending
+from vllava_cli.commands.start import prepare, start
+from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.session.session_file import SessionRecord, resume, sessions_folder
-from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 from vllava_cli.storage.journal import Journal
+from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,7 @@ def run(chat: Chat, screen: Screen) -> int:
             _check_same(chat.clips, record)
         controller = _controller(of_session(chat, record), file, record, screen, ends)
         lines = _lines(controller)
-        controller.ending = ends.enter_context(Ending.watched())
+        controller.ending = ends.enter_context(GracefulExit.watched())
         ends.callback(controller.close)
         return _loop(controller, lines)
 
@@ -101,7 +99,7 @@ def _controller(
     clips = clips_of(record) if record else tuple(dict.fromkeys(named))
     watch = Stopwatch(began_s=BEGAN_S)
     watch.lap("start")
-    media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen, watch)
+    media, tokens, frames_s = prepare(clips, chat.wishes, limits=chat.limits, screen=screen, watch=watch)
     frames = dict(zip(clips, media, strict=True))
     recorder = SessionRecorder(
         header=_header(tokens.checkpoint, chat, record),
@@ -120,7 +118,7 @@ def _controller(
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
     engine, load_s = start(chat.wishes, tokens, kinds, screen, watch, check=check)
-    screen.detail(f"ready after {watch.told()}.")
+    screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(
         engine=engine,
         conversation=conversation,

@@ -15,10 +15,12 @@ from vllava_cli.commands.chat.parser import Arguments, Option, SlashCommand, arg
 from vllava_cli.commands.chat.recorder import FramedClip, clips_of
 from vllava_cli.commands.chat.settings import SETTINGS, setting_of
 from vllava_cli.commands.pictures import check_free, make_folder, title_of, write, write_sheet
-from vllava_cli.errors import UsageError
+from vllava_cli.errors import LockedError, UsageError, quoted
 from vllava_cli.media.suffixes import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP
-from vllava_cli.session.session_file import read, write_copy
+from vllava_cli.session.session_file import read, rows_of
+from vllava_cli.storage.files import is_locked
+from vllava_cli.storage.jsonl import line_of
 from vllava_cli.times import framing_of, time_of, times_of
 
 _COMMAND = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)
@@ -166,7 +168,10 @@ def _show(chat: ChatController, _: Arguments) -> None:
 
 def _save(chat: ChatController, given: Arguments) -> None:
     path, is_overwriting = _target(given)
-    write_copy(path, chat.recorder.record(chat.conversation), is_overwriting=is_overwriting)
+    if is_locked(path):
+        raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
+    rows = rows_of(chat.recorder.record(chat.conversation))
+    write(path, b"".join(map(line_of, rows)), is_overwriting=is_overwriting, mode=0o600)
     chat.screen.notice(f"Saved in {path}.")
 
 

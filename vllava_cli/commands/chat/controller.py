@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 from vllava_cli.commands.chat.display import AnswerForm, clip_names, end_answer, show_pieces
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.provenance import seeded
-from vllava_cli.commands.report import report
+from vllava_cli.commands.provenance import report, seeded
 from vllava_cli.commands.start import read_clips, warn_of_many
 from vllava_cli.errors import UsageError
-from vllava_cli.interrupt import Ending, noted
+from vllava_cli.interrupt import GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen
 from vllava_cli.session.session_file import SessionRecord
-from vllava_cli.stopwatch import Stopwatch
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
+from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -73,7 +72,7 @@ class ChatController:
     screen: Screen
     recorder: SessionRecorder
     limits: DecodeLimits
-    ending: Ending = field(default_factory=Ending)
+    ending: GracefulExit = field(default_factory=GracefulExit)
     form: AnswerForm = "stream"
     has_editor: bool = False
     """Whether lines are typed into an editor: clips are read into the cache meanwhile, and /edit puts up a question."""
@@ -234,7 +233,7 @@ class ChatController:
         self.was_interrupted = turn.stop_reason == "interrupted"
         if self.form == "json":
             self.screen.answer(json_of(self._row()) + "\n")
-        end_answer(turn, len(conversation.turns), self.screen, self.form, took=watch.told())
+        end_answer(turn, len(conversation.turns), self.screen, self.form, took=watch.account())
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -248,7 +247,7 @@ class ChatController:
 
     def _answer(self, question: str, sampling: Sampling) -> None:
         before = len(self.conversation.turns)
-        with noted() as is_stopped:
+        with sigint_flag() as is_stopped:
             pieces = self.engine.stream(
                 self.conversation,
                 question,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.report import counts, first_token
-from vllava_cli.nouns import Conversation, Frames, Piece, StopReason, Turn
-from vllava_cli.plural import counted
+from vllava_cli.commands.provenance import counts, first_token
+from vllava_cli.nouns import Conversation, Frames, Piece, StopReason, Turn, counted
 from vllava_cli.screen import Screen, clean, one_line
 
 if TYPE_CHECKING:
