@@ -158,15 +158,15 @@ def chat(
 
     Each answer knows what was asked before.
     """
-    from vllava_cli.commands.chat import run as command
+    from vllava_cli.commands.chat import chat_loop as command
     from vllava_cli.commands.positionals import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     if sessions:
-        from vllava_cli.commands.chat.sessions import tell
+        from vllava_cli.commands.chat.sessions import list_sessions
 
-        raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
+        raise typer.Exit(list_sessions(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
         wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
