@@ -14,9 +14,9 @@ from tests.hub_server import COMMIT, open_hub, put_into
 from vllava_cli import demo
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.output import Destination
-from vllava_cli.batch.request import Batch, Inputs
+from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import row_of
-from vllava_cli.batch.run import about_of, jobs_of, run
+from vllava_cli.batch.run import jobs_of, run, run_info
 from vllava_cli.engine.hub import Source
 from vllava_cli.nouns import Framing, Sampling, Wishes
 from vllava_cli.storage.journal import Journal
@@ -51,8 +51,8 @@ def test_it_imports_no_model_library_asks_no_network_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def request(out: Path, **wishes: str | None) -> Batch:
-    return Batch(
+def request(out: Path, **wishes: str | None) -> BatchRequest:
+    return BatchRequest(
         inputs=Inputs(paths=CLIPS, questions=("What?",)),
         wishes=Wishes(**({"model": MODEL} | wishes)),  # type: ignore[arg-type]
         framing=Framing(),
@@ -62,7 +62,7 @@ def request(out: Path, **wishes: str | None) -> Batch:
     )
 
 
-def told(batch: Batch) -> str:
+def told(batch: BatchRequest) -> str:
     reading = Reading()
     assert run(batch, reading.screen()) == 0
     assert reading.said[1] == ""
@@ -74,7 +74,7 @@ def out(tmp_path: Path) -> Path:
     """Has a row of one clip, as the model's commit has answered it."""
     path = tmp_path / "rows.jsonl"
     batch = request(path)
-    about = about_of(batch, Source(model=MODEL, folder=tmp_path, revision=COMMIT))
+    about = run_info(batch, Source(model=MODEL, folder=tmp_path, revision=COMMIT))
     with Journal.open(path) as journal:
         journal.append(row_of(good(jobs_of(batch, about, Reading().screen())[0][0]), about))
     return path

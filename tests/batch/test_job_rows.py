@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_lines import MAX_JOB_BYTES, Where
-from vllava_cli.batch.job_rows import rows
+from vllava_cli.batch.job_rows import MAX_JOB_BYTES, Location, rows
 from vllava_cli.errors import UsageError
 
 MEND = "Mend it in an editor, or leave it out."
@@ -130,7 +129,7 @@ def test_a_row_of_many_lines_has_its_limit_too() -> None:
 def test_rows_before_a_damaged_one_come_first() -> None:
     Path("j.jsonl").write_bytes(b'{"a": 1}\n{')
     found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found) == (Where("'j.jsonl'", 1), {"a": 1})
+    assert next(found) == (Location("'j.jsonl'", 1), {"a": 1})
     with pytest.raises(UsageError):
         next(found)
 
@@ -167,7 +166,7 @@ def test_a_named_pipe_is_read() -> None:
 
 def test_objects_come_on_stdin() -> None:
     found = list(rows(Path("-"), stdin=io.BytesIO(b'{"a": 1}\n')))
-    assert found == [(Where("stdin", 1), {"a": 1})]
+    assert found == [(Location("stdin", 1), {"a": 1})]
     with pytest.raises(UsageError, match=r"^stdin, line 1: it is not JSON \(Expecting value\)\. "):
         list(rows(Path("-"), stdin=io.BytesIO(b"a,b\n")))
 

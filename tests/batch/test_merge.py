@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.batch.ray_cluster.rows import jobs as made_jobs
 from tests.commands.shell import Shell
 from tests.shards import Job, Part, jobs, row, write_rows, write_shards
-from vllava_cli.batch import job_list
-from vllava_cli.batch.merge import Merge, run
-from vllava_cli.batch.shards import Shard, merged
+from vllava_cli.batch.jobs import list_path, write_lists
+from vllava_cli.batch.merge import Merge, Mismatch, ShardOutput, merged, mismatch, run
 from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, VllavaError
 from vllava_cli.screen import Screen
 from vllava_cli.storage.journal import Journal, read_rows
@@ -54,7 +54,7 @@ def files() -> dict[str, bytes]:
 
 def without_lists(paths: list[Path]) -> list[Path]:
     for path in paths:
-        job_list.path_of(path).unlink()
+        list_path(path).unlink()
     return paths
 
 
@@ -233,7 +233,7 @@ def test_shards_of_different_runs_are_refused() -> None:
         "both have 8 jobs in all, but not the same ones": (jobs(9)[1:], 2),
     }
     for difference, (all_jobs, of) in others.items():
-        job_list.write(Path("2.jsonl.jobs"), all_jobs, Part(number=2, of=of))
+        write_lists({2: Path("2.jsonl.jobs")}, of, all_jobs)
         error = refused(*shards)
         assert (type(error), str(error)) == (
             ShardError,
@@ -296,7 +296,7 @@ def test_the_rows_of_a_table_are_taken_from_its_journal_by_either_name() -> None
     rows = one.read_bytes() + two.read_bytes()
     for path in (one, two):
         path.rename(f"{path.stem}.csv.journal")
-        job_list.path_of(path).rename(f"{path.stem}.csv.jobs")
+        list_path(path).rename(f"{path.stem}.csv.jobs")
     Path("1.csv").write_text("path,answer\n")
     assert merge("1.csv", "2.csv.journal") == "vllava: 9 jobs of 2 shards: 9 answers, 0 errors.\n"
     assert OUT.read_bytes() == rows
@@ -349,7 +349,7 @@ def test_a_damaged_list_is_refused() -> None:
 
 def test_shards_that_change_while_they_are_read_are_refused() -> None:
     one, two = write_shards(jobs(6), 2)
-    whole_run = merged([Shard.found(one), Shard.found(two)])
+    whole_run = merged([ShardOutput.found(one), ShardOutput.found(two)])
     with Journal.open(one) as journal:
         journal.append(row(Job(path="new")))
     assert len(list(whole_run.rows())) == 6
@@ -401,3 +401,26 @@ def test_a_name_that_is_not_utf8_keeps_its_bytes() -> None:
     merge(OUT, out=Path("again.jsonl"))
     told = {"id": "0" * 32, "path": "caf\\xe9.mp4", "error": None, "path_bytes": "Y2Fm6S5tcDQ="}
     assert [json.loads(path.read_text()) for path in (OUT, Path("again.jsonl"))] == [told, told]
+
+
+def ids(of: list[str]) -> list[bytes]:
+    return [bytes.fromhex(id) for id in of]
+
+
+def test_each_job_once_is_what_is_wanted_and_rows_of_earlier_runs_may_stay() -> None:
+    every, earlier = made_jobs(5), made_jobs(2, question="Before?")
+    there = ids([job.id for job in (*earlier, *every)])
+    assert mismatch(every, there, before=ids([job.id for job in earlier])) == Mismatch()
+    assert not mismatch(every, there, before=ids([job.id for job in earlier]))
+
+
+def test_what_lacks_what_is_twice_and_what_is_foreign_is_told() -> None:
+    every, foreign = made_jobs(15), made_jobs(1, question="Who?")
+    there = ids([job.id for job in (every[0], every[0], *foreign)])
+    found = mismatch(every, there, before=())
+    assert found == Mismatch(missing=tuple(every[1:]), twice=(every[0].id,), foreign=(foreign[0].id,))
+    missing, twice, unknown = found.told()
+    assert missing.startswith(f"14 without a row: {every[1].id} '1.mp4' 'Why?', ")
+    assert missing.endswith(" … and 4 more.")
+    assert twice == f"1 with two rows: {every[0].id}."
+    assert unknown == f"1 that nobody asked for: {foreign[0].id}."

@@ -33,7 +33,7 @@ def until(fact: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 
 def actors() -> list[psutil.Process]:
     """The processes that hold an engine."""
-    return [process for process in psutil.process_iter() if "Answering" in _name(process)]
+    return [process for process in psutil.process_iter() if "EngineActor" in _name(process)]
 
 
 def _name(process: psutil.Process) -> str:
