@@ -491,6 +491,14 @@ def test_what_is_no_session_is_refused_untouched() -> None:
     )
 
 
+def test_a_session_that_is_too_long_is_not_read() -> None:
+    path = written(HEADER_ROW)
+    os.truncate(path, (64 << 20) + 1)
+    assert message_for(path) == (
+        "'x.jsonl' can't be used as a session: it is larger than 64 MiB. Name another file, or start a new session."
+    )
+
+
 def test_unknown_keys_are_ignored() -> None:
     path = written(HEADER_ROW | {"new": 1}, TURN_ROW | {"new": [1]})
     assert read(path) == replace(EMPTY, turns=(TURN,))
@@ -522,6 +530,7 @@ def test_rows_in_a_wrong_order_are_refused(rows: tuple[dict[str, object], ...], 
         ("version", (0, 1.0, True, "1", None), "no whole number from 1"),
         ("model", (None, 1, ["demo"]), "no text"),
         ("revision", (1, {}), "no text"),
+        ("model", ("",), "empty"),
         ("fit", ("CROP", None, 1, []), "none of crop, pad, squash"),
         ("started_at", ("", "yesterday", "2026-13-01T00:00:00Z"), "no date with a time"),
     ],
@@ -547,27 +556,32 @@ NO_NUMBERS = ("1", True, [], 10**400)
         (("question",), (None, 1, []), "question is no text"),
         (("answer",), (None, 1, []), "answer is no text"),
         (("answer_ids",), (None, 1, "2", {}), "answer_ids is no list"),
-        (("answer_ids", 1), NO_WHOLES, f"answer_ids: 2 is {WHOLE}"),
+        (("answer_ids", 1), NO_WHOLES, f"answer_ids: entry 2 is {WHOLE}"),
         (("stop_reason",), ("", "stop", None), f"stop_reason is none of {STOPS}"),
         (("probabilities",), (None, 1, {}), "probabilities is no list"),
         (("probabilities",), ([0.5],), "probabilities is 1 numbers for 0 choices"),
-        (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: 1 is no number from 0 to 1"),
+        (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: entry 1 is no number from 0 to 1"),
         (("sampling", "choices"), (None, "yes,no"), "sampling: choices is no list"),
-        (("sampling", "choices"), (["yes", 1],), "sampling, choices: 2 is no text"),
+        (("sampling", "choices"), (["yes", 1],), "sampling, choices: entry 2 is no text"),
         (("sampling", "is_calibrated"), (0, None), "sampling: is_calibrated is neither true nor false"),
         (("media",), (None, {}, "x"), "media is no list"),
-        (("media", 0), (None, [], "x"), "media: 1 is no object"),
-        (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, 1: path is no absolute path"),
-        (("media", 0, "path"), (None, 1), "media, 1: path is no text"),
-        (("media", 0, "kind"), ("audio", None), "media, 1: kind is none of video, image"),
-        (("media", 0, "bytes"), NO_WHOLES, f"media, 1: bytes is {WHOLE}"),
-        (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, 1: sha256 is no SHA-256"),
-        (("media", 0, "framing"), (None, []), "media, 1: framing is no object"),
-        (("media", 0, "framing", "start_s"), NO_NUMBERS, f"media, 1, framing: start_s is {NUMBER}"),
-        (("media", 0, "framing", "end_s"), NO_NUMBERS, f"media, 1, framing: end_s is {NUMBER}"),
-        (("media", 0, "framing", "at_s"), (None, 1), "media, 1, framing: at_s is no list"),
-        (("media", 0, "times_s"), (None, 1), "media, 1: times_s is no list"),
-        (("media", 0, "times_s", 0), (*NO_NUMBERS, None), f"media, 1, times_s: 1 is {NUMBER}"),
+        (("media", 0), (None, [], "x"), "media: entry 1 is no object"),
+        (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, entry 1: path is no absolute path"),
+        (("media", 0, "path"), (None, 1), "media, entry 1: path is no text"),
+        (("media", 0, "kind"), ("audio", None), "media, entry 1: kind is none of video, image"),
+        (("media", 0, "bytes"), NO_WHOLES, f"media, entry 1: bytes is {WHOLE}"),
+        (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, entry 1: sha256 is no SHA-256"),
+        (("media", 0, "framing"), (None, []), "media, entry 1: framing is no object"),
+        (("media", 0, "framing", "start_s"), NO_NUMBERS, f"media, entry 1, framing: start_s is {NUMBER}"),
+        (("media", 0, "framing", "end_s"), NO_NUMBERS, f"media, entry 1, framing: end_s is {NUMBER}"),
+        (("media", 0, "framing", "at_s"), (None, 1), "media, entry 1, framing: at_s is no list"),
+        (
+            ("media", 0, "framing", "at_s"),
+            ([0] * 9,),
+            "media, entry 1, framing: at_s is a list of 9 where at most 8 can be",
+        ),
+        (("media", 0, "times_s"), (None, 1), "media, entry 1: times_s is no list"),
+        (("media", 0, "times_s", 0), (*NO_NUMBERS, None), f"media, entry 1, times_s: entry 1 is {NUMBER}"),
         (("sampling",), (None, []), "sampling is no object"),
         (("sampling", "max_new_tokens"), (0, "1", None), "sampling: max_new_tokens is no whole number from 1"),
         (("sampling", "temperature"), (-1, 101, None), "sampling: temperature is no number from 0 to 100"),
@@ -593,7 +607,7 @@ def test_a_wrong_field_of_a_turn_is_refused(
     for value in values:
         row = json.loads(json.dumps(TURN_ROW))
         put(row, place, value)
-        # "media, 1: path is …" → "line 2, media, 1: path is …"; fields of the row itself: "line 2: answer is …"
+        # "media, entry 1: path …" → "line 2, media, entry 1: path …"; fields of the row itself: "line 2: answer …"
         sign = ", " if ": " in fault else ": "
         assert fault_of(HEADER_ROW, row) == f"line 2{sign}{fault}"
 

@@ -24,6 +24,8 @@ STDIN = Path("-")
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 MAX_JOB_BYTES = 1 << 20
 """Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
+MAX_LIST_BYTES = 64 << 20
+"""A list is held whole while it is read; the questions of a benchmark have some MB."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -83,17 +85,25 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
 
 def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Location, list[str]]]:
     """Of each row that has any; a cell in quotes may go over several lines."""
-    reader = csv.reader(texts, delimiter=delimiter, strict=True)
+    length = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal length
+        for text in texts:
+            length += len(text)
+            if length > MAX_JOB_BYTES:
+                raise where.too_long()
+            yield text
+
+    reader = csv.reader(counted(), delimiter=delimiter, strict=True)
     while True:
-        where = Location(file, reader.line_num + 1)
+        where, length = Location(file, reader.line_num + 1), 0
         try:
             cells = next(reader, None)
         except csv.Error as exc:
             raise where.fault(f"it can't be parted into cells ({exc})") from exc
         if cells is None:
             return
-        if sum(map(len, cells)) > MAX_JOB_BYTES:
-            raise where.too_long()
         if cells:
             yield where, cells
 
@@ -120,7 +130,12 @@ def objects(source: BinaryIO, file: str) -> Iterator[JobRow]:
 
 def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
     """The objects of one list, parsed one by one, so that a message can say which of them is at fault."""
-    text = text_of(source.read(), Location(file, 1))
+    data = source.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
+        remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
+        raise UsageError(f"{file} has {most}. {remedy}.")
+    text = text_of(data, Location(file, 1))
     begin = _skip(text, 0)
     if text[begin : begin + 1] != "[":
         raise UsageError(f"{file} is no JSON list. If each of its lines is an object, let its name end in .jsonl.")
