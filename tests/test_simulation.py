@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -58,7 +59,7 @@ def rows_of(plan: Plan) -> tuple[Cluster, list[str]]:
     """The cluster when it is done, and the ids in the order in which they came."""
     units = list(group_by_clip(plan.made()))
     cluster = Cluster(plan=plan, units=iter(units), clips=len(units), deaths=plan.fleet.deaths)
-    return cluster, [json.loads(row)["id"] for row in cluster.rows()]
+    return cluster, [pickle.loads(row).job.id for row in cluster.rows()]
 
 
 def test_engines_that_wait_for_nothing_work_all_the_time() -> None:

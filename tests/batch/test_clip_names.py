@@ -95,8 +95,3 @@ def test_of_clips_that_differ_in_case_alone_it_is_always_the_same() -> None:
         Path("clips", name).touch()
     if len(list(Path("clips").glob("x.*"))) == 3:
         assert ClipNames("clips").path("x") == "clips/x.MP4"
-
-
-def test_only_numbers_have_forms_with_a_number() -> None:
-    assert list(forms("7010")) == ["7010", "v_7010", "video7010", "vid7010"]
-    assert list(forms("test/7a")) == ["test/7a", "test/v_7a"]

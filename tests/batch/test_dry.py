@@ -113,12 +113,3 @@ def test_an_adapter_that_is_not_here_makes_other_answers(out: Path, hub_cache: P
 def test_without_rows_there_is_nothing_that_is_not_known(out: Path) -> None:
     for destination in (Destination(path=out, is_overwriting=True), Destination(path=out.with_name("new.jsonl"))):
         assert told(replace(request(out), destination=destination)) == "jobs      4: 4 to answer\n" + LENGTH
-
-
-@pytest.mark.usefixtures("hub_cache")
-def test_a_shard_is_a_share_whether_the_model_is_here_or_not(out: Path) -> None:
-    for revision in (None, COMMIT):
-        shards = [replace(request(out, revision=revision), shard=Shard(number=number, of=2)) for number in (1, 2)]
-        every = [told(shard) for shard in shards]
-        assert sum(int(each.removeprefix("jobs      ").partition(":")[0]) for each in every) == 4
-        assert all(each.endswith(UNKNOWN.format("done or in the shard", MODEL)) for each in every) == (not revision)

@@ -106,11 +106,6 @@ def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_
     assert told == ['vllava: "answer" in the jobs is left out, because they have "job_answer" as well.']
 
 
-def test_a_table_with_semicolons_is_read() -> None:
-    Path("j.csv").write_text("video;question;answer\na.mp4;Why, and how?;1,5\n")
-    assert read(Path("j.csv")) == [JobRequest(path="a.mp4", question="Why, and how?", fields={"job_answer": "1,5"})]
-
-
 def test_where_no_field_is_known_the_names_that_are_there_are_said() -> None:
     Path("j.csv").write_text("Film;Frage\na.mp4;Warum?\n")
     needed = "needs one of video, path, clip, video_path, video_name, gif_name, video_id"
@@ -135,12 +130,6 @@ def test_names_are_looked_up_among_the_videos_if_named() -> None:
         "set/j.jsonl", {"video": "a", "question": "?"}, {"video": str(Path("x.mp4").absolute()), "question": "?"}
     )
     assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", str(Path("x.mp4").absolute())]
-
-
-def test_only_names_of_benchmarks_are_taken_for_numbers() -> None:
-    touched("video7010.mp4")
-    rows = [{key: 7010, "question": "?"} for key in ("video_id", "video_name", "video")]
-    assert [one.path for one in read(written("j.jsonl", *rows))] == ["video7010.mp4", "video7010.mp4", "7010"]
 
 
 def test_videos_must_be_a_folder() -> None:
@@ -191,20 +180,6 @@ def test_the_questions_of_msvd_qa() -> None:
             path="YouTubeClips/vid1305.avi",
             question="what cuts the bread?",
             fields={"job_answer": "knife", "job_id": 30937},
-        ),
-    ]
-
-
-def test_the_questions_of_msrvtt_qa() -> None:
-    touched("MSRVTT/video7010.mp4")
-    as_evaluated = {"video_name": "video7010", "question": "what drives along?", "question_id": "v7010_0"}
-    as_published = {"answer": "car", "category_id": 9, "id": 158581, "question": "what drives along?", "video_id": 7010}
-    assert read(written("MSRVTT/test_qa.json", as_evaluated, as_published)) == [
-        JobRequest(path="MSRVTT/video7010.mp4", question="what drives along?", fields={"question_id": "v7010_0"}),
-        JobRequest(
-            path="MSRVTT/video7010.mp4",
-            question="what drives along?",
-            fields={"job_answer": "car", "category_id": 9, "job_id": 158581},
         ),
     ]
 

@@ -32,10 +32,6 @@ def message_for(*lines: str) -> str:
     return str(caught.value)
 
 
-def test_a_list_lies_beside_its_output() -> None:
-    assert list_path(Path("b/a.jsonl")) == Path("b/a.jsonl.jobs")
-
-
 def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> None:
     all_jobs = [*jobs(40), Job(path="caf\udce9.mp4", question="Où?\n")]
     part = Part(number=2, of=3)
@@ -51,17 +47,6 @@ def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> 
     assert (list(found.listed()), list(found.listed())) == (rows, rows)
 
 
-def test_the_lists_of_one_run_have_each_job_once_and_agree_in_what_is_common() -> None:
-    all_jobs = jobs(50)
-    lists = []
-    for number in range(1, 6):
-        path = Path(f"{number}.jobs")
-        write_lists({number: path}, 5, all_jobs)
-        lists.append(JobList.read(path))
-    assert len({(each.of, each.all_jobs, each.checksum) for each in lists}) == 1
-    assert sorted(job.path for each in lists for job in each.listed()) == sorted(job.path for job in all_jobs)
-
-
 def test_other_jobs_have_another_checksum() -> None:
     checksums = set()
     for all_jobs in (
@@ -72,12 +57,6 @@ def test_other_jobs_have_another_checksum() -> None:
         write_lists({1: PATH}, 1, all_jobs)
         checksums.add(JobList.read(PATH).checksum)
     assert len(checksums) == 3
-
-
-def test_a_shard_may_have_no_jobs() -> None:
-    write_lists({1: PATH}, 2, [])
-    found = JobList.read(PATH)
-    assert (found.jobs, found.all_jobs, list(found.listed())) == (0, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -102,10 +81,6 @@ def test_a_first_row_that_says_something_else_is_refused(change: dict[str, objec
     assert message_for(json.dumps(header | change) + "\n") == (
         f"'a.jsonl.jobs' can't be used as a list of jobs: its first row doesn't say whose jobs it lists. {AGAIN}"
     )
-
-
-def test_an_empty_file_is_no_list() -> None:
-    assert "its first row doesn't say whose jobs it lists" in message_for("")
 
 
 @pytest.mark.parametrize("change", [{"id": "1"}, {"path": 7}, {"question": None}], ids=str)
@@ -133,9 +108,3 @@ def test_a_list_that_was_cut_short_or_added_to_is_refused() -> None:
 def test_what_is_not_32_hex_digits_is_no_id(id: object) -> None:
     assert id_of({"id": id}) is None
     assert id_of({}) is None
-
-
-def test_an_id_is_16_bytes() -> None:
-    job = Job(path="a")
-    assert id_of(row(job)) == bytes.fromhex(job.id)
-    assert id_of({"id": "AB" * 16}) == b"\xab" * 16

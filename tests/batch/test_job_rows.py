@@ -131,14 +131,6 @@ def test_a_row_of_many_lines_has_its_limit_too() -> None:
     )
 
 
-def test_rows_before_a_damaged_one_come_first() -> None:
-    Path("j.jsonl").write_bytes(b'{"a": 1}\n{')
-    found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found) == (Location("'j.jsonl'", 1), {"a": 1})
-    with pytest.raises(UsageError):
-        next(found)
-
-
 def test_a_json_file_that_is_no_list_is_told_what_it_may_be() -> None:
     expected = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
     assert refusal("j.json", b'{"a": 1}\n{"a": 2}\n') == expected
@@ -157,16 +149,6 @@ def test_a_file_that_can_not_be_read_is_told() -> None:
         with pytest.raises(UsageError) as caught:
             list(rows(Path(name), stdin=None))
         assert str(caught.value) == f"'{name}' can't be read: {reason}. Check the path, or name another file."
-
-
-def test_a_named_pipe_is_read() -> None:
-    os.mkfifo("j.jsonl")
-    writer = os.open("j.jsonl", os.O_RDWR)
-    os.write(writer, b'{"a": 1}\n')
-    found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found).values == {"a": 1}
-    os.close(writer)
-    assert list(found) == []
 
 
 def test_objects_come_on_stdin() -> None:

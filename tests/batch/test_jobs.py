@@ -94,10 +94,6 @@ def test_equal_jobs_have_ids_of_their_own_which_are_the_same_in_each_run() -> No
     assert make_jobs(wanted[2:], SIGNATURE) == [first[0], first[2]]
 
 
-def test_fields_are_no_part_of_an_id() -> None:
-    assert make_jobs([JobRequest(path="a", question="Why?", fields={"id": 1})], SIGNATURE)[0].id == job_of("a").id
-
-
 @pytest.mark.parametrize("path", ["./a.mp4", "a.mp4", "a.mp4/", ".//a.mp4", "./././a.mp4", "a.mp4/."])
 def test_a_path_is_written_one_way(path: str) -> None:
     written("a.mp4")
@@ -217,7 +213,3 @@ def test_a_question_that_is_asked_twice_is_one_with_two_jobs() -> None:
     one, two, again = job(question="Why?", id="1"), job(question="Who?", id="2"), job(question="Why?", id="3")
     both = ClipJobs(jobs=(one, two, again))
     assert both.questions() == [("Why?", (one, again)), ("Who?", (two,))]
-
-
-def test_questions_that_differ_only_in_spaces_are_different_ones() -> None:
-    assert [asked for asked, _ in clip_jobs("a.mp4", "Why?", "Why? ").questions()] == ["Why?", "Why? "]

@@ -76,24 +76,6 @@ def test_shards_become_one_journal_that_a_batch_can_go_on_with(shell: Run) -> No
         journal.append(row(Job(path="another")))
 
 
-def test_quiet_and_overwrite_are_options(shell: Run) -> None:
-    shards = write_shards(jobs(2), 1)
-    OUT.write_bytes(b'{"a": 1}\n')
-    assert shell("merge", "--overwrite", "--quiet", OUT, *shards) == Shell(code=0, out="", err="")
-    assert OUT.read_bytes() == shards[0].read_bytes()
-
-
-def test_a_refusal_is_said_on_stderr_with_exit_code_1(shell: Run) -> None:
-    shards = write_shards(jobs(1), 1)
-    write_rows(shards[0], [])
-    assert shell("merge", OUT, *shards) == Shell(
-        code=1,
-        out="",
-        err="vllava: 1 of 1 jobs has no row. Run their shards again: 1/1 ('1.jsonl', 1 of them).\n"
-        "  0.mp4: What happens?\n",
-    )
-
-
 def test_few_are_counted_in_the_singular_and_quiet_says_nothing() -> None:
     shards = write_shards(jobs(1), 1)
     assert merge(*shards) == "vllava: 1 job of 1 shard: 1 answer, 0 errors.\n"
@@ -147,12 +129,6 @@ def test_the_output_can_not_be_one_of_the_shards(name: str) -> None:
     )
 
 
-def test_the_output_can_not_be_a_shard_that_has_not_begun() -> None:
-    shards = write_shards(jobs(2), 2)
-    shards[0].unlink()
-    assert isinstance(refused(*shards, out=shards[0].absolute()), UsageError)
-
-
 def test_a_shard_can_not_be_named_twice() -> None:
     one, two = write_shards(jobs(4), 2)
     Path("link").symlink_to("1.jsonl")
@@ -198,20 +174,6 @@ def test_jobs_without_a_row_are_refused_with_the_first_ten_and_the_shards_to_run
         *(f"  {path.replace('.mp4', ' .mp4')}: {asked}…" for path in [*first, *third]),
         f"  and {count + 2 - 10:,} more",
     ]
-
-
-def test_a_row_that_a_crash_cut_short_is_none() -> None:
-    (shard,) = write_shards(jobs(2), 1)
-    shard.write_bytes(shard.read_bytes()[:-3])
-    assert str(refused(shard)).splitlines()[1:] == ["  1.mp4: What happens?"]
-
-
-def test_a_whole_last_row_that_lacks_its_line_break_is_one() -> None:
-    (shard,) = write_shards(jobs(2), 1)
-    data = shard.read_bytes()
-    shard.write_bytes(data[:-1])
-    merge(shard)
-    assert OUT.read_bytes() == data
 
 
 def test_a_missing_shard_is_refused_by_its_number() -> None:
@@ -284,13 +246,6 @@ def test_a_shard_without_a_list_may_be_the_one_that_is_missing_and_keeps_all_its
     ]
 
 
-def test_a_shard_that_has_a_list_of_no_jobs_needs_no_rows() -> None:
-    all_jobs = [job for job in jobs(9) if Part(number=1, of=2).has(job.id)]
-    one, two = write_shards(all_jobs, 2)
-    two.unlink()
-    assert merge(one, two) == f"vllava: {len(all_jobs)} jobs of 2 shards: {len(all_jobs)} answers, 0 errors.\n"
-
-
 def test_the_rows_of_a_table_are_taken_from_its_journal_by_either_name() -> None:
     one, two = write_shards(jobs(9), 2)
     rows = one.read_bytes() + two.read_bytes()
@@ -336,15 +291,6 @@ def test_a_folder_without_parts_is_no_shard() -> None:
     assert str(refused("folder")) == said
     assert isinstance(refused("."), OutputError)
     assert isinstance(refused("/"), OutputError)
-
-
-def test_a_damaged_list_is_refused() -> None:
-    (shard,) = write_shards(jobs(3), 1)
-    Path("1.jsonl.jobs").write_bytes(Path("1.jsonl.jobs").read_bytes()[:-5])
-    assert str(refused(shard)) == (
-        "'1.jsonl.jobs' can't be used as a list of jobs: it has 2 jobs instead of 3. "
-        "Run that shard of vllava batch again."
-    )
 
 
 def test_shards_that_change_while_they_are_read_are_refused() -> None:

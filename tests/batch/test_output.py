@@ -187,12 +187,6 @@ def test_a_table_of_an_older_version_gets_its_columns() -> None:
     assert list(csv.reader(Path("out.csv").read_text().splitlines()))[1:] == [[A.id, "", ""], [B.id, "cpu", clips]]
 
 
-def test_overwriting_forgets_every_row() -> None:
-    put(to(), [good(A), bad(B)])
-    assert put(to(is_overwriting=True), [good(B)]) == ("", [])
-    assert ids() == ["b"]
-
-
 @pytest.mark.parametrize("content", ["hello\n", '{"id": "1"}\n', '{"id": "1"}\n{"id": "2"}\n', "a,b\n1,2\n"])
 def test_a_file_of_something_else_is_refused_and_stays(content: str) -> None:
     Path("out.jsonl").write_text(content)
@@ -201,12 +195,6 @@ def test_a_file_of_something_else_is_refused_and_stays(content: str) -> None:
             put(destination, [good(A)])
         assert str(caught.value) == "'out.jsonl' was not written by vllava. Name another file."
         assert Path("out.jsonl").read_text() == content
-
-
-def test_a_file_of_something_else_is_foreseen() -> None:
-    Path("out.jsonl").write_text("a,b\n1,2\n")
-    with pytest.raises(OutputError, match="was not written by vllava"):
-        foreseen(to())
 
 
 def test_a_file_that_another_run_writes_to_is_refused() -> None:
@@ -219,12 +207,6 @@ def test_a_table_is_written_at_the_end_in_the_order_of_the_jobs_with_older_rows_
     put(CSV, [bad(C), good(A)], [A, B, C])
     assert Path("out.csv").read_text() == "path,answer,error.kind\na.mp4,A dog.,\nc.mp4,,unreadable\nd.mp4,A dog.,\n"
     assert ids("out.csv.journal") == ["d", "C", "a"]
-
-
-def test_the_same_rows_can_be_written_with_other_fields() -> None:
-    put(CSV, [good(A)], [A])
-    put(to("out.csv", "csv", ("id",)), [], [A])
-    assert Path("out.csv").read_text() == f"id\n{A.id}\n"
 
 
 def test_a_run_that_dies_leaves_the_table_of_before() -> None:
@@ -250,12 +232,6 @@ def test_a_table_that_may_be_something_else_is_refused_before_the_run_and_stays(
     assert Path("out.csv").read_text() == "mine\n"
     put(to("out.csv", "csv", ("path",), is_overwriting=True), [good(A)])
     assert Path("out.csv").read_text() == "path\na.mp4\n"
-
-
-def test_an_empty_file_may_become_a_table() -> None:
-    Path("out.csv").touch()
-    put(CSV, [good(A)])
-    assert Path("out.csv").read_text() == "path,answer,error.kind\na.mp4,A dog.,\n"
 
 
 def test_a_folder_in_the_place_of_a_table_is_refused_before_the_run() -> None:
@@ -286,15 +262,3 @@ def test_what_a_run_would_know_can_be_foreseen_without_a_trace(
     assert {each.id[0]: out.had_failed(each) for each in JOBS if out.is_done(each)} == done
     assert Path("out.jsonl").read_bytes() == before
     assert [path.name for path in Path().iterdir()] == ["out.jsonl"]
-
-
-def test_a_torn_last_row_is_not_foreseen_as_done() -> None:
-    put(to(), [good(A), good(B)])
-    Path("out.jsonl").write_bytes(Path("out.jsonl").read_bytes()[:-30])
-    assert [foreseen(to()).is_done(each) for each in (A, B)] == [True, False]
-
-
-def test_an_answer_of_several_lines_stays_one_row() -> None:
-    put(CSV, [Result(job=A, answer=answer('"A\ndog", he\tsaid'))], [A])
-    assert Path("out.csv").read_text() == 'path,answer,error.kind\na.mp4,"""A\ndog"", he\tsaid",\n'
-    assert len(Path("out.csv.journal").read_text().splitlines()) == 1

@@ -144,12 +144,6 @@ def test_the_row_of_a_touched_clip_counts_where_its_hash_is_known() -> None:
     assert run(jobs) == ([], "")
 
 
-def test_a_touched_clip_without_a_hash_is_answered_anew() -> None:
-    run(jobs_about("a"))
-    touch("a")
-    assert run(jobs_about("a"))[0] == ["a"]
-
-
 def test_other_bytes_of_the_same_size_are_another_clip() -> None:
     run(jobs_about("a"), is_hashed=True)
     touch("a", "clip A")

@@ -212,15 +212,6 @@ def test_what_was_counted_can_be_told(engine: Engine) -> None:
     json.dumps(vars(counters))
 
 
-def test_once_it_is_to_stop_only_what_was_begun_is_finished(engine: Engine) -> None:
-    reads = [read(each) for each in units((RED, COLOUR), (BLUE, COLOUR), (PATHS["three-shapes.mp4"], COLOUR))]
-    answered: list[Result] = []
-    executor = local(engine, [*reads], most_rows=1, is_stopping=lambda: bool(answered))
-    for result in executor.outcomes(()):
-        answered.append(result)
-    assert told(iter(answered)) == {(RED.name, COLOUR): "Red."}
-
-
 def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:
     said: list[str] = []
     reads = [read(each) for each in units(*((path, COLOUR) for path in (RED, BLUE, *list(PATHS.values())[2:4])))]
