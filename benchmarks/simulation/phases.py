@@ -21,7 +21,7 @@ from benchmarks.simulation.plan import ABOUT, Plan, fails
 from vllava_cli.batch import output
 from vllava_cli.batch.executors.ray_driver import write_manifest
 from vllava_cli.batch.jobs import Job, group_by_clip
-from vllava_cli.batch.merge import mismatch
+from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.output import Output
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import row_of
@@ -69,8 +69,8 @@ class Driver:
             with timed("finish"):
                 out.finish(jobs)
             with timed("reconcile"):
-                found = mismatch(jobs, out.ids(), out.before)
-        tell(rows=len(jobs) - len(out.before), mismatch=list(found.told()))
+                found = mismatches(jobs, out.ids(), out.before)
+        tell(rows=len(jobs) - len(out.before), mismatch=found)
 
     def check(self) -> None:
         """What merge wrote, read by code that knows nothing of batches: rows, ids, errors."""

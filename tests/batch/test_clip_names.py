@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_files import ClipNames, forms
+from vllava_cli.batch.job_files import ClipNames
 
 CLIPS = (
     *("vid1305.avi", "video7010.mp4", "v_1QIUV7WYKXg.mkv", "tumblr_n1_400.gif", "-4wsuPCjDBc_5_15.avi", "12.mp4"),

@@ -12,7 +12,6 @@ from tests.batch.parts import Reading, good
 from tests.commands.shell import Shell
 from tests.hub_server import COMMIT, open_hub, put_into
 from vllava_cli import demo
-from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.output import Destination
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import row_of

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.shards import Job, Part, jobs, row
-from vllava_cli.batch.jobs import JobList, ListedJob, id_of, list_path, write_lists
+from tests.shards import Job, Part, jobs
+from vllava_cli.batch.jobs import JobList, ListedJob, id_of, write_lists
 from vllava_cli.errors import OutputError
 
 PATH = Path("a.jsonl.jobs")

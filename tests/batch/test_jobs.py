@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.parts import clip_jobs, job
+from tests.batch.parts import job
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,

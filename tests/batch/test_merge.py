@@ -16,7 +16,7 @@ from tests.batch.ray_cluster.rows import jobs as made_jobs
 from tests.commands.shell import Shell
 from tests.shards import Job, Part, jobs, row, write_rows, write_shards
 from vllava_cli.batch.jobs import list_path, write_lists
-from vllava_cli.batch.merge import Merge, Mismatch, ShardOutput, merged, mismatch, run
+from vllava_cli.batch.merge import Merge, ShardOutput, merged, mismatches, run
 from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, VllavaError
 from vllava_cli.screen import Screen
 from vllava_cli.storage.journal import Journal, read_rows
@@ -356,16 +356,13 @@ def ids(of: list[str]) -> list[bytes]:
 def test_each_job_once_is_what_is_wanted_and_rows_of_earlier_runs_may_stay() -> None:
     every, earlier = made_jobs(5), made_jobs(2, question="Before?")
     there = ids([job.id for job in (*earlier, *every)])
-    assert mismatch(every, there, before=ids([job.id for job in earlier])) == Mismatch()
-    assert not mismatch(every, there, before=ids([job.id for job in earlier]))
+    assert not mismatches(every, there, before=ids([job.id for job in earlier]))
 
 
 def test_what_lacks_what_is_twice_and_what_is_foreign_is_told() -> None:
     every, foreign = made_jobs(15), made_jobs(1, question="Who?")
     there = ids([job.id for job in (every[0], every[0], *foreign)])
-    found = mismatch(every, there, before=())
-    assert found == Mismatch(missing=tuple(every[1:]), twice=(every[0].id,), foreign=(foreign[0].id,))
-    missing, twice, unknown = found.told()
+    missing, twice, unknown = mismatches(every, there, before=())
     assert missing.startswith(f"14 without a row: {every[1].id} '1.mp4' 'Why?', ")
     assert missing.endswith(" … and 4 more.")
     assert twice == f"1 with two rows: {every[0].id}."

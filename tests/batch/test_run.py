@@ -14,8 +14,6 @@ import pytest
 
 from tests.batch.conftest import by_id, rows_of
 from tests.batch.fork_server import Zygote
-from vllava_cli import demo
-from vllava_cli.storage.journal import Journal
 
 DEMO = ("batch", "--model", "demo")
 HAPPENS = "What happens in this video?"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.tables import Format, fields_of, format_of, header, line, lines, write
+from vllava_cli.batch.tables import Format, fields_of, line, lines, write
 from vllava_cli.errors import OutputError, UsageError
 
 ROW = {

@@ -176,8 +176,7 @@ def shard_number(id: str, of: int) -> int:
     return int(id, 16) % of + 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ListedJob:
+class ListedJob(NamedTuple):
     """A row of a list; the id as 16 bytes."""
 
     id: bytes
@@ -220,7 +219,7 @@ class JobList:
             id, clip, question = id_of(row), row.get("path"), row.get("question")
             if id is None or not isinstance(clip, str) or not isinstance(question, str):
                 _refuse(self.path, f"line {count + 1} is no job")
-            yield ListedJob(id=id, path=clip, question=question)
+            yield ListedJob(id, clip, question)
         if count != self.jobs:
             _refuse(self.path, f"it has {counted(count, 'job')} instead of {self.jobs:,}")
 

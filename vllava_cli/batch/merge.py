@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -52,10 +51,9 @@ def run(merge: Merge, screen: Screen) -> int:
         _check_files(merge.out, shards)
         with screen.waiting(f"Reading {counted(len(shards), 'shard')}"):
             whole_run = merged(shards)
-        counts: Counter[str] = Counter()
         with screen.waiting(f"Writing {merge.out}"):
-            _write(merge.out, _counted(whole_run.rows(), counts))
-        _tell(merge.out, shards, whole_run.stale_rows, counts, screen)
+            _write(merge.out, whole_run.rows())
+        _report(merge.out, whole_run, screen)
     return 0
 
 
@@ -102,13 +100,6 @@ def _identity(path: Path) -> object:
         return (facts.st_dev, facts.st_ino) if facts else os.path.realpath(path)
 
 
-def _counted(rows: Iterable[Mapping[str, Any]], counts: Counter[str]) -> Iterator[Mapping[str, Any]]:
-    """The same rows; `counts` gets how many are answers, how many errors."""
-    for row in rows:
-        counts["answer" if row.get("error") is None else "error"] += 1
-        yield row
-
-
 def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
     """Under the lock of the file that is replaced, so that no batch may be writing to it."""
     if out.exists():
@@ -118,16 +109,17 @@ def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
         files.write(out, map(line_of, rows))
 
 
-def _tell(out: Path, shards: Sequence[ShardOutput], stale_rows: int, counts: Counter[str], screen: Screen) -> None:
-    bare = listed([one_line(str(shard.path)) for shard in shards if not shard.jobs])
+def _report(out: Path, run: MergedShards, screen: Screen) -> None:
+    bare = _first([one_line(str(shard.path)) for shard in run.shards if not shard.jobs])
     if bare:
         screen.notice(f"vllava: No list of jobs, .jobs, is beside {bare}: jobs without a row can't be seen.")
-    if stale_rows:
-        screen.notice(f"vllava: {counted(stale_rows, 'row')} of clips that changed since, or of other runs, left out.")
-    jobs, of = counted(counts.total(), "job"), counted(len(shards), "shard")
-    answers, errors = counted(counts["answer"], "answer"), counted(counts["error"], "error")
+    if run.stale_rows:
+        stale = counted(run.stale_rows, "row")
+        screen.notice(f"vllava: {stale} of clips that changed since, or of other runs, left out.")
+    answers, errors = counted(len(run.ids) - run.errors, "answer"), counted(run.errors, "error")
+    jobs, of = counted(len(run.ids), "job"), counted(len(run.shards), "shard")
     screen.notice(f"vllava: {jobs} of {of}: {answers}, {errors}.")
-    if counts["error"]:
+    if run.errors:
         name = one_line(str(out))
         screen.notice(f"vllava: The same batch with --retry-errors and -o {name} tries the errors again.")
 
@@ -186,6 +178,8 @@ class MergedShards:
 
     shards: Sequence[ShardOutput]
     ids: Collection[bytes]
+    errors: int
+    """How many rows are errors."""
     stale_rows: int
     """How many are left out because no list has their id."""
 
@@ -206,7 +200,7 @@ def merged(shards: Sequence[ShardOutput]) -> MergedShards:
     _check_lists(shards)
     awaited = {job.id for shard in shards if shard.jobs for job in shard.jobs.listed()}
     owners: dict[bytes, ShardOutput] = {}
-    stale_rows = 0
+    errors = stale_rows = 0
     for shard in shards:
         for id, row in shard.rows():
             if shard.jobs and id not in awaited:
@@ -215,10 +209,11 @@ def merged(shards: Sequence[ShardOutput]) -> MergedShards:
                 raise ShardError(_twice(row, owners[id], shard))
             else:
                 owners[id] = shard
+                errors += row.get("error") is not None
     missing = awaited - owners.keys()
     if missing:
         raise ShardError(_missing(shards, missing, len(awaited)))
-    return MergedShards(shards=shards, ids=owners.keys(), stale_rows=stale_rows)
+    return MergedShards(shards=shards, ids=owners.keys(), errors=errors, stale_rows=stale_rows)
 
 
 def _check_lists(shards: Sequence[ShardOutput]) -> None:
@@ -234,7 +229,7 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
     of = lists[0].of if lists else 0
     absent = sorted(set(range(1, of + 1)) - {each.shard for each in lists})
     if len(absent) > len(shards) - len(lists):
-        names = listed([f"{number}/{of}" for number in absent])
+        names = _first([f"{number}/{of}" for number in absent])
         raise ShardError(
             f"Of the shards, {names} {'is' if len(absent) == 1 else 'are'} missing. Name all {of:,} files."
         )
@@ -271,7 +266,7 @@ def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int)
             names += [f"{shard.jobs.shard}/{shard.jobs.of} ({shown(shard.path)}, {count:,} of them)"] if count else []
     more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
     lack = f"{len(missing):,} of {job_count:,} jobs {'has' if len(missing) == 1 else 'have'} no row"
-    return "\n".join([f"{lack}. Run their shards again: {listed(names)}.", *lines, *more])
+    return "\n".join([f"{lack}. Run their shards again: {_first(names)}.", *lines, *more])
 
 
 def _line(path: object, question: object) -> str:
@@ -281,38 +276,11 @@ def _line(path: object, question: object) -> str:
     return f"  {' '.join(str(path).split())}: {asked}"
 
 
-def listed(names: Sequence[str]) -> str:
-    """ "a, b", and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> list[str]:
+    """Sentences about jobs that don't have one row and rows that nobody asked for, with the first ten of each.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Mismatch:
-    """What is not as it should be: each job with one row, and no row that nobody asked for."""
-
-    missing: tuple[Job, ...] = ()
-    twice: tuple[str, ...] = ()
-    """Ids."""
-    foreign: tuple[str, ...] = ()
-    """Ids of rows that came in this run and are no job's."""
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.twice or self.foreign)
-
-    def told(self) -> Iterator[str]:
-        """Sentences, with the first ten of each kind named."""
-        names = [f"{job.id} {shown(Path(job.path))} {job.question!r}" for job in self.missing]
-        kinds = (("without a row", names), ("with two rows", self.twice), ("that nobody asked for", self.foreign))
-        for what, found in kinds:
-            if found:
-                more = len(found) - MOST_NAMED
-                rest = f" … and {more:,} more" if more > 0 else ""
-                yield f"{len(found):,} {what}: {', '.join(found[:MOST_NAMED])}{rest}."
-
-
-def mismatch(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> Mismatch:
-    """`ids` are those of all rows now, `before` those that were there when the run began."""
+    `ids` are those of all rows now, `before` those that were there when the run began.
+    """
     is_seen = dict.fromkeys((bytes.fromhex(job.id) for job in jobs), False)
     twice, foreign = [], []
     for id in ids:
@@ -322,5 +290,14 @@ def mismatch(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes
         elif was_seen is None and id not in before:
             foreign.append(id.hex())
         is_seen[id] = True
-    missing = tuple(job for job in jobs if not is_seen[bytes.fromhex(job.id)])
-    return Mismatch(missing=missing, twice=tuple(twice), foreign=tuple(foreign))
+    missing = [
+        f"{job.id} {shown(Path(job.path))} {job.question!r}" for job in jobs if not is_seen[bytes.fromhex(job.id)]
+    ]
+    kinds = (("without a row", missing), ("with two rows", twice), ("that nobody asked for", foreign))
+    return [f"{len(found):,} {what}: {_first(found, ' …')}." for what, found in kinds if found]
+
+
+def _first(names: Sequence[str], rest: str = "") -> str:
+    """ "a, b", and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f"{rest} and {more:,} more" if more > 0 else "")

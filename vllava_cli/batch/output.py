@@ -22,6 +22,7 @@ from vllava_cli.errors import OutputError
 from vllava_cli.screen import Screen
 from vllava_cli.storage.journal import Journal, read_rows
 from vllava_cli.storage.jsonl import check_regular, refuse_foreign, row_of, shown, told
+from vllava_cli.storage.objects import is_url
 
 
 class Output:
@@ -72,7 +73,8 @@ class Output:
         known = learn(journal.rows(), journal.path)
         if self.destination.is_retrying and any(known.values()):
             again = {(job.path, job.question, self.info.model) for job in jobs}
-            journal.rewrite(row for row in journal.rows() if not _is_again(row, again))
+            kept = (row for row in journal.rows() if row["error"] is None or _asked(row) not in again)
+            journal.rewrite(kept)
             known = learn(journal.rows(), journal.path)
         self.has_failed |= known
         self.before = self.has_failed.keys()
@@ -105,11 +107,12 @@ def opened(
     Errors: LockedError; OutputError for a file that is no output of a batch.
     """
     if destination.parts is not None:
-        from vllava_cli.batch.parts import part_output
+        from vllava_cli.batch.parts import FolderOutput, StoreOutput
 
-        out = part_output(destination, info, screen)
+        kind: type[Output] = StoreOutput if is_url(destination.parts) else FolderOutput
     else:
-        out = (FileOutput if destination.path else StdoutOutput)(destination, info, screen)
+        kind = FileOutput if destination.path else StdoutOutput
+    out = kind(destination, info, screen)
     try:
         out.prepare(jobs, every or jobs, is_dry=is_dry)
         yield out
@@ -222,5 +225,5 @@ def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
                     yield row
 
 
-def _is_again(row: Mapping[str, Any], again: set[tuple[str, str, str]]) -> bool:
-    return row["error"] is not None and (row["path"], row["question"], row["model"]) in again
+def _asked(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["path"], row["question"], row["model"]

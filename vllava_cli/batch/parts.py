@@ -24,7 +24,7 @@ from vllava_cli.errors import OutputError
 from vllava_cli.screen import Screen
 from vllava_cli.storage.journal import Journal, read_rows
 from vllava_cli.storage.jsonl import shown, told
-from vllava_cli.storage.objects import LIST, Objects, is_url, rows_into, scratch
+from vllava_cli.storage.objects import LIST, Objects, rows_into, scratch
 from vllava_cli.storage.portable import portable
 
 JOBS_PER_PART, MOST_PARTS = 65_536, 256
@@ -32,10 +32,6 @@ MOST_ROWS, MOST_S = 1000, 5.0
 """Of an object, and how long its first row waits: what a killed driver had waiting is answered again."""
 ROWS_PER_GROUP = 4096
 TABLE = "rows.parquet"
-
-
-def part_output(destination: Destination, info: RunInfo, screen: Screen) -> Output:
-    return (StoreOutput if is_url(destination.parts or "") else FolderOutput)(destination, info, screen)
 
 
 class _Parts(Output):

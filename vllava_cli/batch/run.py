@@ -23,7 +23,7 @@ from vllava_cli.batch.jobs import (
     signature,
     write_lists,
 )
-from vllava_cli.batch.merge import mismatch
+from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.preflight import Headers, Preflight
 from vllava_cli.batch.progress import (
@@ -177,8 +177,8 @@ def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
 def _is_whole(out: Output, jobs: Sequence[Job], screen: Screen) -> bool:
     """Whether the output has each job once; where it hasn't, says what is wrong with it."""
     with screen.waiting("Reconciling the rows with the jobs"):
-        found = mismatch(jobs, out.ids(), out.before)
-    for sentence in found.told():
+        found = mismatches(jobs, out.ids(), out.before)
+    for sentence in found:
         screen.error(f"The rows don't match the jobs: {sentence}")
     return not found
 

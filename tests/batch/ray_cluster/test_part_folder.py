@@ -13,7 +13,7 @@ from tests.batch.ray_cluster.rows import ABOUT, jobs, opened_output, put, rows
 from vllava_cli.batch import merge
 from vllava_cli.batch import parts as module
 from vllava_cli.batch.jobs import Job, shard_number
-from vllava_cli.batch.merge import mismatch
+from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.parts import parts_for
 from vllava_cli.batch.request import Destination
 from vllava_cli.errors import LockedError, OutputError
@@ -44,7 +44,7 @@ def test_a_row_is_in_the_part_that_its_id_says(four: Destination) -> None:
     with opened_output(four, every) as parts:
         put(parts, rows(every))
         parts.finish(every)
-        assert not mismatch(every, parts.ids(), parts.before)
+        assert not mismatches(every, parts.ids(), parts.before)
     names = [f"part-{number:05}-of-00004.jsonl" for number in range(1, 5)]
     assert sorted(path.name for path in Path("out").iterdir()) == sorted([*names, *(f"{name}.jobs" for name in names)])
     for number, name in enumerate(names, 1):
@@ -68,7 +68,7 @@ def test_what_has_a_row_is_done_in_the_next_run_and_errors_only_if_they_are_trie
             f"{number}.mp4" for number in (3, 8, 9, 10, 11)
         ]
         put(parts, rows([every[3], *every[8:]]))
-        assert not mismatch(every, parts.ids(), parts.before)
+        assert not mismatches(every, parts.ids(), parts.before)
     with opened_output(Destination(parts="out", is_overwriting=True), every) as parts:
         assert not any(map(parts.is_done, every))
         assert list(parts.ids()) == []

@@ -15,7 +15,7 @@ from vllava_cli.batch import merge
 from vllava_cli.batch.executors.ray_actors import clip_jobs_in, decoded
 from vllava_cli.batch.executors.ray_driver import write_manifest
 from vllava_cli.batch.jobs import JobRequest, group_by_clip, make_jobs
-from vllava_cli.batch.merge import mismatch
+from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.parts import StoreOutput
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import JobError
@@ -52,7 +52,7 @@ def test_rows_are_put_as_objects_and_merged_from_there(store: Any, bucket: Desti
         parts.finish(every)
         put(parts, rows(every[2:]))
         parts.finish(every)
-        assert not mismatch(every, parts.ids(), parts.before)
+        assert not mismatches(every, parts.ids(), parts.before)
     assert [name[:11] for name in sorted(names(store, bucket))] == ["rows-000001", "rows-000002", "run.jsonl.j"]
     assert merged(bucket, tmp_path / "all.jsonl") == rows(every)
 
@@ -100,7 +100,7 @@ def test_errors_of_other_questions_are_no_foreign_rows_when_errors_are_tried_aga
     with opened_output(Destination(parts=bucket.parts, is_retrying=True), every) as parts:
         put(parts, rows(every))
         parts.finish(every)
-        assert list(mismatch(every, parts.ids(), parts.before).told()) == []
+        assert mismatches(every, parts.ids(), parts.before) == []
 
 
 def test_a_put_that_breaks_off_leaves_no_object(store: Any, bucket: Destination) -> None:

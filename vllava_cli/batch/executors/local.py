@@ -53,15 +53,8 @@ class AnswerKey:
     """With the seed that this question is answered with."""
     clip: ShownClip | None = None
     hashed: Future[Fingerprint] | None = None
-    """None of them is known of a clip that couldn't be read."""
-
-
-class ClipError(Exception):
-    """An error of a clip, and so of all jobs about it."""
-
-    def __init__(self, error: JobError) -> None:
-        super().__init__(error.message)
-        self.error = error
+    error: JobError | None = None
+    """Of a clip that couldn't be read; nothing else is known of it then."""
 
 
 @dataclass(kw_only=True)
@@ -127,7 +120,7 @@ class LocalExecutor:
         clip, frames = read.key, read.found
         error = JobError.of_clip(read.fault, clip.path) if read.fault else change_of(clip)
         if frames is None or error:
-            return [Finished(key=AnswerKey(jobs=clip.jobs), fault=ClipError(error) if error else None)]
+            return [Finished(key=AnswerKey(jobs=clip.jobs, error=error))]
         for text in frames.clip.faults:
             self.control.notice(text)
         size = clip.jobs[0].size
@@ -146,8 +139,8 @@ class LocalExecutor:
         return queries
 
     def _results(self, finished: Finished[AnswerKey]) -> Iterator[Result]:
-        fault, key, answer = finished.fault, finished.key, finished.answer
-        error = fault.error if isinstance(fault, ClipError) else JobError.of_question(fault) if fault else None
+        key, answer = finished.key, finished.answer
+        error = JobError.of_question(finished.fault) if finished.fault else key.error
         making = self._making(key, answer) if answer else None
         for job in key.jobs:
             yield Result(

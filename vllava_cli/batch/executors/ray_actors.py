@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from vllava_cli.batch.executors import RunControl, local
 from vllava_cli.batch.jobs import ClipJobs, Job
@@ -37,6 +37,7 @@ from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
 from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
+    from vllava_cli.batch.executors.ray_queue import QueueReporter
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.hub import Source
 
@@ -166,20 +167,10 @@ def _fetcher(words: tuple[str, ...]) -> Fetcher:
     return Fetcher(allowed(words), Cache(default_folder(), MOST_BYTES))
 
 
-class Reports(Protocol):
-    """The reports of an actor. It can't report what ends its process."""
-
-    def begun(self) -> None:
-        """A process is about to import and load an engine."""
-
-    def settled(self) -> None:
-        """The engine has answered something."""
-
-
 class EngineActor:
     """The stage on GPUs: an engine in each actor, loaded with the first clips and the towers that they need."""
 
-    def __init__(self, setup: StageSetup, reports: Reports) -> None:
+    def __init__(self, setup: StageSetup, reports: QueueReporter) -> None:
         reports.begun()
         with suppress(OSError):
             os.chdir(setup.folder)
@@ -217,7 +208,7 @@ class EngineActor:
         left = {job.id: job for clip in clips for job in clip.clip.jobs}
         prints = {clip.clip.jobs[0].path: clip.fingerprint for clip in clips}
         try:
-            for result in self._executor(clips).outcomes(()) if clips else ():
+            for result in self._executor(self._engine, clips).outcomes(()) if clips and self._engine else ():
                 del left[result.job.id]
                 yield _with_print(result, prints[result.job.path])
         except Exception as exc:
@@ -225,14 +216,13 @@ class EngineActor:
             for job in left.values():
                 yield Result(job=job, error=JobError.of_question(exc))
 
-    def _executor(self, clips: Sequence[DecodedClip]) -> local.LocalExecutor:
-        assert self._engine
+    def _executor(self, engine: Engine, clips: Sequence[DecodedClip]) -> local.LocalExecutor:
         batch = replace(self._setup.batch, is_hashing=False)  # that was done where the clips are
         return local.LocalExecutor(
-            engine=self._engine,
+            engine=engine,
             batch=batch,
             reads=DecodedReads(clips),
-            most_rows=local.rows_at_once(self._engine, batch, self._setup.longest),
+            most_rows=local.rows_at_once(engine, batch, self._setup.longest),
             control=RunControl(),
         )
 

@@ -148,7 +148,7 @@ class ResultQueue:
 
 @dataclass(frozen=True)
 class QueueReporter:
-    """Reports of an actor to the queue."""
+    """The reports of an actor to the queue. It can't report what ends its process."""
 
     queue: Any
 
