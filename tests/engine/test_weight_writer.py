@@ -27,7 +27,7 @@ from vllava_cli.engine.weight_cache import LABEL, Origin, all_kept
 from vllava_cli.engine.weight_writer import LEAST_BYTES, LOCK, PART, Store
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import MediaKind, Quantisation, Wishes
-from vllava_cli.storage.lock import locked, release
+from vllava_cli.storage.files import locked, release
 
 pytest.importorskip("bitsandbytes")
 

@@ -10,17 +10,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from vllava_cli.errors import UsageError
+from vllava_cli.errors import UsageError, quoted
 from vllava_cli.media.inputs import piped
-from vllava_cli.storage.jsonl import reason_of, shown
+from vllava_cli.nouns import STDIN
+from vllava_cli.storage.files import as_output_error
 
-STDIN = Path("-")
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 MAX_JOB_BYTES = 1 << 20
 """Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
@@ -54,16 +53,17 @@ class JobRow(NamedTuple):
 
 def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
     """By the file's ending; - is stdin, an object a line. Errors: UsageError."""
-    if file == STDIN:
+    if file == Path(STDIN):
         source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
-        with reading("stdin"):
+        with as_output_error("stdin", "read", error=UsageError):
             yield from objects(source, "stdin")
         return
     read = _READERS.get(file.suffix.lower())
     if read is None:
-        raise UsageError(f"{shown(file)} has no ending of a jobs file: name one with {', '.join(_READERS)}.")
-    with reading(shown(file)), file.open("rb") as source:
-        yield from read(source, shown(file))
+        raise UsageError(f"{quoted(file)} has no ending of a jobs file: name one with {', '.join(_READERS)}.")
+    name = quoted(file)
+    with as_output_error(name, "read", error=UsageError), file.open("rb") as source:
+        yield from read(source, name)
 
 
 def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
@@ -208,15 +208,6 @@ def text_of(data: bytes, begin: Location) -> str:
     except UnicodeDecodeError as exc:
         where = begin._replace(line=begin.line + data.count(b"\n", 0, exc.start))
         raise where.fault("it is not UTF-8") from exc
-
-
-@contextmanager
-def reading(file: str) -> Iterator[None]:
-    """Turns errors of the system into a UsageError."""
-    try:
-        yield
-    except OSError as exc:
-        raise UsageError(f"{file} can't be read: {reason_of(exc)}. Check the path, or name another file.") from exc
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)

@@ -16,12 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from vllava_cli.errors import OutputError
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
 from vllava_cli.storage import files
-from vllava_cli.storage.jsonl import line_of, read_rows, shown
+from vllava_cli.storage.jsonl import line_of, read_rows
 
 ID_DIGITS = 32
 FIRST_KEYS = (
@@ -257,11 +256,11 @@ def write_lists(paths: Mapping[int, Path], of: int, jobs: Collection[Job]) -> No
             "checksum": f"{checksum:032x}",
         }
         rows = ({"id": job.id, "path": job.path, "question": job.question} for job in its)
-        files.write(paths[number], map(line_of, chain((header,), rows)))
+        files.atomic_write(paths[number], map(line_of, chain((header,), rows)))
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    raise OutputError(f"{shown(path)} can't be used as a list of jobs: {fault}. Run that shard of vllava batch again.")
+    raise OutputError(f"{quoted(path)} can't be used as a list of jobs: {fault}. Run that shard of vllava batch again.")
 
 
 def _used(sampling: Sampling) -> dict[str, object]:

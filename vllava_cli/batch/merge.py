@@ -16,14 +16,13 @@ from typing import Any
 
 from vllava_cli.batch.jobs import Job, JobList, id_of, list_path
 from vllava_cli.batch.tables import format_of
-from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError
-from vllava_cli.plural import counted
+from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, quoted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage import files
-from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.journal_repair import check_start
-from vllava_cli.storage.jsonl import line_of, read_rows, shown, told
-from vllava_cli.storage.lock import is_locked
+from vllava_cli.storage.files import as_output_error, is_locked
+from vllava_cli.storage.journal import Journal, check_start
+from vllava_cli.storage.jsonl import line_of, read_rows
 from vllava_cli.storage.objects import Objects, is_url, rows_into, scratch
 
 PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
@@ -68,17 +67,19 @@ def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
         return [path]
     found = shards_in(path)
     if not found:
-        raise OutputError(f"{shown(path)} has no parts of a batch. Name the folder that -o had, or the files.")
+        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder that -o had, or the files.")
     return found
 
 
 def _check_out(merge: Merge) -> None:
     if str(merge.out) == "-" or format_of(merge.out) != "jsonl":
         raise UsageError(
-            f"{shown(merge.out)} can't be the output: a file of JSON lines is written. Name one: all.jsonl."
+            f"{quoted(merge.out)} can't be the output: a file of JSON lines is written. Name one: all.jsonl."
         )
     if os.path.lexists(merge.out) and not merge.is_overwriting:
-        raise OutputError(f"{shown(merge.out)} is already there. Give --overwrite to replace it, or name another file.")
+        raise OutputError(
+            f"{quoted(merge.out)} is already there. Give --overwrite to replace it, or name another file."
+        )
 
 
 def _check_files(out: Path, shards: Sequence[ShardOutput]) -> None:
@@ -87,15 +88,15 @@ def _check_files(out: Path, shards: Sequence[ShardOutput]) -> None:
     for shard in shards:
         files = {_identity(path) for path in (shard.path, shard.journal, shard.jobs and shard.jobs.path) if path}
         if _identity(out) in files:
-            raise UsageError(f"{shown(out)} is one of the shards' files and can't be the output. Name another one.")
+            raise UsageError(f"{quoted(out)} is one of the shards' files and can't be the output. Name another one.")
         if files & taken:
-            raise UsageError(f"{shown(shard.path)} is named twice. Name each shard once.")
+            raise UsageError(f"{quoted(shard.path)} is named twice. Name each shard once.")
         taken |= files
 
 
 def _identity(path: Path) -> object:
     """What two names of one file have in common."""
-    with told(path, "read"):
+    with as_output_error(path, "read"):
         facts = path.stat() if path.exists() else None
         return (facts.st_dev, facts.st_ino) if facts else os.path.realpath(path)
 
@@ -106,7 +107,7 @@ def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
         with Journal.open(out) as journal:
             journal.rewrite(rows)
     else:
-        files.write(out, map(line_of, rows))
+        files.atomic_write(out, map(line_of, rows))
 
 
 def _report(out: Path, run: MergedShards, screen: Screen) -> None:
@@ -138,7 +139,7 @@ class ShardOutput:
     @classmethod
     def found(cls, path: Path) -> ShardOutput:
         """Looks for the files that belong to an output. Errors: LockedError, OutputError."""
-        with told(path, "read"):
+        with as_output_error(path, "read"):
             output = path.with_name(path.name.removesuffix(".journal"))
             beside = output.with_name(f"{output.name}.journal")
             listing = list_path(output)
@@ -146,7 +147,7 @@ class ShardOutput:
             jobs = JobList.read(listing) if listing.exists() else None
             has_begun = journal.exists() or not jobs
         if is_locked(journal):
-            raise LockedError(f"{shown(journal)} is being written by another vllava. Wait for its end.")
+            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait for its end.")
         if has_begun:
             check_start(journal)
         return cls(path=path, journal=journal if has_begun else None, jobs=jobs)
@@ -157,7 +158,7 @@ class ShardOutput:
             id = id_of(row)
             if id is None:
                 raise OutputError(
-                    f"{shown(self.path)} was not written by vllava batch: row {number} has no id. Name another file."
+                    f"{quoted(self.path)} was not written by vllava batch: row {number} has no id. Name another file."
                 )
             yield id, row
 
@@ -167,7 +168,7 @@ def shards_in(folder: Path) -> list[Path]:
 
     Errors: OutputError.
     """
-    with told(folder, "read"):
+    with as_output_error(folder, "read"):
         names = {path.name.removesuffix(".jobs").removesuffix(".journal") for path in folder.iterdir()}
         return [folder / name for name in sorted(names) if PART.fullmatch(name)]
 
@@ -223,7 +224,7 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
         difference = _difference(lists[0], other)
         if difference:
             raise ShardError(
-                f"{shown(lists[0].path)} and {shown(other.path)} are not of one run: {difference}. "
+                f"{quoted(lists[0].path)} and {quoted(other.path)} are not of one run: {difference}. "
                 "Run all shards again, with the same clips, questions and settings."
             )
     of = lists[0].of if lists else 0
@@ -248,7 +249,7 @@ def _difference(one: JobList, other: JobList) -> str | None:
 
 
 def _twice(row: dict[str, Any], one: ShardOutput, other: ShardOutput) -> str:
-    place = shown(one.path) if one is other else f"{shown(one.path)} and {shown(other.path)}"
+    place = quoted(one.path) if one is other else f"{quoted(one.path)} and {quoted(other.path)}"
     job = _line(row.get("path"), row.get("question"))
     return f"This job has two rows, in {place}. Leave one of them out.\n{job}"
 
@@ -263,7 +264,7 @@ def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int)
             first = [_line(job.path, job.question) for job in islice(lacking, MOST_NAMED - len(lines))]
             count = len(first) + sum(1 for _ in lacking)
             lines += first
-            names += [f"{shard.jobs.shard}/{shard.jobs.of} ({shown(shard.path)}, {count:,} of them)"] if count else []
+            names += [f"{shard.jobs.shard}/{shard.jobs.of} ({quoted(shard.path)}, {count:,} of them)"] if count else []
     more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
     lack = f"{len(missing):,} of {job_count:,} jobs {'has' if len(missing) == 1 else 'have'} no row"
     return "\n".join([f"{lack}. Run their shards again: {_first(names)}.", *lines, *more])
@@ -291,7 +292,7 @@ def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[byt
             foreign.append(id.hex())
         is_seen[id] = True
     missing = [
-        f"{job.id} {shown(Path(job.path))} {job.question!r}" for job in jobs if not is_seen[bytes.fromhex(job.id)]
+        f"{job.id} {quoted(Path(job.path))} {job.question!r}" for job in jobs if not is_seen[bytes.fromhex(job.id)]
     ]
     kinds = (("without a row", missing), ("with two rows", twice), ("that nobody asked for", foreign))
     return [f"{len(found):,} {what}: {_first(found, ' …')}." for what, found in kinds if found]

@@ -18,10 +18,11 @@ from vllava_cli.batch.jobs import Job
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import RunInfo, is_row, table_columns
 from vllava_cli.batch.stale import stale
-from vllava_cli.errors import OutputError
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.journal import Journal, read_rows
-from vllava_cli.storage.jsonl import check_regular, refuse_foreign, row_of, shown, told
+from vllava_cli.storage.files import as_output_error, check_regular
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows, refuse_foreign, row_of
 from vllava_cli.storage.objects import is_url
 
 
@@ -81,7 +82,7 @@ class Output:
 
     def foresee(self, journal: Path) -> None:
         """Learns what `resume` would, and changes nothing."""
-        with told(journal):
+        with as_output_error(journal):
             is_there = journal.exists()
         if is_there and not self.destination.is_overwriting:
             self.has_failed |= self.counted(learn(read_rows(journal), journal))
@@ -187,12 +188,12 @@ def _check_table(destination: Destination) -> None:
     path, journal = destination.path, destination.journal
     if path is None or journal == path:
         return
-    with told(path):
+    with as_output_error(path):
         check_regular(path)
         is_there = path.exists() and path.stat().st_size > 0
     if is_there and journal and not os.path.exists(journal) and not destination.is_overwriting:
         raise OutputError(
-            f"{shown(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
+            f"{quoted(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
             "it with --overwrite."
         )
 

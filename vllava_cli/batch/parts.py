@@ -20,12 +20,12 @@ from vllava_cli.batch.output import Output, learn, ordered
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import RunInfo, further_fields, path_columns
 from vllava_cli.commands.provenance import MADE_WITH
-from vllava_cli.errors import OutputError
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.journal import Journal, read_rows
-from vllava_cli.storage.jsonl import shown, told
+from vllava_cli.storage.files import Part, as_output_error
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import portable, read_rows
 from vllava_cli.storage.objects import LIST, Objects, rows_into, scratch
-from vllava_cli.storage.portable import portable
 
 JOBS_PER_PART, MOST_PARTS = 65_536, 256
 MOST_ROWS, MOST_S = 1000, 5.0
@@ -68,7 +68,7 @@ class FolderOutput(_Parts):
             for path in journals:
                 self.foresee(path)
             return
-        with told(self._folder):
+        with as_output_error(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         opened: list[Journal] = []
         self._journals = opened
@@ -83,11 +83,9 @@ class FolderOutput(_Parts):
         of, columns = len(self._journals), (*path_columns(jobs), *further_fields(jobs))
         for number, journal in enumerate(self._journals if self.destination.is_parquet else (), 1):
             path = journal.path.with_name(journal.path.name.removesuffix(".journal"))
-            part = path.with_name(f".{path.name}.part")
-            with told(path):
+            with Part(path) as part, as_output_error(path):
                 rows = ordered(journal.path, [job.id for job in jobs if Shard(number=number, of=of).has(job.id)])
-                write_parquet(part, rows, self.info.choices, columns)
-                part.replace(path)
+                write_parquet(part.path, rows, self.info.choices, columns)
 
     def ids(self) -> Iterator[bytes]:
         for journal in self._journals:
@@ -116,7 +114,7 @@ class FolderOutput(_Parts):
             return 0
         if len(kinds) > 1 or {kind for _, kind in kinds} != {self._ending}:
             raise OutputError(
-                f"{shown(self._folder)} has parts of another run, or of another --format. Name another folder."
+                f"{quoted(self._folder)} has parts of another run, or of another --format. Name another folder."
             )
         return int(kinds.pop()[0])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from vllava_cli.batch.executors import Counters
 from vllava_cli.batch.preflight import Headers
 from vllava_cli.batch.rows import JobError
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 
 MOST_NAMED = 5

@@ -21,7 +21,7 @@ from vllava_cli.errors import (
     VllavaError,
 )
 from vllava_cli.nouns import Answer, Precision
-from vllava_cli.storage.portable import is_portable, readable
+from vllava_cli.storage.jsonl import is_portable, readable
 
 PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))

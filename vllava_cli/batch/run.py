@@ -36,21 +36,20 @@ from vllava_cli.batch.progress import (
 )
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
-from vllava_cli.errors import UsageError
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
-from vllava_cli.interrupt import noted
+from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import allowed, scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
-from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
     from vllava_cli.media.decoder.pool import Pool
 
-INTERRUPTED = 130
 _SLICE_S = 0.2
 
 
@@ -60,7 +59,7 @@ def run(batch: BatchRequest, screen: Screen) -> int:
     watch.lap("start")
     code = _run(batch, screen, watch)
     watch.lap("finishing")
-    screen.detail(f"took {watch.told()}.")
+    screen.detail(f"took {watch.account()}.")
     return code
 
 
@@ -73,7 +72,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
     _check_schemes(batch, jobs)
     with (
         opened(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
-        noted(is_early=lambda: not progress.has_begun) as is_interrupted,
+        sigint_flag(is_early=lambda: not progress.has_begun) as is_interrupted,
     ):
         todo = [job for job in jobs if not out.is_done(job)]
         progress.total, progress.skipped = len(jobs), len(jobs) - len(todo)

@@ -19,7 +19,7 @@ from vllava_cli.engine.hub import Source
 from vllava_cli.engine.repository import repository_folder
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.nouns import Adapter, Checkpoint, Wishes
-from vllava_cli.storage.json_file import read_object, unusable
+from vllava_cli.storage.fields import read_object, unusable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 UNMERGEABLE = (

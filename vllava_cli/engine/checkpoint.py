@@ -11,7 +11,7 @@ from vllava_cli.engine.hub import Source
 from vllava_cli.errors import CheckpointError, reason_of
 from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, VideoRecipe
-from vllava_cli.storage.json_file import read_object, unusable
+from vllava_cli.storage.fields import read_object, unusable
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig

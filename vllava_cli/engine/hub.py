@@ -20,7 +20,7 @@ from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refus
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
-from vllava_cli.storage.json_file import MOST_BYTES, check_regular, read_object, unusable
+from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
@@ -115,7 +115,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
     from safetensors import safe_open
 
-    check_regular(path, most_bytes=MAX_WEIGHTS_BYTES)
+    check_json_file(path, most_bytes=MAX_WEIGHTS_BYTES)
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)

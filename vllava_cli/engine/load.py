@@ -26,7 +26,7 @@ from vllava_cli.engine.weight_cache import Origin, origin_of
 from vllava_cli.engine.weight_writer import Store
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import Conversation, LoadPlan, MediaKind
-from vllava_cli.storage.json_file import unusable
+from vllava_cli.storage.fields import unusable
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration

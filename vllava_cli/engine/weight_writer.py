@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.engine.weight_cache import LABEL, Origin, is_damaged, label_of, outdated, read_kept
 from vllava_cli.errors import LockedError, OutputError, reason_of
-from vllava_cli.memory_estimate import free_gib, gib
-from vllava_cli.storage.files import private_fault
-from vllava_cli.storage.jsonl import sync_folder
-from vllava_cli.storage.lock import locked, release
+from vllava_cli.fit import free_gib, gib
+from vllava_cli.storage.files import locked, private_fault, release, sync_folder
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from vllava_cli.batch.jobs import ClipJobs
 from vllava_cli.batch.rows import Result
+from vllava_cli.interrupt import never
 
 
 @dataclass(kw_only=True)
@@ -55,15 +56,11 @@ def _ignore(_text: str = "") -> None:
     pass
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(kw_only=True)
 class RunControl:
     """The ties between a run and its executor: whether to stop, where messages go, and what was counted."""
 
-    is_stopping: Callable[[], bool] = _never
+    is_stopping: Callable[[], bool] = never
     """Whether nothing new is to be begun."""
     notice: Callable[[str], object] = _ignore
     detail: Callable[[str], object] = _ignore

@@ -14,11 +14,11 @@ from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
 from vllava_cli.commands.start import loaded
+from vllava_cli.errors import quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Frames, MediaKind, Sampling
-from vllava_cli.stopwatch import Stopwatch
-from vllava_cli.storage.jsonl import shown
+from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.batch.request import BatchRequest
@@ -230,7 +230,7 @@ def change_of(clip: ClipJobs) -> JobError | None:
     """The error of a file that was another one when the run began."""
     if not has_changed(clip.jobs[0]):
         return None
-    name = shown(clip.path)
+    name = quoted(clip.path)
     if not os.path.exists(clip.path):
         return JobError(kind="missing", message=f"There is no file {name} any more. Check the path.")
     return JobError(kind="changed", message=f"{name} has changed since the run began. Run the same command again.")

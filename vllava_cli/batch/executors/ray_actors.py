@@ -21,8 +21,7 @@ from vllava_cli.batch.executors import RunControl, local
 from vllava_cli.batch.jobs import ClipJobs, Job
 from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import JobError, Result
-from vllava_cli.commands.provenance import precision_of
-from vllava_cli.errors import MediaError, VllavaError
+from vllava_cli.errors import MediaError, VllavaError, quoted
 from vllava_cli.media.decoder.client import Guard
 from vllava_cli.media.decoder.read_ahead import Read
 from vllava_cli.media.fingerprint import Fingerprint, fingerprint
@@ -34,7 +33,6 @@ from vllava_cli.media.remote.policy import allowed, scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
-from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
     from vllava_cli.batch.executors.ray_queue import QueueReporter
@@ -129,7 +127,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         error = JobError.of_clip(exc, path)
         if path != clip.path:  # messages about a fetched file name its URL
             name = without_secrets(clip.jobs[0].path)
-            error = replace(error, message=error.message.replace(shown(path), name))
+            error = replace(error, message=error.message.replace(quoted(path), name))
     return DecodedClip(clip=clip, error=error, is_early=is_early) if error else DecodedClip(clip=clip, frames=frames)
 
 
@@ -193,7 +191,7 @@ class EngineActor:
         good = [clip for clip in clips if clip.frames]
         if good or not all(clip.is_early for clip in clips):
             self._load({clip.frames.kind for clip in good if clip.frames})
-        precision = precision_of(self._engine.plan) if self._engine else None
+        precision = self._engine.plan.precision if self._engine else None
         for clip in clips:
             for job in clip.clip.jobs if clip.error else ():
                 yield Result(job=job, error=clip.error, precision=None if clip.is_early else precision)

@@ -29,8 +29,8 @@ from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, R
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import ClusterError, UsageError, WishError
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.plural import counted
-from vllava_cli.storage.jsonl import told
+from vllava_cli.nouns import counted
+from vllava_cli.storage.files import Part, as_output_error
 from vllava_cli.storage.objects import Objects, is_url, scratch
 
 if TYPE_CHECKING:
@@ -236,10 +236,8 @@ def write_manifest(place: str, clip_jobs: Iterable[ClipJobs]) -> str:
             objects.put_file(folder / MANIFEST, MANIFEST)
         return f"{objects.url}/{MANIFEST}"
     path = Path(place).absolute() / MANIFEST
-    part = path.with_name(f".{MANIFEST}.part")
-    with told(path):
-        _write_parquet(part, clip_jobs)
-        part.replace(path)
+    with Part(path) as part, as_output_error(path):
+        _write_parquet(part.path, clip_jobs)
     return str(path)
 
 
