@@ -18,7 +18,6 @@ from vllava_cli.batch.request import (
     QuestionWords,
     RayOptions,
     RayWords,
-    ResourceRequest,
     destination_of,
     devices_of,
     inputs_of,
@@ -317,7 +316,8 @@ def test_all_that_is_said_of_a_cluster_is_one_request() -> None:
         destination=Destination(parts="s3://bucket/run", is_parquet=True, is_retrying=True),
         ray=RayOptions(
             address="head:6379",
-            resources=ResourceRequest(actors=4, gpus_per_actor=0.5, decoders=5, clips=3, is_cpu=True),
+            actors=4,
+            gpus_per_actor=0.5,
             allowed=("s3,https",),
         ),
     )

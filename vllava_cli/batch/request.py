@@ -69,24 +69,14 @@ class Destination:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResourceRequest:
-    """The share of a cluster that was asked for; None decides by what the cluster has."""
-
-    actors: int | None = None
-    gpus_per_actor: float | None = None
-    decoders: int | None = None
-    clips: int | None = None
-    is_cpu: bool = False
-    """--device cpu."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RayOptions:
     """Which cluster answers, and how."""
 
     address: str = LOCAL
     """"local", "auto", "host:port" or "ray://host:port"."""
-    resources: ResourceRequest = field(default_factory=ResourceRequest)
+    actors: int | None = None
+    """How many engines; None decides by what the cluster has, as for their GPUs."""
+    gpus_per_actor: float | None = None
     allowed: tuple[str, ...] = ()
     """The schemes that --allow named."""
 
@@ -257,13 +247,8 @@ def on_ray(batch: BatchRequest, words: RayWords) -> BatchRequest:
         ),
         ray=RayOptions(
             address=words.ray,
-            resources=ResourceRequest(
-                actors=_actors(words.actors),
-                gpus_per_actor=words.gpus_per_actor,
-                decoders=batch.decoders,
-                clips=batch.most_rows,
-                is_cpu=batch.wishes.device == "cpu",
-            ),
+            actors=_actors(words.actors),
+            gpus_per_actor=words.gpus_per_actor,
             allowed=words.allow,
         ),
     )

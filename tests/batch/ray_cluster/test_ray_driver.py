@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from tests.batch.executors.fakes import Cluster
-from tests.batch.ray_cluster.rows import jobs
+from tests.batch.ray_cluster.rows import batch_of, jobs
 from vllava_cli.batch.executors import RunControl, ray_driver
 from vllava_cli.batch.executors.ray_actors import clip_jobs_in
 from vllava_cli.batch.executors.ray_driver import Node, allocate, connected, write_manifest
 from vllava_cli.batch.executors.ray_queue import Allocation
 from vllava_cli.batch.jobs import Job, JobRequest, group_by_clip, make_jobs
-from vllava_cli.batch.request import ResourceRequest
+from vllava_cli.batch.request import BatchRequest, RayOptions
 from vllava_cli.batch.rows import Result
 from vllava_cli.errors import ClusterError, WishError
+from vllava_cli.nouns import Wishes
 
 pytest.importorskip("pyarrow")
 
@@ -123,22 +124,22 @@ def shared(actors: int, cpus: int, gpus: float, decoders: int, clips: int) -> Al
 @pytest.mark.parametrize(
     ("nodes", "wanted", "found"),
     [
-        ((Node(cpus=3),), ResourceRequest(), shared(1, 1, 0, 1, 4)),
-        ((Node(cpus=8),), ResourceRequest(), shared(1, 3, 0, 4, 4)),
-        ((PAIR, PAIR, PAIR), ResourceRequest(), shared(3, 1, 0, 2, 4)),
-        ((PAIR, PAIR, PAIR), ResourceRequest(actors=4), shared(4, 1, 0, 1, 4)),
-        ((PAIR, PAIR, PAIR), ResourceRequest(actors=2, decoders=1, clips=7), shared(2, 1, 0, 1, 7)),
-        ((WORKSTATION,), ResourceRequest(), shared(1, 1, 1, 14, 16)),
-        ((WORKSTATION,), ResourceRequest(is_cpu=True), shared(1, 7, 0, 8, 4)),
-        ((WORKSTATION,), ResourceRequest(gpus_per_actor=0.5), shared(2, 1, 0.5, 13, 16)),
-        ((SERVER, SERVER), ResourceRequest(), shared(16, 1, 1, 111, 16)),
-        ((SERVER, SERVER), ResourceRequest(gpus_per_actor=0.4), shared(32, 1, 0.4, 95, 16)),
-        ((SERVER, SERVER), ResourceRequest(gpus_per_actor=3), shared(4, 1, 3, 123, 16)),
-        ((Node(cpus=4), SERVER), ResourceRequest(), shared(8, 1, 1, 59, 16)),
-        ((Node(cpus=64), PAIR), ResourceRequest(is_cpu=True), shared(2, 1, 0, 63, 4)),
+        ((Node(cpus=3),), batch_of(), shared(1, 1, 0, 1, 4)),
+        ((Node(cpus=8),), batch_of(), shared(1, 3, 0, 4, 4)),
+        ((PAIR, PAIR, PAIR), batch_of(), shared(3, 1, 0, 2, 4)),
+        ((PAIR, PAIR, PAIR), batch_of(ray=RayOptions(actors=4)), shared(4, 1, 0, 1, 4)),
+        ((PAIR, PAIR, PAIR), batch_of(ray=RayOptions(actors=2), decoders=1, most_rows=7), shared(2, 1, 0, 1, 7)),
+        ((WORKSTATION,), batch_of(), shared(1, 1, 1, 14, 16)),
+        ((WORKSTATION,), batch_of(wishes=Wishes(device="cpu")), shared(1, 7, 0, 8, 4)),
+        ((WORKSTATION,), batch_of(ray=RayOptions(gpus_per_actor=0.5)), shared(2, 1, 0.5, 13, 16)),
+        ((SERVER, SERVER), batch_of(), shared(16, 1, 1, 111, 16)),
+        ((SERVER, SERVER), batch_of(ray=RayOptions(gpus_per_actor=0.4)), shared(32, 1, 0.4, 95, 16)),
+        ((SERVER, SERVER), batch_of(ray=RayOptions(gpus_per_actor=3)), shared(4, 1, 3, 123, 16)),
+        ((Node(cpus=4), SERVER), batch_of(), shared(8, 1, 1, 59, 16)),
+        ((Node(cpus=64), PAIR), batch_of(wishes=Wishes(device="cpu")), shared(2, 1, 0, 63, 4)),
     ],
 )
-def test_shares(nodes: tuple[Node, ...], wanted: ResourceRequest, found: Allocation) -> None:
+def test_shares(nodes: tuple[Node, ...], wanted: BatchRequest, found: Allocation) -> None:
     assert allocate(nodes, wanted) == found
 
 
@@ -147,33 +148,33 @@ def test_shares(nodes: tuple[Node, ...], wanted: ResourceRequest, found: Allocat
     [
         (
             (PAIR,),
-            ResourceRequest(),
+            batch_of(),
             "Ray has 2 CPUs here, and 3 are needed: one for the model, one to decode, one to read the list of clips. "
             "Leave --ray out, or use a larger cluster.",
         ),
         (
             (PAIR, PAIR),
-            ResourceRequest(actors=3),
+            batch_of(ray=RayOptions(actors=3)),
             "--actors 3 is more than the 2 that the cluster has room for, with 4 CPUs, of which 2 stay free.",
         ),
         (
             (SERVER,),
-            ResourceRequest(actors=9),
+            batch_of(ray=RayOptions(actors=9)),
             "--actors 9 is more than the 8 that the cluster has room for, with 1 GPU each.",
         ),
         (
             (SERVER,),
-            ResourceRequest(gpus_per_actor=9),
+            batch_of(ray=RayOptions(gpus_per_actor=9)),
             "No machine of the cluster has 9 GPUs for an actor. Give fewer with --gpus-per-actor.",
         ),
         (
             (Node(cpus=8),),
-            ResourceRequest(gpus_per_actor=1),
+            batch_of(ray=RayOptions(gpus_per_actor=1)),
             "No machine of the cluster has 1 GPU for an actor. Give fewer with --gpus-per-actor.",
         ),
     ],
 )
-def test_what_there_is_no_room_for_is_refused(nodes: tuple[Node, ...], wanted: ResourceRequest, said: str) -> None:
+def test_what_there_is_no_room_for_is_refused(nodes: tuple[Node, ...], wanted: BatchRequest, said: str) -> None:
     with pytest.raises(WishError) as caught:
         allocate(nodes, wanted)
     assert str(caught.value) == said

@@ -25,7 +25,7 @@ from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.ray_actors import StageSetup, manifest_row
 from vllava_cli.batch.executors.ray_queue import Allocation, QueueItems, RayPass, ResultQueue
 from vllava_cli.batch.jobs import ClipJobs, Job, group_by_clip
-from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, RayOptions, ResourceRequest
+from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, RayOptions
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import ClusterError, UsageError, WishError
 from vllava_cli.media.preprocess import read_video_recipe
@@ -142,7 +142,7 @@ class RayExecutor:
         self.control.waiting_for = "Starting Ray" if options.address == LOCAL else f"Connecting to {options.address}"
         started_s = time.perf_counter()
         with self.connect(options.address, self.control.detail) as nodes:
-            self._allocation = allocate(nodes, options.resources)
+            self._allocation = allocate(nodes, self.batch)
             self.control.counters.load_s = time.perf_counter() - started_s
             self.control.detail(_described(self._allocation, len(nodes)))
             self.control.waiting_for = "waiting for the first rows"
@@ -252,23 +252,23 @@ def _write_parquet(path: Path, clip_jobs: Iterable[ClipJobs]) -> None:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
-def allocate(nodes: tuple[Node, ...], request: ResourceRequest) -> Allocation:
+def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
     """Shares the CPUs and GPUs out: engines, decoders, clips at once. Errors: WishError where there are too few."""
-    cpus = sum(node.cpus for node in nodes)
+    options, cpus = batch.ray or RayOptions(), sum(node.cpus for node in nodes)
     if cpus < LEAST_CPUS:
         raise WishError(
             f"Ray has {counted(cpus, 'CPU')} here, and {LEAST_CPUS} are needed: one for the model, one to decode, one "
             "to read the list of clips. Leave --ray out, or use a larger cluster."
         )
-    gpus = request.gpus_per_actor
+    gpus = options.gpus_per_actor
     if gpus is None:
-        gpus = 1.0 if not request.is_cpu and any(node.gpus for node in nodes) else 0.0
+        gpus = 1.0 if batch.wishes.device != "cpu" and any(node.gpus for node in nodes) else 0.0
     most = min(_most_on_gpus(nodes, gpus), cpus - SPARE_CPUS)
     if most < 1:
         raise WishError(
             f"No machine of the cluster has {counted(gpus, 'GPU')} for an actor. Give fewer with --gpus-per-actor."
         )
-    actors = request.actors or (most if gpus else min(most, len(nodes)))
+    actors = options.actors or (most if gpus else min(most, len(nodes)))
     if actors > most:
         is_short_of_gpus = gpus and most < cpus - SPARE_CPUS
         what = f"{counted(gpus, 'GPU')} each" if is_short_of_gpus else f"{cpus} CPUs, of which 2 stay free"
@@ -280,8 +280,8 @@ def allocate(nodes: tuple[Node, ...], request: ResourceRequest) -> Allocation:
         actors=actors,
         cpus_per_actor=cpus_per_actor,
         gpus_per_actor=gpus,
-        decoders=min(request.decoders or cpus, max(1, cpus - actors * cpus_per_actor - 1)),
-        clips=request.clips or (CLIPS_ON_GPU if gpus else CLIPS_ON_CPU),
+        decoders=min(batch.decoders or cpus, max(1, cpus - actors * cpus_per_actor - 1)),
+        clips=batch.most_rows or (CLIPS_ON_GPU if gpus else CLIPS_ON_CPU),
     )
 
 
