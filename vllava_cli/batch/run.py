@@ -101,7 +101,8 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
         if is_cut:
             return INTERRUPTED
         is_whole = batch.ray is None or batch.is_dry or progress.left > 0 or _is_whole(out, jobs, screen)
-    return 1 if complaints or progress.failed or not is_whole else 0
+    is_planned = batch.is_dry and batch.ray is not None  # whatever failed before
+    return 1 if complaints or (progress.failed and not is_planned) or not is_whole else 0
 
 
 def source_of(batch: BatchRequest, screen: Screen) -> Source:
@@ -213,11 +214,14 @@ class _Work:
         """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
         if self.batch.is_dry and (self.batch.ray or not clip_jobs):
             report_plan(self.progress, None if self.batch.ray else Headers(), self.screen)
-        elif self.batch.ray and clip_jobs:
-            self._answer(self._on_ray(), clip_jobs)
+        elif self.batch.ray:
+            self.executor = self._on_ray()
+            if clip_jobs:
+                self._announce()
+                self._answer(self.executor, clip_jobs)
         elif clip_jobs:
             self._do_here(clip_jobs)
-        if self.batch.has_stats and clip_jobs:
+        if self.batch.has_stats and (clip_jobs or self.executor):
             self._report_stats()
 
     def is_stopping(self) -> bool:
@@ -289,7 +293,6 @@ class _Work:
     def _on_ray(self) -> Executor:
         from vllava_cli.batch.executors.ray_driver import RayExecutor
 
-        self._announce()
         has_earlier_answers = self.progress.skipped > self.progress.skipped_errors
         return RayExecutor(
             batch=self.batch, source=self.source, control=self.control, has_earlier_answers=has_earlier_answers

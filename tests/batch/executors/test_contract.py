@@ -1,6 +1,6 @@
 """The contract of every executor: here over an engine of this process, over processes, and over a cluster.
 
-The last two have other ends that aren't there; `ray_cluster/test_ray.py` does the same over a real cluster.
+The last two have other ends that aren't there; `ray_cluster/real_contract.py` asks a real cluster.
 """
 
 from __future__ import annotations
