@@ -237,13 +237,20 @@ def batch(
 
     Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
     """
-    from vllava_cli.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
-    from vllava_cli.batch.ray_cluster.ray_arguments import Words, cluster_of
-    from vllava_cli.batch.request import Batch
+    from vllava_cli.batch.request import (
+        BatchRequest,
+        QuestionWords,
+        RayWords,
+        destination_of,
+        devices_of,
+        inputs_of,
+        on_ray,
+        shard_of,
+    )
 
-    asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
+    asked = QuestionWords.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
-    about_ray = Words(
+    about_ray = RayWords(
         ray=ray,
         actors=actors,
         gpus_per_actor=gpus_per_actor,
@@ -251,7 +258,7 @@ def batch(
         output=output,
         format=format,
     )
-    request = Batch(
+    request = BatchRequest(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
@@ -281,14 +288,9 @@ def batch(
     )
     if asked.notice:
         screen.notice(asked.notice)
-    if ray is None:
-        from vllava_cli.batch import run as command
+    from vllava_cli.batch import run as command
 
-        about_ray.check_absent()
-        raise typer.Exit(command.run(request, screen))
-    from vllava_cli.batch.ray_cluster import ray_run as elsewhere
-
-    raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
+    raise typer.Exit(command.run(on_ray(request, about_ray), screen))
 
 
 @_command(no_args_is_help=True)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from vllava_cli.batch.ray_cluster import result_queue
-from vllava_cli.batch.ray_cluster.crash_loop import Starts
-from vllava_cli.batch.ray_cluster.result_queue import HOPELESS, MOST_VAIN_STARTS, Feed
+from vllava_cli.batch.executors import ray_queue
+from vllava_cli.batch.executors.ray_queue import HOPELESS, MOST_VAIN_STARTS, CrashLoopDetector, ResultQueue
 
 
 @pytest.mark.parametrize(
@@ -30,14 +29,14 @@ from vllava_cli.batch.ray_cluster.result_queue import HOPELESS, MOST_VAIN_STARTS
     ],
 )
 def test_all_that_began_must_have_ended_often_enough(begun: str, vain: int, is_hopeless: bool) -> None:
-    starts = Starts(most_vain=4)
+    starts = CrashLoopDetector(most_vain=4)
     for actor in begun:
         starts.begun(actor)
     assert (starts.vain, starts.is_hopeless) == (vain, is_hopeless)
 
 
 def test_what_has_answered_once_is_never_given_up() -> None:
-    starts = Starts(most_vain=2)
+    starts = CrashLoopDetector(most_vain=2)
     for _ in range(9):
         starts.begun("a")
     starts.settled()
@@ -58,11 +57,11 @@ class Stages:
         self.has_given.set()
         self.is_over.wait()
 
-    def feed(self, *, starts: int, may_end_engines: bool = False) -> Feed:
+    def feed(self, *, starts: int, may_end_engines: bool = False) -> ResultQueue:
         """Whose rows lie ready."""
         self.has_given.clear()
         task: Any = SimpleNamespace(may_end_engines=may_end_engines)
-        found = Feed(task)
+        found = ResultQueue(task)
         for _ in range(starts):
             found.begun("an actor")
         self.has_given.wait()
@@ -72,8 +71,8 @@ class Stages:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stages]:
     given = Stages()
-    monkeypatch.setattr(result_queue, "_rows", given.of)
-    monkeypatch.setattr(result_queue, "_WAIT_S", 0.01)
+    monkeypatch.setattr(ray_queue, "_results", given.of)
+    monkeypatch.setattr(ray_queue, "_WAIT_S", 0.01)
     yield given
     given.is_over.set()
 
@@ -88,7 +87,7 @@ def test_a_feed_whose_engines_get_nowhere_ends_with_the_reason(stages: Stages) -
 def test_rows_are_handed_out_before_it_is_given_up(stages: Stages) -> None:
     stages.rows += [b"1", b"2"]
     hopeless = stages.feed(starts=MOST_VAIN_STARTS + 1)
-    assert hopeless.take(9).rows == (b"1", b"2")
+    assert hopeless.take(9).results == (b"1", b"2")
     assert hopeless.take(9).fault == HOPELESS
 
 

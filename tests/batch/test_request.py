@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from vllava_cli.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
 from vllava_cli.batch.jobs import Shard
-from vllava_cli.batch.output import Destination
-from vllava_cli.batch.request import Inputs
+from vllava_cli.batch.request import (
+    BatchRequest,
+    Destination,
+    Inputs,
+    QuestionWords,
+    RayOptions,
+    RayWords,
+    destination_of,
+    devices_of,
+    inputs_of,
+    on_ray,
+    shard_of,
+)
 from vllava_cli.batch.tables import Format
 from vllava_cli.cli import app
 from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Framing, Sampling, Wishes
 
 USAGE = 'vllava batch "QUESTION" PATH…'
 USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
@@ -117,7 +129,9 @@ def test_minus_q_is_quiet_unless_what_follows_can_only_be_a_question(
 ) -> None:
     root: Any = typer.main.get_command(app)
     read = root.commands["batch"].make_context("batch", line.split()).params
-    asked = Asked.of(line.split(), read["words"], read["question"], has_jobs=bool(read["jobs"]), is_quiet=read["quiet"])
+    asked = QuestionWords.of(
+        line.split(), read["words"], read["question"], has_jobs=bool(read["jobs"]), is_quiet=read["quiet"]
+    )
     assert (list(asked.words), list(asked.questions), asked.is_quiet) == (words.split(), questions.split(), is_quiet)
     assert bool(asked.notice) == ("-q W" in line and questions != "")
 
@@ -246,5 +260,124 @@ def test_gpus_and_a_device_contradict_each_other() -> None:
     assert devices_of(None, "cuda:0") == ()
 
 
-def test_a_shard_may_be_left_out() -> None:
-    assert (shard_of(None), shard_of("2/3")) == (None, Shard(number=2, of=3))
+@pytest.mark.parametrize(
+    ("text", "shard"),
+    [
+        (None, None),
+        ("1/1", Shard(number=1, of=1)),
+        ("3/16", Shard(number=3, of=16)),
+        ("16/16", Shard(number=16, of=16)),
+    ],
+)
+def test_a_shard_is_read(text: str | None, shard: Shard | None) -> None:
+    assert shard_of(text) == shard
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "0/16", "17/16", "3/0", "-1/3", "3/16/2", "a/b", "3 /16", "²/3", "1/" + "9" * 10]
+)
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        shard_of(text)
+    assert str(caught.value) == f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16."
+
+
+INPUTS = Inputs(paths=("a.mp4",), questions=("Why?",))
+
+
+def batch(
+    *, destination: Destination | None = None, devices: tuple[str, ...] = (), shard: Shard | None = None
+) -> BatchRequest:
+    return BatchRequest(
+        inputs=INPUTS,
+        wishes=Wishes(device="cpu"),
+        framing=Framing(),
+        sampling=Sampling(),
+        destination=destination or Destination(),
+        most_rows=3,
+        decoders=5,
+        devices=devices,
+        shard=shard,
+    )
+
+
+def test_all_that_is_said_of_a_cluster_is_one_request() -> None:
+    plain = batch(destination=Destination(path=Path("x"), is_retrying=True))
+    words = RayWords(
+        ray="head:6379",
+        actors="4",
+        gpus_per_actor=0.5,
+        allow=("s3,https",),
+        output="s3://bucket/run",
+        format="parquet",
+    )
+    assert on_ray(plain, words) == replace(
+        plain,
+        destination=Destination(parts="s3://bucket/run", is_parquet=True, is_retrying=True),
+        ray=RayOptions(
+            address="head:6379",
+            actors=4,
+            gpus_per_actor=0.5,
+            allowed=("s3,https",),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "words", "said"),
+    [
+        (batch(devices=("all",)), RayWords(), "--gpus can't be used with --ray. Say how many engines with --actors."),
+        (
+            batch(shard=Shard(number=1, of=2)),
+            RayWords(),
+            "--shard can't be used with --ray. Ray shares the jobs out by itself: leave one of them out.",
+        ),
+        (
+            batch(destination=Destination(path=Path("x"), is_pruning=True)),
+            RayWords(output="out"),
+            "--prune can't be used with --ray. Merge the parts: rows of clips that have changed are left out.",
+        ),
+        (
+            batch(),
+            RayWords(output="out", format="csv"),
+            "--format csv can't be used with --ray: give jsonl or parquet.",
+        ),
+        (
+            batch(),
+            RayWords(),
+            "--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.",
+        ),
+        (
+            batch(),
+            RayWords(output="-"),
+            "--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.",
+        ),
+        (batch(), RayWords(output="out", actors="0"), "--actors '0' is no number of engines: give 1 or more, or auto."),
+        (batch(), RayWords(output="out", actors="x"), "--actors 'x' is no number of engines: give 1 or more, or auto."),
+    ],
+)
+def test_what_contradicts_a_cluster_is_refused(plain: BatchRequest, words: RayWords, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        on_ray(plain, replace(words, ray="auto"))
+    assert str(caught.value) == said
+
+
+def test_fields_are_taken_from_the_merged_file() -> None:
+    with pytest.raises(UsageError, match=r"--fields can't be used with --ray\. Merge the parts"):
+        on_ray(batch(destination=Destination(fields=("id",))), RayWords(ray="auto", output="out"))
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (RayWords(actors="2"), "--actors"),
+        (RayWords(gpus_per_actor=0.0), "--gpus-per-actor"),
+        (RayWords(allow=("s3",)), "--allow"),
+        (RayWords(format="parquet"), "--format parquet"),
+        (RayWords(output="s3://bucket/run"), "'s3://bucket/run' is a URL: rows go there"),
+    ],
+)
+def test_what_is_about_a_cluster_needs_one(words: RayWords, flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^{flag} "):
+        on_ray(batch(), words)
+    assert on_ray(batch(), RayWords(output="out", format="csv")) == batch()
