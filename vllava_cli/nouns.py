@@ -359,7 +359,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Delta:
     """Some text of an answer; the last piece of a stream carries the stop reason and the stats."""
 
     text: str
@@ -384,8 +384,8 @@ class Answer:
     """As a turn's."""
 
     @classmethod
-    def of(cls, pieces: Iterable[Piece]) -> Answer:
-        """Folds a stream: [Piece("A "), Piece("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
+    def of(cls, pieces: Iterable[Delta]) -> Answer:
+        """Folds a stream: [Delta("A "), Delta("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
         texts: list[str] = []
         for piece in pieces:
             texts.append(piece.text)

@@ -124,8 +124,8 @@ def test_a_tower_that_comes_later_is_changed_too(published: Path, adapter: Path,
     video = sample(clip, Framing())
     late, whole = loaded(published, adapter, kinds=("image",)), loaded(published, adapter)
     assert late.model.model.video_tower is None
-    assert torch.equal(late.sight.features(video, "crop"), whole.sight.features(video, "crop"))
-    assert not torch.equal(whole.sight.features(video, "crop"), loaded(published, None).sight.features(video, "crop"))
+    assert torch.equal(late.vision.features(video, "crop"), whole.vision.features(video, "crop"))
+    assert not torch.equal(whole.vision.features(video, "crop"), loaded(published, None).vision.features(video, "crop"))
 
 
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])

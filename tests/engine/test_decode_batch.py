@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.engine.batches import QUESTIONS
-from vllava_cli.engine.decode_batch import CPU_PASS_TOKENS, Crowd, Prefix, gathered, read_prefixes, rows_at_once
+from vllava_cli.engine.decode_batch import CPU_PASS_TOKENS, DecodeBatch, Prefix, gathered, read_prefixes, rows_at_once
 from vllava_cli.engine.forward import embed
 from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Conversation, Frames
@@ -54,7 +54,7 @@ class Life:
         assert self.crowd.is_held.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
         assert self.crowd.cache.get_seq_length() == self.crowd.is_held.shape[1]
 
-    def _newcomers(self) -> Crowd:
+    def _newcomers(self) -> DecodeBatch:
         kind = self.random.choice(["video", "image"])
         media = [medium for medium in self.media if medium.kind == kind]
         asked = [(self.random.choice(media), self.random.choice(ASKED)) for _ in range(self.random.randint(1, 4))]
@@ -69,11 +69,11 @@ def prompt_of(engine: Engine, medium: Frames, question: str) -> tuple[int, ...]:
 
 def prefixes_of(engine: Engine, media: Sequence[Frames]) -> list[Prefix]:
     beginnings = [tuple(engine.tokens.known_ids(Conversation(attached=(medium,)))) for medium in media]
-    seen = [{medium.kind: engine.sight.features(medium, "crop")} for medium in media]
+    seen = [{medium.kind: engine.vision.features(medium, "crop")} for medium in media]
     return read_prefixes(engine.llama, list(zip(beginnings, seen, strict=True)), engine.tokens)
 
 
-def crowd_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) -> Crowd:
+def crowd_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) -> DecodeBatch:
     prefixes = prefixes_of(engine, [medium for medium, _ in prompts])
     return gathered(engine.llama, [(prefix, ids) for prefix, (_, ids) in zip(prefixes, prompts, strict=True)])
 
@@ -81,7 +81,7 @@ def crowd_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) 
 @torch.inference_mode()
 def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
     """The logits [vocabulary] behind these ids in one pass without a cache."""
-    embeddings = embed(engine.llama, list(ids), {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)
+    embeddings = embed(engine.llama, list(ids), {medium.kind: engine.vision.features(medium, "crop")}, engine.tokens)
     hidden = engine.model.model.language_model(inputs_embeds=embeddings, use_cache=False)[0]
     logits: Tensor = engine.model.lm_head(hidden[0, -1])
     return logits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from vllava_cli.engine.kv_cache import ROOM_TOKENS, RoomyLayer, roomy_cache
+from vllava_cli.engine.kv_cache import ROOM_TOKENS, PreallocatedCacheLayer, empty_cache
 
 
 def states(rows: int, length: int) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ class Pair:
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
         self.random = random.Random(seed)
-        self.plain, self.roomy = DynamicLayer(), RoomyLayer()
+        self.plain, self.roomy = DynamicLayer(), PreallocatedCacheLayer()
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.update()
 
@@ -72,7 +72,7 @@ def test_it_holds_what_a_plain_layer_holds_whatever_happens_to_it(seed: int) -> 
 
 
 def test_tokens_are_written_behind_the_others_until_the_room_is_full() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedCacheLayer()
     layer.update(*states(2, 10))
     places = []
     for _ in range(ROOM_TOKENS + 1):
@@ -86,7 +86,7 @@ def test_tokens_are_written_behind_the_others_until_the_room_is_full() -> None:
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(0, 2)], ids=["first", "second", "both"])
 def test_what_shares_its_memory_is_never_written_into(rows: slice) -> None:
     """A row of a cache, as a prefix is one; its first row begins where the whole does."""
-    whole, part = RoomyLayer(), RoomyLayer()
+    whole, part = PreallocatedCacheLayer(), PreallocatedCacheLayer()
     whole.update(*states(2, 10))
     part.put(whole.keys[rows], whole.values[rows])
     part.update(*states(len(part.keys), 1))
@@ -98,7 +98,7 @@ def test_what_shares_its_memory_is_never_written_into(rows: slice) -> None:
 
 
 def test_fewer_heads_than_there_is_room_for_get_room_of_their_own() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedCacheLayer()
     layer.update(*states(2, 10))
     layer.keys, layer.values = layer.keys[:, :1], layer.values[:, :1]
     before = layer.keys.clone()
@@ -108,6 +108,6 @@ def test_fewer_heads_than_there_is_room_for_get_room_of_their_own() -> None:
 
 
 def test_a_cache_has_so_many_layers_of_its_own() -> None:
-    cache = roomy_cache(3)
+    cache = empty_cache(3)
     cache.update(*states(1, 4), 1)
     assert [layer.get_seq_length() for layer in cache.layers] == [0, 4, 0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from vllava_cli.engine.attention import padded_mask
-from vllava_cli.engine.kv_cache import roomy_cache
+from vllava_cli.engine.kv_cache import empty_cache
 from vllava_cli.engine.llama import Llama, Norm
 from vllava_cli.nouns import Attention
 
@@ -58,7 +58,7 @@ def llama_of(holder: Holder, attention: Attention = "sdpa") -> Llama:
 def passes(holder: Holder, llama: Llama, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """The hidden states of transformers and ours, for prompts read in pieces of these lengths."""
     theirs, mine = [], []
-    their_cache, my_cache = DynamicCache(), roomy_cache(2)
+    their_cache, my_cache = DynamicCache(), empty_cache(2)
     for length in lengths:
         inputs = llama.embedded(torch.randint(60, (1, length)))
         start = their_cache.get_seq_length()
@@ -95,10 +95,10 @@ def test_rows_that_are_padded_are_read_as_alone() -> None:
     together = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1), long])
     is_held = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
     with torch.inference_mode():
-        alone = [llama.read(llama.embedded(ids), roomy_cache(2).layers)[0, -1] for ids in (short, long)]
+        alone = [llama.read(llama.embedded(ids), empty_cache(2).layers)[0, -1] for ids in (short, long)]
         mine = llama.read(
             llama.embedded(together),
-            roomy_cache(2).layers,
+            empty_cache(2).layers,
             positions=(is_held.cumsum(1) - 1).clamp(min=0),
             mask=padded_mask(is_held, 6),
         )
@@ -119,7 +119,7 @@ def errors_of(seed: int, dtype: torch.dtype) -> tuple[float, float]:
     exact = holder.model.language_model(ids)[0]
     holder.to(dtype)
     llama = llama_of(holder)
-    mine = llama.read(llama.embedded(ids), roomy_cache(2).layers)
+    mine = llama.read(llama.embedded(ids), empty_cache(2).layers)
     theirs = holder.model.language_model(ids)[0]
     return float((mine - exact).square().mean().sqrt()), float((theirs - exact).square().mean().sqrt())
 

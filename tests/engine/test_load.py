@@ -39,7 +39,7 @@ def test_the_trimmed_tower_gives_the_same_bits(small_checkpoint: Path, clip: Pat
     engine = loaded(small_checkpoint)
     assert engine.model.config.vision_config.num_hidden_layers == 2
     conversation = conversation_about(clip)
-    made = engine.sight.features(conversation.media[0], "crop")
+    made = engine.vision.features(conversation.media[0], "crop")
     whole = read_reference(small_checkpoint).model
     with torch.no_grad():
         pixels = video_pixels(conversation.media[0], engine.tokens.checkpoint.video_recipe)
@@ -81,13 +81,13 @@ def test_a_tower_comes_when_it_is_needed_after_all(
         else replace(video, clip=replace(video.clip, kind="image"), pixels=video.pixels[:1], times_s=(0.0,))
     )
     assert getattr(engine.model.model, f"{kind}_tower") is None
-    assert torch.equal(engine.sight.features(media, "crop"), whole.sight.features(media, "crop"))
+    assert torch.equal(engine.vision.features(media, "crop"), whole.vision.features(media, "crop"))
     brought = getattr(engine.model.model, f"{kind}_tower")
     assert not brought.training
     theirs = getattr(whole.model.model, f"{kind}_tower").state_dict()
     assert brought.state_dict().keys() == theirs.keys()
-    engine.sight.forget()
-    engine.sight.features(media, "crop")
+    engine.vision.forget()
+    engine.vision.features(media, "crop")
     assert getattr(engine.model.model, f"{kind}_tower") is brought
 
 
@@ -97,7 +97,7 @@ def test_a_tower_that_comes_later_is_checked_too(tmp_path: Path, clip: Path) -> 
     rewrite(folder, {names[0]: None})
     engine = loaded(folder, kinds=("image",))
     with pytest.raises(CheckpointError, match=r"don't match its config: 1 missing, "):
-        engine.sight.features(sample(clip, Framing()), "crop")
+        engine.vision.features(sample(clip, Framing()), "crop")
     assert engine.model.model.video_tower is None
 
 

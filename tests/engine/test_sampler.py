@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vllava_cli.engine.sampler import Chooser, nucleus
+from vllava_cli.engine.sampler import Sampler, nucleus
 from vllava_cli.nouns import Sampling
 
 LOGITS = torch.tensor([0.1, 2.0, 1.9, -1.0, 5.0])
@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def draws(sampling: Sampling, banned: tuple[int, ...] = (), count: int = 300) -> list[int]:
-    chooser = Chooser(sampling, banned, CPU)
+    chooser = Sampler(sampling, banned, CPU)
     return [chooser.choose(LOGITS) for _ in range(count)]
 
 

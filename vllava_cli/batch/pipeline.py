@@ -19,7 +19,7 @@ from vllava_cli.nouns import Answer, Frames, Framing, Sampling
 from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.batching import Finished, Query
+    from vllava_cli.engine.batching import AnswerRequest, AnswerResult
     from vllava_cli.engine.generate import Engine
     from vllava_cli.media.decoder.pool import Read
 
@@ -77,9 +77,9 @@ class Line:
 
     def _outcomes(self) -> Iterator[Outcome]:
         from vllava_cli.engine.batch_size import used_bytes
-        from vllava_cli.engine.batching import Batching
+        from vllava_cli.engine.batching import BatchScheduler
 
-        batching: Batching[Key] = Batching(
+        batching: BatchScheduler[Key] = BatchScheduler(
             engine=self.engine,
             sampling=self.sampling,
             fit=self.framing.fit,
@@ -91,13 +91,13 @@ class Line:
         for finished in batching.answers(self._queries):
             self.meter.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
             self.meter.idle_s = self.ahead.waited_s
-            self.meter.tower_calls = self.engine.sight.calls
+            self.meter.tower_calls = self.engine.vision.calls
             self.meter.used_bytes = used_bytes(self.engine.model.device)
             yield from self._outcomes_of(finished)
 
-    def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query[Key] | Finished[Key]] | None:
+    def _queries(self, most: int, *, is_waiting: bool) -> Sequence[AnswerRequest[Key] | AnswerResult[Key]] | None:
         """Clips until there are `most` queries, or none is ready."""
-        given: list[Query[Key] | Finished[Key]] = []
+        given: list[AnswerRequest[Key] | AnswerResult[Key]] = []
         while len(given) < most and not self.ahead.is_over:
             reads = self.ahead.take(1, is_waiting=is_waiting and not given, is_interrupted=self.is_stopping)
             if not reads:
@@ -106,14 +106,14 @@ class Line:
                 given += self._of(read)
         return given if given or not self.ahead.is_over else None
 
-    def _of(self, read: Read[Unit, Frames]) -> list[Query[Key] | Finished[Key]]:
-        from vllava_cli.engine.batching import Finished, Query
+    def _of(self, read: Read[Unit, Frames]) -> list[AnswerRequest[Key] | AnswerResult[Key]]:
+        from vllava_cli.engine.batching import AnswerRequest, AnswerResult
 
         self.meter.clips += 1
         self.meter.decode_s += read.seconds
         unit, frames, fault = read.key, read.found, _fault(read)
         if frames is None or fault:
-            return [Finished(key=Key(jobs=unit.jobs), fault=fault)]
+            return [AnswerResult(key=Key(jobs=unit.jobs), fault=fault)]
         for text in frames.clip.faults:
             self.tell(text)
         key = Key(
@@ -122,14 +122,14 @@ class Line:
             clip=ShownClip(framing=self.framing, bytes=_size(unit, frames)),
             hashed=self.hashing.begin(unit.path) if self.hashing else None,
         )
-        queries: list[Query[Key] | Finished[Key]] = []
+        queries: list[AnswerRequest[Key] | AnswerResult[Key]] = []
         for question, jobs in unit.questions():
             sampling = seeded(self.sampling)
             own = replace(key, jobs=jobs, sampling=sampling)
-            queries.append(Query(key=own, medium=frames, question=question, seed=sampling.seed))
+            queries.append(AnswerRequest(key=own, medium=frames, question=question, seed=sampling.seed))
         return queries
 
-    def _outcomes_of(self, finished: Finished[Key]) -> Iterator[Outcome]:
+    def _outcomes_of(self, finished: AnswerResult[Key]) -> Iterator[Outcome]:
         error, key, answer = finished.fault, finished.key, finished.answer
         fault = error.fault if isinstance(error, ClipError) else Fault.of_question(error) if error else None
         making = self._making(key, answer) if answer else None

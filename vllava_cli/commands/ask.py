@@ -15,7 +15,7 @@ from vllava_cli.commands.report import counts, report
 from vllava_cli.commands.start import Opening, prepare, start
 from vllava_cli.interrupt import noted
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Wishes
+from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Delta, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 from vllava_cli.storage.portable import json_of
@@ -89,7 +89,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 
 
-def _shown(pieces: Iterator[Piece], screen: Screen) -> Iterator[Piece]:
+def _shown(pieces: Iterator[Delta], screen: Screen) -> Iterator[Delta]:
     with screen.waiting("Reading; Ctrl-C stops"):
         first = next(pieces)
     for piece in chain((first,), pieces):

@@ -15,13 +15,13 @@ import torch
 from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.decoding import decoded
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.engine.prompt_cache import Shown
-from vllava_cli.engine.sampler import Chooser, overflowed
+from vllava_cli.engine.prompt_cache import Prompt
+from vllava_cli.engine.sampler import Sampler, overflowed
 from vllava_cli.engine.scoring import log_likelihoods, probabilities
 from vllava_cli.engine.stopping import stop_of
 from vllava_cli.engine.tokens import digest_of
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Conversation, Piece, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import Conversation, Delta, Sampling, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -50,9 +50,9 @@ class Answering:
             self.options = self.engine.tokens.option_ids(self.sampling.choices, prompt_tokens=len(self.ids))
             self._check_calibration()
         self.text = self.engine.tokens.detokenizer(self.sampling)
-        self.calls_before = self.engine.sight.calls
+        self.calls_before = self.engine.vision.calls
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[Delta]:
         logits = self._prefill()
         if self.options:
             yield self._chosen(logits)
@@ -61,9 +61,9 @@ class Answering:
             with closing(self._decoded(logits)) as tokens:
                 yield from self._said(tokens)
         rest = self.text.rest()
-        yield Piece(text=rest, stop_reason=self.stop, stats=self.keep())
+        yield Delta(text=rest, stop_reason=self.stop, stats=self.keep())
 
-    def _said(self, tokens: Iterator[int]) -> Iterator[Piece]:
+    def _said(self, tokens: Iterator[int]) -> Iterator[Delta]:
         """The text of tokens until one ends it."""
         while (token := self._next(tokens)) is not None:
             self.first_s = self.first_s or time.perf_counter()
@@ -71,7 +71,7 @@ class Answering:
                 self.stop = "end"
                 return
             if new := self.text.push(token):
-                yield Piece(text=new)
+                yield Delta(text=new)
             if stop := self._stop():
                 self.stop = stop
                 return
@@ -102,7 +102,7 @@ class Answering:
         self.conversation.attached = ()
         return stats
 
-    def _chosen(self, logits: torch.Tensor | None) -> Piece:
+    def _chosen(self, logits: torch.Tensor | None) -> Delta:
         """The only piece of an answer that is chosen; without text where it was interrupted."""
         self.probabilities = self._scored(logits)
         if not all(map(math.isfinite, self.probabilities)):
@@ -113,11 +113,11 @@ class Answering:
             self.text.produced = len(self.text.ids)
             self.stop = "choice"
         stats = self.keep()
-        return Piece(text=self.text.text, stop_reason=self.stop, stats=stats, probabilities=self.probabilities)
+        return Delta(text=self.text.text, stop_reason=self.stop, stats=stats, probabilities=self.probabilities)
 
     def _scored(self, logits: torch.Tensor | None) -> tuple[float, ...]:
         """The probability of each choice; () where it was interrupted. The cache keeps the prompt and nothing else."""
-        engine, memory = self.engine, self.engine.memory
+        engine, memory = self.engine, self.engine.prompt_cache
         if logits is None or memory is None:
             return ()
         with memory_faults(engine.plan.device, engine.plan):
@@ -129,7 +129,7 @@ class Answering:
                 return ()
             if not self.sampling.is_calibrated:
                 return tuple(probabilities(scores).tolist())
-            blank = engine.blank.scores(self.ids, self.options, is_interrupted=self.is_interrupted)
+            blank = engine.calibrator.scores(self.ids, self.options, is_interrupted=self.is_interrupted)
         return () if blank is None else tuple(probabilities(scores, blank).tolist())
 
     def _check_calibration(self) -> None:
@@ -148,15 +148,15 @@ class Answering:
 
     def _prefill(self) -> torch.Tensor | None:
         conversation = self.conversation
-        shown = Shown(ids=tuple(self.ids), media=conversation.media, fit=conversation.fit)
+        shown = Prompt(ids=tuple(self.ids), media=conversation.media, fit=conversation.fit)
         self.reused, logits = self.engine.read(shown, is_interrupted=self.is_interrupted)
         return logits
 
     def _decoded(self, logits: torch.Tensor) -> Generator[int, None, None]:
-        memory = self.engine.memory
+        memory = self.engine.prompt_cache
         if memory is None:
             raise RuntimeError("a step of decoding without a prefill")
-        chooser = Chooser(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
+        chooser = Sampler(self.sampling, self.engine.tokens.banned_ids, self.engine.model.device)
         return decoded(self.engine, memory, chooser, logits)
 
     def _stats(self) -> Stats:
@@ -167,7 +167,7 @@ class Answering:
             reused_tokens=self.reused,
             new_tokens=self.text.produced,
             stray_tokens=self.text.stray_tokens,
-            tower_calls=self.engine.sight.calls - self.calls_before,
+            tower_calls=self.engine.vision.calls - self.calls_before,
             first_token_s=first - self.started_s,
             decode_s=now - first,
             peak_bytes=_peak_bytes(self.engine.model.device),

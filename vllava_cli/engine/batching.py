@@ -14,25 +14,25 @@ from typing import Generic, Protocol
 import torch
 
 from vllava_cli.engine.cancel import CancelError, never
-from vllava_cli.engine.decode_batch import Crowd, Prefix, gathered, read_prefixes, rows_at_once
+from vllava_cli.engine.decode_batch import DecodeBatch, Prefix, gathered, read_prefixes, rows_at_once
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.row import Finished, K, Query, Row
+from vllava_cli.engine.row import AnswerRequest, AnswerResult, K, Row
 from vllava_cli.engine.sampler import greedy
 from vllava_cli.engine.scoring import log_likelihoods, probabilities
 from vllava_cli.errors import MemoryShortError, VllavaError
 from vllava_cli.nouns import Fit, Frames, Sampling
 
-__all__ = ["Batching", "Finished", "Query", "Source"]
+__all__ = ["AnswerRequest", "AnswerResult", "BatchScheduler", "NextRequests"]
 
 
-class Source(Protocol[K]):
+class NextRequests(Protocol[K]):
     """Gives queries, about `most`, all those about one medium together; [] where none is ready, None at the end.
 
     What can't become a query is given as finished already.
     """
 
-    def __call__(self, most: int, *, is_waiting: bool) -> Sequence[Query[K] | Finished[K]] | None: ...
+    def __call__(self, most: int, *, is_waiting: bool) -> Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
 
 
 def _nothing(_rows: int) -> None:
@@ -40,7 +40,7 @@ def _nothing(_rows: int) -> None:
 
 
 @dataclass(kw_only=True)
-class Batching(Generic[K]):
+class BatchScheduler(Generic[K]):
     """Answers what a source gives, at most `most_rows` at once; once `is_stopping`, only what was begun.
 
     `on_shortage` is told how many rows there will be at once after memory ran out.
@@ -54,13 +54,13 @@ class Batching(Generic[K]):
     on_shortage: Callable[[int], None] = _nothing
     _rows: list[Row[K]] = field(default_factory=list)
     """Those in the crowd, in its order."""
-    _crowd: Crowd | None = None
-    _given: deque[Query[K]] = field(default_factory=deque)
+    _crowd: DecodeBatch | None = None
+    _given: deque[AnswerRequest[K]] = field(default_factory=deque)
     """What the source gave beyond the rows that are free; a clip may have any number of questions."""
     _waiting: deque[Row[K]] = field(default_factory=deque)
     _prefixes: dict[Frames, Prefix] = field(default_factory=dict)
     """Of the media that rows wait for or that were just read."""
-    _ended: deque[Finished[K]] = field(default_factory=deque)
+    _ended: deque[AnswerResult[K]] = field(default_factory=deque)
     _in_hand: int = 0
     """How many rows the pass has that runs, or that ran out of memory."""
     _is_over: bool = False
@@ -70,7 +70,7 @@ class Batching(Generic[K]):
         self._usual_rows = self.most_rows
         self._banned = torch.tensor(self.engine.tokens.banned_ids, device=self.engine.model.device)
 
-    def answers(self, source: Source[K]) -> Iterator[Finished[K]]:
+    def answers(self, source: NextRequests[K]) -> Iterator[AnswerResult[K]]:
         """Every query comes back once, in the order in which they end; what fails in one concerns no other."""
         while True:
             self._take(source)
@@ -97,7 +97,7 @@ class Batching(Generic[K]):
             return MemoryShortError(*exc.args)
         return None
 
-    def _take(self, source: Source[K]) -> None:
+    def _take(self, source: NextRequests[K]) -> None:
         """Lets queries wait for the rows that are free, once these are half of all."""
         if self.is_stopping():
             self._is_over = True
@@ -109,7 +109,7 @@ class Batching(Generic[K]):
             given = source(free - self._queued(), is_waiting=is_idle)
             self._is_over = given is None
             for each in given or ():
-                if isinstance(each, Finished):
+                if isinstance(each, AnswerResult):
                     self._ended.append(each)
                 else:
                     self._given.append(each)
@@ -121,11 +121,11 @@ class Batching(Generic[K]):
     def _queued(self) -> int:
         return len(self._waiting) + len(self._given)
 
-    def _put(self, query: Query[K]) -> None:
+    def _put(self, query: AnswerRequest[K]) -> None:
         try:
             self._waiting.append(Row.of(query, self.engine.tokens, self.sampling, self.fit))
         except VllavaError as exc:
-            self._ended.append(Finished(key=query.key, fault=exc))
+            self._ended.append(AnswerResult(key=query.key, fault=exc))
 
     def _free(self) -> int:
         free = self.most_rows - len(self._rows)
@@ -164,37 +164,37 @@ class Batching(Generic[K]):
             rows.append(row)
         return rows
 
-    def _read(self, rows: list[Row[K]]) -> Crowd:
+    def _read(self, rows: list[Row[K]]) -> DecodeBatch:
         """Reads their prompts. Errors: CancelError where the run stops and none of them had been begun."""
         is_asked = never if any(row.was_begun for row in rows) else self.is_stopping
         with self.engine.llama.cancel.asking(is_asked):
             return self._read_whole(rows)
 
-    def _read_whole(self, rows: list[Row[K]]) -> Crowd:
+    def _read_whole(self, rows: list[Row[K]]) -> DecodeBatch:
         engine = self.engine
         first = {row.query.medium: row for row in reversed(rows) if row.query.medium not in self._prefixes}
         for row in rows:
             row.begin(is_first_of_medium=first.get(row.query.medium) is row)
         if first:
-            seen = zip(first.items(), engine.sight.all_features(tuple(first), self.fit), strict=True)
+            seen = zip(first.items(), engine.vision.all_features(tuple(first), self.fit), strict=True)
             prompts = [(row.prompt[: row.shared], {medium.kind: each}) for (medium, row), each in seen]
             self._prefixes |= zip(first, read_prefixes(engine.llama, prompts, engine.tokens), strict=True)
         return gathered(engine.llama, [(self._prefixes[row.query.medium], row.prompt) for row in rows])
 
-    def _join(self, crowd: Crowd, rows: list[Row[K]]) -> None:
+    def _join(self, crowd: DecodeBatch, rows: list[Row[K]]) -> None:
         if self._crowd is None:
             self._crowd = crowd
         else:
             self._crowd.join(crowd)
         self._rows += rows
 
-    def _scored(self, crowd: Crowd, rows: list[Row[K]]) -> list[Finished[K]]:
+    def _scored(self, crowd: DecodeBatch, rows: list[Row[K]]) -> list[AnswerResult[K]]:
         """Rows that choose among the same answers are done as soon as their prompts are read."""
         engine, options = self.engine, rows[0].options
         scores = log_likelihoods(engine.llama, crowd.cache, crowd.is_held, crowd.logits, options)
         blank = None
         if self.sampling.is_calibrated:
-            said = [engine.blank.scores(row.prompt, options, is_interrupted=never) for row in rows]
+            said = [engine.calibrator.scores(row.prompt, options, is_interrupted=never) for row in rows]
             blank = torch.stack([each for each in said if each is not None])
         return [row.chosen(tuple(each)) for row, each in zip(rows, probabilities(scores, blank).tolist(), strict=True)]
 
@@ -219,7 +219,7 @@ class Batching(Generic[K]):
             crowd.leave(staying)
         crowd.step([row.ids[-1] for row in self._rows])
 
-    def _chosen(self, crowd: Crowd, rows: list[Row[K]]) -> list[int]:
+    def _chosen(self, crowd: DecodeBatch, rows: list[Row[K]]) -> list[int]:
         if self.sampling.temperature:
             return [row.choose(logits) for row, logits in zip(rows, crowd.logits, strict=True)]
         return greedy(crowd.logits, self._banned)

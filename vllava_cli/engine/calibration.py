@@ -12,11 +12,11 @@ import torch
 
 from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.forward import Features, embed, prefill
-from vllava_cli.engine.kv_cache import roomy_cache
+from vllava_cli.engine.kv_cache import empty_cache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.scoring import Option, log_likelihoods
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.vision import Sight
+from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.media.pixels import mean_colour
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, MediaKind
 
@@ -28,7 +28,7 @@ MOST_KNOWN = 256
 
 
 @dataclass(kw_only=True)
-class Blank:
+class Calibrator:
     """Scores options behind prompts whose clips are blank, each prompt once."""
 
     model: VideoLlavaForConditionalGeneration
@@ -58,7 +58,7 @@ class Blank:
     def _scores(
         self, ids: Sequence[int], options: Sequence[Option], is_interrupted: Callable[[], bool]
     ) -> torch.Tensor | None:
-        cache = roomy_cache(len(self.llama.blocks))
+        cache = empty_cache(len(self.llama.blocks))
         try:
             with self.llama.cancel.asking(is_interrupted):
                 embeddings = embed(self.llama, list(ids), self._rows(ids), self.tokens)
@@ -81,7 +81,7 @@ class Blank:
 
     def _seen(self, kind: MediaKind) -> torch.Tensor:
         if kind not in self._features:
-            sight = Sight(
+            sight = VisionEncoder(
                 model=self.model, tokens=self.tokens, cancel=self.llama.cancel
             )  # its own: no clip was looked at
             self._features[kind] = sight.features(blank_frames(kind, self.tokens), "crop")

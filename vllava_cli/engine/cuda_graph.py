@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.attention import PART_TOKENS, in_parts
-from vllava_cli.engine.kv_cache import RoomyLayer
+from vllava_cli.engine.kv_cache import PreallocatedCacheLayer
 from vllava_cli.engine.llama import Llama
 
 Replay = Callable[[], object]
@@ -40,7 +40,7 @@ class _Fixed:
         return self.keys, self.values
 
 
-class StaticSteps:
+class CudaGraphDecoder:
     """One token after another over the rooms of one row's layers, which must stay where they are.
 
     The layers don't notice what is fed: `hold` tells them at the end.
@@ -49,7 +49,7 @@ class StaticSteps:
     def __init__(
         self,
         llama: Llama,
-        layers: Sequence[RoomyLayer],
+        layers: Sequence[PreallocatedCacheLayer],
         *,
         record: Recorder | None,
         notice: Callable[[str], object] = str,

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from vllava_cli.engine.attention import padded_mask
 from vllava_cli.engine.forward import Features, embed
-from vllava_cli.engine.kv_cache import RoomyLayer, roomy_cache
+from vllava_cli.engine.kv_cache import PreallocatedCacheLayer, empty_cache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.tokens import Tokens
 
@@ -39,7 +39,7 @@ class Prefix:
 
 
 @dataclass(kw_only=True)
-class Crowd:
+class DecodeBatch:
     """B rows; `logits` [B, vocabulary] are those behind each row's last id."""
 
     llama: Llama
@@ -69,7 +69,7 @@ class Crowd:
             layer.put(layer.keys[rows, :, start:], layer.values[rows, :, start:])
 
     @torch.inference_mode()
-    def join(self, other: Crowd) -> None:
+    def join(self, other: DecodeBatch) -> None:
         """Adds the other's rows behind these; the shorter ones are padded on their left."""
         length = max(self.is_held.shape[1], other.is_held.shape[1])
         self.logits = torch.cat([self.logits, other.logits])
@@ -95,23 +95,23 @@ def read_prefixes(
 ) -> list[Prefix]:
     """Reads the beginnings of prompts, (ids, feature rows of their media) each; all must be equally long."""
     embeddings = torch.cat([embed(llama, list(ids), features, tokens) for ids, features in prompts])
-    cache = roomy_cache(len(llama.blocks))
+    cache = empty_cache(len(llama.blocks))
     llama.read(embeddings, cache.layers)
     return [Prefix(ids=ids, cache=_row(cache, number)) for number, (ids, _) in enumerate(prompts)]
 
 
 @torch.inference_mode()
-def gathered(llama: Llama, prompts: Sequence[tuple[Prefix, tuple[int, ...]]]) -> Crowd:
+def gathered(llama: Llama, prompts: Sequence[tuple[Prefix, tuple[int, ...]]]) -> DecodeBatch:
     """A crowd of whole prompts, each with the beginning that was read; these are equally long and stay as they are."""
     length = len(prompts[0][0].ids)
     if any(prefix.ids != ids[:length] for prefix, ids in prompts):
         raise ValueError("a prompt doesn't begin with its prefix")
-    cache = roomy_cache(len(prompts[0][0].cache.layers))
+    cache = empty_cache(len(prompts[0][0].cache.layers))
     for number, layer in enumerate(_layers(cache)):
         parts = [_layers(prefix.cache)[number] for prefix, _ in prompts]
         layer.put(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
     is_held = torch.ones((len(prompts), length), dtype=torch.bool, device=llama.device)
-    crowd = Crowd(llama=llama, cache=cache, is_held=is_held, logits=torch.empty(0))
+    crowd = DecodeBatch(llama=llama, cache=cache, is_held=is_held, logits=torch.empty(0))
     rests = [ids[length:] for _, ids in prompts]
     longest = max(map(len, rests))
     padded = [(0,) * (longest - len(rest)) + rest for rest in rests]
@@ -126,14 +126,14 @@ def rows_at_once(llama: Llama, length: int) -> int:
 
 
 def _row(cache: DynamicCache, number: int) -> DynamicCache:
-    row = roomy_cache(len(cache.layers))
+    row = empty_cache(len(cache.layers))
     for whole, layer in zip(_layers(cache), _layers(row), strict=True):
         layer.put(whole.keys[number : number + 1], whole.values[number : number + 1])
     return row
 
 
-def _layers(cache: DynamicCache) -> list[RoomyLayer]:
-    layers: list[RoomyLayer] = cache.layers
+def _layers(cache: DynamicCache) -> list[PreallocatedCacheLayer]:
+    layers: list[PreallocatedCacheLayer] = cache.layers
     return layers
 
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.cancel import CancelError
-from vllava_cli.engine.cuda_graph import CudaRecorder, StaticSteps
+from vllava_cli.engine.cuda_graph import CudaGraphDecoder, CudaRecorder
 from vllava_cli.engine.forward import step
-from vllava_cli.engine.sampler import Chooser, checked
+from vllava_cli.engine.sampler import Sampler, checked
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.llama import Llama
-    from vllava_cli.engine.prompt_cache import Memory
+    from vllava_cli.engine.prompt_cache import PromptCache
 
 
 class Steps(Protocol):
@@ -57,7 +57,7 @@ class Reading:
         return checked(int(self._host))
 
 
-def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) -> Generator[int, None, None]:
+def decoded(engine: Engine, memory: PromptCache, chooser: Sampler, logits: Tensor) -> Generator[int, None, None]:
     """Yields ids behind the prompt of which `logits` [vocabulary] are the last, until it is closed.
 
     The cache then holds all of them but the last; where the device runs ahead, the last as well. An interrupted step
@@ -81,7 +81,7 @@ def decoded(engine: Engine, memory: Memory, chooser: Chooser, logits: Tensor) ->
     except CancelError:
         pass
     finally:
-        if engine.memory is memory:
+        if engine.prompt_cache is memory:
             steps.hold(len(memory.ids))
 
 
@@ -104,9 +104,9 @@ def steps_over(
     """Chooses static or growing decode steps for this device."""
     if not is_static:
         return GrowingSteps(llama, cache)
-    return StaticSteps(llama, cache.layers, record=CudaRecorder() if is_captured else None, notice=notice)
+    return CudaGraphDecoder(llama, cache.layers, record=CudaRecorder() if is_captured else None, notice=notice)
 
 
-def _next(engine: Engine, steps: Steps, chooser: Chooser, token: Tensor, held: int) -> Tensor:
+def _next(engine: Engine, steps: Steps, chooser: Sampler, token: Tensor, held: int) -> Tensor:
     with engine.passes():
         return chooser.pick(steps.step(token.clamp(min=0), held))  # OVERFLOWED may not be read yet

@@ -14,17 +14,17 @@ import torch
 
 from vllava_cli.engine.answering import Answering
 from vllava_cli.engine.attention import PART_TOKENS
-from vllava_cli.engine.calibration import Blank
+from vllava_cli.engine.calibration import Calibrator
 from vllava_cli.engine.cancel import CancelError, never
 from vllava_cli.engine.context_window import make_room
 from vllava_cli.engine.decoding import Steps, steps_over
 from vllava_cli.engine.forward import embed, memory_faults, prefill
-from vllava_cli.engine.kv_cache import roomy_cache
+from vllava_cli.engine.kv_cache import empty_cache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.prompt_cache import Memory, Shown
+from vllava_cli.engine.prompt_cache import Prompt, PromptCache
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.vision import Sight
-from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling
+from vllava_cli.engine.vision import VisionEncoder
+from vllava_cli.nouns import Conversation, Delta, LoadPlan, MediaKind, Sampling
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, VideoLlavaForConditionalGeneration
@@ -37,7 +37,7 @@ class Engine:
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
     plan: LoadPlan
-    memory: Memory | None = None
+    prompt_cache: PromptCache | None = None
     is_static: bool | None = None
     """Whether decoding writes into a cache that doesn't move; None: where the device can be told a step at once."""
     runs_ahead: bool = False
@@ -54,8 +54,8 @@ class Engine:
         self._cache: DynamicCache | None = None
         self._steps: Steps | None = None
         self.llama = Llama(self.model, self.plan.attention)
-        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower, cancel=self.llama.cancel)
-        self.blank = Blank(model=self.model, llama=self.llama, tokens=self.tokens)
+        self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower, cancel=self.llama.cancel)
+        self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens)
 
     def stream(
         self,
@@ -64,7 +64,7 @@ class Engine:
         sampling: Sampling,
         *,
         is_interrupted: Callable[[], bool] = never,
-    ) -> Generator[Piece, None, None]:
+    ) -> Generator[Delta, None, None]:
         """Yields an answer as it is decoded; the last piece has the stop reason and the stats.
 
         With choices there is one piece: the likeliest of them, whole, with the probabilities of all.
@@ -98,7 +98,7 @@ class Engine:
         return make_room(self.tokens, conversation, question, sampling)
 
     def read(
-        self, shown: Shown, *, is_interrupted: Callable[[], bool] = never, chunk_tokens: int | None = None
+        self, shown: Prompt, *, is_interrupted: Callable[[], bool] = never, chunk_tokens: int | None = None
     ) -> tuple[int, torch.Tensor | None]:
         """Brings the cache to hold all ids of a prompt, prefilling only what it lacks; clips are looked at once.
 
@@ -107,7 +107,7 @@ class Engine:
         """
         with self.passes():
             reused = self._cut_memory(shown)
-            if is_interrupted() or self.memory is None:
+            if is_interrupted() or self.prompt_cache is None:
                 return reused, None
             skipped: dict[MediaKind, int] = {
                 "video": shown.ids[:reused].count(self.tokens.video_id),
@@ -115,23 +115,27 @@ class Engine:
             }
             try:
                 with self.llama.cancel.asking(is_interrupted):
-                    rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
+                    rows = self.vision.rows(shown.media, shown.fit, skipped=skipped)
             except CancelError:
                 return reused, None
             new = shown.ids[reused:]
             embeddings = embed(self.llama, list(new), rows, self.tokens)
             fed, logits = prefill(
-                self.llama, embeddings, self.memory.cache, is_interrupted=is_interrupted, chunk_tokens=chunk_tokens
+                self.llama,
+                embeddings,
+                self.prompt_cache.cache,
+                is_interrupted=is_interrupted,
+                chunk_tokens=chunk_tokens,
             )
-            self.memory.ids.extend(new[:fed])
+            self.prompt_cache.ids.extend(new[:fed])
             return reused, logits
 
-    def has_read(self, shown: Shown) -> bool:
+    def has_read(self, shown: Prompt) -> bool:
         """Whether the cache holds all of these ids, but for the last one perhaps."""
-        if self.memory is None:
+        if self.prompt_cache is None:
             return False
         starts = self.tokens.media_starts(shown.ids, shown.media)
-        return self.memory.covers(shown, starts) >= len(shown.ids) - 1
+        return self.prompt_cache.covers(shown, starts) >= len(shown.ids) - 1
 
     @contextmanager
     def passes(self) -> Iterator[None]:
@@ -142,26 +146,26 @@ class Engine:
         except CancelError:  # the layers are even again
             raise
         except BaseException:
-            self.memory = self._cache = self._steps = None
+            self.prompt_cache = self._cache = self._steps = None
             raise
 
-    def _cut_memory(self, shown: Shown) -> int:
+    def _cut_memory(self, shown: Prompt) -> int:
         """Cuts the memory back to what a prompt shares with it, or makes a new one; returns how many ids are shared."""
         reused = 0
-        if self.memory:
+        if self.prompt_cache:
             starts = self.tokens.media_starts(shown.ids, shown.media)
-            reused = self.memory.covers(shown, starts)
-        if self.memory is None or not reused:
-            self.memory = Memory(cache=self._emptied())
-        self.memory.crop(reused)
-        self.memory.shown = shown
+            reused = self.prompt_cache.covers(shown, starts)
+        if self.prompt_cache is None or not reused:
+            self.prompt_cache = PromptCache(cache=self._emptied())
+        self.prompt_cache.crop(reused)
+        self.prompt_cache.shown = shown
         return reused
 
     def _emptied(self) -> DynamicCache:
         """A cache with nothing in it; one that doesn't move stays, and what was captured over it."""
         if self._cache is None or not self.is_static:
             room = -(-self.tokens.context_tokens // PART_TOKENS) * PART_TOKENS if self.is_static else 0
-            self._cache = roomy_cache(len(self.llama.blocks), least_room=room)
+            self._cache = empty_cache(len(self.llama.blocks), least_room=room)
             is_captured = self.model.device.type == "cuda" and self.plan.quantisation != "8bit"
             self._steps = steps_over(
                 self.llama,

@@ -11,7 +11,7 @@ ROOM_TOKENS = 64
 """How many tokens are made room for when there is none left."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+class PreallocatedCacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """`keys` and `values` [B, heads, L, size] are the first L positions of larger tensors; others may replace them."""
 
     keys: Tensor
@@ -72,10 +72,10 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
         return self._keys, self._values
 
 
-def roomy_cache(layers: int, *, least_room: int = 0) -> DynamicCache:
+def empty_cache(layers: int, *, least_room: int = 0) -> DynamicCache:
     """An empty cache of so many layers with room, for so many tokens at least."""
     cache = DynamicCache()
-    cache.layers = [RoomyLayer(least_room) for _ in range(layers)]
+    cache.layers = [PreallocatedCacheLayer(least_room) for _ in range(layers)]
     return cache
 
 

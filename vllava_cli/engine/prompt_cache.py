@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class Prompt:
     """A prompt, or the beginning of one, with the media that it has placeholders for."""
 
     ids: tuple[int, ...] = ()
@@ -22,14 +22,14 @@ class Shown:
 
 
 @dataclass(kw_only=True)
-class Memory:
+class PromptCache:
     """One KV cache and what it stands for: the ids it has seen, in order, and the prompt whose media are among them."""
 
     cache: DynamicCache
-    shown: Shown = Shown()
+    shown: Prompt = Prompt()
     ids: list[int] = field(default_factory=list)
 
-    def covers(self, shown: Shown, starts: Sequence[int]) -> int:
+    def covers(self, shown: Prompt, starts: Sequence[int]) -> int:
         """How many first ids of a prompt need no prefill: at most all but one.
 
         `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the

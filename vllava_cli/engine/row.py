@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from vllava_cli.engine.detokenizer import Detokenizer
-from vllava_cli.engine.sampler import Chooser, checked, overflowed
+from vllava_cli.engine.sampler import Sampler, checked, overflowed
 from vllava_cli.engine.stopping import stop_of
 from vllava_cli.engine.tokens import Tokens, digest_of
 from vllava_cli.errors import OverflowedError, VllavaError
@@ -20,7 +20,7 @@ K = TypeVar("K")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Query(Generic[K]):
+class AnswerRequest(Generic[K]):
     """One question about one medium; `key` is the caller's."""
 
     key: K
@@ -31,7 +31,7 @@ class Query(Generic[K]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished(Generic[K]):
+class AnswerResult(Generic[K]):
     """What became of a query, an answer or a fault. `seconds` count from where its prompt was read."""
 
     key: K
@@ -44,7 +44,7 @@ class Finished(Generic[K]):
 class Row(Generic[K]):
     """A query on its way. `shared` is how many of its prompt's ids every question about the medium begins with."""
 
-    query: Query[K]
+    query: AnswerRequest[K]
     tokens: Tokens
     sampling: Sampling
     prompt: tuple[int, ...]
@@ -58,12 +58,12 @@ class Row(Generic[K]):
     """All that the model produced."""
     started_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
-    _chooser: Chooser | None = None
+    _chooser: Sampler | None = None
     _text: Detokenizer | None = None
     """From the first "Ъ" on; before that the text isn't needed."""
 
     @classmethod
-    def of(cls, query: Query[K], tokens: Tokens, sampling: Sampling, fit: Fit) -> Row[K]:
+    def of(cls, query: AnswerRequest[K], tokens: Tokens, sampling: Sampling, fit: Fit) -> Row[K]:
         """Errors: UsageError for an empty question, ContextError for one that leaves no room for an answer."""
         ids = tokens.prompt_ids(Conversation(attached=(query.medium,), fit=fit), query.question)
         media = (tokens.video_id, tokens.image_id)
@@ -79,10 +79,10 @@ class Row(Generic[K]):
     def choose(self, logits: Tensor) -> int:
         """The next id by this row's own random state, so that others don't change what it draws; or OVERFLOWED."""
         if self._chooser is None:
-            self._chooser = Chooser(self.sampling, self.tokens.banned_ids, logits.device)
+            self._chooser = Sampler(self.sampling, self.tokens.banned_ids, logits.device)
         return int(self._chooser.pick(logits))
 
-    def take(self, token: int) -> Finished[K] | None:
+    def take(self, token: int) -> AnswerResult[K] | None:
         """Takes the next id, which may be OVERFLOWED, and gives the outcome where the row ends with it."""
         try:
             stop = self.push(checked(token))
@@ -106,13 +106,13 @@ class Row(Generic[K]):
             is_straying=bool(text and text.is_straying),
         )
 
-    def finished(self, stop: StopReason) -> Finished[K]:
+    def finished(self, stop: StopReason) -> AnswerResult[K]:
         """What `Engine.stream` would have given for the same ids."""
         text = Detokenizer.of(self.tokens.tokenizer, self.ids, drops_strays=self.sampling.has_guard)
         text.rest()
         return self._finished(text, stop)
 
-    def chosen(self, probabilities: tuple[float, ...]) -> Finished[K]:
+    def chosen(self, probabilities: tuple[float, ...]) -> AnswerResult[K]:
         """The likeliest of the sampling's choices; a fault where the probabilities aren't numbers."""
         if not all(map(math.isfinite, probabilities)):
             return self.failed(overflowed())
@@ -121,8 +121,8 @@ class Row(Generic[K]):
         text = Detokenizer(tokenizer=self.tokens.tokenizer, ids=self.ids, text=self.sampling.choices[best])
         return self._finished(text, "choice", probabilities)
 
-    def failed(self, fault: VllavaError) -> Finished[K]:
-        return Finished(key=self.query.key, fault=fault, seconds=time.perf_counter() - self.started_s)
+    def failed(self, fault: VllavaError) -> AnswerResult[K]:
+        return AnswerResult(key=self.query.key, fault=fault, seconds=time.perf_counter() - self.started_s)
 
     def again(self) -> Row[K]:
         """The same query, begun and with nothing said."""
@@ -136,7 +136,7 @@ class Row(Generic[K]):
             self._text = Detokenizer.of(self.tokens.tokenizer, self.ids)
         return self._text
 
-    def _finished(self, text: Detokenizer, stop: StopReason, probabilities: tuple[float, ...] = ()) -> Finished[K]:
+    def _finished(self, text: Detokenizer, stop: StopReason, probabilities: tuple[float, ...] = ()) -> AnswerResult[K]:
         now = time.perf_counter()
         first = self.first_s or now
         stats = Stats(
@@ -156,4 +156,4 @@ class Row(Generic[K]):
             ids=tuple(text.ids),
             prompt_sha256=digest_of(self.prompt),
         )
-        return Finished(key=self.query.key, answer=answer, seconds=now - self.started_s)
+        return AnswerResult(key=self.query.key, answer=answer, seconds=now - self.started_s)

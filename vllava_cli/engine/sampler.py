@@ -13,7 +13,7 @@ SMALLEST_TEMPERATURE = 1e-6
 """Below it fp32 would divide by zero; it is as good as greedy."""
 
 
-class Chooser:
+class Sampler:
     """What stays the same over an answer: the settings, the banned ids, the random state on the logits' device."""
 
     def __init__(self, sampling: Sampling, banned_ids: tuple[int, ...], device: torch.device) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Sight:
+class VisionEncoder:
     """The features of clips, each computed once for a fit; a video of the 7B model takes 17 MB."""
 
     model: VideoLlavaForConditionalGeneration

@@ -77,9 +77,9 @@ def stage(
     """Makes talks about shipped clips, in an empty folder and with a state folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    engine.memory = None
-    engine.sight.forget()
-    engine.sight.calls = 0
+    engine.prompt_cache = None
+    engine.vision.forget()
+    engine.vision.calls = 0
     stages: list[Stage] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the model is tiny: on a busy machine threads wait for each other

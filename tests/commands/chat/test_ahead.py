@@ -30,8 +30,8 @@ def test_the_clip_is_in_the_cache_when_the_question_comes(stage: Make) -> None:
     ahead = here.enter(QUESTION)
     stats = here.talk.conversation.turns[0].stats
     assert stats.reused_tokens >= 136
-    assert (stats.tower_calls, here.talk.engine.sight.calls) == (0, 1)
-    here.talk.engine.memory = None
+    assert (stats.tower_calls, here.talk.engine.vision.calls) == (0, 1)
+    here.talk.engine.prompt_cache = None
     assert here.enter("/retry --guard on") == ahead
 
 
@@ -45,7 +45,7 @@ def test_after_an_answer_there_is_nothing_to_read(stage: Make) -> None:
 def test_a_resumed_conversation_is_read_up_to_its_last_answer(stage: Make) -> None:
     here = stage(CLIP)
     here.enter(QUESTION)
-    here.talk.engine.memory = None
+    here.talk.engine.prompt_cache = None
     here.talk.ahead.start(here.talk.conversation)
     finish(here.talk.ahead)
     here.talk.ahead.stop()
@@ -59,11 +59,11 @@ def test_a_reading_that_is_stopped_at_once_costs_nothing(stage: Make) -> None:
     plain = here.enter(QUESTION)
     here.enter("/undo")
     for _ in range(20):
-        here.talk.engine.memory = None
+        here.talk.engine.prompt_cache = None
         here.talk.ahead.start(here.talk.conversation)
         here.talk.ahead.stop()
     assert here.enter(QUESTION) == plain
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 def test_a_stop_waits_for_one_chunk_only(stage: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +78,8 @@ def test_a_stop_waits_for_one_chunk_only(stage: Make, engine: Engine, monkeypatc
     ahead.start(here.talk.conversation)
     ahead.stop()
     hook.remove()
-    assert engine.memory
-    assert len(engine.memory.ids) <= 10
+    assert engine.prompt_cache
+    assert len(engine.prompt_cache.ids) <= 10
 
 
 def test_the_engine_is_free_before_a_question_is_asked(stage: Make, engine: Engine) -> None:
@@ -88,7 +88,7 @@ def test_the_engine_is_free_before_a_question_is_asked(stage: Make, engine: Engi
     reading = here.talk.ahead._thread
     assert reading
     alive: list[bool] = []
-    hook = engine.sight.model.lm_head.register_forward_pre_hook(
+    hook = engine.vision.model.lm_head.register_forward_pre_hook(
         lambda *_: alive.append(here.talk.ahead._thread is not None)
     )
     here.enter(QUESTION)
@@ -138,8 +138,8 @@ def test_what_is_done_while_clips_are_read_changes_no_answer(line: str, stage: M
         here.talk.is_ahead = is_ahead
         for entry in (QUESTION, "/show", line, "/show", "What colour is it?"):
             here.talk.ahead.stop()
-            engine.memory = None
-            engine.sight.forget()
+            engine.prompt_cache = None
+            engine.vision.forget()
             here.talk.look_ahead()
             here.enter(entry.replace("STAR", str(demo.CLIPS / "yellow-star.png")))
         answers.append([turn.answer_ids for turn in here.talk.conversation.turns])
@@ -155,9 +155,9 @@ def test_reading_goes_on_where_it_was_stopped_without_a_second_look(stage: Make,
     if here.talk.ahead._thread:  # on a fast machine all was read by now
         finish(here.talk.ahead)
     ahead = here.enter("What shape is it?")
-    assert (engine.sight.calls, here.talk.conversation.turns[0].stats.tower_calls) == (3, 0)
-    engine.memory = None
-    engine.sight.forget()
+    assert (engine.vision.calls, here.talk.conversation.turns[0].stats.tower_calls) == (3, 0)
+    engine.prompt_cache = None
+    engine.vision.forget()
     alone = stage(CLIP, "two-shapes.png", "yellow-star.png")
     assert alone.enter("What shape is it?") == ahead
     assert alone.talk.conversation.turns[0].answer_ids == here.talk.conversation.turns[0].answer_ids, (
@@ -174,7 +174,7 @@ def test_added_clips_are_read_ahead_of_their_question(stage: Make) -> None:
     finish(here.talk.ahead)
     here.enter("What shape is it?")
     stats = here.talk.conversation.turns[1].stats
-    assert (stats.tower_calls, here.talk.engine.sight.calls) == (0, 2)
+    assert (stats.tower_calls, here.talk.engine.vision.calls) == (0, 2)
     finished = len(here.talk.engine.tokens.finished_ids(here.talk.conversation)) - stats.new_tokens
     assert stats.reused_tokens > finished - 20
 

@@ -65,7 +65,7 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(stage: Make, tmp_
         f"Going on after 1 turn. About {CLIP}. The last question: What happens in this video?\n"
     )
     assert here.enter("And the background?") == "White.\n"
-    assert here.talk.engine.sight.calls == 1, "the clip was still in use"
+    assert here.talk.engine.vision.calls == 1, "the clip was still in use"
     assert (tmp_path / "saved.jsonl").read_bytes() == saved
     assert [number for number, _ in here.kept()] == [1, 2, 2]
     (other,) = (tmp_path / "state/vllava/sessions").glob("*.jsonl")
@@ -213,8 +213,8 @@ def test_ids_that_a_tokenizer_would_not_choose_are_kept(stage: Make, tmp_path: P
     assert "edited" not in here.enter(f"/load {path}")
     here.enter("And the background?")
     assert here.talk.conversation.turns[0].answer_ids == tuple(spelt)
-    assert here.talk.engine.memory
-    text = ",".join(map(str, here.talk.engine.memory.ids))
+    assert here.talk.engine.prompt_cache
+    text = ",".join(map(str, here.talk.engine.prompt_cache.ids))
     assert ",".join(map(str, spelt)) in text
 
 
@@ -279,7 +279,7 @@ def test_another_model_and_a_changed_clip_are_said_when_a_session_is_loaded(stag
         "Going on after 2 turns. About clip.mp4. The last question: And its[2J colour?\n"
     )
     here.enter("What does the star do?")
-    assert (here.talk.engine.sight.calls, here.talk.conversation.turns[2].stats.tower_calls) == (2, 1)
+    assert (here.talk.engine.vision.calls, here.talk.conversation.turns[2].stats.tower_calls) == (2, 1)
     assert here.talk.keeping.file
     assert read(here.talk.keeping.file.path).model == "demo"
 
@@ -293,7 +293,7 @@ def test_the_fit_of_a_session_goes_on(stage: Make, tmp_path: Path) -> None:
     assert here.talk.conversation.fit == "pad"
     here.enter(f"/add {demo.CLIPS / CLIP}")
     here.enter("And here?")
-    assert here.talk.engine.sight.calls == 2, "once cropped, once padded"
+    assert here.talk.engine.vision.calls == 2, "once cropped, once padded"
     here.enter(f"/open {demo.CLIPS / 'yellow-star.png'}")
     assert here.talk.conversation.fit == "pad"
     here.enter("What shape is it?")

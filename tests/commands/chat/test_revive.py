@@ -29,8 +29,8 @@ def test_a_revived_conversation_answers_as_the_one_that_went_on(stage: Make) -> 
     turn = here.talk.conversation.turns[-1]
 
     again = stage()
-    again.talk.engine.memory = None
-    again.talk.engine.sight.forget()
+    again.talk.engine.prompt_cache = None
+    again.talk.engine.vision.forget()
     clips = clips_of(record)
     media = again.talk.read(clips)
     frames = dict(zip(clips, media, strict=True))

@@ -22,7 +22,7 @@ def turn(stop_reason: StopReason = "end", stats: Stats = STATS) -> Turn:
 
 
 def shown(engine: Engine, conversation: Conversation, settings: Settings | None = None) -> list[tuple[str, str]]:
-    engine.sight.calls = 0
+    engine.vision.calls = 0
     return show_rows(engine, conversation, settings or Settings(), kept_in="here.jsonl")
 
 

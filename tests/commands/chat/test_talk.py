@@ -47,7 +47,7 @@ def test_a_turn_costs_its_own_tokens_and_a_clip_is_looked_at_once(stage: Make) -
     here.enter("/undo")
     here.enter("/retry")
     here.enter("/edit 1 What shape is it?")
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
     assert all(turn.stats.reused_tokens for turn in here.talk.conversation.turns)
 
 
@@ -77,7 +77,7 @@ def test_what_came_with_a_turn_that_is_undone_comes_with_the_next(stage: Make) -
     here.enter("/undo")
     here.enter("What colour is it?")
     assert [medium["path"] for medium in here.rows()[-1]["media"]] == [str(demo.CLIPS / "yellow-star.png")]
-    assert here.talk.engine.sight.calls == 2
+    assert here.talk.engine.vision.calls == 2
 
 
 def test_edit_asks_again_in_the_place_of_a_turn_and_drops_what_follows(stage: Make) -> None:
@@ -114,7 +114,7 @@ def test_an_answer_is_chosen_and_each_choice_has_its_share(stage: Make) -> None:
     assert (turn.stop_reason, sum(turn.probabilities)) == ("choice", pytest.approx(1))
     here.enter("/set choices none")
     assert here.enter("What happens in this video?") == MOVES
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 def test_a_choice_does_not_vary(stage: Make) -> None:
@@ -177,7 +177,7 @@ def test_clear_forgets_the_turns_and_keeps_the_clips(stage: Make) -> None:
     here.enter("And its colour?")
     assert here.enter("/clear") == f"Forgot 2 turns. About {CLIP}.\n"
     assert here.enter("And its colour?") == here.enter("/retry").splitlines(keepends=True)[0]
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 def test_open_begins_a_conversation_in_a_file_of_its_own(stage: Make, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_conversation_without_clips_is_text_alone(stage: Make) -> None:
     assert here.enter("Hello?") == REFUSED
     here.enter(f"/add {demo.CLIPS / CLIP}")
     assert here.enter("What happens in this video?")
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 def test_dropped_turns_are_named_and_the_clip_is_not_looked_at_again(stage: Make, tmp_path: Path, clip: Path) -> None:
@@ -230,7 +230,7 @@ def test_dropped_turns_are_named_and_the_clip_is_not_looked_at_again(stage: Make
     notices = [line for text in said for line in text.splitlines() if "no longer in the context" in line]
     assert notices[0].startswith("Turns 1 to ")
     assert notices[0].endswith(" are no longer in the context, which was full; the clips still are.")
-    assert tight.sight.calls == 1
+    assert tight.vision.calls == 1
     assert [number for number, _ in here.kept()] == list(range(1, 10))
     dropped = here.talk.conversation.dropped
     assert f"turn {dropped}  " in (shown := here.enter("/show"))
@@ -307,7 +307,7 @@ def test_a_turn_that_was_broken_off_in_a_pass_is_kept(error: type[BaseException]
     assert [(row["number"], row["stop_reason"]) for row in here.rows()] == [(1, "end"), (2, "interrupted")]
     assert here.rows()[1]["answer"]
     assert here.enter("And its colour?") == "Red.\n"
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 @pytest.mark.parametrize("line", ["And its colour?", "/retry", "/edit 1 And its colour?"])
@@ -384,7 +384,7 @@ def test_an_answer_that_fails_in_a_pass_leaves_everything_as_it_was(
     here.enter("What shape is it?")
     assert here.talk.questions == ("What happens in this video?", "And its colour?", "What shape is it?")
     assert len(conversation.turns[2].media) == 1
-    assert here.talk.engine.sight.calls == 2
+    assert here.talk.engine.vision.calls == 2
 
 
 def test_ctrl_c_before_the_first_pass_brings_the_old_turns_back(
@@ -414,7 +414,7 @@ def test_a_failed_edit_brings_back_which_turns_were_dropped(stage: Make, tmp_pat
     here.enter("/edit 1 what")
     assert here.talk.conversation.dropped == 0
     assert stats(here).reused_tokens >= 40
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 def test_an_edit_far_back_is_answered_as_in_a_new_conversation(stage: Make, engine: Engine) -> None:
@@ -423,7 +423,7 @@ def test_an_edit_far_back_is_answered_as_in_a_new_conversation(stage: Make, engi
         here.enter(question)
     here.enter("/edit 2 Is there a dog?")
     edited = here.talk.conversation.turns[1]
-    engine.memory = None
+    engine.prompt_cache = None
     fresh = stage(CLIP)
     fresh.enter("What happens in this video?")
     fresh.enter("Is there a dog?")
@@ -439,7 +439,7 @@ def test_undo_to_the_beginning_leaves_the_clip_in_the_cache(stage: Make) -> None
     here.enter("/undo")
     assert [medium.clip.path.name for medium in here.talk.conversation.attached] == [CLIP]
     assert here.enter("What happens in this video?") == MOVES
-    assert (stats(here).tower_calls, here.talk.engine.sight.calls) == (0, 1)
+    assert (stats(here).tower_calls, here.talk.engine.vision.calls) == (0, 1)
     assert stats(here).reused_tokens >= 136
 
 
@@ -459,7 +459,7 @@ def test_clear_keeps_added_clips_and_the_file_forgets_the_turns(stage: Make) -> 
     assert here.kept()[-1] == (1, "undo")
     here.enter("What shape is it?")
     assert [Path(medium["path"]).name for medium in here.rows()[-1]["media"]] == [CLIP, "yellow-star.png"]
-    assert (stats(here).tower_calls, here.talk.engine.sight.calls) == (0, 2)
+    assert (stats(here).tower_calls, here.talk.engine.vision.calls) == (0, 2)
     assert here.enter("/clear").startswith("Forgot 1 turn. ")
 
 
@@ -470,10 +470,10 @@ def test_a_clip_attached_twice_is_looked_at_once(stage: Make, engine: Engine) ->
     here.enter("What shape is it?")
     first, second = here.talk.conversation.media
     assert first is second
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
     cached = here.talk.conversation.turns[1].answer_ids
     assert stats(here).prompt_tokens > 2 * 136
-    engine.memory = None
+    engine.prompt_cache = None
     here.enter("/retry")
     assert here.talk.conversation.turns[1].answer_ids == cached
 
@@ -484,7 +484,7 @@ def test_a_clip_opened_again_begins_anew_without_a_second_look(stage: Make) -> N
     here.enter(f"/open {demo.CLIPS / CLIP}")
     assert here.talk.questions == ()
     assert here.enter("What happens in this video?") == MOVES
-    assert (stats(here).tower_calls, here.talk.engine.sight.calls) == (0, 1)
+    assert (stats(here).tower_calls, here.talk.engine.vision.calls) == (0, 1)
 
 
 def test_a_file_that_is_no_clip_leaves_the_conversation_alone(stage: Make, tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_a_second_ctrl_c_ends_a_pass_and_the_turn_is_kept_all_the_same(stage: Ma
     assert row["stop_reason"] == "interrupted"
     assert len(row["answer_ids"]) == 2
     assert here.enter("/edit 1 What happens in this video?") == MOVES
-    assert here.talk.engine.sight.calls == 1
+    assert here.talk.engine.vision.calls == 1
 
 
 def test_a_request_to_end_stops_an_answer_which_is_kept(stage: Make, engine: Engine) -> None:

@@ -85,9 +85,9 @@ def test_ids_that_an_answer_may_not_hold_are_compared_as_well(subject: Subject, 
 def test_our_answer_is_read_from_the_clip_each_time(pair: Pair, question: Asked) -> None:
     ours = Ours(engine=pair.engine, is_interrupted=never)
     ours.answer_ids(question)
-    looks = pair.engine.sight.calls
+    looks = pair.engine.vision.calls
     ours.answer_ids(question)
-    assert pair.engine.sight.calls == looks + 1
+    assert pair.engine.vision.calls == looks + 1
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_too_little_memory_for_the_model_ends_it(where: str, task: Task) -> None
 
 
 def test_too_little_memory_for_a_batch_is_a_note(task: Task) -> None:
-    shortage = Shortage(lambda: not shortage.count and is_within("Crowd.step"))
+    shortage = Shortage(lambda: not shortage.count and is_within("DecodeBatch.step"))
     with shortage:
         found = {line.name: line for line in run(random_subject("tiny"), replace(task, repeat=1))}
     short = found["decode, batch 3"]

@@ -43,8 +43,8 @@ def test_the_snippets_towers_are_whole(pair: Pair) -> None:
 
 def test_both_see_the_same_whoever_looked_before(pair: Pair, question: Asked) -> None:
     def ours() -> torch.Tensor:
-        pair.engine.sight.forget()
-        return pair.engine.sight.features(question.frames, "crop")
+        pair.engine.vision.forget()
+        return pair.engine.vision.features(question.frames, "crop")
 
     first = ours()
     assert all(torch.equal(each, first) for each in (pair.snippet.features(question), ours(), ours()))

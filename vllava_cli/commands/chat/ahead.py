@@ -10,7 +10,7 @@ from vllava_cli.nouns import Conversation
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.prompt_cache import Shown
+    from vllava_cli.engine.prompt_cache import Prompt
 
 CHUNK_TOKENS = 128
 """Small, because a question that comes meanwhile waits for the end of a chunk."""
@@ -27,11 +27,11 @@ class Ahead:
 
     def start(self, conversation: Conversation) -> None:
         """Begins to read all of the next prompt but its question; a failure shows when the question is asked."""
-        from vllava_cli.engine.prompt_cache import Shown
+        from vllava_cli.engine.prompt_cache import Prompt
 
         self.stop()
         ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
-        shown = Shown(ids=ids, media=conversation.media, fit=conversation.fit)
+        shown = Prompt(ids=ids, media=conversation.media, fit=conversation.fit)
         if ids and not self._engine.has_read(shown):
             self._is_stopped.clear()
             self._is_over.clear()
@@ -46,7 +46,7 @@ class Ahead:
                 self._is_over.wait()  # a join that Ctrl-C interrupts takes the thread for ended (Python 3.11)
                 self._thread = None
 
-    def _read(self, shown: Shown) -> None:
+    def _read(self, shown: Prompt) -> None:
         try:
             with suppress(Exception):
                 self._engine.read(shown, is_interrupted=self._is_stopped.is_set, chunk_tokens=CHUNK_TOKENS)

@@ -21,7 +21,7 @@ def show_rows(engine: Engine, conversation: Conversation, settings: Settings, *,
     return [
         ("context", _context(engine, conversation)),
         *_turns(conversation),
-        ("looked at", f"{engine.sight.calls} clip{'s' * (engine.sight.calls != 1)} since the start"),
+        ("looked at", f"{engine.vision.calls} clip{'s' * (engine.vision.calls != 1)} since the start"),
         *settings.rows(),
         ("model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")),
         *((what, f"{choice}: {reason}") for what, choice, reason in engine.plan.reasons),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
 from vllava_cli.commands.report import counts, report
-from vllava_cli.nouns import Conversation, Piece, Turn
+from vllava_cli.nouns import Conversation, Delta, Turn
 from vllava_cli.plural import counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.portable import json_of
@@ -29,7 +29,7 @@ class Telling:
     keeping: Keeping
     output: Output = "stream"
 
-    def show(self, pieces: Iterator[Piece]) -> None:
+    def show(self, pieces: Iterator[Delta]) -> None:
         """Takes all pieces; shows them as they come only where they are to be streamed."""
         with self.screen.waiting("Reading; Ctrl-C stops"):
             first = next(pieces)
@@ -59,7 +59,7 @@ class Telling:
         place = {"turn": len(conversation.turns), "session": str(file.path) if file else None}
         return place | report(conversation, [self.keeping.shown(each) for each in conversation.media], self.engine)
 
-    def _show(self, piece: Piece) -> None:
+    def _show(self, piece: Delta) -> None:
         if self.output == "stream":
             self.screen.answer(piece.text)
 
