@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vllava_cli.engine.batching import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
+from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
@@ -113,7 +114,7 @@ def run(
         sampling=sampling,
         fit="crop",
         most_rows=most_rows,
-        is_stopping=is_stopping,
+        cancel=Cancel(is_stopping),
         on_shortage=batch.shortages.append,
     )
     for each in batching.answers(source):

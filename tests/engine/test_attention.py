@@ -10,17 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.attention import (
-    PART_TOKENS,
-    Attend,
-    attention_of,
-    by_flash,
-    by_torch,
-    causal_mask,
-    in_parts,
-    padded_mask,
-    written_out,
-)
+from vllava_cli.engine.cuda_graph import PART_TOKENS, in_parts
+from vllava_cli.engine.llama import Attend, attention_of, by_flash, by_torch, causal_mask, padded_mask, written_out
 from vllava_cli.nouns import Attention
 
 YES, NO = True, False

@@ -28,7 +28,7 @@ from tests.engine.batches import (
     watched,
 )
 from tests.engine.engines import after
-from vllava_cli.engine.batching import BatchScheduler
+from vllava_cli.engine.batch import BatchScheduler
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import Frames, Sampling

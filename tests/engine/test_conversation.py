@@ -13,6 +13,7 @@ import pytest
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, after, greedy_ids
 from tests.reference import Reference
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.media.sample import sample
@@ -57,7 +58,7 @@ class Story:
     def ask(self, question: str = "", sampling: Sampling = GREEDY, *, patience: int = 10_000) -> None:
         question = question or self.random.choice(QUESTIONS)
         media = self.conversation.media
-        pieces = self.engine.stream(self.conversation, question, sampling, is_interrupted=after(patience))
+        pieces = self.engine.stream(self.conversation, question, sampling, cancel=Cancel(after(patience)))
         answer = Answer.of(pieces)
         turn = self.conversation.turns[-1]
         assert (turn.answer, turn.stop_reason, turn.stats) == (answer.text, answer.stop_reason, answer.stats)
@@ -118,9 +119,7 @@ def test_each_turn_prefills_only_what_it_adds(engine: Engine, shown: dict[str, F
 
 def holds(engine: Engine, tokens: int) -> bool:
     """Whether the last layer of the cache has as many tokens."""
-    return bool(
-        engine.prompt_cache and engine.prompt_cache.cache.get_seq_length(len(engine.llama.blocks) - 1) >= tokens
-    )
+    return bool(engine.prompt_cache and len(engine.prompt_cache.cache.layers[-1]) >= tokens)
 
 
 def test_a_clip_that_was_interrupted_in_prefill_is_taken_up_where_it_stopped(
@@ -130,7 +129,7 @@ def test_a_clip_that_was_interrupted_in_prefill_is_taken_up_where_it_stopped(
     engine.prompt_cache = None
     engine.vision.forget()
     conversation = Conversation(attached=(shown["two-shapes.png"], shown["three-shapes.mp4"]))
-    first = Answer.of(engine.stream(conversation, "How many?", GREEDY, is_interrupted=lambda: holds(engine, 100)))
+    first = Answer.of(engine.stream(conversation, "How many?", GREEDY, cancel=Cancel(lambda: holds(engine, 100))))
     conversation.cut(0)
     second = Answer.of(engine.stream(conversation, "How many?", GREEDY))
     assert (first.stop_reason, first.stats.tower_calls) == ("interrupted", 2)
@@ -161,7 +160,7 @@ def test_a_failure_leaves_the_conversation_as_it_was(engine: Engine, shown: dict
         raise MemoryError
 
     with pytest.raises(MemoryShortError):
-        Answer.of(engine.stream(conversation, "And then?", GREEDY, is_interrupted=fail))
+        Answer.of(engine.stream(conversation, "And then?", GREEDY, cancel=Cancel(fail)))
     assert (conversation.turns, conversation.attached) == (turns, ())
 
 

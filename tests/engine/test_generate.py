@@ -14,6 +14,7 @@ from tests.clips import picture
 from tests.engine.engines import FREE, ask, conversation_about, engine_of, expanded, new_ids
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import Source
@@ -135,7 +136,7 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
     def is_interrupted() -> bool:
         return bool(engine.prompt_cache and len(engine.prompt_cache.ids) == prompt_tokens + 3)
 
-    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=is_interrupted))
+    answer = Answer.of(engine.stream(conversation, "what", FREE, cancel=Cancel(is_interrupted)))
     assert answer.stop_reason == "interrupted"
     assert answer.stats.new_tokens == 4  # the last of them was not fed any more
     assert whole.text.startswith(answer.text)
@@ -145,7 +146,7 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
 def test_an_interruption_before_the_first_token_keeps_an_empty_turn(engine: Engine, clip: Path) -> None:
     engine.prompt_cache = None
     conversation = conversation_about(clip)
-    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=lambda: True))
+    answer = Answer.of(engine.stream(conversation, "what", FREE, cancel=Cancel(lambda: True)))
     assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("", "interrupted", 0)
     assert (conversation.turns[0].answer_ids, conversation.turns[0].stats.tower_calls) == ((), 0)
 

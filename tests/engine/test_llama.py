@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from vllava_cli.engine.attention import padded_mask
-from vllava_cli.engine.kv_cache import empty_cache
-from vllava_cli.engine.llama import Llama, Norm
+from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.engine.llama import Llama, Norm, padded_mask
 from vllava_cli.nouns import Attention
 
 SMALL: dict[str, Any] = {
@@ -58,12 +57,12 @@ def llama_of(holder: Holder, attention: Attention = "sdpa") -> Llama:
 def passes(holder: Holder, llama: Llama, lengths: list[int]) -> tuple[Tensor, Tensor]:
     """The hidden states of transformers and ours, for prompts read in pieces of these lengths."""
     theirs, mine = [], []
-    their_cache, my_cache = DynamicCache(), empty_cache(2)
+    their_cache, my_cache = DynamicCache(), KVCache(2)
     for length in lengths:
         inputs = llama.embedded(torch.randint(60, (1, length)))
         start = their_cache.get_seq_length()
         theirs.append(holder.model.language_model(inputs_embeds=inputs, past_key_values=their_cache)[0])
-        mine.append(llama.read(inputs, my_cache.layers, start=start))
+        mine.append(llama(inputs, my_cache.layers, start=start))
     return torch.cat(theirs, dim=1), torch.cat(mine, dim=1)
 
 
@@ -95,10 +94,10 @@ def test_rows_that_are_padded_are_read_as_alone() -> None:
     together = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1), long])
     is_held = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
     with torch.inference_mode():
-        alone = [llama.read(llama.embedded(ids), empty_cache(2).layers)[0, -1] for ids in (short, long)]
-        mine = llama.read(
+        alone = [llama(llama.embedded(ids), KVCache(2).layers)[0, -1] for ids in (short, long)]
+        mine = llama(
             llama.embedded(together),
-            empty_cache(2).layers,
+            KVCache(2).layers,
             positions=(is_held.cumsum(1) - 1).clamp(min=0),
             mask=padded_mask(is_held, 6),
         )
@@ -119,7 +118,7 @@ def errors_of(seed: int, dtype: torch.dtype) -> tuple[float, float]:
     exact = holder.model.language_model(ids)[0]
     holder.to(dtype)
     llama = llama_of(holder)
-    mine = llama.read(llama.embedded(ids), empty_cache(2).layers)
+    mine = llama(llama.embedded(ids), KVCache(2).layers)
     theirs = holder.model.language_model(ids)[0]
     return float((mine - exact).square().mean().sqrt()), float((theirs - exact).square().mean().sqrt())
 

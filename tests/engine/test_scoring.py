@@ -20,14 +20,14 @@ from tests.engine.engines import PATHS, PHRASES, after, ask, engine_of, greedy_i
 from tests.reference import Reference
 from vllava_cli import demo
 from vllava_cli.engine import scoring
-from vllava_cli.engine.calibration import blank_frames
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.context_window import dropped
 from vllava_cli.engine.forward import embed
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import Source
-from vllava_cli.engine.prompt_cache import Prompt
-from vllava_cli.engine.scoring import log_likelihoods, probabilities
+from vllava_cli.engine.kv_cache import Prompt
+from vllava_cli.engine.scoring import blank_frames, log_likelihoods, probabilities
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
 from vllava_cli.media.pixels import image_pixels, video_pixels
@@ -100,7 +100,7 @@ def test_log_likelihoods_are_exact_where_a_probability_would_hide_it(
     """An option 30 nats behind the best has the probability 0 either way."""
     conversation = Conversation(attached=(shown[CIRCLE],))
     shown_ids = tuple(engine.tokens.prompt_ids(conversation, QUESTION))
-    _, logits = engine.read(Prompt(ids=shown_ids, media=conversation.media))
+    logits = engine.read(Prompt(ids=shown_ids, media=conversation.media))
     assert logits is not None
     assert engine.prompt_cache
     found = log_likelihoods(
@@ -162,7 +162,7 @@ def test_a_batch_of_prompts_is_scored_as_each_alone(
     found = log_likelihoods(engine.llama, cache, is_held, logits, engine.tokens.option_ids(PHRASES))
     wanted = [naive(engine, reference, talk, text, PHRASES) for talk, text in zip(talks, QUESTIONS, strict=True)]
     assert found.numpy() == pytest.approx(np.array(wanted), abs=1e-3)
-    assert probabilities(found).numpy() == pytest.approx(np.array([softmax(row) for row in wanted]), abs=1e-4)
+    assert np.array(probabilities(found)) == pytest.approx(np.array([softmax(row) for row in wanted]), abs=1e-4)
     for layer, (keys, values) in zip(cache.layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
         assert torch.equal(layer.values, values)
@@ -279,7 +279,7 @@ def test_blank_clips_are_asked_once_whatever_clip_is_shown(shown: dict[str, Fram
         for name in (CIRCLE, GROWS):
             ask(engine, Conversation(attached=(shown[name],)), QUESTION, calibrated)
             assert engine.prompt_cache
-            assert engine.prompt_cache.cache.get_seq_length() == len(engine.prompt_cache.ids)
+            assert len(engine.prompt_cache.cache) == len(engine.prompt_cache.ids)
     assert rows == [1, 1, 1]
     assert engine.vision.calls == 2, "a blank clip isn't one that was looked at"
     with passes(engine) as rows:
@@ -293,12 +293,13 @@ def test_what_blank_clips_say_is_forgotten_before_it_fills_the_memory(
     shown: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(demo.CHECKPOINT)
-    monkeypatch.setattr("vllava_cli.engine.calibration.MOST_KNOWN", 2)
+    monkeypatch.setattr("vllava_cli.engine.scoring.MOST_KNOWN", 2)
     options = engine.tokens.option_ids(WORDS)
-    prompts = [engine.tokens.prompt_ids(Conversation(attached=(shown[STAR],)), text) for text in QUESTIONS]
+    talks = [Conversation(attached=(shown[STAR],)) for _ in QUESTIONS]
+    prompts = [tuple(engine.tokens.prompt_ids(*each)) for each in zip(talks, QUESTIONS, strict=True)]
     with passes(engine) as rows:
         for number in (0, 1, 2, 1, 2, 0):
-            engine.calibrator.scores(prompts[number], options, is_interrupted=lambda: False)
+            engine.calibrator.scores(prompts[number], options)
     assert len(rows) == 4
 
 
@@ -333,7 +334,7 @@ def test_an_interruption_leaves_an_empty_answer_and_what_was_read(
     conversation = Conversation(attached=(shown[CIRCLE],))
     sampling = Sampling(choices=PHRASES, is_calibrated=True)
     question = f"Which way, {patience}?"
-    answer = Answer.of(engine.stream(conversation, question, sampling, is_interrupted=after(patience)))
+    answer = Answer.of(engine.stream(conversation, question, sampling, cancel=Cancel(after(patience))))
     (turn,) = conversation.turns
     assert (answer.text, answer.stop_reason, answer.probabilities) == ("", "interrupted", ())
     assert (turn.answer, turn.answer_ids, turn.probabilities) == ("", (), ())

@@ -21,8 +21,8 @@ from tests.engine.engines import EXACT, conversation_about, tokens_of
 from vllava_cli.commands.start import loaded
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.load import load
-from vllava_cli.engine.prompt_cache import Prompt
 from vllava_cli.engine.weight_cache import LABEL, Origin, all_kept
 from vllava_cli.engine.weight_writer import LEAST_BYTES, LOCK, PART, Store
 from vllava_cli.errors import MemoryShortError
@@ -79,7 +79,7 @@ def logits(engine: Engine, clip: Path) -> torch.Tensor:
     engine = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
     conversation = conversation_about(clip)
     ids = tuple(engine.tokens.prompt_ids(conversation, "what"))
-    found = engine.read(Prompt(ids=ids, media=conversation.media, fit="crop"))[1]
+    found = engine.read(Prompt(ids=ids, media=conversation.media, fit="crop"))
     assert found is not None
     return found
 

@@ -19,7 +19,7 @@ from vllava_cli.nouns import Answer, Frames, Framing, Sampling
 from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.batching import AnswerRequest, AnswerResult
+    from vllava_cli.engine.batch import AnswerRequest, AnswerResult
     from vllava_cli.engine.generate import Engine
     from vllava_cli.media.decoder.pool import Read
 
@@ -76,15 +76,15 @@ class Line:
             yield from self._outcomes()
 
     def _outcomes(self) -> Iterator[Outcome]:
-        from vllava_cli.engine.batch_size import used_bytes
-        from vllava_cli.engine.batching import BatchScheduler
+        from vllava_cli.engine.batch import BatchScheduler, used_bytes
+        from vllava_cli.engine.cancel import Cancel
 
         batching: BatchScheduler[Key] = BatchScheduler(
             engine=self.engine,
             sampling=self.sampling,
             fit=self.framing.fit,
             most_rows=self.most_rows,
-            is_stopping=self.is_stopping,
+            cancel=Cancel(self.is_stopping),
             on_shortage=self._tell_shortage,
         )
         self.meter.rows_at_once = self.most_rows
@@ -107,7 +107,7 @@ class Line:
         return given if given or not self.ahead.is_over else None
 
     def _of(self, read: Read[Unit, Frames]) -> list[AnswerRequest[Key] | AnswerResult[Key]]:
-        from vllava_cli.engine.batching import AnswerRequest, AnswerResult
+        from vllava_cli.engine.batch import AnswerRequest, AnswerResult
 
         self.meter.clips += 1
         self.meter.decode_s += read.seconds

@@ -13,6 +13,7 @@ from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, seeded
 from vllava_cli.commands.report import counts, report
 from vllava_cli.commands.start import Opening, prepare, start
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.interrupt import noted
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Delta, Framing, Sampling, Wishes
@@ -67,7 +68,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     check(tokens)
     engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, watch, check=check)
     with noted() as is_interrupted:
-        pieces = engine.stream(conversation, ask.question, ask.sampling, is_interrupted=is_interrupted)
+        pieces = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
     stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
     watch.lap("first token", stats.first_token_s)

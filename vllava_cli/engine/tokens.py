@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from vllava_cli import prompt
@@ -16,6 +17,8 @@ from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
 from vllava_cli.errors import CheckpointError, ContextError, UsageError
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
 
+Option = tuple[int, ...]
+"""The ids of a choice as an answer."""
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
 _NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -55,6 +58,11 @@ class Tokens:
     """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
     _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
+    @cached_property
+    def placeholders(self) -> dict[MediaKind, int]:
+        """The id of each kind's placeholder, which stands once for each of a medium's tokens."""
+        return {"video": self.video_id, "image": self.image_id}
+
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
         """The ids of the conversation up to and including "ASSISTANT:" of the new question.
 
@@ -76,8 +84,7 @@ class Tokens:
         """The beginning of the next prompt, whatever its question will be: up to the last placeholder that waits."""
         if conversation.attached:
             ids = self.unchecked_ids(conversation, "?")
-            last = max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
-            return ids[: last + 1]
+            return ids[: self.media_end(ids)]
         return self.finished_ids(conversation)
 
     def finished_ids(self, conversation: Conversation) -> list[int]:
@@ -101,10 +108,14 @@ class Tokens:
         starts: list[int] = []
         position = 0
         for medium in media:
-            position = ids.index(self._placeholder(medium.kind), position)
+            position = ids.index(self.placeholders[medium.kind], position)
             starts.append(position)
             position += self.tokens_of(medium.kind)
         return starts
+
+    def media_end(self, ids: Sequence[int]) -> int:
+        """The position behind the last placeholder of a prompt that has some."""
+        return 1 + max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
 
     def tokens_of(self, kind: MediaKind) -> int:
         """How many tokens a medium takes."""
@@ -120,7 +131,7 @@ class Tokens:
         """What makes the text of an answer; strays are dropped where the sampling has its guard."""
         return Detokenizer(tokenizer=self.tokenizer, drops_strays=sampling.has_guard)
 
-    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[tuple[int, ...], ...]:
+    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[Option, ...]:
         """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
 
         That is so for a vocabulary in which a space only begins a token, as Llama's. Errors: UsageError for fewer than
@@ -177,9 +188,6 @@ class Tokens:
                 del self._known[next(iter(self._known))]
             self._known[key] = ids
         return self._known[key]
-
-    def _placeholder(self, kind: MediaKind) -> int:
-        return self.video_id if kind == "video" else self.image_id
 
     def _check_placeholders(self, ids: list[int], kinds: Counter[MediaKind]) -> None:
         found = (ids.count(self.video_id), ids.count(self.image_id))

@@ -72,7 +72,7 @@ def line(
     tell: Callable[[str], object],
 ) -> Line:
     """`longest` is the number of characters of the longest question."""
-    from vllava_cli.engine.batch_size import rows_that_fit
+    from vllava_cli.engine.batch import rows_that_fit
 
     most_rows = batch.most_rows or rows_that_fit(engine, batch.sampling, question_characters=longest)
     return Line(

@@ -10,7 +10,7 @@ from vllava_cli.nouns import Conversation
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.prompt_cache import Prompt
+    from vllava_cli.engine.kv_cache import Prompt
 
 CHUNK_TOKENS = 128
 """Small, because a question that comes meanwhile waits for the end of a chunk."""
@@ -27,7 +27,7 @@ class Ahead:
 
     def start(self, conversation: Conversation) -> None:
         """Begins to read all of the next prompt but its question; a failure shows when the question is asked."""
-        from vllava_cli.engine.prompt_cache import Prompt
+        from vllava_cli.engine.kv_cache import Prompt
 
         self.stop()
         ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
@@ -47,8 +47,11 @@ class Ahead:
                 self._thread = None
 
     def _read(self, shown: Prompt) -> None:
+        from vllava_cli.engine.cancel import Cancel
+
+        cancel = Cancel(self._is_stopped.is_set)
         try:
             with suppress(Exception):
-                self._engine.read(shown, is_interrupted=self._is_stopped.is_set, chunk_tokens=CHUNK_TOKENS)
+                self._engine.read(shown, cancel=cancel, chunk_tokens=CHUNK_TOKENS)
         finally:
             self._is_over.set()

@@ -14,6 +14,7 @@ from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.telling import Output, Telling
 from vllava_cli.commands.provenance import seeded
 from vllava_cli.commands.start import read_clips, warn_of_many
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Ending, noted
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
@@ -195,7 +196,7 @@ class Talk:
                 self.conversation,
                 question,
                 sampling,
-                is_interrupted=lambda: is_stopped() or self.ending.is_asked(),
+                cancel=Cancel(lambda: is_stopped() or self.ending.is_asked()),
             )
             with closing(pieces):
                 try:

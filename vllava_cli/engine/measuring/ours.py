@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vllava_cli.engine.batch_size import rows_that_fit
-from vllava_cli.engine.batching import AnswerRequest, AnswerResult, BatchScheduler
+from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, rows_that_fit
+from vllava_cli.engine.cancel import Cancel, CancelError
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.measuring.asked import LEAST_TOKENS, Asked
 from vllava_cli.engine.measuring.clock import seconds_of
@@ -45,7 +45,7 @@ class Ours:
         self.engine.vision.features(asked.frames, "crop")
         self.engine.prompt_cache = None
         shown = asked.prompt
-        return seconds_of(lambda: self.engine.read(shown, is_interrupted=self.is_interrupted), self.device)
+        return seconds_of(lambda: self.engine.read(shown, cancel=Cancel(self.is_interrupted)), self.device)
 
     def first_token_s(self, asked: Asked) -> float:
         """From frames that are decoded to the first token."""
@@ -98,23 +98,24 @@ class Ours:
     def logits(self, asked: Asked, new_ids: list[int]) -> torch.Tensor:
         """[len(new_ids), vocabulary]: what is said before each of these ids, as they are decoded one by one."""
         self.forget()
-        _, first = self.engine.read(asked.prompt, is_interrupted=self.is_interrupted)
-        memory = self.engine.prompt_cache
-        if first is None or memory is None:
-            raise KeyboardInterrupt
-        found, steps = [first], self.engine.steps
-        with self.engine.passes():
-            for token in new_ids[:-1]:
-                fed = torch.tensor([token], device=first.device)
-                # They are good until the next step.
-                found.append(steps.step(fed, len(memory.ids)).clone())
-                memory.ids.append(token)
-            steps.hold(len(memory.ids))
+        try:
+            found = [self.engine.read(asked.prompt, cancel=Cancel(self.is_interrupted))]
+        except CancelError:
+            raise KeyboardInterrupt from None
+        cache = self.engine.prompt_cache
+        if cache is None:
+            raise RuntimeError("a prompt that was read left no cache")
+        for token in new_ids[:-1]:
+            fed = torch.tensor([token], device=found[0].device)
+            # They are good until the next step.
+            found.append(self.engine.step(fed, len(cache.ids)).clone())
+            cache.ids.append(token)
+        cache.cache.hold(len(cache.ids))
         return torch.stack(found)
 
     def _answer_in(self, conversation: Conversation, asked: Asked, new_tokens: int | None) -> Answer:
-        sampling, is_interrupted = asked.sampling(new_tokens), self.is_interrupted
-        return Answer.of(self.engine.stream(conversation, asked.question, sampling, is_interrupted=is_interrupted))
+        sampling, cancel = asked.sampling(new_tokens), Cancel(self.is_interrupted)
+        return Answer.of(self.engine.stream(conversation, asked.question, sampling, cancel=cancel))
 
     def _batch(self, asked: Asked, jobs: Sequence[tuple[Frames, str]], most_rows: int) -> list[AnswerResult[int]]:
         queries = [
@@ -126,7 +127,7 @@ class Ours:
             sampling=asked.sampling(),
             fit="crop",
             most_rows=most_rows,
-            is_stopping=self.is_interrupted,
+            cancel=Cancel(self.is_interrupted),
             on_shortage=_refuse,
         )
         finished = list(batching.answers(lambda _most, *, is_waiting: next(given, None)))  # noqa: ARG005
