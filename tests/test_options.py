@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import typer
 
@@ -93,8 +95,8 @@ def test_no_time_to_decode_is_refused() -> None:
         options.positive_time("0")
 
 
-@pytest.mark.parametrize("name", ["model", "revision", "adapter"])
+@pytest.mark.parametrize("name", ["model", "revision", "adapter", "device"])
 def test_a_name_that_is_empty_is_refused(name: str) -> None:
-    names: dict[str, str | None] = {"model": "demo", "revision": None, "adapter": None} | {name: ""}
+    names: dict[str, Any] = {"model": "demo", "revision": None, "adapter": None, "device": None} | {name: ""}
     with pytest.raises(UsageError, match=f"--{name} is empty"):
-        options.wishes_of(names["model"] or "", names["revision"], None, "auto", "auto", adapter=names["adapter"])
+        options.wishes_of(precision="auto", attention="auto", **names)

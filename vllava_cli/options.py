@@ -477,11 +477,14 @@ def rows_of(batch_size: str) -> int | None:
 def wishes_of(
     model: str, revision: str | None, device: str | None, precision: str, attention: str, *, adapter: str | None
 ) -> Wishes:
-    if "" in (model, revision, adapter):
-        name = next(
-            name for name, value in (("model", model), ("revision", revision), ("adapter", adapter)) if value == ""
-        )
+    named = {"model": model, "revision": revision, "adapter": adapter, "device": device}
+    if name := next((name for name, value in named.items() if value == ""), None):
         raise UsageError(f"--{name} is empty: name one, or leave the option out.")
+    if revision is not None:
+        from vllava_cli.engine.hub import is_local
+
+        if is_local(model):
+            raise UsageError(f"--model {model} is none of the hub's, so it has no --revision. Leave one of them out.")
     names = {"auto": None, "flash": "flash_attention_2"}
     return Wishes(
         model=model,

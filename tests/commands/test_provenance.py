@@ -67,9 +67,9 @@ def test_what_is_written_is_read_again(change: Callable[[Making], Making]) -> No
     [
         ("device", ..., "line 3: device is missing"),
         ("precision", "int3", "line 3: precision is none of fp16, bf16, fp32, 8bit, 4bit"),
-        ("answer_ids", [1, -2], "line 3, answer_ids: 2 is no whole number from 0"),
-        ("clips", [7], "line 3, clips: 1 is no object"),
-        ("clips", [MAKING.row()["clips"][0] | {"sha256": "x"}], "line 3, clips, 1: sha256 is no SHA-256"),
+        ("answer_ids", [1, -2], "line 3, answer_ids: entry 2 is no whole number from 0"),
+        ("clips", [7], "line 3, clips: entry 1 is no object"),
+        ("clips", [MAKING.row()["clips"][0] | {"sha256": "x"}], "line 3, clips, entry 1: sha256 is no SHA-256"),
         ("versions", {"torch": 2}, "line 3, versions: torch is no text"),
     ],
 )

@@ -66,6 +66,8 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 def examine(wishes: Wishes) -> Health:
     """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
     from vllava_cli.engine.device_speed import planned
+    from vllava_cli.engine.load import check
+    from vllava_cli.engine.tokens import read_tokens
     from vllava_cli.engine.weight_cache import all_kept, cache_folder
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise
@@ -80,8 +82,11 @@ def examine(wishes: Wishes) -> Health:
         checkpoint, files = _look_up(wishes)
         adapter = checkpoint.adapter
         loaded = checkpoint.seeing(["video"])
-        chosen = planned(wishes, hardware, loaded)
-        advice = advise(chosen, hardware, loaded)
+        tokens = read_tokens(checkpoint) if files.is_here else None
+        plan = planned(wishes, hardware, loaded)
+        if tokens:
+            check(plan, tokens)
+        chosen, advice = plan, advise(plan, hardware, loaded)
     except VllavaError as exc:
         fault = str(exc)
     return Health(
@@ -121,36 +126,37 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     from vllava_cli.engine.repository import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
-    adapter = described(_here(wishes.adapter, hub.find_here(wishes.adapter))) if wishes.adapter else None
+    adapter = described(_adapter_here(wishes.adapter)) if wishes.adapter else None
     missing = hub.missing_description(source.folder) if source and source.revision else []
     if source and not missing:
         checkpoint = describe(replace(source, adapter=adapter))
-        if source.revision is None:
-            hub.fetch_weights(source)  # for a folder nothing is fetched: it raises where some are missing
         missing = hub.missing_weights(source.folder)
-        if not missing:
+        if not missing or source.revision is None:
+            hub.fetch_weights(source)  # nothing is: it raises where a folder lacks some, or one is damaged
             size = hub.weights_bytes(source)
             return checkpoint, _Files(is_here=True, size=size, here=size, place=str(source.folder))
     elif wishes.model == DEFAULT_MODEL:
         checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
-        raise HubError(
-            f"{hub.lack(wishes.model, source, missing)}: run hf download {wishes.model} and ask the doctor again."
-        )
+        raise _lacking(hub.lack(wishes.model, source, missing), wishes.model)
     here = hub.weights_bytes(source) if source else 0
     left = max(0, checkpoint.parameters * 2 - here)
     return checkpoint, _Files(size=left, here=here, missing=tuple(missing), place=str(cache_folder()))
 
 
-def _here(name: str, source: Source | None) -> Source:
+def _adapter_here(name: str) -> Source:
     """Errors: HubError for what is not on this disk."""
-    from vllava_cli.engine.repository import cache_folder
+    from vllava_cli.engine import hub
 
-    if source is None:
-        raise HubError(
-            f"The model {name} is not in the cache {cache_folder()}: run hf download {name} and ask the doctor again."
-        )
+    source = hub.find_here(name, kind="adapter")
+    missing = hub.missing_adapter(source)
+    if source is None or missing:
+        raise _lacking(hub.lack(name, source, missing, kind="adapter"), name)
     return source
+
+
+def _lacking(lack: str, name: str) -> HubError:
+    return HubError(f"{lack}: run hf download {name} and ask the doctor again.")
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:

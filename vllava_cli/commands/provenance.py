@@ -13,7 +13,7 @@ from vllava_cli import __version__
 from vllava_cli.commands.versions import version_of
 from vllava_cli.errors import MediaError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
-from vllava_cli.nouns import Attention, Checkpoint, Dtype, Fit, Framing, LoadPlan, Precision, Sampling
+from vllava_cli.nouns import FRAMES_PER_CLIP, Attention, Checkpoint, Dtype, Fit, Framing, LoadPlan, Precision, Sampling
 from vllava_cli.session.session_rows import read_sampling
 from vllava_cli.storage.fields import Fields
 
@@ -152,7 +152,7 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
     loaded = Loaded(
         model=model,
         revision=revision,
-        device=fields.text("device"),
+        device=fields.filled("device"),
         precision=fields.one_of("precision", get_args(Precision)),
         dtype=fields.one_of("dtype", get_args(Dtype)),
         quantisation=fields.maybe("quantisation", fields.text),
@@ -203,7 +203,7 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
         framing=Framing(
             start_s=fields.maybe("start_s", fields.seconds),
             end_s=fields.maybe("end_s", fields.seconds),
-            at_s=fields.each("at_s", Fields.seconds),
+            at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP),
             fit=fit,
         ),
         bytes=fields.maybe("bytes", fields.whole),
@@ -212,7 +212,7 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
 
 
 def _read_adapter(fields: Fields) -> AdapterFacts:
-    return AdapterFacts(fields.text("name"), fields.maybe("revision", fields.text), fields.sha256("sha256"))
+    return AdapterFacts(fields.filled("name"), fields.maybe("revision", fields.filled), fields.sha256("sha256"))
 
 
 def _read_versions(fields: Fields) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ transformers' AutoTokenizer rebuilds the pipeline of a LlamaTokenizer checkpoint
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 HARD_SIGN = "Ъ"
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 MOST_BYTES = 64 << 20
 """Of tokenizer.json; the published one has 1.84 MB."""
 
@@ -51,6 +53,11 @@ class Tokenizer:
     def rows_without_token(self, rows: int) -> frozenset[int]:
         """The ids below `rows` that no token has: a checkpoint may have more rows than tokens."""
         return frozenset(token for token in range(rows) if self.backend.id_to_token(token) is None)
+
+    def ends_bytes(self, token: int) -> bool:
+        """Whether a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
+        text = self.backend.id_to_token(token)
+        return text is not None and text not in self.special_tokens and not _BYTE.fullmatch(text)
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:

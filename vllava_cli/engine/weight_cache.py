@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.engine.adapter import shapes_in
+from vllava_cli.engine.hub import shapes_in
 from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import Adapter, LoadPlan
 

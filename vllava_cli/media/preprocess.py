@@ -67,12 +67,12 @@ def _find(folder: Path) -> tuple[Path, Mapping[str, object]]:
 
 def _found(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
     nested = folder / "processor_config.json"
-    if nested.is_file():
+    if nested.exists():
         inside = read_object(nested).get("video_processor")
         if isinstance(inside, dict):
             return nested, inside
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return folder / name, read_object(folder / name)
     return None
 

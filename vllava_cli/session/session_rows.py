@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from vllava_cli import __version__
 from vllava_cli.errors import SessionError
-from vllava_cli.nouns import Fit, Framing, MediaKind, Sampling, Stats, StopReason
+from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Stats, StopReason
 from vllava_cli.storage.fields import Fields
 
 VERSION = 1
@@ -145,11 +145,11 @@ def _header(fields: Fields) -> SessionRecord:
     if version > VERSION:
         raise SessionError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
     return SessionRecord(
-        model=fields.text("model"),
-        revision=fields.maybe("revision", fields.text),
+        model=fields.filled("model"),
+        revision=fields.maybe("revision", fields.filled),
         fit=fields.one_of("fit", get_args(Fit)),
         started_at=fields.moment("started_at"),
-        adapter=fields.text("adapter") if fields.has("adapter") else None,
+        adapter=fields.filled("adapter") if fields.has("adapter") else None,
     )
 
 
@@ -193,7 +193,7 @@ def _medium(fields: Fields, fit: Fit) -> MediumRecord:
         framing=Framing(
             start_s=framing.maybe("start_s", framing.number),
             end_s=framing.maybe("end_s", framing.number),
-            at_s=framing.each("at_s", Fields.number),
+            at_s=framing.each("at_s", Fields.number, most=FRAMES_PER_CLIP),
             fit=fit,
         ),
         times_s=fields.each("times_s", Fields.number),

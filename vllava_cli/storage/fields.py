@@ -39,11 +39,13 @@ class Fields:
             self.refuse(key, "no object")
         return Fields(value, f"{self._where}, {key}", error=self._error)
 
-    def each(self, key: str, read: Callable[[Fields, str], _Value]) -> tuple[_Value, ...]:
+    def each(self, key: str, read: Callable[[Fields, str], _Value], *, most: int = _LARGEST) -> tuple[_Value, ...]:
         values = self._value(key)
         if not isinstance(values, list):
             self.refuse(key, "no list")
-        numbered = {str(place): value for place, value in enumerate(values, 1)}
+        if len(values) > most:
+            self.refuse(key, f"a list of {len(values):,} where at most {most} can be")
+        numbered = {f"entry {place}": value for place, value in enumerate(values, 1)}
         places = Fields(numbered, f"{self._where}, {key}", error=self._error)
         return tuple(read(places, place) for place in places._values)
 
@@ -53,6 +55,10 @@ class Fields:
     def text(self, key: str) -> str:
         value = self._value(key)
         return value if isinstance(value, str) else self.refuse(key, "no text")
+
+    def filled(self, key: str) -> str:
+        """A text that isn't empty."""
+        return self.text(key) or self.refuse(key, "empty")
 
     def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
         value = self._value(key)

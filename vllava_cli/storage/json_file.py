@@ -48,7 +48,8 @@ def check_regular(path: Path, *, most_bytes: int) -> None:
 
 
 def unusable(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"The file {path} can't be used: {reason}. Replace it with the original checkpoint's.")
+    whose = "adapter" if path.name.startswith("adapter_") else "checkpoint"
+    return CheckpointError(f"The file {path} can't be used: {reason}. Replace it with the original {whose}'s.")
 
 
 def _refuse(constant: str) -> NoReturn:

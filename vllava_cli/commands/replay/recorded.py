@@ -83,12 +83,13 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
 
 
 def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[Entry]]) -> Recorded:
-    if isinstance(error := row.get("error"), dict):
-        raise ReplayError(f"the row is an error ({error.get('kind')}), which has no answer")
+    if (error := row.get("error")) is not None:
+        kind = error.get("kind") if isinstance(error, dict) else error
+        raise ReplayError(f"the row is an error ({kind}), which has no answer")
     if not fields.has(MADE_WITH):
         raise ReplayError(f"{MADE_WITH} is missing: an older vllava wrote the row, or it isn't an answer's")
     making = read_making(
-        fields.inside(MADE_WITH), model=fields.text("model"), revision=fields.maybe("revision", fields.text)
+        fields.inside(MADE_WITH), model=fields.filled("model"), revision=fields.maybe("revision", fields.filled)
     )
     found = Recorded(
         question=fields.text("question"),

@@ -29,9 +29,7 @@ class Said:
     def line(self) -> str:
         """ "A red circle. (end)", "yes (yes 93%, no 7%)" """
         chances = self.probabilities
-        return (
-            f"{' '.join(self.answer.split())} ({shares(tuple(chances), tuple(chances.values())) or self.stop_reason})"
-        )
+        return f"{self.answer} ({shares(tuple(chances), tuple(chances.values())) or self.stop_reason})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +60,17 @@ class Verdict:
         }
 
     def lines(self) -> str:
-        """As text, a line each, both answers where they differ."""
+        """As text, a line each, both answers where they differ; a break inside of a text is a space."""
+        return "".join(" ".join(line.splitlines()) + "\n" for line in self._lines())
+
+    def _lines(self) -> tuple[str, ...]:
         name = self.entry.name
         if self.kind == "cannot":
-            return f"{name}: can't: {self.reason.removesuffix('.')}\n"
+            return (f"{name}: can't: {self.reason.removesuffix('.')}",)
         if self.kind == "same" or not (self.then and self.now):
-            return f"{name}: same\n"
+            return (f"{name}: same",)
         place = f" at token {self.token}" if self.token else ""
-        return f"{name}: differs{place}\n  then: {self.then.line()}\n  now:  {self.now.line()}\n"
+        return (f"{name}: differs{place}", f"  then: {self.then.line()}", f"  now:  {self.now.line()}")
 
 
 def refused(entry: Entry, reason: str, others: tuple[str, ...] = ()) -> Verdict:
