@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FRAMES_PER_CLIP = 8
 DEFAULT_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 DEMO_MODEL = "demo"
+UNKNOWN_REVISION = ""
 
 Precision = Literal["fp16", "bf16", "fp32", "8bit", "4bit"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -118,14 +119,22 @@ class Adapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A checkpoint on disk as its config files describe it; no weight has been read."""
+class Source:
+    """A checkpoint's folder, or an adapter's, and where it comes from."""
 
     model: str
     """As the user named it: a hub id, a folder or "demo"."""
-    revision: str | None
-    """The commit of the hub's repository; None for a folder."""
     folder: Path
+    revision: str | None = None
+    """The commit of the hub's repository; None for a folder, UNKNOWN_REVISION where the hub would have to be asked."""
+    adapter: Adapter | None = None
+    """The adapter that is to be merged into it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Source):
+    """A source on disk as its config files describe it; no weight has been read."""
+
     language_parameters: int
     """The language model's matrices: what 4-bit and 8-bit quantise."""
     other_parameters: int
@@ -141,7 +150,6 @@ class Checkpoint:
     video_recipe: VideoRecipe
     unloaded_parameters: int = 0
     """Those of towers that aren't needed; not among the others above."""
-    adapter: Adapter | None = None
 
     @property
     def is_demo(self) -> bool:

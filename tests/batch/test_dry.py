@@ -17,8 +17,7 @@ from vllava_cli.batch.output import Destination
 from vllava_cli.batch.request import Batch, Inputs
 from vllava_cli.batch.rows import row_of
 from vllava_cli.batch.run import about_of, jobs_of, run
-from vllava_cli.engine.hub import Source
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Framing, Sampling, Source, Wishes
 from vllava_cli.storage.journal import Journal
 
 MODEL = "owner/model"

@@ -25,10 +25,9 @@ from vllava_cli.commands.provenance import (
     seeded,
 )
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
-from vllava_cli.nouns import Adapter, Dtype, Framing, Precision, Quantisation, Sampling
+from vllava_cli.nouns import Adapter, Dtype, Framing, Precision, Quantisation, Sampling, Source
 from vllava_cli.storage.fields import Fields
 
 SHA = "0123456789abcdef" * 4

@@ -14,9 +14,20 @@ from vllava_cli import demo
 from vllava_cli.commands.provenance import Loaded, ShownClip
 from vllava_cli.commands.report import counts, first_token, report
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.nouns import Clip, Conversation, Frames, Framing, LoadPlan, MediaKind, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import (
+    Clip,
+    Conversation,
+    Frames,
+    Framing,
+    LoadPlan,
+    MediaKind,
+    Sampling,
+    Source,
+    Stats,
+    StopReason,
+    Turn,
+)
 
 STATS = Stats(
     prompt_tokens=2070,

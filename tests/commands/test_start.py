@@ -5,9 +5,8 @@ from __future__ import annotations
 from vllava_cli.commands.start import loaded
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.nouns import MediaKind, Wishes
+from vllava_cli.nouns import MediaKind, Source, Wishes
 
 
 def needed_bytes(tokens: Tokens, *kinds: MediaKind) -> int:

@@ -22,7 +22,6 @@ from vllava_cli.commands import doctor
 from vllava_cli.engine.adapter import described, foreseen, locate
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.engine.tokens import Tokens, read_tokens
@@ -30,7 +29,7 @@ from vllava_cli.engine.weight_cache import all_kept
 from vllava_cli.engine.weight_writer import Store
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Wishes
+from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Source, Wishes
 
 pytest.importorskip("peft")
 

@@ -17,10 +17,9 @@ from vllava_cli import prompt
 from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import ContextError
-from vllava_cli.nouns import Answer, Conversation, Sampling
+from vllava_cli.nouns import Answer, Conversation, Sampling, Source
 
 
 @pytest.fixture(scope="module")

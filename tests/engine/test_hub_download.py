@@ -13,8 +13,8 @@ from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
 from tests.hub_server import COMMIT, REFUSED, Hub, Repository, etag_of, open_hub
 from vllava_cli.engine import hub, hub_download, repository
-from vllava_cli.engine.hub import Source
 from vllava_cli.errors import CheckpointError, HubError
+from vllava_cli.nouns import Source
 
 MODEL = "owner/model"
 CONFIGS = ["added_tokens.json", "generation_config.json", "preprocessor_config.json"]

@@ -21,10 +21,9 @@ from tests.reference import Reference, read_reference
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import OverflowedError
-from vllava_cli.nouns import Conversation, Sampling, Stats, Turn
+from vllava_cli.nouns import Conversation, Sampling, Source, Stats, Turn
 
 VIDEO, IMAGE = "<video>" * layout.TOKENS_PER_VIDEO, "<image>" * layout.TOKENS_PER_IMAGE
 CIRCLE = next(path for path in demo.clips() if path.name == "red-circle-moves-left.mp4")

@@ -24,7 +24,7 @@ from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 INTERRUPTED = 130
 
@@ -99,10 +99,10 @@ def source_of(batch: Batch, screen: Screen) -> Source:
 
 def unknown_of(batch: Batch, source: Source, *, has_rows: bool) -> str:
     """What can't be known of the jobs where the checkpoint isn't here, a sentence; "" where that is nothing."""
-    from vllava_cli.engine.hub import UNKNOWN
+    from vllava_cli.nouns import UNKNOWN_REVISION
 
     whats = ["done"] * has_rows + ["in the shard"] * bool(batch.shard)
-    if source.revision != UNKNOWN or not whats:
+    if source.revision != UNKNOWN_REVISION or not whats:
         return ""
     names = " and ".join(filter(None, (batch.wishes.model, batch.wishes.adapter)))
     return f"which jobs are {' or '.join(whats)}: their ids depend on the revision of {names}, which isn't here"

@@ -28,8 +28,8 @@ from vllava_cli.screen import Screen
 from vllava_cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
     from vllava_cli.media.decoder.pool import Pool
+    from vllava_cli.nouns import Source
 
 _SLICE_S = 0.2
 

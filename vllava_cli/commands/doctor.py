@@ -19,8 +19,8 @@ from vllava_cli.screen import Screen
 from vllava_cli.storage.portable import json_of
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.weight_cache import Kept
+    from vllava_cli.nouns import Source
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
 GIB = 1 << 30

@@ -137,9 +137,8 @@ def loaded(
     if chosen.context_tokens:
         tokens = replace(tokens, context_tokens=chosen.context_tokens)
         check(tokens)
-    source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
     watch.lap("planning")
-    hub.fetch_weights(source, is_quiet=is_quiet)
+    hub.fetch_weights(checkpoint, is_quiet=is_quiet)
     watch.lap("fetching weights")
     store = Store(folder=cache_folder(), notice=notice, detail=tell)
     engine = load(chosen, tokens, kinds, is_quiet=is_quiet, store=store)

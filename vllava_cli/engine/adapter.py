@@ -15,10 +15,9 @@ from typing import Any
 
 from vllava_cli.engine import hub
 from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG, base_of
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.repository import repository_folder
 from vllava_cli.errors import CheckpointError, UsageError
-from vllava_cli.nouns import Adapter, Checkpoint, Wishes
+from vllava_cli.nouns import UNKNOWN_REVISION, Adapter, Checkpoint, Source, Wishes
 from vllava_cli.storage.json_file import read_object, unusable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -75,12 +74,12 @@ def foreseen(wishes: Wishes, notice: Callable[[str], object]) -> Source:
     """
     source = hub.find_here(wishes.model, wishes.revision)
     if source is None:
-        commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else hub.UNKNOWN
+        commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else UNKNOWN_REVISION
         source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
     adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
     is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
     if wishes.adapter and not is_whole:
-        return replace(source, revision=hub.UNKNOWN)
+        return replace(source, revision=UNKNOWN_REVISION)
     return _joined(source, adapter, notice)
 
 

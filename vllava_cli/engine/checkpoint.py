@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.engine.folder_faults import CONFIG, check_described, no_config
-from vllava_cli.engine.hub import Source
 from vllava_cli.errors import CheckpointError, reason_of
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, VideoRecipe
+from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, Source, VideoRecipe
 from vllava_cli.storage.json_file import read_object, unusable
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
@@ -19,7 +18,7 @@ from vllava_cli.engine.hub_download import fetch
 from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
-from vllava_cli.nouns import DEMO_MODEL, Adapter
+from vllava_cli.nouns import DEMO_MODEL, Source
 from vllava_cli.storage.json_file import check_regular, read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
@@ -33,19 +32,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_BYTES = 1 << 36
 """Of a file of weights."""
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
-UNKNOWN = ""
-"""The revision of a checkpoint that isn't here: a dry run fetches none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint's folder; `revision` is the commit when it came from the hub, UNKNOWN where that can't be known."""
-
-    model: str
-    folder: Path
-    revision: str | None = None
-    adapter: Adapter | None = None
-    """What is to be merged into it."""
 
 
 def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:

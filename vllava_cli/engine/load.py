@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllava_cli.engine import threads
-from vllava_cli.engine.calibration import blank_frames
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.merging import check_fits, merge
+from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.weight_cache import Origin, origin_of
 from vllava_cli.engine.weight_writer import Store

@@ -12,9 +12,8 @@ from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.request import Batch, Inputs
 from vllava_cli.batch.rows import About, Fault, Outcome, row_of
 from vllava_cli.demo import CHECKPOINT
-from vllava_cli.engine.hub import Source
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Framing, Sampling, Source, Wishes
 
 ABOUT = About(model="demo", revision=None)
 RECIPE = read_video_recipe(CHECKPOINT)

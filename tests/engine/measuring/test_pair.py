@@ -15,13 +15,13 @@ from tests.engine.measuring.conftest import ONCE
 from vllava_cli import demo
 from vllava_cli.engine.cancel import never
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, load_pair, reading_s
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.errors import CheckpointError
+from vllava_cli.nouns import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VISION_LAYER = 4 * (128 * 128 + 128) + 2 * 128 * 256 + 256 + 128 + 4 * 128

@@ -16,8 +16,8 @@ from vllava_cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.nouns import Source
 
 
 @gc_paused()
@@ -28,7 +28,7 @@ def import_engine() -> None:
     long, so they are told to sleep, which must be said before the library is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import vllava_cli.engine.batching
+    import vllava_cli.engine.batch
     import vllava_cli.engine.load  # noqa: F401
 
 

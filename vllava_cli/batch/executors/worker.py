@@ -20,7 +20,7 @@ from vllava_cli.errors import VllavaError
 from vllava_cli.nouns import MediaKind
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 
 @dataclass(frozen=True, kw_only=True)

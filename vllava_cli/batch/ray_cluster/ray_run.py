@@ -29,7 +29,7 @@ from vllava_cli.screen import Screen
 if TYPE_CHECKING:
     from vllava_cli.batch.jobs import Job
     from vllava_cli.batch.ray_cluster.parts import Parts
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 
 def run(cluster: ClusterBatch, screen: Screen) -> int:

@@ -11,7 +11,7 @@ from vllava_cli.nouns import VideoRecipe
 
 if TYPE_CHECKING:
     from vllava_cli.batch.ray_cluster.resources import Sizes
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 
 @dataclass(frozen=True, kw_only=True)

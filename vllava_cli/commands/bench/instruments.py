@@ -52,8 +52,7 @@ class Instruments:
             from vllava_cli.engine import hub
 
             checkpoint = subject.tokens.checkpoint
-            source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
-            hub.fetch_weights(source, is_quiet=not screen.is_moving)
+            hub.fetch_weights(checkpoint, is_quiet=not screen.is_moving)
 
     def task(self, bench: Bench, frames: Frames) -> Task:
         from vllava_cli.engine.measuring.contest import Task
