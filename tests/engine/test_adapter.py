@@ -25,8 +25,7 @@ from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.engine.weight_cache import all_kept
-from vllava_cli.engine.weight_writer import Store
+from vllava_cli.engine.weight_cache import Store, all_kept
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Source, Wishes

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
 from tests.hub_server import COMMIT, REFUSED, Hub, Repository, etag_of, open_hub
-from vllava_cli.engine import hub, hub_download, repository
+from vllava_cli.engine import hub, hub_download
 from vllava_cli.errors import CheckpointError, HubError
 from vllava_cli.nouns import Source
 
@@ -71,7 +71,7 @@ def test_a_download_that_breaks_off_is_taken_up(name: str, server: Hub, publishe
     with pytest.raises(HubError) as caught:
         fetched()
     assert str(caught.value) == f"The download of {name} broke off: run the same again, and it goes on from there."
-    blobs = repository.repository_folder(MODEL) / "blobs"
+    blobs = hub_download.repository_folder(MODEL) / "blobs"
     complete = {path.name for path in published.iterdir() if (blobs / etag_of(path.name, path.read_bytes())).exists()}
     server.breaks.clear()
     server.requests.clear()
@@ -249,7 +249,7 @@ def test_a_refusal_is_one_sentence(
         server.add(MODEL, published, is_gated=case == "gated")
     server.is_silent = case == "silent"
     server.status = int(case) if case.isdigit() else 0
-    monkeypatch.setattr(repository, "ANSWER_S", 0.1 if case == "silent" else 60.0)
+    monkeypatch.setattr(hub_download, "ANSWER_S", 0.1 if case == "silent" else 60.0)
     if case == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     if case == "refused":
@@ -311,7 +311,7 @@ def test_a_server_without_ranges_sends_all_again(server: Hub, published: Path) -
 def test_a_damaged_part_is_fetched_anew(left: bytes, server: Hub, published: Path) -> None:
     server.add(MODEL, published)
     source = hub.locate(MODEL)
-    blobs = repository.repository_folder(MODEL) / "blobs"
+    blobs = hub_download.repository_folder(MODEL) / "blobs"
     (blobs / f"{etag_of(SHARDS[0], (published / SHARDS[0]).read_bytes())}.incomplete").write_bytes(left)
     hub.fetch_weights(source)
     assert same_files(source.folder, published)

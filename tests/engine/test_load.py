@@ -17,7 +17,7 @@ from tests.engine.engines import EXACT, FREE, conversation_about, engine_of, tok
 from tests.reference import read_reference
 from tests.tensor_names import modern_name, published_name
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.load import load
+from vllava_cli.engine.load import THREADS_SETTING, load
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import sample
@@ -206,3 +206,18 @@ def test_an_attention_kernel_named_by_the_config_is_not_fetched(tmp_path: Path) 
     folder = write_checkpoint(tmp_path)
     edit_json(folder / "config.json", attn_implementation="kernels-community/flash-attn", _attn_implementation="x/y")
     assert loaded(folder).model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(("setting", "threads", "wanted"), [(None, 3, 3), (None, None, 2), ("2", 5, 2)])
+def test_the_cpu_computes_with_as_many_threads_as_the_plan_or_the_user_says(
+    setting: str | None, threads: int | None, wanted: int, demo_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv(THREADS_SETTING, raising=False)
+    if setting:
+        monkeypatch.setenv(THREADS_SETTING, setting)
+    load(replace(demo_engine.plan, threads=threads), demo_engine.tokens, {"video"})
+    found = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert found == wanted

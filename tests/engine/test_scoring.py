@@ -22,12 +22,11 @@ from vllava_cli import demo
 from vllava_cli.engine import scoring
 from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.context_window import dropped
 from vllava_cli.engine.forward import embed
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.scoring import blank_frames, log_likelihoods, probabilities
-from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.engine.tokens import dropped, read_tokens
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample

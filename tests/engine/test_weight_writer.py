@@ -23,8 +23,7 @@ from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.load import load
-from vllava_cli.engine.weight_cache import LABEL, Origin, all_kept
-from vllava_cli.engine.weight_writer import LEAST_BYTES, LOCK, PART, Store
+from vllava_cli.engine.weight_cache import LABEL, LEAST_BYTES, LOCK, PART, Origin, Store, all_kept
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import MediaKind, Quantisation, Wishes
 from vllava_cli.storage.lock import locked, release

@@ -121,9 +121,8 @@ def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
     """Errors: HubError where the cache has too little of a model to know it, CheckpointError."""
     from vllava_cli.engine import hub
     from vllava_cli.engine.adapter import described
-    from vllava_cli.engine.checkpoint import describe
-    from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
-    from vllava_cli.engine.repository import cache_folder
+    from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, describe
+    from vllava_cli.engine.hub_download import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
     adapter = described(_adapter_here(wishes.adapter)) if wishes.adapter else None

@@ -123,8 +123,7 @@ def loaded(
     from vllava_cli.engine import hub
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import load
-    from vllava_cli.engine.weight_cache import cache_folder
-    from vllava_cli.engine.weight_writer import Store
+    from vllava_cli.engine.weight_cache import Store, cache_folder
     from vllava_cli.hardware import probe
 
     checkpoint = tokens.checkpoint

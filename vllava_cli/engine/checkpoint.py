@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.engine.folder_faults import CONFIG, check_described, no_config
 from vllava_cli.errors import CheckpointError, reason_of
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, Source, VideoRecipe
+from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Checkpoint, Source, VideoRecipe
 from vllava_cli.storage.json_file import read_object, unusable
 
 if TYPE_CHECKING:
@@ -188,3 +187,83 @@ def tower_parameters(*, hidden: int, inner: int, layers: int, patch: int, side: 
 def projector_parameters(vision_hidden: int, hidden: int) -> int:
     """The parameters of the two layers between tower and language model."""
     return (vision_hidden + 1) * hidden + (hidden + 1) * hidden
+
+
+# Llama 7B: 32 layers, 4096 wide, 11008 inside, 32 heads; vocabulary 32064. CLIP ViT-L/14 twice: 24 layers, 1024 wide.
+_LANGUAGE = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+_TOWER = tower_parameters(hidden=1024, inner=4096, layers=24, patch=14, side=224)
+_OTHERS = projector_parameters(1024, 4096) + 2 * 32064 * 4096 + (2 * 32 + 1) * 4096
+
+DEFAULT_CHECKPOINT = Checkpoint(
+    model=DEFAULT_MODEL,
+    revision=None,
+    folder=Path(),
+    language_parameters=_LANGUAGE,
+    other_parameters=2 * _TOWER + _OTHERS,
+    tower_parameters=_TOWER,
+    cache_values_per_token=2 * 32 * 4096,
+    context_tokens=4096,
+    tokens_per_video=FRAMES_PER_CLIP * 257,
+    tokens_per_image=256,
+    video_recipe=VideoRecipe(
+        short_side=224,
+        crop_height=224,
+        crop_width=224,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+)
+
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def base_of(folder: Path) -> str | None:
+    """The name of the model that a folder's was made from, as far as its files say. Errors: CheckpointError."""
+    for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), (CONFIG, "_name_or_path")):
+        base = read_object(folder / name).get(key) if (folder / name).exists() else None
+        if isinstance(base, str) and base and Path(base) != folder:
+            return base
+    return None
+
+
+def no_config(folder: Path, named: str) -> CheckpointError:
+    """A folder without config.json: an adapter's, perhaps."""
+    if (folder / ADAPTER_CONFIG).exists():
+        return CheckpointError(f"{named} is an adapter: give --model {base_of(folder) or 'BASE'} --adapter {named}.")
+    return CheckpointError(f"The folder {folder} is no checkpoint: it has no {CONFIG}.")
+
+
+def check_described(folder: Path) -> None:
+    """Errors: CheckpointError that names all files which are missing beside config and weights."""
+    missing = []
+    if not (folder / "tokenizer.json").exists():
+        is_slow = (folder / "tokenizer.model").exists()
+        missing.append("tokenizer.json" + " (tokenizer.model alone won't do)" * is_slow)
+    if not any((folder / name).exists() for name in PREPROCESSORS):
+        missing.append(PREPROCESSORS[0])
+    if missing:
+        raise _lacking(folder, missing, "copy what is missing from")
+
+
+def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:
+    """A folder that lacks files of weights."""
+    if (folder / ADAPTER_CONFIG).exists():
+        return no_config(folder, str(folder))
+    pickled = sorted(
+        path.name for path in folder.iterdir() if path.suffix in PICKLED and "training_args" not in path.name
+    )
+    if pickled and not (folder / "model.safetensors.index.json").exists():
+        return CheckpointError(
+            f"The model folder {folder} has its weights in {pickled[0]}, and vllava reads them from safetensors files "
+            "only: load it with transformers where you trust it, and save it with save_pretrained."
+        )
+    return _lacking(folder, missing, "copy the weights there again from where they were saved, or take")
+
+
+def _lacking(folder: Path, missing: Sequence[str], remedy: str) -> CheckpointError:
+    base = base_of(folder)
+    where = f"the base checkpoint{f' {base}' if base else ', which it was trained from'}"
+    return CheckpointError(f"The model folder {folder} lacks {' and '.join(missing)}: {remedy} {where}.")

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
-from vllava_cli.engine.context_window import make_room
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaRecorder
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
 from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities
 from vllava_cli.engine.sequence import Sequence
-from vllava_cli.engine.tokens import Tokens
+from vllava_cli.engine.tokens import Tokens, make_room
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.nouns import Conversation, Delta, LoadPlan, MediaKind, Sampling, Turn
 

@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from vllava_cli import demo
-from vllava_cli.engine.folder_faults import no_weights
-from vllava_cli.engine.hub_download import fetch
-from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refusals
+from vllava_cli.engine.checkpoint import no_weights
+from vllava_cli.engine.hub_download import Kind, Listing, ask, cache_folder, fetch, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Source

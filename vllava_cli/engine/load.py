@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllava_cli.engine import threads
-from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG
+from vllava_cli.engine.adapter import check_fits, merge
+from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, read_config
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.merging import check_fits, merge
 from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.weight_cache import Origin, origin_of
-from vllava_cli.engine.weight_writer import Store
+from vllava_cli.engine.weight_cache import Origin, Store, origin_of
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import Conversation, LoadPlan, MediaKind
 from vllava_cli.storage.json_file import unusable
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
 _PARTS = {"video_tower", "image_tower", "language_model", "multi_modal_projector"}
 """Of the model, beside its head."""
+THREADS_SETTING = "OMP_NUM_THREADS"
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
 
@@ -51,7 +50,8 @@ def load(
     kinds = set(kinds)
     check_fits(tokens.checkpoint)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
-    threads.use(plan.threads)
+    if plan.threads and THREADS_SETTING not in os.environ:  # who sets that has chosen
+        torch.set_num_threads(plan.threads)
     notice = store.notice if store else str
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), notice=notice)
 

@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from vllava_cli.engine.detokenizer import Detokenizer
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.sampler import Sampler, checked, overflowed
+from vllava_cli.engine.tokenizer import Detokenizer
 from vllava_cli.engine.tokens import Option, Tokens, digest_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Answer, Conversation, Sampling, Stats, StopReason

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.engine.engines import EXACT
 from vllava_cli.engine.cancel import never
-from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 from vllava_cli.engine.measuring.asked import Asked, asked
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, random_pair
