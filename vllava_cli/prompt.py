@@ -15,6 +15,8 @@ from vllava_cli.nouns import MediaKind
 PLACEHOLDERS: dict[MediaKind, str] = {"video": "<video>", "image": "<image>"}
 SPECIAL_TOKENS = ("<video>", "<image>", "<pad>", "<unk>", "<s>", "</s>")
 ROLES = ("USER:", "ASSISTANT:")
+MAX_QUESTION_BYTES = 1 << 20
+"""The longest question that is read from stdin or a chat's lines."""
 
 
 def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:

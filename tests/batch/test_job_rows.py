@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vllava_cli.batch.job_json import MAX_LIST_BYTES
 from vllava_cli.batch.job_lines import MAX_JOB_BYTES, Where
 from vllava_cli.batch.job_rows import rows
 from vllava_cli.errors import UsageError
@@ -34,8 +35,13 @@ def read(name: str, data: bytes) -> list[tuple[int, dict[str, object]]]:
 
 
 def refusal(name: str, data: bytes) -> str:
+    Path(name).write_bytes(data)
+    return refusal_of(name)
+
+
+def refusal_of(name: str) -> str:
     with pytest.raises(UsageError) as caught:
-        read(name, data)
+        list(rows(Path(name), stdin=None))
     return str(caught.value)
 
 
@@ -188,6 +194,30 @@ def test_a_long_file_is_never_held_whole(name: str) -> None:
     try:
         assert sum(1 for _ in rows(Path(name), stdin=None)) in (1999, 2000)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_list_that_is_too_long_is_not_read_whole() -> None:
+    with Path("j.json").open("wb") as file:
+        file.truncate(MAX_LIST_BYTES + (64 << 20))
+    tracemalloc.start()
+    try:
+        assert refusal_of("j.json") == (
+            "'j.json' has more than 64 MiB, the most that is read of a list. "
+            "Write an object a line, which may be any number: jq -c '.[]' 'j.json' > jobs.jsonl."
+        )
+        assert tracemalloc.get_traced_memory()[1] < MAX_LIST_BYTES + (8 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_row_that_goes_on_from_line_to_line_is_not_read_to_its_end() -> None:
+    Path("j.csv").write_bytes(b"a,b\n" + b'"x\n",' * (2 << 20))
+    tracemalloc.start()
+    try:
+        assert refusal_of("j.csv") == f"'j.csv', line 2: it is longer than 1 MiB. {MEND}"
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
 

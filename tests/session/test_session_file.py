@@ -491,6 +491,14 @@ def test_what_is_no_session_is_refused_untouched() -> None:
     )
 
 
+def test_a_session_that_is_too_long_is_not_read() -> None:
+    path = written(HEADER_ROW)
+    os.truncate(path, (64 << 20) + 1)
+    assert message_for(path) == (
+        "'x.jsonl' can't be used as a session: it is larger than 64 MiB. Name another file, or start a new session."
+    )
+
+
 def test_unknown_keys_are_ignored() -> None:
     path = written(HEADER_ROW | {"new": 1}, TURN_ROW | {"new": [1]})
     assert read(path) == replace(EMPTY, turns=(TURN,))

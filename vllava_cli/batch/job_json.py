@@ -11,6 +11,8 @@ from typing import BinaryIO, NoReturn
 from vllava_cli.batch.job_lines import MAX_JOB_BYTES, JobRow, Where, lines, text_of
 from vllava_cli.errors import UsageError
 
+MAX_LIST_BYTES = 64 << 20
+"""A list is held whole while it is read; the questions of a benchmark have some MB."""
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
@@ -28,7 +30,12 @@ def objects(source: BinaryIO, file: str) -> Iterator[JobRow]:
 
 def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
     """The objects of one list, parsed one by one, so that a message can say which of them is at fault."""
-    text = text_of(source.read(), Where(file, 1))
+    data = source.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
+        remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
+        raise UsageError(f"{file} has {most}. {remedy}.")
+    text = text_of(data, Where(file, 1))
     begin = _skip(text, 0)
     if text[begin : begin + 1] != "[":
         raise UsageError(f"{file} is no JSON list. If each of its lines is an object, let its name end in .jsonl.")

@@ -51,17 +51,25 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
 
 def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Where, list[str]]]:
     """Of each row that has any; a cell in quotes may go over several lines."""
-    reader = csv.reader(texts, delimiter=delimiter, strict=True)
+    length = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal length
+        for text in texts:
+            length += len(text)
+            if length > MAX_JOB_BYTES:
+                raise where.too_long()
+            yield text
+
+    reader = csv.reader(counted(), delimiter=delimiter, strict=True)
     while True:
-        where = Where(file, reader.line_num + 1)
+        where, length = Where(file, reader.line_num + 1), 0
         try:
             cells = next(reader, None)
         except csv.Error as exc:
             raise where.fault(f"it can't be parted into cells ({exc})") from exc
         if cells is None:
             return
-        if sum(map(len, cells)) > MAX_JOB_BYTES:
-            raise where.too_long()
         if cells:
             yield where, cells
 

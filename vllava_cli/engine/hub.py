@@ -18,7 +18,7 @@ from vllava_cli.engine.hub_download import Kind, Listing, ask, cache_folder, fet
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Source
-from vllava_cli.storage.json_file import check_regular, read_object, unusable
+from vllava_cli.storage.json_file import MOST_BYTES, check_regular, read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
@@ -28,8 +28,7 @@ USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 """Those that a checkpoint may lack, and whose absence changes its answers."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-MOST_BYTES = 1 << 36
-"""Of a file of weights."""
+MAX_WEIGHTS_BYTES = 1 << 36
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
@@ -101,7 +100,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
     from safetensors import safe_open
 
-    check_regular(path, most_bytes=MOST_BYTES)
+    check_regular(path, most_bytes=MAX_WEIGHTS_BYTES)
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
@@ -175,7 +174,8 @@ def cached_models() -> list[str]:
 
 def _is_ours(config: Path) -> bool:
     try:
-        return "video_llava" in config.read_text(encoding="utf-8", errors="replace")
+        with config.open("rb") as file:
+            return b"video_llava" in file.read(MOST_BYTES)
     except OSError:
         return False
 

@@ -13,6 +13,8 @@ from vllava_cli.media.suffixes import MEDIA_SUFFIXES
 from vllava_cli.storage.jsonl import reason_of, shown
 
 STDIN = "-"
+MAX_BYTES = 256 << 20
+"""Of the paths on stdin: some millions of them."""
 Tell = Callable[[str], None]
 
 
@@ -43,9 +45,12 @@ def piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
     """The paths on stdin, a line each or NUL between them. Errors: UsageError."""
     source = piped(stdin, "find … | vllava batch QUESTION -, or name the files")
     try:
-        data = source.read()
+        data = source.read(MAX_BYTES + 1)
     except OSError as exc:
         raise UsageError(f"stdin can't be read: {reason_of(exc)}. Pipe paths into it, a line each.") from exc
+    if len(data) > MAX_BYTES:
+        most = f"more than {MAX_BYTES >> 20} MiB of paths, the most that is read"
+        raise UsageError(f"stdin has {most}. Name the folders that they are in.")
     if is_null:
         return [os.fsdecode(part) for part in data.split(b"\0") if part]
     if b"\0" in data:

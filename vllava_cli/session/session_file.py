@@ -43,6 +43,8 @@ __all__ = [
     "sessions_folder",
     "write_copy",
 ]
+MAX_BYTES = 64 << 20
+"""A turn has some kB."""
 _ATTEMPTS = 10
 
 
@@ -130,6 +132,9 @@ class SessionFile:
 def read(path: Path) -> SessionRecord:
     """What is in a session file that may be in use; a torn last row is left out. Errors: SessionError."""
     try:
+        with suppress(OSError):
+            if path.stat().st_size > MAX_BYTES:
+                raise SessionError(f"it is larger than {MAX_BYTES >> 20} MiB")
         return folded(read_rows(path))
     except SessionError as exc:
         raise SessionError(

@@ -9,6 +9,8 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,7 +91,7 @@ class Objects:
         """Of all rows, in the order of the objects."""
         for name in self.row_names():
             with told(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
-                yield from file
+                yield from iter(partial(BufferedReader(file).readline, jsonl.MAX_ROW_BYTES + 1), b"")
 
 
 @contextmanager

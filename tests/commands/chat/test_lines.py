@@ -170,6 +170,16 @@ def test_a_history_that_can_no_longer_be_written_stops_nothing(keys: PipeInput, 
     assert lines._session.history.get_strings() == ["Why?", "What?"]
 
 
+def test_a_history_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    with path.open("wb") as file:
+        file.truncate((16 << 20) + 1)
+    with create_pipe_input() as keys:
+        lines = TerminalLines(history_path=path, input=keys, output=DummyOutput())
+    assert lines.history_fault == f"What you type isn't kept: {path}: it is larger than 16 MiB: delete it, or cut it."
+    assert list(lines._session.history.load_history_strings()) == []
+
+
 def test_a_damaged_history_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "history"
     path.write_bytes(b"\x00\xff\n+Why?\n\xff\xfe+\n\n+What \xff?\n")
@@ -264,6 +274,17 @@ def test_a_block_without_an_end_is_refused() -> None:
         lines.read()
     assert str(caught.value) == 'The question that begins with """ has no end: close it with """.'
     assert lines.read() is None
+
+
+@pytest.mark.parametrize("data", [b"x" * (1 << 20) + b"xyz\n", b'"""' + (b"x" * 9999 + b"\n") * 110])
+def test_an_entry_that_is_too_long_is_refused_and_no_more_is_read_of_it(data: bytes) -> None:
+    stdin = Piped(data)
+    lines = PlainLines(stdin, None)
+    with pytest.raises(UsageError) as caught:
+        lines.read()
+    told = "A question on stdin is longer than 1 MiB: give a shorter one. What comes behind it isn't read."
+    assert str(caught.value) == told
+    assert (stdin.buffer.tell(), lines.read()) == ((1 << 20) + 1, None)
 
 
 def test_no_more_is_read_than_one_entry() -> None:

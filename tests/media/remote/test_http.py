@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from tests.media.remote.site import Answer, Site, content, for_get, in_turn, open_site, redirect, status
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.fetch import Fetcher
-from vllava_cli.media.remote.source import Timeouts
+from vllava_cli.media.remote.source import Timeouts, paced
 
 pytest.importorskip("aiohttp")
 
@@ -245,6 +246,63 @@ def test_a_server_that_falls_silent_is_left(site: Site, fetcher: Make, waits: li
     error = refusal(fetcher(timeouts=Timeouts(silence_s=0.05)), site.url("/a.mp4"))
     assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
     assert len(waits) == 3
+
+
+def test_a_head_that_comes_byte_by_byte_without_end_is_left(site: Site, fetcher: Make, waits: list[float]) -> None:
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        with suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not site.over.wait(0.01):
+                handler.wfile.write(b"x")
+
+    site.answers["/a.mp4"] = drip
+    error = refusal(fetcher(timeouts=Timeouts(block_s=0.05)), site.url("/a.mp4"))
+    assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
+    assert len(waits) == 3
+
+
+def test_a_download_that_is_too_slow_on_average_is_left(
+    site: Site, fetcher: Make, waits: list[float], folder: Path
+) -> None:
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        content(b"x", promised=1000)(handler)
+        site.over.wait()
+
+    site.answers["/a.mp4"] = for_get(get=drip, head=content(b"x" * 1000))
+    timeouts = Timeouts(clock=iter([0.0, 61.0]).__next__)
+    error = refusal(fetcher(timeouts=timeouts), site.url("/a.mp4?sig=secret", login="me:word@"))
+    slow = "1 byte came in 61 s, less than 16 KiB a second. Save it to a file, and name that."
+    assert str(error) == f"{site.url('/a.mp4')} can't be fetched: {slow}"
+    assert (waits, [path.name for path in folder.iterdir()]) == ([], [".lock"])
+
+
+def paced_for(*steps: tuple[float, int, float]) -> list[int]:
+    """The sizes that came: each step is how long a block took, its size, and how long its reader took."""
+    times = [0.0]
+    for took_s, _, kept_s in steps:
+        times += [times[-1] + took_s, times[-1] + took_s + kept_s]
+    read = iter([*(bytes(size) for _, size, _ in steps), b""]).__next__
+    return [len(block) for block in paced("https://a/b", read, Timeouts(clock=iter(times).__next__))]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ((60, 1, 0), (0, 1_000_000, 0)),  # the first minute may bring what it likes
+        ((60, 983_040, 0), (40, 655_360, 0)),  # 16 KiB a second
+        ((1, 16_384, 3600), (60, 983_040, 3600), (1, 16_384, 0)),  # the disk may take its time
+        ((50, 100_000_000, 0), (5000, 1, 0)),  # on average
+    ],
+)
+def test_a_download_may_take_its_time(steps: tuple[tuple[float, int, float], ...]) -> None:
+    assert paced_for(*steps) == [size for _, size, _ in steps]
+
+
+def test_four_gigabytes_end_within_three_days() -> None:
+    with pytest.raises(FetchError) as caught:
+        paced_for((3 * 24 * 3600, 4 << 30, 0), (3600, 1, 0))
+    slow = "4,294,967,297 bytes came in 262,800 s, less than 16 KiB a second. Save it to a file, and name that."
+    assert str(caught.value) == f"https://a/b can't be fetched: {slow}"
 
 
 def test_a_port_that_nobody_listens_at_is_tried_again(fetcher: Make, waits: list[float]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote import store
 from vllava_cli.media.remote.fetch import Fetcher
-from vllava_cli.media.remote.source import Facts, PassingError
+from vllava_cli.media.remote.source import Facts, PassingError, Timeouts
 
 pytest.importorskip("aiohttp")
 boto3 = pytest.importorskip("boto3")
@@ -79,6 +79,14 @@ def test_a_clip_that_changed_is_fetched_again(s3: Any, fetcher: Make) -> None:
         s3.put_object(Bucket="clips", Key="a.mp4", Body=body)
         with fetcher("s3").fetched("s3://clips/a.mp4") as path:
             assert path.read_bytes() == body
+
+
+def test_an_object_that_comes_too_slowly_is_left(s3: Any, fetcher: Make, waits: list[float]) -> None:
+    s3.put_object(Bucket="clips", Key="a.mp4", Body=BODY)
+    timeouts = Timeouts(clock=iter([0.0, 100.0, 200.0, 800.0]).__next__)
+    error = refusal(fetcher("s3", most_bytes=len(BODY), timeouts=timeouts), "s3://clips/a.mp4")
+    slow = "10,240,000 bytes came in 700 s, less than 16 KiB a second. Save it to a file, and name that."
+    assert (str(error), waits) == (f"s3://clips/a.mp4 can't be fetched: {slow}", [])
 
 
 def test_an_empty_object_is_an_empty_file(s3: Any, fetcher: Make) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+MAX_BYTES = 16 << 20
+"""All of it is held in memory."""
+
 
 def private_history(path: Path | None) -> tuple[History, str | None]:
     """The history in the file, made if needed; else one in memory and, if a file was wanted, why it isn't used."""
@@ -18,6 +21,8 @@ def private_history(path: Path | None) -> tuple[History, str | None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(_opened(path))
+        if path.stat().st_size > MAX_BYTES:
+            raise OSError(f"it is larger than {MAX_BYTES >> 20} MiB: delete it, or cut it")
     except (OSError, ValueError) as exc:
         place = getattr(exc, "filename", None) or path
         return InMemoryHistory(), f"What you type isn't kept: {place}: {getattr(exc, 'strerror', None) or exc}."

@@ -23,6 +23,7 @@ from prompt_toolkit.utils import is_dumb_terminal
 from vllava_cli.commands.chat.complete import completions
 from vllava_cli.commands.chat.history import private_history
 from vllava_cli.errors import UsageError
+from vllava_cli.prompt import MAX_QUESTION_BYTES
 
 PROMPT = "> "
 CONTINUATION = "… "
@@ -114,7 +115,7 @@ class PlainLines:
         self.has_prompt = self._prompt_to is not None
 
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
-        """Errors: UsageError for a block that isn't closed; KeyboardInterrupt where no person types."""
+        """Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt where nobody types."""
         text: str | None = ""
         while text == "":
             try:
@@ -127,16 +128,22 @@ class PlainLines:
 
     def _entry(self) -> str | None:
         text = self._line(PROMPT)
-        while text and is_open(text):
-            more = self._line(CONTINUATION)
+        while text and is_open(text) and len(text) <= MAX_QUESTION_BYTES:
+            more = self._line(CONTINUATION, MAX_QUESTION_BYTES + 1 - len(text))
             if more is None:
                 raise UsageError(f"The question that begins with {QUOTES} has no end: close it with {QUOTES}.")
             text += more
+        if text and len(text) > MAX_QUESTION_BYTES:
+            self._stdin = TextIOWrapper(BytesIO())
+            most = f"{MAX_QUESTION_BYTES >> 20} MiB"
+            raise UsageError(
+                f"A question on stdin is longer than {most}: give a shorter one. What comes behind it isn't read."
+            )
         return entry_of(text) if text is not None else None
 
-    def _line(self, prompt: str) -> str | None:
+    def _line(self, prompt: str, most_bytes: int = MAX_QUESTION_BYTES + 1) -> str | None:
         self._show(prompt)
-        line = self._stdin.buffer.readline().decode("utf-8", "replace")
+        line = self._stdin.buffer.readline(most_bytes).decode("utf-8", "replace")
         return line.replace("\r\n", "\n") or None
 
     def _show(self, text: str) -> None:

@@ -55,4 +55,4 @@ class Fetcher:
     def _opened(self, url: str, scheme: str) -> AbstractContextManager[Source]:
         if scheme in SCHEMES:
             return opened_http(url, self.allowed, self.timeouts)
-        return opened_store(url, scheme, self.allowed)
+        return opened_store(url, scheme, self.allowed, self.timeouts)

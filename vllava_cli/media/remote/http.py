@@ -13,13 +13,14 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.errors import FetchError
 from vllava_cli.media.remote.addresses import is_reachable, remedy
 from vllava_cli.media.remote.http_faults import told, told_status
 from vllava_cli.media.remote.policy import Allowed
-from vllava_cli.media.remote.source import CHUNK_BYTES, Facts, Timeouts, check_same, unfetched
+from vllava_cli.media.remote.source import CHUNK_BYTES, Facts, Timeouts, check_same, paced, unfetched
 from vllava_cli.media.remote.urls import without_secrets
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Http
     filesystem = HTTPFileSystem(get_client=get_client, encoded=is_encoded, skip_instance_cache=True)
     session = sync(filesystem.loop, filesystem.set_session)
     try:
-        yield HttpSource(url, filesystem, session, border)
+        yield HttpSource(url, filesystem, session, border, timeouts)
     finally:
         sync(filesystem.loop, session.close)
 
@@ -86,11 +87,12 @@ class Border:
 class HttpSource:
     """A `Source`; made by `opened_http`."""
 
-    def __init__(self, url: str, filesystem: Any, session: ClientSession, border: Border) -> None:
+    def __init__(self, url: str, filesystem: Any, session: ClientSession, border: Border, timeouts: Timeouts) -> None:
         self._url = url
         self._filesystem = filesystem
         self._session = session
         self._border = border
+        self._timeouts = timeouts
 
     def facts(self) -> Facts:
         """By HEAD; some servers answer that with an error or without a size, then the headers of GET are read."""
@@ -100,8 +102,7 @@ class HttpSource:
     def chunks(self, facts: Facts) -> Generator[bytes, None, None]:
         pieces = self._pieces(facts)
         try:
-            while chunk := self._synced(anext, pieces, b""):
-                yield chunk
+            yield from paced(self._url, partial(self._synced, anext, pieces, b""), self._timeouts)
         finally:
             with suppress(FetchError):  # nothing may hide why it ends
                 self._synced(pieces.aclose)
@@ -138,7 +139,7 @@ class HttpSource:
             return await function(*words)
 
         try:
-            return sync(self._filesystem.loop, run)
+            return sync(self._filesystem.loop, run, timeout=self._timeouts.block_s)
         except FetchError:
             raise
         except Exception as exc:

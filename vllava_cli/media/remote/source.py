@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.plural import counted
 
 CHUNK_BYTES = 1 << 20
 
@@ -45,10 +47,16 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long a server may be silent. A download as a whole may take its time."""
+    """How long a server may take. 4 GB take at most three days, and a server that sends next to nothing a minute."""
 
     connect_s: float = 20
     silence_s: float = 60
+    block_s: float = 120
+    """Until an answer begins, or its next bytes are there, however many single bytes of its headers come by then."""
+    grace_s: float = 60
+    """After that, a download must have come at `least_bytes_per_s` on average."""
+    least_bytes_per_s: int = 16 << 10
+    clock: Callable[[], float] = time.monotonic
 
 
 class Source(Protocol):
@@ -59,6 +67,21 @@ class Source(Protocol):
 
     def chunks(self, facts: Facts) -> Generator[bytes, None, None]:
         """The content that had those facts, from its beginning each time."""
+
+
+def paced(url: str, read: Callable[[], bytes], timeouts: Timeouts) -> Iterator[bytes]:
+    """What `read` gives until it gives nothing. The time that the caller takes between two blocks doesn't count.
+
+    Errors: FetchError for a download that is too slow; the next attempt would be no faster.
+    """
+    size, taken_s, begun_s = 0, 0.0, timeouts.clock()
+    while block := read():
+        size, taken_s = size + len(block), taken_s + timeouts.clock() - begun_s
+        if taken_s > timeouts.grace_s and size < taken_s * timeouts.least_bytes_per_s:
+            came, least = f"{counted(size, 'byte')} came in {taken_s:,.0f} s", timeouts.least_bytes_per_s >> 10
+            raise unfetched(url, f"{came}, less than {least} KiB a second", "Save it to a file, and name that")
+        yield block
+        begun_s = timeouts.clock()
 
 
 def check_same(url: str, now: Facts, before: Facts) -> None:

@@ -11,14 +11,15 @@ import errno
 import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from vllava_cli.errors import FetchError
 from vllava_cli.media.remote.addresses import is_reachable, remedy
 from vllava_cli.media.remote.policy import Allowed
-from vllava_cli.media.remote.source import Facts, check_same, missing, passing, refused, unfetched
+from vllava_cli.media.remote.source import Facts, Timeouts, check_same, missing, paced, passing, refused, unfetched
 from vllava_cli.media.remote.urls import scrubbed, without_secrets
 
 BLOCK_BYTES = 8 << 20
@@ -46,11 +47,11 @@ _PASSING = ("HTTPClientError", "ConnectionError", "ClientError", "ResponseStream
 
 
 @contextmanager
-def opened_store(url: str, scheme: str, allowed: Allowed) -> Iterator[StoreSource]:
+def opened_store(url: str, scheme: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[StoreSource]:
     """Errors: FetchError for a library that isn't installed and for an address that isn't allowed."""
     if scheme not in _BUCKETS:
         _check_host(url, allowed)
-    yield StoreSource(url, scheme, _filesystem(url, scheme))
+    yield StoreSource(url, scheme, _filesystem(url, scheme), timeouts)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class StoreSource:
     url: str
     scheme: str
     filesystem: Any
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     def facts(self) -> Facts:
         with self._told():
@@ -71,8 +73,7 @@ class StoreSource:
     def chunks(self, facts: Facts) -> Generator[bytes, None, None]:
         with self._told(), self.filesystem.open(self.url, "rb", block_size=BLOCK_BYTES, cache_type="none") as file:
             check_same(self.url, Facts.of(getattr(file, "details", None) or {}), facts)
-            while chunk := file.read(BLOCK_BYTES):
-                yield chunk
+            yield from paced(self.url, partial(file.read, BLOCK_BYTES), self.timeouts)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
