@@ -5,7 +5,7 @@ Only `Conversation` changes. Nothing heavy is imported here; numpy appears in an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +31,19 @@ Way = Literal["seek", "decode"]
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
 repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Takes sentences for the user: `notice` what a user should know, `detail` the reasons of a choice."""
+
+    notice: Callable[[str], object] = str
+    detail: Callable[[str], object] = str
+    has_bars: bool = False
+    """Whether progress bars may be drawn on stderr."""
+
+
+SILENT = Log()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,14 +17,13 @@ from vllava_cli.engine.batch import (
     CPU_PASS_TOKENS,
     MOST_ON_CPU,
     DecodeBatch,
-    free_bytes,
     read_prefixes,
     rows_at_once,
     rows_in,
     rows_that_fit,
     used_bytes,
 )
-from vllava_cli.engine.forward import embed
+from vllava_cli.engine.forward import embed, free_bytes
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.nouns import Conversation, Frames, Sampling
@@ -179,13 +178,13 @@ def test_seven_tenths_of_what_is_free_are_filled(free: int, row_bytes: int, most
 
 
 def test_what_is_free_of_this_machines_memory_is_some_of_it() -> None:
-    assert 0 < free_bytes(CPU) < psutil.virtual_memory().total
+    assert 0 < free_bytes("cpu") < psutil.virtual_memory().total
     assert used_bytes(CPU) is None
 
 
 def holding(engine: Engine, tokens: int, *, context: int) -> Engine:
     """An engine of whose KV cache about so many tokens are free."""
-    values = free_bytes(CPU) // (tokens * 4)
+    values = free_bytes("cpu") // (tokens * 4)
     checkpoint = replace(engine.tokens.checkpoint, cache_values_per_token=values)
     known = replace(engine.tokens, checkpoint=checkpoint, context_tokens=context)
     return Engine(model=engine.model, tokens=known, plan=engine.plan)

@@ -12,12 +12,12 @@ import pytest
 from tests.engine.keepsakes import PLAN, made, put
 from vllava_cli.engine.weight_cache import (
     LABEL,
-    Kept,
+    CachedWeights,
     OriginalFile,
-    all_kept,
+    all_cached,
     cache_folder,
     origin_of,
-    read_kept,
+    read_cached,
 )
 from vllava_cli.nouns import LoadPlan
 
@@ -108,9 +108,9 @@ def test_what_is_kept_is_told_by_model(checkpoint: Path, tmp_path: Path) -> None
     cache = tmp_path / "cache"
     second = put(cache, made(checkpoint), model="b")
     first = put(cache, made(checkpoint, replace(PLAN, quantisation="8bit")), model="a")
-    assert all_kept(cache) == (
-        Kept(folder=first, model="a", precision="8bit", bytes=5),
-        Kept(folder=second, model="b", precision="4bit", bytes=5),
+    assert all_cached(cache) == (
+        CachedWeights(folder=first, model="a", precision="8bit", bytes=5),
+        CachedWeights(folder=second, model="b", precision="4bit", bytes=5),
     )
 
 
@@ -121,18 +121,18 @@ def test_what_is_not_whole_or_not_ours_is_not_there(checkpoint: Path, tmp_path: 
     (cache / "a file").write_text("")
     folder.rename(cache / "copy of it")
     (cache / "empty").mkdir()
-    assert (all_kept(cache), read_kept(folder)) == ((), None)
+    assert (all_cached(cache), read_cached(folder)) == ((), None)
     (cache / "copy of it").rename(folder)
-    assert [kept.folder for kept in all_kept(cache)] == [folder]
+    assert [kept.folder for kept in all_cached(cache)] == [folder]
     (folder / "model.safetensors").write_bytes(b"smaller")
-    assert (all_kept(cache), read_kept(folder)) == ((), None)
+    assert (all_cached(cache), read_cached(folder)) == ((), None)
 
 
 @pytest.mark.parametrize("label", ["", "[]", "null", '{"sizes": []}', '{"sizes": {}, "origin": 1, "model": 2}'])
 def test_a_foreign_label_is_not_there(label: str, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / LABEL).write_text(label)
-    assert all_kept(tmp_path) == ()
+    assert all_cached(tmp_path) == ()
 
 
 def test_the_cache_is_the_users_or_where_it_is_wished(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.engines import EXACT, conversation_about, tokens_of
-from vllava_cli.commands.start import loaded
+from vllava_cli.commands.start import start as begin
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.load import load
-from vllava_cli.engine.weight_cache import LABEL, LEAST_BYTES, LOCK, PART, Origin, Store, all_kept
+from vllava_cli.engine.weight_cache import LABEL, LEAST_BYTES, LOCK, PART, Origin, WeightCache, all_cached
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.nouns import MediaKind, Quantisation, Wishes
+from vllava_cli.nouns import Log, MediaKind, Quantisation, Wishes
+from vllava_cli.stopwatch import Stopwatch
 from vllava_cli.storage.lock import locked, release
 
 pytest.importorskip("bitsandbytes")
@@ -47,15 +48,14 @@ class Start:
     def __call__(self, quantisation: Quantisation | None = "4bit", kinds: tuple[MediaKind, ...] = ("video",)) -> Engine:
         self.notices.clear()
         self.details.clear()
-        store = Store(
+        store = WeightCache(
             folder=self.cache,
-            notice=self.notices.append,
-            detail=self.details.append,
+            log=Log(notice=self.notices.append, detail=self.details.append),
             least_bytes=self.least_bytes,
             free_bytes=lambda _: self.free_bytes,
         )
         plan = replace(EXACT, quantisation=quantisation)
-        return load(plan, tokens_of(self.checkpoint), kinds, store=store)
+        return load(plan, tokens_of(self.checkpoint), kinds, cache=store)
 
     @property
     def names(self) -> list[str]:
@@ -120,13 +120,12 @@ def test_the_commands_read_what_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     start = Start(checkpoint=CHECKPOINT, cache=tmp_path / "quantised")
     start()
     details: list[str] = []
-    loaded(
+    begin(
         Wishes(model="demo", device="cpu", precision="4bit"),
         tokens_of(CHECKPOINT),
         ["video"],
-        tell=details.append,
-        notice=start.notices.append,
-        is_quiet=True,
+        Log(notice=start.notices.append, detail=details.append),
+        Stopwatch(),
         check=details.append,
     )
     assert details[-1] == f"weights: read as they were kept in {start.cache / start.names[0]}."
@@ -168,7 +167,7 @@ def test_a_changed_config_is_another_model(start: Start) -> None:
 def test_each_form_is_kept_beside_the_others(start: Start) -> None:
     start("4bit")
     start("8bit")
-    assert sorted(kept.precision for kept in all_kept(start.cache)) == ["4bit", "8bit"]
+    assert sorted(kept.precision for kept in all_cached(start.cache)) == ["4bit", "8bit"]
 
 
 def test_an_image_after_a_video_reads_what_is_kept(start: Start) -> None:
@@ -211,7 +210,7 @@ def test_whole_weights_that_cannot_be_read_stay(start: Start) -> None:
     """Whatever is the matter: only what is proved to be damaged goes."""
     start()
     folder = start.cache / start.names[0]
-    store = Store(folder=start.cache, notice=start.notices.append, detail=start.details.append)
+    store = WeightCache(folder=start.cache, log=Log(notice=start.notices.append, detail=start.details.append))
     start.details.clear()
     store.drop_if_damaged(folder, "no such kernel")
     assert start.details == [f"weights: those kept in {folder} stay there unused: no such kernel."]
@@ -314,7 +313,7 @@ def test_what_another_process_kept_meanwhile_is_left_alone(start: Start) -> None
         other()
         return PLENTY
 
-    store = Store(
+    store = WeightCache(
         folder=start.cache,
         notice=start.notices.append,
         detail=start.details.append,
@@ -322,7 +321,7 @@ def test_what_another_process_kept_meanwhile_is_left_alone(start: Start) -> None
         free_bytes=room_after_another,
     )
     plan = replace(EXACT, quantisation="4bit")
-    load(plan, tokens_of(start.checkpoint), ["video"], store=store)
+    load(plan, tokens_of(start.checkpoint), ["video"], cache=store)
     assert len(other.notices) == 1
     assert (start.notices, start.details) == ([], [])
 
@@ -335,7 +334,7 @@ def test_what_a_killed_process_left_is_cleared_away(start: Start) -> None:
     assert not (start.cache / PART).exists()
 
 
-class Meddled(Store):
+class Meddled(WeightCache):
     """Someone saves a checkpoint again when its facts were taken and its weights not yet read."""
 
     def found(self, origin: Origin) -> Iterator[Path]:
@@ -347,7 +346,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_not_kept(tmp_path: Path) 
     folder = write_checkpoint(tmp_path / "model")
     notices: list[str] = []
     store = Meddled(folder=tmp_path / "cache", notice=notices.append, detail=notices.append, least_bytes=0)
-    load(replace(EXACT, quantisation="4bit"), tokens_of(folder), ["video"], store=store)
+    load(replace(EXACT, quantisation="4bit"), tokens_of(folder), ["video"], cache=store)
     assert notices == []
     assert not store.folder.exists()
 

@@ -93,8 +93,8 @@ def source_of(batch: Batch, screen: Screen) -> Source:
     from vllava_cli.engine.adapter import foreseen, locate
 
     if batch.is_dry:
-        return foreseen(batch.wishes, screen.notice)
-    return locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+        return foreseen(batch.wishes, screen.log)
+    return locate(batch.wishes, screen.log)
 
 
 def unknown_of(batch: Batch, source: Source, *, has_rows: bool) -> str:

@@ -66,7 +66,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
     check(tokens)
-    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, watch, check=check)
+    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen.log, watch, check=check)
     with noted() as is_interrupted:
         pieces = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)

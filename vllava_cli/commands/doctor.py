@@ -19,7 +19,7 @@ from vllava_cli.screen import Screen
 from vllava_cli.storage.portable import json_of
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.weight_cache import Kept
+    from vllava_cli.engine.weight_cache import CachedWeights
     from vllava_cli.nouns import Source
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
@@ -46,7 +46,7 @@ class Health:
     plan: LoadPlan | None
     fault: str | None
     advice: tuple[str, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[CachedWeights, ...]
     """Quantised weights of any model that later starts read."""
 
 
@@ -68,7 +68,7 @@ def examine(wishes: Wishes) -> Health:
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import check
     from vllava_cli.engine.tokens import read_tokens
-    from vllava_cli.engine.weight_cache import all_kept, cache_folder
+    from vllava_cli.engine.weight_cache import all_cached, cache_folder
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise
 
@@ -102,7 +102,7 @@ def examine(wishes: Wishes) -> Health:
         plan=chosen,
         fault=fault,
         advice=advice,
-        kept=all_kept(cache_folder()),
+        kept=all_cached(cache_folder()),
     )
 
 

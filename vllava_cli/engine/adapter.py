@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
@@ -18,7 +18,7 @@ from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, base_of
 from vllava_cli.engine.hub_download import repository_folder
 from vllava_cli.errors import CheckpointError, MemoryShortError, UsageError, reason_of
-from vllava_cli.nouns import UNKNOWN_REVISION, Adapter, Checkpoint, LoadPlan, Source, Wishes
+from vllava_cli.nouns import SILENT, UNKNOWN_REVISION, Adapter, Checkpoint, LoadPlan, Log, Source, Wishes
 from vllava_cli.storage.json_file import read_object, unusable
 
 if TYPE_CHECKING:
@@ -64,16 +64,16 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
-def locate(wishes: Wishes, notice: Callable[[str], object], *, is_quiet: bool) -> Source:
-    """As `hub.locate`, with the adapter that is wished for; `notice` hears what a user may not expect.
+def locate(wishes: Wishes, log: Log = SILENT) -> Source:
+    """As `hub.locate`, with the adapter that is wished for; a notice says what a user may not expect.
 
     Errors: UsageError where peft is missing, CheckpointError, HubError.
     """
-    source = hub.locate(wishes.model, wishes.revision, is_quiet=is_quiet)
-    return _joined(source, hub.locate_adapter(wishes.adapter, is_quiet=is_quiet) if wishes.adapter else None, notice)
+    source = hub.locate(wishes.model, wishes.revision, log=log)
+    return _joined(source, hub.locate_adapter(wishes.adapter, log=log) if wishes.adapter else None, log)
 
 
-def foreseen(wishes: Wishes, notice: Callable[[str], object]) -> Source:
+def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
     """As `locate`, without the network; the revision is UNKNOWN where this disk lacks the model or its adapter.
 
     Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
@@ -86,20 +86,20 @@ def foreseen(wishes: Wishes, notice: Callable[[str], object]) -> Source:
     is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
     if wishes.adapter and not is_whole:
         return replace(source, revision=UNKNOWN_REVISION)
-    return _joined(source, adapter, notice)
+    return _joined(source, adapter, log)
 
 
-def _joined(source: Source, found: Source | None, notice: Callable[[str], object]) -> Source:
+def _joined(source: Source, found: Source | None, log: Log) -> Source:
     """A checkpoint with the adapter that was found for it."""
     if found:
         source = replace(source, adapter=described(found))
         base = base_of(found.folder)
         if base and Path(base).name != Path(source.model).name:
-            notice(
+            log.notice(
                 f"vllava: warning: the adapter {found.model} was trained on {base}, and the model is {source.model}."
             )
     elif (source.folder / ADAPTER_CONFIG).exists() and (source.folder / CONFIG).exists():
-        notice(
+        log.notice(
             f"vllava: {source.model} has an {ADAPTER_CONFIG} beside its weights, which are taken as merged already; if "
             f"they aren't, add --adapter {source.model}."
         )

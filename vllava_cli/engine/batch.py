@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
-from vllava_cli.engine.forward import embed, feed_rows, left_padded, memory_faults
+from vllava_cli.engine.forward import embed, feed_rows, free_bytes, left_padded, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.sampler import greedy
 from vllava_cli.engine.sequence import K, Sequence
 from vllava_cli.errors import MemoryShortError, OverflowedError, VllavaError
-from vllava_cli.limits import limited_ram
 from vllava_cli.nouns import Answer, Checkpoint, Conversation, Fit, Frames, Sampling
 
 CPU_PASS_TOKENS = 2048
@@ -376,24 +375,12 @@ def rows_that_fit(engine: Engine, sampling: Sampling, *, question_characters: in
     checkpoint, device = engine.tokens.checkpoint, engine.model.device
     tokens = min(_row_tokens(checkpoint, sampling, question_characters), engine.tokens.context_tokens)
     row_bytes = checkpoint.cache_values_per_token * tokens * engine.model.dtype.itemsize
-    return rows_in(free_bytes(device), row_bytes, most=MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU)
+    return rows_in(free_bytes(str(device)), row_bytes, most=MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU)
 
 
 def rows_in(free: int, row_bytes: int, *, most: int) -> int:
     """rows_in(10, 2, most=64) → 3; rows_in(0, 2, most=64) → 1."""
     return max(1, min(most, int(free * SHARE) // max(1, row_bytes)))
-
-
-def free_bytes(device: torch.device) -> int:
-    """The memory of a device that is free now; of RAM, what this process may use."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "xpu":
-        return int(torch.xpu.mem_get_info(device)[0])
-    import psutil
-
-    ram = psutil.virtual_memory()
-    return limited_ram(ram.total, ram.available)[1]
 
 
 def used_bytes(device: torch.device) -> int | None:

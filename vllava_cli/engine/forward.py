@@ -129,7 +129,7 @@ def is_memory_short(error: BaseException) -> bool:
 
 def memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
     """What was needed, what there is, and what the plan doesn't do yet against it."""
-    free = free_gib(_free_bytes(device))
+    free = free_gib(free_bytes(device))
     counted = f"; the plan counted {_planned(plan)}, and {free} GiB are free now" if plan else ""
     ways = ["close other programs"]
     if plan is None or plan.quantisation != "4bit":
@@ -145,8 +145,8 @@ def _planned(plan: LoadPlan) -> str:
     return f"{gib(plan.needed_bytes)} for {form}{context}"
 
 
-def _free_bytes(device: str) -> int:
-    """The memory of a device that is free now."""
+def free_bytes(device: str) -> int:
+    """The memory of a device that is free now; of RAM, what this process may use."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    return free_ram_bytes()
+    return int(torch.xpu.mem_get_info(device)[0]) if device.startswith("xpu") else free_ram_bytes()

@@ -26,7 +26,7 @@ from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities
 from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, make_room
 from vllava_cli.engine.vision import VisionEncoder
-from vllava_cli.nouns import Conversation, Delta, LoadPlan, MediaKind, Sampling, Turn
+from vllava_cli.nouns import SILENT, Conversation, Delta, LoadPlan, Log, MediaKind, Sampling, Turn
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -46,8 +46,7 @@ class Engine:
     """Whether the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
-    notice: Callable[[str], object] = str
-    """Is told what a user should know, a sentence."""
+    log: Log = SILENT
     graph: CudaGraphDecoder | None = field(default=None, init=False)
     """Decodes where the cache doesn't move."""
 
@@ -240,7 +239,7 @@ class Engine:
                 self.llama,
                 KVCache(len(self.llama.blocks), least_capacity=capacity),
                 record=CudaRecorder() if is_captured else None,
-                notice=self.notice,
+                notice=self.log.notice,
             )
         self.graph.cache.hold(0)
         return self.graph.cache

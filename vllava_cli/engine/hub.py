@@ -13,15 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from vllava_cli import demo
-from vllava_cli.engine.checkpoint import no_weights
+from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, no_weights
 from vllava_cli.engine.hub_download import Kind, Listing, ask, cache_folder, fetch, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
-from vllava_cli.nouns import DEMO_MODEL, Source
+from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source
 from vllava_cli.storage.json_file import MOST_BYTES, check_regular, read_object, unusable
 
-CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-"""By these a model is found in the cache: they are fetched last."""
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
 """A checkpoint has a file of each row."""
 USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -32,7 +30,7 @@ MAX_WEIGHTS_BYTES = 1 << 36
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
-def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
     """The folder with the checkpoint's description, fetched from the hub where the cache lacks some of it.
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
@@ -42,14 +40,14 @@ def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) ->
         return source
     missing = missing_description(source.folder) if source else [CONFIG]
     if source is None or (missing and not _is_adapter(source.folder)):
-        return _described(ask(model, revision, lack=lack(model, source, missing)), is_quiet=is_quiet)
+        return _described(ask(model, revision, lack=lack(model, source, missing)), log=log)
     if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
         with suppress(HubError):  # a checkpoint can be used as it is, and of an adapter it will be told what it is
-            return _described(ask(model, source.revision, lack=lack(model, source, unknown)), is_quiet=is_quiet)
+            return _described(ask(model, source.revision, lack=lack(model, source, unknown)), log=log)
     return source
 
 
-def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+def locate_adapter(name: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
     """The folder with a LoRA adapter's files, fetched from the hub where the cache lacks one of them.
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
@@ -60,7 +58,7 @@ def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = T
         return source
     listing = ask(name, revision, lack=lack(name, source, missing, kind="adapter"), kind="adapter")
     _check_listed(listing, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
-    return _fetched(listing, ADAPTER_FILES, is_quiet=is_quiet)
+    return _fetched(listing, ADAPTER_FILES, log=log)
 
 
 def missing_adapter(source: Source | None) -> list[str]:
@@ -85,13 +83,13 @@ def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") 
     return None
 
 
-def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
+def fetch_weights(source: Source, *, log: Log = SILENT) -> None:
     """Fetches the safetensors files of a hub checkpoint where they are missing; all are then whole, by their headers.
 
     Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
     """
     if missing := missing_weights(source.folder):
-        _complete(source, missing, is_quiet=is_quiet)
+        _complete(source, missing, log=log)
     for name in weight_files(source.folder):
         shapes_in(source.folder / name)
 
@@ -108,16 +106,16 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
 
 
-def _complete(source: Source, missing: list[str], *, is_quiet: bool) -> None:
+def _complete(source: Source, missing: list[str], *, log: Log) -> None:
     if source.revision is None:
         is_index_lost = missing == [WEIGHTS] and any(source.folder.glob("*-of-*.safetensors"))
         raise no_weights(source.folder, [INDEX] if is_index_lost else missing)
     listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
     if WEIGHTS not in listing.names and INDEX in listing.names:
-        fetch(listing, [INDEX], is_quiet=True)
+        fetch(listing, [INDEX])
         missing = missing_weights(source.folder)
     _check_listed(listing, missing, "vllava reads weights from safetensors files only")
-    fetch(listing, missing, is_quiet=is_quiet)
+    fetch(listing, missing, has_bar=log.has_bars)
 
 
 def missing_description(folder: Path) -> list[str]:
@@ -196,10 +194,10 @@ def _existing_folder(model: str, kind: Kind) -> Path:
     raise CheckpointError(f"There is no {kind} folder {model}: give the folder of {wanted}.")
 
 
-def _described(listing: Listing, *, is_quiet: bool) -> Source:
+def _described(listing: Listing, *, log: Log) -> Source:
     """All that says what the checkpoint is; what the repository lacks is noted as its library does it."""
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
-    source = _fetched(listing, sorted(known & listing.names), is_quiet=is_quiet)
+    source = _fetched(listing, sorted(known & listing.names), log=log)
     with suppress(OSError):
         for name in {CONFIG, *USUAL} - listing.names:
             mark = _absence(listing.folder, name)
@@ -208,10 +206,10 @@ def _described(listing: Listing, *, is_quiet: bool) -> Source:
     return source
 
 
-def _fetched(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> Source:
+def _fetched(listing: Listing, names: Iterable[str], *, log: Log) -> Source:
     found_by = {CONFIG, ADAPTER_CONFIG}
-    fetch(listing, [name for name in names if name not in found_by], is_quiet=is_quiet)
-    fetch(listing, [name for name in names if name in found_by], is_quiet=True)
+    fetch(listing, [name for name in names if name not in found_by], has_bar=log.has_bars)
+    fetch(listing, [name for name in names if name in found_by])
     return Source(model=listing.model, folder=listing.folder, revision=listing.commit)
 
 

@@ -50,7 +50,7 @@ class RemoteFile:
         return next((path.stat().st_size for path in (self.blob, self.part) if path.exists()), 0)
 
 
-def fetch(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> None:
+def fetch(listing: Listing, names: Iterable[str], *, has_bar: bool = False) -> None:
     """Has these files in the listing's folder; those that it lacks are fetched, several at once. Errors: HubError."""
     todo = [name for name in names if not (listing.folder / name).exists()]
     is_over = threading.Event()
@@ -58,7 +58,7 @@ def fetch(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> None:
     try:
         files = _all(pool.submit(_look_up, listing, name) for name in todo)
         _check_room(listing, files)
-        with _bar(files, is_quiet=is_quiet or not files) as bar:
+        with _bar(files, is_shown=has_bar and bool(files)) as bar:
             download = _Download(folder=listing.folder, bar=bar, is_over=is_over)
             try:
                 _all(pool.submit(download.run, file) for file in files)
@@ -187,7 +187,7 @@ def _check_room(listing: Listing, files: list[RemoteFile]) -> None:
         )
 
 
-def _bar(files: list[RemoteFile], *, is_quiet: bool) -> Any:
+def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
     """A line on stderr that goes away in the end, with room for the ^C of a terminal."""
     from huggingface_hub.utils import tqdm
 
@@ -197,9 +197,9 @@ def _bar(files: list[RemoteFile], *, is_quiet: bool) -> Any:
         initial=sum(file.bytes_here for file in files),
         unit="B",
         unit_scale=True,
-        disable=is_quiet,
+        disable=not is_shown,
         leave=False,
-        ncols=None if is_quiet else (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3,
+        ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3 if is_shown else None,
     )
 
 

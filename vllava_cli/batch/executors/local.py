@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.batch.pipeline import Line, Reads
 from vllava_cli.batch.request import Batch
-from vllava_cli.commands.start import loaded
+from vllava_cli.commands.start import start
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Hashing
-from vllava_cli.nouns import MediaKind, Wishes
+from vllava_cli.nouns import Log, MediaKind, Wishes
 from vllava_cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def load(
     def accept(_: Tokens) -> None:
         pass
 
-    return loaded(wishes, tokens, kinds, tell=tell, notice=notice, is_quiet=is_quiet, check=accept, watch=watch)
+    log = Log(notice=notice, detail=tell, has_bars=not is_quiet)
+    return start(wishes, tokens, kinds, log, watch or Stopwatch(), check=accept)
 
 
 def line(

@@ -162,7 +162,7 @@ def _found(setup: Setup) -> Any:
 
     source, wishes = setup.source, setup.batch.wishes
     is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
-    return source if is_here else locate(replace(wishes, revision=source.revision), _nowhere, is_quiet=True)
+    return source if is_here else locate(replace(wishes, revision=source.revision))
 
 
 def _never() -> bool:

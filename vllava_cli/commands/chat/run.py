@@ -119,7 +119,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
 
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
-    engine, load_s = start(chat.wishes, tokens, kinds, screen, watch, check=check)
+    engine, load_s = start(chat.wishes, tokens, kinds, screen.log, watch, check=check)
     screen.detail(f"ready after {watch.told()}.")
     talk = Talk(
         engine=engine,

@@ -63,7 +63,7 @@ class Engines:
             precision=wanted.precision,
             attention=wanted.attention,
         )
-        source = locate(wishes, self.screen.notice, is_quiet=not self.screen.is_moving)
+        source = locate(wishes, self.screen.log)
         with self.screen.waiting("Reading the model's files"):
             from vllava_cli.engine.checkpoint import describe
             from vllava_cli.engine.device_speed import planned
@@ -76,7 +76,7 @@ class Engines:
         if other := next(_others(wanted, here), None):
             raise ReplayError(other)
         self.screen.notice(f"vllava: replaying on {wanted.device}, as the rows say: {_told_whole(wanted)}.")
-        return start(wishes, tokens, kinds, self.screen, Stopwatch(), check=_accept)[0]
+        return start(wishes, tokens, kinds, self.screen.log, Stopwatch(), check=_accept)[0]
 
 
 def _others(wanted: Loaded, here: Loaded) -> Iterator[str]:
