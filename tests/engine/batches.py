@@ -158,7 +158,7 @@ def watched(engine: Engine, see: Callable[[Pass], object]) -> Iterator[None]:
     def note(_module: object, inputs: tuple[Tensor, object], named: dict[str, Any]) -> None:
         embedded = inputs[0]
         rows, columns = embedded.shape[:2]
-        see(Pass(rows, columns, embedded if named["positions"] is None else None))
+        see(Pass(rows, columns, embedded if named.get("positions") is None else None))
 
     hook = engine.llama.register_forward_pre_hook(note, with_kwargs=True)
     try:
