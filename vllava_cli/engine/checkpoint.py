@@ -1,4 +1,7 @@
-"""What a checkpoint is, from its config files: sizes, context, tokens per medium. No weight is read."""
+"""Describes a checkpoint by its config files: sizes, context, tokens per medium; and what a folder of one lacks.
+
+No weight is read.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from vllava_cli.storage.json_file import read_object, unusable
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig
 
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 QUANTISED = ("quantization_config", "compression_config")
 PARTS = ("text_config", "vision_config")
 MOST = {
@@ -34,6 +40,25 @@ MOST_ROTATION = 1e12
 """Of the rotary embedding's numbers."""
 MOST_TOKENS = 1 << 18
 """Of a video; one of the published checkpoint has 2056."""
+DEFAULT_CHECKPOINT = Checkpoint(
+    model=DEFAULT_MODEL,
+    folder=Path(),
+    language_parameters=6_476_005_376,
+    other_parameters=890_273_792,
+    tower_parameters=303_179_776,
+    cache_values_per_token=2 * 32 * 4096,
+    context_tokens=4096,
+    tokens_per_video=FRAMES_PER_CLIP * 257,
+    tokens_per_image=256,
+    video_recipe=VideoRecipe(
+        short_side=224,
+        crop_height=224,
+        crop_width=224,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+)
+"""The default model's facts, from its published config, so that a plan can be shown before anything is fetched."""
 
 
 def describe(source: Source) -> Checkpoint:
@@ -163,61 +188,16 @@ def _other_parameters(config: VideoLlavaConfig) -> int:
     vision, text = config.vision_config, config.text_config
     words = (1 if config.tie_word_embeddings else 2) * text.vocab_size * text.hidden_size
     norms = (2 * text.num_hidden_layers + 1) * text.hidden_size
-    projector = projector_parameters(vision.hidden_size, text.hidden_size)
+    projector = (vision.hidden_size + 1) * text.hidden_size + (text.hidden_size + 1) * text.hidden_size
     return int(2 * _tower_parameters(vision) + projector + words + norms)
 
 
 def _tower_parameters(vision: Any) -> int:
-    return tower_parameters(
-        hidden=vision.hidden_size,
-        inner=vision.intermediate_size,
-        layers=vision.num_hidden_layers,
-        patch=vision.patch_size,
-        side=vision.image_size,
-    )
-
-
-def tower_parameters(*, hidden: int, inner: int, layers: int, patch: int, side: int) -> int:
-    """The parameters of a CLIP vision tower, biases and norms included."""
+    """A CLIP vision tower's, biases and norms included."""
+    hidden, inner, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
     layer = 4 * (hidden + 1) * hidden + 2 * hidden * inner + inner + hidden + 4 * hidden
-    embeddings = hidden * (1 + 3 * patch**2 + (side // patch) ** 2 + 1)
-    return layers * layer + embeddings + 4 * hidden
-
-
-def projector_parameters(vision_hidden: int, hidden: int) -> int:
-    """The parameters of the two layers between tower and language model."""
-    return (vision_hidden + 1) * hidden + (hidden + 1) * hidden
-
-
-# Llama 7B: 32 layers, 4096 wide, 11008 inside, 32 heads; vocabulary 32064. CLIP ViT-L/14 twice: 24 layers, 1024 wide.
-_LANGUAGE = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
-_TOWER = tower_parameters(hidden=1024, inner=4096, layers=24, patch=14, side=224)
-_OTHERS = projector_parameters(1024, 4096) + 2 * 32064 * 4096 + (2 * 32 + 1) * 4096
-
-DEFAULT_CHECKPOINT = Checkpoint(
-    model=DEFAULT_MODEL,
-    revision=None,
-    folder=Path(),
-    language_parameters=_LANGUAGE,
-    other_parameters=2 * _TOWER + _OTHERS,
-    tower_parameters=_TOWER,
-    cache_values_per_token=2 * 32 * 4096,
-    context_tokens=4096,
-    tokens_per_video=FRAMES_PER_CLIP * 257,
-    tokens_per_image=256,
-    video_recipe=VideoRecipe(
-        short_side=224,
-        crop_height=224,
-        crop_width=224,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
-    ),
-)
-
-
-CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+    embeddings = hidden * (1 + 3 * patch**2 + (vision.image_size // patch) ** 2 + 1)
+    return int(vision.num_hidden_layers * layer + embeddings + 4 * hidden)
 
 
 def base_of(folder: Path) -> str | None:
