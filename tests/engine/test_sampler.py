@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 def draws(sampling: Sampling, banned: tuple[int, ...] = (), count: int = 300) -> list[int]:
     chooser = Sampler(sampling, banned, CPU)
-    return [chooser.choose(LOGITS) for _ in range(count)]
+    return [int(chooser.pick(LOGITS)) for _ in range(count)]
 
 
 def test_greedy_takes_the_likeliest() -> None:

@@ -24,7 +24,7 @@ from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities
 from vllava_cli.engine.sequence import Sequence
-from vllava_cli.engine.tokens import Tokens, make_room
+from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.nouns import SILENT, Conversation, Delta, LoadPlan, Log, MediaKind, Sampling, Turn
 
@@ -94,8 +94,9 @@ class Engine:
         )
 
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
-        """As `context_window.make_room`."""
-        return make_room(self.tokens, conversation, question, sampling)
+        """Drops the oldest turns until a question and its answer fit, and returns the indices of those that went."""
+        before, conversation.dropped = conversation.dropped, dropped(self.tokens, conversation, question, sampling)
+        return range(before, conversation.dropped)
 
     def read(self, prompt: Prompt, *, cancel: Cancel = NEVER, chunk_tokens: int | None = None) -> Tensor:
         """Prefills what the cache lacks of a prompt, and returns the logits [vocabulary] behind its last id.

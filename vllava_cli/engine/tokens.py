@@ -12,7 +12,7 @@ from typing import Any
 from vllava_cli import prompt
 from vllava_cli.choices import checked
 from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.tokenizer import Detokenizer, Tokenizer, read_settings, read_tokenizer
+from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
 from vllava_cli.errors import CheckpointError, ContextError, UsageError
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
 
@@ -20,6 +20,8 @@ Option = tuple[int, ...]
 """The ids of a choice as an answer."""
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
+ANSWER_TOKENS = 256
+"""How much of the context is left free for an answer; a longer one may still come where there is more."""
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "do_sample": (False,),
     "temperature": (0, 1),
@@ -74,7 +76,7 @@ class Tokens:
         return ids
 
     def unchecked_ids(self, conversation: Conversation, question: str) -> list[int]:
-        """What `prompt_ids` gives, however long. Errors: UsageError for an empty question."""
+        """The ids of `prompt_ids`, however long. Errors: UsageError for an empty question."""
         ids = self.finished_ids(conversation)
         media = conversation.attached if ids else conversation.media
         return [*ids, *self._question_ids(question, media, is_first=not ids)]
@@ -125,10 +127,6 @@ class Tokens:
         if not text.strip():
             return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
-
-    def detokenizer(self, sampling: Sampling) -> Detokenizer:
-        """What makes the text of an answer; strays are dropped where the sampling has its guard."""
-        return Detokenizer(tokenizer=self.tokenizer, drops_strays=sampling.has_guard)
 
     def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[Option, ...]:
         """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
@@ -258,47 +256,29 @@ def _ids(value: Any) -> frozenset[int]:
     return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))
 
 
-ANSWER_TOKENS = 256
-"""The room that is kept for an answer; a longer one may still come where there is more."""
-
-
-def make_room(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> range:
-    """Drops the oldest turns until a question and its answer fit, and returns the indices of those that went.
+def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> int:
+    """How many of the oldest turns must be dropped so that a question and its answer fit. Errors: UsageError.
 
     The media stay. As what remains must be prefilled again behind them, enough turns go to leave a quarter of the
-    text's room free, so that this is rare; but the last turn goes only for the question itself. Errors: UsageError.
+    text's context free, so that this is rare; but the last turn goes only for the question itself.
     """
-    before = conversation.dropped
-    conversation.dropped = dropped(tokens, conversation, question, sampling)
-    return range(before, conversation.dropped)
-
-
-def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> int:
-    """How many turns must have gone, the number that the conversation has if its window fits. Errors: UsageError."""
-    room = tokens.context_tokens
-    media = sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
-    answer = min(_longest_answer(tokens, sampling), max(1, (room - media) // 4))
-    spare = (room - media) // 4
-    if len(tokens.unchecked_ids(conversation, question)) + answer <= room:
-        return conversation.dropped
-    lengths = [
-        len(tokens.unchecked_ids(replace(conversation, dropped=gone), question))
-        for gone in range(conversation.dropped, len(conversation.turns) + 1)
-    ]
-    if lengths[-1] >= room:
+    left = tokens.context_tokens - sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
+    spare = left // 4
+    most = tokens.context_tokens - min(_longest_answer(tokens, sampling), max(1, spare))
+    gone = range(conversation.dropped, len(conversation.turns) + 1)
+    lengths: list[int] = []
+    for number in gone:
+        lengths.append(len(tokens.unchecked_ids(replace(conversation, dropped=number), question)))
+        if lengths[0] <= most:
+            return number
+    if lengths[-1] >= tokens.context_tokens:
         return conversation.dropped  # nothing would help: the question itself is refused
-    roomy = _first_at_most(lengths[:-1], room - answer - spare)
-    tight = _first_at_most(lengths, room - answer)
-    last = len(lengths) - 1
-    chosen = roomy if roomy is not None else tight if tight is not None else last
-    return conversation.dropped + chosen
+    roomy = (number for number, length in zip(gone[:-1], lengths, strict=False) if length <= most - spare)
+    tight = (number for number, length in zip(gone, lengths, strict=True) if length <= most)
+    return next(roomy, next(tight, gone[-1]))
 
 
 def _longest_answer(tokens: Tokens, sampling: Sampling) -> int:
     if sampling.choices:
         return max(map(len, tokens.option_ids(sampling.choices)))
     return min(sampling.max_new_tokens, ANSWER_TOKENS)
-
-
-def _first_at_most(lengths: list[int], limit: int) -> int | None:
-    return next((number for number, length in enumerate(lengths) if length <= limit), None)
