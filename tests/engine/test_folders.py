@@ -23,7 +23,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import VideoLlavaForConditionalGeneration
-from vllava_cli.engine.calibration import blank_frames
 
 from tests.checkpoints import edit_json
 from tests.clips import picture
@@ -37,6 +36,7 @@ from vllava_cli.commands import doctor
 from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.load import load
+from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokenizer import read_tokenizer
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import CheckpointError

@@ -315,8 +315,7 @@ def test_what_another_process_kept_meanwhile_is_left_alone(start: Start) -> None
 
     store = WeightCache(
         folder=start.cache,
-        notice=start.notices.append,
-        detail=start.details.append,
+        log=Log(notice=start.notices.append, detail=start.details.append),
         least_bytes=0,
         free_bytes=room_after_another,
     )
@@ -337,15 +336,15 @@ def test_what_a_killed_process_left_is_cleared_away(start: Start) -> None:
 class Meddled(WeightCache):
     """Someone saves a checkpoint again when its facts were taken and its weights not yet read."""
 
-    def found(self, origin: Origin) -> Iterator[Path]:
+    def find(self, origin: Origin) -> Path | None:
         change_a_weight(self.folder.parent / "model")
-        return super().found(origin)
+        return super().find(origin)
 
 
 def test_a_checkpoint_that_changes_while_it_is_read_is_not_kept(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     notices: list[str] = []
-    store = Meddled(folder=tmp_path / "cache", notice=notices.append, detail=notices.append, least_bytes=0)
+    store = Meddled(folder=tmp_path / "cache", log=Log(notice=notices.append, detail=notices.append), least_bytes=0)
     load(replace(EXACT, quantisation="4bit"), tokens_of(folder), ["video"], cache=store)
     assert notices == []
     assert not store.folder.exists()
