@@ -44,7 +44,7 @@ _LITERAL = re.compile(r"\^?((?:\w|\\?\.)+)\$?")
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleChange:
-    """What an adapter does to one module of the model."""
+    """The change that an adapter makes to one module of the model."""
 
     module: str
     """Its plain name."""
@@ -57,7 +57,7 @@ class ModuleChange:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor of a checkpoint is."""
+    """A tensor in a file of a checkpoint."""
 
     file: Path
     name: str
@@ -65,7 +65,7 @@ class StoredTensor:
 
 
 def locate(wishes: Wishes, log: Log = SILENT) -> Source:
-    """As `hub.locate`, with the adapter that is wished for; a notice says what a user may not expect.
+    """Finds a checkpoint and the adapter that is wished for; the log gets what a user may not expect.
 
     Errors: UsageError where peft is missing, CheckpointError, HubError.
     """
@@ -74,7 +74,7 @@ def locate(wishes: Wishes, log: Log = SILENT) -> Source:
 
 
 def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
-    """As `locate`, without the network; the revision is UNKNOWN where this disk lacks the model or its adapter.
+    """Does the same without the network; the revision is UNKNOWN_REVISION where the model or its adapter isn't here.
 
     Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
     """
@@ -107,7 +107,7 @@ def _joined(source: Source, found: Source | None, log: Log) -> Source:
 
 
 def described(source: Source) -> Adapter:
-    """What an adapter's files say. Errors: UsageError where peft is missing, CheckpointError for any other adapter."""
+    """Reads and checks an adapter's files. Errors: UsageError where peft is missing, CheckpointError."""
     folder, weights = source.folder, source.folder / ADAPTER_WEIGHTS
     if not (folder / ADAPTER_CONFIG).exists():
         if (folder / CONFIG).exists():
@@ -135,7 +135,7 @@ def described(source: Source) -> Adapter:
 
 
 def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[ModuleChange]:
-    """What an adapter changes, a module each. Errors: CheckpointError where a tensor has no place in the checkpoint."""
+    """Lists the changes, a module each. Errors: CheckpointError where a tensor has no place in the checkpoint."""
     settings = read_object(adapter.folder / ADAPTER_CONFIG)
     is_rooted = bool(settings.get("use_rslora"))
     found: dict[str, ModuleChange] = {}
@@ -164,7 +164,7 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[ModuleChange]:
 
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
-    """Where a checkpoint's tensors are, by their plain names. Errors: CheckpointError."""
+    """Maps the plain names of a checkpoint's tensors to the tensors in its files. Errors: CheckpointError."""
     return {
         plain(name): StoredTensor(file=folder / file, name=name, shape=shape)
         for file in hub.weight_files(folder)
@@ -180,7 +180,7 @@ def plain(name: str) -> str:
 
 
 def _fits(part: str, shape: tuple[int, ...], places: Mapping[str, StoredTensor], module: str) -> bool:
-    """Whether a part of a change suits the tensor of the module that it is for."""
+    """True if a part of a change has the shape that its module needs."""
     if part in ("weight", "bias"):
         place = places.get(f"{module}.{part}")
         return place is not None and place.shape == shape
@@ -214,7 +214,7 @@ def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
 
 
 def _alpha(path: Path, settings: Mapping[str, Any], module: str) -> float:
-    """Of a module by the name that it had in training. Errors: CheckpointError."""
+    """Returns the alpha of a module, by the name that it had in training. Errors: CheckpointError."""
     given: Any = settings.get("lora_alpha")
     for pattern, alpha in _object(settings, "alpha_pattern").items():
         literal = _LITERAL.fullmatch(pattern)

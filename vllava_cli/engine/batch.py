@@ -38,7 +38,7 @@ MOST_ON_CPU = 32
 ANSWER_TOKENS = 128
 """The length of answer that memory is kept free for; where longer ones don't fit, fewer rows go on."""
 SHARE = 0.7
-"""Of the free memory. A row that joins is in memory twice for a moment, layer by layer."""
+"""The part of the free memory that is used: a row that joins is in memory twice for a moment, layer by layer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +89,7 @@ class BatchScheduler(Generic[K]):
     cancel: Cancel = NEVER
     on_shortage: Callable[[int], None] = _nothing
     _rows: list[Sequence[K]] = field(default_factory=list)
-    """Those in the batch, in its order."""
+    """The rows of the batch, in its order."""
     _batch: DecodeBatch | None = None
     _given: deque[AnswerRequest[K]] = field(default_factory=deque)
     """Requests beyond the rows that are free; a clip may have any number of questions."""
@@ -98,7 +98,7 @@ class BatchScheduler(Generic[K]):
     """The read beginnings of the prompts about media that rows wait for or that were just read."""
     _ended: deque[AnswerResult[K]] = field(default_factory=deque)
     _in_pass: int = 0
-    """How many rows the pass has that runs, or that ran out of memory."""
+    """The number of rows in the pass that runs, or that ran out of memory."""
     _is_over: bool = False
     _usual_rows: int = 0
 
@@ -366,12 +366,15 @@ def read_prefixes(llama: Llama, embeddings: Iterable[Tensor], cancel: Cancel = N
 
 
 def rows_at_once(llama: Llama, length: int) -> int:
-    """How many rows of so many tokens are read in one pass."""
+    """Returns how many rows of `length` tokens are read in one pass."""
     return max(1, (CPU_PASS_TOKENS if llama.device.type == "cpu" else GPU_PASS_TOKENS) // length)
 
 
 def rows_that_fit(engine: Engine, sampling: Sampling, *, question_characters: int) -> int:
-    """How many rows fit into the free memory, at least 1; `question_characters` is the longest question's length."""
+    """Returns how many rows fit into the free memory, at least 1.
+
+    `question_characters` is the length of the longest question.
+    """
     checkpoint, device = engine.tokens.checkpoint, engine.model.device
     tokens = min(_row_tokens(checkpoint, sampling, question_characters), engine.tokens.context_tokens)
     row_bytes = checkpoint.cache_values_per_token * tokens * engine.model.dtype.itemsize

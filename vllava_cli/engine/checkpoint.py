@@ -34,12 +34,12 @@ MOST = {
     "image_size": 1 << 12,
     "patch_size": 1 << 12,
 }
-"""What the numbers of a config's parts may be: far more than any model has, and little enough to compute with."""
+"""The largest numbers that a config may have: far more than any model has, and few enough to compute with."""
 ROTATION = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 MOST_ROTATION = 1e12
-"""Of the rotary embedding's numbers."""
+"""The limit of the rotary embedding's numbers."""
 MOST_TOKENS = 1 << 18
-"""Of a video; one of the published checkpoint has 2056."""
+"""The limit of a video's length; one of the published checkpoint has 2056."""
 DEFAULT_CHECKPOINT = Checkpoint(
     model=DEFAULT_MODEL,
     folder=Path(),
@@ -77,7 +77,7 @@ def describe(source: Source) -> Checkpoint:
 
 
 def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
-    """What follows from a config."""
+    """Computes the facts of a checkpoint from its config."""
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     text = config.text_config
     return Checkpoint(

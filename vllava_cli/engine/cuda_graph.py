@@ -18,7 +18,7 @@ from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama, by_torch
 
 PART_TOKENS = 256
-"""How many keys are read as one part; a GPU reads the parts of a cache side by side."""
+"""The number of keys in a part; a GPU reads the parts of a cache side by side."""
 _UNSEEN = -30000.0
 """Used instead of -inf so that a fully masked part has a finite logarithm of its sum; its weight underflows to 0."""
 Replay = Callable[[], object]
@@ -26,7 +26,7 @@ Replay = Callable[[], object]
 Recorder = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
 """Records what a function does: gives the step, and where it leaves its result."""
 ROUNDINGS = 64
-"""How many roundings of the largest logit a captured step may differ by from the plain one."""
+"""A captured step may differ from the plain one by so many roundings of the largest logit."""
 
 
 @dataclass(kw_only=True)
@@ -63,7 +63,7 @@ class CudaGraphDecoder:
         self._token = torch.zeros(1, dtype=torch.long, device=llama.device)
         self._position = torch.zeros(1, dtype=torch.long, device=llama.device)
         self._graphs: dict[int, tuple[Replay, Tensor]] = {}
-        """By the length that is looked at: a step, and where it leaves the logits."""
+        """A captured step for each length of cache, with the tensor that it leaves the logits in."""
         self._is_compared = False
         self.fault: str | None = None
         """Why steps aren't captured: in torch's own words, or because they gave other logits."""
@@ -122,7 +122,7 @@ class CudaGraphDecoder:
         self._graphs[looked] = replay, logits
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
-        """Whether a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
+        """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
         replay()
         captured, plain = logits.clone(), self._pass(looked)
         bound = ROUNDINGS * torch.finfo(plain.dtype).eps * float(plain.abs().max())

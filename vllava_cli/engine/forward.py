@@ -122,13 +122,13 @@ def memory_faults(device: str, plan: LoadPlan | None = None) -> Iterator[None]:
 
 
 def is_memory_short(error: BaseException) -> bool:
-    """Whether an error of a library is about memory: "Cannot allocate memory (os error 12)"."""
+    """True if an error of a library is about memory: "Cannot allocate memory (os error 12)"."""
     text = str(error).lower()
     return any(sign in text for sign in ("allocate memory", "out of memory", "os error 12"))
 
 
 def memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
-    """What was needed, what there is, and what the plan doesn't do yet against it."""
+    """The error with the memory that was needed, that is free, and the remedies that the plan doesn't use yet."""
     free = free_gib(free_bytes(device))
     counted = f"; the plan counted {_planned(plan)}, and {free} GiB are free now" if plan else ""
     ways = ["close other programs"]

@@ -41,9 +41,9 @@ class Engine:
     plan: LoadPlan
     prompt_cache: PromptCache | None = None
     is_static: bool | None = None
-    """Whether decoding writes into a cache that doesn't move; None: where the device can be told a step at once."""
+    """True: decoding writes into a cache that doesn't move. None: it does so on CUDA."""
     runs_ahead: bool = False
-    """Whether the next step begins before a token is read, because the device works on its own."""
+    """True: the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
     log: Log = SILENT
@@ -116,11 +116,11 @@ class Engine:
                 cache.ids.extend(new[: len(cache.cache) - reused])
 
     def has_read(self, prompt: Prompt) -> bool:
-        """Whether the cache holds all of these ids, but for the last one perhaps."""
+        """True if the cache holds all of these ids, but for the last one perhaps."""
         return self.reusable(prompt) >= len(prompt.ids) - 1
 
     def reusable(self, prompt: Prompt) -> int:
-        """How many of a prompt's first ids the cache holds already."""
+        """Counts the first ids of a prompt that the cache holds already."""
         if self.prompt_cache is None:
             return 0
         return self.prompt_cache.covers(prompt, self.tokens.media_starts(prompt.ids, prompt.media))

@@ -1,6 +1,6 @@
-"""Where a checkpoint's files are: a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
+"""Finds a checkpoint's files: in a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
 
-What the cache holds whole is used without asking the network. Only json, tokenizer and safetensors files are ever
+A complete cache is used without asking the network. Only json, tokenizer and safetensors files are ever
 fetched: no pickles, no code.
 """
 
@@ -23,7 +23,7 @@ from vllava_cli.storage.json_file import MOST_BYTES, check_regular, read_object,
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
 """A checkpoint has a file of each row."""
 USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-"""Those that a checkpoint may lack, and whose absence changes its answers."""
+"""Files that a checkpoint may lack, and whose absence changes its answers."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_WEIGHTS_BYTES = 1 << 36
@@ -69,7 +69,7 @@ def missing_adapter(source: Source | None) -> list[str]:
 
 
 def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") -> Source | None:
-    """What this disk has of a checkpoint or an adapter, perhaps not all of it; None for a hub id that isn't cached."""
+    """Finds a checkpoint or an adapter on this disk, perhaps incomplete; None for a hub id that isn't cached."""
     if is_local(model):
         return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model, kind))
     from huggingface_hub import try_to_load_from_cache
@@ -130,7 +130,7 @@ def missing_weights(folder: Path) -> list[str]:
 
 
 def weights_bytes(source: Source) -> int:
-    """What the weights take on this disk, with what has arrived of those whose download broke off."""
+    """The bytes that the weights take on this disk, downloads that broke off included."""
     arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
     files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
     return sum(path.stat().st_size for path in files if path.exists())
@@ -157,7 +157,7 @@ def _is_name(shard: object) -> bool:
 
 
 def lack(model: str, source: Source | None, missing: list[str], *, kind: Kind = "model") -> str:
-    """How a sentence begins that says what isn't here."""
+    """Begins the sentence of an error: what isn't here."""
     if source is None:
         return f"The {kind} {model} is not in the cache {cache_folder()}"
     return f"The {kind} {model} lacks {missing[0]} in the cache {cache_folder()}"
@@ -179,7 +179,7 @@ def _is_ours(config: Path) -> bool:
 
 
 def is_local(model: str) -> bool:
-    """Whether it names a folder, or the demo model, and none of the hub's."""
+    """True if a name is that of a folder, or of the demo model, and none of the hub's."""
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
@@ -195,7 +195,7 @@ def _existing_folder(model: str, kind: Kind) -> Path:
 
 
 def _described(listing: Listing, *, log: Log) -> Source:
-    """All that says what the checkpoint is; what the repository lacks is noted as its library does it."""
+    """Fetches all description files; those that the repository lacks are noted as its library does."""
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
     source = _fetched(listing, sorted(known & listing.names), log=log)
     with suppress(OSError):
@@ -224,10 +224,10 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _is_settled(folder: Path, name: str) -> bool:
-    """Whether a file is here, or it is known that its repository has none."""
+    """True if a file is here, or it is known that its repository has none."""
     return (folder / name).exists() or _absence(folder, name).exists()
 
 
 def _absence(folder: Path, name: str) -> Path:
-    """Where the hub's cache notes that a commit has no such file."""
+    """The file by which the hub's cache notes that a commit has no such file."""
     return folder.parent.parent / ".no_exist" / folder.name / name

@@ -22,10 +22,10 @@ from vllava_cli.errors import HubError
 
 Kind = Literal["model", "adapter"]
 ANSWER_S = 4.0
-"""How long the hub may take for its first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
+"""The limit for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
 Found = TypeVar("Found")
 STALL_S = 10.0
-"""How long a download may stand still before it is asked for anew."""
+"""A download that stands still for so long is asked for anew."""
 PAUSES_S = (0.0, 1.0, 2.0)
 """Before further attempts, as long as nothing arrives."""
 AT_ONCE = 4
@@ -42,19 +42,19 @@ class Listing:
 
     @property
     def folder(self) -> Path:
-        """Where the cache shows them."""
+        """The folder of the cache that shows them."""
         return repository_folder(self.model) / "snapshots" / self.commit
 
 
 def cache_folder() -> Path:
-    """Where the hub's files are cached: HF_HUB_CACHE, HF_HOME or the default."""
+    """The folder of the hub's cache: HF_HUB_CACHE, HF_HOME or the default."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def repository_folder(model: str) -> Path:
-    """Where the cache keeps what it has of a model."""
+    """The folder of the cache that keeps a model's files."""
     from huggingface_hub.file_download import repo_folder_name
 
     return cache_folder() / repo_folder_name(repo_id=model, repo_type="model")
@@ -143,7 +143,7 @@ def plain(name: str | None) -> str:
 
 
 def is_plain(name: str) -> bool:
-    """Whether it names a file in the folder itself: "config.json", and neither "a/b" nor ".."."""
+    """True if a name is that of a file in the folder itself: "config.json", and neither "a/b" nor ".."."""
     return name not in ("", ".", "..") and not set(name) & set('/\\:"\0')
 
 
@@ -163,11 +163,11 @@ class RemoteFile:
     url: str
     size: int | None
     blob: Path
-    """Where the cache keeps its content, by its ETag."""
+    """The file of the cache with its content, named by its ETag."""
 
     @property
     def part(self) -> Path:
-        """What has arrived of it."""
+        """The file of the bytes that have arrived so far."""
         return self.blob.with_name(f"{self.blob.name}.incomplete")
 
     @property
@@ -197,14 +197,14 @@ def fetch(listing: Listing, names: Iterable[str], *, has_bar: bool = False) -> N
 
 @dataclass(frozen=True, kw_only=True)
 class _Download:
-    """Of several files, each in a thread of its own."""
+    """The download of several files, each in a thread of its own."""
 
     folder: Path
     bar: Any
     is_over: threading.Event
 
     def run(self, file: RemoteFile) -> None:
-        """Has the file's content in the cache, and a link to it in the folder. Errors: HubError."""
+        """Fetches the file's content into the cache, and links it into the folder. Errors: HubError."""
         from huggingface_hub.utils import WeakFileLock
 
         repository = file.blob.parent.parent
@@ -224,7 +224,7 @@ class _Download:
             ) from exc
 
     def _complete(self, file: RemoteFile) -> None:
-        """Adds what `part` lacks. Where it turns out to be damaged, all of it is fetched anew, once."""
+        """Completes `part`. Where it turns out to be damaged, all of it is fetched anew, once."""
         is_taken_up = file.part.exists()
         with file.part.open("ab") as sink:
             self._grow(file, sink)
@@ -254,7 +254,7 @@ class _Download:
                 self.is_over.wait(pause_s)
 
     def _receive(self, file: RemoteFile, sink: IO[bytes]) -> None:
-        """Appends what arrives, from where `sink` ends."""
+        """Appends the bytes behind the end of `sink`."""
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         start = sink.tell()
@@ -329,7 +329,7 @@ def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
 
 
 def _is_sound(file: RemoteFile) -> bool:
-    """Whether what arrived has the size and, where the ETag is one, the SHA-256 that the hub names."""
+    """True if the received file has the size and, where the ETag is one, the SHA-256 that the hub names."""
     if file.size is not None and file.bytes_here != file.size:
         return False
     with file.part.open("rb") as part:

@@ -27,7 +27,7 @@ class PreallocatedCacheLayer:
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        """How many tokens of each row the layer holds."""
+        """The number of tokens of each row that the layer holds."""
         return self.keys.shape[2] if self.keys.dim() == 4 else 0
 
     @property
@@ -97,7 +97,7 @@ class PromptCache:
     ids: list[int] = field(default_factory=list)
 
     def covers(self, prompt: Prompt, starts: Sequence[int]) -> int:
-        """How many first ids of a prompt need no prefill: at most all but one.
+        """Counts the first ids of a prompt that need no prefill: at most all but one.
 
         `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the
         media themselves are the same.

@@ -34,7 +34,7 @@ CHANGING_ROTATIONS = ("dynamic", "longrope")
 
 
 class CacheLayer(Protocol):
-    """What a layer's keys and values are appended to, [B, kv heads, T, size] each; returns all that it then holds."""
+    """A layer's cache; `update` appends [B, kv heads, T, size] each and returns all that it then holds."""
 
     def update(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -168,7 +168,7 @@ class Llama(nn.Module):
         return self._norm(hidden).view(rows, tokens, width)
 
     def _added(self, inputs: Tensor, start: int, mask: Tensor | None, *, is_padded: bool) -> Tensor | None:
-        """What each layer would make of the mask; None where PyTorch's kernels know it by themselves."""
+        """Makes the mask that each layer would make; None where PyTorch's kernels know it by themselves."""
         tokens = inputs.shape[1]
         if mask is None and start and tokens > 1 and not is_padded:
             mask = causal_mask(tokens, start + tokens, self.device)
@@ -185,7 +185,7 @@ class Llama(nn.Module):
         return cosines[start : start + inputs.shape[1]], sines[start : start + inputs.shape[1]]
 
     def _rotations(self) -> tuple[Tensor, Tensor]:
-        """Those of all positions, [context, size] each."""
+        """The rotations of all positions, [context, size] each."""
         places = torch.arange(self._context, device=self.device)[None]
         cosines, sines = self._rotation(self._embedding[:1], places)
         return cosines[0, 0], sines[0, 0]
@@ -239,7 +239,7 @@ def _added(module: nn.Module) -> Sum:
 
 
 def attention_of(name: Attention) -> Attend:
-    """By the name that a plan has for it."""
+    """The kernel with the name that a plan has for it."""
     return {"sdpa": by_torch, "eager": written_out, "flash_attention_2": by_flash}[name]
 
 
@@ -287,7 +287,7 @@ def causal_mask(new: int, held: int, device: torch.device) -> Tensor:
 
 
 def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as what is added to scores, 0 or -inf: made once for all layers, not by each kernel's call."""
+    """Turns a mask into 0 or -inf, which is added to scores: once for all layers, not in each kernel's call."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 

@@ -1,4 +1,4 @@
-"""From a LoadPlan to an Engine: transformers' own loading, with safetensors only, no remote code, and no silent gap."""
+"""Loads an Engine by a LoadPlan with transformers: from safetensors only, without remote code or silent gaps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 _PARTS = {"video_tower", "image_tower", "language_model", "multi_modal_projector"}
-"""Of the model, beside its head."""
+"""The parts of the model, beside its head."""
 THREADS_SETTING = "OMP_NUM_THREADS"
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
@@ -218,7 +218,7 @@ def _class_of_tower(kind: MediaKind) -> type[VideoLlavaForConditionalGeneration]
 
 
 def _named(partial_class: Any) -> type[VideoLlavaForConditionalGeneration]:
-    """By name and module transformers knows which of the published names of tensors to translate."""
+    """Gives a class the name and module by which transformers knows how to translate the published tensor names."""
     from transformers import VideoLlavaForConditionalGeneration
 
     partial_class.__name__ = VideoLlavaForConditionalGeneration.__name__
@@ -228,7 +228,7 @@ def _named(partial_class: Any) -> type[VideoLlavaForConditionalGeneration]:
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
-    """The same model without the vision layers that run in vain: 24 layers, features of layer -2 → 23 layers, -1.
+    """Removes the vision layers that run in vain: 24 layers, features of layer -2 → 23 layers, -1.
 
     Source: the tower's hidden_states[-2] is the output of its last layer but one, so nothing behind that is used.
     """
@@ -240,7 +240,7 @@ def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
 
 
 def _options(plan: LoadPlan) -> dict[str, Any]:
-    """from_pretrained's own words for a plan."""
+    """The arguments of from_pretrained for a plan."""
     from transformers import GenerationConfig
 
     options: dict[str, Any] = {
@@ -287,7 +287,7 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
 
 
 def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
-    """Whether a tensor is of a part that isn't needed, or of a layer of a tower that runs in vain."""
+    """True if a tensor is of a part that isn't needed, or of a layer of a tower that runs in vain."""
     found = re.search(r"(\w+_tower)\.(?:.*encoder\.layers\.(\d+)\.)?", key)
     if found is None:
         return any(part in key for part in unneeded) or ("language_model" in unneeded and "lm_head" in key)

@@ -14,7 +14,7 @@ SMALLEST_TEMPERATURE = 1e-6
 
 
 class Sampler:
-    """What stays the same over an answer: the settings, the banned ids, the random state on the logits' device."""
+    """Chooses the tokens of one answer by its settings, with a random state of its own on the logits' device."""
 
     def __init__(self, sampling: Sampling, banned_ids: tuple[int, ...], device: torch.device) -> None:
         self._sampling = sampling

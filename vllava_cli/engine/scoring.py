@@ -1,4 +1,4 @@
-"""How likely each of given answers is behind a prompt that the KV cache holds; nothing is decoded, and the cache stays.
+"""Scores given answers behind a prompt that the KV cache holds; nothing is decoded, and the cache stays.
 
 An option's log-likelihood is the sum over its tokens, the end of the answer not counted, and isn't divided by their
 number: a longer option has more to be wrong in, and one that begins another is never the less likely of the two.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
 
 ROWS = 16
-"""How many options are fed at once: one layer's keys and values are in memory that often while it works."""
+"""The most options that are fed at once: one layer's keys and values are in memory that often while it works."""
 MOST_KNOWN = 256
 """Prompts of which the scores about blank clips are remembered; one of the 7B model takes 20 KB."""
 

@@ -27,7 +27,7 @@ PHRASE_TOKENS = 24
 LONGEST_PHRASE = 96
 SENTENCE_REPEATS = 3
 SENTENCE_TOKENS = 8
-"""From this length on, three times in a row is enough."""
+"""A phrase of this length or more is a loop when it came SENTENCE_REPEATS times."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,7 +47,7 @@ class Sequence(Generic[K]):
     reused_tokens: int = 0
     tower_calls: int = 0
     was_begun: bool = False
-    """Whether its prompt had been read when memory ran out."""
+    """True: its prompt had been read when memory ran out."""
     started_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
     _sampler: Sampler | None = None
@@ -68,7 +68,7 @@ class Sequence(Generic[K]):
 
     @cached_property
     def shared(self) -> int:
-        """How many of the prompt's first ids every question about the same media shares."""
+        """The number of the prompt's first ids that every question about the same media shares."""
         return self.tokens.media_end(self.prompt.ids)
 
     @property
@@ -141,7 +141,7 @@ class Sequence(Generic[K]):
         )
 
     def again(self) -> Sequence[K]:
-        """The same question with nothing answered."""
+        """A new sequence for the same question."""
         return replace(self, ids=[], stop=None, first_s=None, _sampler=None, _text=None, was_begun=True)
 
     def _stop_behind(self, token: int) -> StopReason | None:
@@ -153,14 +153,14 @@ class Sequence(Generic[K]):
         return "context" if len(self.prompt.ids) + len(self.ids) >= self.tokens.context_tokens else None
 
     def _is_repeating(self, token: int) -> bool:
-        """Whether the answer loops, stray tokens not counted; without a possible one the text isn't needed."""
+        """True if the answer loops, stray tokens not counted; before the first possible one the text isn't needed."""
         if self._text is None and token not in self.tokens.tokenizer.hard_sign_ids:
             return is_looping(self.ids)
         return self.text.is_straying or is_looping(self.text.likely_ids)
 
 
 def is_looping(ids: abc.Sequence[int]) -> bool:
-    """Whether the ids end in the same few tokens over and over: [5, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] → True."""
+    """True if the ids end in the same few tokens over and over: [5, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] → True."""
     longest = min(LONGEST_PHRASE, len(ids) // SENTENCE_REPEATS)
     return any(_repeats(ids, period) for period in range(1, longest + 1))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HARD_SIGN = "Ъ"
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 MOST_BYTES = 64 << 20
-"""Of tokenizer.json; the published one has 1.84 MB."""
+"""The limit of tokenizer.json; the published one has 1.84 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class Tokenizer:
     eos_token: str | None
 
     def __len__(self) -> int:
-        """How many tokens there are, added ones included."""
+        """The number of tokens, added ones included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class Tokenizer:
         return frozenset(token for token in range(rows) if self.backend.id_to_token(token) is None)
 
     def ends_bytes(self, token: int) -> bool:
-        """Whether a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
+        """True if a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
         text = self.backend.id_to_token(token)
         return text is not None and text not in self.special_tokens and not _BYTE.fullmatch(text)
 
@@ -140,17 +140,17 @@ class Detokenizer:
     tokenizer: Tokenizer
     drops_strays: bool = True
     ids: list[int] = field(default_factory=list)
-    """Those of `text`, and the bytes that are held back."""
+    """The ids of `text`, and of the bytes that are held back."""
     text: str = ""
     produced: int = 0
-    """How many ids came, whatever became of them."""
+    """The number of ids that came, strays included."""
     _open: list[int] = field(default_factory=list)
     """The last ids, which don't make a whole character yet."""
     _signs: list[int] = field(default_factory=list)
     """Ids in front of those whose "Ъ" are stray or begin a word."""
     _signs_at: list[int] = field(default_factory=list)
     _strays_at: list[int] = field(default_factory=list)
-    """How many ids had been produced with each "Ъ" that waits, and with each that was left out."""
+    """The number of ids at each "Ъ" that waits (`_signs_at`) and at each that was left out."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, ids: Sequence[int], *, drops_strays: bool = True) -> Detokenizer:
@@ -178,13 +178,13 @@ class Detokenizer:
         return self._advance(whole) if self.tokenizer.ends_bytes(token) else ""
 
     def rest(self) -> str:
-        """What was still held back when the answer ended; a "Ъ" at its end is stray."""
+        """Ends the answer: returns the text that was held back. A "Ъ" at its end is stray."""
         self._drop_signs()
         self._accept()
         return self._advance(self._whole())
 
     def may_stray(self, ids: Sequence[int]) -> bool:
-        """Whether one of these ids may end a "Ъ"."""
+        """True if one of these ids may end a "Ъ"."""
         return not self.tokenizer.hard_sign_ids.isdisjoint(ids)
 
     @property
@@ -194,12 +194,12 @@ class Detokenizer:
 
     @property
     def stray_tokens(self) -> int:
-        """How many "Ъ" were left out."""
+        """The number of "Ъ" that were left out."""
         return len(self._strays_at)
 
     @property
     def is_straying(self) -> bool:
-        """Whether the last three "Ъ" that are or may be stray came within a few tokens."""
+        """True if the last three "Ъ" that are or may be stray came within a few tokens."""
         last = [*self._strays_at, *self._signs_at][-3:]
         return len(last) == 3 and last[-1] - last[0] < CLOSE_TOKENS
 

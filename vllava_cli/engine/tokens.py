@@ -1,4 +1,4 @@
-"""From questions to token ids: tokenises whole prompts and checks that they fit."""
+"""Turns questions into token ids: tokenises whole prompts, checks that they fit, and drops turns so that they do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Option = tuple[int, ...]
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
 ANSWER_TOKENS = 256
-"""How much of the context is left free for an answer; a longer one may still come where there is more."""
+"""The tokens of context that are kept free for an answer; a longer one may still come where there are more."""
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "do_sample": (False,),
     "temperature": (0, 1),
@@ -54,7 +54,7 @@ class Tokens:
     banned_ids: tuple[int, ...]
     """The ids that an answer may not hold: <video>, <image>, <pad>, and those that no token has."""
     context_tokens: int
-    """What a conversation may hold: the checkpoint's context, or what the plan has memory for."""
+    """The limit of a conversation: the checkpoint's context, or the length that the plan has memory for."""
     unobeyed: tuple[str, ...] = ()
     """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
     _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
@@ -99,7 +99,7 @@ class Tokens:
         return ids
 
     def used(self, conversation: Conversation) -> int:
-        """How much of the context the window and the media that wait for the next question take."""
+        """The tokens of context that the window and the media that wait for the next question take."""
         ids = self.finished_ids(conversation)
         waiting = conversation.attached if ids else conversation.media
         return len(ids) + sum(self.tokens_of(medium.kind) for medium in waiting)
@@ -119,7 +119,7 @@ class Tokens:
         return 1 + max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
 
     def tokens_of(self, kind: MediaKind) -> int:
-        """How many tokens a medium takes."""
+        """The number of tokens of a medium."""
         return self.checkpoint.tokens_per_video if kind == "video" else self.checkpoint.tokens_per_image
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
@@ -148,7 +148,7 @@ class Tokens:
         return options
 
     def are_of(self, ids: Sequence[int], answer: str, *, is_cut: bool) -> bool:
-        """Whether these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
+        """True if these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
 
         Those of an answer that `is_cut` may say more at its end.
         """
@@ -158,7 +158,7 @@ class Tokens:
         return text.startswith(answer) if is_cut else text == answer
 
     def can_hold(self, ids: Sequence[int]) -> bool:
-        """Whether ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
+        """True if ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
         forbidden = {*self.banned_ids, *self.stop_ids}
         return all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids)
 
@@ -257,7 +257,7 @@ def _ids(value: Any) -> frozenset[int]:
 
 
 def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> int:
-    """How many of the oldest turns must be dropped so that a question and its answer fit. Errors: UsageError.
+    """Counts the oldest turns that must be dropped so that a question and its answer fit. Errors: UsageError.
 
     The media stay. As what remains must be prefilled again behind them, enough turns go to leave a quarter of the
     text's context free, so that this is rare; but the last turn goes only for the question itself.

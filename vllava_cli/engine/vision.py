@@ -32,7 +32,7 @@ class VisionEncoder:
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower that the model lacks for media of a kind. Errors: CheckpointError, MemoryShortError."""
     calls: int = 0
-    """How many media went through a vision tower."""
+    """The number of media that went through a vision tower."""
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
 
     def rows(self, prompt: Prompt, start: int, cancel: Cancel = NEVER) -> Features:

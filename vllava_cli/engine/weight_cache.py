@@ -38,11 +38,11 @@ LOCK = ".lock"
 ORIGINAL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 LIBRARIES = ("transformers", "bitsandbytes", "torch")
 SHARD_SIZE = "1GB"
-"""How much of a GPU's weights passes through RAM at once."""
+"""The part of a GPU's weights that passes through RAM at once."""
 LEAST_BYTES = 1 << 26
 """Less than this is quantised within seconds: on two cores of a CPU 0.5 GiB took 46 s, and 0.5 s to read again."""
 FREE_PER_BYTE = 2
-"""How much of the disk must be free for each byte that is kept: a cache is no reason to fill it."""
+"""The bytes of the disk that must be free for each one that is kept: a cache is no reason to fill it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class CachedWeights:
 
     folder: Path
     model: str
-    """As the user named it who had them made."""
+    """The name by which a user had them made."""
     precision: str
     bytes: int
 
@@ -234,7 +234,7 @@ class WeightCache:
 
 
 def _is_damaged(folder: Path) -> bool:
-    """Whether the files are proved to be others than were written: by their sizes or their headers."""
+    """True if sizes or headers prove that the files are not those that were written."""
     try:
         for path in folder.glob("*.safetensors"):
             shapes_in(path)
