@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "plural", "interrupt", "imports", "stopwatch", "demo"),
-    ("prompt", "choices", "times", "measures", "hardware", "limits", "plan", "fit", "memory_estimate"),
+    ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
+    ("prompt", "choices", "times", "measures", "hardware", "plan", "fit"),
     ("storage", "media"),
     ("engine", "session"),
     ("screen", "commands"),

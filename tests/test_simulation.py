@@ -15,8 +15,7 @@ import pytest
 from tests.commands.bench.parts import ASKED, FAULTY, RECORD, TRIAL
 from vllava_cli.commands.bench import saved
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.journal import read_rows
-from vllava_cli.storage.jsonl import line_of
+from vllava_cli.storage.jsonl import line_of, read_rows
 
 pytest.importorskip("pyarrow")
 

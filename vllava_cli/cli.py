@@ -14,83 +14,15 @@ from typing import Annotated
 import typer
 
 from vllava_cli import __version__
-from vllava_cli.errors import ClosedPipeError, UsageError, VllavaError
+from vllava_cli import options as given
+from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
-from vllava_cli.options import (
-    Actors,
-    AdapterName,
-    Allow,
-    At,
-    Attentions,
-    AttentionWish,
-    Batches,
-    BatchSize,
-    BatchWords,
-    BenchWords,
-    Calibrate,
-    Check,
-    Choices,
-    Clips,
-    Compare,
-    DecodeMemory,
-    Decoders,
-    DecodeTimeout,
-    Device,
-    DryRun,
-    End,
-    FailFast,
-    Fields,
-    FitWish,
-    FramesOnly,
-    Gpus,
-    GpusPerActor,
-    Guard,
-    Hash,
-    Jobs,
-    Json,
-    JsonLines,
-    MaxNewTokens,
-    Model,
-    Null,
-    Output,
-    Overwrite,
-    Plot,
-    Precisions,
-    PrecisionWish,
-    Prune,
-    Questions,
-    Quiet,
-    RandomWeights,
-    Ray,
-    Recursive,
-    Repeat,
-    RetryErrors,
-    Revision,
-    SafeCells,
-    Save,
-    Seed,
-    ShardWish,
-    ShowStats,
-    Start,
-    Stream,
-    TableFormat,
-    Temperature,
-    TopP,
-    Verbose,
-    Videos,
-    Words,
-    choosing,
-    limits_of,
-    rows_of,
-    wishes_of,
-)
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
-from vllava_cli.usage import LAST, Command, Group, UsageFault, told
+from vllava_cli.usage import LAST, Command, Group, UsageFault, fault_sentence
 
 USAGE = 2
 OUR_BUG = 3
-INTERRUPTED = 130
 MOST_TIMES = 64
 
 app = typer.Typer(
@@ -123,30 +55,30 @@ def root(
 
 @_command(no_args_is_help=True)
 def ask(
-    words: Words,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    fit: FitWish = "crop",
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    guard: Guard = True,
-    choices: Choices = None,
-    calibrate: Calibrate = False,
-    json: Json = False,
-    stream: Stream = True,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    words: given.Words,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    fit: given.FitWish = "crop",
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    max_new_tokens: given.MaxNewTokens = 512,
+    temperature: given.Temperature = 0.0,
+    top_p: given.TopP = 1.0,
+    seed: given.Seed = None,
+    guard: given.Guard = True,
+    choices: given.Choices = None,
+    calibrate: given.Calibrate = False,
+    json: given.Json = False,
+    stream: given.Stream = True,
+    verbose: given.Verbose = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Answer a question about videos or images.
 
@@ -161,10 +93,10 @@ def ask(
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=choosing(sampling, choices, is_calibrated=calibrate),
-        limits=limits_of(decode_timeout, decode_memory),
+        sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
+        limits=given.limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
@@ -200,27 +132,27 @@ def chat(
             show_default="a new file in the state folder",
         ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    fit: FitWish = "crop",
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    guard: Guard = True,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    fit: given.FitWish = "crop",
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    max_new_tokens: given.MaxNewTokens = 512,
+    temperature: given.Temperature = 0.0,
+    top_p: given.TopP = 1.0,
+    seed: given.Seed = None,
+    guard: given.Guard = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer, a line each.")] = False,
-    stream: Stream = True,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    stream: given.Stream = True,
+    verbose: given.Verbose = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Talk about videos or images, question after question.
 
@@ -237,13 +169,13 @@ def chat(
         raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         is_model_named=_is_given(context, "model"),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
         ),
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
         continued=None if continue_ == LAST else continue_,
         is_continued=continue_ is not None,
@@ -254,51 +186,51 @@ def chat(
 
 @_command(no_args_is_help=True)
 def batch(
-    words: BatchWords = None,
-    question: Questions = None,
-    jobs: Jobs = None,
-    videos: Videos = None,
-    recursive: Recursive = False,
-    null: Null = False,
-    output: Output = None,
-    format: TableFormat = None,
-    fields: Fields = None,
-    safe_cells: SafeCells = False,
-    retry_errors: RetryErrors = False,
-    overwrite: Overwrite = False,
-    prune: Prune = False,
-    fail_fast: FailFast = False,
-    dry_run: DryRun = False,
-    choices: Choices = None,
-    calibrate: Calibrate = False,
-    shard: ShardWish = None,
-    gpus: Gpus = None,
-    ray: Ray = None,
-    actors: Actors = None,
-    gpus_per_actor: GpusPerActor = None,
-    allow: Allow = None,
-    batch_size: BatchSize = "auto",
-    decoders: Decoders = None,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    fit: FitWish = "crop",
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    guard: Guard = True,
-    hash: Hash = False,
-    stats: ShowStats = False,
-    verbose: Verbose = False,
+    words: given.BatchWords = None,
+    question: given.Questions = None,
+    jobs: given.Jobs = None,
+    videos: given.Videos = None,
+    recursive: given.Recursive = False,
+    null: given.Null = False,
+    output: given.Output = None,
+    format: given.TableFormat = None,
+    fields: given.Fields = None,
+    safe_cells: given.SafeCells = False,
+    retry_errors: given.RetryErrors = False,
+    overwrite: given.Overwrite = False,
+    prune: given.Prune = False,
+    fail_fast: given.FailFast = False,
+    dry_run: given.DryRun = False,
+    choices: given.Choices = None,
+    calibrate: given.Calibrate = False,
+    shard: given.ShardWish = None,
+    gpus: given.Gpus = None,
+    ray: given.Ray = None,
+    actors: given.Actors = None,
+    gpus_per_actor: given.GpusPerActor = None,
+    allow: given.Allow = None,
+    batch_size: given.BatchSize = "auto",
+    decoders: given.Decoders = None,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    fit: given.FitWish = "crop",
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    max_new_tokens: given.MaxNewTokens = 512,
+    temperature: given.Temperature = 0.0,
+    top_p: given.TopP = 1.0,
+    seed: given.Seed = None,
+    guard: given.Guard = True,
+    hash: given.Hash = False,
+    stats: given.ShowStats = False,
+    verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
 ) -> None:
     """Ask questions about many clips: a row of JSON for each.
@@ -321,14 +253,14 @@ def batch(
     )
     request = Batch(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
-        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=choosing(
+        sampling=given.choosing(
             Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
             choices,
             is_calibrated=calibrate,
         ),
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         destination=destination_of(
             output,
             format if format != "parquet" else None,
@@ -338,7 +270,7 @@ def batch(
             is_pruning=prune,
             is_safe=safe_cells,
         ),
-        most_rows=rows_of(batch_size),
+        most_rows=given.rows_of(batch_size),
         decoders=decoders,
         devices=devices_of(gpus, device),
         shard=shard_of(shard),
@@ -361,12 +293,12 @@ def batch(
 
 @_command(no_args_is_help=True)
 def probe(
-    clips: Clips,
+    clips: given.Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    json: JsonLines = False,
-    quiet: Quiet = False,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    json: given.JsonLines = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Say what clips are, and what is wrong with them.
 
@@ -377,13 +309,15 @@ def probe(
 
     files = clip_paths(clips)
     check_stdin(files, sys.stdin)
-    request = command.Probe(files=files, is_full=full, limits=limits_of(decode_timeout, decode_memory), is_json=json)
+    request = command.Probe(
+        files=files, is_full=full, limits=given.limits_of(decode_timeout, decode_memory), is_json=json
+    )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
 @_command(no_args_is_help=True)
 def frames(
-    clips: Clips,
+    clips: given.Clips,
     output: Annotated[
         str | None,
         typer.Option(
@@ -395,20 +329,20 @@ def frames(
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw the sheet in the terminal.")] = False,
-    model: Model = DEFAULT_MODEL,
-    fit: FitWish = "crop",
+    model: given.Model = DEFAULT_MODEL,
+    fit: given.FitWish = "crop",
     whole: Annotated[bool, typer.Option("--whole", help="Draw whole frames, not what the model sees of them.")] = False,
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    json: JsonLines = False,
-    quiet: Quiet = False,
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    json: given.JsonLines = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Draw the frames of clips as the model sees them.
 
@@ -428,7 +362,7 @@ def frames(
         is_each=each,
         is_shown=show,
         is_overwriting=overwrite,
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         is_json=json,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
@@ -470,17 +404,17 @@ def replay(
         list[str] | None,
         typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
     ] = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
-    verbose: Verbose = False,
+    verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
 ) -> None:
     """Make the answers of rows again, and say which are the same."""
-    from vllava_cli.commands.replay import run as command
+    from vllava_cli.commands import replay as command
 
     request = command.Replay(
-        rows=rows, ids=tuple(id or ()), limits=limits_of(decode_timeout, decode_memory), is_json=json
+        rows=rows, ids=tuple(id or ()), limits=given.limits_of(decode_timeout, decode_memory), is_json=json
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
@@ -488,27 +422,27 @@ def replay(
 @_command()
 def bench(
     context: typer.Context,
-    words: BenchWords = None,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    random_weights: RandomWeights = None,
-    device: Device = None,
-    precision: Precisions = None,
-    attention: Attentions = None,
-    batch_size: Batches = None,
-    max_new_tokens: MaxNewTokens = 64,
-    repeat: Repeat = 5,
-    frames_only: FramesOnly = False,
-    check: Check = False,
-    save: Save = None,
-    compare: Compare = None,
-    plot: Plot = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    words: given.BenchWords = None,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    random_weights: given.RandomWeights = None,
+    device: given.Device = None,
+    precision: given.Precisions = None,
+    attention: given.Attentions = None,
+    batch_size: given.Batches = None,
+    max_new_tokens: given.MaxNewTokens = 64,
+    repeat: given.Repeat = 5,
+    frames_only: given.FramesOnly = False,
+    check: given.Check = False,
+    save: given.Save = None,
+    compare: given.Compare = None,
+    plot: given.Plot = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    json: given.Json = False,
+    verbose: given.Verbose = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Measure how fast this tool is on this machine.
 
@@ -532,7 +466,7 @@ def bench(
             Configuration(
                 precision=held,
                 attention=kernel,
-                wishes=wishes_of(model, revision, device, held, kernel, adapter=adapter),
+                wishes=given.wishes_of(model, revision, device, held, kernel, adapter=adapter),
             )
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
@@ -542,7 +476,7 @@ def bench(
         batches=batch_size or (1, 4, 16),
         is_frames_only=frames_only,
         is_checked=check,
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         outputs=arguments.outputs_of(save, compare, plot, is_json=json),
     )
     arguments.check(request)
@@ -553,13 +487,13 @@ def bench(
 
 @_command()
 def doctor(
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    json: Json = False,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    json: given.Json = False,
 ) -> None:
     """Show this machine, and how the model would be loaded.
 
@@ -567,7 +501,7 @@ def doctor(
     """
     from vllava_cli.commands import doctor as command
 
-    wishes = wishes_of(model, revision, device, precision, attention, adapter=adapter)
+    wishes = given.wishes_of(model, revision, device, precision, attention, adapter=adapter)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
@@ -592,7 +526,7 @@ def demo(
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line itself."""
+    """Say whether an option stands on the command line itself."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -606,7 +540,7 @@ def main() -> int:
     except SystemExit as exc:  # of shell completion
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
     except UsageFault as exc:
-        Screen().error(told(exc))
+        Screen().error(fault_sentence(exc))
         return USAGE
     except VllavaError as exc:
         if str(exc):
@@ -629,7 +563,7 @@ def _flushed(code: int) -> int:
 
 
 def _unprinted(exc: OSError) -> int:
-    """Says why the output can't go out and returns the exit code. A reader that went away is told nothing."""
+    """Says why the output can't go out and returns the exit code. A reader that went away gets no message."""
     discard(sys.stdout)
     if isinstance(exc, BrokenPipeError):
         return ClosedPipeError.exit_code
@@ -638,7 +572,7 @@ def _unprinted(exc: OSError) -> int:
 
 
 def _is_parsers(exc: OSError) -> bool:
-    """Whether the parser failed to print its help: everything else on stdout is written by a Screen."""
+    """Say whether the parser failed to print its help: a Screen writes everything else on stdout."""
     module, place = "", exc.__traceback__
     while place:
         module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next

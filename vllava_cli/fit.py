@@ -1,19 +1,35 @@
-"""Where a model can run and in which form: the first place and form whose memory is enough. Pure, like `plan`.
+"""Finds the first place and form whose memory is enough for a model. Pure, like `plan`.
 
-A wish that a place can't grant is refused here, with the remedy.
+A wish that a place can't grant is refused here, with the remedy. A form takes memory for its weights, KV cache and
+activations, and for the libraries themselves.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
 from vllava_cli.errors import WishError
-from vllava_cli.memory_estimate import GIB, Form, free_gib, needed_bytes
-from vllava_cli.nouns import Accelerator, Checkpoint, Dtype, Hardware, Wishes
+from vllava_cli.nouns import SHORT_NAMES, Accelerator, Checkpoint, Dtype, Hardware, Precision, Quantisation, Wishes
+
+GIB = 2**30
+
+NF4_BYTES = 0.5625
+"""Per parameter: half a byte, and one fp32 scale for each block of 64."""
+
+ACTIVATIONS_PER_CACHE = 0.25
+"""A prefill's activations against the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a token, in
+one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
+
+EAGER_ACTIVATIONS_PER_CACHE = 1.0
+"""Eager attention also holds the scores of every pair of tokens, and their softmax in fp32: 2 GiB for the 7B model."""
+
+RUNTIME_BYTES = GIB // 2
+"""Kernels, workspaces, and what an allocator can't reuse."""
 
 TINY_PARAMETERS = 100_000_000
-"""Below this a GPU takes longer to start than the CPU takes to answer."""
+"""A smaller model is answered on the CPU before a GPU has started."""
 
 SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
 """Beside one video, for its questions and answers, where memory is too short for the whole context: a few of them, or
@@ -25,6 +41,20 @@ BF16_CAPABILITY = (8, 0)
 
 PIP_BITSANDBYTES = "pip install -U bitsandbytes"
 PIP_FLASH_ATTN = "pip install flash-attn --no-build-isolation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One way to hold a model in memory."""
+
+    dtype: Dtype
+    quantisation: Quantisation | None = None
+    context_tokens: int
+
+    @property
+    def precision(self) -> Precision:
+        """The form's name in --precision."""
+        return self.quantisation or SHORT_NAMES[self.dtype]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +88,12 @@ class Attempt:
 
 
 def first_fit(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Attempt | None:
-    """The best that this machine can do for these wishes; None where memory is short. Errors: WishError."""
+    """Find the best form for these wishes on this machine; None where memory is short. Errors: WishError."""
     return next((attempt for attempt in attempts(wishes, hardware, checkpoint) if attempt.fits), None)
 
 
 def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Attempt, ...]:
-    """What could be tried, best first. Errors: WishError."""
+    """List the places and forms to try, best first. Errors: WishError."""
     is_eager = wishes.attention == "eager"
     return tuple(
         Attempt(place=place, form=form, needed_bytes=needed_bytes(checkpoint, form, is_eager=is_eager))
@@ -77,7 +107,7 @@ def is_tiny(checkpoint: Checkpoint) -> bool:
 
 
 def flash_hurdle(place: Place, hardware: Hardware) -> str | None:
-    """Why flash-attn can't be used there, as the end of a sentence; None where it can."""
+    """Say at the end of a sentence why flash-attn can't be used there; None where it can."""
     if place.gpu is None or place.gpu.kind not in ("cuda", "rocm"):
         return f"flash-attn runs on NVIDIA and AMD GPUs, not on {place.name if place.gpu else 'the CPU'}"
     capability = place.gpu.capability
@@ -94,7 +124,7 @@ def version(capability: tuple[int, int]) -> str:
 
 
 def _places(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Place, ...]:
-    """The places that can grant the wishes, best first.
+    """List the places that can grant the wishes, best first.
 
     A wish that no GPU here can grant is refused rather than granted by the CPU: who asks for bf16 with a GPU in the
     machine doesn't expect the slowest way to get it.
@@ -108,7 +138,7 @@ def _places(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple
 
 
 def _ranked(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Place, ...]:
-    """The GPUs, the one with the most free memory first, then the CPU; a tiny model prefers the CPU.
+    """List the GPUs, the one with the most free memory first, then the CPU; a tiny model prefers the CPU.
 
     A wish for flash asks for a GPU, and its refusal should speak of the GPU.
     """
@@ -118,7 +148,7 @@ def _ranked(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple
 
 
 def _named(device: str, hardware: Hardware) -> tuple[Place, ...]:
-    """The places that a device's name fits: "cuda" is every CUDA or ROCm GPU, "cuda:1" is one."""
+    """List the places that a device's name fits: "cuda" is every CUDA or ROCm GPU, "cuda:1" is one."""
     everywhere = (*_gpus(hardware), _cpu(hardware))
     found = tuple(place for place in everywhere if device in (place.device, place.device.partition(":")[0]))
     if found:
@@ -148,7 +178,7 @@ def _cpu(hardware: Hardware) -> Place:
 
 
 def _hurdle(place: Place, wishes: Wishes, hardware: Hardware) -> str | None:
-    """Why a place can't grant the wishes, with the remedy; None where it can."""
+    """Say why a place can't grant the wishes, with the remedy; None where it can."""
     return _precision_hurdle(place, wishes, hardware) or _attention_hurdle(place, wishes, hardware)
 
 
@@ -183,7 +213,7 @@ def _attention_hurdle(place: Place, wishes: Wishes, hardware: Hardware) -> str |
 
 
 def _forms(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Form, ...]:
-    """The forms to try at a place, best first; the last one is tried again with shorter contexts."""
+    """List the forms to try at a place, best first; the last one is tried again with shorter contexts."""
     whole = Form(dtype=_dtype(place, wishes, hardware, checkpoint), context_tokens=checkpoint.context_tokens)
     if wishes.precision == "4bit" or wishes.precision == "8bit":
         tried = [replace(whole, quantisation=wishes.precision)]
@@ -196,7 +226,7 @@ def _forms(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpo
 
 
 def _dtype(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Dtype:
-    """What is computed in: the wish, else what the checkpoint was released in, else what this CPU is fast in."""
+    """Choose the dtype: the wished one, else the checkpoint's own on a GPU, else the fastest on this CPU."""
     if wishes.precision == "bf16":
         return "bfloat16"
     if wishes.precision == "fp32":
@@ -204,3 +234,31 @@ def _dtype(place: Place, wishes: Wishes, hardware: Hardware, checkpoint: Checkpo
     if place.gpu:
         return "float16"
     return "bfloat16" if hardware.is_cpu_bf16_faster and not is_tiny(checkpoint) else "float32"
+
+
+def needed_bytes(checkpoint: Checkpoint, form: Form, *, is_eager: bool = False) -> int:
+    """Count all bytes that one device must hold for a conversation of `form.context_tokens`."""
+    cache = checkpoint.cache_values_per_token * form.context_tokens * _value_bytes(form.dtype)
+    activations = cache * (EAGER_ACTIVATIONS_PER_CACHE if is_eager else ACTIVATIONS_PER_CACHE)
+    return int(weight_bytes(checkpoint, form) + cache + activations) + RUNTIME_BYTES
+
+
+def weight_bytes(checkpoint: Checkpoint, form: Form) -> float:
+    """Count the bytes of all weights in memory."""
+    value_bytes = _value_bytes(form.dtype)
+    matrix_bytes = {"4bit": NF4_BYTES, "8bit": 1.0, None: value_bytes}[form.quantisation]
+    return checkpoint.language_parameters * matrix_bytes + checkpoint.other_parameters * value_bytes
+
+
+def gib(size_bytes: float) -> str:
+    """Rounded up, so that what is needed never looks smaller than what is free: 17_968_398_336 → "16.8 GiB"."""
+    return f"{math.ceil(size_bytes / GIB * 10) / 10:.1f} GiB"
+
+
+def free_gib(size_bytes: float) -> str:
+    """Rounded down, without the unit: 17_968_398_336 → "16.7"."""
+    return f"{math.floor(size_bytes / GIB * 10) / 10:.1f}"
+
+
+def _value_bytes(dtype: Dtype) -> int:
+    return 4 if dtype == "float32" else 2

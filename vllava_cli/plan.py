@@ -11,23 +11,27 @@ from dataclasses import dataclass, replace
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.fit import (
     FLASH_CAPABILITY,
+    GIB,
     PIP_BITSANDBYTES,
     PIP_FLASH_ATTN,
     Attempt,
+    Form,
     Place,
     attempts,
     first_fit,
     flash_hurdle,
+    free_gib,
+    gib,
     is_tiny,
+    needed_bytes,
     version,
 )
-from vllava_cli.memory_estimate import GIB, Form, free_gib, gib, needed_bytes
 from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, Quantisation, Wishes
 
 FAST_FP16_CAPABILITY = (7, 0)
 
 SYSTEM_SHARE = 0.15
-"""Of a memory: what the system, the display and a desktop keep for themselves when all other programs are closed."""
+"""The part of a memory that the system and a desktop keep when all other programs are closed."""
 
 
 def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
@@ -56,7 +60,7 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
 
 
 def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What would make this plan faster or more exact, a sentence each; empty when there is nothing."""
+    """Suggest in sentences what would make this plan faster or more exact; empty where nothing would."""
     if is_tiny(checkpoint):
         return ()
     if plan.device == "cpu":
@@ -160,7 +164,7 @@ def _room_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
 
 
 def _shortage(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
-    """What the model needs at least at each place, the first change that would make it fit, and broken GPUs."""
+    """Say what the model needs at least at each place, the first change that would make it fit, and broken GPUs."""
     least = {attempt.place.device: attempt for attempt in attempts(wishes, hardware, checkpoint)}
     shorts = "; ".join(_fit_text(attempt, checkpoint) for attempt in least.values())
     remedy = "A machine with more memory is needed; --model demo runs on any."
@@ -182,7 +186,7 @@ class _Change:
 
 
 def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
-    """From the easiest: fewer wishes, then bitsandbytes, then closed programs, then both."""
+    """Yield changes from the easiest on: fewer wishes, then bitsandbytes, then closed programs, then both."""
     anything = replace(wishes, device=None, precision=None)
     has_more = replace(hardware, has_bitsandbytes=True)
     if wishes.precision:
@@ -199,7 +203,7 @@ def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
 
 
 def _emptied(hardware: Hardware) -> Hardware:
-    """The same machine with nothing else running; never less free than now."""
+    """Empty the machine of other programs; never less memory is free than now."""
 
     def free(total_bytes: int, free_bytes: int) -> int:
         return max(free_bytes, int(total_bytes * (1 - SYSTEM_SHARE)))
@@ -210,7 +214,7 @@ def _emptied(hardware: Hardware) -> Hardware:
 
 
 def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
-    """How the model would come from the CPU to a GPU."""
+    """Say how the model would come from the CPU to a GPU."""
     now = _Change(words="Leave --device and --precision out", wishes=Wishes(), hardware=hardware)
     for change in (now, *_changes(Wishes(), hardware)):
         found = first_fit(change.wishes, change.hardware, checkpoint)
@@ -221,7 +225,7 @@ def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
 
 
 def _cpu_advice(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> Iterator[str]:
-    """In fp32 a token's time is the time to read the weights, and 4bit reads the least."""
+    """Suggest 4bit for fp32, where a token takes as long as it takes to read the weights."""
     if plan.dtype == "float32" and plan.quantisation is None:
         form = Form(dtype=plan.dtype, quantisation="4bit", context_tokens=checkpoint.context_tokens)
         install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"

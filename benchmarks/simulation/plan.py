@@ -11,9 +11,8 @@ from pathlib import Path
 from vllava_cli.batch.jobs import Job, Wanted, made, signature
 from vllava_cli.batch.rows import About
 from vllava_cli.commands.bench import saved
-from vllava_cli.errors import OutputError
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.measures import Line
-from vllava_cli.storage.jsonl import shown
 
 ABOUT = About(model="simulated/no-model", revision="0" * 40)
 QUESTIONS = ("What happens in this video?", "How many people are seen?", "Where was it filmed?", "What is odd?")
@@ -95,7 +94,7 @@ def of_bench(path: Path, service: Service, batch: int) -> Service:
     tokens = saved.read(path).asked.new_tokens
     frames_s, first_ms, rate = _median(lines, "frames"), _median(lines, "first token"), _rate(lines, batch)
     if first_ms is None or rate is None:
-        raise OutputError(f"{shown(path)} doesn't say how long an answer takes. Name what vllava bench --save wrote.")
+        raise OutputError(f"{quoted(path)} doesn't say how long an answer takes. Name what vllava bench --save wrote.")
     measured = replace(service, answer_s=first_ms / 1000 + tokens / rate)
     return measured if frames_s is None else replace(measured, decode_s=frames_s)
 

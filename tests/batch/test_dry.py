@@ -40,7 +40,7 @@ def test_it_imports_no_model_library_asks_no_network_and_writes_nothing(
 ) -> None:
     for name in ("torch", "transformers", "ray"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
-    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[3])))
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
     before = sorted(tmp_path.rglob("*"))
     with open_hub() as hub:
         command = ("batch", "--model", MODEL, "What?", *CLIPS, *words, "--dry-run")

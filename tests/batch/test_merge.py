@@ -19,7 +19,8 @@ from vllava_cli.batch.merge import Merge, run
 from vllava_cli.batch.shards import Shard, merged
 from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, VllavaError
 from vllava_cli.screen import Screen
-from vllava_cli.storage.journal import Journal, read_rows
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows
 
 Run = Callable[..., Shell]
 OUT = Path("all.jsonl")

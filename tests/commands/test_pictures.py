@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vllava_cli.commands.pictures import free_sheet_path, name_of, sheet_path, title_of, write, write_sheet
-from vllava_cli.errors import OutputError
+from vllava_cli.commands.pictures import free_sheet_path, name_of, sheet_path, title_of, write_sheet
 from vllava_cli.media.contact_sheet import Sheet, sheet_picture
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 
@@ -51,32 +49,9 @@ def test_a_sheet_goes_to_the_file_or_folder_named(frames: Frames, tmp_path: Path
     assert names(tmp_path) == ["b.png", "holiday-frames.png"]
 
 
-def test_what_is_there_stays(frames: Frames, tmp_path: Path) -> None:
-    target = tmp_path / "precious.png"
-    target.write_text("precious")
-    with pytest.raises(OutputError) as error:
-        write_sheet(frames, RECIPE, target)
-    assert str(error.value) == f"'{target}' is already there. Name another file."
-    assert target.read_text() == "precious"
-    write(target, b"new", is_overwriting=True)
-    assert target.read_bytes() == b"new"
-    assert names(tmp_path) == ["precious.png"]
-
-
 def test_a_link_to_nowhere_is_not_a_free_name(tmp_path: Path) -> None:
     (tmp_path / "a-frames.png").symlink_to(tmp_path / "gone")
     assert free_sheet_path(Path("a.mp4"), tmp_path) == tmp_path / "a-frames-2.png"
-
-
-def test_nothing_is_left_of_a_file_that_cannot_be_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", refuse)
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OutputError, match=r"can't be written: no space left on device\. Choose another place\."):
-        write(tmp_path / "a.png", b"data")
-    assert names(tmp_path) == []
 
 
 def test_titles_and_paths() -> None:

@@ -17,8 +17,8 @@ import torch
 from tests.batch.fork_server import Zygote
 from tests.batch.parts import MAKING, Reading
 from vllava_cli import demo
-from vllava_cli.commands.replay.recorded import Recorded
-from vllava_cli.commands.replay.run import Replay, dropped, run
+from vllava_cli.commands.recorded import Recorded
+from vllava_cli.commands.replay import Replay, dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import digest_of, read_tokens
 from vllava_cli.errors import ReplayError, UsageError

@@ -34,7 +34,7 @@ from vllava_cli.session.session_file import (
     sessions_folder,
     write_copy,
 )
-from vllava_cli.storage.journal import is_locked
+from vllava_cli.storage.files import is_locked
 
 NOW = datetime(2026, 11, 22, 19, 40, 5, tzinfo=UTC)
 MEDIUM = MediumRecord(

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.journal import read_rows
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, line_of
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, line_of, read_rows
 from vllava_cli.storage.objects import Objects, rows_into, scratch
 
 

@@ -12,8 +12,9 @@ from vllava_cli.batch.jobs import Shard, shard
 from vllava_cli.batch.output import Destination
 from vllava_cli.batch.request import Inputs
 from vllava_cli.batch.tables import Format, fields_of, format_of
-from vllava_cli.commands.positionals import STDIN, names_a_clip
+from vllava_cli.commands.positionals import names_a_clip
 from vllava_cli.errors import UsageError
+from vllava_cli.nouns import STDIN
 
 USAGE = 'vllava batch "QUESTION" PATH…'
 _OLD = "vllava: warning: -q before a question is read as -Q. Write -Q: -q means --quiet in every command."

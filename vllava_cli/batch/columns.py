@@ -8,7 +8,7 @@ from vllava_cli.batch.jobs import CLIP_STATE, PATH_BYTES, Job
 from vllava_cli.batch.rows import COLUMNS, PROBABILITIES
 from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts
 from vllava_cli.errors import UsageError
-from vllava_cli.storage.portable import is_portable, readable
+from vllava_cli.storage.jsonl import is_portable, readable
 
 _ERROR = ("kind", "message")
 _CLIP_STATE = ("bytes", "mtime_ns")

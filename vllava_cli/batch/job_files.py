@@ -12,9 +12,8 @@ from vllava_cli.batch.clip_names import ClipNames
 from vllava_cli.batch.job_lines import JobRow, Where
 from vllava_cli.batch.job_rows import rows
 from vllava_cli.batch.jobs import ROW_KEYS, Wanted
-from vllava_cli.errors import UsageError
-from vllava_cli.storage.jsonl import shown
-from vllava_cli.storage.portable import BYTES, exact
+from vllava_cli.errors import UsageError, quoted
+from vllava_cli.storage.jsonl import BYTES, exact
 
 NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")
 """The first of these that a row has names its clip."""
@@ -66,7 +65,7 @@ def _exact(row: JobRow) -> JobRow:
 def _folder(file: Path, videos: Path | None) -> str:
     """ "" for the current one."""
     if videos is not None and not os.path.isdir(videos):
-        raise UsageError(f"{shown(videos)} is no folder: name the one that the clips are in with --videos.")
+        raise UsageError(f"{quoted(videos)} is no folder: name the one that the clips are in with --videos.")
     folder = videos or file.parent
     return "" if folder == Path() else str(folder)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 from vllava_cli.errors import UsageError
-from vllava_cli.storage.jsonl import reason_of
 
 MAX_JOB_BYTES = 1 << 20
 """Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
@@ -57,12 +55,3 @@ def text_of(data: bytes, begin: Where) -> str:
     except UnicodeDecodeError as exc:
         where = begin._replace(line=begin.line + data.count(b"\n", 0, exc.start))
         raise where.fault("it is not UTF-8") from exc
-
-
-@contextmanager
-def told(file: str) -> Iterator[None]:
-    """Errors of the system become a UsageError."""
-    try:
-        yield
-    except OSError as exc:
-        raise UsageError(f"{file} can't be read: {reason_of(exc)}. Check the path, or name another file.") from exc

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from vllava_cli.errors import OutputError
-from vllava_cli.plural import counted
+from vllava_cli.errors import OutputError, quoted
+from vllava_cli.nouns import counted
 from vllava_cli.storage import files
-from vllava_cli.storage.jsonl import line_of, read_rows, shown
+from vllava_cli.storage.jsonl import line_of, read_rows
 
 ID_DIGITS = 32
 
@@ -94,7 +94,7 @@ def write(path: Path, jobs: Collection[Job], shard: Shard) -> None:
     """Writes the list of one shard; `jobs` are those of all. Errors: OutputError."""
     its = [job for job in jobs if shard.has(job.id)]
     header = {"type": "jobs", "shard": shard.number, "of": shard.of, "jobs": len(its), **_all(jobs)}
-    files.write(path, map(line_of, _rows(header, its)))
+    files.atomic_write(path, map(line_of, _rows(header, its)))
 
 
 def write_all(paths: Sequence[Path], jobs: Collection[Job]) -> None:
@@ -105,7 +105,7 @@ def write_all(paths: Sequence[Path], jobs: Collection[Job]) -> None:
         shares[int(job.id, 16) % of].append(job)
     for number, (path, its) in enumerate(zip(paths, shares, strict=True), 1):
         header = {"type": "jobs", "shard": number, "of": of, "jobs": len(its), **every}
-        files.write(path, map(line_of, _rows(header, its)))
+        files.atomic_write(path, map(line_of, _rows(header, its)))
 
 
 def read(path: Path) -> JobList:
@@ -140,4 +140,4 @@ def _job(row: Mapping[str, object], path: Path, line: int) -> ListedJob:
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    raise OutputError(f"{shown(path)} can't be used as a list of jobs: {fault}. Run that shard of vllava batch again.")
+    raise OutputError(f"{quoted(path)} can't be used as a list of jobs: {fault}. Run that shard of vllava batch again.")

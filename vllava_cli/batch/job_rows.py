@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllava_cli.batch.job_json import listed, objects
-from vllava_cli.batch.job_lines import MAX_JOB_BYTES, JobRow, Where, lines, told
-from vllava_cli.errors import UsageError
+from vllava_cli.batch.job_lines import MAX_JOB_BYTES, JobRow, Where, lines
+from vllava_cli.errors import UsageError, quoted
 from vllava_cli.media.inputs import piped
-from vllava_cli.storage.jsonl import shown
-
-STDIN = Path("-")
+from vllava_cli.nouns import STDIN
+from vllava_cli.storage.files import as_output_error
 
 
 def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
     """By the file's ending; - is stdin, an object a line. Errors: UsageError."""
-    if file == STDIN:
+    if file == Path(STDIN):
         source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
-        with told("stdin"):
+        with as_output_error("stdin", "read", error=UsageError):
             yield from objects(source, "stdin")
         return
     read = _READERS.get(file.suffix.lower())
     if read is None:
-        raise UsageError(f"{shown(file)} has no ending of a jobs file: name one with {', '.join(_READERS)}.")
-    with told(shown(file)), file.open("rb") as source:
-        yield from read(source, shown(file))
+        raise UsageError(f"{quoted(file)} has no ending of a jobs file: name one with {', '.join(_READERS)}.")
+    name = quoted(file)
+    with as_output_error(name, "read", error=UsageError), file.open("rb") as source:
+        yield from read(source, name)
 
 
 def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:

@@ -12,12 +12,13 @@ from typing import Any
 
 from vllava_cli.batch.shards import Shard, listed, merged, shards_in
 from vllava_cli.batch.tables import format_of
-from vllava_cli.errors import OutputError, UsageError
-from vllava_cli.plural import counted
+from vllava_cli.errors import OutputError, UsageError, quoted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage import files
+from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.jsonl import line_of, shown, told
+from vllava_cli.storage.jsonl import line_of
 from vllava_cli.storage.objects import Objects, is_url, rows_into, scratch
 
 
@@ -58,17 +59,19 @@ def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
         return [path]
     found = shards_in(path)
     if not found:
-        raise OutputError(f"{shown(path)} has no parts of a batch. Name the folder that -o had, or the files.")
+        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder that -o had, or the files.")
     return found
 
 
 def _check_out(merge: Merge) -> None:
     if str(merge.out) == "-" or format_of(merge.out) != "jsonl":
         raise UsageError(
-            f"{shown(merge.out)} can't be the output: a file of JSON lines is written. Name one: all.jsonl."
+            f"{quoted(merge.out)} can't be the output: a file of JSON lines is written. Name one: all.jsonl."
         )
     if os.path.lexists(merge.out) and not merge.is_overwriting:
-        raise OutputError(f"{shown(merge.out)} is already there. Give --overwrite to replace it, or name another file.")
+        raise OutputError(
+            f"{quoted(merge.out)} is already there. Give --overwrite to replace it, or name another file."
+        )
 
 
 def _check_files(out: Path, shards: Sequence[Shard]) -> None:
@@ -77,15 +80,15 @@ def _check_files(out: Path, shards: Sequence[Shard]) -> None:
     for shard in shards:
         files = {_identity(path) for path in (shard.path, shard.journal, shard.jobs and shard.jobs.path) if path}
         if _identity(out) in files:
-            raise UsageError(f"{shown(out)} is one of the shards' files and can't be the output. Name another one.")
+            raise UsageError(f"{quoted(out)} is one of the shards' files and can't be the output. Name another one.")
         if files & taken:
-            raise UsageError(f"{shown(shard.path)} is named twice. Name each shard once.")
+            raise UsageError(f"{quoted(shard.path)} is named twice. Name each shard once.")
         taken |= files
 
 
 def _identity(path: Path) -> object:
     """What two names of one file have in common."""
-    with told(path, "read"):
+    with as_output_error(path, "read"):
         facts = path.stat() if path.exists() else None
         return (facts.st_dev, facts.st_ino) if facts else os.path.realpath(path)
 
@@ -103,7 +106,7 @@ def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
         with Journal.open(out) as journal:
             journal.rewrite(rows)
     else:
-        files.write(out, map(line_of, rows))
+        files.atomic_write(out, map(line_of, rows))
 
 
 def _tell(out: Path, shards: Sequence[Shard], stale_rows: int, counts: Counter[str], screen: Screen) -> None:

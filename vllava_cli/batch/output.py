@@ -20,10 +20,11 @@ from vllava_cli.batch.jobs import Job
 from vllava_cli.batch.rows import About, is_row
 from vllava_cli.batch.stale import stale
 from vllava_cli.batch.tables import Format
-from vllava_cli.errors import OutputError
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.journal import Journal, read_rows
-from vllava_cli.storage.jsonl import check_regular, refuse_foreign, row_of, shown, told
+from vllava_cli.storage.files import as_output_error, check_regular
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows, refuse_foreign, row_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def foreseen(destination: Destination) -> Output:
     """What `opened` would know, for a run that writes nothing. Errors: OutputError."""
     path = destination.journal
     _check_table(destination)
-    with nullcontext() if path is None else told(path):
+    with nullcontext() if path is None else as_output_error(path):
         is_there = path is not None and path.exists()
     if path is None or not is_there or destination.is_overwriting:
         return _Nowhere({})
@@ -200,12 +201,12 @@ def _check_table(destination: Destination) -> None:
     path, journal = destination.path, destination.journal
     if path is None or journal == path:
         return
-    with told(path):
+    with as_output_error(path):
         check_regular(path)
         is_there = path.exists() and path.stat().st_size > 0
     if is_there and journal and not os.path.exists(journal) and not destination.is_overwriting:
         raise OutputError(
-            f"{shown(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
+            f"{quoted(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
             "it with --overwrite."
         )
 

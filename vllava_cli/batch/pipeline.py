@@ -14,9 +14,9 @@ from vllava_cli.batch.counters import Meter
 from vllava_cli.batch.jobs import Job, has_changed
 from vllava_cli.batch.rows import Fault, Outcome
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
+from vllava_cli.errors import quoted
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Frames, Framing, Sampling
-from vllava_cli.storage.jsonl import shown
 
 if TYPE_CHECKING:
     from vllava_cli.engine.batch import AnswerRequest, AnswerResult
@@ -171,7 +171,7 @@ def changed(unit: Unit) -> Fault | None:
     """What is wrong with a file that was another one when the run began."""
     if not has_changed(unit.jobs[0]):
         return None
-    name = shown(unit.path)
+    name = quoted(unit.path)
     if not os.path.exists(unit.path):
         return Fault(kind="missing", message=f"There is no file {name} any more. Check the path.")
     return Fault(kind="changed", message=f"{name} has changed since the run began. Run the same command again.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from vllava_cli.batch.counters import Meter
 from vllava_cli.batch.preflight import Found
 from vllava_cli.batch.rows import Fault
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 
 MOST_TOLD = 5

@@ -15,18 +15,16 @@ from vllava_cli.batch.progress import Tally
 from vllava_cli.batch.request import Batch, Inputs
 from vllava_cli.batch.rows import About
 from vllava_cli.batch.work import Work
-from vllava_cli.errors import UsageError
-from vllava_cli.interrupt import noted
+from vllava_cli.errors import INTERRUPTED, UsageError
+from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.screen import Screen
-from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.nouns import Source
-
-INTERRUPTED = 130
 
 
 def run(batch: Batch, screen: Screen) -> int:
@@ -35,7 +33,7 @@ def run(batch: Batch, screen: Screen) -> int:
     watch.lap("start")
     code = _run(batch, screen, watch)
     watch.lap("finishing")
-    screen.detail(f"took {watch.told()}.")
+    screen.detail(f"took {watch.account()}.")
     return code
 
 
@@ -51,7 +49,7 @@ def _run(batch: Batch, screen: Screen, watch: Stopwatch) -> int:
         if batch.is_dry
         else output.opened(batch.destination, jobs, about, screen, every=every)
     )
-    with opening as out, noted(is_early=lambda: not tally.has_begun) as is_interrupted:
+    with opening as out, sigint_flag(is_early=lambda: not tally.has_begun) as is_interrupted:
         todo = [job for job in jobs if not out.is_done(job)]
         tally.total, tally.skipped = len(jobs), len(jobs) - len(todo)
         tally.skipped_errors = sum(out.had_failed(job) for job in jobs)

@@ -11,11 +11,11 @@ from typing import Any
 
 from vllava_cli.batch import job_list
 from vllava_cli.batch.job_list import JobList, id_of
-from vllava_cli.errors import LockedError, OutputError, ShardError
-from vllava_cli.plural import counted
-from vllava_cli.storage.journal_repair import check_start
-from vllava_cli.storage.jsonl import read_rows, shown, told
-from vllava_cli.storage.lock import is_locked
+from vllava_cli.errors import LockedError, OutputError, ShardError, quoted
+from vllava_cli.nouns import counted
+from vllava_cli.storage.files import as_output_error, is_locked
+from vllava_cli.storage.journal import check_start
+from vllava_cli.storage.jsonl import read_rows
 
 PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
 """What one of the parts in a folder is called."""
@@ -37,7 +37,7 @@ class Shard:
     @classmethod
     def found(cls, path: Path) -> Shard:
         """Looks for the files that belong to an output. Errors: LockedError, OutputError."""
-        with told(path, "read"):
+        with as_output_error(path, "read"):
             output = path.with_name(path.name.removesuffix(".journal"))
             beside = output.with_name(f"{output.name}.journal")
             listing = job_list.path_of(output)
@@ -45,7 +45,7 @@ class Shard:
             jobs = job_list.read(listing) if listing.exists() else None
             has_begun = journal.exists() or not jobs
         if is_locked(journal):
-            raise LockedError(f"{shown(journal)} is being written by another vllava. Wait for its end.")
+            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait for its end.")
         if has_begun:
             check_start(journal)
         return cls(path=path, journal=journal if has_begun else None, jobs=jobs)
@@ -56,7 +56,7 @@ class Shard:
             id = id_of(row)
             if id is None:
                 raise OutputError(
-                    f"{shown(self.path)} was not written by vllava batch: row {number} has no id. Name another file."
+                    f"{quoted(self.path)} was not written by vllava batch: row {number} has no id. Name another file."
                 )
             yield id, row
 
@@ -66,7 +66,7 @@ def shards_in(folder: Path) -> list[Path]:
 
     Errors: OutputError.
     """
-    with told(folder, "read"):
+    with as_output_error(folder, "read"):
         names = {path.name.removesuffix(".jobs").removesuffix(".journal") for path in folder.iterdir()}
         return [folder / name for name in sorted(names) if PART.fullmatch(name)]
 
@@ -119,7 +119,7 @@ def _check_lists(shards: Sequence[Shard]) -> None:
         difference = _difference(lists[0], other)
         if difference:
             raise ShardError(
-                f"{shown(lists[0].path)} and {shown(other.path)} are not of one run: {difference}. "
+                f"{quoted(lists[0].path)} and {quoted(other.path)} are not of one run: {difference}. "
                 "Run all shards again, with the same clips, questions and settings."
             )
     of = lists[0].of if lists else 0
@@ -144,7 +144,7 @@ def _difference(one: JobList, other: JobList) -> str | None:
 
 
 def _twice(row: dict[str, Any], one: Shard, other: Shard) -> str:
-    place = shown(one.path) if one is other else f"{shown(one.path)} and {shown(other.path)}"
+    place = quoted(one.path) if one is other else f"{quoted(one.path)} and {quoted(other.path)}"
     job = _line(row.get("path"), row.get("question"))
     return f"This job has two rows, in {place}. Leave one of them out.\n{job}"
 
@@ -159,7 +159,7 @@ def _missing(shards: Sequence[Shard], missing: set[bytes], job_count: int) -> st
             first = [_line(job.path, job.question) for job in islice(lacking, _MOST_NAMED - len(lines))]
             count = len(first) + sum(1 for _ in lacking)
             lines += first
-            names += [f"{shard.jobs.shard}/{shard.jobs.of} ({shown(shard.path)}, {count:,} of them)"] if count else []
+            names += [f"{shard.jobs.shard}/{shard.jobs.of} ({quoted(shard.path)}, {count:,} of them)"] if count else []
     more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
     lack = f"{len(missing):,} of {job_count:,} jobs {'has' if len(missing) == 1 else 'have'} no row"
     return "\n".join([f"{lack}. Run their shards again: {listed(names)}.", *lines, *more])

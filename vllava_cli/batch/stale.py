@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from vllava_cli.batch.jobs import CLIP_STATE, Job, has_changed
 from vllava_cli.commands.provenance import MADE_WITH
+from vllava_cli.errors import quoted
 from vllava_cli.media.fingerprint import Fingerprint, differs
 from vllava_cli.screen import Screen
-from vllava_cli.storage.jsonl import shown
 
 Row = Mapping[str, Any]
 
@@ -46,10 +46,10 @@ class Stale:
             (len(self.changed), "has changed since", fate),
         ):
             if count == 1:
-                screen.notice(f"vllava: 1 row in {shown(path)} is of a clip that {what}: {ends[0]}.")
+                screen.notice(f"vllava: 1 row in {quoted(path)} is of a clip that {what}: {ends[0]}.")
             elif count:
                 clips = what.replace("has ", "have ", 1)
-                screen.notice(f"vllava: {count:,} rows in {shown(path)} are of clips that {clips}: {ends[1]}.")
+                screen.notice(f"vllava: {count:,} rows in {quoted(path)} are of clips that {clips}: {ends[1]}.")
 
 
 class _Lone(NamedTuple):

@@ -25,7 +25,7 @@ from vllava_cli.batch.rows import About, Outcome, row_of
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
-from vllava_cli.stopwatch import Stopwatch
+from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Pool

@@ -1,4 +1,4 @@
-"""Contact sheets as files: what they are called, that none is overwritten, that they are there whole or not at all.
+"""Contact sheets as files: their names and forms; none is overwritten unasked.
 
 Shared by `vllava frames` and `/frames` in a chat.
 """
@@ -6,13 +6,12 @@ Shared by `vllava frames` and `/frames` in a chat.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 
-from vllava_cli.errors import OutputError, UsageError
+from vllava_cli.errors import OutputError, UsageError, os_reason, quoted
 from vllava_cli.nouns import Fit, Frames, PictureForm, VideoRecipe
+from vllava_cli.storage.files import as_output_error, atomic_write
 
 _MAX_NAME_BYTES = 200
 
@@ -37,7 +36,7 @@ def form_of(target: Path) -> PictureForm:
     suffix = target.suffix.lower()
     if suffix not in ("", ".png", ".jpg", ".jpeg"):
         raise UsageError(
-            f"{_shown(target)} ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or .jpg."
+            f"{quoted(target)} ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or .jpg."
         )
     return "JPEG" if suffix.startswith(".j") else "PNG"
 
@@ -47,8 +46,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise OutputError(f"The folder {_shown(folder)} can't be made: {reason}. Choose another place.") from exc
+        raise OutputError(
+            f"The folder {quoted(folder)} can't be made: {os_reason(exc)}. Choose another place."
+        ) from exc
 
 
 def sheet_path(clip: Path, folder: Path = Path()) -> Path:
@@ -57,14 +57,14 @@ def sheet_path(clip: Path, folder: Path = Path()) -> Path:
 
 
 def free_sheet_path(clip: Path, folder: Path = Path()) -> Path:
-    """The same, or, where that is there already, "holiday-frames-2.png" and so on."""
+    """Name a sheet that isn't there yet: "holiday-frames.png", else "holiday-frames-2.png" and so on."""
     first = sheet_path(clip, folder)
     others = (first.with_stem(f"{first.stem}-{number}") for number in count(2))
     return first if not os.path.lexists(first) else next(path for path in others if not os.path.lexists(path))
 
 
 def name_of(clip: Path) -> str:
-    """What the files of a clip are called: a/holiday.mp4 → "holiday", - → "stdin"; what can't be shown becomes "_"."""
+    """Name the files of a clip: a/holiday.mp4 → "holiday", - → "stdin"; letters that can't be shown become "_"."""
     if str(clip) == "-":
         return "stdin"
     whole = clip if clip.name and clip.name != ".." else clip.resolve()
@@ -76,37 +76,24 @@ def name_of(clip: Path) -> str:
 
 
 def title_of(clip: Path) -> str:
-    """What stands above a clip's frames: a/holiday.mp4 → "holiday.mp4"."""
+    """Name a clip above its frames: a/holiday.mp4 → "holiday.mp4"."""
     return "stdin" if str(clip) == "-" else clip.name or str(clip.resolve())
 
 
 def check_free(target: Path, remedy: str = "Name another file.") -> None:
     """Raises an OutputError where something is there already."""
     if os.path.lexists(target):
-        raise OutputError(f"{_shown(target)} is already there. {remedy}")
+        raise OutputError(f"{quoted(target)} is already there. {remedy}")
 
 
-def write(target: Path, data: bytes, *, is_overwriting: bool = False, mode: int = 0o666) -> Path:
-    """Writes under a temporary name first; returns `target`. The umask is taken off the mode. Errors: OutputError."""
-    part = target.parent / f".vllava-{os.getpid()}.part"
+def write(target: Path, data: bytes, *, is_overwriting: bool = False, mode: int | None = None) -> Path:
+    """Replaces a file in one step, and writes to a device or a named pipe; returns `target`. Errors: OutputError."""
     if not is_overwriting:
         check_free(target)
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)  # a device or a named pipe stays what it is
-            return target
-        try:
-            with open(part, "xb", opener=partial(os.open, mode=mode)) as file:
-                file.write(data)
-            part.replace(target)
-        finally:
-            with suppress(FileNotFoundError):
-                part.unlink()
-    except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise OutputError(f"{_shown(target)} can't be written: {reason}. Choose another place.") from exc
+    with as_output_error(target):
+        is_stream = target.exists() and not target.is_file() and not target.is_dir()
+        if is_stream:
+            target.write_bytes(data)
+    if not is_stream:
+        atomic_write(target, [data], mode=mode)
     return target
-
-
-def _shown(path: Path) -> str:
-    return f"'{os.fsencode(path).decode(errors='replace')}'"

@@ -8,10 +8,10 @@ from typing import TextIO
 
 from vllava_cli.errors import UsageError
 from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.nouns import STDIN
 from vllava_cli.prompt import MAX_QUESTION_BYTES
 
 USAGE = 'vllava ask CLIP... "QUESTION"'
-STDIN = "-"
 
 
 def split_words(words: list[str]) -> tuple[tuple[Path, ...], str | None]:
@@ -63,7 +63,7 @@ def check_stdin(clips: tuple[Path, ...], stdin: TextIO | None) -> None:
 
 
 def names_a_clip(word: str) -> bool:
-    """Whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
+    """Say whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
     exists = os.path.exists(word)
     return exists or (word.lower().endswith(MEDIA_SUFFIXES) and not any(map(str.isspace, word)))
 

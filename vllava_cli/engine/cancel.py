@@ -10,16 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllava_cli.interrupt import never
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 class CancelError(Exception):
     """A pass was broken off because it was cancelled; the layers that it ran hold worthless values."""
-
-
-def never() -> bool:
-    return False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from vllava_cli.engine.hub_download import Kind, Listing, ask, cache_folder, fet
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source
-from vllava_cli.storage.json_file import MOST_BYTES, check_regular, read_object, unusable
+from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
 """A checkpoint has a file of each row."""
@@ -98,7 +98,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
     from safetensors import safe_open
 
-    check_regular(path, most_bytes=MAX_WEIGHTS_BYTES)
+    check_json_file(path, most_bytes=MAX_WEIGHTS_BYTES)
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)

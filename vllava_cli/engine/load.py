@@ -24,7 +24,7 @@ from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.weight_cache import Origin, WeightCache, origin_of
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind
-from vllava_cli.storage.json_file import unusable
+from vllava_cli.storage.fields import unusable
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.errors import reason_of
-from vllava_cli.storage.json_file import check_regular, read_object, unusable
+from vllava_cli.storage.fields import check_json_file, read_object, unusable
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,7 +77,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     import tokenizers
 
     path = folder / "tokenizer.json"
-    check_regular(path, most_bytes=MOST_BYTES)
+    check_json_file(path, most_bytes=MOST_BYTES)
     settings = read_settings(folder / "tokenizer_config.json")
     names = read_settings(folder / "special_tokens_map.json") | settings
     try:

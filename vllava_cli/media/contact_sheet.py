@@ -12,8 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from vllava_cli.media.square import seen
-from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe, counted
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)

@@ -17,8 +17,8 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import MediaError
-from vllava_cli.media.files import check_file, shown
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.files import check_file
 
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
@@ -65,11 +65,11 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
-        raise MediaError(f"{shown(path)} has {what}. Name a file with moving pictures or an image.")
+        raise MediaError(f"{quoted(path)} has {what}. Name a file with moving pictures or an image.")
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     context: VideoCodecContext | None = stream.codec_context  # None where FFmpeg has no decoder
     if context is None:
-        raise MediaError(f"{shown(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
+        raise MediaError(f"{quoted(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
     check_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
@@ -96,15 +96,15 @@ def check_size(path: Path, width: int, height: int) -> None:
     """Raises a `MediaError` for a picture so large that decoding it would be an attack or an accident."""
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
-        raise MediaError(f"{shown(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
+        raise MediaError(f"{quoted(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
 
 
 def _fault_of(path: Path, exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
-        return f"{shown(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+        return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
     if _starts_like_media(path):
-        return f"{shown(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
-    return f"{shown(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+        return f"{quoted(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
+    return f"{quoted(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
 
 
 def _starts_like_media(path: Path) -> bool:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from vllava_cli.errors import MediaError
-from vllava_cli.storage.jsonl import reason_of, shown
-
-_CHUNK_BYTES = 1 << 20
+from vllava_cli.errors import MediaError, os_reason, quoted
+from vllava_cli.interrupt import never
+from vllava_cli.storage.files import CHUNK_BYTES
 
 
 class StoppedError(Exception):
@@ -27,10 +26,6 @@ class Fingerprint:
 
     bytes: int
     sha256: str
-
-
-def _never() -> bool:
-    return False
 
 
 class Hashing:
@@ -64,7 +59,7 @@ class Hashing:
         self._thread.shutdown(cancel_futures=True)
 
 
-def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerprint:
+def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerprint:
     """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
     if not _is_folder(path):
         return _fingerprint_of(_opened(path), path, is_stopped)
@@ -77,7 +72,7 @@ def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerpr
     return Fingerprint(bytes=size, sha256=whole.hexdigest())
 
 
-def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = _never) -> str | None:
+def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = never) -> str | None:
     """How a clip differs from what it was, a sentence; None if it is the same. Hashes only where the sizes agree."""
     if told := resized(path, recorded.bytes):
         return told
@@ -85,7 +80,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
         is_same = fingerprint(path, is_stopped) == recorded
     except MediaError as exc:
         return str(exc)
-    return None if is_same else f"{shown(path)} has changed since: as many bytes as then, other content."
+    return None if is_same else f"{quoted(path)} has changed since: as many bytes as then, other content."
 
 
 def resized(path: Path, size: int) -> str | None:
@@ -94,7 +89,7 @@ def resized(path: Path, size: int) -> str | None:
         now = _size(path)
     except MediaError as exc:
         return str(exc)
-    return None if now == size else f"{shown(path)} has changed since: {size:,} bytes then, {now:,} now."
+    return None if now == size else f"{quoted(path)} has changed since: {size:,} bytes then, {now:,} now."
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -112,7 +107,7 @@ def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) 
     whole, size = hashlib.sha256(), 0
     try:
         with file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := file.read(CHUNK_BYTES):
                 if is_stopped():
                     raise StoppedError
                 whole.update(chunk)
@@ -123,7 +118,7 @@ def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) 
 
 
 def _unreadable(path: Path, exc: OSError) -> MediaError:
-    return MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the disk.")
+    return MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the disk.")
 
 
 def _size(path: Path) -> int:
@@ -131,9 +126,9 @@ def _size(path: Path) -> int:
         files = _pictures(path) if _is_folder(path) else (path,)
         return sum(file.stat().st_size for file in files)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise MediaError(f"There is no file {shown(path)} any more.") from exc
+        raise MediaError(f"There is no file {quoted(path)} any more.") from exc
     except OSError as exc:
-        raise MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the path.") from exc
+        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the path.") from exc
 
 
 def _pictures(path: Path) -> tuple[Path, ...]:

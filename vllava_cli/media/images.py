@@ -28,9 +28,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import MAX_PIXELS, check_size
-from vllava_cli.media.files import check_file, shown
+from vllava_cli.media.files import check_file
 from vllava_cli.media.upright import Orientation, upright
 from vllava_cli.nouns import Clip, Frames
 
@@ -83,7 +83,7 @@ def read_still(path: Path) -> Frames:
         loaded = rgb(image)[np.newaxis]
         pixels = upright(loaded, turn_of(image))  # again, because Pillow turns a TIFF by itself while it loads it
     faults = (
-        (f"Only the first of the {pages} pages of {shown(path)} is used.",) if codec == "tiff" and pages > 1 else ()
+        (f"Only the first of the {pages} pages of {quoted(path)} is used.",) if codec == "tiff" and pages > 1 else ()
     )
     _, height, width, _ = pixels.shape
     clip = Clip(
@@ -131,12 +131,12 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
                 yield image
     except Image.DecompressionBombError as exc:
         raise MediaError(
-            f"{shown(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
+            f"{quoted(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
         ) from exc
     except UnidentifiedImageError:
         raise
     except IMAGE_ERRORS as exc:
-        raise MediaError(f"{shown(path)} is a truncated or damaged image. Copy or download it again.") from exc
+        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
 def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:

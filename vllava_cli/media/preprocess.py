@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import VideoRecipe
-from vllava_cli.storage.json_file import read_object
+from vllava_cli.storage.fields import read_object
 
 MOST_SIDE = 4096
 """Pixels of a frame as the model takes it."""

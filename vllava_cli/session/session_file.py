@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Self
 
-from vllava_cli.errors import LockedError, OutputError, SessionError
+from vllava_cli.errors import LockedError, OutputError, SessionError, quoted
+from vllava_cli.interrupt import never
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError, differs, fingerprint
 from vllava_cli.session.session_rows import (
     MediumRecord,
@@ -25,8 +25,9 @@ from vllava_cli.session.session_rows import (
     turn_row,
     undo_row,
 )
-from vllava_cli.storage.journal import Journal, is_locked
-from vllava_cli.storage.jsonl import line_of, read_rows, shown, told
+from vllava_cli.storage.files import as_output_error, atomic_write, is_locked
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import line_of, read_rows
 
 __all__ = [
     "Fingerprint",
@@ -85,7 +86,7 @@ class SessionFile:
             except OutputError:
                 if not os.path.lexists(path):
                     raise
-        raise OutputError(f"{shown(folder)} has no free name for a session. Try again.")
+        raise OutputError(f"{quoted(folder)} has no free name for a session. Try again.")
 
     @classmethod
     def resume(cls, path: Path) -> tuple[Self, SessionRecord]:
@@ -138,7 +139,7 @@ def read(path: Path) -> SessionRecord:
         return folded(read_rows(path))
     except SessionError as exc:
         raise SessionError(
-            f"{shown(path)} can't be used as a session: {exc}. Name another file, or start a new session."
+            f"{quoted(path)} can't be used as a session: {exc}. Name another file, or start a new session."
         ) from exc
     except OutputError as exc:
         raise SessionError(str(exc)) from exc
@@ -149,25 +150,15 @@ def write_copy(path: Path, record: SessionRecord, *, is_overwriting: bool) -> No
 
     Errors: LockedError, OutputError.
     """
-    data = b"".join(map(line_of, rows_of(record)))
-    part = path.parent / f".vllava-{os.getpid()}.part"
-    with told(path):
+    with as_output_error(path):
         if not is_overwriting or not os.path.isfile(path):
             _check_free(path, is_empty_free=False)
         elif is_locked(path):
-            raise LockedError(f"{shown(path)} is the file of a chat that goes on. Name another file.")
-        try:
-            with open(part, "xb", opener=partial(os.open, mode=0o600)) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            with suppress(OSError):
-                part.unlink()
+            raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
+    atomic_write(path, map(line_of, rows_of(record)), mode=0o600)
 
 
-def difference(record: MediumRecord, is_stopped: Callable[[], bool] = lambda: False) -> str | None:
+def difference(record: MediumRecord, is_stopped: Callable[[], bool] = never) -> str | None:
     """How a clip differs from what the model saw, a sentence; None if it is the same. Errors: StoppedError."""
     return differs(record.path, Fingerprint(bytes=record.bytes, sha256=record.sha256), is_stopped)
 
@@ -205,7 +196,7 @@ def _dated(folder: Path) -> list[tuple[int, Path]]:
 
 def _make_parents(path: Path) -> None:
     missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
-    with told(path):
+    with as_output_error(path):
         for parent in reversed(missing):
             parent.mkdir(0o700, exist_ok=True)
 
@@ -215,11 +206,11 @@ def _check_free(path: Path, *, is_empty_free: bool = True) -> None:
     if not os.path.lexists(path):
         return
     if os.path.isdir(path):
-        raise OutputError(f"{shown(path)} is a folder. Name a file.")
+        raise OutputError(f"{quoted(path)} is a folder. Name a file.")
     is_empty = os.path.isfile(path) and path.stat().st_size == 0
     if not (is_empty and is_empty_free):
         raise OutputError(_taken(path))
 
 
 def _taken(path: Path) -> str:
-    return f"{shown(path)} is already there. Name another file."
+    return f"{quoted(path)} is already there. Name another file."

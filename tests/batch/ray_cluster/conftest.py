@@ -106,7 +106,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
     }
     processes: list[subprocess.Popen[bytes]] = []

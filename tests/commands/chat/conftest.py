@@ -22,7 +22,7 @@ from vllava_cli.commands.chat.slash import parse
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
 from vllava_cli.engine.generate import Engine
-from vllava_cli.interrupt import Ending
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
@@ -94,7 +94,7 @@ def stage(
             settings=Settings(is_verbose=is_verbose),
             screen=screen,
             keeping=Keeping(model="demo", revision=None, screen=screen, path=path),
-            ending=Ending(),
+            ending=GracefulExit(),
             limits=DecodeLimits(),
             gallery=shipped,
             output=output,
@@ -106,5 +106,5 @@ def stage(
     yield make
     torch.set_num_threads(threads)
     for each in stages:
-        each.talk.ending = Ending()  # one that was asked for would end pytest
+        each.talk.ending = GracefulExit()  # one that was asked for would end pytest
         each.talk.close()

@@ -26,7 +26,7 @@ from vllava_cli.errors import (
     StdoutError,
     UsageError,
 )
-from vllava_cli.interrupt import Ending
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import Framing, Stats
 
 Make = Callable[..., Stage]
@@ -553,7 +553,7 @@ def test_a_second_ctrl_c_ends_a_pass_and_the_turn_is_kept_all_the_same(stage: Ma
 
 def test_a_request_to_end_stops_an_answer_which_is_kept(stage: Make, engine: Engine) -> None:
     here = stage(CLIP)
-    ending, broken = Ending.watched(), at_pass(engine, 3, signalled(signal.SIGTERM))
+    ending, broken = GracefulExit.watched(), at_pass(engine, 3, signalled(signal.SIGTERM))
     with ending as here.talk.ending, broken, pytest.raises(SystemExit) as caught:
         here.enter("What happens in this video?")
     assert caught.value.code == 143
@@ -574,7 +574,7 @@ def test_an_empty_answer_is_a_line(output: str, stage: Make) -> None:
     here.talk.ending._number = 15
     with pytest.raises(SystemExit):
         here.enter("What happens in this video?")
-    here.talk.ending = Ending()
+    here.talk.ending = GracefulExit()
     here.talk.telling.tell(here.talk.conversation, took="0.50 s")
     assert here.out.getvalue() == "\n"
 
@@ -620,5 +620,5 @@ def test_an_answer_of_nothing_is_a_line_too(stage: Make, monkeypatch: pytest.Mon
     def at_once() -> Iterator[Callable[[], bool]]:
         yield lambda: True
 
-    monkeypatch.setattr("vllava_cli.commands.chat.talk.noted", at_once)
+    monkeypatch.setattr("vllava_cli.commands.chat.talk.sigint_flag", at_once)
     assert stage(CLIP).enter("What happens?") == "\nStopped. What was said is kept; /undo takes it back.\n"

@@ -8,7 +8,6 @@ import pytest
 
 from tests.engine.engines import EXACT
 from vllava_cli import demo
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.measuring.asked import Asked, asked
 from vllava_cli.engine.measuring.contest import Subject
@@ -16,6 +15,7 @@ from vllava_cli.engine.measuring.limits import Sizes
 from vllava_cli.engine.measuring.pair import Pair, load_pair
 from vllava_cli.engine.measuring.turns import Turns
 from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.interrupt import never
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Frames, Framing, Source
 

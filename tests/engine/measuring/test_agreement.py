@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from tests.engine.engines import EXACT
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.agreement import agreement, tolerance
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, check, random_subject
@@ -17,6 +16,7 @@ from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.engine.measuring.snippet import Snippet
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
+from vllava_cli.interrupt import never
 from vllava_cli.nouns import Dtype, Frames, Quantisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")

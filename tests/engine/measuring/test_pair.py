@@ -13,7 +13,6 @@ import torch
 from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import ONCE
 from vllava_cli import demo
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject
@@ -21,6 +20,7 @@ from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, load_pair, reading_s
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.errors import CheckpointError
+from vllava_cli.interrupt import never
 from vllava_cli.nouns import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")

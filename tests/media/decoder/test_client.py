@@ -25,7 +25,7 @@ from vllava_cli.media.sample import probe, sample
 from vllava_cli.nouns import Clip, DecodeLimits, Framing
 
 WHOLE = Framing()
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
 
 

@@ -28,7 +28,7 @@ from vllava_cli.media.select import spread
 from vllava_cli.nouns import Clip, Fit, Frames, Framing
 
 T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WHOLE = Framing()
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.clips import MPEG4, write_clip
 from vllava_cli.errors import MediaError
-from vllava_cli.media.decoder.stdin_file import STDIN, Reader, spool
+from vllava_cli.media.decoder.stdin_file import Reader, spool
 from vllava_cli.media.files import is_folder
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
@@ -57,10 +57,14 @@ def test_a_reader_gives_what_sample_gives_under_the_name_of_stdin(tmp_path: Path
     clip = write_clip(tmp_path / "a.mp4", 20)
     expected = sample(clip, Framing())
     with clip.open("rb") as stdin, Reader(stdin=stdin) as reader:
-        frames, again, facts = reader.sample(STDIN, Framing()), reader.sample(STDIN, Framing()), reader.probe(STDIN)
+        frames, again, facts = (
+            reader.sample(Path("-"), Framing()),
+            reader.sample(Path("-"), Framing()),
+            reader.probe(Path("-")),
+        )
     assert (frames.pixels == expected.pixels).all()
     assert (again.pixels == expected.pixels).all()
-    assert (frames.times_s, frames.clip.path, facts.path) == (expected.times_s, STDIN, STDIN)
+    assert (frames.times_s, frames.clip.path, facts.path) == (expected.times_s, Path("-"), Path("-"))
 
 
 def test_a_file_is_read_under_its_own_name(tmp_path: Path) -> None:
@@ -75,7 +79,7 @@ def test_messages_say_stdin_instead_of_the_temporary_file(tmp_path: Path) -> Non
         Reader(stdin=stream(tmp_path, b"Dear diary, this is no film.\n" * 100)) as reader,
         pytest.raises(MediaError) as caught,
     ):
-        reader.sample(STDIN, Framing())
+        reader.sample(Path("-"), Framing())
     assert str(caught.value) == (
         "stdin is neither a video nor an image that can be read. Check the file or convert it to mp4."
     )
@@ -84,7 +88,7 @@ def test_messages_say_stdin_instead_of_the_temporary_file(tmp_path: Path) -> Non
 def test_faults_say_stdin_too(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.avi", 60, encoding=MPEG4).read_bytes()
     with Reader(stdin=stream(tmp_path, clip[: len(clip) * 2 // 3])) as reader:
-        (fault,) = reader.probe(STDIN).faults
+        (fault,) = reader.probe(Path("-")).faults
     assert re.fullmatch(r"\d+ of 60 frames of stdin could be decoded: the file is truncated or damaged\.", fault)
 
 
@@ -94,7 +98,7 @@ def test_nothing_is_left_behind(error: type[BaseException], tmp_path: Path, monk
     (tmp_path / "temporary").mkdir()
     clip, before = write_clip(tmp_path / "a.mp4", 4), signal.getsignal(signal.SIGTERM)
     with pytest.raises(error), clip.open("rb") as stdin, Reader(stdin=stdin) as reader:
-        reader.probe(STDIN)
+        reader.probe(Path("-"))
         (folder,) = (tmp_path / "temporary").iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         raise error
@@ -104,7 +108,7 @@ def test_nothing_is_left_behind(error: type[BaseException], tmp_path: Path, monk
 
 def probing(folder: Path, limit: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
     """vllava probe -, with its temporary files in `folder`."""
-    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-m", "vllava_cli", "probe", "-"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, preexec_fn=limit)

@@ -26,7 +26,7 @@ from vllava_cli.media.remote.locks import sole
 from vllava_cli.media.remote.policy import allowed
 from vllava_cli.media.remote.room import Room
 from vllava_cli.media.remote.urls import key_of
-from vllava_cli.storage.lock import release
+from vllava_cli.storage.files import release
 
 pytest.importorskip("aiohttp")
 

@@ -12,7 +12,7 @@ from vllava_cli.commands.start import start
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Hashing
 from vllava_cli.nouns import Log, MediaKind, Wishes
-from vllava_cli.stopwatch import Stopwatch
+from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine

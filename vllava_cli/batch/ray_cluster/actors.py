@@ -17,11 +17,9 @@ from vllava_cli.batch.executors import local
 from vllava_cli.batch.ray_cluster.decode_task import CLIP, Decoded
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.rows import Fault, Outcome, row_of
-from vllava_cli.commands.provenance import precision_of
 from vllava_cli.errors import VllavaError
 from vllava_cli.media.decoder.read_ahead import Read
-from vllava_cli.storage.jsonl import line_of
-from vllava_cli.storage.portable import exact
+from vllava_cli.storage.jsonl import exact, line_of
 
 if TYPE_CHECKING:
     from vllava_cli.batch.clip_jobs import Unit
@@ -70,7 +68,7 @@ class Answering:
         if good or not all(clip.is_early for clip in clips):
             self._load({clip.frames.kind for clip in good if clip.frames})
         about = self._setup.about
-        precision = precision_of(self._engine.plan) if self._engine else None
+        precision = self._engine.plan.precision if self._engine else None
         for clip in clips:
             if clip.fault:
                 for job in clip.unit.jobs:

@@ -17,7 +17,7 @@ from vllava_cli.batch.pipeline import changed
 from vllava_cli.batch.ray_cluster.manifest import unit_of
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.rows import Fault
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.decoder.client import Guard
 from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.remote.cache import Cache
@@ -28,7 +28,6 @@ from vllava_cli.media.remote.policy import allowed, scheme_of
 from vllava_cli.media.remote.urls import without_secrets
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Frames
-from vllava_cli.storage.jsonl import shown
 
 MOST_BYTES = 20 << 30
 """Of the clips that URLs name, on each machine."""
@@ -83,7 +82,7 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
     except Exception as exc:
         fault = Fault.of_clip(exc, path)
         if path != unit.path:  # what is told of a fetched file is told of its URL
-            fault = replace(fault, message=fault.message.replace(shown(path), without_secrets(name)))
+            fault = replace(fault, message=fault.message.replace(quoted(path), without_secrets(name)))
     if fault:
         return Decoded(unit=unit, fault=fault, is_early=is_early)
     return Decoded(unit=unit, frames=frames)

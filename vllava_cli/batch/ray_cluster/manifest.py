@@ -11,7 +11,7 @@ from typing import Any
 
 from vllava_cli.batch.clip_jobs import Unit
 from vllava_cli.batch.jobs import Job
-from vllava_cli.storage.jsonl import told
+from vllava_cli.storage.files import Part, as_output_error
 from vllava_cli.storage.objects import Objects, is_url, scratch
 
 NAME = "manifest.parquet"
@@ -29,10 +29,8 @@ def write(place: str, units: Iterable[Unit]) -> str:
             objects.put_file(path, NAME)
         return f"{objects.url}/{NAME}"
     path = Path(place).absolute() / NAME
-    part = path.with_name(f".{NAME}.part")
-    with told(path):
-        _write(part, units)
-        part.replace(path)
+    with Part(path) as part, as_output_error(path):
+        _write(part.path, units)
     return str(path)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vllava_cli.batch.columns import path_columns
 from vllava_cli.batch.jobs import Job
 from vllava_cli.commands.provenance import MADE_WITH
-from vllava_cli.storage.portable import portable, readable
+from vllava_cli.storage.jsonl import portable, readable
 
 ROWS_PER_GROUP = 4096
 _TEXTS = ("id", "path", "question", "answer", "stop_reason")

@@ -15,9 +15,10 @@ from vllava_cli.batch.ray_cluster import parquet
 from vllava_cli.batch.ray_cluster.ray_request import Place
 from vllava_cli.batch.rows import About
 from vllava_cli.batch.shards import PART, shards_in
-from vllava_cli.errors import OutputError
-from vllava_cli.storage.journal import Journal, read_rows
-from vllava_cli.storage.jsonl import shown, told
+from vllava_cli.errors import OutputError, quoted
+from vllava_cli.storage.files import Part, as_output_error
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows
 
 JOBS_PER_PART, MOST_PARTS = 65_536, 256
 
@@ -43,7 +44,7 @@ class FolderParts:
                 for path in filter(Path.exists, paths):
                     self._learn(read_rows(path), path)
             return
-        with told(self._folder):
+        with as_output_error(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
             self._journals.append(Journal.open(path))
@@ -75,11 +76,9 @@ class FolderParts:
         for number, journal in enumerate(self._journals, 1):
             shard = Shard(number=number, of=of)
             path = self._output(number, of)
-            part = path.with_name(f".{path.name}.part")
-            with told(path):
+            with Part(path) as part, as_output_error(path):
                 rows = ordered(journal.path, [job.id for job in jobs if shard.has(job.id)])
-                parquet.write(part, rows, self._about.choices, fields)
-                part.replace(path)
+                parquet.write(part.path, rows, self._about.choices, fields)
 
     def ids(self) -> Iterator[bytes]:
         for journal in self._journals:
@@ -98,7 +97,7 @@ class FolderParts:
         ending = "parquet" if self._place.is_parquet else "jsonl"
         if len(kinds) > 1 or {kind for _, kind in kinds} != {ending}:
             raise OutputError(
-                f"{shown(self._folder)} has parts of another run, or of another --format. Name another folder."
+                f"{quoted(self._folder)} has parts of another run, or of another --format. Name another folder."
             )
         return int(kinds.pop()[0])
 

@@ -12,7 +12,7 @@ from vllava_cli.batch.output import learned, ordered
 from vllava_cli.batch.ray_cluster import parquet
 from vllava_cli.batch.ray_cluster.ray_request import Place
 from vllava_cli.batch.rows import About
-from vllava_cli.storage.journal import read_rows
+from vllava_cli.storage.jsonl import read_rows
 from vllava_cli.storage.objects import LIST, Objects, rows_into, scratch
 
 MOST_ROWS, MOST_S = 1000, 5.0

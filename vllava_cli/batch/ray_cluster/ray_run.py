@@ -18,9 +18,9 @@ from vllava_cli.batch.ray_cluster.reconcile import mismatch
 from vllava_cli.batch.ray_cluster.setup import Setup
 from vllava_cli.batch.request import Inputs
 from vllava_cli.batch.rows import About
-from vllava_cli.batch.run import INTERRUPTED, about_of, jobs_of, source_of, unknown_of
-from vllava_cli.errors import UsageError
-from vllava_cli.interrupt import noted
+from vllava_cli.batch.run import about_of, jobs_of, source_of, unknown_of
+from vllava_cli.errors import INTERRUPTED, UsageError
+from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.media.remote.policy import allowed, scheme_of
 from vllava_cli.media.remote.urls import without_secrets
@@ -41,7 +41,7 @@ def run(cluster: ClusterBatch, screen: Screen) -> int:
     _check_schemes(cluster, jobs)
     with (
         parts.opened(cluster.output, jobs, about, is_dry=batch.is_dry) as out,
-        noted(is_early=lambda: not tally.has_begun) as is_interrupted,
+        sigint_flag(is_early=lambda: not tally.has_begun) as is_interrupted,
     ):
         todo = [job for job in jobs if not out.is_done(job)]
         tally.total, tally.skipped = len(jobs), len(jobs) - len(todo)

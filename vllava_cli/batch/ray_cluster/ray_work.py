@@ -22,8 +22,7 @@ from vllava_cli.batch.ray_cluster.result_queue import Taken
 from vllava_cli.batch.ray_cluster.setup import Setup, Task
 from vllava_cli.batch.rows import Fault, Outcome, row_of
 from vllava_cli.errors import ClusterError
-from vllava_cli.nouns import DEMO_MODEL
-from vllava_cli.plural import counted
+from vllava_cli.nouns import DEMO_MODEL, counted
 from vllava_cli.screen import Screen
 
 if TYPE_CHECKING:

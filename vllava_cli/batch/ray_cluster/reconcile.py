@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli.batch.jobs import Job
-from vllava_cli.storage.jsonl import shown
+from vllava_cli.errors import quoted
 
 MOST_NAMED = 10
 
@@ -27,7 +27,7 @@ class Mismatch:
 
     def told(self) -> Iterator[str]:
         """Sentences, with the first ten of each kind named."""
-        names = [f"{job.id} {shown(Path(job.path))} {job.question!r}" for job in self.missing]
+        names = [f"{job.id} {quoted(Path(job.path))} {job.question!r}" for job in self.missing]
         kinds = (("without a row", names), ("with two rows", self.twice), ("that nobody asked for", self.foreign))
         for what, found in kinds:
             if found:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from vllava_cli.errors import WishError
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 
 LEAST_CPUS = 3
 """One for an engine, one to decode, one to read the manifest: with fewer these wait for each other for ever."""

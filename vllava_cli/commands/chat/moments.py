@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vllava_cli.nouns import Frames
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Frames, counted
 
 
 def moments(frames: Frames) -> str:

@@ -18,18 +18,16 @@ from vllava_cli.commands.chat.sessions import kept
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.chat.talk import Talk
 from vllava_cli.commands.chat.telling import Output
-from vllava_cli.commands.start import Opening, prepare, start
-from vllava_cli.errors import StdoutError, UsageError, VllavaError
-from vllava_cli.interrupt import Ending
+from vllava_cli.commands.start import prepare, start
+from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import DEMO_MODEL, Conversation, DecodeLimits, Frames, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.session.session_file import SessionFile, SessionRecord, sessions_folder
-from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def run(chat: Chat, screen: Screen) -> int:
             _check_same(chat.clips, record)
         talk = _talk(of_session(chat, record), file, record, screen, ends)
         lines = _lines(talk, screen)
-        talk.ending = ends.enter_context(Ending.watched())
+        talk.ending = ends.enter_context(GracefulExit.watched())
         ends.callback(talk.close)
         return _loop(talk, lines)
 
@@ -98,7 +96,7 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
     clips: Clips = clips_of(record) if record else tuple(dict.fromkeys((clip, chat.framing) for clip in chat.clips))
     watch = Stopwatch(began_s=BEGAN_S)
     watch.lap("start")
-    media, tokens, frames_s = prepare(Opening(clips=clips, wishes=chat.wishes, limits=chat.limits), screen, watch)
+    media, tokens, frames_s = prepare(clips, chat.wishes, limits=chat.limits, screen=screen, watch=watch)
     keeping = Keeping(
         model=_model(tokens),
         revision=tokens.checkpoint.revision,
@@ -120,14 +118,14 @@ def _talk(chat: Chat, file: SessionFile | None, record: SessionRecord | None, sc
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
     engine, load_s = start(chat.wishes, tokens, kinds, screen.log, watch, check=check)
-    screen.detail(f"ready after {watch.told()}.")
+    screen.detail(f"ready after {watch.account()}.")
     talk = Talk(
         engine=engine,
         conversation=conversation,
         settings=Settings(sampling=chat.sampling, is_verbose=screen.is_verbose),
         screen=screen,
         keeping=keeping,
-        ending=Ending(),
+        ending=GracefulExit(),
         limits=chat.limits,
         output=chat.output,
         frames_s=frames_s,

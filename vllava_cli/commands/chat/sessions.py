@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllava_cli.errors import SessionError
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.session.session_file import SessionRecord, sessions, sessions_folder
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
 
 
 def tell(screen: Screen, *, is_json: bool) -> int:

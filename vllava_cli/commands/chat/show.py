@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.report import counts, first_token
+from vllava_cli.commands.provenance import counts, first_token
 from vllava_cli.nouns import Conversation, Turn
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from vllava_cli.commands.provenance import seeded
 from vllava_cli.commands.start import read_clips, warn_of_many
 from vllava_cli.engine.cancel import Cancel
 from vllava_cli.errors import UsageError
-from vllava_cli.interrupt import Ending, noted
+from vllava_cli.interrupt import GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen, one_line
-from vllava_cli.stopwatch import Stopwatch
+from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -34,7 +34,7 @@ class Talk:
     settings: Settings
     screen: Screen
     keeping: Keeping
-    ending: Ending
+    ending: GracefulExit
     limits: DecodeLimits
     gallery: Gallery = field(default_factory=Gallery)
     output: Output = "stream"
@@ -180,7 +180,7 @@ class Talk:
             watch.lap("decoding")
         watch.lap("keeping")
         self.was_interrupted = conversation.turns[-1].stop_reason == "interrupted"
-        self.telling.tell(conversation, took=watch.told())
+        self.telling.tell(conversation, took=watch.account())
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -191,7 +191,7 @@ class Talk:
 
     def _answer(self, question: str, sampling: Sampling) -> None:
         before = len(self.conversation.turns)
-        with noted() as is_stopped:
+        with sigint_flag() as is_stopped:
             pieces = self.engine.stream(
                 self.conversation,
                 question,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.keeping import Keeping
-from vllava_cli.commands.report import counts, report
-from vllava_cli.nouns import Conversation, Delta, Turn
-from vllava_cli.plural import counted
+from vllava_cli.commands.provenance import counts, report
+from vllava_cli.nouns import Conversation, Delta, Turn, counted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.errors import MediaError, UsageError, quoted
 from vllava_cli.media.decoder.process import Decoder, NoAnswerError
 from vllava_cli.media.decoder.protocol import Call, DecoderBugError, Request
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
@@ -104,7 +104,7 @@ class Guard:
             try:
                 return self._answer(request)
             except NoAnswerError as failure:
-                raise MediaError(f"{_shown(path)} {failure}") from failure
+                raise MediaError(f"{quoted(path)} {failure}") from failure
 
     def _answer(self, request: Request) -> Frames | Clip:
         while True:
@@ -146,9 +146,3 @@ def _folder_for(path: Path) -> str:
         return str(Path.cwd())
     except OSError:
         return ""
-
-
-def _shown(path: Path) -> str:
-    from vllava_cli.media.files import shown
-
-    return shown(path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from vllava_cli.interrupt import never
 from vllava_cli.media.decoder.client import KilledError
 from vllava_cli.nouns import Frames
 
@@ -56,9 +57,7 @@ class Ahead(Generic[K, T]):
         for number, reader in enumerate(readers, 1):
             threading.Thread(target=self._work, args=(reader,), name=f"read ahead {number}", daemon=True).start()
 
-    def take(
-        self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool] = lambda: False
-    ) -> list[Read[K, T]]:
+    def take(self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool] = never) -> list[Read[K, T]]:
         """What is ready, at most so many, in order of completion; [] where nothing is.
 
         `is_waiting`: until something is, or all is over, or `is_interrupted` says yes. What `files` raised is raised

@@ -89,8 +89,8 @@ def _enter(request: protocol.Request) -> None:
     try:
         os.chdir(request.folder)
     except OSError as exc:
-        from vllava_cli.media.files import shown
+        from vllava_cli.errors import quoted
 
         raise MediaError(
-            f"{shown(request.path)} can't be read: {(exc.strerror or '').lower()}. Check the path."
+            f"{quoted(request.path)} can't be read: {(exc.strerror or '').lower()}. Check the path."
         ) from exc

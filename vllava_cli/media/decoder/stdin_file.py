@@ -23,11 +23,10 @@ from typing import BinaryIO, Self, TypeVar
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder.client import Guard
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import STDIN, Clip, DecodeLimits, Frames, Framing
+from vllava_cli.storage.files import CHUNK_BYTES
 
-STDIN = Path("-")
 MAX_BYTES = 2 << 30
-_CHUNK_BYTES = 1 << 20
 _SLICE_S = 0.5
 _Found = TypeVar("_Found")
 
@@ -58,7 +57,7 @@ class Reader:
         """Refuses at once what needs no decoding to be refused. Errors: MediaError."""
         from vllava_cli.media.files import check_file, is_folder
 
-        if name != STDIN and not is_folder(name):
+        if name != Path(STDIN) and not is_folder(name):
             check_file(name)
 
     def sample(self, name: Path, framing: Framing) -> Frames:
@@ -72,7 +71,7 @@ class Reader:
 
     def file(self, name: Path) -> Path:
         """The file that a name stands for, which for stdin is there until the end of the `with`. Errors: MediaError."""
-        if name != STDIN:
+        if name != Path(STDIN):
             return name
         if self._spooled is None:
             folder = self._ends.enter_context(_PrivateFolder())
@@ -127,7 +126,7 @@ def _next(source: BinaryIO) -> bytes:
     """Waits in slices: a signal that comes just before a read would otherwise be noticed only after it."""
     while os.name == "posix" and not select.select([source], [], [], _SLICE_S)[0]:
         pass
-    return os.read(source.fileno(), _CHUNK_BYTES)
+    return os.read(source.fileno(), CHUNK_BYTES)
 
 
 def _unkept(exc: OSError, folder: Path) -> str:

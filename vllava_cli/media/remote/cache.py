@@ -17,7 +17,7 @@ from vllava_cli.media.remote.folder import make_private, told
 from vllava_cli.media.remote.locks import alone, give_up, shared, sole
 from vllava_cli.media.remote.room import Room, free_bytes, touch
 from vllava_cli.media.remote.source import Facts, Source, passing
-from vllava_cli.storage.lock import is_same, release
+from vllava_cli.storage.files import is_same, release
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vllava_cli.media.remote.entry import CLIP, PART, SIDECAR
 from vllava_cli.media.remote.locks import sole_now
-from vllava_cli.storage.lock import release
+from vllava_cli.storage.files import release
 
 
 @dataclass(frozen=True, kw_only=True)

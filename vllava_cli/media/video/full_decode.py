@@ -17,9 +17,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, codec_name, container_name, opened, promised, video_stream
-from vllava_cli.media.files import shown
 from vllava_cli.media.pictures import Converter, Pixels, matrix_of
 from vllava_cli.media.select import pick, reference
 
@@ -147,7 +146,7 @@ def _fetched(path: Path, wanted: frozenset[int], known: Survey) -> dict[int, Pix
                 converter.write(frame, taken[index])
             if len(taken) == len(wanted):
                 return taken
-    raise MediaError(f"{shown(path)} changed while it was read. Try again.")
+    raise MediaError(f"{quoted(path)} changed while it was read. Try again.")
 
 
 def _pass(
@@ -165,7 +164,7 @@ def _pass(
     for frame in _decoded(packets or _packets(container, stream, tally), tally):
         walk.add(frame)
     if not walk.stamps:
-        raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
+        raise MediaError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
     times_s, fps = _times(walk.stamps, walk.base, stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
     return Survey(
         times_s=times_s,

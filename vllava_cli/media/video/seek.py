@@ -9,8 +9,8 @@ from pathlib import Path
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from vllava_cli.errors import quoted
 from vllava_cli.media.container import codec_name, container_name, opened, promised, video_stream
-from vllava_cli.media.files import shown
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.upright import orientation, upright
 from vllava_cli.media.video.bitstream import SEEKABLE
@@ -78,7 +78,7 @@ class Timeline:
     """An index with its ticks read as seconds from the first frame."""
 
     def __init__(self, path: Path, index: Index, stream: VideoStream) -> None:
-        self.name, self.index, self.reported = shown(path), index, stream.frames
+        self.name, self.index, self.reported = quoted(path), index, stream.frames
         self._base = stream.time_base or Fraction(1)
         self._first, last = index.stamp(0), index.stamp(index.frame_count - 1)
         rate = float(stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
@@ -150,6 +150,6 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
 
 def _faults(path: Path, index: Index, promised_packets: int) -> tuple[str, ...]:
     if index.packet_count < promised_packets:
-        found = f"{index.frame_count} of {promised_packets} frames of {shown(path)}"
+        found = f"{index.frame_count} of {promised_packets} frames of {quoted(path)}"
         return (f"{found} could be decoded: the file is truncated or damaged.",)
     return ()
