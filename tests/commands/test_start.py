@@ -7,7 +7,7 @@ from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.nouns import SILENT, MediaKind, Source, Wishes
-from vllava_cli.stopwatch import Stopwatch
+from vllava_cli.times import Stopwatch
 
 
 def needed_bytes(tokens: Tokens, *kinds: MediaKind) -> int:

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from vllava_cli.stopwatch import Stopwatch
-from vllava_cli.storage.lock import locked, release
 
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.engines import EXACT, conversation_about, tokens_of
@@ -42,6 +40,8 @@ from vllava_cli.engine.weight_cache import (
 )
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import LoadPlan, Log, MediaKind, Quantisation, Wishes
+from vllava_cli.storage.files import locked, release
+from vllava_cli.times import Stopwatch
 
 pytest.importorskip("bitsandbytes")
 
