@@ -50,7 +50,9 @@ def same_files(folder: Path, published: Path) -> bool:
     )
 
 
-def test_a_first_download_is_complete_and_the_next_start_asks_nothing(server: Hub, published: Path) -> None:
+def test_a_first_download_is_complete_and_quiet_and_the_next_start_asks_nothing(
+    server: Hub, published: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     server.add(MODEL, published)
     source = hub.locate(MODEL)
     assert sorted(server.bodies()) == sorted((name, 0) for name in CONFIGS)
@@ -62,6 +64,7 @@ def test_a_first_download_is_complete_and_the_next_start_asks_nothing(server: Hu
     assert same_files(source.folder, published)
     assert fetched() == source
     assert server.requests == []
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, INDEX, *SHARDS])
@@ -118,20 +121,22 @@ def test_a_file_that_is_gone_is_fetched_again(name: str, server: Hub, published:
         assert same_files(again.folder, published)
 
 
-def test_what_the_hubs_own_program_fetched_is_complete(server: Hub, published: Path) -> None:
+def test_the_hubs_own_library_and_ours_find_what_the_other_fetched(
+    server: Hub, hub_cache: Path, published: Path
+) -> None:
     server.add(MODEL, published)
-    snapshot_download(MODEL)
+    server.add("owner/other", published)
+    snapshot_download("owner/other")
     server.bodies()
-    assert same_files(fetched().folder, published)
+    assert same_files(fetched("owner/other").folder, published)
     assert server.requests == []
-
-
-def test_the_hubs_own_library_finds_what_was_fetched(server: Hub, hub_cache: Path, published: Path) -> None:
-    server.add(MODEL, published)
     source = fetched()
     assert snapshot_download(MODEL, local_files_only=True) == str(source.folder)
     found = scan_cache_dir(hub_cache)
-    assert (len(found.warnings), [repository.repo_id for repository in found.repos]) == (0, [MODEL])
+    assert (len(found.warnings), sorted(repository.repo_id for repository in found.repos)) == (
+        0,
+        [MODEL, "owner/other"],
+    )
     assert not list(hub_cache.rglob("*.incomplete"))
 
 
@@ -453,9 +458,3 @@ def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pyt
         f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
         "download owner/lora where there is a network."
     )
-
-
-def test_a_quiet_download_says_nothing(server: Hub, published: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    server.add(MODEL, published)
-    fetched()
-    assert capfd.readouterr() == ("", "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,60 +12,6 @@ from vllava_cli.engine.kv_cache import SPARE_TOKENS, KVCache, PreallocatedCacheL
 def states(rows: int, length: int) -> tuple[Tensor, Tensor]:
     """Keys and values [rows, 2, length, 3]."""
     return torch.randn(rows, 2, length, 3), torch.randn(rows, 2, length, 3)
-
-
-class Pair:
-    """A layer and the keys and values that it should hold."""
-
-    def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.random = random.Random(seed)
-        self.layer, self.wanted = PreallocatedCacheLayer(), states(4, 0)
-        self.update()
-
-    def go_on(self) -> None:
-        self.random.choice([self.update, self.step, self.step, self.step, self.slice, self.crop, self.join])()
-        self._check((self.layer.keys, self.layer.values))
-        assert len(self.layer) == self.wanted[0].shape[2]
-
-    def update(self, length: int | None = None) -> None:
-        new = states(len(self.wanted[0]), length or self.random.choice([1, 5, SPARE_TOKENS, SPARE_TOKENS + 1]))
-        self.wanted = tuple(torch.cat([old, more], dim=2) for old, more in zip(self.wanted, new, strict=True))
-        self._check(self.layer.update(*new))
-
-    def step(self) -> None:
-        self.update(1)
-
-    def slice(self) -> None:
-        """Some rows, in any order, without some first columns."""
-        rows = self.random.choices(range(len(self.wanted[0])), k=self.random.randint(1, 5))
-        start = self.random.randrange(self.wanted[0].shape[2])
-        self._put(*(each[rows, :, start:] for each in self.wanted))
-
-    def crop(self) -> None:
-        self.step()  # behind this there is a buffer
-        length = self.random.randint(1, self.wanted[0].shape[2])
-        self.layer.hold(length)
-        self.wanted = tuple(each[:, :, :length] for each in self.wanted)
-
-    def join(self) -> None:
-        new = states(self.random.randint(1, 3), self.wanted[0].shape[2])
-        self._put(*(torch.cat(each) for each in zip(self.wanted, new, strict=True)))
-
-    def _put(self, *held: Tensor) -> None:
-        self.wanted = held
-        self.layer.put(*(each.clone() for each in held))
-
-    def _check(self, found: tuple[Tensor, Tensor]) -> None:
-        for mine, wanted in zip(found, self.wanted, strict=True):
-            assert torch.equal(mine, wanted)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_it_holds_what_it_should_whatever_happens_to_it(seed: int) -> None:
-    pair = Pair(seed)
-    for _ in range(40):
-        pair.go_on()
 
 
 def test_tokens_are_written_behind_the_others_until_the_capacity_is_used_up() -> None:

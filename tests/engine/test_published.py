@@ -168,12 +168,6 @@ def engine_like(engine: Engine) -> Engine:
     return Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
 
 
-def test_without_the_guard_a_stray_letter_is_shown(engine: Engine, file: Tokenizer) -> None:
-    with saying(engine, file.token_to_id("Ъ")):
-        answer = ask(engine, conversation_about(CIRCLE), "Why?", Sampling(has_guard=False))
-    assert (answer.text, answer.stop_reason, answer.stats.stray_tokens) == ("Ъ", "end", 0)
-
-
 def test_three_stray_letters_in_a_row_are_a_loop(engine: Engine, file: Tokenizer) -> None:
     word = file.encode(" dog").ids[1:]
     with saying(engine, *word, *[file.token_to_id("Ъ")] * 9):

@@ -133,16 +133,6 @@ def test_it_ends_where_the_model_would_go_on(
     assert pushed(sequence, ids) == [*[None] * (len(ids) - 1), wanted]
 
 
-def test_a_stray_letter_is_left_out_and_the_answer_goes_on(demo_engine: Engine, video: Frames) -> None:
-    ids = demo_engine.tokens.answer_ids("A dog. Ъ and")
-    for has_guard, text, strays in ((True, "A dog.  and", 1), (False, "A dog. Ъ and", 0)):
-        sequence = sequence_of(demo_engine, video, Sampling(has_guard=has_guard))
-        assert pushed(sequence, ids) == [None] * len(ids)
-        answer = ended(sequence)
-        assert (answer.text, answer.stop_reason, answer.stats.stray_tokens) == (text, "interrupted", strays)
-        assert (answer.stats.new_tokens, demo_engine.tokens.text_of(list(answer.ids))) == (len(ids), text)
-
-
 def test_its_text_comes_in_pieces_that_make_the_whole(demo_engine: Engine, video: Frames) -> None:
     ids = demo_engine.tokens.answer_ids("日本 and Ъ a dog.Ъ")
     sequence = sequence_of(demo_engine, video, Sampling())

@@ -185,7 +185,8 @@ class Engine:
                 if self.runs_ahead:  # the last token that the context holds is still read: there is room for it
                     token = self._next(sequence, token, held, cancel)
                 number = reading.value()
-                cache.ids += [number] if self.runs_ahead else []
+                if self.runs_ahead:
+                    cache.ids.append(number)
                 stop = sequence.push(number)
                 if text := sequence.new_text():
                     yield Delta(text=text)
