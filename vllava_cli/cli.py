@@ -19,14 +19,14 @@ from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaEr
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
-from vllava_cli.usage import LAST, Command, Group, UsageFault, fault_sentence
+from vllava_cli.usage import LAST, CliCommand, CliGroup, UsageFault, fault_sentence
 
 USAGE = 2
 OUR_BUG = 3
 MOST_TIMES = 64
 
 app = typer.Typer(
-    cls=Group,
+    cls=CliGroup,
     help="Answer questions about videos with Video-LLaVA.",
     epilog="Man pages: man vllava, man vllava-ask. Exit codes: 0 done, 1 failed, 2 usage, 3 our bug, 130 interrupted.",
     no_args_is_help=True,
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_command = partial(app.command, cls=Command)
+_command = partial(app.command, cls=CliCommand)
 
 
 def _print_version(wanted: bool) -> None:
@@ -158,15 +158,15 @@ def chat(
 
     Each answer knows what was asked before.
     """
-    from vllava_cli.commands.chat import run as command
+    from vllava_cli.commands.chat import chat_loop as command
     from vllava_cli.commands.positionals import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     if sessions:
-        from vllava_cli.commands.chat.sessions import tell
+        from vllava_cli.commands.chat.sessions import list_sessions
 
-        raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
+        raise typer.Exit(list_sessions(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
         wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
@@ -237,13 +237,20 @@ def batch(
 
     Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
     """
-    from vllava_cli.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
-    from vllava_cli.batch.ray_cluster.ray_arguments import Words, cluster_of
-    from vllava_cli.batch.request import Batch
+    from vllava_cli.batch.request import (
+        BatchRequest,
+        QuestionWords,
+        RayWords,
+        destination_of,
+        devices_of,
+        inputs_of,
+        on_ray,
+        shard_of,
+    )
 
-    asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
+    asked = QuestionWords.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
-    about_ray = Words(
+    about_ray = RayWords(
         ray=ray,
         actors=actors,
         gpus_per_actor=gpus_per_actor,
@@ -251,7 +258,7 @@ def batch(
         output=output,
         format=format,
     )
-    request = Batch(
+    request = BatchRequest(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
@@ -281,14 +288,9 @@ def batch(
     )
     if asked.notice:
         screen.notice(asked.notice)
-    if ray is None:
-        from vllava_cli.batch import run as command
+    from vllava_cli.batch import run as command
 
-        about_ray.check_absent()
-        raise typer.Exit(command.run(request, screen))
-    from vllava_cli.batch.ray_cluster import ray_run as elsewhere
-
-    raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
+    raise typer.Exit(command.run(on_ray(request, about_ray), screen))
 
 
 @_command(no_args_is_help=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_json import MAX_LIST_BYTES
-from vllava_cli.batch.job_lines import MAX_JOB_BYTES, Where
-from vllava_cli.batch.job_rows import rows
+from vllava_cli.batch.job_rows import MAX_JOB_BYTES, MAX_LIST_BYTES, Location, rows
 from vllava_cli.errors import UsageError
 
 MEND = "Mend it in an editor, or leave it out."
@@ -133,14 +130,6 @@ def test_a_row_of_many_lines_has_its_limit_too() -> None:
     )
 
 
-def test_rows_before_a_damaged_one_come_first() -> None:
-    Path("j.jsonl").write_bytes(b'{"a": 1}\n{')
-    found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found) == (Where("'j.jsonl'", 1), {"a": 1})
-    with pytest.raises(UsageError):
-        next(found)
-
-
 def test_a_json_file_that_is_no_list_is_told_what_it_may_be() -> None:
     expected = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
     assert refusal("j.json", b'{"a": 1}\n{"a": 2}\n') == expected
@@ -161,19 +150,9 @@ def test_a_file_that_can_not_be_read_is_told() -> None:
         assert str(caught.value) == f"'{name}' can't be read: {reason}. Check the path, or name another file."
 
 
-def test_a_named_pipe_is_read() -> None:
-    os.mkfifo("j.jsonl")
-    writer = os.open("j.jsonl", os.O_RDWR)
-    os.write(writer, b'{"a": 1}\n')
-    found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found).values == {"a": 1}
-    os.close(writer)
-    assert list(found) == []
-
-
 def test_objects_come_on_stdin() -> None:
     found = list(rows(Path("-"), stdin=io.BytesIO(b'{"a": 1}\n')))
-    assert found == [(Where("stdin", 1), {"a": 1})]
+    assert found == [(Location("stdin", 1), {"a": 1})]
     with pytest.raises(UsageError, match=r"^stdin, line 1: it is not JSON \(Expecting value\)\. "):
         list(rows(Path("-"), stdin=io.BytesIO(b"a,b\n")))
 
