@@ -14,7 +14,7 @@ import numpy.typing as npt
 from av.container import InputContainer
 
 from vllava_cli.media.container import OPTIONS
-from vllava_cli.media.upright import orientation, upright
+from vllava_cli.media.pictures import orientation_of, upright
 
 Picture = npt.NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ class EightFrames:
     @property
     def digest(self) -> str:
         """SHA-256 of the upright pixels, in hexadecimal digits."""
-        rotation, found = orientation(self.matrix), hashlib.sha256()
+        rotation, found = orientation_of(self.matrix), hashlib.sha256()
         for picture in self.pictures:
             found.update(np.ascontiguousarray(upright(picture[np.newaxis], rotation)).tobytes())
         return found.hexdigest()

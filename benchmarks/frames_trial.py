@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.harness import ProcessError, alternate, run_module
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, DecodeLimits, Frames, Framing
 
 LOOP, OURS, GUARDED, TORCHCODEC, FFMPEG = "loop", "ours", "guarded", "torchcodec", "ffmpeg"
@@ -138,7 +138,7 @@ def try_made(path: Path, clip: Clip, repeat: int, *, has_loop: bool) -> FramesTr
 def try_clip(path: Path, repeat: int) -> FramesTrial:
     """Runs them on any clip, and our sampler through the guard as well. Errors: MediaError."""
     limits = DecodeLimits()
-    with closing(Guard(limits)) as guard:
+    with closing(DecoderClient(limits)) as guard:
         clip = guard.sample(path, Framing()).clip
         _bring_into_cache(path)
         workers = _workers((LOOP,), path, replace(limits, timeout_s=LOOP_S))
@@ -199,7 +199,7 @@ def _bring_into_cache(path: Path) -> None:
             pass
 
 
-def _guarded(guard: Guard, path: Path) -> DecoderResult:
+def _guarded(guard: DecoderClient, path: Path) -> DecoderResult:
     """What a user waits for: the request, decoding in the bounded process and the way back."""
     started_s = time.perf_counter()
     frames: Frames = guard.sample(path, Framing())

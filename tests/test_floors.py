@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "plural", "interrupt", "imports", "stopwatch", "demo"),
-    ("prompt", "choices", "times", "hardware", "limits", "plan", "fit", "memory_estimate"),
+    ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
+    ("prompt", "choices", "times", "hardware", "plan", "fit"),
     ("storage", "media"),
     ("engine", "session"),
     ("screen", "commands"),
@@ -24,15 +24,15 @@ FLOORS = (
 HEAVY = {
     "torch": {"engine", "media/pixels", "hardware"},
     "transformers": {"engine", "media/pixels"},
-    "huggingface_hub": {"engine/hub", "engine/repository", "engine/hub_download"},
+    "huggingface_hub": {"engine/hub", "engine/hub_download"},
     "av": {"media"},
     "PIL": {"media", "commands/bench"},
     "rich": {"screen"},
     "typer": {"cli", "options", "usage"},
     "prompt_toolkit": {"commands/chat"},
-    "platformdirs": {"session", "engine/weight_cache", "media/remote"},
-    "ray": {"batch/ray_cluster"},
-    "pyarrow": {"batch/ray_cluster"},
+    "platformdirs": {"session", "engine/weight_cache"},
+    "ray": {"batch/executors"},
+    "pyarrow": {"batch/executors", "batch/parts"},
     "fsspec": {"storage/objects", "media/remote"},
     "aiohttp": {"media/remote"},
     "s3fs": {"media/remote"},

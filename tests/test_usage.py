@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from vllava_cli.cli import app
-from vllava_cli.usage import UsageFault, summary, told
+from vllava_cli.usage import UsageFault, fault_sentence, summary
 
 ROOT: Any = typer.main.get_command(app)
 USAGES = {
@@ -46,7 +46,7 @@ def fault(words: str) -> str:
     """The sentence that a command line without sense is refused with."""
     with pytest.raises(UsageFault) as caught:
         app(args=words.split(), prog_name="vllava", standalone_mode=False)
-    return told(caught.value)
+    return fault_sentence(caught.value)
 
 
 @pytest.mark.parametrize("name", USAGES)

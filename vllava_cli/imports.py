@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 MODEL_MODULES = ("transformers.models.video_llava.modeling_video_llava", "transformers.models.auto.tokenization_auto")
-"""What an answer needs, torch among it; 3 of the 4 seconds in which the demo answers are spent there."""
+"""Modules that an answer needs; importing them takes 3 of the 4 seconds in which the demo answers."""
 
 
 class BackgroundImport:

@@ -21,14 +21,14 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 100
 """After so long a command that hangs is ended by SIGALRM."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The outcome of one command; a negative code is the number of the signal that ended it."""
+    """The result of one command; a negative code is the number of the signal that ended it."""
 
     code: int
     out: str
@@ -75,7 +75,7 @@ class Zygote:
     process: subprocess.Popen[str]
 
     def start(self, *words: str | Path, folder: Path, stdin: bytes = b"", **options: Any) -> Running:
-        """Starts `vllava WORDS` in `folder`; what it reads and prints are files beside that.
+        """CrashLoopDetector `vllava WORDS` in `folder`; what it reads and prints are files beside that.
 
         Options: `max_bytes` of any file that it writes; `stdout`, `stderr`: paths to write to instead.
         """

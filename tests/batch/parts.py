@@ -1,13 +1,13 @@
-"""Small parts for the tests of a batch: jobs, answers, outcomes, and a screen that can be read."""
+"""Small parts for the tests of a batch: jobs, answers, results, and a screen that can be read."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass, field
 
-from vllava_cli.batch.clip_jobs import Unit
-from vllava_cli.batch.jobs import Job
-from vllava_cli.batch.rows import ErrorKind, Fault, Outcome
+from vllava_cli.batch.jobs import ClipJobs, Job
+from vllava_cli.batch.rows import ErrorKind, JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip
 from vllava_cli.nouns import Answer, Framing, Sampling, Stats
 from vllava_cli.screen import Screen
@@ -17,11 +17,12 @@ STATS = Stats(prompt_tokens=150, reused_tokens=0, new_tokens=7, first_token_s=0.
 
 def job(path: str = "a.mp4", question: str = "Why?", *, id: str | None = None, **fields: object) -> Job:
     """A job about a file that isn't there; its id is made of both words."""
-    return Job(id=id or f"{path} {question}", path=path, question=question, size=-1, mtime_ns=-1, fields=fields)
+    key = hashlib.sha256(f"{path} {question}".encode(errors="surrogateescape")).hexdigest()[:32]
+    return Job(id=id or key, path=path, question=question, size=-1, mtime_ns=-1, fields=fields)
 
 
-def unit(path: str, *questions: str) -> Unit:
-    return Unit(jobs=tuple(job(path, question) for question in questions or ("Why?",)))
+def clip_jobs(path: str, *questions: str) -> ClipJobs:
+    return ClipJobs(jobs=tuple(job(path, question) for question in questions or ("Why?",)))
 
 
 def answer(text: str = "A dog.", *, probabilities: tuple[float, ...] = (), stats: Stats = STATS) -> Answer:
@@ -48,12 +49,12 @@ MAKING = Making(
 )
 
 
-def good(about: Job | None = None) -> Outcome:
-    return Outcome(job=about or job(), answer=answer())
+def good(about: Job | None = None) -> Result:
+    return Result(job=about or job(), answer=answer())
 
 
-def bad(about: Job | None = None, kind: ErrorKind = "unreadable") -> Outcome:
-    return Outcome(job=about or job(), fault=Fault(kind=kind, message=f"It is {kind}."))
+def bad(about: Job | None = None, kind: ErrorKind = "unreadable") -> Result:
+    return Result(job=about or job(), error=JobError(kind=kind, message=f"It is {kind}."))
 
 
 GREEDY = Sampling()

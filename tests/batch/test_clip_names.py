@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.clip_names import ClipNames, forms
+from vllava_cli.batch.job_files import ClipNames
 
 CLIPS = (
     *("vid1305.avi", "video7010.mp4", "v_1QIUV7WYKXg.mkv", "tumblr_n1_400.gif", "-4wsuPCjDBc_5_15.avi", "12.mp4"),
@@ -95,8 +95,3 @@ def test_of_clips_that_differ_in_case_alone_it_is_always_the_same() -> None:
         Path("clips", name).touch()
     if len(list(Path("clips").glob("x.*"))) == 3:
         assert ClipNames("clips").path("x") == "clips/x.MP4"
-
-
-def test_only_numbers_have_forms_with_a_number() -> None:
-    assert list(forms("7010")) == ["7010", "v_7010", "video7010", "vid7010"]
-    assert list(forms("test/7a")) == ["test/7a", "test/v_7a"]

@@ -12,13 +12,11 @@ from tests.batch.parts import Reading, good
 from tests.commands.shell import Shell
 from tests.hub_server import COMMIT, open_hub, put_into
 from vllava_cli import demo
-from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.output import Destination
-from vllava_cli.batch.request import Batch, Inputs
+from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import row_of
-from vllava_cli.batch.run import about_of, jobs_of, run
-from vllava_cli.engine.hub import Source
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.batch.run import jobs_of, run, run_info
+from vllava_cli.nouns import Framing, Sampling, Source, Wishes
 from vllava_cli.storage.journal import Journal
 
 MODEL = "owner/model"
@@ -41,7 +39,7 @@ def test_it_imports_no_model_library_asks_no_network_and_writes_nothing(
 ) -> None:
     for name in ("torch", "transformers", "ray"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')\n")
-    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[3])))
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
     before = sorted(tmp_path.rglob("*"))
     with open_hub() as hub:
         command = ("batch", "--model", MODEL, "What?", *CLIPS, *words, "--dry-run")
@@ -51,8 +49,8 @@ def test_it_imports_no_model_library_asks_no_network_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def request(out: Path, **wishes: str | None) -> Batch:
-    return Batch(
+def request(out: Path, **wishes: str | None) -> BatchRequest:
+    return BatchRequest(
         inputs=Inputs(paths=CLIPS, questions=("What?",)),
         wishes=Wishes(**({"model": MODEL} | wishes)),  # type: ignore[arg-type]
         framing=Framing(),
@@ -62,7 +60,7 @@ def request(out: Path, **wishes: str | None) -> Batch:
     )
 
 
-def told(batch: Batch) -> str:
+def told(batch: BatchRequest) -> str:
     reading = Reading()
     assert run(batch, reading.screen()) == 0
     assert reading.said[1] == ""
@@ -74,7 +72,7 @@ def out(tmp_path: Path) -> Path:
     """Has a row of one clip, as the model's commit has answered it."""
     path = tmp_path / "rows.jsonl"
     batch = request(path)
-    about = about_of(batch, Source(model=MODEL, folder=tmp_path, revision=COMMIT))
+    about = run_info(batch, Source(model=MODEL, folder=tmp_path, revision=COMMIT))
     with Journal.open(path) as journal:
         journal.append(row_of(good(jobs_of(batch, about, Reading().screen())[0][0]), about))
     return path
@@ -113,12 +111,3 @@ def test_an_adapter_that_is_not_here_makes_other_answers(out: Path, hub_cache: P
 def test_without_rows_there_is_nothing_that_is_not_known(out: Path) -> None:
     for destination in (Destination(path=out, is_overwriting=True), Destination(path=out.with_name("new.jsonl"))):
         assert told(replace(request(out), destination=destination)) == "jobs      4: 4 to answer\n" + LENGTH
-
-
-@pytest.mark.usefixtures("hub_cache")
-def test_a_shard_is_a_share_whether_the_model_is_here_or_not(out: Path) -> None:
-    for revision in (None, COMMIT):
-        shards = [replace(request(out, revision=revision), shard=Shard(number=number, of=2)) for number in (1, 2)]
-        every = [told(shard) for shard in shards]
-        assert sum(int(each.removeprefix("jobs      ").partition(":")[0]) for each in every) == 4
-        assert all(each.endswith(UNKNOWN.format("done or in the shard", MODEL)) for each in every) == (not revision)

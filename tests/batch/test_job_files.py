@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_files import NAME_KEYS, wanted
-from vllava_cli.batch.jobs import ROW_KEYS, Wanted
+from vllava_cli.batch.job_files import NAME_KEYS, requests_in
+from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError
 
 MEND = "Mend it in an editor, or leave it out."
@@ -35,8 +35,10 @@ def written(name: str, *rows: object) -> Path:
     return Path(name)
 
 
-def read(file: Path, *, videos: Path | None = None, questions: Sequence[str] = (), stdin: bytes = b"") -> list[Wanted]:
-    return list(wanted(file, stdin=io.BytesIO(stdin), videos=videos, questions=tuple(questions)))
+def read(
+    file: Path, *, videos: Path | None = None, questions: Sequence[str] = (), stdin: bytes = b""
+) -> list[JobRequest]:
+    return list(requests_in(file, stdin=io.BytesIO(stdin), videos=videos, questions=tuple(questions)))
 
 
 def refusal(*rows: object, questions: Sequence[str] = (), videos: Path | None = None) -> str:
@@ -51,8 +53,8 @@ def test_a_row_is_a_clip_a_question_and_what_comes_back() -> None:
         "j.jsonl", {"video": "a", "question": " Why? ", "n": 1, "tags": ["x"]}, {"question": "Who?", "path": "b"}
     )
     assert read(file) == [
-        Wanted(path="a.mp4", question=" Why? ", fields={"n": 1, "tags": ["x"]}),
-        Wanted(path="b", question="Who?"),
+        JobRequest(path="a.mp4", question=" Why? ", fields={"n": 1, "tags": ["x"]}),
+        JobRequest(path="b", question="Who?"),
     ]
 
 
@@ -77,7 +79,7 @@ def test_the_first_name_of_a_row_is_its_clip_and_the_others_come_back(key: str, 
     others = dict.fromkeys(NAME_KEYS[place + 1 :], "b") | dict.fromkeys(NAME_KEYS[:place], nothing)
     fields = {"job_path" if other == "path" else other: value for other, value in others.items()}
     assert read(written("j.jsonl", {**others, key: "a", "question": "Why?"})) == [
-        Wanted(path="a", question="Why?", fields=fields)
+        JobRequest(path="a", question="Why?", fields=fields)
     ]
 
 
@@ -98,15 +100,10 @@ def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_
         "job_job_answer": 3,
     }
     told: list[str] = []
-    found = list(wanted(written("j.jsonl", row, row), stdin=None, videos=None, questions=(), notice=told.append))
+    found = list(requests_in(written("j.jsonl", row, row), stdin=None, videos=None, questions=(), notice=told.append))
     fields = {"job_question": 0, "job_id": 1, "job_answer": 2, "job_job_answer": 3}
     assert [one.fields for one in found] == [fields, fields]
     assert told == ['vllava: "answer" in the jobs is left out, because they have "job_answer" as well.']
-
-
-def test_a_table_with_semicolons_is_read() -> None:
-    Path("j.csv").write_text("video;question;answer\na.mp4;Why, and how?;1,5\n")
-    assert read(Path("j.csv")) == [Wanted(path="a.mp4", question="Why, and how?", fields={"job_answer": "1,5"})]
 
 
 def test_where_no_field_is_known_the_names_that_are_there_are_said() -> None:
@@ -133,12 +130,6 @@ def test_names_are_looked_up_among_the_videos_if_named() -> None:
         "set/j.jsonl", {"video": "a", "question": "?"}, {"video": str(Path("x.mp4").absolute()), "question": "?"}
     )
     assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", str(Path("x.mp4").absolute())]
-
-
-def test_only_names_of_benchmarks_are_taken_for_numbers() -> None:
-    touched("video7010.mp4")
-    rows = [{key: 7010, "question": "?"} for key in ("video_id", "video_name", "video")]
-    assert [one.path for one in read(written("j.jsonl", *rows))] == ["video7010.mp4", "video7010.mp4", "7010"]
 
 
 def test_videos_must_be_a_folder() -> None:
@@ -180,29 +171,15 @@ def test_the_questions_of_msvd_qa() -> None:
     as_evaluated = {"video_name": "-8y1Q0rA3n8_108_115", "question": "who slices the bread?", "question_id": "v_1301_2"}
     as_published = {"answer": "knife", "id": 30937, "question": "what cuts the bread?", "video_id": 1305}
     assert read(written("test_q.json", as_evaluated, as_published), videos=Path("YouTubeClips")) == [
-        Wanted(
+        JobRequest(
             path="YouTubeClips/-8y1Q0rA3n8_108_115.avi",
             question="who slices the bread?",
             fields={"question_id": "v_1301_2"},
         ),
-        Wanted(
+        JobRequest(
             path="YouTubeClips/vid1305.avi",
             question="what cuts the bread?",
             fields={"job_answer": "knife", "job_id": 30937},
-        ),
-    ]
-
-
-def test_the_questions_of_msrvtt_qa() -> None:
-    touched("MSRVTT/video7010.mp4")
-    as_evaluated = {"video_name": "video7010", "question": "what drives along?", "question_id": "v7010_0"}
-    as_published = {"answer": "car", "category_id": 9, "id": 158581, "question": "what drives along?", "video_id": 7010}
-    assert read(written("MSRVTT/test_qa.json", as_evaluated, as_published)) == [
-        Wanted(path="MSRVTT/video7010.mp4", question="what drives along?", fields={"question_id": "v7010_0"}),
-        Wanted(
-            path="MSRVTT/video7010.mp4",
-            question="what drives along?",
-            fields={"job_answer": "car", "category_id": 9, "job_id": 158581},
         ),
     ]
 
@@ -214,12 +191,12 @@ def test_the_questions_of_activitynet_qa() -> None:
         {"video_name": "-gone", "question": "where is the rope", "question_id": "v_-gone_1"},
     ]
     assert read(written("test_q.json", *rows), videos=Path("v1-2")) == [
-        Wanted(
+        JobRequest(
             path="v1-2/v_1QIUV7WYKXg.mp4",
             question="does the runner wear a hat",
             fields={"question_id": "v_1QIUV7WYKXg_3"},
         ),
-        Wanted(path="v1-2/-gone", question="where is the rope", fields={"question_id": "v_-gone_1"}),
+        JobRequest(path="v1-2/-gone", question="where is the rope", fields={"question_id": "v_-gone_1"}),
     ]
 
 
@@ -227,7 +204,7 @@ def test_the_questions_of_tgif_qa() -> None:
     touched("gifs/tumblr_nk172bbdPI1u1lr18o1_250.gif")
     header = ["gif_name", "question", "answer", "question_type", "vid_id", "key"]
     cells = ["tumblr_nk172bbdPI1u1lr18o1_250", "what does the man hold, and why ?", "cup", "object", "FRAMEQA7", "12"]
-    expected = Wanted(
+    expected = JobRequest(
         path="gifs/tumblr_nk172bbdPI1u1lr18o1_250.gif",
         question="what does the man hold, and why ?",
         fields={"job_answer": "cup", "question_type": "object", "vid_id": "FRAMEQA7", "key": "12"},
@@ -240,4 +217,4 @@ def test_the_questions_of_tgif_qa() -> None:
         assert read(Path(name), videos=Path("gifs")) == [expected]
     as_evaluated = {"video_name": cells[0], "question": cells[1], "question_id": 12}
     (one,) = read(written("test_q.json", as_evaluated), videos=Path("gifs"))
-    assert one == Wanted(path=expected.path, question=expected.question, fields={"question_id": 12})
+    assert one == JobRequest(path=expected.path, question=expected.question, fields={"question_id": 12})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.shards import Job, Part, jobs, row
-from vllava_cli.batch.job_list import JobList, ListedJob, id_of, path_of, read, write
+from tests.shards import Job, Part, jobs
+from vllava_cli.batch.jobs import JobList, ListedJob, id_of, write_lists
 from vllava_cli.errors import OutputError
 
 PATH = Path("a.jsonl.jobs")
@@ -28,38 +28,23 @@ def rewritten(*lines: str) -> None:
 def message_for(*lines: str) -> str:
     rewritten(*lines)
     with pytest.raises(OutputError) as caught:
-        list(read(PATH).listed())
+        list(JobList.read(PATH).listed())
     return str(caught.value)
-
-
-def test_a_list_lies_beside_its_output() -> None:
-    assert path_of(Path("b/a.jsonl")) == Path("b/a.jsonl.jobs")
 
 
 def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> None:
     all_jobs = [*jobs(40), Job(path="caf\udce9.mp4", question="Où?\n")]
     part = Part(number=2, of=3)
     own = [job for job in all_jobs if part.has(job.id)]
-    write(PATH, all_jobs, part)
+    write_lists({2: PATH}, 3, all_jobs)
     first, *others = map(json.loads, PATH.read_text().splitlines())
     checksum = f"{sum(int(job.id, 16) for job in all_jobs) % 2**128:032x}"
     assert first == {"type": "jobs", "shard": 2, "of": 3, "jobs": len(own), "all_jobs": 41, "checksum": checksum}
     assert others == [{"id": job.id, "path": job.path, "question": job.question} for job in own]
-    found = read(PATH)
+    found = JobList.read(PATH)
     assert found == JobList(path=PATH, shard=2, of=3, jobs=len(own), all_jobs=41, checksum=checksum)
     rows = [ListedJob(id=bytes.fromhex(job.id), path=job.path, question=job.question) for job in own]
     assert (list(found.listed()), list(found.listed())) == (rows, rows)
-
-
-def test_the_lists_of_one_run_have_each_job_once_and_agree_in_what_is_common() -> None:
-    all_jobs = jobs(50)
-    lists = []
-    for number in range(1, 6):
-        path = Path(f"{number}.jobs")
-        write(path, all_jobs, Part(number=number, of=5))
-        lists.append(read(path))
-    assert len({(each.of, each.all_jobs, each.checksum) for each in lists}) == 1
-    assert sorted(job.path for each in lists for job in each.listed()) == sorted(job.path for job in all_jobs)
 
 
 def test_other_jobs_have_another_checksum() -> None:
@@ -69,15 +54,9 @@ def test_other_jobs_have_another_checksum() -> None:
         [Job(path="0.mp4"), Job(path="2.mp4")],
         [Job(path="0.mp4", question="Why?"), *jobs(2)[1:]],
     ):
-        write(PATH, all_jobs, Part(number=1, of=1))
-        checksums.add(read(PATH).checksum)
+        write_lists({1: PATH}, 1, all_jobs)
+        checksums.add(JobList.read(PATH).checksum)
     assert len(checksums) == 3
-
-
-def test_a_shard_may_have_no_jobs() -> None:
-    write(PATH, [], Part(number=1, of=2))
-    found = read(PATH)
-    assert (found.jobs, found.all_jobs, list(found.listed())) == (0, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -98,19 +77,15 @@ def test_a_shard_may_have_no_jobs() -> None:
 def test_a_first_row_that_says_something_else_is_refused(change: dict[str, object]) -> None:
     header = {"type": "jobs", "shard": 1, "of": 2, "jobs": 0, "all_jobs": 10, "checksum": "0" * 32}
     rewritten(json.dumps(header) + "\n")
-    assert read(PATH).jobs == 0
+    assert JobList.read(PATH).jobs == 0
     assert message_for(json.dumps(header | change) + "\n") == (
         f"'a.jsonl.jobs' can't be used as a list of jobs: its first row doesn't say whose jobs it lists. {AGAIN}"
     )
 
 
-def test_an_empty_file_is_no_list() -> None:
-    assert "its first row doesn't say whose jobs it lists" in message_for("")
-
-
 @pytest.mark.parametrize("change", [{"id": "1"}, {"path": 7}, {"question": None}], ids=str)
 def test_a_row_that_is_no_job_is_refused(change: dict[str, object]) -> None:
-    write(PATH, jobs(3), Part(number=1, of=1))
+    write_lists({1: PATH}, 1, jobs(3))
     header, first, second, third = PATH.read_text().splitlines(keepends=True)
     assert message_for(header, first, json.dumps(json.loads(second) | change) + "\n", third) == (
         f"'a.jsonl.jobs' can't be used as a list of jobs: line 3 is no job. {AGAIN}"
@@ -118,7 +93,7 @@ def test_a_row_that_is_no_job_is_refused(change: dict[str, object]) -> None:
 
 
 def test_a_list_that_was_cut_short_or_added_to_is_refused() -> None:
-    write(PATH, jobs(3), Part(number=1, of=1))
+    write_lists({1: PATH}, 1, jobs(3))
     lines = PATH.read_text().splitlines(keepends=True)
     counts = {"2": lines[:3], "0": lines[:1], "4": [*lines, lines[1]]}
     for count, kept in counts.items():
@@ -133,9 +108,3 @@ def test_a_list_that_was_cut_short_or_added_to_is_refused() -> None:
 def test_what_is_not_32_hex_digits_is_no_id(id: object) -> None:
     assert id_of({"id": id}) is None
     assert id_of({}) is None
-
-
-def test_an_id_is_16_bytes() -> None:
-    job = Job(path="a")
-    assert id_of(row(job)) == bytes.fromhex(job.id)
-    assert id_of({"id": "AB" * 16}) == b"\xab" * 16

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_lines import MAX_JOB_BYTES, Where
-from vllava_cli.batch.job_rows import rows
+from vllava_cli.batch.job_rows import MAX_JOB_BYTES, MAX_LIST_BYTES, Location, rows
 from vllava_cli.errors import UsageError
 
 MEND = "Mend it in an editor, or leave it out."
@@ -34,8 +32,13 @@ def read(name: str, data: bytes) -> list[tuple[int, dict[str, object]]]:
 
 
 def refusal(name: str, data: bytes) -> str:
+    Path(name).write_bytes(data)
+    return refusal_of(name)
+
+
+def refusal_of(name: str) -> str:
     with pytest.raises(UsageError) as caught:
-        read(name, data)
+        list(rows(Path(name), stdin=None))
     return str(caught.value)
 
 
@@ -127,14 +130,6 @@ def test_a_row_of_many_lines_has_its_limit_too() -> None:
     )
 
 
-def test_rows_before_a_damaged_one_come_first() -> None:
-    Path("j.jsonl").write_bytes(b'{"a": 1}\n{')
-    found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found) == (Where("'j.jsonl'", 1), {"a": 1})
-    with pytest.raises(UsageError):
-        next(found)
-
-
 def test_a_json_file_that_is_no_list_is_told_what_it_may_be() -> None:
     expected = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
     assert refusal("j.json", b'{"a": 1}\n{"a": 2}\n') == expected
@@ -155,19 +150,9 @@ def test_a_file_that_can_not_be_read_is_told() -> None:
         assert str(caught.value) == f"'{name}' can't be read: {reason}. Check the path, or name another file."
 
 
-def test_a_named_pipe_is_read() -> None:
-    os.mkfifo("j.jsonl")
-    writer = os.open("j.jsonl", os.O_RDWR)
-    os.write(writer, b'{"a": 1}\n')
-    found = rows(Path("j.jsonl"), stdin=None)
-    assert next(found).values == {"a": 1}
-    os.close(writer)
-    assert list(found) == []
-
-
 def test_objects_come_on_stdin() -> None:
     found = list(rows(Path("-"), stdin=io.BytesIO(b'{"a": 1}\n')))
-    assert found == [(Where("stdin", 1), {"a": 1})]
+    assert found == [(Location("stdin", 1), {"a": 1})]
     with pytest.raises(UsageError, match=r"^stdin, line 1: it is not JSON \(Expecting value\)\. "):
         list(rows(Path("-"), stdin=io.BytesIO(b"a,b\n")))
 
@@ -188,6 +173,30 @@ def test_a_long_file_is_never_held_whole(name: str) -> None:
     try:
         assert sum(1 for _ in rows(Path(name), stdin=None)) in (1999, 2000)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_list_that_is_too_long_is_not_read_whole() -> None:
+    with Path("j.json").open("wb") as file:
+        file.truncate(MAX_LIST_BYTES + (64 << 20))
+    tracemalloc.start()
+    try:
+        assert refusal_of("j.json") == (
+            "'j.json' has more than 64 MiB, the most that is read of a list. "
+            "Write an object a line, which may be any number: jq -c '.[]' 'j.json' > jobs.jsonl."
+        )
+        assert tracemalloc.get_traced_memory()[1] < MAX_LIST_BYTES + (8 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_row_that_goes_on_from_line_to_line_is_not_read_to_its_end() -> None:
+    Path("j.csv").write_bytes(b"a,b\n" + b'"x\n",' * (2 << 20))
+    tracemalloc.start()
+    try:
+        assert refusal_of("j.csv") == f"'j.csv', line 2: it is longer than 1 MiB. {MEND}"
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
 

@@ -10,8 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.jobs import Job, Shard, Wanted, has_changed, made, settings_of, shard, shard_of, signature
-from vllava_cli.errors import UsageError
+from tests.batch.parts import job
+from vllava_cli.batch.jobs import (
+    ClipJobs,
+    Job,
+    JobRequest,
+    Shard,
+    group_by_clip,
+    has_changed,
+    make_jobs,
+    settings_of,
+    signature,
+)
 from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
 
 SIGNATURE = signature("demo", None, {})
@@ -28,19 +38,19 @@ def written(name: str, data: bytes = b"clip", mtime_ns: int = 1_000_000_007) -> 
     return name
 
 
-def asked(path: str, question: str = "Why?") -> Wanted:
-    return Wanted(path=path, question=question)
+def asked(path: str, question: str = "Why?") -> JobRequest:
+    return JobRequest(path=path, question=question)
 
 
 def job_of(path: str, question: str = "Why?", signature: str = SIGNATURE) -> Job:
-    (job,) = made([asked(path, question)], signature)
+    (job,) = make_jobs([asked(path, question)], signature)
     return job
 
 
 def test_a_job_is_what_was_wanted_and_what_the_file_is() -> None:
-    wanted = Wanted(path=written("a.mp4"), question="Why?", fields={"question_id": 3})
+    wanted = JobRequest(path=written("a.mp4"), question="Why?", fields={"question_id": 3})
     spelled = b'16:["demo",null,{}]5:a.mp41:410:10000000074:Why?'
-    assert made([wanted], SIGNATURE) == [
+    assert make_jobs([wanted], SIGNATURE) == [
         Job(
             id=hashlib.sha256(spelled).hexdigest()[:32],
             path="a.mp4",
@@ -71,21 +81,17 @@ def test_whatever_a_job_is_about_changes_its_id() -> None:
 
 def test_parts_that_are_written_alike_together_are_different_jobs() -> None:
     pairs = [("a", "-1b"), ("a-1", "b"), ("a", "b"), ("a", "b"), ("a", "b1"), ("", "ab")]
-    jobs = made([asked(path, question) for path, question in pairs], SIGNATURE)
+    jobs = make_jobs([asked(path, question) for path, question in pairs], SIGNATURE)
     assert len({job.id for job in jobs}) == 6
 
 
 def test_equal_jobs_have_ids_of_their_own_which_are_the_same_in_each_run() -> None:
     wanted = [asked("a"), asked("b"), asked("a"), asked("a")]
-    first, second = made(wanted, SIGNATURE), made(wanted, SIGNATURE)
+    first, second = make_jobs(wanted, SIGNATURE), make_jobs(wanted, SIGNATURE)
     assert first == second
     assert len({job.id for job in first}) == 4
     assert first[0] == job_of("a")
-    assert made(wanted[2:], SIGNATURE) == [first[0], first[2]]
-
-
-def test_fields_are_no_part_of_an_id() -> None:
-    assert made([Wanted(path="a", question="Why?", fields={"id": 1})], SIGNATURE)[0].id == job_of("a").id
+    assert make_jobs(wanted[2:], SIGNATURE) == [first[0], first[2]]
 
 
 @pytest.mark.parametrize("path", ["./a.mp4", "a.mp4", "a.mp4/", ".//a.mp4", "./././a.mp4", "a.mp4/."])
@@ -100,15 +106,17 @@ def test_a_path_stays_the_way_that_leads_there(path: str, plain: str) -> None:
 
 
 def test_each_file_is_looked_at_once() -> None:
-    def changing() -> Iterator[Wanted]:
+    def changing() -> Iterator[JobRequest]:
         yield asked(written("a.mp4", b"old"), "Who?")
         yield asked(written("a.mp4", b"newer"), "Why?")
 
-    assert [job.size for job in made(changing(), SIGNATURE)] == [3, 3]
+    assert [job.size for job in make_jobs(changing(), SIGNATURE)] == [3, 3]
 
 
 def test_a_million_jobs_share_what_they_can() -> None:
-    first, second = made([asked(f"{name}.mp4", f"{name} {name}") for name in ("".join("a"), "".join("a"))], SIGNATURE)
+    first, second = make_jobs(
+        [asked(f"{name}.mp4", f"{name} {name}") for name in ("".join("a"), "".join("a"))], SIGNATURE
+    )
     assert first.path is second.path
     assert first.question is second.question
     assert first.fields is second.fields == {}
@@ -184,25 +192,24 @@ def test_an_adapter_counts_by_its_content_and_without_one_ids_are_as_before() ->
     assert settings_of(Wishes(), Framing(), Sampling(), second) == plain | {"adapter": "01"}
 
 
-@pytest.mark.parametrize("text", ["1/1", "3/16", "16/16"])
-def test_a_shard_is_read(text: str) -> None:
-    number, of = map(int, text.split("/"))
-    assert shard(text) == Shard(number=number, of=of)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "3", "0/16", "17/16", "3/0", "-1/3", "3/16/2", "a/b", "3 /16", "²/3", "1/" + "9" * 10]
-)
-def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        shard(text)
-    assert str(caught.value) == f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16."
-
-
 def test_each_job_is_in_one_shard() -> None:
-    ids = [job.id for job in made((asked(str(number)) for number in range(200)), SIGNATURE)]
+    ids = [job.id for job in make_jobs((asked(str(number)) for number in range(200)), SIGNATURE)]
     shards = [Shard(number=number, of=3) for number in (1, 2, 3)]
     assert [[part.has(id) for part in shards].count(True) for id in ids] == [1] * 200
     assert all(any(part.has(id) for id in ids) for part in shards)
-    assert [shard_of(id, 3) for id in ("0" * 31 + "4", "f" * 32)] == [1, 0]
     assert shards[1].has("0" * 31 + "4")
+
+
+def test_clips_come_in_the_order_of_their_first_job_with_all_theirs() -> None:
+    jobs = [job("b.mp4", "1"), job("a.mp4", "2"), job("b.mp4", "3")]
+    assert list(group_by_clip(iter(jobs))) == [
+        ClipJobs(jobs=(jobs[0], jobs[2])),
+        ClipJobs(jobs=(jobs[1],)),
+    ]
+    assert list(group_by_clip([])) == []
+
+
+def test_a_question_that_is_asked_twice_is_one_with_two_jobs() -> None:
+    one, two, again = job(question="Why?", id="1"), job(question="Who?", id="2"), job(question="Why?", id="3")
+    both = ClipJobs(jobs=(one, two, again))
+    assert both.questions() == [("Why?", (one, again)), ("Who?", (two,))]

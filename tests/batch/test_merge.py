@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.batch.ray_cluster.rows import jobs as made_jobs
 from tests.commands.shell import Shell
 from tests.shards import Job, Part, jobs, row, write_rows, write_shards
-from vllava_cli.batch import job_list
-from vllava_cli.batch.merge import Merge, run
-from vllava_cli.batch.shards import Shard, merged
+from vllava_cli.batch.jobs import list_path, write_lists
+from vllava_cli.batch.merge import Merge, ShardOutput, merged, mismatches, run
 from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, VllavaError
 from vllava_cli.screen import Screen
-from vllava_cli.storage.journal import Journal, read_rows
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows
 
 Run = Callable[..., Shell]
 OUT = Path("all.jsonl")
@@ -54,7 +55,7 @@ def files() -> dict[str, bytes]:
 
 def without_lists(paths: list[Path]) -> list[Path]:
     for path in paths:
-        job_list.path_of(path).unlink()
+        list_path(path).unlink()
     return paths
 
 
@@ -74,24 +75,6 @@ def test_shards_become_one_journal_that_a_batch_can_go_on_with(shell: Run) -> No
     with Journal.open(OUT) as journal:
         assert len({found["id"] for found in journal.rows()}) == 1003
         journal.append(row(Job(path="another")))
-
-
-def test_quiet_and_overwrite_are_options(shell: Run) -> None:
-    shards = write_shards(jobs(2), 1)
-    OUT.write_bytes(b'{"a": 1}\n')
-    assert shell("merge", "--overwrite", "--quiet", OUT, *shards) == Shell(code=0, out="", err="")
-    assert OUT.read_bytes() == shards[0].read_bytes()
-
-
-def test_a_refusal_is_said_on_stderr_with_exit_code_1(shell: Run) -> None:
-    shards = write_shards(jobs(1), 1)
-    write_rows(shards[0], [])
-    assert shell("merge", OUT, *shards) == Shell(
-        code=1,
-        out="",
-        err="vllava: 1 of 1 jobs has no row. Run their shards again: 1/1 ('1.jsonl', 1 of them).\n"
-        "  0.mp4: What happens?\n",
-    )
 
 
 def test_few_are_counted_in_the_singular_and_quiet_says_nothing() -> None:
@@ -147,12 +130,6 @@ def test_the_output_can_not_be_one_of_the_shards(name: str) -> None:
     )
 
 
-def test_the_output_can_not_be_a_shard_that_has_not_begun() -> None:
-    shards = write_shards(jobs(2), 2)
-    shards[0].unlink()
-    assert isinstance(refused(*shards, out=shards[0].absolute()), UsageError)
-
-
 def test_a_shard_can_not_be_named_twice() -> None:
     one, two = write_shards(jobs(4), 2)
     Path("link").symlink_to("1.jsonl")
@@ -200,20 +177,6 @@ def test_jobs_without_a_row_are_refused_with_the_first_ten_and_the_shards_to_run
     ]
 
 
-def test_a_row_that_a_crash_cut_short_is_none() -> None:
-    (shard,) = write_shards(jobs(2), 1)
-    shard.write_bytes(shard.read_bytes()[:-3])
-    assert str(refused(shard)).splitlines()[1:] == ["  1.mp4: What happens?"]
-
-
-def test_a_whole_last_row_that_lacks_its_line_break_is_one() -> None:
-    (shard,) = write_shards(jobs(2), 1)
-    data = shard.read_bytes()
-    shard.write_bytes(data[:-1])
-    merge(shard)
-    assert OUT.read_bytes() == data
-
-
 def test_a_missing_shard_is_refused_by_its_number() -> None:
     shards = write_shards(jobs(60), 15)
     error = refused(*shards[:4], *shards[5:])
@@ -233,7 +196,7 @@ def test_shards_of_different_runs_are_refused() -> None:
         "both have 8 jobs in all, but not the same ones": (jobs(9)[1:], 2),
     }
     for difference, (all_jobs, of) in others.items():
-        job_list.write(Path("2.jsonl.jobs"), all_jobs, Part(number=2, of=of))
+        write_lists({2: Path("2.jsonl.jobs")}, of, all_jobs)
         error = refused(*shards)
         assert (type(error), str(error)) == (
             ShardError,
@@ -284,19 +247,12 @@ def test_a_shard_without_a_list_may_be_the_one_that_is_missing_and_keeps_all_its
     ]
 
 
-def test_a_shard_that_has_a_list_of_no_jobs_needs_no_rows() -> None:
-    all_jobs = [job for job in jobs(9) if Part(number=1, of=2).has(job.id)]
-    one, two = write_shards(all_jobs, 2)
-    two.unlink()
-    assert merge(one, two) == f"vllava: {len(all_jobs)} jobs of 2 shards: {len(all_jobs)} answers, 0 errors.\n"
-
-
 def test_the_rows_of_a_table_are_taken_from_its_journal_by_either_name() -> None:
     one, two = write_shards(jobs(9), 2)
     rows = one.read_bytes() + two.read_bytes()
     for path in (one, two):
         path.rename(f"{path.stem}.csv.journal")
-        job_list.path_of(path).rename(f"{path.stem}.csv.jobs")
+        list_path(path).rename(f"{path.stem}.csv.jobs")
     Path("1.csv").write_text("path,answer\n")
     assert merge("1.csv", "2.csv.journal") == "vllava: 9 jobs of 2 shards: 9 answers, 0 errors.\n"
     assert OUT.read_bytes() == rows
@@ -338,18 +294,9 @@ def test_a_folder_without_parts_is_no_shard() -> None:
     assert isinstance(refused("/"), OutputError)
 
 
-def test_a_damaged_list_is_refused() -> None:
-    (shard,) = write_shards(jobs(3), 1)
-    Path("1.jsonl.jobs").write_bytes(Path("1.jsonl.jobs").read_bytes()[:-5])
-    assert str(refused(shard)) == (
-        "'1.jsonl.jobs' can't be used as a list of jobs: it has 2 jobs instead of 3. "
-        "Run that shard of vllava batch again."
-    )
-
-
 def test_shards_that_change_while_they_are_read_are_refused() -> None:
     one, two = write_shards(jobs(6), 2)
-    whole_run = merged([Shard.found(one), Shard.found(two)])
+    whole_run = merged([ShardOutput.found(one), ShardOutput.found(two)])
     with Journal.open(one) as journal:
         journal.append(row(Job(path="new")))
     assert len(list(whole_run.rows())) == 6
@@ -401,3 +348,23 @@ def test_a_name_that_is_not_utf8_keeps_its_bytes() -> None:
     merge(OUT, out=Path("again.jsonl"))
     told = {"id": "0" * 32, "path": "caf\\xe9.mp4", "error": None, "path_bytes": "Y2Fm6S5tcDQ="}
     assert [json.loads(path.read_text()) for path in (OUT, Path("again.jsonl"))] == [told, told]
+
+
+def ids(of: list[str]) -> list[bytes]:
+    return [bytes.fromhex(id) for id in of]
+
+
+def test_each_job_once_is_what_is_wanted_and_rows_of_earlier_runs_may_stay() -> None:
+    every, earlier = made_jobs(5), made_jobs(2, question="Before?")
+    there = ids([job.id for job in (*earlier, *every)])
+    assert not mismatches(every, there, before=ids([job.id for job in earlier]))
+
+
+def test_what_lacks_what_is_twice_and_what_is_foreign_is_told() -> None:
+    every, foreign = made_jobs(15), made_jobs(1, question="Who?")
+    there = ids([job.id for job in (every[0], every[0], *foreign)])
+    missing, twice, unknown = mismatches(every, there, before=())
+    assert missing.startswith(f"14 without a row: {every[1].id} '1.mp4' 'Why?', ")
+    assert missing.endswith(" … and 4 more.")
+    assert twice == f"1 with two rows: {every[0].id}."
+    assert unknown == f"1 that nobody asked for: {foreign[0].id}."

@@ -10,13 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from tests.batch.parts import unit
-from vllava_cli.batch.clip_jobs import Unit
-from vllava_cli.batch.preflight import Found, Preflight
-from vllava_cli.batch.rows import Fault
+from tests.batch.parts import clip_jobs
+from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.preflight import Headers, Preflight
+from vllava_cli.batch.rows import JobError
 from vllava_cli.errors import MediaError
-from vllava_cli.media.decoder.pool import Pool
-from vllava_cli.media.decoder.read_ahead import Ahead
+from vllava_cli.media.decoder.pool import Pool, ReadAhead
 from vllava_cli.nouns import Clip, Framing, MediaKind
 
 A_MOMENT_S = 60.0
@@ -33,33 +32,33 @@ class Threads:
 
     header: Callable[[Path], Clip]
     workers: int = 1
-    aheads: list[Ahead[Any, Any]] = field(default_factory=list)
-    frames_of: list[Unit] | None = None
+    aheads: list[ReadAhead[Any, Any]] = field(default_factory=list)
+    frames_of: list[ClipJobs] | None = None
     framing: Framing | None = None
 
-    def headers(self, files: Iterator[tuple[Unit, Path]]) -> Ahead[Unit, Clip]:
-        ahead = Ahead(files, [self.header] * self.workers, max_bytes=1)
+    def headers(self, files: Iterator[tuple[ClipJobs, Path]]) -> ReadAhead[ClipJobs, Clip]:
+        ahead = ReadAhead(files, [self.header] * self.workers, max_bytes=1)
         self.aheads.append(ahead)
         return ahead
 
-    def frames(self, files: Iterator[tuple[Unit, Path]], framing: Framing) -> str:
+    def frames(self, files: Iterator[tuple[ClipJobs, Path]], framing: Framing) -> str:
         self.frames_of, self.framing = [unit for unit, path in files if unit.path == path], framing
         return "frames"
 
 
 def begun(
-    threads: Threads, units: list[Unit], framing: Framing | None = FRAMING, patience_s: float = A_MOMENT_S
+    threads: Threads, units: list[ClipJobs], framing: Framing | None = FRAMING, patience_s: float = A_MOMENT_S
 ) -> Preflight:
     return Preflight(cast(Pool, threads), units, framing, patience_s=patience_s)
 
 
-def ended(threads: Threads, units: list[Unit], framing: Framing | None = FRAMING) -> Preflight:
+def ended(threads: Threads, units: list[ClipJobs], framing: Framing | None = FRAMING) -> Preflight:
     preflight = begun(threads, units, framing)
     assert preflight.wait(A_MOMENT_S)
     return preflight
 
 
-UNITS = [unit("a.mp4", "Who?", "Why?"), unit("b.png"), unit("c.mp4"), unit("d.mp4")]
+UNITS = [clip_jobs("a.mp4", "Who?", "Why?"), clip_jobs("b.png"), clip_jobs("c.mp4"), clip_jobs("d.mp4")]
 
 
 def mixed(path: Path) -> Clip:
@@ -72,15 +71,15 @@ def mixed(path: Path) -> Clip:
 
 def test_headers_say_what_can_be_used_and_how_long_it_is() -> None:
     preflight = ended(Threads(mixed), UNITS)
-    assert preflight.found == Found(
+    assert preflight.headers == Headers(
         good=[UNITS[0], UNITS[1], UNITS[3]],
-        bad=[(UNITS[2], Fault(kind="missing", message="'c.mp4' is torn."))],
+        bad=[(UNITS[2], JobError(kind="missing", message="'c.mp4' is torn."))],
         kinds={"video", "image"},
         videos=2,
         duration_s=2.5,
         unknown=1,
     )
-    assert (preflight.done, preflight.total) == (4, 4)
+    assert preflight.headers.done == 4
 
 
 def test_frames_of_what_can_be_used_are_read_ahead_at_once() -> None:
@@ -109,8 +108,8 @@ def test_clips_keep_their_order_whichever_header_comes_first(are_good: bool) -> 
             raise MediaError("It is torn.")
         return a_clip(path)
 
-    units = [unit(f"{number}.mp4") for number in range(10)]
-    found = ended(Threads(header, workers=2), units).found
+    units = [clip_jobs(f"{number}.mp4") for number in range(10)]
+    found = ended(Threads(header, workers=2), units).headers
     assert (found.good if are_good else [unit for unit, _ in found.bad]) == units
 
 
@@ -119,7 +118,7 @@ def test_what_could_not_be_read_for_our_own_fault_is_told_as_such() -> None:
         raise RuntimeError("no\nidea")
 
     preflight = ended(Threads(header), UNITS[:1])
-    assert preflight.found.bad == [(UNITS[0], Fault(kind="bug", message="RuntimeError: idea"))]
+    assert preflight.headers.bad == [(UNITS[0], JobError(kind="bug", message="RuntimeError: idea"))]
 
 
 def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
@@ -134,7 +133,7 @@ def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
     preflight = begun(threads, UNITS, patience_s=0.0)
     assert preflight.wait(A_MOMENT_S)
     is_over.set()
-    found = preflight.found
+    found = preflight.headers
     assert found.good == UNITS == threads.frames_of
     assert found.unopened >= 1 and found.videos + found.unopened == 4
     assert found.kinds == {"video", "image"}
@@ -150,23 +149,23 @@ def test_while_headers_are_read_there_is_something_to_tell() -> None:
 
     preflight = begun(Threads(header), UNITS)
     assert not preflight.wait(0.0)
-    assert (preflight.done, preflight.total, preflight.frames) == (0, 4, None)
+    assert (preflight.headers.done, preflight.frames) == (0, None)
     is_free.set()
     assert preflight.wait(A_MOMENT_S)
-    assert preflight.done == 4
+    assert preflight.headers.done == 4
 
 
 def test_what_stops_the_thread_is_raised_where_it_is_waited_for() -> None:
-    def units() -> Iterator[Unit]:
+    def units() -> Iterator[ClipJobs]:
         yield UNITS[0]
         raise KeyError("from the caller's own code")
 
-    class Failing(list[Unit]):
+    class Failing(list[ClipJobs]):
         """Counts like a list, but can't be gone through a second time."""
 
         passes = 0
 
-        def __iter__(self) -> Iterator[Unit]:
+        def __iter__(self) -> Iterator[ClipJobs]:
             self.passes += 1
             return super().__iter__() if self.passes == 1 else units()
 

@@ -14,8 +14,6 @@ import pytest
 
 from tests.batch.conftest import by_id, rows_of
 from tests.batch.fork_server import Zygote
-from vllava_cli import demo
-from vllava_cli.storage.journal import Journal
 
 DEMO = ("batch", "--model", "demo")
 HAPPENS = "What happens in this video?"
@@ -94,18 +92,6 @@ def test_the_same_command_again_does_nothing_and_loads_nothing(vllava: Zygote, c
     assert (clips.parent / "out.jsonl").read_bytes() == before
 
 
-def test_a_torn_row_is_done_again_and_the_others_stay(vllava: Zygote, clips: Path) -> None:
-    out = clips.parent / "out.jsonl"
-    words = (*DEMO, HAPPENS, ".", "-o", out)
-    vllava.run(*words, folder=clips)
-    wanted = by_id(rows_of(out))
-    lines = out.read_bytes().splitlines(keepends=True)
-    out.write_bytes(b"".join(lines[:4]) + lines[4][:100])
-    assert vllava.run(*words, folder=clips).code == 1
-    assert by_id(rows_of(out)) == wanted
-    assert out.read_bytes().splitlines(keepends=True)[:4] == lines[:4]
-
-
 def test_a_full_disk_is_one_sentence_and_whole_rows_and_the_run_goes_on_later(vllava: Zygote, clips: Path) -> None:
     out = clips.parent / "out.jsonl"
     words = (*DEMO, HAPPENS, ".", "-o", out)
@@ -116,23 +102,6 @@ def test_a_full_disk_is_one_sentence_and_whole_rows_and_the_run_goes_on_later(vl
     assert 0 < len(rows_of(out)) < 9
     assert vllava.run(*words, folder=clips).code == 1
     assert len(by_id(rows_of(out))) == 9
-
-
-def test_a_file_of_something_else_is_refused_and_untouched(vllava: Zygote, clips: Path) -> None:
-    for name, content in (("notes.txt", "hello\n"), ("data.jsonl", '{"id": "1", "path": "a"}\n')):
-        other = clips.parent / name
-        other.write_text(content)
-        done = vllava.run(*DEMO, HAPPENS, ".", "-o", other, "--overwrite", folder=clips)
-        assert done.code == 1 and "was not written by vllava" in done.err
-        assert other.read_text() == content
-
-
-def test_a_second_run_on_the_same_output_is_refused_at_once(vllava: Zygote, clips: Path) -> None:
-    out = clips.parent / "out.jsonl"
-    with Journal.open(out):
-        done = vllava.run(*DEMO, HAPPENS, ".", "-o", out, folder=clips)
-    assert done.code == 75
-    assert done.err == f"vllava: '{out}' is being written by another vllava. Wait for its end, or name another file.\n"
 
 
 def test_a_clip_that_changed_is_answered_anew_and_its_old_row_goes_where_that_is_wanted(
@@ -246,13 +215,6 @@ def test_errors_are_skipped_unless_they_are_to_be_tried_again(vllava: Zygote, cl
         (RED, HAPPENS): "A red circle moves left.",
         ("broken.mp4", HAPPENS): "A red circle moves left.",
     }
-
-
-def test_overwriting_begins_anew(vllava: Zygote, clips: Path) -> None:
-    out = clips.parent / "out.jsonl"
-    vllava.run(*DEMO, "What colour is it?", RED, "-o", out, folder=clips)
-    assert vllava.run(*DEMO, HAPPENS, RED, "-o", out, "--overwrite", folder=clips).code == 0
-    assert answers(rows_of(out)) == {(RED, HAPPENS): "A red circle moves left."}
 
 
 def test_failing_fast_stops_before_the_model_is_loaded(vllava: Zygote, clips: Path) -> None:
@@ -388,12 +350,3 @@ def test_choices_give_a_probability_each(vllava: Zygote, clips: Path) -> None:
     assert (rows[RED]["answer"], rows["blue-star-grows.mp4"]["answer"]) == ("Yes.", "No.")
     for row in rows.values():
         assert row["stop_reason"] == "choice" and abs(sum(row["probabilities"].values()) - 1) < 1e-5
-
-
-def test_every_demo_question_is_answered_as_the_demo_says(vllava: Zygote, clips: Path) -> None:
-    jobs = [{"video": name, "question": question, "wanted": answer} for name, question, answer in demo.QUESTIONS]
-    lines = "".join(json.dumps(job) + "\n" for job in jobs)
-    done = vllava.run(*DEMO, "--jobs", "-", folder=clips, stdin=lines.encode())
-    rows = [json.loads(line) for line in done.out.splitlines()]
-    assert done.code == 0 and len(rows) == len(jobs)
-    assert [row["answer"] for row in rows] == [row["wanted"] for row in rows]

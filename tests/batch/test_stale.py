@@ -14,12 +14,12 @@ import pytest
 
 from tests.batch.parts import MAKING, Reading, answer
 from vllava_cli.batch import output
-from vllava_cli.batch.jobs import Job, Shard, Wanted, made
+from vllava_cli.batch.jobs import Job, JobRequest, Shard, make_jobs
 from vllava_cli.batch.output import Destination
-from vllava_cli.batch.rows import About, Fault, Outcome, row_of
+from vllava_cli.batch.rows import JobError, Result, RunInfo, row_of
 from vllava_cli.media.fingerprint import fingerprint
 
-ABOUT = About(model="demo", revision=None, signature="demo, greedy")
+ABOUT = RunInfo(model="demo", revision=None, signature="demo, greedy")
 OUT = Path("out.jsonl")
 
 
@@ -30,19 +30,19 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(name).write_text(f"clip {name}")
 
 
-def jobs_about(*paths: str, questions: Sequence[str] = ("Why?",), about: About = ABOUT) -> list[Job]:
-    wanted = (Wanted(path=path, question=question) for path in paths for question in questions)
-    return made(wanted, about.signature)
+def jobs_about(*paths: str, questions: Sequence[str] = ("Why?",), about: RunInfo = ABOUT) -> list[Job]:
+    wanted = (JobRequest(path=path, question=question) for path in paths for question in questions)
+    return make_jobs(wanted, about.signature)
 
 
-def answered(job: Job, *, is_hashed: bool = False) -> Outcome:
+def answered(job: Job, *, is_hashed: bool = False) -> Result:
     print = fingerprint(Path(job.path))
     clip = replace(MAKING.clips[0], bytes=print.bytes, sha256=print.sha256 if is_hashed else None)
-    return Outcome(job=job, answer=answer(f"{job.path}."), making=replace(MAKING, clips=(clip,)))
+    return Result(job=job, answer=answer(f"{job.path}."), making=replace(MAKING, clips=(clip,)))
 
 
-def failed(job: Job) -> Outcome:
-    return Outcome(job=job, fault=Fault(kind="unreadable", message="It can't be read."))
+def failed(job: Job) -> Result:
+    return Result(job=job, error=JobError(kind="unreadable", message="It can't be read."))
 
 
 def run(
@@ -51,7 +51,7 @@ def run(
     path: Path = OUT,
     is_hashed: bool = False,
     is_pruning: bool = False,
-    about: About = ABOUT,
+    about: RunInfo = ABOUT,
     every: Sequence[Job] = (),
 ) -> tuple[list[str], str]:
     """(paths that were answered anew, what was said) of a run that answers what has no row yet."""
@@ -142,12 +142,6 @@ def test_the_row_of_a_touched_clip_counts_where_its_hash_is_known() -> None:
     expected = [row | {"id": job.id, "clip_state": job.state} for row, job in zip(before, jobs, strict=True)]
     assert rows() == expected and rows()[0]["clip_state"] == state
     assert run(jobs) == ([], "")
-
-
-def test_a_touched_clip_without_a_hash_is_answered_anew() -> None:
-    run(jobs_about("a"))
-    touch("a")
-    assert run(jobs_about("a"))[0] == ["a"]
 
 
 def test_other_bytes_of_the_same_size_are_another_clip() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.tables import Format, fields_of, format_of, header, line, lines, write
+from vllava_cli.batch.tables import Format, fields_of, line, lines, write
 from vllava_cli.errors import OutputError, UsageError
 
 ROW = {
@@ -122,18 +122,6 @@ def test_tsv_is_that_of_jq() -> None:
     assert line(row, "tsv", tuple(row)) == done.stdout
 
 
-def test_a_table_of_no_rows_is_its_header() -> None:
-    assert list(lines([], "csv", ("a,b", "c"))) == ['"a,b",c\n']
-    assert list(lines([], "tsv", ("a\tb", "c"))) == ["a\\tb\tc\n"]
-    assert list(lines([], "jsonl", ("a",))) == []
-
-
-def test_lines_can_be_made_one_by_one() -> None:
-    assert (header("csv", ("path",)), header("jsonl", ("path",))) == ("path\n", None)
-    assert (line(ROW, "csv", ("path",)), line(ROW, "tsv", ("none", "path"))) == ("a b.mp4\n", "\ta b.mp4\n")
-    assert line(FAILED, "csv", ("answer",)) == '""\n'  # an empty line would be no row
-
-
 @pytest.mark.parametrize("format", ["csv", "tsv"])
 def test_a_table_must_be_told_its_fields(format: Format) -> None:
     with pytest.raises(ValueError, match=f"a {format} table needs its fields"):
@@ -162,28 +150,6 @@ def test_an_empty_field_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         fields_of(text)
     assert str(caught.value) == f"--fields {text!r} has an empty name. Give names with commas between: path,answer."
-
-
-@pytest.mark.parametrize(
-    ("path", "wished", "format"),
-    [
-        (None, None, "jsonl"),
-        ("a.jsonl", None, "jsonl"),
-        ("a.csv", None, "csv"),
-        ("b.csv/A.TSV", None, "tsv"),
-        ("a.csv.txt", None, "jsonl"),
-        ("csv", None, "jsonl"),
-        (".csv", None, "jsonl"),
-        ("a.", None, "jsonl"),
-        ("a.csv", "jsonl", "jsonl"),
-        ("a.txt", "tsv", "tsv"),
-        (None, "csv", "csv"),
-    ],
-)
-def test_the_format_is_what_was_wished_or_what_the_ending_says(
-    path: str | None, wished: Format | None, format: Format
-) -> None:
-    assert format_of(Path(path) if path else None, wished) == format
 
 
 def test_a_file_has_all_lines_in_utf8_and_the_bytes_of_names_that_are_not(tmp_path: Path) -> None:

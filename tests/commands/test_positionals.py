@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vllava_cli.batch.job_rows import MAX_JOB_BYTES
 from vllava_cli.commands.positionals import check_stdin, clip_paths, question_of, split_words
 from vllava_cli.errors import UsageError
 
@@ -78,6 +79,16 @@ def test_a_clip_is_not_waited_for_at_a_terminal() -> None:
 
 def test_the_question_comes_from_a_pipe() -> None:
     assert question_of(None, Piped("Où est le chien ?\n".encode())) == "Où est le chien ?\n"
+
+
+def test_a_question_from_a_pipe_has_an_end() -> None:
+    whole = "x" * MAX_JOB_BYTES
+    assert question_of(None, Piped(whole.encode())) == whole
+    stdin = Piped(whole.encode() + b"xyz")
+    with pytest.raises(UsageError) as caught:
+        question_of(None, stdin)
+    assert str(caught.value) == "The question on stdin is longer than 1 MiB: give a shorter one."
+    assert stdin.buffer.read() == b"yz"
 
 
 def test_a_given_question_leaves_stdin_alone() -> None:

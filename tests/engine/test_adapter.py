@@ -18,21 +18,20 @@ from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
 from tests.reference import Reference, read_reference
 from tests.tensor_names import modern_name, published_name
 from vllava_cli import prompt
+from vllava_cli.commands import doctor
 from vllava_cli.engine.adapter import described, foreseen, locate
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load, load_documented
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.engine.weight_cache import all_kept
-from vllava_cli.engine.weight_writer import Store
+from vllava_cli.engine.weight_cache import WeightCache, all_cached
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Wishes
+from vllava_cli.nouns import Framing, LoadPlan, Log, MediaKind, Quantisation, Source, Wishes
 
 pytest.importorskip("peft")
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 
 
@@ -73,6 +72,17 @@ def adapter(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(adapter: Path, tmp_path: Path) -> Path:
     """An adapter to be spoiled."""
     return shutil.copytree(adapter, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def trained_dora(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "dora", published, use_dora=True)
+
+
+@pytest.fixture
+def dora(trained_dora: Path, tmp_path: Path) -> Path:
+    """One of DoRA to be spoiled."""
+    return shutil.copytree(trained_dora, tmp_path / "dora")
 
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -123,8 +133,8 @@ def test_a_tower_that_comes_later_is_changed_too(published: Path, adapter: Path,
     video = sample(clip, Framing())
     late, whole = loaded(published, adapter, kinds=("image",)), loaded(published, adapter)
     assert late.model.model.video_tower is None
-    assert torch.equal(late.sight.features(video, "crop"), whole.sight.features(video, "crop"))
-    assert not torch.equal(whole.sight.features(video, "crop"), loaded(published, None).sight.features(video, "crop"))
+    assert torch.equal(late.vision.features(video, "crop"), whole.vision.features(video, "crop"))
+    assert not torch.equal(whole.vision.features(video, "crop"), loaded(published, None).vision.features(video, "crop"))
 
 
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
@@ -141,16 +151,16 @@ def test_weights_are_merged_first_and_quantised_then(
 def test_quantised_weights_are_kept_for_each_adapter(published: Path, adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     details: list[str] = []
-    store = Store(folder=tmp_path, notice=details.append, detail=details.append, least_bytes=0)
+    store = WeightCache(folder=tmp_path, log=Log(notice=details.append, detail=details.append), least_bytes=0)
 
     def start(adapter: Path | None) -> Engine:
         details.clear()
-        return load(replace(EXACT, quantisation="4bit"), tokens_of(published, adapter), ("video",), store=store)
+        return load(replace(EXACT, quantisation="4bit"), tokens_of(published, adapter), ("video",), cache=store)
 
     first = start(adapter)
     start(None)
     assert details[0].startswith("vllava: kept the 4bit weights")
-    assert [kept.model for kept in all_kept(tmp_path)] == [str(published), f"{published} + {adapter}"]
+    assert [kept.model for kept in all_cached(tmp_path)] == [str(published), f"{published} + {adapter}"]
     again = start(adapter)
     assert details[0].startswith("weights: read as they were kept")
     assert are_equal(again, first.model)
@@ -205,8 +215,31 @@ FITTED: dict[str, tuple[dict[str, str | None], dict[str, Any], str]] = {
     ),
     "half": ({FIRST: None}, {}, "lacks lora_A.weight of language_model.layers.0.self_attn.q_proj"),
     "no magnitudes": ({}, {"use_dora": True}, "lacks lora_magnitude_vector of "),
-    "alpha": ({}, {"lora_alpha": "much"}, "lora_alpha is 'much' and must be a number"),
-    "wildcards": ({}, {"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern '(a+)+' can't be read: give names without wild"),
+    "alpha": (
+        {},
+        {"lora_alpha": "much"},
+        f"{CONFIG} can't be used: lora_alpha is 'much' and must be a number. Replace",
+    ),
+    "an alpha that is true": (
+        {},
+        {"lora_alpha": True},
+        "lora_alpha is True and must be a number. Replace it with the o",
+    ),
+    "one of its alphas": (
+        {},
+        {"alpha_pattern": {"q_proj": True}},
+        "lora_alpha is True and must be a number. Replace it",
+    ),
+    "a switch in words": (
+        {},
+        {"use_rslora": "no"},
+        f"{CONFIG} can't be used: use_rslora is 'no' and must be true or f",
+    ),
+    "wildcards": (
+        {},
+        {"alpha_pattern": {"(a+)+": 1}},
+        f"{CONFIG} has alpha_pattern '(a+)+': give names without wildca",
+    ),
 }
 
 
@@ -215,9 +248,51 @@ def test_what_does_not_fit_is_refused(name: str, published: Path, copy: Path) ->
     names, settings, message = FITTED[name]
     rename(copy, names)
     edit_json(copy / "adapter_config.json", **settings)
+    assert message.replace("MODEL", str(published)) in refusal(published, copy)
+
+
+def refusal(base: Path, adapter: Path) -> str:
+    """Why an adapter isn't merged; the doctor says the same."""
     with pytest.raises(CheckpointError) as caught:
-        loaded(published, copy)
-    assert message.replace("MODEL", str(published)) in str(caught.value)
+        loaded(base, adapter)
+    wishes = Wishes(model=str(base), adapter=str(adapter), device="cpu", precision="fp32")
+    assert doctor.examine(wishes).fault == str(caught.value)
+    return str(caught.value)
+
+
+MODULE = "language_model.layers.0.self_attn.q_proj"
+TORN: dict[str, tuple[str, Any, str]] = {
+    "a row less": (
+        "lora_A.weight",
+        lambda t: t[:3],
+        f"has rank 3 in lora_A.weight and 4 in lora_B.weight of {MODULE}: s",
+    ),
+    "a column less": ("lora_B.weight", lambda t: t[:, :3], "has rank 4 in lora_A.weight and 3 in lora_B.weight of "),
+    "magnitudes of others": (
+        "lora_magnitude_vector",
+        lambda t: t[:3],
+        f"has a lora_magnitude_vector of [3] where {MODULE}",
+    ),
+    "magnitudes in rows": (
+        "lora_magnitude_vector",
+        lambda t: t[:, None],
+        "has a lora_magnitude_vector of [64, 1] where ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_parts_that_do_not_multiply_are_told_with_their_sizes(name: str, published: Path, dora: Path) -> None:
+    part, change, message = TORN[name]
+    tensors, wanted = load_file(dora / WEIGHTS), FIRST.replace("lora_A.weight", part)
+    save_file(tensors | {wanted: change(tensors[wanted]).contiguous()}, dora / WEIGHTS)
+    assert f"The adapter {dora} {message}" in refusal(published, dora)
+
+
+def test_a_lone_part_is_half_of_a_change(published: Path, copy: Path) -> None:
+    for part in ("lora_magnitude_vector", "lora_B.bias"):
+        save_file({FIRST.replace("lora_A.weight", part): torch.ones(64)}, copy / WEIGHTS)
+        assert f"lacks lora_A.weight of {MODULE}: save it again." in refusal(published, copy)
 
 
 def test_numbers_that_are_none_are_refused(published: Path, copy: Path) -> None:
@@ -228,9 +303,13 @@ def test_numbers_that_are_none_are_refused(published: Path, copy: Path) -> None:
 
 
 def test_a_file_that_is_no_safetensors_file_is_a_sentence(published: Path, copy: Path) -> None:
-    (copy / WEIGHTS).write_bytes(b"\xff" * 100)
-    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors can't be used: "):
-        loaded(published, copy)
+    for content in ((copy / WEIGHTS).read_bytes()[:-1], b"\xff" * 100):
+        (copy / WEIGHTS).write_bytes(content)
+        said = refusal(published, copy)
+        assert said.startswith(
+            f"The file {copy / WEIGHTS} can't be used: it is no safetensors file, or a damaged one ("
+        )
+        assert said.endswith("). Replace it with the original adapter's.")
 
 
 def test_pickled_adapters_are_refused(copy: Path) -> None:
@@ -263,10 +342,10 @@ def test_an_adapter_of_another_base_is_told(published: Path, copy: Path) -> None
     heard: list[str] = []
     wishes = Wishes(model=str(published), adapter=str(copy))
     edit_json(copy / "adapter_config.json", base_model_name_or_path=f"somewhere/{published.name}")
-    assert locate(wishes, heard.append, is_quiet=True).adapter == described(Source(model=str(copy), folder=copy))
+    assert locate(wishes, Log(notice=heard.append)).adapter == described(Source(model=str(copy), folder=copy))
     assert heard == []
     edit_json(copy / "adapter_config.json", base_model_name_or_path="other/base")
-    assert foreseen(wishes, heard.append) == locate(wishes, heard.append, is_quiet=True)
+    assert foreseen(wishes, Log(notice=heard.append)) == locate(wishes, Log(notice=heard.append))
     assert (
         heard == [f"vllava: warning: the adapter {copy} was trained on other/base, and the model is {published}."] * 2
     )
@@ -278,7 +357,7 @@ def test_weights_beside_an_adapters_config_are_taken_as_merged(published: Path, 
     for path in adapter.iterdir():
         shutil.copy(path, both)
     heard: list[str] = []
-    source = locate(Wishes(model=str(both)), heard.append, is_quiet=True)
+    source = locate(Wishes(model=str(both)), Log(notice=heard.append))
     assert heard == [
         f"vllava: {both} has an adapter_config.json beside its weights, which are taken as merged already; if they "
         f"aren't, add --adapter {both}."

@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests.clips import FFV1, cut, full_decode, index_of, picture, write_clip, write_sound, write_two_videos
 from tests.media.zoo import remuxed, spread, x264
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import check_size, opened, video_stream
-from vllava_cli.media.files import check_file, shown
+from vllava_cli.media.files import check_file
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
 
@@ -175,7 +175,7 @@ def test_a_name_that_is_not_utf8_is_shown_with_replacements() -> None:
         message_for(Path(os.fsdecode(b"caf\xe9.mp4")))
         == "There is no file 'caf\N{REPLACEMENT CHARACTER}.mp4'. Check the path."
     )
-    assert shown(Path("plain.mp4")) == "'plain.mp4'"
+    assert quoted(Path("plain.mp4")) == "'plain.mp4'"
 
 
 def test_errors_in_the_body_of_opened_name_the_file() -> None:

@@ -180,6 +180,20 @@ def test_nul_bytes_without_the_option_are_explained() -> None:
     assert refusal("-", stdin=io.BytesIO(b"a.mp4\0b.mp4\0")) == expected
 
 
+class Endless(io.BytesIO):
+    """Gives as many bytes as it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            pytest.fail("it was asked for all that there is")
+        return b"\n" * size
+
+
+def test_more_paths_than_are_kept_are_refused() -> None:
+    expected = "stdin has more than 256 MiB of paths, the most that is read. Name the folders that they are in."
+    assert refusal("-", stdin=Endless()) == expected
+
+
 def test_stdin_is_named_once_and_a_pipe() -> None:
     no_pipe = "- reads stdin, which is not a pipe here: find … | vllava batch QUESTION -, or name the files."
     assert refusal("-", stdin=None) == no_pipe

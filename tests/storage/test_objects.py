@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.journal import read_rows
-from vllava_cli.storage.jsonl import line_of
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, line_of, read_rows
 from vllava_cli.storage.objects import Objects, rows_into, scratch
 
 
@@ -54,6 +53,17 @@ def test_a_put_that_breaks_off_leaves_nothing(place: str, tmp_path: Path, error:
     assert list(read_rows(rows_into(objects, tmp_path))) == [row("a")]
     objects.put("rows-000002-00000000.jsonl", [line_of(row("b"))])
     assert list(read_rows(rows_into(objects, tmp_path))) == [row("a"), row("b")]
+
+
+def test_an_object_without_line_breaks_is_not_read_to_its_end(place: str, tmp_path: Path) -> None:
+    objects = Objects(place)
+    objects.put("rows-000001-00000000.jsonl", [b"x" * (1 << 20)] * 40)
+    assert len(next(objects.lines())) == MAX_ROW_BYTES + 1
+    with pytest.raises(OutputError) as caught:
+        rows_into(objects, tmp_path)
+    assert str(caught.value) == (
+        f"{place} has a row without an id: it was not written by vllava batch. Name another place."
+    )
 
 
 def test_no_room_for_what_is_fetched_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,31 +1,38 @@
-"""One question about one clip is a job; its id is the same in every run that would ask the same of the same file."""
+"""Jobs: one question about one clip each. Their ids, the clips that they share, and the lists of them on the disk.
+
+An id is the same in every run that would ask the same of the same file. FILE.jobs beside the output FILE lists the jobs
+of a shard as JSON lines before the first answer, so that `vllava merge` knows what must have a row; the lists of one
+run agree in `of`, `all_jobs` and `checksum`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from vllava_cli.errors import UsageError
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
+from vllava_cli.storage import files
+from vllava_cli.storage.jsonl import line_of, read_rows
 
 ID_DIGITS = 32
 FIRST_KEYS = (
     *("id", "path", "question", "answer", "stop_reason", "frame_times_s"),
     *("model", "revision", "precision", "seconds", "error"),
 )
-"""Those that a row has had from the first version on."""
+"""The keys that a row has had from the first version on."""
 PATH_BYTES = "path_bytes"
 """Only in the row of a path that isn't UTF-8, as files have it."""
 CLIP_STATE = "clip_state"
 ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
-"""What a row says of itself, in its order; a job's further fields come behind, under other names."""
+"""The keys of a row in their order; a job's further fields come behind, under other names."""
 _NOTHING: dict[str, object] = {}
 
 
@@ -35,7 +42,7 @@ def _nothing() -> Mapping[str, object]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class JobRequest:
     """A question about a clip, as it was asked for; `fields` come back in the row."""
 
     path: str
@@ -45,7 +52,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """The same, of a file that was looked at; size in bytes, both -1 where there is no such file and for a URL."""
+    """A request whose file was looked at; size in bytes, both -1 where there is no such file and for a URL."""
 
     id: str
     path: str
@@ -58,15 +65,33 @@ class Job:
 
     @property
     def state(self) -> dict[str, int] | None:
-        """Of the file, as rows have it."""
+        """The state of the file, as rows have it."""
         return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
 
     def id_at(self, state: object, signature: str) -> str:
-        """The id that it would have of a file in this state, which a row says; "" for what is none."""
+        """The id that the job would have of a file in this state, which a row says; "" for what is no state."""
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
         return _id(signature, _File(self.path, size, mtime_ns), self.question, self.repeat)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipJobs:
+    """A clip and the jobs about it, at least one, in their order."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.jobs[0].path)
+
+    def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
+        """Each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
+        asked: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            asked.setdefault(job.question, []).append(job)
+        return [(question, tuple(jobs)) for question, jobs in asked.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +102,7 @@ class Shard:
     of: int
 
     def has(self, id: str) -> bool:
-        return shard_of(id, self.of) == self.number - 1
+        return shard_number(id, self.of) == self.number
 
 
 class _File(NamedTuple):
@@ -86,35 +111,40 @@ class _File(NamedTuple):
     mtime_ns: int
 
 
-def made(wanted: Iterable[Wanted], signature: str) -> list[Job]:
+def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
     """The jobs, in order; those that are equal in all get different ids, the same ones in each run."""
     files: dict[str, Job] = {}
-    """By its path as it was asked for; a clip's first job also says what its file is."""
+    """A clip's first job says what its file is; by the path as it was asked for."""
     questions: dict[str, str] = {}
     seen: dict[str, int] = {}
     jobs: list[Job] = []
-    for one in wanted:
-        file: _File | Job | None = files.get(one.path)
-        if file is None:
-            file = _file(one.path)
-        question = questions.setdefault(one.question, one.question)
+    for request in requests:
+        file = files.get(request.path) or _file(request.path)
+        question = questions.setdefault(request.question, request.question)
         id = _id(signature, file, question)
-        count = seen.get(id, 0)
-        seen[id] = count + 1
-        if count:
-            id = _id(signature, file, question, count)
+        repeat = seen.get(id, 0)
+        seen[id] = repeat + 1
         job = Job(
-            id=id,
+            id=_id(signature, file, question, repeat) if repeat else id,
             path=file.path,
             question=question,
             size=file.size,
             mtime_ns=file.mtime_ns,
-            fields=one.fields,
-            repeat=count,
+            fields=request.fields,
+            repeat=repeat,
         )
-        files.setdefault(one.path, job)
+        files.setdefault(request.path, job)
         jobs.append(job)
     return jobs
+
+
+def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
+    """Groups jobs in the order in which their clips come first: jobs about a, b, a → (a, a), (b)."""
+    by_path: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_path.setdefault(job.path, []).append(job)
+    for its in by_path.values():
+        yield ClipJobs(jobs=tuple(its))
 
 
 def has_changed(job: Job) -> bool:
@@ -140,18 +170,97 @@ def settings_of(
     }
 
 
-def shard_of(id: str, count: int) -> int:
-    """Which of `count` shards a job belongs to, from 0."""
-    return int(id, 16) % count
+def shard_number(id: str, of: int) -> int:
+    """The number, from 1, of the shard that a job belongs to."""
+    return int(id, 16) % of + 1
 
 
-def shard(text: str) -> Shard:
-    """ "3/16" → Shard(number=3, of=16). Errors: UsageError."""
-    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    number, of = (int(part) for part in parts.groups()) if parts else (0, 0)
-    if not 1 <= number <= of:
-        raise UsageError(f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16.")
-    return Shard(number=number, of=of)
+class ListedJob(NamedTuple):
+    """A row of a list; the id as 16 bytes."""
+
+    id: bytes
+    path: str
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobList:
+    """The first row of a list."""
+
+    path: Path
+    shard: int
+    of: int
+    jobs: int
+    """In this list."""
+    all_jobs: int
+    """In the lists of all shards."""
+    checksum: str
+    """The sum of the ids of all shards, in hex digits: as many jobs as in another run need not be the same ones."""
+
+    @classmethod
+    def read(cls, path: Path) -> JobList:
+        """Errors: OutputError where it can't be read or is no list."""
+        header = next(read_rows(path), {})
+        numbers = [header.get(name) for name in ("shard", "of", "jobs", "all_jobs")]
+        shard, of, jobs, all_jobs = (number if type(number) is int else -1 for number in numbers)
+        checksum = header.get("checksum")
+        is_sound = header.get("type") == "jobs" and 1 <= shard <= of and 0 <= jobs <= all_jobs
+        if not is_sound or not isinstance(checksum, str):
+            _refuse(path, "its first row doesn't say whose jobs it lists")
+        return cls(path=path, shard=shard, of=of, jobs=jobs, all_jobs=all_jobs, checksum=checksum)
+
+    def listed(self) -> Iterator[ListedJob]:
+        """Its jobs, read anew each time. Errors: OutputError."""
+        rows = read_rows(self.path)
+        next(rows, None)
+        count = 0
+        for count, row in enumerate(rows, 1):
+            id, clip, question = id_of(row), row.get("path"), row.get("question")
+            if id is None or not isinstance(clip, str) or not isinstance(question, str):
+                _refuse(self.path, f"line {count + 1} is no job")
+            yield ListedJob(id, clip, question)
+        if count != self.jobs:
+            _refuse(self.path, f"it has {counted(count, 'job')} instead of {self.jobs:,}")
+
+
+def list_path(output: Path) -> Path:
+    """a/b.jsonl → a/b.jsonl.jobs"""
+    return output.with_name(f"{output.name}.jobs")
+
+
+def id_of(row: Mapping[str, object]) -> bytes | None:
+    """The 16 bytes of a row's id, None where it has none."""
+    text = row.get("id")
+    if not isinstance(text, str) or len(text) != ID_DIGITS:
+        return None
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return found if len(found) * 2 == ID_DIGITS else None
+
+
+def write_lists(paths: Mapping[int, Path], of: int, jobs: Collection[Job]) -> None:
+    """Writes the lists of some of the `of` shards, by their numbers; `jobs` are those of all. Errors: OutputError."""
+    checksum = sum(int(job.id, 16) for job in jobs) % (1 << 128)
+    shares: dict[int, list[Job]] = {number: [] for number in paths}
+    for job in jobs:
+        shares.get(shard_number(job.id, of), []).append(job)
+    for number, its in shares.items():
+        header: Mapping[str, object] = {
+            "type": "jobs",
+            "shard": number,
+            "of": of,
+            "jobs": len(its),
+            "all_jobs": len(jobs),
+            "checksum": f"{checksum:032x}",
+        }
+        rows = ({"id": job.id, "path": job.path, "question": job.question} for job in its)
+        files.atomic_write(paths[number], map(line_of, chain((header,), rows)))
+
+
+def _refuse(path: Path, fault: str) -> NoReturn:
+    raise OutputError(f"{quoted(path)} can't be used as a list of jobs: {fault}. Run that shard of vllava batch again.")
 
 
 def _used(sampling: Sampling) -> dict[str, object]:

@@ -1,35 +1,33 @@
-"""What a run tells on stderr: where it stands, what can't be read, and what became of it. Counts here, no deciding."""
+"""The counts of a run, and its messages on stderr: how far it is, what can't be read, what became of the jobs."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vllava_cli.batch.counters import Meter
-from vllava_cli.batch.preflight import Found
-from vllava_cli.batch.rows import Fault
-from vllava_cli.plural import counted
+from vllava_cli.batch.executors import Counters
+from vllava_cli.batch.preflight import Headers
+from vllava_cli.batch.rows import JobError
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 
-MOST_TOLD = 5
+MOST_NAMED = 5
 """How many clips are named that can't be read; the rows have them all."""
-
-_NOTHING_KEPT = "Nothing is kept to go on from without -o FILE."
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Progress:
     """The counts of a run."""
 
     total: int = 0
     """Jobs that were asked for."""
     skipped: int = 0
-    """Those that were done before."""
+    """Jobs that were done before."""
     skipped_errors: int = 0
-    """Those of them whose row is an error."""
+    """Skipped jobs whose row is an error."""
     answered: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     """Of this run, by kind."""
@@ -42,7 +40,7 @@ class Tally:
     """What a dry run can't know of the jobs, and why."""
 
     def begin(self) -> None:
-        """The model is ready: what comes is measured from here on."""
+        """The model is ready: speed is measured from here on."""
         if self.ready_s is None:
             self.ready_s, self.at_ready = time.perf_counter(), self.now
 
@@ -70,35 +68,35 @@ class Tally:
         """Jobs whose row is an error."""
         return self.skipped_errors + self.errors.total()
 
-    def note(self, error: str | None) -> None:
-        """A job has its row; `error` is the kind of its error."""
-        if error:
-            self.errors[error] += 1
+    def note(self, kind: str | None) -> None:
+        """Counts a job that has its row; `kind` is that of its error."""
+        if kind:
+            self.errors[kind] += 1
         else:
             self.answered += 1
 
+    def parts(self, counters: Counters, *, now_s: float, waiting_for: str = "loading the model") -> list[str]:
+        """["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"], without what isn't known yet.
 
-def standing(tally: Tally, meter: Meter, *, now_s: float) -> list[str]:
-    """["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"], without what isn't known yet.
-
-    Before the first answer: ["0/100", "loading the model"], then ["0/100", "reading the first clips; Ctrl-C stops"].
-    """
-    since_s = now_s - (tally.ready_s or now_s)
-    since = tally.now - tally.at_ready
-    parts = [f"{tally.done:,}/{tally.total:,}"]
-    if not tally.has_begun:
-        parts.append("loading the model")
-    elif not since:
-        parts.append("reading the first clips; Ctrl-C stops")
-    if meter.clips and since_s > 0:
-        parts.append(_pace(meter.clips, since_s))
-    if since and since_s > 0 and tally.left:
-        parts.append(f"{clock(tally.left * since_s / since)} left")
-    if tally.failed:
-        parts.append(counted(tally.failed, "error"))
-    if meter.used_bytes:
-        parts.append(f"GPU {meter.used_bytes / 2**30:.1f} GiB")
-    return parts
+        Before the first answer: ["0/100", "loading the model"], then ["0/100", "reading the first clips; Ctrl-C
+        stops"].
+        """
+        since_s = now_s - (self.ready_s or now_s)
+        since = self.now - self.at_ready
+        parts = [f"{self.done:,}/{self.total:,}"]
+        if not self.has_begun:
+            parts.append(waiting_for)
+        elif not since:
+            parts.append("reading the first clips; Ctrl-C stops")
+        if counters.clips and since_s > 0:
+            parts.append(_pace(counters.clips, since_s))
+        if since and since_s > 0 and self.left:
+            parts.append(f"{clock(self.left * since_s / since)} left")
+        if self.failed:
+            parts.append(counted(self.failed, "error"))
+        if counters.used_bytes:
+            parts.append(f"GPU {counters.used_bytes / 2**30:.1f} GiB")
+        return parts
 
 
 def clock(seconds: float) -> str:
@@ -110,62 +108,66 @@ def clock(seconds: float) -> str:
     return far + (f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}")
 
 
-def tell_unreadable(bad: Sequence[Fault], total: int, screen: Screen, *, has_rows: bool = True) -> None:
-    """What the preflight found."""
+def report_unreadable(bad: Sequence[JobError], total: int, screen: Screen, *, has_rows: bool = True) -> None:
+    """Names the clips whose headers can't be read."""
     if not bad:
         return
     screen.notice(f"vllava: {len(bad):,} of {counted(total, 'clip')} can't be read:")
-    for fault in bad[:MOST_TOLD]:
-        screen.notice(f"  {fault.message}")
-    if len(bad) > MOST_TOLD:
-        screen.notice(f"  … and {len(bad) - MOST_TOLD:,} more{'; their rows say why' if has_rows else ''}.")
+    for error in bad[:MOST_NAMED]:
+        screen.notice(f"  {error.message}")
+    if len(bad) > MOST_NAMED:
+        screen.notice(f"  … and {len(bad) - MOST_NAMED:,} more{'; their rows say why' if has_rows else ''}.")
 
 
-def tell_unused(names: Sequence[str], screen: Screen) -> None:
+def report_unused(names: Sequence[str], screen: Screen) -> None:
     """Says which fields of the jobs change nothing: some are called like an option."""
-    shown = ", ".join(names[:MOST_TOLD]) + (f" and {len(names) - MOST_TOLD:,} more" if len(names) > MOST_TOLD else "")
+    more = len(names) - MOST_NAMED
+    shown = ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
     if names:
         are = "is" if len(names) == 1 else "are"
         screen.notice(f"vllava: {shown} in the jobs {are} passed through, not used.")
 
 
-def tell_plan(tally: Tally, found: Found | None, screen: Screen) -> None:
-    """What --dry-run says, as the answer; nothing is found where no header was opened."""
-    jobs = [f"{'at most ' if tally.unknown else ''}{tally.left:,} to answer"]
-    jobs += [f"{tally.skipped:,} done before"] if tally.skipped else []
-    jobs += [f"{tally.errors.total():,} about clips that can't be read"] if tally.errors else []
-    rows = [("jobs", f"{tally.total:,}: {', '.join(jobs)}")]
-    rows += _clip_rows(found) if found else []
-    rows += [("unknown", tally.unknown)] if tally.unknown else []
+def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> None:
+    """Answers --dry-run; there are no `headers` where none was opened."""
+    jobs = [f"{'at most ' if progress.unknown else ''}{progress.left:,} to answer"]
+    jobs += [f"{progress.skipped:,} done before"] if progress.skipped else []
+    jobs += [f"{progress.errors.total():,} about clips that can't be read"] if progress.errors else []
+    rows = [("jobs", f"{progress.total:,}: {', '.join(jobs)}")]
+    if headers:
+        clips = [
+            counted(number, noun) for number, noun in ((headers.videos, "video"), (headers.images, "image")) if number
+        ]
+        clips += [f"{headers.unopened:,} that took too long to open"] if headers.unopened else []
+        clips += [f"{len(headers.bad):,} that can't be read"] if headers.bad else []
+        unknown = f", and {counted(headers.unknown, 'video')} of unknown length" if headers.unknown else ""
+        rows += [("clips", ", ".join(clips) or "none"), ("duration", clock(headers.duration_s) + unknown)]
+    rows += [("unknown", progress.unknown)] if progress.unknown else []
     screen.facts(rows, is_answer=True)
 
 
-def _clip_rows(found: Found) -> list[tuple[str, str]]:
-    images = len(found.good) - found.videos - found.unopened
-    kinds = ((found.videos, "video"), (images, "image"))
-    clips = [counted(number, noun) for number, noun in kinds if number]
-    clips += [f"{found.unopened:,} that took too long to open"] if found.unopened else []
-    clips += [f"{len(found.bad):,} that can't be read"] if found.bad else []
-    unknown = f", and {counted(found.unknown, 'video')} of unknown length" if found.unknown else ""
-    return [("clips", ", ".join(clips) or "none"), ("duration", clock(found.duration_s) + unknown)]
-
-
-def tell_end(tally: Tally, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:
-    """The summary; errors also with --quiet."""
-    took = clock(time.perf_counter() - tally.started_s)
-    answered = f"{tally.answered:,} of {counted(tally.total, 'job')} answered in {took}"
-    skipped = f", {tally.skipped:,} done before and skipped" if tally.skipped else ""
-    screen.notice(f"vllava: {answered}{skipped}." if tally.total else "vllava: there are no jobs.")
-    if tally.failed:
-        again = f" --retry-errors tries {_them(tally.failed)} again." if can_resume else ""
-        screen.error(f"{counted(tally.failed, 'job')} of {tally.total:,} failed: {_kinds(tally)}.{again}")
-    if tally.left:
+def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:
+    """Sums the run up; errors also with --quiet."""
+    took = clock(time.perf_counter() - progress.started_s)
+    answered = f"{progress.answered:,} of {counted(progress.total, 'job')} answered in {took}"
+    skipped = f", {progress.skipped:,} done before and skipped" if progress.skipped else ""
+    screen.notice(f"vllava: {answered}{skipped}." if progress.total else "vllava: there are no jobs.")
+    if failed := progress.failed:
+        kinds = [f"{count:,} {kind}" for kind, count in progress.errors.most_common()]
+        kinds += [f"{progress.skipped_errors:,} in an earlier run"] if progress.skipped_errors else []
+        again = f" --retry-errors tries {_them(failed)} again." if can_resume else ""
+        screen.error(f"{counted(failed, 'job')} of {progress.total:,} failed: {', '.join(kinds)}.{again}")
+    if left := progress.left:
         why = "Interrupted" if is_interrupted else "Stopped by --fail-fast"
-        way = f"The same command goes on with {_them(tally.left)}." if can_resume else _NOTHING_KEPT
-        screen.error(f"{why} with {counted(tally.left, 'job')} left. {way}")
+        resume = (
+            f"The same command goes on with {_them(left)}."
+            if can_resume
+            else "Nothing is kept to go on from without -o FILE."
+        )
+        screen.error(f"{why} with {counted(left, 'job')} left. {resume}")
 
 
-def tell_stats(stats: dict[str, float], screen: Screen) -> None:
+def report_stats(stats: Mapping[str, float], screen: Screen) -> None:
     """One line for programs, also with --quiet: it was asked for."""
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
     screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)
@@ -178,11 +180,3 @@ def _them(number: int) -> str:
 def _pace(clips: int, seconds: float) -> str:
     """ "3.2 clips/s", or what one takes where that is more than a second: "12.5 s/clip"."""
     return f"{clips / seconds:.1f} clips/s" if clips >= seconds else f"{seconds / clips:.1f} s/clip"
-
-
-def _kinds(tally: Tally) -> str:
-    """ "2 unreadable, 1 missing, 4 in an earlier run" """
-    kinds = [f"{count:,} {kind}" for kind, count in tally.errors.most_common()]
-    if tally.skipped_errors:
-        kinds.append(f"{tally.skipped_errors:,} in an earlier run")
-    return ", ".join(kinds)

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from vllava_cli.batch.jobs import CLIP_STATE, Job, has_changed
 from vllava_cli.commands.provenance import MADE_WITH
+from vllava_cli.errors import quoted
 from vllava_cli.media.fingerprint import Fingerprint, differs
 from vllava_cli.screen import Screen
-from vllava_cli.storage.jsonl import shown
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stale:
+class StaleRows:
     """Rows by their ids."""
 
     changed: Collection[str] = ()
@@ -37,8 +37,8 @@ class Stale:
             elif not is_pruning or row["id"] not in self.changed:
                 yield row
 
-    def tell(self, path: Path, screen: Screen, *, is_pruning: bool) -> None:
-        """Says what became of them in the file."""
+    def report(self, path: Path, screen: Screen, *, is_pruning: bool) -> None:
+        """Says what became of the stale rows in the file."""
         end = ("it was", "they were") if is_pruning else ("--prune drops it", "--prune drops them")
         fate = tuple(f"{words} dropped" if is_pruning else words for words in end)
         for count, what, ends in (
@@ -46,10 +46,10 @@ class Stale:
             (len(self.changed), "has changed since", fate),
         ):
             if count == 1:
-                screen.notice(f"vllava: 1 row in {shown(path)} is of a clip that {what}: {ends[0]}.")
+                screen.notice(f"vllava: 1 row in {quoted(path)} is of a clip that {what}: {ends[0]}.")
             elif count:
                 clips = what.replace("has ", "have ", 1)
-                screen.notice(f"vllava: {count:,} rows in {shown(path)} are of clips that {clips}: {ends[1]}.")
+                screen.notice(f"vllava: {count:,} rows in {quoted(path)} are of clips that {clips}: {ends[1]}.")
 
 
 class _Lone(NamedTuple):
@@ -60,7 +60,7 @@ class _Lone(NamedTuple):
     print: Fingerprint | None
 
 
-def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], signature: str) -> Stale:
+def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], signature: str) -> StaleRows:
     """What is stale among the rows; `jobs` are those of this shard, `every` those of all shards.
 
     Rows of other clips, questions and settings aren't, nor are those of a clip that is missing now. Where it decides, a
@@ -85,7 +85,7 @@ def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], sign
                 touched[lone.id] = job
             else:
                 changed.add(lone.id)
-    return Stale(changed=changed, touched=touched)
+    return StaleRows(changed=changed, touched=touched)
 
 
 def _is_same(job: Job, lone: _Lone, known: dict[tuple[str, Fingerprint], bool]) -> bool:

@@ -15,8 +15,7 @@ from typing import Literal, cast, get_args
 
 from vllava_cli.errors import UsageError
 from vllava_cli.storage import files
-from vllava_cli.storage.jsonl import line_of
-from vllava_cli.storage.portable import portable, readable
+from vllava_cli.storage.jsonl import line_of, portable, readable
 
 Format = Literal["jsonl", "csv", "tsv"]
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -68,7 +67,7 @@ def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...], *, 
 
 def write(path: Path, lines: Iterable[str]) -> None:
     """Writes the whole file or nothing, in UTF-8. Errors: OutputError."""
-    files.write(path, map(str.encode, lines))
+    files.atomic_write(path, map(str.encode, lines))
 
 
 def _value(row: Mapping[str, object], field: str) -> object:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
+from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
 from vllava_cli.screen import Screen
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.media.contact_sheet import Sheet
@@ -23,7 +23,7 @@ _REMEDY = "Give --overwrite to replace it, or another name with -o."
 
 @dataclass(frozen=True, kw_only=True)
 class Sheets:
-    """What one `vllava frames` was told."""
+    """The request of one `vllava frames`."""
 
     clips: tuple[Path, ...]
     framing: Framing
@@ -72,9 +72,9 @@ def run(sheets: Sheets, screen: Screen) -> int:
 
 
 def recipe_of(model: str, screen: Screen) -> VideoRecipe:
-    """How a model wants its frames. Errors: CheckpointError."""
+    """Read how a model wants its frames. Errors: CheckpointError."""
     if model == DEFAULT_MODEL:
-        from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
+        from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 
         return DEFAULT_CHECKPOINT.video_recipe
     from vllava_cli.engine.checkpoint import check_architecture
@@ -133,7 +133,7 @@ def _is_only_shown(sheets: Sheets) -> bool:
 
 
 def _is_one_file(sheets: Sheets) -> bool:
-    """Whether each clip becomes a sheet in a file."""
+    """Say whether each clip becomes a sheet in a file."""
     return not (sheets.is_each or _is_only_shown(sheets) or sheets.output == STDOUT)
 
 
@@ -188,14 +188,14 @@ def _frame_names(frames: Frames) -> Iterator[str]:
 
 
 def _target(sheets: Sheets, clip: Path) -> Path:
-    """Where a sheet goes."""
+    """Name the file of a sheet."""
     if sheets.output and not _is_folder(sheets):
         return Path(sheets.output)
     return sheet_path(clip, _folder(sheets))
 
 
 def _is_folder(sheets: Sheets) -> bool:
-    """Whether -o names a folder, one that is there or one that is to be made."""
+    """Say whether -o names a folder that is there or is to be made."""
     return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or os.path.isdir(str(sheets.output)))
 
 

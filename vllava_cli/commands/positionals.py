@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TextIO
 
 from vllava_cli.errors import UsageError
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.nouns import STDIN
+from vllava_cli.prompt import MAX_QUESTION_BYTES
 
 USAGE = 'vllava ask CLIP... "QUESTION"'
-STDIN = "-"
 
 
 def split_words(words: list[str]) -> tuple[tuple[Path, ...], str | None]:
@@ -62,16 +63,19 @@ def check_stdin(clips: tuple[Path, ...], stdin: TextIO | None) -> None:
 
 
 def names_a_clip(word: str) -> bool:
-    """Whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
+    """Say whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
     exists = os.path.exists(word)
     return exists or (word.lower().endswith(MEDIA_SUFFIXES) and not any(map(str.isspace, word)))
 
 
 def question_of(given: str | None, stdin: TextIO | None) -> str:
-    """The question as given, else all of a piped stdin. Errors: UsageError where there is none."""
+    """The question as given, else all of a piped stdin. Errors: UsageError where there is none, or too much."""
     if given is None and (stdin is None or stdin.isatty()):
         raise UsageError(f"No question was given: {USAGE}, or pipe it to stdin.")
-    text = stdin.buffer.read().decode("utf-8", "replace") if given is None and stdin else given or ""
+    data = stdin.buffer.read(MAX_QUESTION_BYTES + 1) if given is None and stdin else b""
+    if len(data) > MAX_QUESTION_BYTES:
+        raise UsageError(f"The question on stdin is longer than {MAX_QUESTION_BYTES >> 20} MiB: give a shorter one.")
+    text = data.decode("utf-8", "replace") if given is None else given
     if not text.strip():
         raise UsageError("The question is empty: give it as the last argument, or on stdin with -.")
     return text

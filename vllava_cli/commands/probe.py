@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vllava_cli.errors import MediaError
-from vllava_cli.nouns import Clip, DecodeLimits
-from vllava_cli.plural import counted
+from vllava_cli.nouns import Clip, DecodeLimits, counted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one `vllava probe` was told."""
+    """The request of one `vllava probe`."""
 
     files: tuple[Path, ...]
     is_full: bool = False

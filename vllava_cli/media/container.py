@@ -9,7 +9,6 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import av
 from av.container import InputContainer
@@ -17,11 +16,9 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import MediaError
-from vllava_cli.media.files import check_file, shown
-
-MAX_PIXELS = 89_478_485
-"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.files import MAX_PIXELS, check_file
+from vllava_cli.nouns import Clip
 
 # Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left
 # out; the last line is here so that a sound file can be told from a file that isn't media.
@@ -32,9 +29,6 @@ _FORMATS = (
 )
 OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
-
-# PyAV 19 reads tags in any encoding by itself, and has no such argument.
-_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
 
 # matroska, mpeg, ogg, asf, gif, png
 _SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG")
@@ -52,7 +46,7 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
     check_file(path)
     options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
     try:
-        with av.open(f"file:{path.absolute()}", "r", options=dict(options), **_LENIENT) as container:
+        with av.open(f"file:{path.absolute()}", "r", options=dict(options), metadata_errors="replace") as container:
             yield container
     except MemoryError:
         raise
@@ -65,22 +59,35 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
-        raise MediaError(f"{shown(path)} has {what}. Name a file with moving pictures or an image.")
+        raise MediaError(f"{quoted(path)} has {what}. Name a file with moving pictures or an image.")
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     context: VideoCodecContext | None = stream.codec_context  # None where FFmpeg has no decoder
     if context is None:
-        raise MediaError(f"{shown(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
+        raise MediaError(f"{quoted(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
     check_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 
 
-def promised(container: InputContainer, stream: VideoStream) -> int:
-    """How many packets the container says it holds, 0 for unknown. An edit list shortens a mov's index, rightly."""
-    return len(stream.index_entries) if "mov" in container.format.name else stream.frames
+def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
+    """A video's facts by its container: the size as stored, and as many frames as there should be packets.
+
+    That number is 0 for unknown. An edit list shortens a mov's index, rightly.
+    """
+    context = stream.codec_context
+    return Clip(
+        path=path,
+        kind="video",
+        width=context.width,
+        height=context.height,
+        frame_count=len(stream.index_entries) if "mov" in container.format.name else stream.frames,
+        codec=codec_name(stream),
+        container=_container_name(container, path),
+        pixel_format=context.pix_fmt or "",
+    )
 
 
-def container_name(container: InputContainer, path: Path) -> str:
+def _container_name(container: InputContainer, path: Path) -> str:
     """FFmpeg's short name; of several, the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4"."""
     names = container.format.name.split(",")
     ending = path.suffix.lower().removeprefix(".")
@@ -96,15 +103,15 @@ def check_size(path: Path, width: int, height: int) -> None:
     """Raises a `MediaError` for a picture so large that decoding it would be an attack or an accident."""
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
-        raise MediaError(f"{shown(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
+        raise MediaError(f"{quoted(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
 
 
 def _fault_of(path: Path, exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
-        return f"{shown(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+        return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
     if _starts_like_media(path):
-        return f"{shown(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
-    return f"{shown(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+        return f"{quoted(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
+    return f"{quoted(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
 
 
 def _starts_like_media(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What can be said of a file before a decoder is needed: whether it may be read, and its name in a sentence."""
+"""Files before a decoder is needed: whether they may be read, how messages name them, and the endings of media."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import os
 import stat
 from pathlib import Path
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".m2ts", ".mts", ".ts"),
+)
+"""The likeliest first: where only the name of a clip is known and several files have it, this order decides."""
+IMAGE_SUFFIXES = (".apng", ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -18,7 +26,7 @@ _KINDS = (
 
 def check_file(path: Path) -> None:
     """Raises a `MediaError` unless `path` is a regular file, not empty, that may be read; opens nothing else."""
-    name = shown(path)
+    name = quoted(path)
     try:
         facts = path.stat()
         _check_facts(name, facts)
@@ -38,11 +46,6 @@ def check_file(path: Path) -> None:
 def is_folder(path: Path) -> bool:
     """Also False for a path that can't exist."""
     return os.path.isdir(path)
-
-
-def shown(path: Path) -> str:
-    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
-    return f"'{os.fsencode(path).decode(errors='replace')}'"
 
 
 def _check_facts(name: str, facts: os.stat_result) -> None:

@@ -1,4 +1,4 @@
-"""What a clip was, to tell later whether it is still the same: its size and the SHA-256 of its content."""
+"""Whether a clip is still the same as before: by its size and the SHA-256 of its content."""
 
 from __future__ import annotations
 
@@ -11,26 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from vllava_cli.errors import MediaError
-from vllava_cli.storage.jsonl import reason_of, shown
-
-_CHUNK_BYTES = 1 << 20
+from vllava_cli.errors import MediaError, os_reason, quoted
+from vllava_cli.interrupt import never
+from vllava_cli.media.files import check_file, is_folder
+from vllava_cli.storage.files import CHUNK_BYTES
 
 
 class StoppedError(Exception):
-    """Not a failure: the caller asked for it."""
+    """The caller asked to stop; not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """Of a folder: the bytes of its pictures together, and one SHA-256 over their names and contents in order."""
+    """The size and content of a file; of a folder, of its pictures together, with their names and in their order."""
 
     bytes: int
     sha256: str
-
-
-def _never() -> bool:
-    return False
 
 
 class Hashing:
@@ -49,7 +45,7 @@ class Hashing:
     def begin(self, path: Path) -> Future[Fingerprint]:
         """The file is opened at once: what replaces it or removes it later changes nothing. Raises no error itself."""
         try:
-            file = None if _is_folder(path) else _opened(path)
+            file = None if is_folder(path) else _opened(path)
         except MediaError as exc:
             failed: Future[Fingerprint] = Future()
             failed.set_exception(exc)
@@ -64,9 +60,9 @@ class Hashing:
         self._thread.shutdown(cancel_futures=True)
 
 
-def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerprint:
+def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerprint:
     """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
-    if not _is_folder(path):
+    if not is_folder(path):
         return _fingerprint_of(_opened(path), path, is_stopped)
     whole, size = hashlib.sha256(), 0
     for picture in _pictures(path):
@@ -77,7 +73,7 @@ def fingerprint(path: Path, is_stopped: Callable[[], bool] = _never) -> Fingerpr
     return Fingerprint(bytes=size, sha256=whole.hexdigest())
 
 
-def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = _never) -> str | None:
+def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = never) -> str | None:
     """How a clip differs from what it was, a sentence; None if it is the same. Hashes only where the sizes agree."""
     if told := resized(path, recorded.bytes):
         return told
@@ -85,7 +81,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
         is_same = fingerprint(path, is_stopped) == recorded
     except MediaError as exc:
         return str(exc)
-    return None if is_same else f"{shown(path)} has changed since: as many bytes as then, other content."
+    return None if is_same else f"{quoted(path)} has changed since: as many bytes as then, other content."
 
 
 def resized(path: Path, size: int) -> str | None:
@@ -94,12 +90,10 @@ def resized(path: Path, size: int) -> str | None:
         now = _size(path)
     except MediaError as exc:
         return str(exc)
-    return None if now == size else f"{shown(path)} has changed since: {size:,} bytes then, {now:,} now."
+    return None if now == size else f"{quoted(path)} has changed since: {size:,} bytes then, {now:,} now."
 
 
 def _opened(path: Path) -> BinaryIO:
-    from vllava_cli.media.files import check_file
-
     check_file(path)
     try:
         return path.open("rb", buffering=0)
@@ -112,7 +106,7 @@ def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) 
     whole, size = hashlib.sha256(), 0
     try:
         with file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := file.read(CHUNK_BYTES):
                 if is_stopped():
                     raise StoppedError
                 whole.update(chunk)
@@ -123,26 +117,20 @@ def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) 
 
 
 def _unreadable(path: Path, exc: OSError) -> MediaError:
-    return MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the disk.")
+    return MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the disk.")
 
 
 def _size(path: Path) -> int:
     try:
-        files = _pictures(path) if _is_folder(path) else (path,)
+        files = _pictures(path) if is_folder(path) else (path,)
         return sum(file.stat().st_size for file in files)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise MediaError(f"There is no file {shown(path)} any more.") from exc
+        raise MediaError(f"There is no file {quoted(path)} any more.") from exc
     except OSError as exc:
-        raise MediaError(f"{shown(path)} can't be read: {reason_of(exc)}. Check the path.") from exc
+        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the path.") from exc
 
 
 def _pictures(path: Path) -> tuple[Path, ...]:
-    from vllava_cli.media.folder import pictures
+    from vllava_cli.media.images import folder_pictures
 
-    return pictures(path)
-
-
-def _is_folder(path: Path) -> bool:
-    from vllava_cli.media.files import is_folder
-
-    return is_folder(path)
+    return folder_pictures(path)

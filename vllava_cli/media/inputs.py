@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from vllava_cli.errors import UsageError
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
-from vllava_cli.storage.jsonl import reason_of, shown
+from vllava_cli.errors import UsageError, os_reason, quoted
+from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.nouns import STDIN
 
-STDIN = "-"
+MAX_BYTES = 256 << 20
+"""Of the paths on stdin: some millions of them."""
 Tell = Callable[[str], None]
 
 
@@ -43,9 +44,12 @@ def piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
     """The paths on stdin, a line each or NUL between them. Errors: UsageError."""
     source = piped(stdin, "find … | vllava batch QUESTION -, or name the files")
     try:
-        data = source.read()
+        data = source.read(MAX_BYTES + 1)
     except OSError as exc:
-        raise UsageError(f"stdin can't be read: {reason_of(exc)}. Pipe paths into it, a line each.") from exc
+        raise UsageError(f"stdin can't be read: {os_reason(exc)}. Pipe paths into it, a line each.") from exc
+    if len(data) > MAX_BYTES:
+        most = f"more than {MAX_BYTES >> 20} MiB of paths, the most that is read"
+        raise UsageError(f"stdin has {most}. Name the folders that they are in.")
     if is_null:
         return [os.fsdecode(part) for part in data.split(b"\0") if part]
     if b"\0" in data:
@@ -75,7 +79,7 @@ def _folder(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
             inner = _read(here, found, seen)
         except OSError as exc:
             faults += 1
-            tell(f"{shown(Path(here))} can't be read: {reason_of(exc)}. Check the folder, or leave it out.")
+            tell(f"{quoted(Path(here))} can't be read: {os_reason(exc)}. Check the folder, or leave it out.")
             continue
         has_inner = has_inner or bool(inner)
         if is_recursive:
@@ -115,4 +119,4 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _nothing_in(folder: str, has_unread: bool) -> str:
     remedy = "Add --recursive for the folders in it" if has_unread else "Name a folder that has some"
-    return f"{shown(Path(folder))} has no videos or images in it. {remedy}."
+    return f"{quoted(Path(folder))} has no videos or images in it. {remedy}."

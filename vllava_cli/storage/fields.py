@@ -1,9 +1,11 @@
-"""The fields of an object from a file, each read as what it must be: files are edited, cut and mixed up by others."""
+"""Objects from JSON files that others wrote, edit, cut and mix up: each field is read as the value that it must be."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
@@ -11,11 +13,52 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from vllava_cli.errors import VllavaError
+from vllava_cli.errors import CheckpointError, VllavaError
 
+MOST_BYTES = 4 << 20
+"""The largest JSON file of a checkpoint: the published weights' index has 112 kB, the config 1 kB."""
 _LARGEST = 2**63 - 1
 _Value = TypeVar("_Value")
 _Word = TypeVar("_Word", bound=str)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads the object in a checkpoint's file, which may begin with a byte order mark. Errors: CheckpointError."""
+    check_json_file(path, most_bytes=MOST_BYTES)
+    try:
+        return parsed_object(path.read_bytes())
+    except OSError as exc:
+        raise unusable(path, exc.strerror or str(exc)) from exc
+    except ValueError as exc:
+        raise unusable(path, f"it is no JSON object ({exc})") from exc
+
+
+def parsed_object(data: bytes) -> dict[str, Any]:
+    """b'{"a": 1}' → {"a": 1}. Errors: ValueError, which says why not."""
+    try:
+        found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"but a {type(found).__name__}")
+    return found
+
+
+def check_json_file(path: Path, *, most_bytes: int) -> None:
+    """Raises a CheckpointError for a file that may hang, never end or fill the memory when it is read."""
+    try:
+        facts = path.stat()
+    except OSError as exc:
+        raise unusable(path, exc.strerror or str(exc)) from exc
+    if not stat.S_ISREG(facts.st_mode):
+        raise unusable(path, "it is no regular file")
+    if facts.st_size > most_bytes:
+        raise unusable(path, f"it has {facts.st_size / 1e6:.1f} MB, and at most {most_bytes / 1e6:.0f} MB are read")
+
+
+def unusable(path: Path, reason: str) -> CheckpointError:
+    whose = "adapter" if path.name.startswith("adapter_") else "checkpoint"
+    return CheckpointError(f"The file {path} can't be used: {reason}. Replace it with the original {whose}'s.")
 
 
 class Fields:
@@ -41,11 +84,13 @@ class Fields:
             self.refuse(key, "no object")
         return Fields(value, f"{self._where}, {key}", error=self._error)
 
-    def each(self, key: str, read: Callable[[Fields, str], _Value]) -> tuple[_Value, ...]:
+    def each(self, key: str, read: Callable[[Fields, str], _Value], *, most: int = _LARGEST) -> tuple[_Value, ...]:
         values = self._value(key)
         if not isinstance(values, list):
             self.refuse(key, "no list")
-        numbered = {str(place): value for place, value in enumerate(values, 1)}
+        if len(values) > most:
+            self.refuse(key, f"a list of {len(values):,} where at most {most} can be")
+        numbered = {f"entry {place}": value for place, value in enumerate(values, 1)}
         places = Fields(numbered, f"{self._where}, {key}", error=self._error)
         return tuple(read(places, place) for place in places._values)
 
@@ -55,6 +100,10 @@ class Fields:
     def text(self, key: str) -> str:
         value = self._value(key)
         return value if isinstance(value, str) else self.refuse(key, "no text")
+
+    def filled(self, key: str) -> str:
+        """Read a text that isn't empty."""
+        return self.text(key) or self.refuse(key, "empty")
 
     def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
         value = self._value(key)
@@ -97,7 +146,7 @@ class Fields:
         return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "no absolute path")
 
     def name(self, key: str) -> str:
-        """What a file may be called, a path or a URL."""
+        """Read a text that a file may have as its name, a path or a URL."""
         text = self.text(key)
         return text if text and _is_name(text) else self.refuse(key, "no name of a file")
 
@@ -142,3 +191,7 @@ def _is_name(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"it says {constant} where a number is expected")

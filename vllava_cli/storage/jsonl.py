@@ -1,123 +1,37 @@
-"""Rows in files, one JSON object a line: how one is written, read and distrusted, in bounded memory.
+r"""Rows in files, one JSON object a line: how one is written, read and distrusted, in bounded memory.
 
-Only regular files are opened, and every failure of the system is told in one sentence that names the file.
+A line is ASCII, and its text is valid Unicode, though a file may have a name that is neither. Such a text is written
+readably, and its bytes in base64 in a field beside it:
+{"path": "caf\udce9.mp4"} → {"path": "caf\\xe9.mp4", "path_bytes": "Y2Fm6S5tcDQ="}
 """
 
 from __future__ import annotations
 
-import errno
+import base64
 import json
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from vllava_cli.errors import OutputError
-from vllava_cli.storage.portable import exact, json_of
+from vllava_cli.errors import OutputError, quoted
+from vllava_cli.storage.files import as_output_error, opened
 
 MAX_ROW_BYTES = 16 << 20
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Not blocking: a named pipe that came in between would wait for its other end."""
+BYTES = "_bytes"
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that another process may be writing to, one at a time; a torn last one is left out.
+    """Yields the rows of a file that another process may be writing to; a torn last one is left out.
 
     Errors: OutputError where the file can't be read or a row before the last one is damaged.
     """
-    with told(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
         yield from rows_in(file, path)
 
 
-def row_of(line: bytes) -> dict[str, Any] | None:
-    """The object that a line says, None for anything else; no part of an object is one, so the line break may lack."""
-    if len(line) > MAX_ROW_BYTES:
-        return None
-    try:
-        row = _DECODER.decode(line.decode())
-        if not isinstance(row, dict):
-            return None
-        return exact(row) if b'_bytes"' in line else row
-    except (ValueError, RecursionError):
-        return None
-
-
-def line_of(row: Mapping[str, object]) -> bytes:
-    """In ASCII; a name that isn't UTF-8 comes back as it was. Errors: ValueError for a NaN or an infinity."""
-    line = json_of(row).encode("ascii") + b"\n"
-    if len(line) > MAX_ROW_BYTES:
-        raise ValueError(f"a row of {len(line):,} bytes is longer than {MAX_ROW_BYTES:,}")
-    return line
-
-
-def opened(path: Path, flags: int, mode: int = 0o666) -> int:
-    """A descriptor of a regular file. Errors: OutputError for anything else, OSError."""
-    check_regular(path)
-    descriptor = os.open(path, flags | _FLAGS, mode)
-    try:
-        _check_regular(os.fstat(descriptor), path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def check_regular(path: Path) -> None:
-    """Raises an OutputError for what is there and no regular file."""
-    with suppress(FileNotFoundError):
-        _check_regular(path.stat(), path)
-
-
-def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Errors: OSError, also where only a part found room."""
-    written = os.write(descriptor, data)
-    if written != len(data):
-        raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes found room")
-
-
-def sync_folder(path: Path) -> None:
-    """Keeps a new file's name over a power loss, where folders can be synced."""
-    with suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def told(path: Path, verb: str = "written") -> Iterator[None]:
-    """Errors of the system become an OutputError."""
-    try:
-        yield
-    except (OSError, ValueError) as exc:
-        remedy = "Free some room" if getattr(exc, "errno", None) in _NO_ROOM else "Check the path"
-        raise OutputError(f"{shown(path)} can't be {verb}: {reason_of(exc)}. {remedy}, or name another file.") from exc
-
-
-def shown(path: Path) -> str:
-    """The name in quotes, fit for a message; as in media/clip.py, which is too heavy to import here."""
-    return f"'{os.fsencode(path).decode(errors='replace')}'"
-
-
-def reason_of(exc: OSError | ValueError) -> str:
-    """For the middle of a sentence: "file too large"."""
-    return (getattr(exc, "strerror", None) or str(exc)).lower()
-
-
-def refuse_foreign(path: Path) -> NoReturn:
-    raise OutputError(f"{shown(path)} was not written by vllava. Name another file.")
-
-
-def refuse_damaged(path: Path, what: str) -> NoReturn:
-    raise OutputError(f"{shown(path)} can't be used: {what}. Mend it in an editor, or name another file.")
-
-
 def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
-    """As `read_rows`, of a file that is open; `path` is what messages call it. Errors: OutputError, OSError."""
+    """Yields the rows of an open file, which messages call `path`. Errors: as `read_rows`, OSError."""
     number = 0
     line = file.readline(MAX_ROW_BYTES + 1)
     while line:
@@ -133,11 +47,113 @@ def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
         line = following
 
 
-def _check_regular(facts: os.stat_result, path: Path) -> None:
-    if stat.S_ISDIR(facts.st_mode):
-        raise OutputError(f"{shown(path)} is a folder. Name a file.")
-    if not stat.S_ISREG(facts.st_mode):
-        raise OutputError(f"{shown(path)} is not a regular file. Name another one.")
+def row_of(line: bytes) -> dict[str, Any] | None:
+    """Reads the object in a line, None for anything else; a line cut short is no object, so its break may lack."""
+    if len(line) > MAX_ROW_BYTES:
+        return None
+    try:
+        row = _DECODER.decode(line.decode())
+        if not isinstance(row, dict):
+            return None
+        return exact(row) if b'_bytes"' in line else row
+    except (ValueError, RecursionError):
+        return None
+
+
+def line_of(row: Mapping[str, object]) -> bytes:
+    """Writes a row as a line. Errors: ValueError for a NaN or an infinity, and for a row that is too long."""
+    line = json_of(row).encode("ascii") + b"\n"
+    if len(line) > MAX_ROW_BYTES:
+        raise ValueError(f"a row of {len(line):,} bytes is longer than {MAX_ROW_BYTES:,}")
+    return line
+
+
+def json_of(row: Mapping[str, Any], *, default: Callable[[Any], object] | None = None) -> str:
+    """Writes a row as ASCII that any reader of JSON takes. Errors: ValueError for a NaN or an infinity."""
+    text = json.dumps(dict(row), allow_nan=False, default=default)
+    return json.dumps(portable(json.loads(text))) if "\\ud" in text else text
+
+
+def refuse_foreign(path: Path) -> NoReturn:
+    raise OutputError(f"{quoted(path)} was not written by vllava. Name another file.")
+
+
+def refuse_damaged(path: Path, what: str) -> NoReturn:
+    raise OutputError(f"{quoted(path)} can't be used: {what}. Mend it in an editor, or name another file.")
+
+
+def is_portable(text: str) -> bool:
+    """Says whether the text is valid: without surrogates alone, as bytes become that aren't UTF-8."""
+    return text.isascii() or readable(text) == text
+
+
+def readable(text: str) -> str:
+    r"""Shows bytes that aren't UTF-8 as \xe9, other surrogates as \ud800."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def portable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes a row's text readable and adds the bytes of what wasn't; `exact` undoes it."""
+    found = {readable(key): _mapped(value, readable, portable) for key, value in row.items()}
+    for key, value in row.items():
+        if data := _bytes_of(value):
+            found.setdefault(readable(key) + BYTES, data)
+    return found
+
+
+def exact(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the row of before `portable`; bytes that aren't those of the text beside them, as it was edited, stay.
+
+    Errors: RecursionError for what is nested too deeply.
+    """
+    found = {key: _mapped(value, str, exact) for key, value in row.items()}
+    for key, value in row.items():
+        name = key.removesuffix(BYTES)
+        text = _text_of(value, row.get(name)) if name != key else None
+        if text is not None:
+            found[name] = text
+            del found[key]
+    return found
+
+
+def _mapped(value: Any, text: Callable[[str], str], row: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+    """Changes each text and each object in a value."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Mapping):
+        return row(value)
+    return [_mapped(item, text, row) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _bytes_of(value: Any) -> Any:
+    """Encodes a text in base64, a list's one by one; None for valid ones, and for a surrogate that is no byte."""
+    if isinstance(value, list | tuple):
+        codes = [_bytes_of(item) if isinstance(item, str) else None for item in value]
+        return codes if any(codes) else None
+    if not isinstance(value, str) or is_portable(value):
+        return None
+    try:
+        return base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _text_of(code: Any, readable_text: Any) -> Any:
+    """Decodes what `_bytes_of` made; None where the bytes are not those of the readable text."""
+    if isinstance(code, list) and isinstance(readable_text, list) and len(code) == len(readable_text):
+        pairs = zip(code, readable_text, strict=True)
+        texts = [text if item is None else _text_of(item, text) for item, text in pairs]
+        return texts if any(code) and None not in texts else None
+    if not isinstance(code, str) or not isinstance(readable_text, str):
+        return None
+    try:
+        text = base64.b64decode(code, validate=True).decode("utf-8", "surrogateescape")
+    except ValueError:
+        return None
+    return text if not is_portable(text) and readable(text) == readable_text else None
 
 
 def _refuse_constant(name: str) -> NoReturn:

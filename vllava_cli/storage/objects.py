@@ -9,13 +9,15 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vllava_cli.errors import OutputError
-from vllava_cli.storage import jsonl
-from vllava_cli.storage.jsonl import line_of, row_of
+from vllava_cli.errors import OutputError, os_reason
+from vllava_cli.storage.files import as_output_error
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, line_of, row_of
 
 LIST = "run.jsonl.jobs"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/].*")
@@ -32,15 +34,15 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        with told(self.url):
+        with _as_output_error(self.url):
             import fsspec
 
             # No listings are kept: what another process puts there is seen.
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
 
     def names(self) -> list[str]:
-        """Those directly below, sorted; none where there is nothing yet."""
-        with told(self.url, "read"):
+        """List the names directly below the URL, sorted; none where there is nothing yet."""
+        with _as_output_error(self.url, "read"):
             self._files.invalidate_cache()
             try:
                 found = self._files.ls(self._root, detail=False)
@@ -54,7 +56,7 @@ class Objects:
         A file of fsspec is put where it ends, also by an error; in a transaction it is thrown away then.
         """
         with (
-            told(f"{self.url}/{name}"),
+            _as_output_error(f"{self.url}/{name}"),
             self._files.transaction,
             self._files.open(f"{self._root}/{name}", "wb") as file,
         ):
@@ -62,43 +64,43 @@ class Objects:
                 file.write(piece)
 
     def put_file(self, path: Path, name: str) -> None:
-        with told(f"{self.url}/{name}"):
+        with _as_output_error(f"{self.url}/{name}"):
             self._files.put_file(str(path), f"{self._root}/{name}")
 
     def fetch(self, name: str, path: Path) -> None:
-        with told(f"{self.url}/{name}", "read"):
+        with _as_output_error(f"{self.url}/{name}", "read"):
             self._files.get_file(f"{self._root}/{name}", str(path))
 
     def remove(self, names: Iterable[str]) -> None:
-        with told(self.url):
+        with _as_output_error(self.url):
             for name in names:
                 self._files.rm_file(f"{self._root}/{name}")
 
     def row_names(self) -> list[str]:
-        """Of the objects that hold rows, in the order in which they were put."""
+        """List the objects that hold rows, in the order in which they were put."""
         return sorted((name for name in self.names() if _ROWS.fullmatch(name)), key=_number)
 
     def put_rows(self, rows: Iterable[Mapping[str, object]], number: int) -> None:
-        """As the `number`-th; the name is no other run's."""
+        """Upload rows as one object. A random suffix keeps its name unique across runs."""
         self.put(f"rows-{number:06}-{secrets.token_hex(4)}.jsonl", map(line_of, rows))
 
     def next_number(self) -> int:
         return max(map(_number, self.row_names()), default=0) + 1
 
     def lines(self) -> Iterator[bytes]:
-        """Of all rows, in the order of the objects."""
+        """Yield the lines of all rows, in the order of the objects."""
         for name in self.row_names():
-            with told(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
-                yield from file
+            with _as_output_error(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
+                yield from iter(partial(BufferedReader(file).readline, MAX_ROW_BYTES + 1), b"")
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for what is fetched or about to be put, gone afterwards. Errors: OutputError where none can be made."""
+    """Make a folder for objects on their way, gone afterwards. Errors: OutputError where none can be made."""
     try:
         folder = TemporaryDirectory(prefix="vllava-")
     except OSError as exc:
-        reason = jsonl.reason_of(exc)
+        reason = os_reason(exc)
         raise OutputError(f"The temporary folder can't be used: {reason}. Set TMPDIR to a folder with room.") from exc
     with folder as name:
         yield Path(name)
@@ -113,7 +115,7 @@ def rows_into(objects: Objects, folder: Path) -> Path:
     if LIST in objects.names():
         objects.fetch(LIST, folder / LIST)
     last: dict[str, int] = {}
-    with jsonl.told(folder):
+    with as_output_error(folder):
         with fetched.open("wb") as file:
             for number, line in enumerate(objects.lines()):
                 last[_id(line, objects.url)] = number
@@ -126,8 +128,8 @@ def rows_into(objects: Objects, folder: Path) -> Path:
 
 
 @contextmanager
-def told(url: str, verb: str = "written to") -> Iterator[None]:
-    """Whatever a store's library raises, as one sentence."""
+def _as_output_error(url: str, verb: str = "written to") -> Iterator[None]:
+    """Turn whatever a store's library raises into one sentence."""
     try:
         yield
     except (OutputError, KeyboardInterrupt):

@@ -101,12 +101,12 @@ def rows_in(folder: Path) -> int:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts vllava in an empty folder and doesn't wait for it."""
+    """CrashLoopDetector vllava in an empty folder and doesn't wait for it."""
     settings = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
     }
     processes: list[subprocess.Popen[bytes]] = []

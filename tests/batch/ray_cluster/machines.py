@@ -33,7 +33,7 @@ class Machines:
 
     @classmethod
     def started(cls) -> Machines:
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.batch.ray_cluster.machines"],
             cwd=root,

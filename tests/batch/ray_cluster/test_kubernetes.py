@@ -18,7 +18,7 @@ from vllava_cli.cli import app
 jsonschema = pytest.importorskip("jsonschema")
 yaml = pytest.importorskip("yaml")
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 MANIFESTS = sorted((DOCS / "kuberay").glob("*.yaml"))
 SCRIPTS = sorted((DOCS / "slurm").glob("*.sbatch"))
 SCHEMA = yaml.safe_load((Path(__file__).parent / "kuberay.schema.yaml").read_text())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,7 @@ def until(fact: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 
 def actors() -> list[psutil.Process]:
     """The processes that hold an engine."""
-    return [process for process in psutil.process_iter() if "Answering" in _name(process)]
+    return [process for process in psutil.process_iter() if "EngineActor" in _name(process)]
 
 
 def _name(process: psutil.Process) -> str:
@@ -104,3 +106,12 @@ def test_a_driver_that_is_killed_goes_on_where_it_was_and_then_has_nothing_to_do
     assert "60 done before and skipped." in said(tmp_path)
     assert started("merge", "all.jsonl", "out").wait(PATIENCE_S) == 0, said(tmp_path)
     assert by_id([tmp_path / "all.jsonl"]) == alone
+
+
+def test_a_cluster_keeps_the_contract_of_executors(machines: Machines, tmp_path: Path) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", "tests.batch.ray_cluster.real_contract", machines.client_address, str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

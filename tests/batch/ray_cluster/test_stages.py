@@ -13,13 +13,11 @@ from PIL import Image
 
 from tests.batch.ray_cluster.rows import RECIPE, setup_of
 from tests.clips import picture, write_clip
-from vllava_cli.batch.clip_jobs import Unit, units_of
-from vllava_cli.batch.jobs import Wanted, made
-from vllava_cli.batch.ray_cluster.actors import ROW, Answering, row_in
-from vllava_cli.batch.ray_cluster.decode_task import CLIP, decoded
-from vllava_cli.batch.ray_cluster.setup import Setup
+from vllava_cli.batch.executors.ray_actors import CLIP, RESULT, EngineActor, StageSetup, decoded
+from vllava_cli.batch.jobs import ClipJobs, JobRequest, make_jobs
+from vllava_cli.batch.rows import Result
 from vllava_cli.demo import CLIPS
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import fingerprint
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.select import spread
@@ -27,69 +25,69 @@ from vllava_cli.nouns import DecodeLimits, Fit, Framing
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageSetup:
     monkeypatch.chdir(tmp_path)  # what answers goes to the folder of the setup, and the tests come back from there
     return setup_of(tmp_path)
 
 
-def framed(setup: Setup, framing: Framing) -> Setup:
+def framed(setup: StageSetup, framing: Framing) -> StageSetup:
     return replace(setup, batch=replace(setup.batch, framing=framing))
 
 
-def unit(path: Path) -> Unit:
-    return units_of(made([Wanted(path=str(path), question="What happens in this video?")], "settings"))[0]
+def clip_of(path: Path | str) -> ClipJobs:
+    """A clip with one question."""
+    return ClipJobs(
+        jobs=tuple(make_jobs([JobRequest(path=str(path), question="What happens in this video?")], "settings"))
+    )
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_frames_are_sent_as_small_as_the_model_takes_them(setup: Setup, fit: Fit, tmp_path: Path) -> None:
+def test_frames_are_sent_as_small_as_the_model_takes_them(setup: StageSetup, fit: Fit, tmp_path: Path) -> None:
     clip, framing = write_clip(tmp_path / "wide.mp4", width=320, height=176), Framing(fit=fit)
-    found = decoded(unit(clip), framed(setup, framing)).frames
+    found = decoded(clip_of(clip), framed(setup, framing)).frames
     assert found
     assert found.pixels.shape == (8, RECIPE.short_side, RECIPE.short_side, 3)
-    guard = Guard(DecodeLimits())
+    guard = DecoderClient(DecodeLimits())
     whole = guard.sample(clip, framing)
     guard.kill()
     assert (found.clip, found.times_s) == (whole.clip, whole.times_s)
     assert torch.equal(video_pixels(found, RECIPE, fit=fit), video_pixels(whole, RECIPE, fit=fit))
 
 
-def test_a_clip_of_three_frames_has_them_shown_as_eight(setup: Setup, tmp_path: Path) -> None:
-    found = decoded(unit(write_clip(tmp_path / "short.mp4", 3)), setup).frames
+def test_a_clip_of_three_frames_has_them_shown_as_eight(setup: StageSetup, tmp_path: Path) -> None:
+    found = decoded(clip_of(write_clip(tmp_path / "short.mp4", 3)), setup).frames
     assert found
     assert len(found.pixels) == len(found.times_s) == 8
     assert len(set(found.times_s)) == 3
     assert spread(found) is found
 
 
-def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: Setup) -> None:
+def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: StageSetup) -> None:
     nine = framed(setup, Framing(at_s=tuple(number / 10 for number in range(9))))
-    found = decoded(unit(CLIPS / "blue-star-grows.mp4"), nine)
-    assert found.fault
-    assert (found.fault.kind, found.is_early) == ("trim", False)
-    assert found.fault.message == "9 frames are more than the 8 that the model sees. Name fewer."
+    found = decoded(clip_of(CLIPS / "blue-star-grows.mp4"), nine)
+    assert found.error
+    assert (found.error.kind, found.is_early) == ("trim", False)
+    assert found.error.message == "9 frames are more than the 8 that the model sees. Name fewer."
 
 
-def test_a_clip_is_hashed_where_it_is_decoded(setup: Setup, tmp_path: Path) -> None:
+def test_a_clip_is_hashed_where_it_is_decoded(setup: StageSetup, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "short.mp4", 3)
-    assert decoded(unit(clip), setup).fingerprint is None
+    assert decoded(clip_of(clip), setup).fingerprint is None
     hashing = replace(setup, batch=replace(setup.batch, is_hashing=True))
-    found = decoded(unit(clip), hashing)
+    found = decoded(clip_of(clip), hashing)
     assert found.fingerprint == fingerprint(clip)
-    (row,) = Answering(hashing, Heard()).rows([found])
-    (told,) = row["made_with"]["clips"]
-    assert (told["bytes"], told["sha256"]) == (clip.stat().st_size, fingerprint(clip).sha256)
+    (result,) = EngineActor(hashing, Heard()).results([found])
+    assert result.making
+    (told,) = result.making.clips
+    assert (told.bytes, told.sha256) == (clip.stat().st_size, fingerprint(clip).sha256)
 
 
-def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(
-    store: Any, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path / "cache"))
+def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(store: Any, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "short.mp4", 3)
     store.create_bucket(Bucket="hashed")
     store.upload_file(str(clip), "hashed", "short.mp4")
-    url = units_of(made([Wanted(path="s3://hashed/short.mp4", question="Why?")], "settings"))[0]
-    found = decoded(url, replace(setup, allowed=("s3",)))
-    assert (found.fault, found.fingerprint) == (None, fingerprint(clip))
+    found = decoded(clip_of("s3://hashed/short.mp4"), setup_of(tmp_path, allowed=("s3",)))
+    assert (found.error, found.fingerprint) == (None, fingerprint(clip))
 
 
 @dataclass
@@ -105,22 +103,22 @@ class Heard:
         self.words.append("settled")
 
 
-def test_still_images_short_clips_and_faults_have_their_rows(setup: Setup, tmp_path: Path) -> None:
+def test_still_images_short_clips_and_faults_have_their_rows(setup: StageSetup, tmp_path: Path) -> None:
     Image.fromarray(picture(3)).save(tmp_path / "still.png")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     paths = (tmp_path / "still.png", write_clip(tmp_path / "short.mp4", 3), tmp_path / "bad.mp4")
-    clips = [pickle.dumps(decoded(unit(path), setup)) for path in paths]
+    clips = [pickle.dumps(decoded(clip_of(path), setup)) for path in paths]
     heard = Heard()
-    answering = Answering(setup, heard)
+    answering = EngineActor(setup, heard)
     answering({CLIP: clips[2:]})
     assert heard.words == ["begun"]  # no engine is needed to say that a clip is bad
-    rows: dict[str, dict[str, Any]] = {
-        Path(row["path"]).name: row for row in map(row_in, answering({CLIP: clips})[ROW])
+    results: dict[str, Result] = {
+        Path(result.job.path).name: result for result in map(pickle.loads, answering({CLIP: clips})[RESULT])
     }
-    assert rows.keys() == {"still.png", "short.mp4", "bad.mp4"}
-    assert rows["still.png"]["answer"] and rows["still.png"]["frame_times_s"] is None
-    assert rows["short.mp4"]["answer"] and len(rows["short.mp4"]["frame_times_s"]) == 8
-    assert rows["bad.mp4"]["error"]["kind"] == "unreadable"
+    still, short, bad = (results.pop(name) for name in ("still.png", "short.mp4", "bad.mp4"))
+    assert (still.answer is not None, still.times_s, results) == (True, None, {})
+    assert short.answer and short.times_s and len(short.times_s) == 8
+    assert bad.error and bad.error.kind == "unreadable"
     assert heard.words == ["begun", "settled"]
     answering({CLIP: clips[:1]})
     assert heard.words == ["begun", "settled"]

@@ -189,7 +189,7 @@ def test_files_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(OutputError, match=message):
             done(replace(BENCH, clip=Path("none.mp4"), **files))  # type: ignore[arg-type]
-    part = Part.begin(tmp_path / "a.json")
+    part = Part(tmp_path / "a.json")
     with pytest.raises(LockedError):
         done(replace(BENCH, clip=Path("none.mp4"), save=tmp_path / "a.json"))
     part.end()

@@ -69,10 +69,10 @@ def test_what_a_later_version_adds_is_left_alone(tmp_path: Path) -> None:
         (lambda row: row["clip"].update(path="a.mp4"), "the object, clip: path is no absolute path"),
         (
             lambda row: row["trials"][0]["lines"][1].update(unit="furlongs"),
-            "the object, trials, 1, lines, 2: unit is none of s, ms, tokens/s, clips/s, MiB",
+            "the object, trials, entry 1, lines, entry 2: unit is none of s, ms, tokens/s, clips/s, MiB",
         ),
         (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[]), "ours: values is an empty list"),
-        (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[-1]), "values: 1 is no number from 0"),
+        (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[-1]), "values: entry 1 is no number from 0"),
         (lambda row: row["trials"][0]["plan"].update(quantisation="2bit"), "plan: quantisation is none of 8bit"),
         (lambda row: row["trials"][0]["speed"].update(bytes=True), "speed: bytes is no number"),
         (lambda row: row["trials"][0]["agreement"].update(must_be_equal=1), "must_be_equal is neither true nor false"),

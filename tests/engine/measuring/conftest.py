@@ -9,15 +9,14 @@ import pytest
 
 from tests.engine.engines import EXACT
 from vllava_cli import demo
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.measuring.figures import BenchTask
 from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
 from vllava_cli.engine.measuring.random_weights import random_tokens
 from vllava_cli.engine.tokens import Tokens, read_tokens
+from vllava_cli.interrupt import never
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Frames, Framing, Speed
+from vllava_cli.nouns import Frames, Framing, Source, Speed
 
 
 @pytest.fixture(scope="package")

@@ -36,11 +36,11 @@ def test_the_snippet_holds_only_what_ours_leaves_out(demo_tools: ModelBenchmark)
 def test_both_say_the_same_whoever_was_asked_before(demo_tools: ModelBenchmark) -> None:
     snippet, ours, asked = demo_tools.snippet, demo_tools.ours, demo_tools.asked
     said, _ = snippet.answer(asked)
-    looks = ours.engine.sight.calls
+    looks = ours.engine.vision.calls
     for _ in range(2):
         ours.forget()
         assert ours.answer(asked)[0] == said
-    assert ours.engine.sight.calls == looks + 2
+    assert ours.engine.vision.calls == looks + 2
     assert snippet.answer(asked, sequences=3)[0] == said
     assert len(said) == 12
 

@@ -87,7 +87,7 @@ def test_too_little_memory_for_the_model_ends_it(where: str, making: Making) -> 
 
 
 def test_too_little_memory_for_a_batch_is_a_note(making: Making) -> None:
-    shortage = Shortage(lambda: not shortage.count and is_within("Crowd.step"))
+    shortage = Shortage(lambda: not shortage.count and is_within("DecodeBatch.step"))
     with shortage:
         found = {figure.name: figure for figure in making("tiny", task=replace(making.task, repeat=1)).figures()}
     short = found["decode, batch 3"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import Making
-from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 from vllava_cli.engine.load import load
 from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
 from vllava_cli.engine.measuring.random_weights import empty_model, fill, random_config, random_tokens

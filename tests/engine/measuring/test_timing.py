@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.figures import Measured
 from vllava_cli.engine.measuring.timing import alternate, peak_bytes, repeats_of
 from vllava_cli.errors import MemoryShortError
+from vllava_cli.interrupt import never
 
 MIB = 1 << 20
 

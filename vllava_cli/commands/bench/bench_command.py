@@ -15,21 +15,18 @@ from vllava_cli.commands.bench.bench_request import DEMO_CLIP, Bench, Configurat
 from vllava_cli.commands.bench.comparison import Comparison, compare
 from vllava_cli.commands.start import read_clips
 from vllava_cli.engine.measuring.figures import BenchTrial, Figure
-from vllava_cli.errors import CheckpointError, ContextError, MediaError, MemoryShortError, WishError
-from vllava_cli.interrupt import noted
-from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, Frames, Framing, LoadPlan, Wishes
-from vllava_cli.plural import counted
+from vllava_cli.errors import INTERRUPTED, CheckpointError, ContextError, MediaError, MemoryShortError, WishError
+from vllava_cli.interrupt import sigint_flag
+from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, Frames, Framing, LoadPlan, Wishes, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import Part
-from vllava_cli.storage.jsonl import line_of
-from vllava_cli.storage.portable import json_of
+from vllava_cli.storage.jsonl import json_of, line_of
 from vllava_cli.times import roughly
 
 if TYPE_CHECKING:
     from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
     from vllava_cli.engine.tokens import Tokens
 
-INTERRUPTED = 130
 LOOP_S = 60.0
 """The time of the documentation's loop: it decodes a film from its beginning to its end."""
 FAULTS = (WishError, MemoryShortError, CheckpointError, ContextError)
@@ -42,10 +39,11 @@ class BenchTools:
     def frames_figure(self, path: Path, bench: Bench, is_interrupted: Callable[[], bool]) -> Figure:
         """Reads the clip in the bounded process, beside the documentation's loop in another. Errors: MediaError."""
         from vllava_cli.engine.measuring.timing import alternate, seconds_of
-        from vllava_cli.media.decoder.client import Guard
+        from vllava_cli.media.decoder.client import DecoderClient
 
         limits, note, repeat = bench.limits, "", bench.task.repeat
-        with Guard(limits) as guard, Guard(replace(limits, timeout_s=min(LOOP_S, limits.timeout_s))) as other:
+        loop_limits = replace(limits, timeout_s=min(LOOP_S, limits.timeout_s))
+        with DecoderClient(limits) as guard, DecoderClient(loop_limits) as other:
             works: list[Callable[[], object]] = [partial(guard.sample, path, Framing())]
             try:
                 other.documented(path)
@@ -115,9 +113,8 @@ class _Run:
         if self.bench.random is None:
             from vllava_cli.engine import hub
 
-            source = hub.Source(model=model.model, folder=model.folder, revision=model.revision)
-            hub.fetch_weights(source, is_quiet=not self.screen.is_moving)
-        with noted(is_early=lambda: not (self.trials and self.trials[-1].lines)) as is_interrupted:
+            hub.fetch_weights(model, log=self.screen.log)
+        with sigint_flag(is_early=lambda: not (self.trials and self.trials[-1].lines)) as is_interrupted:
             try:
                 self._measure(tokens, frames, is_interrupted)
                 is_cut = is_interrupted()
@@ -252,7 +249,7 @@ def _tokens(bench: Bench, screen: Screen) -> Tokens:
     from vllava_cli.engine.tokens import read_tokens
 
     wishes = Wishes(model=bench.model, revision=bench.revision, adapter=bench.adapter)
-    source = locate(wishes, screen.notice, is_quiet=not screen.is_moving)
+    source = locate(wishes, screen.log)
     with screen.waiting("Reading the model's files"):
         return read_tokens(describe(source))
 
@@ -260,7 +257,7 @@ def _tokens(bench: Bench, screen: Screen) -> Tokens:
 @contextmanager
 def _claimed(path: Path | None) -> Iterator[Part | None]:
     """A file that can be written, and that no other run writes meanwhile. Errors: OutputError, LockedError."""
-    part = Part.begin(path) if path else None
+    part = Part(path) if path else None
     try:
         yield part
     finally:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vllava_cli import __version__
-from vllava_cli.commands.versions import version_of
+from vllava_cli.commands.provenance import version_of
 from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial, Figure
 from vllava_cli.errors import OutputError
 from vllava_cli.nouns import Clip, Hardware
 from vllava_cli.storage.fields import Fields
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, opened, refuse_damaged, refuse_foreign, row_of, told
+from vllava_cli.storage.files import as_output_error, opened
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, refuse_damaged, refuse_foreign, row_of
 
 VERSION = 1
 PACKAGES = ("torch", "transformers", "av", "bitsandbytes")
@@ -88,7 +89,7 @@ def object_of(record: BenchRecord) -> dict[str, Any]:
 
 def read_record(path: Path) -> BenchRecord:
     """Reads what --save wrote. Errors: OutputError for anything else."""
-    with told(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
         row = row_of(file.read(MAX_ROW_BYTES + 1))
     if row is None or row.get("type") != "bench":
         refuse_foreign(path)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from vllava_cli.commands.bench.bench_record import BenchRecord
 from vllava_cli.engine.measuring.figures import BenchTrial, Figure, Measured, Unit
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 
 Verdict = Literal["better", "worse", "same", "unsure"]
 """same: the spreads overlap, so no change is certain · unsure: one of them was measured once, so it has no spread."""

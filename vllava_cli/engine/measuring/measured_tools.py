@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from vllava_cli.engine.batch_size import rows_that_fit
-from vllava_cli.engine.batching import Batching, Query
+from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
+from vllava_cli.engine.cancel import Cancel, CancelError
 from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.measuring.timing import finish, seconds_of
-from vllava_cli.engine.prompt_cache import Shown
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.media.pixels import video_pixels
@@ -62,17 +62,17 @@ class MeasuredEngine:
 
     def forget(self) -> None:
         """Drops all of earlier questions, prompts and clips."""
-        self.engine.memory = None
-        self.engine.sight.forget()
+        self.engine.prompt_cache = None
+        self.engine.vision.forget()
 
     def vision_s(self, asked: BenchQuestion) -> float:
-        self.engine.sight.forget()
-        return self._seconds(lambda: self.engine.sight.features(asked.frames, "crop"))
+        self.engine.vision.forget()
+        return self._seconds(lambda: self.engine.vision.features(asked.frames, "crop"))
 
     def prefill_s(self, asked: BenchQuestion) -> float:
         """Reads the whole prompt; the clip has been encoded before."""
-        self.engine.sight.features(asked.frames, "crop")
-        self.engine.memory = None
+        self.engine.vision.features(asked.frames, "crop")
+        self.engine.prompt_cache = None
         return self._seconds(lambda: self._read(asked))
 
     def first_token_s(self, asked: BenchQuestion) -> float:
@@ -92,7 +92,7 @@ class MeasuredEngine:
         if sequences == 1:
             turn, stats = self.turn(asked, asked.new_tokens)
             return turn.answer_ids, stats.decode_s
-        self.engine.memory = None
+        self.engine.prompt_cache = None
         questions = [asked.question + ENDINGS[number % len(ENDINGS)] for number in range(sequences)]
         found = self._batch(asked, [(asked.frames, question) for question in questions], sequences)
         decoded = sum(stats.new_tokens - 1 for stats in found)  # an ending may leave less of the context
@@ -109,7 +109,7 @@ class MeasuredEngine:
     def turn(self, asked: BenchQuestion, new_tokens: int) -> tuple[Turn, Stats]:
         """An answer in a conversation of its own, as the turn that it becomes; the cache holds it then."""
         conversation, sampling = asked.conversation, _sampling(new_tokens)
-        pieces = self.engine.stream(conversation, asked.question, sampling, is_interrupted=self.is_interrupted)
+        pieces = self.engine.stream(conversation, asked.question, sampling, cancel=Cancel(self.is_interrupted))
         stats = Answer.of(pieces).stats
         return conversation.turns[-1], stats
 
@@ -117,37 +117,39 @@ class MeasuredEngine:
     def logits(self, asked: BenchQuestion, new_ids: Sequence[int]) -> Tensor:
         """[len(new_ids), vocabulary] before each of these ids, as they are decoded one by one."""
         self.forget()
-        _, first = self._read(asked)
-        memory = self.engine.memory
-        if first is None or memory is None:
-            raise KeyboardInterrupt
-        found, steps = [first], self.engine.steps
-        with self.engine.passes():
-            for token in new_ids[:-1]:
-                fed = torch.tensor([token], device=first.device)
-                found.append(steps.step(fed, len(memory.ids)).clone())  # they are good until the next step
-                memory.ids.append(token)
-            steps.hold(len(memory.ids))
+        found = [self._read(asked)]
+        cache = self.engine.prompt_cache
+        if cache is None:
+            raise RuntimeError("a prompt that was read left no cache")
+        for token in new_ids[:-1]:
+            fed = torch.tensor([token], device=found[0].device)
+            found.append(self.engine.step(fed, len(cache.ids)).clone())  # they are good until the next step
+            cache.ids.append(token)
+        cache.cache.hold(len(cache.ids))
         return torch.stack(found)
 
     def _seconds(self, work: Callable[[], object]) -> float:
         return seconds_of(work, self.engine.plan.device)
 
-    def _read(self, asked: BenchQuestion) -> tuple[int, Tensor | None]:
-        return self.engine.read(Shown(ids=asked.ids, media=(asked.frames,)), is_interrupted=self.is_interrupted)
+    def _read(self, asked: BenchQuestion) -> Tensor:
+        try:
+            return self.engine.read(Prompt(ids=asked.ids, media=(asked.frames,)), cancel=Cancel(self.is_interrupted))
+        except CancelError:
+            raise KeyboardInterrupt from None
 
     def _batch(self, asked: BenchQuestion, jobs: Sequence[tuple[Frames, str]], most: int) -> list[Stats]:
         """Errors: MemoryShortError, ContextError: fewer sequences at once would be another measurement."""
-        given = iter([[Query(key=key, medium=medium, question=text) for key, (medium, text) in enumerate(jobs)]])
-        batching: Batching[int] = Batching(
+        requests = [AnswerRequest(key=key, medium=medium, question=text) for key, (medium, text) in enumerate(jobs)]
+        given = iter([requests])
+        scheduler: BatchScheduler[int] = BatchScheduler(
             engine=self.engine,
             sampling=_sampling(asked.new_tokens),
             fit="crop",
             most_rows=most,
-            is_stopping=self.is_interrupted,
+            cancel=Cancel(self.is_interrupted),
             on_shortage=_refuse_fewer,
         )
-        finished = list(batching.answers(lambda _, *, is_waiting: next(given, None)))  # noqa: ARG005
+        finished = list(scheduler.answers(lambda _, *, is_waiting: next(given, None)))  # noqa: ARG005
         if fault := next((each.fault for each in finished if each.fault), None):
             raise fault
         return [each.answer.stats for each in finished if each.answer]

@@ -14,13 +14,11 @@ import torch
 from torch import nn
 
 from vllava_cli import demo
-from vllava_cli.engine.checkpoint import facts, read_config
-from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
-from vllava_cli.engine.hub import Source
-from vllava_cli.engine.load import quantisation_config, silence
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
+from vllava_cli.engine.load import hush, quantisation_config
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import LoadPlan
+from vllava_cli.nouns import LoadPlan, Source
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
@@ -85,7 +83,7 @@ def empty_model(
     from accelerate import init_empty_weights
     from transformers import AutoModelForImageTextToText
 
-    silence(is_quiet=True)
+    hush(has_bars=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(
             config, dtype=getattr(torch, plan.dtype), attn_implementation=plan.attention
