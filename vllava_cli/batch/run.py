@@ -36,12 +36,12 @@ from vllava_cli.batch.progress import (
 )
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.commands.start import warn_of_demo
 from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
-from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
@@ -216,7 +216,7 @@ class _Work:
         elif self.batch.ray:
             self.executor = self._on_ray()
             if clip_jobs:
-                self._announce()
+                warn_of_demo(self.source.model, self.screen)
                 self._answer(self.executor, clip_jobs)
         elif clip_jobs:
             self._do_here(clip_jobs)
@@ -267,7 +267,7 @@ class _Work:
 
     def _here(self, pool: Pool, preflight: Preflight) -> Executor:
         """The executor of this machine. Errors: any VllavaError."""
-        self._announce()
+        warn_of_demo(self.source.model, self.screen)
         batch, screen, headers = self.batch, self.screen, preflight.headers
         longest = max(len(job.question) for clip in headers.good for job in clip.jobs)
         if preflight.frames is None:
@@ -296,12 +296,6 @@ class _Work:
         return RayExecutor(
             batch=self.batch, source=self.source, control=self.control, has_earlier_answers=has_earlier_answers
         )
-
-    def _announce(self) -> None:
-        if self.source.model == DEMO_MODEL:
-            self.screen.notice(
-                "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
-            )
 
     def _answer(self, executor: Executor, clip_jobs: Sequence[ClipJobs]) -> None:
         self.executor, control = executor, self.control
