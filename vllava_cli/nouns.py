@@ -147,10 +147,6 @@ class Checkpoint:
     adapter: Adapter | None = None
 
     @property
-    def is_demo(self) -> bool:
-        return self.model == DEMO_MODEL
-
-    @property
     def name(self) -> str:
         """The model's name with its adapter's: "owner/model + owner/adapter"."""
         return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
