@@ -27,7 +27,6 @@ from vllava_cli.commands.provenance import (
     seeded,
 )
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
@@ -37,6 +36,7 @@ from vllava_cli.nouns import (
     Framing,
     LoadPlan,
     Sampling,
+    Source,
     Stats,
     StopReason,
     Turn,
