@@ -14,7 +14,7 @@ from tests.clips import FFV1, cut, full_decode, index_of, picture, write_clip, w
 from tests.media.zoo import remuxed, spread, x264
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import check_size, opened, video_stream
-from vllava_cli.media.files import check_file
+from vllava_cli.media.file_check import check_file
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
 

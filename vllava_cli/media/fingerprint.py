@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.interrupt import never
-from vllava_cli.media.files import check_file, is_folder
+from vllava_cli.media.file_check import check_file, is_folder
 from vllava_cli.storage.files import CHUNK_BYTES
 
 

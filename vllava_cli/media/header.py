@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, stored_clip, video_stream
-from vllava_cli.media.files import check_file
+from vllava_cli.media.file_check import check_file
 from vllava_cli.media.images import look, opened_image, stored_image, turn_of
 from vllava_cli.nouns import Clip
 

@@ -35,7 +35,7 @@ from PIL import (
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import check_size
-from vllava_cli.media.files import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
+from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
 from vllava_cli.media.pictures import Orientation, Pixels, upright
 from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 
 from vllava_cli.errors import MediaError, UsageError, VllavaError
-from vllava_cli.media.files import MAX_PIXELS
+from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Way
 from vllava_cli.storage.fields import Fields
 

@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from vllava_cli.errors import FetchError, UsageError
-from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 
 LOOPBACK = "loopback"
 LINK_LOCAL = "link-local"
