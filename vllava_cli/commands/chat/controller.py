@@ -55,7 +55,7 @@ class BackgroundPrefill:
             )
 
     def stop(self) -> None:
-        """Waits for the chunk that is being read; what was read so far stays in the cache."""
+        """Waits for the end of the current chunk; all that was read so far stays in the cache."""
         self._is_stopped.set()
         while self._reading and not self._reading.done():
             with suppress(KeyboardInterrupt):  # the engine must be free first
@@ -124,7 +124,7 @@ class ChatController:
         self._put(self.questions[-1], sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
-        """Asks turn `number`, from 1, with other words; what follows it is dropped. Errors: UsageError."""
+        """Asks turn `number`, from 1, with other words; the turns behind it are dropped. Errors: UsageError."""
         self.question_of(number)
         count = len(self.conversation.turns)
         if number < count:
@@ -140,7 +140,7 @@ class ChatController:
         return self.questions[number - 1]
 
     def undo(self) -> None:
-        """Takes the last turn back; what came with it is attached to the next question."""
+        """Takes the last turn back; its clips are attached to the next question."""
         if not self.conversation.turns:
             raise UsageError("There is nothing to undo.")
         question = " ".join(self.questions[-1].split())
@@ -199,12 +199,12 @@ class ChatController:
         self.screen.notice(f"Going on after {count} turn{'s' * (count != 1)}. {self.about}{last}")
 
     def prefill_next(self) -> None:
-        """Begins to read what the next question will show, in the background."""
+        """Begins to read the clips of the next question in the background."""
         if self.has_editor:
             self.prefill.start(self.conversation)
 
     def close(self) -> None:
-        """Gives the engine and the session file back; what a Ctrl-C left out of the file is written now."""
+        """Gives the engine and the session file back; turns that a Ctrl-C left out of the file are written now."""
         with self._changing():
             pass
         self.recorder.close()
