@@ -69,7 +69,7 @@ def _perform_question(chat: ChatController, line: str) -> None:
 
 
 def _refuse_files(text: str) -> None:
-    """Refuses what was dropped onto the terminal: it is neither a question nor a command."""
+    """Refuses files that were dropped onto the terminal: they are neither a question nor a command."""
     if _is_file(text) or all(_is_file(word.text) for word in split(text)):
         raise UsageError(
             f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
