@@ -283,12 +283,12 @@ class _Work:
         engine = local.load_engine(
             batch, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
         )
-        most_rows = local.rows_at_once(engine, batch, longest)
-        screen.detail(f"rows at once: {most_rows}.")
-        self.progress.begin()
-        return local.LocalExecutor(
-            engine=engine, batch=batch, reads=preflight.frames, most_rows=most_rows, control=self.control
+        executor = local.LocalExecutor(
+            engine=engine, batch=batch, reads=preflight.frames, control=self.control, longest=longest
         )
+        screen.detail(f"rows at once: {executor.most_rows}.")
+        self.progress.begin()
+        return executor
 
     def _on_ray(self) -> Executor:
         from vllava_cli.batch.executors.ray_driver import RayExecutor

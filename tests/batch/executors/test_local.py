@@ -57,9 +57,8 @@ def local(
     """With an engine that has cached nothing."""
     return LocalExecutor(
         engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan),
-        batch=batch_of(**({"sampling": Sampling(max_new_tokens=40)} | batch)),
+        batch=batch_of(**({"sampling": Sampling(max_new_tokens=40), "most_rows": most_rows} | batch)),
         reads=Listed(reads),
-        most_rows=most_rows,
         control=RunControl(is_stopping=is_stopping, notice=(said if said is not None else []).append),
     )
 

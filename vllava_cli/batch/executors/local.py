@@ -67,10 +67,15 @@ class LocalExecutor:
     engine: Engine
     batch: BatchRequest
     reads: Reads
-    most_rows: int
     control: RunControl
+    longest: int = 0
+    """Characters of the longest question."""
 
     def __post_init__(self) -> None:
+        from vllava_cli.engine.batch_size import rows_that_fit
+
+        sampling, longest = self.batch.sampling, self.longest
+        self.most_rows = self.batch.most_rows or rows_that_fit(self.engine, sampling, question_characters=longest)
         self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
         self._hashing = Hashing() if self.batch.is_hashing else None
 
@@ -217,13 +222,6 @@ def load_engine(
         watch=watch,
     )
     return engine
-
-
-def rows_at_once(engine: Engine, batch: BatchRequest, longest: int) -> int:
-    """How many questions are answered at once; `longest` is the number of characters of the longest one."""
-    from vllava_cli.engine.batch_size import rows_that_fit
-
-    return batch.most_rows or rows_that_fit(engine, batch.sampling, question_characters=longest)
 
 
 def change_of(clip: ClipJobs) -> JobError | None:

@@ -312,9 +312,8 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
         tokens = local.read_tokens(setup.source)
         pool.fit_to(tokens.checkpoint.video_recipe)
         engine = local.load_engine(batch, tokens, setup.kinds, control)
-        most_rows = local.rows_at_once(engine, batch, setup.longest)
-        wire.send(("ready", most_rows, control.counters.load_s))
-        executor = local.LocalExecutor(engine=engine, batch=batch, reads=reads, most_rows=most_rows, control=control)
+        executor = local.LocalExecutor(engine=engine, batch=batch, reads=reads, control=control, longest=setup.longest)
+        wire.send(("ready", executor.most_rows, control.counters.load_s))
         for result in executor.outcomes(()):
             wire.send(("result", result, control.counters))
 

@@ -220,8 +220,8 @@ class EngineActor:
             engine=engine,
             batch=batch,
             reads=DecodedReads(clips),
-            most_rows=local.rows_at_once(engine, batch, self._setup.longest),
             control=RunControl(),
+            longest=self._setup.longest,
         )
 
     def _load(self, kinds: set[MediaKind]) -> None:
