@@ -143,6 +143,7 @@ def test_a_wish_for_flash_is_refused_for_the_gpus_reason_with_the_demo_too() -> 
 
 
 FLASH = Wishes(attention="flash_attention_2")
+NO_FLASH = "--attention flash is refused: {}; use --attention sdpa."
 OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
 
 
@@ -190,29 +191,14 @@ OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
             box(T4, bnb=False),
             "--precision 4bit needs bitsandbytes, which is not installed; pip install -U bitsandbytes.",
         ),
-        (
-            FLASH,
-            box(flash=True),
-            "--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU; "
-            "use --attention sdpa.",
-        ),
-        (
-            FLASH,
-            box(M2_16, flash=True),
-            "--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, not on Apple M2 GPU; "
-            "use --attention sdpa.",
-        ),
+        (FLASH, box(flash=True), NO_FLASH.format("flash-attn runs on NVIDIA and AMD GPUs, not on the CPU")),
+        (FLASH, box(M2_16, flash=True), NO_FLASH.format("flash-attn runs on NVIDIA and AMD GPUs, not on Apple M2 GPU")),
+        (FLASH, box(T4, flash=True), NO_FLASH.format("flash-attn needs compute capability 8.0 and Tesla T4 has 7.5")),
         (
             FLASH,
             box(H100),
             "--attention flash is refused: flash-attn is not installed; "
             "pip install flash-attn --no-build-isolation, or use --attention sdpa.",
-        ),
-        (
-            FLASH,
-            box(T4, flash=True),
-            "--attention flash is refused: flash-attn needs compute capability 8.0 and Tesla T4 has 7.5; "
-            "use --attention sdpa.",
         ),
         (
             replace(FLASH, precision="fp32"),

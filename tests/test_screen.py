@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vllava_cli.commands.chat.manual import COMMANDS, help_rows
+from vllava_cli.commands.chat.commands import COMMANDS, help_rows
 from vllava_cli.errors import ClosedPipeError, OutputError
 from vllava_cli.media.contact_sheet import Sheet
 from vllava_cli.screen import Screen, clean
@@ -97,7 +97,7 @@ def test_a_name_wider_than_a_third_of_the_terminal_has_a_line_of_its_own() -> No
 
 @pytest.mark.parametrize("columns", [60, 80])
 def test_the_help_of_a_chat_has_room_for_its_sentences(columns: int) -> None:
-    for rows in (help_rows(), *(help_rows(command.name) for command in COMMANDS)):
+    for rows in (help_rows(), *map(help_rows, COMMANDS)):
         for line in shown_at(columns, partial(Screen.facts, rows=rows)).splitlines():
             assert len(line) <= columns
             assert len(line.rpartition("  ")[0]) <= columns // 3, line

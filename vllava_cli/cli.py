@@ -19,14 +19,14 @@ from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaEr
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
-from vllava_cli.usage import LAST, Command, Group, UsageFault, fault_sentence
+from vllava_cli.usage import LAST, CliCommand, CliGroup, UsageFault, fault_sentence
 
 USAGE = 2
 OUR_BUG = 3
 MOST_TIMES = 64
 
 app = typer.Typer(
-    cls=Group,
+    cls=CliGroup,
     help="Answer questions about videos with Video-LLaVA.",
     epilog="Man pages: man vllava, man vllava-ask. Exit codes: 0 done, 1 failed, 2 usage, 3 our bug, 130 interrupted.",
     no_args_is_help=True,
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_command = partial(app.command, cls=Command)
+_command = partial(app.command, cls=CliCommand)
 
 
 def _print_version(wanted: bool) -> None:
@@ -158,15 +158,15 @@ def chat(
 
     Each answer knows what was asked before.
     """
-    from vllava_cli.commands.chat import run as command
+    from vllava_cli.commands.chat import chat_loop as command
     from vllava_cli.commands.positionals import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     if sessions:
-        from vllava_cli.commands.chat.sessions import tell
+        from vllava_cli.commands.chat.sessions import list_sessions
 
-        raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
+        raise typer.Exit(list_sessions(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
         wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),

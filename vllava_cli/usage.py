@@ -67,11 +67,11 @@ class _Described:
                     formatter.write_dl(rows, col_max=formatter.width // 3)
 
 
-class Command(_Described, TyperCommand):
+class CliCommand(_Described, TyperCommand):
     """A command that describes itself in our words, and takes options by their old names."""
 
 
-class Group(_Described, TyperGroup):
+class CliGroup(_Described, TyperGroup):
     """All commands."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -188,7 +188,10 @@ def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, 
     changed = json.loads(config.read_text())
     changed["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
     config.write_text(json.dumps(changed))
-    for name, message in (("damaged", "can't be loaded"), ("huge", "GiB")):
+    for name, message in (
+        ("damaged", "model.safetensors can't be used: it is no safetensors file, or a damaged one"),
+        ("huge", "GiB"),
+    ):
         done = shell("ask", clip, "what", "--model", f"./{name}")
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
         assert message in done.err

@@ -15,7 +15,7 @@ from tests.adapters import write_adapter
 from tests.commands.shell import Shell, chapters
 from tests.folders import LACKING
 from vllava_cli import demo
-from vllava_cli.commands.chat.run import Chat, of_session
+from vllava_cli.commands.chat.chat_loop import Chat, of_session
 from vllava_cli.nouns import Framing, Sampling, Wishes
 from vllava_cli.session.session_file import read
 

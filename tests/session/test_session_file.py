@@ -7,8 +7,8 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, get_args
@@ -19,20 +19,21 @@ from hypothesis import strategies as st
 
 from vllava_cli import __version__
 from vllava_cli.errors import LockedError, OutputError, SessionError
-from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, StopReason
+from vllava_cli.media.fingerprint import Fingerprint
+from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, Turn
 from vllava_cli.session import session_file as session_module
 from vllava_cli.session.session_file import (
     MediumRecord,
-    SessionFile,
     SessionRecord,
     TurnRecord,
-    difference,
-    fingerprint,
-    new_path,
+    begin,
+    create,
     read,
+    resume,
     sessions,
     sessions_folder,
-    write_copy,
+    turn_row,
+    undo_row,
 )
 from vllava_cli.storage.files import is_locked
 
@@ -40,24 +41,25 @@ NOW = datetime(2026, 11, 22, 19, 40, 5, tzinfo=UTC)
 MEDIUM = MediumRecord(
     path=Path(os.fsdecode(b"/clips/caf\xe9.mp4")),
     kind="video",
-    bytes=1234,
-    sha256="0123456789abcdef" * 4,
+    fingerprint=Fingerprint(bytes=1234, sha256="0123456789abcdef" * 4),
     framing=Framing(start_s=1.5, end_s=None, at_s=(), fit="pad"),
     times_s=(1.5, 2.5),
 )
 TURN = TurnRecord(
-    number=1,
-    question="What is he doing?",
-    answer="He is dancing.\n",
-    answer_ids=(940, 338, 2),
-    stop_reason="end",
+    turn=Turn(
+        question="What is he doing?",
+        answer="He is dancing.\n",
+        answer_ids=(940, 338, 2),
+        stop_reason="end",
+        sampling=Sampling(seed=7),
+        stats=Stats(prompt_tokens=2100, reused_tokens=3, new_tokens=3, first_token_s=0.5, decode_s=0.25),
+    ),
     media=(MEDIUM,),
-    sampling=Sampling(seed=7),
-    stats=Stats(prompt_tokens=2100, reused_tokens=3, new_tokens=3, first_token_s=0.5, decode_s=0.25),
     ended_at="2026-11-22T19:41:00Z",
 )
+SECOND = replace(TURN, media=())
 EMPTY = SessionRecord(model="demo", revision=None, fit="pad", started_at="2026-11-22T19:40:05Z")
-SESSION = replace(EMPTY, turns=(TURN, replace(TURN, number=2, media=())))
+SESSION = replace(EMPTY, turns=(TURN, SECOND))
 HEADER_ROW = {
     "type": "session",
     "version": 1,
@@ -86,27 +88,8 @@ TURN_ROW = {
             "times_s": [1.5, 2.5],
         }
     ],
-    "sampling": {
-        "max_new_tokens": 512,
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "seed": 7,
-        "has_guard": True,
-        "choices": [],
-        "is_calibrated": False,
-    },
-    "stats": {
-        "prompt_tokens": 2100,
-        "reused_tokens": 3,
-        "new_tokens": 3,
-        "stray_tokens": 0,
-        "tower_calls": 0,
-        "first_token_s": 0.5,
-        "decode_s": 0.25,
-        "frames_s": 0.0,
-        "load_s": 0.0,
-        "peak_bytes": None,
-    },
+    "sampling": asdict(TURN.turn.sampling) | {"choices": []},
+    "stats": asdict(TURN.turn.stats),
     "ended_at": "2026-11-22T19:41:00Z",
 }
 UNDO_ROW = {"type": "undo", "number": 1, "media": []}
@@ -125,8 +108,7 @@ def media(draw: st.DrawFn) -> MediumRecord:
     return MediumRecord(
         path=draw(paths),
         kind=draw(st.sampled_from(get_args(MediaKind))),
-        bytes=draw(counts),
-        sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
+        fingerprint=Fingerprint(bytes=draw(counts), sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64))),
         framing=Framing(start_s=draw(trim), end_s=draw(trim), at_s=at_s, fit="pad"),
         times_s=tuple(draw(st.lists(times, max_size=8))),
     )
@@ -135,41 +117,31 @@ def media(draw: st.DrawFn) -> MediumRecord:
 shares = st.floats(min_value=0, max_value=1)
 scored = st.lists(st.tuples(texts, shares), max_size=3).map(lambda pairs: tuple(zip(*pairs, strict=True)) or ((), ()))
 """Choices and their probabilities."""
+COUNTS = ("prompt_tokens", "reused_tokens", "new_tokens", "tower_calls")
+TIMES = ("first_token_s", "decode_s", "frames_s", "load_s")
 samplings = st.builds(
     Sampling,
     max_new_tokens=st.integers(min_value=1, max_value=4096),
     temperature=st.floats(min_value=0, max_value=100),
     top_p=shares,
     seed=st.none() | counts,
-    has_guard=st.booleans(),
-    is_calibrated=st.booleans(),
+    has_guard=...,
+    is_calibrated=...,
 )
 plain_turns = st.builds(
-    TurnRecord,
-    number=st.just(1),
+    Turn,
     question=texts,
     answer=texts,
     answer_ids=st.lists(counts, max_size=5).map(tuple),
-    stop_reason=st.sampled_from(get_args(StopReason)),
-    media=st.lists(media(), max_size=2).map(tuple),
     sampling=samplings,
     stats=st.builds(
-        Stats,
-        prompt_tokens=counts,
-        reused_tokens=counts,
-        new_tokens=counts,
-        tower_calls=counts,
-        first_token_s=times,
-        decode_s=times,
-        frames_s=times,
-        load_s=times,
-        peak_bytes=st.none() | counts,
+        Stats, **dict.fromkeys(COUNTS, counts), **dict.fromkeys(TIMES, times), peak_bytes=st.none() | counts
     ),
-    ended_at=moments,
 )
-turns = st.tuples(plain_turns, scored).map(
+chosen_turns = st.tuples(plain_turns, scored).map(
     lambda both: replace(both[0], sampling=replace(both[0].sampling, choices=both[1][0]), probabilities=both[1][1])
 )
+turns = st.builds(TurnRecord, turn=chosen_turns, media=st.lists(media(), max_size=2).map(tuple), ended_at=moments)
 steps = st.lists(st.tuples(st.none() | turns, st.integers(min_value=0)), max_size=6)
 """A turn or an undo, and where: counted modulo the places that there are."""
 
@@ -212,28 +184,27 @@ def fault_of(*rows: Mapping[str, object]) -> str:
 
 
 def test_the_file_is_a_header_a_row_for_each_turn_and_one_for_each_undo() -> None:
-    with SessionFile.create(Path("x.jsonl"), EMPTY) as file:
+    with closing(create(Path("x.jsonl"), EMPTY)) as file:
         assert file.path == Path("x.jsonl")
-        file.append_turn(TURN)
-        file.append_undo(1)
+        file.append(turn_row(1, TURN))
+        file.append(undo_row(1))
     assert rows_in(Path("x.jsonl")) == [HEADER_ROW, TURN_ROW, UNDO_ROW]
     assert read(Path("x.jsonl")) == EMPTY
 
 
-CHOSEN = replace(
-    TURN,
-    answer="no",
-    stop_reason="choice",
-    sampling=Sampling(choices=("yes", "no"), is_calibrated=True),
-    probabilities=(0.25, 0.75),
-)
-
-
 def test_a_turn_that_was_chosen_comes_back_with_its_probabilities() -> None:
-    SessionFile.create(Path("x.jsonl"), replace(EMPTY, turns=(CHOSEN,))).close()
+    chosen = replace(
+        TURN.turn,
+        answer="no",
+        stop_reason="choice",
+        sampling=Sampling(choices=("yes", "no"), is_calibrated=True),
+        probabilities=(0.25, 0.75),
+    )
+    record = replace(EMPTY, turns=(replace(TURN, turn=chosen),))
+    create(Path("x.jsonl"), record).close()
     row = rows_in(Path("x.jsonl"))[1]
     assert (row["probabilities"], row["sampling"]["choices"]) == ([0.25, 0.75], ["yes", "no"])
-    assert read(Path("x.jsonl")).turns == (CHOSEN,)
+    assert read(Path("x.jsonl")) == record
 
 
 def test_a_file_from_before_there_were_choices_is_read() -> None:
@@ -243,93 +214,66 @@ def test_a_file_from_before_there_were_choices_is_read() -> None:
     assert read(written(HEADER_ROW, row)).turns == (TURN,)
 
 
-def test_a_session_with_turns_is_created_whole_and_resumed() -> None:
-    SessionFile.create(Path("x.jsonl"), SESSION).close()
-    file, record = SessionFile.resume(Path("x.jsonl"))
-    with file:
-        assert record == SESSION
-        file.append_turn(replace(TURN, number=3))
-    assert read(Path("x.jsonl")) == replace(SESSION, turns=(*SESSION.turns, replace(TURN, number=3)))
-
-
-def test_a_turn_replaces_that_of_its_number_and_all_behind_it() -> None:
-    other = replace(TURN, answer="He is resting.")
-    with SessionFile.create(Path("x.jsonl"), SESSION) as file:
-        file.append_turn(other)
-    assert read(Path("x.jsonl")).turns == (other,)
-
-
-def test_an_undo_forgets_the_turn_of_its_number_and_all_behind_it() -> None:
-    with SessionFile.create(Path("x.jsonl"), SESSION) as file:
-        file.append_undo(2)
-        assert read(Path("x.jsonl")).turns == (TURN,)
-        file.append_undo(1)
-        assert read(Path("x.jsonl")).turns == ()
+def test_a_turn_or_an_undo_replaces_what_has_its_number_and_all_behind_it() -> None:
+    other = replace(TURN, turn=replace(TURN.turn, answer="He is resting."))
+    path = Path("x.jsonl")
+    with closing(create(path, SESSION)) as file:
+        file.append(undo_row(2))
+        assert read(path).turns == (TURN,)
+        file.append(turn_row(2, SECOND))
+        assert read(path) == SESSION
+        file.append(turn_row(1, other))
+        assert read(path).turns == (other,)
 
 
 @given(start=st.lists(turns, max_size=2), steps=steps)
 @settings(max_examples=60)
 def test_any_course_of_turns_and_undos_comes_back(start: list[TurnRecord], steps: list[Any]) -> None:
-    kept = [replace(turn, number=number) for number, turn in enumerate(start, 1)]
+    expected = list(start)
     with some_path() as path:
-        SessionFile.create(path, replace(EMPTY, turns=tuple(kept))).close()
+        create(path, replace(EMPTY, turns=tuple(expected))).close()
         for turn, place in steps:
-            number = 1 + place % (len(kept) + 1)
-            file, record = SessionFile.resume(path)
-            with file:
-                assert record == replace(EMPTY, turns=tuple(kept))
-                del kept[number - 1 :]
+            number = 1 + place % (len(expected) + 1)
+            file, record = resume(path)
+            with closing(file):
+                assert record == replace(EMPTY, turns=tuple(expected))
+                del expected[number - 1 :]
                 if turn:
-                    kept.append(replace(turn, number=number))
-                    file.append_turn(kept[-1])
+                    expected.append(turn)
+                    file.append(turn_row(number, turn))
                 else:
-                    file.append_undo(number)
-        assert read(path) == replace(EMPTY, turns=tuple(kept))
-
-
-def test_a_number_beyond_the_next_is_our_own_mistake() -> None:
-    with SessionFile.create(Path("x.jsonl"), EMPTY) as file:
-        for number in (0, 2):
-            with pytest.raises(ValueError, match=f"turn {number} after 0"):
-                file.append_turn(replace(TURN, number=number))
-            with pytest.raises(ValueError, match=f"turn {number} after 0"):
-                file.append_undo(number)
-        file.append_turn(TURN)
-        file.append_turn(replace(TURN, number=2))
-        file.append_undo(1)
-        with pytest.raises(ValueError, match="turn 2 after 0"):
-            file.append_turn(replace(TURN, number=2))
-    assert read(Path("x.jsonl")) == EMPTY
+                    file.append(undo_row(number))
+        assert read(path) == replace(EMPTY, turns=tuple(expected))
 
 
 def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
     path = Path("x.jsonl")
-    SessionFile.create(path, SESSION).close()
+    create(path, SESSION).close()
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"type": "turn", "num')
     assert read(path) == SESSION
-    file, record = SessionFile.resume(path)
+    file, record = resume(path)
     file.close()
     assert record == SESSION
     assert path.read_bytes() == whole
 
 
-def test_a_session_in_use_can_be_read_but_not_resumed_nor_replaced() -> None:
+def test_a_session_in_use_can_be_read_but_not_resumed() -> None:
     path = Path("x.jsonl")
-    with SessionFile.create(path, SESSION):
+    with closing(create(path, SESSION)):
         assert read(path) == SESSION
         with pytest.raises(LockedError):
-            SessionFile.resume(path)
-        with pytest.raises(LockedError) as caught:
-            write_copy(path, EMPTY, is_overwriting=True)
-        assert str(caught.value) == "'x.jsonl' is the file of a chat that goes on. Name another file."
+            resume(path)
     assert read(path) == SESSION
 
 
 def test_a_session_and_the_folders_made_for_it_are_for_their_user_alone() -> None:
     Path("there").mkdir(mode=0o755)
     path = Path("there/state/sessions/x.jsonl")
-    SessionFile.create(path, EMPTY).close()
+    create(path, EMPTY).close()
+    path.write_bytes(b"")
+    create(path, EMPTY).close()  # an empty file is as good as none
+    assert read(path) == EMPTY
     modes = [stat.S_IMODE(place.stat().st_mode) for place in (path, *list(path.parents)[:3])]
     assert modes == [0o600, 0o700, 0o700, 0o755]
 
@@ -339,13 +283,13 @@ def test_create_touches_nothing_that_is_there() -> None:
     for name, data in (("clip.mp4", b"\0ftyp"), ("x.json", b'{"a": 1}'), ("x.jsonl", b'{"a": 1}\n{"torn')):
         Path(name).write_bytes(data)
         with pytest.raises(OutputError) as caught:
-            SessionFile.create(Path(name), EMPTY)
+            create(Path(name), EMPTY)
         assert str(caught.value) == f"'{name}' is already there. Name another file."
         assert Path(name).read_bytes() == data
     with pytest.raises(OutputError, match=r"^'folder' is a folder\. Name a file\.$"):
-        SessionFile.create(Path("folder"), EMPTY)
+        create(Path("folder"), EMPTY)
     with pytest.raises(OutputError) as caught:
-        SessionFile.create(Path("clip.mp4/x.jsonl"), EMPTY)
+        create(Path("clip.mp4/x.jsonl"), EMPTY)
     assert str(caught.value) == (
         "'clip.mp4/x.jsonl' can't be written: not a directory. Check the path, or name another file."
     )
@@ -355,50 +299,32 @@ def test_a_session_that_came_first_is_not_added_to(monkeypatch: pytest.MonkeyPat
     path = Path("x.jsonl")
     monkeypatch.setattr(session_module, "_check_free", lambda _path: written(HEADER_ROW, TURN_ROW))
     with pytest.raises(OutputError, match=r"^'x\.jsonl' is already there"):
-        SessionFile.create(path, EMPTY)
+        create(path, EMPTY)
     assert rows_in(path) == [HEADER_ROW, TURN_ROW]
     assert not is_locked(path)
 
 
-def test_a_session_may_start_in_an_empty_file() -> None:
-    Path("x.jsonl").touch()
-    SessionFile.create(Path("x.jsonl"), EMPTY).close()
-    assert read(Path("x.jsonl")) == EMPTY
-
-
 def test_a_session_that_could_not_be_begun_leaves_no_file() -> None:
-    broken = replace(EMPTY, turns=(replace(TURN, stats=replace(TURN.stats, decode_s=float("nan"))),))
+    broken = replace(TURN.turn, stats=replace(TURN.turn.stats, decode_s=float("nan")))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        SessionFile.create(Path("x.jsonl"), broken)
+        create(Path("x.jsonl"), replace(EMPTY, turns=(replace(TURN, turn=broken),)))
     assert list(Path().iterdir()) == []
 
 
-def test_sessions_that_begin_in_the_same_second_get_names_of_their_own() -> None:
+def test_sessions_that_begin_in_the_same_second_get_names_of_their_own_in_utc() -> None:
+    """Names sort by time; a link to nowhere and a file that another process makes first are passed over."""
     folder = Path("sessions")
-    with SessionFile.begin(folder, EMPTY, NOW) as first, SessionFile.begin(folder, EMPTY, NOW) as second:
-        assert first.path == folder / "2026-11-22T19-40-05Z.jsonl"
-        assert second.path == folder / "2026-11-22T19-40-05Z_2.jsonl"
+    folder.mkdir()
+    (folder / "2026-11-22T19-40-05Z_3.jsonl").symlink_to("nowhere")
+    here = NOW.astimezone(timezone(timedelta(hours=2)))
+    files = [begin(folder, EMPTY, moment) for moment in (NOW, here, NOW)]
+    names = [file.path.name for file in files]
+    assert names == sorted(names) == [f"2026-11-22T19-40-05Z{end}.jsonl" for end in ("", "_2", "_4")]
+    for file in files:
+        file.close()
     Path("file").touch()
     with pytest.raises(OutputError, match=r"^'file/2026-11-22T19-40-05Z\.jsonl' can't be written: not a directory"):
-        SessionFile.begin(Path("file"), EMPTY, NOW)
-
-
-def test_a_name_that_another_took_first_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = SessionFile.create(new_path(Path(), NOW), EMPTY)
-    names = iter([other.path, other.path, Path("free.jsonl")])
-    monkeypatch.setattr(session_module, "new_path", lambda *_: next(names))
-    with other, SessionFile.begin(Path(), EMPTY, NOW) as file:
-        assert file.path == Path("free.jsonl")
-
-
-def test_names_are_in_utc_and_free() -> None:
-    assert new_path(Path("a"), NOW.astimezone(timezone(timedelta(hours=2)))) == Path("a/2026-11-22T19-40-05Z.jsonl")
-    taken = [new_path(Path(), NOW)]
-    for _ in range(3):
-        taken[-1].symlink_to("nowhere")
-        taken.append(new_path(Path(), NOW))
-    assert [path.name for path in taken] == sorted(path.name for path in taken)
-    assert taken[-1] == Path("2026-11-22T19-40-05Z_4.jsonl")
+        begin(Path("file"), EMPTY, NOW)
 
 
 def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes() -> None:
@@ -407,7 +333,7 @@ def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes
     folder.mkdir()
     assert list(sessions(folder)) == []
     for name, age_s in (("a", 30), ("b", 10), ("c", 20), ("d", 10)):
-        SessionFile.create(folder / f"{name}.jsonl", EMPTY).close()
+        create(folder / f"{name}.jsonl", EMPTY).close()
         os.utime(folder / f"{name}.jsonl", (1e9 - age_s, 1e9 - age_s))
     assert [path.stem for path, _ in sessions(folder)] == ["d", "b", "c", "a"]
     (folder / "e.jsonl").write_text("{")
@@ -423,53 +349,6 @@ def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.Monk
     assert sessions_folder() == Path("/somewhere/state/vllava/sessions")
 
 
-def test_a_copy_is_the_session_without_what_was_undone() -> None:
-    with SessionFile.create(Path("x.jsonl"), SESSION) as file:
-        file.append_undo(2)
-        write_copy(Path("copy.jsonl"), read(file.path), is_overwriting=False)
-    assert rows_in(Path("copy.jsonl")) == [HEADER_ROW, TURN_ROW]
-    assert sorted(path.name for path in Path().iterdir()) == ["copy.jsonl", "x.jsonl"]
-
-
-def test_a_copy_replaces_a_file_only_by_force() -> None:
-    Path("copy.jsonl").write_text("mine")
-    with pytest.raises(OutputError, match=r"^'copy\.jsonl' is already there\. Name another file\.$"):
-        write_copy(Path("copy.jsonl"), SESSION, is_overwriting=False)
-    assert Path("copy.jsonl").read_text() == "mine"
-    write_copy(Path("copy.jsonl"), SESSION, is_overwriting=True)
-    assert read(Path("copy.jsonl")) == SESSION
-    assert not is_locked(Path("copy.jsonl"))
-
-
-@pytest.mark.parametrize("is_overwriting", [False, True])
-def test_a_copy_that_cannot_be_written_is_told_and_leaves_nothing(is_overwriting: bool) -> None:
-    Path("folder").mkdir()
-    too_long = "x" * 300
-    faults = {
-        "folder": "'folder' is a folder. Name a file.",
-        "/dev/null": "'/dev/null' is already there. Name another file.",
-        "none/copy": "'none/copy' can't be written: no such file or directory. Check the path, or name another file.",
-        too_long: f"'{too_long}' can't be written: file name too long. Check the path, or name another file.",
-    }
-    for name, message in faults.items():
-        with pytest.raises(OutputError) as caught:
-            write_copy(Path(name), SESSION, is_overwriting=is_overwriting)
-        assert str(caught.value) == message
-    assert [path.name for path in Path().rglob("*")] == ["folder"]
-
-
-def test_a_clip_is_as_recorded_or_the_difference_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(b"a" * 1234)
-    seen = fingerprint(path)
-    record = replace(MEDIUM, path=path, bytes=seen.bytes, sha256=seen.sha256)
-    assert difference(record) is None
-    path.write_bytes(b"b" * 1234)
-    assert difference(record) == f"'{path}' has changed since: as many bytes as then, other content."
-    path.unlink()
-    assert difference(record) == f"There is no file '{path}' any more."
-
-
 def test_what_is_no_session_is_refused_untouched() -> None:
     data = {"clip.mp4": b"\0ftyp\n\0\n", "empty": b"", "one.json": b'{"a": 1}', "batch.jsonl": b'{"job": 1}\n{"torn'}
     faults = {
@@ -483,7 +362,7 @@ def test_what_is_no_session_is_refused_untouched() -> None:
     for name, fault in faults.items():
         Path(name).write_bytes(data[name])
         with pytest.raises(SessionError) as caught:
-            SessionFile.resume(Path(name))
+            resume(Path(name))
         assert str(caught.value) == fault
         assert Path(name).read_bytes() == data[name]
     assert message_for(Path("none")) == (
@@ -589,13 +468,8 @@ NO_NUMBERS = ("1", True, [], 10**400)
         (("sampling", "seed"), (-1, 1.5, "7"), f"sampling: seed is {WHOLE}"),
         (("sampling", "has_guard"), (0, 1, None), "sampling: has_guard is neither true nor false"),
         (("stats",), (None, []), "stats is no object"),
-        (("stats", "prompt_tokens"), NO_WHOLES, f"stats: prompt_tokens is {WHOLE}"),
-        (("stats", "reused_tokens"), NO_WHOLES, f"stats: reused_tokens is {WHOLE}"),
-        (("stats", "new_tokens"), NO_WHOLES, f"stats: new_tokens is {WHOLE}"),
-        (("stats", "first_token_s"), (-1, *NO_NUMBERS), f"stats: first_token_s is {SECONDS}"),
-        (("stats", "decode_s"), (-1, *NO_NUMBERS), f"stats: decode_s is {SECONDS}"),
-        (("stats", "frames_s"), (-1, *NO_NUMBERS), f"stats: frames_s is {SECONDS}"),
-        (("stats", "load_s"), (-1, *NO_NUMBERS), f"stats: load_s is {SECONDS}"),
+        *((("stats", name), NO_WHOLES, f"stats: {name} is {WHOLE}") for name in COUNTS),
+        *((("stats", name), (-1, *NO_NUMBERS), f"stats: {name} is {SECONDS}") for name in TIMES),
         (("stats", "peak_bytes"), (-1, 1.0), f"stats: peak_bytes is {WHOLE}"),
         (("ended_at",), ("", "now"), "ended_at is no date with a time"),
     ],
@@ -665,7 +539,7 @@ def test_any_other_value_anywhere_is_read_or_refused(changes: list[tuple[tuple[s
             assert str(exc).count(str(path)) == 1
             return
         copy = path.with_name("copy.jsonl")
-        write_copy(copy, record, is_overwriting=False)
+        create(copy, record).close()
         assert read(copy) == record
 
 

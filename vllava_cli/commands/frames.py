@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
+from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
 from vllava_cli.screen import Screen

@@ -33,7 +33,7 @@ from vllava_cli.nouns import (
     Stats,
     StopReason,
 )
-from vllava_cli.session.session_rows import read_sampling
+from vllava_cli.session.session_file import read_sampling
 from vllava_cli.storage.fields import Fields
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import ColorDepth, DummyOutput
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from vllava_cli.commands.chat.lines import PlainLines, TerminalLines, lines_for
+from vllava_cli.commands.chat.input import PlainLines, TerminalLines, lines_for
 from vllava_cli.errors import UsageError
 
 
@@ -124,6 +124,8 @@ def test_the_history_is_private(keys: PipeInput, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         lines = typed(keys, "Why?\r" + END, history_path=path)
+        path.chmod(0o644)
+        TerminalLines(history_path=path, input=keys, output=DummyOutput())
     finally:
         os.umask(before)
     assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
@@ -132,32 +134,27 @@ def test_the_history_is_private(keys: PipeInput, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_history_that_others_could_read_is_closed(tmp_path: Path) -> None:
-    path = tmp_path / "history"
-    path.touch(0o644)
-    with create_pipe_input() as keys:
-        TerminalLines(history_path=path, input=keys, output=DummyOutput())
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+FAULTS = {
+    "file/history": "{path.parent}: File exists.",
+    "fifo": "{path}: it is not a file.",
+    "folder": "{path}: Is a directory.",
+    "long": "{path}: it is larger than 16 MiB: delete it, or cut it.",
+}
 
 
-def test_without_a_file_the_history_is_of_this_run(keys: PipeInput, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_without_a_file_the_history_is_of_this_run(name: str, keys: PipeInput, tmp_path: Path) -> None:
+    path = tmp_path / name
     (tmp_path / "file").touch()
-    path = tmp_path / "file" / "history"
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "long").touch()
+    os.truncate(tmp_path / "long", (16 << 20) + 1)
     lines = typed(keys, "Why?\r", history_path=path)
-    assert lines.history_fault == f"What you type isn't kept: {tmp_path / 'file'}: File exists."
+    assert lines.history_fault == f"What you type isn't kept: {FAULTS[name].format(path=path)}"
     assert lines.read(left="") == "Why?"
     keep_pressing(lines, keys, UP)
     assert lines.read(left="") == "Why?"
-
-
-@pytest.mark.parametrize("name", ["fifo", "folder"])
-def test_what_is_no_file_is_no_history(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    os.mkfifo(path) if name == "fifo" else path.mkdir()
-    with create_pipe_input() as keys:
-        lines = TerminalLines(history_path=path, input=keys, output=DummyOutput())
-    why = "it is not a file" if name == "fifo" else "Is a directory"
-    assert lines.history_fault == f"What you type isn't kept: {path}: {why}."
 
 
 def test_a_history_that_can_no_longer_be_written_stops_nothing(keys: PipeInput, tmp_path: Path) -> None:
@@ -168,16 +165,6 @@ def test_a_history_that_can_no_longer_be_written_stops_nothing(keys: PipeInput, 
     assert lines.read(left="") == "Why?"
     lines._session.history.append_string("What?")
     assert lines._session.history.get_strings() == ["Why?", "What?"]
-
-
-def test_a_history_that_is_too_long_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "history"
-    with path.open("wb") as file:
-        file.truncate((16 << 20) + 1)
-    with create_pipe_input() as keys:
-        lines = TerminalLines(history_path=path, input=keys, output=DummyOutput())
-    assert lines.history_fault == f"What you type isn't kept: {path}: it is larger than 16 MiB: delete it, or cut it."
-    assert list(lines._session.history.load_history_strings()) == []
 
 
 def test_a_damaged_history_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -339,14 +326,15 @@ def test_ctrl_c_stops_a_script_but_not_a_person() -> None:
     assert written(prompt_to) == "> \n> "
 
 
-@pytest.mark.parametrize(("stdin", "stdout"), [(Piped, Piped), (Terminal, Piped), (Piped, Terminal)])
-def test_only_two_terminals_get_an_editor(stdin: type[Piped], stdout: type[Piped]) -> None:
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "term"),
+    [(Piped, Piped, "xterm"), (Terminal, Piped, "xterm"), (Piped, Terminal, "xterm"), (Terminal, Terminal, "dumb")],
+)
+def test_only_two_terminals_that_move_a_cursor_get_an_editor(
+    stdin: type[Piped], stdout: type[Piped], term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
     assert isinstance(lines_for(stdin(), stdout()), PlainLines)
-
-
-def test_a_terminal_that_moves_no_cursor_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(lines_for(Terminal(), Terminal()), PlainLines)
 
 
 @pytest.fixture
@@ -356,25 +344,16 @@ def terminal() -> Iterator[io.TextIOWrapper]:
         yield io.TextIOWrapper(raw, encoding="utf-8", write_through=True)  # type: ignore[type-var]
 
 
-def test_two_terminals_get_an_editor(
-    terminal: io.TextIOWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    lines = lines_for(terminal, terminal, history_path=tmp_path / "history")
-    assert isinstance(lines, TerminalLines)
-    assert lines.history_fault is None
-    assert (tmp_path / "history").exists()
-
-
 @pytest.mark.parametrize(("value", "depth"), [("1", ColorDepth.DEPTH_1_BIT), ("", ColorDepth.DEPTH_8_BIT)])
-def test_no_color_means_no_colour(
-    value: str, depth: ColorDepth, terminal: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch
+def test_two_terminals_get_an_editor_without_colour_where_none_is_wanted(
+    value: str, depth: ColorDepth, terminal: io.TextIOWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", value)
-    lines = lines_for(terminal, terminal)
+    lines = lines_for(terminal, terminal, history_path=tmp_path / "history")
     assert isinstance(lines, TerminalLines)
-    assert lines._session.app.color_depth is depth
+    assert (lines.history_fault, lines._session.app.color_depth) == (None, depth)
+    assert (tmp_path / "history").exists()
 
 
 def test_a_closed_stdin_has_no_lines() -> None:

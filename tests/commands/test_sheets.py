@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vllava_cli.commands.pictures import free_sheet_path, name_of, sheet_path, title_of, write_sheet
+from vllava_cli.commands.sheets import free_sheet_path, name_of, sheet_path, title_of, write_sheet
 from vllava_cli.media.contact_sheet import Sheet, sheet_picture
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.commands.chat.complete import META_COLUMNS, MOST_LISTED, MOST_OFFERED, Completion, completions
-from vllava_cli.commands.chat.slash import Load, Open, parse
+from vllava_cli.commands.chat import completion
+from vllava_cli.commands.chat.completion import META_COLUMNS, completions
+from vllava_cli.commands.chat.parser import split
 
 QUESTIONS = ("What is this?", "Is it\x1b[31m\na dog? " + "And what else can be seen of it?" * 2)
 
@@ -16,7 +17,7 @@ QUESTIONS = ("What is this?", "Is it\x1b[31m\na dog? " + "And what else can be s
 def offered(line: str, folder: Path = Path()) -> list[str]:
     """The whole lines that the completions make of it."""
     found = completions(line, questions=QUESTIONS, folder=folder)
-    return [line[: len(line) - each.start] + each.text for each in found]
+    return [line[: len(line) + each.start_position] + each.text for each in found]
 
 
 WORDS = [
@@ -75,13 +76,12 @@ def test_retry_offers_its_options_at_once() -> None:
 
 
 def test_the_menu_tells_what_each_is() -> None:
-    assert completions("/by", questions=(), folder=Path()) == [
-        Completion(text="/bye", start=3, shown="/bye", meta="Leave; so do Ctrl-D, and quit or exit alone.")
-    ]
+    (bye,) = completions("/by", questions=(), folder=Path())
+    assert (bye.display_text, bye.display_meta_text) == ("/bye", "Leave; so do Ctrl-D, and quit or exit alone.")
     second, first = completions("/edit ", questions=QUESTIONS, folder=Path())
-    assert first == Completion(text="1 ", start=0, shown="1", meta="What is this?")
-    assert second.meta == "Is it[31m a dog? And what else can be s…"
-    assert len(second.meta) == META_COLUMNS
+    assert (first.text, first.display_text, first.display_meta_text) == ("1 ", "1", "What is this?")
+    assert second.display_meta_text == "Is it[31m a dog? And what else can be s…"
+    assert len(second.display_meta_text) == META_COLUMNS
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_files(line: str, lines: list[str], folder: Path) -> None:
 
 def test_the_menu_shows_the_last_part_of_a_path(folder: Path) -> None:
     found = completions(f"/open {folder}/sub", questions=(), folder=Path())
-    assert [each.shown for each in found] == ["sub folder/"]
+    assert [each.display_text for each in found] == ["sub folder/"]
 
 
 def test_a_home_stays_a_tilde(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,8 @@ def test_a_home_stays_a_tilde(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert offered("/open ~") == ["/open ~/"]
     assert offered("/open ~/my") == [r"/open ~/my\ clip.mp4"]
     assert offered("/open ~/my c", folder / "sub folder") == [r"/open ~/my\ clip.mp4", "/open ~/my c.mp4"]
-    assert parse(offered("/load ~/~")[0]) == Load(path=folder / "~a.mp4")
+    (line,) = offered("/load ~/~")
+    assert Path(split(line)[1].text) == folder / "~a.mp4"
 
 
 def test_the_parser_understands_every_file_that_is_offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +161,8 @@ def test_the_parser_understands_every_file_that_is_offered(folder: Path, monkeyp
     for start in ("", "./", f"{folder}/"):
         paths: set[Path] = set()
         for line in offered(f"/open {start}", folder):
-            entry = parse(line)
-            assert isinstance(entry, Open)
-            paths |= {path.absolute() for path in entry.paths}
+            _, word = split(line)
+            paths.add(Path(word.text).absolute())
         assert paths == {path for path in folder.iterdir() if not path.name.startswith(".")}
 
 
@@ -181,28 +181,9 @@ def test_a_folder_that_may_not_be_read_offers_nothing(tmp_path: Path) -> None:
 
 
 def test_a_huge_folder_is_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Entries:
-        """A folder of names without an end."""
-
-        seen = 0
-
-        def __enter__(self) -> Entries:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def __iter__(self) -> Entries:
-            return self
-
-        def __next__(self) -> os.DirEntry[str]:
-            self.seen += 1
-            return next(iter([entry]))
-
-    (tmp_path / "a.mp4").touch()
-    with os.scandir(tmp_path) as found:
-        entry = next(found)
-    entries = Entries()
-    monkeypatch.setattr(os, "scandir", lambda _: entries)
-    assert len(offered("/open ", tmp_path)) == MOST_OFFERED
-    assert entries.seen == MOST_LISTED
+    for number in range(9):
+        (tmp_path / f"{number}.mp4").touch()
+    monkeypatch.setattr(completion, "MOST_LISTED", 5)
+    assert len(offered("/open ", tmp_path)) == 5
+    monkeypatch.setattr(completion, "MOST_OFFERED", 3)
+    assert len(offered("/open ", tmp_path)) == 3
