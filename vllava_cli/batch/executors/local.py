@@ -102,9 +102,6 @@ class LocalExecutor:
                 counters.used_bytes = used_bytes(self.engine.model.device)
                 yield from self._results(finished)
 
-    def stats(self, answering_s: float, /) -> dict[str, float]:
-        return self.control.counters.stats(answering_s, engines=1)
-
     def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query[AnswerKey] | Finished[AnswerKey]] | None:
         """Clips until there are `most` queries, or none is ready."""
         given: list[Query[AnswerKey] | Finished[AnswerKey]] = []

@@ -110,6 +110,7 @@ class WorkerPool:
 
     def __init__(self, starts: Sequence[Callable[[], WorkerHandle]], control: RunControl) -> None:
         self._starts, self._control = starts, control
+        control.engines = len(starts)
         self._queue = deque[ClipJobs]()
         self._suspects = deque[ClipJobs]()
         self._tries: Counter[str] = Counter()
@@ -132,9 +133,6 @@ class WorkerPool:
         finally:
             for worker in self._workers:
                 worker.end()
-
-    def stats(self, answering_s: float, /) -> dict[str, float]:
-        return self._control.counters.stats(answering_s, engines=len(self._starts))
 
     @property
     def _has_work(self) -> bool:

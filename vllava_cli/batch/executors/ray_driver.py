@@ -129,7 +129,6 @@ class RayExecutor:
     connect: Callable[[str, Callable[[str], object]], AbstractContextManager[tuple[Node, ...]]] = connected
     take: Callable[..., Iterator[QueueItems]] = take_results
     """Both are Ray's; tests have others."""
-    _allocation: Allocation | None = None
     _left: dict[str, Job] = field(default_factory=dict)
     """Jobs without a result, by id: one that comes twice, as after the end of a machine, counts once."""
     _has_answered: bool = False
@@ -142,19 +141,12 @@ class RayExecutor:
         self.control.waiting_for = "Starting Ray" if options.address == LOCAL else f"Connecting to {options.address}"
         started_s = time.perf_counter()
         with self.connect(options.address, self.control.detail) as nodes:
-            self._allocation = allocate(nodes, self.batch)
+            share = allocate(nodes, self.batch)
+            self.control.engines, self.control.decoders = share.actors, share.decoders
             self.control.counters.load_s = time.perf_counter() - started_s
-            self.control.detail(_described(self._allocation, len(nodes)))
+            self.control.detail(_described(share, len(nodes)))
             self.control.waiting_for = "waiting for the first rows"
-            yield from self._passes(self._allocation)
-
-    def stats(self, _: float, /) -> dict[str, float]:
-        share = self._allocation
-        return {
-            "connect_s": self.control.counters.load_s,
-            "actors": share.actors if share else 0,
-            "decoders": share.decoders if share else 0,
-        }
+            yield from self._passes(share)
 
     def _passes(self, allocation: Allocation) -> Iterator[Result]:
         """Until nothing is left: what a pass leaves out is asked for again, a clip at a time."""
