@@ -20,7 +20,7 @@ from vllava_cli.batch.rows import RunInfo, is_row, table_columns
 from vllava_cli.batch.stale import stale
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.files import as_output_error, check_regular
+from vllava_cli.storage.files import as_output_error, atomic_write, check_regular
 from vllava_cli.storage.journal import Journal
 from vllava_cli.storage.jsonl import read_rows, refuse_foreign, row_of
 from vllava_cli.storage.objects import is_url
@@ -172,7 +172,8 @@ class FileOutput(Output):
         if destination.has_table and destination.path and self._journal:
             rows = ordered(self._journal.path, [job.id for job in jobs])
             columns = _columns(destination, jobs, self.info)
-            tables.write(destination.path, tables.lines(rows, destination.format, columns, is_safe=destination.is_safe))
+            lines = tables.lines(rows, destination.format, columns, is_safe=destination.is_safe)
+            atomic_write(destination.path, map(str.encode, lines))
 
     def close(self) -> None:
         if self._journal:

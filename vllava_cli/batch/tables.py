@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from vllava_cli.errors import UsageError
-from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, portable, readable
 
 Format = Literal["jsonl", "csv", "tsv"]
@@ -63,11 +62,6 @@ def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...], *, 
     if format == "jsonl":
         return line_of({field: _value(row, field) for field in fields} if fields else row).decode()
     return _table_line((_cell(_value(row, field), is_safe=is_safe) for field in fields), format)
-
-
-def write(path: Path, lines: Iterable[str]) -> None:
-    """Writes the whole file or nothing, in UTF-8. Errors: OutputError."""
-    files.atomic_write(path, map(str.encode, lines))
 
 
 def _value(row: Mapping[str, object], field: str) -> object:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
@@ -21,26 +21,13 @@ from vllava_cli.nouns import Answer, Frames, MediaKind, Sampling
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.batch.executors.ray_actors import DecodedReads
     from vllava_cli.batch.request import BatchRequest
     from vllava_cli.engine.batching import Finished, Query
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.hub import Source
     from vllava_cli.engine.tokens import Tokens
-    from vllava_cli.media.decoder.pool import Read
-
-
-class Reads(Protocol):
-    """Clips with their frames, as `Ahead` gives them."""
-
-    @property
-    def waited_s(self) -> float: ...
-
-    @property
-    def is_over(self) -> bool: ...
-
-    def take(
-        self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool]
-    ) -> list[Read[ClipJobs, Frames]]: ...
+    from vllava_cli.media.decoder.read_ahead import Ahead, Read
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +53,7 @@ class LocalExecutor:
 
     engine: Engine
     batch: BatchRequest
-    reads: Reads
+    reads: Ahead[ClipJobs, Frames] | DecodedReads
     control: RunControl
     longest: int = 0
     """Characters of the longest question."""
