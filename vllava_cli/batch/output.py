@@ -1,7 +1,7 @@
 """Where rows go: to stdout as they come, or into a journal that knows which jobs are done; parts are in parts.py.
 
-A plain JSONL file is its own journal. Any other form is written whole, in the order of the jobs, when the run ends; its
-journal stands beside it.
+A plain JSONL file is its own journal. Any other form is written in one step when the run ends, in the order of the
+jobs; its journal stands beside it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Output:
         known = learn(journal.rows(), journal.path)
         if self.destination.is_retrying and any(known.values()):
             again = {(job.path, job.question, self.info.model) for job in jobs}
-            kept = (row for row in journal.rows() if row["error"] is None or _asked(row) not in again)
-            journal.rewrite(kept)
+            others = (row for row in journal.rows() if row["error"] is None or _asked(row) not in again)
+            journal.rewrite(others)
             known = learn(journal.rows(), journal.path)
         self.has_failed |= known
         self.before = self.has_failed.keys()
@@ -185,7 +185,7 @@ def _columns(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> tu
 
 
 def _check_table(destination: Destination) -> None:
-    """A table is written at the end of a long run: what is in its way is reported before, not replaced or met then."""
+    """A table is written at the end of a long run: a file that it would replace is reported before the run."""
     path, journal = destination.path, destination.journal
     if path is None or journal == path:
         return
@@ -210,18 +210,18 @@ def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
 
 
 def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a journal in the order of ids, the others behind them; only their places are held in memory."""
+    """The rows of a journal in the order of ids, the others behind them; only their offsets are held in memory."""
     with path.open("rb") as file:
-        places: dict[str, int] = {}
-        place = 0
+        offsets: dict[str, int] = {}
+        offset = 0
         for line in file:
             row = row_of(line)
             if row is not None:
-                places[row["id"]] = place
-            place += len(line)
-        for key in dict.fromkeys((*ids, *places)):
-            if key in places:
-                file.seek(places[key])
+                offsets[row["id"]] = offset
+            offset += len(line)
+        for key in dict.fromkeys((*ids, *offsets)):
+            if key in offsets:
+                file.seek(offsets[key])
                 row = row_of(file.readline())
                 if row is not None:
                     yield row

@@ -65,7 +65,7 @@ def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...], *, 
 
 
 def _value(row: Mapping[str, object], field: str) -> object:
-    """Under its whole name, else inside: ({"error": {"kind": 1}}, "error.kind") → 1; names may have dots themselves."""
+    """Under its full name, else inside: ({"error": {"kind": 1}}, "error.kind") → 1; names may have dots themselves."""
     if field in row:
         return row[field]
     at = field.find(".")

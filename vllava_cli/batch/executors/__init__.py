@@ -25,7 +25,7 @@ class Counters:
     tower_calls: int = 0
     rows_at_once: int = 0
     used_bytes: int | None = None
-    """Of a GPU's memory, held by this process."""
+    """The GPU memory of this process."""
 
     def add(self, other: Counters) -> None:
         """Adds up all but the loading, which happens side by side."""

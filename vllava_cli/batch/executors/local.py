@@ -48,7 +48,7 @@ class AnswerKey:
 class LocalExecutor:
     """Answers all jobs about the clips whose frames `reads` gives.
 
-    Notices tell of a clip that is damaged but can be used, and of memory that ran out.
+    Notices name a clip that is damaged but can be used, and of memory that ran out.
     """
 
     engine: Engine
@@ -162,7 +162,7 @@ def import_engine() -> None:
     """Spends the seconds that torch and transformers take where the caller has nothing else to do.
 
     Decoders want the same cores. Threads that spin while they wait for each other then make a pass take twenty times as
-    long, so they are told to sleep, which must be said before the library is loaded.
+    long, so they sleep instead, which must be set before the library is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import vllava_cli.engine.batching

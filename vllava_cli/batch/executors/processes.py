@@ -182,7 +182,7 @@ class WorkerPool:
                 raise error
 
     def _lose(self, worker: WorkerHandle) -> Iterator[Result]:
-        """Another process takes the place of one that ended, and its clips wait to be tried again."""
+        """Replaces a process that ended; its clips wait to be tried again."""
         self._workers.remove(worker)
         worker.process.join()
         self._gone.add(replace(worker.counters, used_bytes=None))
