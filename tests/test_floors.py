@@ -24,7 +24,7 @@ FLOORS = (
 HEAVY = {
     "torch": {"engine", "media/pixels", "hardware"},
     "transformers": {"engine", "media/pixels"},
-    "huggingface_hub": {"engine/hub", "engine/repository", "engine/hub_download"},
+    "huggingface_hub": {"engine/hub", "engine/hub_download"},
     "av": {"media"},
     "PIL": {"media", "commands/bench"},
     "rich": {"screen"},

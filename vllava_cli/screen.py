@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, StdoutError
+from vllava_cli.nouns import Log
 
 if TYPE_CHECKING:
     from rich.color import Color
@@ -60,6 +61,11 @@ class Screen:
         """The console that draws a spinner: lines on stderr go through it meanwhile."""
         self.is_quiet = is_quiet
         self.is_verbose = is_verbose and not is_quiet
+
+    @property
+    def log(self) -> Log:
+        """Takes what the engine reports while it is found and loaded."""
+        return Log(notice=self.notice, detail=self.detail, has_bars=self.is_moving)
 
     @property
     def is_moving(self) -> bool:

@@ -33,7 +33,7 @@ from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
 if TYPE_CHECKING:
     from vllava_cli.batch.executors.ray_queue import QueueReporter
     from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 CLIP, RESULT = "clip", "result"
 """The one column behind each stage."""
@@ -260,4 +260,4 @@ def _found(setup: StageSetup) -> Source:
     is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
     if is_here:
         return source
-    return locate(replace(wishes, revision=source.revision), RunControl().notice, is_quiet=True)
+    return locate(replace(wishes, revision=source.revision))
