@@ -179,7 +179,7 @@ def facts(frames: Frames) -> str:
 
 
 def printable(text: str) -> str:
-    """A name in letters that the built-in font has: "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
+    """A name in the letters of the built-in font: "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isprintable() else "?" for letter in plain)
 
