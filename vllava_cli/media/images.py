@@ -71,7 +71,7 @@ _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|P[1-6]\s|RIFF....WEBP|....ftyp(avi[fs]|mif1|msf1)", re.DOTALL
 )
 _TICK_S = 0.0015
-"""Steps that differ by less are equal: an animation's times are kept in whole milliseconds."""
+"""Steps that differ by less are equal: an animation's times are whole milliseconds."""
 
 IMAGE_ERRORS = (
     OSError,

@@ -139,6 +139,6 @@ def _unkept(exc: OSError) -> str:
 
 
 def _dies_of_signals() -> bool:
-    """Whether SIGTERM would end this process without a chance to delete the file."""
+    """Say whether SIGTERM would end this process without a chance to delete the file."""
     is_main = threading.current_thread() is threading.main_thread()
     return is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

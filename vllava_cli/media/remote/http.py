@@ -172,5 +172,5 @@ def _fault_of(url: str, exc: Exception) -> FetchError:
 
 
 def _is_busy(exc: OSError) -> bool:
-    """Whether the name server only had no answer yet."""
+    """Say whether the name server only had no answer yet."""
     return isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
