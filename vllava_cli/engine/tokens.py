@@ -15,7 +15,7 @@ from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
 from vllava_cli.errors import CheckpointError, ContextError, UsageError
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
 
-Option = tuple[int, ...]
+ChoiceIds = tuple[int, ...]
 """The ids of a choice as an answer."""
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
@@ -122,7 +122,7 @@ class Tokens:
             return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
 
-    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[Option, ...]:
+    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[ChoiceIds, ...]:
         """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
 
         That is so for a vocabulary in which a space only begins a token, as Llama's. Errors: UsageError for fewer than
