@@ -83,8 +83,7 @@ def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
         commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else UNKNOWN_REVISION
         source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
     adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
-    is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
-    if wishes.adapter and not is_whole:
+    if wishes.adapter and hub.missing_adapter(adapter):
         return replace(source, revision=UNKNOWN_REVISION)
     return _joined(source, adapter, log)
 
