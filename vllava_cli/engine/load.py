@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllava_cli.engine.adapter import check_fits, merge
+from vllava_cli.engine.adapter import changes, merge
 from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, read_config
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
@@ -48,7 +48,7 @@ def load(
     """
     _hush(has_bars=log.has_bars)
     kinds = set(kinds)
-    check_fits(tokens.checkpoint)
+    changes(tokens.checkpoint)  # raises where the adapter doesn't fit, before a weight is read
     model = (
         _quantised(plan, tokens, kinds, cache)
         if cache and plan.quantisation
@@ -66,7 +66,7 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
     """
     _hush(has_bars=False)
     tokens.prompt_ids(Conversation(attached=(blank_frames("video", tokens),)), "What?")
-    check_fits(tokens.checkpoint)
+    changes(tokens.checkpoint)
     bare = replace(tokens, checkpoint=replace(tokens.checkpoint, adapter=None))
     _read(replace(plan, device="meta", quantisation=None, attention="eager"), bare, {"image_tower"})
 
