@@ -30,7 +30,7 @@ HEAVY = {
     "rich": {"screen"},
     "typer": {"cli", "options", "usage"},
     "prompt_toolkit": {"commands/chat"},
-    "platformdirs": {"session", "engine/weight_cache", "media/remote"},
+    "platformdirs": {"session", "engine/weight_cache"},
     "ray": {"batch/executors"},
     "pyarrow": {"batch/executors", "batch/parts"},
     "fsspec": {"storage/objects", "media/remote"},

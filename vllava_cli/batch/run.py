@@ -40,8 +40,7 @@ from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
-from vllava_cli.media.remote.policy import allowed, scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch

@@ -16,8 +16,7 @@ from vllava_cli.errors import MediaError, OutputError, ReplayError, UsageError, 
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, differs, resized
 from vllava_cli.media.inputs import piped
-from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import (
     STDIN,
     Answer,

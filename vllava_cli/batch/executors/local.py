@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Reads(Protocol):
-    """Clips with their frames, as `Ahead` gives them."""
+    """Clips with their frames, as `ReadAhead` gives them."""
 
     @property
     def waited_s(self) -> float: ...
