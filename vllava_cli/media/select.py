@@ -112,7 +112,7 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
 
 
 def spread(frames: Frames, wanted: int = FRAMES_PER_CLIP) -> Frames:
-    """As many frames as the model sees, repeated evenly where there are fewer; an image stays as it is."""
+    """Repeats frames evenly where they are fewer than the model sees; an image stays as it is."""
     if frames.kind == "image" or len(frames.times_s) == wanted:
         return frames
     if len(frames.times_s) > wanted:

@@ -196,7 +196,7 @@ class MeasuredSnippet:
 
         ids = torch.tensor([asked.ids], device=self.model.device)
         embeddings = self.model.get_input_embeddings()(ids)
-        embeddings[ids == asked.tokens.video_id] = self._features(asked)
+        embeddings[ids == asked.tokens.placeholders["video"]] = self._features(asked)
         words = {"past_key_values": DynamicCache(), "use_cache": True, "logits_to_keep": 1}
         return seconds_of(lambda: self.model(inputs_embeds=embeddings, **words), self.plan.device)
 
