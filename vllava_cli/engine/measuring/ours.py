@@ -110,7 +110,7 @@ class Ours:
             # They are good until the next step.
             found.append(self.engine.step(fed, len(cache.ids)).clone())
             cache.ids.append(token)
-        cache.cache.hold(len(cache.ids))
+        cache.cache.set_length(len(cache.ids))
         return torch.stack(found)
 
     def _answer_in(self, conversation: Conversation, asked: Asked, new_tokens: int | None) -> Answer:
