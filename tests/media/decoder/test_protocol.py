@@ -60,7 +60,7 @@ def test_facts_arrive_as_they_were_sent(call: protocol.Call) -> None:
 def test_only_a_header_may_leave_the_size_open() -> None:
     unknown = replace(CLIP, width=0, height=0)
     assert answer(protocol.result_line(unknown), request=replace(REQUEST, call="header")) == unknown
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(unknown), request=replace(REQUEST, call="probe"))
 
 
@@ -163,13 +163,13 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_answer_is_refused(name: str) -> None:
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(FORGED[name], bytes(1000))
 
 
 @pytest.mark.parametrize("call", ["probe", "header"])
 def test_facts_of_a_picture_larger_than_any_are_refused(call: protocol.Call) -> None:
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call=call))
 
 
@@ -191,7 +191,7 @@ FORGED_FACTS = {
 @pytest.mark.parametrize("call", ["probe", "header"])
 @pytest.mark.parametrize("name", FORGED_FACTS)
 def test_forged_facts_are_refused(name: str, call: protocol.Call) -> None:
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(FORGED_FACTS[name], PIXELS.tobytes(), request=replace(REQUEST, call=call))
 
 
@@ -202,7 +202,7 @@ def test_facts_with_a_byte_missing_or_changed_are_facts_or_refused(place: int, c
     for forged in (line[:place] + line[place + 1 :], line[:place] + b"9" + line[place + 1 :], line[:place] + b"\n"):
         try:
             found = answer(forged, request=replace(REQUEST, call=call))
-        except protocol.WireError:
+        except protocol.ProtocolError:
             continue
         assert isinstance(found, Clip) and found.path == PATH
 
@@ -211,5 +211,5 @@ def test_as_many_frames_come_back_as_times_were_asked_for() -> None:
     request = replace(REQUEST, framing=Framing(at_s=(0.3, 0.1)))
     two = Frames(clip=CLIP, pixels=PIXELS[:2], times_s=(0.3, 0.1))
     assert answer(protocol.result_line(two), PIXELS.tobytes(), request=request).times_s == (0.3, 0.1)
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(FRAMES), PIXELS.tobytes(), request=request)

@@ -202,7 +202,7 @@ class DecoderProcess:
             except MemoryError:
                 reason = "has frames that take more memory than there is. Scale it down."
                 failure = NoAnswerError(reason, is_certain=True)
-            except protocol.WireError as exc:
+            except protocol.ProtocolError as exc:
                 failure = NoAnswerError(f"made the decoder answer nonsense ({exc}). Convert it to mp4 (H.264).")
         raise failure
 

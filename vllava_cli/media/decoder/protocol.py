@@ -27,7 +27,7 @@ _MAX_TEXT = 1 << 16
 _MAX_LINE = 1 << 22
 
 
-class WireError(VllavaError):
+class ProtocolError(VllavaError):
     """The other end sent an answer that makes no sense."""
 
 
@@ -80,16 +80,16 @@ def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames 
     """The answer to `request`, its frames no larger than `max_bytes`.
 
     Errors: MediaError and UsageError as the child raised them; OutOfMemoryError; DecoderBugError; EOFError where the
-    stream ends; WireError for anything that a sound child wouldn't say.
+    stream ends; ProtocolError for anything that a sound child wouldn't say.
     """
     limit = _MAX_LINE + 32 * request.max_frames
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
-        raise WireError("a line without an end") if len(line) == limit else EOFError
+        raise ProtocolError("a line without an end") if len(line) == limit else EOFError
     try:
-        return _reply(Fields(json.loads(line), "the answer", error=WireError), stream, request, max_bytes)
+        return _reply(Fields(json.loads(line), "the answer", error=ProtocolError), stream, request, max_bytes)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise WireError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+        raise ProtocolError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
 def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip:
@@ -106,14 +106,14 @@ def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -
             raise OutOfMemoryError
         case "bug":
             raise DecoderBugError(_printable(_text(fields, "traceback")))
-    raise WireError("no answer to what was asked")
+    raise ProtocolError("no answer to what was asked")
 
 
 def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames:
     clip, times_s = _clip(fields.inside("clip"), request), fields.each("times_s", Fields.number)
     shape = (len(times_s), clip.height, clip.width, 3)
     if not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
-        raise WireError(f"frames of {shape}")
+        raise ProtocolError(f"frames of {shape}")
     pixels = np.empty(shape, np.uint8)
     if stream.readinto(pixels.reshape(-1)) < pixels.size:  # type: ignore[attr-defined]
         raise EOFError
@@ -147,7 +147,7 @@ def _clip(fields: Fields, request: Request) -> Clip:
         faults=fields.each("faults", _text),
     )
     if clip.width * clip.height > MAX_PIXELS or clip.rotation not in (0, 90, 180, 270):
-        raise WireError(f"a picture of {clip.width}x{clip.height}, turned by {clip.rotation}")
+        raise ProtocolError(f"a picture of {clip.width}x{clip.height}, turned by {clip.rotation}")
     return clip
 
 
