@@ -12,7 +12,7 @@ import pytest
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media import clip, wire
-from vllava_cli.nouns import Clip, Frames, Framing
+from vllava_cli.nouns import Clip, Frames, Framing, VideoRecipe
 
 PATH = Path("a.mp4")
 REQUEST = wire.Request(call="sample", path=PATH, folder="/", cpu_s=1)
@@ -33,6 +33,7 @@ CLIP = Clip(
     rotation=90,
     faults=("'caf\udce9' is odd.",),
 )
+RECIPE = VideoRecipe(short_side=4, crop_height=4, crop_width=4, mean=(0.5, 0.4, 0.3), std=(1.0, 1.0, 1.0))
 PIXELS = np.arange(8 * 2 * 4 * 3, dtype=np.uint8).reshape(8, 2, 4, 3)
 FRAMES = Frames(clip=CLIP, pixels=PIXELS, times_s=tuple(index / 10 for index in range(8)))
 
@@ -50,6 +51,8 @@ def answer(line: bytes, rest: bytes = b"", *, request: wire.Request = REQUEST, m
         replace(REQUEST, path=Path(os.fsdecode(b"caf\xe9\n\xff.mp4")), folder=os.fsdecode(b"/\x80")),
         replace(REQUEST, framing=Framing(at_s=(1.5, 0.25), fit="pad")),
         replace(REQUEST, framing=Framing(start_s=0.1, end_s=float("inf"))),
+        replace(REQUEST, tiles="whole"),
+        replace(REQUEST, tiles=RECIPE, framing=Framing(fit="pad")),
     ],
 )
 def test_a_request_arrives_as_it_was_sent(request_: wire.Request) -> None:
@@ -62,6 +65,29 @@ def test_frames_arrive_as_they_were_sent() -> None:
     frames = answer(wire.frames_line(FRAMES), PIXELS.tobytes())
     assert (frames.clip, frames.times_s) == (CLIP, FRAMES.times_s)
     assert (frames.pixels == PIXELS).all()
+
+
+def test_frames_that_are_all_the_same_cross_once_and_share_their_memory() -> None:
+    same = replace(FRAMES, pixels=PIXELS[[0] * 8], times_s=(0.0,) * 8)
+    pictures = wire.pictures(same)
+    assert pictures.shape == (1, 2, 4, 3)
+    frames = answer(wire.frames_line(same, len(pictures)), pictures.tobytes())
+    assert (frames.clip, frames.times_s, frames.pixels.shape) == (CLIP, same.times_s, (8, 2, 4, 3))
+    assert (frames.pixels == same.pixels).all()
+    assert all(np.shares_memory(frames.pixels[0], other) for other in frames.pixels)
+
+
+def test_frames_that_differ_all_cross() -> None:
+    for times_s in (FRAMES.times_s, (0.0,) * 8):
+        assert wire.pictures(replace(FRAMES, times_s=times_s)).tobytes() == PIXELS.tobytes()
+
+
+def test_frames_are_as_large_as_their_clip_unless_tiles_were_asked_for() -> None:
+    tiles, line = PIXELS[:, :, :2], wire.frames_line(replace(FRAMES, pixels=PIXELS[:, :, :2]))
+    with pytest.raises(wire.WireError):
+        answer(line, tiles.tobytes())
+    frames = answer(line, tiles.tobytes(), request=replace(REQUEST, tiles="whole"))
+    assert (frames.clip, frames.pixels.tolist()) == (CLIP, tiles.tolist())
 
 
 def test_an_image_has_one_frame() -> None:
@@ -80,11 +106,6 @@ def test_only_a_header_may_leave_the_size_open() -> None:
     assert answer(wire.clip_line(unknown), request=replace(REQUEST, call="header")) == unknown
     with pytest.raises(wire.WireError):
         answer(wire.clip_line(unknown), request=replace(REQUEST, call="probe"))
-
-
-def test_frames_that_do_not_fit_their_clip_are_not_sent() -> None:
-    with pytest.raises(ValueError, match="clip of 5x2"):
-        wire.frames_line(replace(FRAMES, clip=replace(CLIP, width=5)))
 
 
 @pytest.mark.parametrize("error", [MediaError("'a' is odd.\N{SNOWMAN}"), UsageError("--start is wrong.")])
@@ -151,7 +172,14 @@ FORGED = {
     "a width of true": frames_with(width=True),
     "a width in words": frames_with(width="4"),
     "more pixels than any picture": frames_with(width=100_000, height=100_000),
-    "more bytes than there may be": frames_with(width=5000, height=5000),
+    "more bytes than there may be": frames_with(width=5000, height=5000, shape=[8, 5000, 5000]),
+    "more bytes than there may be of one picture": frames_with(width=5000, height=5000, shape=[1, 5000, 5000]),
+    "other pixels than its clip's": frames_with(shape=[8, 4, 2]),
+    "two pictures": frames_with(shape=[2, 2, 4]),
+    "no picture": frames_with(shape=[0, 2, 4]),
+    "a picture of true": frames_with(shape=[True, 2, 4]),
+    "pictures without a height": frames_with(shape=[8, 4]),
+    "no shape": without("shape"),
     "a huge count": frames_with(frame_count=1 << 60),
     "a negative count": frames_with(frame_count=-1),
     "another medium": frames_with(kind="sound"),

@@ -78,7 +78,8 @@ def _read(unit: Unit, path: Path, setup: Setup) -> Decoded:
         guard = _guard(setup.batch.limits)
         guard.header(path)
         is_early = False
-        frames = _fitted(spread(guard.sample(path, setup.batch.framing)), setup)
+        framing = setup.batch.framing
+        frames = _fitted(spread(guard.sample(path, framing), framing.fit), setup)
         fault = changed(unit)
     except Exception as exc:
         fault = Fault.of_clip(exc, path)

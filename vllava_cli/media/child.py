@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import replace
 from importlib import import_module
+
+import numpy as np
+import numpy.typing as npt
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media import bounds, wire
@@ -29,19 +31,20 @@ def main() -> None:
     bounds.watch_parent(requests)
     for module in _MODULES:  # after the wire is taken: what an import prints must not land on it
         import_module(module)
-    bounds.bound(int(sys.argv[1]))
+    memory_bytes = int(sys.argv[1])
+    bounds.bound(memory_bytes)
     bounds.offer()
     bounds.send(replies, wire.READY)
-    kept: list[Frames] = []
+    kept: list[npt.NDArray[np.uint8]] = []
     gc.freeze()
     for line in requests:
         kept.clear()
-        _answer(wire.Request.read(line), replies, kept)
+        answer(wire.Request.read(line), replies, kept, memory_bytes)
         gc.collect()  # containers lie in cycles: until they are found, their decoders' threads keep their stacks
 
 
-def _answer(request: wire.Request, replies: int, kept: list[Frames]) -> None:
-    """Sends exactly one reply, whatever happens; frames stay in `kept` as long as the wire may hold their pages."""
+def answer(request: wire.Request, replies: int, kept: list[npt.NDArray[np.uint8]], memory_bytes: int) -> None:
+    """Sends exactly one reply, whatever happens; pixels stay in `kept` as long as the wire may hold their pages."""
     from vllava_cli.media.header import header
     from vllava_cli.media.sample import probe, sample
 
@@ -54,18 +57,25 @@ def _answer(request: wire.Request, replies: int, kept: list[Frames]) -> None:
             case "probe":
                 line = wire.clip_line(probe(request.path, is_full=request.is_full))
             case "sample":
-                kept.append(_in_one_piece(sample(request.path, request.framing)))
-                line = wire.frames_line(kept[0])
+                frames = _tiled(sample(request.path, request.framing), request)
+                if frames.pixels.nbytes > memory_bytes:  # what the caller may get, also where no limit holds us
+                    raise MemoryError
+                kept.append(wire.pictures(frames))
+                line = wire.frames_line(frames, len(kept[0]))
     except Exception as exc:
         kept.clear()
         line = _error_line(exc)
     bounds.send(replies, line)
-    for frames in kept:
-        give(replies, frames.pixels)
+    for pixels in kept:
+        give(replies, pixels)
 
 
-def _in_one_piece(frames: Frames) -> Frames:
-    return frames if frames.pixels.flags.c_contiguous else replace(frames, pixels=frames.pixels.copy())
+def _tiled(frames: Frames, request: wire.Request) -> Frames:
+    if request.tiles is None:
+        return frames
+    from vllava_cli.media.sheet import tiled
+
+    return tiled(frames, request.tiles, fit=request.framing.fit)
 
 
 def _error_line(error: Exception) -> bytes:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import Decoder, NoAnswerError
 from vllava_cli.media.wire import Call, DecoderBugError, Request
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, Tiles
 
 _KILL_S = 5.0
 
@@ -59,9 +59,12 @@ class Guard:
         with self._lock, suppress(NoAnswerError):
             self._ready_child()
 
-    def sample(self, path: Path, framing: Framing) -> Frames:
-        """As `sample.sample`. Errors: MediaError, UsageError; DecoderBugError for what is our own fault."""
-        return cast(Frames, self._ask("sample", path, framing=framing))
+    def sample(self, path: Path, framing: Framing, *, tiles: Tiles | None = None) -> Frames:
+        """As `sample.sample`; with `tiles`, the child makes these of the frames, and nothing larger comes back.
+
+        Errors: MediaError, UsageError; DecoderBugError for what is our own fault.
+        """
+        return cast(Frames, self._ask("sample", path, framing=framing, tiles=tiles))
 
     def probe(self, path: Path, *, is_full: bool = False) -> Clip:
         """As `sample.probe`. Errors: those of `sample`."""
@@ -91,14 +94,13 @@ class Guard:
             finally:
                 self._lock.release()
 
-    def _ask(self, call: Call, path: Path, *, framing: Framing | None = None, is_full: bool = False) -> Frames | Clip:
+    def _ask(self, call: Call, path: Path, **details: Any) -> Frames | Clip:
         request = Request(
             call=call,
             path=path,
             folder=_folder_for(path),
             cpu_s=_cpu_seconds(self._limits),
-            framing=framing or Framing(),
-            is_full=is_full,
+            **details,
         )
         with self._lock:
             try:

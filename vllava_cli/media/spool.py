@@ -23,7 +23,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.guard import Guard
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, Tiles
 
 STDIN = Path("-")
 MAX_BYTES = 2 << 30
@@ -61,9 +61,9 @@ class Reader:
         if name != STDIN and not is_folder(name):
             check_file(name)
 
-    def sample(self, name: Path, framing: Framing) -> Frames:
+    def sample(self, name: Path, framing: Framing, *, tiles: Tiles | None = None) -> Frames:
         """As `Guard.sample`."""
-        frames = self._told(lambda path: self._guard.sample(path, framing), name)
+        frames = self._told(lambda path: self._guard.sample(path, framing, tiles=tiles), name)
         return replace(frames, clip=self._named(frames.clip, name))
 
     def probe(self, name: Path, *, is_full: bool = False) -> Clip:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from vllava_cli.errors import MediaError, UsageError, VllavaError
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Way
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Tiles, VideoRecipe, Way
 
 READY = b'{"is": "ready"}\n'
 MAX_PIXELS = 89_478_485
@@ -52,6 +53,8 @@ class Request:
     cpu_s: int
     framing: Framing = field(default_factory=Framing)
     is_full: bool = False
+    tiles: Tiles | None = None
+    """Of the frames, only their tiles are to come back."""
 
     @property
     def max_frames(self) -> int:
@@ -67,15 +70,24 @@ class Request:
         facts = json.loads(line)
         framing = facts["framing"]
         names = {"path": Path(_name_of_text(facts["path"])), "folder": _name_of_text(facts["folder"])}
-        return cls(**{**facts, **names, "framing": Framing(**{**framing, "at_s": tuple(framing["at_s"])})})
+        tiles = facts["tiles"]
+        if isinstance(tiles, dict):
+            tiles = VideoRecipe(**{**tiles, "mean": tuple(tiles["mean"]), "std": tuple(tiles["std"])})
+        framing = Framing(**{**framing, "at_s": tuple(framing["at_s"])})
+        return cls(**{**facts, **names, "framing": framing, "tiles": tiles})
 
 
-def frames_line(frames: Frames) -> bytes:
-    """The line that goes before the pixels of `frames`, which are as large as its clip and its times say."""
-    clip, shape = frames.clip, frames.pixels.shape
-    if shape[1:3] != (clip.height, clip.width):
-        raise ValueError(f"pixels {list(shape)} of a clip of {clip.width}x{clip.height}")
-    return _line({"is": "frames", "clip": _facts(clip), "times_s": frames.times_s})
+def frames_line(frames: Frames, pictures: int | None = None) -> bytes:
+    """The line that goes before the pixels; of frames that are all the same, one picture may follow."""
+    shape = (pictures or len(frames.times_s), *frames.pixels.shape[1:3])
+    return _line({"is": "frames", "clip": _facts(frames.clip), "times_s": frames.times_s, "shape": shape})
+
+
+def pictures(frames: Frames) -> npt.NDArray[np.uint8]:
+    """The pixels in one piece; of frames that are all the same, those of one: [1, H, W, 3]."""
+    pixels = frames.pixels
+    is_one = len(set(frames.times_s)) == 1 and all(np.array_equal(pixels[0], other) for other in pixels[1:])
+    return np.ascontiguousarray(pixels[:1] if is_one else pixels)
 
 
 def clip_line(clip: Clip) -> bytes:
@@ -132,12 +144,16 @@ def _reply(facts: dict[str, Any], stream: BinaryIO, request: Request, max_bytes:
 
 def _read_frames(facts: dict[str, Any], stream: BinaryIO, request: Request, max_bytes: int) -> Frames:
     clip, times_s = _clip(facts["clip"], request.path), tuple(_number(time_s) for time_s in facts["times_s"])
-    shape = (len(times_s), clip.height, clip.width, 3)
-    if not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
+    count, height, width = (_count(size, least=1) for size in facts["shape"])
+    is_fitting = count in (1, len(times_s)) and (bool(request.tiles) or (height, width) == (clip.height, clip.width))
+    shape = (len(times_s), height, width, 3)
+    if not is_fitting or not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
         raise ValueError(f"frames of {shape}")
-    pixels = np.empty(shape, np.uint8)
+    pixels = np.empty((count, *shape[1:]), np.uint8)
     if stream.readinto(pixels.reshape(-1)) < pixels.size:  # type: ignore[attr-defined]
         raise EOFError
+    if count < len(times_s):  # all of them are that one, in the same memory
+        pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
     return Frames(clip=clip, pixels=pixels, times_s=times_s)
 
 

@@ -25,7 +25,7 @@ from vllava_cli.engine.stream import Engine
 from vllava_cli.interrupt import Ending
 from vllava_cli.media.pick import spread
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Conversation, DecodeLimits, Framing
 from vllava_cli.screen import Screen
 
 CLIP = "red-circle-moves-left.mp4"
@@ -65,7 +65,7 @@ def shipped() -> Iterator[Gallery]:
     """The shipped clips, decoded here and once: a decoding process for each talk takes half a second."""
     gallery = Gallery()
     clips = [(path, Framing()) for path in demo.clips()]
-    held: tuple[Frames, ...] = gallery.frames(clips, lambda missing: [spread(sample(*clip)) for clip in missing])
+    held = gallery.frames(clips, lambda missing: [spread(sample(*clip), "crop") for clip in missing])
     yield gallery
     del held
 

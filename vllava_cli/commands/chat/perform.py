@@ -116,12 +116,13 @@ def _frames(talk: Talk, entry: slash.ShowFrames) -> None:
 
 
 def _draw(talk: Talk, frames: Frames) -> None:
-    from vllava_cli.media.sheet import Sheet
+    from vllava_cli.media.sheet import Sheet, tiled
 
     if not talk.screen.is_terminal:
         raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
     recipe = talk.engine.tokens.checkpoint.video_recipe
-    talk.screen.picture(Sheet.seen(frames, title_of(frames.clip.path), recipe, fit=talk.conversation.fit))
+    fit = talk.conversation.fit
+    talk.screen.picture(Sheet.of(tiled(frames, recipe, fit=fit), title_of(frames.clip.path), recipe, fit=fit))
 
 
 def _set(talk: Talk, name: str | None, value: str | None) -> None:

@@ -55,7 +55,7 @@ class Clips:
         from vllava_cli.media.pick import spread
 
         try:
-            frames = spread(self._reader.sample(Path(clip.path), clip.shown.framing))
+            frames = spread(self._reader.sample(Path(clip.path), clip.shown.framing), clip.shown.framing.fit)
         except (MediaError, UsageError) as exc:
             raise ReplayError(str(exc)) from exc
         times_s = None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
