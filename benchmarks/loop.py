@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 from vllava_cli import prompt
 from vllava_cli.media.measuring.ways import passed
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.media.recipe import read_video_recipe
+from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 
 

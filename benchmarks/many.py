@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vllava_cli.media.guard import Guard
+from vllava_cli.media.decoder.client import Guard
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Frames, Framing
 

@@ -18,6 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, and so would what the tests start
 
+from tests.batch import fork_server
 from tests.checkpoints import write_checkpoint
 from tests.clips import write_clip
 from tests.commands.shell import Shell
@@ -64,3 +65,22 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def vllava() -> Iterator[fork_server.Zygote]:
+    with fork_server.started() as process:
+        yield process
+
+
+@pytest.fixture
+def quick(vllava: fork_server.Zygote, tmp_path: Path) -> Callable[..., Shell]:
+    """As `shell`, but forked off a process that has imported torch, unless a pipe or an environment is asked for."""
+
+    def run(*words: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Shell:
+        if stdin or environment:
+            return Shell.run(*words, folder=tmp_path, stdin=stdin, environment=environment)
+        done = vllava.run(*words, folder=tmp_path)
+        return Shell(code=done.code, out=done.out, err=done.err)
+
+    return run

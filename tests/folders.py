@@ -85,6 +85,11 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
         f"{LACKS} model-00002-of-00003.safetensors: copy the weights there again from where they "
         "were saved, or take the base checkpoint, which it was trained from.",
     ),
+    "an index that is gone": (
+        without(INDEX),
+        f"{LACKS} {INDEX}: copy the weights there again from where they were saved, or take the base checkpoint, which "
+        "it was trained from.",
+    ),
     "an adapter": (
         adapter,
         "FOLDER is an adapter: give --model LanguageBind/Video-LLaVA-7B-hf --adapter FOLDER.",

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.media.recipe import read_video_recipe
+from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import Clip, Frames
 
 

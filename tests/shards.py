@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllava_cli import job_list
-from vllava_cli.jsonl import line_of
+from vllava_cli.batch.jobs import list_path, write_lists
+from vllava_cli.storage.jsonl import line_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,5 +56,5 @@ def write_shards(all_jobs: Sequence[Job], of: int) -> list[Path]:
     for part in parts:
         path = Path(f"{part.number}.jsonl")
         write_rows(path, (row(job) for job in all_jobs if part.has(job.id)))
-        job_list.write(job_list.path_of(path), all_jobs, part)
+        write_lists({part.number: list_path(path)}, of, all_jobs)  # type: ignore[arg-type]
     return [Path(f"{part.number}.jsonl") for part in parts]

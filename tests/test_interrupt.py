@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from vllava_cli.interrupt import Ending, noted
+from vllava_cli.interrupt import GracefulExit, sigint_flag
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_raises() -> None:
-    with noted() as is_interrupted:
+    with sigint_flag() as is_interrupted:
         assert not is_interrupted()
         os.kill(os.getpid(), signal.SIGINT)
         assert is_interrupted()
@@ -23,7 +23,7 @@ def test_the_first_ctrl_c_is_noted_and_the_second_raises() -> None:
 
 def test_a_ctrl_c_raises_as_long_as_nothing_has_begun() -> None:
     is_early = True
-    with noted(is_early=lambda: is_early) as is_interrupted:
+    with sigint_flag(is_early=lambda: is_early) as is_interrupted:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert not is_interrupted()
@@ -35,7 +35,7 @@ def test_a_ctrl_c_raises_as_long_as_nothing_has_begun() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_request_to_end_ends_at_once_where_nothing_is_held(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with Ending.watched(), pytest.raises(SystemExit) as caught:
+    with GracefulExit.watched(), pytest.raises(SystemExit) as caught:
         os.kill(os.getpid(), number)
     assert caught.value.code == 128 + number
     assert signal.getsignal(number) is before
@@ -43,7 +43,7 @@ def test_a_request_to_end_ends_at_once_where_nothing_is_held(number: signal.Sign
 
 def test_what_is_held_is_finished_first() -> None:
     done = []
-    with Ending.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
+    with GracefulExit.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
         os.kill(os.getpid(), signal.SIGTERM)
         assert ending.is_asked()
         done.append("the turn")
@@ -52,7 +52,7 @@ def test_what_is_held_is_finished_first() -> None:
 
 def test_a_second_request_does_not_wait() -> None:
     done = []
-    with Ending.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
+    with GracefulExit.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("never")
@@ -62,7 +62,7 @@ def test_a_second_request_does_not_wait() -> None:
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Ending.watched() as ending:
+        with GracefulExit.watched() as ending:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not ending.is_asked()
     finally:
@@ -70,18 +70,18 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 
 def test_a_later_answer_notes_ctrl_c_anew_and_a_failure_puts_the_handler_back() -> None:
-    with pytest.raises(ValueError), noted():
+    with pytest.raises(ValueError), sigint_flag():
         os.kill(os.getpid(), signal.SIGINT)
         raise ValueError
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with noted() as is_interrupted:
+    with sigint_flag() as is_interrupted:
         assert not is_interrupted()
 
 
 def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with noted() as is_interrupted:
+        with sigint_flag() as is_interrupted:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             assert not is_interrupted()
@@ -94,7 +94,7 @@ def test_a_thread_leaves_ctrl_c_to_the_main_one() -> None:
     said: list[bool] = []
 
     def ask() -> None:
-        with noted() as is_interrupted:
+        with sigint_flag() as is_interrupted:
             said.append(is_interrupted())
 
     thread = threading.Thread(target=ask)
@@ -105,14 +105,14 @@ def test_a_thread_leaves_ctrl_c_to_the_main_one() -> None:
 
 
 def test_a_failure_in_what_is_held_does_not_lose_the_request() -> None:
-    with Ending.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
+    with GracefulExit.watched() as ending, pytest.raises(SystemExit) as caught, ending.held():
         os.kill(os.getpid(), signal.SIGHUP)
         raise ValueError
     assert caught.value.code == 128 + signal.SIGHUP
 
 
 def test_without_a_request_what_is_held_ends_as_it_would() -> None:
-    ending = Ending()
+    ending = GracefulExit()
     with ending.held():
         pass
     with pytest.raises(KeyboardInterrupt), ending.held():
@@ -122,7 +122,7 @@ def test_without_a_request_what_is_held_ends_as_it_would() -> None:
 
 def test_behind_what_was_held_a_request_ends_at_once_again() -> None:
     done = []
-    with Ending.watched() as ending, pytest.raises(SystemExit):
+    with GracefulExit.watched() as ending, pytest.raises(SystemExit):
         with ending.held():
             done.append("the turn")
         os.kill(os.getpid(), signal.SIGTERM)
@@ -133,7 +133,7 @@ def test_behind_what_was_held_a_request_ends_at_once_again() -> None:
 def test_what_is_held_after_a_request_is_finished_too() -> None:
     """The file is closed while the process already ends."""
     done = []
-    with Ending.watched() as ending, pytest.raises(SystemExit) as caught:
+    with GracefulExit.watched() as ending, pytest.raises(SystemExit) as caught:
         try:
             with ending.held():
                 os.kill(os.getpid(), signal.SIGTERM)

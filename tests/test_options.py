@@ -1,6 +1,8 @@
-"""What stands behind an option: times, lists of times, sizes."""
+"""Values of options: sizes, names, counts and lists of them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import typer
@@ -8,26 +10,7 @@ import typer
 from vllava_cli import options
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Sampling
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90.0), ("0.5", 0.5), ("1:30", 90.0), ("01:01:01.5", 3661.5), ("0", 0.0)]
-)
-def test_times_are_read(text: str, seconds: float) -> None:
-    assert options.seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "noon", "1:2:3:4", "-5", "nan", "inf", "1:-2", ":"])
-def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(Exception, match="is not a time"):
-        options.seconds(text)
-
-
-def test_lists_of_times_are_read() -> None:
-    assert options.seconds_each("1.5, 3,0:12") == (1.5, 3.0, 12.0)
-    for text in ("", "1,", "1;2", "1,-2"):
-        with pytest.raises(Exception, match="is not a time"):
-            options.seconds_each(text)
+from vllava_cli.times import times_of
 
 
 @pytest.mark.parametrize(
@@ -68,15 +51,17 @@ def test_lists_of_counts_are_read() -> None:
             options.counts_each(text)
 
 
-def test_choices_are_read() -> None:
-    assert options.answers_each("yes, no") == ("yes", "no")
-    for text in ("", "yes", "yes,", "yes,yes"):
-        with pytest.raises(typer.BadParameter, match="choice"):
-            options.answers_each(text)
+def test_a_function_that_refuses_a_text_reads_an_option() -> None:
+    times = options.read_by(times_of)["parser"]
+    assert times("1.5, 3,0:12") == options.Several((1.5, 3.0, 12.0))
+    with pytest.raises(typer.BadParameter, match=r"^'noon' is not a time: give .*\(0:01:30.5\)$"):
+        times("1,noon")
+    with pytest.raises(UsageError, match="leaves no time"):
+        options.positive_time("0")
 
 
 def test_choices_and_their_calibration_become_part_of_the_sampling() -> None:
-    warm, answers = Sampling(temperature=0.5), options.Answers(("yes", "no"))
+    warm, answers = Sampling(temperature=0.5), options.Several(("yes", "no"))
     assert options.choosing(warm, None, is_calibrated=False) == warm
     assert options.choosing(warm, answers, is_calibrated=True) == Sampling(
         temperature=0.5, choices=("yes", "no"), is_calibrated=True
@@ -88,13 +73,8 @@ def test_choices_and_their_calibration_become_part_of_the_sampling() -> None:
     )
 
 
-def test_no_time_to_decode_is_refused() -> None:
-    with pytest.raises(Exception, match="leaves no time"):
-        options.positive_time("0")
-
-
-@pytest.mark.parametrize("name", ["model", "revision", "adapter"])
+@pytest.mark.parametrize("name", ["model", "revision", "adapter", "device"])
 def test_a_name_that_is_empty_is_refused(name: str) -> None:
-    names: dict[str, str | None] = {"model": "demo", "revision": None, "adapter": None} | {name: ""}
+    names: dict[str, Any] = {"model": "demo", "revision": None, "adapter": None, "device": None} | {name: ""}
     with pytest.raises(UsageError, match=f"--{name} is empty"):
-        options.wishes_of(names["model"] or "", names["revision"], None, "auto", "auto", adapter=names["adapter"])
+        options.wishes_of(precision="auto", attention="auto", **names)

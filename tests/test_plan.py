@@ -34,7 +34,7 @@ from tests.machines import (
     second,
 )
 from vllava_cli.errors import MemoryShortError, WishError
-from vllava_cli.memory_estimate import Form, free_gib, gib, needed_bytes
+from vllava_cli.fit import Form, free_gib, gib, needed_bytes
 from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Wishes
 from vllava_cli.plan import advise, plan
 
@@ -143,6 +143,7 @@ def test_a_wish_for_flash_is_refused_for_the_gpus_reason_with_the_demo_too() -> 
 
 
 FLASH = Wishes(attention="flash_attention_2")
+NO_FLASH = "--attention flash is refused: {}; use --attention sdpa."
 OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
 
 
@@ -159,7 +160,6 @@ OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
             box(T4),
             '--device "cuda:x" is not the name of a device; this machine has cuda:0 (Tesla T4) and cpu.',
         ),
-        (Wishes(device="cuda"), box(), "--device cuda is not here; this machine has only cpu."),
         (
             Wishes(device="cuda"),
             replace(box(), faults=(OLD_DRIVER,)),
@@ -170,11 +170,6 @@ OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
             box(T4, second(RTX_4090)),
             "--device cuda:3 is not here; "
             "this machine has cuda:0 (Tesla T4), cuda:1 (NVIDIA GeForce RTX 4090) and cpu.",
-        ),
-        (
-            Wishes(device="mps"),
-            box(T4),
-            "--device mps is not here; this machine has cuda:0 (Tesla T4) and cpu.",
         ),
         (
             Wishes(precision="fp16"),
@@ -196,40 +191,14 @@ OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
             box(T4, bnb=False),
             "--precision 4bit needs bitsandbytes, which is not installed; pip install -U bitsandbytes.",
         ),
-        (
-            Wishes(precision="8bit", device="cpu"),
-            box(bnb=False),
-            "--precision 8bit needs bitsandbytes, which is not installed; pip install -U bitsandbytes.",
-        ),
-        (
-            FLASH,
-            box(flash=True),
-            "--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU; "
-            "use --attention sdpa.",
-        ),
-        (
-            replace(FLASH, device="cpu"),
-            box(H100, flash=True),
-            "--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU; "
-            "use --attention sdpa.",
-        ),
-        (
-            FLASH,
-            box(M2_16, flash=True),
-            "--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, not on Apple M2 GPU; "
-            "use --attention sdpa.",
-        ),
+        (FLASH, box(flash=True), NO_FLASH.format("flash-attn runs on NVIDIA and AMD GPUs, not on the CPU")),
+        (FLASH, box(M2_16, flash=True), NO_FLASH.format("flash-attn runs on NVIDIA and AMD GPUs, not on Apple M2 GPU")),
+        (FLASH, box(T4, flash=True), NO_FLASH.format("flash-attn needs compute capability 8.0 and Tesla T4 has 7.5")),
         (
             FLASH,
             box(H100),
             "--attention flash is refused: flash-attn is not installed; "
             "pip install flash-attn --no-build-isolation, or use --attention sdpa.",
-        ),
-        (
-            FLASH,
-            box(T4, flash=True),
-            "--attention flash is refused: flash-attn needs compute capability 8.0 and Tesla T4 has 7.5; "
-            "use --attention sdpa.",
         ),
         (
             replace(FLASH, precision="fp32"),
@@ -263,12 +232,6 @@ SHORT = "There is not enough memory for LanguageBind/Video-LLaVA-7B-hf: "
             "Leave --device out: bf16 needs 16.8 GiB and fits into the 32.0 GiB of RAM.",
         ),
         (
-            Wishes(precision="fp32"),
-            box(),
-            "fp32 needs 31.3 GiB with a context of 2696 tokens and 26.0 of 32.0 GiB of RAM are free. "
-            "Leave --precision out: 4bit needs 12.2 GiB and fits into the 32.0 GiB of RAM.",
-        ),
-        (
             Wishes(),
             box(T4, ram=12, free=10, bnb=False),
             "fp16 needs 15.9 GiB with a context of 2696 tokens and 14.4 of 14.6 GiB are free on Tesla T4; "
@@ -294,12 +257,6 @@ SHORT = "There is not enough memory for LanguageBind/Video-LLaVA-7B-hf: "
             replace(box(ram=4, free=3), faults=(OLD_DRIVER,)),
             "4bit needs 10.5 GiB with a context of 2696 tokens and 3.0 of 4.0 GiB of RAM are free. "
             f"A machine with more memory is needed; --model demo runs on any. {OLD_DRIVER}",
-        ),
-        (
-            Wishes(),
-            box(ram=4, free=3),
-            "4bit needs 10.5 GiB with a context of 2696 tokens and 3.0 of 4.0 GiB of RAM are free. "
-            "A machine with more memory is needed; --model demo runs on any.",
         ),
     ],
 )

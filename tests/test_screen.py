@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vllava_cli.commands.chat.manual import COMMANDS, help_rows
+from vllava_cli.commands.chat.commands import COMMANDS, help_rows
 from vllava_cli.errors import ClosedPipeError, OutputError
-from vllava_cli.media.sheet import Sheet
+from vllava_cli.media.contact_sheet import Sheet
 from vllava_cli.screen import Screen, clean
 
 
@@ -97,7 +97,7 @@ def test_a_name_wider_than_a_third_of_the_terminal_has_a_line_of_its_own() -> No
 
 @pytest.mark.parametrize("columns", [60, 80])
 def test_the_help_of_a_chat_has_room_for_its_sentences(columns: int) -> None:
-    for rows in (help_rows(), *(help_rows(command.name) for command in COMMANDS)):
+    for rows in (help_rows(), *map(help_rows, COMMANDS)):
         for line in shown_at(columns, partial(Screen.facts, rows=rows)).splitlines():
             assert len(line) <= columns
             assert len(line.rpartition("  ")[0]) <= columns // 3, line
@@ -140,9 +140,18 @@ def shown_at(columns: int, tell: Callable[[Screen], None]) -> str:
 
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with os.fdopen(theirs, "w") as err, os.fdopen(ours, "rb", buffering=0) as terminal:
-        tell(Screen(out=io.StringIO(), err=err))
-        return terminal.read(4000).decode().replace("\r\n", "\n")
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "w") as err:
+            tell(Screen(out=io.StringIO(), err=err))
+        return b"".join(iter(lambda: read(terminal), b"")).decode().replace("\r\n", "\n")
+
+
+def read(terminal: io.FileIO) -> bytes:
+    """The next bytes of a terminal, which come in pieces; b"" at their end."""
+    try:
+        return terminal.read(4000)
+    except OSError:  # Linux's way to say that nobody has the other end any more
+        return b""
 
 
 def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() -> None:

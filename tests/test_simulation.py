@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,14 +16,13 @@ import pytest
 from tests.commands.bench.parts import ASKED, FAULTY, RECORD, TRIAL
 from vllava_cli.commands.bench import saved
 from vllava_cli.errors import OutputError
-from vllava_cli.journal import read_rows
-from vllava_cli.jsonl import line_of
+from vllava_cli.storage.jsonl import line_of, read_rows
 
 pytest.importorskip("pyarrow")
 
 from benchmarks.simulation.cluster import Cluster
 from benchmarks.simulation.plan import Fleet, Plan, Service, fails, of_bench
-from vllava_cli.commands.batch.units import units_of
+from vllava_cli.batch.jobs import group_by_clip
 
 ROOT = Path(__file__).parents[1]
 PHASES = ["jobs, clips, manifest", "first half, killed", "resume, rest", "merge", "check of what was merged"]
@@ -56,9 +56,9 @@ def test_each_of_3000_jobs_has_its_row_after_a_kill_and_deaths(tmp_path: Path) -
 
 def rows_of(plan: Plan) -> tuple[Cluster, list[str]]:
     """The cluster when it is done, and the ids in the order in which they came."""
-    units = units_of(plan.made())
+    units = list(group_by_clip(plan.made()))
     cluster = Cluster(plan=plan, units=iter(units), clips=len(units), deaths=plan.fleet.deaths)
-    return cluster, [json.loads(row)["id"] for row in cluster.rows()]
+    return cluster, [pickle.loads(row).job.id for row in cluster.rows()]
 
 
 def test_engines_that_wait_for_nothing_work_all_the_time() -> None:

@@ -1,12 +1,14 @@
-"""Times as users write them, and the part of a clip that they name."""
+"""Times as users write them, the section of a clip that they name, and where time went, by a clock that tests turn."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import pytest
 
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Framing
-from vllava_cli.times import framing_of, roughly, time_of, times_of
+from vllava_cli.times import Stopwatch, framing_of, roughly, time_of, times_of
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,37 @@ def test_framings(times: tuple[float | None, float | None, tuple[float, ...] | N
 )
 def test_a_guess_is_no_more_exact_than_it_can_be(seconds: float, shown: str) -> None:
     assert roughly(seconds) == shown
+
+
+@dataclass
+class Clock:
+    now_s: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_parts_follow_one_another_and_add_up_to_the_whole() -> None:
+    clock = Clock()
+    watch = Stopwatch(clock=clock, began_s=99.5)
+    assert watch.lap("start") == 0.5
+    clock.now_s += 2.25
+    assert watch.lap("frames") == 2.25
+    watch.lap("planning")
+    clock.now_s += 4.0
+    assert watch.lap("first token", 1.5) == 1.5
+    assert watch.lap("decoding") == 2.5
+    clock.now_s += 1.0
+    watch.lap("frames")
+    assert watch.parts == {"start": 0.5, "frames": 3.25, "planning": 0.0, "first token": 1.5, "decoding": 2.5}
+    assert watch.account() == "7.75 s: start 0.50, frames 3.25, first token 1.50, decoding 2.50"
+    assert sum(watch.parts.values()) == clock.now_s - 99.5
+
+
+def test_what_rounds_to_nothing_is_part_of_the_whole() -> None:
+    clock = Clock()
+    watch = Stopwatch(clock=clock)
+    for number in range(10):
+        clock.now_s += 0.004
+        watch.lap(f"part {number}")
+    assert watch.account() == "0.04 s"

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from vllava_cli.cli import app
-from vllava_cli.usage import UsageFault, summary, told
+from vllava_cli.usage import UsageFault, fault_sentence, summary
 
 ROOT: Any = typer.main.get_command(app)
 USAGES = {
@@ -46,7 +46,7 @@ def fault(words: str) -> str:
     """The sentence that a command line without sense is refused with."""
     with pytest.raises(UsageFault) as caught:
         app(args=words.split(), prog_name="vllava", standalone_mode=False)
-    return told(caught.value)
+    return fault_sentence(caught.value)
 
 
 @pytest.mark.parametrize("name", USAGES)
@@ -139,6 +139,7 @@ def test_options_are_taken_by_the_names_that_they_had() -> None:
         ("chat -c --model demo", "last", ""),
         ("chat --continue 2026-11-22T19-40-05Z_2 a.mp4", "2026-11-22T19-40-05Z_2", "a.mp4"),
         ("chat -c 2026-11-22T19", "2026-11-22T19", ""),
+        ("chat -c 2026-", "2026-", ""),
         ("chat -c 2026-11-22.mp4", "last", "2026-11-22.mp4"),
         ("chat --continue=anything", "anything", ""),
         ("ask -- -c", None, "-c"),

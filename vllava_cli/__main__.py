@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from vllava_cli import stopwatch  # noqa: F401  (first: it notes when the process began)
+from vllava_cli import times  # noqa: F401  (first: it notes when the process began)
 from vllava_cli.cli import main
 
 

@@ -14,87 +14,19 @@ from typing import Annotated
 import typer
 
 from vllava_cli import __version__
-from vllava_cli.errors import UsageError, VllavaError
+from vllava_cli import options as given
+from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
-from vllava_cli.options import (
-    Actors,
-    AdapterName,
-    Allow,
-    At,
-    Attentions,
-    AttentionWish,
-    Batches,
-    BatchSize,
-    BatchWords,
-    BenchWords,
-    Calibrate,
-    Check,
-    Choices,
-    Clips,
-    Compare,
-    DecodeMemory,
-    Decoders,
-    DecodeTimeout,
-    Device,
-    DryRun,
-    End,
-    FailFast,
-    Fields,
-    FitWish,
-    FramesOnly,
-    Gpus,
-    GpusPerActor,
-    Guard,
-    Hash,
-    Jobs,
-    Json,
-    JsonLines,
-    MaxNewTokens,
-    Model,
-    Null,
-    Output,
-    Overwrite,
-    Plot,
-    Precisions,
-    PrecisionWish,
-    Prune,
-    Questions,
-    Quiet,
-    RandomWeights,
-    Ray,
-    Recursive,
-    Repeat,
-    RetryErrors,
-    Revision,
-    SafeCells,
-    Save,
-    Seed,
-    ShardWish,
-    ShowStats,
-    Start,
-    Stream,
-    TableFormat,
-    Temperature,
-    TopP,
-    Verbose,
-    Videos,
-    Words,
-    choosing,
-    limits_of,
-    rows_of,
-    wishes_of,
-)
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
-from vllava_cli.usage import LAST, Command, Group, UsageFault, told
+from vllava_cli.usage import LAST, CliCommand, CliGroup, UsageFault, fault_sentence
 
 USAGE = 2
 OUR_BUG = 3
-INTERRUPTED = 130
 MOST_TIMES = 64
 
 app = typer.Typer(
-    cls=Group,
+    cls=CliGroup,
     help="Answer questions about videos with Video-LLaVA.",
     epilog="Man pages: man vllava, man vllava-ask. Exit codes: 0 done, 1 failed, 2 usage, 3 our bug, 130 interrupted.",
     no_args_is_help=True,
@@ -102,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_command = partial(app.command, cls=Command)
+_command = partial(app.command, cls=CliCommand)
 
 
 def _print_version(wanted: bool) -> None:
@@ -123,37 +55,37 @@ def root(
 
 @_command(no_args_is_help=True)
 def ask(
-    words: Words,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    fit: FitWish = "crop",
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    guard: Guard = True,
-    choices: Choices = None,
-    calibrate: Calibrate = False,
-    json: Json = False,
-    stream: Stream = True,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    words: given.Words,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    fit: given.FitWish = "crop",
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    max_new_tokens: given.MaxNewTokens = 512,
+    temperature: given.Temperature = 0.0,
+    top_p: given.TopP = 1.0,
+    seed: given.Seed = None,
+    guard: given.Guard = True,
+    choices: given.Choices = None,
+    calibrate: given.Calibrate = False,
+    json: given.Json = False,
+    stream: given.Stream = True,
+    verbose: given.Verbose = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Answer a question about videos or images.
 
     The answer is streamed: each word is shown as it comes.
     """
     from vllava_cli.commands import ask as command
-    from vllava_cli.commands.words import check_stdin, question_of, split_words
+    from vllava_cli.commands.positionals import check_stdin, question_of, split_words
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
     clips, question = split_words(words)
@@ -161,10 +93,10 @@ def ask(
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=choosing(sampling, choices, is_calibrated=calibrate),
-        limits=limits_of(decode_timeout, decode_memory),
+        sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
+        limits=given.limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
@@ -200,50 +132,50 @@ def chat(
             show_default="a new file in the state folder",
         ),
     ] = None,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    fit: FitWish = "crop",
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    guard: Guard = True,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    fit: given.FitWish = "crop",
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    max_new_tokens: given.MaxNewTokens = 512,
+    temperature: given.Temperature = 0.0,
+    top_p: given.TopP = 1.0,
+    seed: given.Seed = None,
+    guard: given.Guard = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer, a line each.")] = False,
-    stream: Stream = True,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    stream: given.Stream = True,
+    verbose: given.Verbose = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Talk about videos or images, question after question.
 
     Each answer knows what was asked before.
     """
-    from vllava_cli.commands.chat import run as command
-    from vllava_cli.commands.words import chat_clips
+    from vllava_cli.commands.chat import chat_loop as command
+    from vllava_cli.commands.positionals import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     if sessions:
-        from vllava_cli.commands.chat.sessions import tell
+        from vllava_cli.commands.chat.sessions import list_sessions
 
-        raise typer.Exit(tell(Screen(is_quiet=quiet), is_json=json))
+        raise typer.Exit(list_sessions(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         is_model_named=_is_given(context, "model"),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
         sampling=Sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
         ),
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         output="json" if json else "stream" if stream else "whole",
         continued=None if continue_ == LAST else continue_,
         is_continued=continue_ is not None,
@@ -254,64 +186,71 @@ def chat(
 
 @_command(no_args_is_help=True)
 def batch(
-    words: BatchWords = None,
-    question: Questions = None,
-    jobs: Jobs = None,
-    videos: Videos = None,
-    recursive: Recursive = False,
-    null: Null = False,
-    output: Output = None,
-    format: TableFormat = None,
-    fields: Fields = None,
-    safe_cells: SafeCells = False,
-    retry_errors: RetryErrors = False,
-    overwrite: Overwrite = False,
-    prune: Prune = False,
-    fail_fast: FailFast = False,
-    dry_run: DryRun = False,
-    choices: Choices = None,
-    calibrate: Calibrate = False,
-    shard: ShardWish = None,
-    gpus: Gpus = None,
-    ray: Ray = None,
-    actors: Actors = None,
-    gpus_per_actor: GpusPerActor = None,
-    allow: Allow = None,
-    batch_size: BatchSize = "auto",
-    decoders: Decoders = None,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    fit: FitWish = "crop",
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    max_new_tokens: MaxNewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    guard: Guard = True,
-    hash: Hash = False,
-    stats: ShowStats = False,
-    verbose: Verbose = False,
+    words: given.BatchWords = None,
+    question: given.Questions = None,
+    jobs: given.Jobs = None,
+    videos: given.Videos = None,
+    recursive: given.Recursive = False,
+    null: given.Null = False,
+    output: given.Output = None,
+    format: given.TableFormat = None,
+    fields: given.Fields = None,
+    safe_cells: given.SafeCells = False,
+    retry_errors: given.RetryErrors = False,
+    overwrite: given.Overwrite = False,
+    prune: given.Prune = False,
+    fail_fast: given.FailFast = False,
+    dry_run: given.DryRun = False,
+    choices: given.Choices = None,
+    calibrate: given.Calibrate = False,
+    shard: given.ShardWish = None,
+    gpus: given.Gpus = None,
+    ray: given.Ray = None,
+    actors: given.Actors = None,
+    gpus_per_actor: given.GpusPerActor = None,
+    allow: given.Allow = None,
+    batch_size: given.BatchSize = "auto",
+    decoders: given.Decoders = None,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    fit: given.FitWish = "crop",
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    max_new_tokens: given.MaxNewTokens = 512,
+    temperature: given.Temperature = 0.0,
+    top_p: given.TopP = 1.0,
+    seed: given.Seed = None,
+    guard: given.Guard = True,
+    hash: given.Hash = False,
+    stats: given.ShowStats = False,
+    verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
 ) -> None:
     """Ask questions about many clips: a row of JSON for each.
 
     Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
     """
-    from vllava_cli.cluster.arguments import Words, cluster_of
-    from vllava_cli.commands.batch.arguments import Asked, destination_of, devices_of, inputs_of, shard_of
-    from vllava_cli.commands.batch.request import Batch
+    from vllava_cli.batch.request import (
+        BatchRequest,
+        QuestionWords,
+        RayWords,
+        destination_of,
+        devices_of,
+        inputs_of,
+        on_ray,
+        shard_of,
+    )
 
-    asked = Asked.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
+    asked = QuestionWords.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
-    about_ray = Words(
+    about_ray = RayWords(
         ray=ray,
         actors=actors,
         gpus_per_actor=gpus_per_actor,
@@ -319,16 +258,16 @@ def batch(
         output=output,
         format=format,
     )
-    request = Batch(
+    request = BatchRequest(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
-        wishes=wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
         framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=choosing(
+        sampling=given.choosing(
             Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
             choices,
             is_calibrated=calibrate,
         ),
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         destination=destination_of(
             output,
             format if format != "parquet" else None,
@@ -338,7 +277,7 @@ def batch(
             is_pruning=prune,
             is_safe=safe_cells,
         ),
-        most_rows=rows_of(batch_size),
+        most_rows=given.rows_of(batch_size),
         decoders=decoders,
         devices=devices_of(gpus, device),
         shard=shard_of(shard),
@@ -349,41 +288,38 @@ def batch(
     )
     if asked.notice:
         screen.notice(asked.notice)
-    if ray is None:
-        from vllava_cli.commands.batch import run as command
+    from vllava_cli.batch import run as command
 
-        about_ray.check_absent()
-        raise typer.Exit(command.run(request, screen))
-    from vllava_cli.cluster import run as elsewhere
-
-    raise typer.Exit(elsewhere.run(cluster_of(request, about_ray, is_listing_fields=fields is not None), screen))
+    raise typer.Exit(command.run(on_ray(request, about_ray), screen))
 
 
 @_command(no_args_is_help=True)
 def probe(
-    clips: Clips,
+    clips: given.Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    json: JsonLines = False,
-    quiet: Quiet = False,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    json: given.JsonLines = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Say what clips are, and what is wrong with them.
 
     It also says how their frames will be reached, and why so.
     """
     from vllava_cli.commands import probe as command
-    from vllava_cli.commands.words import check_stdin, clip_paths
+    from vllava_cli.commands.positionals import check_stdin, clip_paths
 
     files = clip_paths(clips)
     check_stdin(files, sys.stdin)
-    request = command.Probe(files=files, is_full=full, limits=limits_of(decode_timeout, decode_memory), is_json=json)
+    request = command.Probe(
+        files=files, is_full=full, limits=given.limits_of(decode_timeout, decode_memory), is_json=json
+    )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
 
 @_command(no_args_is_help=True)
 def frames(
-    clips: Clips,
+    clips: given.Clips,
     output: Annotated[
         str | None,
         typer.Option(
@@ -395,27 +331,27 @@ def frames(
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw the sheet in the terminal.")] = False,
-    model: Model = DEFAULT_MODEL,
-    fit: FitWish = "crop",
+    model: given.Model = DEFAULT_MODEL,
+    fit: given.FitWish = "crop",
     whole: Annotated[bool, typer.Option("--whole", help="Draw whole frames, not what the model sees of them.")] = False,
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")] = False,
-    start: Start = None,
-    end: End = None,
-    at: At = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    json: JsonLines = False,
-    quiet: Quiet = False,
+    start: given.Start = None,
+    end: given.End = None,
+    at: given.At = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    json: given.JsonLines = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Draw the frames of clips as the model sees them.
 
     They become contact sheets, in files or in the terminal.
     """
     from vllava_cli.commands import frames as command
-    from vllava_cli.commands.words import check_stdin, clip_paths
+    from vllava_cli.commands.positionals import check_stdin, clip_paths
 
     paths = clip_paths(clips)
     check_stdin(paths, sys.stdin)
@@ -428,7 +364,7 @@ def frames(
         is_each=each,
         is_shown=show,
         is_overwriting=overwrite,
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         is_json=json,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
@@ -452,7 +388,7 @@ def merge(
 
     It makes sure that every job is in it once.
     """
-    from vllava_cli.commands import merge as command
+    from vllava_cli.batch import merge as command
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
@@ -470,17 +406,17 @@ def replay(
         list[str] | None,
         typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
     ] = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
-    verbose: Verbose = False,
+    verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
 ) -> None:
     """Make the answers of rows again, and say which are the same."""
-    from vllava_cli.commands.replay import run as command
+    from vllava_cli.commands import replay as command
 
     request = command.Replay(
-        rows=rows, ids=tuple(id or ()), limits=limits_of(decode_timeout, decode_memory), is_json=json
+        rows=rows, ids=tuple(id or ()), limits=given.limits_of(decode_timeout, decode_memory), is_json=json
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 
@@ -488,27 +424,27 @@ def replay(
 @_command()
 def bench(
     context: typer.Context,
-    words: BenchWords = None,
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    random_weights: RandomWeights = None,
-    device: Device = None,
-    precision: Precisions = None,
-    attention: Attentions = None,
-    batch_size: Batches = None,
-    max_new_tokens: MaxNewTokens = 64,
-    repeat: Repeat = 5,
-    frames_only: FramesOnly = False,
-    check: Check = False,
-    save: Save = None,
-    compare: Compare = None,
-    plot: Plot = None,
-    decode_timeout: DecodeTimeout = None,
-    decode_memory: DecodeMemory = None,
-    json: Json = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    words: given.BenchWords = None,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    random_weights: given.RandomWeights = None,
+    device: given.Device = None,
+    precision: given.Precisions = None,
+    attention: given.Attentions = None,
+    batch_size: given.Batches = None,
+    max_new_tokens: given.MaxNewTokens = 64,
+    repeat: given.Repeat = 5,
+    frames_only: given.FramesOnly = False,
+    check: given.Check = False,
+    save: given.Save = None,
+    compare: given.Compare = None,
+    plot: given.Plot = None,
+    decode_timeout: given.DecodeTimeout = None,
+    decode_memory: given.DecodeMemory = None,
+    json: given.Json = False,
+    verbose: given.Verbose = False,
+    quiet: given.Quiet = False,
 ) -> None:
     """Measure how fast this tool is on this machine.
 
@@ -532,7 +468,7 @@ def bench(
             Configuration(
                 precision=held,
                 attention=kernel,
-                wishes=wishes_of(model, revision, device, held, kernel, adapter=adapter),
+                wishes=given.wishes_of(model, revision, device, held, kernel, adapter=adapter),
             )
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
@@ -542,7 +478,7 @@ def bench(
         batches=batch_size or (1, 4, 16),
         is_frames_only=frames_only,
         is_checked=check,
-        limits=limits_of(decode_timeout, decode_memory),
+        limits=given.limits_of(decode_timeout, decode_memory),
         outputs=arguments.outputs_of(save, compare, plot, is_json=json),
     )
     arguments.check(request)
@@ -553,13 +489,13 @@ def bench(
 
 @_command()
 def doctor(
-    model: Model = DEFAULT_MODEL,
-    revision: Revision = None,
-    adapter: AdapterName = None,
-    device: Device = None,
-    precision: PrecisionWish = "auto",
-    attention: AttentionWish = "auto",
-    json: Json = False,
+    model: given.Model = DEFAULT_MODEL,
+    revision: given.Revision = None,
+    adapter: given.AdapterName = None,
+    device: given.Device = None,
+    precision: given.PrecisionWish = "auto",
+    attention: given.AttentionWish = "auto",
+    json: given.Json = False,
 ) -> None:
     """Show this machine, and how the model would be loaded.
 
@@ -567,7 +503,7 @@ def doctor(
     """
     from vllava_cli.commands import doctor as command
 
-    wishes = wishes_of(model, revision, device, precision, attention, adapter=adapter)
+    wishes = given.wishes_of(model, revision, device, precision, attention, adapter=adapter)
     raise typer.Exit(command.run(wishes, Screen(), as_json=json))
 
 
@@ -592,7 +528,7 @@ def demo(
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line itself."""
+    """Say whether an option stands on the command line itself."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -606,10 +542,10 @@ def main() -> int:
     except SystemExit as exc:  # of shell completion
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
     except UsageFault as exc:
-        Screen().error(told(exc))
+        Screen().error(fault_sentence(exc))
         return USAGE
     except VllavaError as exc:
-        if str(exc) and exc.exit_code:
+        if str(exc):
             Screen().error(str(exc))
         return exc.exit_code
     except KeyboardInterrupt:
@@ -629,16 +565,16 @@ def _flushed(code: int) -> int:
 
 
 def _unprinted(exc: OSError) -> int:
-    """What was printed can't go out; a reader that went away has had enough."""
+    """Says why the output can't go out and returns the exit code. A reader that went away gets no message."""
     discard(sys.stdout)
     if isinstance(exc, BrokenPipeError):
-        return 0
+        return ClosedPipeError.exit_code
     Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
     return 1
 
 
 def _is_parsers(exc: OSError) -> bool:
-    """Whether the parser failed to print its help: everything else on stdout is written by a Screen."""
+    """Say whether the parser failed to print its help: a Screen writes everything else on stdout."""
     module, place = "", exc.__traceback__
     while place:
         module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next

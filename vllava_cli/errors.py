@@ -17,9 +17,15 @@ VllavaError                  exit code 1 unless it says otherwise
 ├── ClusterError             Ray that can't be reached, or ended too early
 └── OutputError              a file can't be written to: a full disk, say
     ├── StdoutError          stdout can't
-    │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 0
+    │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 141
     └── LockedError          another vllava is writing to this file              exit 75
 """
+
+import os
+from pathlib import Path
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C; the tree above names the others."""
 
 
 class VllavaError(Exception):
@@ -42,7 +48,7 @@ class MediaError(VllavaError):
 
 class FetchError(MediaError):
     is_missing = False
-    """Whether it is certain that there is nothing to fetch; else another attempt may get it."""
+    """True where nothing is there to fetch; else another attempt may get it."""
 
 
 class MissingError(FetchError):
@@ -94,7 +100,7 @@ class StdoutError(OutputError):
 
 
 class ClosedPipeError(StdoutError):
-    exit_code = 0
+    exit_code = 141
 
 
 class LockedError(OutputError):
@@ -102,10 +108,20 @@ class LockedError(OutputError):
 
 
 MOST_TOLD = 200
-"""Characters of what a library said."""
+"""The most characters of a library's error that a message repeats."""
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library's error says, on one line, as a part of a sentence of ours."""
+    """Shorten a library's error to one line that fits into a sentence of ours."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
+
+
+def os_reason(error: OSError | ValueError) -> str:
+    """Give the system's reason for the middle of a sentence: "file too large"."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def quoted(path: Path) -> str:
+    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
+    return f"'{os.fsencode(path).decode(errors='replace')}'"

@@ -1,6 +1,8 @@
 """probe() -> Hardware: what this machine has and what this process may use of it. Nothing here raises for a broken GPU.
 
-Facts come from torch (GPUs), from psutil (RAM, and cores outside Linux), from /proc and /sys, and from `limits`.
+Facts come from torch (GPUs), from psutil (RAM, and cores outside Linux), from /proc and /sys. Containers, services and
+batch systems limit what may be used, by control groups (v1 and v2) and `ulimit -v`; elsewhere nothing is limited.
+`root` is the top of the file tree, so that tests give another one.
 """
 
 from __future__ import annotations
@@ -12,18 +14,19 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from vllava_cli.limits import ROOT, contents, core_quota, limited_ram
 from vllava_cli.nouns import Accelerator, Hardware
 
+ROOT = Path("/")
 FLASH_ATTN_FLOOR = (2, 3, 3)
 """transformers' own floor for flash_attention_2."""
 
 Found = tuple[tuple[Accelerator, ...], tuple[str, ...]]
-"""GPUs that can be used, and what is wrong with the others."""
+"""GPUs that can be used, and the faults of the others."""
 
 
 def probe() -> Hardware:
@@ -49,7 +52,7 @@ def probe() -> Hardware:
 
 
 def free_ram_bytes() -> int:
-    """The RAM that this process may still use."""
+    """Count the RAM that this process may still use."""
     import psutil
 
     ram = psutil.virtual_memory()
@@ -57,7 +60,7 @@ def free_ram_bytes() -> int:
 
 
 def cpu_cores() -> int:
-    """Physical cores within this process's affinity and quota, without torch; Linux alone tells either."""
+    """Count physical cores within this process's affinity and quota, without torch; Linux alone knows either."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
@@ -67,7 +70,7 @@ def cpu_cores() -> int:
 
 
 def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> Found:
-    """All GPUs that this torch can compute on; its warnings become faults instead of lines on the terminal."""
+    """Find all GPUs that this torch can compute on; its warnings become faults instead of lines on the terminal."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         searches = [_find_cuda(torch), _find_xpu(torch), _find_mps(torch, ram_free_bytes)]
@@ -80,7 +83,7 @@ def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> 
 
 
 def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
-    """Whether a build of torch holds code for a GPU.
+    """Say whether a build of torch holds code for a GPU.
 
     Binary code (sm_) runs on its own major version from its minor version on; PTX (compute_) on everything newer:
     (6, 1) in ["sm_75", "sm_80"] → False; (8, 9) in ["sm_86"] → True; (12, 0) in ["compute_90"] → True.
@@ -93,7 +96,7 @@ def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
 
 
 def physical_cores(logical: Iterable[int], *, root: Path = ROOT) -> int:
-    """How many cores these logical CPUs are: {0, 1, 4} with 0 and 4 in one core → 2."""
+    """Count the cores of these logical CPUs: {0, 1, 4} with 0 and 4 in one core → 2."""
     siblings = set()
     for cpu in logical:
         listed = contents(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
@@ -110,7 +113,7 @@ def cpu_facts(cpuinfo: str) -> tuple[str | None, bool]:
 
 
 def is_installed(module: str, distribution: str, floor: tuple[int, ...]) -> bool:
-    """Whether a module is here in at least this version, without importing it."""
+    """Say whether a module is installed in at least this version, without importing it."""
     try:
         found = util.find_spec(module) is not None and metadata.version(distribution)
     except (ImportError, ValueError):  # no such distribution; a module without a spec
@@ -122,14 +125,14 @@ def _find_cuda(torch: Any) -> Found:
     """NVIDIA's GPUs, and AMD's, which torch calls by the same name."""
     if not torch.cuda.is_available():
         return (), ()
-    is_rocm = bool(torch.version.hip)
-    return _each(torch.cuda.device_count(), lambda index: _rocm(torch, index) if is_rocm else _cuda(torch, index))
+    find = (lambda index: _accelerator("rocm", torch.cuda, index)) if torch.version.hip else partial(_cuda, torch)
+    return _each(torch.cuda.device_count(), find)
 
 
 def _find_xpu(torch: Any) -> Found:
     if not hasattr(torch, "xpu") or not torch.xpu.is_available():
         return (), ()
-    return _each(torch.xpu.device_count(), lambda index: _xpu(torch, index))
+    return _each(torch.xpu.device_count(), lambda index: _accelerator("xpu", torch.xpu, index))
 
 
 def _find_mps(torch: Any, ram_free_bytes: int) -> Found:
@@ -169,31 +172,26 @@ def _cuda(torch: Any, index: int) -> Accelerator | str:
             f"{name} can't be used: torch {torch.__version__} has no kernels for compute capability "
             f"{capability[0]}.{capability[1]}; builds at https://download.pytorch.org/whl/cu126 go back to 5.0."
         )
-    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+    return _accelerator("cuda", torch.cuda, index, capability)
+
+
+def _accelerator(
+    kind: Literal["cuda", "rocm", "xpu"], gpus: Any, index: int, capability: tuple[int, int] | None = None
+) -> Accelerator:
+    """Asks torch.cuda or torch.xpu about one of its GPUs."""
+    free_bytes, total_bytes = gpus.mem_get_info(index)
     return Accelerator(
-        kind="cuda",
-        device=f"cuda:{index}",
-        name=name,
+        kind=kind,
+        device=f"{'xpu' if kind == 'xpu' else 'cuda'}:{index}",
+        name=gpus.get_device_name(index),
         total_bytes=total_bytes,
         free_bytes=free_bytes,
         capability=capability,
     )
 
 
-def _rocm(torch: Any, index: int) -> Accelerator:
-    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
-    name = torch.cuda.get_device_name(index)
-    return Accelerator(kind="rocm", device=f"cuda:{index}", name=name, total_bytes=total_bytes, free_bytes=free_bytes)
-
-
-def _xpu(torch: Any, index: int) -> Accelerator:
-    free_bytes, total_bytes = torch.xpu.mem_get_info(index)
-    name = torch.xpu.get_device_name(index)
-    return Accelerator(kind="xpu", device=f"xpu:{index}", name=name, total_bytes=total_bytes, free_bytes=free_bytes)
-
-
 def _unseen_gpu(torch: Any, root: Path) -> list[str]:
-    """An NVIDIA driver beside a torch that was built without CUDA: the usual cause of "why is it so slow"."""
+    """Name an NVIDIA driver beside a torch that was built without CUDA: the usual cause of "why is it so slow"."""
     if not (root / "proc/driver/nvidia/version").exists() or torch.version.cuda or torch.version.hip:
         return []
     return [
@@ -221,7 +219,7 @@ def _bitsandbytes_floor() -> tuple[int, ...]:
 
 
 def _sysctl(name: str) -> str:
-    """One value of macOS' sysctl; empty elsewhere and for a name that this Mac doesn't know."""
+    """Read a value of macOS' sysctl; empty elsewhere and for a name that this Mac doesn't know."""
     if sys.platform != "darwin":
         return ""
     try:
@@ -232,6 +230,86 @@ def _sysctl(name: str) -> str:
 
 
 def _sentence(message: str) -> str:
-    """The first sentence of torch's longer words, on one line."""
+    """Cut torch's message to its first sentence, on one line."""
     first = " ".join(message.split()).split(". ")[0].rstrip(".")
     return f"{first}."
+
+
+def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tuple[int, int]:
+    """Reduce RAM (total, free) to the limits: a container of 4 GiB on a machine of 64 has 4.
+
+    Every group up to the root can have a limit. Memory that only caches files counts as free. Address space that this
+    process has taken already, libraries included, doesn't.
+    """
+    limit_bytes = _address_space_bytes()
+    if limit_bytes is not None:
+        total_bytes = min(total_bytes, limit_bytes)
+        pages = contents(root / "proc/self/statm").split()
+        taken_bytes = int(pages[0]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+        free_bytes = max(0, min(free_bytes, limit_bytes - taken_bytes))
+    for folder in _groups("memory", root):
+        limit_bytes = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
+        used_bytes = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
+        if limit_bytes is not None:
+            total_bytes = min(total_bytes, limit_bytes)
+            unused_bytes = limit_bytes - (used_bytes or 0) + _file_cache_bytes(folder)
+            free_bytes = max(0, min(free_bytes, unused_bytes))
+    return total_bytes, min(free_bytes, total_bytes)
+
+
+def _address_space_bytes() -> int | None:
+    """Read the limit of `ulimit -v`; None without one."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def core_quota(*, root: Path = ROOT) -> int | None:
+    """Count whole cores that the control groups allow, at least 1; None without a limit. "150000 100000" → 1."""
+    quotas = []
+    for folder in _groups("cpu", root):
+        words = contents(folder / "cpu.max").split()
+        if not words:
+            words = [contents(folder / "cpu.cfs_quota_us").strip(), contents(folder / "cpu.cfs_period_us").strip()]
+        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
+            quotas.append(max(1, int(words[0]) // int(words[1])))
+    return min(quotas, default=None)
+
+
+def contents(path: Path) -> str:
+    """Read a file of /proc or /sys; empty where it isn't there or must not be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _groups(controller: str, root: Path) -> list[Path]:
+    """List the folders of this process's control group and its parents, innermost first, under cgroup v1 or v2.
+
+    "5:memory:/a/b" → memory/a/b, memory/a, memory; "0::/a" → a, . A container may not see the inner ones.
+    """
+    folders = []
+    for line in contents(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / (controller if controllers else "")
+        inner = top / path.strip("/")
+        folders += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(top)]
+    return folders
+
+
+def _file_cache_bytes(folder: Path) -> int:
+    found = re.search(r"^(?:total_)?inactive_file (\d+)$", contents(folder / "memory.stat"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _number(*paths: Path) -> int | None:
+    """Read the number in the first of these files that has one; None for "max"."""
+    texts = (contents(path).strip() for path in paths)
+    return next((int(text) for text in texts if text.isdigit()), None)

@@ -11,11 +11,16 @@ from types import FrameType
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-@contextmanager
-def noted(*, is_early: Callable[[], bool] = lambda: False) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C came since; a second one raises KeyboardInterrupt as usual.
+def never() -> bool:
+    """The question whether to stop, where nothing can ask for it."""
+    return False
 
-    So does the first one while `is_early`: nothing has begun that it could wait for. Where SIGINT is ignored it stays
+
+@contextmanager
+def sigint_flag(*, is_early: Callable[[], bool] = never) -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether Ctrl-C came since; a second Ctrl-C raises KeyboardInterrupt as usual.
+
+    While `is_early`, the first one raises as well: nothing has begun that it could wait for. An ignored SIGINT stays
     ignored.
     """
     seen = threading.Event()
@@ -36,18 +41,18 @@ def noted(*, is_early: Callable[[], bool] = lambda: False) -> Iterator[Callable[
         signal.signal(signal.SIGINT, before)
 
 
-class Ending:
+class GracefulExit:
     """SIGTERM and SIGHUP (a terminal that was closed) as SystemExit(128 + number), held back inside `held`."""
 
     def __init__(self) -> None:
-        self.wake: Callable[[], None] = _nothing
+        self.wake: Callable[[], object] = never
         """Called, between any two instructions, when a signal came that is held back."""
         self._number: int | None = None
         self._is_held = False
 
     @classmethod
     @contextmanager
-    def watched(cls) -> Iterator[Ending]:
+    def watched(cls) -> Iterator[GracefulExit]:
         """Takes over the signals that aren't ignored, for the time of the block."""
         ending = cls()
         before = {number: signal.getsignal(number) for number in _ENDS}
@@ -61,12 +66,12 @@ class Ending:
                 signal.signal(number, action)
 
     def is_asked(self) -> bool:
-        """Whether the process was told to end."""
+        """Say whether a signal asked the process to end."""
         return self._number is not None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What happens in the block is finished first; a second signal ends it at once."""
+        """Let the block finish before the process ends; a second signal ends it at once."""
         self._is_held = True
         try:
             yield
@@ -81,7 +86,3 @@ class Ending:
         if not (self._is_held and is_first):
             raise SystemExit(128 + number)
         self.wake()
-
-
-def _nothing() -> None:
-    pass

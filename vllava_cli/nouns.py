@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 FRAMES_PER_CLIP = 8
 DEFAULT_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 DEMO_MODEL = "demo"
+STDIN = "-"
+"""The name of a clip or a file of rows that comes from stdin."""
 
 Precision = Literal["fp16", "bf16", "fp32", "8bit", "4bit"]
 Dtype = Literal["float16", "bfloat16", "float32"]
 Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
+SHORT_NAMES: dict[Dtype, Precision] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 Fit = Literal["crop", "pad", "squash"]
 MediaKind = Literal["video", "image"]
 PictureForm = Literal["PNG", "JPEG"]
 Way = Literal["seek", "decode"]
-"""How the frames of a file are reached: by seeking to the groups of pictures that hold them, or by decoding through."""
+"""The two ways to the frames of a file: seek to the groups of pictures that hold them, or decode all up to them."""
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
 repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken."""
@@ -34,7 +37,7 @@ repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the user asked for; None means "decide"."""
+    """The user's wishes for a model; None means "decide"."""
 
     model: str = DEFAULT_MODEL
     revision: str | None = None
@@ -60,7 +63,7 @@ class Accelerator:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What this machine has; the GPUs come in torch's order."""
+    """The hardware of this machine; the GPUs come in torch's order."""
 
     accelerators: tuple[Accelerator, ...] = ()
     cpu_name: str
@@ -79,13 +82,13 @@ class Hardware:
 
     @property
     def is_cpu_bf16_faster(self) -> bool:
-        """As measured; where nothing was, as its instructions suggest."""
+        """True where bf16 was measured to be faster; without a measurement, where the CPU has instructions for it."""
         return self.has_cpu_bf16 if self.cpu_bf16_gain is None else self.cpu_bf16_gain > 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a device was measured to do in a second."""
+    """The measured speed of a device, for a second."""
 
     operations: float
     """Multiplications and additions, in a large product of matrices."""
@@ -95,7 +98,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecipe:
-    """How frames become pixels: the numbers of the checkpoint's video preprocessor file."""
+    """The numbers of the checkpoint's video preprocessor file, by which frames become pixels."""
 
     short_side: int
     crop_height: int
@@ -113,12 +116,12 @@ class Adapter:
     """A LoRA adapter on disk whose weights are merged into a checkpoint's."""
 
     name: str
-    """As the user named it: a hub id or a folder."""
+    """The user's name for it: a hub id or a folder."""
     folder: Path
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     sha256: str
-    """Of adapter_config.json and adapter_model.safetensors, one behind the other."""
+    """The hash of adapter_config.json and adapter_model.safetensors, one behind the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class Checkpoint:
     """A checkpoint on disk as its config files describe it; no weight has been read."""
 
     model: str
-    """As the user named it: a hub id, a folder or "demo"."""
+    """The user's name for it: a hub id, a folder or "demo"."""
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     folder: Path
@@ -135,7 +138,7 @@ class Checkpoint:
     other_parameters: int
     """Towers, projector, embeddings, head and norms: kept in 16 or 32 bits."""
     tower_parameters: int
-    """Of the one tower or the other, which are as large; among the others above."""
+    """The parameters of one vision tower; both are as large, and counted in `other_parameters`."""
     cache_values_per_token: int
     """Numbers that the KV cache holds for one token: 2 * layers * heads * head size."""
     context_tokens: int
@@ -144,7 +147,7 @@ class Checkpoint:
     tokens_per_image: int
     video_recipe: VideoRecipe
     unloaded_parameters: int = 0
-    """Those of towers that aren't needed; not among the others above."""
+    """The parameters of towers that aren't loaded; not counted in `other_parameters`."""
     adapter: Adapter | None = None
 
     @property
@@ -153,23 +156,23 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The model's, with its adapter's: "owner/model + owner/adapter"."""
+        """The model's name with its adapter's: "owner/model + owner/adapter"."""
         return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
 
     @property
     def parameters(self) -> int:
-        """Of the whole model, loaded or not."""
+        """The parameters of the whole model, loaded or not."""
         return self.language_parameters + self.other_parameters + self.unloaded_parameters
 
     def seeing(self, kinds: Collection[MediaKind]) -> Checkpoint:
-        """The same as it is loaded for these kinds of media: a tower that isn't needed takes no memory."""
+        """Return the checkpoint as it is loaded for these kinds of media: a tower that isn't needed takes no memory."""
         unneeded = (2 - len(set(kinds))) * self.tower_parameters
         return replace(self, other_parameters=self.other_parameters - unneeded, unloaded_parameters=unneeded)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """Where and how the weights are loaded, and why, in sentences that a user can read."""
+    """The place and form in which the weights are loaded, with reasons as sentences that a user can read."""
 
     device: str
     dtype: Dtype
@@ -182,10 +185,15 @@ class LoadPlan:
     quantisation_reason: str
     attention_reason: str
     context_tokens: int | None = None
-    """How long a conversation `needed_bytes` has room for; None means the checkpoint's whole context."""
+    """The longest conversation that `needed_bytes` allow; None means the checkpoint's whole context."""
     threads: int | None = None
-    """With how many threads the CPU computes; None where a GPU does."""
+    """The threads of the CPU; None where a GPU computes."""
     threads_reason: str = ""
+
+    @property
+    def precision(self) -> Precision:
+        """The plan's name in --precision: float16 → fp16, float16 in 4bit → 4bit."""
+        return self.quantisation or SHORT_NAMES[self.dtype]
 
     @property
     def reasons(self) -> tuple[tuple[str, str, str], ...]:
@@ -201,7 +209,7 @@ class LoadPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Framing:
-    """Which part of a clip is looked at, and how a frame is brought to the model's square."""
+    """The section of a clip that is looked at, and the way in which its frames become the model's squares."""
 
     start_s: float | None = None
     end_s: float | None = None
@@ -212,7 +220,7 @@ class Framing:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What one file may cost the process that decodes it."""
+    """The limits of the process that decodes a file."""
 
     timeout_s: float = 300.0
     """Wall-clock seconds; as much again, per core, in CPU seconds."""
@@ -228,7 +236,7 @@ class Clip:
     kind: MediaKind
     width: int
     height: int
-    """As shown, after rotation."""
+    """The size as shown, after rotation."""
     frame_count: int
     """Frames of the whole file: those of its index where its way is "seek", else those that could be decoded."""
     duration_s: float | None = None
@@ -237,17 +245,17 @@ class Clip:
     container: str = ""
     """FFmpeg's or Pillow's short name: "mp4", "matroska", "gif"; "folder" for a folder of pictures."""
     pixel_format: str = ""
-    """As stored: "yuv420p10le"."""
+    """The stored format: "yuv420p10le"."""
     is_rate_constant: bool | None = None
-    """Whether all frames are equally far apart; None where it isn't known."""
+    """True where all frames are equally far apart; None where it isn't known."""
     way: Way | None = None
     """None for images."""
     way_reason: str = ""
-    """Why this way, a sentence."""
+    """The reason for this way, a sentence."""
     rotation: int = 0
     """Degrees clockwise that were applied to the stored picture: 0, 90, 180 or 270."""
     faults: tuple[str, ...] = ()
-    """What is wrong with a file that can still be used, a sentence each."""
+    """Faults of a file that can still be used, a sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -272,7 +280,7 @@ class Frames:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 is greedy."""
+    """The rules by which tokens are chosen; temperature 0 is greedy."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -283,7 +291,7 @@ class Sampling:
     choices: tuple[str, ...] = ()
     """The answer is the likeliest of these; nothing is decoded then, and the fields above don't matter."""
     is_calibrated: bool = False
-    """Whether what the model would say about a blank clip is subtracted from the choices' log-likelihoods."""
+    """True where the log-likelihoods that a blank clip gives are subtracted from the choices'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,17 +300,17 @@ class Stats:
 
     prompt_tokens: int
     reused_tokens: int
-    """Those of the prompt that the KV cache held already."""
+    """The tokens of the prompt that the KV cache held already."""
     new_tokens: int
-    """All that the model produced, stray ones too."""
+    """All tokens that the model produced, stray ones too."""
     stray_tokens: int = 0
-    """How many stray "Ъ" were left out of the answer."""
+    """The stray "Ъ" that were left out of the answer."""
     tower_calls: int = 0
-    """How many clips went through a vision tower for this answer."""
+    """The clips that went through a vision tower for this answer."""
     first_token_s: float
-    """From the call to the first token: pixels, towers and prefill."""
+    """The time from the call to the first token: pixels, towers and prefill."""
     decode_s: float
-    """From the first token to the last."""
+    """The time from the first token to the last."""
     frames_s: float = 0.0
     load_s: float = 0.0
     peak_bytes: int | None = None
@@ -314,33 +322,33 @@ class Stats:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One question with the media that came with it, and what the model said to it."""
+    """One question with the media that came with it, and the model's answer."""
 
     question: str
     answer: str
     answer_ids: tuple[int, ...]
-    """As the model produced them: an answer is never tokenised again."""
+    """The model's own ids: an answer is never tokenised again."""
     media: tuple[Frames, ...] = ()
     stop_reason: StopReason
     sampling: Sampling
     stats: Stats
     probabilities: tuple[float, ...] = ()
-    """Of each of the sampling's choices, in their order; they add up to 1."""
+    """The probability of each of the sampling's choices, in their order; they add up to 1."""
     prompt_sha256: str = field(default="", compare=False)
-    """Of the prompt's token ids, as decimal numbers with commas between them: printf 1,2,3 | sha256sum; "" for a turn
+    """The hash of the prompt's token ids as decimal numbers with commas, printf 1,2,3 | sha256sum; "" for a turn
     that was read from a file."""
 
 
 @dataclass(kw_only=True)
 class Conversation:
-    """What was shown and said so far; the one noun that changes."""
+    """The turns and media of a conversation; the one noun that changes."""
 
     attached: tuple[Frames, ...] = ()
-    """What comes with the next question."""
+    """The media that come with the next question."""
     fit: Fit = "crop"
     turns: list[Turn] = field(default_factory=list)
     dropped: int = 0
-    """How many of the oldest turns are no longer part of the prompt. Their media are: before the first turn that is."""
+    """The oldest turns that are no longer part of the prompt; their media stand before its first turn."""
 
     @property
     def media(self) -> tuple[Frames, ...]:
@@ -370,7 +378,7 @@ class Piece:
     stop_reason: StopReason | None = None
     stats: Stats | None = None
     probabilities: tuple[float, ...] = ()
-    """As a turn's."""
+    """The same as in `Turn`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,11 +389,11 @@ class Answer:
     stop_reason: StopReason
     stats: Stats
     probabilities: tuple[float, ...] = ()
-    """As a turn's."""
+    """The same as in `Turn`."""
     ids: tuple[int, ...] = ()
-    """Of the text, without stray ones; `Engine.stream` gives them to the turn instead."""
+    """The ids of the text, without stray ones; `Engine.stream` gives them to the turn instead."""
     prompt_sha256: str = ""
-    """As a turn's."""
+    """The same as in `Turn`."""
 
     @classmethod
     def of(cls, pieces: Iterable[Piece]) -> Answer:
@@ -401,3 +409,9 @@ class Answer:
                     probabilities=piece.probabilities,
                 )
         raise ValueError("a stream of pieces ended without a stop reason")
+
+
+def counted(number: float, noun: str) -> str:
+    """(1, "job") → "1 job", (1000, "job") → "1,000 jobs", (0.5, "GPU") → "0.5 GPUs"."""
+    figure = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{figure} {noun}{'' if number == 1 else 's'}"

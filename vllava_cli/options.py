@@ -21,56 +21,33 @@ MOST_SEED = (1 << 63) - 1
 ATTENTIONS = ("auto", "flash", "sdpa", "eager")
 
 
-def seconds(text: str) -> float:
-    """Seconds from "90", "1:30" or "0:01:30.5"."""
-    try:
-        return time_of(text)
-    except UsageError as exc:
-        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
+class Several(tuple[Any, ...]):
+    """The values of one option, with commas between them."""
 
 
-class Times(tuple[float, ...]):
-    """Seconds, of one option."""
+def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
+    """Let a function that raises a UsageError read an option: typer.Option(..., **read_by(time_of))."""
+
+    def parse(text: str) -> Any:
+        try:
+            found = read(text)
+        except UsageError as exc:
+            raise typer.BadParameter(str(exc).removesuffix(".")) from exc
+        return Several(found) if isinstance(found, tuple) else found
+
+    return {"parser": parse}
 
 
-def seconds_each(text: str) -> Times:
-    """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
-    try:
-        return Times(times_of(text))
-    except UsageError as exc:
-        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
-
-
-class Answers(tuple[str, ...]):
-    """Answers to choose from, of one option."""
-
-
-def answers_each(text: str) -> Answers:
-    """ "yes, no" → ("yes", "no")."""
-    try:
-        return Answers(choices_of(text))
-    except UsageError as exc:
-        raise typer.BadParameter(str(exc).removesuffix(".")) from exc
-
-
-class Names(tuple[str, ...]):
-    """Names from a list that is known, of one option."""
-
-
-class Counts(tuple[int, ...]):
-    """Numbers from 1 on, of one option."""
-
-
-def counts_each(text: str) -> Counts:
+def counts_each(text: str) -> Several:
     """ "1, 4,16" → (1, 4, 16)."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 5 and int(word) for word in words):
         raise typer.BadParameter(f"{text!r} is no list of numbers: give numbers from 1 to 9999, as 1,4,16")
-    return Counts(dict.fromkeys(map(int, words)))
+    return Several(dict.fromkeys(map(int, words)))
 
 
 def one_of(*known: str) -> dict[str, Any]:
-    """How an option is read whose value is one of `known`: typer.Option(..., **one_of("a", "b"))."""
+    """Let an option take one of `known`: typer.Option(..., **one_of("a", "b"))."""
 
     def parse(text: str) -> str:
         if text not in known:
@@ -84,14 +61,14 @@ def one_of(*known: str) -> dict[str, Any]:
 
 
 def some_of(*known: str) -> dict[str, Any]:
-    """The same of an option that takes several, with commas between: each is completed, the last one typed."""
+    """Let an option take several of `known`, with commas between them; the last one is completed."""
 
-    def parse(text: str) -> Names:
+    def parse(text: str) -> Several:
         names = [name.strip() for name in text.split(",")]
         for name in names:
             if name not in known:
                 raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
-        return Names(dict.fromkeys(names))
+        return Several(dict.fromkeys(names))
 
     return {"parser": parse, "metavar": "LIST", "autocompletion": partly_completed(lambda: known)}
 
@@ -108,21 +85,21 @@ def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list
 
 
 def models(incomplete: str) -> list[str]:
-    """The demo, and the models in the hub's cache; folders are completed by the shell."""
+    """Complete the demo and the models in the hub's cache; the shell completes folders."""
     from vllava_cli.engine.hub import cached_models
 
     return [name for name in (DEMO_MODEL, *cached_models()) if name.startswith(incomplete)]
 
 
 def row_fields() -> tuple[str, ...]:
-    """The fields that all rows of a batch have."""
-    from vllava_cli.jobs import ROW_KEYS
+    """Name the fields that all rows of a batch have."""
+    from vllava_cli.batch.jobs import ROW_KEYS
 
     return tuple(ROW_KEYS)
 
 
 def number(kind: type[int] | type[float], least: int = 0, most: float = inf) -> dict[str, Any]:
-    """How an option is read whose value is a number from `least` to `most`."""
+    """Let an option take a number from `least` to `most`."""
     whole = "whole number" if kind is int else "number"
     bounds = f"{least} on" if most == inf else f"{least} to {most}"
 
@@ -139,9 +116,10 @@ def number(kind: type[int] | type[float], least: int = 0, most: float = inf) -> 
 
 
 def positive_time(text: str) -> float:
-    found = seconds(text)
+    """Errors: UsageError."""
+    found = time_of(text)
     if found == 0:
-        raise typer.BadParameter(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5)")
+        raise UsageError(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5).")
     return found
 
 
@@ -221,17 +199,17 @@ FitWish = Annotated[
 Start = Annotated[
     float | None,
     typer.Option(
-        parser=seconds, metavar="TIME", help="Look from here on: seconds or h:m:s.", show_default="the beginning"
+        **read_by(time_of), metavar="TIME", help="Look from here on: seconds or h:m:s.", show_default="the beginning"
     ),
 ]
 End = Annotated[
     float | None,
-    typer.Option(parser=seconds, metavar="TIME", help="Look up to here: seconds or h:m:s.", show_default="the end"),
+    typer.Option(**read_by(time_of), metavar="TIME", help="Look up to here: seconds or h:m:s.", show_default="the end"),
 ]
 At = Annotated[
-    Times | None,
+    Several | None,
     typer.Option(
-        parser=seconds_each,
+        **read_by(times_of),
         metavar="TIMES",
         help="Look at these moments: seconds or h:m:s, with commas between.",
         show_default="eight, evenly spread",
@@ -240,7 +218,10 @@ At = Annotated[
 DecodeTimeout = Annotated[
     float | None,
     typer.Option(
-        parser=positive_time, metavar="TIME", help="The longest that decoding one clip may take.", show_default="300"
+        **read_by(positive_time),
+        metavar="TIME",
+        help="The longest that decoding one clip may take.",
+        show_default="300",
     ),
 ]
 DecodeMemory = Annotated[
@@ -273,9 +254,9 @@ Seed = Annotated[
 ]
 Guard = Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")]
 Choices = Annotated[
-    Answers | None,
+    Several | None,
     typer.Option(
-        parser=answers_each,
+        **read_by(choices_of),
         metavar="A,B,...",
         help="Answer with the likeliest of these texts; commas stand between them.",
         show_default="the model's own words",
@@ -366,7 +347,7 @@ RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again wha
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin FILE anew.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop rows of clips that have changed since from FILE.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new after the first error.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Open each clip's header, say what there is to do, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say by each clip's header how much there is to do, and stop.")]
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
 ShardWish = Annotated[
     str | None,
@@ -422,7 +403,7 @@ BenchWords = Annotated[
     ),
 ]
 Precisions = Annotated[
-    Names | None,
+    Several | None,
     typer.Option(
         "--precision",
         **some_of(*PRECISIONS),
@@ -431,7 +412,7 @@ Precisions = Annotated[
     ),
 ]
 Attentions = Annotated[
-    Names | None,
+    Several | None,
     typer.Option(
         "--attention",
         **some_of(*ATTENTIONS),
@@ -449,7 +430,7 @@ RandomWeights = Annotated[
 ]
 Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), metavar="N", help="How often each thing is measured.")]
 Batches = Annotated[
-    Counts | None,
+    Several | None,
     typer.Option(
         "--batch-size",
         parser=counts_each,
@@ -477,11 +458,14 @@ def rows_of(batch_size: str) -> int | None:
 def wishes_of(
     model: str, revision: str | None, device: str | None, precision: str, attention: str, *, adapter: str | None
 ) -> Wishes:
-    if "" in (model, revision, adapter):
-        name = next(
-            name for name, value in (("model", model), ("revision", revision), ("adapter", adapter)) if value == ""
-        )
+    named = {"model": model, "revision": revision, "adapter": adapter, "device": device}
+    if name := next((name for name, value in named.items() if value == ""), None):
         raise UsageError(f"--{name} is empty: name one, or leave the option out.")
+    if revision is not None:
+        from vllava_cli.engine.hub import is_local
+
+        if is_local(model):
+            raise UsageError(f"--model {model} is none of the hub's, so it has no --revision. Leave one of them out.")
     names = {"auto": None, "flash": "flash_attention_2"}
     return Wishes(
         model=model,
@@ -493,8 +477,8 @@ def wishes_of(
     )
 
 
-def choosing(sampling: Sampling, choices: Answers | None, *, is_calibrated: bool) -> Sampling:
-    """The sampling with what --choices and --calibrate say. Errors: UsageError."""
+def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
+    """Add what --choices and --calibrate say to the sampling. Errors: UsageError."""
     if is_calibrated and not choices:
         raise UsageError("--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)

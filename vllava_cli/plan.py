@@ -11,23 +11,27 @@ from dataclasses import dataclass, replace
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.fit import (
     FLASH_CAPABILITY,
+    GIB,
     PIP_BITSANDBYTES,
     PIP_FLASH_ATTN,
     Attempt,
-    Place,
+    Form,
+    Processor,
     attempts,
     first_fit,
     flash_hurdle,
+    free_gib,
+    gib,
     is_tiny,
+    needed_bytes,
     version,
 )
-from vllava_cli.memory_estimate import GIB, Form, free_gib, gib, needed_bytes
 from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, Quantisation, Wishes
 
 FAST_FP16_CAPABILITY = (7, 0)
 
 SYSTEM_SHARE = 0.15
-"""Of a memory: what the system, the display and a desktop keep for themselves when all other programs are closed."""
+"""The part of a memory that the system and a desktop keep when all other programs are closed."""
 
 
 def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
@@ -40,7 +44,7 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
     is_short = chosen.form.context_tokens < checkpoint.context_tokens
     threads, threads_reason = _threads(chosen, hardware)
     return LoadPlan(
-        device=chosen.place.device,
+        device=chosen.processor.device,
         dtype=chosen.form.dtype,
         quantisation=chosen.form.quantisation,
         attention=attention,
@@ -56,7 +60,7 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
 
 
 def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What would make this plan faster or more exact, a sentence each; empty when there is nothing."""
+    """Suggest in sentences what would make this plan faster or more exact; empty where nothing would."""
     if is_tiny(checkpoint):
         return ()
     if plan.device == "cpu":
@@ -66,28 +70,29 @@ def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[
 
 
 def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes, checkpoint: Checkpoint) -> str:
-    place = chosen.place
+    processor = chosen.processor
+    free = processor.free_text
     if wishes.device:
-        return f"--device {wishes.device} was asked for; {place.free_text}."
-    if place.gpu:
-        rivals = {attempt.place.device for attempt in tried if attempt.place.gpu}
+        return f"--device {wishes.device} was asked for; {free}."
+    if processor.gpu:
+        rivals = {attempt.processor.device for attempt in tried if attempt.processor.gpu}
         most = " and no other GPU has more" if len(rivals) > 1 else ""
-        return f"A GPU is the fastest place; {place.free_text}{most}."
+        return f"A GPU is the fastest place; {free}{most}."
     if is_tiny(checkpoint):
-        return f"The model is so small that a GPU would take longer to start than the CPU to answer; {place.free_text}."
-    if tried[0].place.gpu:
-        least = [attempt for attempt in tried if attempt.place == tried[0].place][-1]
-        return f"No GPU has room: {_need(least, checkpoint)} and {least.place.free_text}; the CPU is much slower."
-    return f"There is no GPU that torch can use; {place.free_text}."
+        return f"The model is so small that a GPU would take longer to start than the CPU to answer; {free}."
+    if tried[0].processor.gpu:
+        least = [attempt for attempt in tried if attempt.processor == tried[0].processor][-1]
+        return f"No GPU has room: {_need(least, checkpoint)} and {least.processor.free_text}; the CPU is much slower."
+    return f"There is no GPU that torch can use; {free}."
 
 
 def _dtype_reason(chosen: Attempt, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
     if wishes.precision in ("fp16", "bf16", "fp32"):
-        slow = chosen.place.gpu is None and wishes.precision == "bf16" and not hardware.has_cpu_bf16
+        slow = chosen.processor.gpu is None and wishes.precision == "bf16" and not hardware.has_cpu_bf16
         but = ", though this CPU has no instructions for it, which makes it slow" if slow else ""
         return f"--precision {wishes.precision} was asked for{but}; {_fit_text(chosen, checkpoint)}."
-    if chosen.place.gpu:
-        return f"The checkpoint was released in fp16{_old_gpu(chosen.place)}; {_fit_text(chosen, checkpoint)}."
+    if chosen.processor.gpu:
+        return f"The checkpoint was released in fp16{_old_gpu(chosen.processor)}; {_fit_text(chosen, checkpoint)}."
     if is_tiny(checkpoint):
         millions = checkpoint.parameters / 1e6
         few = f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
@@ -105,7 +110,7 @@ def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wi
         return f"None is needed: {_fit_text(chosen, checkpoint)}."
     if wishes.precision:
         return f"--precision {wishes.precision} was asked for; {_fit_text(chosen, checkpoint)}."
-    whole = next(attempt for attempt in tried if attempt.place == chosen.place)
+    whole = next(attempt for attempt in tried if attempt.processor == chosen.processor)
     return f"There is no room for {whole.form.precision}: {_need(whole, checkpoint)}, {_fit_text(chosen, checkpoint)}."
 
 
@@ -113,10 +118,10 @@ def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Att
     if wishes.attention:
         word = "flash" if wishes.attention == "flash_attention_2" else wishes.attention
         return wishes.attention, f"--attention {word} was asked for."
-    hurdle = flash_hurdle(chosen.place, hardware)
+    hurdle = flash_hurdle(chosen.processor, hardware)
     if hurdle is None and chosen.form.dtype == "float32":
         hurdle = "flash-attn has no fp32"
-    capability = chosen.place.gpu.capability if chosen.place.gpu else None
+    capability = chosen.processor.gpu.capability if chosen.processor.gpu else None
     if hurdle is None and capability:
         return (
             "flash_attention_2",
@@ -128,14 +133,14 @@ def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Att
 
 def _threads(chosen: Attempt, hardware: Hardware) -> tuple[int | None, str]:
     """Hyper-threads share the units that products of matrices keep busy, so physical cores count."""
-    if chosen.place.gpu:
+    if chosen.processor.gpu:
         return None, ""
     return hardware.cpu_cores, "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
 
 
-def _old_gpu(place: Place) -> str:
+def _old_gpu(processor: Processor) -> str:
     """Before Volta fp16 is computed at fp32's speed or below, but it still takes half the memory."""
-    capability = place.gpu.capability if place.gpu else None
+    capability = processor.gpu.capability if processor.gpu else None
     if capability is None or capability >= FAST_FP16_CAPABILITY:
         return ""
     return f" and compute capability {version(capability)} computes it no faster than fp32, but in half the memory"
@@ -150,18 +155,18 @@ def _need(attempt: Attempt, checkpoint: Checkpoint) -> str:
 
 def _fit_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
     """ "4bit needs 8.4 GiB and 15.2 of 15.6 GiB are free on Tesla T4"."""
-    return f"{_need(attempt, checkpoint)} and {attempt.place.free_text}"
+    return f"{_need(attempt, checkpoint)} and {attempt.processor.free_text}"
 
 
 def _room_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
     """ "4bit needs 8.4 GiB and fits into the 15.6 GiB of Tesla T4"."""
-    owner = attempt.place.name if attempt.place.gpu else "RAM"
-    return f"{_need(attempt, checkpoint)} and fits into the {attempt.place.total_bytes / GIB:.1f} GiB of {owner}"
+    owner = attempt.processor.name if attempt.processor.gpu else "RAM"
+    return f"{_need(attempt, checkpoint)} and fits into the {attempt.processor.total_bytes / GIB:.1f} GiB of {owner}"
 
 
 def _shortage(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
-    """What the model needs at least at each place, the first change that would make it fit, and broken GPUs."""
-    least = {attempt.place.device: attempt for attempt in attempts(wishes, hardware, checkpoint)}
+    """Say what the model needs at least on each processor, the first change that would make it fit, and broken GPUs."""
+    least = {attempt.processor.device: attempt for attempt in attempts(wishes, hardware, checkpoint)}
     shorts = "; ".join(_fit_text(attempt, checkpoint) for attempt in least.values())
     remedy = "A machine with more memory is needed; --model demo runs on any."
     for change in _changes(wishes, hardware):
@@ -182,7 +187,7 @@ class _Change:
 
 
 def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
-    """From the easiest: fewer wishes, then bitsandbytes, then closed programs, then both."""
+    """Yield changes from the easiest on: fewer wishes, then bitsandbytes, then closed programs, then both."""
     anything = replace(wishes, device=None, precision=None)
     has_more = replace(hardware, has_bitsandbytes=True)
     if wishes.precision:
@@ -199,7 +204,7 @@ def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
 
 
 def _emptied(hardware: Hardware) -> Hardware:
-    """The same machine with nothing else running; never less free than now."""
+    """Empty the machine of other programs; never less memory is free than now."""
 
     def free(total_bytes: int, free_bytes: int) -> int:
         return max(free_bytes, int(total_bytes * (1 - SYSTEM_SHARE)))
@@ -210,18 +215,18 @@ def _emptied(hardware: Hardware) -> Hardware:
 
 
 def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
-    """How the model would come from the CPU to a GPU."""
+    """Say how the model would come from the CPU to a GPU."""
     now = _Change(words="Leave --device and --precision out", wishes=Wishes(), hardware=hardware)
     for change in (now, *_changes(Wishes(), hardware)):
         found = first_fit(change.wishes, change.hardware, checkpoint)
-        if found and found.place.gpu:
+        if found and found.processor.gpu:
             return f"{change.words}: {_room_text(found, checkpoint)}, which is much faster than the CPU."
     nf4, fp16 = gib(_gpu_bytes(checkpoint, quantisation="4bit")), gib(_gpu_bytes(checkpoint, quantisation=None))
     return f"A GPU with {nf4} of free memory (4bit) or {fp16} (fp16) is much faster than the CPU."
 
 
 def _cpu_advice(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> Iterator[str]:
-    """In fp32 a token's time is the time to read the weights, and 4bit reads the least."""
+    """Suggest 4bit for fp32, where a token takes as long as it takes to read the weights."""
     if plan.dtype == "float32" and plan.quantisation is None:
         form = Form(dtype=plan.dtype, quantisation="4bit", context_tokens=checkpoint.context_tokens)
         install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"

@@ -15,10 +15,12 @@ from vllava_cli.nouns import MediaKind
 PLACEHOLDERS: dict[MediaKind, str] = {"video": "<video>", "image": "<image>"}
 SPECIAL_TOKENS = ("<video>", "<image>", "<pad>", "<unk>", "<s>", "</s>")
 ROLES = ("USER:", "ASSISTANT:")
+MAX_QUESTION_BYTES = 1 << 20
+"""The longest question that is read from stdin or a chat's lines."""
 
 
 def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
-    """One turn up to where the answer begins, a placeholder and a new line for each medium in order.
+    """Write one turn up to the start of its answer, with a placeholder and a new line for each medium in order.
 
     ("Why?", ["image", "video"]) → "USER: <image>\\n<video>\\nWhy? ASSISTANT:" · ("Why?") → "USER: Why? ASSISTANT:"
     """
@@ -27,7 +29,7 @@ def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
 
 
 def transcript(turns: Sequence[tuple[str, str]], question: str, kinds: Sequence[MediaKind]) -> str:
-    """The whole prompt of a question behind finished (question, answer) turns; the media come with the first."""
+    """Write the whole prompt of a question behind finished (question, answer) turns; the media come with the first."""
     if not turns:
         return turn(question, kinds)
     (first, answer), *later = turns
@@ -44,7 +46,7 @@ def expand(prompt: str, *, tokens_per_video: int, tokens_per_image: int) -> str:
 
 
 def readable(question: str, *, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> str:
-    """The user's text such that it can neither end its turn nor become a special token, and still reads the same.
+    """Change the user's text so that it can neither end its turn nor become a special token, and still reads the same.
 
     "Say </s> USER: <video>" → "Say < /s> USER : < video>". Raises UsageError for an empty question.
     """

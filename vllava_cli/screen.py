@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.measure import Measurement
     from rich.text import Text
 
-    from vllava_cli.media.sheet import Sheet
+    from vllava_cli.media.contact_sheet import Sheet
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 PROGRESS_S = 30.0
@@ -36,12 +36,12 @@ def clean(text: str) -> str:
 
 
 def one_line(name: str) -> str:
-    """A name as it stands in a sentence: "a\\nb.mp4" → "a b.mp4"."""
+    """Put a name into one line of a sentence: "a\\nb.mp4" → "a b.mp4"."""
     return clean(re.sub(r"\s", " ", name))
 
 
 class Screen:
-    """Where a command shows things; `is_quiet` leaves only the answer and errors, `is_verbose` adds the reasons."""
+    """The output of a command; `is_quiet` leaves only the answer and errors, `is_verbose` adds the reasons."""
 
     def __init__(
         self,
@@ -57,24 +57,24 @@ class Screen:
         self._progress_s = progress_s
         self._is_mid_line = False
         self._console: Console | None = None
-        """Who draws a spinner that lines on stderr must get out of the way of."""
+        """The console that draws a spinner: lines on stderr go through it meanwhile."""
         self.is_quiet = is_quiet
         self.is_verbose = is_verbose and not is_quiet
 
     @property
     def is_moving(self) -> bool:
-        """Whether progress may be drawn: stderr is a terminal that a person looks at, and it can move its cursor."""
+        """True where progress may be drawn: stderr is a terminal that can move its cursor, and --quiet isn't given."""
         is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
         return not self.is_quiet and self._err.isatty() and not is_dumb
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the answer is shown in a terminal."""
+        """True where the answer is shown in a terminal."""
         return self._out.isatty()
 
     @property
     def answer_width(self) -> int | None:
-        """Columns that a table of the answer has, None where its reader is no terminal."""
+        """The columns of the terminal that shows the answer; None where its reader is no terminal."""
         return self._width(is_answer=True)
 
     def answer(self, text: str) -> None:
@@ -96,7 +96,8 @@ class Screen:
 
         from vllava_cli.media import blocks
 
-        columns, lines = self._size()
+        size = _size_of(self._out)
+        columns, lines = (size.columns or 80, size.lines or 24) if size else (80, 24)
         colours = _colours()
         shades = None if colours else blocks.SHADES if self._can_show(blocks.SHADES) else blocks.LETTERS
         pad = io.StringIO()
@@ -119,17 +120,17 @@ class Screen:
             self._is_mid_line = False
 
     def notice(self, text: str, *, is_asked: bool = False) -> None:
-        """One line on stderr; with --quiet only where an option asked for it."""
+        """Write one line on stderr; with --quiet only where an option asked for it."""
         if is_asked or not self.is_quiet:
             self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:
-        """One line on stderr with --verbose."""
+        """Write one line on stderr with --verbose."""
         if self.is_verbose:
             self._say(self._wrapped(text))
 
     def error(self, text: str) -> None:
-        """One line on stderr, always, on a line of its own."""
+        """Write one line on stderr, also with --quiet, and never behind a part of the answer."""
         if self._is_mid_line and self._out.isatty():
             self._err.write("\n")
         self._say(self._wrapped(f"vllava: {text}"))
@@ -140,8 +141,8 @@ class Screen:
         At a terminal the names take a third of the width at most; a longer one has a line of its own.
         """
         width = self._width(is_answer)
-        told = str if is_answer and not self.is_terminal else clean
-        shown = [(told(name), told(text)) for name, text in rows]
+        cleaned = str if is_answer and not self.is_terminal else clean
+        shown = [(cleaned(name), cleaned(text)) for name, text in rows]
         left = max((len(name) for name, _ in shown if width is None or len(name) <= width // 3), default=0)
         lines = [_row(name, text, left=left, width=width) for name, text in shown]
         if is_answer:
@@ -152,7 +153,7 @@ class Screen:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """A spinner with `what` beside it while the block runs; nothing where stderr is no terminal."""
+        """Draw a spinner with `what` beside it while the block runs; nothing where stderr is no terminal."""
         if not self.is_moving:
             yield
             return
@@ -217,19 +218,8 @@ class Screen:
 
     def _width(self, is_answer: bool) -> int | None:
         """Columns to wrap at, or None where the reader is no terminal: a pipe gets whole lines."""
-        stream = self._out if is_answer else self._err
-        try:
-            return max(40, os.get_terminal_size(stream.fileno()).columns)
-        except (OSError, ValueError):
-            return None
-
-    def _size(self) -> tuple[int, int]:
-        """(columns, lines) of the terminal on stdout, 80x24 where it doesn't tell."""
-        try:
-            size = os.get_terminal_size(self._out.fileno())
-        except (OSError, ValueError):
-            return 80, 24
-        return size.columns or 80, size.lines or 24
+        size = _size_of(self._out if is_answer else self._err)
+        return max(40, size.columns) if size else None
 
     def _can_show(self, text: str) -> bool:
         try:
@@ -262,10 +252,18 @@ class Screen:
             self._write(_encoded(str(content), self._out.encoding))
         except BrokenPipeError as exc:
             discard(self._out)
-            raise ClosedPipeError("The reader of the answer went away.") from exc
+            raise ClosedPipeError from exc
         except OSError as exc:
             discard(self._out)
             raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+
+
+def _size_of(stream: TextIO) -> os.terminal_size | None:
+    """Asks a terminal for its size; None where the stream is none, or has no size."""
+    try:
+        return os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return None
 
 
 def _encoded(text: str, encoding: str) -> bytes:
@@ -303,7 +301,7 @@ def fill_closed() -> None:
 
 
 class _Growing:
-    """What stands beside a spinner, asked for anew each time it is drawn."""
+    """The text beside a spinner, made anew each time it is drawn."""
 
     def __init__(self, parts: Callable[[], Sequence[str]]) -> None:
         self._parts = parts
@@ -319,7 +317,7 @@ class _Growing:
         return Measurement(width, width)
 
     def _line(self, width: int) -> Text:
-        """As many of the parts, from the first, as there is room for."""
+        """Join as many of the parts, from the first, as fit into the width."""
         from rich.text import Text
 
         first, *others = map(clean, self._parts())
@@ -332,7 +330,7 @@ class _Growing:
 
 
 def _colours() -> Literal["truecolor", "256"] | None:
-    """How many colours a picture may have, by the environment."""
+    """Read from the environment how many colours a picture may have."""
     terminal = os.environ.get("TERM", "" if os.name == "nt" else "dumb")
     if os.environ.get("NO_COLOR") or terminal == "dumb":
         return None

@@ -1,9 +1,16 @@
-"""Times as a user writes them and reads them, and the part of a clip that they name."""
+"""Times as a user writes and reads them, the section of a clip that they name, and how long a command takes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Fit, Framing
+
+BEGAN_S = time.perf_counter() - time.process_time()
+"""The moment when this process began: its CPU time until this import was Python's own start."""
+_LEAST_S = 0.005
 
 
 def time_of(text: str) -> float:
@@ -37,7 +44,7 @@ def framing_of(
 
 
 def roughly(seconds: float) -> str:
-    """What a guess can mean: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
+    """Round a guess: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 90 * 60:
@@ -45,3 +52,26 @@ def roughly(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
+
+
+class Stopwatch:
+    """Measures parts of a command that follow one another, so that they add up to the whole."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.perf_counter, began_s: float | None = None) -> None:
+        self._clock = clock
+        self._last_s = clock() if began_s is None else began_s
+        self.parts: dict[str, float] = {}
+        """Seconds by the names of parts, in the order in which they came first."""
+
+    def lap(self, part: str, seconds: float | None = None) -> float:
+        """Ends a part, which began when the one before ended; where its length is known, the rest is the next one's."""
+        if seconds is None:
+            seconds = self._clock() - self._last_s
+        self._last_s += seconds
+        self.parts[part] = self.parts.get(part, 0.0) + seconds
+        return seconds
+
+    def account(self) -> str:
+        """ "4.21 s: start 0.15, imports 4.06"; what rounds to nothing is part of the whole all the same."""
+        named = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self.parts.items() if seconds >= _LEAST_S)
+        return f"{sum(self.parts.values()):.2f} s" + (f": {named}" if named else "")

@@ -1,4 +1,4 @@
-"""How the command line describes itself: usage lines, help, and the sentence of a usage error.
+"""The command line's own texts: usage lines, help, and the sentence of a usage error.
 
 typer's own texts differ from release to release, show Python's types, and cut summaries off.
 """
@@ -14,11 +14,11 @@ from typer.core import TyperCommand, TyperGroup
 
 LAST = "last"
 UsageFault = cast(type[Exception], typer.BadParameter.__base__)
-"""What typer raises for any command line that it can't read."""
+"""typer raises this for any command line that it can't read."""
 OLD_NAMES = {"--force": "--overwrite", "--batch": "--batch-size"}
 """Options by the names that they had; those are taken, and no help shows them."""
 _ADDRESS = re.compile(r"ray://\S+|auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}")
-_SESSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9TZ_-]*")
+_SESSION = re.compile(r"[0-9]{4}-[0-9TZ_-]*")
 OPEN_ENDED = {
     "--ray": ("--ray", _ADDRESS, "local"),
     "--continue": ("--continue", _SESSION, LAST),
@@ -28,7 +28,7 @@ OPEN_ENDED = {
 
 
 class _Described:
-    """What a command and the group of all commands have in common: how they describe themselves."""
+    """The description that a command and the group of all commands give of themselves."""
 
     params: list[Any]
     no_args_is_help: bool
@@ -49,7 +49,7 @@ class _Described:
         return summary(self)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """With typographic apostrophes: those of ASCII end a quotation in typer's script for zsh."""
+        """Write typographic apostrophes: those of ASCII end a quotation in typer's script for zsh."""
         found = cast(list[Any], cast(Any, super()).shell_complete(ctx, incomplete))
         for each in found:
             each.help = each.help and each.help.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
@@ -67,11 +67,11 @@ class _Described:
                     formatter.write_dl(rows, col_max=formatter.width // 3)
 
 
-class Command(_Described, TyperCommand):
+class CliCommand(_Described, TyperCommand):
     """A command that describes itself in our words, and takes options by their old names."""
 
 
-class Group(_Described, TyperGroup):
+class CliGroup(_Described, TyperGroup):
     """All commands."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -90,8 +90,8 @@ def summary(command: Any) -> str:
 def described(parameter: Any) -> tuple[str, str]:
     """("-m, --model ID", "A hub id.  [default: demo]") of an option or an argument."""
     facts = (("env var", parameter.envvar or ""), ("default", default_of(parameter)))
-    told = "; ".join(f"{what}: {fact}" for what, fact in facts if fact)
-    return named(parameter), f"{parameter.help}  [{told}]" if told else parameter.help
+    notes = "; ".join(f"{what}: {fact}" for what, fact in facts if fact)
+    return named(parameter), f"{parameter.help}  [{notes}]" if notes else parameter.help
 
 
 def named(parameter: Any) -> str:
@@ -104,14 +104,14 @@ def named(parameter: Any) -> str:
 
 
 def default_of(parameter: Any) -> str:
-    """What an option is where it isn't given, "" for flags and where nothing is to be said."""
+    """Name the value of an option that isn't given; "" for flags, and for options without a default."""
     if isinstance(parameter.show_default, str):
         return parameter.show_default
     is_silent = _is_argument(parameter) or parameter.is_flag or parameter.default is None
     return "" if is_silent or not parameter.show_default else str(parameter.default)
 
 
-def told(fault: Any) -> str:
+def fault_sentence(fault: Any) -> str:
     """The sentence of a UsageFault: what is wrong with the command line, and where help is."""
     parameter = getattr(fault, "param", None)
     if parameter and not fault.message:

@@ -7,6 +7,7 @@ dies after its rows went out, so that these come twice.
 from __future__ import annotations
 
 import heapq
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,11 +16,9 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from benchmarks.simulation.plan import ABOUT, Plan, comes_twice, fails
-from vllava_cli.commands.batch.rows import Fault, Outcome, row_of
-from vllava_cli.commands.batch.units import Unit
-from vllava_cli.jobs import Job
-from vllava_cli.jsonl import line_of
+from benchmarks.simulation.plan import Plan, comes_twice, fails
+from vllava_cli.batch.jobs import ClipJobs, Job
+from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.nouns import Answer, Stats
 
 BATCHES_AHEAD = 2
@@ -33,7 +32,7 @@ _ANSWER = Answer(
     stop_reason="end",
     stats=_STATS,
 )
-_FAULT = Fault(kind="unreadable", message="'clip.mp4' can't be decoded: it is cut off. Copy it again.")
+_FAULT = JobError(kind="unreadable", message="'clip.mp4' can't be decoded: it is cut off. Copy it again.")
 
 
 @dataclass(kw_only=True)
@@ -41,7 +40,7 @@ class Cluster:
     """One run of it. `deaths` is how many of the plan's are still to come."""
 
     plan: Plan
-    units: Iterator[Unit]
+    units: Iterator[ClipJobs]
     clips: int
     """How many `units` gives."""
     deaths: int
@@ -56,12 +55,12 @@ class Cluster:
     _decoding: int = 0
     _idle: int = 0
     _is_read: bool = False
-    _ready: deque[Unit] = field(default_factory=deque)
-    _again: deque[list[Unit]] = field(default_factory=deque)
+    _ready: deque[ClipJobs] = field(default_factory=deque)
+    _again: deque[list[ClipJobs]] = field(default_factory=deque)
     _random: Random = field(default_factory=partial(Random, 7))
 
     def rows(self) -> Iterator[bytes]:
-        """As JSON, in the order in which they come; each job's at least once."""
+        """Pickled results, in the order in which they come; each job's at least once."""
         self._idle = self.plan.fleet.actors
         batches = -(-self.clips // self.plan.fleet.batch)
         deadly = set(self._random.sample(range(batches), min(self.deaths, batches)))
@@ -84,7 +83,7 @@ class Cluster:
         while self._idle and (batch := self._next()):
             self._answer(batch, is_deadly=self._batches in deadly)
 
-    def _next(self) -> list[Unit] | None:
+    def _next(self) -> list[ClipJobs] | None:
         """What an engine is given: what was given back, a full batch, or the last clips."""
         if self._again:
             return self._again.popleft()
@@ -93,18 +92,18 @@ class Cluster:
             return None
         return [self._ready.popleft() for _ in range(min(self.plan.fleet.batch, len(self._ready)))]
 
-    def _decode(self, unit: Unit) -> None:
+    def _decode(self, unit: ClipJobs) -> None:
         took_s = self._around(self.plan.service.decode_s)
         self._decoding += 1
         self.decoding_s += took_s
         self._at(took_s, partial(self._decoded, unit))
 
-    def _decoded(self, unit: Unit) -> list[bytes]:
+    def _decoded(self, unit: ClipJobs) -> list[bytes]:
         self._decoding -= 1
         self._ready.append(unit)
         return []
 
-    def _answer(self, batch: list[Unit], *, is_deadly: bool) -> None:
+    def _answer(self, batch: list[ClipJobs], *, is_deadly: bool) -> None:
         questions = sum(len(unit.jobs) for unit in batch)
         took_s = self._around(self.plan.service.answer_s) * questions
         self._idle -= 1
@@ -112,14 +111,14 @@ class Cluster:
         self.answering_s += took_s
         self._at(took_s, partial(self._died if is_deadly else self._answered, batch))
 
-    def _answered(self, batch: list[Unit]) -> list[bytes]:
+    def _answered(self, batch: list[ClipJobs]) -> list[bytes]:
         self._idle += 1
-        rows = {job.id: line_of(row_of(_outcome(job), ABOUT)) for unit in batch for job in unit.jobs}
+        rows = {job.id: pickle.dumps(_result(job)) for unit in batch for job in unit.jobs}
         if late := [row for id, row in rows.items() if comes_twice(id)]:
             self._at(LATE_S, lambda: late)
         return list(rows.values())
 
-    def _died(self, batch: list[Unit]) -> list[bytes]:
+    def _died(self, batch: list[ClipJobs]) -> list[bytes]:
         self.died += 1
         rows = self._answered(batch) if self.died % 2 == 0 else []
         self._idle -= len(rows) > 0
@@ -145,19 +144,19 @@ def batches(rows: Iterator[bytes], most: int) -> Iterator[list[bytes]]:
         yield taken
 
 
-def units_in(manifest: str) -> Iterator[Unit]:
+def units_in(manifest: str) -> Iterator[ClipJobs]:
     """As the cluster reads it: some rows at once."""
     import pyarrow.parquet as pq
 
-    from vllava_cli.cluster.manifest import unit_of
+    from vllava_cli.batch.executors.ray_actors import clip_jobs_in
 
     with pq.ParquetFile(manifest) as file:
         for batch in file.iter_batches(256):
             rows: list[dict[str, Any]] = batch.to_pylist()
-            yield from map(unit_of, rows)
+            yield from map(clip_jobs_in, rows)
 
 
-def _outcome(job: Job) -> Outcome:
+def _result(job: Job) -> Result:
     if fails(job.id):
-        return Outcome(job=job, fault=_FAULT)
-    return Outcome(job=job, answer=_ANSWER, times_s=_TIMES_S, seconds=0.5)
+        return Result(job=job, error=_FAULT)
+    return Result(job=job, answer=_ANSWER, times_s=_TIMES_S, seconds=0.5)

@@ -6,6 +6,7 @@ Each begins like `vllava batch` does, with the making of all jobs, and tells wha
 from __future__ import annotations
 
 import json
+import pickle
 import resource
 import signal
 import sys
@@ -17,14 +18,15 @@ from pathlib import Path
 
 from benchmarks.simulation.cluster import Cluster, batches, units_in
 from benchmarks.simulation.plan import ABOUT, Plan, fails
-from vllava_cli.cluster import manifest, parts
-from vllava_cli.cluster.answering import row_in
-from vllava_cli.cluster.parts import Parts
-from vllava_cli.cluster.reconcile import mismatch
-from vllava_cli.cluster.request import Place
-from vllava_cli.commands.batch.units import each_unit
-from vllava_cli.jobs import Job
-from vllava_cli.jsonl import read_rows
+from vllava_cli.batch import output
+from vllava_cli.batch.executors.ray_driver import write_manifest
+from vllava_cli.batch.jobs import Job, group_by_clip
+from vllava_cli.batch.merge import mismatches
+from vllava_cli.batch.output import Output
+from vllava_cli.batch.request import Destination
+from vllava_cli.batch.rows import row_of
+from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import read_rows
 
 MERGED = "all.jsonl"
 """Beside the folder of the parts."""
@@ -46,7 +48,7 @@ class Driver:
         with timed("jobs"):
             jobs = self.plan.made()
         with timed("clips, manifest"):
-            manifest.write(str(self.folder), each_unit(jobs))
+            write_manifest(str(self.folder), group_by_clip(jobs))
         tell(rows=len(jobs))
 
     def first(self) -> None:
@@ -67,8 +69,8 @@ class Driver:
             with timed("finish"):
                 out.finish(jobs)
             with timed("reconcile"):
-                found = mismatch(jobs, out.ids(), out.before)
-        tell(rows=len(jobs) - len(out.before), mismatch=list(found.told()))
+                found = mismatches(jobs, out.ids(), out.before)
+        tell(rows=len(jobs) - len(out.before), mismatch=found)
 
     def check(self) -> None:
         """What merge wrote, read by code that knows nothing of batches: rows, ids, errors."""
@@ -82,8 +84,8 @@ class Driver:
         tell(rows=rows, ids=len(ids), errors=errors, wrong=wrong)
 
     @contextmanager
-    def _opened(self, jobs: Sequence[Job]) -> Iterator[Parts]:
-        opening = parts.opened(Place(name=str(self.folder)), jobs, ABOUT)
+    def _opened(self, jobs: Sequence[Job]) -> Iterator[Output]:
+        opening = output.opened(Destination(parts=str(self.folder)), jobs, ABOUT, Screen())
         with timed("scan"):
             out = opening.__enter__()
         try:
@@ -91,21 +93,23 @@ class Driver:
         finally:
             opening.__exit__(None, None, None)
 
-    def _answer(self, out: Parts, jobs: Sequence[Job], most: int | None = None) -> None:
-        """As work.Work does it, until the cluster has no more, or `most` rows are written in all."""
+    def _answer(self, out: Output, jobs: Sequence[Job], most: int | None = None) -> None:
+        """As a run does it, until the cluster has no more, or `most` rows are written in all."""
         todo = [job for job in jobs if not out.is_done(job)]
         left = {job.id: job for job in todo}
         done = len(jobs) - len(todo)
         with timed("clips, manifest"):
-            place = manifest.write(str(self.folder), each_unit(left.values()))
+            place = write_manifest(str(self.folder), group_by_clip(left.values()))
         clips = len({job.path for job in todo})
         cluster = Cluster(plan=self.plan, units=units_in(place), clips=clips, deaths=self.deaths)
         again = 0
         tell(written=done, rss=rss_bytes())
         with timed("answer"):
             for taken in batches(cluster.rows(), self.plan.rows_at_once):
-                rows = [row for row in map(row_in, taken) if left.pop(row["id"], None)]
-                out.extend(rows)
+                rows = [row_of(result, ABOUT) for result in map(pickle.loads, taken) if left.pop(result.job.id, None)]
+                for row in rows:
+                    out.put(row)
+                out.flush()
                 done += len(rows)
                 again += len(taken) - len(rows)
                 tell(written=done, rss=rss_bytes(), again=again, **_standing(cluster))

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vllava_cli.commands.batch.rows import About
+from vllava_cli.batch.jobs import Job, JobRequest, make_jobs, signature
+from vllava_cli.batch.rows import RunInfo
 from vllava_cli.commands.bench import saved
-from vllava_cli.errors import OutputError
-from vllava_cli.jobs import Job, Wanted, made, signature
-from vllava_cli.jsonl import shown
+from vllava_cli.errors import OutputError, quoted
 from vllava_cli.measures import Line
 
-ABOUT = About(model="simulated/no-model", revision="0" * 40)
+ABOUT = RunInfo(model="simulated/no-model", revision="0" * 40)
 QUESTIONS = ("What happens in this video?", "How many people are seen?", "Where was it filmed?", "What is odd?")
 CLIPS_PER_FOLDER = 1000
 ERRORS_OF_1000, TWICE_OF_1000 = 10, 1
@@ -57,18 +56,18 @@ class Plan:
 
     @property
     def rows_at_once(self) -> int:
-        """As feeding.MOST_TAKEN, or so few that a small run has steps as well."""
+        """As ray_driver.MOST_TAKEN, or so few that a small run has steps as well."""
         return max(1, min(1000, self.jobs // 20))
 
-    def wanted(self) -> Iterator[Wanted]:
+    def wanted(self) -> Iterator[JobRequest]:
         """As a list of jobs gives them: "/data/clips/0012/clip-0012345.mp4"; there are no such files."""
         for number in range(self.jobs):
             clip, question = divmod(number, self.questions)
             path = f"/data/clips/{clip // CLIPS_PER_FOLDER:04}/clip-{clip:07}.mp4"
-            yield Wanted(path=path, question=QUESTIONS[question])
+            yield JobRequest(path=path, question=QUESTIONS[question])
 
     def made(self) -> list[Job]:
-        return made(self.wanted(), signature(ABOUT.model, ABOUT.revision, {"precision": "fp16"}))
+        return make_jobs(self.wanted(), signature(ABOUT.model, ABOUT.revision, {"precision": "fp16"}))
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -95,7 +94,7 @@ def of_bench(path: Path, service: Service, batch: int) -> Service:
     tokens = saved.read(path).asked.new_tokens
     frames_s, first_ms, rate = _median(lines, "frames"), _median(lines, "first token"), _rate(lines, batch)
     if first_ms is None or rate is None:
-        raise OutputError(f"{shown(path)} doesn't say how long an answer takes. Name what vllava bench --save wrote.")
+        raise OutputError(f"{quoted(path)} doesn't say how long an answer takes. Name what vllava bench --save wrote.")
     measured = replace(service, answer_s=first_ms / 1000 + tokens / rate)
     return measured if frames_s is None else replace(measured, decode_s=frames_s)
 

@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from tests.commands.batch.zygote import Zygote
+from tests.batch.fork_server import Zygote
 from tests.commands.shell import Shell
 from vllava_cli import demo
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +15,11 @@ import pytest
 from PIL import Image
 
 from tests.checkpoints import edit_json, write_checkpoint
-from tests.clips import picture, write_clip, write_sound
+from tests.clips import picture, write_clip
 from tests.commands.shell import Shell
 from tests.engine.engines import engine_of
 from vllava_cli.choices import shares
-from vllava_cli.fingerprint import Fingerprint, fingerprint
+from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Framing, Sampling
 
@@ -49,56 +46,18 @@ def test_whole_streamed_and_json_answers_are_the_same(shell: Run, small_checkpoi
     assert streamed.out == whole.out == json.loads(report.out)["answer"] + "\n"
 
 
-def test_json_says_how_the_answer_came_about(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    done = shell("ask", clip, "what is this", "--model", small_checkpoint, "--max-new-tokens", "12", "--json")
-    report = json.loads(done.out)
-    assert done.out.count("\n") == 1
-    assert set(report.pop("timings_s")) == {"frames", "load", "first_token", "decode"}
-    assert report.pop("peak_bytes") > 1_000_000
-    assert report.pop("answer")
-    made_with = report.pop("made_with")
-    whole = hashlib.sha256(clip.read_bytes()).hexdigest()
-    assert made_with["clips"] == [
-        {"bytes": clip.stat().st_size, "sha256": whole, "start_s": None, "end_s": None, "at_s": []}
-    ]
-    assert (made_with["sampling"], made_with["device"]) == (report["sampling"], report["device"])
-    assert len(made_with["answer_ids"]) == 12
-    assert report == {
-        "stop_reason": "length",
-        "question": "what is this",
-        "model": str(small_checkpoint),
-        "revision": None,
-        "device": "cpu",
-        "dtype": "float32",
-        "quantisation": None,
-        "attention": "sdpa",
-        "clips": [
-            {"path": str(clip), "kind": "video", "frame_times_s": [0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1]},
-        ],
-        "sampling": {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": None, "has_guard": True},
-        "tokens": {"prompt": report["tokens"]["prompt"], "reused": 0, "new": 12},
-        "stray": 0,
-    }
-
-
-def test_a_seed_that_was_drawn_gives_the_answer_again(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    words = ["ask", clip, "what", "--model", small_checkpoint, "--max-new-tokens", "12", "--temperature", "1", "--json"]
-    drawn = json.loads(shell(*words).out)
-    again = json.loads(shell(*words, "--seed", str(drawn["sampling"]["seed"])).out)
-    assert again["answer"] == drawn["answer"]
-    assert again["made_with"] == drawn["made_with"]
-
-
-def test_a_trim_moves_the_frames(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    words = ["ask", clip, "what", "--model", small_checkpoint, "--json", "--max-new-tokens", "1"]
-    report = json.loads(shell(*words, "--start", "0:00:01", "--end", "1.8").out)
-    assert report["clips"][0]["frame_times_s"] == [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
-
-
-def test_named_moments_are_repeated_up_to_eight(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    words = ["ask", clip, "what", "--model", small_checkpoint, "--json", "--max-new-tokens", "1"]
-    report = json.loads(shell(*words, "--at", "2,0:00,1.55").out)
-    assert report["clips"][0]["frame_times_s"] == [2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 1.5, 1.5]
+@pytest.mark.parametrize(
+    ("framing", "times_s"),
+    [
+        (["--start", "0:00:01", "--end", "1.8"], [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]),
+        (["--at", "2,0:00,1.55"], [2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 1.5, 1.5]),
+    ],
+)
+def test_a_trim_and_named_moments_move_the_frames(
+    framing: list[str], times_s: list[float], shell: Run, small_checkpoint: Path, clip: Path
+) -> None:
+    words = ["ask", clip, "what", "--model", small_checkpoint, "--json", "--max-new-tokens", "1", *framing]
+    assert json.loads(shell(*words).out)["clips"][0]["frame_times_s"] == times_s
 
 
 def test_a_clip_from_stdin_is_answered_as_its_file_is(shell: Run, small_checkpoint: Path, clip: Path) -> None:
@@ -152,11 +111,6 @@ def test_a_clip_that_takes_too_much_is_one_sentence(shell: Run, small_checkpoint
     )
 
 
-def test_a_loop_is_told_in_json(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    report = json.loads(shell("ask", clip, "what", "--model", small_checkpoint, "--json").out)
-    assert report["stop_reason"] == "repetition"
-
-
 def test_the_question_comes_from_stdin(shell: Run, small_checkpoint: Path, clip: Path) -> None:
     words = ["--model", small_checkpoint, "--max-new-tokens", "12"]
     given = shell("ask", clip, "what is this", *words)
@@ -204,17 +158,6 @@ def test_the_answer_is_the_likeliest_choice(shell: Run, small_checkpoint: Path, 
     assert stopped.startswith("stopped: choice; ")
 
 
-def test_json_has_the_probability_of_each_choice(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    words = ["ask", clip, "what is this", "--model", small_checkpoint, "--choices", ",".join(CHOICES)]
-    wanted = scored(small_checkpoint, clip, is_calibrated=True)
-    assert wanted.probabilities != scored(small_checkpoint, clip, is_calibrated=False).probabilities
-    done = shell(*words, "--json", "--calibrate")
-    report = json.loads(done.out)
-    assert (done.code, done.err, report["answer"], report["stop_reason"]) == (0, "", wanted.text, "choice")
-    assert report["probabilities"] == pytest.approx(dict(zip(CHOICES, wanted.probabilities, strict=True)), abs=2e-6)
-    assert (report["sampling"]["choices"], report["sampling"]["is_calibrated"]) == (list(CHOICES), True)
-
-
 def test_choices_that_do_not_fit_are_refused_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "tight", context=64)
     (folder / "model.safetensors").write_bytes(b"never read")
@@ -223,129 +166,35 @@ def test_choices_that_do_not_fit_are_refused_before_weights_are_read(shell: Run,
     assert "the longest of the choices" in done.err
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--calibrate"], "--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out."),
-        (["--choices", "yes"], "'yes' leaves no choice: give two or more, with commas between, yes,no"),
-        (["--choices", "yes,yes"], "'yes' is among the choices twice: leave one out"),
-    ],
-)
-def test_choices_that_are_none_are_a_usage_error(words: list[str], message: str, shell: Run, clip: Path) -> None:
-    done = shell("ask", clip, "what", *words)
-    assert (done.code, done.out) == (2, "")
-    assert message in done.err
-
-
 def test_the_model_comes_from_the_environment(shell: Run, small_checkpoint: Path, clip: Path) -> None:
     setting = {"VLLAVA_MODEL": str(small_checkpoint)}
     report = json.loads(shell("ask", clip, "what", "--json", "--max-new-tokens", "1", environment=setting).out)
     assert report["model"] == str(small_checkpoint)
 
 
-def test_a_file_name_that_is_not_utf8_works(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9 \xff.mp4")
-    try:
-        write_clip(tmp_path / "clip.mp4").rename(tmp_path / name)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    done = shell("ask", name, "what", "--model", small_checkpoint, "--max-new-tokens", "3", "--json")
-    assert done.code == 0, done.err
-    (clip,) = json.loads(done.out)["clips"]
-    assert (clip["path"], clip["path_bytes"]) == ("caf\\xe9 \\xff.mp4", base64.b64encode(os.fsencode(name)).decode())
-
-
-def bad_files(folder: Path) -> dict[str, Path]:
-    whole = write_clip(folder / "whole.mp4").read_bytes()
-    files = {
-        "folder": folder / "folder.mp4",
-        "empty": folder / "empty.mp4",
-        "text": folder / "text.mp4",
-        "cut": folder / "cut.mp4",
-        "secret": folder / "secret.mp4",
-    }
-    files["folder"].mkdir()
-    files["empty"].touch()
-    files["text"].write_text("Dear diary, this is no film.\n" * 50)
-    files["cut"].write_bytes(whole[: len(whole) // 2])
-    files["secret"].write_bytes(whole)
-    files["sound"] = write_sound(folder / "sound.m4a").rename(folder / "sound.mp4")
-    files["missing"] = folder / "missing.mp4"
-    return files
-
-
-@pytest.mark.parametrize("kind", ["folder", "empty", "text", "cut", "sound", "missing"])
+@pytest.mark.parametrize("kind", ["cut", "missing"])
 def test_a_bad_file_is_one_sentence_and_exit_1(kind: str, shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
-    path = bad_files(tmp_path)[kind]
-    done = shell("ask", path.name, "what", "--model", small_checkpoint)
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("vllava: ")
-    assert done.err.endswith(".\n")
-    assert done.err.count("\n") == 1
-    assert path.name in done.err
-
-
-def test_a_file_without_permission_is_one_sentence(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
-    path = bad_files(tmp_path)["secret"]
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-    done = shell("ask", path.name, "what", "--model", small_checkpoint)
+    whole = write_clip(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    done = shell("ask", f"{kind}.mp4", "what", "--model", small_checkpoint)
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert "permission" in done.err
+    assert done.err.startswith("vllava: ") and f"{kind}.mp4" in done.err and done.err.endswith(".\n")
 
 
-def test_a_start_past_the_end_is_one_sentence(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    done = shell("ask", clip, "what", "--model", small_checkpoint, "--start", "60")
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert "60" in done.err
-    assert "2.4" in done.err
-
-
-def model_folders(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Each kind of unusable model and what its sentence must say."""
-    small = write_checkpoint(folder / "small")
-    weights = (small / "model.safetensors").read_bytes()
-    other, bare, damaged, huge, empty = (folder / name for name in ("other", "bare", "damaged", "huge", "empty"))
-    for copy in (other, bare, damaged, huge):
-        write_checkpoint(copy)
-    edit_json(other / "config.json", model_type="llava")
-    (bare / "model.safetensors").unlink()
-    (damaged / "model.safetensors").write_bytes(weights[:1000])
-    config = json.loads((huge / "config.json").read_text())
-    config["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
-    (huge / "config.json").write_text(json.dumps(config))
-    empty.mkdir()
-    return {
-        "unknown": (folder / "nowhere", "There is no model folder"),
-        "empty": (empty, "it has no config.json"),
-        "other": (other, "of type llava"),
-        "bare": (bare, "safetensors"),
-        "damaged": (damaged, "can't be loaded"),
-        "huge": (huge, "GiB"),
-    }
-
-
-@pytest.mark.parametrize("kind", ["unknown", "empty", "other", "bare", "damaged", "huge"])
-def test_an_unusable_model_is_one_sentence_and_exit_1(kind: str, shell: Run, clip: Path, tmp_path: Path) -> None:
-    path, message = model_folders(tmp_path)[kind]
-    done = shell("ask", clip, "what", "--model", path)
-    assert (done.code, done.out) == (1, ""), done.err
-    assert done.err.count("\n") == 1
-    assert message in done.err
-
-
-def test_a_model_that_is_neither_here_nor_reachable_names_the_ways_out(clip: Path, tmp_path: Path) -> None:
-    done = Shell.run("ask", clip, "Why is this funny?", folder=tmp_path)
-    assert done == Shell(
-        code=1,
-        out="",
-        err=(
-            "vllava: The model LanguageBind/Video-LLaVA-7B-hf is not in the cache "
-            f"{tmp_path}/.cache/huggingface/hub and HF_HUB_OFFLINE is set: unset "
-            "it where there is a network.\n"
-        ),
-    )
+def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "damaged") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    config = write_checkpoint(tmp_path / "huge") / "config.json"
+    changed = json.loads(config.read_text())
+    changed["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
+    config.write_text(json.dumps(changed))
+    for name, message in (
+        ("damaged", "model.safetensors can't be used: it is no safetensors file, or a damaged one"),
+        ("huge", "GiB"),
+    ):
+        done = shell("ask", clip, "what", "--model", f"./{name}")
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert message in done.err
 
 
 def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
@@ -380,13 +229,15 @@ def test_ctrl_c_keeps_what_was_printed_and_exits_130(tmp_path: Path, clip: Path)
     assert (first + rest).endswith(b"\n")
 
 
-def test_ctrl_c_while_loading_is_quiet(small_checkpoint: Path, clip: Path) -> None:
-    process = started(small_checkpoint, clip)
-    time.sleep(1.0)
+def test_ctrl_c_while_loading_is_quiet(tmp_path: Path, clip: Path) -> None:
+    slow = write_checkpoint(tmp_path / "slow", layers=12)
+    process = started(slow, clip, "--max-new-tokens", "900", "--verbose")
+    assert process.stderr
+    plan = process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert (out, err) == (b"", b"")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, plan.partition(b" ")[0]) == (130, b"device:")
+    assert b"Traceback" not in err and b"vllava: " not in err
 
 
 def test_a_closed_pipe_ends_quietly(small_checkpoint: Path, clip: Path) -> None:
@@ -396,15 +247,4 @@ def test_a_closed_pipe_ends_quietly(small_checkpoint: Path, clip: Path) -> None:
     process.stdout.read(1)
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 0
-
-
-def test_a_full_disk_is_one_sentence(small_checkpoint: Path, clip: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "vllava_cli", "ask", clip, "what", "--model", small_checkpoint]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
-    assert done.returncode == 1
-    assert done.stderr == b"vllava: The answer can't be written to stdout: No space left on device.\n"
+    assert process.wait(timeout=60) == 141

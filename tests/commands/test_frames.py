@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 import tracemalloc
@@ -20,9 +19,9 @@ from tests.clips import full_decode, reference_eight
 from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.commands.frames import Sheets, frame_name, recipe_of, run
-from vllava_cli.media.recipe import read_video_recipe
-from vllava_cli.media.sheet import Sheet, sheet_picture, tiled
-from vllava_cli.media.spool import Reader
+from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
+from vllava_cli.media.decoder.stdin_file import Reader
+from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import DEFAULT_MODEL, Framing
 from vllava_cli.screen import Screen
 
@@ -182,27 +181,11 @@ def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> N
     assert sheet.read_bytes() == (tmp_path / "stdin-frames.png").read_bytes()
 
 
-def test_a_place_that_cannot_be_written_to_is_one_sentence(shell: Run, clip: Path) -> None:
-    assert shell("frames", clip, "-o", "nowhere/a.png") == Shell(
-        code=1,
-        out="",
-        err="vllava: 'nowhere/a.png' can't be written: no such file or directory. Choose another place.\n",
-    )
-
-
-def test_files_have_the_usual_mode(shell: Run, clip: Path, tmp_path: Path) -> None:
-    shell("frames", clip)
-    (tmp_path / "plain").touch()
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "clip-frames.png")}
-    assert len(modes) == 1
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["a.mp4", "b.mp4", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "--each", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
-        (["a.mp4", "--json", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (
             ["a.mp4", "b.mp4", "-o", "c.png"],
             "-o c.png is no folder, and several files are to be written. -o c.png/ makes",
@@ -211,13 +194,10 @@ def test_files_have_the_usual_mode(shell: Run, clip: Path, tmp_path: Path) -> No
             ["a.mp4", "-o", "a.webp"],
             "'a.webp' ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or",
         ),
-        (["a.mp4", "-o", "b.mp4"], "'b.mp4' ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or"),
         (["a.mp4", "--show"], "--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a"),
         (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
         (["a.mp4", "--show", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
-        (["a.mp4", "--whole", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
         (["a.mp4", "--each", "--fit", "pad"], "--each and --whole leave frames as they are. Leave --fit out."),
-        (["a.mp4", "--whole", "--fit", "pad"], "--each and --whole leave frames as they are. Leave --fit out."),
         (["a.mp4", "x/a.mkv"], "Several of the clips would be written as a."),
     ],
 )

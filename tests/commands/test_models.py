@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.adapters import write_adapter
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, chapters
 from tests.folders import LACKING
 from vllava_cli import demo
-from vllava_cli.commands.chat.run import Chat, of_session
+from vllava_cli.commands.chat.chat_loop import Chat, of_session
 from vllava_cli.nouns import Framing, Sampling, Wishes
-from vllava_cli.session import read
+from vllava_cli.session.session_file import read
 
 Run = Callable[..., Shell]
 ASKED = ("What is in this clip?",)
@@ -45,14 +45,39 @@ def test_the_doctor_says_what_ask_says_and_promises_nothing(name: str, folder: P
     assert (report["is_here"], report["model_bytes"], report["place"], report["plan"]) == (False, 0, "", None)
 
 
-def test_a_hostile_folder_is_told_in_one_line(folder: Path, clip: Path, quick: Run) -> None:
-    (folder / "config.json").write_bytes(b"[" * 100_000)
-    done = quick("ask", "--model", folder, clip, *ASKED)
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (lambda _: "[" * 100_000, "it is no JSON object (it is nested too deeply)"),
+        (
+            lambda text: text.replace(
+                '"vocab_size"', '"rope_scaling": {"type": "linear", "factor": "x"}, "vocab_size"', 1
+            ),
+            "factor is x and must be a number above 0",
+        ),
+    ],
+)
+def test_a_hostile_folder_is_told_in_one_line(
+    hostile: Callable[[str], str], reason: str, folder: Path, clip: Path, quick: Run
+) -> None:
+    config = folder / "config.json"
+    config.write_text(hostile(config.read_text()))
+    asked, doctored = quick("ask", "--model", folder, clip, *ASKED), quick("doctor", "--model", folder)
+    fault = f"The file {config} can't be used: {reason}. Replace it with the original checkpoint's."
+    assert (asked.code, asked.out, asked.err) == (1, "", f"vllava: {fault}\n")
+    assert (doctored.code, doctored.err, chapters(doctored.out)["fault"]) == (1, "", [fault])
+
+
+@pytest.mark.parametrize(
+    "words", [("ask", "a.mp4", "What?"), ("chat",), ("batch", "What?", "a.mp4"), ("bench",), ("doctor",)]
+)
+@pytest.mark.parametrize("model", ["demo", "./model"])
+def test_what_is_no_hubs_has_no_revision(model: str, words: tuple[str, ...], quick: Run) -> None:
+    done = quick(*words, "--model", model, "--revision", "v2")
     assert (done.code, done.out, done.err) == (
-        1,
+        2,
         "",
-        f"vllava: The file {folder}/config.json can't be used: it is no JSON object (it is nested too deeply). Replace "
-        "it with the original checkpoint's.\n",
+        f"vllava: --model {model} is none of the hub's, so it has no --revision. Leave one of them out.\n",
     )
 
 
@@ -111,7 +136,9 @@ def test_the_doctor_describes_the_adapter(published: Path, adapter: Path, quick:
 def test_the_doctor_fetches_no_adapter(published: Path, quick: Run) -> None:
     done = quick("doctor", "--json", "--model", published, "--adapter", "owner/adapter")
     assert done.code == 1
-    assert "run hf download owner/adapter and ask the doctor again." in json.loads(done.out)["fault"]
+    fault = json.loads(done.out)["fault"]
+    assert fault.startswith("The adapter owner/adapter is not in the cache ")
+    assert fault.endswith(": run hf download owner/adapter and ask the doctor again.")
 
 
 def test_bench_measures_with_the_adapter_and_not_with_random_weights(adapter: Path, quick: Run) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.batch.zygote import Zygote
+from tests.batch.fork_server import Zygote
 from vllava_cli import demo
 
 CLIP = str(demo.CLIPS / "red-circle-moves-left.mp4")

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.commands.batch.parts import MAKING, Reading
-from tests.commands.batch.zygote import Zygote
+from tests.batch.fork_server import Zygote
+from tests.batch.parts import MAKING, Reading
 from vllava_cli import demo
-from vllava_cli.commands.replay.recorded import Recorded
-from vllava_cli.commands.replay.run import Replay, dropped, run
+from vllava_cli.commands.recorded import Recorded
+from vllava_cli.commands.replay import Replay, dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import digest_of, read_tokens
@@ -191,7 +191,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (changed(ask, ("made_with.device", ...)), "row 3, made_with: device is missing"),
         (changed(ask, ("made_with.clips", [clip, clip])), "it names 1 clip, and made_with has 2"),
         (changed(ask, ("clips.0.path", "gone.mp4")), "There is no file 'gone.mp4' any more"),
-        (changed(ask, ("clips.0.path", "a\0.mp4")), "row 6, clips, 1: path is no name of a file"),
+        (changed(ask, ("clips.0.path", "a\0.mp4")), "row 6, clips, entry 1: path is no name of a file"),
         (changed(bare, ("path", "\ud800")), "row 7: path is no name of a file"),
         (
             changed(ask, ("clips.0.path", "longer.mp4")),
@@ -228,6 +228,19 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (changed(ask, ("made_with.dtype", "bfloat16")), "the dtype was bfloat16, and is float32 here"),
         (changed(ask, ("revision", "abc")), "the revision was abc, and is none here"),
         (changed(ask, ("model", "./nowhere")), "There is no model folder ./nowhere"),
+        (changed(ask, ("error", "boom")), "the row is an error (boom), which has no answer"),
+        (changed(ask, ("made_with.answer_ids", [7, -9])), "row 23, made_with, answer_ids: entry 2 is no whole number"),
+        (changed(ask, ("made_with.device", "")), "row 24, made_with: device is empty"),
+        (changed(ask, ("model", "")), "row 25: model is empty"),
+        (changed(ask, ("revision", "")), "row 26: revision is empty"),
+        (
+            changed(ask, ("made_with.adapter", {"name": "", "revision": None, "sha256": "0" * 64})),
+            "row 27, made_with, adapter: name is empty",
+        ),
+        (
+            changed(ask, ("made_with.clips.0.at_s", [0.5] * 100_000)),
+            "row 28, made_with, clips, entry 1: at_s is a list of 100,000 where at most 8 can be",
+        ),
     ]
     code, out, _ = replayed(*(row for row, _ in refused), ask, is_json=True)
     verdicts = {row["row"]: row for row in map(json.loads, out.splitlines())}
@@ -236,6 +249,25 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         assert verdicts[number]["verdict"] == "cannot"
         assert verdicts[number]["reason"].startswith(reason), verdicts[number]["reason"]
     assert verdicts[len(refused) + 1]["verdict"] == "same"
+
+
+def test_no_row_can_write_the_line_of_another(made: dict[str, list[Row]]) -> None:
+    ask = made["ask"][0]
+    rows = (
+        changed(ask, ("id", "7\nrow 9: same"), ("answer", "A\u2028dog.")),
+        changed(ask, ("id", "8\x85b"), ("model", "./a\nrow 9: same")),
+    )
+    code, out, _ = replayed(*rows)
+    assert (code, out.splitlines()) == (
+        2,
+        [
+            "7 row 9: same: differs",
+            "  then: A dog. (end)",
+            "  now:  A red circle moves left. (end)",
+            "8 b: can't: There is no model folder ./a row 9: same: give the folder of a Video-LLaVA checkpoint, a hub "
+            "id, or --model demo",
+        ],
+    )
 
 
 def test_turns_of_a_chat_need_those_before_them(made: dict[str, list[Row]]) -> None:

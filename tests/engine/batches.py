@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vllava_cli.engine.batching import Batching, Finished, Query, Source
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
 Job = tuple[Frames, str]

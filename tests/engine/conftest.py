@@ -14,7 +14,7 @@ from tests.clips import picture
 from tests.engine.engines import engine_of
 from tests.reference import Reference, read_reference
 from vllava_cli import demo
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Frames, Framing
 

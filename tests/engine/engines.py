@@ -11,9 +11,9 @@ import torch
 from tests.reference import Reference, image_word
 from vllava_cli import demo, prompt
 from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
-from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample

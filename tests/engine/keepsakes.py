@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine.engines import EXACT
-from vllava_cli.engine.kept import LABEL, Origin, label_of, origin_of
+from vllava_cli.engine.weight_cache import LABEL, Origin, label_of, origin_of
 from vllava_cli.nouns import LoadPlan
 
 PLAN = replace(EXACT, quantisation="4bit", dtype="float16", device="cuda:1")

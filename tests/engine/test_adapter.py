@@ -18,22 +18,23 @@ from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
 from tests.reference import Reference, read_reference
 from tests.tensor_names import modern_name, published_name
 from vllava_cli import prompt
-from vllava_cli.engine.adapter import described, locate
+from vllava_cli.commands import doctor
+from vllava_cli.engine.adapter import described, foreseen, locate
 from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import Source
-from vllava_cli.engine.keeping import Store
-from vllava_cli.engine.kept import all_kept
 from vllava_cli.engine.load import load
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
-from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens, read_tokens
+from vllava_cli.engine.weight_cache import all_kept
+from vllava_cli.engine.weight_writer import Store
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Wishes
 
 pytest.importorskip("peft")
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 
 
@@ -74,6 +75,17 @@ def adapter(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(adapter: Path, tmp_path: Path) -> Path:
     """An adapter to be spoiled."""
     return shutil.copytree(adapter, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def trained_dora(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "dora", published, use_dora=True)
+
+
+@pytest.fixture
+def dora(trained_dora: Path, tmp_path: Path) -> Path:
+    """One of DoRA to be spoiled."""
+    return shutil.copytree(trained_dora, tmp_path / "dora")
 
 
 TRAINED: dict[str, dict[str, Any]] = {
@@ -206,8 +218,31 @@ FITTED: dict[str, tuple[dict[str, str | None], dict[str, Any], str]] = {
     ),
     "half": ({FIRST: None}, {}, "lacks lora_A.weight of language_model.layers.0.self_attn.q_proj"),
     "no magnitudes": ({}, {"use_dora": True}, "lacks lora_magnitude_vector of "),
-    "alpha": ({}, {"lora_alpha": "much"}, "lora_alpha is 'much' and must be a number"),
-    "wildcards": ({}, {"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern '(a+)+' can't be read: give names without wild"),
+    "alpha": (
+        {},
+        {"lora_alpha": "much"},
+        f"{CONFIG} can't be used: lora_alpha is 'much' and must be a number. Replace",
+    ),
+    "an alpha that is true": (
+        {},
+        {"lora_alpha": True},
+        "lora_alpha is True and must be a number. Replace it with the o",
+    ),
+    "one of its alphas": (
+        {},
+        {"alpha_pattern": {"q_proj": True}},
+        "lora_alpha is True and must be a number. Replace it",
+    ),
+    "a switch in words": (
+        {},
+        {"use_rslora": "no"},
+        f"{CONFIG} can't be used: use_rslora is 'no' and must be true or f",
+    ),
+    "wildcards": (
+        {},
+        {"alpha_pattern": {"(a+)+": 1}},
+        f"{CONFIG} has alpha_pattern '(a+)+': give names without wildca",
+    ),
 }
 
 
@@ -216,9 +251,51 @@ def test_what_does_not_fit_is_refused(name: str, published: Path, copy: Path) ->
     names, settings, message = FITTED[name]
     rename(copy, names)
     edit_json(copy / "adapter_config.json", **settings)
+    assert message.replace("MODEL", str(published)) in refusal(published, copy)
+
+
+def refusal(base: Path, adapter: Path) -> str:
+    """Why an adapter isn't merged; the doctor says the same."""
     with pytest.raises(CheckpointError) as caught:
-        loaded(published, copy)
-    assert message.replace("MODEL", str(published)) in str(caught.value)
+        loaded(base, adapter)
+    wishes = Wishes(model=str(base), adapter=str(adapter), device="cpu", precision="fp32")
+    assert doctor.examine(wishes).fault == str(caught.value)
+    return str(caught.value)
+
+
+MODULE = "language_model.layers.0.self_attn.q_proj"
+TORN: dict[str, tuple[str, Any, str]] = {
+    "a row less": (
+        "lora_A.weight",
+        lambda t: t[:3],
+        f"has rank 3 in lora_A.weight and 4 in lora_B.weight of {MODULE}: s",
+    ),
+    "a column less": ("lora_B.weight", lambda t: t[:, :3], "has rank 4 in lora_A.weight and 3 in lora_B.weight of "),
+    "magnitudes of others": (
+        "lora_magnitude_vector",
+        lambda t: t[:3],
+        f"has a lora_magnitude_vector of [3] where {MODULE}",
+    ),
+    "magnitudes in rows": (
+        "lora_magnitude_vector",
+        lambda t: t[:, None],
+        "has a lora_magnitude_vector of [64, 1] where ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_parts_that_do_not_multiply_are_told_with_their_sizes(name: str, published: Path, dora: Path) -> None:
+    part, change, message = TORN[name]
+    tensors, wanted = load_file(dora / WEIGHTS), FIRST.replace("lora_A.weight", part)
+    save_file(tensors | {wanted: change(tensors[wanted]).contiguous()}, dora / WEIGHTS)
+    assert f"The adapter {dora} {message}" in refusal(published, dora)
+
+
+def test_a_lone_part_is_half_of_a_change(published: Path, copy: Path) -> None:
+    for part in ("lora_magnitude_vector", "lora_B.bias"):
+        save_file({FIRST.replace("lora_A.weight", part): torch.ones(64)}, copy / WEIGHTS)
+        assert f"lacks lora_A.weight of {MODULE}: save it again." in refusal(published, copy)
 
 
 def test_numbers_that_are_none_are_refused(published: Path, copy: Path) -> None:
@@ -229,9 +306,13 @@ def test_numbers_that_are_none_are_refused(published: Path, copy: Path) -> None:
 
 
 def test_a_file_that_is_no_safetensors_file_is_a_sentence(published: Path, copy: Path) -> None:
-    (copy / WEIGHTS).write_bytes(b"\xff" * 100)
-    with pytest.raises(CheckpointError, match=r"adapter_model.safetensors can't be used: "):
-        loaded(published, copy)
+    for content in ((copy / WEIGHTS).read_bytes()[:-1], b"\xff" * 100):
+        (copy / WEIGHTS).write_bytes(content)
+        said = refusal(published, copy)
+        assert said.startswith(
+            f"The file {copy / WEIGHTS} can't be used: it is no safetensors file, or a damaged one ("
+        )
+        assert said.endswith("). Replace it with the original adapter's.")
 
 
 def test_pickled_adapters_are_refused(copy: Path) -> None:
@@ -267,8 +348,10 @@ def test_an_adapter_of_another_base_is_told(published: Path, copy: Path) -> None
     assert locate(wishes, heard.append, is_quiet=True).adapter == described(Source(model=str(copy), folder=copy))
     assert heard == []
     edit_json(copy / "adapter_config.json", base_model_name_or_path="other/base")
-    locate(wishes, heard.append, is_quiet=True)
-    assert heard == [f"vllava: warning: the adapter {copy} was trained on other/base, and the model is {published}."]
+    assert foreseen(wishes, heard.append) == locate(wishes, heard.append, is_quiet=True)
+    assert (
+        heard == [f"vllava: warning: the adapter {copy} was trained on other/base, and the model is {published}."] * 2
+    )
 
 
 def test_weights_beside_an_adapters_config_are_taken_as_merged(published: Path, adapter: Path, tmp_path: Path) -> None:

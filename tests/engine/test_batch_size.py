@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vllava_cli.engine.batch_size import ANSWER_TOKENS, MOST_ON_CPU, free_bytes, rows_in, rows_that_fit, used_bytes
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Sampling
 
 CPU = torch.device("cpu")

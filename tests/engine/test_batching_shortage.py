@@ -29,7 +29,7 @@ from tests.engine.batches import (
 )
 from tests.engine.engines import after
 from vllava_cli.engine.batching import Batching
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import Frames, Sampling
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.engine.batches import as_asked, crossed, run
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
 SAMPLING = Sampling(max_new_tokens=12, has_guard=False)

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from tests.checkpoints import edit_json, write_checkpoint
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import check_architecture, describe
+from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
 from vllava_cli.engine.hub import Source
-from vllava_cli.engine.published import DEFAULT_CHECKPOINT
 from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import Checkpoint
 

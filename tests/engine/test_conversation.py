@@ -13,7 +13,7 @@ import pytest
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, after, greedy_ids
 from tests.reference import Reference
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine.engines import PATHS, ask, conversation_about, expanded, new_ids
 from tests.reference import Reference
 from vllava_cli import demo, prompt
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ContextError, UsageError
 from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllava_cli import demo
 from vllava_cli.engine.detokenizer import Detokenizer
@@ -88,3 +90,26 @@ def test_what_may_begin_a_word_waits_for_what_comes_behind_it(tokenizer: Tokeniz
     assert "Ъ" not in "".join(before)
     assert growing.text + growing.push(ids[-1]) == "A dog. and"
     assert growing.likely_ids == growing.ids
+
+
+BYTES = [f"<0x{value:02X}>" for value in (0x0A, 0x20, 0xF0, 0x9F, 0x8E, 0xAC, 0xD0, 0xAA)]
+"""Those of a line's end, of an emoji and of "Ъ"."""
+
+
+@given(data=st.data(), drops_strays=st.booleans())
+def test_what_was_streamed_begins_what_is_kept_whatever_the_ids(
+    data: st.DataObject, drops_strays: bool, tokenizer: Tokenizer
+) -> None:
+    """Bytes that make no text take the bytes beside them along: a line's end may become a replacement character."""
+    some = st.sampled_from([tokenizer.id_of(byte) or 0 for byte in BYTES])
+    ids = data.draw(st.lists(some | st.integers(0, len(tokenizer) + 1), max_size=12))
+    growing, pieces = Detokenizer(tokenizer=tokenizer, drops_strays=drops_strays), ""
+    for token in ids:
+        pieces += growing.push(token)
+        assert pieces == growing.text
+        assert tokenizer.decode(growing.ids).startswith(pieces)
+    pieces += growing.rest()
+    at_once = Detokenizer.of(tokenizer, ids, drops_strays=drops_strays)
+    assert facts(at_once) == facts(growing)
+    at_once.rest()
+    assert pieces == growing.text == at_once.text == tokenizer.decode(growing.ids)

@@ -188,7 +188,8 @@ def test_weights_come_from_the_commit_of_the_description(server: Hub, published:
 
 
 def test_one_file_of_weights_goes_before_shards(server: Hub, published: Path) -> None:
-    server.add(MODEL, published).files["model.safetensors"] = b"whole"
+    files = server.add(MODEL, published).files
+    files["model.safetensors"] = files[SHARDS[0]]
     source = hub.locate(MODEL)
     server.bodies()
     hub.fetch_weights(source)
@@ -429,8 +430,28 @@ def test_an_adapter_of_pickles_is_refused(server: Hub, tmp_path: Path) -> None:
     with pytest.raises(HubError) as caught:
         hub.locate_adapter("owner/lora")
     assert str(caught.value) == (
-        "The hub's model owner/lora has no adapter_model.safetensors: an adapter is read from safetensors files only, "
-        "so name another one."
+        "The hub's adapter owner/lora has no adapter_model.safetensors: an adapter is read from adapter_config.json "
+        "and adapter_model.safetensors, so name another one."
+    )
+
+
+def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.repositories["owner/gated"] = Repository(files=dict.fromkeys(hub.ADAPTER_FILES, b"{}"), is_gated=True)
+    for name, message in (
+        ("owner/lora", "The hub has no adapter owner/lora, or it is private: check the name, or log in with hf auth l"),
+        ("owner/gated", "The hub's adapter owner/gated is gated: "),
+        ("./lora", "There is no adapter folder ./lora: give the folder of a LoRA adapter, or a hub id."),
+        ("owner/-bad-", "owner/-bad- is neither a folder nor a hub id such as owner/my-lora."),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            hub.locate_adapter(name)
+        assert str(caught.value).startswith(message)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubError) as caught:
+        hub.locate_adapter("owner/lora")
+    assert str(caught.value) == (
+        f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
+        "download owner/lora where there is a network."
     )
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from vllava_cli.engine.attention import padded_mask
+from vllava_cli.engine.kv_cache import roomy_cache
 from vllava_cli.engine.llama import Llama, Norm
-from vllava_cli.engine.room import roomy_cache
 from vllava_cli.nouns import Attention
 
 SMALL: dict[str, Any] = {

@@ -16,8 +16,8 @@ from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.engines import EXACT, FREE, conversation_about, engine_of, tokens_of
 from tests.reference import read_reference
 from tests.tensor_names import modern_name, published_name
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
-from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import sample

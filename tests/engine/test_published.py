@@ -20,8 +20,8 @@ from tests.published import write_published
 from tests.reference import Reference, read_reference
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import Source
-from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import OverflowedError
 from vllava_cli.nouns import Conversation, Sampling, Stats, Turn

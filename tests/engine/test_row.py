@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.engine.batches import Job, query
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.row import Row
-from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import ContextError, MemoryShortError, OverflowedError, UsageError
 from vllava_cli.nouns import Conversation, Frames, Sampling
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vllava_cli.engine import threads
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
-from vllava_cli.engine.stream import Engine
 
 
 @pytest.fixture(autouse=True)

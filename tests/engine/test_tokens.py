@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Conversation, Frames
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from tests.fuzzing.mutants import Mutant
-from vllava_cli.errors import MediaError
-from vllava_cli.media.files import shown
-from vllava_cli.media.guard import Guard
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.decoder.client import Guard
 from vllava_cli.nouns import FRAMES_PER_CLIP, DecodeLimits, Frames, Framing
 
 GRACE_S = 10.0
@@ -114,7 +113,7 @@ def _outcome(guard: Guard, path: Path, number: int) -> tuple[Literal["frames", "
 
 def fault_of(sentence: str, path: Path) -> str | None:
     """What is wrong with a message: it must be one line that names the file and ends like a sentence."""
-    if "\n" in sentence or shown(path) not in sentence or not sentence.endswith("."):
+    if "\n" in sentence or quoted(path) not in sentence or not sentence.endswith("."):
         return f"not a sentence: {sentence!r}"
     return None
 
@@ -132,7 +131,7 @@ def fault_of_frames(frames: Frames, framing: Framing) -> str | None:
 
 def kind_of(sentence: str, path: Path) -> str:
     """The sentence without its name and numbers: "'a.mp4' took 5.0 s." → "… took N s."."""
-    return _NUMBER.sub("N", sentence.replace(shown(path), "…"))
+    return _NUMBER.sub("N", sentence.replace(quoted(path), "…"))
 
 
 def _peak_bytes(pid: int | None) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clips import Pixels
 from vllava_cli.media.blocks import HALF, LETTERS, SHADES, Run, draw, lay_out
-from vllava_cli.media.sheet import Sheet
+from vllava_cli.media.contact_sheet import Sheet
 
 RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
 

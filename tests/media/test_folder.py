@@ -13,8 +13,8 @@ from tests.clips import picture, write_clip
 from vllava_cli.errors import MediaError
 from vllava_cli.media import folder as folder_module
 from vllava_cli.media.folder import natural, read_folder
+from vllava_cli.media.images import read_still
 from vllava_cli.media.sample import sample
-from vllava_cli.media.still import read_still
 from vllava_cli.nouns import Clip, Framing
 
 

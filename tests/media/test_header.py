@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.clips import APNG, GIF, H264, MPEG4, VP9, Encoding, cut, picture, write_animation, write_clip, write_sound
 from vllava_cli.errors import MediaError
-from vllava_cli.media.guard import Guard
+from vllava_cli.media.decoder.client import Guard
 from vllava_cli.media.header import header
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Clip, Framing

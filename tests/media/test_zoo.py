@@ -33,8 +33,8 @@ from tests.media.zoo import (
     x264,
     x265,
 )
-from vllava_cli.media.pick import pick
 from vllava_cli.media.sample import sample
+from vllava_cli.media.select import pick
 from vllava_cli.nouns import Frames, Framing, Way
 
 WHOLE = Framing()

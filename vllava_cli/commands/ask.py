@@ -10,26 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.choices import shares
-from vllava_cli.commands.begin import Opening, prepare, start
-from vllava_cli.commands.provenance import ShownClip, seeded
-from vllava_cli.commands.report import counts, report
-from vllava_cli.fingerprint import Fingerprint, Hashing
-from vllava_cli.interrupt import noted
+from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
+from vllava_cli.commands.start import prepare, start
+from vllava_cli.errors import INTERRUPTED
+from vllava_cli.interrupt import sigint_flag
+from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Wishes
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
-from vllava_cli.stopwatch import BEGAN_S, Stopwatch
+from vllava_cli.storage.jsonl import json_of
+from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
 
 Output = Literal["stream", "whole", "json"]
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What one `vllava ask` was told."""
+    """The request of one `vllava ask`."""
 
     clips: tuple[Path, ...]
     question: str
@@ -49,14 +48,16 @@ def run(ask: Ask, screen: Screen) -> int:
 
 
 def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
-    opening = Opening(clips=tuple((clip, ask.framing) for clip in ask.clips), wishes=ask.wishes, limits=ask.limits)
+    clips = [(clip, ask.framing) for clip in ask.clips]
     hashes: list[Future[Fingerprint]] = []
 
     def hash_file(path: Path) -> None:
         if ask.output == "json":
             hashes.append(hashing.begin(path))
 
-    media, tokens, frames_s = prepare(opening, screen, watch, on_file=hash_file)
+    media, tokens, frames_s = prepare(
+        clips, ask.wishes, limits=ask.limits, screen=screen, watch=watch, on_file=hash_file
+    )
     conversation = Conversation(attached=media, fit=ask.framing.fit)
 
     def check(tokens: Tokens) -> None:
@@ -66,7 +67,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
 
     check(tokens)
     engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, watch, check=check)
-    with noted() as is_interrupted:
+    with sigint_flag() as is_interrupted:
         pieces = engine.stream(conversation, ask.question, ask.sampling, is_interrupted=is_interrupted)
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
     stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
@@ -77,15 +78,15 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         if answer.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
-            clips = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
+            shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
         watch.lap("hashing")
-        screen.answer(json_of(report(conversation, clips, engine)) + "\n")
+        screen.answer(json_of(report(conversation, shown, engine)) + "\n")
     elif ask.output == "whole":
         screen.answer(answer.text)
     screen.end_answer()
     if answer.probabilities:
         screen.detail(shares(ask.sampling.choices, answer.probabilities))
-    screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.told()}")
+    screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.account()}")
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 
 

@@ -11,19 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
-from vllava_cli.commands.versions import version_of
+from vllava_cli.commands.provenance import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes
-from vllava_cli.plural import counted
-from vllava_cli.portable import json_of
+from vllava_cli.fit import GIB
+from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes, counted
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.hub import Source
-    from vllava_cli.engine.kept import Kept
+    from vllava_cli.engine.weight_cache import Kept
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +32,20 @@ class Health:
     hardware: Hardware
     versions: dict[str, str | None]
     model: str
-    is_here: bool
+    is_here: bool = False
     """All of the model's files are on this disk."""
-    model_bytes: int
-    """On disk, or what a download would take."""
-    here_bytes: int
-    """What is on this disk of its weights."""
-    missing: tuple[str, ...]
+    model_bytes: int = 0
+    """The model's size on disk, or that of its download."""
+    here_bytes: int = 0
+    """The size of its weights on this disk."""
+    missing: tuple[str, ...] = ()
     """Files that are left to fetch of a model that is here in part."""
-    place: str
-    adapter: Adapter | None
-    plan: LoadPlan | None
-    fault: str | None
-    advice: tuple[str, ...]
-    kept: tuple[Kept, ...]
+    place: str = ""
+    adapter: Adapter | None = None
+    plan: LoadPlan | None = None
+    fault: str | None = None
+    advice: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
     """Quantised weights of any model that later starts read."""
 
 
@@ -65,98 +64,83 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 
 def examine(wishes: Wishes) -> Health:
     """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
-    from vllava_cli.engine.kept import all_kept, cache_folder
-    from vllava_cli.engine.yardstick import planned
+    from vllava_cli.engine.device_speed import planned
+    from vllava_cli.engine.load import check
+    from vllava_cli.engine.tokens import read_tokens
+    from vllava_cli.engine.weight_cache import all_kept, cache_folder
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise
 
-    hardware = probe()
-    chosen: LoadPlan | None = None
-    adapter: Adapter | None = None
-    fault: str | None = None
-    advice: tuple[str, ...] = ()
-    files = _Files()
+    versions = {name: version_of(name) for name in PACKAGES}
+    health = Health(hardware=probe(), versions=versions, model=wishes.model, kept=all_kept(cache_folder()))
     try:
-        checkpoint, files = _look_up(wishes)
-        adapter = checkpoint.adapter
+        checkpoint, health = _with_files(health, wishes)
         loaded = checkpoint.seeing(["video"])
-        chosen = planned(wishes, hardware, loaded)
-        advice = advise(chosen, hardware, loaded)
+        tokens = read_tokens(checkpoint) if health.is_here else None
+        chosen = planned(wishes, health.hardware, loaded)
+        if tokens:
+            check(chosen, tokens)
+        return replace(health, plan=chosen, advice=advise(chosen, health.hardware, loaded))
     except VllavaError as exc:
-        fault = str(exc)
-    return Health(
-        hardware=hardware,
-        versions={name: version_of(name) for name in PACKAGES},
-        model=wishes.model,
-        is_here=files.is_here,
-        model_bytes=files.size,
-        here_bytes=files.here,
-        missing=files.missing,
-        place=files.place,
-        adapter=adapter,
-        plan=chosen,
-        fault=fault,
-        advice=advice,
-        kept=all_kept(cache_folder()),
-    )
+        return replace(health, fault=str(exc))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Files:
-    """Of the model: where they are or would be, and their bytes."""
-
-    is_here: bool = False
-    size: int = 0
-    here: int = 0
-    missing: tuple[str, ...] = ()
-    place: str = ""
-
-
-def _look_up(wishes: Wishes) -> tuple[Checkpoint, _Files]:
-    """Errors: HubError where the cache has too little of a model to know it, CheckpointError."""
+def _with_files(health: Health, wishes: Wishes) -> tuple[Checkpoint, Health]:
+    """Finds the model's files. Errors: HubError where too little is here to know the model, CheckpointError."""
     from vllava_cli.engine import hub
     from vllava_cli.engine.adapter import described
     from vllava_cli.engine.checkpoint import describe
-    from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+    from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
     from vllava_cli.engine.repository import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
-    adapter = described(_here(wishes.adapter, hub.find_here(wishes.adapter))) if wishes.adapter else None
+    adapter = described(_adapter_here(wishes.adapter)) if wishes.adapter else None
     missing = hub.missing_description(source.folder) if source and source.revision else []
     if source and not missing:
         checkpoint = describe(replace(source, adapter=adapter))
-        if source.revision is None:
-            hub.fetch_weights(source)  # for a folder nothing is fetched: it raises where some are missing
         missing = hub.missing_weights(source.folder)
-        if not missing:
-            size = hub.weights_bytes(source)
-            return checkpoint, _Files(is_here=True, size=size, here=size, place=str(source.folder))
+        if not missing or source.revision is None:
+            hub.fetch_weights(source)  # nothing is: it raises where a folder lacks some, or one is damaged
+            size, place = hub.weights_bytes(source), str(source.folder)
+            return checkpoint, replace(
+                health, is_here=True, model_bytes=size, here_bytes=size, place=place, adapter=adapter
+            )
     elif wishes.model == DEFAULT_MODEL:
         checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
-        raise HubError(
-            f"{hub.lack(wishes.model, source, missing)}: run hf download {wishes.model} and ask the doctor again."
-        )
-    here = hub.weights_bytes(source) if source else 0
-    left = max(0, checkpoint.parameters * 2 - here)
-    return checkpoint, _Files(size=left, here=here, missing=tuple(missing), place=str(cache_folder()))
+        raise _lacking(hub.lack(wishes.model, source, missing), wishes.model)
+    here_bytes = hub.weights_bytes(source) if source else 0
+    left_bytes = max(0, checkpoint.parameters * 2 - here_bytes)
+    return checkpoint, replace(
+        health,
+        model_bytes=left_bytes,
+        here_bytes=here_bytes,
+        missing=tuple(missing),
+        place=str(cache_folder()),
+        adapter=adapter,
+    )
 
 
-def _here(name: str, source: Source | None) -> Source:
+def _adapter_here(name: str) -> Source:
     """Errors: HubError for what is not on this disk."""
-    from vllava_cli.engine.repository import cache_folder
+    from vllava_cli.engine import hub
 
-    if source is None:
-        raise HubError(
-            f"The model {name} is not in the cache {cache_folder()}: run hf download {name} and ask the doctor again."
-        )
+    source = hub.find_here(name, kind="adapter")
+    missing = hub.missing_adapter(source)
+    if source is None or missing:
+        raise _lacking(hub.lack(name, source, missing, kind="adapter"), name)
     return source
 
 
+def _lacking(lack: str, name: str) -> HubError:
+    return HubError(f"{lack}: run hf download {name} and ask the doctor again.")
+
+
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
+    installed = [(name, version or "not installed") for name, version in health.versions.items()]
     chapters = [
         ("machine", _machine(health.hardware)),
-        ("versions", [("vllava", __version__), ("python", platform.python_version()), *_installed(health.versions)]),
+        ("versions", [("vllava", __version__), ("python", platform.python_version()), *installed]),
         ("model", _model(health)),
     ]
     if health.kept:
@@ -187,10 +171,6 @@ def _machine(hardware: Hardware) -> list[tuple[str, str]]:
     return rows + [("gpu", fault) for fault in hardware.faults]
 
 
-def _installed(versions: dict[str, str | None]) -> list[tuple[str, str]]:
-    return [(name, version or "not installed") for name, version in versions.items()]
-
-
 def _model(health: Health) -> list[tuple[str, str]]:
     label = "demo: tiny, knows only moving shapes" if health.model == DEMO_MODEL else health.model
     rows = [("name", label)]
@@ -213,7 +193,7 @@ def _model(health: Health) -> list[tuple[str, str]]:
 
 
 def _kept(health: Health) -> list[tuple[str, str]]:
-    """What a cache takes of the disk, and how to have it back."""
+    """List the weight cache's entries with their sizes, and how to remove them."""
     return [
         (each.precision, f"{each.model}, {_size(each.bytes)}; rm -r {shlex.quote(str(each.folder))} removes it.")
         for each in health.kept

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllava_cli.commands.pictures import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
+from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, Tiles, VideoRecipe
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import json_of
 
 STDOUT = "-"
 _REMEDY = "Give --overwrite to replace it, or another name with -o."
@@ -19,7 +19,7 @@ _REMEDY = "Give --overwrite to replace it, or another name with -o."
 
 @dataclass(frozen=True, kw_only=True)
 class Sheets:
-    """What one `vllava frames` was told."""
+    """The request of one `vllava frames`."""
 
     clips: tuple[Path, ...]
     framing: Framing
@@ -45,7 +45,7 @@ class Sheets:
 def run(sheets: Sheets, screen: Screen) -> int:
     """Goes through all clips; returns 1 if one of them could not be used or written, else 0. Errors: UsageError."""
     _check(sheets, screen)
-    from vllava_cli.media.spool import Reader
+    from vllava_cli.media.decoder.stdin_file import Reader
 
     tiles: Tiles | None = None if sheets.is_each else "whole" if sheets.is_whole else recipe_of(sheets.model, screen)
     if _is_folder(sheets) and sheets.output:
@@ -68,14 +68,14 @@ def run(sheets: Sheets, screen: Screen) -> int:
 
 
 def recipe_of(model: str, screen: Screen) -> VideoRecipe:
-    """How a model wants its frames. Errors: CheckpointError."""
+    """Read how a model wants its frames. Errors: CheckpointError."""
     if model == DEFAULT_MODEL:
-        from vllava_cli.engine.published import DEFAULT_CHECKPOINT
+        from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
 
         return DEFAULT_CHECKPOINT.video_recipe
     from vllava_cli.engine.checkpoint import check_architecture
     from vllava_cli.engine.hub import locate
-    from vllava_cli.media.recipe import read_video_recipe
+    from vllava_cli.media.preprocess import read_video_recipe
 
     with screen.waiting(f"Looking for {model}"):
         folder = locate(model).folder
@@ -129,7 +129,7 @@ def _is_only_shown(sheets: Sheets) -> bool:
 
 
 def _is_one_file(sheets: Sheets) -> bool:
-    """Whether each clip becomes a sheet in a file."""
+    """Say whether each clip becomes a sheet in a file."""
     return not (sheets.is_each or _is_only_shown(sheets) or sheets.output == STDOUT)
 
 
@@ -148,7 +148,7 @@ def _deliver(frames: Frames, tiles: Tiles | None, sheets: Sheets, screen: Screen
 
 
 def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -> list[Path]:
-    from vllava_cli.media.sheet import Sheet, sheet_picture
+    from vllava_cli.media.contact_sheet import Sheet, sheet_picture
 
     sheet = Sheet.of(frames, title_of(frames.clip.path), tiles, fit=sheets.framing.fit)
     if sheets.is_shown and screen.is_terminal:
@@ -162,7 +162,7 @@ def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -
 
 
 def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
-    from vllava_cli.media.sheet import frame_png
+    from vllava_cli.media.contact_sheet import frame_png
 
     targets = [_folder(sheets) / name for name in _frame_names(frames)]
     for target in targets:
@@ -177,14 +177,14 @@ def _frame_names(frames: Frames) -> Iterator[str]:
 
 
 def _target(sheets: Sheets, clip: Path) -> Path:
-    """Where a sheet goes."""
+    """Name the file of a sheet."""
     if sheets.output and not _is_folder(sheets):
         return Path(sheets.output)
     return sheet_path(clip, _folder(sheets))
 
 
 def _is_folder(sheets: Sheets) -> bool:
-    """Whether -o names a folder, one that is there or one that is to be made."""
+    """Say whether -o names a folder that is there or is to be made."""
     return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or os.path.isdir(str(sheets.output)))
 
 

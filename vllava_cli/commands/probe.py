@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vllava_cli.errors import MediaError
-from vllava_cli.nouns import Clip, DecodeLimits
-from vllava_cli.plural import counted
-from vllava_cli.portable import json_of
+from vllava_cli.nouns import Clip, DecodeLimits, counted
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import json_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one `vllava probe` was told."""
+    """The request of one `vllava probe`."""
 
     files: tuple[Path, ...]
     is_full: bool = False
@@ -26,7 +25,7 @@ class Probe:
 
 def run(probe: Probe, screen: Screen) -> int:
     """Goes through all files, printing each as it is done; returns 1 if one of them could not be used, else 0."""
-    from vllava_cli.media.spool import Reader
+    from vllava_cli.media.decoder.stdin_file import Reader
 
     failures = 0
     with Reader(probe.limits) as reader:

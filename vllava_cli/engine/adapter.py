@@ -16,17 +16,18 @@ from typing import Any
 from vllava_cli.engine import hub
 from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG, base_of
 from vllava_cli.engine.hub import Source
+from vllava_cli.engine.repository import repository_folder
 from vllava_cli.errors import CheckpointError, UsageError
-from vllava_cli.json_file import check_regular, parsed, read_object, unusable
 from vllava_cli.nouns import Adapter, Checkpoint, Wishes
+from vllava_cli.storage.fields import read_object, unusable
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-MOST_BYTES, MOST_HEADER_BYTES = 1 << 36, 1 << 24
 UNMERGEABLE = (
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
     *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora"),
 )
 """Settings with which a module's answer isn't that of one changed matrix, or not of one that an adapter names."""
+SWITCHES = ("use_dora", "use_rslora")
 REBASED = ("corda", "kasa", "loftq", "lora_ga", "olora", "pissa")
 """Beginnings that change the base's own weights: an adapter that is trained from there fits no published base."""
 _TENSOR = re.compile(
@@ -64,8 +65,28 @@ def locate(wishes: Wishes, notice: Callable[[str], object], *, is_quiet: bool) -
     Errors: UsageError where peft is missing, CheckpointError, HubError.
     """
     source = hub.locate(wishes.model, wishes.revision, is_quiet=is_quiet)
-    if wishes.adapter:
-        found = hub.locate_adapter(wishes.adapter, is_quiet=is_quiet)
+    return _joined(source, hub.locate_adapter(wishes.adapter, is_quiet=is_quiet) if wishes.adapter else None, notice)
+
+
+def foreseen(wishes: Wishes, notice: Callable[[str], object]) -> Source:
+    """As `locate`, without the network; the revision is UNKNOWN where this disk lacks the model or its adapter.
+
+    Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
+    """
+    source = hub.find_here(wishes.model, wishes.revision)
+    if source is None:
+        commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else hub.UNKNOWN
+        source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
+    adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
+    is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
+    if wishes.adapter and not is_whole:
+        return replace(source, revision=hub.UNKNOWN)
+    return _joined(source, adapter, notice)
+
+
+def _joined(source: Source, found: Source | None, notice: Callable[[str], object]) -> Source:
+    """A checkpoint with the adapter that was found for it."""
+    if found:
         source = replace(source, adapter=described(found))
         base = base_of(found.folder)
         if base and Path(base).name != Path(source.model).name:
@@ -87,14 +108,18 @@ def described(source: Source) -> Adapter:
         if (folder / CONFIG).exists():
             raise CheckpointError(f"{source.model} is a model and no adapter: give it with --model.")
         raise CheckpointError(f"{source.model} is no adapter: it has no {ADAPTER_CONFIG}.")
-    _check_settings(source.model, read_object(folder / ADAPTER_CONFIG))
+    settings = read_object(folder / ADAPTER_CONFIG)
+    _check_settings(source.model, settings)
+    for name in SWITCHES:
+        if not isinstance(settings.get(name), bool | None):
+            raise unusable(folder / ADAPTER_CONFIG, f"{name} is {settings[name]!r} and must be true or false")
     pickled = weights.with_suffix(".bin")
     if pickled.exists() and not weights.exists():
         raise CheckpointError(
             f"The adapter {source.model} has its weights in {pickled.name}, and vllava reads them from safetensors "
             "files only: load it with peft where you trust it, and save it with save_pretrained."
         )
-    check_regular(weights, most_bytes=MOST_BYTES)
+    hub.shapes_in(weights)
     if util.find_spec("peft") is None:
         raise UsageError("--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'.")
     digest = hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes())
@@ -109,7 +134,7 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
     settings = read_object(adapter.folder / ADAPTER_CONFIG)
     is_rooted = bool(settings.get("use_rslora"))
     found: dict[str, Change] = {}
-    shapes = shapes_in(adapter.folder / ADAPTER_WEIGHTS)
+    shapes = hub.shapes_in(adapter.folder / ADAPTER_WEIGHTS)
     places = tensors_of(checkpoint.folder)
     lost = []
     for name, shape in shapes.items():
@@ -118,7 +143,7 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
         if match is None or not _fits(match["part"], shape, places, module):
             lost.append(name)
             continue
-        alpha = _alpha(settings, match["module"])
+        alpha = _alpha(adapter.folder / ADAPTER_CONFIG, settings, match["module"])
         change = found.setdefault(module, Change(module=module, alpha=alpha, is_rank_rooted=is_rooted))
         change.tensors[match["part"]] = name
     if lost or not found:
@@ -129,7 +154,7 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
         )
         raise CheckpointError(f"The adapter {adapter.name} doesn't fit the model {checkpoint.model}: {what}.")
     for change in found.values():
-        _check_whole(adapter, change, is_dora=bool(settings.get("use_dora")))
+        _check_whole(adapter, change, shapes, is_dora=bool(settings.get("use_dora")))
     return list(found.values())
 
 
@@ -138,21 +163,8 @@ def tensors_of(folder: Path) -> dict[str, Place]:
     return {
         plain(name): Place(file=folder / file, name=name, shape=shape)
         for file in hub.weight_files(folder)
-        for name, shape in shapes_in(folder / file).items()
+        for name, shape in hub.shapes_in(folder / file).items()
     }
-
-
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > MOST_HEADER_BYTES:
-                raise ValueError("its header is too long")
-            header = parsed(file.read(size))
-        return {name: tuple(map(int, facts["shape"])) for name, facts in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, LookupError, TypeError) as exc:
-        raise unusable(path, f"it is no safetensors file ({exc})") from exc
 
 
 def plain(name: str) -> str:
@@ -196,21 +208,19 @@ def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
         raise CheckpointError(f"The adapter {named} has {fault}: vllava merges plain LoRA and DoRA for Video-LLaVA.")
 
 
-def _alpha(settings: Mapping[str, Any], module: str) -> float:
+def _alpha(path: Path, settings: Mapping[str, Any], module: str) -> float:
     """Of a module by the name that it had in training. Errors: CheckpointError."""
     given: Any = settings.get("lora_alpha")
     for pattern, alpha in _object(settings, "alpha_pattern").items():
         literal = _LITERAL.fullmatch(pattern)
         if literal is None:
-            raise CheckpointError(
-                f"The adapter's alpha_pattern {pattern!r} can't be read: give names without wildcards."
-            )
+            raise CheckpointError(f"The file {path} has alpha_pattern {pattern!r}: give names without wildcards.")
         name = literal[1].replace("\\", "")
         if module == name or (module.endswith(f".{name}") and not pattern.startswith("^")):
             given = alpha
             break
-    if not isinstance(given, int | float) or not abs(given) < 1e9:
-        raise CheckpointError(f"The adapter's lora_alpha is {given!r} and must be a number.")
+    if type(given) not in (int, float) or not abs(given) < 1e9:
+        raise unusable(path, f"lora_alpha is {given!r} and must be a number")
     return float(given)
 
 
@@ -219,12 +229,25 @@ def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _check_whole(adapter: Adapter, change: Change, *, is_dora: bool) -> None:
-    """Errors: CheckpointError for half a change, which peft would fill up with random values."""
-    wanted = {"lora_A.weight", "lora_B.weight"} if change.tensors.keys() & {"lora_A.weight", "lora_B.weight"} else set()
-    if change.tensors.keys() & {"lora_embedding_A", "lora_embedding_B"}:
-        wanted |= {"lora_embedding_A", "lora_embedding_B"}
-    if wanted and is_dora:
-        wanted.add("lora_magnitude_vector")
-    if missing := sorted(wanted - change.tensors.keys()):
-        raise CheckpointError(f"The adapter {adapter.name} lacks {missing[0]} of {change.module}: save it again.")
+def _check_whole(adapter: Adapter, change: Change, shapes: Mapping[str, tuple[int, ...]], *, is_dora: bool) -> None:
+    """Errors: CheckpointError for parts that peft would fill up with random values, or could not multiply."""
+    parts = change.tensors.keys() - {"weight", "bias"}
+    if not parts:
+        return
+    is_embedding = any(part.startswith("lora_embedding") for part in parts)
+    first, second = ("lora_embedding_A", "lora_embedding_B") if is_embedding else ("lora_A.weight", "lora_B.weight")
+    if missing := sorted({first, second, *(["lora_magnitude_vector"] if is_dora else [])} - parts):
+        raise _misfit(adapter, f"lacks {missing[0]} of {change.module}")
+    into, out = (shapes[change.tensors[part]] for part in (first, second))
+    if not into[0] == out[1] > 0:
+        raise _misfit(adapter, f"has rank {into[0]} in {first} and {out[1]} in {second} of {change.module}")
+    wanted = (out[0],) if len(out) == 2 else (1, out[0], *out[2:])
+    found = shapes[change.tensors["lora_magnitude_vector"]] if "lora_magnitude_vector" in parts else wanted
+    if found != wanted:
+        raise _misfit(
+            adapter, f"has a lora_magnitude_vector of {list(found)} where {change.module} needs {list(wanted)}"
+        )
+
+
+def _misfit(adapter: Adapter, what: str) -> CheckpointError:
+    return CheckpointError(f"The adapter {adapter.name} {what}: save it again.")

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllava_cli.engine.cancel import CancelError
-from vllava_cli.engine.choose import Chooser, overflowed
 from vllava_cli.engine.decoding import decoded
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.engine.memory import Shown
-from vllava_cli.engine.score import log_likelihoods, probabilities
+from vllava_cli.engine.prompt_cache import Shown
+from vllava_cli.engine.sampler import Chooser, overflowed
+from vllava_cli.engine.scoring import log_likelihoods, probabilities
 from vllava_cli.engine.stopping import stop_of
 from vllava_cli.engine.tokens import digest_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Conversation, Piece, Sampling, Stats, StopReason, Turn
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.generate import Engine
 
 
 @dataclass(kw_only=True)

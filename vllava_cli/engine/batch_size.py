@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vllava_cli.engine.stream import Engine
-from vllava_cli.limits import limited_ram
+from vllava_cli.engine.generate import Engine
+from vllava_cli.hardware import limited_ram
 from vllava_cli.nouns import Checkpoint, Sampling
 
 MOST_ON_GPU = 64

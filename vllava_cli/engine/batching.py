@@ -14,12 +14,12 @@ from typing import Generic, Protocol
 import torch
 
 from vllava_cli.engine.cancel import CancelError, never
-from vllava_cli.engine.choose import greedy
-from vllava_cli.engine.crowd import Crowd, Prefix, gathered, read_prefixes, rows_at_once
+from vllava_cli.engine.decode_batch import Crowd, Prefix, gathered, read_prefixes, rows_at_once
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.row import Finished, K, Query, Row
-from vllava_cli.engine.score import log_likelihoods, probabilities
-from vllava_cli.engine.stream import Engine
+from vllava_cli.engine.sampler import greedy
+from vllava_cli.engine.scoring import log_likelihoods, probabilities
 from vllava_cli.errors import MemoryShortError, VllavaError
 from vllava_cli.nouns import Fit, Frames, Sampling
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.engine.folder_faults import CONFIG, check_described, no_config
 from vllava_cli.engine.hub import Source
 from vllava_cli.errors import CheckpointError, reason_of
-from vllava_cli.json_file import read_object, unusable
-from vllava_cli.media.recipe import read_video_recipe
+from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, VideoRecipe
+from vllava_cli.storage.fields import read_object, unusable
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig
@@ -30,6 +31,9 @@ MOST = {
     "patch_size": 1 << 12,
 }
 """What the numbers of a config's parts may be: far more than any model has, and little enough to compute with."""
+ROTATION = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+MOST_ROTATION = 1e12
+"""Of the rotary embedding's numbers."""
 MOST_TOKENS = 1 << 18
 """Of a video; one of the published checkpoint has 2056."""
 
@@ -72,19 +76,21 @@ def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Chec
 def read_config(folder: Path) -> VideoLlavaConfig:
     """transformers' own config object, with its defaults for what the file leaves out. Errors: CheckpointError."""
     from transformers import VideoLlavaConfig
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # it warns of what is refused here, or does no harm
     path = folder / CONFIG
     given = read_object(path)
+    for part, values in ((part, given[part]) for part in PARTS if isinstance(given.get(part), dict)):
+        _check_numbers(path, part, {name: value for name, value in values.items() if value is not None})
     try:
         config = VideoLlavaConfig.from_dict(given)
-    except Exception as exc:  # its strict classes raise many types for a bad value
-        raise unusable(path, reason_of(exc)) from exc
-    for part in (getattr(config, name) for name in PARTS):
-        for name, most in MOST.items():
-            value = getattr(part, name, most)
-            if type(value) is not int or not 1 <= value <= most:
-                raise unusable(path, f"{name} is {str(value)[:40]} and must be a whole number from 1 to {most}")
+    except Exception as exc:  # its strict classes raise many types for a bad value, and name the cause behind
+        raise unusable(path, reason_of(exc.__cause__ or exc)) from exc
+    for part in PARTS:
+        _check_numbers(path, part, vars(getattr(config, part)))
     _check_vision(path, config)
+    _check_language(path, config)
     return config
 
 
@@ -109,6 +115,14 @@ def check_architecture(folder: Path, *, named: str | None = None) -> None:
         )
 
 
+def _check_numbers(path: Path, part: str, values: Mapping[str, Any]) -> None:
+    """Errors: CheckpointError for a number of a config's part that no model has."""
+    for name, most in MOST.items():
+        value = values.get(name, most)
+        if type(value) is not int or not 1 <= value <= most:
+            raise unusable(path, f"{part}.{name} is {str(value)[:40]} and must be a whole number from 1 to {most}")
+
+
 def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
     """Errors: CheckpointError for numbers that each may be, but not together."""
     vision, layers = config.vision_config, config.vision_feature_layer
@@ -119,6 +133,27 @@ def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
             raise unusable(path, f"vision_feature_layer is {layer} of {vision.num_hidden_layers} layers")
     if config.vision_feature_select_strategy not in ("default", "full"):
         raise unusable(path, f"vision_feature_select_strategy is {config.vision_feature_select_strategy}")
+
+
+def _check_language(path: Path, config: VideoLlavaConfig) -> None:
+    """Errors: CheckpointError for words that transformers doesn't know, and for numbers that it can't compute with."""
+    from transformers.activations import ACT2FN
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    text, rope = config.text_config, config.text_config.rope_parameters or {}
+    words = [(f"{part}.hidden_act", getattr(config, part).hidden_act, ACT2FN) for part in PARTS]
+    words += [("projector_hidden_act", config.projector_hidden_act, ACT2FN)]
+    words += [("rope_type", rope.get("rope_type", "default"), ("default", *ROPE_INIT_FUNCTIONS))]
+    for name, word, known in words:
+        if str(word) not in known:
+            raise unusable(path, f"{name} is {str(word)[:40]}, which transformers doesn't know")
+    for name in ROTATION:
+        value = rope.get(name, 1)
+        if type(value) not in (int, float) or not 0 < value < MOST_ROTATION:
+            raise unusable(path, f"{name} is {str(value)[:40]} and must be a number above 0")
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    if heads % kv_heads:
+        raise unusable(path, f"num_attention_heads is {heads} and num_key_value_heads {kv_heads}")
 
 
 def _language_matrices(text: Any) -> int:

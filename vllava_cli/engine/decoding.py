@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.cancel import CancelError
-from vllava_cli.engine.choose import Chooser, checked
+from vllava_cli.engine.cuda_graph import CudaRecorder, StaticSteps
 from vllava_cli.engine.forward import step
-from vllava_cli.engine.static import CudaRecorder, StaticSteps
+from vllava_cli.engine.sampler import Chooser, checked
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
+    from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.llama import Llama
-    from vllava_cli.engine.memory import Memory
-    from vllava_cli.engine.stream import Engine
+    from vllava_cli.engine.prompt_cache import Memory
 
 
 class Steps(Protocol):

@@ -22,14 +22,14 @@ _SIGNS = re.compile(rf"\s*{HARD_SIGN}+")
 class Detokenizer:
     """Turns ids into text that grows.
 
-    What may still change is held back: a character split over several tokens and, with `drops_strays`, a "Ъ" that may
-    still begin a Cyrillic word.
+    What may still change is held back: a run of bytes, of which none are kept as they are once one makes no character,
+    and, with `drops_strays`, a "Ъ" that may still begin a Cyrillic word.
     """
 
     tokenizer: Tokenizer
     drops_strays: bool = True
     ids: list[int] = field(default_factory=list)
-    """Those of `text`."""
+    """Those of `text`, and the bytes that are held back."""
     text: str = ""
     produced: int = 0
     """How many ids came, whatever became of them."""
@@ -63,11 +63,13 @@ class Detokenizer:
             if self._is_sign(whole):
                 return ""
             whole = self._whole()
-        return self._advance(whole)
+        self._accept()
+        return self._advance(whole) if self.tokenizer.ends_bytes(token) else ""
 
     def rest(self) -> str:
         """What was still held back when the answer ended; a "Ъ" at its end is stray."""
         self._drop_signs()
+        self._accept()
         return self._advance(self._whole())
 
     def may_stray(self, ids: Sequence[int]) -> bool:
@@ -112,9 +114,11 @@ class Detokenizer:
         self._strays_at += self._signs_at
         self._signs, self._signs_at = [], []
 
-    def _advance(self, whole: str) -> str:
+    def _accept(self) -> None:
         self.ids += self._signs + self._open
         self._open = []
+
+    def _advance(self, whole: str) -> str:
         before, self.text = self.text, whole
         return whole[len(before) :]
 

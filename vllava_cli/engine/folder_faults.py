@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vllava_cli.errors import CheckpointError
-from vllava_cli.json_file import read_object
+from vllava_cli.storage.fields import read_object
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")

@@ -15,8 +15,8 @@ from vllava_cli.engine.cancel import CancelError
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
+from vllava_cli.fit import free_gib, gib
 from vllava_cli.hardware import free_ram_bytes
-from vllava_cli.memory_estimate import free_gib, gib
 from vllava_cli.nouns import LoadPlan, MediaKind
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from pathlib import Path
 from vllava_cli import demo
 from vllava_cli.engine.folder_faults import no_weights
 from vllava_cli.engine.hub_download import fetch
-from vllava_cli.engine.repository import Listing, ask, cache_folder, refusals
-from vllava_cli.errors import CheckpointError, HubError
-from vllava_cli.json_file import MOST_BYTES, read_object, unusable
-from vllava_cli.media.recipe import has_recipe
+from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refusals
+from vllava_cli.errors import CheckpointError, HubError, reason_of
+from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, Adapter
+from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 """By these a model is found in the cache: they are fetched last."""
@@ -30,12 +30,15 @@ USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 """Those that a checkpoint may lack, and whose absence changes its answers."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_WEIGHTS_BYTES = 1 << 36
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+UNKNOWN = ""
+"""The revision of a checkpoint that isn't here: a dry run fetches none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint's folder; `revision` is the commit when it came from the hub."""
+    """A checkpoint's folder; `revision` is the commit when it came from the hub, UNKNOWN where that can't be known."""
 
     model: str
     folder: Path
@@ -66,25 +69,30 @@ def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = T
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
-    source = find_here(name, revision)
-    missing = [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
-    if source and (source.revision is None or not missing):
+    source = find_here(name, revision, kind="adapter")
+    missing = missing_adapter(source)
+    if source and not missing:
         return source
-    listing = ask(name, revision, lack=lack(name, source, missing))
-    _check_listed(listing, ADAPTER_FILES, "an adapter is read from safetensors files only")
+    listing = ask(name, revision, lack=lack(name, source, missing, kind="adapter"), kind="adapter")
+    _check_listed(listing, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
     return _fetched(listing, ADAPTER_FILES, is_quiet=is_quiet)
 
 
-def find_here(model: str, revision: str | None = None) -> Source | None:
+def missing_adapter(source: Source | None) -> list[str]:
+    """The names of an adapter's files that the hub's cache lacks; of a folder nothing is ever fetched."""
+    if source and source.revision is None:
+        return []
+    return [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
+
+
+def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") -> Source | None:
     """What this disk has of a checkpoint or an adapter, perhaps not all of it; None for a hub id that isn't cached."""
-    if model == DEMO_MODEL:
-        return Source(model=model, folder=demo.CHECKPOINT)
-    if _is_folder_name(model):
-        return Source(model=model, folder=_existing_folder(model))
+    if is_local(model):
+        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model, kind))
     from huggingface_hub import try_to_load_from_cache
 
     for name in (CONFIG, ADAPTER_CONFIG):
-        with refusals(model, revision):
+        with refusals(model, revision, kind):
             found = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(found, str):
             folder = Path(found).parent
@@ -93,15 +101,32 @@ def find_here(model: str, revision: str | None = None) -> Source | None:
 
 
 def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
-    """Fetches the safetensors files of a hub checkpoint where they are missing.
+    """Fetches the safetensors files of a hub checkpoint where they are missing; all are then whole, by their headers.
 
-    Errors: HubError; CheckpointError for a folder that has none.
+    Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
     """
-    missing = missing_weights(source.folder)
-    if not missing:
-        return
+    if missing := missing_weights(source.folder):
+        _complete(source, missing, is_quiet=is_quiet)
+    for name in weight_files(source.folder):
+        shapes_in(source.folder / name)
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
+    from safetensors import safe_open
+
+    check_json_file(path, most_bytes=MAX_WEIGHTS_BYTES)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
+    except Exception as exc:  # safetensors has a type of its own
+        raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
+
+
+def _complete(source: Source, missing: list[str], *, is_quiet: bool) -> None:
     if source.revision is None:
-        raise no_weights(source.folder, missing)
+        is_index_lost = missing == [WEIGHTS] and any(source.folder.glob("*-of-*.safetensors"))
+        raise no_weights(source.folder, [INDEX] if is_index_lost else missing)
     listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
     if WEIGHTS not in listing.names and INDEX in listing.names:
         fetch(listing, [INDEX], is_quiet=True)
@@ -118,7 +143,7 @@ def missing_description(folder: Path) -> list[str]:
 
 def missing_weights(folder: Path) -> list[str]:
     """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
-    return [name for name in weight_files(folder) if not (folder / name).is_file()]  # a pipe would be waited for
+    return [name for name in weight_files(folder) if not (folder / name).exists()]
 
 
 def weights_bytes(source: Source) -> int:
@@ -148,11 +173,11 @@ def _is_name(shard: object) -> bool:
     return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
-def lack(model: str, source: Source | None, missing: list[str]) -> str:
+def lack(model: str, source: Source | None, missing: list[str], *, kind: Kind = "model") -> str:
     """How a sentence begins that says what isn't here."""
     if source is None:
-        return f"The model {model} is not in the cache {cache_folder()}"
-    return f"The model {model} lacks {missing[0]} in the cache {cache_folder()}"
+        return f"The {kind} {model} is not in the cache {cache_folder()}"
+    return f"The {kind} {model} lacks {missing[0]} in the cache {cache_folder()}"
 
 
 def cached_models() -> list[str]:
@@ -170,20 +195,20 @@ def _is_ours(config: Path) -> bool:
         return False
 
 
-def _is_folder_name(model: str) -> bool:
+def is_local(model: str) -> bool:
+    """Whether it names a folder, or the demo model, and none of the hub's."""
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
-    return looks_like_path or os.path.isdir(model)
+    return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
 
-def _existing_folder(model: str) -> Path:
+def _existing_folder(model: str, kind: Kind) -> Path:
     folder = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
     if os.path.isdir(folder):
         if os.access(folder, os.R_OK | os.X_OK):
             return folder
-        raise CheckpointError(f"The model folder {model} can't be read: permission denied. Check its mode and owner.")
-    raise CheckpointError(
-        f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
-    )
+        raise CheckpointError(f"The {kind} folder {model} can't be read: permission denied. Check its mode and owner.")
+    wanted = "a Video-LLaVA checkpoint, a hub id, or --model demo" if kind == "model" else "a LoRA adapter, or a hub id"
+    raise CheckpointError(f"There is no {kind} folder {model}: give the folder of {wanted}.")
 
 
 def _described(listing: Listing, *, is_quiet: bool) -> Source:
@@ -208,7 +233,7 @@ def _fetched(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> Sourc
 def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
     if lacking := [name for name in names if name not in listing.names]:
-        raise HubError(f"The hub's model {listing.model} has no {lacking[0]}: {reason}, so name another one.")
+        raise HubError(f"The hub's {listing.kind} {listing.model} has no {lacking[0]}: {reason}, so name another one.")
 
 
 def _is_adapter(folder: Path) -> bool:

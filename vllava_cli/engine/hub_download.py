@@ -30,7 +30,7 @@ AT_ONCE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    model: str
+    listing: Listing
     name: str
     url: str
     size: int | None
@@ -54,7 +54,7 @@ def fetch(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> None:
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         files = _all(pool.submit(_look_up, listing, name) for name in todo)
-        _check_room(listing.model, files)
+        _check_room(listing, files)
         with _bar(files, is_quiet=is_quiet or not files) as bar:
             download = _Download(folder=listing.folder, bar=bar, is_over=is_over)
             try:
@@ -132,7 +132,7 @@ class _Download:
         start = sink.tell()
         headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         request = get_session().stream("GET", file.url, headers=headers, timeout=STALL_S, follow_redirects=True)
-        with refusals(file.model, None), request as response:
+        with refusals(file.listing.model, None, file.listing.kind), request as response:
             hf_raise_for_status(response)
             if start and response.status_code != 206:  # all of it, whatever was asked for
                 sink.seek(0)
@@ -156,12 +156,12 @@ def _look_up(listing: Listing, name: str) -> RemoteFile:
 
     url = hf_hub_url(listing.model, name, revision=listing.commit)
     try:
-        with refusals(listing.model, listing.commit):
+        with refusals(listing.model, listing.commit, listing.kind):
             found = get_hf_file_metadata(url, timeout=STALL_S)
         blob = repository_folder(listing.model) / "blobs" / plain(found.etag)
     except (network_fault(), ValueError) as exc:
         raise _broken_off(name) from exc
-    return RemoteFile(model=listing.model, name=name, url=url, size=found.size, blob=blob)
+    return RemoteFile(listing=listing, name=name, url=url, size=found.size, blob=blob)
 
 
 def _all(futures: Iterable[Future[Found]]) -> list[Found]:
@@ -172,15 +172,15 @@ def _all(futures: Iterable[Future[Found]]) -> list[Found]:
     return [future.result() for future in begun]
 
 
-def _check_room(model: str, files: list[RemoteFile]) -> None:
+def _check_room(listing: Listing, files: list[RemoteFile]) -> None:
     """Errors: HubError where the disk is too small for what is missing."""
     left = sum((file.size or 0) - file.bytes_here for file in files)
     place = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if left > free:
         raise HubError(
-            f"The model {model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has {free / 1e9:.1f} GB free: "
-            "make room there, or set HF_HOME to a folder of a larger disk."
+            f"The {listing.kind} {listing.model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has "
+            f"{free / 1e9:.1f} GB free: make room there, or set HF_HOME to a folder of a larger disk."
         )
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllava_cli.engine import threads
+from vllava_cli.engine.calibration import blank_frames
 from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.folder_faults import ADAPTER_CONFIG
+from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.engine.keeping import Store
-from vllava_cli.engine.kept import Origin, origin_of
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.merging import check_fits, merge
-from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
+from vllava_cli.engine.weight_cache import Origin, origin_of
+from vllava_cli.engine.weight_writer import Store
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
-from vllava_cli.nouns import LoadPlan, MediaKind
+from vllava_cli.nouns import Conversation, LoadPlan, MediaKind
+from vllava_cli.storage.fields import unusable
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
@@ -44,17 +47,32 @@ def load(
     With a store, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    from transformers.utils import logging as told
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
-    told.set_verbosity_error()
-    (told.disable_progress_bar if is_quiet else told.enable_progress_bar)()
+    _hush(is_quiet)
     kinds = set(kinds)
     check_fits(tokens.checkpoint)
     model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
     threads.use(plan.threads)
     notice = store.notice if store else str
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), notice=notice)
+
+
+def check(plan: LoadPlan, tokens: Tokens) -> None:
+    """Raises what an answer about a video would raise before it begins; no weight is read.
+
+    On the meta device a tensor has a name and a size, and no value. Errors: CheckpointError, ContextError.
+    """
+    _hush(is_quiet=True)
+    tokens.prompt_ids(Conversation(attached=(blank_frames("video", tokens),)), "What?")
+    check_fits(tokens.checkpoint)
+    bare = replace(tokens, checkpoint=replace(tokens.checkpoint, adapter=None))
+    _read(replace(plan, device="meta", quantisation=None, attention="eager"), bare, {"video"})
+
+
+def _hush(is_quiet: bool) -> None:
+    from transformers.utils import logging as told
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
+    (told.disable_progress_bar if is_quiet else told.enable_progress_bar)()
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
@@ -135,6 +153,8 @@ def _from_pretrained(
             return found
     except (MemoryShortError, KeyboardInterrupt):
         raise
+    except _UnfitConfigError as exc:
+        raise unusable(folder / CONFIG, reason_of(exc)) from exc
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {reason_of(exc)}.") from exc
 
@@ -155,17 +175,24 @@ def without_adapter(folder: Path) -> Iterator[Path]:
         yield Path(links)
 
 
+class _UnfitConfigError(Exception):
+    """No modules can be made as a config says."""
+
+
 def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
     """The model's class, whose instances lack these parts."""
     from transformers import VideoLlavaForConditionalGeneration
 
     class Partial(VideoLlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is not typed
         def __init__(self, config: VideoLlavaConfig) -> None:
-            super().__init__(config)
+            try:
+                super().__init__(config)
+            except Exception as exc:  # torch and transformers each have their own types
+                raise _UnfitConfigError(exc) from exc
             for part in parts:
                 setattr(self.model, part, None)
 
-    return _named(Partial) if parts else VideoLlavaForConditionalGeneration
+    return _named(Partial)
 
 
 def _class_of_tower(kind: MediaKind) -> type[VideoLlavaForConditionalGeneration]:

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vllava_cli.errors import HubError
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
+Kind = Literal["model", "adapter"]
 ANSWER_S = 4.0
 """How long the hub may take for its first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
 
@@ -26,6 +27,7 @@ class Listing:
     model: str
     commit: str
     names: frozenset[str]
+    kind: Kind = "model"
 
     @property
     def folder(self) -> Path:
@@ -47,7 +49,7 @@ def repository_folder(model: str) -> Path:
     return cache_folder() / repo_folder_name(repo_id=model, repo_type="model")
 
 
-def ask(model: str, revision: str | None, *, lack: str) -> Listing:
+def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") -> Listing:
     """What the hub has of a revision, whose commit is remembered in the cache.
 
     `lack` says what isn't here: the sentence of an error begins with it. Errors: HubError.
@@ -60,18 +62,19 @@ def ask(model: str, revision: str | None, *, lack: str) -> Listing:
         raise HubError(f"{lack} and HF_HUB_OFFLINE is set: unset it where there is a network.")
     limit_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
     try:
-        info = _info(model, revision, limit_s)
+        info = _info(model, revision, limit_s, kind)
         names = frozenset(file.rfilename for file in info.siblings or () if is_plain(file.rfilename))
-        listing = Listing(model=model, commit=plain(info.sha), names=names)
+        listing = Listing(model=model, commit=plain(info.sha), names=names, kind=kind)
     except TimeoutError as exc:
         raise HubError(
             f"{lack} and the hub doesn't answer within {limit_s:g} seconds: try again, or set "
             "HF_HUB_ETAG_TIMEOUT to more."
         ) from exc
     except network_fault() as exc:
+        other = ", or try --model demo, which is built in" if kind == "model" else ""
         raise HubError(
             f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
-            "there is a network, or try --model demo, which is built in."
+            f"there is a network{other}."
         ) from exc
     except (ValueError, LookupError, TypeError, AttributeError) as exc:  # whatever its library stumbles over
         raise HubError(
@@ -83,25 +86,26 @@ def ask(model: str, revision: str | None, *, lack: str) -> Listing:
 
 
 @contextmanager
-def refusals(model: str, revision: str | None) -> Iterator[None]:
+def refusals(model: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """Turns an answer of the hub that refuses something into one sentence. Errors: HubError."""
     from huggingface_hub import constants, errors
 
     try:
         yield
     except errors.HFValidationError as exc:
-        raise HubError(f"{model} is neither a folder nor a hub id such as LanguageBind/Video-LLaVA-7B-hf.") from exc
+        example = "LanguageBind/Video-LLaVA-7B-hf" if kind == "model" else "owner/my-lora"
+        raise HubError(f"{model} is neither a folder nor a hub id such as {example}.") from exc
     except errors.GatedRepoError as exc:
         raise HubError(
-            f"The hub's model {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with "
+            f"The hub's {kind} {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with "
             "hf auth login."
         ) from exc
     except errors.RepositoryNotFoundError as exc:
         raise HubError(
-            f"The hub has no model {model}, or it is private: check the name, or log in with hf auth login."
+            f"The hub has no {kind} {model}, or it is private: check the name, or log in with hf auth login."
         ) from exc
     except errors.RevisionNotFoundError as exc:
-        raise HubError(f"The hub's model {model} has no revision {revision}: leave --revision out for main.") from exc
+        raise HubError(f"The hub's {kind} {model} has no revision {revision}: leave --revision out for main.") from exc
     except errors.HfHubHTTPError as exc:
         status = exc.response.status_code
         remedy = "log in anew with hf auth login, or unset HF_TOKEN" if status in (401, 403) else "try again later"
@@ -137,12 +141,12 @@ def _remember(listing: Listing, revision: str) -> None:
             reference.write_text(listing.commit, encoding="utf-8")
 
 
-def _info(model: str, revision: str | None, limit_s: float) -> ModelInfo:
+def _info(model: str, revision: str | None, limit_s: float, kind: Kind) -> ModelInfo:
     """Errors: TimeoutError, also where an address isn't found or one after the other is tried; HubError."""
     from huggingface_hub import HfApi
 
     def question() -> ModelInfo:
-        with refusals(model, revision):
+        with refusals(model, revision, kind):
             return HfApi().model_info(model, revision=revision, timeout=limit_s + 1)
 
     pool = ThreadPoolExecutor(1)

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from vllava_cli.engine.choose import Chooser, checked, overflowed
 from vllava_cli.engine.detokenizer import Detokenizer
+from vllava_cli.engine.sampler import Chooser, checked, overflowed
 from vllava_cli.engine.stopping import stop_of
 from vllava_cli.engine.tokens import Tokens, digest_of
 from vllava_cli.errors import OverflowedError, VllavaError

@@ -6,6 +6,7 @@ transformers' AutoTokenizer rebuilds the pipeline of a LlamaTokenizer checkpoint
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.errors import reason_of
-from vllava_cli.json_file import check_regular, read_object, unusable
+from vllava_cli.storage.fields import check_json_file, read_object, unusable
 
 if TYPE_CHECKING:
     import tokenizers
 
 HARD_SIGN = "Ъ"
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 MOST_BYTES = 64 << 20
 """Of tokenizer.json; the published one has 1.84 MB."""
 
@@ -52,6 +54,11 @@ class Tokenizer:
         """The ids below `rows` that no token has: a checkpoint may have more rows than tokens."""
         return frozenset(token for token in range(rows) if self.backend.id_to_token(token) is None)
 
+    def ends_bytes(self, token: int) -> bool:
+        """Whether a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
+        text = self.backend.id_to_token(token)
+        return text is not None and text not in self.special_tokens and not _BYTE.fullmatch(text)
+
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         """The tokens that text must not turn into: ("<unk>", "<s>", "</s>", "<image>", …)."""
@@ -70,7 +77,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     import tokenizers
 
     path = folder / "tokenizer.json"
-    check_regular(path, most_bytes=MOST_BYTES)
+    check_json_file(path, most_bytes=MOST_BYTES)
     settings = read_settings(folder / "tokenizer_config.json")
     names = read_settings(folder / "special_tokens_map.json") | settings
     try:

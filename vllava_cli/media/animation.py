@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vllava_cli.errors import MediaError
-from vllava_cli.media.files import shown
-from vllava_cli.media.pick import choose
-from vllava_cli.media.still import IMAGE_ERRORS, opened_image, rgb
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.images import IMAGE_ERRORS, opened_image, rgb
+from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _TICK_S = 0.0015
@@ -23,7 +22,7 @@ def sample_animation(path: Path, framing: Framing) -> Frames:
     """The eight reference frames of an animation, each composed over those before it; durations give the times."""
     with opened_image(path) as image:
         starts_s, duration_s = _survey(image, path)
-        chosen = choose(starts_s, framing, duration_s=duration_s, name=shown(path))
+        chosen = choose(starts_s, framing, duration_s=duration_s, name=quoted(path))
         frames = {index: _frame(image, index) for index in sorted(set(chosen))}
         pixels = np.stack([frames[index] for index in chosen])
         clip = _clip(path, image, starts_s, duration_s)
@@ -32,7 +31,7 @@ def sample_animation(path: Path, framing: Framing) -> Frames:
 
 def _clip(path: Path, image: Image.Image, starts_s: Sequence[float], duration_s: float) -> Clip:
     decoded, expected = len(starts_s), getattr(image, "n_frames", 1)
-    fault = f"{decoded} of {expected} frames of {shown(path)} could be decoded: the file is truncated or damaged."
+    fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
     return Clip(
         path=path,
         kind="video",
@@ -62,7 +61,7 @@ def _survey(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
             break
         starts_ms.append(starts_ms[-1] + int(image.info.get("duration", 0)))
     if len(starts_ms) == 1:
-        raise MediaError(f"No frame of {shown(path)} could be decoded: it is damaged. Copy or download it again.")
+        raise MediaError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
     return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vllava_cli.media.sheet import Sheet
+from vllava_cli.media.contact_sheet import Sheet
 
 HALF = "▀"
 SHADES = " ░▒▓█"

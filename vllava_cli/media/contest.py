@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from vllava_cli.measures import Bar, Line
-from vllava_cli.media.guard import Guard
+from vllava_cli.media.decoder.client import Guard
 from vllava_cli.media.measuring.lines import guarded_line, has_rivals, lines
 from vllava_cli.media.measuring.promises import bars
 from vllava_cli.media.measuring.race import FFMPEG, FLOORS, GUARDED, LOOP, OURS, TORCHCODEC, Race, race

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -18,7 +18,7 @@ _KINDS = (
 
 def check_file(path: Path) -> None:
     """Raises a `MediaError` unless `path` is a regular file, not empty, that may be read; opens nothing else."""
-    name = shown(path)
+    name = quoted(path)
     try:
         facts = path.stat()
         _check_facts(name, facts)
@@ -38,11 +38,6 @@ def check_file(path: Path) -> None:
 def is_folder(path: Path) -> bool:
     """Also False for a path that can't exist."""
     return os.path.isdir(path)
-
-
-def shown(path: Path) -> str:
-    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
-    return f"'{os.fsencode(path).decode(errors='replace')}'"
 
 
 def _check_facts(name: str, facts: os.stat_result) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from vllava_cli.errors import MediaError
-from vllava_cli.media.files import shown
-from vllava_cli.media.pick import choose
-from vllava_cli.media.still import read_still, rgb
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.images import read_still, rgb
+from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
 
 MAX_ENTRIES = 100_000
@@ -42,7 +41,7 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     """The frames that a framing asks for, [T, H, W, 3], all as large as the first of them; only those are decoded."""
     found = _listing(path)
     count = len(found.pictures)
-    chosen = choose(range(count), framing, duration_s=count, name=shown(path))
+    chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
     stills = {index: _read(found.pictures[index]) for index in sorted(set(chosen))}
     first = stills[min(stills)].clip
     pixels = np.stack([_scaled(stills[index], first) for index in chosen])
@@ -82,10 +81,10 @@ def _listing(path: Path) -> _Listing:
             visible = list(islice((entry for entry in entries if not entry.name.startswith(".")), MAX_ENTRIES + 1))
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
-        raise MediaError(f"{shown(path)} can't be read: {reason}. Check the folder.") from exc
+        raise MediaError(f"{quoted(path)} can't be read: {reason}. Check the folder.") from exc
     if len(visible) > MAX_ENTRIES:
         raise MediaError(
-            f"{shown(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
+            f"{quoted(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
         )
     names = sorted((entry.name for entry in visible if _is_picture(entry)), key=natural)
     videos = sum(entry.name.lower().endswith(_VIDEOS) for entry in visible)
@@ -96,8 +95,8 @@ def _listing(path: Path) -> _Listing:
 
 def _nothing(path: Path, videos: int) -> str:
     if videos:
-        return f"{shown(path)} has videos but no pictures in it. Name the videos themselves."
-    return f"{shown(path)} is a folder. Name the video or image files in it."
+        return f"{quoted(path)} has videos but no pictures in it. Name the videos themselves."
+    return f"{quoted(path)} is a folder. Name the video or image files in it."
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:
@@ -119,7 +118,7 @@ def _read(path: Path) -> Frames:
     try:
         return read_still(path)
     except UnidentifiedImageError as exc:
-        raise MediaError(f"{shown(path)} is a truncated or damaged image. Copy or download it again.") from exc
+        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
 def _scaled(still: Frames, first: Clip) -> npt.NDArray[np.uint8]:
@@ -132,12 +131,12 @@ def _scaled(still: Frames, first: Clip) -> npt.NDArray[np.uint8]:
 def _faults(path: Path, found: _Listing, read: Sequence[Clip]) -> Iterator[str]:
     if found.others:
         entries = "1 entry" if found.others == 1 else f"{found.others} entries"
-        yield f"{entries} of {shown(path)} left out: not a picture."
+        yield f"{entries} of {quoted(path)} left out: not a picture."
     first = read[0]
     scaled = sum((clip.width, clip.height) != (first.width, first.height) for clip in read)
     if scaled:
         yield (
-            f"{scaled} of the {len(read)} pictures read from {shown(path)} were scaled to the size of the first, "
+            f"{scaled} of the {len(read)} pictures read from {quoted(path)} were scaled to the size of the first, "
             f"{first.width}x{first.height}."
         )
     for clip in read:

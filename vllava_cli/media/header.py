@@ -10,9 +10,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.clip import codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.container import codec_name, container_name, opened, promised, video_stream
 from vllava_cli.media.files import check_file
-from vllava_cli.media.still import look, opened_image, turn_of
+from vllava_cli.media.images import look, opened_image, turn_of
 from vllava_cli.nouns import Clip
 
 _MICROSECONDS = 1_000_000

@@ -14,18 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.animation import sample_animation
-from vllava_cli.media.clip import codec_name, opened, video_stream
-from vllava_cli.media.files import check_file, is_folder, shown
+from vllava_cli.media.container import codec_name, opened, video_stream
+from vllava_cli.media.files import check_file, is_folder
 from vllava_cli.media.folder import read_folder
-from vllava_cli.media.pick import check_trim, choose
-from vllava_cli.media.seek import has_constant_rate, is_seekable, sample_by_seeking
-from vllava_cli.media.still import look, read_still
-from vllava_cli.media.through import Survey, fetch_through, survey, survey_unknown
+from vllava_cli.media.images import look, read_still
+from vllava_cli.media.select import check_trim, choose
 from vllava_cli.media.upright import orientation, upright
-from vllava_cli.nouns import Clip, Frames, Framing
-from vllava_cli.plural import counted
+from vllava_cli.media.video.full_decode import Survey, fetch_through, survey, survey_unknown
+from vllava_cli.media.video.seek import has_constant_rate, is_seekable, sample_by_seeking
+from vllava_cli.nouns import Clip, Frames, Framing, counted
 
 
 def sample(path: Path, framing: Framing) -> Frames:
@@ -66,7 +65,7 @@ def _memory_told(path: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError as exc:
-        raise MediaError(f"{shown(path)} needs more memory than there is. Scale it down first.") from exc
+        raise MediaError(f"{quoted(path)} needs more memory than there is. Scale it down first.") from exc
 
 
 def _sample_video(path: Path, framing: Framing) -> Frames:
@@ -84,7 +83,7 @@ def _sample_video(path: Path, framing: Framing) -> Frames:
 
 
 def _sample_through(path: Path, framing: Framing, known: Survey, reason: str) -> Frames:
-    chosen = choose(known.times_s, framing, duration_s=known.duration_s, name=shown(path), reported=known.reported)
+    chosen = choose(known.times_s, framing, duration_s=known.duration_s, name=quoted(path), reported=known.reported)
     pixels = upright(fetch_through(path, chosen, known), orientation(known.matrix))
     times_s = tuple(known.times_s[index] for index in chosen)
     return Frames(clip=_through_clip(path, known, f"Decoded through: {reason}."), pixels=pixels, times_s=times_s)
@@ -117,9 +116,11 @@ def _faults(path: Path, known: Survey) -> tuple[str, ...]:
     decoded, tally = len(known.times_s), known.tally
     expected = max(known.promised, tally.packets)
     if decoded < expected and (tally.refused or tally.is_cut or tally.packets < known.promised):
-        return (f"{decoded} of {expected} frames of {shown(path)} could be decoded: the file is truncated or damaged.",)
+        return (
+            f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged.",
+        )
     if tally.is_cut:
-        return (f"{shown(path)} breaks off after {counted(decoded, 'frame')}: the file is truncated or damaged.",)
+        return (f"{quoted(path)} breaks off after {counted(decoded, 'frame')}: the file is truncated or damaged.",)
     if tally.corrupt:
-        return (f"{tally.corrupt} of {decoded} frames of {shown(path)} are damaged: parts of them are made up.",)
+        return (f"{tally.corrupt} of {decoded} frames of {quoted(path)} are damaged: parts of them are made up.",)
     return ()

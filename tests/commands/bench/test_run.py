@@ -20,7 +20,7 @@ from vllava_cli.errors import CheckpointError, ContextError, LockedError, MediaE
 from vllava_cli.measures import OVER, Agreement, Line
 from vllava_cli.nouns import Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.whole import Part
+from vllava_cli.storage.files import Part
 
 BENCH = Bench(clip=Path("/clips/a.mp4"), question="What happens?", repeat=3, batches=(1, 16))
 BF16 = Configuration(precision="bf16", wishes=Wishes(precision="bf16"))

@@ -15,7 +15,7 @@ from tests.commands.bench.parts import AGREEMENT, PLAN, READING, RECORD, TRIAL
 from vllava_cli.commands.bench.record import Record
 from vllava_cli.commands.bench.saved import object_of, read
 from vllava_cli.errors import OutputError
-from vllava_cli.jsonl import line_of
+from vllava_cli.storage.jsonl import line_of
 
 WHOLE = replace(
     RECORD,
@@ -85,16 +85,16 @@ def test_what_a_later_version_adds_is_left_alone(tmp_path: Path) -> None:
         (lambda row: row["machine"].update(measured_at="noon"), "machine: measured_at is no date with a time"),
         (
             lambda row: row["trials"][0]["lines"][1].update(unit="furlongs"),
-            "the object, trials, 1, lines, 2: unit is none of s, ms, tokens/s, clips/s, MiB",
+            "the object, trials, entry 1, lines, entry 2: unit is none of s, ms, tokens/s, clips/s, MiB",
         ),
         (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[]), "ours: values is an empty list"),
-        (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[-1]), "values: 1 is no number from 0"),
-        (lambda row: row["trials"][0]["lines"][0].update(limit="much"), "lines, 1: limit is no number from 0"),
+        (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[-1]), "values: entry 1 is no number from 0"),
+        (lambda row: row["trials"][0]["lines"][0].update(limit="much"), "lines, entry 1: limit is no number from 0"),
         (lambda row: row["trials"][0]["plan"].update(dtype="float8"), "plan: dtype is none of float16"),
         (lambda row: row["trials"][0]["plan"].update(quantisation="2bit"), "plan: quantisation is none of 8bit"),
         (lambda row: row["trials"][0]["speed"].update(bytes=True), "speed: bytes is no number"),
         (lambda row: row["trials"][0]["agreement"].update(tokens=1.5), "agreement: tokens is no whole number"),
-        (lambda row: row["frames"]["bars"][0].update(is_met=1), "bars, 1: is_met is neither true nor false"),
+        (lambda row: row["frames"]["bars"][0].update(is_met=1), "bars, entry 1: is_met is neither true nor false"),
     ],
 )
 def test_a_damaged_field_is_named(change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vllava_cli.commands.chat.settings import HELP, VALUES, Settings, canonical, changed, rows
+from vllava_cli.commands.chat.settings import SETTINGS, Settings
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Sampling
 
@@ -31,76 +31,72 @@ CHANGES = [
 
 @pytest.mark.parametrize(("name", "value", "sampling"), CHANGES)
 def test_changes(name: str, value: str, sampling: Sampling) -> None:
-    assert changed(Sampling(), name, value) == sampling
+    assert Settings().changed(name, value) == Settings(sampling=sampling)
 
 
 REFUSED = [
-    ("temperature", "hot", "temperature can't be hot: give a number from 0 to 100."),
-    ("temperature", "-1", "temperature can't be -1: give a number from 0 to 100."),
-    ("temperature", "100.1", "temperature can't be 100.1: give a number from 0 to 100."),
-    ("temperature", "nan", "temperature can't be nan: give a number from 0 to 100."),
-    ("top-p", "1.1", "top-p can't be 1.1: give a number from 0 to 1."),
-    ("seed", "-1", "seed can't be -1: give a whole number from 0 to 2^63 - 1, or none."),
-    ("seed", "0.5", "seed can't be 0.5: give a whole number from 0 to 2^63 - 1, or none."),
-    ("seed", str(1 << 63), f"seed can't be {1 << 63}: give a whole number from 0 to 2^63 - 1, or none."),
-    ("max-new-tokens", "0", "max-new-tokens can't be 0: give a whole number from 1."),
-    ("max-new-tokens", "many", "max-new-tokens can't be many: give a whole number from 1."),
-    ("choices", "yes", "'yes' leaves no choice: give two or more, with commas between, yes,no."),
-    ("calibrate", "yes", "calibrate can't be yes: give on or off."),
-    ("guard", "maybe", "guard can't be maybe: give on or off."),
-    ("temprature", "1", "There is no setting temprature. Did you mean temperature? /set lists them."),
-    ("t", "1", "There is no setting t. Did you mean temperature or top-p? /set lists them."),
-    ("colour", "1", "There is no setting colour. /set lists them."),
-    ("verbose", "on", "verbose doesn't change how tokens are chosen: /set verbose on sets it."),
+    *(("temperature", value, "give a number from 0 to 100") for value in ("hot", "-1", "100.1", "nan")),
+    ("top-p", "1.1", "give a number from 0 to 1"),
+    *(("seed", value, "give a whole number from 0 to 2^63 - 1, or none") for value in ("-1", "0.5", str(1 << 63))),
+    *(("max-new-tokens", value, "give a whole number from 1") for value in ("0", "many")),
+    *((name, "maybe", "give on or off") for name in ("guard", "calibrate", "verbose")),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
-def test_refusals(name: str, value: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "value", "remedy"), REFUSED)
+def test_values_out_of_their_limits_are_refused(name: str, value: str, remedy: str) -> None:
     with pytest.raises(UsageError) as caught:
-        changed(Sampling(), name, value)
+        Settings().changed(name, value)
+    assert str(caught.value) == f"{name} can't be {value}: {remedy}."
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("temprature", "There is no setting temprature. Did you mean temperature? /set lists them."),
+        ("t", "There is no setting t. Did you mean temperature or top-p? /set lists them."),
+        ("colour", "There is no setting colour. /set lists them."),
+        ("choices", "'1' leaves no choice: give two or more, with commas between, yes,no."),
+    ],
+)
+def test_an_unknown_name_and_a_single_choice_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings().changed(name, "1")
     assert str(caught.value) == message
 
 
 def test_only_the_named_setting_changes() -> None:
-    before = Sampling(
+    sampling = Sampling(
         max_new_tokens=9, temperature=0.5, top_p=0.5, seed=3, has_guard=False, choices=("a", "b"), is_calibrated=True
     )
-    assert changed(before, "seed", "none") == replace(before, seed=None)
-    assert changed(before, "choices", "none") == replace(before, choices=())
-    assert changed(before, "calibrate", "off") == replace(before, is_calibrated=False)
-
-
-def test_settings_hold_verbose_too() -> None:
-    settings = Settings().changed("verbose", "on").changed("seed", "5")
-    assert settings == Settings(sampling=Sampling(seed=5), is_verbose=True)
-    assert settings.changed("VERBOSE", "off").is_verbose is False
-    with pytest.raises(UsageError, match=r"^verbose can't be loud: give on or off\.$"):
-        settings.changed("verbose", "loud")
+    before = Settings(sampling=sampling, is_verbose=True)
+    assert before.changed("seed", "none") == replace(before, sampling=replace(sampling, seed=None))
+    assert before.changed("choices", "none") == replace(before, sampling=replace(sampling, choices=()))
+    assert before.changed("calibrate", "off") == replace(before, sampling=replace(sampling, is_calibrated=False))
+    assert before.changed("VERBOSE", "off") == replace(before, is_verbose=False)
 
 
 def test_rows_are_what_set_takes() -> None:
-    assert rows(Sampling(temperature=0.25, seed=3, has_guard=False)) == [
-        ("temperature", "0.25"),
-        ("top-p", "1"),
-        ("seed", "3"),
-        ("max-new-tokens", "512"),
-        ("guard", "off"),
-        ("choices", "none"),
-        ("calibrate", "off"),
-    ]
     settings = Settings(
         sampling=Sampling(temperature=0.1 + 0.2, top_p=0.123456789, choices=("a b", "c")), is_verbose=True
     )
+    assert settings.rows() == [
+        ("temperature", "0.30000000000000004"),
+        ("top-p", "0.123456789"),
+        ("seed", "none"),
+        ("max-new-tokens", "512"),
+        ("guard", "on"),
+        ("choices", "a b,c"),
+        ("calibrate", "off"),
+        ("verbose", "on"),
+    ]
     again = Settings()
     for name, value in settings.rows():
         again = again.changed(name, value)
     assert again == settings
 
 
-def test_every_setting_has_help_a_row_and_likely_values() -> None:
-    names = [name for name, _ in Settings().rows()]
-    assert names == list(HELP) == list(VALUES) == [canonical(name) for name in names]
-    for name, values in VALUES.items():
-        for value in values:
+def test_every_likely_value_can_be_set() -> None:
+    for name, setting in SETTINGS.items():
+        for value in setting.likely:
             Settings().changed(name, value)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.media.remote.site import Site, open_site
-from vllava_cli.media.remote.allow import allowed
 from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
+from vllava_cli.media.remote.policy import allowed
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllava_cli.media.remote.addresses import Place, is_reachable, place_of, remedy
-from vllava_cli.media.remote.allow import Allowed
+from vllava_cli.media.remote.policy import Allowed
 
 
 @pytest.mark.parametrize(

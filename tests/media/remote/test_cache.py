@@ -18,15 +18,15 @@ import pytest
 
 from tests.media.remote.site import Site, content, for_get, status
 from vllava_cli.errors import FetchError
-from vllava_cli.lock import release
 from vllava_cli.media.remote import download
-from vllava_cli.media.remote.allow import allowed
 from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.folder import default_folder
 from vllava_cli.media.remote.locks import sole
+from vllava_cli.media.remote.policy import allowed
 from vllava_cli.media.remote.room import Room
 from vllava_cli.media.remote.urls import key_of
+from vllava_cli.storage.files import release
 
 pytest.importorskip("aiohttp")
 
@@ -340,6 +340,19 @@ def test_room_that_another_download_has_asked_for_is_not_given_twice(folder: Pat
     assert [room.lacking(part, wanted) for wanted in (3, 4)] == [0, 1]
     release(descriptor)
     assert [room.lacking(part, 10), other.exists()] == [0, False]
+
+
+def test_the_disk_is_not_promised_twice(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    part, other = (folder / f"{key_of(url)}.part" for url in ("s3://a", "s3://b"))
+    descriptor = sole(other)
+    os.ftruncate(descriptor, 60)
+    room = Room(folder=folder, most_bytes=1000, free_bytes=lambda _: 100)
+    assert [room.lacking(part, wanted) for wanted in (40, 41)] == [0, 1]
+    os.pwrite(descriptor, bytes(60), 0)
+    os.fsync(descriptor)
+    assert room.lacking(part, 41) < 0
+    release(descriptor)
 
 
 def test_a_disk_with_less_room_than_the_bound_bounds_the_cache(site: Site, fetcher: Make, folder: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from vllava_cli import demo
 from vllava_cli.commands.bench.request import Bench, Outputs
-from vllava_cli.commands.words import STDIN, names_a_clip
+from vllava_cli.commands.positionals import names_a_clip
 from vllava_cli.errors import UsageError
+from vllava_cli.nouns import STDIN
 
 USAGE = 'vllava bench [CLIP] ["QUESTION"]'
 QUESTION = "What happens in this video?"

@@ -17,7 +17,7 @@ from vllava_cli.commands.bench.bars import Bar, Group, Who, groups
 from vllava_cli.commands.bench.figures import configuration, speed
 from vllava_cli.commands.bench.record import Record
 from vllava_cli.measures import Trial
-from vllava_cli.media.sheet import fitted, printable
+from vllava_cli.media.contact_sheet import fitted, printable
 
 WIDTH = 1200
 MARGIN = 40

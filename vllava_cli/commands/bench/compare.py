@@ -9,7 +9,7 @@ from typing import Literal
 from vllava_cli.commands.bench import figures
 from vllava_cli.commands.bench.record import Record
 from vllava_cli.measures import Line, Measured, Trial, Unit
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 
 Verdict = Literal["better", "worse", "same", "unsure"]
 """same: the spreads overlap, so no change can be told · unsure: one of them was measured once, so it has no spread."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vllava_cli.commands.begin import read_clips
 from vllava_cli.commands.bench.record import Reading
 from vllava_cli.commands.bench.request import Bench
+from vllava_cli.commands.start import read_clips
 from vllava_cli.errors import MediaError
 from vllava_cli.measures import Agreement, Expect, Line
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, Framing, Hardware, LoadPlan, Speed, Wishes
@@ -80,7 +80,7 @@ class Instruments:
 
     def plan(self, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
         """Errors: WishError, MemoryShortError."""
-        from vllava_cli.engine.yardstick import planned
+        from vllava_cli.engine.device_speed import planned
 
         return planned(wishes, hardware, checkpoint)
 
@@ -94,7 +94,7 @@ class Instruments:
 
     def speed(self, plan: LoadPlan) -> Speed:
         """Errors: MemoryShortError."""
-        from vllava_cli.engine.yardstick import measured
+        from vllava_cli.engine.device_speed import measured
 
         return measured(plan)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vllava_cli import __version__
-from vllava_cli.commands.versions import version_of
+from vllava_cli.commands.provenance import version_of
 from vllava_cli.measures import Bar, Line, Trial
 from vllava_cli.nouns import Clip, Hardware
 

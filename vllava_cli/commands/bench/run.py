@@ -12,14 +12,12 @@ from vllava_cli.commands.bench.instruments import Instruments
 from vllava_cli.commands.bench.record import Asked, Record, facts_of, machine_of
 from vllava_cli.commands.bench.request import Bench
 from vllava_cli.commands.bench.trials import Trials
-from vllava_cli.interrupt import noted
-from vllava_cli.jsonl import line_of
+from vllava_cli.errors import INTERRUPTED
+from vllava_cli.interrupt import sigint_flag
 from vllava_cli.nouns import Clip
-from vllava_cli.portable import json_of
 from vllava_cli.screen import Screen
-from vllava_cli.whole import Part
-
-INTERRUPTED = 130
+from vllava_cli.storage.files import Part
+from vllava_cli.storage.jsonl import json_of, line_of
 
 
 def run(bench: Bench, screen: Screen, instruments: Instruments | None = None) -> int:
@@ -54,7 +52,7 @@ def _try_all(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, 
     record = _begun(bench, tools, screen, frames.clip, model=checkpoint.name, revision=checkpoint.revision)
     tools.fetch(subject, screen)
     trials = Trials(bench=bench, subject=subject, task=task, instruments=tools, screen=screen)
-    with noted(is_early=lambda: not trials.has_lines) as is_interrupted:
+    with sigint_flag(is_early=lambda: not trials.has_lines) as is_interrupted:
         is_cut = trials.go(is_interrupted)
     return record.of(trials=tuple(trials.done)), is_cut
 
@@ -63,7 +61,7 @@ def _read(bench: Bench, tools: Instruments, screen: Screen) -> tuple[Record, boo
     """As `_try_all`, with --frames-only."""
     clip = tools.frames(bench, screen).clip
     record = _begun(bench, tools, screen, clip, model="", revision=None)
-    with noted(is_early=lambda: True) as is_interrupted, screen.waiting("Measuring frames"):
+    with sigint_flag(is_early=lambda: True) as is_interrupted, screen.waiting("Measuring frames"):
         try:
             reading = tools.reading(bench, is_interrupted=is_interrupted)
         except KeyboardInterrupt:
@@ -114,7 +112,7 @@ def _claimed(path: Path | None) -> Iterator[Part | None]:
     if path is None:
         yield None
         return
-    part = Part.begin(path)
+    part = Part(path)
     try:
         yield part
     finally:

@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 from vllava_cli.commands.bench.record import Asked, ClipFacts, Machine, Reading, Record
 from vllava_cli.errors import OutputError
-from vllava_cli.fields import Fields
-from vllava_cli.jsonl import MAX_ROW_BYTES, opened, refuse_damaged, refuse_foreign, row_of, told
 from vllava_cli.measures import Agreement, Bar, Line, Measured, Trial, Unit
 from vllava_cli.nouns import Attention, Dtype, LoadPlan, Quantisation, Speed
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.files import as_output_error, opened
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, refuse_damaged, refuse_foreign, row_of
 
 VERSION = 1
 
@@ -36,7 +37,7 @@ def object_of(record: Record) -> dict[str, object]:
 
 def read(path: Path) -> Record:
     """What --save wrote. Errors: OutputError for anything else."""
-    with told(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
         row = row_of(file.read(MAX_ROW_BYTES + 1))
     if row is None or row.get("type") != "bench":
         refuse_foreign(path)

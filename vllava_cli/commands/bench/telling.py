@@ -9,8 +9,7 @@ from vllava_cli.commands.bench.compare import Comparison, TrialChange, change
 from vllava_cli.commands.bench.record import Asked, Reading
 from vllava_cli.commands.bench.table import aligned, faults, notes, summary, table
 from vllava_cli.measures import Agreement, Trial
-from vllava_cli.nouns import DEMO_MODEL, LoadPlan
-from vllava_cli.plural import counted
+from vllava_cli.nouns import DEMO_MODEL, LoadPlan, counted
 from vllava_cli.screen import Screen
 
 

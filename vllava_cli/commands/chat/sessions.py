@@ -1,17 +1,17 @@
-"""The conversations that are kept: listed with --sessions, found by their ids for --continue."""
+"""The sessions of earlier chats: listed with --sessions, found by their ids for --continue."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from vllava_cli.errors import SessionError
-from vllava_cli.plural import counted
-from vllava_cli.portable import json_of
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
-from vllava_cli.session import SessionRecord, sessions, sessions_folder
+from vllava_cli.session.session_file import SessionRecord, sessions, sessions_folder
+from vllava_cli.storage.jsonl import json_of
 
 
-def tell(screen: Screen, *, is_json: bool) -> int:
+def list_sessions(screen: Screen, *, is_json: bool) -> int:
     """Prints a line for each conversation, the last one first; returns 0."""
     folder = sessions_folder()
     found = list(sessions(folder))
@@ -24,7 +24,7 @@ def tell(screen: Screen, *, is_json: bool) -> int:
     return 0
 
 
-def kept(id: str | None) -> Path:
+def find_session(id: str | None) -> Path:
     """The session of that id, or of the only one that begins so; None is the last one. Errors: SessionError."""
     folder = sessions_folder()
     found = (path for path, _ in sessions(folder))
@@ -46,18 +46,13 @@ def _row(path: Path, record: SessionRecord) -> dict[str, object]:
         "path": str(path),
         "model": record.model,
         "started_at": record.started_at,
-        "clips": [str(clip) for clip in _clips(record)],
-        "questions": [turn.question for turn in record.turns],
+        "clips": list(dict.fromkeys(str(medium.path) for medium in record.media)),
+        "questions": [each.turn.question for each in record.turns],
     }
 
 
 def _sentence(record: SessionRecord) -> str:
     """ "2 turns about dog.mp4. The last question: What is it doing?" """
-    about = ", ".join(one_line(clip.name) for clip in _clips(record)) or "no clip"
-    last = f" The last question: {one_line(record.turns[-1].question)}" if record.turns else ""
-    return f"{counted(len(record.turns), 'turn')} about {about}.{last}"
-
-
-def _clips(record: SessionRecord) -> list[Path]:
-    media = [*(medium for turn in record.turns for medium in turn.media), *record.attached]
-    return list(dict.fromkeys(medium.path for medium in media))
+    about = ", ".join(one_line(path.name) for path in dict.fromkeys(medium.path for medium in record.media))
+    last = f" The last question: {one_line(record.turns[-1].turn.question)}" if record.turns else ""
+    return f"{counted(len(record.turns), 'turn')} about {about or 'no clip'}.{last}"

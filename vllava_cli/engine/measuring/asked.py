@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vllava_cli.engine.memory import Shown
+from vllava_cli.engine.prompt_cache import Shown
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ContextError
 from vllava_cli.nouns import Conversation, Frames, Sampling, Turn

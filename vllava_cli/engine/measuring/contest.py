@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from vllava_cli.engine.device_speed import measured
 from vllava_cli.engine.measuring.agreement import agreement
 from vllava_cli.engine.measuring.asked import Asked, asked
 from vllava_cli.engine.measuring.limits import Limits, Sizes
@@ -18,7 +19,6 @@ from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.engine.measuring.random_weights import random_tokens
 from vllava_cli.engine.measuring.turns import Turns, free
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.yardstick import measured
 from vllava_cli.measures import Agreement, Expect, Line
 from vllava_cli.nouns import Frames, LoadPlan, Speed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vllava_cli.memory_estimate import NF4_BYTES
+from vllava_cli.fit import NF4_BYTES
 from vllava_cli.nouns import FRAMES_PER_CLIP, LoadPlan, Speed
 
 

@@ -9,9 +9,9 @@ import torch
 
 from vllava_cli.engine.batch_size import rows_that_fit
 from vllava_cli.engine.batching import Batching, Finished, Query
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.measuring.asked import LEAST_TOKENS, Asked
 from vllava_cli.engine.measuring.clock import seconds_of
-from vllava_cli.engine.stream import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import Answer, Conversation, Frames, Turn
 

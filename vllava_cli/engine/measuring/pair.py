@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import weight_files
 from vllava_cli.engine.load import load, trimmed
 from vllava_cli.engine.measuring.clock import seconds_of
@@ -19,7 +20,6 @@ from vllava_cli.engine.measuring.random_weights import fill, random_config, skel
 from vllava_cli.engine.measuring.snippet import Snippet
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet, random_snippet
 from vllava_cli.engine.measuring.turns import Turns, free
-from vllava_cli.engine.stream import Engine
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.measures import Measured
 from vllava_cli.nouns import LoadPlan

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.media import bounds
+from vllava_cli.media.decoder import rlimits
 
 IMPORTED, PREPARED = b'{"is": "imported"}\n', b'{"is": "prepared"}\n'
 MAX_FAULT = 200
@@ -22,13 +22,13 @@ MAX_FAULT = 200
 def main() -> None:
     """`sys.argv` has the way, the file, and the limits: bytes of memory beyond the imports', CPU seconds."""
     way, name, memory_bytes, cpu_s = sys.argv[1:]
-    lifeline, replies = bounds.taken_wire()
-    bounds.watch_parent(lifeline)
+    lifeline, replies = rlimits.taken_wire()
+    rlimits.watch_parent(lifeline)
     try:
-        line = _turn(way, Path(name), lambda line: bounds.send(replies, line), int(memory_bytes), int(cpu_s))
+        line = _turn(way, Path(name), lambda line: rlimits.send(replies, line), int(memory_bytes), int(cpu_s))
     except Exception as exc:
         line = {"fault": fault_of(exc)}
-    bounds.send(replies, json.dumps(line).encode("ascii") + b"\n")
+    rlimits.send(replies, json.dumps(line).encode("ascii") + b"\n")
 
 
 def fault_of(error: Exception) -> str:
@@ -44,9 +44,9 @@ def _turn(way: str, path: Path, send: Callable[[bytes], object], memory_bytes: i
 
     if way == "torchcodec":
         import_module("torchcodec.decoders")
-    bounds.bound(memory_bytes + _address_space_bytes())
-    bounds.bound_cpu(cpu_s)
-    bounds.offer()
+    rlimits.bound(memory_bytes + _address_space_bytes())
+    rlimits.bound_cpu(cpu_s)
+    rlimits.offer()
     send(IMPORTED)
     run = WAYS[way](path)
     send(PREPARED)

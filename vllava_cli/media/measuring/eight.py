@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 
-from vllava_cli.media.clip import OPTIONS
+from vllava_cli.media.container import OPTIONS
 from vllava_cli.media.upright import orientation, upright
 
 Picture = npt.NDArray[np.uint8]

@@ -14,8 +14,8 @@ from typing import Literal
 from av.container import InputContainer
 
 from vllava_cli.media.measuring.eight import Eight, Picture, bare, rgb
-from vllava_cli.media.pick import pick
-from vllava_cli.media.rgb import matrix_of
+from vllava_cli.media.pictures import matrix_of
+from vllava_cli.media.select import pick
 
 _PACK_BYTES = 2048
 """A program stream's pack: the one that a key frame begins in begins with the frame before."""

@@ -17,9 +17,9 @@ from av.container import InputContainer
 
 from vllava_cli.media.measuring import floor as groups
 from vllava_cli.media.measuring.eight import Eight, Picture, bare, rgb
-from vllava_cli.media.pick import pick
-from vllava_cli.media.rgb import matrix_of
+from vllava_cli.media.pictures import matrix_of
 from vllava_cli.media.sample import sample
+from vllava_cli.media.select import pick
 from vllava_cli.nouns import Framing
 
 Prepared = Callable[[], Eight]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
-from vllava_cli.media.remote.allow import LINK_LOCAL, LOOPBACK, Allowed
+from vllava_cli.media.remote.policy import LINK_LOCAL, LOOPBACK, Allowed
 
 Place = Literal["loopback", "link-local", "nowhere"]
 

@@ -11,13 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllava_cli.lock import is_same, release
 from vllava_cli.media.remote.download import Download
 from vllava_cli.media.remote.entry import Entry, part_path, read_entry, write_entry
 from vllava_cli.media.remote.folder import make_private, told
 from vllava_cli.media.remote.locks import alone, give_up, shared, sole
 from vllava_cli.media.remote.room import Room, free_bytes, touch
 from vllava_cli.media.remote.source import Facts, Source, passing
+from vllava_cli.storage.files import is_same, release
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
-from vllava_cli.errors import FetchError
-from vllava_cli.jsonl import shown, write_all
+from vllava_cli.errors import FetchError, quoted
 from vllava_cli.media.remote.entry import Entry, part_path
 from vllava_cli.media.remote.folder import told
 from vllava_cli.media.remote.locks import alone
 from vllava_cli.media.remote.room import Room
 from vllava_cli.media.remote.source import Facts, Source, passing, unfetched
 from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.storage.files import write_all
 
 STEP_BYTES = 16 << 20
 """How much room is asked for at a time where the server doesn't tell the size."""
@@ -83,7 +83,7 @@ class Download:
             return lacking
 
     def _full(self, lacking: int) -> FetchError:
-        where = f"{shown(self.room.folder)} has {_megabytes(lacking)} too little room beside the clips in use"
+        where = f"{quoted(self.room.folder)} has {_megabytes(lacking)} too little room beside the clips in use"
         return FetchError(
             f"{without_secrets(self.url)} can't be fetched: {where}. "
             "Free some of the disk, let the cache hold more, or work on fewer clips at a time."

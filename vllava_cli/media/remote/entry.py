@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vllava_cli.errors import VllavaError
-from vllava_cli.fields import Fields
-from vllava_cli.jsonl import write_all
 from vllava_cli.media.remote.source import Facts
 from vllava_cli.media.remote.urls import key_of, suffix_of, without_secrets
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.files import write_all
 
 CLIP = re.compile(r"([0-9a-f]{24})-[0-9a-f]{16}(\.\w+)?")
 PART = re.compile(r"([0-9a-f]{24})\.part")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from vllava_cli.media.remote.allow import Allowed
 from vllava_cli.media.remote.cache import Cache, Held
 from vllava_cli.media.remote.http import SCHEMES, opened_http
+from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.media.remote.source import PassingError, Source, Timeouts
 from vllava_cli.media.remote.store import opened_store
 

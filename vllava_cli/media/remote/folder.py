@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vllava_cli.errors import FetchError
-from vllava_cli.jsonl import reason_of, shown
+from vllava_cli.errors import FetchError, os_reason, quoted
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _REMEDY = "set VLLAVA_CACHE to a folder of your own"
@@ -36,9 +35,9 @@ def make_private(folder: Path) -> None:
         if sys.platform == "win32":
             return
         if facts.st_uid != os.geteuid():
-            raise FetchError(f"{shown(folder)} can't keep clips: it belongs to another user. S{_REMEDY[1:]}.")
+            raise FetchError(f"{quoted(folder)} can't keep clips: it belongs to another user. S{_REMEDY[1:]}.")
         if facts.st_mode & _OTHERS_WRITE:
-            raise FetchError(f"{shown(folder)} can't keep clips: others may write to it. Run chmod 700, or {_REMEDY}.")
+            raise FetchError(f"{quoted(folder)} can't keep clips: others may write to it. Run chmod 700, or {_REMEDY}.")
         if stat.S_IMODE(facts.st_mode) != 0o700:
             folder.chmod(0o700)
 
@@ -50,4 +49,4 @@ def told(folder: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         remedy = "Free some room" if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Check the folder"
-        raise FetchError(f"{shown(folder)} can't keep clips: {reason_of(exc)}. {remedy}, or {_REMEDY}.") from exc
+        raise FetchError(f"{quoted(folder)} can't keep clips: {os_reason(exc)}. {remedy}, or {_REMEDY}.") from exc

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllava_cli.errors import FetchError
 from vllava_cli.media.remote.addresses import is_reachable, remedy
-from vllava_cli.media.remote.allow import Allowed
 from vllava_cli.media.remote.http_faults import told, told_status
+from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.media.remote.source import CHUNK_BYTES, Facts, Timeouts, check_same, paced, unfetched
 from vllava_cli.media.remote.urls import without_secrets
 

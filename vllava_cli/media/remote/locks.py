@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllava_cli.errors import FetchError
-from vllava_cli.lock import is_same, release
+from vllava_cli.storage.files import is_same, release
 
 if sys.platform != "win32":
     import fcntl

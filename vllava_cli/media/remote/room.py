@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllava_cli.lock import release
 from vllava_cli.media.remote.entry import CLIP, PART, SIDECAR
 from vllava_cli.media.remote.locks import sole_now
+from vllava_cli.storage.files import release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class Room:
     def _evict(self, part: Path, wanted: int, written: int) -> int:
         others = [(path, facts) for path, facts in self._files(CLIP, PART) if path != part]
         used = sum(facts.st_size for _, facts in others)
-        lack = max(used + wanted - self.most_bytes, wanted - written - self.free_bytes(self.folder))
+        promised = sum(_unwritten(facts) for path, facts in others if PART.fullmatch(path.name))
+        lack = max(used + wanted - self.most_bytes, wanted - written + promised - self.free_bytes(self.folder))
         clips = [(path, facts) for path, facts in others if CLIP.fullmatch(path.name)]
         for path, facts in sorted(clips, key=lambda clip: clip[1].st_atime_ns):
             if lack <= 0:
@@ -72,6 +73,11 @@ class Room:
                 if any(pattern.fullmatch(path.name) for pattern in patterns):
                     found.append((path, path.lstat()))
         return found
+
+
+def _unwritten(facts: os.stat_result) -> int:
+    """Bytes of a sparse file that the disk hasn't been asked for yet."""
+    return max(0, facts.st_size - 512 * facts.st_blocks) if hasattr(facts, "st_blocks") else 0
 
 
 def free_bytes(folder: Path) -> int:

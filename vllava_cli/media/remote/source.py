@@ -9,7 +9,7 @@ from typing import Protocol
 
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.urls import without_secrets
-from vllava_cli.plural import counted
+from vllava_cli.nouns import counted
 
 CHUNK_BYTES = 1 << 20
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from vllava_cli.errors import FetchError
 from vllava_cli.media.remote.addresses import is_reachable, remedy
-from vllava_cli.media.remote.allow import Allowed
+from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.media.remote.source import Facts, Timeouts, check_same, missing, paced, passing, refused, unfetched
 from vllava_cli.media.remote.urls import scrubbed, without_secrets
 

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from vllava_cli.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.suffixes import MEDIA_SUFFIXES
 
 _KEY_LENGTH = 24
 

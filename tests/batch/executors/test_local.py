@@ -1,0 +1,232 @@
+"""From frames that are read ahead to results: the demo model answers what a list gives in the place of the pool."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tests.batch.executors.fakes import Listed, memory_for
+from tests.batch.ray_cluster.rows import batch_of
+from vllava_cli import demo
+from vllava_cli.batch.executors import RunControl
+from vllava_cli.batch.executors.local import LocalExecutor
+from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
+from vllava_cli.batch.rows import Result
+from vllava_cli.commands.provenance import ShownClip
+from vllava_cli.engine.generate import Engine
+from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.media.decoder.read_ahead import Read
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
+
+PATHS = {path.name: path for path in demo.clips()}
+RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))
+HAPPENS, COLOUR, SQUARE = "What happens in this video?", "What colour is it?", "What colour is the square?"
+
+
+def units(*asked: tuple[Path, str]) -> list[ClipJobs]:
+    requests = [JobRequest(path=str(path), question=question) for path, question in asked]
+    return list(group_by_clip(make_jobs(requests, "test")))
+
+
+def frames(path: Path, *, faults: tuple[str, ...] = ()) -> Frames:
+    found = sample(path, Framing())
+    return replace(found, clip=replace(found.clip, faults=faults))
+
+
+def read(unit: ClipJobs, *, faults: tuple[str, ...] = ()) -> Read[ClipJobs, Frames]:
+    return Read(key=unit, found=frames(unit.path, faults=faults), fault=None, seconds=0.25)
+
+
+def unread(unit: ClipJobs, fault: Exception) -> Read[ClipJobs, Frames]:
+    return Read(key=unit, found=None, fault=fault, seconds=0.25)
+
+
+def local(
+    engine: Engine,
+    reads: list[Read[ClipJobs, Frames] | None],
+    *,
+    most_rows: int = 4,
+    is_stopping: Callable[[], bool] = lambda: False,
+    said: list[str] | None = None,
+    **batch: object,
+) -> LocalExecutor:
+    """With an engine that has cached nothing."""
+    return LocalExecutor(
+        engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan),
+        batch=batch_of(**({"sampling": Sampling(max_new_tokens=40)} | batch)),
+        reads=Listed(reads),
+        most_rows=most_rows,
+        control=RunControl(is_stopping=is_stopping, notice=(said if said is not None else []).append),
+    )
+
+
+def told(results: Iterator[Result]) -> dict[tuple[str, str], str | None]:
+    """(name, question) → the answer, or the kind of error."""
+    return {
+        (Path(result.job.path).name, result.job.question): result.answer.text
+        if result.answer
+        else result.error and result.error.kind
+        for result in results
+    }
+
+
+def test_each_question_about_each_clip_is_answered_with_its_times(engine: Engine) -> None:
+    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR), (PICTURE, SQUARE), (BLUE, HAPPENS))]
+    results = list(local(engine, [*reads]).outcomes(()))
+    assert told(iter(results)) == {
+        (RED.name, HAPPENS): "A red circle moves left.",
+        (RED.name, COLOUR): "Red.",
+        (BLUE.name, HAPPENS): "A blue star grows.",
+        (PICTURE.name, SQUARE): "Blue.",
+    }
+    times = {Path(result.job.path).name: result.times_s for result in results}
+    assert times == {RED.name: frames(RED).times_s, BLUE.name: frames(BLUE).times_s, PICTURE.name: None}
+    assert all(result.seconds > 0 for result in results)
+
+
+def test_what_is_asked_twice_is_answered_once_for_both_jobs(engine: Engine) -> None:
+    (unit,) = units((RED, COLOUR), (RED, COLOUR))
+    executor = local(engine, [read(unit)])
+    results = list(executor.outcomes(()))
+    assert [result.job for result in results] == list(unit.jobs)
+    assert results[0].answer is results[1].answer
+    stats = results[0].answer and results[0].answer.stats
+    assert stats and executor.control.counters.new_tokens == stats.new_tokens
+
+
+def test_each_question_has_a_seed_of_its_own_that_gives_its_answer_again(engine: Engine) -> None:
+    warm = Sampling(max_new_tokens=12, temperature=4.0, has_guard=False)
+    (unit,) = units((RED, HAPPENS), (RED, COLOUR), (RED, HAPPENS))
+    drawing = local(engine, [read(unit)], sampling=warm)
+    found = {result.job.question: result for result in drawing.outcomes(())}
+    makings = {question: result.making for question, result in found.items()}
+    assert len({making.seed for making in makings.values() if making}) == 2
+    for question, result in found.items():
+        making = result.making
+        assert making and result.answer and result.precision == "fp32"
+        conversation = Conversation(attached=(frames(RED),))
+        alone = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
+        again = Answer.of(alone.stream(conversation, question, making.sampling))
+        (turn,) = conversation.turns
+        assert (again.text, turn.answer_ids, turn.prompt_sha256) == (
+            *(result.answer.text, making.answer_ids),
+            making.prompt_sha256,
+        )
+
+
+def test_a_seed_that_was_given_is_every_questions(engine: Engine) -> None:
+    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR))]
+    drawing = local(engine, [*reads], sampling=Sampling(max_new_tokens=2, temperature=1.0, seed=7))
+    assert [result.making and result.making.seed for result in drawing.outcomes(())] == [7, 7]
+
+
+def test_clips_are_hashed_only_where_that_was_asked_for(engine: Engine) -> None:
+    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR))]
+    for is_hashing, sha256 in ((False, None), (True, hashlib.sha256(RED.read_bytes()).hexdigest())):
+        hashed = local(engine, [*reads], is_hashing=is_hashing)
+        makings = [result.making for result in hashed.outcomes(())]
+        clip = ShownClip(framing=Framing(), bytes=RED.stat().st_size, sha256=sha256)
+        assert [making and making.clips for making in makings] == [(clip,), (clip,)]
+
+
+def test_a_clip_that_cannot_be_read_is_an_outcome_for_each_of_its_jobs(engine: Engine) -> None:
+    red, blue = units((RED, HAPPENS), (RED, COLOUR), (BLUE, HAPPENS))
+    results = local(engine, [unread(red, MediaError("It is torn.")), read(blue)]).outcomes(())
+    assert told(results) == {
+        (RED.name, HAPPENS): "unreadable",
+        (RED.name, COLOUR): "unreadable",
+        (BLUE.name, HAPPENS): "A blue star grows.",
+    }
+
+
+def test_a_trim_that_does_not_suit_a_clip_is_an_outcome_without_times(engine: Engine) -> None:
+    (red,) = units((RED, HAPPENS))
+    (result,) = local(engine, [unread(red, UsageError("--start is late."))]).outcomes(())
+    assert result.error is not None and result.times_s is None
+    assert (result.error.kind, result.error.message) == ("trim", "--start is late.")
+
+
+def test_a_clip_that_changed_since_the_run_began_is_not_answered(engine: Engine, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(RED.read_bytes())
+    (unit,) = units((clip, COLOUR))
+    done = read(unit)
+    clip.write_bytes(BLUE.read_bytes())
+    (result,) = local(engine, [done]).outcomes(())
+    assert result.error is not None and result.answer is None
+    assert (result.error.kind, result.error.message) == (
+        "changed",
+        f"'{clip}' has changed since the run began. Run the same command again.",
+    )
+
+
+def test_a_clip_that_vanished_after_it_was_read_is_missing(engine: Engine, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(RED.read_bytes())
+    (unit,) = units((clip, COLOUR))
+    done = read(unit)
+    clip.unlink()
+    assert told(local(engine, [done]).outcomes(())) == {("clip.mp4", COLOUR): "missing"}
+
+
+def test_a_question_without_room_is_an_outcome_beside_the_others(engine: Engine) -> None:
+    long = "why " * 2000
+    (unit,) = units((RED, long), (RED, COLOUR))
+    assert told(local(engine, [read(unit)]).outcomes(())) == {(RED.name, long): "context", (RED.name, COLOUR): "Red."}
+
+
+def test_damage_that_leaves_a_clip_usable_is_told(engine: Engine) -> None:
+    said: list[str] = []
+    (unit,) = units((RED, COLOUR))
+    results = local(engine, [read(unit, faults=("'a.mp4' ends early.",))], said=said).outcomes(())
+    assert told(results) == {(RED.name, COLOUR): "Red."}
+    assert said == ["'a.mp4' ends early."]
+
+
+def test_it_waits_for_frames_only_where_it_has_nothing_else_to_do(engine: Engine) -> None:
+    red, blue = (read(each) for each in units((RED, HAPPENS), (BLUE, HAPPENS)))
+    executor = local(engine, [None, red, None, blue])
+    assert len(told(executor.outcomes(()))) == 2
+    listed = executor.reads
+    assert isinstance(listed, Listed)
+    assert listed.waits[0] and not all(listed.waits)
+    assert executor.control.counters.idle_s == listed.waited_s > 0
+
+
+def test_what_was_counted_can_be_told(engine: Engine) -> None:
+    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR), (BLUE, COLOUR))]
+    executor = local(engine, [*reads], most_rows=3)
+    list(executor.outcomes(()))
+    counters = executor.control.counters
+    assert (counters.clips, counters.decode_s, counters.tower_calls, counters.rows_at_once, counters.used_bytes) == (
+        2,
+        0.5,
+        2,
+        3,
+        None,
+    )
+    json.dumps(vars(counters))
+
+
+def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:
+    said: list[str] = []
+    reads = [read(each) for each in units(*((path, COLOUR) for path in (RED, BLUE, *list(PATHS.values())[2:4])))]
+    executor = local(engine, [*reads], said=said)
+    with memory_for(executor.engine, 2):
+        results = list(executor.outcomes(()))
+    assert len(results) == 4 and not [result for result in results if result.error]
+    assert said == ["vllava: memory ran out: going on with 2 questions at once."]
+    assert executor.control.counters.rows_at_once == 2
+
+
+def test_one_question_too_many_for_the_memory_is_an_outcome(engine: Engine) -> None:
+    said: list[str] = []
+    executor = local(engine, [read(each) for each in units((RED, COLOUR), (RED, HAPPENS))], most_rows=2, said=said)
+    with memory_for(executor.engine, 0):
+        kinds = [result.error.kind for result in executor.outcomes(()) if result.error]
+    assert kinds == ["memory"] * 2
+    assert said == [f"vllava: memory ran out: going on with {rows} at once." for rows in ("1 question", "2 questions")]

@@ -1,0 +1,189 @@
+"""Several processes over one queue: who gets what, what becomes of what a dead one had, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import cast
+
+import pytest
+
+from tests.batch.executors.fakes import Pooled, Process, Script, Wire
+from tests.batch.parts import clip_jobs, good, job
+from vllava_cli.batch.executors import Counters
+from vllava_cli.batch.executors.processes import MOST_LOSSES, STOP, WorkerHandle
+from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.rows import JobError, Result
+from vllava_cli.errors import MemoryShortError, VllavaError
+
+GOOD: Script = [{}]
+LAZY: Script = [{"is_lazy": True}]
+STILLBORN: Script = [{"is_stillborn": True}]
+
+
+def clips(*numbers: int) -> list[ClipJobs]:
+    return [clip_jobs(f"{number}.mp4") for number in numbers]
+
+
+def names(*numbers: int) -> list[str]:
+    return [f"{number}.mp4" for number in numbers]
+
+
+def paths(results: Sequence[Result]) -> list[str]:
+    """Of those that are answers, sorted by number."""
+    return sorted((result.job.path for result in results if result.answer), key=lambda path: int(path[:-4]))
+
+
+def test_a_lone_process_answers_all_and_is_told_the_end() -> None:
+    pooled = Pooled(scripts={"cpu": GOOD}, units=clips(0, 1, 2))
+    assert [result.job.path for result in pooled.run()] == names(0, 1, 2)
+    assert pooled.given == [("cpu", [*names(0, 1, 2), None])]
+    assert pooled.heard == ["ready", "detail: cpu: loaded in 1.50 s, rows at once: 1."]
+    assert pooled.control.counters == Counters(clips=3, rows_at_once=1)
+
+
+def test_all_processes_take_part_and_each_is_told_the_end_once() -> None:
+    pooled = Pooled(scripts={"cuda:0": GOOD, "cuda:1": GOOD}, units=clips(*range(20)))
+    assert paths(pooled.run()) == names(*range(20))
+    for _, given in pooled.given:
+        assert len(given) > 8 and given.index(None) == len(given) - 1
+    assert pooled.control.counters == Counters(clips=20, rows_at_once=2)
+
+
+@pytest.mark.parametrize(("rows_at_once", "given"), [(1, 8), (4, 8), (6, 12)])
+def test_a_process_holds_twice_as_many_clips_as_rows_once_it_is_ready(rows_at_once: int, given: int) -> None:
+    lazy: Script = [{"is_lazy": True, "rows_at_once": rows_at_once}]
+    pooled = Pooled(scripts={"cpu": lazy}, units=clips(*range(40)), stop_at=4)
+    assert pooled.run() == []
+    assert pooled.given == [("cpu", [*names(*range(given)), STOP])]
+
+
+def test_ctrl_c_gives_out_nothing_more_and_what_is_left_is_no_mishap() -> None:
+    pooled = Pooled(scripts={"cpu": LAZY, "xpu": GOOD}, units=clips(*range(30)), stop_at=2)
+    results = pooled.run()
+    assert pooled.given == [("cpu", [*names(*range(8)), STOP]), ("xpu", [*names(*range(8, 16)), STOP])]
+    assert paths(results) == names(*range(8, 16))
+    assert pooled.notices == []
+
+
+def test_what_a_dead_process_had_is_tried_again_clip_by_clip() -> None:
+    """Also while other clips wait: what is lost with a suspect is the suspect alone."""
+    pooled = Pooled(scripts={"cpu": [{"deadly": names(1)}, {"is_lazy": True}]}, units=clips(*range(20)), stop_at=7)
+    assert paths(pooled.run()) == names(0)
+    assert pooled.given == [("cpu", names(0, 1)), ("cpu", [*names(1), STOP])]
+    assert pooled.notices == ["vllava: the process on cpu ended (SIGKILL): its clips are begun anew."]
+
+
+def test_after_a_death_each_job_still_has_one_outcome_and_suspects_come_one_at_a_time() -> None:
+    pooled = Pooled(scripts={"cpu": [{"deadly": names(1)}, {}]}, units=clips(*range(12)))
+    results = pooled.run()
+    assert len(results) == 12 and paths(results) == names(*range(12))
+    assert pooled.given == [("cpu", names(0, 1)), ("cpu", [*names(*range(1, 12)), None])]
+
+
+def test_other_processes_take_what_a_dead_one_had() -> None:
+    pooled = Pooled(scripts={"cuda:0": STILLBORN, "cuda:1": GOOD}, units=clips(*range(20)))
+    assert paths(pooled.run()) == names(*range(20))
+    assert [device for device, _ in pooled.given] == ["cuda:0", "cuda:1"]
+    assert pooled.notices == [
+        "vllava: the process on cuda:0 ended (SIGKILL): its clips are begun anew.",
+        "vllava: cuda:0 is given up: the other processes go on.",
+    ]
+
+
+def test_a_clip_that_kills_three_processes_gets_its_row_and_takes_no_other_with_it() -> None:
+    pooled = Pooled(scripts={"cpu": [{"deadly": names(1)}]}, units=clips(*range(12)))
+    results = pooled.run()
+    assert paths(results) == names(0, *range(2, 12))
+    (failed,) = [result for result in results if result.error]
+    assert (failed.job.path, failed.error) == (
+        "1.mp4",
+        JobError(kind="bug", message="The process that answered it ended 3 times, last with SIGKILL."),
+    )
+    assert len(pooled.processes) == 4
+
+
+def test_questions_that_were_answered_before_a_death_are_not_asked_again() -> None:
+    asked = clip_jobs("0.mp4", "Who?", "Why?", "Where?")
+    pooled = Pooled(scripts={"cpu": [{"deadly": names(0), "last_words": 2}, {}]}, units=[asked])
+    assert [result.job for result in pooled.run()] == list(asked.jobs)
+    _, second = pooled.processes
+    assert second.given == [ClipJobs(jobs=asked.jobs[2:]), None]
+
+
+def test_where_none_can_load_the_model_the_run_ends() -> None:
+    pooled = Pooled(scripts={"cuda:0": STILLBORN, "cuda:1": STILLBORN}, units=clips(*range(20)))
+    with pytest.raises(MemoryShortError) as caught:
+        pooled.run()
+    assert str(caught.value) == (
+        "The process on cuda:1 ended (SIGKILL) while it loaded the model, perhaps for lack of memory: "
+        "close other programs, or try --precision 4bit."
+    )
+    assert len(pooled.processes) == 2
+
+
+def test_a_device_on_which_everything_dies_ends_the_run() -> None:
+    pooled = Pooled(scripts={"cuda:0": [{"deadly": names(*range(40))}]}, units=clips(*range(40)))
+    with pytest.raises(VllavaError) as caught:
+        pooled.run()
+    assert str(caught.value) == (
+        "6 processes on cuda:0 ended in a row, the last one with SIGKILL, without an answer: "
+        "try --batch-size 1, or leave --gpus out."
+    )
+    assert len(pooled.processes) == MOST_LOSSES
+
+
+def test_a_death_now_and_then_does_not_give_a_device_up() -> None:
+    deadly = names(*range(0, 100, 10))
+    pooled = Pooled(scripts={"cpu": [*({"deadly": [each]} for each in deadly), {}]}, units=clips(*range(100)))
+    assert paths(pooled.run()) == names(*range(100))
+    assert len(pooled.processes) == len(deadly) + 1
+
+
+def test_a_process_that_cannot_be_started_leaves_none_behind() -> None:
+    pooled = Pooled(scripts={"cuda:0": GOOD, "cuda:1": []}, units=clips(0))
+    with pytest.raises(IndexError):
+        pooled.run()
+    assert [process.is_killed for process in pooled.processes] == [True]
+
+
+def test_an_outcome_that_comes_twice_counts_once() -> None:
+    stray = ("result", good(job("0.mp4")), Counters())
+    pooled = Pooled(scripts={"cpu": [{"first": [("ready", 1, 1.5), stray, stray]}]}, units=clips(0, 1))
+    assert paths(pooled.run()) == names(0, 1)
+
+
+def test_what_processes_tell_is_passed_on() -> None:
+    first = [("notice", "vllava: memory ran out."), ("detail", "device: cpu."), ("ready", 1, 1.5)]
+    pooled = Pooled(scripts={"cpu": [{"first": first}]}, units=clips(0))
+    pooled.run()
+    assert pooled.heard == [
+        "vllava: memory ran out.",
+        "detail: cpu: device: cpu.",
+        "ready",
+        "detail: cpu: loaded in 1.50 s, rows at once: 1.",
+    ]
+
+
+def test_what_was_counted_by_the_dead_counts_but_what_they_held_does_not() -> None:
+    holding = {"rows_at_once": 2, "used_bytes": 5}
+    pooled = Pooled(scripts={"cuda:0": [{"deadly": names(3), **holding}, holding]}, units=clips(*range(6)))
+    totals = []
+    for _ in pooled.pool.outcomes(pooled.units):
+        totals.append(
+            (pooled.control.counters.clips, pooled.control.counters.rows_at_once, pooled.control.counters.used_bytes)
+        )
+    assert totals == [(number, 2, 5) for number in range(1, 7)]
+    assert pooled.control.counters == Counters(clips=6, rows_at_once=2)
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [(0, "status 0"), (1, "status 1"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-200, "signal 200"), (None, "status None")],
+)
+def test_an_ending_has_a_name(code: int | None, ending: str) -> None:
+    process = Process(exitcode=code)
+    wire = cast(Connection, Wire(process.ours, process.hear))
+    handle = WorkerHandle(device="cpu", process=cast(BaseProcess, process), wire=wire, restart=lambda: handle)
+    assert handle.ending == ending

@@ -1,0 +1,220 @@
+"""A jobs file names clips and questions as its author did: plainly, or as a benchmark does."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from vllava_cli.batch.job_files import NAME_KEYS, requests_in
+from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
+from vllava_cli.errors import UsageError
+
+MEND = "Mend it in an editor, or leave it out."
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def touched(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def written(name: str, *rows: object) -> Path:
+    """A .jsonl or a .json file."""
+    text = json.dumps(rows) if name.endswith(".json") else "".join(f"{json.dumps(row)}\n" for row in rows)
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text)
+    return Path(name)
+
+
+def read(
+    file: Path, *, videos: Path | None = None, questions: Sequence[str] = (), stdin: bytes = b""
+) -> list[JobRequest]:
+    return list(requests_in(file, stdin=io.BytesIO(stdin), videos=videos, questions=tuple(questions)))
+
+
+def refusal(*rows: object, questions: Sequence[str] = (), videos: Path | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(written("j.jsonl", *rows), questions=questions, videos=videos)
+    return str(caught.value)
+
+
+def test_a_row_is_a_clip_a_question_and_what_comes_back() -> None:
+    touched("a.mp4")
+    file = written(
+        "j.jsonl", {"video": "a", "question": " Why? ", "n": 1, "tags": ["x"]}, {"question": "Who?", "path": "b"}
+    )
+    assert read(file) == [
+        JobRequest(path="a.mp4", question=" Why? ", fields={"n": 1, "tags": ["x"]}),
+        JobRequest(path="b", question="Who?"),
+    ]
+
+
+def test_questions_are_for_the_rows_that_have_none() -> None:
+    file = written(
+        "j.jsonl",
+        {"video": "a"},
+        {"video": "b", "question": "Own?"},
+        {"video": "c", "question": None},
+        {"video": "d", "question": " "},
+    )
+    assert [(one.path, one.question) for one in read(file, questions=("Why?", "Who?"))] == [
+        *(("a", "Why?"), ("a", "Who?"), ("b", "Own?")),
+        *(("c", "Why?"), ("c", "Who?"), ("d", "Why?"), ("d", "Who?")),
+    ]
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+@pytest.mark.parametrize("key", NAME_KEYS)
+def test_the_first_name_of_a_row_is_its_clip_and_the_others_come_back(key: str, nothing: str | None) -> None:
+    place = NAME_KEYS.index(key)
+    others = dict.fromkeys(NAME_KEYS[place + 1 :], "b") | dict.fromkeys(NAME_KEYS[:place], nothing)
+    fields = {"job_path" if other == "path" else other: value for other, value in others.items()}
+    assert read(written("j.jsonl", {**others, key: "a", "question": "Why?"})) == [
+        JobRequest(path="a", question="Why?", fields=fields)
+    ]
+
+
+def test_fields_that_a_row_has_for_itself_are_renamed() -> None:
+    fields = {key: f"its {key}" for key in ROW_KEYS if key not in ("path", "question")}
+    (one,) = read(written("j.jsonl", {"video": "a", "question": "Why?"} | fields))
+    assert one.fields == {f"job_{key}": value for key, value in fields.items()}
+
+
+def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_once() -> None:
+    row = {
+        "video": "a",
+        "question": "Why?",
+        "job_question": 0,
+        "id": 1,
+        "answer": 1,
+        "job_answer": 2,
+        "job_job_answer": 3,
+    }
+    told: list[str] = []
+    found = list(requests_in(written("j.jsonl", row, row), stdin=None, videos=None, questions=(), notice=told.append))
+    fields = {"job_question": 0, "job_id": 1, "job_answer": 2, "job_job_answer": 3}
+    assert [one.fields for one in found] == [fields, fields]
+    assert told == ['vllava: "answer" in the jobs is left out, because they have "job_answer" as well.']
+
+
+def test_where_no_field_is_known_the_names_that_are_there_are_said() -> None:
+    Path("j.csv").write_text("Film;Frage\na.mp4;Warum?\n")
+    needed = "needs one of video, path, clip, video_path, video_name, gif_name, video_id"
+    with pytest.raises(UsageError) as caught:
+        read(Path("j.csv"))
+    assert str(caught.value) == f"'j.csv', line 2: it names no clip: it has Film, Frage, and {needed}. {MEND}"
+    assert f"it has {'x' * 200}…, and needs one of" in refusal({"x" * 300: 1})
+
+
+def test_names_are_looked_up_where_the_jobs_file_is() -> None:
+    touched("set/a.mp4", "a.avi")
+    assert [one.path for one in read(written("set/j.jsonl", {"video": "a", "question": "?"}))] == ["set/a.mp4"]
+    assert [one.path for one in read(Path("set/../set/j.jsonl"))] == ["set/../set/a.mp4"]
+    assert [one.path for one in read(Path("set/j.jsonl").absolute())] == [str(Path("set/a.mp4").absolute())]
+    assert [one.path for one in read(Path("-"), stdin=Path("set/j.jsonl").read_bytes())] == ["a.avi"]
+    assert [one.path for one in read(Path("set/j.jsonl"), videos=Path())] == ["a.avi"]
+
+
+def test_names_are_looked_up_among_the_videos_if_named() -> None:
+    touched("set/videos/a.mp4", "set/a.avi", "clips/a.mkv")
+    file = written(
+        "set/j.jsonl", {"video": "a", "question": "?"}, {"video": str(Path("x.mp4").absolute()), "question": "?"}
+    )
+    assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", str(Path("x.mp4").absolute())]
+
+
+def test_videos_must_be_a_folder() -> None:
+    touched("a.mp4")
+    for name in ("gone", "a.mp4"):
+        expected = f"'{name}' is no folder: name the one that the clips are in with --videos."
+        assert refusal({"video": "a", "question": "?"}, videos=Path(name)) == expected
+
+
+NO_CLIP = "it names no clip: it has {}, and needs one of video, path, clip, video_path, video_name, gif_name, video_id"
+GOOD = {"video": "a", "question": "Why?"}
+DAMAGED: list[tuple[dict[str, object], str]] = [
+    ({"question": "Why?"}, NO_CLIP.format("question")),
+    ({"question": "Why?", "video": "", "video_id": None}, NO_CLIP.format("question, video, video_id")),
+    ({"question": "Why?", "video": True}, '"video" is neither a name nor a number'),
+    ({"question": "Why?", "video_id": 1.5}, '"video_id" is neither a name nor a number'),
+    ({"question": "Why?", "clip": ["a"]}, '"clip" is neither a name nor a number'),
+    ({"question": "Why?", "clip": "a\0"}, '"clip" has a NUL, which no file name can have'),
+    ({"question": "Why?", "clip": "a\ud800"}, '"clip" has half of a character (a lone surrogate)'),
+    ({"question": "Why\udfff?", "clip": "a"}, '"question" has half of a character (a lone surrogate)'),
+    ({"question": 3, "clip": "a"}, '"question" is not text'),
+    ({"clip": "a", "q": "?"}, 'it has clip, q, but no "question", and none was given with -Q'),
+    ({"clip": "a", "question": "\n"}, 'its "question" is empty, and none was given with -Q'),
+]
+
+
+@pytest.mark.parametrize(("row", "fault"), DAMAGED)
+def test_a_row_that_can_be_no_job_is_named(row: dict[str, object], fault: str) -> None:
+    assert refusal(GOOD, row) == f"'j.jsonl', line 2: {fault}. {MEND}"
+
+
+def test_a_name_that_is_not_utf_8_comes_through() -> None:
+    (one,) = read(written("j.jsonl", {"video": "caf\udce9.mp4", "question": "?"}))
+    assert one.path == "caf\udce9.mp4"
+
+
+def test_the_questions_of_msvd_qa() -> None:
+    touched("YouTubeClips/-8y1Q0rA3n8_108_115.avi", "YouTubeClips/vid1305.avi")
+    as_evaluated = {"video_name": "-8y1Q0rA3n8_108_115", "question": "who slices the bread?", "question_id": "v_1301_2"}
+    as_published = {"answer": "knife", "id": 30937, "question": "what cuts the bread?", "video_id": 1305}
+    assert read(written("test_q.json", as_evaluated, as_published), videos=Path("YouTubeClips")) == [
+        JobRequest(
+            path="YouTubeClips/-8y1Q0rA3n8_108_115.avi",
+            question="who slices the bread?",
+            fields={"question_id": "v_1301_2"},
+        ),
+        JobRequest(
+            path="YouTubeClips/vid1305.avi",
+            question="what cuts the bread?",
+            fields={"job_answer": "knife", "job_id": 30937},
+        ),
+    ]
+
+
+def test_the_questions_of_activitynet_qa() -> None:
+    touched("v1-2/v_1QIUV7WYKXg.mp4", "v1-2/v_-gone.mp4.part")
+    rows = [
+        {"video_name": "1QIUV7WYKXg", "question": "does the runner wear a hat", "question_id": "v_1QIUV7WYKXg_3"},
+        {"video_name": "-gone", "question": "where is the rope", "question_id": "v_-gone_1"},
+    ]
+    assert read(written("test_q.json", *rows), videos=Path("v1-2")) == [
+        JobRequest(
+            path="v1-2/v_1QIUV7WYKXg.mp4",
+            question="does the runner wear a hat",
+            fields={"question_id": "v_1QIUV7WYKXg_3"},
+        ),
+        JobRequest(path="v1-2/-gone", question="where is the rope", fields={"question_id": "v_-gone_1"}),
+    ]
+
+
+def test_the_questions_of_tgif_qa() -> None:
+    touched("gifs/tumblr_nk172bbdPI1u1lr18o1_250.gif")
+    header = ["gif_name", "question", "answer", "question_type", "vid_id", "key"]
+    cells = ["tumblr_nk172bbdPI1u1lr18o1_250", "what does the man hold, and why ?", "cup", "object", "FRAMEQA7", "12"]
+    expected = JobRequest(
+        path="gifs/tumblr_nk172bbdPI1u1lr18o1_250.gif",
+        question="what does the man hold, and why ?",
+        fields={"job_answer": "cup", "question_type": "object", "vid_id": "FRAMEQA7", "key": "12"},
+    )
+    # Published with tabs under .csv; converted by others to commas, and to JSON for the evaluation.
+    tabs = "".join("\t".join(row) + "\n" for row in (header, cells))
+    commas = "".join(",".join(f'"{cell}"' for cell in row) + "\r\n" for row in (header, cells))
+    for name, text in (("t.csv", tabs), ("t.tsv", tabs), ("c.csv", commas)):
+        Path(name).write_text(text)
+        assert read(Path(name), videos=Path("gifs")) == [expected]
+    as_evaluated = {"video_name": cells[0], "question": cells[1], "question_id": 12}
+    (one,) = read(written("test_q.json", as_evaluated), videos=Path("gifs"))
+    assert one == JobRequest(path=expected.path, question=expected.question, fields={"question_id": 12})

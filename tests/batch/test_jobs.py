@@ -1,0 +1,215 @@
+"""A job's id is the same in every run that asks the same of the same file, and no other job's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from tests.batch.parts import job
+from vllava_cli.batch.jobs import (
+    ClipJobs,
+    Job,
+    JobRequest,
+    Shard,
+    group_by_clip,
+    has_changed,
+    make_jobs,
+    settings_of,
+    signature,
+)
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
+
+SIGNATURE = signature("demo", None, {})
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(name: str, data: bytes = b"clip", mtime_ns: int = 1_000_000_007) -> str:
+    Path(name).write_bytes(data)
+    os.utime(name, ns=(0, mtime_ns))
+    return name
+
+
+def asked(path: str, question: str = "Why?") -> JobRequest:
+    return JobRequest(path=path, question=question)
+
+
+def job_of(path: str, question: str = "Why?", signature: str = SIGNATURE) -> Job:
+    (job,) = make_jobs([asked(path, question)], signature)
+    return job
+
+
+def test_a_job_is_what_was_wanted_and_what_the_file_is() -> None:
+    wanted = JobRequest(path=written("a.mp4"), question="Why?", fields={"question_id": 3})
+    spelled = b'16:["demo",null,{}]5:a.mp41:410:10000000074:Why?'
+    assert make_jobs([wanted], SIGNATURE) == [
+        Job(
+            id=hashlib.sha256(spelled).hexdigest()[:32],
+            path="a.mp4",
+            question="Why?",
+            size=4,
+            mtime_ns=1_000_000_007,
+            fields={"question_id": 3},
+        )
+    ]
+
+
+@pytest.mark.parametrize("path", ["gone.mp4", "file/a.mp4", "nul\0.mp4", "n" * 300, os.fsdecode(b"\xff.mp4"), "loop"])
+def test_a_missing_file_is_a_job_without_a_size(path: str) -> None:
+    written("file")
+    Path("loop").symlink_to("loop")
+    job = job_of(path)
+    assert (job.path, job.size, job.mtime_ns) == (path, -1, -1)
+
+
+def test_whatever_a_job_is_about_changes_its_id() -> None:
+    written("b.mp4")
+    before = job_of(written("a.mp4"))
+    others = [job_of("b.mp4"), job_of("a.mp4", "why?"), job_of("a.mp4", signature=signature("demo", "main", {}))]
+    others += [job_of(written("a.mp4", b"clips")), job_of(written("a.mp4", mtime_ns=1_000_000_008))]
+    assert len({before.id, *(job.id for job in others)}) == 6
+    assert job_of(written("a.mp4")) == before
+
+
+def test_parts_that_are_written_alike_together_are_different_jobs() -> None:
+    pairs = [("a", "-1b"), ("a-1", "b"), ("a", "b"), ("a", "b"), ("a", "b1"), ("", "ab")]
+    jobs = make_jobs([asked(path, question) for path, question in pairs], SIGNATURE)
+    assert len({job.id for job in jobs}) == 6
+
+
+def test_equal_jobs_have_ids_of_their_own_which_are_the_same_in_each_run() -> None:
+    wanted = [asked("a"), asked("b"), asked("a"), asked("a")]
+    first, second = make_jobs(wanted, SIGNATURE), make_jobs(wanted, SIGNATURE)
+    assert first == second
+    assert len({job.id for job in first}) == 4
+    assert first[0] == job_of("a")
+    assert make_jobs(wanted[2:], SIGNATURE) == [first[0], first[2]]
+
+
+@pytest.mark.parametrize("path", ["./a.mp4", "a.mp4", "a.mp4/", ".//a.mp4", "./././a.mp4", "a.mp4/."])
+def test_a_path_is_written_one_way(path: str) -> None:
+    written("a.mp4")
+    assert job_of(path) == job_of("a.mp4")
+
+
+@pytest.mark.parametrize(("path", "plain"), [("x//y", "x/y"), ("x/./y", "x/y"), ("x/../y", "x/../y"), (".x", ".x")])
+def test_a_path_stays_the_way_that_leads_there(path: str, plain: str) -> None:
+    assert job_of(path).path == plain
+
+
+def test_each_file_is_looked_at_once() -> None:
+    def changing() -> Iterator[JobRequest]:
+        yield asked(written("a.mp4", b"old"), "Who?")
+        yield asked(written("a.mp4", b"newer"), "Why?")
+
+    assert [job.size for job in make_jobs(changing(), SIGNATURE)] == [3, 3]
+
+
+def test_a_million_jobs_share_what_they_can() -> None:
+    first, second = make_jobs(
+        [asked(f"{name}.mp4", f"{name} {name}") for name in ("".join("a"), "".join("a"))], SIGNATURE
+    )
+    assert first.path is second.path
+    assert first.question is second.question
+    assert first.fields is second.fields == {}
+    assert not hasattr(first, "__dict__")
+
+
+def test_a_job_knows_that_its_file_has_changed() -> None:
+    job, missing = job_of(written("a.mp4")), job_of("b.mp4")
+    assert [has_changed(job), has_changed(missing)] == [False, False]
+    written("a.mp4", b"other")
+    written("b.mp4")
+    assert [has_changed(job), has_changed(missing)] == [True, True]
+    written("a.mp4", mtime_ns=1_000_000_008)
+    assert has_changed(job)
+    Path("a.mp4").unlink()
+    assert has_changed(job)
+
+
+def test_a_signature_is_the_same_for_equal_settings() -> None:
+    assert signature("m", "r", {"a": 1, "b": (2.5,)}) == signature("m", "r", {"b": [2.5], "a": 1})
+    assert signature("m", "r", {"a": 1, "b": (2.5,)}) == '["m","r",{"a":1,"b":[2.5]}]'
+    assert signature("m", "r", {}) != signature("m", None, {})
+
+
+SAMPLED = Sampling(temperature=0.5)
+CHOSEN = Sampling(choices=("yes", "no"))
+MATTERS: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
+    *((Wishes(), change) for change in ({"precision": "fp32"}, {"attention": "eager"})),
+    *((Framing(), change) for change in ({"start_s": 0.5}, {"end_s": 2.0}, {"at_s": (1.0,)}, {"fit": "pad"})),
+    *((Sampling(), change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False})),
+    *((SAMPLED, change) for change in ({"top_p": 0.9}, {"seed": 3}, {"choices": ("yes",)})),
+    *((CHOSEN, change) for change in ({"choices": ("no", "yes")}, {"is_calibrated": True})),
+]
+IS_ALL_THE_SAME: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
+    (Wishes(), {"device": "cuda:1"}),
+    *((Sampling(), change) for change in ({"top_p": 0.9}, {"seed": 3}, {"is_calibrated": True})),
+    *((CHOSEN, change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False}, {"seed": 3})),
+]
+
+
+def settings(noun: Wishes | Framing | Sampling) -> str:
+    """The settings with that noun in its place, as they get into an id."""
+    wishes = noun if isinstance(noun, Wishes) else Wishes()
+    framing = noun if isinstance(noun, Framing) else Framing()
+    sampling = noun if isinstance(noun, Sampling) else Sampling()
+    return signature("m", None, settings_of(wishes, framing, sampling))
+
+
+@pytest.mark.parametrize(("noun", "change"), MATTERS)
+def test_settings_that_change_an_answer_count(noun: Wishes | Framing | Sampling, change: dict[str, object]) -> None:
+    assert settings(replace(noun, **change)) != settings(noun)
+
+
+@pytest.mark.parametrize(("noun", "change"), IS_ALL_THE_SAME)
+def test_settings_that_change_nothing_do_not(noun: Wishes | Framing | Sampling, change: dict[str, object]) -> None:
+    assert settings(replace(noun, **change)) == settings(noun)
+
+
+def test_no_setting_was_forgotten() -> None:
+    apart = {"model", "revision", "adapter"}
+    tried = {name for _, change in MATTERS + IS_ALL_THE_SAME for name in change}
+    assert tried == {field.name for noun in (Wishes, Framing, Sampling) for field in fields(noun)} - apart
+
+
+def test_an_adapter_counts_by_its_content_and_without_one_ids_are_as_before() -> None:
+    plain = settings_of(Wishes(), Framing(), Sampling())
+    first, second = (Adapter(name="a", folder=Path("a"), revision=None, sha256=digest) for digest in ("00", "01"))
+    assert plain.keys() == {"precision", "attention", "framing", "sampling"}
+    assert settings_of(Wishes(), Framing(), Sampling(), first) == plain | {"adapter": "00"}
+    assert settings_of(Wishes(), Framing(), Sampling(), replace(first, name="b", folder=Path("b"))) == plain | {
+        "adapter": "00"
+    }
+    assert settings_of(Wishes(), Framing(), Sampling(), second) == plain | {"adapter": "01"}
+
+
+def test_each_job_is_in_one_shard() -> None:
+    ids = [job.id for job in make_jobs((asked(str(number)) for number in range(200)), SIGNATURE)]
+    shards = [Shard(number=number, of=3) for number in (1, 2, 3)]
+    assert [[part.has(id) for part in shards].count(True) for id in ids] == [1] * 200
+    assert all(any(part.has(id) for id in ids) for part in shards)
+    assert shards[1].has("0" * 31 + "4")
+
+
+def test_clips_come_in_the_order_of_their_first_job_with_all_theirs() -> None:
+    jobs = [job("b.mp4", "1"), job("a.mp4", "2"), job("b.mp4", "3")]
+    assert list(group_by_clip(iter(jobs))) == [
+        ClipJobs(jobs=(jobs[0], jobs[2])),
+        ClipJobs(jobs=(jobs[1],)),
+    ]
+    assert list(group_by_clip([])) == []
+
+
+def test_a_question_that_is_asked_twice_is_one_with_two_jobs() -> None:
+    one, two, again = job(question="Why?", id="1"), job(question="Who?", id="2"), job(question="Why?", id="3")
+    both = ClipJobs(jobs=(one, two, again))
+    assert both.questions() == [("Why?", (one, again)), ("Who?", (two,))]

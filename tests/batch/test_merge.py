@@ -1,0 +1,370 @@
+"""`vllava merge` as its users meet it: the whole, or a sentence and nothing written."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.batch.ray_cluster.rows import jobs as made_jobs
+from tests.commands.shell import Shell
+from tests.shards import Job, Part, jobs, row, write_rows, write_shards
+from vllava_cli.batch.jobs import list_path, write_lists
+from vllava_cli.batch.merge import Merge, ShardOutput, merged, mismatches, run
+from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, VllavaError
+from vllava_cli.screen import Screen
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows
+
+Run = Callable[..., Shell]
+OUT = Path("all.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests name files as a user does, from the folder they are in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def merge(*shards: Path | str, out: Path = OUT, is_overwriting: bool = False, is_quiet: bool = False) -> str:
+    """What it says."""
+    pad = io.StringIO()
+    request = Merge(out=out, shards=tuple(map(str, shards)), is_overwriting=is_overwriting)
+    assert run(request, Screen(err=pad, is_quiet=is_quiet)) == 0
+    return pad.getvalue()
+
+
+def refused(*shards: Path | str, out: Path = OUT, is_overwriting: bool = False) -> VllavaError:
+    """The error; no file was made, changed or left behind."""
+    before = files()
+    with pytest.raises(VllavaError) as caught:
+        merge(*shards, out=out, is_overwriting=is_overwriting)
+    assert files() == before
+    return caught.value
+
+
+def files() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
+def without_lists(paths: list[Path]) -> list[Path]:
+    for path in paths:
+        list_path(path).unlink()
+    return paths
+
+
+def test_shards_become_one_journal_that_a_batch_can_go_on_with(shell: Run) -> None:
+    all_jobs = jobs(1003)
+    shards = write_shards(all_jobs, 4)
+    failed = [row(job, error="missing") for job in all_jobs if Part(number=3, of=4).has(job.id)]
+    write_rows(shards[2], failed)
+    done = shell("merge", "all.jsonl", *shards)
+    assert done == Shell(
+        code=0,
+        out="",
+        err=f"vllava: 1,003 jobs of 4 shards: {1003 - len(failed)} answers, {len(failed)} errors.\n"
+        "vllava: The same batch with --retry-errors and -o all.jsonl tries the errors again.\n",
+    )
+    assert OUT.read_bytes() == b"".join(path.read_bytes() for path in shards)
+    with Journal.open(OUT) as journal:
+        assert len({found["id"] for found in journal.rows()}) == 1003
+        journal.append(row(Job(path="another")))
+
+
+def test_few_are_counted_in_the_singular_and_quiet_says_nothing() -> None:
+    shards = write_shards(jobs(1), 1)
+    assert merge(*shards) == "vllava: 1 job of 1 shard: 1 answer, 0 errors.\n"
+    assert merge(*shards, out=Path("b.jsonl"), is_quiet=True) == ""
+    assert merge(*write_shards([], 2), out=Path("c.jsonl")) == "vllava: 0 jobs of 2 shards: 0 answers, 0 errors.\n"
+    assert Path("c.jsonl").read_bytes() == b""
+
+
+def test_an_output_that_is_there_is_replaced_only_if_asked() -> None:
+    shards = write_shards(jobs(9), 2)
+    OUT.write_bytes(b'{"a": 1}\n')
+    OUT.chmod(0o600)
+    error = refused(*shards)
+    assert (type(error), str(error)) == (
+        OutputError,
+        "'all.jsonl' is already there. Give --overwrite to replace it, or name another file.",
+    )
+    merge(*shards, is_overwriting=True)
+    assert [found["path"] for found in read_rows(OUT)] == [f["path"] for path in shards for f in read_rows(path)]
+    assert OUT.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_output_that_vllava_did_not_write_or_is_writing_is_not_replaced() -> None:
+    shards = write_shards(jobs(9), 2)
+    OUT.write_bytes(b"holiday video\n")
+    assert str(refused(*shards, is_overwriting=True)) == "'all.jsonl' was not written by vllava. Name another file."
+    OUT.unlink()
+    with Journal.open(OUT) as journal:
+        journal.append({"a": 1})
+        assert isinstance(refused(*shards, is_overwriting=True), LockedError)
+
+
+@pytest.mark.parametrize("name", ["-", "all.csv", "all.TSV"])
+def test_an_output_of_another_kind_is_a_usage_error(name: str) -> None:
+    error = refused(*write_shards(jobs(2), 2), out=Path(name))
+    assert (type(error), str(error)) == (
+        UsageError,
+        f"'{name}' can't be the output: a file of JSON lines is written. Name one: all.jsonl.",
+    )
+
+
+@pytest.mark.parametrize("name", ["1.jsonl", "./1.jsonl", "1.jsonl.jobs", "link", "hard link"])
+def test_the_output_can_not_be_one_of_the_shards(name: str) -> None:
+    shards = write_shards(jobs(2), 2)
+    Path("link").symlink_to("1.jsonl")
+    Path("hard link").hardlink_to("1.jsonl")
+    error = refused(*shards, out=Path(name), is_overwriting=True)
+    assert (type(error), str(error)) == (
+        UsageError,
+        f"'{Path(name)}' is one of the shards' files and can't be the output. Name another one.",
+    )
+
+
+def test_a_shard_can_not_be_named_twice() -> None:
+    one, two = write_shards(jobs(4), 2)
+    Path("link").symlink_to("1.jsonl")
+    for name in ("1.jsonl", "link", "1.jsonl.jobs"):
+        error = refused(one, two, name)
+        assert (type(error), str(error)) == (UsageError, f"'{name}' is named twice. Name each shard once.")
+
+
+def test_a_job_with_two_rows_is_refused_with_its_files() -> None:
+    shards = write_shards(jobs(6), 2)
+    double = next(read_rows(shards[0]))
+    with Journal.open(shards[1]) as journal:
+        journal.append(double)
+    error = refused(*shards)
+    assert (type(error), str(error)) == (
+        ShardError,
+        f"This job has two rows, in '1.jsonl' and '2.jsonl'. Leave one of them out.\n  {double['path']}: What happens?",
+    )
+    assert isinstance(refused(*without_lists(shards)), ShardError)
+
+
+def test_a_job_with_two_rows_in_one_file_is_refused() -> None:
+    write_rows(Path("a.jsonl"), [row(job) for job in [*jobs(3), *jobs(1)]])
+    assert str(refused("a.jsonl")) == (
+        "This job has two rows, in 'a.jsonl'. Leave one of them out.\n  0.mp4: What happens?"
+    )
+
+
+def test_jobs_without_a_row_are_refused_with_the_first_ten_and_the_shards_to_run_again() -> None:
+    all_jobs = [Job(path=f"{number}\n.mp4", question=f"What\n{'is it ' * 30}?") for number in range(3000)]
+    shards = write_shards(all_jobs, 3)
+    first = [found["path"].replace("\n", "") for found in read_rows(shards[0])][-2:]
+    write_rows(shards[0], list(read_rows(shards[0]))[:-2])
+    count = sum(1 for _ in read_rows(shards[2]))
+    third = [found["path"].replace("\n", "") for found in read_rows(shards[2])][:8]
+    shards[2].unlink()
+    asked = ("What " + "is it " * 30)[:100]
+    error = refused(*shards)
+    assert isinstance(error, ShardError)
+    assert str(error).splitlines() == [
+        f"{count + 2:,} of 3,000 jobs have no row. Run their shards again: "
+        f"1/3 ('1.jsonl', 2 of them), 3/3 ('3.jsonl', {count:,} of them).",
+        *(f"  {path.replace('.mp4', ' .mp4')}: {asked}…" for path in [*first, *third]),
+        f"  and {count + 2 - 10:,} more",
+    ]
+
+
+def test_a_missing_shard_is_refused_by_its_number() -> None:
+    shards = write_shards(jobs(60), 15)
+    error = refused(*shards[:4], *shards[5:])
+    assert (type(error), str(error)) == (ShardError, "Of the shards, 5/15 is missing. Name all 15 files.")
+    assert str(refused(*shards[:3])) == (
+        "Of the shards, 4/15, 5/15, 6/15, 7/15, 8/15, 9/15, 10/15, 11/15, 12/15, 13/15 and 2 more are missing. "
+        "Name all 15 files."
+    )
+
+
+def test_shards_of_different_runs_are_refused() -> None:
+    shards = write_shards(jobs(8), 2)
+    again = "Run all shards again, with the same clips, questions and settings."
+    others = {
+        "one of 2 shards, one of 3": (jobs(8), 3),
+        "8 jobs in all, and 9": (jobs(9), 2),
+        "both have 8 jobs in all, but not the same ones": (jobs(9)[1:], 2),
+    }
+    for difference, (all_jobs, of) in others.items():
+        write_lists({2: Path("2.jsonl.jobs")}, of, all_jobs)
+        error = refused(*shards)
+        assert (type(error), str(error)) == (
+            ShardError,
+            f"'1.jsonl.jobs' and '2.jsonl.jobs' are not of one run: {difference}. {again}",
+        )
+
+
+def test_rows_that_no_list_names_are_left_out_and_counted() -> None:
+    shards = write_shards(jobs(5), 2)
+    rows = files()
+    with Journal.open(shards[0]) as journal:
+        journal.extend([row(Job(path="0.mp4", question="Of yesterday?"))] * 2)
+    with Journal.open(shards[1]) as journal:
+        journal.append(row(Job(path="1.mp4", question="Of yesterday?")))
+    assert merge(*shards) == (
+        "vllava: 3 rows of clips that changed since, or of other runs, left out.\n"
+        "vllava: 5 jobs of 2 shards: 5 answers, 0 errors.\n"
+    )
+    assert OUT.read_bytes() == rows["1.jsonl"] + rows["2.jsonl"]
+
+
+def test_a_row_in_the_file_of_another_shard_counts() -> None:
+    one, two = write_shards(jobs(8), 2)
+    write_rows(one, [*read_rows(one), *read_rows(two)])
+    write_rows(two, [])
+    assert merge(one, two) == "vllava: 8 jobs of 2 shards: 8 answers, 0 errors.\n"
+
+
+def test_without_lists_it_is_said_that_missing_jobs_can_not_be_seen() -> None:
+    shards = without_lists(write_shards(jobs(60), 12))
+    rows = b"".join(path.read_bytes() for path in shards)
+    assert merge(*shards) == (
+        "vllava: No list of jobs, .jobs, is beside 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl, 5.jsonl, 6.jsonl, 7.jsonl, "
+        "8.jsonl, 9.jsonl, 10.jsonl and 2 more: jobs without a row can't be seen.\n"
+        "vllava: 60 jobs of 12 shards: 60 answers, 0 errors.\n"
+    )
+    assert OUT.read_bytes() == rows
+
+
+def test_a_shard_without_a_list_may_be_the_one_that_is_missing_and_keeps_all_its_rows() -> None:
+    all_jobs = jobs(30)
+    one, two, three = write_shards(all_jobs, 3)
+    without_lists([three])
+    assert str(refused(one, three)) == "Of the shards, 2/3, 3/3 are missing. Name all 3 files."
+    assert merge(one, two, three).splitlines() == [
+        "vllava: No list of jobs, .jobs, is beside 3.jsonl: jobs without a row can't be seen.",
+        "vllava: 30 jobs of 3 shards: 30 answers, 0 errors.",
+    ]
+
+
+def test_the_rows_of_a_table_are_taken_from_its_journal_by_either_name() -> None:
+    one, two = write_shards(jobs(9), 2)
+    rows = one.read_bytes() + two.read_bytes()
+    for path in (one, two):
+        path.rename(f"{path.stem}.csv.journal")
+        list_path(path).rename(f"{path.stem}.csv.jobs")
+    Path("1.csv").write_text("path,answer\n")
+    assert merge("1.csv", "2.csv.journal") == "vllava: 9 jobs of 2 shards: 9 answers, 0 errors.\n"
+    assert OUT.read_bytes() == rows
+    assert isinstance(refused("1.csv", "1.csv.journal", out=Path("b.jsonl")), UsageError)
+
+
+def test_a_shard_that_is_being_written_is_refused_with_exit_code_75() -> None:
+    shards = write_shards(jobs(9), 2)
+    with Journal.open(shards[1]):
+        error = refused(*shards)
+    assert (type(error), error.exit_code, str(error)) == (
+        LockedError,
+        75,
+        "'2.jsonl' is being written by another vllava. Wait for its end.",
+    )
+    merge(*shards)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "'a' can't be read: no such file or directory. Check the path, or name another file."),
+        (b"holiday video\n", "'a' was not written by vllava. Name another file."),
+        (b'{"type": "session"}\n', "'a' was not written by vllava batch: row 1 has no id. Name another file."),
+        (b'{"id": "12"}\n', "'a' was not written by vllava batch: row 1 has no id. Name another file."),
+    ],
+)
+def test_what_is_no_shard_is_refused(data: bytes | None, message: str) -> None:
+    if data is not None:
+        Path("a").write_bytes(data)
+    assert str(refused(*write_shards(jobs(2), 2), "a")) == message
+
+
+def test_a_folder_without_parts_is_no_shard() -> None:
+    Path("folder").mkdir()
+    said = "'folder' has no parts of a batch. Name the folder that -o had, or the files."
+    assert str(refused("folder")) == said
+    assert isinstance(refused("."), OutputError)
+    assert isinstance(refused("/"), OutputError)
+
+
+def test_shards_that_change_while_they_are_read_are_refused() -> None:
+    one, two = write_shards(jobs(6), 2)
+    whole_run = merged([ShardOutput.found(one), ShardOutput.found(two)])
+    with Journal.open(one) as journal:
+        journal.append(row(Job(path="new")))
+    assert len(list(whole_run.rows())) == 6
+    write_rows(two, [])
+    with pytest.raises(OutputError) as caught:
+        list(whole_run.rows())
+    assert str(caught.value) == (
+        "The shards changed while they were read. Merge them again when nothing writes to them."
+    )
+
+
+@contextmanager
+def little_room() -> Iterator[None]:
+    """No file may grow above 1,000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("is_overwriting", [False, True])
+def test_a_full_disk_leaves_everything_as_it_was(is_overwriting: bool) -> None:
+    shards = write_shards(jobs(50), 2)
+    if is_overwriting:
+        OUT.write_bytes(b'{"a": 1}\n')
+    with little_room():
+        message = str(refused(*shards, is_overwriting=is_overwriting))
+    assert message.startswith("'all.jsonl' can't be written: only 1,000 of ")
+    assert message.endswith(" bytes found room. Free some room, or name another file.")
+
+
+def test_names_reach_the_terminal_without_control_characters(shell: Run) -> None:
+    (shard,) = without_lists(write_shards([Job(path="a\x1b[31m.mp4")], 1))
+    shard.rename("a\x1b]0;owned\x07\n.jsonl")
+    done = shell("merge", "all\x1b[31m\n.jsonl", "a\x1b]0;owned\x07\n.jsonl")
+    assert done.err == (
+        "vllava: No list of jobs, .jobs, is beside a]0;owned .jsonl: jobs without a row can't be seen.\n"
+        "vllava: 1 job of 1 shard: 1 answer, 0 errors.\n"
+    )
+
+
+def test_a_name_that_is_not_utf8_keeps_its_bytes() -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    old = json.dumps({"id": "0" * 32, "path": name, "error": None})
+    Path("a.jsonl").write_text(old + "\n")
+    merge("a.jsonl")
+    merge(OUT, out=Path("again.jsonl"))
+    told = {"id": "0" * 32, "path": "caf\\xe9.mp4", "error": None, "path_bytes": "Y2Fm6S5tcDQ="}
+    assert [json.loads(path.read_text()) for path in (OUT, Path("again.jsonl"))] == [told, told]
+
+
+def ids(of: list[str]) -> list[bytes]:
+    return [bytes.fromhex(id) for id in of]
+
+
+def test_each_job_once_is_what_is_wanted_and_rows_of_earlier_runs_may_stay() -> None:
+    every, earlier = made_jobs(5), made_jobs(2, question="Before?")
+    there = ids([job.id for job in (*earlier, *every)])
+    assert not mismatches(every, there, before=ids([job.id for job in earlier]))
+
+
+def test_what_lacks_what_is_twice_and_what_is_foreign_is_told() -> None:
+    every, foreign = made_jobs(15), made_jobs(1, question="Who?")
+    there = ids([job.id for job in (every[0], every[0], *foreign)])
+    missing, twice, unknown = mismatches(every, there, before=())
+    assert missing.startswith(f"14 without a row: {every[1].id} '1.mp4' 'Why?', ")
+    assert missing.endswith(" … and 4 more.")
+    assert twice == f"1 with two rows: {every[0].id}."
+    assert unknown == f"1 that nobody asked for: {foreign[0].id}."

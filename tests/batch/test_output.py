@@ -1,0 +1,264 @@
+"""Where rows go, what counts as done, and what is never touched: real files, and a stdout that can be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.batch.parts import MAKING, Reading, answer, bad, good, job
+from vllava_cli.batch import output
+from vllava_cli.batch.jobs import Job
+from vllava_cli.batch.output import Output
+from vllava_cli.batch.request import Destination
+from vllava_cli.batch.rows import Result, RunInfo, row_of
+from vllava_cli.batch.tables import Format
+from vllava_cli.errors import LockedError, OutputError
+from vllava_cli.storage.journal import Journal
+
+ABOUT = RunInfo(model="demo", revision=None)
+JOBS = [job(f"{letter}.mp4", id=letter * 32) for letter in "abcd"]
+A, B, C, D = JOBS
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def to(
+    name: str | None = "out.jsonl",
+    format: Format = "jsonl",
+    fields: tuple[str, ...] = (),
+    *,
+    is_retrying: bool = False,
+    is_overwriting: bool = False,
+) -> Destination:
+    return Destination(
+        path=Path(name) if name else None,
+        format=format,
+        fields=fields,
+        is_retrying=is_retrying,
+        is_overwriting=is_overwriting,
+    )
+
+
+def foreseen(destination: Destination) -> Output:
+    """What a dry run knows."""
+    with output.opened(destination, JOBS, ABOUT, Reading().screen(), is_dry=True) as out:
+        return out
+
+
+CSV = to("out.csv", "csv", ("path", "answer", "error.kind"))
+
+
+def put(destination: Destination, results: Sequence[Result], jobs: Sequence[Job] = JOBS) -> tuple[str, list[str]]:
+    """(stdout, the ids that were done before) of a run that puts these results."""
+    reading = Reading()
+    with output.opened(destination, jobs, ABOUT, reading.screen()) as out:
+        done = [each.id[0] for each in jobs if out.is_done(each)]
+        for result in results:
+            out.put(row_of(result, ABOUT))
+        out.finish(jobs)
+    return reading.out.getvalue(), done
+
+
+def ids(name: str = "out.jsonl") -> list[str]:
+    """The first letters of the ids in a file, capitals for errors."""
+    rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
+    return [row["id"][0].upper() if row["error"] else row["id"][0] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("destination", "journal", "has_table"),
+    [
+        (to(None), None, False),
+        (to(None, "csv"), None, True),
+        (to("o.jsonl"), "o.jsonl", False),
+        (to("o.jsonl", fields=("path",)), "o.jsonl.journal", True),
+        (to("o.csv", "csv"), "o.csv.journal", True),
+        (to("d/o.tsv", "tsv", ("path",)), "d/o.tsv.journal", True),
+    ],
+)
+def test_a_plain_jsonl_file_is_its_own_journal(destination: Destination, journal: str | None, has_table: bool) -> None:
+    assert (destination.journal, destination.has_table) == (Path(journal) if journal else None, has_table)
+
+
+def test_rows_go_to_stdout_as_they_come_and_nothing_counts_as_done() -> None:
+    written, done = put(to(None), [good(B), bad(A)])
+    assert [json.loads(line)["path"] for line in written.splitlines()] == ["b.mp4", "a.mp4"]
+    assert done == [] and not list(Path().iterdir())
+    reading = Reading()
+    with output.opened(to(None), JOBS, ABOUT, reading.screen()) as out:
+        assert not out.is_kept and not out.had_failed(A)
+        out.put(row_of(good(A), ABOUT))
+        assert reading.out.getvalue().endswith("\n"), "a row waits for the end of the run"
+
+
+def test_a_table_on_stdout_begins_with_its_header_and_has_the_fields_of_a_row() -> None:
+    fields = ("path", "answer", "error.kind")
+    assert put(to(None, "csv", fields), [good(B), bad(A)])[0] == (
+        "path,answer,error.kind\nb.mp4,A dog.,\na.mp4,,unreadable\n"
+    )
+    assert put(to(None, "tsv", fields), [])[0] == "path\tanswer\terror.kind\n"
+    assert put(to(None, "jsonl", fields), [good(B)])[0] == (
+        '{"path": "b.mp4", "answer": "A dog.", "error.kind": null}\n'
+    )
+    header = put(to(None, "csv"), [], [job(split="test")])[0]
+    assert header.startswith("id,path,question,") and header.endswith(",seconds,error,stray,seed,split\n")
+
+
+def test_rows_are_kept_and_known_to_the_next_run() -> None:
+    assert put(to(), [good(B), bad(A)]) == ("", [])
+    assert put(to(), [good(C)]) == ("", ["a", "b"])
+    assert ids() == ["b", "A", "c"]
+    with output.opened(to(), JOBS, ABOUT, Reading().screen()) as out:
+        assert out.is_kept
+        assert [out.had_failed(each) for each in JOBS] == [True, False, False, False]
+
+
+def test_errors_are_forgotten_when_they_are_to_be_tried_again() -> None:
+    put(to(), [good(B), bad(A), bad(C)])
+    assert put(to(is_retrying=True), [good(A)], [A, B, D])[1] == ["b"]
+    assert ids() == ["b", "C", "a"], "an error of a job that isn't asked for stays"
+
+
+def test_an_error_of_a_clip_that_has_changed_since_is_forgotten_too() -> None:
+    put(to(), [bad(A)])
+    changed = job(A.path, A.question, id="e" * 32)
+    put(to(is_retrying=True), [good(changed)], [changed])
+    assert ids() == ["e"]
+
+
+def test_an_error_of_another_model_is_kept() -> None:
+    put(to(), [bad(A)])
+    with output.opened(to(is_retrying=True), JOBS, RunInfo(model="other", revision=None), Reading().screen()) as out:
+        assert out.had_failed(A)
+
+
+def test_trying_again_without_an_error_leaves_the_file_as_it_is() -> None:
+    put(to(), [good(A)])
+    before = Path("out.jsonl").stat()
+    assert put(to(is_retrying=True), [])[1] == ["a"]
+    after = Path("out.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def old(about: Job, error: str | None = None) -> dict[str, Any]:
+    """A row as it was before rows said what they were made with."""
+    return {
+        "id": about.id,
+        "path": about.path,
+        "question": about.question,
+        "answer": None if error else "A dog.",
+        "stop_reason": None if error else "end",
+        "frame_times_s": None,
+        "model": "demo",
+        "revision": None,
+        "precision": "fp32",
+        "seconds": 0.25,
+        "error": {"kind": error, "message": "No."} if error else None,
+    }
+
+
+def test_a_file_of_an_older_version_is_gone_on_with() -> None:
+    rows = [old(A), old(B, "unreadable")]
+    Path("out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert put(to(), [good(C)]) == ("", ["a", "b"])
+    assert ids() == ["a", "B", "c"]
+    put(to(is_retrying=True), [good(B)])
+    assert ids() == ["a", "c", "b"]
+    assert json.loads(Path("out.jsonl").read_text().splitlines()[0]) == rows[0]
+
+
+def test_a_table_of_an_older_version_gets_its_columns() -> None:
+    Path("out.csv.journal").write_text(json.dumps(old(A)) + "\n")
+    Path("out.csv").write_text("id\n")
+    put(to("out.csv", "csv"), [Result(job=B, answer=answer(), precision="fp32", making=MAKING)], [A, B])
+    head, first, second = csv.reader(Path("out.csv").read_text().splitlines())
+    assert head[-4:] == ["seconds", "error", "stray", "seed"]
+    assert (first[-4:], second[-4:]) == (["0.25", "", "", ""], ["0.0", "", "0", "7"])
+    put(to("out.csv", "csv", ("id", "made_with.device", "made_with.clips")), [], [A, B])
+    clips = json.dumps(MAKING.row()["clips"], separators=(",", ":"))
+    assert list(csv.reader(Path("out.csv").read_text().splitlines()))[1:] == [[A.id, "", ""], [B.id, "cpu", clips]]
+
+
+@pytest.mark.parametrize("content", ["hello\n", '{"id": "1"}\n', '{"id": "1"}\n{"id": "2"}\n', "a,b\n1,2\n"])
+def test_a_file_of_something_else_is_refused_and_stays(content: str) -> None:
+    Path("out.jsonl").write_text(content)
+    for destination in (to(), to(is_retrying=True), to(is_overwriting=True)):
+        with pytest.raises(OutputError) as caught:
+            put(destination, [good(A)])
+        assert str(caught.value) == "'out.jsonl' was not written by vllava. Name another file."
+        assert Path("out.jsonl").read_text() == content
+
+
+def test_a_file_that_another_run_writes_to_is_refused() -> None:
+    with Journal.open(Path("out.csv.journal")), pytest.raises(LockedError):
+        put(CSV, [])
+
+
+def test_a_table_is_written_at_the_end_in_the_order_of_the_jobs_with_older_rows_behind() -> None:
+    put(CSV, [good(D)], [D])
+    put(CSV, [bad(C), good(A)], [A, B, C])
+    assert Path("out.csv").read_text() == "path,answer,error.kind\na.mp4,A dog.,\nc.mp4,,unreadable\nd.mp4,A dog.,\n"
+    assert ids("out.csv.journal") == ["d", "C", "a"]
+
+
+def test_a_run_that_dies_leaves_the_table_of_before() -> None:
+    put(CSV, [good(A)], [A])
+    before = Path("out.csv").read_text()
+    with pytest.raises(KeyboardInterrupt), output.opened(CSV, JOBS, ABOUT, Reading().screen()) as out:
+        out.put(row_of(good(B), ABOUT))
+        raise KeyboardInterrupt
+    assert Path("out.csv").read_text() == before
+    assert put(CSV, [])[1] == ["a", "b"]
+
+
+def test_a_table_that_may_be_something_else_is_refused_before_the_run_and_stays() -> None:
+    Path("out.csv").write_text("mine\n")
+    for attempt in (lambda: put(CSV, [good(A)]), lambda: foreseen(CSV)):
+        with pytest.raises(OutputError) as caught:
+            attempt()
+        assert str(caught.value) == (
+            "'out.csv' is there already, without the journal of a batch beside it. Name another file, or replace it "
+            "with --overwrite."
+        )
+    assert [path.name for path in Path().iterdir()] == ["out.csv"]
+    assert Path("out.csv").read_text() == "mine\n"
+    put(to("out.csv", "csv", ("path",), is_overwriting=True), [good(A)])
+    assert Path("out.csv").read_text() == "path\na.mp4\n"
+
+
+def test_a_folder_in_the_place_of_a_table_is_refused_before_the_run() -> None:
+    Path("out.csv").mkdir()
+    with pytest.raises(OutputError) as caught:
+        put(CSV, [])
+    assert str(caught.value) == "'out.csv' is a folder. Name a file."
+    assert not Path("out.csv.journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("destination", "done"),
+    [
+        (to(), {"a": False, "b": True}),
+        (to(is_retrying=True), {"a": False}),
+        (to(is_overwriting=True), {}),
+        (to("new.jsonl"), {}),
+        (to(None), {}),
+    ],
+)
+def test_what_a_run_would_know_can_be_foreseen_without_a_trace(
+    destination: Destination, done: Mapping[str, Any]
+) -> None:
+    put(to(), [good(A), bad(B)])
+    before = Path("out.jsonl").read_bytes()
+    out = foreseen(destination)
+    out.finish(JOBS)
+    assert {each.id[0]: out.had_failed(each) for each in JOBS if out.is_done(each)} == done
+    assert Path("out.jsonl").read_bytes() == before
+    assert [path.name for path in Path().iterdir()] == ["out.jsonl"]

@@ -1,0 +1,175 @@
+"""Headers first, then frames of what can be used: threads read in the place of processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.batch.parts import clip_jobs
+from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.preflight import Headers, Preflight
+from vllava_cli.batch.rows import JobError
+from vllava_cli.errors import MediaError
+from vllava_cli.media.decoder.pool import Pool
+from vllava_cli.media.decoder.read_ahead import Ahead
+from vllava_cli.nouns import Clip, Framing, MediaKind
+
+A_MOMENT_S = 60.0
+FRAMING = Framing(start_s=1.0)
+
+
+def a_clip(path: Path, kind: MediaKind = "video", duration_s: float | None = 2.5) -> Clip:
+    return Clip(path=path, kind=kind, width=64, height=48, frame_count=25, duration_s=duration_s)
+
+
+@dataclass
+class Threads:
+    """A pool that reads headers with a function, and tells what frames it was asked for."""
+
+    header: Callable[[Path], Clip]
+    workers: int = 1
+    aheads: list[Ahead[Any, Any]] = field(default_factory=list)
+    frames_of: list[ClipJobs] | None = None
+    framing: Framing | None = None
+
+    def headers(self, files: Iterator[tuple[ClipJobs, Path]]) -> Ahead[ClipJobs, Clip]:
+        ahead = Ahead(files, [self.header] * self.workers, max_bytes=1)
+        self.aheads.append(ahead)
+        return ahead
+
+    def frames(self, files: Iterator[tuple[ClipJobs, Path]], framing: Framing) -> str:
+        self.frames_of, self.framing = [unit for unit, path in files if unit.path == path], framing
+        return "frames"
+
+
+def begun(
+    threads: Threads, units: list[ClipJobs], framing: Framing | None = FRAMING, patience_s: float = A_MOMENT_S
+) -> Preflight:
+    return Preflight(cast(Pool, threads), units, framing, patience_s=patience_s)
+
+
+def ended(threads: Threads, units: list[ClipJobs], framing: Framing | None = FRAMING) -> Preflight:
+    preflight = begun(threads, units, framing)
+    assert preflight.wait(A_MOMENT_S)
+    return preflight
+
+
+UNITS = [clip_jobs("a.mp4", "Who?", "Why?"), clip_jobs("b.png"), clip_jobs("c.mp4"), clip_jobs("d.mp4")]
+
+
+def mixed(path: Path) -> Clip:
+    if path.name == "c.mp4":
+        raise MediaError("'c.mp4' is torn.")
+    if path.suffix == ".png":
+        return a_clip(path, "image", None)
+    return a_clip(path, duration_s=2.5 if path.name == "a.mp4" else None)
+
+
+def test_headers_say_what_can_be_used_and_how_long_it_is() -> None:
+    preflight = ended(Threads(mixed), UNITS)
+    assert preflight.headers == Headers(
+        good=[UNITS[0], UNITS[1], UNITS[3]],
+        bad=[(UNITS[2], JobError(kind="missing", message="'c.mp4' is torn."))],
+        kinds={"video", "image"},
+        videos=2,
+        duration_s=2.5,
+        unknown=1,
+    )
+    assert preflight.headers.done == 4
+
+
+def test_frames_of_what_can_be_used_are_read_ahead_at_once() -> None:
+    threads = Threads(mixed)
+    preflight = ended(threads, UNITS)
+    assert preflight.frames == cast(Any, "frames")
+    assert (threads.frames_of, threads.framing) == ([UNITS[0], UNITS[1], UNITS[3]], FRAMING)
+
+
+def test_without_a_framing_it_is_over_with_the_headers() -> None:
+    threads = Threads(mixed)
+    assert ended(threads, UNITS, None).frames is None
+    assert threads.frames_of is None
+
+
+@pytest.mark.parametrize("are_good", [True, False])
+def test_clips_keep_their_order_whichever_header_comes_first(are_good: bool) -> None:
+    is_first_held = threading.Event()
+
+    def header(path: Path) -> Clip:
+        if path.name == "0.mp4":
+            assert is_first_held.wait(A_MOMENT_S)
+        elif path.name == "9.mp4":
+            is_first_held.set()
+        if not are_good:
+            raise MediaError("It is torn.")
+        return a_clip(path)
+
+    units = [clip_jobs(f"{number}.mp4") for number in range(10)]
+    found = ended(Threads(header, workers=2), units).headers
+    assert (found.good if are_good else [unit for unit, _ in found.bad]) == units
+
+
+def test_what_could_not_be_read_for_our_own_fault_is_told_as_such() -> None:
+    def header(_: Path) -> Clip:
+        raise RuntimeError("no\nidea")
+
+    preflight = ended(Threads(header), UNITS[:1])
+    assert preflight.headers.bad == [(UNITS[0], JobError(kind="bug", message="RuntimeError: idea"))]
+
+
+def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
+    is_over = threading.Event()
+
+    def header(path: Path) -> Clip:
+        if path.name == "c.mp4":
+            is_over.wait(A_MOMENT_S)
+        return a_clip(path)
+
+    threads = Threads(header)
+    preflight = begun(threads, UNITS, patience_s=0.0)
+    assert preflight.wait(A_MOMENT_S)
+    is_over.set()
+    found = preflight.headers
+    assert found.good == UNITS == threads.frames_of
+    assert found.unopened >= 1 and found.videos + found.unopened == 4
+    assert found.kinds == {"video", "image"}
+    assert found.unknown == 0
+
+
+def test_while_headers_are_read_there_is_something_to_tell() -> None:
+    is_free = threading.Event()
+
+    def header(path: Path) -> Clip:
+        assert is_free.wait(A_MOMENT_S)
+        return a_clip(path)
+
+    preflight = begun(Threads(header), UNITS)
+    assert not preflight.wait(0.0)
+    assert (preflight.headers.done, preflight.frames) == (0, None)
+    is_free.set()
+    assert preflight.wait(A_MOMENT_S)
+    assert preflight.headers.done == 4
+
+
+def test_what_stops_the_thread_is_raised_where_it_is_waited_for() -> None:
+    def units() -> Iterator[ClipJobs]:
+        yield UNITS[0]
+        raise KeyError("from the caller's own code")
+
+    class Failing(list[ClipJobs]):
+        """Counts like a list, but can't be gone through a second time."""
+
+        passes = 0
+
+        def __iter__(self) -> Iterator[ClipJobs]:
+            self.passes += 1
+            return super().__iter__() if self.passes == 1 else units()
+
+    preflight = begun(Threads(mixed), Failing(UNITS[:1]))
+    with pytest.raises(KeyError, match="caller"):
+        preflight.wait(A_MOMENT_S)

@@ -1,0 +1,255 @@
+"""What is told of a job: the same keys in the same order for an answer and for an error, and which error it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.batch.parts import LOADED, MAKING, STATS, answer, bad, job
+from vllava_cli.batch.jobs import FIRST_KEYS
+from vllava_cli.batch.rows import (
+    COLUMNS,
+    ErrorKind,
+    JobError,
+    Result,
+    RunInfo,
+    check_fields,
+    columns_of,
+    is_row,
+    row_of,
+    table_columns,
+)
+from vllava_cli.errors import (
+    CheckpointError,
+    ContextError,
+    MediaError,
+    MemoryShortError,
+    OverflowedError,
+    UsageError,
+    VllavaError,
+)
+from vllava_cli.nouns import Sampling
+
+ABOUT = RunInfo(model="demo", revision="abc")
+YES_OR_NO = replace(ABOUT, choices=("yes", "no"))
+
+
+def test_the_row_of_an_answer_has_every_key_in_order() -> None:
+    said = answer(stats=replace(STATS, stray_tokens=2))
+    result = Result(
+        job=replace(job(id="7"), size=1234, mtime_ns=5),
+        answer=said,
+        times_s=(0.0, 1 / 3),
+        seconds=1.23456,
+        precision="fp32",
+        making=MAKING,
+    )
+    assert list(row_of(result, ABOUT).items()) == [
+        ("id", "7"),
+        ("path", "a.mp4"),
+        ("question", "Why?"),
+        ("answer", "A dog."),
+        ("stop_reason", "end"),
+        ("frame_times_s", [0.0, 0.3333]),
+        ("model", "demo"),
+        ("revision", "abc"),
+        ("precision", "fp32"),
+        ("seconds", 1.2346),
+        ("error", None),
+        ("stray", 2),
+        ("seed", 7),
+        ("clip_state", {"bytes": 1234, "mtime_ns": 5}),
+        ("made_with", MAKING.row()),
+    ]
+
+
+def test_the_row_of_an_error_has_the_same_keys() -> None:
+    assert list(row_of(bad(job(id="7"), "missing"), ABOUT).items()) == [
+        ("id", "7"),
+        ("path", "a.mp4"),
+        ("question", "Why?"),
+        ("answer", None),
+        ("stop_reason", None),
+        ("frame_times_s", None),
+        ("model", "demo"),
+        ("revision", "abc"),
+        ("precision", None),
+        ("seconds", 0.0),
+        ("error", {"kind": "missing", "message": "It is missing."}),
+        ("stray", None),
+        ("seed", None),
+        ("clip_state", None),
+        ("made_with", None),
+    ]
+
+
+def test_a_row_names_a_seed_only_where_one_was_used() -> None:
+    greedy = replace(MAKING, sampling=Sampling(seed=7))
+    choosing = replace(MAKING, sampling=Sampling(temperature=0.5, seed=7, choices=("yes", "no")))
+    for making in (greedy, choosing):
+        assert row_of(Result(job=job(), answer=answer(), making=making), ABOUT)["seed"] is None
+
+
+def test_what_an_answer_was_made_with_takes_less_than_a_kilobyte() -> None:
+    long = replace(MAKING, loaded=replace(LOADED, quantisation="bitsandbytes nf4, compute bf16"))
+    assert len(json.dumps(long.row())) < 1024
+
+
+def test_probabilities_come_with_choices_and_are_null_in_an_error() -> None:
+    chosen = Result(job=job(), answer=answer("yes", probabilities=(0.75, 0.25)))
+    assert list(row_of(chosen, YES_OR_NO).items())[len(COLUMNS) :] == [("probabilities", {"yes": 0.75, "no": 0.25})]
+    assert row_of(bad(), YES_OR_NO)["probabilities"] is None
+    assert "probabilities" not in row_of(chosen, ABOUT)
+
+
+def test_further_fields_of_a_job_stand_behind_everything_else() -> None:
+    row = row_of(Result(job=job(question_id=3, job_answer="cat"), answer=answer()), YES_OR_NO)
+    assert list(row.items())[-2:] == [("question_id", 3), ("job_answer", "cat")]
+    assert list(row)[-3] == "probabilities"
+
+
+def test_a_row_of_a_batch_is_told_from_other_objects() -> None:
+    row = row_of(Result(job=job(id="0" * 32), answer=answer()), ABOUT)
+    assert is_row(row)
+    assert is_row({**row, "further": 1})
+    assert not is_row({**row, "id": "7"})
+    for column in FIRST_KEYS:
+        assert not is_row({key: value for key, value in row.items() if key != column})
+
+
+def test_a_row_of_an_older_version_is_one() -> None:
+    assert is_row(
+        {
+            "id": "7c0d0b1f6e7c4a0fb6b3f0c6a1d2e3f4",
+            "path": "clips/red-circle-moves-left.mp4",
+            "question": "What happens in this video?",
+            "answer": "A red circle moves left.",
+            "stop_reason": "end",
+            "frame_times_s": [0.0, 0.2917, 0.625, 0.9167, 1.25, 1.5417, 1.875, 2.1667],
+            "model": "demo",
+            "revision": None,
+            "precision": "fp32",
+            "seconds": 0.1234,
+            "error": None,
+        }
+    )
+
+
+def test_what_keeps_a_clip_from_being_read_has_a_kind(tmp_path: Path) -> None:
+    here, gone = tmp_path / "here.mp4", tmp_path / "gone.mp4"
+    here.write_bytes(b"not a video")
+    damaged = MediaError("It is damaged.")
+    assert JobError.of_clip(damaged, here) == JobError(kind="unreadable", message="It is damaged.")
+    assert JobError.of_clip(damaged, gone) == JobError(kind="missing", message="It is damaged.")
+    assert JobError.of_clip(UsageError("--start is late."), here) == JobError(kind="trim", message="--start is late.")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "a\0.mp4", "here.mp4/inner.mp4"])
+def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here.mp4").touch()
+    assert JobError.of_clip(MediaError("No."), tmp_path / name).kind == "missing"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("first\nlast"), "RuntimeError: last"),
+        (KeyError("width"), "KeyError: 'width'"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+    ],
+)
+def test_our_own_bug_is_told_with_its_type_on_one_line(error: Exception, message: str) -> None:
+    assert JobError.of_clip(error, Path("a.mp4")) == JobError(kind="bug", message=message)
+    assert JobError.of_question(error) == JobError(kind="bug", message=message)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ContextError("Too long."), "context"),
+        (MemoryShortError("Too much."), "memory"),
+        (OverflowedError("Infinite."), "overflow"),
+        (UsageError("Empty."), "question"),
+    ],
+)
+def test_what_keeps_a_question_from_being_answered_has_a_kind(error: VllavaError, kind: ErrorKind) -> None:
+    assert JobError.of_question(error) == JobError(kind=kind, message=str(error))
+
+
+def test_a_fault_that_no_question_should_meet_keeps_its_sentence() -> None:
+    assert JobError.of_question(CheckpointError("It is torn.")) == JobError(kind="bug", message="It is torn.")
+
+
+PLAIN = (
+    *("id", "path", "question", "answer", "stop_reason", "frame_times_s", "model", "revision", "precision"),
+    *("seconds", "error", "stray", "seed", "clip_state", "made_with"),
+)
+JOBS = [job(question_id=1, kind="a"), job(kind="b", **{"meta.data": {"fps": 25}})]
+
+
+def test_columns_are_those_of_all_rows_and_then_each_further_field_once() -> None:
+    assert columns_of(JOBS, ()) == (*PLAIN, "question_id", "kind", "meta.data")
+    assert columns_of([], ("yes", "no")) == (*PLAIN, "probabilities")
+
+
+def test_a_table_has_the_object_only_where_it_is_named() -> None:
+    assert table_columns(JOBS, ("yes", "no")) == (*PLAIN[:-2], "probabilities", "question_id", "kind", "meta.data")
+
+
+def test_a_table_has_the_bytes_of_paths_only_where_one_is_not_utf8() -> None:
+    odd = job("caf\udce9.mp4", split="test")
+    assert table_columns([odd, job("b.mp4")], ()) == ("id", "path", "path_bytes", *PLAIN[2:-2], "split")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("path", "error", "error.kind", "error.message", "question_id", "kind.of", "meta.data", "meta.data.fps"),
+        *("probabilities", "probabilities.yes", "probabilities.a.b"),
+        *("made_with", "made_with.device", "made_with.clips", "made_with.versions.torch", "made_with.sampling.top_p"),
+        *("path_bytes", "clip_state", "clip_state.bytes"),
+    ],
+)
+def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:
+    check_fields(("id", field), JOBS, ("yes", "a.b"))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "anwser",
+        "error.knd",
+        "error.kind.of",
+        "probabilities.no",
+        "meta",
+        "meta.fps",
+        "PATH",
+        ".",
+        "path.",
+        "",
+        "made_with.devic",
+    ],
+)
+def test_fields_that_would_be_empty_in_every_row_are_refused(field: str) -> None:
+    if field == "path.":
+        check_fields((field,), JOBS, ())  # a path has no inside, but only a look at each value could tell
+        return
+    with pytest.raises(UsageError) as caught:
+        check_fields(("id", field), JOBS, ("yes", "a.b"))
+    assert str(caught.value) == (
+        f"--fields names {field!r}, which no row has. Rows have {', '.join(PLAIN)}, probabilities, question_id, kind, "
+        "meta.data."
+    )
+
+
+def test_probabilities_come_with_choices_alone() -> None:
+    with pytest.raises(UsageError, match="'probabilities', which no row has"):
+        check_fields(("probabilities",), JOBS, ())
+
+
+def test_without_jobs_nobody_knows_their_fields() -> None:
+    check_fields(("question_id",), [], ())

@@ -1,0 +1,352 @@
+"""`vllava batch` as its users run it: rows, going on, errors, tables, shards; the demo model answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.batch.conftest import by_id, rows_of
+from tests.batch.fork_server import Zygote
+
+DEMO = ("batch", "--model", "demo")
+HAPPENS = "What happens in this video?"
+RED = "red-circle-moves-left.mp4"
+
+
+def answers(rows: list[dict[str, object]]) -> dict[tuple[object, object], object]:
+    return {(row["path"], row["question"]): row["answer"] for row in rows}
+
+
+def wait_for_rows(out: Path) -> None:
+    deadline_s = time.monotonic() + 60
+    while not (out.exists() and out.read_bytes().count(b"\n") > 3):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips: Path) -> None:
+    done = vllava.run(*DEMO, HAPPENS, f"clips/{RED}", "--quiet", folder=clips.parent)
+    (line,) = done.out.splitlines()
+    row = json.loads(line)
+    assert (done.code, done.err) == (0, "")
+    assert len(row.pop("id")) == 32 and row.pop("seconds") > 0
+    made_with = row.pop("made_with")
+    size = (clips / RED).stat().st_size
+    assert list(row.items()) == [
+        ("path", f"clips/{RED}"),
+        ("question", HAPPENS),
+        ("answer", "A red circle moves left."),
+        ("stop_reason", "end"),
+        ("frame_times_s", [0.0, 0.2917, 0.625, 0.9167, 1.25, 1.5417, 1.875, 2.1667]),
+        ("model", "demo"),
+        ("revision", None),
+        ("precision", "fp32"),
+        ("error", None),
+        ("stray", 0),
+        ("seed", None),
+        ("clip_state", {"bytes": size, "mtime_ns": (clips / RED).stat().st_mtime_ns}),
+    ]
+    assert set(made_with.pop("versions")) == {"vllava", "transformers", "torch", "av"}
+    assert len(made_with.pop("prompt_sha256")) == 64 and len(made_with.pop("answer_ids")) > 3
+    assert made_with == {
+        "device": "cpu",
+        "precision": "fp32",
+        "dtype": "float32",
+        "quantisation": None,
+        "attention": "sdpa",
+        "adapter": None,
+        "fit": "crop",
+        "clips": [{"bytes": size, "sha256": None, "start_s": None, "end_s": None, "at_s": []}],
+        "sampling": {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "seed": None, "has_guard": True},
+    }
+
+
+def test_errors_are_rows_and_the_summary_counts_them_by_kind(vllava: Zygote, clips: Path) -> None:
+    done = vllava.run(*DEMO, HAPPENS, ".", "nowhere.mp4", folder=clips)
+    rows = {row["path"]: row for row in map(json.loads, done.out.splitlines())}
+    assert done.code == 1
+    assert [rows["broken.mp4"]["answer"], rows["broken.mp4"]["error"]["kind"]] == [None, "unreadable"]
+    assert rows["nowhere.mp4"]["error"] == {
+        "kind": "missing",
+        "message": "There is no file 'nowhere.mp4'. Check the path.",
+    }
+    assert rows["two-shapes.png"]["frame_times_s"] is None and rows["two-shapes.png"]["error"] is None
+    assert len(rows) == 10
+    assert "2 jobs of 10 failed: 1 unreadable, 1 missing." in done.err
+
+
+def test_the_same_command_again_does_nothing_and_loads_nothing(vllava: Zygote, clips: Path) -> None:
+    words = (*DEMO, HAPPENS, ".", "-o", "../out.jsonl")
+    assert vllava.run(*words, folder=clips).code == 1
+    before = (clips.parent / "out.jsonl").read_bytes()
+    again = vllava.run(*words, "--stats", folder=clips)
+    assert again.code == 1
+    assert "9 done before and skipped" in again.err and "demo model" not in again.err
+    assert (clips.parent / "out.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_is_one_sentence_and_whole_rows_and_the_run_goes_on_later(vllava: Zygote, clips: Path) -> None:
+    out = clips.parent / "out.jsonl"
+    words = (*DEMO, HAPPENS, ".", "-o", out)
+    full = vllava.run(*words, "--quiet", folder=clips, max_bytes=1500)
+    assert full.code == 1
+    told = r"vllava: '.*out\.jsonl' can't be written: .*\. Free some room, or name another file\.\n"
+    assert re.fullmatch(told, full.err)
+    assert 0 < len(rows_of(out)) < 9
+    assert vllava.run(*words, folder=clips).code == 1
+    assert len(by_id(rows_of(out))) == 9
+
+
+def test_a_clip_that_changed_is_answered_anew_and_its_old_row_goes_where_that_is_wanted(
+    vllava: Zygote, clips: Path
+) -> None:
+    out = clips.parent / "out.jsonl"
+    words = (*DEMO, HAPPENS, RED, "blue-star-grows.mp4", "--hash", "-o", out)
+    assert vllava.run(*words, folder=clips).code == 0
+    shutil.copy(clips / "orange-star-moves-up-right.mp4", clips / RED)
+    again = vllava.run(*words, folder=clips)
+    assert (again.code, again.err.splitlines()[0]) == (
+        0,
+        f"vllava: 1 row in '{out}' is of a clip that has changed since: --prune drops it.",
+    )
+    told = [(row["path"], row["answer"]) for row in rows_of(out)]
+    assert len(told) == 3 and told[-1] == (RED, "A orange star moves up-right.")
+    os.utime(clips / RED, ns=(1, 1))
+    (clips / "blue-star-grows.mp4").touch()
+    pruned = vllava.run(*words, "--prune", folder=clips)
+    assert "2 done before and skipped" in pruned.err
+    assert [(row["path"], row["answer"]) for row in rows_of(out)] == [
+        row for row in told if row[1] != "A red circle moves left."
+    ]
+
+
+def test_a_clip_that_vanishes_or_changes_while_the_run_goes_on_is_an_error_row(vllava: Zygote, clips: Path) -> None:
+    out = clips.parent / "out.jsonl"
+    for number in range(300):
+        os.link(clips / "three-shapes.mp4", clips / f"z-{number:03}.mp4")
+    words = (*DEMO, HAPPENS, ".", "-o", out, "--decoders", "1", "--batch-size", "1")
+    run = vllava.start(*words, folder=clips)
+    wait_for_rows(out)
+    (clips / "z-299.mp4").unlink()
+    (clips / "z-298.mp4").unlink()
+    shutil.copy(clips / RED, clips / "z-298.mp4")
+    assert run.wait().code == 1
+    rows = {row["path"]: row["error"] for row in rows_of(out)}
+    assert len(rows) == 309
+    assert rows["z-299.mp4"]["kind"] == "missing" and rows["z-298.mp4"]["kind"] == "changed"
+    assert [path for path, error in rows.items() if error] == ["broken.mp4", "z-298.mp4", "z-299.mp4"]
+
+
+def test_a_closed_pipe_ends_it_quietly(vllava: Zygote, clips: Path) -> None:
+    pipe = clips.parent / "pipe"
+    os.mkfifo(pipe)
+    run = vllava.start(*DEMO, HAPPENS, ".", "--batch-size", "1", folder=clips, stdout=str(pipe))
+    with pipe.open() as reader:
+        assert json.loads(reader.readline())["path"] == "broken.mp4"
+    status = vllava.wait(run.pid)
+    told = (clips.parent / "clips.err").read_text()
+    assert os.waitstatus_to_exitcode(status) == 141
+    assert "Traceback" not in told and "failed" not in told
+
+
+def test_what_is_asked_twice_is_computed_once_and_has_two_rows(vllava: Zygote, clips: Path) -> None:
+    words = (*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", "-Q", HAPPENS, RED, RED, "--stats")
+    done = vllava.run(*words, folder=clips)
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    stats = json.loads(done.err.partition("stats: ")[2].splitlines()[0])
+    assert [row["answer"] for row in rows].count("A red circle moves left.") == 4
+    assert len({row["id"] for row in rows}) == 6
+    assert (stats["tower_calls"], stats["clips"], stats["jobs"]) == (1, 1, 6)
+    alone = vllava.run(*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", RED, "--stats", folder=clips)
+    assert json.loads(alone.err.partition("stats: ")[2].splitlines()[0])["new_tokens"] == stats["new_tokens"]
+
+
+def test_ctrl_c_finishes_what_was_begun_and_says_how_to_go_on(vllava: Zygote, clips: Path) -> None:
+    out = clips.parent / "out.jsonl"
+    for number in range(200):
+        os.link(clips / "three-shapes.mp4", clips / f"z-{number:03}.mp4")
+    words = (*DEMO, HAPPENS, ".", "-o", out, "--batch-size", "2")
+    run = vllava.start(*words, folder=clips)
+    wait_for_rows(out)
+    run.interrupt()
+    done = run.wait()
+    rows = rows_of(out)
+    assert done.code == 130
+    assert f"Interrupted with {209 - len(rows)} jobs left. The same command goes on with them." in done.err
+    assert 3 < len(rows) < 209
+    assert vllava.run(*words, folder=clips).code == 1
+    assert len(by_id(rows_of(out))) == 209
+    assert rows_of(out)[: len(rows)] == rows
+
+
+def test_a_second_ctrl_c_stops_at_once(vllava: Zygote, clips: Path) -> None:
+    out = clips.parent / "out.jsonl"
+    for number in range(200):
+        os.link(clips / "three-shapes.mp4", clips / f"z-{number:03}.mp4")
+    run = vllava.start(*DEMO, HAPPENS, ".", "-o", out, "--batch-size", "1", folder=clips)
+    wait_for_rows(out)
+    run.interrupt()
+    run.interrupt()
+    done = run.wait()
+    assert done.code == 130 and "Traceback" not in done.err
+    assert "jobs left. The same command goes on with them." in done.err
+    by_id(rows_of(out))
+
+
+def test_errors_are_skipped_unless_they_are_to_be_tried_again(vllava: Zygote, clips: Path) -> None:
+    out = clips.parent / "out.jsonl"
+    words = (*DEMO, HAPPENS, RED, "broken.mp4", "-o", out)
+    assert vllava.run(*words, folder=clips).code == 1
+    first = rows_of(out)
+    assert vllava.run(*words, folder=clips).code == 1
+    assert rows_of(out) == first
+    again = vllava.run(*words, "--retry-errors", folder=clips)
+    assert again.code == 1 and len(by_id(rows_of(out))) == 2
+    shutil.copy(clips / RED, clips / "broken.mp4")
+    assert vllava.run(*words, "--retry-errors", folder=clips).code == 0
+    assert answers(rows_of(out)) == {
+        (RED, HAPPENS): "A red circle moves left.",
+        ("broken.mp4", HAPPENS): "A red circle moves left.",
+    }
+
+
+def test_failing_fast_stops_before_the_model_is_loaded(vllava: Zygote, clips: Path) -> None:
+    done = vllava.run(*DEMO, HAPPENS, ".", "--fail-fast", folder=clips)
+    (row,) = map(json.loads, done.out.splitlines())
+    assert done.code == 1 and row["path"] == "broken.mp4" and "demo model" not in done.err
+
+
+def test_a_dry_run_writes_nothing(vllava: Zygote, clips: Path) -> None:
+    out = clips.parent / "out.jsonl"
+    vllava.run(*DEMO, HAPPENS, RED, "-o", out, folder=clips)
+    before = out.read_bytes()
+    done = vllava.run(*DEMO, HAPPENS, ".", "-o", out, "--overwrite", "--dry-run", folder=clips)
+    assert done.code == 1 and "6 videos, 2 images, 1 that can't be read" in done.out
+    assert out.read_bytes() == before
+    vllava.run(*DEMO, HAPPENS, ".", "-o", "new.csv", "--dry-run", folder=clips)
+    assert not list(clips.glob("new*"))
+
+
+def test_questions_behind_minus_q_are_asked_as_they_were_and_it_is_said_once(vllava: Zygote, clips: Path) -> None:
+    new = vllava.run(*DEMO, "-Q", HAPPENS, "-Q", "Which colour?", ".", "--dry-run", folder=clips)
+    old = vllava.run(*DEMO, "-q", HAPPENS, "-q", "Which colour?", ".", "--dry-run", folder=clips)
+    warning = "vllava: warning: -q before a question is read as -Q. Write -Q: -q means --quiet in every command.\n"
+    assert (old.code, old.out, old.err) == (new.code, new.out, warning + new.err)
+    quiet = vllava.run(*DEMO, "-q", HAPPENS, RED, folder=clips)
+    assert (quiet.code, quiet.out.count("\n"), quiet.err) == (0, 1, "")
+
+
+def test_shards_together_are_the_whole_run(vllava: Zygote, clips: Path) -> None:
+    folder = clips.parent
+    words = (*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", "clips", "clips")
+    vllava.run(*words, "-o", "whole.jsonl", folder=folder)
+    for number in (1, 2, 3):
+        vllava.run(*words, "-o", f"part-{number}.jsonl", "--shard", f"{number}/3", folder=folder)
+    parts = [f"part-{number}.jsonl" for number in (1, 2, 3)]
+    merged = vllava.run("merge", "merged.jsonl", *parts, folder=folder)
+    assert merged.code == 0, merged.err
+    assert by_id(rows_of(folder / "merged.jsonl")) == by_id(rows_of(folder / "whole.jsonl"))
+    short = vllava.run("merge", "short.jsonl", *parts[:2], folder=folder)
+    assert short.code == 1 and not (folder / "short.jsonl").exists()
+
+
+def test_a_table_is_written_in_the_order_of_the_jobs_beside_its_journal(vllava: Zygote, clips: Path) -> None:
+    words = (*DEMO, "-Q", HAPPENS, "-Q", "What colour is it?", RED, "broken.mp4", "blue-star-grows.mp4")
+    table = clips.parent / "out.csv"
+    done = vllava.run(*words, "-o", table, "--fields", "path,question,answer,error.kind", folder=clips)
+    assert done.code == 1
+    assert list(csv.reader(table.open())) == [
+        ["path", "question", "answer", "error.kind"],
+        [RED, HAPPENS, "A red circle moves left.", ""],
+        [RED, "What colour is it?", "Red.", ""],
+        ["broken.mp4", HAPPENS, "", "unreadable"],
+        ["broken.mp4", "What colour is it?", "", "unreadable"],
+        ["blue-star-grows.mp4", HAPPENS, "A blue star grows.", ""],
+        ["blue-star-grows.mp4", "What colour is it?", "Blue.", ""],
+    ]
+    assert len(rows_of(table.with_name("out.csv.journal"))) == 6
+    formula = (*DEMO, "=1+1", RED, "--format", "csv", "--fields", "question,error", "--safe-cells")
+    assert vllava.run(*formula, folder=clips).out == "question,error\n'=1+1,\n"
+    assert vllava.run(*formula, "-o", "safe.csv", folder=clips).code == 0
+    assert (clips / "safe.csv").read_text() == "question,error\n'=1+1,\n"
+    table.unlink()
+    assert "6 done before and skipped" in vllava.run(*words, "-o", table, folder=clips).err
+    assert len(list(csv.DictReader(table.open()))) == 6
+
+
+def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path) -> None:
+    jobs = [
+        {"video_name": "red-circle-moves-left", "question": HAPPENS, "question_id": 7, "answer": "leave"},
+        {"video_name": "blue-star-grows", "question": "What does the star do?", "question_id": 8, "answer": "grow"},
+    ]
+    (clips.parent / "test_q.json").write_text(json.dumps(jobs))
+    done = vllava.run(*DEMO, "--jobs", "../test_q.json", "--videos", ".", folder=clips)
+    rows = sorted(map(json.loads, done.out.splitlines()), key=lambda row: row["question_id"])
+    assert done.code == 0
+    assert done.err.count("vllava: question_id, job_answer in the jobs are passed through, not used.\n") == 1
+    assert [(row["answer"], row["job_answer"], row["question_id"]) for row in rows] == [
+        ("A red circle moves left.", "leave", 7),
+        ("It grows.", "grow", 8),
+    ]
+
+
+def test_a_name_that_is_not_utf8_makes_valid_files_and_keeps_its_bytes(vllava: Zygote, clips: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        shutil.copy(clips / RED, clips / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    words = (*DEMO, HAPPENS, RED, "-", "--quiet")
+    for out in ("out.csv", "out.tsv", "out.jsonl"):
+        done = vllava.run(*words, "-o", out, folder=clips, stdin=b"caf\xe9.mp4\n")
+        assert (done.code, done.out, done.err) == (0, "", "")
+    (_, first, second) = csv.reader((clips / "out.csv").open(encoding="utf-8"))
+    assert (first[1:3], second[1:3]) == ([RED, ""], ["caf\\xe9.mp4", "Y2Fm6S5tcDQ="])
+    tabs = (clips / "out.tsv").read_text(encoding="utf-8").splitlines()
+    assert tabs[2].split("\t")[1:3] == ["caf\\\\xe9.mp4", "Y2Fm6S5tcDQ="]
+    rows = {row["path"]: row for row in rows_of(clips / "out.jsonl")}
+    assert list(rows["caf\\xe9.mp4"].items())[-1] == ("path_bytes", "Y2Fm6S5tcDQ=")
+    assert "path_bytes" not in rows[RED]
+    again = vllava.run(*DEMO, HAPPENS, RED, "-", "-o", "out.jsonl", folder=clips, stdin=b"caf\xe9.mp4\n")
+    assert "2 done before and skipped" in again.err
+    assert vllava.run("replay", "out.jsonl", "--quiet", folder=clips).out.count("same") == 2
+    retold = vllava.run(*DEMO, "--jobs", "out.csv", "--fields", "path,path_bytes,answer,id", "--quiet", folder=clips)
+    told = {row["path"]: (row["path_bytes"], row["answer"]) for row in map(json.loads, retold.out.splitlines())}
+    assert told == {
+        RED: (None, "A red circle moves left."),
+        "caf\\xe9.mp4": ("Y2Fm6S5tcDQ=", "A red circle moves left."),
+    }
+
+
+def test_stdout_has_control_characters_of_names_unless_it_is_a_terminal(vllava: Zygote, clips: Path) -> None:
+    shutil.copy(clips / RED, clips / "a\x1b[31m\r.mp4")
+    words = (*DEMO, HAPPENS, "a\x1b[31m\r.mp4", "--fields", "path,answer", "--quiet")
+    table = vllava.run(*words, "--format", "csv", folder=clips)
+    assert (clips.parent / "clips.out").read_bytes() == b'path,answer\n"a\x1b[31m\r.mp4",A red circle moves left.\n'
+    assert table.code == 0
+
+
+def test_paths_come_from_stdin_by_lines_or_by_nul(vllava: Zygote, clips: Path) -> None:
+    strange = clips / "a\nb.mp4"
+    shutil.copy(clips / RED, strange)
+    words = (*DEMO, HAPPENS, "-", "--fields", "path,answer", "--quiet")
+    lines = vllava.run(*words, folder=clips, stdin=f"{RED}\n".encode())
+    assert lines.out == json.dumps({"path": RED, "answer": "A red circle moves left."}) + "\n"
+    nul = vllava.run(*words, "-0", folder=clips, stdin=b"a\nb.mp4\0")
+    assert nul.out == json.dumps({"path": "a\nb.mp4", "answer": "A red circle moves left."}) + "\n"
+
+
+def test_choices_give_a_probability_each(vllava: Zygote, clips: Path) -> None:
+    words = (*DEMO, "Is there a red circle?", RED, "blue-star-grows.mp4", "--choices", "Yes.,No.", "--quiet")
+    done = vllava.run(*words, "--fields", "path,answer,stop_reason,probabilities", folder=clips)
+    rows = {row["path"]: row for row in map(json.loads, done.out.splitlines())}
+    assert (rows[RED]["answer"], rows["blue-star-grows.mp4"]["answer"]) == ("Yes.", "No.")
+    for row in rows.values():
+        assert row["stop_reason"] == "choice" and abs(sum(row["probabilities"].values()) - 1) < 1e-5

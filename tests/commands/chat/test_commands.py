@@ -1,0 +1,501 @@
+"""What a line of the chat means, and the commands that write files or show things."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import vllava_cli
+from tests.checkpoints import write_checkpoint
+from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
+from tests.engine.engines import engine_of
+from vllava_cli import demo
+from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
+from vllava_cli.nouns import Conversation, Framing, Sampling
+from vllava_cli.session.session_file import read
+
+Make = Callable[..., Stage]
+Calls = list[tuple[Any, ...]]
+A, B = Path("a.mp4"), Path("b.mp4")
+WHOLE = Framing(fit="pad")
+
+
+class Listed:
+    """A chat that lists what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.conversation = Conversation(fit="pad")
+        self.settings = Settings()
+        self.is_over = self.has_editor = False
+        self.calls: Calls = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *values: self.calls.append((name, *values))
+
+
+def calls_of(line: str) -> Calls:
+    chat = Listed()
+    perform(chat, line)  # type: ignore[arg-type]
+    return [*chat.calls, *([("bye",)] if chat.is_over else [])]
+
+
+def opened(*paths: Path, **framing: Any) -> tuple[Any, ...]:
+    return ("open", tuple((path, Framing(fit="pad", **framing)) for path in paths))
+
+
+def retried(**sampling: Any) -> tuple[Any, ...]:
+    return ("retry", Settings(sampling=Sampling(**sampling)))
+
+
+LINES: list[tuple[str, tuple[Any, ...]]] = [
+    ("Why?", ("ask", "Why?")),
+    ("  Why?\n", ("ask", "Why?")),
+    ("a\nb", ("ask", "a\nb")),
+    (" /etc in the picture?", ("ask", "/etc in the picture?")),
+    ("/7 or /8?", ("ask", "/7 or /8?")),
+    ("/7" + "x" * 100_000, ("ask", "/7" + "x" * 100_000)),
+    ("/ what?", ("ask", "/ what?")),
+    ("a.mp4", ("ask", "a.mp4")),
+    ("/open a.mp4", opened(A)),
+    ("/open a.mp4 b.mp4  ", opened(A, B)),
+    ("/open --start 1:20 --end 1:30 a.mp4", opened(A, start_s=80.0, end_s=90.0)),
+    ("/open a.mp4 --start=5", opened(A, start_s=5.0)),
+    ("/open --start 5 a.mp4 --start 6", opened(A, start_s=6.0)),
+    ("/open -- --a.mp4", opened(Path("--a.mp4"))),
+    ("/open -a.mp4", opened(Path("-a.mp4"))),
+    ("/open 'my clip.mp4' it\\'s.mp4", opened(Path("my clip.mp4"), Path("it's.mp4"))),
+    ("/open ~/a.mp4", opened(Path.home() / "a.mp4")),
+    ("/open '~/a.mp4'", opened(Path("~/a.mp4"))),
+    ("/add --at 1,2.5 a.mp4", ("add", ((A, Framing(at_s=(1.0, 2.5), fit="pad")),))),
+    ("/add\ta.mp4", ("add", ((A, WHOLE),))),
+    ("/retry", ("retry", None)),
+    ("/retry --temperature 0.7", retried(temperature=0.7)),
+    ("/retry --top_p=0.9 --seed none", retried(top_p=0.9)),
+    ("/retry --choices yes,no --calibrate on", retried(choices=("yes", "no"), is_calibrated=True)),
+    ("/undo", ("undo",)),
+    ("/edit 2 new  words 'as they are", ("edit", 2, "new  words 'as they are")),
+    ("/edit 12 a\nb", ("edit", 12, "a\nb")),
+    ("/clear", ("clear",)),
+    *((line, ("bye",)) for line in ("/bye", "/bye ", "/exit", "/quit", "/q", "quit", "Exit ")),
+    (" quit", ("ask", "quit")),
+    ("exit where?", ("ask", "exit where?")),
+]
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("in_folder")
+@pytest.mark.parametrize(("line", "call"), LINES)
+def test_lines(line: str, call: tuple[Any, ...]) -> None:
+    assert calls_of(line) == [call]
+
+
+OPEN = "/open [--start TIME] [--end TIME] [--at TIMES] PATH..."
+RETRY = "/retry [--temperature X] [--top-p X] ..."
+REFUSED = [
+    ("", "The question is empty: type one, or /help."),
+    (" \n ", "The question is empty: type one, or /help."),
+    ("/frmaes", "There is no /frmaes. Did you mean /frames? /help lists the commands."),
+    ("/fr", "There is no /fr. Did you mean /frames? /help lists the commands."),
+    ("/s", "There is no /s. Did you mean /set, /show or /save? /help lists the commands."),
+    ("/OPEN a.mp4", "There is no /OPEN. Did you mean /open? /help lists the commands."),
+    ("/xyzzy", "There is no /xyzzy. /help lists the commands."),
+    ("/", "There is no /. /help lists the commands."),
+    ("/" + "x" * 99, f"There is no /{'x' * 40}. /help lists the commands."),
+    ("/no/such/file.mp4", "There is no /no/such/file.mp4. /help lists the commands."),
+    ("/open", f"No file was named: {OPEN}"),
+    ("/open ''", f"No file was named: {OPEN}"),
+    ("/open 'a.mp4", f"The quote in 'a.mp4 isn't closed: {OPEN}"),
+    ("/open --strat 5 a.mp4", f"There is no --strat here: {OPEN}"),
+    ("/open a.mp4 --start", f"--start wants a value: {OPEN}"),
+    ("/open a.mp4\nWhy?", f"A command is one line of text: {OPEN}"),
+    ("/open a\0.mp4", f"A command is one line of text: {OPEN}"),
+    ("/open --start noon a.mp4", "'noon' is not a time: give seconds (90.5) or h:m:s (0:01:30.5)."),
+    ("/open --at 1 --end 2 a.mp4", "--at names the frames itself. Leave --start and --end out."),
+    ("/add --at 1,2,3,4,5,6,7,8,9 a.mp4", "--at names 9 times, more than the 8 that can be shown. Name fewer."),
+    ("/frames a.png b.png", 'Name one file, in "quotes" if it has spaces, not 2: /frames [--show] [FILE].'),
+    ("/frames --show=1", "There is no --show=1 here: /frames [--show] [FILE]."),
+    ("/retry 0.7", f"0.7 is too much here: {RETRY}"),
+    ("/retry --temperature", f"--temperature wants a value: {RETRY}"),
+    ("/retry --verbose on", f"There is no --verbose here: {RETRY}"),
+    ("/retry --temperature hot", "temperature can't be hot: give a number from 0 to 100."),
+    ("/undo 2", "2 is too much here: /undo."),
+    ("/edit", "No question was named: /edit N [QUESTION]."),
+    ("/edit two", "A question has a number from 1: /edit N [QUESTION]."),
+    ("/edit 0 a", "A question has a number from 1: /edit N [QUESTION]."),
+    ("/edit 2a", "A question has a number from 1: /edit N [QUESTION]."),
+    ("/edit 2", "/edit N QUESTION: the new words are missing."),
+    ("/set temperature", "temperature wants a value: /set [NAME VALUE]."),
+    ("/set temprature 1", "There is no setting temprature. Did you mean temperature? /set lists them."),
+    ("/set temperature 1 2", "2 is too much here: /set [NAME VALUE]."),
+    ("/set top-p 2", "top-p can't be 2: give a number from 0 to 1."),
+    ("/save", "No file was named: /save [--overwrite] FILE."),
+    ("/save my talk.json", 'Name one file, in "quotes" if it has spaces, not 2: /save [--overwrite] FILE.'),
+    ("/load --force a.json", "There is no --force here: /load FILE."),
+    ("/bye now", "now is too much here: /bye."),
+    ("/quit now", "now is too much here: /bye."),
+]
+
+
+@pytest.mark.usefixtures("in_folder")
+@pytest.mark.parametrize(("line", "message"), REFUSED)
+def test_refusals_are_one_sentence(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        calls_of(line)
+    assert str(caught.value) == message
+
+
+def test_a_question_without_words_is_put_up_for_editing_where_there_is_an_editor() -> None:
+    chat = Listed()
+    chat.has_editor = True
+    perform(chat, "/edit 2")  # type: ignore[arg-type]
+    assert (chat.calls, vars(chat)["edited"]) == ([("question_of", 2)], 2)
+
+
+def test_a_file_with_spaces_needs_no_quotes(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(in_folder))
+    for name in ("my clip.mp4", "it's.mp4", "a -- b.mp4"):
+        (in_folder / name).touch()
+        assert calls_of(f"/open {name}") == [opened(Path(name))]
+        assert calls_of(f"/open ~/{name}") == [opened(in_folder / name)]
+    assert calls_of("/open --start 5 my clip.mp4") == [opened(Path("my clip.mp4"), start_s=5.0)]
+
+
+def test_words_that_are_files_each_stay_apart(in_folder: Path) -> None:
+    for name in ("my", "clip.mp4", "my clip.mp4"):
+        (in_folder / name).touch()
+    assert calls_of("/open my clip.mp4") == [opened(Path("my"), Path("clip.mp4"))]
+
+
+def test_stdin_is_no_clip_here(in_folder: Path) -> None:
+    assert calls_of("/open -") == [opened(in_folder / "-")]
+
+
+@pytest.mark.parametrize("name", ["clip", "my clip.mp4", "it's.mp4"])
+def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_folder: Path) -> None:
+    path = in_folder / name
+    path.touch()
+    quoted = "'" + str(path).replace("'", r"'\''") + "'"
+    escaped = str(path).replace(" ", r"\ ").replace("'", r"\'")
+    for line in {str(path), quoted, escaped, f"{quoted} ", f"{quoted} {quoted}"}:
+        with pytest.raises(UsageError) as caught:
+            calls_of(line)
+        text = line.strip()
+        assert str(caught.value) == (
+            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+        )
+        ((_, clips),) = calls_of(f"/open {text}")
+        assert set(clips) == {(path, WHOLE)}
+        assert calls_of(f" {line}") == [("ask", text)]
+
+
+def test_only_media_are_told_from_questions_by_a_relative_name(in_folder: Path) -> None:
+    for name in ("dog", "a.mp4"):
+        (in_folder / name).touch()
+    assert calls_of("dog") == [("ask", "dog")]
+    with pytest.raises(UsageError, match=r"^A file is no question: /open a\.mp4 "):
+        calls_of("a.mp4")
+
+
+def test_every_command_is_explained() -> None:
+    rows = help_rows()
+    for name, command in COMMANDS.items():
+        assert (command.listed, command.help) in rows
+        assert help_rows(name)[0] == help_rows(f"/{name}")[0] == (command.usage, command.help)
+    keys = ['"""', "Alt-Enter", "Tab", "Ctrl-C", "Ctrl-D", "a leading space"]
+    assert [name for name, _ in rows[len(COMMANDS) :]] == keys
+    assert help_rows("?") == help_rows("help")
+    assert help_rows("save") == [
+        ("/save [--overwrite] FILE", "Keep the conversation in a file that /load reads, for you alone."),
+        ("--overwrite", "Replace a file that is already there."),
+    ]
+    assert [name for name, _ in help_rows("set")] == [
+        "/set [NAME VALUE]",
+        *("temperature", "top-p", "seed", "max-new-tokens", "guard", "choices", "calibrate", "verbose"),
+    ]
+
+
+def test_nothing_of_a_terminal_is_imported_to_parse() -> None:
+    look = 'import sys; print([name for name in ("prompt_toolkit", "torch", "rich", "typer") if name in sys.modules])'
+    done = subprocess.run(
+        [sys.executable, "-c", f"import vllava_cli.commands.chat.commands; {look}"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1])},
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.fixture
+def here(stage: Make) -> Stage:
+    """A chat with one answer."""
+    made = stage(CLIP)
+    made.enter(HAPPENS)
+    return made
+
+
+def mode(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+SHEET = "red-circle-moves-left-frames"
+TIMES = "8 frames at 0:00.00 0:00.29 0:00.62 0:00.92 0:01.25 0:01.54 0:01.88 0:02.17"
+
+
+def test_frames_names_the_moments_and_draws_what_the_model_saw(here: Stage) -> None:
+    assert here.enter("/frames") == f"{CLIP}  {TIMES}\nsheet                      {SHEET}.png\n"
+    with Image.open(f"{SHEET}.png") as sheet:
+        assert sheet.width > sheet.height > 200
+    assert f"{SHEET}-2.png" in here.enter("/frames")
+    here.enter(f"/add {demo.CLIPS / CLIP}")  # a clip that came twice is drawn once
+    assert here.enter("/frames sheet.jpg").endswith("sheet                      sheet.jpg\n")
+    assert Path("sheet.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    with pytest.raises(OutputError, match=r"'sheet\.jpg' is already there"):
+        here.enter("/frames sheet.jpg")
+    with pytest.raises(UsageError, match=r"'one.gif' ends like neither a PNG nor a JPEG"):
+        here.enter("/frames one.gif")
+    here.enter("/frames 'my sheets/'")
+    assert [path.name for path in Path("my sheets").iterdir()] == [f"{SHEET}.png"]
+    here.chat.conversation.dropped = 1
+    assert here.enter("/frames").startswith(f"{CLIP}  8 frames at ")
+
+
+def test_frames_wants_clips_and_a_file_for_each_sheet(stage: Make) -> None:
+    with pytest.raises(UsageError, match="No clip is open"):
+        stage().enter("/frames")
+    here = stage(CLIP, "yellow-star.png")
+    with pytest.raises(UsageError, match="There are 2 clips: name a folder"):
+        here.enter("/frames sheet.png")
+    assert here.enter("/frames").splitlines()[2:] == [
+        "yellow-star.png  one picture",
+        "sheet            yellow-star-frames.png",
+    ]
+    with pytest.raises(UsageError, match="--show draws in a terminal"):
+        here.enter("/frames --show")
+
+
+class TerminalText(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_frames_are_drawn_in_a_terminal_and_into_a_file_only_where_one_is_named(here: Stage) -> None:
+    here.chat.screen._out = drawn = TerminalText()
+    assert here.enter("/frames --show") == f"{CLIP}  {TIMES}\n"
+    assert CLIP in drawn.getvalue()
+    assert here.enter("/frames sheet.png --show").endswith("sheet.png\n")
+    assert [path.name for path in Path().glob("*.png")] == ["sheet.png"]
+
+
+def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(here: Stage) -> None:
+    assert here.enter("And its colour?", "/undo", "/save 'my talk'") == "Saved in my talk.\n"
+    with pytest.raises(OutputError, match="/save --overwrite FILE replaces it"):
+        here.enter("/save 'my talk'")
+    saved = Path("my talk").read_bytes()
+    assert mode("my talk") == 0o600
+    assert len(saved.splitlines()) == 2
+
+    assert here.enter("/load my talk") == f"Going on after 1 turn. About {CLIP}. The last question: {HAPPENS}\n"
+    assert here.enter("And the background?") == "White.\n"
+    assert here.calls == 1, "the clip was still in use"
+    assert Path("my talk").read_bytes() == saved
+    assert [number for number, _ in here.saved()] == [1, 2, 2]
+    (other,) = here.others()
+    assert [row["question"] for row in here.rows(other)] == [HAPPENS, "And the background?"]
+    here.enter("/save --force 'my talk'")
+    assert len(Path("my talk").read_bytes().splitlines()) == 3
+
+
+def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) -> None:
+    with pytest.raises(LockedError) as caught:
+        here.enter(f"/save --overwrite {here.path}")
+    assert str(caught.value) == f"'{here.path}' is the file of a chat that goes on. Name another file."
+    written = here.path.read_bytes()
+    here.enter(f"/load {here.path}", "And its colour?")
+    assert here.path.read_bytes() == written
+    (other,) = here.others()
+    assert [row["number"] for row in here.rows(other)] == [1, 2]
+    assert here.rows(other)[0]["answer_ids"] == here.rows()[0]["answer_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("folder", "'folder' is a folder. Name a file."),
+        ("none/copy", "'none/copy' can't be written: no such file or directory. Check the path, or name another file."),
+    ],
+)
+def test_a_copy_that_cannot_be_written_leaves_nothing(name: str, fault: str, here: Stage) -> None:
+    Path("folder").mkdir()
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(OutputError) as caught:
+        here.enter(f"/save --overwrite {name}")
+    assert str(caught.value) == fault
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_what_cannot_be_loaded_leaves_the_conversation_alone(here: Stage) -> None:
+    here.enter("/save saved.jsonl")
+    Path("gone.jsonl").write_text(Path("saved.jsonl").read_text().replace(CLIP, "gone.mp4"))
+    Path("other.jsonl").write_text('{"job": 1}\n')
+    with pytest.raises(MediaError, match="The session is about it: put it back, or begin anew"):
+        here.enter("/load gone.jsonl")
+    with pytest.raises(SessionError):
+        here.enter("/load other.jsonl")
+    assert here.enter("And its colour?") == "Red.\n"
+
+
+def test_clips_of_a_session_that_never_fit_leave_the_conversation_alone(
+    stage: Make, tmp_path: Path, clip: Path, other_clip: Path
+) -> None:
+    roomy = stage(engine=engine_of(write_checkpoint(tmp_path / "roomy", context=160)))
+    roomy.enter(f"/add {clip} {other_clip}", "/set max-new-tokens 4", "what", "/save saved.jsonl")
+    here = stage(engine=engine_of(write_checkpoint(tmp_path / "tight", context=90)))
+    here.enter(f"/add {clip}", "/set max-new-tokens 4", "what is it")
+    with pytest.raises(ContextError):
+        here.enter("/load saved.jsonl")
+    assert here.chat.questions == ("what is it",)
+    here.enter("what")
+    assert [number for number, _ in here.saved()] == [1, 2]
+
+
+def test_another_model_and_a_changed_clip_are_reported_when_a_session_is_loaded(stage: Make, tmp_path: Path) -> None:
+    clip, path = tmp_path / "clip.mp4", tmp_path / "saved.jsonl"
+    shutil.copy(demo.CLIPS / CLIP, clip)
+    here = stage()
+    here.enter(f"/add {clip}", HAPPENS, "And its\x1b[2J colour?", f"/save {path}")
+    shutil.copy(demo.CLIPS / "blue-star-grows.mp4", clip)
+    path.write_text(path.read_text().replace('"model": "demo"', '"model": "another"'))
+    size = (demo.CLIPS / "blue-star-grows.mp4").stat().st_size
+    assert here.enter("/load saved.jsonl") == (
+        f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, {size:,} now. "
+        "The answers so far are about the old one.\n"
+        "vllava: warning: 2 answers of another model, or edited since: read as text.\n"
+        "Going on after 2 turns. About clip.mp4. The last question: And its[2J colour?\n"
+    )
+    here.enter("What does the star do?")
+    assert (here.calls, here.chat.conversation.turns[2].stats.tower_calls) == (2, 1)
+    (other,) = here.others()
+    assert read(other).model == "demo"
+
+
+def test_the_fit_of_a_session_goes_on(here: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "saved.jsonl"
+    here.enter(f"/save {path}")
+    path.write_text(path.read_text().replace('"fit": "crop"', '"fit": "pad"'))
+    here.enter(f"/load {path}", "And its colour?")
+    assert here.chat.conversation.fit == "pad"
+    here.enter(f"/add {demo.CLIPS / CLIP}", "And here?")
+    assert here.calls == 2, "once cropped, once padded"
+    here.enter(f"/open {demo.CLIPS / 'yellow-star.png'}", "What shape is it?")
+    record = read(here.others()[-1])
+    assert (record.fit, record.media[0].framing.fit) == ("pad", "pad")
+
+
+def test_export_writes_markdown(here: Stage) -> None:
+    here.enter("Is *this* a\n# heading?")
+    assert here.enter("/export talk.md") == "Exported to talk.md.\n"
+    assert Path("talk.md").read_text().split("\n\n") == [
+        f"# {CLIP}",
+        "Model: demo",
+        f"Shown: `{demo.CLIPS / CLIP}`, {TIMES}.",
+        f"> {HAPPENS}",
+        MOVES.strip(),
+        "> Is *this* a\n> # heading?",
+        f"{here.chat.conversation.turns[1].answer}\n",
+    ]
+    with pytest.raises(OutputError, match="/export --overwrite FILE replaces it"):
+        here.enter("/export talk.md")
+    assert mode("talk.md") == 0o600
+    Path("talk.md").chmod(0o644)
+    here.enter("/export talk.md --overwrite")
+    assert mode("talk.md") == 0o600
+
+
+def test_set_changes_the_settings_and_reads_them_back(here: Stage) -> None:
+    before = here.chat.settings
+    for line in ("/set temperature -1", "/set colour red", "/retry --temperature hot"):
+        with pytest.raises(UsageError):
+            here.enter(line)
+    assert here.chat.settings == before
+    assert here.enter("/set top_p 0.5") == "top-p  0.5\n"
+    assert here.enter("/set Choices moves left, moves right") == "choices  moves left,moves right\n"
+    assert here.enter("/set choices none", "/set verbose on") == "verbose  on\n"
+    assert "turn 2: stopped: end" in here.enter(HAPPENS)
+    assert here.chat.conversation.turns[1].sampling.top_p == 0.5
+    assert here.enter("/set").splitlines()[:2] == ["temperature     0", "top-p           0.5"]
+    assert "turn 3" not in here.enter("/set verbose off", HAPPENS)
+
+
+def test_help_is_shown(here: Stage) -> None:
+    shown = here.enter("/help")
+    assert all(f"/{name}" in shown for name in COMMANDS)
+    assert here.enter("/? /undo") == "/undo  Take back the last question and its answer.\n"
+    with pytest.raises(UsageError, match=r"^There is no /sav\. Did you mean /save\? /help lists the commands\.$"):
+        here.enter("/help sav")
+
+
+def rewritten(path: Path, **changes: object) -> None:
+    """Sets fields of the last row."""
+    *before, last = path.read_text().splitlines()
+    path.write_text("\n".join([*before, json.dumps(json.loads(last) | changes)]) + "\n")
+
+
+EDITED = "vllava: warning: 1 answer of another model, or edited since: read as text.\n"
+
+
+@pytest.mark.parametrize("answer", ["A blue square.", "A red circle", "", "A red circle moves left. It is fast."])
+def test_an_edited_answer_is_read_as_text(answer: str, here: Stage, tmp_path: Path) -> None:
+    here.enter("/save saved.jsonl")
+    rewritten(tmp_path / "saved.jsonl", answer=answer)
+    assert here.enter("/load saved.jsonl").startswith(EDITED)
+    (turn,) = here.chat.conversation.turns
+    assert here.chat.engine.tokens.text_of(list(turn.answer_ids)).strip() == answer
+    here.enter("And its colour?")
+
+
+@pytest.mark.parametrize("name", ["others", "beyond", "none", "video_id", "image_id", "<pad>", "stop"])
+def test_ids_that_are_not_the_answers_own_are_not_trusted(name: str, here: Stage, tmp_path: Path) -> None:
+    here.enter("/save saved.jsonl")
+    tokens, ids = here.chat.engine.tokens, here.chat.conversation.turns[0].answer_ids
+    others: dict[str, list[list[int]]] = {"others": [[1, 2, 3]], "beyond": [[10**6]], "none": [[]]}
+    if name not in others:
+        known = {"<pad>": tokens.tokenizer.id_of("<pad>"), "stop": min(tokens.stop_ids)}
+        hostile = known.get(name) or getattr(tokens, name)
+        others[name] = [[*ids, hostile], [hostile, *ids], [hostile]]
+    for forged in others[name]:
+        rewritten(tmp_path / "saved.jsonl", answer_ids=forged)
+        assert here.enter("/load saved.jsonl").startswith(EDITED)
+        assert here.chat.conversation.turns[0].answer_ids == ids
+    assert here.enter("And its colour?") == "Red.\n"
+
+
+def test_ids_that_a_tokenizer_would_not_choose_stay(here: Stage, tmp_path: Path) -> None:
+    """A model spells freely: its answer's ids stay as they came, and so does the cache behind them."""
+    here.enter("/save saved.jsonl")
+    tokens = here.chat.engine.tokens
+    spelt = [token for letter in "Red" if (token := tokens.tokenizer.id_of(letter))]
+    assert tuple(spelt) != tokens.answer_ids("Red")
+    assert tokens.text_of(spelt) == "Red"
+    rewritten(tmp_path / "saved.jsonl", answer="Red", answer_ids=spelt)
+    assert "edited" not in here.enter("/load saved.jsonl")
+    here.enter("And the background?")
+    assert here.chat.conversation.turns[0].answer_ids == tuple(spelt)
+    assert here.chat.engine.memory
+    assert ",".join(map(str, spelt)) in ",".join(map(str, here.chat.engine.memory.ids))

@@ -1,0 +1,360 @@
+"""Entries as they are typed, pasted and piped."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import ColorDepth, DummyOutput
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from vllava_cli.commands.chat.input import PlainLines, TerminalLines, lines_for
+from vllava_cli.errors import UsageError
+
+
+class Piped(io.TextIOWrapper):
+    def __init__(self, data: bytes = b"") -> None:
+        super().__init__(io.BytesIO(data))
+
+
+class Terminal(Piped):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def keys() -> Iterator[PipeInput]:
+    with create_pipe_input() as pipe:
+        yield pipe
+
+
+def typed(keys: PipeInput, text: str, **settings: object) -> TerminalLines:
+    keys.send_text(text)
+    return TerminalLines(input=keys, output=DummyOutput(), **settings)  # type: ignore[arg-type]
+
+
+def entries(lines: TerminalLines | PlainLines) -> list[str]:
+    found = []
+    while (entry := lines.read(left="9 tokens left")) is not None:
+        found.append(entry)
+    return found
+
+
+END = "\x04"
+TYPED = {
+    "questions": ("Why?\rWhat?\r", ["Why?", "What?"]),
+    "blank lines": ("\r  \rWhy?\r", ["Why?"]),
+    "a leading space": (" /etc?  \r", [" /etc?"]),
+    "Ctrl-C clears the line": ("Why?\x03What?\r", ["What?"]),
+    "Ctrl-C on an empty line": ("\x03\x03What?\r", ["What?"]),
+    "Ctrl-D in a line deletes": ("ab\x01\x04\r", ["b"]),
+    "Alt-Enter": ("a\x1b\rb\r", ["a\nb"]),
+    "a paste": ("\x1b[200~a\nb\x1b[201~\r", ["a\nb"]),
+    "a paste as terminals send it": ("\x1b[200~a\r\nb\rc\r\x1b[201~\r", ["a\nb\nc"]),
+    "a paste is not sent": ("\x1b[200~a\n\x1b[201~b\r", ["a\nb"]),
+    "a block": ('"""a\rb"""\r', ["a\nb"]),
+    "a block with blank lines": ('"""\ra\r\r  b\r"""\r', ["a\n\n  b"]),
+    "a block of one line": ('"""a"""\r', ["a"]),
+    "an empty block": ('""""""\rb\r', ["b"]),
+    "a pasted block": ('\x1b[200~"""a\nb"""\x1b[201~\r', ["a\nb"]),
+    "a block is a question": ('"""/bye"""\r', [" /bye"]),
+    "quotes in a line": ('What does """ mean?\r', ['What does """ mean?']),
+    "quotes in a block": ('"""Is it "red"?"""\r', ['Is it "red"?']),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_typed_entries(name: str, keys: PipeInput) -> None:
+    text, expected = TYPED[name]
+    assert entries(typed(keys, text + END)) == expected
+
+
+def test_the_end_of_the_terminal_is_the_end(keys: PipeInput) -> None:
+    lines = typed(keys, "Why?\r")
+    assert lines.read(left="") == "Why?"
+    keys.close()
+    assert lines.read(left="") is None
+
+
+def test_a_default_is_there_to_be_edited(keys: PipeInput) -> None:
+    lines = typed(keys, " now?\r")
+    assert lines.read(left="", default="Why") == "Why now?"
+
+
+@pytest.mark.parametrize("text", ["\x03", "\x15\r"])
+def test_an_edit_can_be_given_up(text: str, keys: PipeInput) -> None:
+    lines = typed(keys, text)
+    assert lines.read(left="", default="Why?") == ""
+    keys.send_text("What?\r")
+    assert lines.read(left="") == "What?"
+
+
+def test_up_finds_what_was_typed_before(keys: PipeInput, tmp_path: Path) -> None:
+    path = tmp_path / "state" / "history"
+    assert entries(typed(keys, 'Why?\rWhat?\rWhat?\r"""a\rb"""\r' + END, history_path=path)) == [
+        *("Why?", "What?", "What?", "a\nb")
+    ]
+    assert [line for line in path.read_text().splitlines() if line.startswith("+")] == [
+        *("+Why?", "+What?", '+"""a', '+b"""')
+    ]
+    with create_pipe_input() as others:
+        again = TerminalLines(history_path=path, input=others, output=DummyOutput())
+        keep_pressing(again, others, UP)
+        assert again.read(left="") == "a\nb"
+
+
+UP = "\x1b[A"
+
+
+def keep_pressing(lines: TerminalLines, keys: PipeInput, key: str) -> None:
+    """Presses it, however late the history comes, until there is a text; then Enter."""
+    buffer = lines._session.default_buffer
+    buffer.on_text_changed += lambda _: keys.send_text("\r")
+    lines._session.app.after_render += lambda _: None if buffer.text else keys.send_text(key)
+
+
+def test_the_history_is_private(keys: PipeInput, tmp_path: Path) -> None:
+    path = tmp_path / "state" / "history"
+    before = os.umask(0)
+    try:
+        lines = typed(keys, "Why?\r" + END, history_path=path)
+        path.chmod(0o644)
+        TerminalLines(history_path=path, input=keys, output=DummyOutput())
+    finally:
+        os.umask(before)
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    path.unlink()
+    assert entries(lines) == ["Why?"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+FAULTS = {
+    "file/history": "{path.parent}: File exists.",
+    "fifo": "{path}: it is not a file.",
+    "folder": "{path}: Is a directory.",
+    "long": "{path}: it is larger than 16 MiB: delete it, or cut it.",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_without_a_file_the_history_is_of_this_run(name: str, keys: PipeInput, tmp_path: Path) -> None:
+    path = tmp_path / name
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "long").touch()
+    os.truncate(tmp_path / "long", (16 << 20) + 1)
+    lines = typed(keys, "Why?\r", history_path=path)
+    assert lines.history_fault == f"What you type isn't kept: {FAULTS[name].format(path=path)}"
+    assert lines.read(left="") == "Why?"
+    keep_pressing(lines, keys, UP)
+    assert lines.read(left="") == "Why?"
+
+
+def test_a_history_that_can_no_longer_be_written_stops_nothing(keys: PipeInput, tmp_path: Path) -> None:
+    path = tmp_path / "state" / "history"
+    lines = typed(keys, "Why?\r", history_path=path)
+    path.unlink()
+    path.parent.rmdir()
+    assert lines.read(left="") == "Why?"
+    lines._session.history.append_string("What?")
+    assert lines._session.history.get_strings() == ["Why?", "What?"]
+
+
+def test_a_damaged_history_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    path.write_bytes(b"\x00\xff\n+Why?\n\xff\xfe+\n\n+What \xff?\n")
+    with create_pipe_input() as keys:
+        lines = TerminalLines(history_path=path, input=keys, output=DummyOutput())
+    assert list(lines._session.history.load_history_strings()) == ["What �?", "Why?"]
+
+
+def test_tab_completes(keys: PipeInput, tmp_path: Path) -> None:
+    (tmp_path / "my clip.mp4").touch()
+    lines = typed(keys, "/op\t", folder=tmp_path)
+    wanted = iter([("/open ", "my\t"), (r"/open my\ clip.mp4", "\r")])
+    expected = [next(wanted)]
+
+    def go_on(_: object) -> None:
+        if expected and lines._session.default_buffer.text == expected[0][0]:
+            keys.send_text(expected[0][1])
+            expected[:] = [step for step in [next(wanted, None)] if step]
+
+    lines._session.default_buffer.on_text_changed += go_on
+    assert lines.read(left="") == r"/open my\ clip.mp4"
+
+
+def test_turns_are_completed_with_what_was_asked_by_then(keys: PipeInput) -> None:
+    questions: list[str] = []
+    lines = typed(keys, "Why?\r", questions=lambda: questions)
+    questions.append(lines.read(left="") or "")
+    keys.send_text("/edit \t")
+    lines._session.default_buffer.on_text_changed += lambda buffer: (
+        keys.send_text("\r") if buffer.text == "/edit 1 " else None
+    )
+    assert lines.read(left="") == "/edit 1"
+
+
+class Seen(io.StringIO):
+    """A terminal's screen as the bytes that went to it."""
+
+    encoding = "utf-8"
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation
+
+
+def drawn(keys: PipeInput, text: str, *, columns: int = 60) -> str:
+    """What the terminal gets: an empty prompt, then the text and Enter."""
+    screen = Seen()
+    output = Vt100_Output(screen, lambda: Size(rows=24, columns=columns), term="xterm-256color", enable_cpr=False)
+    lines = TerminalLines(input=keys, output=output)
+    steps = iter([text, "\r"])
+    lines._session.app.after_render += lambda _: keys.send_text(next(steps, ""))
+    assert lines.read(left="1984 tokens left") == text
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("columns", [60, 20, 10, 3])
+def test_the_prompt_is_drawn_at_any_width(columns: int, keys: PipeInput) -> None:
+    assert "> " in drawn(keys, "Why?", columns=columns)
+
+
+def test_what_is_left_stands_dim_at_the_right_until_the_question_is_sent(keys: PipeInput) -> None:
+    screen = drawn(keys, "Why?")
+    assert f"> {' ' * (60 - 2 - 16)}\x1b[0;2m1984 tokens lef" in screen
+    assert screen.rpartition("\x1b[J\x1b[0m> ")[2].startswith("Why?\x1b[6D\x1b[0m\r\n")
+
+
+PIPED = {
+    "questions": (b"Q1\nQ2\n", ["Q1", "Q2"]),
+    "a last line without an end": (b"Q1\nQ2", ["Q1", "Q2"]),
+    "blank lines": (b"\n  \nQ1\n\n", ["Q1"]),
+    "nothing": (b"", []),
+    "lines of Windows": (b'Q1\r\n"""a\r\nb"""\r\n', ["Q1", "a\nb"]),
+    "bytes that are no text": (b"Q\xff\n", ["Q�"]),
+    "a leading space": (b" /etc?\n", [" /etc?"]),
+    "a block": (b'"""a\n\nb"""\nQ2\n', ["a\n\nb", "Q2"]),
+    "a block with its quotes on lines of their own": (b'"""\na\n"""\n', ["a"]),
+    "a block of one line": (b'"""a"""\n', ["a"]),
+    "a block is a question": (b'"""\n/bye\n"""\n/bye', [" /bye", "/bye"]),
+    "quotes in a line": (b'What does """ mean?\nQ2\n', ['What does """ mean?', "Q2"]),
+}
+
+
+@pytest.mark.parametrize("name", PIPED)
+def test_piped_entries(name: str) -> None:
+    data, expected = PIPED[name]
+    assert entries(PlainLines(Piped(data), Terminal())) == expected
+
+
+def test_a_block_without_an_end_is_refused() -> None:
+    lines = PlainLines(Piped(b'Q1\n"""a\nb'), None)
+    assert lines.read() == "Q1"
+    with pytest.raises(UsageError) as caught:
+        lines.read()
+    assert str(caught.value) == 'The question that begins with """ has no end: close it with """.'
+    assert lines.read() is None
+
+
+@pytest.mark.parametrize("data", [b"x" * (1 << 20) + b"xyz\n", b'"""' + (b"x" * 9999 + b"\n") * 110])
+def test_an_entry_that_is_too_long_is_refused_and_no_more_is_read_of_it(data: bytes) -> None:
+    stdin = Piped(data)
+    lines = PlainLines(stdin, None)
+    with pytest.raises(UsageError) as caught:
+        lines.read()
+    told = "A question on stdin is longer than 1 MiB: give a shorter one. What comes behind it isn't read."
+    assert str(caught.value) == told
+    assert (stdin.buffer.tell(), lines.read()) == ((1 << 20) + 1, None)
+
+
+def test_no_more_is_read_than_one_entry() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, encoding="utf-8") as stdin, os.fdopen(write, "wb", buffering=0) as other:
+        lines = PlainLines(stdin, None)
+        other.write(b"Q1\n")
+        assert lines.read() == "Q1"
+        other.write(b"Q2\n")
+        assert lines.read() == "Q2"
+
+
+def test_plain_lines_prompt_a_person_only() -> None:
+    for stdin, prompt_to, shown in (
+        (Terminal(b'Q1\n"""a\nb"""\n'), Terminal(), "> > … > "),
+        (Piped(b"Q1\n"), Terminal(), ""),
+        (Terminal(b"Q1\n"), Piped(), ""),
+    ):
+        lines = PlainLines(stdin, prompt_to)
+        entries(lines)
+        assert (written(prompt_to), lines.has_prompt) == (shown, shown != "")
+
+
+def written(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.buffer.read().decode()
+
+
+class Interrupted(io.BytesIO):
+    """Bytes that Ctrl-C comes before."""
+
+    is_done = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if not self.is_done:
+            self.is_done = True
+            raise KeyboardInterrupt
+        return super().readline(size)
+
+
+def interrupted(stream: Piped) -> Piped:
+    stream.__init__()  # type: ignore[misc]
+    io.TextIOWrapper.__init__(stream, Interrupted(b"Q1\n"))
+    return stream
+
+
+def test_ctrl_c_stops_a_script_but_not_a_person() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        PlainLines(interrupted(Piped()), None).read()
+    prompt_to = Terminal()
+    assert PlainLines(interrupted(Terminal()), prompt_to).read() == "Q1"
+    assert written(prompt_to) == "> \n> "
+
+
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "term"),
+    [(Piped, Piped, "xterm"), (Terminal, Piped, "xterm"), (Piped, Terminal, "xterm"), (Terminal, Terminal, "dumb")],
+)
+def test_only_two_terminals_that_move_a_cursor_get_an_editor(
+    stdin: type[Piped], stdout: type[Piped], term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    assert isinstance(lines_for(stdin(), stdout()), PlainLines)
+
+
+@pytest.fixture
+def terminal() -> Iterator[io.TextIOWrapper]:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "r+b", buffering=0) as raw, os.fdopen(ours, "rb", buffering=0):
+        yield io.TextIOWrapper(raw, encoding="utf-8", write_through=True)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(("value", "depth"), [("1", ColorDepth.DEPTH_1_BIT), ("", ColorDepth.DEPTH_8_BIT)])
+def test_two_terminals_get_an_editor_without_colour_where_none_is_wanted(
+    value: str, depth: ColorDepth, terminal: io.TextIOWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", value)
+    lines = lines_for(terminal, terminal, history_path=tmp_path / "history")
+    assert isinstance(lines, TerminalLines)
+    assert (lines.history_fault, lines._session.app.color_depth) == (None, depth)
+    assert (tmp_path / "history").exists()
+
+
+def test_a_closed_stdin_has_no_lines() -> None:
+    assert lines_for(None, Terminal()).read(left="") is None

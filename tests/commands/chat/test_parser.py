@@ -1,0 +1,75 @@
+"""Words are parted as a shell does it, a written name comes back as one word, and a mistyped one is understood."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllava_cli.commands.chat.parser import nearest, quoted, split
+
+WORDS = [
+    ("", []),
+    ("  a.mp4   b.mp4 ", ["a.mp4", "b.mp4"]),
+    (r"my\ clip.mp4", ["my clip.mp4"]),
+    ("'my clip.mp4' \"it's.mp4\"", ["my clip.mp4", "it's.mp4"]),
+    (r"""'it'\''s.mp4'""", ["it's.mp4"]),
+    (r'"a \"b\" \$c \d"', [r'a "b" $c \d']),
+    (r"'a \ b'", [r"a \ b"]),
+    (r"\(1\)\'\~", ["(1)'~"]),
+    ("''", [""]),
+    ("'open quote", ["open quote"]),
+    ('"open \\"', ['open "']),
+    ("open\\", ["open"]),
+    ("~/a '~/b' \\~c", [os.path.expanduser("~/a"), "~/b", "~c"]),  # noqa: PTH111
+    ("~no-such-user/a", ["~no-such-user/a"]),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), WORDS)
+def test_words_are_parted(line: str, words: list[str]) -> None:
+    assert [word.text for word in split(line)] == words
+
+
+OPEN = [("'a", True), ('"a', True), ("a\\", True), ('"a\\"', True), ("'a'", False), ("'a' b", False)]
+
+
+@pytest.mark.parametrize(("line", "is_open"), OPEN)
+def test_an_open_quote_is_known(line: str, is_open: bool) -> None:
+    assert split(line)[-1].is_open is is_open
+
+
+def test_a_word_knows_where_it_stands() -> None:
+    assert [(word.start, word.end) for word in split(" a 'b c'\td")] == [(1, 2), (3, 8), (9, 10)]
+
+
+NAMES = [("a.mp4", "a.mp4"), ("my clip.mp4", r"my\ clip.mp4"), ("~a", r"\~a"), ("--a", "./--a"), ("a\\'\"", r"a\\\'\"")]
+
+
+@pytest.mark.parametrize(("name", "written"), NAMES)
+def test_names_are_written(name: str, written: str) -> None:
+    assert quoted(name) == written
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="/\0"), min_size=1))
+def test_every_name_comes_back(name: str) -> None:
+    (word,) = split(quoted(name))
+    assert word.text.removeprefix("./") == name.removeprefix("./")
+    assert not word.is_open
+    assert not word.raw.startswith("--")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        *((name, " Did you mean frames?") for name in ("frmaes", "fr", "FRA")),
+        ("s", " Did you mean set, show or save?"),
+        ("sa", " Did you mean save?"),
+        ("xyzzy", ""),
+        ("", ""),
+    ],
+)
+def test_a_mistyped_name_is_taken_for_the_nearest(name: str, suggestion: str) -> None:
+    assert nearest(name, ("frames", "set", "show", "save")) == suggestion

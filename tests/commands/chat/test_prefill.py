@@ -1,0 +1,198 @@
+"""What is read while a question is typed needn't be read when it comes, and is safe to be broken off."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
+from vllava_cli import demo
+from vllava_cli.engine.generate import Engine
+
+Make = Callable[..., Stage]
+STAR = str(demo.CLIPS / "yellow-star.png")
+
+
+@pytest.fixture
+def here(stage: Make) -> Stage:
+    """A chat that reads ahead."""
+    made = stage(CLIP)
+    made.chat.has_editor = True
+    return made
+
+
+def finish(here: Stage) -> None:
+    assert here.chat.prefill._reading
+    concurrent.futures.wait([here.chat.prefill._reading])
+
+
+def is_reading(here: Stage) -> bool:
+    reading = here.chat.prefill._reading
+    return reading is not None and not reading.done()
+
+
+def test_the_clip_is_in_the_cache_when_the_question_comes(here: Stage) -> None:
+    here.chat.prefill_next()
+    finish(here)
+    said = here.enter(HAPPENS)
+    stats = here.chat.conversation.turns[0].stats
+    assert stats.reused_tokens >= 136
+    assert (stats.tower_calls, here.calls) == (0, 1)
+    here.chat.engine.memory = None
+    assert here.enter("/retry --guard on") == said
+
+
+def test_what_is_read_already_or_not_there_is_not_read(stage: Make, here: Stage) -> None:
+    here.enter(HAPPENS)
+    here.chat.prefill_next()
+    empty, piped = stage(), stage(CLIP)
+    empty.chat.has_editor = True
+    for each in (empty, piped):
+        each.chat.prefill_next()
+    assert [each.chat.prefill._reading for each in (here, empty, piped)] == [None] * 3
+
+
+def test_a_resumed_conversation_is_read_up_to_its_last_answer(here: Stage) -> None:
+    here.enter(HAPPENS)
+    here.chat.engine.memory = None
+    here.chat.prefill_next()
+    finish(here)
+    finished = len(here.chat.engine.tokens.finished_ids(here.chat.conversation))
+    here.enter("And its colour?")
+    assert here.chat.conversation.turns[1].stats.reused_tokens == finished
+
+
+def test_a_reading_that_is_stopped_at_once_costs_nothing(here: Stage) -> None:
+    plain = here.enter(HAPPENS)
+    here.enter("/undo")
+    for _ in range(20):
+        here.chat.engine.memory = None
+        here.chat.prefill_next()
+        here.chat.prefill.stop()
+    assert here.enter(HAPPENS) == plain
+    assert here.calls == 1
+
+
+def test_a_stop_waits_for_one_chunk_only(here: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllava_cli.commands.chat.controller.CHUNK_TOKENS", 10)
+
+    def hold(*_: object) -> None:
+        here.chat.prefill._is_stopped.wait(timeout=20)
+
+    hook = engine.llama.blocks[0].register_forward_pre_hook(hold)
+    here.chat.prefill_next()
+    here.chat.prefill.stop()
+    hook.remove()
+    assert engine.memory
+    assert len(engine.memory.ids) <= 10
+
+
+def test_the_engine_is_free_before_a_question_is_asked(here: Stage, engine: Engine) -> None:
+    here.chat.prefill_next()
+    assert here.chat.prefill._reading
+    busy: list[bool] = []
+    hook = engine.sight.model.lm_head.register_forward_pre_hook(lambda *_: busy.append(is_reading(here)))
+    here.enter(HAPPENS)
+    hook.remove()
+    assert not any(busy[-5:])
+
+
+def test_a_failure_shows_when_the_question_is_asked(here: Stage, engine: Engine) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no pass today")
+
+    hook = engine.llama.blocks[0].register_forward_pre_hook(fail)
+    here.chat.prefill_next()
+    finish(here)
+    try:
+        with pytest.raises(ValueError, match="no pass today"):
+            here.enter(HAPPENS)
+    finally:
+        hook.remove()
+    assert here.enter(HAPPENS) == MOVES
+
+
+@pytest.mark.parametrize(
+    "line", [f"/open {STAR}", f"/add {STAR}", "/undo", "/clear", "/retry", "/edit 1 What shape is it?"]
+)
+def test_what_is_done_while_clips_are_read_changes_no_answer(line: str, stage: Make, engine: Engine) -> None:
+    answers = []
+    for is_ahead in (False, True):
+        here = stage(CLIP)
+        here.chat.has_editor = is_ahead
+        for entry in (HAPPENS, "/show", line, "/show", "What colour is it?"):
+            here.chat.prefill.stop()
+            engine.memory = None
+            engine.sight.forget()
+            here.chat.prefill_next()
+            here.enter(entry)
+        answers.append([turn.answer_ids for turn in here.chat.conversation.turns])
+        here.chat.prefill.stop()
+    assert answers[0] == answers[1]
+
+
+def test_reading_goes_on_where_it_was_stopped_without_a_second_look(stage: Make, engine: Engine) -> None:
+    names = (CLIP, "two-shapes.png", "yellow-star.png")
+    here, alone = stage(*names), stage(*names)
+    for _ in range(6):
+        here.chat.prefill.start(here.chat.conversation)
+    finish(here)
+    said = here.enter("What shape is it?")
+    assert (engine.sight.calls, here.chat.conversation.turns[0].stats.tower_calls) == (3, 0)
+    engine.memory = None
+    engine.sight.forget()
+    assert alone.enter("What shape is it?") == said
+    assert alone.chat.conversation.turns[0].answer_ids == here.chat.conversation.turns[0].answer_ids, (
+        "what was read in small chunks gives the same tokens"
+    )
+
+
+def test_added_clips_are_read_ahead_of_their_question(here: Stage) -> None:
+    here.enter(HAPPENS, f"/add {STAR}")
+    here.chat.prefill_next()
+    finish(here)
+    here.enter("What shape is it?")
+    stats = here.chat.conversation.turns[1].stats
+    assert (stats.tower_calls, here.calls) == (0, 2)
+    finished = len(here.chat.engine.tokens.finished_ids(here.chat.conversation)) - stats.new_tokens
+    assert stats.reused_tokens > finished - 20
+
+
+def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(
+    here: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, may_end = threading.Event(), threading.Event()
+
+    def hold(*_: object) -> None:
+        at_work.set()
+        may_end.wait(60)
+
+    def strike_and_wait(readings: list[concurrent.futures.Future[object]]) -> None:
+        monkeypatch.setattr("vllava_cli.commands.chat.controller.wait", concurrent.futures.wait)
+        os.kill(os.getpid(), signal.SIGINT)
+        may_end.set()
+        concurrent.futures.wait(readings)
+
+    hook = engine.llama.blocks[0].register_forward_pre_hook(hold)
+    try:
+        here.chat.prefill_next()
+        assert at_work.wait(60)
+        monkeypatch.setattr("vllava_cli.commands.chat.controller.wait", strike_and_wait)
+        here.chat.prefill.stop()
+        assert not is_reading(here)
+    finally:
+        may_end.set()
+        hook.remove()
+    assert here.enter(HAPPENS) == MOVES
+
+
+def test_closing_ends_a_reading(here: Stage) -> None:
+    here.chat.prefill_next()
+    here.chat.close()
+    assert not is_reading(here)
+    assert not here.path.exists()

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from tests.clips import cut, picture, write_clip
+from tests.machines import RECIPE
+from tests.waiting import wait_for
+from vllava_cli.errors import UsageError
+from vllava_cli.media.decoder import protocol
+from vllava_cli.media.decoder.pool import Ahead, Pool, Read, default_workers
+from vllava_cli.media.header import header
+from vllava_cli.media.pixels import video_pixels
+from vllava_cli.media.sample import sample
+from vllava_cli.media.select import spread
+from vllava_cli.nouns import Clip, Fit, Frames, Framing
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[3]
+WHOLE = Framing()
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def children() -> Callable[[], set[int]]:
+    """The processes that this test has started."""
+    before = {child.pid for child in psutil.Process().children()}
+    return lambda: {child.pid for child in psutil.Process().children()} - before
+
+
+def reads(ahead: Ahead[str, T]) -> dict[str, Read[str, T]]:
+    """What became of each file, in order of completion."""
+    found: dict[str, Read[str, T]] = {}
+    while not ahead.is_over:
+        found |= {read.key: read for read in ahead.take(3, is_waiting=True)}
+    return found
+
+
+def named(*names: str) -> list[tuple[str, Path]]:
+    return [(name, Path(name)) for name in names]
+
+
+@pytest.fixture
+def mixed(inside: Path) -> list[tuple[str, Path]]:
+    """Good files, and among them one that is missing, a damaged one and a folder."""
+    write_clip(Path("a.mp4"))
+    write_clip(Path("b.mkv"), 5)
+    Image.fromarray(picture(5)).save("c.png")
+    cut(write_clip(inside / "whole.mp4"), 0.5, "damaged.mp4")
+    Path("folder").mkdir()
+    return named("a.mp4", "missing.mp4", "b.mkv", "damaged.mp4", "folder", "c.png")
+
+
+FAULTS = {
+    "missing.mp4": "There is no file 'missing.mp4'. Check the path.",
+    "damaged.mp4": "'damaged.mp4' is truncated or damaged: nothing in it can be decoded. Copy or download it again.",
+    "folder": "'folder' is a folder. Name the video or image files in it.",
+}
+
+
+def test_headers_then_frames_of_good_and_bad_files_by_the_same_children(
+    mixed: list[tuple[str, Path]], children: Callable[[], set[int]]
+) -> None:
+    with Pool(2) as pool:
+        assert children() == set()
+        headers = reads(pool.headers(mixed))
+        pids = children()
+        frames = reads(pool.frames(iter(mixed), WHOLE))
+        assert children() == pids and len(pids) == 2
+    assert children() == set()
+    assert {key: str(read.fault) for key, read in headers.items() if read.fault} == FAULTS
+    assert {key: read.found for key, read in headers.items() if read.found} == {
+        name: header(Path(name)) for name in ("a.mp4", "b.mkv", "c.png")
+    }
+    assert {key: str(read.fault) for key, read in frames.items() if read.fault} == FAULTS
+    for name in ("a.mp4", "b.mkv", "c.png"):
+        found, expected = frames[name].found, sample(Path(name), WHOLE)
+        assert found and (found.clip, found.times_s) == (expected.clip, expected.times_s)
+        assert (found.pixels == expected.pixels).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_frames_are_as_small_as_a_model_takes_them_once_it_is_known(fit: Fit) -> None:
+    write_clip(Path("a.mp4"), width=320, height=176)
+    whole, framing = sample(Path("a.mp4"), WHOLE), Framing(fit=fit)
+    with Pool(1) as pool:
+        (before,) = reads(pool.frames(named("a.mp4"), framing)).values()
+        pool.fit_to(RECIPE)
+        (after,) = reads(pool.frames(named("a.mp4"), framing)).values()
+    assert before.found and before.found.pixels.shape == (8, 176, 320, 3)
+    assert after.found and after.found.pixels.shape == (8, 224, 224, 3)
+    assert torch.equal(video_pixels(after.found, RECIPE, fit=fit), video_pixels(whole, RECIPE, fit=fit))
+
+
+def test_frames_are_spread_to_as_many_as_the_model_sees() -> None:
+    write_clip(Path("a.mp4"))
+    framing = Framing(at_s=(0.5, 1.5))
+    with Pool(1) as pool:
+        (read,) = reads(pool.frames(named("a.mp4"), framing)).values()
+        expected = spread(sample(Path("a.mp4"), framing), framing.fit)
+        assert read.found and read.found.times_s == expected.times_s == (0.5,) * 4 + (1.5,) * 4
+        assert (read.found.pixels == expected.pixels).all()
+        (read,) = reads(pool.frames(named("a.mp4"), Framing(at_s=(0.1,) * 9))).values()
+        assert type(read.fault) is UsageError
+
+
+def fake(code: str) -> Sequence[str]:
+    """A child that says it is ready and then does what `code` says with each line, else gives a clip's facts."""
+    clip = Clip(path=Path("a.mp4"), kind="video", width=14, height=8, frame_count=3)
+    frames = Frames(clip=clip, pixels=np.zeros((3, 8, 14, 3), np.uint8), times_s=(0.0, 1.0, 2.0))
+    sent = protocol.frames_line(frames) + frames.pixels.tobytes()
+    loop = (
+        "import os, sys, time\n"
+        f"os.write(1, {protocol.READY!r})\n"
+        "for line in sys.stdin.buffer:\n"
+        f"    {code}\n"
+        f"    os.write(1, {sent!r} if b'\"sample\"' in line else {protocol.clip_line(clip)!r})\n"
+    )
+    return [sys.executable, "-S", "-c", loop]
+
+
+GOOD = [f"{number}.mp4" for number in range(20)]
+
+
+@pytest.mark.parametrize("call", ["headers", "frames"])
+def test_a_file_that_hangs_holds_up_its_own_worker_alone(call: str) -> None:
+    hang = "while b'\"hang.mp4' in line and not os.path.exists('all others are read'): time.sleep(0.01)"
+    with Pool(2, command=fake(hang)) as pool:
+        files = named("hang.mp4", *GOOD)
+        ahead = pool.headers(files) if call == "headers" else pool.frames(files, WHOLE)
+        first: list[str] = []
+        while len(first) < len(GOOD):
+            first += [read.key for read in ahead.take(3, is_waiting=True)]
+        Path("all others are read").touch()
+        rest = reads(ahead)  # type: ignore[arg-type]
+    assert first == GOOD
+    assert list(rest) == ["hang.mp4"] and not rest["hang.mp4"].fault
+
+
+def test_a_child_that_dies_costs_its_file_alone() -> None:
+    with Pool(2, command=fake("if b'\"die' in line: os.abort()")) as pool:
+        found = reads(pool.headers(named("1.mp4", "die.mp4", "2.mp4", "3.mp4", "die too.mp4", "4.mp4")))
+    crashed = "'{}' can't be decoded: the decoder crashed on it (SIGABRT). Convert it to mp4 (H.264)."
+    assert {name: str(read.fault) for name, read in found.items() if read.fault} == {
+        name: crashed.format(name) for name in ("die.mp4", "die too.mp4")
+    }
+    assert sorted(found) == ["1.mp4", "2.mp4", "3.mp4", "4.mp4", "die too.mp4", "die.mp4"]
+
+
+def test_no_child_for_a_file_that_is_not_there(children: Callable[[], set[int]]) -> None:
+    with Pool(4, command=fake("pass")) as pool:
+        reads(pool.headers(named("1.mp4")))
+        assert len(children()) == 1
+    assert children() == set()
+
+
+def test_a_pool_that_is_closed_while_all_are_busy_leaves_no_process(children: Callable[[], set[int]]) -> None:
+    with Pool(3, command=fake("time.sleep(60)")) as pool:
+        ahead = pool.headers(named(*GOOD))
+        assert wait_for(lambda: len(children()) == 3)
+    assert children() == set()
+    assert ahead.take(1, is_waiting=True) == [] and ahead.is_over
+    assert wait_for(lambda: not is_reading_ahead())
+
+
+def is_reading_ahead() -> bool:
+    return any(thread.name.startswith("read ahead") for thread in threading.enumerate())
+
+
+def test_a_pool_that_is_closed_while_its_worker_waits_for_room_leaves_no_thread() -> None:
+    with Pool(1, command=fake("pass"), max_bytes=1) as pool:
+        ahead = pool.frames(named(*GOOD), WHOLE)
+        assert ahead.take(0, is_waiting=True) == [] and not ahead.is_over
+    assert wait_for(lambda: not is_reading_ahead())
+    assert [read.key for read in ahead.take(9, is_waiting=True)] == GOOD[:1] and ahead.is_over
+
+
+def test_an_error_in_the_block_closes_the_pool_too(children: Callable[[], set[int]]) -> None:
+    with pytest.raises(LookupError), Pool(2, command=fake("time.sleep(60)")) as pool:
+        pool.headers(named(*GOOD))
+        assert wait_for(lambda: len(children()) == 2)
+        raise LookupError
+    assert children() == set()
+
+
+def test_frames_that_lie_ready_stop_the_reading() -> None:
+    """Each takes 2688 bytes, spread to eight."""
+    asked: list[str] = []
+    files = ((name, Path(name)) for name in GOOD if not asked.append(name))  # type: ignore[func-returns-value]
+    with Pool(1, command=fake("pass"), max_bytes=3000) as pool:
+        ahead = pool.frames(files, WHOLE)
+        assert wait_for(lambda: len(asked) == 2)
+        assert [read.key for read in ahead.take(1, is_waiting=True)] == GOOD[:1]
+        assert len(asked) <= 3
+        assert list(reads(ahead)) == GOOD[1:]
+
+
+CALLER = """
+import os, signal, sys, threading
+from pathlib import Path
+from vllava_cli.media.decoder.pool import Pool
+
+with Pool(2, command=[sys.executable, "-S", "-c", "import time; time.sleep(60)"]) as pool:
+    ahead = pool.headers((number, Path("a.mp4")) for number in range(9))
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    ahead.take(1, is_waiting=True)
+"""
+
+
+def test_ctrl_c_ends_a_caller_that_waits_at_once() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", CALLER], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_reading_ahead_loads_neither_decoders_nor_torch() -> None:
+    code = (
+        "import sys, vllava_cli.media.decoder.pool, vllava_cli.hardware\n"
+        "vllava_cli.media.decoder.pool.default_workers(vllava_cli.hardware.cpu_cores())\n"
+        "print(sorted({'av', 'PIL', 'torch', 'typer', 'rich'} & set(sys.modules)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(0, 1), (1, 1), (2, 2), (8, 8), (9, 8), (128, 8)])
+def test_as_many_workers_as_cores_up_to_eight(cores: int, workers: int) -> None:
+    assert default_workers(cores) == workers
+
+
+def test_a_pool_of_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 workers"):
+        Pool(0)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.media import container
+from vllava_cli.media.decoder import protocol
+from vllava_cli.nouns import Clip, Frames, Framing, VideoRecipe
+
+PATH = Path("a.mp4")
+REQUEST = protocol.Request(call="sample", path=PATH, folder="/", cpu_s=1)
+CLIP = Clip(
+    path=PATH,
+    kind="video",
+    width=4,
+    height=2,
+    frame_count=9,
+    duration_s=0.9,
+    fps=10.0,
+    codec="h264",
+    container="mp4",
+    pixel_format="yuv420p",
+    is_rate_constant=True,
+    way="seek",
+    way_reason="The index is whole.",
+    rotation=90,
+    faults=("'caf\udce9' is odd.",),
+)
+RECIPE = VideoRecipe(short_side=4, crop_height=4, crop_width=4, mean=(0.5, 0.4, 0.3), std=(1.0, 1.0, 1.0))
+PIXELS = np.arange(8 * 2 * 4 * 3, dtype=np.uint8).reshape(8, 2, 4, 3)
+FRAMES = Frames(clip=CLIP, pixels=PIXELS, times_s=tuple(index / 10 for index in range(8)))
+
+
+def answer(line: bytes, rest: bytes = b"", *, request: protocol.Request = REQUEST, max_bytes: int = 1 << 20) -> Any:
+    return protocol.read_reply(io.BytesIO(line + rest), request, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        REQUEST,
+        replace(REQUEST, call="probe", is_full=True),
+        replace(REQUEST, call="header"),
+        replace(REQUEST, path=Path(os.fsdecode(b"caf\xe9\n\xff.mp4")), folder=os.fsdecode(b"/\x80")),
+        replace(REQUEST, framing=Framing(at_s=(1.5, 0.25), fit="pad")),
+        replace(REQUEST, framing=Framing(start_s=0.1, end_s=float("inf"))),
+        replace(REQUEST, tiles="whole"),
+        replace(REQUEST, tiles=RECIPE, framing=Framing(fit="pad")),
+    ],
+)
+def test_a_request_arrives_as_it_was_sent(request_: protocol.Request) -> None:
+    line = request_.line()
+    assert line.isascii() and line.count(b"\n") == 1
+    assert protocol.Request.read(line) == request_
+
+
+def test_frames_arrive_as_they_were_sent() -> None:
+    frames = answer(protocol.frames_line(FRAMES), PIXELS.tobytes())
+    assert (frames.clip, frames.times_s) == (CLIP, FRAMES.times_s)
+    assert (frames.pixels == PIXELS).all()
+
+
+def test_frames_that_are_all_the_same_cross_once_and_share_their_memory() -> None:
+    same = replace(FRAMES, pixels=PIXELS[[0] * 8], times_s=(0.0,) * 8)
+    pictures = protocol.pictures(same)
+    assert pictures.shape == (1, 2, 4, 3)
+    frames = answer(protocol.frames_line(same, len(pictures)), pictures.tobytes())
+    assert (frames.clip, frames.times_s, frames.pixels.shape) == (CLIP, same.times_s, (8, 2, 4, 3))
+    assert (frames.pixels == same.pixels).all()
+    assert all(np.shares_memory(frames.pixels[0], other) for other in frames.pixels)
+
+
+def test_frames_that_differ_all_cross() -> None:
+    for times_s in (FRAMES.times_s, (0.0,) * 8):
+        assert protocol.pictures(replace(FRAMES, times_s=times_s)).tobytes() == PIXELS.tobytes()
+
+
+def test_frames_are_as_large_as_their_clip_unless_tiles_were_asked_for() -> None:
+    tiles, line = PIXELS[:, :, :2], protocol.frames_line(replace(FRAMES, pixels=PIXELS[:, :, :2]))
+    with pytest.raises(protocol.WireError):
+        answer(line, tiles.tobytes())
+    frames = answer(line, tiles.tobytes(), request=replace(REQUEST, tiles="whole"))
+    assert (frames.clip, frames.pixels.tolist()) == (CLIP, tiles.tolist())
+
+
+def test_an_image_has_one_frame() -> None:
+    image = replace(CLIP, kind="image", duration_s=None, fps=None, is_rate_constant=None, way=None)
+    frames = answer(protocol.frames_line(Frames(clip=image, pixels=PIXELS[:1], times_s=(0.0,))), PIXELS.tobytes())
+    assert (frames.clip, frames.pixels.shape) == (image, (1, 2, 4, 3))
+
+
+@pytest.mark.parametrize("call", ["probe", "header"])
+def test_facts_arrive_as_they_were_sent(call: protocol.Call) -> None:
+    assert answer(protocol.clip_line(CLIP), request=replace(REQUEST, call=call)) == CLIP
+
+
+def test_only_a_header_may_leave_the_size_open() -> None:
+    unknown = replace(CLIP, width=0, height=0)
+    assert answer(protocol.clip_line(unknown), request=replace(REQUEST, call="header")) == unknown
+    with pytest.raises(protocol.WireError):
+        answer(protocol.clip_line(unknown), request=replace(REQUEST, call="probe"))
+
+
+@pytest.mark.parametrize("error", [MediaError("'a' is odd.\N{SNOWMAN}"), UsageError("--start is wrong.")])
+def test_errors_arrive_as_they_were_sent(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        answer(protocol.error_line(error))  # type: ignore[arg-type]
+    assert (type(caught.value), str(caught.value)) == (type(error), str(error))
+
+
+def test_a_lack_of_memory_arrives() -> None:
+    with pytest.raises(protocol.OutOfMemoryError):
+        answer(protocol.memory_line())
+
+
+def test_a_bug_arrives_with_its_traceback_but_without_control_characters() -> None:
+    with pytest.raises(protocol.DecoderBugError) as caught:
+        answer(protocol.bug_line("Traceback\n  TypeError: \x1b[31m\x9b\u202e"))
+    assert str(caught.value) == "Traceback\n  TypeError: ?[31m??"
+
+
+@pytest.mark.parametrize("end", [0, 1, 191])
+def test_an_answer_that_breaks_off_is_an_end_of_the_stream(end: int) -> None:
+    line = protocol.frames_line(FRAMES)
+    with pytest.raises(EOFError):
+        answer(line, PIXELS.tobytes()[:end])
+    with pytest.raises(EOFError):
+        answer(line[: end or -1] if end < len(line) else line[:-1])
+
+
+def frames_with(**changes: object) -> bytes:
+    facts = json.loads(protocol.frames_line(FRAMES))
+    facts["clip"].update({name: value for name, value in changes.items() if name in facts["clip"]})
+    facts.update({name: value for name, value in changes.items() if name not in facts["clip"]})
+    return json.dumps(facts).encode() + b"\n"
+
+
+def without(name: str) -> bytes:
+    facts = json.loads(protocol.frames_line(FRAMES))
+    facts.pop(name, None)
+    facts.get("clip", {}).pop(name, None)
+    return json.dumps(facts).encode() + b"\n"
+
+
+FORGED = {
+    "no JSON": b"hello\n",
+    "not UTF-8": b'{"is": "\xff"}\n',
+    "no object": b"[1, 2]\n",
+    "nothing": b"null\n",
+    "an empty line": b"\n",
+    "a deep nest": b"[" * 100_000 + b"\n",
+    "a number of 5000 digits": b'{"is": ' + b"9" * 5000 + b"}\n",
+    "another kind": b'{"is": "pickle"}\n',
+    "an answer to another question": protocol.clip_line(CLIP),
+    "an error that is none of ours": b'{"is": "SystemExit", "sentence": "no"}\n',
+    "a sentence that is none": b'{"is": "media error", "sentence": 5}\n',
+    "a sentence without an end": protocol.error_line(MediaError("x" * 100_000)),
+    "a traceback that is none": b'{"is": "bug", "traceback": null}\n',
+    "no clip": without("clip"),
+    "no width": without("width"),
+    "no times": without("times_s"),
+    "no width at all": frames_with(width=0),
+    "a negative height": frames_with(height=-2),
+    "a width of 1.5": frames_with(width=1.5),
+    "a width of true": frames_with(width=True),
+    "a width in words": frames_with(width="4"),
+    "more pixels than any picture": frames_with(width=100_000, height=100_000),
+    "more bytes than there may be": frames_with(width=5000, height=5000, shape=[8, 5000, 5000]),
+    "more bytes than there may be of one picture": frames_with(width=5000, height=5000, shape=[1, 5000, 5000]),
+    "other pixels than its clip's": frames_with(shape=[8, 4, 2]),
+    "two pictures": frames_with(shape=[2, 2, 4]),
+    "no picture": frames_with(shape=[0, 2, 4]),
+    "a picture of true": frames_with(shape=[True, 2, 4]),
+    "pictures without a height": frames_with(shape=[8, 4]),
+    "no shape": without("shape"),
+    "a huge count": frames_with(frame_count=1 << 60),
+    "a negative count": frames_with(frame_count=-1),
+    "another medium": frames_with(kind="sound"),
+    "another way": frames_with(way="fly"),
+    "a slant": frames_with(rotation=45),
+    "a rotation of true": frames_with(rotation=False),
+    "a rate of 1": frames_with(is_rate_constant=1),
+    "a codec of 5": frames_with(codec=5),
+    "a codec without an end": frames_with(codec="x" * 100_000),
+    "faults of 5": frames_with(faults=5),
+    "a fault of 5": frames_with(faults=[5]),
+    "a length of NaN": frames_with(duration_s=float("nan")),
+    "an infinite rate": frames_with(fps=float("inf")),
+    "a rate too large for a float": frames_with().replace(b'"fps": 10.0', b'"fps": 1e999'),
+    "a rate in words": frames_with(fps="10"),
+    "no frame": frames_with(times_s=[]),
+    "nine frames": frames_with(times_s=[0.0] * 9),
+    "a million frames": frames_with(times_s=[0.0] * 300_000),
+    "a time of NaN": frames_with(times_s=[float("nan")]),
+    "a time of true": frames_with(times_s=[True]),
+    "times of 5": frames_with(times_s=5),
+    "an endless line": b"x" * (5 << 20),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_answer_is_refused(name: str) -> None:
+    with pytest.raises(protocol.WireError):
+        answer(FORGED[name], bytes(1000))
+
+
+@pytest.mark.parametrize("call", ["probe", "header"])
+def test_facts_of_a_picture_larger_than_any_are_refused(call: protocol.Call) -> None:
+    with pytest.raises(protocol.WireError):
+        answer(protocol.clip_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call=call))
+
+
+FORGED_FACTS = {
+    "frames": protocol.frames_line(FRAMES),
+    "no clip": b'{"is": "clip"}\n',
+    "a clip of 5": b'{"is": "clip", "clip": 5}\n',
+    "a negative height": protocol.clip_line(replace(CLIP, height=-1)),
+    "a negative width": protocol.clip_line(replace(CLIP, width=-1)),
+    "a negative count": protocol.clip_line(replace(CLIP, frame_count=-1)),
+    "a huge count": protocol.clip_line(replace(CLIP, frame_count=1 << 60)),
+    "a length of NaN": protocol.clip_line(replace(CLIP, duration_s=float("nan"))),
+    "a width of true": protocol.clip_line(replace(CLIP, width=True)),
+    "a width of null": protocol.clip_line(CLIP).replace(b'"width": 4', b'"width": null'),
+    "another medium": protocol.clip_line(CLIP).replace(b'"video"', b'"sound"'),
+}
+
+
+@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("name", FORGED_FACTS)
+def test_forged_facts_are_refused(name: str, call: protocol.Call) -> None:
+    with pytest.raises(protocol.WireError):
+        answer(FORGED_FACTS[name], PIXELS.tobytes(), request=replace(REQUEST, call=call))
+
+
+@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("place", range(0, len(protocol.clip_line(CLIP)) - 1, 3))
+def test_facts_with_a_byte_missing_or_changed_are_facts_or_refused(place: int, call: protocol.Call) -> None:
+    line = protocol.clip_line(CLIP)
+    for forged in (line[:place] + line[place + 1 :], line[:place] + b"9" + line[place + 1 :], line[:place] + b"\n"):
+        try:
+            found = answer(forged, request=replace(REQUEST, call=call))
+        except protocol.WireError:
+            continue
+        assert isinstance(found, Clip) and found.path == PATH
+
+
+def test_as_many_frames_come_back_as_times_were_asked_for() -> None:
+    request = replace(REQUEST, framing=Framing(at_s=(0.3, 0.1)))
+    two = Frames(clip=CLIP, pixels=PIXELS[:2], times_s=(0.3, 0.1))
+    assert answer(protocol.frames_line(two), PIXELS.tobytes(), request=request).times_s == (0.3, 0.1)
+    with pytest.raises(protocol.WireError):
+        answer(protocol.frames_line(FRAMES), PIXELS.tobytes(), request=request)
+
+
+def test_the_largest_picture_is_that_of_the_decoders() -> None:
+    assert protocol.MAX_PIXELS == container.MAX_PIXELS

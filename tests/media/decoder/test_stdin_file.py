@@ -1,0 +1,145 @@
+"""stdin as a clip: what is kept, for whom, for how long, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from tests.clips import MPEG4, write_clip
+from vllava_cli.errors import MediaError
+from vllava_cli.media.decoder.stdin_file import Reader, spool
+from vllava_cli.media.files import is_folder
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Framing
+
+
+def stream(folder: Path, data: bytes) -> BinaryIO:
+    """An open file, as stdin is one."""
+    path = folder / "source"
+    path.write_bytes(data)
+    return path.open("rb")
+
+
+def test_stdin_is_kept_whole_and_private(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    path = spool(stream(tmp_path, data), tmp_path)
+    assert path.read_bytes() == data
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_stdin_up_to_the_limit_is_taken_and_more_is_not(tmp_path: Path) -> None:
+    assert spool(stream(tmp_path, b"x" * 1024), tmp_path, max_bytes=1024).stat().st_size == 1024
+    (tmp_path / "stdin").unlink()
+    with pytest.raises(MediaError) as caught:
+        spool(stream(tmp_path, b"x" * 1025), tmp_path, max_bytes=1024)
+    assert str(caught.value) == (
+        "stdin has more than 9.53674e-07 GiB, the most that is taken: save it to a file and name that."
+    )
+
+
+def test_an_empty_stdin_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError) as caught:
+        spool(stream(tmp_path, b""), tmp_path)
+    assert str(caught.value) == "stdin is empty (0 bytes): pipe a video to it, cat clip.mp4 | vllava probe -."
+
+
+def test_a_reader_gives_what_sample_gives_under_the_name_of_stdin(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", 20)
+    expected = sample(clip, Framing())
+    with clip.open("rb") as stdin, Reader(stdin=stdin) as reader:
+        frames, again, facts = (
+            reader.sample(Path("-"), Framing()),
+            reader.sample(Path("-"), Framing()),
+            reader.probe(Path("-")),
+        )
+    assert (frames.pixels == expected.pixels).all()
+    assert (again.pixels == expected.pixels).all()
+    assert (frames.times_s, frames.clip.path, facts.path) == (expected.times_s, Path("-"), Path("-"))
+
+
+def test_a_file_is_read_under_its_own_name(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", 20)
+    with Reader() as reader:
+        reader.check(clip)
+        assert reader.probe(clip).path == clip
+
+
+def test_messages_say_stdin_instead_of_the_temporary_file(tmp_path: Path) -> None:
+    with (
+        Reader(stdin=stream(tmp_path, b"Dear diary, this is no film.\n" * 100)) as reader,
+        pytest.raises(MediaError) as caught,
+    ):
+        reader.sample(Path("-"), Framing())
+    assert str(caught.value) == (
+        "stdin is neither a video nor an image that can be read. Check the file or convert it to mp4."
+    )
+
+
+def test_faults_say_stdin_too(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.avi", 60, encoding=MPEG4).read_bytes()
+    with Reader(stdin=stream(tmp_path, clip[: len(clip) * 2 // 3])) as reader:
+        (fault,) = reader.probe(Path("-")).faults
+    assert re.fullmatch(r"\d+ of 60 frames of stdin could be decoded: the file is truncated or damaged\.", fault)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_nothing_is_left_behind(error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    clip, before = write_clip(tmp_path / "a.mp4", 4), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(error), clip.open("rb") as stdin, Reader(stdin=stdin) as reader:
+        reader.probe(Path("-"))
+        (folder,) = (tmp_path / "temporary").iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        raise error
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def probing(folder: Path, limit: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
+    """vllava probe -, with its temporary files in `folder`."""
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-m", "vllava_cli", "probe", "-"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, preexec_fn=limit)
+
+
+def test_a_terminated_process_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = probing(tmp_path)
+    assert process.stdin
+    process.stdin.write(bytes(4_000_000))  # returns only once most of it was read
+    process.stdin.flush()
+    assert [folder.name.startswith("vllava-") for folder in tmp_path.iterdir()] == [True]
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (143, b"", b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _only_a_megabyte() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
+    out, err = probing(tmp_path, _only_a_megabyte).communicate(bytes(4_000_000), timeout=60)
+    sentence = f"stdin can't be kept in {tmp_path}: file too large. Set TMPDIR to a folder with room, or name a file."
+    assert (out, err.decode()) == (b"", f"vllava: {sentence}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_cannot_exist_is_no_folder(tmp_path: Path) -> None:
+    assert is_folder(tmp_path)
+    assert not is_folder(Path("x" * 5000))
+    assert not is_folder(Path("a\0b"))

@@ -1,0 +1,157 @@
+"""Contact sheets: where the tiles lie, what they show, what is written."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from tests.clips import Pixels, picture
+from vllava_cli.media.contact_sheet import (
+    Sheet,
+    clock,
+    facts,
+    fitted,
+    frame_png,
+    lay_out,
+    printable,
+    sheet_picture,
+    tiled,
+)
+from vllava_cli.media.square import seen
+from vllava_cli.nouns import Clip, Frames, MediaKind, VideoRecipe
+
+PAPER = (20, 22, 26)
+
+
+def frames(count: int, width: int, height: int, *, kind: MediaKind = "video") -> Frames:
+    is_video = kind == "video"
+    clip = Clip(
+        path=Path("a.mp4"),
+        kind=kind,
+        width=width,
+        height=height,
+        frame_count=count,
+        duration_s=12.5 if is_video else None,
+        fps=29.97003 if is_video else None,
+        codec="h264" if is_video else "jpeg",
+    )
+    shades = np.arange(count, dtype=np.uint8)[:, None, None, None] * 3 + 100
+    pixels = np.broadcast_to(shades, (count, height, width, 3)).copy()
+    return Frames(clip=clip, pixels=pixels, times_s=tuple(index * 1.5 for index in range(count)))
+
+
+def drawn(png: bytes) -> Pixels:
+    return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "height", "expected"),
+    [
+        (8, 1920, 1080, (4, 2, (360, 202))),
+        (8, 1080, 1920, (8, 1, (202, 360))),
+        (8, 3840, 2160, (4, 2, (360, 202))),
+        (8, 224, 224, (4, 2, (224, 224))),
+        (8, 56, 56, (4, 2, (112, 112))),
+        (20, 224, 224, (7, 3, (224, 224))),
+        (1, 224, 224, (1, 1, (224, 224))),
+        (8, 320, 240, (4, 2, (320, 240))),
+        (8, 16, 16, (4, 2, (160, 160))),
+        (8, 64, 48, (4, 2, (128, 96))),
+        (8, 3000, 200, (2, 4, (360, 24))),
+        (8, 1, 89_000_000, (8, 1, (1, 360))),
+        (8, 89_000_000, 1, (2, 4, (360, 1))),
+        (1, 640, 480, (1, 1, (360, 270))),
+        (3, 640, 480, (3, 1, (360, 270))),
+        (64, 1920, 1080, (8, 8, (360, 202))),
+        (9, 1080, 1920, (6, 2, (202, 360))),
+    ],
+)
+def test_tiles_are_laid_out(count: int, width: int, height: int, expected: tuple[int, int, tuple[int, int]]) -> None:
+    layout = lay_out(count, width, height)
+    assert (layout.columns, layout.rows, layout.tile) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "height"), [(8, 640, 360), (8, 360, 640), (8, 16, 16), (64, 64, 36), (3, 1, 300), (1, 90, 20)]
+)
+def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int, height: int) -> None:
+    shown, layout = frames(count, width, height), lay_out(count, width, height)
+    sheet = drawn(sheet_picture(Sheet.of(shown, "a.mp4", "whole")))
+    assert sheet.shape == (layout.size[1], layout.size[0], 3)
+    for number in range(count):
+        left, top = layout.corner(number)
+        tile = sheet[top : top + layout.tile[1], left : left + layout.tile[0]]
+        assert (tile == shown.pixels[number, 0, 0]).all()
+        assert tile.shape == (layout.tile[1], layout.tile[0], 3)
+        assert (sheet[top - 1, left : left + layout.tile[0]] == PAPER).all()
+    assert (sheet[:, :20] == PAPER).all()
+    assert (sheet[:, -20:] == PAPER).all()
+
+
+def test_a_video_has_times_and_an_image_has_none() -> None:
+    layout = lay_out(1, 640, 480)
+    below = slice(layout.corner(0)[1] + layout.tile[1], None)
+    assert (drawn(sheet_picture(Sheet.of(frames(1, 640, 480), "a", "whole")))[below] != PAPER).any()
+    assert (drawn(sheet_picture(Sheet.of(frames(1, 640, 480, kind="image"), "a", "whole")))[below] == PAPER).all()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\x1b]0;owned\x07\n\u202e.mp4", "été Привет 你好 🎬", "\udcff.mp4", ""])
+def test_any_name_leaves_the_margins_free(name: str) -> None:
+    sheet = drawn(sheet_picture(Sheet.of(frames(1, 16, 16), name, "whole")))
+    assert sheet.shape[1] == 600
+    assert (sheet[:, -28:] == PAPER).all()
+
+
+def test_what_the_font_lacks_is_replaced() -> None:
+    assert printable("été\x1b[31m\u202e\udcff\n.mp4") == "ete?[31m???.mp4"
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
+    font = ImageFont.load_default(24)
+    text = fitted("beginning " + "middle " * 50 + "end.mp4", font, 400)
+    assert text.startswith("beginning ")
+    assert text.endswith("end.mp4")
+    assert "…" in text
+    assert font.getlength(text) <= 400
+    assert fitted("short.mp4", font, 400) == "short.mp4"
+
+
+def test_the_facts_below_the_name() -> None:
+    assert facts(frames(8, 640, 360)) == "640x360, h264, 29.97 frames a second, 0:12.50"
+    slow = frames(8, 640, 360)
+    slow = replace(slow, clip=replace(slow.clip, fps=1.0))
+    assert facts(slow) == "640x360, h264, 1 frame a second, 0:12.50"
+    assert facts(frames(1, 640, 360, kind="image")) == "640x360, jpeg"
+
+
+@pytest.mark.parametrize(
+    ("time_s", "text"),
+    [(0.0, "0:00.00"), (3.5, "0:03.50"), (59.999, "1:00.00"), (75.25, "1:15.25"), (3723.25, "1:02:03.25")],
+)
+def test_times_are_told(time_s: float, text: str) -> None:
+    assert clock(time_s) == text
+
+
+def test_a_sheet_tells_what_the_model_sees() -> None:
+    recipe = VideoRecipe(short_side=64, crop_height=56, crop_width=56, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    shown = frames(2, 640, 360)
+    sheet = Sheet.of(tiled(shown, recipe, fit="pad"), "a.mp4", recipe, fit="pad")
+    assert (sheet.name, sheet.facts, sheet.labels) == (
+        "a.mp4",
+        "640x360, h264, 29.97 frames a second, 0:12.50; seen as 56x56, pad",
+        ("0:00.00", "0:01.50"),
+    )
+    assert (sheet.tiles == seen(shown, recipe, fit="pad")).all()
+    whole = Sheet.of(tiled(frames(1, 640, 360, kind="image"), "whole"), "b.jpg", "whole")
+    assert (whole.name, whole.facts, whole.labels) == ("b.jpg", "640x360, jpeg", ("",))
+    assert whole.tiles.shape == (1, 202, 360, 3)
+
+
+def test_one_frame_is_written_as_it_is() -> None:
+    pixels = picture(5, 97, 31)
+    assert (drawn(frame_png(pixels)) == pixels).all()

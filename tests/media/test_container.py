@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.clips import FFV1, cut, full_decode, index_of, picture, write_clip, write_sound, write_two_videos
+from tests.media.zoo import remuxed, spread, x264
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.container import check_size, opened, video_stream
+from vllava_cli.media.files import check_file
+from vllava_cli.media.sample import sample
+from vllava_cli.nouns import Framing
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tests name files as a user does, from the folder they are in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def message_for(path: Path) -> str:
+    with pytest.raises(MediaError) as error:
+        sample(path, Framing())
+    return str(error.value)
+
+
+def make_fifo() -> None:
+    os.mkfifo("x.mp4")
+
+
+def make_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("x.mp4")
+
+
+def make_loop() -> None:
+    Path("x.mp4").symlink_to("x.mp4")
+
+
+def make_cut_mp4() -> None:
+    cut(write_clip(Path("whole.mp4")), 0.5, "x.mp4")
+
+
+def make_cut_mkv() -> None:
+    cut(write_clip(Path("whole.mkv")), 0.02, "x.mp4")
+
+
+def make_playlist() -> None:
+    write_clip(Path("whole.mp4"))
+    Path("x.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nwhole.mp4\n#EXT-X-ENDLIST\n")
+
+
+def make_concat() -> None:
+    write_clip(Path("whole.mp4"))
+    Path("x.mp4").write_text("ffconcat version 1.0\nfile whole.mp4\n")
+
+
+def make_subtitles() -> None:
+    Path("x.mp4").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\n" * 20)
+
+
+NEITHER = "'x.mp4' is neither a video nor an image that can be read. Check the file or convert it to mp4."
+DAMAGED = "'x.mp4' is truncated or damaged: nothing in it can be decoded. Copy or download it again."
+SILENT = "'x.mp4' has sound but no video. Name a file with moving pictures or an image."
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: None, "There is no file 'x.mp4'. Check the path."),
+        (lambda: Path("x.mp4").symlink_to("gone.mp4"), "There is no file 'x.mp4'. Check the path."),
+        (lambda: Path("x.mp4").mkdir(), "'x.mp4' is a folder. Name the video or image files in it."),
+        (lambda: Path("x.mp4").touch(), "'x.mp4' is empty (0 bytes). Copy or download it again."),
+        (make_fifo, "'x.mp4' is a named pipe, not a regular file. Save it to a file first."),
+        (make_socket, "'x.mp4' is a socket, not a regular file. Save it to a file first."),
+        (make_loop, "'x.mp4' can't be read: too many levels of symbolic links. Check the path."),
+        (lambda: Path("x.mp4").write_text("Dear diary, today…\n" * 100), NEITHER),
+        (lambda: Path("x.mp4").write_bytes(b"x"), NEITHER),
+        (lambda: Path("x.mp4").write_bytes(bytes(range(256)) * 20), NEITHER),
+        (make_playlist, NEITHER),
+        (make_concat, NEITHER),
+        (make_subtitles, NEITHER),
+        (make_cut_mp4, DAMAGED),
+        (make_cut_mkv, DAMAGED),
+        (lambda: Path("x.mp4").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), DAMAGED),
+        (lambda: write_sound(Path("x.mp4")), SILENT),
+    ],
+)
+def test_a_file_that_cannot_be_used(make: Callable[[], object], message: str) -> None:
+    make()
+    assert message_for(Path("x.mp4")) == message
+
+
+def test_a_device() -> None:
+    assert message_for(Path("/dev/null")) == "'/dev/null' is a device, not a regular file. Save it to a file first."
+
+
+def test_a_file_taken_for_a_folder() -> None:
+    Path("a.mp4").touch()
+    assert message_for(Path("a.mp4/b.mp4")) == "There is no file 'a.mp4/b.mp4'. Check the path."
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    told = message_for(Path("a\0.mp4"))  # Python 3.13 has words of its own for it
+    assert re.fullmatch(r"'a\0\.mp4' can't be read: .*embedded null (byte|character).*\. Check the path\.", told)
+
+
+def test_an_address_is_a_file_name_here() -> None:
+    address = Path("http://127.0.0.1:9/a.mp4")
+    assert message_for(address) == "There is no file 'http:/127.0.0.1:9/a.mp4'. Check the path."
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "flac"])
+def test_sound_files(name: str) -> None:
+    codec = {"wav": "pcm_s16le", "mp3": "mp3", "flac": "flac"}[name]
+    write_sound(Path(f"whole.{name}"), codec=codec).rename("x.mp4")
+    assert message_for(Path("x.mp4")) == SILENT
+
+
+def test_cover_art_is_not_a_video() -> None:
+    Image.fromarray(picture(0)).save("cover.jpg")
+    write_sound(Path("x.mp4"), cover=Path("cover.jpg"))
+    assert message_for(Path("x.mp4")) == SILENT
+
+
+@pytest.fixture
+def stranger() -> Iterator[Path]:
+    """A folder that anyone may enter, and a process that isn't root while the test runs: root may read everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            if is_root:
+                os.seteuid(0)
+
+
+def test_a_file_that_may_not_be_read(stranger: Path) -> None:
+    path = stranger / "x.mp4"
+    os.seteuid(os.getuid())
+    path.write_bytes(b"secret")
+    path.chmod(0)
+    os.seteuid(65534 if os.getuid() == 0 else os.getuid())
+    with pytest.raises(MediaError) as error:
+        check_file(path)
+    assert str(error.value) == (
+        f"'{path}' can't be read: permission denied. Run chmod or choose a file that you may read."
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9\xff.mp4", b"a\nb\x1b[31m.mp4", b"%d.mp4", b"-.mp4", "日本.mp4".encode(), b"a:b.mp4"]
+)
+def test_any_file_name_works(name: bytes) -> None:
+    path = Path(os.fsdecode(name))
+    plain = write_clip(Path("plain.mp4"))
+    frames = full_decode(plain)
+    plain.rename(path)
+    assert (sample(path, Framing()).pixels == [frames[index] for index in range(0, 24, 3)]).all()
+
+
+def test_a_name_that_is_not_utf8_is_shown_with_replacements() -> None:
+    assert (
+        message_for(Path(os.fsdecode(b"caf\xe9.mp4")))
+        == "There is no file 'caf\N{REPLACEMENT CHARACTER}.mp4'. Check the path."
+    )
+    assert quoted(Path("plain.mp4")) == "'plain.mp4'"
+
+
+def test_errors_in_the_body_of_opened_name_the_file() -> None:
+    write_clip(Path("x.mp4"), 3)
+    for fault in (IndexError("list index out of range"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), OSError()):
+        with pytest.raises(MediaError) as error, opened(Path("x.mp4")):
+            raise fault
+        assert str(error.value) == DAMAGED
+        assert error.value.__cause__ is fault
+
+
+def test_metadata_that_is_not_utf8() -> None:
+    data = write_clip(Path("x.mkv"), 3).read_bytes()
+    assert b"Lavf" in data
+    Path("x.mkv").write_bytes(data.replace(b"Lavf", b"\xff\xfe\xfdf"))
+    assert sample(Path("x.mkv"), Framing()).clip.frame_count == 3
+
+
+def test_a_codec_without_a_decoder() -> None:
+    data = write_clip(Path("x.mkv"), 3, encoding=FFV1).read_bytes()
+    Path("x.mkv").write_bytes(data.replace(b"V_FFV1", b"V_NONE"))
+    assert message_for(Path("x.mkv")) == (
+        "'x.mkv' is coded in a way that nothing here can decode. Convert it to mp4 (H.264)."
+    )
+
+
+def test_colours_that_nothing_here_can_convert() -> None:
+    make = remuxed(
+        x264("bframes=0"), spread, first="plain.h264", filters="h264_metadata=matrix_coefficients=8"
+    )  # YCgCo
+    make(Path("x.mkv"), 3)
+    assert message_for(Path("x.mkv")) == (
+        "'x.mkv' has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+    )
+
+
+def test_a_picture_too_large_to_decode() -> None:
+    check_size(Path("x.mp4"), 8192, 4320)
+    with pytest.raises(MediaError) as error:
+        check_size(Path("x.mp4"), 16384, 8704)
+    assert str(error.value) == "'x.mp4' is 16384x8704 pixels, more than 89 million. Scale it down first."
+
+
+def test_a_video_too_large_to_decode() -> None:
+    Path("x.y4m").write_bytes(b"YUV4MPEG2 W16384 H8704 F25:1 Ip A1:1 C420\nFRAME\n" + bytes(10_000))
+    assert message_for(Path("x.y4m")) == "'x.y4m' is 16384x8704 pixels, more than 89 million. Scale it down first."
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_default_video_of_several_is_taken(default: int) -> None:
+    write_two_videos(Path("x.mkv"), default=default)
+    with opened(Path("x.mkv")) as container:
+        assert video_stream(container, Path("x.mkv")).index == default
+    assert [index_of(frame) for frame in sample(Path("x.mkv"), Framing()).pixels] == [
+        default * 8 + index for index in range(8)
+    ]

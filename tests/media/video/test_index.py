@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.clips import APNG, VP9, Encoding, cut, full_decode, truth, write_animation, write_clip
+from tests.media import zoo
+from vllava_cli.media.sample import probe, sample
+from vllava_cli.media.video.decode import Crew
+from vllava_cli.media.video.index import Run
+from vllava_cli.nouns import Framing
+
+TABLE = "The file's own sample table tells where each frame is; at most"
+SCAN = "One pass over the packets tells where each frame is; at most"
+Maker = Callable[[Path, int], Path]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("a.mp4", zoo.encoded(zoo.CLOSED), f"{TABLE} 64 of 400 are decoded."),
+        ("a.mkv", zoo.encoded(zoo.CLOSED), f"{SCAN} 64 of 400 are decoded."),
+        ("a.mp4", zoo.edited(zoo.CLOSED, (33.0, 3.4)), f"{SCAN} 56 of 330 are decoded."),
+        ("a.mkv", zoo.remuxed(zoo.CLOSED, zoo.doubled_stamps), "two of its frames carry the same time stamp"),
+        (
+            "a.mkv",
+            zoo.blocks_moved(zoo.encoded(zoo.CLOSED), lambda n, t: -950 * (n > t // 2)),
+            "its time stamps jump back",
+        ),
+        (
+            "a.mkv",
+            zoo.remuxed(zoo.CLOSED, zoo.from_second_on),
+            "it doesn't begin with a frame that can be decoded by itself",
+        ),
+        ("a.h264", zoo.encoded(Encoding(container="h264")), "its frames carry no time stamps"),
+        ("a.asf", zoo.encoded(Encoding(codec="wmv2")), "frames coded in wmv2 may depend on any frame before them"),
+        ("a.png", zoo.encoded(APNG), "frames coded in apng may depend on any frame before them"),
+    ],
+)
+def test_the_reason_for_the_way(tmp_path: Path, name: str, make: Maker, reason: str) -> None:
+    clip = sample(make(tmp_path / name, 400), Framing()).clip
+    expected = reason if reason.startswith((TABLE, SCAN)) else f"Decoded through: {reason}."
+    assert clip.way_reason == expected
+    assert clip.way == ("seek" if reason.startswith((TABLE, SCAN)) else "decode")
+
+
+def test_vp9_in_an_mp4_is_scanned_for_hidden_frames(tmp_path: Path) -> None:
+    assert sample(zoo.encoded(VP9)(tmp_path / "a.mp4", 60), Framing()).clip.way_reason.startswith(SCAN.split(";")[0])
+
+
+def test_damage_in_a_needed_group_leads_to_decoding_through(tmp_path: Path) -> None:
+    clip = sample(zoo.wiped(zoo.encoded(zoo.CLOSED), 0.3, 0.7, is_random=True)(tmp_path / "a.mp4", 400), Framing()).clip
+    assert clip.way_reason == "Decoded through: a frame that is needed can't be decoded."
+    assert clip.faults
+
+
+def test_a_table_that_promises_more_than_the_file_holds(tmp_path: Path) -> None:
+    whole = write_clip(
+        tmp_path / "a.mp4", 400, encoding=Encoding(options={"g": "12"}, muxer_options={"movflags": "faststart"})
+    )
+    clip = sample(cut(whole, 0.6, "b.mp4"), Framing()).clip
+    assert clip.frame_count < 400
+    assert clip.faults == (
+        f"{clip.frame_count} of 400 frames of '{tmp_path}/b.mp4' could be decoded: the file is truncated or damaged.",
+    )
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264"])
+@pytest.mark.parametrize("framing", [Framing(start_s=7.0), Framing(start_s=3.3, end_s=20.05), Framing(end_s=0.35)])
+def test_a_trim_finds_the_same_frames_by_every_way(tmp_path: Path, name: str, framing: Framing) -> None:
+    path = zoo.encoded(zoo.CLOSED)(tmp_path / name, 400)
+    known = truth(path)
+    times_s = [float((stamp - known.stamps[0]) * known.base) for stamp in known.stamps] if name != "a.h264" else None
+    times_s = times_s or [index / 25 for index in range(400)]
+    start_s, end_s = framing.start_s or 0.0, framing.end_s or 1e9
+    playing = [index for index, time_s in enumerate(times_s) if start_s <= time_s < end_s]
+    chosen = [playing[place * len(playing) // 8] for place in range(8)]
+    frames = sample(path, framing)
+    assert frames.times_s == tuple(times_s[index] for index in chosen)
+    everything = full_decode(path)
+    assert (frames.pixels == np.stack([everything[index] for index in chosen])).all()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.gif"])
+def test_frames_at_times_are_those_that_a_player_shows(tmp_path: Path, name: str) -> None:
+    path = write_animation(tmp_path / name, 60) if name == "a.gif" else zoo.encoded(zoo.CLOSED)(tmp_path / name, 60)
+    everything = full_decode(path)
+    frames = sample(path, Framing(at_s=(5.99, 0.0, 2.549, 2.5, 2.5)))
+    assert (frames.pixels == np.stack([everything[index] for index in (59, 0, 25, 25, 25)])).all()
+    assert frames.times_s == pytest.approx((5.9, 0.0, 2.5, 2.5, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "is_constant"),
+    [
+        ("a.mp4", zoo.encoded(zoo.CLOSED), True),
+        ("a.mkv", zoo.encoded(zoo.CLOSED), True),
+        ("a.h264", zoo.encoded(zoo.CLOSED), True),
+        ("a.mp4", zoo.timed(zoo.CLOSED, lambda index: 100 * index + 30 * (index % 2)), False),
+        ("a.mkv", zoo.timed(zoo.CLOSED, lambda index: 100 * index + 30 * (index % 2)), False),
+    ],
+)
+def test_whether_frames_are_equally_far_apart(tmp_path: Path, name: str, make: Maker, is_constant: bool) -> None:
+    assert probe(make(tmp_path / name, 60)).is_rate_constant is is_constant
+
+
+def test_a_full_probe_finds_damage_where_no_needed_frame_lies(tmp_path: Path) -> None:
+    path = zoo.encoded(zoo.CLOSED)(tmp_path / "a.mp4", 400)
+    intact = probe(path, is_full=True)
+    assert (intact.way_reason, intact.frame_count, intact.faults) == ("Every frame was decoded, as was asked.", 400, ())
+    data = bytearray(path.read_bytes())
+    middle = int(len(data) * 0.56)
+    data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
+    assert probe(path, is_full=True).faults
+
+
+@pytest.mark.parametrize(
+    ("lengths", "frame_pixels", "cores", "crew"),
+    [
+        ([250] * 8, 1920 * 1080, 2, Crew(decoders=2, threads=1)),
+        ([250] * 8, 1920 * 1080, 16, Crew(decoders=3, threads=4)),
+        ([250] * 8, 1920 * 1080, 1, Crew(decoders=1, threads=1)),
+        ([250], 1920 * 1080, 16, Crew(decoders=1, threads=4)),
+        ([225, 20], 1920 * 1080, 2, Crew(decoders=1, threads=2)),
+        ([8] * 8, 64 * 48, 16, Crew(decoders=1, threads=1)),
+        ([250] * 8, 7680 * 4320, 16, Crew(decoders=1, threads=1)),
+    ],
+)
+def test_how_many_decoders_share_the_runs(lengths: list[int], frame_pixels: int, cores: int, crew: Crew) -> None:
+    runs = [Run(seek_to=0, marks=(), presented=tuple(range(length))) for length in lengths]
+    assert Crew.of(runs, frame_pixels=frame_pixels, cores=cores) == crew

@@ -1,0 +1,555 @@
+"""A session comes back as it was written, turn by turn; a hostile file is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllava_cli import __version__
+from vllava_cli.errors import LockedError, OutputError, SessionError
+from vllava_cli.media.fingerprint import Fingerprint
+from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, Turn
+from vllava_cli.session import session_file as session_module
+from vllava_cli.session.session_file import (
+    MediumRecord,
+    SessionRecord,
+    TurnRecord,
+    begin,
+    create,
+    read,
+    resume,
+    sessions,
+    sessions_folder,
+    turn_row,
+    undo_row,
+)
+from vllava_cli.storage.files import is_locked
+
+NOW = datetime(2026, 11, 22, 19, 40, 5, tzinfo=UTC)
+MEDIUM = MediumRecord(
+    path=Path(os.fsdecode(b"/clips/caf\xe9.mp4")),
+    kind="video",
+    fingerprint=Fingerprint(bytes=1234, sha256="0123456789abcdef" * 4),
+    framing=Framing(start_s=1.5, end_s=None, at_s=(), fit="pad"),
+    times_s=(1.5, 2.5),
+)
+TURN = TurnRecord(
+    turn=Turn(
+        question="What is he doing?",
+        answer="He is dancing.\n",
+        answer_ids=(940, 338, 2),
+        stop_reason="end",
+        sampling=Sampling(seed=7),
+        stats=Stats(prompt_tokens=2100, reused_tokens=3, new_tokens=3, first_token_s=0.5, decode_s=0.25),
+    ),
+    media=(MEDIUM,),
+    ended_at="2026-11-22T19:41:00Z",
+)
+SECOND = replace(TURN, media=())
+EMPTY = SessionRecord(model="demo", revision=None, fit="pad", started_at="2026-11-22T19:40:05Z")
+SESSION = replace(EMPTY, turns=(TURN, SECOND))
+HEADER_ROW = {
+    "type": "session",
+    "version": 1,
+    "vllava": __version__,
+    "model": "demo",
+    "revision": None,
+    "fit": "pad",
+    "started_at": "2026-11-22T19:40:05Z",
+}
+TURN_ROW = {
+    "type": "turn",
+    "number": 1,
+    "question": "What is he doing?",
+    "answer": "He is dancing.\n",
+    "answer_ids": [940, 338, 2],
+    "stop_reason": "end",
+    "probabilities": [],
+    "media": [
+        {
+            "path": "/clips/caf\\xe9.mp4",
+            "path_bytes": "L2NsaXBzL2NhZukubXA0",
+            "kind": "video",
+            "bytes": 1234,
+            "sha256": "0123456789abcdef" * 4,
+            "framing": {"start_s": 1.5, "end_s": None, "at_s": []},
+            "times_s": [1.5, 2.5],
+        }
+    ],
+    "sampling": asdict(TURN.turn.sampling) | {"choices": []},
+    "stats": asdict(TURN.turn.stats),
+    "ended_at": "2026-11-22T19:41:00Z",
+}
+UNDO_ROW = {"type": "undo", "number": 1, "media": []}
+
+times = st.floats(min_value=0, max_value=1e9)
+counts = st.integers(min_value=0, max_value=2**63 - 1)
+paths = st.binary(min_size=1, max_size=20).map(lambda name: Path("/" + os.fsdecode(name.replace(b"\0", b"0"))))
+moments = st.datetimes(min_value=datetime(2000, 1, 1)).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
+texts = st.text(max_size=30) | st.binary(max_size=30).map(os.fsdecode)  # all that a terminal or a pipe can give
+
+
+@st.composite
+def media(draw: st.DrawFn) -> MediumRecord:
+    at_s = tuple(draw(st.lists(times, max_size=3)))
+    trim = st.none() if at_s else st.none() | times
+    return MediumRecord(
+        path=draw(paths),
+        kind=draw(st.sampled_from(get_args(MediaKind))),
+        fingerprint=Fingerprint(bytes=draw(counts), sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64))),
+        framing=Framing(start_s=draw(trim), end_s=draw(trim), at_s=at_s, fit="pad"),
+        times_s=tuple(draw(st.lists(times, max_size=8))),
+    )
+
+
+shares = st.floats(min_value=0, max_value=1)
+scored = st.lists(st.tuples(texts, shares), max_size=3).map(lambda pairs: tuple(zip(*pairs, strict=True)) or ((), ()))
+"""Choices and their probabilities."""
+COUNTS = ("prompt_tokens", "reused_tokens", "new_tokens", "tower_calls")
+TIMES = ("first_token_s", "decode_s", "frames_s", "load_s")
+samplings = st.builds(
+    Sampling,
+    max_new_tokens=st.integers(min_value=1, max_value=4096),
+    temperature=st.floats(min_value=0, max_value=100),
+    top_p=shares,
+    seed=st.none() | counts,
+    has_guard=...,
+    is_calibrated=...,
+)
+plain_turns = st.builds(
+    Turn,
+    question=texts,
+    answer=texts,
+    answer_ids=st.lists(counts, max_size=5).map(tuple),
+    sampling=samplings,
+    stats=st.builds(
+        Stats, **dict.fromkeys(COUNTS, counts), **dict.fromkeys(TIMES, times), peak_bytes=st.none() | counts
+    ),
+)
+chosen_turns = st.tuples(plain_turns, scored).map(
+    lambda both: replace(both[0], sampling=replace(both[0].sampling, choices=both[1][0]), probabilities=both[1][1])
+)
+turns = st.builds(TurnRecord, turn=chosen_turns, media=st.lists(media(), max_size=2).map(tuple), ended_at=moments)
+steps = st.lists(st.tuples(st.none() | turns, st.integers(min_value=0)), max_size=6)
+"""A turn or an undo, and where: counted modulo the places that there are."""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests name files as a user does, from the folder they are in."""
+    monkeypatch.chdir(tmp_path)
+
+
+@contextmanager
+def some_path() -> Iterator[Path]:
+    """For properties, which one fixture serves many times."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "x.jsonl"
+
+
+def written(*rows: Mapping[str, object], name: str = "x.jsonl") -> Path:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Path(name)
+
+
+def rows_in(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def message_for(path: Path) -> str:
+    with pytest.raises(SessionError) as caught:
+        read(path)
+    return str(caught.value)
+
+
+def fault_of(*rows: Mapping[str, object]) -> str:
+    """What is said between the name and the remedy."""
+    message = message_for(written(*rows))
+    start, end = "'x.jsonl' can't be used as a session: ", ". Name another file, or start a new session."
+    assert message.startswith(start)
+    assert message.endswith(end)
+    return message.removeprefix(start).removesuffix(end)
+
+
+def test_the_file_is_a_header_a_row_for_each_turn_and_one_for_each_undo() -> None:
+    with closing(create(Path("x.jsonl"), EMPTY)) as file:
+        assert file.path == Path("x.jsonl")
+        file.append(turn_row(1, TURN))
+        file.append(undo_row(1))
+    assert rows_in(Path("x.jsonl")) == [HEADER_ROW, TURN_ROW, UNDO_ROW]
+    assert read(Path("x.jsonl")) == EMPTY
+
+
+def test_a_turn_that_was_chosen_comes_back_with_its_probabilities() -> None:
+    chosen = replace(
+        TURN.turn,
+        answer="no",
+        stop_reason="choice",
+        sampling=Sampling(choices=("yes", "no"), is_calibrated=True),
+        probabilities=(0.25, 0.75),
+    )
+    record = replace(EMPTY, turns=(replace(TURN, turn=chosen),))
+    create(Path("x.jsonl"), record).close()
+    row = rows_in(Path("x.jsonl"))[1]
+    assert (row["probabilities"], row["sampling"]["choices"]) == ([0.25, 0.75], ["yes", "no"])
+    assert read(Path("x.jsonl")) == record
+
+
+def test_a_file_from_before_there_were_choices_is_read() -> None:
+    row = json.loads(json.dumps(TURN_ROW))
+    del row["probabilities"], row["sampling"]["choices"], row["sampling"]["is_calibrated"]
+    del row["stats"]["stray_tokens"]  # younger still
+    assert read(written(HEADER_ROW, row)).turns == (TURN,)
+
+
+def test_a_turn_or_an_undo_replaces_what_has_its_number_and_all_behind_it() -> None:
+    other = replace(TURN, turn=replace(TURN.turn, answer="He is resting."))
+    path = Path("x.jsonl")
+    with closing(create(path, SESSION)) as file:
+        file.append(undo_row(2))
+        assert read(path).turns == (TURN,)
+        file.append(turn_row(2, SECOND))
+        assert read(path) == SESSION
+        file.append(turn_row(1, other))
+        assert read(path).turns == (other,)
+
+
+@given(start=st.lists(turns, max_size=2), steps=steps)
+@settings(max_examples=60)
+def test_any_course_of_turns_and_undos_comes_back(start: list[TurnRecord], steps: list[Any]) -> None:
+    expected = list(start)
+    with some_path() as path:
+        create(path, replace(EMPTY, turns=tuple(expected))).close()
+        for turn, place in steps:
+            number = 1 + place % (len(expected) + 1)
+            file, record = resume(path)
+            with closing(file):
+                assert record == replace(EMPTY, turns=tuple(expected))
+                del expected[number - 1 :]
+                if turn:
+                    expected.append(turn)
+                    file.append(turn_row(number, turn))
+                else:
+                    file.append(undo_row(number))
+        assert read(path) == replace(EMPTY, turns=tuple(expected))
+
+
+def test_a_torn_last_turn_is_left_out_and_cut_off_at_the_next_resume() -> None:
+    path = Path("x.jsonl")
+    create(path, SESSION).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"type": "turn", "num')
+    assert read(path) == SESSION
+    file, record = resume(path)
+    file.close()
+    assert record == SESSION
+    assert path.read_bytes() == whole
+
+
+def test_a_session_in_use_can_be_read_but_not_resumed() -> None:
+    path = Path("x.jsonl")
+    with closing(create(path, SESSION)):
+        assert read(path) == SESSION
+        with pytest.raises(LockedError):
+            resume(path)
+    assert read(path) == SESSION
+
+
+def test_a_session_and_the_folders_made_for_it_are_for_their_user_alone() -> None:
+    Path("there").mkdir(mode=0o755)
+    path = Path("there/state/sessions/x.jsonl")
+    create(path, EMPTY).close()
+    path.write_bytes(b"")
+    create(path, EMPTY).close()  # an empty file is as good as none
+    assert read(path) == EMPTY
+    modes = [stat.S_IMODE(place.stat().st_mode) for place in (path, *list(path.parents)[:3])]
+    assert modes == [0o600, 0o700, 0o700, 0o755]
+
+
+def test_create_touches_nothing_that_is_there() -> None:
+    Path("folder").mkdir()
+    for name, data in (("clip.mp4", b"\0ftyp"), ("x.json", b'{"a": 1}'), ("x.jsonl", b'{"a": 1}\n{"torn')):
+        Path(name).write_bytes(data)
+        with pytest.raises(OutputError) as caught:
+            create(Path(name), EMPTY)
+        assert str(caught.value) == f"'{name}' is already there. Name another file."
+        assert Path(name).read_bytes() == data
+    with pytest.raises(OutputError, match=r"^'folder' is a folder\. Name a file\.$"):
+        create(Path("folder"), EMPTY)
+    with pytest.raises(OutputError) as caught:
+        create(Path("clip.mp4/x.jsonl"), EMPTY)
+    assert str(caught.value) == (
+        "'clip.mp4/x.jsonl' can't be written: not a directory. Check the path, or name another file."
+    )
+
+
+def test_a_session_that_came_first_is_not_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("x.jsonl")
+    monkeypatch.setattr(session_module, "_check_free", lambda _path: written(HEADER_ROW, TURN_ROW))
+    with pytest.raises(OutputError, match=r"^'x\.jsonl' is already there"):
+        create(path, EMPTY)
+    assert rows_in(path) == [HEADER_ROW, TURN_ROW]
+    assert not is_locked(path)
+
+
+def test_a_session_that_could_not_be_begun_leaves_no_file() -> None:
+    broken = replace(TURN.turn, stats=replace(TURN.turn.stats, decode_s=float("nan")))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        create(Path("x.jsonl"), replace(EMPTY, turns=(replace(TURN, turn=broken),)))
+    assert list(Path().iterdir()) == []
+
+
+def test_sessions_that_begin_in_the_same_second_get_names_of_their_own_in_utc() -> None:
+    """Names sort by time; a link to nowhere and a file that another process makes first are passed over."""
+    folder = Path("sessions")
+    folder.mkdir()
+    (folder / "2026-11-22T19-40-05Z_3.jsonl").symlink_to("nowhere")
+    here = NOW.astimezone(timezone(timedelta(hours=2)))
+    files = [begin(folder, EMPTY, moment) for moment in (NOW, here, NOW)]
+    names = [file.path.name for file in files]
+    assert names == sorted(names) == [f"2026-11-22T19-40-05Z{end}.jsonl" for end in ("", "_2", "_4")]
+    for file in files:
+        file.close()
+    Path("file").touch()
+    with pytest.raises(OutputError, match=r"^'file/2026-11-22T19-40-05Z\.jsonl' can't be written: not a directory"):
+        begin(Path("file"), EMPTY, NOW)
+
+
+def test_the_session_written_to_last_comes_first_and_only_what_can_be_read_comes() -> None:
+    folder = Path("sessions")
+    assert list(sessions(folder)) == []
+    folder.mkdir()
+    assert list(sessions(folder)) == []
+    for name, age_s in (("a", 30), ("b", 10), ("c", 20), ("d", 10)):
+        create(folder / f"{name}.jsonl", EMPTY).close()
+        os.utime(folder / f"{name}.jsonl", (1e9 - age_s, 1e9 - age_s))
+    assert [path.stem for path, _ in sessions(folder)] == ["d", "b", "c", "a"]
+    (folder / "e.jsonl").write_text("{")
+    (folder / "f.jsonl").mkdir()
+    os.mkfifo(folder / "g.jsonl")
+    (folder / "notes.txt").write_text("newer")
+    (folder / "d.jsonl").unlink()
+    assert [path.stem for path, _ in sessions(folder)] == ["b", "c", "a"]
+
+
+def test_sessions_are_kept_where_the_system_keeps_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/somewhere/state")
+    assert sessions_folder() == Path("/somewhere/state/vllava/sessions")
+
+
+def test_what_is_no_session_is_refused_untouched() -> None:
+    data = {"clip.mp4": b"\0ftyp\n\0\n", "empty": b"", "one.json": b'{"a": 1}', "batch.jsonl": b'{"job": 1}\n{"torn'}
+    faults = {
+        "clip.mp4": "'clip.mp4' was not written by vllava. Name another file.",
+        "empty": "'empty' can't be used as a session: it is empty. Name another file, or start a new session.",
+        "one.json": "'one.json' can't be used as a session: line 1: type is missing. "
+        "Name another file, or start a new session.",
+        "batch.jsonl": "'batch.jsonl' can't be used as a session: line 1: type is missing. "
+        "Name another file, or start a new session.",
+    }
+    for name, fault in faults.items():
+        Path(name).write_bytes(data[name])
+        with pytest.raises(SessionError) as caught:
+            resume(Path(name))
+        assert str(caught.value) == fault
+        assert Path(name).read_bytes() == data[name]
+    assert message_for(Path("none")) == (
+        "'none' can't be read: no such file or directory. Check the path, or name another file."
+    )
+
+
+def test_a_session_that_is_too_long_is_not_read() -> None:
+    path = written(HEADER_ROW)
+    os.truncate(path, (64 << 20) + 1)
+    assert message_for(path) == (
+        "'x.jsonl' can't be used as a session: it is larger than 64 MiB. Name another file, or start a new session."
+    )
+
+
+def test_unknown_keys_are_ignored() -> None:
+    path = written(HEADER_ROW | {"new": 1}, TURN_ROW | {"new": [1]})
+    assert read(path) == replace(EMPTY, turns=(TURN,))
+
+
+def test_a_later_version_is_refused() -> None:
+    assert fault_of(HEADER_ROW | {"version": 2, "fit": "new"}) == (
+        "it is of version 2, and this vllava reads up to 1: update vllava"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ((TURN_ROW,), "line 1: type is none of session"),
+        ((HEADER_ROW, HEADER_ROW), "line 2: type is none of turn, undo"),
+        ((HEADER_ROW, TURN_ROW | {"number": 2}), "line 2: number is 2, but only 0 turns came before"),
+        ((HEADER_ROW, TURN_ROW, UNDO_ROW | {"number": 3}), "line 3: number is 3, but only 1 turns came before"),
+        ((HEADER_ROW, UNDO_ROW | {"number": 0}), "line 2: number is no whole number from 1"),
+    ],
+)
+def test_rows_in_a_wrong_order_are_refused(rows: tuple[dict[str, object], ...], fault: str) -> None:
+    assert fault_of(*rows) == fault
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "fault"),
+    [
+        ("version", (0, 1.0, True, "1", None), "no whole number from 1"),
+        ("model", (None, 1, ["demo"]), "no text"),
+        ("revision", (1, {}), "no text"),
+        ("model", ("",), "empty"),
+        ("fit", ("CROP", None, 1, []), "none of crop, pad, squash"),
+        ("started_at", ("", "yesterday", "2026-13-01T00:00:00Z"), "no date with a time"),
+    ],
+)
+def test_a_wrong_field_of_the_header_is_refused(key: str, values: tuple[object, ...], fault: str) -> None:
+    for value in values:
+        assert fault_of(HEADER_ROW | {key: value}) == f"line 1: {key} is {fault}"
+    assert fault_of({name: HEADER_ROW[name] for name in HEADER_ROW if name != key}) == f"line 1: {key} is missing"
+
+
+WHOLE = "no whole number from 0"
+NUMBER = "no number from -9.22337e+18 to 9.22337e+18"
+STOPS = "end, length, context, repetition, interrupted, choice"
+SECONDS = "no number from 0 to 9.22337e+18"
+NO_WHOLES = (-1, 1.0, True, "1", None, 2**63, 10**400)
+NO_NUMBERS = ("1", True, [], 10**400)
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "fault"),
+    [
+        (("number",), (0, 1.0, True, "1", None), "number is no whole number from 1"),
+        (("question",), (None, 1, []), "question is no text"),
+        (("answer",), (None, 1, []), "answer is no text"),
+        (("answer_ids",), (None, 1, "2", {}), "answer_ids is no list"),
+        (("answer_ids", 1), NO_WHOLES, f"answer_ids: entry 2 is {WHOLE}"),
+        (("stop_reason",), ("", "stop", None), f"stop_reason is none of {STOPS}"),
+        (("probabilities",), (None, 1, {}), "probabilities is no list"),
+        (("probabilities",), ([0.5],), "probabilities is 1 numbers for 0 choices"),
+        (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: entry 1 is no number from 0 to 1"),
+        (("sampling", "choices"), (None, "yes,no"), "sampling: choices is no list"),
+        (("sampling", "choices"), (["yes", 1],), "sampling, choices: entry 2 is no text"),
+        (("sampling", "is_calibrated"), (0, None), "sampling: is_calibrated is neither true nor false"),
+        (("media",), (None, {}, "x"), "media is no list"),
+        (("media", 0), (None, [], "x"), "media: entry 1 is no object"),
+        (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, entry 1: path is no absolute path"),
+        (("media", 0, "path"), (None, 1), "media, entry 1: path is no text"),
+        (("media", 0, "kind"), ("audio", None), "media, entry 1: kind is none of video, image"),
+        (("media", 0, "bytes"), NO_WHOLES, f"media, entry 1: bytes is {WHOLE}"),
+        (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, entry 1: sha256 is no SHA-256"),
+        (("media", 0, "framing"), (None, []), "media, entry 1: framing is no object"),
+        (("media", 0, "framing", "start_s"), NO_NUMBERS, f"media, entry 1, framing: start_s is {NUMBER}"),
+        (("media", 0, "framing", "end_s"), NO_NUMBERS, f"media, entry 1, framing: end_s is {NUMBER}"),
+        (("media", 0, "framing", "at_s"), (None, 1), "media, entry 1, framing: at_s is no list"),
+        (
+            ("media", 0, "framing", "at_s"),
+            ([0] * 9,),
+            "media, entry 1, framing: at_s is a list of 9 where at most 8 can be",
+        ),
+        (("media", 0, "times_s"), (None, 1), "media, entry 1: times_s is no list"),
+        (("media", 0, "times_s", 0), (*NO_NUMBERS, None), f"media, entry 1, times_s: entry 1 is {NUMBER}"),
+        (("sampling",), (None, []), "sampling is no object"),
+        (("sampling", "max_new_tokens"), (0, "1", None), "sampling: max_new_tokens is no whole number from 1"),
+        (("sampling", "temperature"), (-1, 101, None), "sampling: temperature is no number from 0 to 100"),
+        (("sampling", "top_p"), (-0.1, 1.1, None), "sampling: top_p is no number from 0 to 1"),
+        (("sampling", "seed"), (-1, 1.5, "7"), f"sampling: seed is {WHOLE}"),
+        (("sampling", "has_guard"), (0, 1, None), "sampling: has_guard is neither true nor false"),
+        (("stats",), (None, []), "stats is no object"),
+        *((("stats", name), NO_WHOLES, f"stats: {name} is {WHOLE}") for name in COUNTS),
+        *((("stats", name), (-1, *NO_NUMBERS), f"stats: {name} is {SECONDS}") for name in TIMES),
+        (("stats", "peak_bytes"), (-1, 1.0), f"stats: peak_bytes is {WHOLE}"),
+        (("ended_at",), ("", "now"), "ended_at is no date with a time"),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) and "media" in value else None,
+)
+def test_a_wrong_field_of_a_turn_is_refused(
+    place: tuple[str | int, ...], values: tuple[object, ...], fault: str
+) -> None:
+    for value in values:
+        row = json.loads(json.dumps(TURN_ROW))
+        put(row, place, value)
+        # "media, entry 1: path …" → "line 2, media, entry 1: path …"; fields of the row itself: "line 2: answer …"
+        sign = ", " if ": " in fault else ": "
+        assert fault_of(HEADER_ROW, row) == f"line 2{sign}{fault}"
+
+
+def test_an_infinity_spelled_as_a_number_is_refused() -> None:
+    row = json.dumps(TURN_ROW).replace('"decode_s": 0.25', '"decode_s": 1e999')
+    path = written(HEADER_ROW)
+    path.write_text(path.read_text() + row + "\n")
+    assert "line 2, stats: decode_s is" in message_for(path)
+
+
+def put(row: Any, place: tuple[str | int, ...], value: object) -> None:
+    for step in place[:-1]:
+        row = row[step]
+    row[place[-1]] = value
+
+
+def places(value: Any) -> Iterator[tuple[str | int, ...]]:
+    """Where something stands in a row: ("media", 0, "path")."""
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, inner in steps:
+        yield (step,)
+        yield from ((step, *rest) for rest in places(inner))
+
+
+half_texts = st.text(st.characters(), max_size=30)
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | half_texts
+    | st.sampled_from(["turn", "end", "/a", 10**30]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+VALID = [HEADER_ROW, TURN_ROW, TURN_ROW | {"number": 2}, UNDO_ROW | {"number": 2}]
+changes = st.lists(st.tuples(st.sampled_from(list(places(VALID))), anything), min_size=1, max_size=3)
+
+
+@given(changes=changes)
+@settings(max_examples=300)
+def test_any_other_value_anywhere_is_read_or_refused(changes: list[tuple[tuple[str | int, ...], object]]) -> None:
+    rows = json.loads(json.dumps(VALID))
+    for place, value in changes:
+        try:
+            put(rows, place, value)
+        except (TypeError, LookupError):
+            continue  # an earlier change took that place away
+    with some_path() as path:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        try:
+            record = read(path)
+        except SessionError as exc:
+            assert str(exc).count(str(path)) == 1
+            return
+        copy = path.with_name("copy.jsonl")
+        create(copy, record).close()
+        assert read(copy) == record
+
+
+@given(data=st.binary(max_size=200), keep=st.integers(min_value=0, max_value=2000))
+@settings(max_examples=200)
+def test_any_bytes_are_read_or_refused(data: bytes, keep: int) -> None:
+    valid = b"".join(json.dumps(row).encode() + b"\n" for row in VALID)
+    with some_path() as path:
+        path.write_bytes(valid[:keep] + data + valid[keep:])
+        try:
+            read(path)
+        except SessionError:
+            return

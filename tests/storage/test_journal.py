@@ -1,0 +1,473 @@
+"""A row that was acknowledged is there once, whatever dies; a second writer and foreign files are refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vllava_cli.errors import LockedError, OutputError
+from vllava_cli.storage import files as files_module
+from vllava_cli.storage.files import is_locked
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, read_rows
+
+ROOT = Path(__file__).parents[2]
+KILLS = 10
+ROW_BYTES = len(json.dumps({"number": 0, "padding": "x" * 72})) + 1
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from vllava_cli.storage.journal import Journal
+with Journal.open(Path(sys.argv[1])) as journal:
+    number = sum(1 for _ in journal.rows())
+    while True:
+        journal.append({"number": number, "padding": "x" * 20_000})
+        os.write(1, b"%d\\n" % number)
+        number += 1
+"""
+HOLDER = """
+import sys
+from pathlib import Path
+from vllava_cli.storage.journal import Journal
+with Journal.open(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+STARTER = """
+import subprocess, sys
+from pathlib import Path
+from vllava_cli.storage.journal import Journal
+with Journal.open(Path(sys.argv[1])):
+    sleeper = "import sys; print('open', flush=True); sys.stdin.read()"
+    subprocess.run([sys.executable, "-c", sleeper], close_fds=False)
+"""
+FULL = """
+import resource, sys
+from pathlib import Path
+from vllava_cli.errors import OutputError
+from vllava_cli.storage.journal import Journal
+path, room = Path(sys.argv[1]), int(sys.argv[2])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+with Journal.open(path) as journal:
+    number = 0
+    try:
+        while True:
+            journal.append({"number": number, "padding": "x" * 72})
+            number += 1
+    except OutputError as exc:
+        print(number, path.stat().st_size, exc)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    journal.append({"number": "there is room again"})
+"""
+REWRITER = """
+import os, sys
+from pathlib import Path
+from vllava_cli.storage.journal import Journal
+with Journal.open(Path(sys.argv[1])) as journal:
+    while True:
+        rows = list(journal.rows())
+        generation = rows[0]["generation"] + 1 if rows else 0
+        journal.rewrite({"generation": generation, "padding": "x" * 50_000} for _ in range(50))
+        os.write(1, b"%d\\n" % generation)
+"""
+FULL_REWRITE = """
+import resource, sys
+from pathlib import Path
+from vllava_cli.errors import OutputError
+from vllava_cli.storage.journal import Journal
+with Journal.open(Path(sys.argv[1])) as journal:
+    journal.append({"number": 0})
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
+    try:
+        journal.rewrite({"padding": "x" * 99_988} for _ in range(50))
+    except OutputError as exc:
+        print(exc)
+    journal.append({"number": 1})
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests name files as a user does, from the folder they are in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def child(code: str, *words: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+def written(data: bytes, name: str = "x.jsonl") -> Path:
+    Path(name).write_bytes(data)
+    return Path(name)
+
+
+def message_for(path: Path) -> str:
+    with pytest.raises(OutputError) as caught:
+        Journal.open(path)
+    return str(caught.value)
+
+
+def test_rows_are_appended_to_those_of_before() -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        assert journal.path == path
+        assert journal.is_empty
+        journal.append({"a": 1})
+        assert not journal.is_empty
+        assert list(journal.rows()) == [{"a": 1}]
+    with Journal.open(path) as journal:
+        journal.extend([{"b": 2}, {"c": os.fsdecode(b"caf\xe9")}])
+        assert list(journal.rows()) == [{"a": 1}, {"b": 2}, {"c": os.fsdecode(b"caf\xe9")}]
+    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n{"c": "caf\\\\xe9", "c_bytes": "Y2Fm6Q=="}\n'
+
+
+def test_every_acknowledged_row_is_there_once_after_kills() -> None:
+    path = Path("x.jsonl")
+    acknowledged: list[int] = []
+    for kill in range(KILLS):
+        with child(WRITER, path) as process:
+            assert process.stdout
+            first = [process.stdout.readline() for _ in range(1 + kill)]
+            process.kill()
+            acknowledged += [int(line) for line in [*first, *process.stdout] if line.endswith("\n")]
+    with Journal.open(path) as journal:
+        numbers = [row["number"] for row in journal.rows()]
+    assert numbers == list(range(len(numbers)))
+    assert set(acknowledged) <= set(numbers)
+    assert len(acknowledged) == len(set(acknowledged)) >= len(numbers) - KILLS
+
+
+def test_a_torn_last_row_of_every_length_is_cut_off() -> None:
+    rows = [{"a": 1}, {"b": "é{}\n"}, {"c": [3, {"d": 4}]}]
+    lines = [json.dumps(row).encode() + b"\n" for row in rows]
+    for kept in range(len(lines[-1]) - 1):
+        path = written(b"".join(lines[:2]) + lines[-1][:kept])
+        with Journal.open(path) as journal:
+            assert path.read_bytes() == b"".join(lines[:2])
+            journal.append({"next": kept})
+        assert list(read_rows(path)) == [*rows[:2], {"next": kept}]
+    with Journal.open(written(b'{"a": 1}\n{"b": 2}')) as journal:
+        journal.append({"c": 3})
+    assert journal.path.read_bytes() == b'{"a": 1}\n{"b": 2}\n{"c": 3}\n', "a row that lacks its break is whole"
+
+
+@pytest.mark.parametrize("tail", [b'{"b": \0\0\0\0\0}\n', b"\0\0\0\0", b"\n", b"x" * 200_000])
+def test_a_last_line_that_a_power_loss_left_is_cut_off(tail: bytes) -> None:
+    path = written(b'{"a": 1}\n' + tail)
+    Journal.open(path).close()
+    assert path.read_bytes() == b'{"a": 1}\n'
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"', b'{"type": "sess', b'{"a": 1, \0\0\0'])
+def test_a_file_of_one_torn_row_starts_anew(torn: bytes) -> None:
+    path = written(torn)
+    with Journal.open(path) as journal:
+        assert journal.is_empty
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0\0\0\x20ftypisom",
+        b"\0\0\0\x20ftypisom\nmoov\n",
+        b'{\n  "a": 1\n}\n',
+        b"[1]\n",
+        b"\n",
+        b"hello",
+        b"{\\rtf1",
+        b'{"caf\xc3\xa9',
+        b'{"a": NaN}\n',
+        b'{"a": ' + b"[" * 99_999 + b"\n",
+        b'{"' + b"x" * MAX_ROW_BYTES,
+        b'{"a": 1}\n' + b"x" * (MAX_ROW_BYTES + 1),
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+def test_a_file_that_is_no_journal_is_refused_untouched(data: bytes) -> None:
+    path = written(data, "clip.mp4")
+    assert message_for(path) == "'clip.mp4' was not written by vllava. Name another file."
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("data", [b'{"a": 1}\nbad\nbad too\n', b'{"a": 1}\nbad\n{"torn'])
+def test_more_damage_than_a_crash_makes_is_refused_untouched(data: bytes) -> None:
+    path = written(data)
+    assert message_for(path) == (
+        "'x.jsonl' can't be used: its last rows are damaged. Mend it in an editor, or name another file."
+    )
+    assert path.read_bytes() == data
+
+
+def test_a_private_journal_is_for_its_user_alone() -> None:
+    before = os.umask(0o022)
+    try:
+        Journal.open(Path("open.jsonl")).close()
+        Journal.open(Path("private.jsonl"), is_private=True).close()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(Path(name).stat().st_mode) for name in ("open.jsonl", "private.jsonl")]
+    assert modes == [0o644, 0o600]
+
+
+def test_a_second_journal_of_the_same_file_is_refused() -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.append({"a": 1})
+        with pytest.raises(LockedError) as caught:
+            Journal.open(path)
+        assert is_locked(path)
+        assert list(read_rows(path)) == [{"a": 1}]
+    assert str(caught.value) == (
+        "'x.jsonl' is being written by another vllava. Wait for its end, or name another file."
+    )
+    assert caught.value.exit_code == 75
+    assert not is_locked(path)
+    assert not is_locked(Path("none"))
+    Journal.open(path).close()
+
+
+@pytest.mark.parametrize("code", [HOLDER, STARTER], ids=["itself", "a program that it started lives on"])
+def test_a_journal_of_another_process_is_refused_until_that_dies(code: str) -> None:
+    path = Path("x.jsonl")
+    with child(code, path) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(LockedError):
+            Journal.open(path)
+        process.kill()
+        process.wait()
+        Journal.open(path).close()
+
+
+def test_a_torn_row_of_a_journal_in_use_is_not_cut_off() -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path):
+        written(b'{"a": 1}\n{"b": ')
+        with pytest.raises(LockedError):
+            Journal.open(path)
+        assert path.read_bytes() == b'{"a": 1}\n{"b": '
+
+
+def test_a_fork_does_not_keep_the_lock_of_a_journal_that_was_closed() -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path):
+        reader, writer = os.pipe()
+        fork = os.fork()
+        if fork == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        Journal.open(path).close()
+    finally:
+        os.close(writer)
+        os.waitpid(fork, 0)
+        os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "reason"), [(3, 40, f"only 40 of {ROW_BYTES} bytes found room"), (1, 0, "file too large")]
+)
+def test_a_full_disk_leaves_whole_rows_and_is_told(rows: int, more: int, reason: str) -> None:
+    with child(FULL, "x.jsonl", str(rows * ROW_BYTES + more)) as process:
+        output = process.communicate()[0]
+    said = f"'x.jsonl' can't be written: {reason}. Free some room, or name another file."
+    assert (process.returncode, output) == (0, f"{rows} {rows * ROW_BYTES} {said}\n")
+    assert [row["number"] for row in read_rows(Path("x.jsonl"))] == [*range(rows), "there is room again"]
+
+
+def broken(*_: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_row_that_does_not_reach_the_disk_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            with pytest.raises(OutputError, match=r"can't be written: input/output error\. Check the path"):
+                journal.append({"b": 2})
+        assert path.read_bytes() == b'{"a": 1}\n'
+        journal.append({"c": 3})
+    assert list(read_rows(path)) == [{"a": 1}, {"c": 3}]
+
+
+def test_a_cut_that_failed_is_made_good_before_the_next_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            patched.setattr(os, "ftruncate", broken)
+            for _ in range(2):
+                with pytest.raises(OutputError):
+                    journal.append({"b": 2})
+        assert list(read_rows(path)) == [{"a": 1}, {"b": 2}]
+        journal.append({"c": 3})
+    assert list(read_rows(path)) == [{"a": 1}, {"c": 3}]
+
+
+def test_an_interrupt_in_the_middle_takes_the_row_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.append({"a": 1})
+        assert path.read_bytes() == b""
+        journal.append({"b": 2})
+    assert path.read_bytes() == b'{"b": 2}\n'
+
+
+def test_rewritten_rows_are_all_there_is_and_more_can_be_appended() -> None:
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.extend({"number": number} for number in range(5))
+        journal.rewrite(row for row in journal.rows() if row["number"] % 2)
+        assert path.read_bytes() == b'{"number": 1}\n{"number": 3}\n'
+        journal.append({"number": 5})
+        assert list(journal.rows()) == [{"number": 1}, {"number": 3}, {"number": 5}]
+        journal.rewrite(())
+        assert journal.is_empty
+        journal.append({"number": 6})
+    assert path.read_bytes() == b'{"number": 6}\n'
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_a_rewrite_that_is_killed_leaves_the_rows_of_before_or_all_new_ones() -> None:
+    path = Path("x.jsonl")
+    reached = -1
+    for kill in range(KILLS):
+        with child(REWRITER, path) as process:
+            assert process.stdout
+            first = [process.stdout.readline() for _ in range(1 + kill % 4)]
+            process.kill()
+            reached = [int(line) for line in [*first, *process.stdout] if line.endswith("\n")][-1]
+        generations = [row["generation"] for row in read_rows(path)]
+        assert len(generations) == 50
+        assert set(generations) in ({reached}, {reached + 1})
+    with Journal.open(path) as journal:
+        journal.rewrite([{"a": 1}])
+    assert path.read_bytes() == b'{"a": 1}\n'
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_no_other_journal_can_be_opened_around_a_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("x.jsonl")
+    replace = Path.replace
+    refusals: list[bool] = []
+
+    def try_to_open() -> None:
+        with pytest.raises(LockedError):
+            Journal.open(path)
+        refusals.append(is_locked(path))
+
+    def watched(part: Path, target: Path) -> Path:
+        try_to_open()
+        done = replace(part, target)
+        try_to_open()
+        return done
+
+    with Journal.open(path) as journal:
+        monkeypatch.setattr(Path, "replace", watched)
+        journal.rewrite([{"a": 1}])
+        try_to_open()
+    assert refusals == [True] * 3
+    Journal.open(path).close()
+
+
+def test_a_journal_that_was_opened_before_a_rewrite_and_locked_after_it_has_the_new_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Path("x.jsonl")
+    lock = files_module._lock
+    first = Journal.open(path)
+
+    def rewrite_and_lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
+        monkeypatch.setattr(files_module, "_lock", lock)
+        first.rewrite([{"a": 1}])
+        first.close()
+        lock(descriptor, name, is_shared=is_shared)
+
+    monkeypatch.setattr(files_module, "_lock", rewrite_and_lock)
+    with Journal.open(path) as second:
+        second.append({"b": 2})
+    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+
+
+def test_a_full_disk_keeps_the_rows_of_before_a_rewrite() -> None:
+    with child(FULL_REWRITE, "x.jsonl") as process:
+        output = process.communicate()[0]
+    assert process.returncode == 0
+    assert re.fullmatch(
+        r"'x\.jsonl' can't be written: only [\d,]+ of [\d,]+ bytes found room\. "
+        r"Free some room, or name another file\.\n",
+        output,
+    )
+    assert Path("x.jsonl").read_bytes() == b'{"number": 0}\n{"number": 1}\n'
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_a_row_that_cannot_be_written_keeps_those_of_before_a_rewrite() -> None:
+    with Journal.open(Path("x.jsonl")) as journal:
+        journal.append({"a": 1})
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            journal.rewrite([{"b": 2}, {"c": float("nan")}])
+        with pytest.raises(LockedError):
+            Journal.open(Path("x.jsonl"))
+        journal.append({"d": 4})
+        assert list(journal.rows()) == [{"a": 1}, {"d": 4}]
+    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
+
+
+def test_an_interrupt_just_after_the_new_rows_took_their_place_loses_neither_rows_nor_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace = Path.replace
+
+    def interrupted(part: Path, target: Path) -> Path:
+        replace(part, target)
+        raise KeyboardInterrupt
+
+    path = Path("x.jsonl")
+    with Journal.open(path) as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                journal.rewrite([{"b": 2}])
+        assert is_locked(path)
+        journal.append({"c": 3})
+    assert path.read_bytes() == b'{"b": 2}\n{"c": 3}\n'
+
+
+def test_a_row_that_was_not_cut_off_does_not_come_through_a_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal.open(Path("x.jsonl")) as journal:
+        journal.append({"a": 1})
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", broken)
+            patched.setattr(os, "ftruncate", broken)
+            with pytest.raises(OutputError):
+                journal.append({"b": 2})
+        journal.rewrite(journal.rows())
+        assert list(journal.rows()) == [{"a": 1}]

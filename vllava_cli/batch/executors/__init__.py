@@ -1,0 +1,88 @@
+"""The contract of the executors that answer clips' jobs: in this process, in a process for each device, or on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.rows import Result
+from vllava_cli.interrupt import never
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """Counts of one engine; those of several add up."""
+
+    clips: int = 0
+    new_tokens: int = 0
+    decode_s: float = 0.0
+    """Summed over the processes that decode."""
+    idle_s: float = 0.0
+    """How long the engine waited for frames."""
+    load_s: float = 0.0
+    tower_calls: int = 0
+    rows_at_once: int = 0
+    used_bytes: int | None = None
+    """Of a GPU's memory, held by this process."""
+
+    def add(self, other: Counters) -> None:
+        """Adds up all but the loading, which happens side by side."""
+        self.clips += other.clips
+        self.new_tokens += other.new_tokens
+        self.decode_s += other.decode_s
+        self.idle_s += other.idle_s
+        self.load_s = max(self.load_s, other.load_s)
+        self.tower_calls += other.tower_calls
+        self.rows_at_once += other.rows_at_once
+        if other.used_bytes is not None:
+            self.used_bytes = (self.used_bytes or 0) + other.used_bytes
+
+    def stats(self, answering_s: float, engines: int) -> dict[str, float]:
+        """The part of --stats that engines on this machine know."""
+        return {
+            "load_s": self.load_s,
+            "idle_s": self.idle_s,
+            "idle_share": self.idle_s / answering_s / engines if answering_s else 0.0,
+            "decode_s": self.decode_s,
+            "new_tokens": self.new_tokens,
+            "tower_calls": self.tower_calls,
+            "rows_at_once": self.rows_at_once,
+        }
+
+
+def _ignore(_text: str = "") -> None:
+    pass
+
+
+@dataclass(kw_only=True)
+class RunControl:
+    """The ties between a run and its executor: whether to stop, where messages go, and what was counted."""
+
+    is_stopping: Callable[[], bool] = never
+    """Whether nothing new is to be begun."""
+    notice: Callable[[str], object] = _ignore
+    detail: Callable[[str], object] = _ignore
+    on_ready: Callable[[], object] = _ignore
+    """Called when the first engine is loaded."""
+    on_pause: Callable[[], object] = _ignore
+    """Called when no further result waits: the results so far can be written together."""
+    counters: Counters = field(default_factory=Counters)
+    waiting_for: str = "loading the model"
+    """Shown until the first engine is ready."""
+
+
+class Executor(Protocol):
+    """Answers jobs. `tests/batch/executors/test_contract.py` holds what each executor keeps."""
+
+    def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
+        """One result for each job, in the order in which they end; fewer once the run is stopping.
+
+        What is wrong with a clip or a question is its result. Errors: VllavaError where no engine can be had.
+        """
+        ...
+
+    def stats(self, answering_s: float, /) -> dict[str, float]:
+        """What --stats adds to the run's own numbers."""
+        ...

@@ -1,0 +1,236 @@
+"""The executor of this process: an engine answers clips whose frames are read ahead in other processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from vllava_cli.batch.executors import RunControl
+from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
+from vllava_cli.batch.rows import JobError, Result
+from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
+from vllava_cli.commands.start import loaded
+from vllava_cli.errors import quoted
+from vllava_cli.imports import gc_paused
+from vllava_cli.media.fingerprint import Fingerprint, Hashing
+from vllava_cli.nouns import Answer, Frames, MediaKind, Sampling
+from vllava_cli.times import Stopwatch
+
+if TYPE_CHECKING:
+    from vllava_cli.batch.request import BatchRequest
+    from vllava_cli.engine.batching import Finished, Query
+    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.hub import Source
+    from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.media.decoder.pool import Read
+
+
+class Reads(Protocol):
+    """Clips with their frames, as `Ahead` gives them."""
+
+    @property
+    def waited_s(self) -> float: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def take(
+        self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool]
+    ) -> list[Read[ClipJobs, Frames]]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerKey:
+    """What an answer belongs to: several jobs where the same was asked more than once."""
+
+    jobs: tuple[Job, ...]
+    times_s: tuple[float, ...] | None = None
+    sampling: Sampling | None = None
+    """With the seed that this question is answered with."""
+    clip: ShownClip | None = None
+    hashed: Future[Fingerprint] | None = None
+    error: JobError | None = None
+    """Of a clip that couldn't be read; nothing else is known of it then."""
+
+
+@dataclass(kw_only=True)
+class LocalExecutor:
+    """Answers all jobs about the clips whose frames `reads` gives.
+
+    Notices tell of a clip that is damaged but can be used, and of memory that ran out.
+    """
+
+    engine: Engine
+    batch: BatchRequest
+    reads: Reads
+    most_rows: int
+    control: RunControl
+
+    def __post_init__(self) -> None:
+        self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
+        self._hashing = Hashing() if self.batch.is_hashing else None
+
+    def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:  # noqa: ARG002  (their frames are read)
+        """As `Executor.outcomes`; with --hash a result waits for the hash of its clip."""
+        from vllava_cli.engine.batch_size import used_bytes
+        from vllava_cli.engine.batching import Batching
+
+        batching: Batching[AnswerKey] = Batching(
+            engine=self.engine,
+            sampling=self.batch.sampling,
+            fit=self.batch.framing.fit,
+            most_rows=self.most_rows,
+            is_stopping=self.control.is_stopping,
+            on_shortage=self._report_shortage,
+        )
+        counters = self.control.counters
+        counters.rows_at_once = self.most_rows
+        with self._hashing or nullcontext():
+            for finished in batching.answers(self._queries):
+                counters.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
+                counters.idle_s = self.reads.waited_s
+                counters.tower_calls = self.engine.sight.calls
+                counters.used_bytes = used_bytes(self.engine.model.device)
+                yield from self._results(finished)
+
+    def stats(self, answering_s: float, /) -> dict[str, float]:
+        return self.control.counters.stats(answering_s, engines=1)
+
+    def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query[AnswerKey] | Finished[AnswerKey]] | None:
+        """Clips until there are `most` queries, or none is ready."""
+        given: list[Query[AnswerKey] | Finished[AnswerKey]] = []
+        while len(given) < most and not self.reads.is_over:
+            is_idle = is_waiting and not given
+            reads = self.reads.take(1, is_waiting=is_idle, is_interrupted=self.control.is_stopping)
+            if not reads:
+                break
+            for read in reads:
+                given += self._queries_of(read)
+        return given if given or not self.reads.is_over else None
+
+    def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query[AnswerKey] | Finished[AnswerKey]]:
+        from vllava_cli.engine.batching import Finished, Query
+
+        self.control.counters.clips += 1
+        self.control.counters.decode_s += read.seconds
+        clip, frames = read.key, read.found
+        error = JobError.of_clip(read.fault, clip.path) if read.fault else change_of(clip)
+        if frames is None or error:
+            return [Finished(key=AnswerKey(jobs=clip.jobs, error=error))]
+        for text in frames.clip.faults:
+            self.control.notice(text)
+        size = clip.jobs[0].size
+        is_counted = size >= 0 and frames.clip.container != "folder"  # nobody has counted a URL or a folder's pictures
+        key = AnswerKey(
+            jobs=clip.jobs,
+            times_s=None if frames.kind == "image" else frames.times_s,
+            clip=ShownClip(framing=self.batch.framing, bytes=size if is_counted else None),
+            hashed=self._hashing.begin(clip.path) if self._hashing else None,
+        )
+        queries: list[Query[AnswerKey] | Finished[AnswerKey]] = []
+        for question, jobs in clip.questions():
+            sampling = seeded(self.batch.sampling)
+            own = replace(key, jobs=jobs, sampling=sampling)
+            queries.append(Query(key=own, medium=frames, question=question, seed=sampling.seed))
+        return queries
+
+    def _results(self, finished: Finished[AnswerKey]) -> Iterator[Result]:
+        key, answer = finished.key, finished.answer
+        error = JobError.of_question(finished.fault) if finished.fault else key.error
+        making = self._making(key, answer) if answer else None
+        for job in key.jobs:
+            yield Result(
+                job=job,
+                answer=answer,
+                times_s=key.times_s,
+                error=error,
+                seconds=finished.seconds,
+                precision=self._loaded.precision,
+                making=making,
+            )
+
+    def _making(self, key: AnswerKey, answer: Answer) -> Making:
+        return Making(
+            loaded=self._loaded,
+            fit=self.batch.framing.fit,
+            clips=(key.clip.hashed(key.hashed),) if key.clip else (),
+            sampling=key.sampling or self.batch.sampling,
+            prompt_sha256=answer.prompt_sha256,
+            answer_ids=answer.ids,
+        )
+
+    def _report_shortage(self, rows: int) -> None:
+        self.control.counters.rows_at_once, noun = rows, "question" if rows == 1 else "questions"
+        self.control.notice(f"vllava: memory ran out: going on with {rows} {noun} at once.")
+
+
+@gc_paused()
+def import_engine() -> None:
+    """Spends the seconds that torch and transformers take where the caller has nothing else to do.
+
+    Decoders want the same cores. Threads that spin while they wait for each other then make a pass take twenty times as
+    long, so they are told to sleep, which must be said before the library is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import vllava_cli.engine.batching
+    import vllava_cli.engine.load  # noqa: F401
+
+
+@gc_paused()
+def read_tokens(source: Source) -> Tokens:
+    """Errors: CheckpointError."""
+    from vllava_cli.engine import tokens
+    from vllava_cli.engine.checkpoint import describe
+
+    return tokens.read_tokens(describe(source))
+
+
+def load_engine(
+    batch: BatchRequest,
+    tokens: Tokens,
+    kinds: Iterable[MediaKind],
+    control: RunControl,
+    *,
+    is_quiet: bool = True,
+    watch: Stopwatch | None = None,
+) -> Engine:
+    """Loads the engine; how long the weights took is counted. Errors: any VllavaError.
+
+    That memory gives less context than the checkpoint has is no reason to refuse: what doesn't fit becomes a row.
+    """
+
+    def accept(_: Tokens) -> None:
+        pass
+
+    engine, control.counters.load_s = loaded(
+        batch.wishes,
+        tokens,
+        kinds,
+        tell=control.detail,
+        notice=control.notice,
+        is_quiet=is_quiet,
+        check=accept,
+        watch=watch,
+    )
+    return engine
+
+
+def rows_at_once(engine: Engine, batch: BatchRequest, longest: int) -> int:
+    """How many questions are answered at once; `longest` is the number of characters of the longest one."""
+    from vllava_cli.engine.batch_size import rows_that_fit
+
+    return batch.most_rows or rows_that_fit(engine, batch.sampling, question_characters=longest)
+
+
+def change_of(clip: ClipJobs) -> JobError | None:
+    """The error of a file that was another one when the run began."""
+    if not has_changed(clip.jobs[0]):
+        return None
+    name = quoted(clip.path)
+    if not os.path.exists(clip.path):
+        return JobError(kind="missing", message=f"There is no file {name} any more. Check the path.")
+    return JobError(kind="changed", message=f"{name} has changed since the run began. Run the same command again.")

@@ -1,0 +1,332 @@
+"""The executor with several engines: a process for each device, one queue. A process may die, and no job is lost.
+
+The clips that a process had when it died are suspects: each is tried again alone, so that one clip takes no other with
+it. A process is sent `ClipJobs`, None when there are no more, and STOP when no other is to be begun. It sends
+("ready", rows at once, seconds), ("result", result, its counters), ("notice", text), ("detail", text), and
+("failure", error) where it can't have an engine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
+
+from vllava_cli.batch.executors import Counters, RunControl, local
+from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.request import BatchRequest
+from vllava_cli.batch.rows import JobError, Result
+from vllava_cli.errors import MemoryShortError, VllavaError, WishError
+from vllava_cli.hardware import cpu_cores
+from vllava_cli.nouns import MediaKind
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
+
+STOP = "stop"
+AHEAD = 2
+"""How many times as many clips as rows a process is given ahead."""
+MOST_TRIES = 3
+"""How many processes may die over a clip before it is given up."""
+MOST_LOSSES = 6
+"""How many may die in a row on a device, without an answer, before it is given up."""
+_ROWS_AT_FIRST = 4
+_SLICE_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSetup:
+    """What a worker is started with."""
+
+    batch: BatchRequest
+    source: Source
+    device: str
+    kinds: frozenset[MediaKind]
+    longest: int
+    """Characters of the longest question."""
+    decoders: int
+
+
+@dataclass(kw_only=True, eq=False)
+class WorkerHandle:
+    """A worker process, and the jobs that it was given and hasn't answered yet."""
+
+    device: str
+    process: BaseProcess
+    wire: Connection
+    restart: Callable[[], WorkerHandle]
+    most_clips: int = AHEAD * _ROWS_AT_FIRST
+    """How many it is given at once."""
+    counters: Counters = field(default_factory=Counters)
+    is_ready: bool = False
+    has_all: bool = False
+    """Whether it knows that nothing more comes."""
+    jobs: dict[str, ClipJobs] = field(default_factory=dict)
+    """By the ids of the jobs without a result."""
+    losses: int = 0
+    """How many processes on this device have ended in a row without any answer, before this one."""
+
+    @property
+    def clips(self) -> tuple[ClipJobs, ...]:
+        """The clips of `jobs`, with all their jobs."""
+        return tuple({id(clip): clip for clip in self.jobs.values()}.values())
+
+    def give(self, clip: ClipJobs) -> None:
+        self.jobs |= {job.id: clip for job in clip.jobs}
+        self.send(clip)
+
+    def send(self, message: ClipJobs | str | None) -> None:
+        """A process that is gone shows when its end of the wire is read."""
+        with suppress(OSError):
+            self.wire.send(message)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    @property
+    def ending(self) -> str:
+        """How the process has ended: -9 → "SIGKILL", 1 → "status 1"."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"status {code}"
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+
+
+class WorkerPool:
+    """Answers clips' jobs in the processes that `starts` start, one each."""
+
+    def __init__(self, starts: Sequence[Callable[[], WorkerHandle]], control: RunControl) -> None:
+        self._starts, self._control = starts, control
+        self._queue = deque[ClipJobs]()
+        self._suspects = deque[ClipJobs]()
+        self._tries: Counter[str] = Counter()
+        """How many processes have died over a clip, by its path."""
+        self._workers: list[WorkerHandle] = []
+        self._gone = Counters()
+        """The counts of those that have ended."""
+
+    def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
+        """As `Executor.outcomes`. Errors: what keeps a process from loading its model; VllavaError where all die."""
+        self._queue.extend(clip_jobs)
+        try:
+            for start in self._starts:
+                self._workers.append(start())
+            while self._workers:
+                self._hand_out()
+                wires = {worker.wire: worker for worker in self._workers}
+                for wire in wait(list(wires), timeout=_SLICE_S):
+                    yield from self._receive(wires[wire])  # type: ignore[index]
+        finally:
+            for worker in self._workers:
+                worker.end()
+
+    def stats(self, answering_s: float, /) -> dict[str, float]:
+        return self._control.counters.stats(answering_s, engines=len(self._starts))
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._suspects)
+
+    def _hand_out(self) -> None:
+        """Gives each process as many clips as it takes, and says when there are no more."""
+        is_stopping = self._control.is_stopping()
+        for worker in self._workers:
+            while not is_stopping and (clip := self._next(worker)):
+                worker.give(clip)
+            is_over = not self._has_work and not any(each.jobs for each in self._workers)
+            if not worker.has_all and (is_stopping or is_over):
+                worker.has_all = True
+                worker.send(STOP if is_stopping else None)
+
+    def _next(self, worker: WorkerHandle) -> ClipJobs | None:
+        """A suspect for a process that has nothing else to lose; else the next clip, unless it has a suspect."""
+        clips = worker.clips
+        if self._suspects and not clips:
+            return self._suspects.popleft()
+        has_suspect = any(self._tries[str(clip.path)] for clip in clips)
+        return self._queue.popleft() if self._queue and len(clips) < worker.most_clips and not has_suspect else None
+
+    def _receive(self, worker: WorkerHandle) -> Iterator[Result]:
+        try:
+            message = worker.wire.recv()
+        except (EOFError, OSError):
+            yield from self._lose(worker)
+            return
+        match message:
+            case "ready", rows_at_once, load_s:
+                worker.is_ready, worker.most_clips = True, AHEAD * rows_at_once
+                self._control.on_ready()
+                loaded = f"loaded in {load_s:.2f} s, rows at once: {rows_at_once}."
+                self._control.detail(f"{worker.device}: {loaded}")
+            case "result", result, counters:
+                worker.counters, worker.losses = counters, 0
+                self._count()
+                if worker.jobs.pop(result.job.id, None):
+                    yield result
+            case "detail", text:
+                self._control.detail(f"{worker.device}: {text}")
+            case "notice", text:
+                self._control.notice(text)
+            case "failure", error:
+                raise error
+
+    def _lose(self, worker: WorkerHandle) -> Iterator[Result]:
+        """Another process takes the place of one that ended, and its clips wait to be tried again."""
+        self._workers.remove(worker)
+        worker.process.join()
+        self._gone.add(replace(worker.counters, used_bytes=None))
+        self._count()
+        if self._control.is_stopping() or not (worker.jobs or self._has_work):
+            return
+        if worker.jobs:
+            self._control.notice(
+                f"vllava: the process on {worker.device} ended ({worker.ending}): its clips are begun anew."
+            )
+        for clip in worker.clips:
+            rest = tuple(job for job in clip.jobs if job.id in worker.jobs)
+            yield from self._try_again(replace(clip, jobs=rest), worker)
+        if self._has_work:
+            self._replace(worker)
+
+    def _try_again(self, clip: ClipJobs, worker: WorkerHandle) -> Iterator[Result]:
+        """A process that died while it loaded the model says nothing about its clips."""
+        if not worker.is_ready:
+            self._queue.append(clip)
+            return
+        self._tries[str(clip.path)] += 1
+        if self._tries[str(clip.path)] < MOST_TRIES:
+            self._suspects.append(clip)
+            return
+        message = f"The process that answered it ended {MOST_TRIES} times, last with {worker.ending}."
+        for job in clip.jobs:
+            yield Result(job=job, error=JobError(kind="bug", message=message))
+
+    def _replace(self, worker: WorkerHandle) -> None:
+        """Errors: VllavaError where no process is left."""
+        losses = worker.losses + 1
+        if worker.is_ready and losses < MOST_LOSSES:
+            successor = worker.restart()
+            successor.losses = losses
+            self._gone.rows_at_once -= worker.counters.rows_at_once
+            self._workers.append(successor)
+        elif self._workers:
+            self._control.notice(f"vllava: {worker.device} is given up: the other processes go on.")
+        elif not worker.is_ready:
+            raise MemoryShortError(
+                f"The process on {worker.device} ended ({worker.ending}) while it loaded the model, perhaps for lack "
+                "of memory: close other programs, or try --precision 4bit."
+            )
+        else:
+            raise VllavaError(
+                f"{losses} processes on {worker.device} ended in a row, the last one with {worker.ending}, without an "
+                "answer: try --batch-size 1, or leave --gpus out."
+            )
+
+    def _count(self) -> None:
+        """Brings the sum up to date."""
+        total = Counters()
+        for counters in (self._gone, *(worker.counters for worker in self._workers)):
+            total.add(counters)
+        vars(self._control.counters).update(vars(total))
+
+
+def worker_pool(
+    batch: BatchRequest, source: Source, kinds: set[MediaKind], longest: int, control: RunControl
+) -> WorkerPool:
+    """A pool with a worker for each device of the batch. Errors: WishError where there is none."""
+    from vllava_cli.media.decoder.pool import default_workers
+
+    names = devices(batch.devices)
+    decoders = batch.decoders or max(1, default_workers(cpu_cores()) // len(names))
+    setups = [
+        WorkerSetup(batch=batch, source=source, device=name, kinds=frozenset(kinds), longest=longest, decoders=decoders)
+        for name in names
+    ]
+    return WorkerPool([partial(start_worker, setup) for setup in setups], control)
+
+
+def devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """("all",) → each GPU that torch can use; other names as they are. Errors: WishError where there is no GPU."""
+    if names != ("all",):
+        return names
+    from vllava_cli.hardware import probe
+
+    found = tuple(gpu.device for gpu in probe().accelerators)
+    if not found:
+        raise WishError("--gpus all finds no GPU that torch can use: vllava doctor says why. Leave --gpus out.")
+    return found
+
+
+def start_worker(setup: WorkerSetup) -> WorkerHandle:
+    context = multiprocessing.get_context("spawn")
+    wire, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, setup), name=f"vllava {setup.device}", daemon=True)
+    process.start()
+    theirs.close()
+    return WorkerHandle(device=setup.device, process=process, wire=wire, restart=partial(start_worker, setup))
+
+
+def work(wire: Connection, setup: WorkerSetup) -> None:
+    """Runs in a worker process until there are no more clips, or until the other end is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, but the parent decides
+    try:
+        answer(wire, setup)
+    except VllavaError as exc:
+        wire.send(("failure", exc))
+    except (BrokenPipeError, EOFError):
+        pass
+
+
+def answer(wire: Connection, setup: WorkerSetup) -> None:
+    """Answers the clips that come in with an engine of this process.
+
+    Errors: VllavaError where no engine can be had; BrokenPipeError where nobody listens any more.
+    """
+    from vllava_cli.media.decoder.pool import Pool
+
+    clips: queue.SimpleQueue[ClipJobs | None] = queue.SimpleQueue()
+    is_stopped = threading.Event()
+    threading.Thread(target=_listen, args=(wire, clips, is_stopped), name="listen", daemon=True).start()
+    control = RunControl(
+        is_stopping=is_stopped.is_set,
+        notice=lambda text: wire.send(("notice", text)),
+        detail=lambda text: wire.send(("detail", text)),
+    )
+    batch = replace(setup.batch, wishes=replace(setup.batch.wishes, device=setup.device))
+    with Pool(setup.decoders, batch.limits) as pool:
+        reads = pool.frames(((clip, clip.path) for clip in iter(clips.get, None)), batch.framing)
+        local.import_engine()
+        tokens = local.read_tokens(setup.source)
+        pool.fit_to(tokens.checkpoint.video_recipe)
+        engine = local.load_engine(batch, tokens, setup.kinds, control)
+        most_rows = local.rows_at_once(engine, batch, setup.longest)
+        wire.send(("ready", most_rows, control.counters.load_s))
+        executor = local.LocalExecutor(engine=engine, batch=batch, reads=reads, most_rows=most_rows, control=control)
+        for result in executor.outcomes(()):
+            wire.send(("result", result, control.counters))
+
+
+def _listen(wire: Connection, clips: queue.SimpleQueue[ClipJobs | None], is_stopped: threading.Event) -> None:
+    """Takes what comes in at once, so that the readers of files need only their own queue."""
+    try:
+        while not is_stopped.is_set():
+            message = wire.recv()
+            if message == STOP:
+                is_stopped.set()
+            clips.put(None if message == STOP else message)
+    except (EOFError, OSError):
+        is_stopped.set()
+        clips.put(None)

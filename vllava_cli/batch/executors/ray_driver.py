@@ -1,0 +1,375 @@
+"""The executor on a Ray cluster: passes over a manifest of clips until each job has its result.
+
+What ends each process that touches a clip becomes its error. A driver may be a client from outside of the cluster.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import pickle
+import re
+import socket
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vllava_cli
+from vllava_cli.batch.executors import RunControl
+from vllava_cli.batch.executors.ray_actors import StageSetup, manifest_row
+from vllava_cli.batch.executors.ray_queue import Allocation, QueueItems, RayPass, ResultQueue
+from vllava_cli.batch.jobs import ClipJobs, Job, group_by_clip
+from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, RayOptions
+from vllava_cli.batch.rows import JobError, Result
+from vllava_cli.errors import ClusterError, UsageError, WishError
+from vllava_cli.media.preprocess import read_video_recipe
+from vllava_cli.nouns import counted
+from vllava_cli.storage.files import Part, as_output_error
+from vllava_cli.storage.objects import Objects, is_url, scratch
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
+
+MANIFEST = "manifest.parquet"
+CLIPS_PER_GROUP = 4096
+"""Of the manifest's row groups: how many clips are held at once while it is written."""
+MOST_TAKEN = 1000
+"""Results that are fetched, written and synced at once."""
+MOST_PASSES = 3
+"""With a clip at a time, before what is left is blamed and not the machines that it met."""
+MOST_SUSPECTS = 50
+"""Jobs that an interrupted run may have left because they end what is asked about them."""
+LEAST_CPUS = 3
+"""One for an engine, one to decode, one to read the manifest: with fewer these wait for each other for ever."""
+SPARE_CPUS = 2
+CLIPS_ON_GPU, CLIPS_ON_CPU = 16, 4
+"""Clips that an engine is given at once, where --batch-size doesn't say."""
+_CALLS_AT_ONCE = 8
+"""Calls that a queue answers while it waits for results."""
+_HEAD = {"node:__internal_head__": 0.001}
+"""The one machine without which there is no cluster either."""
+_PATIENCE_S = 10.0
+_CLIENT = "ray://"
+_AGAIN_S = (2.0, 5.0)
+"""How long to wait before a server that could not begin for a client is asked once more, and then again."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What Ray may use of one machine."""
+
+    cpus: int
+    gpus: int = 0
+
+
+@contextmanager
+def connected(address: str, detail: Callable[[str], object]) -> Iterator[tuple[Node, ...]]:
+    """Connects to a cluster, or starts one of this machine alone; gives what the machines have.
+
+    `detail` gets each line that Ray prints meanwhile. Errors: UsageError without Ray; ClusterError where no cluster
+    answers.
+    """
+    # stdout is where Ray prints, from a thread, what becomes of machines and tasks.
+    with redirect_stdout(_Lines(detail)):
+        ray = _imported()
+        if address not in (LOCAL, "auto"):
+            _check_reach(address)
+        try:
+            _init(ray, address)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
+            remedy = "Check it with ray status; if it asks for a token, set RAY_AUTH_MODE=token"
+            raise ClusterError(f"Ray can't be used at {address}: {_reason(exc)}. {remedy}.") from exc
+        try:
+            resources = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+            yield tuple(Node(cpus=int(each.get("CPU", 0)), gpus=int(each.get("GPU", 0))) for each in resources)
+        finally:
+            ray.shutdown()
+
+
+def take_results(task: RayPass, *, is_stopping: Callable[[], bool]) -> Iterator[QueueItems]:
+    """At least one a second or two, with or without results. Errors: ClusterError for another vllava there."""
+    import ray
+    from ray.exceptions import RayError
+
+    results: Any = ray.remote(ResultQueue).options(num_cpus=0, resources=_HEAD, max_concurrency=_CALLS_AT_ONCE)
+    results = results.remote(task)
+    try:
+        there, here = ray.get(results.version.remote()), vllava_cli.__version__
+        if there != here:
+            raise ClusterError(
+                f"The cluster has vllava {there}, and this is {here}. Install the same one on all machines."
+            )
+        while not is_stopping():
+            items: QueueItems = ray.get(results.take.remote(MOST_TAKEN))
+            yield items
+            if items.is_over:
+                return
+    except RayError as exc:
+        yield QueueItems(results=(), is_over=True, fault=_sentence(exc))
+    finally:
+        ray.kill(results)
+
+
+@dataclass(kw_only=True)
+class RayExecutor:
+    """Answers clips' jobs on a cluster."""
+
+    batch: BatchRequest
+    source: Source
+    control: RunControl
+    has_earlier_answers: bool = False
+    """Whether an earlier run has answered other jobs of this batch."""
+    connect: Callable[[str, Callable[[str], object]], AbstractContextManager[tuple[Node, ...]]] = connected
+    take: Callable[..., Iterator[QueueItems]] = take_results
+    """Both are Ray's; tests have others."""
+    _allocation: Allocation | None = None
+    _left: dict[str, Job] = field(default_factory=dict)
+    """Jobs without a result, by id: one that comes twice, as after the end of a machine, counts once."""
+    _has_answered: bool = False
+    _has_reported_vain: bool = False
+
+    def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
+        """As `Executor.outcomes`. Errors: ClusterError, WishError; OutputError for the manifest."""
+        options = self.batch.ray or RayOptions()
+        self._left = {job.id: job for clip in clip_jobs for job in clip.jobs}
+        self.control.waiting_for = "Starting Ray" if options.address == LOCAL else f"Connecting to {options.address}"
+        started_s = time.perf_counter()
+        with self.connect(options.address, self.control.detail) as nodes:
+            self._allocation = allocate(nodes, self.batch)
+            self.control.counters.load_s = time.perf_counter() - started_s
+            self.control.detail(_described(self._allocation, len(nodes)))
+            self.control.waiting_for = "waiting for the first rows"
+            yield from self._passes(self._allocation)
+
+    def stats(self, _: float, /) -> dict[str, float]:
+        share = self._allocation
+        return {
+            "connect_s": self.control.counters.load_s,
+            "actors": share.actors if share else 0,
+            "decoders": share.decoders if share else 0,
+        }
+
+    def _passes(self, allocation: Allocation) -> Iterator[Result]:
+        """Until nothing is left: what a pass leaves out is asked for again, a clip at a time."""
+        setup, passes_alone = self._setup(), 0
+        while self._left and not self.control.is_stopping():
+            before = len(self._left)
+            fault = yield from self._pass(setup, allocation)
+            if fault and len(self._left) == before:
+                raise ClusterError(fault)
+            if not self._left or self.control.is_stopping():
+                return
+            self.control.detail(f"{counted(len(self._left), 'job')} without a row: another pass.")
+            allocation = replace(allocation, clips=1)
+            passes_alone += fault is None
+            if passes_alone > MOST_PASSES:
+                yield from self._give_up()
+
+    def _setup(self) -> StageSetup:
+        """Leaves out what only this process needs: the words that name a million clips. Errors: CheckpointError."""
+        return StageSetup(
+            batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
+            source=self.source,
+            longest=max(len(job.question) for job in self._left.values()),
+            folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
+            recipe=read_video_recipe(self.source.folder),
+        )
+
+    def _pass(self, setup: StageSetup, allocation: Allocation) -> Generator[Result, None, str | None]:
+        """Returns why the cluster ended before all was handed out, None where it didn't."""
+        manifest = write_manifest(self.batch.destination.parts or "", group_by_clip(self._left.values()))
+        few_left = self.has_earlier_answers and len(self._left) <= MOST_SUSPECTS
+        task = RayPass(
+            setup=setup,
+            allocation=allocation,
+            manifest=manifest,
+            may_end_engines=self._has_answered or few_left,
+        )
+        for items in self.take(task, is_stopping=self.control.is_stopping):
+            yield from self._new(items)
+            self.control.on_pause()
+            if items.vain_starts and not self._has_reported_vain:
+                self._has_reported_vain = True
+                self.control.notice(
+                    "vllava: an engine's process ended before it had answered anything; it is started again. "
+                    "If that goes on, its machine lacks memory."
+                )
+            if items.fault:
+                return items.fault
+        return None
+
+    def _new(self, items: QueueItems) -> Iterator[Result]:
+        """The results of jobs that have none yet. Errors: ClusterError where there was no engine."""
+        paths: set[str] = set()
+        for found in map(pickle.loads, items.results):
+            if isinstance(found, str):
+                raise ClusterError(found)
+            job = self._left.pop(found.job.id, None)
+            if job:
+                paths.add(job.path)
+                self._has_answered |= found.answer is not None
+                yield replace(found, job=job)
+        self.control.counters.clips += len(paths)
+
+    def _give_up(self) -> Iterator[Result]:
+        message = (
+            "Each process of the cluster that was given this clip ended without a word. Ask about it alone, with ask."
+        )
+        for job in self._left.values():
+            yield Result(job=job, error=JobError(kind="bug", message=message))
+        self._left = {}
+
+
+def write_manifest(place: str, clip_jobs: Iterable[ClipJobs]) -> str:
+    """Writes the clips as parquet into a folder or below a URL, and returns where. Errors: OutputError."""
+    if is_url(place):
+        objects = Objects(place)
+        with scratch() as folder:
+            _write_parquet(folder / MANIFEST, clip_jobs)
+            objects.put_file(folder / MANIFEST, MANIFEST)
+        return f"{objects.url}/{MANIFEST}"
+    path = Path(place).absolute() / MANIFEST
+    with Part(path) as part, as_output_error(path):
+        _write_parquet(part.path, clip_jobs)
+    return str(path)
+
+
+def _write_parquet(path: Path, clip_jobs: Iterable[ClipJobs]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("path", pa.binary()), ("jobs", pa.binary())])
+    with pq.ParquetWriter(path, schema) as writer:
+        left = iter(clip_jobs)
+        while group := [manifest_row(clip) for clip in islice(left, CLIPS_PER_GROUP)]:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
+    """Shares the CPUs and GPUs out: engines, decoders, clips at once. Errors: WishError where there are too few."""
+    options, cpus = batch.ray or RayOptions(), sum(node.cpus for node in nodes)
+    if cpus < LEAST_CPUS:
+        raise WishError(
+            f"Ray has {counted(cpus, 'CPU')} here, and {LEAST_CPUS} are needed: one for the model, one to decode, one "
+            "to read the list of clips. Leave --ray out, or use a larger cluster."
+        )
+    gpus = options.gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if batch.wishes.device != "cpu" and any(node.gpus for node in nodes) else 0.0
+    most = min(_most_on_gpus(nodes, gpus), cpus - SPARE_CPUS)
+    if most < 1:
+        raise WishError(
+            f"No machine of the cluster has {counted(gpus, 'GPU')} for an actor. Give fewer with --gpus-per-actor."
+        )
+    actors = options.actors or (most if gpus else min(most, len(nodes)))
+    if actors > most:
+        is_short_of_gpus = gpus and most < cpus - SPARE_CPUS
+        what = f"{counted(gpus, 'GPU')} each" if is_short_of_gpus else f"{cpus} CPUs, of which 2 stay free"
+        raise WishError(f"--actors {actors} is more than the {most} that the cluster has room for, with {what}.")
+    # Half of the CPUs decode where engines have no GPU, and no engine has more than a machine can give.
+    share = min((cpus - SPARE_CPUS) // (2 * actors), min(node.cpus for node in nodes) - 1)
+    cpus_per_actor = 1 if gpus else max(1, share)
+    return Allocation(
+        actors=actors,
+        cpus_per_actor=cpus_per_actor,
+        gpus_per_actor=gpus,
+        decoders=min(batch.decoders or cpus, max(1, cpus - actors * cpus_per_actor - 1)),
+        clips=batch.most_rows or (CLIPS_ON_GPU if gpus else CLIPS_ON_CPU),
+    )
+
+
+def _most_on_gpus(nodes: tuple[Node, ...], gpus: float) -> int:
+    """How many actors the GPUs can hold; as good as endless where none needs one."""
+    if not gpus:
+        return sum(node.cpus for node in nodes)
+    # A part of a GPU is never put together from two: 0.4 goes twice into each.
+    return sum(math.floor(1 / gpus) * node.gpus if gpus < 1 else math.floor(node.gpus / gpus) for node in nodes)
+
+
+def _described(share: Allocation, nodes: int) -> str:
+    """ "ray: 2 machines; 2 engines with 1 GPU and 1 CPU each, 8 decoders, 16 clips at once." """
+    gpus = f"{counted(share.gpus_per_actor, 'GPU')} and " if share.gpus_per_actor else ""
+    engines = f"{counted(share.actors, 'engine')} with {gpus}{counted(share.cpus_per_actor, 'CPU')} each"
+    more = f"{counted(share.decoders, 'decoder')}, {counted(share.clips, 'clip')} at once"
+    return f"ray: {counted(nodes, 'machine')}; {engines}, {more}."
+
+
+def _init(ray: Any, address: str) -> None:
+    """A head that was only just started, or is busy, refuses clients for a while although it listens."""
+    settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:  # whatever RAY_ADDRESS says: "local" is a cluster of our own
+        settings["include_dashboard"] = False
+    for wait_s in (*_AGAIN_S, None):
+        try:
+            ray.init(**settings)
+        except ConnectionAbortedError:
+            if wait_s is None or not address.startswith(_CLIENT):
+                raise
+            time.sleep(wait_s)
+        else:
+            return
+
+
+class _Lines(io.TextIOBase):
+    """A stream whose lines go to a function."""
+
+    def __init__(self, report: Callable[[str], object]) -> None:
+        self._report = report
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(None, map(str.strip, lines)):
+            self._report(_COLOUR.sub("", line))
+        return len(text)
+
+
+def _imported() -> Any:
+    """Ray without its tips, reports of use and warnings, which come while it is imported and begun."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as exc:
+        raise UsageError("--ray needs Ray Data, which isn't installed: pip install 'vllava[ray]'.") from exc
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    return ray
+
+
+def _check_reach(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except ValueError as exc:
+        raise UsageError(f"{address!r} is no address of a cluster: give ray://HOST:10001 or HOST:6379.") from exc
+    except OSError as exc:
+        reason = exc.strerror or str(exc) or type(exc).__name__
+        raise ClusterError(f"No Ray cluster answers at {address}: {reason}. Check it there with ray status.") from exc
+
+
+def _reason(error: BaseException) -> str:
+    """One line of it; where its server sent a traceback, the end of that as well."""
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    whole = f"{first} {others[-1].strip()}" if others and first.endswith(":") else first
+    return whole.rstrip(".:")
+
+
+def _sentence(error: Exception) -> str:
+    """A traceback of another machine as a sentence."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    missing = next((line for line in lines if "ModuleNotFoundError" in line), None)
+    if missing:
+        return f"The cluster's machines lack something: {missing}. Install vllava[ray] on each of them."
+    return f"The process that hands out rows ended: {lines[-1] if lines else type(error).__name__}"

@@ -1,0 +1,308 @@
+"""Jobs: one question about one clip each. Their ids, the clips that they share, and the lists of them on the disk.
+
+An id is the same in every run that would ask the same of the same file. FILE.jobs beside the output FILE lists the jobs
+of a shard as JSON lines before the first answer, so that `vllava merge` knows what must have a row; the lists of one
+run agree in `of`, `all_jobs` and `checksum`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from vllava_cli.errors import OutputError, quoted
+from vllava_cli.media.remote.policy import scheme_of
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
+from vllava_cli.storage import files
+from vllava_cli.storage.jsonl import line_of, read_rows
+
+ID_DIGITS = 32
+FIRST_KEYS = (
+    *("id", "path", "question", "answer", "stop_reason", "frame_times_s"),
+    *("model", "revision", "precision", "seconds", "error"),
+)
+"""The keys that a row has had from the first version on."""
+PATH_BYTES = "path_bytes"
+"""Only in the row of a path that isn't UTF-8, as files have it."""
+CLIP_STATE = "clip_state"
+ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
+"""The keys of a row in their order; a job's further fields come behind, under other names."""
+_NOTHING: dict[str, object] = {}
+
+
+def _nothing() -> Mapping[str, object]:
+    """One for all: a dictionary for each of a million jobs would take 64 MB."""
+    return _NOTHING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRequest:
+    """A question about a clip, as it was asked for; `fields` come back in the row."""
+
+    path: str
+    question: str
+    fields: Mapping[str, object] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A request whose file was looked at; size in bytes, both -1 where there is no such file and for a URL."""
+
+    id: str
+    path: str
+    question: str
+    size: int
+    mtime_ns: int
+    fields: Mapping[str, object] = field(default_factory=_nothing)
+    repeat: int = 0
+    """How many equal jobs come before it."""
+
+    @property
+    def state(self) -> dict[str, int] | None:
+        """The state of the file, as rows have it."""
+        return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
+
+    def id_at(self, state: object, signature: str) -> str:
+        """The id that the job would have of a file in this state, which a row says; "" for what is no state."""
+        size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
+        if not isinstance(size, int) or not isinstance(mtime_ns, int):
+            return ""
+        return _id(signature, _File(self.path, size, mtime_ns), self.question, self.repeat)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipJobs:
+    """A clip and the jobs about it, at least one, in their order."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.jobs[0].path)
+
+    def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
+        """Each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
+        asked: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            asked.setdefault(job.question, []).append(job)
+        return [(question, tuple(jobs)) for question, jobs in asked.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The jobs that one of several runs takes; `number` counts from 1."""
+
+    number: int
+    of: int
+
+    def has(self, id: str) -> bool:
+        return shard_number(id, self.of) == self.number
+
+
+class _File(NamedTuple):
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
+    """The jobs, in order; those that are equal in all get different ids, the same ones in each run."""
+    files: dict[str, Job] = {}
+    """A clip's first job says what its file is; by the path as it was asked for."""
+    questions: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    jobs: list[Job] = []
+    for request in requests:
+        file = files.get(request.path) or _file(request.path)
+        question = questions.setdefault(request.question, request.question)
+        id = _id(signature, file, question)
+        repeat = seen.get(id, 0)
+        seen[id] = repeat + 1
+        job = Job(
+            id=_id(signature, file, question, repeat) if repeat else id,
+            path=file.path,
+            question=question,
+            size=file.size,
+            mtime_ns=file.mtime_ns,
+            fields=request.fields,
+            repeat=repeat,
+        )
+        files.setdefault(request.path, job)
+        jobs.append(job)
+    return jobs
+
+
+def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
+    """Groups jobs in the order in which their clips come first: jobs about a, b, a → (a, a), (b)."""
+    by_path: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_path.setdefault(job.path, []).append(job)
+    for its in by_path.values():
+        yield ClipJobs(jobs=tuple(its))
+
+
+def has_changed(job: Job) -> bool:
+    """Whether the file is another one than when the job was made, came or went."""
+    return _facts(job.path) != (job.size, job.mtime_ns)
+
+
+def signature(model: str, revision: str | None, settings: Mapping[str, object]) -> str:
+    """What the jobs of a run have in common: equal text for equal settings, whatever their order."""
+    return json.dumps([model, revision, settings], sort_keys=True, separators=(",", ":"))
+
+
+def settings_of(
+    wishes: Wishes, framing: Framing, sampling: Sampling, adapter: Adapter | None = None
+) -> dict[str, object]:
+    """All that changes an answer, and nothing that doesn't: a greedy run has no use for a seed."""
+    return {
+        "precision": wishes.precision,
+        "attention": wishes.attention,
+        "framing": asdict(framing),
+        "sampling": _used(sampling),
+        **({"adapter": adapter.sha256} if adapter else {}),
+    }
+
+
+def shard_number(id: str, of: int) -> int:
+    """The number, from 1, of the shard that a job belongs to."""
+    return int(id, 16) % of + 1
+
+
+class ListedJob(NamedTuple):
+    """A row of a list; the id as 16 bytes."""
+
+    id: bytes
+    path: str
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobList:
+    """The first row of a list."""
+
+    path: Path
+    shard: int
+    of: int
+    jobs: int
+    """In this list."""
+    all_jobs: int
+    """In the lists of all shards."""
+    checksum: str
+    """The sum of the ids of all shards, in hex digits: as many jobs as in another run need not be the same ones."""
+
+    @classmethod
+    def read(cls, path: Path) -> JobList:
+        """Errors: OutputError where it can't be read or is no list."""
+        header = next(read_rows(path), {})
+        numbers = [header.get(name) for name in ("shard", "of", "jobs", "all_jobs")]
+        shard, of, jobs, all_jobs = (number if type(number) is int else -1 for number in numbers)
+        checksum = header.get("checksum")
+        is_sound = header.get("type") == "jobs" and 1 <= shard <= of and 0 <= jobs <= all_jobs
+        if not is_sound or not isinstance(checksum, str):
+            _refuse(path, "its first row doesn't say whose jobs it lists")
+        return cls(path=path, shard=shard, of=of, jobs=jobs, all_jobs=all_jobs, checksum=checksum)
+
+    def listed(self) -> Iterator[ListedJob]:
+        """Its jobs, read anew each time. Errors: OutputError."""
+        rows = read_rows(self.path)
+        next(rows, None)
+        count = 0
+        for count, row in enumerate(rows, 1):
+            id, clip, question = id_of(row), row.get("path"), row.get("question")
+            if id is None or not isinstance(clip, str) or not isinstance(question, str):
+                _refuse(self.path, f"line {count + 1} is no job")
+            yield ListedJob(id, clip, question)
+        if count != self.jobs:
+            _refuse(self.path, f"it has {counted(count, 'job')} instead of {self.jobs:,}")
+
+
+def list_path(output: Path) -> Path:
+    """a/b.jsonl → a/b.jsonl.jobs"""
+    return output.with_name(f"{output.name}.jobs")
+
+
+def id_of(row: Mapping[str, object]) -> bytes | None:
+    """The 16 bytes of a row's id, None where it has none."""
+    text = row.get("id")
+    if not isinstance(text, str) or len(text) != ID_DIGITS:
+        return None
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return found if len(found) * 2 == ID_DIGITS else None
+
+
+def write_lists(paths: Mapping[int, Path], of: int, jobs: Collection[Job]) -> None:
+    """Writes the lists of some of the `of` shards, by their numbers; `jobs` are those of all. Errors: OutputError."""
+    checksum = sum(int(job.id, 16) for job in jobs) % (1 << 128)
+    shares: dict[int, list[Job]] = {number: [] for number in paths}
+    for job in jobs:
+        shares.get(shard_number(job.id, of), []).append(job)
+    for number, its in shares.items():
+        header: Mapping[str, object] = {
+            "type": "jobs",
+            "shard": number,
+            "of": of,
+            "jobs": len(its),
+            "all_jobs": len(jobs),
+            "checksum": f"{checksum:032x}",
+        }
+        rows = ({"id": job.id, "path": job.path, "question": job.question} for job in its)
+        files.atomic_write(paths[number], map(line_of, chain((header,), rows)))
+
+
+def _refuse(path: Path, fault: str) -> NoReturn:
+    raise OutputError(f"{quoted(path)} can't be used as a list of jobs: {fault}. Run that shard of vllava batch again.")
+
+
+def _used(sampling: Sampling) -> dict[str, object]:
+    fields = asdict(sampling)
+    if sampling.choices:
+        return {name: fields[name] for name in ("choices", "is_calibrated")}
+    unused = {"choices", "is_calibrated"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
+    return {name: value for name, value in fields.items() if name not in unused}
+
+
+def _file(path: str) -> _File:
+    if "://" in path and scheme_of(path):
+        return _File(path, -1, -1)
+    plain = str(Path(path)) if _may_be_odd(path) else path
+    size, mtime_ns = _facts(plain)
+    return _File(plain, size, mtime_ns)
+
+
+def _may_be_odd(path: str) -> bool:
+    """Whether a Path may be written differently, as "./a.mp4" is; making a Path of each of a million takes seconds."""
+    return os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path
+
+
+def _facts(path: str) -> tuple[int, int]:
+    """(size in bytes, mtime in nanoseconds), (-1, -1) where the file is missing or out of reach."""
+    try:
+        facts = os.stat(path)  # noqa: PTH116  (a Path for each of a million jobs costs seconds)
+    except (OSError, ValueError):
+        return -1, -1
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _id(signature: str, file: _File | Job, question: str, repeat: int = 0) -> str:
+    """Each part with its length before it, so that no two jobs are spelled alike."""
+    parts = [
+        signature.encode(),
+        os.fsencode(file.path),
+        b"%d" % file.size,
+        b"%d" % file.mtime_ns,
+        question.encode(errors="surrogatepass"),
+    ]
+    if repeat:
+        parts.append(b"%d" % repeat)
+    spelled = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return hashlib.sha256(spelled).hexdigest()[:ID_DIGITS]

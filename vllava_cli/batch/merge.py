@@ -1,0 +1,304 @@
+"""`vllava merge`: the outputs of a batch's shards become one, once it is sure that every job has its one row.
+
+Ids are in memory, rows are not. After a run on Ray its own rows are checked in the same manner.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vllava_cli.batch.jobs import Job, JobList, id_of, list_path
+from vllava_cli.batch.tables import format_of
+from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, quoted
+from vllava_cli.nouns import counted
+from vllava_cli.screen import Screen, one_line
+from vllava_cli.storage import files
+from vllava_cli.storage.files import as_output_error, is_locked
+from vllava_cli.storage.journal import Journal, check_start
+from vllava_cli.storage.jsonl import line_of, read_rows
+from vllava_cli.storage.objects import Objects, is_url, rows_into, scratch
+
+PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
+"""The names of the parts in a folder."""
+MOST_NAMED = 10
+_MOST_LETTERS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What one `vllava merge` was told."""
+
+    out: Path
+    shards: tuple[str, ...]
+    """Files, folders and URLs."""
+    is_overwriting: bool = False
+
+
+def run(merge: Merge, screen: Screen) -> int:
+    """Writes the whole or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
+    _check_out(merge)
+    with ExitStack() as fetched:
+        paths = [path for name in merge.shards for path in _paths(name, fetched, screen)]
+        shards = [ShardOutput.found(path) for path in paths]
+        _check_files(merge.out, shards)
+        with screen.waiting(f"Reading {counted(len(shards), 'shard')}"):
+            whole_run = merged(shards)
+        with screen.waiting(f"Writing {merge.out}"):
+            _write(merge.out, whole_run.rows())
+        _report(merge.out, whole_run, screen)
+    return 0
+
+
+def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
+    """The shard itself, those in a folder, or a run below a URL, fetched for as long as it is needed."""
+    if is_url(name):
+        folder = fetched.enter_context(scratch())
+        with screen.waiting(f"Fetching {name}"):
+            return [rows_into(Objects(name), folder)]
+    path = Path(name)
+    if not os.path.isdir(path):
+        return [path]
+    found = shards_in(path)
+    if not found:
+        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder that -o had, or the files.")
+    return found
+
+
+def _check_out(merge: Merge) -> None:
+    if str(merge.out) == "-" or format_of(merge.out) != "jsonl":
+        raise UsageError(
+            f"{quoted(merge.out)} can't be the output: a file of JSON lines is written. Name one: all.jsonl."
+        )
+    if os.path.lexists(merge.out) and not merge.is_overwriting:
+        raise OutputError(
+            f"{quoted(merge.out)} is already there. Give --overwrite to replace it, or name another file."
+        )
+
+
+def _check_files(out: Path, shards: Sequence[ShardOutput]) -> None:
+    """Raises a UsageError where one file is named twice, as OUT or as a SHARD, also under different names."""
+    taken = {_identity(out)}
+    for shard in shards:
+        files = {_identity(path) for path in (shard.path, shard.journal, shard.jobs and shard.jobs.path) if path}
+        if _identity(out) in files:
+            raise UsageError(f"{quoted(out)} is one of the shards' files and can't be the output. Name another one.")
+        if files & taken:
+            raise UsageError(f"{quoted(shard.path)} is named twice. Name each shard once.")
+        taken |= files
+
+
+def _identity(path: Path) -> object:
+    """What two names of one file have in common."""
+    with as_output_error(path, "read"):
+        facts = path.stat() if path.exists() else None
+        return (facts.st_dev, facts.st_ino) if facts else os.path.realpath(path)
+
+
+def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
+    """Under the lock of the file that is replaced, so that no batch may be writing to it."""
+    if out.exists():
+        with Journal.open(out) as journal:
+            journal.rewrite(rows)
+    else:
+        files.atomic_write(out, map(line_of, rows))
+
+
+def _report(out: Path, run: MergedShards, screen: Screen) -> None:
+    bare = _first([one_line(str(shard.path)) for shard in run.shards if not shard.jobs])
+    if bare:
+        screen.notice(f"vllava: No list of jobs, .jobs, is beside {bare}: jobs without a row can't be seen.")
+    if run.stale_rows:
+        stale = counted(run.stale_rows, "row")
+        screen.notice(f"vllava: {stale} of clips that changed since, or of other runs, left out.")
+    answers, errors = counted(len(run.ids) - run.errors, "answer"), counted(run.errors, "error")
+    jobs, of = counted(len(run.ids), "job"), counted(len(run.shards), "shard")
+    screen.notice(f"vllava: {jobs} of {of}: {answers}, {errors}.")
+    if run.errors:
+        name = one_line(str(out))
+        screen.notice(f"vllava: The same batch with --retry-errors and -o {name} tries the errors again.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOutput:
+    """What one shard of a batch left behind."""
+
+    path: Path
+    """As it was named: what -o had, or the journal of a table."""
+    journal: Path | None
+    """Where its rows are; None where it has a list, but no row yet."""
+    jobs: JobList | None
+    """None where no list is beside it."""
+
+    @classmethod
+    def found(cls, path: Path) -> ShardOutput:
+        """Looks for the files that belong to an output. Errors: LockedError, OutputError."""
+        with as_output_error(path, "read"):
+            output = path.with_name(path.name.removesuffix(".journal"))
+            beside = output.with_name(f"{output.name}.journal")
+            listing = list_path(output)
+            journal = beside if beside.exists() else output
+            jobs = JobList.read(listing) if listing.exists() else None
+            has_begun = journal.exists() or not jobs
+        if is_locked(journal):
+            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait for its end.")
+        if has_begun:
+            check_start(journal)
+        return cls(path=path, journal=journal if has_begun else None, jobs=jobs)
+
+    def rows(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """(id, row) of each. Errors: OutputError."""
+        for number, row in enumerate(read_rows(self.journal) if self.journal else (), 1):
+            id = id_of(row)
+            if id is None:
+                raise OutputError(
+                    f"{quoted(self.path)} was not written by vllava batch: row {number} has no id. Name another file."
+                )
+            yield id, row
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The outputs that a batch has as parts in a folder, sorted, also those of which only the list is there yet.
+
+    Errors: OutputError.
+    """
+    with as_output_error(folder, "read"):
+        names = {path.name.removesuffix(".jobs").removesuffix(".journal") for path in folder.iterdir()}
+        return [folder / name for name in sorted(names) if PART.fullmatch(name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedShards:
+    """Shards that have each job once."""
+
+    shards: Sequence[ShardOutput]
+    ids: Collection[bytes]
+    errors: int
+    """How many rows are errors."""
+    stale_rows: int
+    """How many are left out because no list has their id."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Read anew, in the order of the shards. Errors: OutputError, also where a file has changed since."""
+        awaited = set(self.ids)
+        for shard in self.shards:
+            for id, row in shard.rows():
+                if id in awaited:
+                    awaited.remove(id)
+                    yield row
+        if awaited:
+            raise OutputError("The shards changed while they were read. Merge them again when nothing writes to them.")
+
+
+def merged(shards: Sequence[ShardOutput]) -> MergedShards:
+    """Errors: ShardError where a job has two rows or none, or a whole shard is missing; OutputError."""
+    _check_lists(shards)
+    awaited = {job.id for shard in shards if shard.jobs for job in shard.jobs.listed()}
+    owners: dict[bytes, ShardOutput] = {}
+    errors = stale_rows = 0
+    for shard in shards:
+        for id, row in shard.rows():
+            if shard.jobs and id not in awaited:
+                stale_rows += 1
+            elif id in owners:
+                raise ShardError(_twice(row, owners[id], shard))
+            else:
+                owners[id] = shard
+                errors += row.get("error") is not None
+    missing = awaited - owners.keys()
+    if missing:
+        raise ShardError(_missing(shards, missing, len(awaited)))
+    return MergedShards(shards=shards, ids=owners.keys(), errors=errors, stale_rows=stale_rows)
+
+
+def _check_lists(shards: Sequence[ShardOutput]) -> None:
+    """Raises a ShardError unless the lists are of one run, and as many as it had shards."""
+    lists = [shard.jobs for shard in shards if shard.jobs]
+    for other in lists[1:]:
+        difference = _difference(lists[0], other)
+        if difference:
+            raise ShardError(
+                f"{quoted(lists[0].path)} and {quoted(other.path)} are not of one run: {difference}. "
+                "Run all shards again, with the same clips, questions and settings."
+            )
+    of = lists[0].of if lists else 0
+    absent = sorted(set(range(1, of + 1)) - {each.shard for each in lists})
+    if len(absent) > len(shards) - len(lists):
+        names = _first([f"{number}/{of}" for number in absent])
+        raise ShardError(
+            f"Of the shards, {names} {'is' if len(absent) == 1 else 'are'} missing. Name all {of:,} files."
+        )
+
+
+def _difference(one: JobList, other: JobList) -> str | None:
+    if one.of != other.of:
+        return f"one of {counted(one.of, 'shard')}, one of {other.of:,}"
+    if one.all_jobs != other.all_jobs:
+        return f"{counted(one.all_jobs, 'job')} in all, and {other.all_jobs:,}"
+    return (
+        None
+        if one.checksum == other.checksum
+        else f"both have {counted(one.all_jobs, 'job')} in all, but not the same ones"
+    )
+
+
+def _twice(row: dict[str, Any], one: ShardOutput, other: ShardOutput) -> str:
+    place = quoted(one.path) if one is other else f"{quoted(one.path)} and {quoted(other.path)}"
+    job = _line(row.get("path"), row.get("question"))
+    return f"This job has two rows, in {place}. Leave one of them out.\n{job}"
+
+
+def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int) -> str:
+    """Which shards to run again, and the first of the jobs."""
+    names: list[str] = []
+    lines: list[str] = []
+    for shard in shards:
+        if shard.jobs:
+            lacking = (job for job in shard.jobs.listed() if job.id in missing)
+            first = [_line(job.path, job.question) for job in islice(lacking, MOST_NAMED - len(lines))]
+            count = len(first) + sum(1 for _ in lacking)
+            lines += first
+            names += [f"{shard.jobs.shard}/{shard.jobs.of} ({quoted(shard.path)}, {count:,} of them)"] if count else []
+    more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
+    lack = f"{len(missing):,} of {job_count:,} jobs {'has' if len(missing) == 1 else 'have'} no row"
+    return "\n".join([f"{lack}. Run their shards again: {_first(names)}.", *lines, *more])
+
+
+def _line(path: object, question: object) -> str:
+    """("a b.mp4", "What\\nis it?") → "  a b.mp4: What is it?" """
+    words = " ".join(str(question).split())
+    asked = words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]}…"
+    return f"  {' '.join(str(path).split())}: {asked}"
+
+
+def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> list[str]:
+    """Sentences about jobs that don't have one row and rows that nobody asked for, with the first ten of each.
+
+    `ids` are those of all rows now, `before` those that were there when the run began.
+    """
+    is_seen = dict.fromkeys((bytes.fromhex(job.id) for job in jobs), False)
+    twice, foreign = [], []
+    for id in ids:
+        was_seen = is_seen.get(id)
+        if was_seen:
+            twice.append(id.hex())
+        elif was_seen is None and id not in before:
+            foreign.append(id.hex())
+        is_seen[id] = True
+    missing = [
+        f"{job.id} {quoted(Path(job.path))} {job.question!r}" for job in jobs if not is_seen[bytes.fromhex(job.id)]
+    ]
+    kinds = (("without a row", missing), ("with two rows", twice), ("that nobody asked for", foreign))
+    return [f"{len(found):,} {what}: {_first(found, ' …')}." for what, found in kinds if found]
+
+
+def _first(names: Sequence[str], rest: str = "") -> str:
+    """ "a, b", and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f"{rest} and {more:,} more" if more > 0 else "")

@@ -1,0 +1,113 @@
+"""Before a weight is read: every clip's header is opened, in several processes, while the libraries are imported.
+
+The clips that can be used are read on from there at once; what can't be used is known by the time the model is loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.rows import JobError
+
+if TYPE_CHECKING:
+    from vllava_cli.media.decoder.pool import Ahead, Pool, Read
+    from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
+
+PATIENCE_S = 15.0
+"""After so long without any header the rest is not waited for: one slow file doesn't hold up all others."""
+MOST_READS = 64
+
+
+@dataclass(kw_only=True)
+class Headers:
+    """What the headers of clips said so far."""
+
+    good: list[ClipJobs] = field(default_factory=list)
+    bad: list[tuple[ClipJobs, JobError]] = field(default_factory=list)
+    kinds: set[MediaKind] = field(default_factory=set)
+    videos: int = 0
+    duration_s: float = 0.0
+    """Of all videos whose header tells it."""
+    unknown: int = 0
+    """Videos whose header doesn't."""
+    unopened: int = 0
+    """Clips whose header took too long; they count as good."""
+
+    @property
+    def images(self) -> int:
+        return len(self.good) - self.videos - self.unopened
+
+    @property
+    def done(self) -> int:
+        return len(self.good) + len(self.bad)
+
+
+class Preflight:
+    """Goes through the headers of all clips in a thread of its own, then has the good ones' frames read ahead.
+
+    Without a `framing` it is over with the headers.
+    """
+
+    def __init__(
+        self, pool: Pool, clip_jobs: Sequence[ClipJobs], framing: Framing | None, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._pool, self._framing, self._patience_s = pool, framing, patience_s
+        self.frames: Ahead[ClipJobs, Frames] | None = None
+        self.headers = Headers()
+        self._left = {clip.jobs[0].path: clip for clip in clip_jobs}
+        self._order = {path: number for number, path in enumerate(self._left)}
+        self._heard_s = time.perf_counter()
+        self._ahead: Ahead[ClipJobs, Clip] = pool.headers((clip, clip.path) for clip in clip_jobs)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="preflight", daemon=True)
+        self._thread.start()
+
+    def wait(self, slice_s: float) -> bool:
+        """Whether all headers are known, after at most so many seconds. Errors: what stopped the thread."""
+        self._thread.join(slice_s)
+        if self._thread.is_alive():
+            return False
+        if self._failure:
+            raise self._failure
+        return True
+
+    def _run(self) -> None:
+        headers = self.headers
+        try:
+            while reads := self._ahead.take(MOST_READS, is_waiting=True, is_interrupted=self._is_stuck):
+                self._heard_s = time.perf_counter()
+                for read in reads:
+                    self._note(read)
+            self._ahead.stop()
+            if self._left:  # what keeps its reader busy may only be slow: its frames will show
+                headers.good += self._left.values()
+                headers.unopened = len(self._left)
+                headers.kinds |= {"video", "image"}
+            headers.good.sort(key=lambda clip: self._order[clip.jobs[0].path])
+            headers.bad.sort(key=lambda pair: self._order[pair[0].jobs[0].path])
+            if self._framing:
+                self.frames = self._pool.frames(((clip, clip.path) for clip in headers.good), self._framing)
+        except BaseException as exc:
+            self._failure = exc
+
+    def _is_stuck(self) -> bool:
+        return time.perf_counter() - self._heard_s > self._patience_s
+
+    def _note(self, read: Read[ClipJobs, Clip]) -> None:
+        headers, clip, found = self.headers, read.key, read.found
+        del self._left[clip.jobs[0].path]
+        if found is None:
+            error = read.fault or RuntimeError("a header was read to nothing")
+            headers.bad.append((clip, JobError.of_clip(error, clip.path)))
+            return
+        headers.good.append(clip)
+        headers.kinds.add(found.kind)
+        if found.kind == "video":
+            headers.videos += 1
+            headers.duration_s += found.duration_s or 0.0
+            headers.unknown += found.duration_s is None

@@ -1,0 +1,182 @@
+"""The counts of a run, and its messages on stderr: how far it is, what can't be read, what became of the jobs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vllava_cli.batch.executors import Counters
+from vllava_cli.batch.preflight import Headers
+from vllava_cli.batch.rows import JobError
+from vllava_cli.nouns import counted
+from vllava_cli.screen import Screen
+
+MOST_NAMED = 5
+"""How many clips are named that can't be read; the rows have them all."""
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The counts of a run."""
+
+    total: int = 0
+    """Jobs that were asked for."""
+    skipped: int = 0
+    """Jobs that were done before."""
+    skipped_errors: int = 0
+    """Skipped jobs whose row is an error."""
+    answered: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    """Of this run, by kind."""
+    started_s: float = field(default_factory=time.perf_counter)
+    ready_s: float | None = None
+    """When the model was ready."""
+    at_ready: int = 0
+    """Jobs that had got their row in this run by then: headers cost no answer."""
+    unknown: str = ""
+    """What a dry run can't know of the jobs, and why."""
+
+    def begin(self) -> None:
+        """The model is ready: speed is measured from here on."""
+        if self.ready_s is None:
+            self.ready_s, self.at_ready = time.perf_counter(), self.now
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the model may be at work."""
+        return self.ready_s is not None
+
+    @property
+    def done(self) -> int:
+        """Jobs that have a row now."""
+        return self.skipped + self.now
+
+    @property
+    def now(self) -> int:
+        """Jobs that got their row in this run."""
+        return self.answered + self.errors.total()
+
+    @property
+    def left(self) -> int:
+        return self.total - self.done
+
+    @property
+    def failed(self) -> int:
+        """Jobs whose row is an error."""
+        return self.skipped_errors + self.errors.total()
+
+    def note(self, kind: str | None) -> None:
+        """Counts a job that has its row; `kind` is that of its error."""
+        if kind:
+            self.errors[kind] += 1
+        else:
+            self.answered += 1
+
+    def parts(self, counters: Counters, *, now_s: float, waiting_for: str = "loading the model") -> list[str]:
+        """["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"], without what isn't known yet.
+
+        Before the first answer: ["0/100", "loading the model"], then ["0/100", "reading the first clips; Ctrl-C
+        stops"].
+        """
+        since_s = now_s - (self.ready_s or now_s)
+        since = self.now - self.at_ready
+        parts = [f"{self.done:,}/{self.total:,}"]
+        if not self.has_begun:
+            parts.append(waiting_for)
+        elif not since:
+            parts.append("reading the first clips; Ctrl-C stops")
+        if counters.clips and since_s > 0:
+            parts.append(_pace(counters.clips, since_s))
+        if since and since_s > 0 and self.left:
+            parts.append(f"{clock(self.left * since_s / since)} left")
+        if self.failed:
+            parts.append(counted(self.failed, "error"))
+        if counters.used_bytes:
+            parts.append(f"GPU {counters.used_bytes / 2**30:.1f} GiB")
+        return parts
+
+
+def clock(seconds: float) -> str:
+    """27 → "0:27", 3723 → "1:02:03", 200000 → "2 d 7:33:20"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    far = f"{days} d " if days else ""
+    return far + (f"{hours}:{minutes:02d}:{rest:02d}" if hours or days else f"{minutes}:{rest:02d}")
+
+
+def report_unreadable(bad: Sequence[JobError], total: int, screen: Screen, *, has_rows: bool = True) -> None:
+    """Names the clips whose headers can't be read."""
+    if not bad:
+        return
+    screen.notice(f"vllava: {len(bad):,} of {counted(total, 'clip')} can't be read:")
+    for error in bad[:MOST_NAMED]:
+        screen.notice(f"  {error.message}")
+    if len(bad) > MOST_NAMED:
+        screen.notice(f"  … and {len(bad) - MOST_NAMED:,} more{'; their rows say why' if has_rows else ''}.")
+
+
+def report_unused(names: Sequence[str], screen: Screen) -> None:
+    """Says which fields of the jobs change nothing: some are called like an option."""
+    more = len(names) - MOST_NAMED
+    shown = ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    if names:
+        are = "is" if len(names) == 1 else "are"
+        screen.notice(f"vllava: {shown} in the jobs {are} passed through, not used.")
+
+
+def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> None:
+    """Answers --dry-run; there are no `headers` where none was opened."""
+    jobs = [f"{'at most ' if progress.unknown else ''}{progress.left:,} to answer"]
+    jobs += [f"{progress.skipped:,} done before"] if progress.skipped else []
+    jobs += [f"{progress.errors.total():,} about clips that can't be read"] if progress.errors else []
+    rows = [("jobs", f"{progress.total:,}: {', '.join(jobs)}")]
+    if headers:
+        clips = [
+            counted(number, noun) for number, noun in ((headers.videos, "video"), (headers.images, "image")) if number
+        ]
+        clips += [f"{headers.unopened:,} that took too long to open"] if headers.unopened else []
+        clips += [f"{len(headers.bad):,} that can't be read"] if headers.bad else []
+        unknown = f", and {counted(headers.unknown, 'video')} of unknown length" if headers.unknown else ""
+        rows += [("clips", ", ".join(clips) or "none"), ("duration", clock(headers.duration_s) + unknown)]
+    rows += [("unknown", progress.unknown)] if progress.unknown else []
+    screen.facts(rows, is_answer=True)
+
+
+def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:
+    """Sums the run up; errors also with --quiet."""
+    took = clock(time.perf_counter() - progress.started_s)
+    answered = f"{progress.answered:,} of {counted(progress.total, 'job')} answered in {took}"
+    skipped = f", {progress.skipped:,} done before and skipped" if progress.skipped else ""
+    screen.notice(f"vllava: {answered}{skipped}." if progress.total else "vllava: there are no jobs.")
+    if failed := progress.failed:
+        kinds = [f"{count:,} {kind}" for kind, count in progress.errors.most_common()]
+        kinds += [f"{progress.skipped_errors:,} in an earlier run"] if progress.skipped_errors else []
+        again = f" --retry-errors tries {_them(failed)} again." if can_resume else ""
+        screen.error(f"{counted(failed, 'job')} of {progress.total:,} failed: {', '.join(kinds)}.{again}")
+    if left := progress.left:
+        why = "Interrupted" if is_interrupted else "Stopped by --fail-fast"
+        resume = (
+            f"The same command goes on with {_them(left)}."
+            if can_resume
+            else "Nothing is kept to go on from without -o FILE."
+        )
+        screen.error(f"{why} with {counted(left, 'job')} left. {resume}")
+
+
+def report_stats(stats: Mapping[str, float], screen: Screen) -> None:
+    """One line for programs, also with --quiet: it was asked for."""
+    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
+    screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)
+
+
+def _them(number: int) -> str:
+    return "it" if number == 1 else "them"
+
+
+def _pace(clips: int, seconds: float) -> str:
+    """ "3.2 clips/s", or what one takes where that is more than a second: "12.5 s/clip"."""
+    return f"{clips / seconds:.1f} clips/s" if clips >= seconds else f"{seconds / clips:.1f} s/clip"

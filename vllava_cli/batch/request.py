@@ -1,0 +1,312 @@
+"""What one `vllava batch` was asked for, and how the words of its command line become that.
+
+Pure, but for a look whether a word is a file. Errors: UsageError, from each function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+from vllava_cli.batch.jobs import Shard
+from vllava_cli.batch.tables import Format, fields_of, format_of
+from vllava_cli.commands.positionals import names_a_clip
+from vllava_cli.errors import UsageError
+from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.storage.objects import is_url
+
+LOCAL = "local"
+USAGE = 'vllava batch "QUESTION" PATH…'
+USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
+_OLD = "vllava: warning: -q before a question is read as -Q. Write -Q: -q means --quiet in every command."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where jobs come from: paths and questions, or a file that has both."""
+
+    paths: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    jobs: Path | None = None
+    videos: Path | None = None
+    """The folder of the clips that a jobs file names."""
+    is_recursive: bool = False
+    is_null: bool = False
+    """Paths on stdin end with NUL instead of a line break."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where rows go: a file, parts in a folder or below a URL, or stdout where neither is named."""
+
+    path: Path | None = None
+    parts: str | None = None
+    """A folder, or a URL."""
+    format: Format = "jsonl"
+    is_parquet: bool = False
+    """Only of parts."""
+    fields: tuple[str, ...] = ()
+    is_safe: bool = False
+    """Whether texts that a spreadsheet would compute get an apostrophe."""
+    is_retrying: bool = False
+    is_overwriting: bool = False
+    is_pruning: bool = False
+
+    @property
+    def has_table(self) -> bool:
+        return self.format != "jsonl" or bool(self.fields)
+
+    @property
+    def journal(self) -> Path | None:
+        """out.jsonl → out.jsonl; out.csv → out.csv.journal; stdout has none."""
+        if self.path is None:
+            return None
+        return self.path.with_name(f"{self.path.name}.journal") if self.has_table else self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Which cluster answers, and how."""
+
+    address: str = LOCAL
+    """"local", "auto", "host:port" or "ray://host:port"."""
+    actors: int | None = None
+    """How many engines; None decides by what the cluster has, as for their GPUs."""
+    gpus_per_actor: float | None = None
+    allowed: tuple[str, ...] = ()
+    """The schemes that --allow named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRequest:
+    """All that one `vllava batch` was asked for."""
+
+    inputs: Inputs
+    wishes: Wishes
+    framing: Framing
+    sampling: Sampling
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    destination: Destination = field(default_factory=Destination)
+    most_rows: int | None = None
+    """How many questions are answered at once; None decides by the memory."""
+    decoders: int | None = None
+    devices: tuple[str, ...] = ()
+    """One worker process for each; none is the plan's own device, in this process."""
+    ray: RayOptions | None = None
+    shard: Shard | None = None
+    is_failing_fast: bool = False
+    is_dry: bool = False
+    has_stats: bool = False
+    is_hashing: bool = False
+    """Rows have the SHA-256 of their clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionWords:
+    """The words and the questions of a command line, and whether -q was the --quiet that it means."""
+
+    words: Sequence[str]
+    questions: Sequence[str]
+    is_quiet: bool
+    notice: str = ""
+
+    @classmethod
+    def of(
+        cls, line: Sequence[str], words: Sequence[str], questions: Sequence[str], *, has_jobs: bool, is_quiet: bool
+    ) -> Self:
+        """Reads -q QUESTION as earlier versions took it, where the word behind -q can't be anything else.
+
+        That is a word that names no clip: with --jobs, where the first word is a path, or where there are several.
+        """
+        options = line[: line.index("--")] if "--" in line else line
+        behind = [text for word, text in pairwise(options) if word == "-q" and text in words and not _is_path(text)]
+        is_old = bool(behind) and not questions and (has_jobs or len(behind) > 1 or _is_path(words[0]))
+        if not is_old:
+            return cls(words=words, questions=questions, is_quiet=is_quiet)
+        left = list(words)
+        for text in behind:
+            left.remove(text)
+        return cls(words=left, questions=behind, is_quiet="--quiet" in options, notice=_OLD)
+
+
+def inputs_of(
+    words: Sequence[str],
+    questions: Sequence[str],
+    jobs: Path | None,
+    videos: Path | None,
+    *,
+    is_recursive: bool,
+    is_null: bool,
+) -> Inputs:
+    """Which words are paths: all with -Q, none with --jobs, else all but the first."""
+    if any(not question.strip() for question in questions):
+        raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
+    if jobs is not None:
+        _check_jobs(words, questions, is_recursive=is_recursive, is_null=is_null)
+        return Inputs(questions=tuple(questions), jobs=jobs, videos=videos)
+    if videos is not None:
+        raise UsageError(
+            "--videos says where the clips of --jobs are, and there is no --jobs. Leave it out, or add --jobs FILE."
+        )
+    paths = tuple(words if questions else words[1:])
+    if not questions:
+        _check_question(words)
+    if not paths:
+        raise UsageError(f"No clip was given: {USAGE_Q if questions else USAGE}, or - to read paths from stdin.")
+    if is_null and STDIN not in paths:
+        raise UsageError("-0 is about paths on stdin, and - is not among the paths. Add it: find . -print0 | … -0 … -.")
+    asked = tuple(questions or words[:1])
+    return Inputs(paths=paths, questions=asked, is_recursive=is_recursive, is_null=is_null)
+
+
+def destination_of(
+    name: str | None,
+    wished: Format | None,
+    fields: str | None,
+    *,
+    is_retrying: bool,
+    is_overwriting: bool,
+    is_pruning: bool = False,
+    is_safe: bool = False,
+) -> Destination:
+    """- is stdout, as no name is."""
+    path = None if name is None or name == STDIN else Path(name)
+    flags = (("--retry-errors", is_retrying), ("--overwrite", is_overwriting), ("--prune", is_pruning))
+    for flag, is_given in flags:
+        if is_given and path is None:
+            raise UsageError(f"{flag} is about the rows in a file: name it with -o FILE.")
+    if is_retrying and is_overwriting:
+        raise UsageError("--overwrite does all jobs again, --retry-errors only those that failed. Give one of them.")
+    format = format_of(path, wished)
+    if is_safe and format == "jsonl":
+        raise UsageError("--safe-cells is about the cells of a table: add --format csv or tsv, or leave it out.")
+    return Destination(
+        path=path,
+        format=format,
+        is_safe=is_safe,
+        fields=fields_of(fields) if fields is not None else (),
+        is_retrying=is_retrying,
+        is_overwriting=is_overwriting,
+        is_pruning=is_pruning,
+    )
+
+
+def devices_of(gpus: str | None, device: str | None) -> tuple[str, ...]:
+    """ "all" → ("all",), "0,2" → ("cuda:0", "cuda:2"), "cpu,cpu" → ("cpu", "cpu")."""
+    if gpus is None:
+        return ()
+    if device is not None:
+        raise UsageError("--gpus and --device both say where the model runs. Give one of them.")
+    names = [name.strip() for name in gpus.split(",")]
+    if not all(names) or ("all" in names and len(names) > 1):
+        raise UsageError(f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers with commas between, 0,1.")
+    return tuple(f"cuda:{name}" if name.isdigit() else name for name in names)
+
+
+def shard_of(text: str | None) -> Shard | None:
+    """ "3/16" → Shard(number=3, of=16)."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    number, of = (int(part) for part in parts.groups()) if parts else (0, 0)
+    if not 1 <= number <= of:
+        raise UsageError(f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16.")
+    return Shard(number=number, of=of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayWords:
+    """The words about a cluster; None was not given."""
+
+    ray: str | None = None
+    actors: str | None = None
+    gpus_per_actor: float | None = None
+    allow: tuple[str, ...] = ()
+    output: str | None = None
+    format: str | None = None
+
+
+def on_ray(batch: BatchRequest, words: RayWords) -> BatchRequest:
+    """The same batch on a cluster where --ray was given; without it, words that are about one are refused."""
+    if words.ray is None:
+        _check_no_ray(words)
+        return batch
+    _check_ray(batch, words)
+    old = batch.destination
+    return replace(
+        batch,
+        destination=Destination(
+            parts=words.output,
+            is_parquet=words.format == "parquet",
+            is_retrying=old.is_retrying,
+            is_overwriting=old.is_overwriting,
+        ),
+        ray=RayOptions(
+            address=words.ray,
+            actors=_actors(words.actors),
+            gpus_per_actor=words.gpus_per_actor,
+            allowed=words.allow,
+        ),
+    )
+
+
+def _check_no_ray(words: RayWords) -> None:
+    given = {"--actors": words.actors, "--gpus-per-actor": words.gpus_per_actor, "--allow": words.allow or None}
+    for flag, value in given.items():
+        if value is not None:
+            raise UsageError(f"{flag} is about a cluster: add --ray, or leave it out.")
+    if words.output and is_url(words.output):
+        raise UsageError(f"{words.output!r} is a URL: rows go there with --ray. Name a file, or add --ray.")
+    if words.format == "parquet":
+        raise UsageError("--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray.")
+
+
+def _check_ray(batch: BatchRequest, words: RayWords) -> None:
+    for flag, is_given, remedy in (
+        ("--gpus", batch.devices, "Say how many engines with --actors"),
+        ("--shard", batch.shard, "Ray shares the jobs out by itself: leave one of them out"),
+        ("--fields", batch.destination.fields, "Merge the parts and take the fields with jq"),
+        ("--prune", batch.destination.is_pruning, "Merge the parts: rows of clips that have changed are left out"),
+    ):
+        if is_given:
+            raise UsageError(f"{flag} can't be used with --ray. {remedy}.")
+    if words.format not in (None, "jsonl", "parquet"):
+        raise UsageError(f"--format {words.format} can't be used with --ray: give jsonl or parquet.")
+    if not words.output or words.output == STDIN:
+        raise UsageError("--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.")
+
+
+def _actors(text: str | None) -> int | None:
+    if text in (None, "auto"):
+        return None
+    if text is not None and text.isascii() and text.isdecimal() and 0 < int(text) < 10**6:
+        return int(text)
+    raise UsageError(f"--actors {text!r} is no number of engines: give 1 or more, or auto.")
+
+
+def _check_jobs(words: Sequence[str], questions: Sequence[str], *, is_recursive: bool, is_null: bool) -> None:
+    if words:
+        remedy = "." if questions else ", or give it with -Q if it is a question."
+        raise UsageError(f"--jobs names the clips itself: leave {words[0]!r} out{remedy}")
+    for is_given, about in ((is_recursive, "--recursive is about folders"), (is_null, "-0 is about paths on stdin")):
+        if is_given:
+            raise UsageError(f"{about}, and --jobs names the clips itself. Leave one of them out.")
+
+
+def _check_question(words: Sequence[str]) -> None:
+    """Checks the first of the words, which is the question."""
+    if not words:
+        raise UsageError(f"No question and no clip was given: {USAGE}.")
+    if _is_path(words[0]):
+        what = "- is stdin" if words[0] == STDIN else f"{words[0]!r} is a clip"
+        raise UsageError(f"{what} where the question is expected: {USAGE}, or {USAGE_Q}.")
+    if not words[0].strip():
+        raise UsageError(f"The question is empty: {USAGE}.")
+
+
+def _is_path(word: str) -> bool:
+    return word == STDIN or names_a_clip(word)

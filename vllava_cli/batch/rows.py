@@ -1,0 +1,184 @@
+"""The row of a job, one JSON object with the same keys in the same order for an answer and an error; its columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, Job, id_of
+from vllava_cli.choices import by_choice
+from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts, Making
+from vllava_cli.errors import (
+    ContextError,
+    FetchError,
+    MediaError,
+    MemoryShortError,
+    OverflowedError,
+    UsageError,
+    VllavaError,
+)
+from vllava_cli.nouns import Answer, Precision
+from vllava_cli.storage.jsonl import is_portable, readable
+
+PROBABILITIES = "probabilities"
+COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "has_guard", "choices", "is_calibrated")
+_INNER = {
+    "error": ("kind", "message"),
+    CLIP_STATE: ("bytes", "mtime_ns"),
+    MADE_WITH: (
+        *KEYS,
+        *(f"versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
+        *(f"sampling.{name}" for name in _SAMPLING),
+        *(f"adapter.{name}" for name in AdapterFacts._fields),
+    ),
+}
+"""The fields inside of the objects that rows have."""
+ErrorKind = Literal[
+    "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
+]
+"""missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
+changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: no
+room for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What all rows of a run have in common."""
+
+    model: str
+    revision: str | None
+    choices: tuple[str, ...] = ()
+    signature: str = ""
+    """That of the jobs' ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobError:
+    kind: ErrorKind
+    message: str
+
+    @classmethod
+    def of_clip(cls, error: Exception, path: Path) -> JobError:
+        """What kept a clip's frames from being read."""
+        match error:
+            case UsageError():
+                return cls(kind="trim", message=str(error))
+            case FetchError():
+                return cls(kind="missing" if error.is_missing else "fetch", message=str(error))
+            case MediaError():
+                exists = os.path.exists(path)
+                return cls(kind="unreadable" if exists else "missing", message=str(error))
+        return cls(kind="bug", message=_last_line(error))
+
+    @classmethod
+    def of_question(cls, error: Exception) -> JobError:
+        """What kept a question from being answered."""
+        kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
+            (ContextError, "context"),
+            (MemoryShortError, "memory"),
+            (OverflowedError, "overflow"),
+            (UsageError, "question"),
+        )
+        kind = next((kind for family, kind in kinds if isinstance(error, family)), "bug")
+        message = str(error) if isinstance(error, VllavaError) else _last_line(error)
+        return cls(kind=cast(ErrorKind, kind), message=message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a job: either an answer or an error."""
+
+    job: Job
+    answer: Answer | None = None
+    times_s: tuple[float, ...] | None = None
+    """None for an image."""
+    error: JobError | None = None
+    seconds: float = 0.0
+    precision: Precision | None = None
+    """Of the engine that it came to; None before a model is loaded."""
+    making: Making | None = None
+    """Of an answer."""
+
+
+def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
+    """The row of a result, times and seconds rounded to what they can mean."""
+    job, answer, error, making = result.job, result.answer, result.error, result.making
+    row: dict[str, Any] = {
+        "id": job.id,
+        "path": job.path,
+        "question": job.question,
+        "answer": answer.text if answer else None,
+        "stop_reason": answer.stop_reason if answer else None,
+        "frame_times_s": None if result.times_s is None else [round(time_s, 4) for time_s in result.times_s],
+        "model": info.model,
+        "revision": info.revision,
+        "precision": result.precision,
+        "seconds": round(result.seconds, 4),
+        "error": {"kind": error.kind, "message": error.message} if error else None,
+        "stray": answer.stats.stray_tokens if answer else None,
+        "seed": making.seed if making else None,
+        CLIP_STATE: job.state,
+        MADE_WITH: making.row() if making else None,
+    }
+    if info.choices:
+        row[PROBABILITIES] = by_choice(info.choices, answer.probabilities) if answer else None
+    return {**row, **job.fields}
+
+
+def is_row(row: Mapping[str, Any]) -> bool:
+    """Whether a row of some file is one of a batch, by whichever version."""
+    return id_of(row) is not None and all(key in row for key in FIRST_KEYS)
+
+
+def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of all rows, then each further field of a job."""
+    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further_fields(jobs))
+
+
+def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The names of what jobs have besides clip and question."""
+    return tuple(dict.fromkeys(readable(name) for job in jobs for name in job.fields))
+
+
+def table_columns(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """`columns_of` without the objects that are no cells, and with the bytes of paths where some need them."""
+    columns = [name for name in columns_of(jobs, choices) if name not in (CLIP_STATE, MADE_WITH)]
+    columns[2:2] = path_columns(jobs)  # behind id and path
+    return tuple(columns)
+
+
+def path_columns(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """The column of the bytes of paths, where one of them isn't UTF-8."""
+    return () if all(is_portable(job.path) for job in jobs) else (PATH_BYTES,)
+
+
+def check_fields(fields: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
+    """Raises a UsageError for a field that would be empty in every row; without jobs nothing is known to be."""
+    if not fields or not jobs:
+        return
+    columns = columns_of(jobs, choices)
+    inner = {**_INNER, PROBABILITIES: choices}
+    for field in fields:
+        if field != PATH_BYTES and not any(
+            name in columns and (not rest or name not in inner or rest in inner[name])
+            for name, rest in _partings(field)
+        ):
+            raise UsageError(f"--fields names {field!r}, which no row has. Rows have {', '.join(columns)}.")
+
+
+def _partings(field: str) -> Iterator[tuple[str, str]]:
+    """ "a.b.c" → ("a.b.c", ""), ("a", "b.c"), ("a.b", "c"): names may have dots themselves."""
+    yield field, ""
+    for at, letter in enumerate(field):
+        if letter == ".":
+            yield field[:at], field[at + 1 :]
+
+
+def _last_line(error: Exception) -> str:
+    """KeyError("width") → "KeyError: 'width'": of a traceback that another process sent, the line that says what."""
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[-1:]])

@@ -1,0 +1,341 @@
+"""`vllava batch`: finds the jobs, skips those that are done, answers the rest, a row for each whatever happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from vllava_cli.batch import job_files
+from vllava_cli.batch.executors import Executor, RunControl, local
+from vllava_cli.batch.jobs import (
+    ClipJobs,
+    Job,
+    JobRequest,
+    group_by_clip,
+    list_path,
+    make_jobs,
+    settings_of,
+    signature,
+    write_lists,
+)
+from vllava_cli.batch.merge import mismatches
+from vllava_cli.batch.output import Output, opened
+from vllava_cli.batch.preflight import Headers, Preflight
+from vllava_cli.batch.progress import (
+    Progress,
+    report_end,
+    report_plan,
+    report_stats,
+    report_unreadable,
+    report_unused,
+)
+from vllava_cli.batch.request import BatchRequest, Inputs
+from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.errors import INTERRUPTED, UsageError
+from vllava_cli.hardware import cpu_cores
+from vllava_cli.interrupt import sigint_flag
+from vllava_cli.media import inputs
+from vllava_cli.media.remote.policy import allowed, scheme_of
+from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.nouns import DEMO_MODEL
+from vllava_cli.screen import Screen
+from vllava_cli.times import BEGAN_S, Stopwatch
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.hub import Source
+    from vllava_cli.media.decoder.pool import Pool
+
+_SLICE_S = 0.2
+
+
+def run(batch: BatchRequest, screen: Screen) -> int:
+    """Returns the exit code: 0, 1 if a job has failed or lacks its row, 130 after Ctrl-C. Errors: any VllavaError."""
+    watch = Stopwatch(began_s=BEGAN_S)
+    watch.lap("start")
+    code = _run(batch, screen, watch)
+    watch.lap("finishing")
+    screen.detail(f"took {watch.account()}.")
+    return code
+
+
+def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
+    progress = Progress()
+    source = source_of(batch, screen)
+    info = run_info(batch, source)
+    every, complaints = jobs_of(batch, info, screen)
+    jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
+    _check_schemes(batch, jobs)
+    with (
+        opened(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
+        sigint_flag(is_early=lambda: not progress.has_begun) as is_interrupted,
+    ):
+        todo = [job for job in jobs if not out.is_done(job)]
+        progress.total, progress.skipped = len(jobs), len(jobs) - len(todo)
+        progress.skipped_errors = sum(out.had_failed(job) for job in jobs)
+        progress.unknown = _unknown(batch, source, has_rows=bool(out.before))
+        work = _Work(
+            batch=batch,
+            source=source,
+            info=info,
+            out=out,
+            progress=progress,
+            screen=screen,
+            is_interrupted=is_interrupted,
+            watch=watch,
+        )
+        watch.lap("jobs")
+        is_cut = False
+        try:
+            work.do(list(group_by_clip(todo)))
+            out.finish(jobs)
+        except KeyboardInterrupt:
+            is_cut = True
+        is_cut |= is_interrupted() and (progress.left > 0 or batch.is_dry)
+        if not batch.is_dry:
+            report_end(progress, screen, is_interrupted=is_cut, can_resume=out.is_kept)
+        if is_cut:
+            return INTERRUPTED
+        is_whole = batch.ray is None or batch.is_dry or progress.left > 0 or _is_whole(out, jobs, screen)
+    is_planned = batch.is_dry and batch.ray is not None  # whatever failed before
+    return 1 if complaints or (progress.failed and not is_planned) or not is_whole else 0
+
+
+def source_of(batch: BatchRequest, screen: Screen) -> Source:
+    """The checkpoint; a dry run looks for it on this disk alone. Errors: any VllavaError."""
+    from vllava_cli.engine.adapter import foreseen, locate
+
+    if batch.is_dry:
+        return foreseen(batch.wishes, screen.notice)
+    return locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+
+
+def run_info(batch: BatchRequest, source: Source) -> RunInfo:
+    settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter)
+    return RunInfo(
+        model=source.model,
+        revision=source.revision,
+        choices=batch.sampling.choices,
+        signature=signature(batch.wishes.model, source.revision, settings),
+    )
+
+
+def jobs_of(batch: BatchRequest, info: RunInfo, screen: Screen) -> tuple[list[Job], int]:
+    """The jobs of all shards, and how many faults of folders were reported; writes the list of this shard."""
+    complaints: list[str] = []
+    every = make_jobs(_requests(batch.inputs, complaints.append, screen), info.signature)
+    for complaint in complaints:
+        screen.error(complaint)
+    check_fields(batch.destination.fields, every, batch.sampling.choices)
+    report_unused(further_fields(every), screen)
+    path, shard = batch.destination.path, batch.shard
+    if shard and path and not batch.is_dry:
+        write_lists({shard.number: list_path(path)}, shard.of, every)
+    return every, len(complaints)
+
+
+def _requests(given: Inputs, complain: Callable[[str], None], screen: Screen) -> Iterator[JobRequest]:
+    stdin = sys.stdin.buffer if sys.stdin else None
+    if given.jobs:
+        yield from job_files.requests_in(
+            given.jobs, stdin=stdin, videos=given.videos, questions=given.questions, notice=screen.notice
+        )
+        return
+    for path in inputs.paths(
+        given.paths, stdin=stdin, is_recursive=given.is_recursive, is_null=given.is_null, tell=complain
+    ):
+        for question in given.questions:
+            yield JobRequest(path=path, question=question)
+
+
+def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
+    """Refuses URLs that may not be fetched before anything is asked for. Errors: UsageError."""
+    schemes = allowed(batch.ray.allowed).schemes if batch.ray else ()
+    for job in jobs:
+        scheme = scheme_of(job.path) if "://" in job.path else None
+        if scheme and not batch.ray:
+            raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
+        if scheme and scheme not in schemes:
+            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme}, if it is meant.")
+
+
+def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
+    """What can't be known of the jobs where the checkpoint isn't here, a sentence; "" where that is nothing."""
+    from vllava_cli.engine.hub import UNKNOWN
+
+    whats = ["done"] * has_rows + ["in the shard"] * bool(batch.shard)
+    if source.revision != UNKNOWN or not whats:
+        return ""
+    names = " and ".join(filter(None, (batch.wishes.model, batch.wishes.adapter)))
+    return f"which jobs are {' or '.join(whats)}: their ids depend on the revision of {names}, which isn't here"
+
+
+def _is_whole(out: Output, jobs: Sequence[Job], screen: Screen) -> bool:
+    """Whether the output has each job once; where it hasn't, says what is wrong with it."""
+    with screen.waiting("Reconciling the rows with the jobs"):
+        found = mismatches(jobs, out.ids(), out.before)
+    for sentence in found:
+        screen.error(f"The rows don't match the jobs: {sentence}")
+    return not found
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """The work of a run. Each result is a row before the next one is asked for."""
+
+    batch: BatchRequest
+    source: Source
+    info: RunInfo
+    out: Output
+    progress: Progress
+    screen: Screen
+    is_interrupted: Callable[[], bool]
+    watch: Stopwatch
+    has_failed: bool = False
+    """Whether a row of this run is an error, and --fail-fast was given."""
+    control: RunControl = field(init=False)
+    executor: Executor | None = None
+    decoders: int = 0
+
+    def __post_init__(self) -> None:
+        self.control = RunControl(
+            is_stopping=self.is_stopping,
+            notice=self.screen.notice,
+            detail=self.screen.detail,
+            on_ready=self.progress.begin,
+            on_pause=self.out.flush,
+        )
+
+    def do(self, clip_jobs: list[ClipJobs]) -> None:
+        """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
+        if self.batch.is_dry and (self.batch.ray or not clip_jobs):
+            report_plan(self.progress, None if self.batch.ray else Headers(), self.screen)
+        elif self.batch.ray:
+            self.executor = self._on_ray()
+            if clip_jobs:
+                self._announce()
+                self._answer(self.executor, clip_jobs)
+        elif clip_jobs:
+            self._do_here(clip_jobs)
+        if self.batch.has_stats and (clip_jobs or self.executor):
+            self._report_stats()
+
+    def is_stopping(self) -> bool:
+        """Whether nothing new is begun."""
+        return self.is_interrupted() or self.has_failed
+
+    def _do_here(self, clip_jobs: list[ClipJobs]) -> None:
+        """Reads the headers in this machine's processes, then answers the clips that can be used."""
+        from vllava_cli.media.decoder.pool import Pool, default_workers
+
+        batch = self.batch
+        self.decoders = min(batch.decoders or default_workers(cpu_cores()), len(clip_jobs))
+        with Pool(self.decoders, batch.limits) as pool:
+            preflight = Preflight(pool, clip_jobs, None if batch.is_dry or batch.devices else batch.framing)
+            self._await(preflight, len(clip_jobs))
+            headers = preflight.headers
+            if not self.is_stopping():
+                self._note_bad(headers, len(clip_jobs))
+                if batch.is_dry:
+                    report_plan(self.progress, headers, self.screen)
+            if headers.good and not batch.is_dry and not self.is_stopping():
+                self._answer(self._here(pool, preflight), headers.good)
+
+    def _await(self, preflight: Preflight, total: int) -> None:
+        """Waits for the headers; the libraries of an engine are imported meanwhile."""
+
+        def parts() -> list[str]:
+            return [f"Reading headers: {preflight.headers.done:,}/{total:,}"]
+
+        with self.screen.progress(parts, is_shared=False):
+            if not (self.batch.is_dry or self.batch.devices):
+                local.import_engine()
+                self.watch.lap("imports")
+            while not preflight.wait(_SLICE_S) and not self.is_stopping():
+                pass
+        self.watch.lap("headers")
+
+    def _note_bad(self, headers: Headers, total: int) -> None:
+        errors = [error for _, error in headers.bad]
+        report_unreadable(errors, total, self.screen, has_rows=not self.batch.is_dry)
+        for clip, error in headers.bad:
+            for job in clip.jobs:
+                self._put(Result(job=job, error=error))
+
+    def _here(self, pool: Pool, preflight: Preflight) -> Executor:
+        """The executor of this machine. Errors: any VllavaError."""
+        self._announce()
+        batch, screen, headers = self.batch, self.screen, preflight.headers
+        longest = max(len(job.question) for clip in headers.good for job in clip.jobs)
+        if preflight.frames is None:
+            from vllava_cli.batch.executors.processes import worker_pool
+
+            pool.close()  # the processes have decoders of their own
+            return worker_pool(batch, self.source, headers.kinds, longest, self.control)
+        with screen.waiting("Reading the model's files"):
+            tokens = local.read_tokens(self.source)
+        self.watch.lap("the model's files")
+        pool.fit_to(tokens.checkpoint.video_recipe)
+        engine = local.load_engine(
+            batch, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
+        )
+        most_rows = local.rows_at_once(engine, batch, longest)
+        screen.detail(f"rows at once: {most_rows}.")
+        self.progress.begin()
+        return local.LocalExecutor(
+            engine=engine, batch=batch, reads=preflight.frames, most_rows=most_rows, control=self.control
+        )
+
+    def _on_ray(self) -> Executor:
+        from vllava_cli.batch.executors.ray_driver import RayExecutor
+
+        has_earlier_answers = self.progress.skipped > self.progress.skipped_errors
+        return RayExecutor(
+            batch=self.batch, source=self.source, control=self.control, has_earlier_answers=has_earlier_answers
+        )
+
+    def _announce(self) -> None:
+        if self.source.model == DEMO_MODEL:
+            self.screen.notice(
+                "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
+            )
+
+    def _answer(self, executor: Executor, clip_jobs: Sequence[ClipJobs]) -> None:
+        self.executor, control = executor, self.control
+
+        def parts() -> list[str]:
+            return self.progress.parts(control.counters, now_s=time.perf_counter(), waiting_for=control.waiting_for)
+
+        with closing(executor.outcomes(clip_jobs)) as results:
+            with self.screen.progress(parts, is_shared=False):  # rows reach the terminal only from the first one on
+                first = list(islice(results, 1))
+            with self.screen.progress(parts, is_shared=not self.out.is_kept):
+                for result in chain(first, results):
+                    self.progress.begin()
+                    self._put(result)
+        self.watch.lap("answering")
+
+    def _put(self, result: Result) -> None:
+        if not self.batch.is_dry:
+            self.out.put(row_of(result, self.info))
+        self.progress.note(result.error.kind if result.error else None)
+        self.has_failed |= self.batch.is_failing_fast and result.error is not None
+
+    def _report_stats(self) -> None:
+        now_s, progress = time.perf_counter(), self.progress
+        answering_s = now_s - (progress.ready_s or now_s)
+        stats = {
+            "wall_s": now_s - progress.started_s,
+            "answering_s": answering_s,
+            "clips": self.control.counters.clips,
+            "jobs": progress.now,
+            "decoders": self.decoders,
+        }
+        more = (
+            self.executor.stats(answering_s) if self.executor else self.control.counters.stats(answering_s, engines=1)
+        )
+        report_stats(stats | more, self.screen)

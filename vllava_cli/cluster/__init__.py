@@ -1,1 +1,0 @@
-"""The same batch on Ray: a manifest of clips, processes that decode and answer anywhere, rows that come back here."""

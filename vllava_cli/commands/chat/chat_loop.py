@@ -1,0 +1,208 @@
+"""`vllava chat`: opens the conversation, then reads an entry and carries it out, until the input ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllava_cli.commands.chat.commands import perform
+from vllava_cli.commands.chat.controller import ChatController
+from vllava_cli.commands.chat.display import AnswerForm
+from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
+from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, utc_now
+from vllava_cli.commands.chat.sessions import find_session
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.start import prepare, start
+from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
+from vllava_cli.interrupt import GracefulExit
+from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.screen import Screen
+from vllava_cli.session.session_file import SessionRecord, resume, sessions_folder
+from vllava_cli.storage.journal import Journal
+from vllava_cli.times import BEGAN_S, Stopwatch
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """The command line of one `vllava chat`."""
+
+    clips: tuple[Path, ...]
+    wishes: Wishes
+    is_model_named: bool
+    """On the command line: a session's own model doesn't count then."""
+    framing: Framing
+    sampling: Sampling
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    output: AnswerForm = "stream"
+    is_continued: bool = False
+    continued: str | None = None
+    """The id of the session to go on with; None is the last one."""
+    session: Path | None = None
+
+
+def run(chat: Chat, screen: Screen) -> int:
+    """Answers until the input ends; returns 0, or 1 where a line of a pipe failed. Errors: any VllavaError."""
+    with ExitStack() as ends:
+        file, record = _session(chat)
+        if file:
+            ends.callback(file.close)
+        if record and chat.clips:
+            _check_same(chat.clips, record)
+        controller = _controller(of_session(chat, record), file, record, screen, ends)
+        lines = _lines(controller)
+        controller.ending = ends.enter_context(GracefulExit.watched())
+        ends.callback(controller.close)
+        return _loop(controller, lines)
+
+
+def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
+    """The chat with the session's model and fit."""
+    if record is None:
+        return chat
+    wishes = chat.wishes
+    if not chat.is_model_named:
+        adapter = wishes.adapter or record.adapter
+        wishes = replace(wishes, model=record.model, revision=record.revision, adapter=adapter)
+    return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
+
+
+def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
+    """The session to go on with, locked; none where the chat is a new one."""
+    if chat.is_continued:
+        return resume(find_session(chat.continued))
+    if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
+        return resume(chat.session)
+    return None, None
+
+
+def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
+    """Raises a UsageError for clips that aren't the session's: so that one command line can begin and go on with it."""
+    known = {path for path, _ in clips_of(record)}
+    other = next((clip for clip in clips if clip.absolute() not in known), None)
+    if other:
+        raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
+
+
+def _controller(
+    chat: Chat, file: Journal | None, record: SessionRecord | None, screen: Screen, ends: ExitStack
+) -> ChatController:
+    """The conversation with everything that it needs, the weights last."""
+    named = tuple((clip, chat.framing) for clip in chat.clips)
+    shown = tuple((medium.path, medium.framing) for medium in record.media) if record else named
+    clips = clips_of(record) if record else tuple(dict.fromkeys(named))
+    watch = Stopwatch(began_s=BEGAN_S)
+    watch.lap("start")
+    media, tokens, frames_s = prepare(clips, chat.wishes, limits=chat.limits, screen=screen, watch=watch)
+    frames = dict(zip(clips, media, strict=True))
+    recorder = SessionRecorder(
+        header=_header(tokens.checkpoint, chat, record),
+        screen=screen,
+        path=chat.session.absolute() if chat.session else None,
+        file=file,
+    )
+    ends.callback(recorder.close)
+    for clip in clips:
+        recorder.cache.add(clip, frames[clip])
+    conversation = Conversation(attached=tuple(frames[clip] for clip in shown), fit=chat.framing.fit)
+
+    def check(tokens: Tokens) -> None:
+        tokens.prompt_ids(Conversation(attached=conversation.attached), "?")
+
+    check(tokens)
+    kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
+    engine, load_s = start(chat.wishes, tokens, kinds, screen, watch, check=check)
+    screen.detail(f"ready after {watch.account()}.")
+    controller = ChatController(
+        engine=engine,
+        conversation=conversation,
+        settings=Settings(sampling=chat.sampling, is_verbose=screen.is_verbose),
+        screen=screen,
+        recorder=recorder,
+        limits=chat.limits,
+        form=chat.output,
+        frames_s=frames_s,
+        load_s=load_s,
+    )
+    if record:
+        controller.resume(record, frames, is_same_file=True)
+    return controller
+
+
+def _header(checkpoint: Checkpoint, chat: Chat, record: SessionRecord | None) -> SessionRecord:
+    """The session without turns; model and adapter are named such that they are found again from any folder."""
+    adapter = checkpoint.adapter
+    is_name = checkpoint.model == DEMO_MODEL or checkpoint.revision is not None
+    return SessionRecord(
+        model=checkpoint.model if is_name else str(checkpoint.folder.absolute()),
+        revision=checkpoint.revision,
+        adapter=(adapter.name if adapter.revision else str(adapter.folder.absolute())) if adapter else None,
+        fit=chat.framing.fit,
+        started_at=record.started_at if record else utc_now(),
+    )
+
+
+def _lines(chat: ChatController) -> Lines:
+    lines = lines_for(
+        sys.stdin,
+        sys.stdout,
+        history_path=sessions_folder().parent / "history",
+        questions=lambda: chat.questions,
+        prompt_to=None if chat.screen.is_quiet else sys.stderr,
+    )
+    if lines.has_prompt and not chat.conversation.turns:
+        chat.screen.notice(f"{chat.about} /help lists the commands, Ctrl-D leaves.")
+    if isinstance(lines, TerminalLines):
+        chat.has_editor = True
+        if lines.history_fault:
+            chat.screen.notice(lines.history_fault)
+    return lines
+
+
+def _loop(chat: ChatController, lines: Lines) -> int:
+    """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's."""
+    failures = 0
+    while not (chat.was_interrupted and not lines.is_watched):
+        left = f"{chat.left_tokens} tokens left"
+        chat.prefill_next()
+        try:
+            _perform_next(chat, lines, left)
+        except StdoutError:
+            raise
+        except VllavaError as exc:
+            failures += 1
+            chat.screen.error(str(exc))
+        except KeyboardInterrupt:
+            if not lines.is_watched:
+                raise
+            chat.screen.notice("Stopped.")
+        if chat.is_over:
+            return 1 if failures and not lines.is_watched else 0
+    return INTERRUPTED
+
+
+def _perform_next(chat: ChatController, lines: Lines, left: str) -> None:
+    """Reads a line, or the new words of a question that is put up for editing, and carries it out."""
+    edited, chat.edited = chat.edited, 0
+    line = _line(chat, lines, left, default=chat.question_of(edited) if edited else "")
+    if line is None:
+        chat.is_over = True
+    elif not edited:
+        perform(chat, line)
+    elif line:
+        chat.edit(edited, line)
+
+
+def _line(chat: ChatController, lines: Lines, left: str, *, default: str) -> str | None:
+    """The next line. A terminal is put back in order before a request to end is followed; a read of a pipe isn't."""
+    if not isinstance(lines, TerminalLines):
+        return lines.read(left=left, default=default)
+    chat.ending.wake = lines.leave
+    with chat.ending.held():
+        return lines.read(left=left, default=default)

@@ -1,0 +1,290 @@
+"""A conversation and all that can be done to it; it reads no line and knows no exit code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from vllava_cli.commands.chat.display import AnswerForm, clip_names, end_answer, show_pieces
+from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.provenance import report, seeded
+from vllava_cli.commands.start import read_clips, warn_of_many
+from vllava_cli.errors import UsageError
+from vllava_cli.interrupt import GracefulExit, sigint_flag
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
+from vllava_cli.screen import Screen
+from vllava_cli.session.session_file import SessionRecord
+from vllava_cli.storage.jsonl import json_of
+from vllava_cli.times import Stopwatch
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.generate import Engine
+
+CHUNK_TOKENS = 128
+"""Small, because a question that comes meanwhile waits for the end of a chunk."""
+
+
+class BackgroundPrefill:
+    """Reads clips into the KV cache while a question is typed, so that the first answer starts as fast as later ones.
+
+    Between `start` and `stop` the engine belongs to its thread.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._is_stopped = threading.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefill")
+        self._reading: Future[object] | None = None
+
+    def start(self, conversation: Conversation) -> None:
+        """Begins to read all of the next prompt but its question; a failure shows when the question is asked."""
+        from vllava_cli.engine.prompt_cache import Shown
+
+        self.stop()
+        ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
+        shown = Shown(ids=ids, media=conversation.media, fit=conversation.fit)
+        if ids and not self._engine.has_read(shown):
+            self._is_stopped.clear()
+            self._reading = self._thread.submit(
+                self._engine.read, shown, is_interrupted=self._is_stopped.is_set, chunk_tokens=CHUNK_TOKENS
+            )
+
+    def stop(self) -> None:
+        """Waits for the chunk that is being read; what was read so far stays in the cache."""
+        self._is_stopped.set()
+        while self._reading and not self._reading.done():
+            with suppress(KeyboardInterrupt):  # the engine must be free first
+                wait([self._reading])
+
+
+@dataclass(kw_only=True)
+class ChatController:
+    """One conversation at a time, with the engine that answers and the recorder of its session file."""
+
+    engine: Engine
+    conversation: Conversation
+    settings: Settings
+    screen: Screen
+    recorder: SessionRecorder
+    limits: DecodeLimits
+    ending: GracefulExit = field(default_factory=GracefulExit)
+    form: AnswerForm = "stream"
+    has_editor: bool = False
+    """Whether lines are typed into an editor: clips are read into the cache meanwhile, and /edit puts up a question."""
+    edited: int = 0
+    """The number of the question that is put up for editing, 0 for none."""
+    is_over: bool = False
+    """Whether /bye was entered."""
+    was_interrupted: bool = False
+    """Whether the last answer was stopped by Ctrl-C."""
+    frames_s: float = 0.0
+    load_s: float = 0.0
+    """What the first answer had to wait for, reported once."""
+
+    def __post_init__(self) -> None:
+        self.prefill = BackgroundPrefill(self.engine)
+
+    @property
+    def left_tokens(self) -> int:
+        """How many more tokens fit into the context."""
+        tokens = self.engine.tokens
+        return max(0, tokens.context_tokens - tokens.used(self.conversation))
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        return tuple(turn.question for turn in self.conversation.turns)
+
+    @property
+    def about(self) -> str:
+        """A sentence that names the clips."""
+        media = self.conversation.media
+        return f"About {clip_names(media)}." if media else "No clip is open: /open FILE opens one."
+
+    def ask(self, question: str) -> None:
+        """Streams an answer; however it ends, the turn is saved before anything else can happen.
+
+        Errors: any VllavaError, then the conversation is as before.
+        """
+        self._put(question, self.settings.sampling, len(self.conversation.turns) + 1)
+
+    def retry(self, settings: Settings | None = None) -> None:
+        """Asks the last question again, perhaps with other settings for this once."""
+        if not self.conversation.turns:
+            raise UsageError("There is no question to ask again yet.")
+        sampling = (settings or self.settings).sampling
+        if not settings and sampling.choices:
+            self.screen.notice("A choice doesn't vary, so the answer will be the same: /set choices none lifts it.")
+        elif not settings and sampling.temperature == 0:
+            self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
+        self._put(self.questions[-1], sampling, len(self.conversation.turns))
+
+    def edit(self, number: int, question: str) -> None:
+        """Asks turn `number`, from 1, with other words; what follows it is dropped. Errors: UsageError."""
+        self.question_of(number)
+        count = len(self.conversation.turns)
+        if number < count:
+            self.screen.notice(f"{_turns_are(number + 1, count)} dropped with the old question.")
+        self._put(question, self.settings.sampling, number)
+
+    def question_of(self, number: int) -> str:
+        """The question of a turn. Errors: UsageError where there is none of that number."""
+        count = len(self.conversation.turns)
+        if not 1 <= number <= count:
+            known = f"the last one is {count}" if count else "none was asked yet"
+            raise UsageError(f"There is no question {number}: {known}.")
+        return self.questions[number - 1]
+
+    def undo(self) -> None:
+        """Takes the last turn back; what came with it is attached to the next question."""
+        if not self.conversation.turns:
+            raise UsageError("There is nothing to undo.")
+        question = " ".join(self.questions[-1].split())
+        with self._changing():
+            self.conversation.cut(len(self.conversation.turns) - 1)
+        self.screen.notice(f"Took back: {question if len(question) <= 60 else f'{question[:59]}…'}")
+
+    def clear(self) -> None:
+        """Forgets all turns; the clips stay."""
+        count, media = len(self.conversation.turns), self.conversation.media
+        with self._changing():
+            self.conversation.cut(0)
+            self.conversation.attached = media
+        self.screen.notice(f"Forgot {count} turn{'s' * (count != 1)}. {self.about}")
+
+    def open(self, clips: Sequence[FramedClip]) -> None:
+        """Begins a new conversation about other clips. Errors: those of reading them; then the old one goes on."""
+        fresh = Conversation(attached=self.read(clips), fit=self.conversation.fit)
+        self.engine.tokens.prompt_ids(fresh, "?")
+        warn_of_many(len(fresh.attached), self.screen)
+        self._begin(fresh)
+        self.screen.notice(f"A new conversation. {self.about}")
+
+    def add(self, clips: Sequence[FramedClip]) -> None:
+        """Attaches clips to the next question. Errors: those of reading them; ContextError where they can't fit."""
+        media = self.read(clips)
+        self.prefill.stop()
+        self.engine.tokens.prompt_ids(Conversation(attached=self.conversation.media + media), "?")
+        self.conversation.attached += media
+        warn_of_many(len(self.conversation.media), self.screen)
+        self.screen.notice(f"Attached to the next question: {clip_names(self.conversation.attached)}.")
+
+    def read(self, clips: Sequence[FramedClip]) -> tuple[Frames, ...]:
+        """The frames of clips; those in use needn't be read again. Errors: MediaError, UsageError."""
+        return self.recorder.cache.frames(clips, lambda missing: read_clips(missing, self.limits, self.screen))
+
+    def resume(self, record: SessionRecord, frames: Mapping[FramedClip, Frames], *, is_same_file: bool = False) -> None:
+        """Goes on with a session, in the same file or in a new one. Errors: ContextError."""
+        with self.screen.waiting("Comparing the clips with what they were"):
+            found = changes(record)
+        for change in found:
+            self.screen.notice(f"vllava: warning: {change}")
+        tokens = self.engine.tokens
+        conversation, renewed = restored(record, frames, tokens, model=self.recorder.header.model)
+        tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
+        if renewed:
+            answers = f"{renewed} answer{'s' * (renewed != 1)}"
+            self.screen.notice(f"vllava: warning: {answers} of another model, or edited since: read as text.")
+        if is_same_file:
+            self.conversation = conversation
+            self.recorder.turns = list(conversation.turns)
+        else:
+            self._begin(conversation)
+        count = len(conversation.turns)
+        last = f" The last question: {' '.join(self.questions[-1].split())}" if count else ""
+        self.screen.notice(f"Going on after {count} turn{'s' * (count != 1)}. {self.about}{last}")
+
+    def prefill_next(self) -> None:
+        """Begins to read what the next question will show, in the background."""
+        if self.has_editor:
+            self.prefill.start(self.conversation)
+
+    def close(self) -> None:
+        """Gives the engine and the session file back; what a Ctrl-C left out of the file is written now."""
+        with self._changing():
+            pass
+        self.recorder.close()
+
+    def _put(self, question: str, sampling: Sampling, number: int) -> None:
+        """Makes turn `number` of a question, in place of the one that is there; a failure brings that back."""
+        conversation, watch = self.conversation, Stopwatch()
+        before = (list(conversation.turns), conversation.attached, conversation.dropped)
+        sampling = seeded(sampling)
+        with self._changing():
+            conversation.cut(number - 1)
+            try:
+                dropped = self.engine.make_room(conversation, question, sampling)
+                if dropped:
+                    turns = _turns_are(dropped.start + 1, dropped.stop)
+                    self.screen.notice(f"{turns} no longer in the context, which was full; the clips still are.")
+                self._answer(question, sampling)
+            except BaseException:
+                if len(conversation.turns) < number:
+                    conversation.turns, conversation.attached, conversation.dropped = before
+                raise
+            watch.lap("first token", conversation.turns[-1].stats.first_token_s)
+            watch.lap("decoding")
+        watch.lap("keeping")
+        turn = conversation.turns[-1]
+        self.was_interrupted = turn.stop_reason == "interrupted"
+        if self.form == "json":
+            self.screen.answer(json_of(self._row()) + "\n")
+        end_answer(turn, len(conversation.turns), self.screen, self.form, took=watch.account())
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A change of the conversation: it is saved, however it ends, before a request to end is followed."""
+        with self.ending.held():
+            try:
+                self.prefill.stop()
+                yield
+            finally:
+                self.recorder.save(self.conversation)
+
+    def _answer(self, question: str, sampling: Sampling) -> None:
+        before = len(self.conversation.turns)
+        with sigint_flag() as is_stopped:
+            pieces = self.engine.stream(
+                self.conversation,
+                question,
+                sampling,
+                is_interrupted=lambda: is_stopped() or self.ending.is_asked(),
+            )
+            with closing(pieces):
+                try:
+                    show_pieces(pieces, self.screen, self.form)
+                except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
+                    pieces.close()
+                    if len(self.conversation.turns) == before:  # it came before the stream had begun
+                        raise
+                finally:
+                    if len(self.conversation.turns) > before:
+                        self._add_waits()
+
+    def _add_waits(self) -> None:
+        turn = self.conversation.turns[-1]
+        stats = replace(turn.stats, frames_s=self.frames_s, load_s=self.load_s)
+        self.conversation.turns[-1] = replace(turn, stats=stats)
+        self.frames_s = self.load_s = 0.0
+
+    def _row(self) -> dict[str, Any]:
+        """The last answer as JSON; turn and session say which rows before this one are its conversation."""
+        file = self.recorder.file
+        begin = {"turn": len(self.conversation.turns), "session": str(file.path) if file else None}
+        clips = [self.recorder.shown(frames) for frames in self.conversation.media]
+        return begin | report(self.conversation, clips, self.engine)
+
+    def _begin(self, conversation: Conversation) -> None:
+        """Goes on with another conversation, in a file of its own."""
+        self.prefill.stop()
+        self.recorder.begin_another()
+        self.conversation = conversation
+
+
+def _turns_are(first: int, last: int) -> str:
+    """(1, 1) → "Turn 1 is", (2, 5) → "Turns 2 to 5 are"."""
+    return f"Turn {first} is" if first == last else f"Turns {first} to {last} are"

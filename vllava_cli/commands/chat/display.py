@@ -1,0 +1,116 @@
+"""Shows an answer while it comes, the state of a conversation, and a conversation as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
+
+from vllava_cli.choices import shares
+from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.provenance import counts, first_token
+from vllava_cli.nouns import Conversation, Frames, Piece, StopReason, Turn, counted
+from vllava_cli.screen import Screen, clean, one_line
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.generate import Engine
+
+AnswerForm = Literal["stream", "whole", "json"]
+_STOPS: dict[StopReason, str] = {
+    "length": "cut off at the longest answer allowed",
+    "context": "cut off: the context was full",
+    "repetition": "stopped: the answer repeated itself",
+    "interrupted": "stopped by Ctrl-C",
+}
+
+
+def show_pieces(pieces: Iterator[Piece], screen: Screen, form: AnswerForm) -> None:
+    """Takes all pieces; shows them as they come only where they are to be streamed."""
+    with screen.waiting("Reading; Ctrl-C stops"):
+        first = next(pieces)
+    for piece in chain([first], pieces):
+        if form == "stream":
+            screen.answer(piece.text)
+
+
+def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, took: str) -> None:
+    """Ends a turn's answer, or prints it now; then the notices about it. `took` says where the time went."""
+    if form == "whole":
+        screen.answer(turn.answer)
+    if form != "json":
+        screen.answer("" if turn.answer else "\n")  # an answer, even an empty one, is a line
+        screen.end_answer()
+        if turn.probabilities:
+            screen.notice(shares(turn.sampling.choices, turn.probabilities))
+    match turn.stop_reason:
+        case "interrupted":
+            screen.notice("Stopped. What was said is kept; /undo takes it back.")
+        case "length":
+            tokens = counted(turn.stats.new_tokens, "token")
+            screen.notice(f"Cut off after {tokens}: /set max-new-tokens allows more.")
+        case "context":
+            screen.notice("Cut off: the context is full.")
+    stats = turn.stats
+    screen.detail(
+        f"turn {number}: stopped: {turn.stop_reason}; {counts(stats)}; clips looked at {stats.tower_calls}; {took}"
+    )
+
+
+def state_rows(
+    engine: Engine, conversation: Conversation, settings: Settings, *, file: str
+) -> Iterator[tuple[str, str]]:
+    """(name, sentence) rows for /show: context, turns, settings, plan and file."""
+    tokens, checkpoint = engine.tokens, engine.tokens.checkpoint
+    used = tokens.used(conversation)
+    clips = sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
+    left = max(0, tokens.context_tokens - used)
+    yield "context", f"{used} of {tokens.context_tokens} tokens used, {clips} of them by clips; {left} left"
+    for number, turn in enumerate(conversation.turns, 1):
+        yield f"turn {number}", _turn_facts(turn, is_dropped=number <= conversation.dropped)
+    yield "looked at", f"{engine.sight.calls} clip{'s' * (engine.sight.calls != 1)} since the start"
+    yield from settings.rows()
+    yield "model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")
+    for what, choice, reason in engine.plan.reasons:
+        yield what, f"{choice}: {reason}"
+    yield "kept in", file
+
+
+def markdown(conversation: Conversation, *, model: str) -> str:
+    """The clips with the moments that the model saw, then each question as a quotation and its answer."""
+    return clean("\n".join(_blocks(conversation, model)))
+
+
+def frame_times(frames: Frames) -> str:
+    """ "8 frames at 0:00.00 0:01.25 …", or "one picture"."""
+    if frames.kind == "image":
+        return "one picture"
+    from vllava_cli.media.contact_sheet import clock
+
+    return f"{counted(len(frames.times_s), 'frame')} at {' '.join(map(clock, frames.times_s))}"
+
+
+def clip_names(media: tuple[Frames, ...]) -> str:
+    """ "dog.mp4, cat.png" """
+    return ", ".join(one_line(medium.clip.path.name) for medium in media)
+
+
+def _turn_facts(turn: Turn, *, is_dropped: bool) -> str:
+    end = "" if turn.stop_reason == "end" else f"; {turn.stop_reason}"
+    dropped = "; no longer in the context" if is_dropped else ""
+    return f"{counts(turn.stats)}; {first_token(turn.stats, turn.stop_reason)}{end}{dropped}"
+
+
+def _blocks(conversation: Conversation, model: str) -> Iterator[str]:
+    yield f"# {_escaped(clip_names(conversation.media)) or 'A conversation'}\n"
+    yield f"Model: {_escaped(model)}\n"
+    for turn in conversation.turns:
+        for frames in turn.media:
+            yield f"Shown: `{one_line(str(frames.clip.path)).replace('`', '')}`, {frame_times(frames)}.\n"
+        yield "".join(f"> {line}\n" for line in turn.question.strip().splitlines())
+        stop = _STOPS.get(turn.stop_reason) or _escaped(shares(turn.sampling.choices, turn.probabilities))
+        yield f"{turn.answer.strip()}\n" + (f"\n*({stop})*\n" if stop else "")
+
+
+def _escaped(text: str) -> str:
+    """Characters that Markdown would read otherwise, escaped: "a_b" → "a\\_b"."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>#" else letter for letter in text)

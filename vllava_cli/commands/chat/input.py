@@ -1,0 +1,253 @@
+"""Reads a question or a command at a time: edited at a terminal, or as plain lines from a pipe."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
+
+from vllava_cli.commands.chat.completion import ChatCompleter
+from vllava_cli.errors import UsageError
+from vllava_cli.prompt import MAX_QUESTION_BYTES
+
+PROMPT = "> "
+CONTINUATION = "… "
+QUOTES = '"""'
+MAX_HISTORY_BYTES = 16 << 20
+"""All of it is held in memory."""
+
+
+class TerminalLines:
+    """Lines that a person types: with history, completion, pasting and editing."""
+
+    has_prompt = is_watched = True
+
+    def __init__(
+        self,
+        *,
+        history_path: Path | None = None,
+        questions: Callable[[], Sequence[str]] = tuple,
+        folder: Path | None = None,
+        input: Input | None = None,
+        output: Output | None = None,
+    ) -> None:
+        """`questions` are those of the turns so far; `history_fault` says why no history is written."""
+        history, self.history_fault = _private_history(history_path)
+        self._left = ""
+        self._is_leaving = False
+        self._session: PromptSession[str] = PromptSession(
+            history=history,
+            completer=ChatCompleter(questions, folder or Path()),
+            complete_while_typing=False,
+            auto_suggest=AutoSuggestFromHistory(),
+            multiline=True,
+            prompt_continuation=lambda _width, _line, is_soft_wrap: "" if is_soft_wrap else CONTINUATION,
+            rprompt=self._right,
+            style=Style.from_dict({"left": "dim", "auto-suggestion": "ansidefault dim"}),
+            key_bindings=_keys(),
+            enable_suspend=True,
+            input=input,
+            output=output,
+        )
+
+    def read(self, *, left: str, default: str = "") -> str | None:
+        """One entry, perhaps of several lines; None at the end of the input.
+
+        `left` is shown beside the prompt. `default` is there to be edited: "" then means that it was given up.
+        """
+        self._left = left
+        text = ""
+        while not text:
+            try:
+                text = _entry_of(self._session.prompt(PROMPT, default=default, pre_run=self._leave_if_asked))
+            except KeyboardInterrupt:
+                text = ""
+            except EOFError:
+                return None
+            if default:
+                return text
+        return text
+
+    def leave(self) -> None:
+        """Makes the read that goes on, or else the next one, return None; may be called by a signal's handler."""
+        self._is_leaving = True
+        loop = self._session.app.loop
+        if loop:
+            loop.call_soon_threadsafe(self._leave_if_asked)
+
+    def _leave_if_asked(self) -> None:
+        app = self._session.app
+        if self._is_leaving and app.is_running and not app.is_done:
+            app.exit(exception=EOFError)
+
+    def _right(self) -> StyleAndTextTuples:
+        """Only while the line is edited: the question alone stays on the screen."""
+        return [] if get_app().is_done else [("class:left", self._left)]
+
+
+class PlainLines:
+    """Lines of a pipe or a file, each read when it is asked for; `prompt_to` gets a prompt if both are terminals."""
+
+    def __init__(self, stdin: TextIO, prompt_to: TextIO | None = None) -> None:
+        self._stdin = stdin
+        self.is_watched = stdin.isatty()
+        """Whether a person types."""
+        self._prompt_to = prompt_to if prompt_to and self.is_watched and prompt_to.isatty() else None
+        self.has_prompt = self._prompt_to is not None
+        """Whether a person sees a prompt, and would like to be greeted."""
+
+    def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
+        """One entry, or None at the end.
+
+        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt where nobody types.
+        """
+        text: str | None = ""
+        while text == "":
+            try:
+                text = self._entry()
+            except KeyboardInterrupt:
+                if not self.is_watched:
+                    raise
+                self._show("\n")
+        return text
+
+    def _entry(self) -> str | None:
+        text = self._line(PROMPT)
+        while text and _is_open(text) and len(text) <= MAX_QUESTION_BYTES:
+            more = self._line(CONTINUATION, MAX_QUESTION_BYTES + 1 - len(text))
+            if more is None:
+                raise UsageError(f"The question that begins with {QUOTES} has no end: close it with {QUOTES}.")
+            text += more
+        if text and len(text) > MAX_QUESTION_BYTES:
+            self._stdin = TextIOWrapper(BytesIO())
+            most = f"{MAX_QUESTION_BYTES >> 20} MiB"
+            raise UsageError(
+                f"A question on stdin is longer than {most}: give a shorter one. What comes behind it isn't read."
+            )
+        return _entry_of(text) if text is not None else None
+
+    def _line(self, prompt: str, most_bytes: int = MAX_QUESTION_BYTES + 1) -> str | None:
+        self._show(prompt)
+        line = self._stdin.buffer.readline(most_bytes).decode("utf-8", "replace")
+        return line.replace("\r\n", "\n") or None
+
+    def _show(self, text: str) -> None:
+        if self._prompt_to:
+            self._prompt_to.write(text)
+            self._prompt_to.flush()
+
+
+Lines = TerminalLines | PlainLines
+
+
+def lines_for(
+    stdin: TextIO | None,
+    stdout: TextIO,
+    *,
+    history_path: Path | None = None,
+    questions: Callable[[], Sequence[str]] = tuple,
+    prompt_to: TextIO | None = None,
+) -> Lines:
+    """An editor if both ends are terminals that can move the cursor, else plain lines.
+
+    A plain prompt goes to `prompt_to`, usually stderr, so that stdout has answers only.
+    """
+    if stdin is None:
+        return PlainLines(TextIOWrapper(BytesIO()))
+    if is_dumb_terminal() or not (stdin.isatty() and stdout.isatty()):
+        return PlainLines(stdin, prompt_to)
+    return TerminalLines(
+        history_path=history_path, questions=questions, input=create_input(stdin), output=create_output(stdout)
+    )
+
+
+def _is_open(text: str) -> bool:
+    '''Whether a block begins with """ and hasn't ended.'''
+    return text.lstrip().startswith(QUOTES) and text.count(QUOTES) == 1
+
+
+def _entry_of(text: str) -> str:
+    """The entry in the typed text: the inside of a block, which is always a question; "" if there is none."""
+    if not text.strip():
+        return ""
+    if not text.lstrip().startswith(QUOTES):
+        return text.rstrip()
+    inner = text.replace(QUOTES, "", 2).strip()
+    return f" {inner}" if inner.startswith("/") else inner
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _accept(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if _is_open(buffer.text):
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _break_line(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    return keys
+
+
+def _private_history(path: Path | None) -> tuple[History, str | None]:
+    """The history in the file, made if needed; else one in memory and, if a file was wanted, why it isn't used."""
+    if path is None:
+        return InMemoryHistory(), None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(_opened(path))
+        if path.stat().st_size > MAX_HISTORY_BYTES:
+            raise OSError(f"it is larger than {MAX_HISTORY_BYTES >> 20} MiB: delete it, or cut it")
+    except (OSError, ValueError) as exc:
+        place = getattr(exc, "filename", None) or path
+        return InMemoryHistory(), f"What you type isn't kept: {place}: {getattr(exc, 'strerror', None) or exc}."
+    return _PrivateHistory(path), None
+
+
+def _opened(path: Path | str) -> int:
+    """A descriptor that appends to the file, which only its owner may then read. Errors: OSError."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is not a file")
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+class _PrivateHistory(FileHistory):
+    """Appends each entry in one write; an entry that can't be written is only remembered until the end."""
+
+    def store_string(self, string: str) -> None:
+        lines = "".join(f"+{line}\n" for line in string.split("\n"))
+        try:
+            descriptor = _opened(os.fsdecode(self.filename))
+        except OSError:
+            return
+        try:
+            os.write(descriptor, f"\n# {datetime.now()}\n{lines}".encode("utf-8", "replace"))
+        except OSError:
+            pass  # a full disk: asking goes on
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,245 @@
+"""Words and options after a slash command's name, parted as a shell would part them.
+
+Pure, but for looking whether a file is there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllava_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllava_cli.commands.chat.controller import ChatController
+
+MOST_SHOWN = 3
+"""Options in a usage line."""
+_OLD_NAMES = {"--force": "--overwrite"}
+"""Options by the names that they had earlier; those are taken, and no help shows them."""
+_PIECE = re.compile(
+    r"""(?P<plain>[^\s'"\\]+)|\\(?P<escaped>.)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|"""
+    r"""(?P<open>'(?P<open_single>[^']*)\Z|"(?P<open_double>(?:\\.|[^"\\])*)\\?\Z|\\\Z)""",
+    re.DOTALL,
+)
+_IN_DOUBLE = re.compile(r'\\([\\"$`])')
+_SPECIAL = re.compile(r"""([\s'"\\])""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """--NAME of a command, with the name of its value; "" where it takes none."""
+
+    name: str
+    value: str = ""
+    help: str
+
+    @property
+    def typed(self) -> str:
+        return f"{self.name} {self.value}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlashCommand:
+    """One command: the words that it takes, and the other names that it may be called by."""
+
+    name: str
+    others: tuple[str, ...] = ()
+    arguments: str = ""
+    help: str
+    options: tuple[Option, ...] = ()
+    run: Callable[[ChatController, Arguments], object]
+    """Carries it out. Errors: any VllavaError."""
+
+    @property
+    def usage(self) -> str:
+        """With the options, of many only the first ones: "/save [--overwrite] FILE"."""
+        shown = [f"[{option.typed}]" for option in self.options]
+        if len(shown) > MOST_SHOWN:
+            shown[MOST_SHOWN - 1 :] = ["..."]
+        return " ".join(filter(None, [f"/{self.name}", *shown, self.arguments]))
+
+    @property
+    def listed(self) -> str:
+        """Without the options, and with all names: "/save FILE", "/bye, /quit, /exit"."""
+        names = ", ".join(f"/{name}" for name in (self.name, *self.others))
+        return f"{names} {self.arguments}".rstrip()
+
+    def option(self, name: str) -> Option | None:
+        return next((option for option in self.options if option.name == name), None)
+
+    def refuse(self, fault: str) -> UsageError:
+        """The error that says what is wrong with a line, and how the command is used."""
+        sentence = f"{fault}: {self.usage}"
+        return UsageError(sentence if sentence.endswith(".") else f"{sentence}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """One word: `raw` as typed, from `start` of the line; `plain` without its quotes."""
+
+    plain: str
+    raw: str
+    start: int
+    is_open: bool = False
+    """Whether a quote or a backslash at its end is without its other half."""
+
+    @property
+    def is_home(self) -> bool:
+        """Whether it begins with a ~ that means a home."""
+        return self.raw.startswith("~")
+
+    @property
+    def text(self) -> str:
+        """The word without quotes, ~ replaced by the home."""
+        return _expanded(self.plain) if self.is_home else self.plain
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What stands after a command: options as (name, value) in their order, and the other words."""
+
+    command: SlashCommand
+    rest: str
+    """All of it, as typed."""
+    options: tuple[tuple[str, str], ...] = ()
+    words: tuple[Word, ...] = ()
+
+    def value(self, name: str) -> str | None:
+        """The value of an option; the last one counts."""
+        return dict(self.options).get(name)
+
+    def texts(self, *, most: int) -> tuple[str, ...]:
+        """The words, at most so many. Errors: UsageError."""
+        if len(self.words) > most:
+            raise self.command.refuse(f"{self.words[most].raw} is too much here")
+        self._check_quotes()
+        return tuple(word.text for word in self.words)
+
+    def path(self) -> Path:
+        """The file that must be named. Errors: UsageError."""
+        return self.paths(least=1, most=1)[0]
+
+    def paths(self, *, least: int = 0, most: int | None = None) -> tuple[Path, ...]:
+        """The files that the words name; one, where all of them together are the name of a file. Errors: UsageError."""
+        if len(self.words) < least or not all(word.text for word in self.words):
+            raise self.command.refuse("No file was named")
+        together = _expanded(self.rest[self.words[0].start : self.words[-1].end]) if self.words else ""
+        are_files = all(os.path.exists(word.text) and not word.is_open for word in self.words)
+        if not are_files and os.path.exists(together):
+            return (_path(together),)
+        self._check_quotes()
+        if most is not None and len(self.words) > most:
+            raise self.command.refuse(f'Name one file, in "quotes" if it has spaces, not {len(self.words)}')
+        return tuple(_path(word.text) for word in self.words)
+
+    def _check_quotes(self) -> None:
+        for word in self.words:
+            if word.is_open:
+                raise self.command.refuse(f"The quote in {word.raw} isn't closed")
+
+
+def arguments_of(command: SlashCommand, rest: str) -> Arguments:
+    """Parts the options of the command from the words. Errors: UsageError."""
+    if "\n" in rest or "\0" in rest:
+        raise command.refuse("A command is one line of text")
+    options: list[tuple[str, str]] = []
+    words: list[Word] = []
+    left = list(split(rest))
+    while left:
+        word = left.pop(0)
+        if word.raw == "--":
+            words += left
+            break
+        if word.raw.startswith("--"):
+            options.append(_option(command, word, left))
+        else:
+            words.append(word)
+    return Arguments(command=command, rest=rest, options=tuple(options), words=tuple(words))
+
+
+def split(line: str) -> tuple[Word, ...]:
+    r"""The words of a line; never fails. "a 'b c' d\ e" → a, b c, d e."""
+    words: list[Word] = []
+    position = _skip_space(line, 0)
+    while position < len(line):
+        words.append(_word(line, position))
+        position = _skip_space(line, words[-1].end)
+    return tuple(words)
+
+
+def quoted(name: str) -> str:
+    r"""A file name as `split` reads it: "my clip.mp4" → "my\ clip.mp4", "~a" → "\~a", "--a" → "./--a"."""
+    escaped = _SPECIAL.sub(r"\\\1", name)
+    if escaped.startswith("--"):
+        return f"./{escaped}"
+    return f"\\{escaped}" if escaped.startswith("~") else escaped
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """ "frmaes" → " Did you mean /frames?" with the names as they are given; "" where none is near.
+
+    Names that begin with what was typed come before names that only look like it.
+    """
+    typed = name.lower()
+    found = [each for each in names if typed and each.startswith(typed)] or get_close_matches(typed, names, n=1)
+    *first, last = found or [""]
+    if not last:
+        return ""
+    return f" Did you mean {', '.join(first)} or {last}?" if first else f" Did you mean {last}?"
+
+
+def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, str]:
+    """--start 1:20 or --start=1:20 → ("--start", "1:20"); takes the value off the words that are left."""
+    typed, has_value, value = word.text.partition("=")
+    name = typed.replace("_", "-")
+    name = _OLD_NAMES.get(name, name)
+    option = command.option(name)
+    if not option or (has_value and not option.value):
+        raise command.refuse(f"There is no {word.raw} here")
+    if not option.value or has_value:
+        return name, value
+    if not left:
+        raise command.refuse(f"{name} wants a value")
+    return name, left.pop(0).text
+
+
+def _word(line: str, start: int) -> Word:
+    texts: list[str] = []
+    position, is_open = start, False
+    while piece := _PIECE.match(line, position):
+        position = piece.end()
+        is_open = piece["open"] is not None
+        texts.append(_text(piece))
+    return Word(plain="".join(texts), raw=line[start:position], start=start, is_open=is_open)
+
+
+def _text(piece: re.Match[str]) -> str:
+    for name in ("double", "open_double"):
+        if piece[name] is not None:
+            return _IN_DOUBLE.sub(r"\1", piece[name])
+    return piece["plain"] or piece["escaped"] or piece["single"] or piece["open_single"] or ""
+
+
+def _skip_space(line: str, position: int) -> int:
+    return len(line) - len(line[position:].lstrip())
+
+
+def _expanded(name: str) -> str:
+    """The name with its ~ or ~user replaced by that home; left alone where there is no such user."""
+    return os.path.expanduser(name)  # noqa: PTH111  (Path.expanduser raises for an unknown user)
+
+
+def _path(name: str) -> Path:
+    """ "-" is a file of that name here, because stdin is where the questions come from."""
+    path = Path(name)
+    return path.absolute() if name == "-" else path

@@ -1,0 +1,246 @@
+"""Writes a conversation to its session file, turn by turn, and makes a conversation of such a file again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from vllava_cli.commands.provenance import ShownClip
+from vllava_cli.errors import MediaError, VllavaError
+from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
+from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
+from vllava_cli.screen import Screen
+from vllava_cli.session import session_file
+from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, sessions_folder, turn_row, undo_row
+from vllava_cli.storage.journal import Journal
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.tokens import Tokens
+
+FramedClip = tuple[Path, Framing]
+_CUT: tuple[StopReason, ...] = ("repetition", "interrupted")
+"""The text of such an answer may lack its end: a stray letter, half of a character."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    """The clip that frames came from; the file is hashed while the model loads and answers."""
+
+    path: Path
+    framing: Framing
+    facts: tuple[int, ...] | None
+    fingerprint: Future[Fingerprint]
+
+
+class FrameCache:
+    """The frames of clips that are in use, so that none is decoded and encoded twice; keeps nothing alive itself."""
+
+    def __init__(self) -> None:
+        self._origins: WeakKeyDictionary[Frames, _Origin] = WeakKeyDictionary()
+        self._hashing = Hashing()
+
+    def frames(
+        self, clips: Sequence[FramedClip], read: Callable[[Sequence[FramedClip]], Sequence[Frames]]
+    ) -> tuple[Frames, ...]:
+        """The frames of all clips; `read` is asked for those that aren't here, or whose file was written to since."""
+        facts = {clip: _facts(clip[0]) for clip in clips}
+        found = {clip: self._find(clip, facts[clip]) for clip in facts}
+        missing = [clip for clip in found if found[clip] is None]
+        for clip, frames in zip(missing, read(missing) if missing else (), strict=True):
+            self.add(clip, frames, facts[clip])
+            found[clip] = frames
+        return tuple(known for clip in clips if (known := found[clip]))
+
+    def add(self, clip: FramedClip, frames: Frames, facts: tuple[int, ...] | None = None) -> None:
+        """Takes note of where frames came from, and begins to hash that file."""
+        path = _absolute(clip[0])
+        if frames not in self._origins:
+            self._origins[frames] = _Origin(
+                path=path, framing=clip[1], facts=facts or _facts(path), fingerprint=self._hashing.begin(path)
+            )
+
+    def origin(self, frames: Frames) -> _Origin:
+        return self._origins[frames]
+
+    def close(self) -> None:
+        """Gives up the hashes that aren't done."""
+        self._hashing.close()
+
+    def _find(self, clip: FramedClip, facts: tuple[int, ...] | None) -> Frames | None:
+        sought = (_absolute(clip[0]), clip[1], facts)
+        known = ((frames, (origin.path, origin.framing, origin.facts)) for frames, origin in self._origins.items())
+        return next((frames for frames, key in known if facts and key == sought), None)
+
+
+@dataclass(kw_only=True)
+class SessionRecorder:
+    """Writes one conversation after the other to session files, each of which begins with its first turn.
+
+    A file that can't be written is reported once, and asking goes on; later turns try again.
+    """
+
+    header: SessionRecord
+    """The session without turns."""
+    screen: Screen
+    path: Path | None = None
+    """The file of the next conversation; None → a new name in the state folder."""
+    file: Journal | None = None
+    cache: FrameCache = field(default_factory=FrameCache)
+    """Must have the frames of all clips that are asked about."""
+    turns: list[Turn] = field(default_factory=list)
+    """Those that are in the file."""
+    _is_fault_reported: bool = False
+
+    def save(self, conversation: Conversation) -> None:
+        """Brings the file to where the conversation is."""
+        try:
+            self._append_changes(conversation)
+            self._is_fault_reported = False
+        except VllavaError as exc:
+            if not self._is_fault_reported:
+                self._is_fault_reported = True
+                self.screen.error(f"{exc} This conversation isn't kept; /save FILE writes it elsewhere.")
+
+    def begin_another(self) -> None:
+        """Writes the next conversation to a file of its own."""
+        self._close_file()
+        self.turns = []
+        self.path = None
+        self._is_fault_reported = False
+        self.header = replace(self.header, started_at=utc_now())
+
+    def record(self, conversation: Conversation) -> SessionRecord:
+        """The conversation as a session. Errors: MediaError for a clip that can't be read any more."""
+        return replace(
+            self.header,
+            fit=conversation.fit,
+            turns=tuple(map(self._turn_record, conversation.turns)),
+            attached=tuple(map(self._medium_record, conversation.attached)),
+        )
+
+    def shown(self, frames: Frames) -> ShownClip:
+        """A clip as a row names it; without size and hash where it can't be read any more."""
+        origin = self.cache.origin(frames)
+        return ShownClip(framing=origin.framing).hashed(self._hashed(origin))
+
+    def close(self) -> None:
+        """Gives the file back."""
+        self.cache.close()
+        self._close_file()
+
+    def _append_changes(self, conversation: Conversation) -> None:
+        """The file's turns and the conversation's begin alike; the rest is replaced or undone."""
+        turns = conversation.turns
+        same = next(
+            (number for number, (old, new) in enumerate(zip(self.turns, turns, strict=False)) if old is not new),
+            min(len(self.turns), len(turns)),
+        )
+        if same == len(turns) < len(self.turns) and self.file:
+            self.file.append(undo_row(same + 1, tuple(map(self._medium_record, conversation.attached))))
+            del self.turns[same:]
+        for number, turn in enumerate(turns[same:], same + 1):
+            file = self.file or self._begin(conversation)
+            file.append(turn_row(number, self._turn_record(turn)))
+            self.turns[number - 1 :] = [turn]
+
+    def _begin(self, conversation: Conversation) -> Journal:
+        header = replace(self.header, fit=conversation.fit)
+        if self.path:
+            self.file = session_file.create(self.path, header)
+        else:
+            self.file = session_file.begin(sessions_folder(), header, datetime.now(UTC))
+        return self.file
+
+    def _turn_record(self, turn: Turn) -> TurnRecord:
+        media = tuple(map(self._medium_record, turn.media))
+        return TurnRecord(turn=replace(turn, media=()), media=media, ended_at=utc_now())
+
+    def _medium_record(self, frames: Frames) -> MediumRecord:
+        origin = self.cache.origin(frames)
+        return MediumRecord(
+            path=origin.path,
+            kind=frames.kind,
+            fingerprint=self._hashed(origin).result(),
+            framing=origin.framing,
+            times_s=frames.times_s,
+        )
+
+    def _hashed(self, origin: _Origin) -> Future[Fingerprint]:
+        """The fingerprint, waited for."""
+        if not origin.fingerprint.done():
+            with self.screen.waiting(f"Hashing {origin.path}, so that a later run knows it again"):
+                origin.fingerprint.exception()
+        return origin.fingerprint
+
+    def _close_file(self) -> None:
+        if self.file:
+            self.file.close()
+            self.file = None
+
+
+def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
+    """The clips of a session in their order, each once for a framing. Errors: MediaError for one that is gone."""
+    for medium in record.media:
+        if not os.path.exists(medium.path):
+            fault = differs(medium.path, medium.fingerprint)
+            raise MediaError(f"{fault} The session is about it: put it back, or begin anew.")
+    return tuple(dict.fromkeys((medium.path, medium.framing) for medium in record.media))
+
+
+def changes(record: SessionRecord) -> list[str]:
+    """A sentence for each clip that isn't what it was."""
+    found = {medium.path: differs(medium.path, medium.fingerprint) for medium in record.media}
+    return [f"{change} The answers so far are about the old one." for change in found.values() if change]
+
+
+def restored(
+    record: SessionRecord, frames: Mapping[FramedClip, Frames], tokens: Tokens, *, model: str
+) -> tuple[Conversation, int]:
+    """The conversation, and how many of its answers had to be tokenised anew.
+
+    Those are answers of another model and answers that were edited: their ids aren't those of the text.
+    """
+
+    def shown(media: Sequence[MediumRecord]) -> tuple[Frames, ...]:
+        return tuple(frames[medium.path, medium.framing] for medium in media)
+
+    renewed = 0
+    conversation = Conversation(attached=shown(record.attached), fit=record.fit)
+    for each in record.turns:
+        is_own = record.model == model and _is_own(each.turn, tokens)
+        renewed += not is_own
+        ids = each.turn.answer_ids if is_own else tokens.answer_ids(each.turn.answer)
+        conversation.turns.append(replace(each.turn, media=shown(each.media), answer_ids=ids))
+    return conversation, renewed
+
+
+def utc_now() -> str:
+    """2026-11-22T19:40:05Z"""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _is_own(turn: Turn, tokens: Tokens) -> bool:
+    """A choice needn't read as its ids do: a word of the prompt's own in it is parted before it is tokenised."""
+    if turn.stop_reason == "choice" and turn.answer_ids == tokens.answer_ids(turn.answer):
+        return True
+    return tokens.are_of(turn.answer_ids, turn.answer, is_cut=turn.stop_reason in _CUT)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  (resolve would name another file than the user did)
+
+
+def _facts(path: Path) -> tuple[int, ...] | None:
+    """Numbers that stay as long as a file does; None for a folder, whose pictures may change unseen."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return (facts.st_ino, facts.st_size, facts.st_mtime_ns) if S_ISREG(facts.st_mode) else None

@@ -1,1 +1,0 @@
-"""`vllava replay`: answers that rows tell of, made again."""

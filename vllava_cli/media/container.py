@@ -1,0 +1,118 @@
+"""Opens media files safely: regular files only, by absolute path, in known containers, never a playlist or a protocol.
+
+Every fault of the file or of the libraries below leaves this module as one `MediaError` sentence that names the file.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.files import check_file
+
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+
+# Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left
+# out; the last line is here so that a sound file can be told from a file that isn't media.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,ogg,asf,mxf,nut,dv,yuv4mpegpipe,"
+    "gif,apng,mjpeg,"
+    "mp3,wav,flac,aac"
+)
+OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+_NO_DECODERS = {"codec_whitelist": "none"}
+
+# PyAV 19 reads tags in any encoding by itself, and has no such argument.
+_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+
+# matroska, mpeg, ogg, asf, gif, png
+_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG")
+
+# What PyAV raises on damaged files, beside its own tree.
+DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, OverflowError)
+
+
+@contextmanager
+def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]:
+    """The container of `path`; errors of the libraries inside the `with` body become a `MediaError` too.
+
+    FFmpeg decodes the first frames to find out what the header doesn't say, 40 ms of 1080p, unless it has no decoders.
+    """
+    check_file(path)
+    options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
+    try:
+        with av.open(f"file:{path.absolute()}", "r", options=dict(options), **_LENIENT) as container:
+            yield container
+    except MemoryError:
+        raise
+    except DECODE_ERRORS as exc:
+        raise MediaError(_fault_of(path, exc)) from exc
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The video that a player would show: the one marked as default, else the first; never cover art."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        what = "sound but no video" if container.streams.audio else "no video"
+        raise MediaError(f"{quoted(path)} has {what}. Name a file with moving pictures or an image.")
+    stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
+    context: VideoCodecContext | None = stream.codec_context  # None where FFmpeg has no decoder
+    if context is None:
+        raise MediaError(f"{quoted(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
+    check_size(path, context.width, context.height)
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
+
+
+def promised(container: InputContainer, stream: VideoStream) -> int:
+    """How many packets the container says it holds, 0 for unknown. An edit list shortens a mov's index, rightly."""
+    return len(stream.index_entries) if "mov" in container.format.name else stream.frames
+
+
+def container_name(container: InputContainer, path: Path) -> str:
+    """FFmpeg's short name; of several, the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4"."""
+    names = container.format.name.split(",")
+    ending = path.suffix.lower().removeprefix(".")
+    return ending if ending in names else names[0]
+
+
+def codec_name(stream: VideoStream) -> str:
+    """The codec's name, not that of the library that decodes it: "av1" for libdav1d."""
+    return stream.codec_context.codec.canonical_name
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raises a `MediaError` for a picture so large that decoding it would be an attack or an accident."""
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 1_000_000
+        raise MediaError(f"{quoted(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
+
+
+def _fault_of(path: Path, exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
+        return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+    if _starts_like_media(path):
+        return f"{quoted(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
+    return f"{quoted(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+
+
+def _starts_like_media(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+    is_riff = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP")
+    return is_mp4 or is_riff or head.startswith(_SIGNATURES)

@@ -1,0 +1,143 @@
+"""What a clip was, to tell later whether it is still the same: its size and the SHA-256 of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from vllava_cli.errors import MediaError, os_reason, quoted
+from vllava_cli.interrupt import never
+from vllava_cli.storage.files import CHUNK_BYTES
+
+
+class StoppedError(Exception):
+    """Not a failure: the caller asked for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Of a folder: the bytes of its pictures together, and one SHA-256 over their names and contents in order."""
+
+    bytes: int
+    sha256: str
+
+
+class Hashing:
+    """Fingerprints of clips, computed one after the other in a thread while the model works."""
+
+    def __init__(self) -> None:
+        self._is_over = threading.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fingerprint")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, path: Path) -> Future[Fingerprint]:
+        """The file is opened at once: what replaces it or removes it later changes nothing. Raises no error itself."""
+        try:
+            file = None if _is_folder(path) else _opened(path)
+        except MediaError as exc:
+            failed: Future[Fingerprint] = Future()
+            failed.set_exception(exc)
+            return failed
+        if file is None:
+            return self._thread.submit(fingerprint, path, self._is_over.is_set)
+        return self._thread.submit(_fingerprint_of, file, path, self._is_over.is_set)
+
+    def close(self) -> None:
+        """What isn't done is given up within a mebibyte; its future then raises a StoppedError or is cancelled."""
+        self._is_over.set()
+        self._thread.shutdown(cancel_futures=True)
+
+
+def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerprint:
+    """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
+    if not _is_folder(path):
+        return _fingerprint_of(_opened(path), path, is_stopped)
+    whole, size = hashlib.sha256(), 0
+    for picture in _pictures(path):
+        part = fingerprint(picture, is_stopped)
+        name = os.fsencode(picture.name)
+        whole.update(b"%d %d %b %b\n" % (len(name), part.bytes, name, part.sha256.encode()))
+        size += part.bytes
+    return Fingerprint(bytes=size, sha256=whole.hexdigest())
+
+
+def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = never) -> str | None:
+    """How a clip differs from what it was, a sentence; None if it is the same. Hashes only where the sizes agree."""
+    if told := resized(path, recorded.bytes):
+        return told
+    try:
+        is_same = fingerprint(path, is_stopped) == recorded
+    except MediaError as exc:
+        return str(exc)
+    return None if is_same else f"{quoted(path)} has changed since: as many bytes as then, other content."
+
+
+def resized(path: Path, size: int) -> str | None:
+    """That a clip is gone or has another size than it had, a sentence; else None."""
+    try:
+        now = _size(path)
+    except MediaError as exc:
+        return str(exc)
+    return None if now == size else f"{quoted(path)} has changed since: {size:,} bytes then, {now:,} now."
+
+
+def _opened(path: Path) -> BinaryIO:
+    from vllava_cli.media.files import check_file
+
+    check_file(path)
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) -> Fingerprint:
+    """Closes the file. Errors: those of `fingerprint`."""
+    whole, size = hashlib.sha256(), 0
+    try:
+        with file:
+            while chunk := file.read(CHUNK_BYTES):
+                if is_stopped():
+                    raise StoppedError
+                whole.update(chunk)
+                size += len(chunk)
+    except OSError as exc:
+        raise _unreadable(path, exc) from exc
+    return Fingerprint(bytes=size, sha256=whole.hexdigest())
+
+
+def _unreadable(path: Path, exc: OSError) -> MediaError:
+    return MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the disk.")
+
+
+def _size(path: Path) -> int:
+    try:
+        files = _pictures(path) if _is_folder(path) else (path,)
+        return sum(file.stat().st_size for file in files)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise MediaError(f"There is no file {quoted(path)} any more.") from exc
+    except OSError as exc:
+        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the path.") from exc
+
+
+def _pictures(path: Path) -> tuple[Path, ...]:
+    from vllava_cli.media.folder import pictures
+
+    return pictures(path)
+
+
+def _is_folder(path: Path) -> bool:
+    from vllava_cli.media.files import is_folder
+
+    return is_folder(path)

@@ -1,0 +1,122 @@
+"""The clips that words name: files, folders and what is piped in, as paths in the order in which they were given."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from vllava_cli.errors import UsageError, os_reason, quoted
+from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.nouns import STDIN
+
+MAX_BYTES = 256 << 20
+"""Of the paths on stdin: some millions of them."""
+Tell = Callable[[str], None]
+
+
+def paths(words: Sequence[str], *, stdin: BinaryIO | None, is_recursive: bool, is_null: bool, tell: Tell) -> list[str]:
+    """A file stays as given, there or not; a folder becomes the media files in it, sorted; - the paths on stdin.
+
+    `tell` gets a sentence for each folder that has none or can't be read. Errors: UsageError.
+    """
+    if words.count(STDIN) > 1:
+        raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
+    if "" in words:
+        raise UsageError("'' is no path: is a variable of the shell empty? Name a file or a folder.")
+    found: list[str] = []
+    for word in words:
+        names = piped_names(stdin, is_null=is_null) if word == STDIN else (word,)
+        found.extend(_expanded(names, is_recursive, tell))
+    return found
+
+
+def piped(stdin: BinaryIO | None, example: str) -> BinaryIO:
+    """stdin, where something is piped into it. Errors: UsageError."""
+    if stdin is None or stdin.isatty():
+        raise UsageError(f"- reads stdin, which is not a pipe here: {example}.")
+    return stdin
+
+
+def piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
+    """The paths on stdin, a line each or NUL between them. Errors: UsageError."""
+    source = piped(stdin, "find … | vllava batch QUESTION -, or name the files")
+    try:
+        data = source.read(MAX_BYTES + 1)
+    except OSError as exc:
+        raise UsageError(f"stdin can't be read: {os_reason(exc)}. Pipe paths into it, a line each.") from exc
+    if len(data) > MAX_BYTES:
+        most = f"more than {MAX_BYTES >> 20} MiB of paths, the most that is read"
+        raise UsageError(f"stdin has {most}. Name the folders that they are in.")
+    if is_null:
+        return [os.fsdecode(part) for part in data.split(b"\0") if part]
+    if b"\0" in data:
+        raise UsageError("The paths on stdin have NUL bytes between them: add -0 (--null).")
+    lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    return [os.fsdecode(line) for line in lines if line]
+
+
+def _expanded(names: Iterable[str], is_recursive: bool, tell: Tell) -> Iterable[str]:
+    for name in names:
+        if os.path.isdir(name):
+            yield from _folder(name, is_recursive, tell)
+        else:
+            yield name
+
+
+def _folder(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
+    """Each real folder is read once, under its own name rather than a link's, so that no loop of links is endless."""
+    found: list[str] = []
+    faults = 0
+    waiting, links = [folder], deque[str]()
+    seen: set[tuple[int, int]] = set()
+    has_inner = False
+    while waiting or links:
+        here = waiting.pop() if waiting else links.popleft()
+        try:
+            inner = _read(here, found, seen)
+        except OSError as exc:
+            faults += 1
+            tell(f"{quoted(Path(here))} can't be read: {os_reason(exc)}. Check the folder, or leave it out.")
+            continue
+        has_inner = has_inner or bool(inner)
+        if is_recursive:
+            for entry in inner:
+                (links if entry.is_symlink() else waiting).append(entry.path)
+    if not found and not faults:
+        tell(_nothing_in(folder, has_inner and not is_recursive))
+    # Part by part, as if each folder had been sorted: nothing in a name sorts before NUL.
+    return sorted(found, key=lambda path: path.replace(os.sep, "\0"))
+
+
+def _read(folder: str, found: list[str], seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    """Adds the media files of a folder to `found`; the folders in it, sorted. Errors: OSError."""
+    facts = os.stat(folder)  # noqa: PTH116
+    if (facts.st_dev, facts.st_ino) in seen:
+        return []
+    seen.add((facts.st_dev, facts.st_ino))
+    inner = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                inner.append(entry)
+            elif entry.name.lower().endswith(MEDIA_SUFFIXES):
+                found.append(entry.path)
+    return sorted(inner, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads nowhere: with a clip's name, it is a clip that is missing."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _nothing_in(folder: str, has_unread: bool) -> str:
+    remedy = "Add --recursive for the folders in it" if has_unread else "Name a folder that has some"
+    return f"{quoted(Path(folder))} has no videos or images in it. {remedy}."

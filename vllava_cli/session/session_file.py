@@ -1,0 +1,335 @@
+"""The file of a chat: a journal whose first row is the header, then a row for each turn and each undo.
+
+A turn's row replaces the turn of its number and all behind it, an undo's row forgets them: a file is only appended to.
+A turn that was appended stays whatever dies. A file that can't be a session is refused in one sentence, untouched, and
+each field that is read is checked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from vllava_cli import __version__
+from vllava_cli.errors import OutputError, SessionError, quoted
+from vllava_cli.media.fingerprint import Fingerprint
+from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Stats, StopReason, Turn
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.files import as_output_error
+from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import read_rows
+
+VERSION = 1
+MAX_BYTES = 64 << 20
+"""A turn has some kB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediumRecord:
+    """A clip as it was shown: its path, its content, and the moments of it that the model saw."""
+
+    path: Path
+    """Absolute."""
+    kind: MediaKind
+    fingerprint: Fingerprint
+    framing: Framing
+    """Its fit is the session's."""
+    times_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRecord:
+    """A turn without its frames, and the clips that they came from."""
+
+    turn: Turn
+    media: tuple[MediumRecord, ...]
+    """Attached to this question; the first one has the clips that the session was opened with."""
+    ended_at: str
+    """UTC, to the second: 2026-11-22T19:40:05Z."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord:
+    """A session: its model, its turns, those undone or replaced left out, and what comes with the next question."""
+
+    model: str
+    revision: str | None
+    fit: Fit
+    started_at: str
+    adapter: str | None = None
+    turns: tuple[TurnRecord, ...] = ()
+    attached: tuple[MediumRecord, ...] = ()
+
+    @property
+    def media(self) -> tuple[MediumRecord, ...]:
+        """All clips in the order in which the prompt shows them."""
+        return tuple(medium for turn in self.turns for medium in turn.media) + self.attached
+
+
+def create(path: Path, record: SessionRecord) -> Journal:
+    """Makes a session file, for its user alone, and folders to it where they lack. Errors: LockedError, OutputError.
+
+    No other process may write to it until the journal is closed.
+    """
+    _make_parents(path)
+    _check_free(path)
+    journal = Journal.open(path, is_private=True)
+    is_new = journal.is_empty
+    try:
+        if not is_new:
+            raise OutputError(_taken(path))
+        journal.extend(rows_of(record))
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                path.unlink()
+        journal.close()
+        raise
+    return journal
+
+
+def begin(folder: Path, record: SessionRecord, now: datetime) -> Journal:
+    """As `create`, under a name of its own, also if others begin in the same second.
+
+    Names sort by time: 2026-11-22T19-40-05Z.jsonl, then 2026-11-22T19-40-05Z_2.jsonl.
+    """
+    stem = now.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for number in range(1, 1000):
+        path = folder / (f"{stem}.jsonl" if number == 1 else f"{stem}_{number}.jsonl")
+        try:
+            return create(path, record)
+        except OutputError:
+            if not os.path.lexists(path):
+                raise
+    raise OutputError(f"{quoted(folder)} has no free name for a session. Try again.")
+
+
+def resume(path: Path) -> tuple[Journal, SessionRecord]:
+    """Opens a session to go on with it, and reads it. Errors: SessionError, LockedError, OutputError."""
+    read(path)  # before the journal may mend what isn't a session
+    journal = Journal.open(path, is_private=True)
+    try:
+        return journal, read(path)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def read(path: Path) -> SessionRecord:
+    """Reads a session file that may be in use; a torn last row is left out. Errors: SessionError."""
+    try:
+        with suppress(OSError):
+            if path.stat().st_size > MAX_BYTES:
+                raise SessionError(f"it is larger than {MAX_BYTES >> 20} MiB")
+        return _folded(read_rows(path))
+    except SessionError as exc:
+        raise SessionError(
+            f"{quoted(path)} can't be used as a session: {exc}. Name another file, or start a new session."
+        ) from exc
+    except OutputError as exc:
+        raise SessionError(str(exc)) from exc
+
+
+def sessions_folder() -> Path:
+    """The folder of sessions without a name of their own: ~/.local/state/vllava/sessions on Linux."""
+    from platformdirs import user_state_path
+
+    return user_state_path("vllava", appauthor=False) / "sessions"
+
+
+def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
+    """The sessions in a folder, the one that was written to last first; unreadable ones are left out."""
+    dated = []
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                if path.suffix == ".jsonl":
+                    dated.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(dated, reverse=True):
+        with suppress(SessionError):
+            yield path, read(path)
+
+
+def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
+    """The header, then the turns, then, as an undo of nothing, what is attached."""
+    yield {
+        "type": "session",
+        "version": VERSION,
+        "vllava": __version__,
+        "model": record.model,
+        "revision": record.revision,
+        **({"adapter": record.adapter} if record.adapter else {}),
+        "fit": record.fit,
+        "started_at": record.started_at,
+    }
+    for number, turn in enumerate(record.turns, 1):
+        yield turn_row(number, turn)
+    if record.attached:
+        yield undo_row(len(record.turns) + 1, record.attached)
+
+
+def turn_row(number: int, record: TurnRecord) -> dict[str, object]:
+    """Adds a turn; one of a number that there is replaces that and all behind it."""
+    turn = record.turn
+    return {
+        "type": "turn",
+        "number": number,
+        "question": turn.question,
+        "answer": turn.answer,
+        "answer_ids": turn.answer_ids,
+        "stop_reason": turn.stop_reason,
+        "probabilities": turn.probabilities,
+        "media": list(map(_medium_row, record.media)),
+        "sampling": asdict(turn.sampling),
+        "stats": asdict(turn.stats),
+        "ended_at": record.ended_at,
+    }
+
+
+def undo_row(number: int, attached: Sequence[MediumRecord] = ()) -> dict[str, object]:
+    """Forgets the turn of that number and all behind it; then `attached` is attached."""
+    return {"type": "undo", "number": number, "media": list(map(_medium_row, attached))}
+
+
+def read_sampling(fields: Fields) -> Sampling:
+    """The sampling in a session's or an answer's row. Errors: those of `fields`."""
+    return Sampling(
+        max_new_tokens=fields.whole("max_new_tokens", least=1),
+        temperature=fields.number("temperature", least=0, most=100.0),
+        top_p=fields.number("top_p", least=0, most=1.0),
+        seed=fields.maybe("seed", fields.whole),
+        has_guard=fields.truth("has_guard"),
+        choices=fields.each("choices", Fields.text) if fields.has("choices") else (),
+        is_calibrated=fields.truth("is_calibrated") if fields.has("is_calibrated") else False,
+    )
+
+
+def _medium_row(medium: MediumRecord) -> dict[str, object]:
+    framing = medium.framing
+    return {
+        "path": os.fspath(medium.path),
+        "kind": medium.kind,
+        **asdict(medium.fingerprint),
+        "framing": {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": framing.at_s},
+        "times_s": medium.times_s,
+    }
+
+
+def _folded(rows: Iterable[Mapping[str, Any]]) -> SessionRecord:
+    """The session that rows add up to. Errors: SessionError, a fragment: "line 3: answer_ids is missing"."""
+    turns: list[TurnRecord] = []
+    attached: tuple[MediumRecord, ...] = ()
+    header: SessionRecord | None = None
+    for line, row in enumerate(rows, 1):
+        fields = Fields(row, f"line {line}", error=SessionError)
+        if header is None:
+            header = _header(fields)
+            continue
+        kind = fields.one_of("type", ("turn", "undo"))
+        number = fields.whole("number", least=1)
+        if number > len(turns) + 1:
+            fields.refuse("number", f"{number}, but only {len(turns)} turns came before")
+        if kind == "turn":
+            turns[number - 1 :], attached = [_turn(fields, header.fit)], ()
+        else:
+            turns[number - 1 :], attached = [], _media(fields, header.fit)
+    if header is None:
+        raise SessionError("it is empty")
+    return replace(header, turns=tuple(turns), attached=attached)
+
+
+def _header(fields: Fields) -> SessionRecord:
+    fields.one_of("type", ("session",))
+    version = fields.whole("version", least=1)
+    if version > VERSION:
+        raise SessionError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
+    return SessionRecord(
+        model=fields.filled("model"),
+        revision=fields.maybe("revision", fields.filled),
+        fit=fields.one_of("fit", get_args(Fit)),
+        started_at=fields.moment("started_at"),
+        adapter=fields.filled("adapter") if fields.has("adapter") else None,
+    )
+
+
+def _turn(fields: Fields, fit: Fit) -> TurnRecord:
+    sampling = read_sampling(fields.inside("sampling"))
+    turn = Turn(
+        question=fields.text("question"),
+        answer=fields.text("answer"),
+        answer_ids=fields.each("answer_ids", Fields.whole),
+        stop_reason=fields.one_of("stop_reason", get_args(StopReason)),
+        sampling=sampling,
+        stats=_stats(fields.inside("stats")),
+        probabilities=_probabilities(fields, len(sampling.choices)),
+    )
+    return TurnRecord(turn=turn, media=_media(fields, fit), ended_at=fields.moment("ended_at"))
+
+
+def _probabilities(fields: Fields, count: int) -> tuple[float, ...]:
+    """Files from before there were choices have none."""
+    if not fields.has("probabilities"):
+        return ()
+    found = fields.each("probabilities", lambda values, place: values.number(place, least=0, most=1.0))
+    if len(found) not in (0, count):
+        fields.refuse("probabilities", f"{len(found)} numbers for {count} choices")
+    return found
+
+
+def _media(fields: Fields, fit: Fit) -> tuple[MediumRecord, ...]:
+    return fields.each("media", lambda media, place: _medium(media.inside(place), fit))
+
+
+def _medium(fields: Fields, fit: Fit) -> MediumRecord:
+    framing = fields.inside("framing")
+    return MediumRecord(
+        path=fields.path("path"),
+        kind=fields.one_of("kind", get_args(MediaKind)),
+        fingerprint=Fingerprint(bytes=fields.whole("bytes"), sha256=fields.sha256("sha256")),
+        framing=Framing(
+            start_s=framing.maybe("start_s", framing.number),
+            end_s=framing.maybe("end_s", framing.number),
+            at_s=framing.each("at_s", Fields.number, most=FRAMES_PER_CLIP),
+            fit=fit,
+        ),
+        times_s=fields.each("times_s", Fields.number),
+    )
+
+
+def _stats(fields: Fields) -> Stats:
+    return Stats(
+        prompt_tokens=fields.whole("prompt_tokens"),
+        reused_tokens=fields.whole("reused_tokens"),
+        new_tokens=fields.whole("new_tokens"),
+        stray_tokens=fields.whole("stray_tokens") if fields.has("stray_tokens") else 0,
+        tower_calls=fields.whole("tower_calls"),
+        first_token_s=fields.seconds("first_token_s"),
+        decode_s=fields.seconds("decode_s"),
+        frames_s=fields.seconds("frames_s"),
+        load_s=fields.seconds("load_s"),
+        peak_bytes=fields.maybe("peak_bytes", fields.whole),
+    )
+
+
+def _make_parents(path: Path) -> None:
+    missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
+    with as_output_error(path):
+        for parent in reversed(missing):
+            parent.mkdir(0o700, exist_ok=True)
+
+
+def _check_free(path: Path) -> None:
+    """Raises an OutputError for what is there and no empty file."""
+    if os.path.isdir(path):
+        raise OutputError(f"{quoted(path)} is a folder. Name a file.")
+    if os.path.lexists(path) and not (os.path.isfile(path) and path.stat().st_size == 0):
+        raise OutputError(_taken(path))
+
+
+def _taken(path: Path) -> str:
+    return f"{quoted(path)} is already there. Name another file."

@@ -1,0 +1,163 @@
+"""Objects from JSON files that others wrote, edit, cut and mix up: each field is read as the value that it must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from vllava_cli.errors import CheckpointError, VllavaError
+
+MOST_BYTES = 4 << 20
+"""The largest JSON file of a checkpoint: the published weights' index has 112 kB, the config 1 kB."""
+_LARGEST = 2**63 - 1
+_Value = TypeVar("_Value")
+_Word = TypeVar("_Word", bound=str)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads the object in a checkpoint's file, which may begin with a byte order mark. Errors: CheckpointError."""
+    check_json_file(path, most_bytes=MOST_BYTES)
+    try:
+        return parsed_object(path.read_bytes())
+    except OSError as exc:
+        raise unusable(path, exc.strerror or str(exc)) from exc
+    except ValueError as exc:
+        raise unusable(path, f"it is no JSON object ({exc})") from exc
+
+
+def parsed_object(data: bytes) -> dict[str, Any]:
+    """b'{"a": 1}' → {"a": 1}. Errors: ValueError, which says why not."""
+    try:
+        found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"but a {type(found).__name__}")
+    return found
+
+
+def check_json_file(path: Path, *, most_bytes: int) -> None:
+    """Raises a CheckpointError for a file that may hang, never end or fill the memory when it is read."""
+    try:
+        facts = path.stat()
+    except OSError as exc:
+        raise unusable(path, exc.strerror or str(exc)) from exc
+    if not stat.S_ISREG(facts.st_mode):
+        raise unusable(path, "it is no regular file")
+    if facts.st_size > most_bytes:
+        raise unusable(path, f"it has {facts.st_size / 1e6:.1f} MB, and at most {most_bytes / 1e6:.0f} MB are read")
+
+
+def unusable(path: Path, reason: str) -> CheckpointError:
+    whose = "adapter" if path.name.startswith("adapter_") else "checkpoint"
+    return CheckpointError(f"The file {path} can't be used: {reason}. Replace it with the original {whose}'s.")
+
+
+class Fields:
+    """Errors: the given one, a fragment that begins with the place, "line 3: answer_ids is missing"."""
+
+    def __init__(self, values: Mapping[str, Any], where: str, *, error: type[VllavaError]) -> None:
+        self._values = values
+        self._where = where
+        self._error = error
+
+    def refuse(self, key: str, what: str) -> NoReturn:
+        raise self._error(f"{self._where}: {key} is {what}")
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
+    def inside(self, key: str) -> Fields:
+        value = self._value(key)
+        if not isinstance(value, dict):
+            self.refuse(key, "no object")
+        return Fields(value, f"{self._where}, {key}", error=self._error)
+
+    def each(self, key: str, read: Callable[[Fields, str], _Value], *, most: int = _LARGEST) -> tuple[_Value, ...]:
+        values = self._value(key)
+        if not isinstance(values, list):
+            self.refuse(key, "no list")
+        if len(values) > most:
+            self.refuse(key, f"a list of {len(values):,} where at most {most} can be")
+        numbered = {f"entry {place}": value for place, value in enumerate(values, 1)}
+        places = Fields(numbered, f"{self._where}, {key}", error=self._error)
+        return tuple(read(places, place) for place in places._values)
+
+    def maybe(self, key: str, read: Callable[[str], _Value]) -> _Value | None:
+        return None if self._value(key) is None else read(key)
+
+    def text(self, key: str) -> str:
+        value = self._value(key)
+        return value if isinstance(value, str) else self.refuse(key, "no text")
+
+    def filled(self, key: str) -> str:
+        """Read a text that isn't empty."""
+        return self.text(key) or self.refuse(key, "empty")
+
+    def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
+        value = self._value(key)
+        found = next((word for word in words if word == value), None)
+        return found if found is not None else self.refuse(key, f"none of {', '.join(map(str, words))}")
+
+    def whole(self, key: str, *, least: int = 0) -> int:
+        value = self._value(key)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
+            return value
+        return self.refuse(key, f"no whole number from {least}")
+
+    def number(self, key: str, *, least: float = -_LARGEST, most: float = _LARGEST) -> float:
+        value = self._value(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            return float(value)
+        return self.refuse(key, f"no number from {least:g} to {most:g}")
+
+    def seconds(self, key: str) -> float:
+        return self.number(key, least=0)
+
+    def truth(self, key: str) -> bool:
+        value = self._value(key)
+        return value if isinstance(value, bool) else self.refuse(key, "neither true nor false")
+
+    def moment(self, key: str) -> str:
+        text = self.text(key)
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            self.refuse(key, "no date with a time")
+        return text
+
+    def sha256(self, key: str) -> str:
+        text = self.text(key)
+        return text if re.fullmatch("[0-9a-f]{64}", text) else self.refuse(key, "no SHA-256")
+
+    def path(self, key: str) -> Path:
+        text = self.text(key)
+        return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "no absolute path")
+
+    def name(self, key: str) -> str:
+        """Read a text that a file may have as its name, a path or a URL."""
+        text = self.text(key)
+        return text if text and _is_name(text) else self.refuse(key, "no name of a file")
+
+    def _value(self, key: str) -> Any:
+        return self._values[key] if key in self._values else self.refuse(key, "missing")
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"it says {constant} where a number is expected")

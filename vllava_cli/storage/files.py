@@ -1,0 +1,242 @@
+"""Regular files: opened, locked against a second writer, and replaced in one step.
+
+A new content grows under another name, .NAME.part, and takes its place at once: what stood there stays until then,
+whatever dies or runs full. A kill may leave the other name behind; the next writer of the file takes it over. On
+Windows nothing keeps a second writer out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from vllava_cli.errors import LockedError, OutputError, VllavaError, os_reason, quoted
+
+if sys.platform != "win32":
+    import fcntl
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Opening doesn't block: a named pipe that came in between would wait for its other end."""
+CHUNK_BYTES = 1 << 20
+"""The bytes of a file that are read or written at once."""
+_TRIES, _PAUSE_S = 5, 0.02
+
+
+@contextmanager
+def as_output_error(
+    path: Path | str, verb: str = "written", *, error: type[VllavaError] = OutputError
+) -> Iterator[None]:
+    """Turns errors of the system into one sentence that names the file; a text is a name that is quoted already."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        name = path if isinstance(path, str) else quoted(path)
+        remedy = "Free some room" if getattr(exc, "errno", None) in _NO_SPACE else "Check the path"
+        raise error(f"{name} can't be {verb}: {os_reason(exc)}. {remedy}, or name another file.") from exc
+
+
+def check_regular(path: Path) -> None:
+    """Raises an OutputError for what is there and no regular file."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise OutputError(f"{quoted(path)} is a folder. Name a file.")
+        if not stat.S_ISREG(mode):
+            raise OutputError(f"{quoted(path)} is not a regular file. Name another one.")
+
+
+def opened(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Returns a descriptor of a regular file. Errors: OutputError for anything else, OSError."""
+    check_regular(path)
+    return os.open(path, flags | _FLAGS, mode)
+
+
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Errors: OSError, also where only a part found room."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes found room")
+
+
+def sync_folder(path: Path) -> None:
+    """Keeps a new file's name over a power loss, where folders can be synced."""
+    with suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def private_fault(path: Path) -> str | None:
+    """Says in a clause why others could have written to a file or folder; None where they couldn't."""
+    facts = path.stat()
+    if sys.platform == "win32":
+        return None
+    if facts.st_uid != os.geteuid():
+        return "it belongs to another user"
+    return "others may write to it" if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
+
+
+def locked(path: Path, mode: int = 0o666, *, reported_as: Path | None = None, is_shared: bool = False) -> int:
+    """Opens the file that has this name, locks it and returns its descriptor; errors name it `reported_as`.
+
+    It is opened to append to it, and made where it lacks; a shared lock needs no more than reading, as on a network's
+    disk. Errors: LockedError, OutputError.
+    """
+    flags = os.O_RDONLY if is_shared else os.O_RDWR | os.O_APPEND | os.O_CREAT
+    while True:
+        with as_output_error(reported_as or path):
+            descriptor = opened(path, flags, mode)
+            try:
+                _lock(descriptor, reported_as or path, is_shared=is_shared)
+                if is_same(descriptor, path):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # the name came to another file in between
+
+
+def release(descriptor: int) -> None:
+    """Unlocks and closes: closing alone doesn't unlock while a process made by fork has the file open, too."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Says whether this process or another one is writing to that file; False where it can't be known."""
+    try:
+        os.close(locked(path, is_shared=True))
+    except LockedError:
+        return True
+    except OutputError:
+        return False
+    return False
+
+
+def is_same(descriptor: int, path: Path) -> bool:
+    """Says whether that name is still the open file's."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
+    """Tries for a moment: a process that asks `is_locked` holds a shared lock for an instant."""
+    if sys.platform == "win32":
+        return
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as exc:
+            if not left:
+                raise LockedError(
+                    f"{quoted(name)} is being written by another vllava. Wait for its end, or name another file."
+                ) from exc
+            time.sleep(_PAUSE_S)
+        except OSError as exc:
+            raise OutputError(
+                f"{quoted(name)} can't be locked: {os_reason(exc)}. Choose a file on a disk of this machine."
+            ) from exc
+
+
+def atomic_write(path: Path, pieces: Iterable[bytes], *, mode: int | None = None) -> None:
+    """Writes a file in bounded memory and replaces one that is there. Errors: OutputError, LockedError."""
+    with Part(path, mode=mode) as part:
+        part.fill(pieces)
+
+
+class Part:
+    """A file that takes another one's place when its block ends well; locked, and with that one's mode or the given.
+
+    Errors: OutputError; LockedError where another vllava is writing the same file.
+    """
+
+    def __init__(self, path: Path, *, mode: int | None = None) -> None:
+        self._name = path
+        self._descriptor = -1
+        with as_output_error(path):
+            check_regular(path)
+            self._target = Path(os.path.realpath(path))
+            self.path = self._target.with_name(f".{self._target.name}.part")
+            self._descriptor = locked(self.path, mode or 0o666, reported_as=path)
+            try:
+                os.ftruncate(self._descriptor, 0)
+                with suppress(FileNotFoundError):
+                    self.path.chmod(mode or stat.S_IMODE(self._target.stat().st_mode))
+            except BaseException:
+                self.end()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.put()
+        finally:
+            self.end()
+
+    def fill(self, pieces: Iterable[bytes]) -> None:
+        """Appends; an error that `pieces` raises is left as it is."""
+        pending = bytearray()
+        for piece in pieces:
+            pending += piece
+            if len(pending) >= CHUNK_BYTES:
+                self._append(pending)
+                pending.clear()
+        self._append(pending)
+
+    def put(self) -> None:
+        """Brings the content to the disk, then to its place."""
+        with as_output_error(self._name):
+            os.fsync(self._descriptor)
+            if sys.platform == "win32":  # where an open file can't be moved
+                self._release()
+            self.path.replace(self._target)
+            if sys.platform == "win32":
+                self._descriptor = locked(self._target, reported_as=self._name)
+            sync_folder(self._target)
+
+    def taken(self) -> int | None:
+        """Hands over the descriptor, still locked, if the file took its place; else ends and returns None."""
+        if self._is_put:
+            descriptor, self._descriptor = self._descriptor, -1
+            return descriptor
+        self.end()
+        return None
+
+    def end(self) -> None:
+        """Gives the lock back; leaves nothing behind if the file hasn't taken its place."""
+        if not self._is_put:
+            with suppress(OSError):
+                self.path.unlink()
+        self._release()
+
+    @property
+    def _is_put(self) -> bool:
+        return self._descriptor >= 0 and is_same(self._descriptor, self._target)
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            release(descriptor)
+
+    def _append(self, data: bytearray) -> None:
+        with as_output_error(self._name):
+            write_all(self._descriptor, data)

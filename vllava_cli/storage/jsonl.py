@@ -1,0 +1,164 @@
+r"""Rows in files, one JSON object a line: how one is written, read and distrusted, in bounded memory.
+
+A line is ASCII, and its text is valid Unicode, though a file may have a name that is neither. Such a text is written
+readably, and its bytes in base64 in a field beside it:
+{"path": "caf\udce9.mp4"} → {"path": "caf\\xe9.mp4", "path_bytes": "Y2Fm6S5tcDQ="}
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from vllava_cli.errors import OutputError, quoted
+from vllava_cli.storage.files import as_output_error, opened
+
+MAX_ROW_BYTES = 16 << 20
+BYTES = "_bytes"
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a file that another process may be writing to; a torn last one is left out.
+
+    Errors: OutputError where the file can't be read or a row before the last one is damaged.
+    """
+    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+        yield from rows_in(file, path)
+
+
+def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of an open file, which messages call `path`. Errors: as `read_rows`, OSError."""
+    number = 0
+    line = file.readline(MAX_ROW_BYTES + 1)
+    while line:
+        number += 1
+        row = row_of(line)
+        following = file.readline(MAX_ROW_BYTES + 1)
+        if row is not None:
+            yield row
+        elif following:
+            if number == 1:
+                refuse_foreign(path)
+            refuse_damaged(path, f"line {number} is damaged")
+        line = following
+
+
+def row_of(line: bytes) -> dict[str, Any] | None:
+    """Reads the object in a line, None for anything else; a line cut short is no object, so its break may lack."""
+    if len(line) > MAX_ROW_BYTES:
+        return None
+    try:
+        row = _DECODER.decode(line.decode())
+        if not isinstance(row, dict):
+            return None
+        return exact(row) if b'_bytes"' in line else row
+    except (ValueError, RecursionError):
+        return None
+
+
+def line_of(row: Mapping[str, object]) -> bytes:
+    """Writes a row as a line. Errors: ValueError for a NaN or an infinity, and for a row that is too long."""
+    line = json_of(row).encode("ascii") + b"\n"
+    if len(line) > MAX_ROW_BYTES:
+        raise ValueError(f"a row of {len(line):,} bytes is longer than {MAX_ROW_BYTES:,}")
+    return line
+
+
+def json_of(row: Mapping[str, Any], *, default: Callable[[Any], object] | None = None) -> str:
+    """Writes a row as ASCII that any reader of JSON takes. Errors: ValueError for a NaN or an infinity."""
+    text = json.dumps(dict(row), allow_nan=False, default=default)
+    return json.dumps(portable(json.loads(text))) if "\\ud" in text else text
+
+
+def refuse_foreign(path: Path) -> NoReturn:
+    raise OutputError(f"{quoted(path)} was not written by vllava. Name another file.")
+
+
+def refuse_damaged(path: Path, what: str) -> NoReturn:
+    raise OutputError(f"{quoted(path)} can't be used: {what}. Mend it in an editor, or name another file.")
+
+
+def is_portable(text: str) -> bool:
+    """Says whether the text is valid: without surrogates alone, as bytes become that aren't UTF-8."""
+    return text.isascii() or readable(text) == text
+
+
+def readable(text: str) -> str:
+    r"""Shows bytes that aren't UTF-8 as \xe9, other surrogates as \ud800."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def portable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes a row's text readable and adds the bytes of what wasn't; `exact` undoes it."""
+    found = {readable(key): _mapped(value, readable, portable) for key, value in row.items()}
+    for key, value in row.items():
+        if data := _bytes_of(value):
+            found.setdefault(readable(key) + BYTES, data)
+    return found
+
+
+def exact(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes the row of before `portable`; bytes that aren't those of the text beside them, as it was edited, stay.
+
+    Errors: RecursionError for what is nested too deeply.
+    """
+    found = {key: _mapped(value, str, exact) for key, value in row.items()}
+    for key, value in row.items():
+        name = key.removesuffix(BYTES)
+        text = _text_of(value, row.get(name)) if name != key else None
+        if text is not None:
+            found[name] = text
+            del found[key]
+    return found
+
+
+def _mapped(value: Any, text: Callable[[str], str], row: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+    """Changes each text and each object in a value."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Mapping):
+        return row(value)
+    return [_mapped(item, text, row) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _bytes_of(value: Any) -> Any:
+    """Encodes a text in base64, a list's one by one; None for valid ones, and for a surrogate that is no byte."""
+    if isinstance(value, list | tuple):
+        codes = [_bytes_of(item) if isinstance(item, str) else None for item in value]
+        return codes if any(codes) else None
+    if not isinstance(value, str) or is_portable(value):
+        return None
+    try:
+        return base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _text_of(code: Any, readable_text: Any) -> Any:
+    """Decodes what `_bytes_of` made; None where the bytes are not those of the readable text."""
+    if isinstance(code, list) and isinstance(readable_text, list) and len(code) == len(readable_text):
+        pairs = zip(code, readable_text, strict=True)
+        texts = [text if item is None else _text_of(item, text) for item, text in pairs]
+        return texts if any(code) and None not in texts else None
+    if not isinstance(code, str) or not isinstance(readable_text, str):
+        return None
+    try:
+        text = base64.b64decode(code, validate=True).decode("utf-8", "surrogateescape")
+    except ValueError:
+        return None
+    return text if not is_portable(text) and readable(text) == readable_text else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""json.loads would make a new one for each row: a quarter of the time that reading a row takes."""
