@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Frames, Framing
 
@@ -36,7 +36,7 @@ def main(way: str, names: Sequence[str]) -> None:
     if way == "plain":
         seconds, start_s = measured(sample, paths)
     else:
-        with Guard() as guard:
+        with DecoderClient() as guard:
             seconds, start_s = measured(guard.sample, paths)
     sys.stdout.write(json.dumps({"seconds": seconds, "start_s": start_s}) + "\n")
 

@@ -16,11 +16,10 @@ from training.heldout import HeldOut, make
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling, Source
 
 CLIPS = 250
 SEED = 1

@@ -5,7 +5,7 @@ Only `Conversation` changes. Nothing heavy is imported here; numpy appears in an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FRAMES_PER_CLIP = 8
 DEFAULT_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 DEMO_MODEL = "demo"
+UNKNOWN_REVISION = ""
 STDIN = "-"
 """The name of a clip or a file of rows that comes from stdin."""
 
@@ -33,6 +34,19 @@ Way = Literal["seek", "decode"]
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
 repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Takes sentences for the user: `notice` what a user should know, `detail` the reasons of a choice."""
+
+    notice: Callable[[str], object] = str
+    detail: Callable[[str], object] = str
+    has_bars: bool = False
+    """Whether progress bars may be drawn on stderr."""
+
+
+SILENT = Log()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +139,22 @@ class Adapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A checkpoint on disk as its config files describe it; no weight has been read."""
+class Source:
+    """A checkpoint's folder, or an adapter's, and where it comes from."""
 
     model: str
     """The user's name for it: a hub id, a folder or "demo"."""
-    revision: str | None
-    """The commit of the hub's repository; None for a folder."""
     folder: Path
+    revision: str | None = None
+    """The commit of the hub's repository; None for a folder, UNKNOWN_REVISION where the hub would have to be asked."""
+    adapter: Adapter | None = None
+    """The adapter that is to be merged into it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Source):
+    """A source on disk as its config files describe it; no weight has been read."""
+
     language_parameters: int
     """The language model's matrices: what 4-bit and 8-bit quantise."""
     other_parameters: int
@@ -148,7 +170,6 @@ class Checkpoint:
     video_recipe: VideoRecipe
     unloaded_parameters: int = 0
     """The parameters of towers that aren't loaded; not counted in `other_parameters`."""
-    adapter: Adapter | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -371,7 +392,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Delta:
     """Some text of an answer; the last piece of a stream carries the stop reason and the stats."""
 
     text: str
@@ -396,8 +417,8 @@ class Answer:
     """The same as in `Turn`."""
 
     @classmethod
-    def of(cls, pieces: Iterable[Piece]) -> Answer:
-        """Folds a stream: [Piece("A "), Piece("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
+    def of(cls, pieces: Iterable[Delta]) -> Answer:
+        """Folds a stream: [Delta("A "), Delta("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
         texts: list[str] = []
         for piece in pieces:
             texts.append(piece.text)

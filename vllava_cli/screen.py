@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, StdoutError
+from vllava_cli.nouns import Log
 
 if TYPE_CHECKING:
     from rich.color import Color
@@ -62,6 +63,11 @@ class Screen:
         self.is_verbose = is_verbose and not is_quiet
 
     @property
+    def log(self) -> Log:
+        """Takes what the engine reports while it is found and loaded."""
+        return Log(notice=self.notice, detail=self.detail, has_bars=self.is_moving)
+
+    @property
     def is_moving(self) -> bool:
         """True where progress may be drawn: stderr is a terminal that can move its cursor, and --quiet isn't given."""
         is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
@@ -94,19 +100,19 @@ class Screen:
         from rich.style import Style
         from rich.text import Text
 
-        from vllava_cli.media import blocks
+        from vllava_cli.media.contact_sheet import LETTERS, SHADES, draw_characters
 
         size = _size_of(self._out)
         columns, lines = (size.columns or 80, size.lines or 24) if size else (80, 24)
         colours = _colours()
-        shades = None if colours else blocks.SHADES if self._can_show(blocks.SHADES) else blocks.LETTERS
+        shades = SHADES if self._can_show(SHADES) else LETTERS
         pad = io.StringIO()
         console = Console(
             file=pad, width=columns, color_system=colours, force_terminal=True, legacy_windows=False, highlight=False
         )
         console.print(Text(clean(sheet.name), "bold"), no_wrap=True, overflow="ellipsis")
         console.print(Text(clean(sheet.facts), "dim"))
-        for runs in blocks.draw(sheet, columns, lines, shades):
+        for runs in draw_characters(sheet, columns, lines, None if colours else shades):
             line = Text()
             for run in runs:
                 line.append(run.text, Style(color=_rgb(run.upper), bgcolor=_rgb(run.lower)))

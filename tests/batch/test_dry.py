@@ -16,8 +16,7 @@ from vllava_cli.batch.output import Destination
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import row_of
 from vllava_cli.batch.run import jobs_of, run, run_info
-from vllava_cli.engine.hub import Source
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Framing, Sampling, Source, Wishes
 from vllava_cli.storage.journal import Journal
 
 MODEL = "owner/model"

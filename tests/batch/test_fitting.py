@@ -14,10 +14,9 @@ from vllava_cli.batch.jobs import ClipJobs, JobRequest, make_jobs
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.run import run
 from vllava_cli.demo import CHECKPOINT
-from vllava_cli.engine.hub import Source
 from vllava_cli.media.decoder.pool import Pool
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Framing, Sampling, VideoRecipe, Wishes
+from vllava_cli.nouns import Framing, Sampling, Source, VideoRecipe, Wishes
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from vllava_cli.batch.jobs import ClipJobs
 from vllava_cli.batch.preflight import Headers, Preflight
 from vllava_cli.batch.rows import JobError
 from vllava_cli.errors import MediaError
-from vllava_cli.media.decoder.pool import Pool
-from vllava_cli.media.decoder.read_ahead import Ahead
+from vllava_cli.media.decoder.pool import Pool, ReadAhead
 from vllava_cli.nouns import Clip, Framing, MediaKind
 
 A_MOMENT_S = 60.0
@@ -33,12 +32,12 @@ class Threads:
 
     header: Callable[[Path], Clip]
     workers: int = 1
-    aheads: list[Ahead[Any, Any]] = field(default_factory=list)
+    aheads: list[ReadAhead[Any, Any]] = field(default_factory=list)
     frames_of: list[ClipJobs] | None = None
     framing: Framing | None = None
 
-    def headers(self, files: Iterator[tuple[ClipJobs, Path]]) -> Ahead[ClipJobs, Clip]:
-        ahead = Ahead(files, [self.header] * self.workers, max_bytes=1)
+    def headers(self, files: Iterator[tuple[ClipJobs, Path]]) -> ReadAhead[ClipJobs, Clip]:
+        ahead = ReadAhead(files, [self.header] * self.workers, max_bytes=1)
         self.aheads.append(ahead)
         return ahead
 

@@ -28,7 +28,6 @@ from vllava_cli.commands.provenance import (
     seeded,
 )
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
@@ -41,6 +40,7 @@ from vllava_cli.nouns import (
     LoadPlan,
     MediaKind,
     Sampling,
+    Source,
     Stats,
     StopReason,
     Turn,

@@ -20,10 +20,9 @@ from vllava_cli import demo
 from vllava_cli.commands.recorded import Recorded
 from vllava_cli.commands.replay import Replay, dropped, run
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import digest_of, read_tokens
 from vllava_cli.errors import ReplayError, UsageError
-from vllava_cli.nouns import Conversation, Sampling, Stats, Turn
+from vllava_cli.nouns import Conversation, Sampling, Source, Stats, Turn
 
 Row = dict[str, Any]
 HAPPENS, COLOUR = "What happens in this video?", "What colour is it?"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from vllava_cli.commands.start import loaded
+from vllava_cli.commands.start import start
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.nouns import MediaKind, Wishes
+from vllava_cli.nouns import SILENT, MediaKind, Source, Wishes
+from vllava_cli.times import Stopwatch
 
 
 def needed_bytes(tokens: Tokens, *kinds: MediaKind) -> int:
     wishes = Wishes(model="demo", device="cpu", precision="fp32")
-    engine, _ = loaded(wishes, tokens, kinds, tell=str, notice=str, is_quiet=True, check=str)
+    engine, _ = start(wishes, tokens, kinds, SILENT, Stopwatch(), check=str)
     return engine.plan.needed_bytes
 
 

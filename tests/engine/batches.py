@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vllava_cli.engine.batching import Batching, Finished, Query, Source
+from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
@@ -40,24 +41,24 @@ def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
     return random.Random(seed).sample(jobs, len(jobs))
 
 
-def query(job: Job) -> Query[Job]:
-    return Query(key=job, medium=job[0], question=job[1])
+def query(job: Job) -> AnswerRequest[Job]:
+    return AnswerRequest(key=job, medium=job[0], question=job[1])
 
 
-def portions(given: Iterable[Sequence[Job]]) -> Source[Job]:
+def portions(given: Iterable[Sequence[Job]]) -> NextRequests[Job]:
     """A source that gives these, one portion a call, however many it is asked for."""
     return _source([query(job) for job in portion] for portion in given)
 
 
-def given_at_once(given: Sequence[Query[Job] | Finished[Job]]) -> Source[Job]:
+def given_at_once(given: Sequence[AnswerRequest[Job] | AnswerResult[Job]]) -> NextRequests[Job]:
     return _source([given])
 
 
-def as_asked(jobs: Sequence[Job], asked: list[int] | None = None) -> Source[Job]:
+def as_asked(jobs: Sequence[Job], asked: list[int] | None = None) -> NextRequests[Job]:
     """A source that gives as many as it is asked for; `asked` gets these numbers."""
     left = list(jobs)
 
-    def source(most: int, *, is_waiting: bool) -> list[Query[Job] | Finished[Job]] | None:  # noqa: ARG001
+    def source(most: int, *, is_waiting: bool) -> list[AnswerRequest[Job] | AnswerResult[Job]] | None:  # noqa: ARG001
         if asked is not None:
             asked.append(most)
         given = left[:most]
@@ -67,16 +68,16 @@ def as_asked(jobs: Sequence[Job], asked: list[int] | None = None) -> Source[Job]
     return source
 
 
-def trickle(jobs: Sequence[Job], seed: int = 0) -> Source[Job]:
+def trickle(jobs: Sequence[Job], seed: int = 0) -> NextRequests[Job]:
     """A source that has one now and then, so that rows join others that are underway."""
     chance = random.Random(seed)
     return portions(portion for job in jobs for portion in ([job], *[[]] * chance.choice([0, 0, 1, 2])))
 
 
-def _source(given: Iterable[Sequence[Query[Job] | Finished[Job]]]) -> Source[Job]:
+def _source(given: Iterable[Sequence[AnswerRequest[Job] | AnswerResult[Job]]]) -> NextRequests[Job]:
     left = iter(given)
 
-    def source(_most: int, *, is_waiting: bool) -> Sequence[Query[Job] | Finished[Job]] | None:  # noqa: ARG001
+    def source(_most: int, *, is_waiting: bool) -> Sequence[AnswerRequest[Job] | AnswerResult[Job]] | None:  # noqa: ARG001
         return next(left, None)
 
     return source
@@ -86,7 +87,7 @@ def _source(given: Iterable[Sequence[Query[Job] | Finished[Job]]]) -> Source[Job
 class Batch:
     """What a batch gave and said; built by `run`."""
 
-    found: dict[Job, Finished[Job]] = field(default_factory=dict)
+    found: dict[Job, AnswerResult[Job]] = field(default_factory=dict)
     shortages: list[int] = field(default_factory=list)
 
     @property
@@ -101,19 +102,19 @@ class Batch:
 def run(
     engine: Engine,
     sampling: Sampling,
-    source: Source[Job],
+    source: NextRequests[Job],
     *,
     most_rows: int = 8,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Batch:
     """All that comes; no key may come twice, and each has an answer or a fault."""
     batch = Batch()
-    batching: Batching[Job] = Batching(
+    batching: BatchScheduler[Job] = BatchScheduler(
         engine=engine,
         sampling=sampling,
         fit="crop",
         most_rows=most_rows,
-        is_stopping=is_stopping,
+        cancel=Cancel(is_stopping),
         on_shortage=batch.shortages.append,
     )
     for each in batching.answers(source):
@@ -127,7 +128,7 @@ def streamed(engine: Engine, jobs: Iterable[Job], sampling: Sampling) -> dict[Jo
     """What each question gets from the stream in a conversation of its own."""
     answers: dict[Job, Answer] = {}
     for medium, question in jobs:
-        engine.memory = None
+        engine.prompt_cache = None
         conversation = Conversation(attached=(medium,))
         answers[medium, question] = Answer.of(engine.stream(conversation, question, sampling))
     return answers
@@ -157,7 +158,7 @@ def watched(engine: Engine, see: Callable[[Pass], object]) -> Iterator[None]:
     def note(_module: object, inputs: tuple[Tensor, object], named: dict[str, Any]) -> None:
         embedded = inputs[0]
         rows, columns = embedded.shape[:2]
-        see(Pass(rows, columns, embedded if named["positions"] is None else None))
+        see(Pass(rows, columns, embedded if named.get("positions") is None else None))
 
     hook = engine.llama.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -184,7 +185,7 @@ class Shortage(TorchFunctionMode):
 
 
 def is_within(name: str) -> bool:
-    """Whether this is called by a function, however deep: is_within("Crowd.leave")."""
+    """Whether this is called by a function, however deep: is_within("DecodeBatch.leave")."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
         frame = frame.f_back

@@ -27,9 +27,9 @@ def demo_engine() -> Engine:
 @pytest.fixture(scope="module")
 def engine(demo_engine: Engine) -> Engine:
     """The demo's, as if nothing had been asked of it yet."""
-    demo_engine.memory = None
-    demo_engine.sight.forget()
-    demo_engine.sight.calls = 0
+    demo_engine.prompt_cache = None
+    demo_engine.vision.forget()
+    demo_engine.vision.calls = 0
     return demo_engine
 
 

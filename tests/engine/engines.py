@@ -12,12 +12,11 @@ from tests.reference import Reference, image_word
 from vllava_cli import demo, prompt
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling, Turn
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling, Source, Turn
 
 EXACT = LoadPlan(
     device="cpu",

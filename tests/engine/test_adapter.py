@@ -22,15 +22,13 @@ from vllava_cli.commands import doctor
 from vllava_cli.engine.adapter import described, foreseen, locate
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.engine.weight_cache import all_kept
-from vllava_cli.engine.weight_writer import Store
+from vllava_cli.engine.weight_cache import WeightCache, all_cached
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation, Wishes
+from vllava_cli.nouns import Framing, LoadPlan, Log, MediaKind, Quantisation, Source, Wishes
 
 pytest.importorskip("peft")
 
@@ -136,8 +134,8 @@ def test_a_tower_that_comes_later_is_changed_too(published: Path, adapter: Path,
     video = sample(clip, Framing())
     late, whole = loaded(published, adapter, kinds=("image",)), loaded(published, adapter)
     assert late.model.model.video_tower is None
-    assert torch.equal(late.sight.features(video, "crop"), whole.sight.features(video, "crop"))
-    assert not torch.equal(whole.sight.features(video, "crop"), loaded(published, None).sight.features(video, "crop"))
+    assert torch.equal(late.vision.features(video, "crop"), whole.vision.features(video, "crop"))
+    assert not torch.equal(whole.vision.features(video, "crop"), loaded(published, None).vision.features(video, "crop"))
 
 
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
@@ -154,16 +152,16 @@ def test_weights_are_merged_first_and_quantised_then(
 def test_quantised_weights_are_kept_for_each_adapter(published: Path, adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     details: list[str] = []
-    store = Store(folder=tmp_path, notice=details.append, detail=details.append, least_bytes=0)
+    store = WeightCache(folder=tmp_path, log=Log(notice=details.append, detail=details.append), least_bytes=0)
 
     def start(adapter: Path | None) -> Engine:
         details.clear()
-        return load(replace(EXACT, quantisation="4bit"), tokens_of(published, adapter), ("video",), store=store)
+        return load(replace(EXACT, quantisation="4bit"), tokens_of(published, adapter), ("video",), cache=store)
 
     first = start(adapter)
     start(None)
     assert details[0].startswith("vllava: kept the 4bit weights")
-    assert [kept.model for kept in all_kept(tmp_path)] == [str(published), f"{published} + {adapter}"]
+    assert [kept.model for kept in all_cached(tmp_path)] == [str(published), f"{published} + {adapter}"]
     again = start(adapter)
     assert details[0].startswith("weights: read as they were kept")
     assert are_equal(again, first.model)
@@ -345,10 +343,10 @@ def test_an_adapter_of_another_base_is_told(published: Path, copy: Path) -> None
     heard: list[str] = []
     wishes = Wishes(model=str(published), adapter=str(copy))
     edit_json(copy / "adapter_config.json", base_model_name_or_path=f"somewhere/{published.name}")
-    assert locate(wishes, heard.append, is_quiet=True).adapter == described(Source(model=str(copy), folder=copy))
+    assert locate(wishes, Log(notice=heard.append)).adapter == described(Source(model=str(copy), folder=copy))
     assert heard == []
     edit_json(copy / "adapter_config.json", base_model_name_or_path="other/base")
-    assert foreseen(wishes, heard.append) == locate(wishes, heard.append, is_quiet=True)
+    assert foreseen(wishes, Log(notice=heard.append)) == locate(wishes, Log(notice=heard.append))
     assert (
         heard == [f"vllava: warning: the adapter {copy} was trained on other/base, and the model is {published}."] * 2
     )
@@ -360,7 +358,7 @@ def test_weights_beside_an_adapters_config_are_taken_as_merged(published: Path, 
     for path in adapter.iterdir():
         shutil.copy(path, both)
     heard: list[str] = []
-    source = locate(Wishes(model=str(both)), heard.append, is_quiet=True)
+    source = locate(Wishes(model=str(both)), Log(notice=heard.append))
     assert heard == [
         f"vllava: {both} has an adapter_config.json beside its weights, which are taken as merged already; if they "
         f"aren't, add --adapter {both}."

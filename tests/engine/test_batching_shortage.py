@@ -28,7 +28,7 @@ from tests.engine.batches import (
     watched,
 )
 from tests.engine.engines import after
-from vllava_cli.engine.batching import Batching
+from vllava_cli.engine.batch import BatchScheduler
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.nouns import Frames, Sampling
@@ -88,7 +88,7 @@ def test_choices_are_scored_in_smaller_batches(jobs: list[Job], ending_engine: E
 
 def shows(engine: Engine, medium: Frames) -> Callable[[Pass], bool]:
     """Whether a pass reads this medium."""
-    seen = engine.sight.features(medium, "crop")[0]
+    seen = engine.vision.features(medium, "crop")[0]
     return lambda each: each.embedded is not None and bool((each.embedded == seen).all(dim=-1).any())
 
 
@@ -143,7 +143,7 @@ def test_memory_that_runs_out_once_in_the_middle_begins_the_rows_anew(
     assert (batch.said, len(batch.shortages), batch.faults) == (wanted, 1, {})
 
 
-@pytest.mark.parametrize("place", ["Crowd.leave", "Crowd.join"])
+@pytest.mark.parametrize("place", ["DecodeBatch.leave", "DecodeBatch.join"])
 @pytest.mark.parametrize("operations", [0, 3, 9, 20])
 def test_memory_that_runs_out_in_the_middle_of_a_change_of_rows_loses_none(
     operations: int, place: str, jobs: list[Job], wanted: dict[Job, Said], ending_engine: Engine
@@ -207,7 +207,7 @@ def test_nothing_of_a_pass_that_ran_out_is_held_when_it_is_told(
         if is_due():
             raise torch.OutOfMemoryError("no room")
 
-    batching = Batching[Job](
+    batching = BatchScheduler[Job](
         engine=ending_engine,
         sampling=SAMPLING,
         fit="crop",

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.engine.batches import as_asked, crossed, run
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
@@ -48,7 +49,7 @@ def asked(engine: Engine, medium: Frames, sampling: Sampling, at: int | None) ->
     """An answer with Ctrl-C behind the n-th layer, the conversation, and how many layers were run."""
     conversation = Conversation(attached=(Frames(clip=medium.clip, pixels=medium.pixels, times_s=medium.times_s),))
     with Press(engine, at) as press:
-        pieces = engine.stream(conversation, QUESTION, sampling, is_interrupted=press.is_pressed)
+        pieces = engine.stream(conversation, QUESTION, sampling, cancel=Cancel(press.is_pressed))
         return Answer.of(pieces), conversation, press.layers
 
 

@@ -12,11 +12,9 @@ from safetensors import safe_open
 
 from tests.checkpoints import edit_json, write_checkpoint
 from vllava_cli import demo
-from vllava_cli.engine.checkpoint import check_architecture, describe
-from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
-from vllava_cli.engine.hub import Source
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, check_architecture, describe
 from vllava_cli.errors import CheckpointError
-from vllava_cli.nouns import Checkpoint
+from vllava_cli.nouns import Checkpoint, Source
 
 
 def described(folder: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ import pytest
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, after, greedy_ids
 from tests.reference import Reference
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.media.sample import sample
@@ -57,7 +58,7 @@ class Story:
     def ask(self, question: str = "", sampling: Sampling = GREEDY, *, patience: int = 10_000) -> None:
         question = question or self.random.choice(QUESTIONS)
         media = self.conversation.media
-        pieces = self.engine.stream(self.conversation, question, sampling, is_interrupted=after(patience))
+        pieces = self.engine.stream(self.conversation, question, sampling, cancel=Cancel(after(patience)))
         answer = Answer.of(pieces)
         turn = self.conversation.turns[-1]
         assert (turn.answer, turn.stop_reason, turn.stats) == (answer.text, answer.stop_reason, answer.stats)
@@ -97,15 +98,15 @@ def test_whatever_happens_each_answer_is_that_of_a_full_prefill(
     block: int, engine: Engine, reference: Reference, shown: dict[str, Frames]
 ) -> None:
     for seed in range(block * SEQUENCES // 10, (block + 1) * SEQUENCES // 10):
-        engine.memory = None
-        engine.sight.forget()
+        engine.prompt_cache = None
+        engine.vision.forget()
         story = Story(engine, reference, shown, seed)
         for _ in range(5):
             story.go_on()
 
 
 def test_each_turn_prefills_only_what_it_adds(engine: Engine, shown: dict[str, Frames]) -> None:
-    engine.memory = None
+    engine.prompt_cache = None
     conversation = Conversation(attached=(shown["red-circle-moves-left.mp4"],))
     finished = 0
     for question in QUESTIONS[:5]:
@@ -118,28 +119,28 @@ def test_each_turn_prefills_only_what_it_adds(engine: Engine, shown: dict[str, F
 
 def holds(engine: Engine, tokens: int) -> bool:
     """Whether the last layer of the cache has as many tokens."""
-    return bool(engine.memory and engine.memory.cache.get_seq_length(len(engine.llama.blocks) - 1) >= tokens)
+    return bool(engine.prompt_cache and len(engine.prompt_cache.cache.layers[-1]) >= tokens)
 
 
 def test_a_clip_that_was_interrupted_in_prefill_is_taken_up_where_it_stopped(
     engine: Engine, shown: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vllava_cli.engine.forward.CPU_CHUNK_TOKENS", 50)  # 136 placeholders take three chunks
-    engine.memory = None
-    engine.sight.forget()
+    engine.prompt_cache = None
+    engine.vision.forget()
     conversation = Conversation(attached=(shown["two-shapes.png"], shown["three-shapes.mp4"]))
-    first = Answer.of(engine.stream(conversation, "How many?", GREEDY, is_interrupted=lambda: holds(engine, 100)))
+    first = Answer.of(engine.stream(conversation, "How many?", GREEDY, cancel=Cancel(lambda: holds(engine, 100))))
     conversation.cut(0)
     second = Answer.of(engine.stream(conversation, "How many?", GREEDY))
     assert (first.stop_reason, first.stats.tower_calls) == ("interrupted", 2)
     assert (second.stats.reused_tokens, second.stats.tower_calls) == (100, 0)
-    engine.memory = None
+    engine.prompt_cache = None
     whole = Answer.of(engine.stream(Conversation(attached=conversation.turns[0].media), "How many?", GREEDY))
     assert second.text == whole.text
 
 
 def test_a_clip_opened_again_is_not_looked_at_again(engine: Engine, shown: dict[str, Frames]) -> None:
-    engine.sight.forget()
+    engine.vision.forget()
     clip, other = shown["three-shapes.mp4"], shown["blue-star-grows.mp4"]
     calls = [
         Answer.of(engine.stream(Conversation(attached=(medium,)), "What is it?", GREEDY)).stats.tower_calls
@@ -159,17 +160,17 @@ def test_a_failure_leaves_the_conversation_as_it_was(engine: Engine, shown: dict
         raise MemoryError
 
     with pytest.raises(MemoryShortError):
-        Answer.of(engine.stream(conversation, "And then?", GREEDY, is_interrupted=fail))
+        Answer.of(engine.stream(conversation, "And then?", GREEDY, cancel=Cancel(fail)))
     assert (conversation.turns, conversation.attached) == (turns, ())
 
 
 def test_what_the_cache_holds_needs_no_second_look_even_if_it_was_forgotten(
     engine: Engine, shown: dict[str, Frames]
 ) -> None:
-    engine.memory = None
+    engine.prompt_cache = None
     conversation = Conversation(attached=(shown["three-shapes.mp4"],))
     Answer.of(engine.stream(conversation, "How many?", GREEDY))
-    engine.sight.forget()
+    engine.vision.forget()
     conversation.attached = (shown["blue-star-grows.mp4"],)
     assert Answer.of(engine.stream(conversation, "And here?", GREEDY)).stats.tower_calls == 1
 
@@ -179,7 +180,7 @@ def test_a_second_ctrl_c_in_the_middle_of_a_pass_costs_the_cache_and_nothing_els
     passes: int, engine: Engine, shown: dict[str, Frames]
 ) -> None:
     """Some layers have the tokens of that pass then, others don't."""
-    engine.memory = None
+    engine.prompt_cache = None
     conversation = Conversation(attached=(shown["three-shapes.mp4"],))
     Answer.of(engine.stream(conversation, "How many shapes are there?", GREEDY))
     left = itertools.chain(itertools.repeat(True, passes - 1), [False])
@@ -193,10 +194,10 @@ def test_a_second_ctrl_c_in_the_middle_of_a_pass_costs_the_cache_and_nothing_els
         Answer.of(engine.stream(conversation, "Tell me more about the shapes.", GREEDY))
     hook.remove()
     assert (len(conversation.turns), conversation.turns[1].stop_reason) == (2, "interrupted")
-    assert engine.memory is None
+    assert engine.prompt_cache is None
     after_it = Answer.of(engine.stream(conversation, "And its colour?", GREEDY))
     assert (after_it.stats.reused_tokens, after_it.stats.tower_calls) == (0, 0)
     fresh = Conversation(turns=conversation.turns[:2])
-    engine.memory = None
+    engine.prompt_cache = None
     Answer.of(engine.stream(fresh, "And its colour?", GREEDY))
     assert fresh.turns[2].answer_ids == conversation.turns[2].answer_ids

@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.attention import PART_TOKENS
-from vllava_cli.engine.cuda_graph import StaticSteps
+from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.kv_cache import RoomyLayer
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
 HAS_CUDA = torch.cuda.is_available()
@@ -27,7 +25,7 @@ def static(engine: Engine, *, runs_ahead: bool) -> Engine:
 
 def talk(engine: Engine, medium: Frames, sampling: Sampling) -> list[tuple[str, str, tuple[int, ...], int]]:
     """What each turn of a conversation said, how it ended, its ids and how many ids were reused."""
-    engine.memory = None
+    engine.prompt_cache = None
     conversation = Conversation(attached=(medium,))
     said = [Answer.of(engine.stream(conversation, question, sampling)) for question in QUESTIONS]
     ids = [turn.answer_ids for turn in conversation.turns]
@@ -60,8 +58,8 @@ def test_the_last_token_that_has_room_comes(runs_ahead: bool, random_engine: Eng
     answer = Answer.of(engine.stream(Conversation(attached=(media[0],)), "Why?", replace(LONG, max_new_tokens=999)))
     assert answer.stop_reason == "context"
     assert answer.stats.prompt_tokens + answer.stats.new_tokens == PART_TOKENS
-    assert engine.memory
-    assert engine.memory.cache.layers[0].room_tokens == PART_TOKENS
+    assert engine.prompt_cache
+    assert engine.prompt_cache.cache.layers[0].capacity == PART_TOKENS
 
 
 def test_what_an_abandoned_answer_read_is_known(demo_engine: Engine, media: tuple[Frames, ...]) -> None:
@@ -70,10 +68,10 @@ def test_what_an_abandoned_answer_read_is_known(demo_engine: Engine, media: tupl
     pieces = engine.stream(conversation, QUESTIONS[0], LONG)
     next(pieces)
     pieces.close()
-    assert engine.memory
-    assert engine.memory.cache.get_seq_length() == len(engine.memory.ids)
+    assert engine.prompt_cache
+    assert len(engine.prompt_cache.cache) == len(engine.prompt_cache.ids)
     said = Answer.of(engine.stream(conversation, QUESTIONS[1], LONG))
-    demo_engine.memory = None
+    demo_engine.prompt_cache = None
     before = Conversation(turns=conversation.turns[:-1])
     assert Answer.of(demo_engine.stream(before, QUESTIONS[1], LONG)).text == said.text
 
@@ -82,10 +80,10 @@ def test_the_room_stays_for_the_next_conversation(demo_engine: Engine, media: tu
     engine = static(demo_engine, runs_ahead=False)
     places = []
     for medium in media[:1] * 2:
-        engine.memory = None  # as bench does
+        engine.prompt_cache = None  # as bench does
         Answer.of(engine.stream(Conversation(attached=(medium,)), QUESTIONS[0], LONG))
-        assert engine.memory
-        places.append(engine.memory.cache.layers[0].room[0].data_ptr())
+        assert engine.prompt_cache
+        places.append(engine.prompt_cache.cache.layers[0].buffers[0].data_ptr())
     assert places[0] == places[1]
 
 
@@ -100,13 +98,8 @@ def test_a_pass_that_breaks_off_costs_the_room(demo_engine: Engine, media: tuple
         Answer.of(engine.stream(Conversation(attached=(media[0],)), QUESTIONS[0], LONG))
     hook.remove()
     with pytest.raises(RuntimeError, match="without a prefill"):
-        _ = engine.steps
+        engine.step(torch.zeros(1, dtype=torch.long), 0)
     talk(engine, media[0], LONG)
-
-
-def test_a_layer_without_room_says_so() -> None:
-    with pytest.raises(RuntimeError, match="without room"):
-        _ = RoomyLayer().room
 
 
 class FakeRecorder:
@@ -136,8 +129,8 @@ def test_captured_steps_are_used_only_where_they_give_the_plain_ones_numbers(
 ) -> None:
     wanted = talk(demo_engine, media[0], LONG)
     engine, told, recorder = static(demo_engine, runs_ahead=False), list[str](), FakeRecorder(changed)
-    steps = StaticSteps(engine.llama, engine._emptied().layers, record=recorder, notice=told.append)
-    engine._steps = steps
+    steps = CudaGraphDecoder(engine.llama, engine._emptied(), record=recorder, notice=told.append)
+    engine.graph = steps
     assert talk(engine, media[0], LONG) == wanted
     assert (bool(steps.captured_lengths), steps.fault is None) == (is_right, is_right)
     assert len(told) == (0 if is_right else 1)
@@ -153,8 +146,8 @@ def test_captured_steps_say_the_same(demo_engine: Engine, media: tuple[Frames, .
         plan = replace(demo_engine.plan, device="cuda:0")
         engine = Engine(model=model, tokens=demo_engine.tokens, plan=plan)
         assert [turn[:3] for turn in talk(engine, media[0], LONG)] == [turn[:3] for turn in wanted]
-        assert isinstance(engine.steps, StaticSteps)
-        assert engine.steps.fault is None
-        assert engine.steps.captured_lengths
+        assert engine.graph
+        assert engine.graph.fault is None
+        assert engine.graph.captured_lengths
     finally:
         model.to("cpu")

@@ -1,87 +1,103 @@
-"""A row of a crowd has the logits that it would have alone, whatever is beside it and whoever came and left."""
+"""A row of a batch has the logits that it would have alone, and there are as many rows as the memory has room for."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
 
 from tests.engine.batches import QUESTIONS
-from vllava_cli.engine.decode_batch import CPU_PASS_TOKENS, Crowd, Prefix, gathered, read_prefixes, rows_at_once
-from vllava_cli.engine.forward import embed
+from vllava_cli.engine.batch import (
+    ANSWER_TOKENS,
+    CPU_PASS_TOKENS,
+    MOST_ON_CPU,
+    DecodeBatch,
+    read_prefixes,
+    rows_at_once,
+    rows_in,
+    rows_that_fit,
+    used_bytes,
+)
+from vllava_cli.engine.forward import embed, free_bytes
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Conversation, Frames
+from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.nouns import Conversation, Frames, Sampling
 
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = " ".join(["and what else is there to see"] * 16)
 ASKED = (*QUESTIONS[:6], LONG)
 
 
 class Life:
-    """A crowd that rows join and leave, and what each row has been fed."""
+    """A batch that rows join and leave, and what each row has been fed."""
 
     def __init__(self, engine: Engine, media: Sequence[Frames], seed: int) -> None:
         self.random = random.Random(seed)
         self.engine, self.media = engine, media
         self.prompts: list[tuple[Frames, list[int]]] = []
-        self.crowd = self._newcomers()
+        self.batch = self._newcomers()
 
     def go_on(self) -> None:
         self.random.choice([self.step, self.step, self.join, self.leave])()
 
     def step(self) -> None:
         ids = [self.random.randrange(10, 300) for _ in self.prompts]
-        self.crowd.step(ids)
+        self.batch.step(ids)
         for (_, fed), token in zip(self.prompts, ids, strict=True):
             fed.append(token)
 
     def join(self) -> None:
-        self.crowd.join(self._newcomers())
+        self.batch.join(self._newcomers())
 
     def leave(self) -> None:
         """Those who stay may stand in another order."""
         staying = self.random.sample(range(len(self.prompts)), self.random.randint(1, len(self.prompts)))
-        self.crowd.leave(staying)
+        self.batch.leave(staying)
         self.prompts = [self.prompts[number] for number in staying]
 
     def check(self) -> None:
         wanted = torch.stack([alone(self.engine, medium, fed) for medium, fed in self.prompts])
-        assert len(self.crowd) == len(self.prompts)
-        assert float((self.crowd.logits - wanted).abs().max()) < 1e-4
-        assert self.crowd.is_held.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
-        assert self.crowd.cache.get_seq_length() == self.crowd.is_held.shape[1]
+        assert len(self.batch) == len(self.prompts)
+        assert float((self.batch.logits - wanted).abs().max()) < 1e-4
+        assert self.batch.is_held.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
+        assert len(self.batch.cache) == self.batch.is_held.shape[1]
 
-    def _newcomers(self) -> Crowd:
+    def _newcomers(self) -> DecodeBatch:
         kind = self.random.choice(["video", "image"])
         media = [medium for medium in self.media if medium.kind == kind]
         asked = [(self.random.choice(media), self.random.choice(ASKED)) for _ in range(self.random.randint(1, 4))]
         prompts = [(medium, prompt_of(self.engine, medium, question)) for medium, question in asked]
         self.prompts += [(medium, list(ids)) for medium, ids in prompts]
-        return crowd_of(self.engine, prompts)
+        return batch_of(self.engine, prompts)
 
 
 def prompt_of(engine: Engine, medium: Frames, question: str) -> tuple[int, ...]:
     return tuple(engine.tokens.prompt_ids(Conversation(attached=(medium,)), question))
 
 
-def prefixes_of(engine: Engine, media: Sequence[Frames]) -> list[Prefix]:
-    beginnings = [tuple(engine.tokens.known_ids(Conversation(attached=(medium,)))) for medium in media]
-    seen = [{medium.kind: engine.sight.features(medium, "crop")} for medium in media]
-    return read_prefixes(engine.llama, list(zip(beginnings, seen, strict=True)), engine.tokens)
+def prefixes_of(engine: Engine, media: Sequence[Frames]) -> list[KVCache]:
+    beginnings = [engine.tokens.known_ids(Conversation(attached=(medium,))) for medium in media]
+    features = [{medium.kind: engine.vision.features(medium, "crop")} for medium in media]
+    embedded = [embed(engine.llama, *each, engine.tokens) for each in zip(beginnings, features, strict=True)]
+    return read_prefixes(engine.llama, embedded)
 
 
-def crowd_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) -> Crowd:
+def batch_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) -> DecodeBatch:
     prefixes = prefixes_of(engine, [medium for medium, _ in prompts])
-    return gathered(engine.llama, [(prefix, ids) for prefix, (_, ids) in zip(prefixes, prompts, strict=True)])
+    rests = [ids[len(prefix) :] for prefix, (_, ids) in zip(prefixes, prompts, strict=True)]
+    return DecodeBatch.of(engine.llama, prefixes, rests)
 
 
 @torch.inference_mode()
 def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
     """The logits [vocabulary] behind these ids in one pass without a cache."""
-    embeddings = embed(engine.llama, list(ids), {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)
+    embeddings = embed(engine.llama, list(ids), {medium.kind: engine.vision.features(medium, "crop")}, engine.tokens)
     hidden = engine.model.model.language_model(inputs_embeds=embeddings, use_cache=False)[0]
     logits: Tensor = engine.model.lm_head(hidden[0, -1])
     return logits
@@ -107,15 +123,15 @@ def test_the_same_holds_for_the_demo_model(demo_engine: Engine, media: tuple[Fra
 def test_columns_that_nobody_needs_go_with_the_row_that_did(random_engine: Engine, media: tuple[Frames, ...]) -> None:
     prompts = [(media[0], prompt_of(random_engine, media[0], question)) for question in ("Why?", LONG, "Where is it?")]
     short, long, other = (len(ids) for _, ids in prompts)
-    crowd = crowd_of(random_engine, prompts[:2])
-    crowd.join(crowd_of(random_engine, prompts[2:]))
-    crowd.leave([0, 1])
-    assert crowd.is_held.shape[1] == long
-    crowd.join(crowd_of(random_engine, prompts[2:]))
-    crowd.leave([2])
-    assert (crowd.is_held.shape[1], crowd.cache.get_seq_length()) == (other, other)
+    batch = batch_of(random_engine, prompts[:2])
+    batch.join(batch_of(random_engine, prompts[2:]))
+    batch.leave([0, 1])
+    assert batch.is_held.shape[1] == long
+    batch.join(batch_of(random_engine, prompts[2:]))
+    batch.leave([2])
+    assert (batch.is_held.shape[1], len(batch.cache)) == (other, other)
     assert short < other < long
-    assert bool(crowd.is_held.all())
+    assert bool(batch.is_held.all())
 
 
 def test_prefixes_that_are_read_together_are_those_of_each_alone_and_stay_as_they_are(
@@ -124,28 +140,69 @@ def test_prefixes_that_are_read_together_are_those_of_each_alone_and_stay_as_the
     videos = [medium for medium in media if medium.kind == "video"][:4]
     together = prefixes_of(random_engine, videos)
     singly = [prefix for medium in videos for prefix in prefixes_of(random_engine, [medium])]
-    before = [(layer.keys.clone(), layer.values.clone()) for prefix in together for layer in prefix.cache.layers]
+    before = [(layer.keys.clone(), layer.values.clone()) for prefix in together for layer in prefix.layers]
     for one, other in zip(together, singly, strict=True):
-        assert one.ids == other.ids
-        for mine, theirs in zip(one.cache.layers, other.cache.layers, strict=True):
+        for mine, theirs in zip(one.layers, other.layers, strict=True):
             assert torch.allclose(mine.keys, theirs.keys, atol=1e-5)
             assert torch.allclose(mine.values, theirs.values, atol=1e-5)
-    ids = prompt_of(random_engine, videos[0], "Why?")
+    rest = prompt_of(random_engine, videos[0], "Why?")[len(together[0]) :]
     for _ in range(2):
-        gathered(random_engine.llama, [(prefix, ids) for prefix in together]).step([20] * 4)
-    layers = [layer for prefix in together for layer in prefix.cache.layers]
+        DecodeBatch.of(random_engine.llama, together, [rest] * 4).step([20] * 4)
+    layers = [layer for prefix in together for layer in prefix.layers]
     for layer, (keys, values) in zip(layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
         assert torch.equal(layer.values, values)
 
 
-def test_a_prompt_that_begins_otherwise_is_refused(random_engine: Engine, media: tuple[Frames, ...]) -> None:
-    video, image = media[0], media[1]
-    (prefix,) = prefixes_of(random_engine, [video])
-    with pytest.raises(ValueError, match="a prompt doesn't begin with its prefix"):
-        gathered(random_engine.llama, [(prefix, prompt_of(random_engine, image, "Why?"))])
-
-
 @pytest.mark.parametrize(("length", "rows"), [(1, CPU_PASS_TOKENS), (136, 15), (2048, 1), (2049, 1), (99_999, 1)])
 def test_a_pass_reads_so_many_rows_and_never_none(length: int, rows: int, random_engine: Engine) -> None:
     assert rows_at_once(random_engine.llama, length) == rows
+
+
+@pytest.mark.parametrize(
+    ("free", "row_bytes", "most", "wanted"),
+    [
+        (10, 2, 64, 3),
+        (0, 2, 64, 1),
+        (-5, 2, 64, 1),
+        (1000, 2, 64, 64),
+        (100, 0, 64, 64),
+        (100, 10, 64, 7),
+        (99, 10, 64, 6),
+        (100, 70, 64, 1),
+        (100, 1000, 64, 1),
+    ],
+)
+def test_seven_tenths_of_what_is_free_are_filled(free: int, row_bytes: int, most: int, wanted: int) -> None:
+    assert rows_in(free, row_bytes, most=most) == wanted
+
+
+def test_what_is_free_of_this_machines_memory_is_some_of_it() -> None:
+    assert 0 < free_bytes("cpu") < psutil.virtual_memory().total
+    assert used_bytes(CPU) is None
+
+
+def holding(engine: Engine, tokens: int, *, context: int) -> Engine:
+    """An engine of whose KV cache about so many tokens are free."""
+    values = free_bytes("cpu") // (tokens * 4)
+    checkpoint = replace(engine.tokens.checkpoint, cache_values_per_token=values)
+    known = replace(engine.tokens, checkpoint=checkpoint, context_tokens=context)
+    return Engine(model=engine.model, tokens=known, plan=engine.plan)
+
+
+def test_a_row_has_a_video_the_longest_question_and_an_answer(demo_engine: Engine) -> None:
+    row = demo_engine.tokens.checkpoint.tokens_per_video + 100 + ANSWER_TOKENS
+    tight = holding(demo_engine, 20 * row, context=1024)
+    assert 12 <= rows_that_fit(tight, Sampling(), question_characters=100) <= 16
+    assert 6 <= rows_that_fit(tight, Sampling(), question_characters=100 + row) <= 8
+    assert 25 <= rows_that_fit(tight, Sampling(max_new_tokens=1), question_characters=10) <= 32
+
+
+def test_no_row_is_longer_than_the_context(demo_engine: Engine) -> None:
+    tight = holding(demo_engine, 20 * 200, context=200)
+    assert 12 <= rows_that_fit(tight, Sampling(), question_characters=1_000_000) <= 16
+
+
+def test_there_is_always_one_row_and_never_more_than_pay(demo_engine: Engine) -> None:
+    assert rows_that_fit(holding(demo_engine, 1, context=1024), Sampling(), question_characters=10) == 1
+    assert rows_that_fit(holding(demo_engine, 10**6, context=1024), Sampling(), question_characters=10) == MOST_ON_CPU

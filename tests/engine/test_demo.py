@@ -46,12 +46,6 @@ def test_greedy_tokens_equal_generate(name: str, question: str, engine: Engine, 
     assert made
 
 
-def test_greedy_tokens_equal_generate_with_several_media(engine: Engine, reference: Reference) -> None:
-    paths = [PATHS["yellow-star.png"], PATHS["blue-star-grows.mp4"], PATHS["two-shapes.png"], PATHS["three-shapes.mp4"]]
-    made = new_ids(engine, conversation_about(*paths), "What shape is it?", EVERYTHING)
-    assert made == generated(reference, engine, [], "What shape is it?", *paths)
-
-
 def test_every_turn_equals_generate_on_the_whole_transcript(engine: Engine, reference: Reference) -> None:
     path = PATHS["red-circle-moves-left.mp4"]
     conversation = conversation_about(path)

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli import demo
-from vllava_cli.engine.detokenizer import Detokenizer
-from vllava_cli.engine.tokenizer import Tokenizer, read_tokenizer
+from vllava_cli.engine.tokenizer import Detokenizer, Tokenizer, read_tokenizer
 
 
 @pytest.fixture(scope="module", params=["bytes", "a token of its own"])

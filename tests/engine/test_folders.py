@@ -34,14 +34,13 @@ from tests.tensor_names import modern_name
 from vllava_cli import prompt
 from vllava_cli.commands import doctor
 from vllava_cli.engine import hub
-from vllava_cli.engine.calibration import blank_frames
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.load import load
+from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokenizer import read_tokenizer
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import CheckpointError
-from vllava_cli.nouns import Conversation, Wishes
+from vllava_cli.nouns import Conversation, Source, Wishes
 
 SHARD = "100KB"
 
@@ -89,9 +88,7 @@ def saved_in_shards_then_whole(folder: Path) -> None:
     saved(folder, max_shard_size=SHARD)
     VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
     assert (folder / INDEX).exists()
-    assert (
-        hub.weights_bytes(hub.Source(model=str(folder), folder=folder)) == (folder / "model.safetensors").stat().st_size
-    )
+    assert hub.weights_bytes(Source(model=str(folder), folder=folder)) == (folder / "model.safetensors").stat().st_size
     stale = json.loads((folder / INDEX).read_text())["weight_map"].values()
     assert not [name for name in stale if (folder / name).exists()]
 

@@ -14,12 +14,12 @@ from tests.clips import picture
 from tests.engine.engines import FREE, ask, conversation_about, engine_of, expanded, new_ids
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import ContextError
-from vllava_cli.nouns import Answer, Conversation, Sampling
+from vllava_cli.nouns import Answer, Conversation, Sampling, Source
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_later_turns_equal_a_full_prefill_and_reuse_the_cache(engine: Engine, cl
         finished = len(engine.tokens.finished_ids(conversation))
         answer = ask(engine, conversation, question)
         assert answer.stats.reused_tokens == finished - 1  # the last token of an answer cut short was never fed
-        engine.memory = None
+        engine.prompt_cache = None
         fresh = Conversation(turns=before)
         again = ask(engine, fresh, question)
         assert again.stats.reused_tokens == 0
@@ -86,13 +86,13 @@ def test_later_turns_equal_a_full_prefill_and_reuse_the_cache(engine: Engine, cl
 def test_the_same_question_again_reuses_all_but_its_last_token(engine: Engine, clip: Path) -> None:
     """A cache that covered the whole prompt would leave nothing to feed, and the answer would be noise."""
     media = conversation_about(clip).media
-    engine.memory = None
+    engine.prompt_cache = None
     first = ask(engine, Conversation(attached=media), "what is in this clip")
     again = ask(engine, Conversation(attached=media), "what is in this clip")
     other = ask(engine, Conversation(attached=media), "what is this")
     assert again.text == first.text
     assert again.stats.reused_tokens == again.stats.prompt_tokens - 1
-    engine.memory = None
+    engine.prompt_cache = None
     assert ask(engine, Conversation(attached=media), "what is this").text == other.text
 
 
@@ -100,7 +100,7 @@ def test_another_clip_never_meets_the_old_cache(engine: Engine, clip: Path, othe
     first, second = conversation_about(clip), conversation_about(other_clip)
     ask(engine, first, "what is in this clip")
     mixed = new_ids(engine, second, "what is in this clip")
-    engine.memory = None
+    engine.prompt_cache = None
     alone = new_ids(engine, conversation_about(other_clip), "what is in this clip")
     assert mixed == alone
 
@@ -111,7 +111,7 @@ def test_another_fit_never_meets_the_old_cache(engine: Engine, clip: Path) -> No
     ask(engine, cropped, "what is in this clip")
     mixed = ask(engine, padded, "what is in this clip")
     assert mixed.stats.reused_tokens < mixed.stats.prompt_tokens - engine.tokens.checkpoint.tokens_per_video
-    engine.memory = None
+    engine.prompt_cache = None
     again = Conversation(attached=padded.media, fit="pad")
     ask(engine, again, "what is in this clip")
     assert again.turns[0].answer_ids == padded.turns[0].answer_ids
@@ -133,9 +133,9 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
     prompt_tokens = len(engine.tokens.prompt_ids(conversation, "what"))
 
     def is_interrupted() -> bool:
-        return bool(engine.memory and len(engine.memory.ids) == prompt_tokens + 3)
+        return bool(engine.prompt_cache and len(engine.prompt_cache.ids) == prompt_tokens + 3)
 
-    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=is_interrupted))
+    answer = Answer.of(engine.stream(conversation, "what", FREE, cancel=Cancel(is_interrupted)))
     assert answer.stop_reason == "interrupted"
     assert answer.stats.new_tokens == 4  # the last of them was not fed any more
     assert whole.text.startswith(answer.text)
@@ -143,9 +143,9 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
 
 
 def test_an_interruption_before_the_first_token_keeps_an_empty_turn(engine: Engine, clip: Path) -> None:
-    engine.memory = None
+    engine.prompt_cache = None
     conversation = conversation_about(clip)
-    answer = Answer.of(engine.stream(conversation, "what", FREE, is_interrupted=lambda: True))
+    answer = Answer.of(engine.stream(conversation, "what", FREE, cancel=Cancel(lambda: True)))
     assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("", "interrupted", 0)
     assert (conversation.turns[0].answer_ids, conversation.turns[0].stats.tower_calls) == ((), 0)
 

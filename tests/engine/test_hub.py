@@ -13,16 +13,17 @@ from vllava_cli import demo
 from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.errors import CheckpointError, HubError
+from vllava_cli.nouns import Source
 
 WHOLE = dict.fromkeys(("config.json", "preprocessor_config.json", *hub.USUAL), "{}")
 
 
 def test_demo_is_the_embedded_folder() -> None:
-    assert hub.locate("demo") == hub.Source(model="demo", folder=demo.CHECKPOINT)
+    assert hub.locate("demo") == Source(model="demo", folder=demo.CHECKPOINT)
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert hub.locate(str(tmp_path)) == hub.Source(model=str(tmp_path), folder=tmp_path)
+    assert hub.locate(str(tmp_path)) == Source(model=str(tmp_path), folder=tmp_path)
 
 
 def test_a_folder_below_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +50,7 @@ def test_a_folder_that_may_not_be_entered_is_an_error(tmp_path: Path, monkeypatc
 
 def test_what_is_cached_is_used_without_the_network(hub_cache: Path) -> None:
     snapshot = put_into(hub_cache, "owner/model", WHOLE)
-    assert hub.locate("owner/model") == hub.Source(model="owner/model", folder=snapshot, revision=COMMIT)
+    assert hub.locate("owner/model") == Source(model="owner/model", folder=snapshot, revision=COMMIT)
     assert hub.locate("owner/model", COMMIT) == hub.locate("owner/model", "main")
 
 
@@ -66,7 +67,7 @@ def test_a_model_that_is_nowhere_is_told(model: str, revision: str | None, hub_c
 def test_a_cached_adapter_is_found_for_who_will_say_what_it_is(hub_cache: Path) -> None:
     snapshot = put_into(hub_cache, "owner/lora", {"adapter_config.json": '{"base_model_name_or_path": "owner/base"}'})
     source = hub.locate("owner/lora")
-    assert source == hub.Source(model="owner/lora", folder=snapshot, revision=COMMIT)
+    assert source == Source(model="owner/lora", folder=snapshot, revision=COMMIT)
     with pytest.raises(CheckpointError) as caught:
         describe(source)
     assert str(caught.value) == "owner/lora is an adapter: give --model owner/base --adapter owner/lora."
@@ -85,7 +86,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(b"1234")
     assert hub.missing_weights(tmp_path) == ["model-2.safetensors"]
-    assert hub.weights_bytes(hub.Source(model=str(tmp_path), folder=tmp_path)) == 4
+    assert hub.weights_bytes(Source(model=str(tmp_path), folder=tmp_path)) == 4
     (tmp_path / "model-2.safetensors").touch()
     assert hub.missing_weights(tmp_path) == []
 
@@ -130,4 +131,4 @@ def test_a_description_is_complete_with_what_the_tool_needs(
 
 def test_a_cached_adapter_is_used_without_the_network(hub_cache: Path) -> None:
     snapshot = put_into(hub_cache, "owner/lora", dict.fromkeys(hub.ADAPTER_FILES, "{}"))
-    assert hub.locate_adapter("owner/lora") == hub.Source(model="owner/lora", folder=snapshot, revision=COMMIT)
+    assert hub.locate_adapter("owner/lora") == Source(model="owner/lora", folder=snapshot, revision=COMMIT)

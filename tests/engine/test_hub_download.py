@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
 from tests.hub_server import COMMIT, REFUSED, Hub, Repository, etag_of, open_hub
-from vllava_cli.engine import hub, hub_download, repository
-from vllava_cli.engine.hub import Source
+from vllava_cli.engine import hub, hub_download
 from vllava_cli.errors import CheckpointError, HubError
+from vllava_cli.nouns import Source
 
 MODEL = "owner/model"
 CONFIGS = ["added_tokens.json", "generation_config.json", "preprocessor_config.json"]
@@ -50,7 +50,9 @@ def same_files(folder: Path, published: Path) -> bool:
     )
 
 
-def test_a_first_download_is_complete_and_the_next_start_asks_nothing(server: Hub, published: Path) -> None:
+def test_a_first_download_is_complete_and_quiet_and_the_next_start_asks_nothing(
+    server: Hub, published: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     server.add(MODEL, published)
     source = hub.locate(MODEL)
     assert sorted(server.bodies()) == sorted((name, 0) for name in CONFIGS)
@@ -62,6 +64,7 @@ def test_a_first_download_is_complete_and_the_next_start_asks_nothing(server: Hu
     assert same_files(source.folder, published)
     assert fetched() == source
     assert server.requests == []
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, INDEX, *SHARDS])
@@ -71,7 +74,7 @@ def test_a_download_that_breaks_off_is_taken_up(name: str, server: Hub, publishe
     with pytest.raises(HubError) as caught:
         fetched()
     assert str(caught.value) == f"The download of {name} broke off: run the same again, and it goes on from there."
-    blobs = repository.repository_folder(MODEL) / "blobs"
+    blobs = hub_download.repository_folder(MODEL) / "blobs"
     complete = {path.name for path in published.iterdir() if (blobs / etag_of(path.name, path.read_bytes())).exists()}
     server.breaks.clear()
     server.requests.clear()
@@ -118,20 +121,22 @@ def test_a_file_that_is_gone_is_fetched_again(name: str, server: Hub, published:
         assert same_files(again.folder, published)
 
 
-def test_what_the_hubs_own_program_fetched_is_complete(server: Hub, published: Path) -> None:
+def test_the_hubs_own_library_and_ours_find_what_the_other_fetched(
+    server: Hub, hub_cache: Path, published: Path
+) -> None:
     server.add(MODEL, published)
-    snapshot_download(MODEL)
+    server.add("owner/other", published)
+    snapshot_download("owner/other")
     server.bodies()
-    assert same_files(fetched().folder, published)
+    assert same_files(fetched("owner/other").folder, published)
     assert server.requests == []
-
-
-def test_the_hubs_own_library_finds_what_was_fetched(server: Hub, hub_cache: Path, published: Path) -> None:
-    server.add(MODEL, published)
     source = fetched()
     assert snapshot_download(MODEL, local_files_only=True) == str(source.folder)
     found = scan_cache_dir(hub_cache)
-    assert (len(found.warnings), [repository.repo_id for repository in found.repos]) == (0, [MODEL])
+    assert (len(found.warnings), sorted(repository.repo_id for repository in found.repos)) == (
+        0,
+        [MODEL, "owner/other"],
+    )
     assert not list(hub_cache.rglob("*.incomplete"))
 
 
@@ -249,7 +254,7 @@ def test_a_refusal_is_one_sentence(
         server.add(MODEL, published, is_gated=case == "gated")
     server.is_silent = case == "silent"
     server.status = int(case) if case.isdigit() else 0
-    monkeypatch.setattr(repository, "ANSWER_S", 0.1 if case == "silent" else 60.0)
+    monkeypatch.setattr(hub_download, "ANSWER_S", 0.1 if case == "silent" else 60.0)
     if case == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     if case == "refused":
@@ -311,7 +316,7 @@ def test_a_server_without_ranges_sends_all_again(server: Hub, published: Path) -
 def test_a_damaged_part_is_fetched_anew(left: bytes, server: Hub, published: Path) -> None:
     server.add(MODEL, published)
     source = hub.locate(MODEL)
-    blobs = repository.repository_folder(MODEL) / "blobs"
+    blobs = hub_download.repository_folder(MODEL) / "blobs"
     (blobs / f"{etag_of(SHARDS[0], (published / SHARDS[0]).read_bytes())}.incomplete").write_bytes(left)
     hub.fetch_weights(source)
     assert same_files(source.folder, published)
@@ -453,9 +458,3 @@ def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pyt
         f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
         "download owner/lora where there is a network."
     )
-
-
-def test_a_quiet_download_says_nothing(server: Hub, published: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    server.add(MODEL, published)
-    fetched()
-    assert capfd.readouterr() == ("", "")

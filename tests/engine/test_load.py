@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -15,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.engines import EXACT, FREE, conversation_about, engine_of, tokens_of
 from tests.reference import read_reference
-from tests.tensor_names import modern_name, published_name
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.load import load
+from vllava_cli.engine.load import THREADS_SETTING, load
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import sample
@@ -39,7 +37,7 @@ def test_the_trimmed_tower_gives_the_same_bits(small_checkpoint: Path, clip: Pat
     engine = loaded(small_checkpoint)
     assert engine.model.config.vision_config.num_hidden_layers == 2
     conversation = conversation_about(clip)
-    made = engine.sight.features(conversation.media[0], "crop")
+    made = engine.vision.features(conversation.media[0], "crop")
     whole = read_reference(small_checkpoint).model
     with torch.no_grad():
         pixels = video_pixels(conversation.media[0], engine.tokens.checkpoint.video_recipe)
@@ -81,13 +79,13 @@ def test_a_tower_comes_when_it_is_needed_after_all(
         else replace(video, clip=replace(video.clip, kind="image"), pixels=video.pixels[:1], times_s=(0.0,))
     )
     assert getattr(engine.model.model, f"{kind}_tower") is None
-    assert torch.equal(engine.sight.features(media, "crop"), whole.sight.features(media, "crop"))
+    assert torch.equal(engine.vision.features(media, "crop"), whole.vision.features(media, "crop"))
     brought = getattr(engine.model.model, f"{kind}_tower")
     assert not brought.training
     theirs = getattr(whole.model.model, f"{kind}_tower").state_dict()
     assert brought.state_dict().keys() == theirs.keys()
-    engine.sight.forget()
-    engine.sight.features(media, "crop")
+    engine.vision.forget()
+    engine.vision.features(media, "crop")
     assert getattr(engine.model.model, f"{kind}_tower") is brought
 
 
@@ -97,7 +95,7 @@ def test_a_tower_that_comes_later_is_checked_too(tmp_path: Path, clip: Path) -> 
     rewrite(folder, {names[0]: None})
     engine = loaded(folder, kinds=("image",))
     with pytest.raises(CheckpointError, match=r"don't match its config: 1 missing, "):
-        engine.sight.features(sample(clip, Framing()), "crop")
+        engine.vision.features(sample(clip, Framing()), "crop")
     assert engine.model.model.video_tower is None
 
 
@@ -126,63 +124,21 @@ def test_only_the_language_matrices_are_quantised(quantisation: str, small_check
     assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).stats.new_tokens == 24
 
 
-def test_a_missing_tensor_is_an_error_not_a_random_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "tensor", "fault"),
+    [
+        ("video_tower.encoder.layers.0.mlp.fc1.weight", None, "1 missing, "),
+        ("model.language_model.layers.9.mlp.up_proj.weight", torch.zeros(2, 2), "1 unexpected, "),
+        ("language_model.lm_head.weight", torch.zeros(3, 3), "1 of another size, lm_head.weight among them"),
+    ],
+)
+def test_a_gap_is_an_error_and_no_random_tensor(
+    name: str, tensor: torch.Tensor | None, fault: str, tmp_path: Path
+) -> None:
     folder = write_checkpoint(tmp_path)
-    name = next(
-        name for name in load_file(folder / "model.safetensors") if "video_tower" in name and "layers.0" in name
-    )
-    rewrite(folder, {name: None})
-    with pytest.raises(CheckpointError) as caught:
+    rewrite(folder, {name: tensor})
+    with pytest.raises(CheckpointError, match=f"don't match its config: {fault}"):
         loaded(folder)
-    assert "don't match its config: 1 missing, " in str(caught.value)
-
-
-def test_a_surplus_tensor_is_an_error(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path)
-    rewrite(folder, {"model.language_model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)})
-    with pytest.raises(CheckpointError) as caught:
-        loaded(folder)
-    assert "don't match its config: 1 unexpected, " in str(caught.value)
-
-
-def test_a_tensor_of_another_size_is_an_error(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path)
-    rewrite(folder, {"language_model.lm_head.weight": torch.zeros(3, 3)})
-    with pytest.raises(CheckpointError) as caught:
-        loaded(folder)
-    assert "don't match its config: 1 of another size, lm_head.weight among them" in str(caught.value)
-
-
-def test_shards_are_loaded(tmp_path: Path, small_checkpoint: Path, clip: Path) -> None:
-    folder = write_checkpoint(tmp_path)
-    weights = load_file(folder / "model.safetensors")
-    names = sorted(weights)
-    half = len(names) // 2
-    parts = {"model-00001-of-00002.safetensors": names[:half], "model-00002-of-00002.safetensors": names[half:]}
-    for part, inside in parts.items():
-        save_file({name: weights[name] for name in inside}, folder / part, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {name: part for part, inside in parts.items() for name in inside}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "model.safetensors").unlink()
-    sharded = Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE))
-    assert sharded.text == Answer.of(loaded(small_checkpoint).stream(conversation_about(clip), "what", FREE)).text
-
-
-@pytest.mark.parametrize("naming", ["published", "modern"])
-def test_either_naming_of_the_weights_is_loaded(naming: str, tmp_path: Path, clip: Path) -> None:
-    """The hub's checkpoint was saved before the towers and the language model moved below "model."."""
-    folder = write_checkpoint(tmp_path)
-    before = Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text
-    weights = load_file(folder / "model.safetensors")
-    rename = modern_name if naming == "modern" else published_name
-    renamed = {rename(modern_name(name)): tensor for name, tensor in weights.items()}
-    wanted = {
-        "modern": {"lm_head.weight", "model.video_tower.encoder.layers.0.mlp.fc1.weight"},
-        "published": {"language_model.lm_head.weight", "video_tower.vision_model.encoder.layers.0.mlp.fc1.weight"},
-    }
-    assert wanted[naming] <= set(renamed)
-    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    assert Answer.of(loaded(folder).stream(conversation_about(clip), "what", FREE)).text == before
 
 
 def test_code_beside_the_weights_is_never_run(tmp_path: Path, clip: Path) -> None:
@@ -206,3 +162,18 @@ def test_an_attention_kernel_named_by_the_config_is_not_fetched(tmp_path: Path) 
     folder = write_checkpoint(tmp_path)
     edit_json(folder / "config.json", attn_implementation="kernels-community/flash-attn", _attn_implementation="x/y")
     assert loaded(folder).model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(("setting", "threads", "wanted"), [(None, 3, 3), (None, None, 2), ("2", 5, 2)])
+def test_the_cpu_computes_with_as_many_threads_as_the_plan_or_the_user_says(
+    setting: str | None, threads: int | None, wanted: int, demo_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv(THREADS_SETTING, raising=False)
+    if setting:
+        monkeypatch.setenv(THREADS_SETTING, setting)
+    load(replace(demo_engine.plan, threads=threads), demo_engine.tokens, {"video"})
+    found = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert found == wanted

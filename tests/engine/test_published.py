@@ -21,10 +21,9 @@ from tests.reference import Reference, read_reference
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import OverflowedError
-from vllava_cli.nouns import Conversation, Sampling, Stats, Turn
+from vllava_cli.nouns import Conversation, Sampling, Source, Stats, Turn
 
 VIDEO, IMAGE = "<video>" * layout.TOKENS_PER_VIDEO, "<image>" * layout.TOKENS_PER_IMAGE
 CIRCLE = next(path for path in demo.clips() if path.name == "red-circle-moves-left.mp4")
@@ -167,12 +166,6 @@ def test_a_stray_letter_is_no_part_of_an_answer_nor_of_the_next_prompt(engine: E
 def engine_like(engine: Engine) -> Engine:
     """The same model with nothing in its cache."""
     return Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
-
-
-def test_without_the_guard_a_stray_letter_is_shown(engine: Engine, file: Tokenizer) -> None:
-    with saying(engine, file.token_to_id("Ъ")):
-        answer = ask(engine, conversation_about(CIRCLE), "Why?", Sampling(has_guard=False))
-    assert (answer.text, answer.stop_reason, answer.stats.stray_tokens) == ("Ъ", "end", 0)
 
 
 def test_three_stray_letters_in_a_row_are_a_loop(engine: Engine, file: Tokenizer) -> None:

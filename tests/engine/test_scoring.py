@@ -20,19 +20,17 @@ from tests.engine.engines import PATHS, PHRASES, after, ask, engine_of, greedy_i
 from tests.reference import Reference
 from vllava_cli import demo
 from vllava_cli.engine import scoring
-from vllava_cli.engine.calibration import blank_frames
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.context_window import dropped
 from vllava_cli.engine.forward import embed
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
-from vllava_cli.engine.prompt_cache import Shown
-from vllava_cli.engine.scoring import log_likelihoods, probabilities
-from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.engine.kv_cache import Prompt
+from vllava_cli.engine.scoring import blank_frames, log_likelihoods, probabilities
+from vllava_cli.engine.tokens import dropped, read_tokens
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Framing, Sampling
+from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Framing, Sampling, Source
 
 CIRCLE, GROWS, STAR = "red-circle-moves-left.mp4", "blue-star-grows.mp4", "yellow-star.png"
 WORDS = ("left", "red", "white")
@@ -48,7 +46,7 @@ def shown() -> dict[str, Frames]:
 
 @pytest.fixture(autouse=True)
 def _forgetful(engine: Engine) -> None:
-    engine.memory = None
+    engine.prompt_cache = None
 
 
 def naive(
@@ -100,12 +98,12 @@ def test_log_likelihoods_are_exact_where_a_probability_would_hide_it(
     """An option 30 nats behind the best has the probability 0 either way."""
     conversation = Conversation(attached=(shown[CIRCLE],))
     shown_ids = tuple(engine.tokens.prompt_ids(conversation, QUESTION))
-    _, logits = engine.read(Shown(ids=shown_ids, media=conversation.media))
+    logits = engine.read(Prompt(ids=shown_ids, media=conversation.media))
     assert logits is not None
-    assert engine.memory
+    assert engine.prompt_cache
     found = log_likelihoods(
         engine.llama,
-        engine.memory.cache,
+        engine.prompt_cache.cache,
         torch.ones(1, len(shown_ids), dtype=torch.bool),
         logits[None],
         engine.tokens.option_ids(PHRASES),
@@ -124,7 +122,7 @@ def batch(
     cache = DynamicCache()
     rows, held = [], []
     for ids, medium in zip(prompts, media, strict=True):
-        row = embed(engine.llama, ids, {medium.kind: engine.sight.features(medium, "crop")}, engine.tokens)[0]
+        row = embed(engine.llama, ids, {medium.kind: engine.vision.features(medium, "crop")}, engine.tokens)[0]
         gap = longest - len(ids)
         rows.append(torch.cat([row[:shared], torch.randn(gap, row.shape[1]), row[shared:]]))
         held.append([True] * shared + [False] * gap + [True] * (len(ids) - shared))
@@ -162,7 +160,7 @@ def test_a_batch_of_prompts_is_scored_as_each_alone(
     found = log_likelihoods(engine.llama, cache, is_held, logits, engine.tokens.option_ids(PHRASES))
     wanted = [naive(engine, reference, talk, text, PHRASES) for talk, text in zip(talks, QUESTIONS, strict=True)]
     assert found.numpy() == pytest.approx(np.array(wanted), abs=1e-3)
-    assert probabilities(found).numpy() == pytest.approx(np.array([softmax(row) for row in wanted]), abs=1e-4)
+    assert np.array(probabilities(found)) == pytest.approx(np.array([softmax(row) for row in wanted]), abs=1e-4)
     for layer, (keys, values) in zip(cache.layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
         assert torch.equal(layer.values, values)
@@ -183,7 +181,7 @@ def passes(engine: Engine) -> Iterator[list[int]]:
 
 def test_words_need_no_pass_and_phrases_one_for_all(engine: Engine, shown: dict[str, Frames]) -> None:
     for choices, wanted in ((WORDS, [1]), (PHRASES, [1, 5])):
-        engine.memory = None
+        engine.prompt_cache = None
         with passes(engine) as rows:
             ask(engine, Conversation(attached=(shown[CIRCLE],)), QUESTION, Sampling(choices=choices))
         assert rows == wanted
@@ -218,13 +216,13 @@ def test_the_conversation_goes_on_exactly(
     assert turn.answer_ids == engine.tokens.answer_ids(chosen.text)
     assert (chosen.stats.new_tokens, chosen.stats.decode_s) == (len(turn.answer_ids), 0.0)
     for question in ("And its colour?", "What happens in this video?"):
-        before = len(engine.memory.ids) if engine.memory else 0
+        before = len(engine.prompt_cache.ids) if engine.prompt_cache else 0
         answer = ask(engine, conversation, question, GREEDY)
         assert answer.stats.reused_tokens == before >= chosen.stats.prompt_tokens
         assert list(conversation.turns[-1].answer_ids) == greedy_ids(
             engine, reference, conversation, conversation.turns[-1]
         )
-    engine.memory = None
+    engine.prompt_cache = None
     fresh = Conversation(turns=conversation.turns[:1])
     ask(engine, fresh, "And its colour?", GREEDY)
     assert fresh.turns[1].answer_ids == conversation.turns[1].answer_ids
@@ -278,10 +276,10 @@ def test_blank_clips_are_asked_once_whatever_clip_is_shown(shown: dict[str, Fram
     with passes(engine) as rows:
         for name in (CIRCLE, GROWS):
             ask(engine, Conversation(attached=(shown[name],)), QUESTION, calibrated)
-            assert engine.memory
-            assert engine.memory.cache.get_seq_length() == len(engine.memory.ids)
+            assert engine.prompt_cache
+            assert len(engine.prompt_cache.cache) == len(engine.prompt_cache.ids)
     assert rows == [1, 1, 1]
-    assert engine.sight.calls == 2, "a blank clip isn't one that was looked at"
+    assert engine.vision.calls == 2, "a blank clip isn't one that was looked at"
     with passes(engine) as rows:
         ask(engine, Conversation(attached=(shown[CIRCLE],)), "Why?", calibrated)
         ask(engine, Conversation(attached=(shown[CIRCLE],)), "Why?", replace(calibrated, choices=WORDS[1:]))
@@ -293,12 +291,13 @@ def test_what_blank_clips_say_is_forgotten_before_it_fills_the_memory(
     shown: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(demo.CHECKPOINT)
-    monkeypatch.setattr("vllava_cli.engine.calibration.MOST_KNOWN", 2)
+    monkeypatch.setattr("vllava_cli.engine.scoring.MOST_KNOWN", 2)
     options = engine.tokens.option_ids(WORDS)
-    prompts = [engine.tokens.prompt_ids(Conversation(attached=(shown[STAR],)), text) for text in QUESTIONS]
+    talks = [Conversation(attached=(shown[STAR],)) for _ in QUESTIONS]
+    prompts = [tuple(engine.tokens.prompt_ids(*each)) for each in zip(talks, QUESTIONS, strict=True)]
     with passes(engine) as rows:
         for number in (0, 1, 2, 1, 2, 0):
-            engine.blank.scores(prompts[number], options, is_interrupted=lambda: False)
+            engine.calibrator.scores(prompts[number], options)
     assert len(rows) == 4
 
 
@@ -333,12 +332,12 @@ def test_an_interruption_leaves_an_empty_answer_and_what_was_read(
     conversation = Conversation(attached=(shown[CIRCLE],))
     sampling = Sampling(choices=PHRASES, is_calibrated=True)
     question = f"Which way, {patience}?"
-    answer = Answer.of(engine.stream(conversation, question, sampling, is_interrupted=after(patience)))
+    answer = Answer.of(engine.stream(conversation, question, sampling, cancel=Cancel(after(patience))))
     (turn,) = conversation.turns
     assert (answer.text, answer.stop_reason, answer.probabilities) == ("", "interrupted", ())
     assert (turn.answer, turn.answer_ids, turn.probabilities) == ("", (), ())
-    assert engine.memory
-    assert len(engine.memory.ids) in (0, answer.stats.prompt_tokens)
+    assert engine.prompt_cache
+    assert len(engine.prompt_cache.ids) in (0, answer.stats.prompt_tokens)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3], ids=["in prefill", "in scoring", "with blank clips"])

@@ -1,4 +1,4 @@
-"""Tries mutants on a `Guard`: each must give frames or one sentence; anything else is a failure."""
+"""Tries mutants on a `DecoderClient`: each must give frames or one sentence; anything else is a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal
 
 from tests.fuzzing.mutants import Mutant
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.nouns import FRAMES_PER_CLIP, DecodeLimits, Frames, Framing
 
 GRACE_S = 10.0
@@ -64,12 +64,12 @@ class Tally:
 
 def try_all(mutants: Iterable[Mutant], folder: Path, limits: DecodeLimits) -> Iterator[Verdict]:
     """One after another through one guard."""
-    with Guard(limits) as guard:
+    with DecoderClient(limits) as guard:
         for mutant in mutants:
             yield try_one(mutant, guard, folder, limits)
 
 
-def try_one(mutant: Mutant, guard: Guard, folder: Path, limits: DecodeLimits) -> Verdict:
+def try_one(mutant: Mutant, guard: DecoderClient, folder: Path, limits: DecodeLimits) -> Verdict:
     path = folder / mutant.name
     path.write_bytes(mutant.data)
     started_s = time.perf_counter()
@@ -89,7 +89,7 @@ def framing_for(number: int) -> Framing:
     return dice.choice(framings) if dice.random() < 0.2 else Framing()
 
 
-def _outcome(guard: Guard, path: Path, number: int) -> tuple[Literal["frames", "sentence", "failure"], str]:
+def _outcome(guard: DecoderClient, path: Path, number: int) -> tuple[Literal["frames", "sentence", "failure"], str]:
     framing, refusal = framing_for(number), None
     try:
         guard.header(path)

@@ -11,9 +11,8 @@ from PIL import Image
 
 from tests.clips import picture, write_clip
 from vllava_cli.errors import MediaError
-from vllava_cli.media import folder as folder_module
-from vllava_cli.media.folder import natural, read_folder
-from vllava_cli.media.images import read_still
+from vllava_cli.media import images
+from vllava_cli.media.images import natural, read_folder, read_still
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Clip, Framing
 
@@ -150,5 +149,5 @@ def test_a_folder_that_is_not_there() -> None:
 
 def test_a_folder_of_too_many_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_pictures(3)
-    monkeypatch.setattr(folder_module, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(images, "MAX_ENTRIES", 2)
     assert message_for(path) == "'holiday' has more than 2 entries. Move those to show to a smaller folder."

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.clips import APNG, GIF, H264, MPEG4, VP9, Encoding, cut, picture, write_animation, write_clip, write_sound
 from vllava_cli.errors import MediaError
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.header import header
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Clip, Framing
@@ -27,8 +27,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as guard:
+def guard() -> Iterator[DecoderClient]:
+    with DecoderClient() as guard:
         yield guard
 
 
@@ -117,7 +117,7 @@ FAULTY: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_the_errors_are_those_of_sample(guard: Guard, name: str) -> None:
+def test_the_errors_are_those_of_sample(guard: DecoderClient, name: str) -> None:
     FAULTY[name]()
     messages = []
     for call in (lambda path: sample(path, Framing()), header, guard.header):
@@ -127,7 +127,7 @@ def test_the_errors_are_those_of_sample(guard: Guard, name: str) -> None:
     assert messages == messages[:1] * 3
 
 
-def test_a_folder_has_no_header(guard: Guard) -> None:
+def test_a_folder_has_no_header(guard: DecoderClient) -> None:
     Path("x").mkdir()
     Image.fromarray(picture(5)).save("x/1.png")
     for call in (header, guard.header):
@@ -136,13 +136,13 @@ def test_a_folder_has_no_header(guard: Guard) -> None:
         assert str(caught.value) == "'x' is a folder. Name the video or image files in it."
 
 
-def test_the_guard_tells_the_same(guard: Guard) -> None:
+def test_the_guard_tells_the_same(guard: DecoderClient) -> None:
     for make, _ in CLIPS.values():
         path = make()
         assert guard.header(path) == header(path)
 
 
-def test_a_size_that_nothing_tells_is_zero(guard: Guard) -> None:
+def test_a_size_that_nothing_tells_is_zero(guard: DecoderClient) -> None:
     """The tables of a transport stream name an H.264 video, of which nothing but a beginning is there."""
     data = write_clip(Path("whole.ts")).read_bytes()
     Path("a.ts").write_bytes(data[: 188 * 4])

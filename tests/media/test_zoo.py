@@ -24,7 +24,6 @@ from tests.media.zoo import (
     OPEN,
     VP8,
     VP9,
-    Damage,
     Maker,
     encoded,
     patched,
@@ -345,7 +344,7 @@ DAMAGED = [
     for place, (first, until) in PLACES.items()
     for is_random in (False, True)
     for name, maker in (
-        (name, Damage(first=first, until=until, is_random=is_random).to(encoding))
+        (name, zoo.overwritten(encoding, first, until, is_random=is_random))
         for name, encoding in (
             ("h264.mp4", CLOSED),
             ("h264.mkv", CLOSED),
@@ -362,11 +361,7 @@ DAMAGED = [
     )
 ] + [
     animal(f"{place}-bytes-{'noise' if is_random else 'zeros'}-{name}", maker, None, LONG)
-    for place, (start, end) in {
-        "passed-over": (0.07, 0.085),
-        "wanted": (0.122, 0.132),
-        "second-half": (0.5, 0.99),
-    }.items()
+    for place, (start, end) in PARTS.items()
     for is_random in (False, True)
     for name, maker in (
         (name, zoo.wiped(encoded(encoding), start, end, is_random=is_random))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -513,29 +513,22 @@ def _grown_around(data: bytes, by: int) -> bytes:
 # --- damage
 
 
-@dataclass(frozen=True, kw_only=True)
-class Damage:
-    """Which packets are overwritten, from one number up to another, and with what."""
+def overwritten(encoding: Encoding, first: int, until: int, *, is_random: bool) -> Maker:
+    """With the packets from one number up to another overwritten by zeros or noise."""
 
-    first: int
-    until: int
-    is_random: bool = False
+    def make(path: Path, frames: int) -> Path:
+        plain_clip(path, frames, encoding=encoding)
+        data, after, dice = bytearray(path.read_bytes()), 0, np.random.default_rng(1)
+        for number, packet in enumerate(packets_of(path)[:until]):
+            content = bytes(packet)
+            at = data.index(content, after)
+            after = at + len(content)
+            if number >= first:
+                data[at:after] = dice.bytes(len(content)) if is_random else bytes(len(content))
+        path.write_bytes(data)
+        return path
 
-    def to(self, encoding: Encoding, width: int = 64, height: int = 48) -> Maker:
-        def damaged(path: Path, frames: int) -> Path:
-            plain_clip(path, frames, encoding=encoding, width=width, height=height)
-            packets, data, after = packets_of(path), bytearray(path.read_bytes()), 0
-            dice = np.random.default_rng(1)
-            for number, packet in enumerate(packets[: self.until]):
-                content = bytes(packet)
-                at = data.index(content, after)
-                after = at + len(content)
-                if number >= self.first:
-                    data[at:after] = dice.bytes(len(content)) if self.is_random else bytes(len(content))
-            path.write_bytes(data)
-            return path
-
-        return damaged
+    return make
 
 
 def wiped(maker: Maker, start: float, end: float, *, is_random: bool = False) -> Maker:
@@ -683,13 +676,3 @@ def _two_layers(unit: bytes) -> bytes:
 def _escaped(payload: bytes) -> bytes:
     """With a 3 between two zero bytes and a byte below 4: 00 00 01 → 00 00 03 01."""
     return re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", payload)
-
-
-# --- frames that are stored but not shown, or not stored but shown
-
-
-def parameter_sets_later(data: bytes) -> bytes:
-    """A raw stream without its first parameter sets: those of the second group are the first that are there."""
-    second = data.index(b"\x00\x00\x00\x01\x67", data.index(b"\x00\x00\x01\x65"))
-    first = data.index(b"\x00\x00\x01\x65")
-    return data[first - 1 : second] + data[second:]

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 from vllava_cli.batch.job_rows import JobRow, Location, rows
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
+from vllava_cli.media.files import VIDEO_SUFFIXES
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.media.suffixes import VIDEO_SUFFIXES
 from vllava_cli.storage.jsonl import BYTES, exact
 
 NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")

@@ -15,7 +15,7 @@ from vllava_cli.batch.jobs import ClipJobs
 from vllava_cli.batch.rows import JobError
 
 if TYPE_CHECKING:
-    from vllava_cli.media.decoder.pool import Ahead, Pool, Read
+    from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead
     from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
 
 PATIENCE_S = 15.0
@@ -57,12 +57,12 @@ class Preflight:
         self, pool: Pool, clip_jobs: Sequence[ClipJobs], framing: Framing | None, *, patience_s: float = PATIENCE_S
     ) -> None:
         self._pool, self._framing, self._patience_s = pool, framing, patience_s
-        self.frames: Ahead[ClipJobs, Frames] | None = None
+        self.frames: ReadAhead[ClipJobs, Frames] | None = None
         self.headers = Headers()
         self._left = {clip.jobs[0].path: clip for clip in clip_jobs}
         self._order = {path: number for number, path in enumerate(self._left)}
         self._heard_s = time.perf_counter()
-        self._ahead: Ahead[ClipJobs, Clip] = pool.headers((clip, clip.path) for clip in clip_jobs)
+        self._ahead: ReadAhead[ClipJobs, Clip] = pool.headers((clip, clip.path) for clip in clip_jobs)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="preflight", daemon=True)
         self._thread.start()

@@ -40,15 +40,14 @@ from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
-from vllava_cli.media.remote.policy import allowed, scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
     from vllava_cli.media.decoder.pool import Pool
+    from vllava_cli.nouns import Source
 
 _SLICE_S = 0.2
 
@@ -110,8 +109,8 @@ def source_of(batch: BatchRequest, screen: Screen) -> Source:
     from vllava_cli.engine.adapter import foreseen, locate
 
     if batch.is_dry:
-        return foreseen(batch.wishes, screen.notice)
-    return locate(batch.wishes, screen.notice, is_quiet=not screen.is_moving)
+        return foreseen(batch.wishes, screen.log)
+    return locate(batch.wishes, screen.log)
 
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
@@ -165,10 +164,10 @@ def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
 
 def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
     """What can't be known of the jobs where the checkpoint isn't here, a sentence; "" where that is nothing."""
-    from vllava_cli.engine.hub import UNKNOWN
+    from vllava_cli.nouns import UNKNOWN_REVISION
 
     whats = ["done"] * has_rows + ["in the shard"] * bool(batch.shard)
-    if source.revision != UNKNOWN or not whats:
+    if source.revision != UNKNOWN_REVISION or not whats:
         return ""
     names = " and ".join(filter(None, (batch.wishes.model, batch.wishes.adapter)))
     return f"which jobs are {' or '.join(whats)}: their ids depend on the revision of {names}, which isn't here"

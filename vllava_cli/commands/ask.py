@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
 from vllava_cli.commands.start import prepare, start
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.errors import INTERRUPTED
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Piece, Sampling, Wishes
+from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Delta, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
@@ -66,9 +67,9 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
     check(tokens)
-    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen, watch, check=check)
+    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen.log, watch, check=check)
     with sigint_flag() as is_interrupted:
-        pieces = engine.stream(conversation, ask.question, ask.sampling, is_interrupted=is_interrupted)
+        pieces = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
         answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
     stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
     watch.lap("first token", stats.first_token_s)
@@ -90,7 +91,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
 
 
-def _shown(pieces: Iterator[Piece], screen: Screen) -> Iterator[Piece]:
+def _shown(pieces: Iterator[Delta], screen: Screen) -> Iterator[Delta]:
     with screen.waiting("Reading; Ctrl-C stops"):
         first = next(pieces)
     for piece in chain((first,), pieces):

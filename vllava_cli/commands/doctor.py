@@ -19,8 +19,8 @@ from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
-    from vllava_cli.engine.weight_cache import Kept
+    from vllava_cli.engine.weight_cache import CachedWeights
+    from vllava_cli.nouns import Source
 
 PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes", "flash-attn", "huggingface-hub")
 
@@ -45,7 +45,7 @@ class Health:
     plan: LoadPlan | None = None
     fault: str | None = None
     advice: tuple[str, ...] = ()
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[CachedWeights, ...] = ()
     """Quantised weights of any model that later starts read."""
 
 
@@ -67,12 +67,12 @@ def examine(wishes: Wishes) -> Health:
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import check
     from vllava_cli.engine.tokens import read_tokens
-    from vllava_cli.engine.weight_cache import all_kept, cache_folder
+    from vllava_cli.engine.weight_cache import all_cached, cache_folder
     from vllava_cli.hardware import probe
     from vllava_cli.plan import advise
 
     versions = {name: version_of(name) for name in PACKAGES}
-    health = Health(hardware=probe(), versions=versions, model=wishes.model, kept=all_kept(cache_folder()))
+    health = Health(hardware=probe(), versions=versions, model=wishes.model, kept=all_cached(cache_folder()))
     try:
         checkpoint, health = _with_files(health, wishes)
         loaded = checkpoint.seeing(["video"])
@@ -89,9 +89,8 @@ def _with_files(health: Health, wishes: Wishes) -> tuple[Checkpoint, Health]:
     """Finds the model's files. Errors: HubError where too little is here to know the model, CheckpointError."""
     from vllava_cli.engine import hub
     from vllava_cli.engine.adapter import described
-    from vllava_cli.engine.checkpoint import describe
-    from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
-    from vllava_cli.engine.repository import cache_folder
+    from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, describe
+    from vllava_cli.engine.hub_download import cache_folder
 
     source = hub.find_here(wishes.model, wishes.revision)
     adapter = described(_adapter_here(wishes.adapter)) if wishes.adapter else None

@@ -70,7 +70,7 @@ def run(sheets: Sheets, screen: Screen) -> int:
 def recipe_of(model: str, screen: Screen) -> VideoRecipe:
     """Read how a model wants its frames. Errors: CheckpointError."""
     if model == DEFAULT_MODEL:
-        from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
+        from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 
         return DEFAULT_CHECKPOINT.video_recipe
     from vllava_cli.engine.checkpoint import check_architecture

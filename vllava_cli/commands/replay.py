@@ -16,8 +16,7 @@ from vllava_cli.errors import MediaError, OutputError, ReplayError, UsageError, 
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, differs, resized
 from vllava_cli.media.inputs import piped
-from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import (
     STDIN,
     Answer,
@@ -177,7 +176,7 @@ def _load(wanted: Loaded, kinds: Collection[MediaKind], screen: Screen) -> Engin
         precision=wanted.precision,
         attention=wanted.attention,
     )
-    source = locate(wishes, screen.notice, is_quiet=not screen.is_moving)
+    source = locate(wishes, screen.log)
     with screen.waiting("Reading the model's files"):
         from vllava_cli.engine.checkpoint import describe
         from vllava_cli.engine.device_speed import planned
@@ -195,7 +194,7 @@ def _load(wanted: Loaded, kinds: Collection[MediaKind], screen: Screen) -> Engin
     model = ", ".join([wanted.model, *adapter, wanted.precision, wanted.attention])
     screen.notice(f"vllava: replaying on {wanted.device}, as the rows say: {model}.")
     # What doesn't fit into a shorter context is said when its row is replayed.
-    return start(wishes, tokens, kinds, screen, Stopwatch(), check=lambda _: None)[0]
+    return start(wishes, tokens, kinds, screen.log, Stopwatch(), check=lambda _: None)[0]
 
 
 def conversation_of(recorded: Recorded, frames: Sequence[Frames]) -> Conversation:

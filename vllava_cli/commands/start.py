@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.imports import BackgroundImport, gc_paused
-from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, MediaKind, Wishes
+from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.times import Stopwatch
 
@@ -44,7 +44,7 @@ def prepare(
 
         for clip, _ in clips:
             reader.check(clip)
-        source = locate(wishes, screen.notice, is_quiet=not screen.is_moving)
+        source = locate(wishes, screen.log)
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
@@ -74,69 +74,42 @@ def read_clips(clips: Sequence[tuple[Path, Framing]], limits: DecodeLimits, scre
         return sampled(reader, clips, screen)
 
 
+@gc_paused()
 def start(
     wishes: Wishes,
     tokens: Tokens,
     kinds: Iterable[MediaKind],
-    screen: Screen,
+    log: Log,
     watch: Stopwatch,
     *,
     check: Callable[[Tokens], object],
 ) -> tuple[Engine, float]:
-    """Returns the loaded engine, and how long the weights took in seconds; shows the plan's reasons as details.
+    """Returns the loaded engine, and how long the weights took in seconds; the log gets the plan's reasons.
 
     `check` is called with the tokens again where memory gives less context than the checkpoint has. Errors: any
     VllavaError.
     """
-    return loaded(
-        wishes,
-        tokens,
-        kinds,
-        tell=screen.detail,
-        notice=screen.notice,
-        is_quiet=not screen.is_moving,
-        check=check,
-        watch=watch,
-    )
-
-
-@gc_paused()
-def loaded(
-    wishes: Wishes,
-    tokens: Tokens,
-    kinds: Iterable[MediaKind],
-    *,
-    tell: Callable[[str], object],
-    notice: Callable[[str], object],
-    is_quiet: bool,
-    check: Callable[[Tokens], object],
-    watch: Stopwatch | None = None,
-) -> tuple[Engine, float]:
-    """Do the same as `start` in a process that has no screen; `tell` gets details."""
-    watch = watch or Stopwatch()
     from vllava_cli.engine import hub
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import load
-    from vllava_cli.engine.weight_cache import cache_folder
-    from vllava_cli.engine.weight_writer import Store
+    from vllava_cli.engine.weight_cache import WeightCache, cache_folder
     from vllava_cli.hardware import probe
 
     checkpoint = tokens.checkpoint
     kinds = set(kinds)
     chosen = planned(wishes, probe(), checkpoint.seeing(kinds))
     for what, choice, reason in chosen.reasons:
-        tell(f"{what}: {choice}. {reason}")
+        log.detail(f"{what}: {choice}. {reason}")
     if tokens.unobeyed:
-        tell(f"sampling: the checkpoint's own settings are not obeyed: {', '.join(tokens.unobeyed)}.")
+        log.detail(f"sampling: the checkpoint's own settings are not obeyed: {', '.join(tokens.unobeyed)}.")
     if chosen.context_tokens:
         tokens = replace(tokens, context_tokens=chosen.context_tokens)
         check(tokens)
-    source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
     watch.lap("planning")
-    hub.fetch_weights(source, is_quiet=is_quiet)
+    hub.fetch_weights(checkpoint, log=log)
     watch.lap("fetching weights")
-    store = Store(folder=cache_folder(), notice=notice, detail=tell)
-    engine = load(chosen, tokens, kinds, is_quiet=is_quiet, store=store)
+    cache = WeightCache(folder=cache_folder(), log=log)
+    engine = load(chosen, tokens, kinds, log=log, cache=cache)
     return engine, watch.lap("loading")
 
 

@@ -1,25 +1,30 @@
-"""A LoRA adapter's files: what they say, and what they would change in a checkpoint. No tensor is read.
+"""LoRA adapters: finds one, checks it against a checkpoint by the headers of its files, and merges it into a model.
 
-Trainers name modules as their version of transformers does. All are compared by their plain names.
+Trainers name modules as their version of transformers does. All are compared by their plain names. torch is imported
+only to merge.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllava_cli.engine import hub
-from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG, base_of
-from vllava_cli.engine.hub import Source
-from vllava_cli.engine.repository import repository_folder
-from vllava_cli.errors import CheckpointError, UsageError
-from vllava_cli.nouns import Adapter, Checkpoint, Wishes
+from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, base_of
+from vllava_cli.engine.hub_download import repository_folder
+from vllava_cli.errors import CheckpointError, MemoryShortError, UsageError, reason_of
+from vllava_cli.nouns import SILENT, UNKNOWN_REVISION, Adapter, Checkpoint, LoadPlan, Log, Source, Wishes
 from vllava_cli.storage.fields import read_object, unusable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import VideoLlavaForConditionalGeneration
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 UNMERGEABLE = (
@@ -38,8 +43,8 @@ _LITERAL = re.compile(r"\^?((?:\w|\\?\.)+)\$?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
-    """What an adapter does to one module of the model."""
+class ModuleChange:
+    """The change that an adapter makes to one module of the model."""
 
     module: str
     """Its plain name."""
@@ -51,50 +56,50 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a tensor of a checkpoint is."""
+class StoredTensor:
+    """A tensor in a file of a checkpoint."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
 
 
-def locate(wishes: Wishes, notice: Callable[[str], object], *, is_quiet: bool) -> Source:
-    """As `hub.locate`, with the adapter that is wished for; `notice` hears what a user may not expect.
+def locate(wishes: Wishes, log: Log = SILENT) -> Source:
+    """Finds a checkpoint and the adapter that is wished for; the log gets what a user may not expect.
 
     Errors: UsageError where peft is missing, CheckpointError, HubError.
     """
-    source = hub.locate(wishes.model, wishes.revision, is_quiet=is_quiet)
-    return _joined(source, hub.locate_adapter(wishes.adapter, is_quiet=is_quiet) if wishes.adapter else None, notice)
+    source = hub.locate(wishes.model, wishes.revision, log=log)
+    return _joined(source, hub.locate_adapter(wishes.adapter, log=log) if wishes.adapter else None, log)
 
 
-def foreseen(wishes: Wishes, notice: Callable[[str], object]) -> Source:
-    """As `locate`, without the network; the revision is UNKNOWN where this disk lacks the model or its adapter.
+def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
+    """Does the same without the network; the revision is UNKNOWN_REVISION where the model or its adapter isn't here.
 
     Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
     """
     source = hub.find_here(wishes.model, wishes.revision)
     if source is None:
-        commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else hub.UNKNOWN
+        commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else UNKNOWN_REVISION
         source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
     adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
     is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
     if wishes.adapter and not is_whole:
-        return replace(source, revision=hub.UNKNOWN)
-    return _joined(source, adapter, notice)
+        return replace(source, revision=UNKNOWN_REVISION)
+    return _joined(source, adapter, log)
 
 
-def _joined(source: Source, found: Source | None, notice: Callable[[str], object]) -> Source:
+def _joined(source: Source, found: Source | None, log: Log) -> Source:
     """A checkpoint with the adapter that was found for it."""
     if found:
         source = replace(source, adapter=described(found))
         base = base_of(found.folder)
         if base and Path(base).name != Path(source.model).name:
-            notice(
+            log.notice(
                 f"vllava: warning: the adapter {found.model} was trained on {base}, and the model is {source.model}."
             )
     elif (source.folder / ADAPTER_CONFIG).exists() and (source.folder / CONFIG).exists():
-        notice(
+        log.notice(
             f"vllava: {source.model} has an {ADAPTER_CONFIG} beside its weights, which are taken as merged already; if "
             f"they aren't, add --adapter {source.model}."
         )
@@ -102,7 +107,7 @@ def _joined(source: Source, found: Source | None, notice: Callable[[str], object
 
 
 def described(source: Source) -> Adapter:
-    """What an adapter's files say. Errors: UsageError where peft is missing, CheckpointError for any other adapter."""
+    """Reads and checks an adapter's files. Errors: UsageError where peft is missing, CheckpointError."""
     folder, weights = source.folder, source.folder / ADAPTER_WEIGHTS
     if not (folder / ADAPTER_CONFIG).exists():
         if (folder / CONFIG).exists():
@@ -129,11 +134,11 @@ def described(source: Source) -> Adapter:
     return Adapter(name=source.model, folder=folder, revision=source.revision, sha256=digest.hexdigest())
 
 
-def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
-    """What an adapter changes, a module each. Errors: CheckpointError where a tensor has no place in the checkpoint."""
+def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[ModuleChange]:
+    """Lists the changes, a module each. Errors: CheckpointError where a tensor has no place in the checkpoint."""
     settings = read_object(adapter.folder / ADAPTER_CONFIG)
     is_rooted = bool(settings.get("use_rslora"))
-    found: dict[str, Change] = {}
+    found: dict[str, ModuleChange] = {}
     shapes = hub.shapes_in(adapter.folder / ADAPTER_WEIGHTS)
     places = tensors_of(checkpoint.folder)
     lost = []
@@ -144,7 +149,7 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
             lost.append(name)
             continue
         alpha = _alpha(adapter.folder / ADAPTER_CONFIG, settings, match["module"])
-        change = found.setdefault(module, Change(module=module, alpha=alpha, is_rank_rooted=is_rooted))
+        change = found.setdefault(module, ModuleChange(module=module, alpha=alpha, is_rank_rooted=is_rooted))
         change.tensors[match["part"]] = name
     if lost or not found:
         what = (
@@ -158,10 +163,10 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[Change]:
     return list(found.values())
 
 
-def tensors_of(folder: Path) -> dict[str, Place]:
-    """Where a checkpoint's tensors are, by their plain names. Errors: CheckpointError."""
+def tensors_of(folder: Path) -> dict[str, StoredTensor]:
+    """Maps the plain names of a checkpoint's tensors to the tensors in its files. Errors: CheckpointError."""
     return {
-        plain(name): Place(file=folder / file, name=name, shape=shape)
+        plain(name): StoredTensor(file=folder / file, name=name, shape=shape)
         for file in hub.weight_files(folder)
         for name, shape in hub.shapes_in(folder / file).items()
     }
@@ -174,8 +179,8 @@ def plain(name: str) -> str:
     return name.replace("language_model.lm_head", "lm_head").replace("_tower.vision_model.", "_tower.")
 
 
-def _fits(part: str, shape: tuple[int, ...], places: Mapping[str, Place], module: str) -> bool:
-    """Whether a part of a change suits the tensor of the module that it is for."""
+def _fits(part: str, shape: tuple[int, ...], places: Mapping[str, StoredTensor], module: str) -> bool:
+    """True if a part of a change has the shape that its module needs."""
     if part in ("weight", "bias"):
         place = places.get(f"{module}.{part}")
         return place is not None and place.shape == shape
@@ -209,7 +214,7 @@ def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
 
 
 def _alpha(path: Path, settings: Mapping[str, Any], module: str) -> float:
-    """Of a module by the name that it had in training. Errors: CheckpointError."""
+    """Returns the alpha of a module, by the name that it had in training. Errors: CheckpointError."""
     given: Any = settings.get("lora_alpha")
     for pattern, alpha in _object(settings, "alpha_pattern").items():
         literal = _LITERAL.fullmatch(pattern)
@@ -229,7 +234,9 @@ def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _check_whole(adapter: Adapter, change: Change, shapes: Mapping[str, tuple[int, ...]], *, is_dora: bool) -> None:
+def _check_whole(
+    adapter: Adapter, change: ModuleChange, shapes: Mapping[str, tuple[int, ...]], *, is_dora: bool
+) -> None:
     """Errors: CheckpointError for parts that peft would fill up with random values, or could not multiply."""
     parts = change.tensors.keys() - {"weight", "bias"}
     if not parts:
@@ -251,3 +258,100 @@ def _check_whole(adapter: Adapter, change: Change, shapes: Mapping[str, tuple[in
 
 def _misfit(adapter: Adapter, what: str) -> CheckpointError:
     return CheckpointError(f"The adapter {adapter.name} {what}: save it again.")
+
+
+def check_fits(checkpoint: Checkpoint) -> None:
+    """Errors: CheckpointError for an adapter with a tensor that has no place in the checkpoint."""
+    if checkpoint.adapter:
+        changes(checkpoint.adapter, checkpoint)
+
+
+def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, plan: LoadPlan) -> None:
+    """Merges the adapter into the modules that are loaded, one after the other; peft computes what is merged.
+
+    Errors: CheckpointError, MemoryShortError.
+    """
+    import torch
+
+    from vllava_cli.engine.forward import memory_faults
+
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return
+    modules = {plain(name): module for name, module in model.named_modules()}
+    try:
+        with memory_faults(plan.device), torch.no_grad():
+            for change in changes(adapter, checkpoint):
+                if change.module in modules:
+                    _merge_into(modules[change.module], change, checkpoint.folder, adapter, getattr(torch, plan.dtype))
+    except (MemoryShortError, CheckpointError, KeyboardInterrupt):
+        raise
+    except Exception as exc:  # peft, safetensors and torch each have their own types
+        raise CheckpointError(f"The adapter {adapter.name} can't be merged: {reason_of(exc)}.") from exc
+
+
+def _merge_into(module: Any, change: ModuleChange, folder: Path, adapter: Adapter, dtype: torch.dtype) -> None:
+    """Changes one module of the checkpoint in `folder`.
+
+    Where it is quantised already, its weight is read from the checkpoint once more, changed in the type that is
+    computed in and quantised again, so that no more than one matrix is ever held twice.
+    """
+    from safetensors import safe_open
+    from torch import nn
+
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        tensors = {part: file.get_tensor(name) for part, name in change.tensors.items()}
+    whole: Any = module
+    if not module.weight.is_floating_point():
+        stored = tensors_of(folder)[f"{change.module}.weight"]
+        with safe_open(stored.file, framework="pt") as file:
+            weight = file.get_tensor(stored.name).to(module.weight.device, dtype)
+        whole = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        whole.weight = nn.Parameter(weight, requires_grad=False)
+    for part in ("weight", "bias"):
+        if part in tensors:
+            old = getattr(whole, part)
+            setattr(whole, part, nn.Parameter(tensors.pop(part).to(old.device, old.dtype), requires_grad=False))
+    if tensors:
+        _add(whole, tensors, change)
+    if whole is not module:
+        _quantise(module, whole.weight)
+
+
+def _add(module: Any, tensors: dict[str, torch.Tensor], change: ModuleChange) -> None:
+    """Adds the product of a change's tensors, as peft does it."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+    from torch import float32, nn
+
+    first = tensors["lora_A.weight" if "lora_A.weight" in tensors else "lora_embedding_A"]
+    config = LoraConfig(
+        r=first.shape[0],
+        lora_alpha=change.alpha,
+        target_modules=["part"],
+        use_rslora=change.is_rank_rooted,
+        use_dora="lora_magnitude_vector" in tensors,
+        lora_bias="lora_B.bias" in tensors,
+    )
+    tuner = LoraModel(nn.ModuleDict({"part": module}), config, "default")
+    places = dict(tuner.model["part"].named_parameters())
+    for part, tensor in tensors.items():
+        kind, _, rest = part.partition(".")
+        name = ".".join(filter(None, (kind, "default", rest or ("weight" if kind == "lora_magnitude_vector" else ""))))
+        places[name].data = tensor.to(module.weight.device, float32)
+    tuner.merge_and_unload(safe_merge=True)
+
+
+def _quantise(module: Any, weight: nn.Parameter) -> None:
+    """Puts a weight into a module of bitsandbytes in the form that it had."""
+    import bitsandbytes
+
+    old, device = module.weight, module.weight.device
+    if isinstance(old, bitsandbytes.nn.Params4bit):
+        settings = {
+            name: getattr(old, name) for name in ("quant_type", "compress_statistics", "blocksize", "quant_storage")
+        }
+        made = bitsandbytes.nn.Params4bit(weight.data, requires_grad=False, module=module, **settings)
+    else:
+        made = bitsandbytes.nn.Int8Params(weight.data, requires_grad=False, has_fp16_weights=False)
+    module.weight = made.to(device)

@@ -7,46 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from vllava_cli.interrupt import never
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class CancelError(Exception):
-    """A pass was broken off because it was asked for; what it wrote is worthless."""
+    """A pass was broken off because it was cancelled; the layers that it ran hold worthless values."""
 
 
-def never() -> bool:
-    return False
-
-
+@dataclass(frozen=True)
 class Cancel:
-    """The question that passes ask between their layers."""
+    """Asks whether work is to stop: `Cancel(event.is_set)`. `Cancel()` never stops anything."""
 
-    def __init__(self) -> None:
-        self._is_asked: Callable[[], bool] = never
-
-    @contextmanager
-    def asking(self, is_interrupted: Callable[[], bool]) -> Iterator[None]:
-        """Passes in this block ask `is_interrupted`. Errors: CancelError, from the pass."""
-        before, self._is_asked = self._is_asked, is_interrupted
-        try:
-            yield
-        finally:
-            self._is_asked = before
+    is_asked: Callable[[], bool] = never
 
     def check(self) -> None:
-        """Raises CancelError where it is asked for."""
-        if self._is_asked():
+        """Raises CancelError once it is asked for."""
+        if self.is_asked():
             raise CancelError
 
     @contextmanager
     def between(self, layers: Iterable[nn.Module]) -> Iterator[None]:
-        """Asks before each of these modules, for the time of the block."""
+        """Checks before each of these modules runs, inside the block."""
         hooks = [layer.register_forward_pre_hook(lambda *_: self.check()) for layer in layers]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+NEVER = Cancel()

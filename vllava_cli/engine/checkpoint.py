@@ -1,21 +1,25 @@
-"""What a checkpoint is, from its config files: sizes, context, tokens per medium. No weight is read."""
+"""Describes a checkpoint by its config files: sizes, context, tokens per medium; and what a folder of one lacks.
+
+No weight is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.engine.folder_faults import CONFIG, check_described, no_config
-from vllava_cli.engine.hub import Source
 from vllava_cli.errors import CheckpointError, reason_of
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, VideoRecipe
+from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Checkpoint, Source, VideoRecipe
 from vllava_cli.storage.fields import read_object, unusable
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig
 
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 QUANTISED = ("quantization_config", "compression_config")
 PARTS = ("text_config", "vision_config")
 MOST = {
@@ -30,12 +34,31 @@ MOST = {
     "image_size": 1 << 12,
     "patch_size": 1 << 12,
 }
-"""What the numbers of a config's parts may be: far more than any model has, and little enough to compute with."""
+"""The largest numbers that a config may have: far more than any model has, and few enough to compute with."""
 ROTATION = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 MOST_ROTATION = 1e12
-"""Of the rotary embedding's numbers."""
+"""The limit of the rotary embedding's numbers."""
 MOST_TOKENS = 1 << 18
-"""Of a video; one of the published checkpoint has 2056."""
+"""The limit of a video's length; one of the published checkpoint has 2056."""
+DEFAULT_CHECKPOINT = Checkpoint(
+    model=DEFAULT_MODEL,
+    folder=Path(),
+    language_parameters=6_476_005_376,
+    other_parameters=890_273_792,
+    tower_parameters=303_179_776,
+    cache_values_per_token=2 * 32 * 4096,
+    context_tokens=4096,
+    tokens_per_video=FRAMES_PER_CLIP * 257,
+    tokens_per_image=256,
+    video_recipe=VideoRecipe(
+        short_side=224,
+        crop_height=224,
+        crop_width=224,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+)
+"""The default model's facts, from its published config, so that a plan can be shown before anything is fetched."""
 
 
 def describe(source: Source) -> Checkpoint:
@@ -54,7 +77,7 @@ def describe(source: Source) -> Checkpoint:
 
 
 def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
-    """What follows from a config."""
+    """Computes the facts of a checkpoint from its config."""
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     text = config.text_config
     return Checkpoint(
@@ -165,27 +188,62 @@ def _other_parameters(config: VideoLlavaConfig) -> int:
     vision, text = config.vision_config, config.text_config
     words = (1 if config.tie_word_embeddings else 2) * text.vocab_size * text.hidden_size
     norms = (2 * text.num_hidden_layers + 1) * text.hidden_size
-    projector = projector_parameters(vision.hidden_size, text.hidden_size)
+    projector = (vision.hidden_size + 1) * text.hidden_size + (text.hidden_size + 1) * text.hidden_size
     return int(2 * _tower_parameters(vision) + projector + words + norms)
 
 
 def _tower_parameters(vision: Any) -> int:
-    return tower_parameters(
-        hidden=vision.hidden_size,
-        inner=vision.intermediate_size,
-        layers=vision.num_hidden_layers,
-        patch=vision.patch_size,
-        side=vision.image_size,
-    )
-
-
-def tower_parameters(*, hidden: int, inner: int, layers: int, patch: int, side: int) -> int:
-    """The parameters of a CLIP vision tower, biases and norms included."""
+    """A CLIP vision tower's, biases and norms included."""
+    hidden, inner, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
     layer = 4 * (hidden + 1) * hidden + 2 * hidden * inner + inner + hidden + 4 * hidden
-    embeddings = hidden * (1 + 3 * patch**2 + (side // patch) ** 2 + 1)
-    return layers * layer + embeddings + 4 * hidden
+    embeddings = hidden * (1 + 3 * patch**2 + (vision.image_size // patch) ** 2 + 1)
+    return int(vision.num_hidden_layers * layer + embeddings + 4 * hidden)
 
 
-def projector_parameters(vision_hidden: int, hidden: int) -> int:
-    """The parameters of the two layers between tower and language model."""
-    return (vision_hidden + 1) * hidden + (hidden + 1) * hidden
+def base_of(folder: Path) -> str | None:
+    """The name of the model that a folder's was made from, as far as its files say. Errors: CheckpointError."""
+    for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), (CONFIG, "_name_or_path")):
+        base = read_object(folder / name).get(key) if (folder / name).exists() else None
+        if isinstance(base, str) and base and Path(base) != folder:
+            return base
+    return None
+
+
+def no_config(folder: Path, named: str) -> CheckpointError:
+    """A folder without config.json: an adapter's, perhaps."""
+    if (folder / ADAPTER_CONFIG).exists():
+        return CheckpointError(f"{named} is an adapter: give --model {base_of(folder) or 'BASE'} --adapter {named}.")
+    return CheckpointError(f"The folder {folder} is no checkpoint: it has no {CONFIG}.")
+
+
+def check_described(folder: Path) -> None:
+    """Errors: CheckpointError that names all files which are missing beside config and weights."""
+    missing = []
+    if not (folder / "tokenizer.json").exists():
+        is_slow = (folder / "tokenizer.model").exists()
+        missing.append("tokenizer.json" + " (tokenizer.model alone won't do)" * is_slow)
+    if not any((folder / name).exists() for name in PREPROCESSORS):
+        missing.append(PREPROCESSORS[0])
+    if missing:
+        raise _lacking(folder, missing, "copy what is missing from")
+
+
+def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:
+    """A folder that lacks files of weights."""
+    if (folder / ADAPTER_CONFIG).exists():
+        return no_config(folder, str(folder))
+    pickled = sorted(
+        path.name for path in folder.iterdir() if path.suffix in PICKLED and "training_args" not in path.name
+    )
+    if pickled and not (folder / "model.safetensors.index.json").exists():
+        return CheckpointError(
+            f"The model folder {folder} has its weights in {pickled[0]}, and vllava reads them from safetensors files "
+            "only: load it with transformers where you trust it, and save it with save_pretrained."
+        )
+    return _lacking(folder, missing, "copy the weights there again from where they were saved, or take")
+
+
+def _lacking(folder: Path, missing: Sequence[str], remedy: str) -> CheckpointError:
+    base = base_of(folder)
+    where = f"the base checkpoint{f' {base}' if base else ', which it was trained from'}"
+    return CheckpointError(f"The model folder {folder} lacks {' and '.join(missing)}: {remedy} {where}.")

@@ -6,23 +6,27 @@ thousand calls takes one then. Where capturing isn't possible, and on other devi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.attention import PART_TOKENS, in_parts
-from vllava_cli.engine.kv_cache import RoomyLayer
-from vllava_cli.engine.llama import Llama
+from vllava_cli.engine.cancel import NEVER, Cancel
+from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.engine.llama import Llama, by_torch
 
+PART_TOKENS = 256
+"""The number of keys in a part; a GPU reads the parts of a cache side by side."""
+_UNSEEN = -30000.0
+"""Used instead of -inf so that a fully masked part has a finite logarithm of its sum; its weight underflows to 0."""
 Replay = Callable[[], object]
 """Runs a recorded step once more."""
 Recorder = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
 """Records what a function does: gives the step, and where it leaves its result."""
 ROUNDINGS = 64
-"""How many roundings of the largest logit a captured step may differ by from the plain one."""
+"""A captured step may differ from the plain one by so many roundings of the largest logit."""
 
 
 @dataclass(kw_only=True)
@@ -40,33 +44,33 @@ class _Fixed:
         return self.keys, self.values
 
 
-class StaticSteps:
-    """One token after another over the rooms of one row's layers, which must stay where they are.
+class CudaGraphDecoder:
+    """Feeds one token after another into a cache of one row that stays where it is.
 
-    The layers don't notice what is fed: `hold` tells them at the end.
+    The layers don't count what is fed: `KVCache.hold` sets their length at the end.
     """
 
     def __init__(
         self,
         llama: Llama,
-        layers: Sequence[RoomyLayer],
+        cache: KVCache,
         *,
         record: Recorder | None,
         notice: Callable[[str], object] = str,
     ) -> None:
-        self._llama, self._layers = llama, layers
+        self._llama, self.cache = llama, cache
         self._record, self._notice = record, notice
         self._token = torch.zeros(1, dtype=torch.long, device=llama.device)
         self._position = torch.zeros(1, dtype=torch.long, device=llama.device)
         self._graphs: dict[int, tuple[Replay, Tensor]] = {}
-        """By the length that is looked at: a step, and where it leaves the logits."""
+        """A captured step for each length of cache, with the tensor that it leaves the logits in."""
         self._is_compared = False
         self.fault: str | None = None
         """Why steps aren't captured: in torch's own words, or because they gave other logits."""
 
     @property
-    def room_tokens(self) -> int:
-        return self._layers[0].room_tokens
+    def capacity(self) -> int:
+        return self.cache.layers[0].capacity
 
     @property
     def captured_lengths(self) -> tuple[int, ...]:
@@ -74,32 +78,31 @@ class StaticSteps:
         return tuple(self._graphs)
 
     @torch.inference_mode()
-    def step(self, token: Tensor, held: int) -> Tensor:
-        """Feeds an id [1] behind `held` tokens; the logits [vocabulary] are good until the next step."""
+    def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
+        """Feeds an id [1] behind `held` tokens; the logits [vocabulary] are good until the next step.
+
+        Errors: CancelError, where the step isn't captured.
+        """
         self._token.copy_(token)
         self._position.fill_(held)
-        looked = min(-(-(held + 1) // PART_TOKENS) * PART_TOKENS, self.room_tokens)
+        looked = min(-(-(held + 1) // PART_TOKENS) * PART_TOKENS, self.capacity)
         if self._record and looked not in self._graphs:
             self._capture(self._record, looked)
         if looked not in self._graphs:
-            return self._pass(looked)
+            return self._pass(looked, cancel)
         replay, logits = self._graphs[looked]
         replay()
         return logits
 
-    def hold(self, length: int) -> None:
-        """The layers hold so many tokens from now on."""
-        for layer in self._layers:
-            layer.hold(length)
-
-    def _pass(self, looked: int) -> Tensor:
+    def _pass(self, looked: int, cancel: Cancel = NEVER) -> Tensor:
         layers = [
             _Fixed(keys=keys[:, :, :looked], values=values[:, :, :looked], position=self._position)
-            for keys, values in (layer.room for layer in self._layers)
+            for keys, values in (layer.buffers for layer in self.cache.layers)
         ]
         mask = (torch.arange(looked, device=self._llama.device) <= self._position)[None, None, None]
         inputs = self._llama.embedded(self._token[None])
-        hidden = self._llama.read(inputs, layers, positions=self._position[None], mask=mask, attend=in_parts)
+        position = self._position[None]
+        hidden = self._llama(inputs, layers, positions=position, mask=mask, attend=in_parts, cancel=cancel)
         return self._llama.logits(hidden[0, 0])
 
     def _capture(self, record: Recorder, looked: int) -> None:
@@ -119,7 +122,7 @@ class StaticSteps:
         self._graphs[looked] = replay, logits
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
-        """Whether a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
+        """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
         replay()
         captured, plain = logits.clone(), self._pass(looked)
         bound = ROUNDINGS * torch.finfo(plain.dtype).eps * float(plain.abs().max())
@@ -149,3 +152,30 @@ class CudaRecorder:
         with cuda.graph(graph, pool=self._pool):
             result = run()
         return graph.replay, result
+
+
+def in_parts(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """One query row over many keys, in parts that a GPU reads side by side: a head alone would keep few of its cores.
+
+    Each part gives its own average and the logarithm of its softmax's sum, by which the averages are weighed. For one
+    row of queries [1, heads, 1, size], L a multiple of PART_TOKENS, and a mask.
+    """
+    heads, held = keys.shape[1], keys.shape[2]
+    if mask is None or query.shape[1] != heads or held % PART_TOKENS:
+        return by_torch(query, keys, values, mask)
+    parts = held // PART_TOKENS
+    some_keys, some_values = (each.view(heads, parts, PART_TOKENS, -1).transpose(0, 1) for each in (keys, values))
+    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, _UNSEEN).view(parts, 1, 1, PART_TOKENS)
+    averages, sums = _with_sums(query.expand(parts, -1, -1, -1), some_keys, some_values, bias)
+    return (averages * sums.softmax(dim=0).to(averages.dtype)).sum(dim=0, keepdim=True)
+
+
+def _with_sums(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(attended [B, heads, 1, size], logarithm of the softmax's sum [B, heads, 1, 1] float32)."""
+    kernels = torch.ops.aten
+    bias = bias.expand(-1, query.shape[1], -1, -1)
+    if query.device.type == "cpu":
+        attended, sums = kernels._scaled_dot_product_flash_attention_for_cpu(query, keys, values, attn_mask=bias)
+    else:
+        attended, sums = kernels._scaled_dot_product_efficient_attention(query, keys, values, bias, True)[:2]
+    return attended, sums[:, :, :1, None]

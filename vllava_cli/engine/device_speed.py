@@ -1,4 +1,4 @@
-"""How fast a device computes and how fast its memory is, from measurements of a fraction of a second each."""
+"""Measures the speed of a device and of its memory, in a fraction of a second each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU_BYTES, GPU_BYTES = 64 << 20, 256 << 20
 
 
 def measured(plan: LoadPlan, *, measure_s: float = MEASURE_S) -> Speed:
-    """Of the device and in the dtype of a plan. Errors: MemoryShortError."""
+    """Measures the device of a plan in the dtype of the plan. Errors: MemoryShortError."""
     is_cpu = plan.device == "cpu"
     side, size_bytes = (CPU_SIDE, CPU_BYTES) if is_cpu else (GPU_SIDE, GPU_BYTES)
     with memory_faults(plan.device), torch.inference_mode():
@@ -41,12 +41,12 @@ PROMPT_TOKENS, ANSWER_TOKENS = 2070, 64
 
 
 def bf16_gain(*, measure_s: float = 0.05) -> float:
-    """How many times as fast as fp32 the CPU answers in bf16: in products of many rows and of one, as an answer has."""
+    """Measures how many times as fast as in fp32 the CPU answers in bf16: products of many rows, and of one."""
     return _answer_s(torch.float32, measure_s) / _answer_s(torch.bfloat16, measure_s)
 
 
 def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
-    """As `plan`, with bf16 on the CPU measured where the choice depends on it. Errors: those of `plan`."""
+    """Makes a plan, with bf16 on the CPU measured where the choice depends on it. Errors: those of `plan`."""
     chosen = plan(wishes, hardware, checkpoint)
     is_wished = wishes.precision in ("fp16", "bf16", "fp32")
     if chosen.device != "cpu" or is_wished or is_tiny(checkpoint) or hardware.cpu_bf16_gain is not None:
@@ -66,7 +66,7 @@ def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
 
 
 def _per_second(work: Callable[[], Tensor], measure_s: float) -> float:
-    """How often it is done in a second, after a first time that doesn't count."""
+    """Measures how often work is done in a second, after a first time that doesn't count."""
     _finish(work())
     count, started_s = 0, time.perf_counter()
     while (took_s := time.perf_counter() - started_s) < measure_s or not count:

@@ -1,26 +1,24 @@
-"""The model's passes: ids to embeddings, prefill in chunks, one step of decoding.
+"""The model's passes: ids to embeddings, prefill in chunks, a step of decoding, padded rows; and memory that runs out.
 
 Embeddings go to the language model directly: that is the same in every version of transformers, and can be interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
-from vllava_cli.engine.cancel import CancelError
-from vllava_cli.engine.llama import Llama
+from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
+from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.engine.llama import CacheLayer, Llama, padded_mask
 from vllava_cli.engine.tokens import Tokens
+from vllava_cli.engine.vision import Features
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.fit import free_gib, gib
 from vllava_cli.hardware import free_ram_bytes
-from vllava_cli.nouns import LoadPlan, MediaKind
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
+from vllava_cli.nouns import LoadPlan
 
 CPU_CHUNK_TOKENS = 512
 GPU_CHUNK_TOKENS = 4096
@@ -28,15 +26,14 @@ GPU_CHUNK_TOKENS = 4096
 
 
 @torch.inference_mode()
-def embed(llama: Llama, ids: list[int], features: Features, tokens: Tokens) -> torch.Tensor:
+def embed(llama: Llama, ids: Sequence[int], features: Features, tokens: Tokens) -> torch.Tensor:
     """Embeddings [1, len(ids), hidden], a feature row in the place of each placeholder.
 
     Raises ValueError where rows and placeholders differ in number: the model itself would go on in silence.
     """
     row = torch.tensor([ids], device=llama.device)
     embeddings = llama.embedded(row)
-    placeholders: tuple[tuple[MediaKind, int], ...] = (("video", tokens.video_id), ("image", tokens.image_id))
-    for kind, token in placeholders:
+    for kind, token in tokens.placeholders.items():
         count = ids.count(token)
         found = features[kind].shape[0] if kind in features else 0
         if count != found:
@@ -50,48 +47,65 @@ def embed(llama: Llama, ids: list[int], features: Features, tokens: Tokens) -> t
 def prefill(
     llama: Llama,
     embeddings: torch.Tensor,
-    cache: DynamicCache,
+    cache: KVCache,
     *,
-    is_interrupted: Callable[[], bool],
+    cancel: Cancel = NEVER,
     chunk_tokens: int | None = None,
-) -> tuple[int, torch.Tensor | None]:
-    """Feeds embeddings [1, T, hidden] behind the cache's, in chunks.
+) -> torch.Tensor:
+    """Feeds embeddings [1, T, hidden] behind the cache's, in chunks, and returns the logits [vocabulary] of the last.
 
-    Returns how many were fed, and the logits [vocabulary] of the last; None where it was interrupted before that.
+    Errors: CancelError; the cache then holds the chunks before that.
     """
     usual = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
-    fed, hidden = 0, None
     for chunk in torch.split(embeddings, chunk_tokens or usual, dim=1):
-        held = cache.get_seq_length()
-        try:
-            with llama.cancel.asking(is_interrupted):
-                llama.cancel.check()
-                hidden = llama.read(chunk, cache.layers, start=held)
-        except CancelError:
-            hold(cache, held)
-            return fed, None
-        fed += chunk.shape[1]
-    return fed, None if hidden is None else llama.logits(hidden[0, -1])
+        cancel.check()
+        hidden = _read(llama, chunk, cache, len(cache), cancel)
+    return llama.logits(hidden[0, -1])
 
 
 @torch.inference_mode()
-def step(llama: Llama, token: torch.Tensor, cache: DynamicCache, held: int) -> torch.Tensor:
+def step(llama: Llama, token: torch.Tensor, cache: KVCache, held: int, cancel: Cancel = NEVER) -> torch.Tensor:
     """Feeds one id [1] behind the `held` of the cache and returns the logits [vocabulary] of the next.
 
     Errors: CancelError; the cache then holds what it held.
     """
+    return llama.logits(_read(llama, llama.embedded(token[None]), cache, held, cancel)[0, 0])
+
+
+def feed_rows(
+    llama: Llama,
+    layers: Sequence[CacheLayer],
+    is_held: torch.Tensor,
+    ids: torch.Tensor,
+    is_real: torch.Tensor,
+    cancel: Cancel = NEVER,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Feeds ids [B, T], of which `is_real`, behind L positions of a cache, of which `is_held` [B, L] belong to a row.
+
+    Returns the hidden states [B, T, hidden] and the new `is_held` [B, L + T]. Each row keeps its own positions: padding
+    is masked and not counted, so a row has the logits that it would have alone, up to the rounding of a larger product.
+    """
+    positions = is_held.sum(1, keepdim=True) + (is_real.cumsum(1) - 1).clamp(min=0)
+    is_held = torch.cat([is_held, is_real], dim=1)
+    mask = padded_mask(is_held, ids.shape[1])
+    return llama(llama.embedded(ids), layers, positions=positions, mask=mask, cancel=cancel), is_held
+
+
+def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids [R, W] and which of them are real: [(5, 6), (7,)] → [[5, 6], [0, 7]], [[True, True], [False, True]]."""
+    width = max(map(len, rows))
+    ids = [[0] * (width - len(row)) + list(row) for row in rows]
+    are_real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(are_real, device=device)
+
+
+def _read(llama: Llama, inputs: torch.Tensor, cache: KVCache, held: int, cancel: Cancel) -> torch.Tensor:
+    """The hidden states of inputs behind the `held` of the cache. Errors: CancelError; the cache holds as many then."""
     try:
-        hidden = llama.read(llama.embedded(token[None]), cache.layers, start=held)
+        return llama(inputs, cache.layers, start=held, cancel=cancel)
     except CancelError:
-        hold(cache, held)
+        cache.hold(held)
         raise
-    return llama.logits(hidden[0, 0])
-
-
-def hold(cache: DynamicCache, length: int) -> None:
-    """Cuts every layer back to its first positions, also where some hold more than others."""
-    for layer in cache.layers:
-        layer.hold(length)
 
 
 @contextmanager
@@ -108,14 +122,14 @@ def memory_faults(device: str, plan: LoadPlan | None = None) -> Iterator[None]:
 
 
 def is_memory_short(error: BaseException) -> bool:
-    """Whether an error of a library is about memory: "Cannot allocate memory (os error 12)"."""
+    """True if an error of a library is about memory: "Cannot allocate memory (os error 12)"."""
     text = str(error).lower()
     return any(sign in text for sign in ("allocate memory", "out of memory", "os error 12"))
 
 
 def memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
-    """What was needed, what there is, and what the plan doesn't do yet against it."""
-    free = free_gib(_free_bytes(device))
+    """The error with the memory that was needed, that is free, and the remedies that the plan doesn't use yet."""
+    free = free_gib(free_bytes(device))
     counted = f"; the plan counted {_planned(plan)}, and {free} GiB are free now" if plan else ""
     ways = ["close other programs"]
     if plan is None or plan.quantisation != "4bit":
@@ -131,12 +145,8 @@ def _planned(plan: LoadPlan) -> str:
     return f"{gib(plan.needed_bytes)} for {form}{context}"
 
 
-def _free_bytes(device: str) -> int:
-    """The memory of a device that is free now."""
+def free_bytes(device: str) -> int:
+    """The memory of a device that is free now; of RAM, what this process may use."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    return free_ram_bytes()
-
-
-Features = dict[MediaKind, torch.Tensor]
-"""Rows [tokens, hidden] of all media of a kind, in the order of the prompt."""
+    return int(torch.xpu.mem_get_info(device)[0]) if device.startswith("xpu") else free_ram_bytes()

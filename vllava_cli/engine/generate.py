@@ -1,61 +1,62 @@
 """The engine: a generator that prefills a question, decodes an answer and yields it in pieces. It never prints.
 
-Time to first token is the time to the first `next()`; interruption, length and loops all end the same stream.
+Time to first token is the time to the first `next()`; interruption, length and loops all end the same stream. On CUDA
+the next step is under way before a token is read: the host learns of a token while the GPU works on the one behind it,
+so that showing text costs no time. Elsewhere a step begins when the token in front of it was wanted.
 """
 
 from __future__ import annotations
 
+import sys
+from collections import abc
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from vllava_cli.engine.answering import Answering
-from vllava_cli.engine.attention import PART_TOKENS
-from vllava_cli.engine.calibration import Blank
-from vllava_cli.engine.cancel import CancelError, never
-from vllava_cli.engine.context_window import make_room
-from vllava_cli.engine.decoding import Steps, steps_over
-from vllava_cli.engine.forward import embed, memory_faults, prefill
-from vllava_cli.engine.kv_cache import roomy_cache
+from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
+from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaRecorder
+from vllava_cli.engine.forward import embed, memory_faults, prefill, step
+from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.prompt_cache import Memory, Shown
-from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.vision import Sight
-from vllava_cli.nouns import Conversation, LoadPlan, MediaKind, Piece, Sampling
+from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities
+from vllava_cli.engine.sequence import Sequence
+from vllava_cli.engine.tokens import Tokens, dropped
+from vllava_cli.engine.vision import VisionEncoder
+from vllava_cli.nouns import SILENT, Conversation, Delta, LoadPlan, Log, MediaKind, Sampling, Turn
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, VideoLlavaForConditionalGeneration
+    from transformers import VideoLlavaForConditionalGeneration
 
 
 @dataclass(kw_only=True)
 class Engine:
-    """A loaded model with the KV cache of the conversation that it answered last, and what it has seen."""
+    """A loaded model with the KV cache of the conversation that it answered last, and the features of its clips."""
 
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
     plan: LoadPlan
-    memory: Memory | None = None
+    prompt_cache: PromptCache | None = None
     is_static: bool | None = None
-    """Whether decoding writes into a cache that doesn't move; None: where the device can be told a step at once."""
+    """True: decoding writes into a cache that doesn't move. None: it does so on CUDA."""
     runs_ahead: bool = False
-    """Whether the next step begins before a token is read, because the device works on its own."""
+    """True: the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
-    notice: Callable[[str], object] = str
-    """Is told what a user should know, a sentence."""
+    log: Log = SILENT
+    graph: CudaGraphDecoder | None = field(default=None, init=False)
+    """Decodes where the cache doesn't move."""
 
     def __post_init__(self) -> None:
         is_cuda = self.model.device.type == "cuda"
         self.is_static = is_cuda if self.is_static is None else self.is_static
         self.runs_ahead = self.runs_ahead or is_cuda
-        self._cache: DynamicCache | None = None
-        self._steps: Steps | None = None
         self.llama = Llama(self.model, self.plan.attention)
-        self.sight = Sight(model=self.model, tokens=self.tokens, tower=self.tower, cancel=self.llama.cancel)
-        self.blank = Blank(model=self.model, llama=self.llama, tokens=self.tokens)
+        self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower)
+        self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens)
 
     def stream(
         self,
@@ -63,75 +64,96 @@ class Engine:
         question: str,
         sampling: Sampling,
         *,
-        is_interrupted: Callable[[], bool] = never,
-    ) -> Generator[Piece, None, None]:
-        """Yields an answer as it is decoded; the last piece has the stop reason and the stats.
+        cancel: Cancel = NEVER,
+    ) -> Generator[Delta, None, None]:
+        """Yields an answer as it is decoded; the last delta has the stop reason and the stats.
 
-        With choices there is one piece: the likeliest of them, whole, with the probabilities of all.
+        With choices there is one delta: the likeliest of them, whole, with the probabilities of all.
 
-        `is_interrupted` is asked between the layers of each pass and behind each token. When the stream ends, by
-        whatever but an error, the turn so far is added to the conversation. Errors: UsageError, ContextError,
-        MemoryShortError, OverflowedError.
+        `cancel` is asked between the layers of each pass and behind each token. When the stream ends, by whatever but
+        an error, the turn so far is added to the conversation. Errors: UsageError, ContextError, MemoryShortError,
+        OverflowedError.
         """
-        run = Answering(
-            engine=self,
-            conversation=conversation,
-            question=question,
-            sampling=sampling,
-            is_interrupted=is_interrupted,
-        )
-        try:
-            yield from run.pieces()
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            run.keep()
-            raise
+        sequence = Sequence.of(None, self.tokens, conversation, question, sampling)
+        calls = self.vision.calls
 
-    @property
-    def steps(self) -> Steps:
-        """How a token is fed into the cache of the memory."""
-        if self._cache is None or self._steps is None:
-            raise RuntimeError("a step of decoding without a prefill")
-        return self._steps
+        try:
+            with suppress(CancelError):
+                yield from self._deltas(sequence, cancel)
+            if not sequence.options:
+                sequence.text.rest()
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            self._keep(sequence, conversation, question, calls)
+            raise
+        turn = self._keep(sequence, conversation, question, calls)
+        yield Delta(
+            text=sequence.new_text(),
+            stop_reason=turn.stop_reason,
+            stats=turn.stats,
+            probabilities=turn.probabilities,
+        )
 
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
-        """As `context.make_room`."""
-        return make_room(self.tokens, conversation, question, sampling)
+        """Drops the oldest turns until a question and its answer fit, and returns the indices of those that went."""
+        before, conversation.dropped = conversation.dropped, dropped(self.tokens, conversation, question, sampling)
+        return range(before, conversation.dropped)
 
-    def read(
-        self, shown: Shown, *, is_interrupted: Callable[[], bool] = never, chunk_tokens: int | None = None
-    ) -> tuple[int, torch.Tensor | None]:
-        """Brings the cache to hold all ids of a prompt, prefilling only what it lacks; clips are looked at once.
+    def read(self, prompt: Prompt, *, cancel: Cancel = NEVER, chunk_tokens: int | None = None) -> Tensor:
+        """Prefills what the cache lacks of a prompt, and returns the logits [vocabulary] behind its last id.
 
-        Returns how many ids it held, and the logits [vocabulary] behind the last; None where it was interrupted: then
-        what was read stays in the cache. Errors: MemoryShortError; whatever breaks a pass off costs the cache.
+        Errors: CancelError, with what was read in the cache; MemoryShortError; whatever else breaks a pass off costs
+        the cache.
         """
         with self.passes():
-            reused = self._cut_memory(shown)
-            if is_interrupted() or self.memory is None:
-                return reused, None
-            skipped: dict[MediaKind, int] = {
-                "video": shown.ids[:reused].count(self.tokens.video_id),
-                "image": shown.ids[:reused].count(self.tokens.image_id),
-            }
+            cache = self._cut(prompt)
+            cancel.check()
+            reused = len(cache.ids)
+            new = prompt.ids[reused:]
+            embeddings = embed(self.llama, new, self.vision.rows(prompt, reused, cancel), self.tokens)
             try:
-                with self.llama.cancel.asking(is_interrupted):
-                    rows = self.sight.rows(shown.media, shown.fit, skipped=skipped)
-            except CancelError:
-                return reused, None
-            new = shown.ids[reused:]
-            embeddings = embed(self.llama, list(new), rows, self.tokens)
-            fed, logits = prefill(
-                self.llama, embeddings, self.memory.cache, is_interrupted=is_interrupted, chunk_tokens=chunk_tokens
-            )
-            self.memory.ids.extend(new[:fed])
-            return reused, logits
+                return prefill(self.llama, embeddings, cache.cache, cancel=cancel, chunk_tokens=chunk_tokens)
+            finally:
+                cache.ids.extend(new[: len(cache.cache) - reused])
 
-    def has_read(self, shown: Shown) -> bool:
-        """Whether the cache holds all of these ids, but for the last one perhaps."""
-        if self.memory is None:
-            return False
-        starts = self.tokens.media_starts(shown.ids, shown.media)
-        return self.memory.covers(shown, starts) >= len(shown.ids) - 1
+    def has_read(self, prompt: Prompt) -> bool:
+        """True if the cache holds all of these ids, but for the last one perhaps."""
+        return self.reusable(prompt) >= len(prompt.ids) - 1
+
+    def reusable(self, prompt: Prompt) -> int:
+        """Counts the first ids of a prompt that the cache holds already."""
+        if self.prompt_cache is None:
+            return 0
+        return self.prompt_cache.covers(prompt, self.tokens.media_starts(prompt.ids, prompt.media))
+
+    def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
+        """Feeds an id [1] behind `held` ids of the cache; the logits [vocabulary] are good until the next step.
+
+        Errors: CancelError; those of `passes`.
+        """
+        with self.passes():
+            if self.graph:
+                return self.graph.step(token, held, cancel)
+            return step(self.llama, token, self._read_cache.cache, held, cancel)
+
+    def score(
+        self, cache: KVCache, is_held: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
+    ) -> list[tuple[float, ...]]:
+        """The probability of each choice behind each sequence's prompt; all choose among the same ones.
+
+        The arguments are those of `log_likelihoods`. Errors: CancelError.
+        """
+        first = sequences[0]
+        scores = log_likelihoods(self.llama, cache, is_held, logits, first.options, cancel)
+        if not first.sampling.is_calibrated:
+            return probabilities(scores)
+        blank = [self.calibrator.scores(each.prompt.ids, each.options, cancel) for each in sequences]
+        return probabilities(scores, torch.stack(blank))
+
+    @property
+    def _read_cache(self) -> PromptCache:
+        if self.prompt_cache is None:
+            raise RuntimeError("a step of decoding without a prefill")
+        return self.prompt_cache
 
     @contextmanager
     def passes(self) -> Iterator[None]:
@@ -142,34 +164,116 @@ class Engine:
         except CancelError:  # the layers are even again
             raise
         except BaseException:
-            self.memory = self._cache = self._steps = None
+            self.prompt_cache = self.graph = None
             raise
 
-    def _cut_memory(self, shown: Shown) -> int:
-        """Cuts the memory back to what a prompt shares with it, or makes a new one; returns how many ids are shared."""
-        reused = 0
-        if self.memory:
-            starts = self.tokens.media_starts(shown.ids, shown.media)
-            reused = self.memory.covers(shown, starts)
-        if self.memory is None or not reused:
-            self.memory = Memory(cache=self._emptied())
-        self.memory.crop(reused)
-        self.memory.shown = shown
-        return reused
+    def _deltas(self, sequence: Sequence[None], cancel: Cancel) -> Generator[Delta, None, None]:
+        """The text of an answer until something ends it. The cache then holds its ids, but the last one perhaps."""
+        sequence.reused_tokens = self.reusable(sequence.prompt)
+        logits = self.read(sequence.prompt, cancel=cancel)
+        cache = self._read_cache
+        if sequence.options:
+            is_held = torch.ones(1, len(cache.ids), dtype=torch.bool, device=logits.device)
+            with memory_faults(self.plan.device, self.plan):
+                scores = self.score(cache.cache, is_held, logits[None], [sequence], cancel)
+            sequence.choose(scores[0])
+            return
+        try:
+            token = sequence.pick(logits)
+            while True:
+                reading, held = _Reading(token), len(cache.ids)
+                if self.runs_ahead:  # the last token that the context holds is still read: there is room for it
+                    token = self._next(sequence, token, held, cancel)
+                number = reading.value()
+                if self.runs_ahead:
+                    cache.ids.append(number)
+                stop = sequence.push(number)
+                if text := sequence.new_text():
+                    yield Delta(text=text)
+                if stop or cancel.is_asked():
+                    return
+                if not self.runs_ahead:
+                    token = self._next(sequence, token, held, cancel)
+                    cache.ids.append(number)
+        finally:
+            if self.prompt_cache is cache:
+                cache.cache.hold(len(cache.ids))
 
-    def _emptied(self) -> DynamicCache:
+    def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> Turn:
+        """Adds the turn as far as it came to the conversation."""
+        sequence.tower_calls = self.vision.calls - calls_before
+        answer = sequence.answer(peak_bytes=_peak_bytes(self.model.device))
+        turn = Turn(
+            question=question,
+            answer=answer.text,
+            answer_ids=answer.ids,
+            media=conversation.attached,
+            stop_reason=answer.stop_reason,
+            sampling=sequence.sampling,
+            stats=answer.stats,
+            probabilities=answer.probabilities,
+            prompt_sha256=answer.prompt_sha256,
+        )
+        conversation.turns.append(turn)
+        conversation.attached = ()
+        return turn
+
+    def _next(self, sequence: Sequence[None], token: Tensor, held: int, cancel: Cancel) -> Tensor:
+        return sequence.pick(self.step(token.clamp(min=0), held, cancel))  # OVERFLOWED may not be read yet
+
+    def _cut(self, prompt: Prompt) -> PromptCache:
+        """The cache, cut back to the ids that a prompt shares with it, or a new one."""
+        reused = self.reusable(prompt)
+        if self.prompt_cache is None or not reused:
+            self.prompt_cache = PromptCache(cache=self._emptied())
+        self.prompt_cache.crop(reused)
+        self.prompt_cache.prompt = prompt
+        return self.prompt_cache
+
+    def _emptied(self) -> KVCache:
         """A cache with nothing in it; one that doesn't move stays, and what was captured over it."""
-        if self._cache is None or not self.is_static:
-            room = -(-self.tokens.context_tokens // PART_TOKENS) * PART_TOKENS if self.is_static else 0
-            self._cache = roomy_cache(len(self.llama.blocks), least_room=room)
+        if not self.is_static:
+            return KVCache(len(self.llama.blocks))
+        if self.graph is None:
+            capacity = -(-self.tokens.context_tokens // PART_TOKENS) * PART_TOKENS
             is_captured = self.model.device.type == "cuda" and self.plan.quantisation != "8bit"
-            self._steps = steps_over(
+            self.graph = CudaGraphDecoder(
                 self.llama,
-                self._cache,
-                is_static=bool(self.is_static),
-                is_captured=is_captured,
-                notice=self.notice,
+                KVCache(len(self.llama.blocks), least_capacity=capacity),
+                record=CudaRecorder() if is_captured else None,
+                notice=self.log.notice,
             )
-        for layer in self._cache.layers:
-            layer.hold(0)
-        return self._cache
+        self.graph.cache.hold(0)
+        return self.graph.cache
+
+
+class _Reading:
+    """An id on its way from the device to the host."""
+
+    def __init__(self, token: Tensor) -> None:
+        self._event: Any = None
+        self._host = token
+        if token.device.type == "cuda":
+            self._host = torch.empty(1, dtype=token.dtype, pin_memory=True)
+            self._host.copy_(token, non_blocking=True)
+            cuda: Any = torch.cuda
+            self._event = cuda.Event()
+            self._event.record()
+
+    def value(self) -> int:
+        """Waits for the id, and for nothing that was begun after it."""
+        if self._event:
+            self._event.synchronize()
+        return int(self._host)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """The most memory that was in use: the GPU's own count, or the process's resident set."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

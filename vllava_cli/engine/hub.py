@@ -1,6 +1,6 @@
-"""Where a checkpoint's files are: a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
+"""Finds a checkpoint's files: in a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
 
-What the cache holds whole is used without asking the network. Only json, tokenizer and safetensors files are ever
+A complete cache is used without asking the network. Only json, tokenizer and safetensors files are ever
 fetched: no pickles, no code.
 """
 
@@ -10,44 +10,27 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli import demo
-from vllava_cli.engine.folder_faults import no_weights
-from vllava_cli.engine.hub_download import fetch
-from vllava_cli.engine.repository import Kind, Listing, ask, cache_folder, refusals
+from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, no_weights
+from vllava_cli.engine.hub_download import Kind, Listing, ask, cache_folder, fetch, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
-from vllava_cli.nouns import DEMO_MODEL, Adapter
+from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source
 from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
-CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-"""By these a model is found in the cache: they are fetched last."""
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
 """A checkpoint has a file of each row."""
 USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-"""Those that a checkpoint may lack, and whose absence changes its answers."""
+"""Files that a checkpoint may lack, and whose absence changes its answers."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_WEIGHTS_BYTES = 1 << 36
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
-UNKNOWN = ""
-"""The revision of a checkpoint that isn't here: a dry run fetches none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint's folder; `revision` is the commit when it came from the hub, UNKNOWN where that can't be known."""
-
-    model: str
-    folder: Path
-    revision: str | None = None
-    adapter: Adapter | None = None
-    """What is to be merged into it."""
-
-
-def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
     """The folder with the checkpoint's description, fetched from the hub where the cache lacks some of it.
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
@@ -57,14 +40,14 @@ def locate(model: str, revision: str | None = None, *, is_quiet: bool = True) ->
         return source
     missing = missing_description(source.folder) if source else [CONFIG]
     if source is None or (missing and not _is_adapter(source.folder)):
-        return _described(ask(model, revision, lack=lack(model, source, missing)), is_quiet=is_quiet)
+        return _described(ask(model, revision, lack=lack(model, source, missing)), log=log)
     if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
         with suppress(HubError):  # a checkpoint can be used as it is, and of an adapter it will be told what it is
-            return _described(ask(model, source.revision, lack=lack(model, source, unknown)), is_quiet=is_quiet)
+            return _described(ask(model, source.revision, lack=lack(model, source, unknown)), log=log)
     return source
 
 
-def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = True) -> Source:
+def locate_adapter(name: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
     """The folder with a LoRA adapter's files, fetched from the hub where the cache lacks one of them.
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
@@ -75,7 +58,7 @@ def locate_adapter(name: str, revision: str | None = None, *, is_quiet: bool = T
         return source
     listing = ask(name, revision, lack=lack(name, source, missing, kind="adapter"), kind="adapter")
     _check_listed(listing, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
-    return _fetched(listing, ADAPTER_FILES, is_quiet=is_quiet)
+    return _fetched(listing, ADAPTER_FILES, log=log)
 
 
 def missing_adapter(source: Source | None) -> list[str]:
@@ -86,7 +69,7 @@ def missing_adapter(source: Source | None) -> list[str]:
 
 
 def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") -> Source | None:
-    """What this disk has of a checkpoint or an adapter, perhaps not all of it; None for a hub id that isn't cached."""
+    """Finds a checkpoint or an adapter on this disk, perhaps incomplete; None for a hub id that isn't cached."""
     if is_local(model):
         return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model, kind))
     from huggingface_hub import try_to_load_from_cache
@@ -100,13 +83,13 @@ def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") 
     return None
 
 
-def fetch_weights(source: Source, *, is_quiet: bool = True) -> None:
+def fetch_weights(source: Source, *, log: Log = SILENT) -> None:
     """Fetches the safetensors files of a hub checkpoint where they are missing; all are then whole, by their headers.
 
     Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
     """
     if missing := missing_weights(source.folder):
-        _complete(source, missing, is_quiet=is_quiet)
+        _complete(source, missing, log=log)
     for name in weight_files(source.folder):
         shapes_in(source.folder / name)
 
@@ -123,16 +106,16 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
 
 
-def _complete(source: Source, missing: list[str], *, is_quiet: bool) -> None:
+def _complete(source: Source, missing: list[str], *, log: Log) -> None:
     if source.revision is None:
         is_index_lost = missing == [WEIGHTS] and any(source.folder.glob("*-of-*.safetensors"))
         raise no_weights(source.folder, [INDEX] if is_index_lost else missing)
     listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
     if WEIGHTS not in listing.names and INDEX in listing.names:
-        fetch(listing, [INDEX], is_quiet=True)
+        fetch(listing, [INDEX])
         missing = missing_weights(source.folder)
     _check_listed(listing, missing, "vllava reads weights from safetensors files only")
-    fetch(listing, missing, is_quiet=is_quiet)
+    fetch(listing, missing, has_bar=log.has_bars)
 
 
 def missing_description(folder: Path) -> list[str]:
@@ -147,7 +130,7 @@ def missing_weights(folder: Path) -> list[str]:
 
 
 def weights_bytes(source: Source) -> int:
-    """What the weights take on this disk, with what has arrived of those whose download broke off."""
+    """The bytes that the weights take on this disk, downloads that broke off included."""
     arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
     files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
     return sum(path.stat().st_size for path in files if path.exists())
@@ -174,7 +157,7 @@ def _is_name(shard: object) -> bool:
 
 
 def lack(model: str, source: Source | None, missing: list[str], *, kind: Kind = "model") -> str:
-    """How a sentence begins that says what isn't here."""
+    """Begins the sentence of an error: what isn't here."""
     if source is None:
         return f"The {kind} {model} is not in the cache {cache_folder()}"
     return f"The {kind} {model} lacks {missing[0]} in the cache {cache_folder()}"
@@ -196,7 +179,7 @@ def _is_ours(config: Path) -> bool:
 
 
 def is_local(model: str) -> bool:
-    """Whether it names a folder, or the demo model, and none of the hub's."""
+    """True if a name is that of a folder, or of the demo model, and none of the hub's."""
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
@@ -211,10 +194,10 @@ def _existing_folder(model: str, kind: Kind) -> Path:
     raise CheckpointError(f"There is no {kind} folder {model}: give the folder of {wanted}.")
 
 
-def _described(listing: Listing, *, is_quiet: bool) -> Source:
-    """All that says what the checkpoint is; what the repository lacks is noted as its library does it."""
+def _described(listing: Listing, *, log: Log) -> Source:
+    """Fetches all description files; those that the repository lacks are noted as its library does."""
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
-    source = _fetched(listing, sorted(known & listing.names), is_quiet=is_quiet)
+    source = _fetched(listing, sorted(known & listing.names), log=log)
     with suppress(OSError):
         for name in {CONFIG, *USUAL} - listing.names:
             mark = _absence(listing.folder, name)
@@ -223,10 +206,10 @@ def _described(listing: Listing, *, is_quiet: bool) -> Source:
     return source
 
 
-def _fetched(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> Source:
+def _fetched(listing: Listing, names: Iterable[str], *, log: Log) -> Source:
     found_by = {CONFIG, ADAPTER_CONFIG}
-    fetch(listing, [name for name in names if name not in found_by], is_quiet=is_quiet)
-    fetch(listing, [name for name in names if name in found_by], is_quiet=True)
+    fetch(listing, [name for name in names if name not in found_by], has_bar=log.has_bars)
+    fetch(listing, [name for name in names if name in found_by])
     return Source(model=listing.model, folder=listing.folder, revision=listing.commit)
 
 
@@ -241,10 +224,10 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _is_settled(folder: Path, name: str) -> bool:
-    """Whether a file is here, or it is known that its repository has none."""
+    """True if a file is here, or it is known that its repository has none."""
     return (folder / name).exists() or _absence(folder, name).exists()
 
 
 def _absence(folder: Path, name: str) -> Path:
-    """Where the hub's cache notes that a commit has no such file."""
+    """The file by which the hub's cache notes that a commit has no such file."""
     return folder.parent.parent / ".no_exist" / folder.name / name

@@ -1,7 +1,7 @@
-"""Fetches files of a repository into the hub's cache, in the layout that the hub's own library reads.
+"""Asks the hub about a repository and fetches its files into the cache, in the layout that the hub's library reads.
 
-What has arrived of a file stays when its download breaks off, and the next one goes on behind it. The library itself
-removes it, since its version 1.18 (findings/hub-download-begins-anew.sh).
+The part of a file that has arrived stays when its download breaks off, and the next one goes on behind it. The library
+itself removes it, since its version 1.18 (findings/hub-download-begins-anew.sh).
 """
 
 from __future__ import annotations
@@ -11,21 +11,149 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
-from vllava_cli.engine.repository import Listing, cache_folder, network_fault, plain, refusals, repository_folder
 from vllava_cli.errors import HubError
 
+Kind = Literal["model", "adapter"]
+ANSWER_S = 4.0
+"""The limit for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
 Found = TypeVar("Found")
 STALL_S = 10.0
-"""How long a download may stand still before it is asked for anew."""
+"""A download that stands still for so long is asked for anew."""
 PAUSES_S = (0.0, 1.0, 2.0)
 """Before further attempts, as long as nothing arrives."""
 AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files that a repository has at a commit."""
+
+    model: str
+    commit: str
+    names: frozenset[str]
+    kind: Kind = "model"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the cache that shows them."""
+        return repository_folder(self.model) / "snapshots" / self.commit
+
+
+def cache_folder() -> Path:
+    """The folder of the hub's cache: HF_HUB_CACHE, HF_HOME or the default."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repository_folder(model: str) -> Path:
+    """The folder of the cache that keeps a model's files."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return cache_folder() / repo_folder_name(repo_id=model, repo_type="model")
+
+
+def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") -> Listing:
+    """Lists the files of a revision, whose commit is remembered in the cache.
+
+    The sentence of an error begins with `lack`, which says what isn't here. Errors: HubError.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would print what the hub advertises
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(f"{lack} and HF_HUB_OFFLINE is set: unset it where there is a network.")
+    limit_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
+    pool = ThreadPoolExecutor(1)  # the limit holds also where an address isn't found or one after the other is tried
+    try:
+        with refusals(model, revision, kind):
+            info = pool.submit(HfApi().model_info, model, revision=revision, timeout=limit_s + 1).result(limit_s)
+        names = frozenset(file.rfilename for file in info.siblings or () if is_plain(file.rfilename))
+        listing = Listing(model=model, commit=plain(info.sha), names=names, kind=kind)
+    except TimeoutError as exc:
+        raise HubError(
+            f"{lack} and the hub doesn't answer within {limit_s:g} seconds: try again, or set "
+            "HF_HUB_ETAG_TIMEOUT to more."
+        ) from exc
+    except network_fault() as exc:
+        other = ", or try --model demo, which is built in" if kind == "model" else ""
+        raise HubError(
+            f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
+            f"there is a network{other}."
+        ) from exc
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:  # whatever its library stumbles over
+        raise HubError(
+            f"{lack} and what answers at {constants.ENDPOINT} is not the hub: log in to this network first, or correct "
+            "HF_ENDPOINT."
+        ) from exc
+    finally:
+        pool.shutdown(wait=False)
+    _remember(listing, revision or "main")
+    return listing
+
+
+@contextmanager
+def refusals(model: str, revision: str | None, kind: Kind) -> Iterator[None]:
+    """Turns an answer of the hub that refuses something into one sentence. Errors: HubError."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except errors.HFValidationError as exc:
+        example = "LanguageBind/Video-LLaVA-7B-hf" if kind == "model" else "owner/my-lora"
+        raise HubError(f"{model} is neither a folder nor a hub id such as {example}.") from exc
+    except errors.GatedRepoError as exc:
+        raise HubError(
+            f"The hub's {kind} {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with "
+            "hf auth login."
+        ) from exc
+    except errors.RepositoryNotFoundError as exc:
+        raise HubError(
+            f"The hub has no {kind} {model}, or it is private: check the name, or log in with hf auth login."
+        ) from exc
+    except errors.RevisionNotFoundError as exc:
+        raise HubError(f"The hub's {kind} {model} has no revision {revision}: leave --revision out for main.") from exc
+    except errors.HfHubHTTPError as exc:
+        status = exc.response.status_code
+        remedy = "log in anew with hf auth login, or unset HF_TOKEN" if status in (401, 403) else "try again later"
+        raise HubError(f"The hub answers with status {status} about {model}: {remedy}.") from exc
+
+
+def network_fault() -> type[Exception]:
+    """The error of the HTTP library below the hub's library: httpx, or httpx2."""
+    from huggingface_hub.errors import HTTPError
+
+    found: type[Exception] = HTTPError
+    return found
+
+
+def plain(name: str | None) -> str:
+    """A name from the hub, as a file in a folder. Errors: ValueError where it would lead elsewhere."""
+    if not name or not is_plain(name):
+        raise ValueError(name)
+    return name
+
+
+def is_plain(name: str) -> bool:
+    """True if a name is that of a file in the folder itself: "config.json", and neither "a/b" nor ".."."""
+    return name not in ("", ".", "..") and not set(name) & set('/\\:"\0')
+
+
+def _remember(listing: Listing, revision: str) -> None:
+    """Notes the commit as the hub's library does. Where the cache can't be written to, a later download says so."""
+    if revision != listing.commit:
+        with suppress(OSError):
+            reference = repository_folder(listing.model) / "refs" / revision
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(listing.commit, encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +163,11 @@ class RemoteFile:
     url: str
     size: int | None
     blob: Path
-    """Where the cache keeps its content, by its ETag."""
+    """The file of the cache with its content, named by its ETag."""
 
     @property
     def part(self) -> Path:
-        """What has arrived of it."""
+        """The file of the bytes that have arrived so far."""
         return self.blob.with_name(f"{self.blob.name}.incomplete")
 
     @property
@@ -47,15 +175,15 @@ class RemoteFile:
         return next((path.stat().st_size for path in (self.blob, self.part) if path.exists()), 0)
 
 
-def fetch(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> None:
-    """Has these files in the listing's folder; those that it lacks are fetched, several at once. Errors: HubError."""
+def fetch(listing: Listing, names: Iterable[str], *, has_bar: bool = False) -> None:
+    """Fetches those of these files that the listing's folder lacks, several at once. Errors: HubError."""
     todo = [name for name in names if not (listing.folder / name).exists()]
     is_over = threading.Event()
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         files = _all(pool.submit(_look_up, listing, name) for name in todo)
-        _check_room(listing, files)
-        with _bar(files, is_quiet=is_quiet or not files) as bar:
+        _check_space(listing, files)
+        with _bar(files, is_shown=has_bar and bool(files)) as bar:
             download = _Download(folder=listing.folder, bar=bar, is_over=is_over)
             try:
                 _all(pool.submit(download.run, file) for file in files)
@@ -69,14 +197,14 @@ def fetch(listing: Listing, names: Iterable[str], *, is_quiet: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Download:
-    """Of several files, each in a thread of its own."""
+    """The download of several files, each in a thread of its own."""
 
     folder: Path
     bar: Any
     is_over: threading.Event
 
     def run(self, file: RemoteFile) -> None:
-        """Has the file's content in the cache, and a link to it in the folder. Errors: HubError."""
+        """Fetches the file's content into the cache, and links it into the folder. Errors: HubError."""
         from huggingface_hub.utils import WeakFileLock
 
         repository = file.blob.parent.parent
@@ -96,7 +224,7 @@ class _Download:
             ) from exc
 
     def _complete(self, file: RemoteFile) -> None:
-        """Adds what `part` lacks. Where it turns out to be damaged, all of it is fetched anew, once."""
+        """Completes `part`. Where it turns out to be damaged, all of it is fetched anew, once."""
         is_taken_up = file.part.exists()
         with file.part.open("ab") as sink:
             self._grow(file, sink)
@@ -126,7 +254,7 @@ class _Download:
                 self.is_over.wait(pause_s)
 
     def _receive(self, file: RemoteFile, sink: IO[bytes]) -> None:
-        """Appends what arrives, from where `sink` ends."""
+        """Appends the bytes behind the end of `sink`."""
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         start = sink.tell()
@@ -165,14 +293,14 @@ def _look_up(listing: Listing, name: str) -> RemoteFile:
 
 
 def _all(futures: Iterable[Future[Found]]) -> list[Found]:
-    """What each of them gives. The first error is raised at once."""
+    """The results of all; the first error is raised at once."""
     begun = list(futures)
     for future in wait(begun, return_when=FIRST_EXCEPTION).done:
         future.result()
     return [future.result() for future in begun]
 
 
-def _check_room(listing: Listing, files: list[RemoteFile]) -> None:
+def _check_space(listing: Listing, files: list[RemoteFile]) -> None:
     """Errors: HubError where the disk is too small for what is missing."""
     left = sum((file.size or 0) - file.bytes_here for file in files)
     place = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
@@ -184,7 +312,7 @@ def _check_room(listing: Listing, files: list[RemoteFile]) -> None:
         )
 
 
-def _bar(files: list[RemoteFile], *, is_quiet: bool) -> Any:
+def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
     """A line on stderr that goes away in the end, with room for the ^C of a terminal."""
     from huggingface_hub.utils import tqdm
 
@@ -194,14 +322,14 @@ def _bar(files: list[RemoteFile], *, is_quiet: bool) -> Any:
         initial=sum(file.bytes_here for file in files),
         unit="B",
         unit_scale=True,
-        disable=is_quiet,
+        disable=not is_shown,
         leave=False,
-        ncols=None if is_quiet else (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3,
+        ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3 if is_shown else None,
     )
 
 
 def _is_sound(file: RemoteFile) -> bool:
-    """Whether what arrived has the size and, where the ETag is one, the SHA-256 that the hub names."""
+    """True if the received file has the size and, where the ETag is one, the SHA-256 that the hub names."""
     if file.size is not None and file.bytes_here != file.size:
         return False
     with file.part.open("rb") as part:

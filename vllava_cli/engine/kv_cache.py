@@ -1,93 +1,130 @@
-"""A cache layer with room behind what it holds, so that a step of decoding copies its own token and no other."""
+"""The KV cache: layers with capacity behind what they hold, and the prompt that a cache stands for.
+
+A step of decoding copies its own token into a layer and no other; a prompt that begins as an earlier one did is
+prefilled only from where they differ.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
-ROOM_TOKENS = 64
-"""How many tokens are made room for when there is none left."""
+from vllava_cli.nouns import Fit, Frames
+
+SPARE_TOKENS = 64
+"""The capacity that is added behind the tokens of a layer when it is full."""
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
-    """`keys` and `values` [B, heads, L, size] are the first L positions of larger tensors; others may replace them."""
+class PreallocatedCacheLayer:
+    """`keys` and `values` [B, heads, L, size] are the first L positions of larger buffers."""
 
-    keys: Tensor
-    values: Tensor
+    def __init__(self, least_capacity: int = 0) -> None:
+        self.keys = self.values = torch.empty(0)
+        self._least_capacity = least_capacity
+        self._buffers: tuple[Tensor, Tensor] | None = None
 
-    def __init__(self, least_room: int = 0) -> None:
-        super().__init__()
-        self._least_room = least_room
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-        self._given: tuple[Tensor, Tensor] | None = None
-        """The beginning of the room, as it was held last: as long as it is what is held, the room stays."""
+    def __len__(self) -> int:
+        """The number of tokens of each row that the layer holds."""
+        return self.keys.shape[2] if self.keys.dim() == 4 else 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """As every layer's: adds [B, heads, new, size] each, and returns all that is held."""
-        if not self.is_initialized:
-            self.put(key_states[..., :0, :], value_states[..., :0, :])
-        length, new = self.keys.shape[2], key_states.shape[2]
-        keys, values = self._with_room(length + new)
-        keys.narrow(2, length, new).copy_(key_states)
-        values.narrow(2, length, new).copy_(value_states)
-        self.keys, self.values = self._given = keys.narrow(2, 0, length + new), values.narrow(2, 0, length + new)
-        return self._given
+    @property
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """The larger tensors [B, heads, capacity, size] themselves."""
+        if self._buffers is None:
+            raise RuntimeError("a layer without capacity")
+        return self._buffers
+
+    @property
+    def capacity(self) -> int:
+        return self._buffers[0].shape[2] if self._buffers else 0
+
+    def update(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends [B, heads, new, size] each, and returns all that the layer then holds."""
+        length, new = len(self), key_states.shape[2]
+        if not length:
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        if length + new > self.capacity:
+            size = max(length + new + SPARE_TOKENS, self._least_capacity)
+            self._buffers = _enlarged(self.keys, size), _enlarged(self.values, size)
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer.narrow(2, length, new).copy_(states)
+        self.hold(length + new)
+        return self.keys, self.values
 
     def put(self, keys: Tensor, values: Tensor) -> None:
-        """Holds these from now on, and nothing else."""
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys, self.values = keys, values
-        self._keys = self._values = self._given = None
-        self.is_initialized = True
-
-    @property
-    def room(self) -> tuple[Tensor, Tensor]:
-        """All of the larger tensors [B, heads, room, size]; what is held comes first."""
-        if self._keys is None or self._values is None:
-            raise RuntimeError("a layer without room")
-        return self._keys, self._values
-
-    @property
-    def room_tokens(self) -> int:
-        return self.room[0].shape[2]
+        """Replaces what the layer holds. The tensors may share memory with others: nothing is written into them."""
+        self.keys, self.values, self._buffers = keys, values, None
 
     def hold(self, length: int) -> None:
-        """So many first positions of the room are held from now on; nothing happens where there is none yet."""
-        if self._keys is not None and self._values is not None:
-            self.keys, self.values = self._given = self._keys[:, :, :length], self._values[:, :, :length]
-
-    def _with_room(self, tokens: int) -> tuple[Tensor, Tensor]:
-        """The room, a larger one where this is too small or others have replaced what it held."""
-        keys, values, given = self._keys, self._values, self._given
-        if keys is not None and values is not None and tokens <= keys.shape[2]:
-            if given and given[0] is self.keys and given[1] is self.values:
-                return keys, values
-            if _is_start(self.keys, keys) and _is_start(self.values, values):
-                return keys, values
-        size = max(tokens + ROOM_TOKENS, self._least_room)
-        self._keys, self._values = _enlarged(self.keys, size), _enlarged(self.values, size)
-        return self._keys, self._values
+        """Sets how many first positions of the buffers are held; does nothing where there is no buffer yet."""
+        if self._buffers:
+            self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
 
-def roomy_cache(layers: int, *, least_room: int = 0) -> DynamicCache:
-    """An empty cache of so many layers with room, for so many tokens at least."""
-    cache = DynamicCache()
-    cache.layers = [RoomyLayer(least_room) for _ in range(layers)]
-    return cache
+class KVCache:
+    """The layers of all blocks, which hold the same tokens but while a pass runs."""
+
+    def __init__(self, layers: int, *, least_capacity: int = 0) -> None:
+        self.layers = [PreallocatedCacheLayer(least_capacity) for _ in range(layers)]
+
+    def __len__(self) -> int:
+        return len(self.layers[0])
+
+    def hold(self, length: int) -> None:
+        """Cuts every layer back to its first positions, also where some hold more than others."""
+        for layer in self.layers:
+            layer.hold(length)
 
 
-def _is_start(held: Tensor, room: Tensor) -> bool:
-    """Whether `held` is all rows, heads and sizes of the first positions of `room`."""
-    is_there = held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
-    return is_there and held.shape[:2] == room.shape[:2] and held.shape[3] == room.shape[3]
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt, or the beginning of one, with the media that it has placeholders for."""
+
+    ids: tuple[int, ...] = ()
+    media: tuple[Frames, ...] = ()
+    fit: Fit = "crop"
+
+
+@dataclass(kw_only=True)
+class PromptCache:
+    """One KV cache with the ids that it was fed, in order, and the prompt whose media are among them."""
+
+    cache: KVCache
+    prompt: Prompt = Prompt()
+    ids: list[int] = field(default_factory=list)
+
+    def covers(self, prompt: Prompt, starts: Sequence[int]) -> int:
+        """Counts the first ids of a prompt that need no prefill: at most all but one.
+
+        `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the
+        media themselves are the same.
+        """
+        shared = _shared(self.ids, prompt.ids[:-1])
+        for old, new, start in zip(self.prompt.media, prompt.media, starts, strict=False):
+            if old is not new or self.prompt.fit != prompt.fit:
+                return min(shared, start)
+        return shared
+
+    def crop(self, length: int) -> None:
+        """Forgets everything behind the first `length` ids."""
+        self.cache.hold(length)
+        del self.ids[length:]
 
 
 def _enlarged(held: Tensor, size: int) -> Tensor:
     """[B, heads, size, ...] that begins with what is held; zeros behind it, as masked NaN would still be NaN."""
     rows, heads, length, width = held.shape
-    room = held.new_zeros((rows, heads, size, width))
-    room[:, :, :length] = held
-    return room
+    buffer = held.new_zeros((rows, heads, size, width))
+    buffer[:, :, :length] = held
+    return buffer
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    """The length of the common beginning: [1, 2, 3], [1, 2, 9] → 2."""
+    for position, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return position
+    return min(len(left), len(right))

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vllava_cli.engine.attention import Attend, added, attention_of, causal_mask
-from vllava_cli.engine.cancel import Cancel
+from vllava_cli.engine.cancel import NEVER, Cancel
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
 
     from vllava_cli.nouns import Attention
 
+Attend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+"""(query [B, heads, T, size], keys and values [B, kv heads, L, size], mask [B or 1, 1, T, L] bool or None: causal, the
+T rows being the last of L) → [B, heads, T, size]. PyTorch's takes a mask that `added` made as well."""
 Product = Callable[[Tensor], Tensor]
 """[N, in] → [N, out]."""
 Sum = Callable[[Tensor, Tensor], Tensor]
@@ -32,19 +34,19 @@ CHANGING_ROTATIONS = ("dynamic", "longrope")
 
 
 class CacheLayer(Protocol):
-    """What a layer's keys and values are appended to, [B, kv heads, T, size] each; returns all that it then holds."""
+    """A layer's cache; `update` appends [B, kv heads, T, size] each and returns all that it then holds."""
 
     def update(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
-    """What all layers of a pass share: B rows of T tokens, the cosines and signed sines of their places, the mask."""
+class PassInputs:
+    """The inputs that all layers of a pass share: B rows of T tokens, their rotations, the mask."""
 
     rows: int
     tokens: int
     cosines: Tensor
-    """[B or 1, 1, T, size]."""
+    """[B or 1, 1, T, size], as the sines are; the first half of those has its sign flipped."""
     sines: Tensor
     mask: Tensor | None
 
@@ -89,14 +91,14 @@ class Block(nn.Module):
         self._activation: Activation = functional.silu if mlp.config.hidden_act == "silu" else mlp.act_fn
         self._out_of_mlp = _added(mlp.down_proj)
 
-    def forward(self, hidden: Tensor, layer: CacheLayer, where: Where, attend: Attend | None) -> Tensor:
+    def forward(self, hidden: Tensor, layer: CacheLayer, shared: PassInputs, attend: Attend | None) -> Tensor:
         heads, both = self._heads, self._heads + self._kv_heads
         states = self._into_attention(self._attention_norm(hidden))
-        states = _by_heads(states, where.rows, where.tokens, self._size)
-        turned = _turned(states[:, :both], where.cosines, where.sines)
-        keys, values = layer.update(turned[:, heads:], states[:, both:])
-        attended = (attend or self._attend)(turned[:, :heads], keys, values, where.mask)
-        hidden = self._out_of_attention(hidden, _by_tokens(attended, where.tokens))
+        states = _by_heads(states, shared.rows, shared.tokens, self._size)
+        rotated = _rotated(states[:, :both], shared.cosines, shared.sines)
+        keys, values = layer.update(rotated[:, heads:], states[:, both:])
+        attended = (attend or self._attend)(rotated[:, :heads], keys, values, shared.mask)
+        hidden = self._out_of_attention(hidden, _by_tokens(attended, shared.tokens))
         gate, up = self._into_mlp(self._mlp_norm(hidden)).chunk(2, dim=-1)
         return self._out_of_mlp(hidden, self._activation(gate) * up)
 
@@ -104,11 +106,12 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """A model's language part. The matrices of each layer are joined once; transformers' modules keep views of them."""
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, model: VideoLlavaForConditionalGeneration, attention: Attention) -> None:
         super().__init__()
         language: Any = model.model.language_model
         config = language.config
-        self.cancel = Cancel()
         self._context: int = config.max_position_embeddings
         self._embedding: Tensor = language.embed_tokens.weight.detach()
         self._norm = Norm(language.norm)
@@ -135,7 +138,7 @@ class Llama(nn.Module):
         found: Tensor = self._head(hidden)
         return found
 
-    def read(
+    def forward(
         self,
         inputs: Tensor,
         layers: Sequence[CacheLayer],
@@ -144,46 +147,34 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         attend: Attend | None = None,
+        cancel: Cancel = NEVER,
     ) -> Tensor:
         """[B, T, hidden] behind what the layers hold → the last hidden states, as long.
 
-        The T tokens are at `start` and behind, or at `positions` [B, T]; `mask` is as in `attention`, and `attend`
+        The T tokens are at `start` and behind, or at `positions` [B, T]; `mask` is as in `Attend`, and `attend`
         replaces the usual kernel. Errors: CancelError; some layers then hold the T tokens, others don't.
         """
-        found: Tensor = self(inputs, layers, start=start, positions=positions, mask=mask, attend=attend)
-        return found
-
-    def forward(
-        self,
-        inputs: Tensor,
-        layers: Sequence[CacheLayer],
-        *,
-        start: int,
-        positions: Tensor | None,
-        mask: Tensor | None,
-        attend: Attend | None,
-    ) -> Tensor:
         rows, tokens, width = inputs.shape
-        cosines, sines = self._turn(inputs, start, positions)
+        cosines, sines = self._rotations_at(inputs, start, positions)
         if self._is_sdpa and attend is None:
             mask = self._added(inputs, start, mask, is_padded=positions is not None)
-        where = Where(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
+        shared = PassInputs(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)
         is_asking = self.device.type != "cuda"
         for block, layer in zip(self.blocks, layers, strict=True):
             if is_asking:
-                self.cancel.check()
-            hidden = block(hidden, layer, where, attend)
+                cancel.check()
+            hidden = block(hidden, layer, shared, attend)
         return self._norm(hidden).view(rows, tokens, width)
 
     def _added(self, inputs: Tensor, start: int, mask: Tensor | None, *, is_padded: bool) -> Tensor | None:
-        """What each layer would make of the mask; None where PyTorch's kernels know it by themselves."""
+        """Makes the mask that each layer would make; None where PyTorch's kernels know it by themselves."""
         tokens = inputs.shape[1]
         if mask is None and start and tokens > 1 and not is_padded:
             mask = causal_mask(tokens, start + tokens, self.device)
         return None if mask is None else added(mask, inputs.dtype)
 
-    def _turn(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _rotations_at(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, [B or 1, 1, T, size] each."""
         if self._table is None:
             places = torch.arange(start, start + inputs.shape[1], device=self.device)[None]
@@ -194,7 +185,7 @@ class Llama(nn.Module):
         return cosines[start : start + inputs.shape[1]], sines[start : start + inputs.shape[1]]
 
     def _rotations(self) -> tuple[Tensor, Tensor]:
-        """Those of all positions, [context, size] each."""
+        """The rotations of all positions, [context, size] each."""
         places = torch.arange(self._context, device=self.device)[None]
         cosines, sines = self._rotation(self._embedding[:1], places)
         return cosines[0, 0], sines[0, 0]
@@ -220,7 +211,7 @@ def _by_tokens(attended: Tensor, tokens: int) -> Tensor:
     return attended.transpose(1, 2).reshape(len(attended) * tokens, -1)
 
 
-def _turned(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def _rotated(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return torch.addcmul(states * cosines, states.roll(states.shape[-1] // 2, -1), sines)
 
 
@@ -243,5 +234,73 @@ def _added(module: nn.Module) -> Sum:
     """A product with the residual that it is added to."""
     if type(module) is not nn.Linear or module.bias is not None:
         return lambda residual, states: residual + module(states)
-    turned = module.weight.t()
-    return lambda residual, states: torch.addmm(residual, states, turned)
+    transposed = module.weight.t()
+    return lambda residual, states: torch.addmm(residual, states, transposed)
+
+
+def attention_of(name: Attention) -> Attend:
+    """The kernel with the name that a plan has for it."""
+    return {"sdpa": by_torch, "eager": written_out, "flash_attention_2": by_flash}[name]
+
+
+def by_torch(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """PyTorch's fused kernels."""
+    new, held = query.shape[2], keys.shape[2]
+    is_first = mask is None and new == held > 1
+    if mask is None and 1 < new < held:
+        mask = causal_mask(new, held, query.device)
+    attended: Tensor = functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=is_first, enable_gqa=query.shape[1] != keys.shape[1]
+    )
+    return attended
+
+
+def written_out(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Products and a softmax in float32, as transformers' eager attention."""
+    new, held = query.shape[2], keys.shape[2]
+    groups = query.shape[1] // keys.shape[1]
+    if groups > 1:
+        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    if mask is None:
+        mask = causal_mask(new, held, query.device)
+    scores = (query @ keys.transpose(2, 3)) * query.shape[-1] ** -0.5
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1, dtype=torch.float32)
+    attended: Tensor = weights.to(query.dtype) @ values
+    return attended
+
+
+def by_flash(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """flash-attn's kernel, whose causal mask ends at the last key; it knows no other, so that PyTorch's takes those."""
+    if mask is not None:
+        return by_torch(query, keys, values, mask)
+    import flash_attn
+
+    attend: Any = flash_attn.flash_attn_func
+    attended: Tensor = attend(query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), causal=True)
+    return attended.transpose(1, 2)
+
+
+def causal_mask(new: int, held: int, device: torch.device) -> Tensor:
+    """[1, 1, new, held] bool: the last `new` of `held` positions see themselves and what is before them."""
+    places = torch.arange(held, device=device)
+    return (places <= places[held - new :, None])[None, None]
+
+
+def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turns a mask into 0 or -inf, which is added to scores: once for all layers, not in each kernel's call."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+
+
+def padded_mask(is_held: Tensor, new: int) -> Tensor | None:
+    """[B, 1, new, L] for rows of which `is_held` [B, L] says what is theirs; None where the causal mask does.
+
+    The last `new` positions are those that ask. One that is padding sees itself, since a softmax over nothing is NaN.
+    """
+    if bool(is_held.all()):
+        return None
+    seen = is_held[:, None, None]
+    if new == 1:
+        return seen
+    mine = torch.ones(new, is_held.shape[1], dtype=torch.bool, device=is_held.device)
+    before = mine.tril(is_held.shape[1] - new)
+    return (before & seen) | (before & mine.triu(is_held.shape[1] - new))

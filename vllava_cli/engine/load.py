@@ -1,8 +1,9 @@
-"""From a LoadPlan to an Engine: transformers' own loading, with safetensors only, no remote code, and no silent gap."""
+"""Loads an Engine by a LoadPlan with transformers: from safetensors only, without remote code or silent gaps."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,46 +15,44 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllava_cli.engine import threads
-from vllava_cli.engine.calibration import blank_frames
-from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.folder_faults import ADAPTER_CONFIG, CONFIG
+from vllava_cli.engine.adapter import check_fits, merge
+from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, read_config
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.merging import check_fits, merge
+from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.weight_cache import Origin, origin_of
-from vllava_cli.engine.weight_writer import Store
+from vllava_cli.engine.weight_cache import Origin, WeightCache, origin_of
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
-from vllava_cli.nouns import Conversation, LoadPlan, MediaKind
+from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind
 from vllava_cli.storage.fields import unusable
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 _PARTS = {"video_tower", "image_tower", "language_model", "multi_modal_projector"}
-"""Of the model, beside its head."""
+"""The parts of the model, beside its head."""
+THREADS_SETTING = "OMP_NUM_THREADS"
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
 
 def load(
-    plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, is_quiet: bool = True, store: Store | None = None
+    plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, log: Log = SILENT, cache: WeightCache | None = None
 ) -> Engine:
     """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read before it is needed.
 
     transformers makes the modules without memory and then fills each parameter once, from the mapped file straight to
     the device; tensors that no module has a place for are never touched.
 
-    With a store, weights that are to be quantised are read from there if it has them, and are put there if not.
+    With a cache, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    _hush(is_quiet)
+    _hush(has_bars=log.has_bars)
     kinds = set(kinds)
     check_fits(tokens.checkpoint)
-    model = _quantised(plan, tokens, kinds, store) if store and plan.quantisation else _read(plan, tokens, kinds)
-    threads.use(plan.threads)
-    notice = store.notice if store else str
-    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), notice=notice)
+    model = _quantised(plan, tokens, kinds, cache) if cache and plan.quantisation else _read(plan, tokens, kinds)
+    if plan.threads and THREADS_SETTING not in os.environ:  # who sets that has chosen
+        torch.set_num_threads(plan.threads)
+    return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), log=log)
 
 
 def check(plan: LoadPlan, tokens: Tokens) -> None:
@@ -61,18 +60,18 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
 
     On the meta device a tensor has a name and a size, and no value. Errors: CheckpointError, ContextError.
     """
-    _hush(is_quiet=True)
+    _hush(has_bars=False)
     tokens.prompt_ids(Conversation(attached=(blank_frames("video", tokens),)), "What?")
     check_fits(tokens.checkpoint)
     bare = replace(tokens, checkpoint=replace(tokens.checkpoint, adapter=None))
     _read(replace(plan, device="meta", quantisation=None, attention="eager"), bare, {"video"})
 
 
-def _hush(is_quiet: bool) -> None:
+def _hush(*, has_bars: bool) -> None:
     from transformers.utils import logging as told
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
-    (told.disable_progress_bar if is_quiet else told.enable_progress_bar)()
+    (told.enable_progress_bar if has_bars else told.disable_progress_bar)()
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
@@ -91,33 +90,36 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
 
 
 def _quantised(
-    plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], store: Store
+    plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], cache: WeightCache
 ) -> VideoLlavaForConditionalGeneration:
     """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
     checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
     origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
-    model = _kept(plan, tokens, origin, store) if origin else None
+    model = _cached(plan, tokens, origin, cache) if origin else None
     if model is None:
         model = _read(plan, tokens, set())
         again = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
         if origin and origin == again:  # nobody changed it meanwhile
-            store.keep(model, origin, named=checkpoint.name)
+            cache.keep(model, origin, named=checkpoint.name)
     for kind in kinds:
         setattr(model.model, f"{kind}_tower", tower(plan, tokens, kind))
     return model
 
 
-def _kept(plan: LoadPlan, tokens: Tokens, origin: Origin, store: Store) -> VideoLlavaForConditionalGeneration | None:
-    """What was kept; None where nothing is, or nothing that can be used. Errors: MemoryShortError."""
-    for folder in store.found(origin):
-        try:
-            model = _read(plan, tokens, set(), kept=folder)
-        except CheckpointError as exc:
-            store.drop_if_damaged(folder, reason_of(exc))
-        else:
-            store.detail(f"weights: read as they were kept in {folder}.")
-            return model
-    return None
+def _cached(
+    plan: LoadPlan, tokens: Tokens, origin: Origin, cache: WeightCache
+) -> VideoLlavaForConditionalGeneration | None:
+    """The model with weights from the cache; None where it has none that can be used. Errors: MemoryShortError."""
+    folder = cache.find(origin)
+    if folder is None:
+        return None
+    try:
+        model = _read(plan, tokens, set(), kept=folder)
+    except CheckpointError as exc:
+        cache.drop_if_damaged(folder, reason_of(exc))
+        return None
+    cache.log.detail(f"weights: read as they were kept in {folder}.")
+    return model
 
 
 def _read(
@@ -216,7 +218,7 @@ def _class_of_tower(kind: MediaKind) -> type[VideoLlavaForConditionalGeneration]
 
 
 def _named(partial_class: Any) -> type[VideoLlavaForConditionalGeneration]:
-    """By name and module transformers knows which of the published names of tensors to translate."""
+    """Gives a class the name and module by which transformers knows how to translate the published tensor names."""
     from transformers import VideoLlavaForConditionalGeneration
 
     partial_class.__name__ = VideoLlavaForConditionalGeneration.__name__
@@ -226,7 +228,7 @@ def _named(partial_class: Any) -> type[VideoLlavaForConditionalGeneration]:
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
-    """The same model without the vision layers that run in vain: 24 layers, features of layer -2 → 23 layers, -1.
+    """Removes the vision layers that run in vain: 24 layers, features of layer -2 → 23 layers, -1.
 
     Source: the tower's hidden_states[-2] is the output of its last layer but one, so nothing behind that is used.
     """
@@ -238,7 +240,7 @@ def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
 
 
 def _options(plan: LoadPlan) -> dict[str, Any]:
-    """from_pretrained's own words for a plan."""
+    """The arguments of from_pretrained for a plan."""
     from transformers import GenerationConfig
 
     options: dict[str, Any] = {
@@ -285,7 +287,7 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
 
 
 def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
-    """Whether a tensor is of a part that isn't needed, or of a layer of a tower that runs in vain."""
+    """True if a tensor is of a part that isn't needed, or of a layer of a tower that runs in vain."""
     found = re.search(r"(\w+_tower)\.(?:.*encoder\.layers\.(\d+)\.)?", key)
     if found is None:
         return any(part in key for part in unneeded) or ("language_model" in unneeded and "lm_head" in key)

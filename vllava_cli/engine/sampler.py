@@ -13,8 +13,8 @@ SMALLEST_TEMPERATURE = 1e-6
 """Below it fp32 would divide by zero; it is as good as greedy."""
 
 
-class Chooser:
-    """What stays the same over an answer: the settings, the banned ids, the random state on the logits' device."""
+class Sampler:
+    """Chooses the tokens of one answer by its settings, with a random state of its own on the logits' device."""
 
     def __init__(self, sampling: Sampling, banned_ids: tuple[int, ...], device: torch.device) -> None:
         self._sampling = sampling
@@ -25,12 +25,11 @@ class Chooser:
         else:
             self._generator.manual_seed(sampling.seed)
 
-    def choose(self, logits: torch.Tensor) -> int:
-        """The next id from logits [vocabulary]; a banned id never comes. Errors: OverflowedError."""
-        return checked(int(self.pick(logits)))
-
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """The same as [1] on the logits' device, without waiting for it; OVERFLOWED instead of an error."""
+        """The next id [1] from logits [vocabulary], on their device, without waiting for it.
+
+        A banned id never comes; OVERFLOWED stands for logits that are no numbers.
+        """
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         most, best = scores.max(dim=0, keepdim=True)
         if self._sampling.temperature:

@@ -1,4 +1,4 @@
-"""How likely each of given answers is behind a prompt that the KV cache holds; nothing is decoded, and the cache stays.
+"""Scores given answers behind a prompt that the KV cache holds; nothing is decoded, and the cache stays.
 
 An option's log-likelihood is the sum over its tokens, the end of the answer not counted, and isn't divided by their
 number: a longer option has more to be wrong in, and one that begins another is never the less likely of the two.
@@ -7,29 +7,41 @@ number: a longer option has more to be wrong in, and one that begins another is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from vllava_cli.engine.attention import padded_mask
+from vllava_cli.engine.cancel import NEVER, Cancel
+from vllava_cli.engine.forward import embed, feed_rows, left_padded, prefill
+from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
+from vllava_cli.engine.tokens import Option, Tokens
+from vllava_cli.engine.vision import VisionEncoder
+from vllava_cli.media.pixels import mean_colour
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, MediaKind
 
-Option = tuple[int, ...]
+if TYPE_CHECKING:
+    from transformers import VideoLlavaForConditionalGeneration
+
 ROWS = 16
-"""How many options are fed at once: one layer's keys and values are in memory that often while it works."""
+"""The most options that are fed at once: one layer's keys and values are in memory that often while it works."""
+MOST_KNOWN = 256
+"""Prompts of which the scores about blank clips are remembered; one of the 7B model takes 20 KB."""
 
 
 @torch.inference_mode()
 def log_likelihoods(
     llama: Llama,
-    cache: DynamicCache,
+    cache: KVCache,
     is_held: torch.Tensor,
     logits: torch.Tensor,
     options: Sequence[Option],
+    cancel: Cancel = NEVER,
 ) -> torch.Tensor:
-    """log P(option | prompt) [B, n] float32 for n options behind each of B prompts.
+    """log P(option | prompt) [B, n] float32 for n options behind each of B prompts. Errors: CancelError.
 
     `cache` has B rows of L positions, of which `is_held` [B, L] are real; it is as before afterwards. `logits`
     [B, vocabulary] are those behind each prompt: an option's first token is read off them, so that an option of one
@@ -38,17 +50,73 @@ def log_likelihoods(
     firsts = torch.tensor([option[0] for option in options], device=logits.device)
     scores = logits.float().log_softmax(-1)[:, firsts]
     for rows, columns in _passes(len(logits), options):
-        scores[rows, columns] += _rest(llama, cache, is_held, rows, [options[column] for column in columns])
+        scores[rows, columns] += _rest(llama, cache, is_held, rows, [options[column] for column in columns], cancel)
     return scores
 
 
-def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax over the last dimension of log-likelihoods less those about blank clips, float64 on the CPU.
+def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> list[tuple[float, ...]]:
+    """Softmax over the last dimension of log-likelihoods [B, n] less those about blank clips, in float64 on the CPU.
 
     They add up to 1. Not every GPU has float64.
     """
     weighed = scores.cpu().double()
-    return (weighed if blank is None else weighed - blank.cpu().double()).softmax(-1)
+    weighed = weighed if blank is None else weighed - blank.cpu().double()
+    return [tuple(row) for row in weighed.softmax(-1).tolist()]
+
+
+@dataclass(kw_only=True)
+class Calibrator:
+    """Scores options behind prompts whose clips are blank: these are the answers that the model prefers anyway.
+
+    Each prompt is scored once. The passes have a cache of their own.
+    """
+
+    model: VideoLlavaForConditionalGeneration
+    llama: Llama
+    tokens: Tokens
+    _blank: dict[MediaKind, torch.Tensor] = field(default_factory=dict)
+    _known: dict[tuple[tuple[int, ...], tuple[Option, ...]], torch.Tensor] = field(default_factory=dict)
+
+    def scores(self, ids: tuple[int, ...], options: tuple[Option, ...], cancel: Cancel = NEVER) -> torch.Tensor:
+        """The log-likelihood [n] of each option behind a prompt, earlier turns and all, with each clip a blank one.
+
+        The clips of the prompt are read off its placeholders. Errors: CancelError.
+        """
+        key = (ids, options)
+        if key not in self._known:
+            found = self._scores(ids, options, cancel)
+            if len(self._known) == MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[key] = found
+        return self._known[key]
+
+    def _scores(self, ids: tuple[int, ...], options: tuple[Option, ...], cancel: Cancel) -> torch.Tensor:
+        cache = KVCache(len(self.llama.blocks))
+        rows = {
+            kind: self._blank_features(kind, cancel).repeat(ids.count(token) // self.tokens.tokens_of(kind), 1)
+            for kind, token in self.tokens.placeholders.items()
+            if token in ids
+        }
+        embeddings = embed(self.llama, ids, rows, self.tokens)
+        logits = prefill(self.llama, embeddings, cache, cancel=cancel)
+        is_held = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
+        return log_likelihoods(self.llama, cache, is_held, logits[None], options, cancel)[0]
+
+    def _blank_features(self, kind: MediaKind, cancel: Cancel) -> torch.Tensor:
+        if kind not in self._blank:
+            vision = VisionEncoder(model=self.model, tokens=self.tokens)  # its own: these calls are not counted
+            self._blank[kind] = vision.features(blank_frames(kind, self.tokens), "crop", cancel)
+        return self._blank[kind]
+
+
+def blank_frames(kind: MediaKind, tokens: Tokens) -> Frames:
+    """A clip of the mean colour of the checkpoint's preprocessing: what it is of any size, after any fit."""
+    recipe = tokens.checkpoint.video_recipe
+    count = FRAMES_PER_CLIP if kind == "video" else 1
+    pixels = np.empty((count, recipe.crop_height, recipe.crop_width, 3), np.uint8)
+    pixels[:] = mean_colour(kind, tokens.checkpoint)
+    clip = Clip(path=Path("blank"), kind=kind, width=pixels.shape[2], height=pixels.shape[1], frame_count=count)
+    return Frames(clip=clip, pixels=pixels, times_s=(0.0,) * count)
 
 
 def _passes(row_count: int, options: Sequence[Option]) -> Iterator[tuple[list[int], list[int]]]:
@@ -62,53 +130,31 @@ def _passes(row_count: int, options: Sequence[Option]) -> Iterator[tuple[list[in
 
 def _rest(
     llama: Llama,
-    cache: DynamicCache,
+    cache: KVCache,
     is_held: torch.Tensor,
     rows: list[int],
     options: Sequence[Option],
+    cancel: Cancel,
 ) -> torch.Tensor:
     """The log-likelihood [R] of each option's tokens from the second on, behind row `rows[r]` of the cache."""
-    device = is_held.device
-    index = torch.tensor(rows, device=device)
-    fed, is_fed = _left_padded([option[:-1] for option in options], device)
-    wanted, _ = _left_padded([option[1:] for option in options], device)
-    held = is_held[index]
-    hidden = llama.read(
-        llama.embedded(fed),
-        _aside(cache, index).layers,
-        positions=held.sum(1, keepdim=True) + (is_fed.cumsum(1) - 1).clamp(min=0),
-        mask=padded_mask(torch.cat([held, is_fed], dim=1), fed.shape[1]),
-    )
+    index = torch.tensor(rows, device=is_held.device)
+    fed, is_fed = left_padded([option[:-1] for option in options], is_held.device)
+    wanted, _ = left_padded([option[1:] for option in options], is_held.device)
+    layers = [_RowsAside(layer, index) for layer in cache.layers]
+    hidden, _ = feed_rows(llama, layers, is_held[index], fed, is_fed, cancel)
     found: torch.Tensor = llama.logits(hidden).float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
     return found.where(is_fed, 0.0).sum(1)
 
 
-def _left_padded(options: Sequence[Option], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids [R, W] and which of them are real: [(5, 6), (7,)] → [[5, 6], [0, 7]], [[True, True], [False, True]]."""
-    width = max(map(len, options))
-    ids = [[0] * (width - len(option)) + list(option) for option in options]
-    are_real = [[False] * (width - len(option)) + [True] * len(option) for option in options]
-    return torch.tensor(ids, device=device), torch.tensor(are_real, device=device)
+class _RowsAside:
+    """Some rows of a layer; what is fed behind them is forgotten.
 
+    They are copied only while the layer works: a copy of all layers would take gigabytes an option.
+    """
 
-def _aside(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
-    """The cache as these of its rows see it; what is fed behind them is forgotten."""
-    aside = DynamicCache()
-    aside.layers = [_Aside(layer, rows) for layer in cache.layers]
-    return aside
+    def __init__(self, layer: Any, rows: torch.Tensor) -> None:
+        self._layer, self._rows = layer, rows
 
-
-class _Aside(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """One layer. Its rows are repeated only while it works: a copy of all layers would take gigabytes an option."""
-
-    def __init__(self, layer: DynamicLayer, rows: torch.Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = layer.keys, layer.values
-        self.is_initialized = True
-        self._rows = rows
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = torch.cat([self.keys[self._rows], key_states], dim=-2)
-        return keys, torch.cat([self.values[self._rows], value_states], dim=-2)
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self._layer.keys[self._rows], key_states], dim=-2)
+        return keys, torch.cat([self._layer.values[self._rows], value_states], dim=-2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HARD_SIGN = "Ъ"
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 MOST_BYTES = 64 << 20
-"""Of tokenizer.json; the published one has 1.84 MB."""
+"""The limit of tokenizer.json; the published one has 1.84 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class Tokenizer:
     eos_token: str | None
 
     def __len__(self) -> int:
-        """How many tokens there are, added ones included."""
+        """The number of tokens, added ones included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class Tokenizer:
         return frozenset(token for token in range(rows) if self.backend.id_to_token(token) is None)
 
     def ends_bytes(self, token: int) -> bool:
-        """Whether a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
+        """True if a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
         text = self.backend.id_to_token(token)
         return text is not None and text not in self.special_tokens and not _BYTE.fullmatch(text)
 
@@ -121,3 +121,118 @@ def _text(token: Any) -> str | None:
     """ "<pad>" → "<pad>", {"content": "<pad>", …} → "<pad>"."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
+
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CLOSE_TOKENS = 12
+"""Three strays within so many tokens are a loop."""
+_SIGNS = re.compile(rf"\s*{HARD_SIGN}+")
+
+
+@dataclass(kw_only=True)
+class Detokenizer:
+    """Turns ids into text that grows.
+
+    What may still change is held back: a run of bytes, of which none are kept as they are once one makes no character,
+    and, with `drops_strays`, a "Ъ" that may still begin a Cyrillic word.
+    """
+
+    tokenizer: Tokenizer
+    drops_strays: bool = True
+    ids: list[int] = field(default_factory=list)
+    """The ids of `text`, and of the bytes that are held back."""
+    text: str = ""
+    produced: int = 0
+    """The number of ids that came, strays included."""
+    _open: list[int] = field(default_factory=list)
+    """The last ids, which don't make a whole character yet."""
+    _signs: list[int] = field(default_factory=list)
+    """Ids in front of those whose "Ъ" are stray or begin a word."""
+    _signs_at: list[int] = field(default_factory=list)
+    _strays_at: list[int] = field(default_factory=list)
+    """The number of ids at each "Ъ" that waits (`_signs_at`) and at each that was left out."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, ids: Sequence[int], *, drops_strays: bool = True) -> Detokenizer:
+        """The state behind these ids. Without a "Ъ" among them their text is made at once."""
+        made = cls(tokenizer=tokenizer, drops_strays=drops_strays)
+        if ids and not (drops_strays and made.may_stray(ids)):
+            made.produced, made._open = len(ids) - 1, list(ids[:-1])
+            ids = ids[-1:]
+        for token in ids:
+            made.push(token)
+        return made
+
+    def push(self, token: int) -> str:
+        """Adds an id and returns the text that it completed, which may be ""."""
+        self.produced += 1
+        self._open.append(token)
+        whole = self._whole()
+        if whole.endswith(REPLACEMENT):
+            return ""
+        if self.drops_strays and (self._signs or self.may_stray([token])):
+            if self._is_sign(whole):
+                return ""
+            whole = self._whole()
+        self._accept()
+        return self._advance(whole) if self.tokenizer.ends_bytes(token) else ""
+
+    def rest(self) -> str:
+        """Ends the answer: returns the text that was held back. A "Ъ" at its end is stray."""
+        self._drop_signs()
+        self._accept()
+        return self._advance(self._whole())
+
+    def may_stray(self, ids: Sequence[int]) -> bool:
+        """True if one of these ids may end a "Ъ"."""
+        return not self.tokenizer.hard_sign_ids.isdisjoint(ids)
+
+    @property
+    def likely_ids(self) -> list[int]:
+        """All ids that came but those that are or may be stray."""
+        return self.ids + self._open
+
+    @property
+    def stray_tokens(self) -> int:
+        """The number of "Ъ" that were left out."""
+        return len(self._strays_at)
+
+    @property
+    def is_straying(self) -> bool:
+        """True if the last three "Ъ" that are or may be stray came within a few tokens."""
+        last = [*self._strays_at, *self._signs_at][-3:]
+        return len(last) == 3 and last[-1] - last[0] < CLOSE_TOKENS
+
+    def _whole(self) -> str:
+        return self.tokenizer.decode(self.ids + self._signs + self._open)
+
+    def _is_sign(self, whole: str) -> bool:
+        """Holds back a new "Ъ" that no Cyrillic letter is in front of; else decides on those that were held back."""
+        known = self.tokenizer.decode(self.ids + self._signs)
+        new = whole[len(known) :]
+        if _SIGNS.fullmatch(new) and not _is_cyrillic(whole.rstrip(HARD_SIGN)[-1:]):
+            self._signs += self._open
+            self._signs_at.append(self.produced)
+            self._open = []
+            return True
+        if _is_cyrillic(new[:1]):
+            self.ids += self._signs
+            self._signs, self._signs_at = [], []
+        self._drop_signs()
+        return False
+
+    def _drop_signs(self) -> None:
+        self._strays_at += self._signs_at
+        self._signs, self._signs_at = [], []
+
+    def _accept(self) -> None:
+        self.ids += self._signs + self._open
+        self._open = []
+
+    def _advance(self, whole: str) -> str:
+        before, self.text = self.text, whole
+        return whole[len(before) :]
+
+
+def _is_cyrillic(letter: str) -> bool:
+    return "\u0400" <= letter <= "\u04ff"

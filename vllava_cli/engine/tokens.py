@@ -1,23 +1,27 @@
-"""From questions to token ids: tokenises whole prompts and checks that they fit."""
+"""Turns questions into token ids: tokenises whole prompts, checks that they fit, and drops turns so that they do."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from vllava_cli import prompt
 from vllava_cli.choices import checked
 from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.detokenizer import Detokenizer
 from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
 from vllava_cli.errors import CheckpointError, ContextError, UsageError
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
 
+Option = tuple[int, ...]
+"""The ids of a choice as an answer."""
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
+ANSWER_TOKENS = 256
+"""The tokens of context that are kept free for an answer; a longer one may still come where there are more."""
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "do_sample": (False,),
     "temperature": (0, 1),
@@ -50,10 +54,15 @@ class Tokens:
     banned_ids: tuple[int, ...]
     """The ids that an answer may not hold: <video>, <image>, <pad>, and those that no token has."""
     context_tokens: int
-    """What a conversation may hold: the checkpoint's context, or what the plan has memory for."""
+    """The limit of a conversation: the checkpoint's context, or the length that the plan has memory for."""
     unobeyed: tuple[str, ...] = ()
     """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
     _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def placeholders(self) -> dict[MediaKind, int]:
+        """The id of each kind's placeholder, which stands once for each of a medium's tokens."""
+        return {"video": self.video_id, "image": self.image_id}
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
         """The ids of the conversation up to and including "ASSISTANT:" of the new question.
@@ -67,7 +76,7 @@ class Tokens:
         return ids
 
     def unchecked_ids(self, conversation: Conversation, question: str) -> list[int]:
-        """What `prompt_ids` gives, however long. Errors: UsageError for an empty question."""
+        """The ids of `prompt_ids`, however long. Errors: UsageError for an empty question."""
         ids = self.finished_ids(conversation)
         media = conversation.attached if ids else conversation.media
         return [*ids, *self._question_ids(question, media, is_first=not ids)]
@@ -76,8 +85,7 @@ class Tokens:
         """The beginning of the next prompt, whatever its question will be: up to the last placeholder that waits."""
         if conversation.attached:
             ids = self.unchecked_ids(conversation, "?")
-            last = max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
-            return ids[: last + 1]
+            return ids[: self.media_end(ids)]
         return self.finished_ids(conversation)
 
     def finished_ids(self, conversation: Conversation) -> list[int]:
@@ -91,7 +99,7 @@ class Tokens:
         return ids
 
     def used(self, conversation: Conversation) -> int:
-        """How much of the context the window and the media that wait for the next question take."""
+        """The tokens of context that the window and the media that wait for the next question take."""
         ids = self.finished_ids(conversation)
         waiting = conversation.attached if ids else conversation.media
         return len(ids) + sum(self.tokens_of(medium.kind) for medium in waiting)
@@ -101,13 +109,17 @@ class Tokens:
         starts: list[int] = []
         position = 0
         for medium in media:
-            position = ids.index(self._placeholder(medium.kind), position)
+            position = ids.index(self.placeholders[medium.kind], position)
             starts.append(position)
             position += self.tokens_of(medium.kind)
         return starts
 
+    def media_end(self, ids: Sequence[int]) -> int:
+        """The position behind the last placeholder of a prompt that has some."""
+        return 1 + max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
+
     def tokens_of(self, kind: MediaKind) -> int:
-        """How many tokens a medium takes."""
+        """The number of tokens of a medium."""
         return self.checkpoint.tokens_per_video if kind == "video" else self.checkpoint.tokens_per_image
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
@@ -116,11 +128,7 @@ class Tokens:
             return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
 
-    def detokenizer(self, sampling: Sampling) -> Detokenizer:
-        """What makes the text of an answer; strays are dropped where the sampling has its guard."""
-        return Detokenizer(tokenizer=self.tokenizer, drops_strays=sampling.has_guard)
-
-    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[tuple[int, ...], ...]:
+    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[Option, ...]:
         """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
 
         That is so for a vocabulary in which a space only begins a token, as Llama's. Errors: UsageError for fewer than
@@ -140,7 +148,7 @@ class Tokens:
         return options
 
     def are_of(self, ids: Sequence[int], answer: str, *, is_cut: bool) -> bool:
-        """Whether these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
+        """True if these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
 
         Those of an answer that `is_cut` may say more at its end.
         """
@@ -150,7 +158,7 @@ class Tokens:
         return text.startswith(answer) if is_cut else text == answer
 
     def can_hold(self, ids: Sequence[int]) -> bool:
-        """Whether ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
+        """True if ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
         forbidden = {*self.banned_ids, *self.stop_ids}
         return all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids)
 
@@ -177,9 +185,6 @@ class Tokens:
                 del self._known[next(iter(self._known))]
             self._known[key] = ids
         return self._known[key]
-
-    def _placeholder(self, kind: MediaKind) -> int:
-        return self.video_id if kind == "video" else self.image_id
 
     def _check_placeholders(self, ids: list[int], kinds: Counter[MediaKind]) -> None:
         found = (ids.count(self.video_id), ids.count(self.image_id))
@@ -249,3 +254,31 @@ def unobeyed(generation: Mapping[str, Any]) -> tuple[str, ...]:
 def _ids(value: Any) -> frozenset[int]:
     """2 → {2}, [2, 3] → {2, 3}, None → {}; what is no number is left out."""
     return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))
+
+
+def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> int:
+    """Counts the oldest turns that must be dropped so that a question and its answer fit. Errors: UsageError.
+
+    The media stay. As what remains must be prefilled again behind them, enough turns go to leave a quarter of the
+    text's context free, so that this is rare; but the last turn goes only for the question itself.
+    """
+    left = tokens.context_tokens - sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
+    spare = left // 4
+    most = tokens.context_tokens - min(_longest_answer(tokens, sampling), max(1, spare))
+    gone = range(conversation.dropped, len(conversation.turns) + 1)
+    lengths: list[int] = []
+    for number in gone:
+        lengths.append(len(tokens.unchecked_ids(replace(conversation, dropped=number), question)))
+        if lengths[0] <= most:
+            return number
+    if lengths[-1] >= tokens.context_tokens:
+        return conversation.dropped  # nothing would help: the question itself is refused
+    roomy = (number for number, length in zip(gone[:-1], lengths, strict=False) if length <= most - spare)
+    tight = (number for number, length in zip(gone, lengths, strict=True) if length <= most)
+    return next(roomy, next(tight, gone[-1]))
+
+
+def _longest_answer(tokens: Tokens, sampling: Sampling) -> int:
+    if sampling.choices:
+        return max(map(len, tokens.option_ids(sampling.choices)))
+    return min(sampling.max_new_tokens, ANSWER_TOKENS)

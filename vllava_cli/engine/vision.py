@@ -1,15 +1,16 @@
-"""What the vision towers made of each clip, so that no clip is looked at twice while anyone still holds its frames."""
+"""The features that the vision towers give for each clip, computed once as long as the clip's frames are in use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 
-from vllava_cli.engine.cancel import Cancel
+from vllava_cli.engine.cancel import NEVER, Cancel
+from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.nouns import Fit, Frames, MediaKind
@@ -18,75 +19,68 @@ if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
 
 
+Features = dict[MediaKind, torch.Tensor]
+"""Rows [tokens, hidden] of all media of a kind, in the order of the prompt."""
+
+
 @dataclass(kw_only=True)
-class Sight:
+class VisionEncoder:
     """The features of clips, each computed once for a fit; a video of the 7B model takes 17 MB."""
 
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
-    """Loads what the model lacks to look at media of a kind. Errors: CheckpointError, MemoryShortError."""
-    cancel: Cancel = field(default_factory=Cancel)
-    """Is asked between the layers of a tower."""
+    """Loads the tower that the model lacks for media of a kind. Errors: CheckpointError, MemoryShortError."""
     calls: int = 0
-    """How many media went through a vision tower."""
+    """The number of media that went through a vision tower."""
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
 
-    def rows(
-        self, media: Sequence[Frames], fit: Fit, *, skipped: dict[MediaKind, int]
-    ) -> dict[MediaKind, torch.Tensor]:
-        """The projected features of all media, in prompt order, [tokens, hidden] for each kind.
-
-        `skipped` says how many rows of a kind are left out because the cache has them.
-        """
-        rows: dict[MediaKind, torch.Tensor] = {}
-        kinds: tuple[MediaKind, ...] = ("video", "image")
-        for kind in kinds:
-            parts = [medium for medium in media if medium.kind == kind]
-            known = skipped[kind] // self.tokens.tokens_of(kind)
-            if parts[known:]:
-                features = torch.cat([self.features(medium, fit) for medium in parts[known:]])
-                rows[kind] = features[skipped[kind] - known * self.tokens.tokens_of(kind) :]
+    def rows(self, prompt: Prompt, start: int, cancel: Cancel = NEVER) -> Features:
+        """The features of the prompt's placeholders from `start` on. Errors: CancelError."""
+        rows: Features = {}
+        for kind, token in self.tokens.placeholders.items():
+            media = [medium for medium in prompt.media if medium.kind == kind]
+            known, surplus = divmod(prompt.ids[:start].count(token), self.tokens.tokens_of(kind))
+            if media[known:]:
+                features = torch.cat([self.features(medium, prompt.fit, cancel) for medium in media[known:]])
+                rows[kind] = features[surplus:]
         return rows
 
     def forget(self) -> None:
-        """Frees all features; what is asked about again is looked at again."""
+        """Frees all features; the next question about a clip computes them again."""
         self._seen.clear()
 
-    def features(self, medium: Frames, fit: Fit) -> torch.Tensor:
-        """The projected features of one medium, [tokens, hidden]."""
-        return self.all_features((medium,), fit)[0]
+    def features(self, medium: Frames, fit: Fit, cancel: Cancel = NEVER) -> torch.Tensor:
+        """The projected features of one medium, [tokens, hidden]. Errors: CancelError."""
+        return self.all_features((medium,), fit, cancel)[0]
 
     @torch.inference_mode()
-    def all_features(self, media: Sequence[Frames], fit: Fit) -> list[torch.Tensor]:
+    def all_features(self, media: Sequence[Frames], fit: Fit, cancel: Cancel = NEVER) -> list[torch.Tensor]:
         """The projected features of each medium, [tokens, hidden]; those of a kind go through their tower together.
 
         Errors: CancelError.
         """
-        kinds: tuple[MediaKind, ...] = ("video", "image")
-        for kind in kinds:
+        for kind in self.tokens.placeholders:
             new = [medium for medium in media if medium.kind == kind and fit not in self._seen.get(medium, {})]
             if new:
-                for medium, features in zip(new, self._look(new, kind, fit), strict=True):
+                for medium, features in zip(new, self._encoded(new, kind, fit, cancel), strict=True):
                     self._seen.setdefault(medium, {})[fit] = features
                 self.calls += len(new)
         return [self._seen[medium][fit] for medium in media]
 
-    def _look(self, media: Sequence[Frames], kind: MediaKind, fit: Fit) -> tuple[torch.Tensor, ...]:
+    def _encoded(self, media: Sequence[Frames], kind: MediaKind, fit: Fit, cancel: Cancel) -> tuple[torch.Tensor, ...]:
         model, checkpoint = self.model, self.tokens.checkpoint
         name = f"{kind}_tower"
         if self.tower and getattr(model.model, name) is None:
             setattr(model.model, name, self.tower(kind))
         if kind == "video":
             pixels = torch.cat([video_pixels(medium, checkpoint.video_recipe, fit=fit) for medium in media])
-            output = self._passed(model.model.get_video_features, model.model.video_tower, pixels)
         else:
             pixels = torch.cat([image_pixels(medium, checkpoint.folder, fit=fit) for medium in media])
-            output = self._passed(model.model.get_image_features, model.model.image_tower, pixels)
+        features_of = getattr(model.model, f"get_{kind}_features")
+        tower = getattr(model.model, name)
+        layers = () if model.device.type == "cuda" else getattr(tower, "vision_model", tower).encoder.layers
+        with cancel.between(layers):
+            output = features_of(pixels.to(model.device, model.dtype))
         features: torch.Tensor = getattr(output, "pooler_output", output)
         return features.flatten(0, -2).chunk(len(media))
-
-    def _passed(self, features_of: Callable[[torch.Tensor], Any], tower: Any, pixels: torch.Tensor) -> Any:
-        layers = () if self.model.device.type == "cuda" else getattr(tower, "vision_model", tower).encoder.layers
-        with self.cancel.between(layers):
-            return features_of(pixels.to(self.model.device, self.model.dtype))

@@ -1,7 +1,8 @@
-"""Which quantised weights are kept on this disk, and of what: a folder each, named after all that they follow from.
+"""Quantised weights on this disk, a folder for each set, so that later starts needn't quantise again.
 
-A checkpoint that changed, another library or another form give another name: what is found under a name is what would
-be quantised anew. torch is not needed here, and nothing is written.
+The folder's name is a hash of the checkpoint's files, the form, the settings and the versions of the libraries, so a
+set can never be stale. A set is written under another name, brought to the disk and renamed in one step; a failure is
+no error: then nothing is kept. torch is not needed here.
 """
 
 from __future__ import annotations
@@ -9,35 +10,49 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllava_cli.engine.hub import shapes_in
-from vllava_cli.errors import CheckpointError
-from vllava_cli.nouns import Adapter, LoadPlan
+from vllava_cli.errors import CheckpointError, LockedError, OutputError, reason_of
+from vllava_cli.fit import free_gib, gib
+from vllava_cli.nouns import SILENT, Adapter, LoadPlan, Log
+from vllava_cli.storage.files import locked, private_fault, release, sync_folder
+
+if TYPE_CHECKING:
+    from transformers import VideoLlavaForConditionalGeneration
 
 LABEL = "kept.json"
-"""Says what a folder holds. It is written last."""
-
+"""Describes the set of a folder. It is written last."""
 LAYOUT = 2
-"""Of what is kept; raised where load.py begins to hold weights in another way."""
-
+"""The layout of the sets; raised where load.py begins to hold weights in another way."""
+PART = ".part"
+LOCK = ".lock"
 ORIGINAL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 LIBRARIES = ("transformers", "bitsandbytes", "torch")
+SHARD_SIZE = "1GB"
+"""The part of a GPU's weights that passes through RAM at once."""
+LEAST_BYTES = 1 << 26
+"""Less than this is quantised within seconds: on two cores of a CPU 0.5 GiB took 46 s, and 0.5 s to read again."""
+FREE_PER_BYTE = 2
+"""The bytes of the disk that must be free for each one that is kept: a cache is no reason to fill it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalFile:
-    """A file of the checkpoint, as far as it can be told without reading it."""
+    """A file of the checkpoint, as far as it is known without reading it."""
 
     path: str
     """Behind all links: in the hub's cache that is the name of its content."""
     bytes: int
     modified_ns: int
     changed_ns: int
-    """When its content or its name did: a copy that takes the old date with it has a new one here."""
+    """When its content or its name changed: a copy that takes the old date with it has a new one here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,97 +73,176 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """Quantised weights on this disk."""
+class CachedWeights:
+    """A set of quantised weights on this disk."""
 
     folder: Path
     model: str
-    """As the user named it who had them made."""
+    """The name by which a user had them made."""
     precision: str
     bytes: int
 
 
 def origin_of(
-    folder: Path,
-    plan: LoadPlan,
-    settings: dict[str, Any],
-    *,
-    adapter: Adapter | None = None,
+    folder: Path, plan: LoadPlan, settings: dict[str, Any], *, adapter: Adapter | None = None
 ) -> Origin | None:
-    """Of the checkpoint in `folder` under a plan that quantises; None where its files can't be looked at."""
+    """The origin of weights from the checkpoint in `folder` under a plan that quantises.
+
+    None where the checkpoint's files can't be looked at.
+    """
     try:
         paths = sorted({path.resolve(strict=True) for name in ORIGINAL_FILES for path in folder.glob(name)})
         files = tuple(_original(path) for path in paths)
     except OSError:
         return None
+    form = (plan.quantisation or "", plan.dtype, plan.device.partition(":")[0], *([adapter.sha256] if adapter else []))
     return Origin(
         files=files,
-        form=(
-            plan.quantisation or "",
-            plan.dtype,
-            plan.device.partition(":")[0],
-            *([adapter.sha256] if adapter else []),
-        ),
+        form=form,
         settings=json.dumps(settings, sort_keys=True, default=str),
         versions=tuple(_version(library) for library in LIBRARIES),
     )
 
 
 def cache_folder() -> Path:
-    """Where quantised weights are kept: below VLLAVA_CACHE, else ~/.cache/vllava on Linux."""
+    """The cache's folder: below VLLAVA_CACHE, else ~/.cache/vllava on Linux."""
     from platformdirs import user_cache_path
 
     wish = os.environ.get("VLLAVA_CACHE")
     return (Path(wish).expanduser() if wish else user_cache_path("vllava", appauthor=False)) / "quantised"
 
 
-def is_damaged(folder: Path) -> bool:
-    """Whether the files of kept weights are proved to be others than were written: by their sizes or their headers."""
-    if read_kept(folder) is None:
-        return True
+def all_cached(cache: Path) -> tuple[CachedWeights, ...]:
+    """All sets, by model; nothing where nothing is kept or can be read."""
+    found = (weights for folder in _folders(cache) if (weights := read_cached(folder)))
+    return tuple(sorted(found, key=lambda weights: (weights.model, weights.precision, weights.folder)))
+
+
+def read_cached(folder: Path) -> CachedWeights | None:
+    """The set in a folder; None for one that is not here, not complete or not ours."""
+    label = _label(folder)
+    if label is None:
+        return None
+    precision, size = label["origin"]["form"][0], sum(label["sizes"].values())
+    return CachedWeights(folder=folder, model=label["model"], precision=precision, bytes=size)
+
+
+def label_of(origin: Origin, model: str, folder: Path) -> str:
+    """The LABEL for the files that are in `folder` by now."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    return json.dumps({"model": model, "sizes": sizes, "origin": asdict(origin)}, indent=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightCache:
+    """Finds and keeps sets of quantised weights; one process writes at a time."""
+
+    folder: Path
+    log: Log = SILENT
+    least_bytes: int = LEAST_BYTES
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+
+    def find(self, origin: Origin) -> Path | None:
+        """The folder with weights of this origin, if there is one that nobody else could have written to."""
+        folder = self.folder / origin.name
+        if not read_cached(folder):
+            return None
+        for path in (self.folder, folder, *folder.iterdir()):
+            if fault := private_fault(path):
+                self._report(f"those kept in {folder} are not read: {path} is not yours alone, {fault}")
+                return None
+        return folder
+
+    def drop_if_damaged(self, folder: Path, reason: str) -> None:
+        """Removes a set that is proved to be damaged, by its sizes or headers, and says why another isn't used."""
+        if _is_damaged(folder):
+            self._report(f"those kept in {folder} are damaged and dropped; they are quantised anew")
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._report(f"those kept in {folder} stay there unused: {reason}")
+
+    def keep(self, model: VideoLlavaForConditionalGeneration, origin: Origin, *, named: str) -> None:
+        """Writes a model that was quantised just now, if it is worth it and the disk has enough free space."""
+        size = sum(value.nbytes for value in model.state_dict().values())
+        if size < self.least_bytes:
+            return
+        try:
+            self._check_folder(size)
+            with self._alone() as part:
+                if read_cached(self.folder / origin.name):  # another process was faster
+                    return
+                self._write(model, origin, part, named=named)
+        except LockedError:
+            self._report(f"not kept in {self.folder}: another vllava is keeping some there now")
+        except Exception as exc:  # a full disk has another type in each library
+            self._report(f"not kept in {self.folder}: {reason_of(exc)}")
+        else:
+            target = self.folder / origin.name
+            self.log.notice(
+                f"vllava: kept the {origin.form[0]} weights ({gib(size)}) in {target}; later starts read those."
+            )
+
+    def _report(self, what: str) -> None:
+        self.log.detail(f"weights: {what}.")
+
+    def _check_folder(self, size: int) -> None:
+        """Errors: OutputError for a folder that isn't the user's alone, or a disk with too little free space."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if fault := private_fault(self.folder):
+            raise OutputError(f"{fault}; run chmod 700, or set VLLAVA_CACHE to a folder of your own")
+        self.folder.chmod(0o700)
+        free = self.free_bytes(self.folder)
+        if free < FREE_PER_BYTE * size:
+            raise OutputError(f"they take {gib(size)}, and of the disk only {free_gib(free)} GiB are free")
+
+    @contextmanager
+    def _alone(self) -> Iterator[Path]:
+        """An empty PART that no other process writes to, removed in the end. Errors: LockedError, OutputError."""
+        descriptor = locked(self.folder / LOCK)
+        part = self.folder / PART
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(mode=0o700)
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            release(descriptor)
+
+    def _write(self, model: VideoLlavaForConditionalGeneration, origin: Origin, part: Path, *, named: str) -> None:
+        model.save_pretrained(part, max_shard_size=SHARD_SIZE)
+        (part / LABEL).write_text(label_of(origin, named, part), encoding="utf-8")
+        for path in part.iterdir():
+            with path.open("rb+") as file:  # a name may outlive a power cut that its content doesn't
+                os.fsync(file.fileno())
+        target = self.folder / origin.name
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        sync_folder(target)
+        for folder in self._outdated(origin):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _outdated(self, origin: Origin) -> Iterator[Path]:
+        """The sets of the same checkpoint in the same form, made before something changed."""
+        paths, form = [file.path for file in origin.files], list(origin.form)
+        for folder in _folders(self.folder):
+            label = _label(folder) if folder.name != origin.name else None
+            found = label and ([file["path"] for file in label["origin"]["files"]], label["origin"]["form"])
+            if found == (paths, form):
+                yield folder
+
+
+def _is_damaged(folder: Path) -> bool:
+    """True if sizes or headers prove that the files are not those that were written."""
     try:
         for path in folder.glob("*.safetensors"):
             shapes_in(path)
     except CheckpointError:
         return True
-    return False
-
-
-def all_kept(cache: Path) -> tuple[Kept, ...]:
-    """By model; nothing where nothing is kept or can be read."""
-    found = (kept for folder in _folders(cache) if (kept := read_kept(folder)))
-    return tuple(sorted(found, key=lambda kept: (kept.model, kept.precision, kept.folder)))
-
-
-def outdated(origin: Origin, cache: Path) -> list[Path]:
-    """What weights of this origin replace: those of the same checkpoint in the same form, before something changed."""
-    files, form = [file.path for file in origin.files], list(origin.form)
-    return [
-        folder
-        for folder in _folders(cache)
-        if folder.name != origin.name
-        and (label := _label(folder))
-        and ([file["path"] for file in label["origin"]["files"]], label["origin"]["form"]) == (files, form)
-    ]
-
-
-def read_kept(folder: Path) -> Kept | None:
-    """What a folder holds; None for one that is not here, not whole or not ours."""
-    label = _label(folder)
-    if label is None:
-        return None
-    precision, size = label["origin"]["form"][0], sum(label["sizes"].values())
-    return Kept(folder=folder, model=label["model"], precision=precision, bytes=size)
-
-
-def label_of(origin: Origin, model: str, folder: Path) -> str:
-    """What LABEL says of the files that are in `folder` by now."""
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    return json.dumps({"model": model, "sizes": sizes, "origin": asdict(origin)}, indent=1)
+    return read_cached(folder) is None
 
 
 def _label(folder: Path) -> Any:
-    """What LABEL says, where the files are as it says, else None."""
+    """The content of LABEL, where the files have the sizes that it names, else None."""
     try:
         label = json.loads((folder / LABEL).read_text(encoding="utf-8"))
         is_whole = all((folder / name).stat().st_size == size for name, size in label["sizes"].items())

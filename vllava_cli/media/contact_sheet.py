@@ -1,18 +1,25 @@
-"""What a contact sheet shows of a clip, and the sheet as a file: the time under each frame; or one frame alone."""
+"""A clip's frames for eyes: a contact sheet as the bytes of a file or as characters, with the time under each frame.
+
+As characters, a half block, ▀, is two pixels, its foreground the upper, its background the lower; `screen` turns the
+runs of one colour into what its terminal understands. The frames are those of the file, or the squares that the model
+gets, within two levels of 255: Pillow's bicubic stands in for torch's.
+"""
 
 from __future__ import annotations
 
 import io
 import math
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from vllava_cli.media.square import seen
-from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, Tiles, counted
+from vllava_cli.errors import MediaError
+from vllava_cli.media.preprocess import crop_corner, padding, padding_colour, short_side_size
+from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, Tiles, VideoRecipe, counted
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)
@@ -26,6 +33,24 @@ _LEAST_WIDTH = 600
 _LABEL = 30
 _LONG, _SHORT, _LEAST = 360, 160, 96
 """A tile's longest side, what a tiny picture is enlarged to, and a cell's least width: room for a time."""
+HALF = "▀"
+SHADES = " ░▒▓█"
+LETTERS = " .:-=+*#%@"
+_PER_ROW = (8, 4, 2, 1)
+_LEAST_COLUMNS = 8
+"""A tile's least width in columns: room for a time."""
+_COLUMN_GAP = 1
+_OTHER_LINES = 3
+"""The name, the facts, and the prompt that comes after."""
+_WORTH = 1.25
+"""Fewer tiles a row are taken only where they are larger by this factor."""
+_BICUBIC = Image.Resampling.BICUBIC
+_ROWS = 256
+_LONGEST = 1 << 18
+"""Pixels of a side of which the whole is resized."""
+
+Colour = tuple[int, int, int]
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +59,7 @@ class Sheet:
 
     name: str
     facts: str
-    tiles: npt.NDArray[np.uint8]
+    tiles: Pixels
     labels: tuple[str, ...]
     """Times; "" below an image."""
 
@@ -48,7 +73,7 @@ class Sheet:
 
 
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
-    """The same frames no larger than they are drawn. Errors: MediaError, as `square.seen`."""
+    """The same frames no larger than they are drawn. Errors: MediaError, as `seen`."""
     if tiles != "whole":
         return replace(frames, pixels=seen(frames, tiles, fit=fit))
     _, height, width, _ = frames.pixels.shape
@@ -57,7 +82,7 @@ def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class SheetLayout:
     """Where the tiles of a sheet are, in pixels."""
 
     columns: int
@@ -77,21 +102,51 @@ class Layout:
         return _MARGIN + column * (self.cell_width + _GAP) + inner, _HEADER + row * (self.tile[1] + _LABEL + _GAP)
 
 
-def lay_out(count: int, width: int, height: int) -> Layout:
-    """lay_out(8, 1920, 1080) → 4 x 2 tiles of 360x202; lay_out(8, 1080, 1920) → 8 x 1 of 202x360."""
+@dataclass(frozen=True, kw_only=True)
+class ColourRun:
+    """Neighbours of the same colours; None is the terminal's own."""
+
+    text: str
+    upper: Colour | None = None
+    lower: Colour | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CharacterGrid:
+    """How many tiles stand in a row, and each one's width and height in characters."""
+
+    per_row: int
+    columns: int
+    lines: int
+
+
+def seen(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Pixels:
+    """[T, S, S, 3]: what the model is shown of each frame, before the colours are normalised.
+
+    Errors: MediaError for a frame so long and thin that the whole of it doesn't fit into memory on the way.
+    """
+    height, width = frames.pixels.shape[1:3]
+    if fit != "crop" and max(height, width) > _LONGEST:
+        raise MediaError(f"A frame of {width}x{height} is too long and thin for --fit {fit}. Use --fit crop.")
+    square = {"crop": _cropped, "pad": _padded, "squash": _squashed}[fit]
+    return np.stack([np.asarray(square(Image.fromarray(pixels), recipe)) for pixels in frames.pixels])
+
+
+def sheet_layout(count: int, width: int, height: int) -> SheetLayout:
+    """sheet_layout(8, 1920, 1080) → 4 x 2 tiles of 360x202; sheet_layout(8, 1080, 1920) → 8 x 1 of 202x360."""
     tile = _tile(width, height)
     cell_width = max(tile[0], _LEAST)
     if count <= 8:
         columns = min(count, 2 if width >= 3 * height else 8 if height > 1.2 * width else 4)
     else:
         columns = min(8, math.ceil(math.sqrt(count * (tile[1] + _LABEL) / cell_width * 1.6)))
-    return Layout(columns=columns, rows=math.ceil(count / columns), tile=tile, cell_width=cell_width)
+    return SheetLayout(columns=columns, rows=math.ceil(count / columns), tile=tile, cell_width=cell_width)
 
 
 def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     """All tiles in order on dark paper, as the bytes of a file."""
     _, height, width, _ = sheet.tiles.shape
-    layout = lay_out(len(sheet.tiles), width, height)
+    layout = sheet_layout(len(sheet.tiles), width, height)
     paper = Image.new("RGB", layout.size, _PAPER)
     draw = ImageDraw.Draw(paper)
     room = layout.size[0] - 2 * _MARGIN
@@ -107,7 +162,7 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     return _encoded(paper, form)
 
 
-def frame_png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def frame_png(pixels: Pixels) -> bytes:
     """One frame [H, W, 3] as it is."""
     return _encoded(Image.fromarray(pixels), "PNG")
 
@@ -129,10 +184,6 @@ def facts(frames: Frames) -> str:
     return ", ".join(filter(None, [f"{clip.width}x{clip.height}", clip.codec, rate, length]))
 
 
-def _labels(frames: Frames) -> tuple[str, ...]:
-    return tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
-
-
 def printable(text: str) -> str:
     """What the built-in font can draw of a name: "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
@@ -147,6 +198,43 @@ def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: 
     while kept > 2 and font.getlength(_shortened(text, kept)) > room:
         kept -= 1
     return _shortened(text, kept)
+
+
+def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> Iterator[list[ColourRun]]:
+    """A list of runs for each line: tiles, and the labels below them.
+
+    With `shades`, characters from dark to bright, one for each two pixels, there are no colours.
+    """
+    _, height, width, _ = sheet.tiles.shape
+    grid = character_grid(len(sheet.tiles), width / height, columns, lines)
+    tiles = [_shrunk(tile, grid) for tile in sheet.tiles]
+    if shades:
+        tiles = _spread(tiles)
+    for first in range(0, len(tiles), grid.per_row):
+        row, labels = tiles[first : first + grid.per_row], sheet.labels[first : first + grid.per_row]
+        for line in range(grid.lines):
+            yield _joined([_runs(tile[2 * line], tile[2 * line + 1], shades) for tile in row])
+        if any(labels):
+            yield [ColourRun(text=(" " * _COLUMN_GAP).join(label.center(grid.columns) for label in labels).rstrip())]
+
+
+def character_grid(count: int, aspect: float, columns: int, lines: int) -> CharacterGrid:
+    """The largest tiles that all fit, or, where there is no room for all, those that scroll by.
+
+    (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
+    """
+    found: CharacterGrid | None = None
+    for per_row in sorted({min(each, count) for each in (*_PER_ROW, min(count, 8))}, reverse=True):
+        room = (lines - _OTHER_LINES) // math.ceil(count / per_row) - 1
+        grid = _grid(per_row, aspect, columns, room)
+        if grid.columns >= _LEAST_COLUMNS and (found is None or grid.columns >= _WORTH * found.columns):
+            found = grid
+    scrolling = max(1, min(4, count, (columns + _COLUMN_GAP) // (_LEAST_COLUMNS + _COLUMN_GAP)))
+    return found or _grid(scrolling, aspect, columns, lines)
+
+
+def _labels(frames: Frames) -> tuple[str, ...]:
+    return tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
 
 
 def _shortened(text: str, kept: int) -> str:
@@ -164,7 +252,7 @@ def _tile(width: int, height: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def _tile_of(pixels: npt.NDArray[np.uint8], tile: tuple[int, int]) -> Image.Image:
+def _tile_of(pixels: Pixels, tile: tuple[int, int]) -> Image.Image:
     image = Image.fromarray(pixels)
     if image.size == tile:
         return image
@@ -176,3 +264,70 @@ def _encoded(image: Image.Image, form: PictureForm) -> bytes:
     data = io.BytesIO()
     image.save(data, form, quality=95)
     return data.getvalue()
+
+
+def _grid(per_row: int, aspect: float, columns: int, lines: int) -> CharacterGrid:
+    """The largest tile of this width / height with `per_row` in a row of `columns`, and at most `lines` high."""
+    width = max(1, min((columns + _COLUMN_GAP) // per_row - _COLUMN_GAP, int(2 * lines * aspect)))
+    height = max(1, min(math.ceil(width / aspect / 2), lines))
+    return CharacterGrid(per_row=per_row, columns=width, lines=height)
+
+
+def _shrunk(tile: Pixels, grid: CharacterGrid) -> Pixels:
+    size = (grid.columns, 2 * grid.lines)
+    return np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS))
+
+
+def _spread(tiles: list[Pixels]) -> list[Pixels]:
+    """In greys, from black to white all over the sheet: few shades are told apart only where all are used."""
+    light = np.stack(tiles) @ np.array((0.299, 0.587, 0.114))
+    darkest, brightest = light.min(), light.max()
+    greys = (light - darkest) / max(brightest - darkest, 1.0) * 255
+    return list(np.repeat(greys[..., None], 3, axis=-1).astype(np.uint8))
+
+
+def _runs(upper: Pixels, lower: Pixels, shades: str | None) -> list[ColourRun]:
+    """Two rows of pixels [W, 3] → one line of characters."""
+    if shades:
+        levels = (upper[:, 0].astype(int) + lower[:, 0]) // 2
+        return [ColourRun(text="".join(shades[level * len(shades) // 256] for level in levels))]
+    pairs = zip(upper.tolist(), lower.tolist(), strict=True)
+    return [ColourRun(text=HALF, upper=_colour(above), lower=_colour(below)) for above, below in pairs]
+
+
+def _colour(pixel: list[int]) -> Colour:
+    red, green, blue = pixel
+    return red, green, blue
+
+
+def _joined(tiles: list[list[ColourRun]]) -> list[ColourRun]:
+    gap = ColourRun(text=" " * _COLUMN_GAP)
+    return [run for number, tile in enumerate(tiles) for run in ([gap, *tile] if number else tile)]
+
+
+def _cropped(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
+    """Only the part that stays is resized: all of a picture 1 pixel high would not fit into memory."""
+    height, width = short_side_size((image.height, image.width), recipe.short_side)
+    top, left = crop_corner((height, width), recipe)
+    across, down = image.width / width, image.height / height
+    bottom, right = top + recipe.crop_height, left + recipe.crop_width
+    return image.resize(
+        (recipe.crop_width, recipe.crop_height), _BICUBIC, (left * across, top * down, right * across, bottom * down)
+    )
+
+
+def _padded(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
+    """As of the whole square, which isn't made: some rows at a time are widened and resized, then the columns."""
+    side, top, left = padding((image.height, image.width))
+    colour = padding_colour(recipe.mean)
+    strip = Image.new("RGB", (recipe.crop_width, side), colour)
+    for first in range(0, image.height, _ROWS):
+        last = min(first + _ROWS, image.height)
+        rows = Image.new("RGB", (side, last - first), colour)
+        rows.paste(image.crop((0, first, image.width, last)), (left, 0))
+        strip.paste(rows.resize((recipe.crop_width, last - first), _BICUBIC), (0, top + first))
+    return _squashed(strip, recipe)
+
+
+def _squashed(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
+    return image.resize((recipe.crop_width, recipe.crop_height), _BICUBIC)

@@ -9,7 +9,6 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import av
 from av.container import InputContainer
@@ -18,10 +17,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.files import check_file
-
-MAX_PIXELS = 89_478_485
-"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+from vllava_cli.media.files import MAX_PIXELS, check_file
+from vllava_cli.nouns import Clip
 
 # Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left
 # out; the last line is here so that a sound file can be told from a file that isn't media.
@@ -32,9 +29,6 @@ _FORMATS = (
 )
 OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
-
-# PyAV 19 reads tags in any encoding by itself, and has no such argument.
-_LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
 
 # matroska, mpeg, ogg, asf, gif, png
 _SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG")
@@ -52,7 +46,7 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
     check_file(path)
     options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
     try:
-        with av.open(f"file:{path.absolute()}", "r", options=dict(options), **_LENIENT) as container:
+        with av.open(f"file:{path.absolute()}", "r", options=dict(options), metadata_errors="replace") as container:
             yield container
     except MemoryError:
         raise
@@ -75,12 +69,25 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def promised(container: InputContainer, stream: VideoStream) -> int:
-    """How many packets the container says it holds, 0 for unknown. An edit list shortens a mov's index, rightly."""
-    return len(stream.index_entries) if "mov" in container.format.name else stream.frames
+def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
+    """A video's facts by its container: the size as stored, and as many frames as there should be packets.
+
+    That number is 0 for unknown. An edit list shortens a mov's index, rightly.
+    """
+    context = stream.codec_context
+    return Clip(
+        path=path,
+        kind="video",
+        width=context.width,
+        height=context.height,
+        frame_count=len(stream.index_entries) if "mov" in container.format.name else stream.frames,
+        codec=codec_name(stream),
+        container=_container_name(container, path),
+        pixel_format=context.pix_fmt or "",
+    )
 
 
-def container_name(container: InputContainer, path: Path) -> str:
+def _container_name(container: InputContainer, path: Path) -> str:
     """FFmpeg's short name; of several, the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4"."""
     names = container.format.name.split(",")
     ending = path.suffix.lower().removeprefix(".")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from vllava_cli.measures import Bar, Line
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.measuring.lines import guarded_line, has_rivals, lines
 from vllava_cli.media.measuring.promises import bars
 from vllava_cli.media.measuring.race import FFMPEG, FLOORS, GUARDED, LOOP, OURS, TORCHCODEC, Race, race
@@ -79,7 +79,7 @@ def _raced(
 ) -> tuple[Clip, Race]:
     if is_interrupted():
         raise KeyboardInterrupt
-    with Guard(limits) as guard:
+    with DecoderClient(limits) as guard:
         clip = guard.sample(path, Framing()).clip
         _read_through(path, is_interrupted)
         chosen = ways if has_rivals(clip) else [way for way in ways if way in (GUARDED, OURS)]
@@ -87,13 +87,13 @@ def _raced(
         return clip, Race(results=race(runners, repeat, is_interrupted=is_interrupted))
 
 
-def _runner(way: str, path: Path, limits: DecodeLimits, guard: Guard, is_interrupted: IsInterrupted) -> Runner:
+def _runner(way: str, path: Path, limits: DecodeLimits, guard: DecoderClient, is_interrupted: IsInterrupted) -> Runner:
     if way == GUARDED:
         return partial(_guarded, path, guard)
     return partial(turn, way, path, limits_for(way, limits), is_interrupted=is_interrupted)
 
 
-def _guarded(path: Path, guard: Guard) -> Turn:
+def _guarded(path: Path, guard: DecoderClient) -> Turn:
     """Errors: MediaError."""
     started_s = time.perf_counter()
     frames = guard.sample(path, Framing())

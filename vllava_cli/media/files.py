@@ -1,4 +1,4 @@
-"""What can be said of a file before a decoder is needed: whether it may be read, and its name in a sentence."""
+"""Files before a decoder is needed: whether they may be read, how messages name them, and the endings of media."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from pathlib import Path
 
 from vllava_cli.errors import MediaError, quoted
 
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".m2ts", ".mts", ".ts"),
+)
+"""The likeliest first: where only the name of a clip is known and several files have it, this order decides."""
+IMAGE_SUFFIXES = (".apng", ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),

@@ -1,4 +1,4 @@
-"""What a clip was, to tell later whether it is still the same: its size and the SHA-256 of its content."""
+"""Whether a clip is still the same as before: by its size and the SHA-256 of its content."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.interrupt import never
+from vllava_cli.media.files import check_file, is_folder
 from vllava_cli.storage.files import CHUNK_BYTES
 
 
 class StoppedError(Exception):
-    """Not a failure: the caller asked for it."""
+    """The caller asked to stop; not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """Of a folder: the bytes of its pictures together, and one SHA-256 over their names and contents in order."""
+    """The size and content of a file; of a folder, of its pictures together, with their names and in their order."""
 
     bytes: int
     sha256: str
@@ -44,7 +45,7 @@ class Hashing:
     def begin(self, path: Path) -> Future[Fingerprint]:
         """The file is opened at once: what replaces it or removes it later changes nothing. Raises no error itself."""
         try:
-            file = None if _is_folder(path) else _opened(path)
+            file = None if is_folder(path) else _opened(path)
         except MediaError as exc:
             failed: Future[Fingerprint] = Future()
             failed.set_exception(exc)
@@ -61,7 +62,7 @@ class Hashing:
 
 def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerprint:
     """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
-    if not _is_folder(path):
+    if not is_folder(path):
         return _fingerprint_of(_opened(path), path, is_stopped)
     whole, size = hashlib.sha256(), 0
     for picture in _pictures(path):
@@ -93,8 +94,6 @@ def resized(path: Path, size: int) -> str | None:
 
 
 def _opened(path: Path) -> BinaryIO:
-    from vllava_cli.media.files import check_file
-
     check_file(path)
     try:
         return path.open("rb", buffering=0)
@@ -123,7 +122,7 @@ def _unreadable(path: Path, exc: OSError) -> MediaError:
 
 def _size(path: Path) -> int:
     try:
-        files = _pictures(path) if _is_folder(path) else (path,)
+        files = _pictures(path) if is_folder(path) else (path,)
         return sum(file.stat().st_size for file in files)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise MediaError(f"There is no file {quoted(path)} any more.") from exc
@@ -132,12 +131,6 @@ def _size(path: Path) -> int:
 
 
 def _pictures(path: Path) -> tuple[Path, ...]:
-    from vllava_cli.media.folder import pictures
+    from vllava_cli.media.images import folder_pictures
 
-    return pictures(path)
-
-
-def _is_folder(path: Path) -> bool:
-    from vllava_cli.media.files import is_folder
-
-    return is_folder(path)
+    return folder_pictures(path)

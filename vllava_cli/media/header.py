@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
-from vllava_cli.media.container import codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.container import opened, stored_clip, video_stream
 from vllava_cli.media.files import check_file
-from vllava_cli.media.images import look, opened_image, turn_of
+from vllava_cli.media.images import look, opened_image, stored_image, turn_of
 from vllava_cli.nouns import Clip
 
 _MICROSECONDS = 1_000_000
@@ -45,51 +46,24 @@ def _undecoded(path: Path) -> Clip | None:
 
 def _still(path: Path) -> Clip:
     with opened_image(path) as image:
-        turn, codec = turn_of(image), (image.format or "").lower()
-        is_upright = turn.rotation in (0, 180) or codec == "tiff"  # whose size Pillow turns by itself
-        width, height = image.size if is_upright else image.size[::-1]
-        return Clip(
-            path=path,
-            kind="image",
-            width=width,
-            height=height,
-            frame_count=1,
-            codec=codec,
-            container=codec,
-            pixel_format=image.mode.lower(),
-            rotation=turn.rotation,
-        )
+        stored, turn = stored_image(path, image), turn_of(image)
+        has_own_turn = stored.codec == "tiff"  # Pillow turns its size by itself
+        width, height = image.size if has_own_turn else turn.turned(image.size)
+        return replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation)
 
 
 def _animation(path: Path) -> Clip:
     with opened_image(path) as image:
-        codec = (image.format or "").lower()
-        return Clip(
-            path=path,
-            kind="video",
-            width=image.width,
-            height=image.height,
-            frame_count=getattr(image, "n_frames", 1),
-            codec=codec,
-            container=codec,
-            pixel_format=image.mode.lower(),
-        )
+        return replace(stored_image(path, image), kind="video")
 
 
 def _video(path: Path, *, has_decoders: bool) -> Clip:
     with opened(path, has_decoders=has_decoders) as container:
         stream = video_stream(container, path)
-        return Clip(
-            path=path,
-            kind="video",
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            frame_count=promised(container, stream),
+        return replace(
+            stored_clip(container, stream, path),
             duration_s=_duration_s(container, stream),
             fps=_positive(stream.average_rate or stream.guessed_rate),
-            codec=codec_name(stream),
-            container=container_name(container, path),
-            pixel_format=stream.codec_context.pix_fmt or "",
         )
 
 

@@ -1,20 +1,25 @@
-"""Images, read with Pillow; `look` tells by content whether a file is a still image, an animation or a video.
+"""Images, read with Pillow: stills, animations that FFmpeg can't read (WebP, AVIF), and folders of pictures as clips.
 
-Pillow runs with the plugins named here only, so that a file can't choose one that starts other programs.
+`look` finds by content whether a file is a still image, an animation or a video. Pillow runs with the plugins named
+here only, so that a file can't choose one that starts other programs.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -29,14 +34,15 @@ from PIL import (
 )
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.container import MAX_PIXELS, check_size
-from vllava_cli.media.files import check_file
-from vllava_cli.media.upright import Orientation, upright
-from vllava_cli.nouns import Clip, Frames
+from vllava_cli.media.container import check_size
+from vllava_cli.media.files import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
+from vllava_cli.media.pictures import Orientation, Pixels, upright
+from vllava_cli.media.select import choose
+from vllava_cli.nouns import Clip, Frames, Framing
 
 Look = Literal["still", "animation", "video"]
 
-# BackgroundImport a plugin registers it; Pillow would import all of them for a format that is missing.
+# Importing a plugin registers it; Pillow would import all of them for a format that is missing.
 _PLUGINS = (
     JpegImagePlugin,
     PngImagePlugin,
@@ -59,6 +65,14 @@ _TURNS = {
     8: Orientation(rotation=270),
 }
 
+MAX_ENTRIES = 100_000
+_PICTURES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".heic"), ".pgm", ".pnm", ".ppm")
+_SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|P[1-6]\s|RIFF....WEBP|....ftyp(avi[fs]|mif1|msf1)", re.DOTALL
+)
+_TICK_S = 0.0015
+"""Steps that differ by less are equal: an animation's times are kept in whole milliseconds."""
+
 IMAGE_ERRORS = (
     OSError,
     SyntaxError,
@@ -77,32 +91,80 @@ def read_still(path: Path) -> Frames:
     """The image as one upright RGB frame at 0 s, as `Image.convert("RGB")` has it: transparency is dropped."""
     check_file(path)
     with opened_image(path) as image:
-        pages, pixel_format = getattr(image, "n_frames", 1), image.mode.lower()
-        codec = (image.format or "").lower()
-        turn = turn_of(image)
+        stored, turn = stored_image(path, image), turn_of(image)
         loaded = rgb(image)[np.newaxis]
         pixels = upright(loaded, turn_of(image))  # again, because Pillow turns a TIFF by itself while it loads it
-    faults = (
-        (f"Only the first of the {pages} pages of {quoted(path)} is used.",) if codec == "tiff" and pages > 1 else ()
-    )
-    _, height, width, _ = pixels.shape
-    clip = Clip(
-        path=path,
-        kind="image",
-        width=width,
-        height=height,
-        frame_count=1,
-        codec=codec,
-        container=codec,
-        pixel_format=pixel_format,
-        rotation=turn.rotation,
-        faults=faults,
-    )
+    pages, (_, height, width, _) = stored.frame_count, pixels.shape
+    fault = f"Only the first of the {pages} pages of {quoted(path)} is used."
+    faults = (fault,) if stored.codec == "tiff" and pages > 1 else ()
+    clip = replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation, faults=faults)
     return Frames(clip=clip, pixels=pixels, times_s=(0.0,))
 
 
+def read_animation(path: Path, framing: Framing) -> Frames:
+    """The frames that a framing asks for, each composed over those before it; durations give the times."""
+    with opened_image(path) as image:
+        starts_s, duration_s = _starts(image, path)
+        chosen = choose(starts_s, framing, duration_s=duration_s, name=quoted(path))
+        frames = {index: _frame(image, index) for index in sorted(set(chosen))}
+        stored = stored_image(path, image)
+    decoded, expected = len(starts_s), stored.frame_count
+    fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
+    clip = replace(
+        stored,
+        kind="video",
+        frame_count=decoded,
+        duration_s=duration_s,
+        fps=decoded / duration_s if duration_s else None,
+        is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
+        way="decode",
+        way_reason="Decoded through: each frame of an animation is drawn over those before it.",
+        faults=(fault,) if decoded < expected else (),
+    )
+    pixels = np.stack([frames[index] for index in chosen])
+    return Frames(clip=clip, pixels=pixels, times_s=tuple(starts_s[index] for index in chosen))
+
+
+def read_folder(path: Path, framing: Framing) -> Frames:
+    """A folder of pictures as a clip of one second each, all as large as the first shown; only those are decoded."""
+    pictures, others = _listing(path)
+    count = len(pictures)
+    chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
+    stills = {index: _picture(pictures[index]) for index in sorted(set(chosen))}
+    first = stills[min(stills)].clip
+    clip = Clip(
+        path=path,
+        kind="video",
+        width=first.width,
+        height=first.height,
+        frame_count=count,
+        duration_s=float(count),
+        fps=1.0,
+        codec=first.codec,
+        container="folder",
+        pixel_format=first.pixel_format,
+        is_rate_constant=True,
+        way="seek",
+        way_reason="Each picture is a file of its own: only those that are shown are read.",
+        faults=tuple(_faults(path, others, [still.clip for still in stills.values()])),
+    )
+    pixels = np.stack([_scaled(stills[index], first) for index in chosen])
+    return Frames(clip=clip, pixels=pixels, times_s=tuple(float(index) for index in chosen))
+
+
+def folder_pictures(path: Path) -> tuple[Path, ...]:
+    """The pictures directly in a folder, in the order in which they are shown. Errors: MediaError."""
+    return _listing(path)[0]
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts as people count: natural("b.png") < natural("B2.png") < natural("b10.png")."""
+    parts = re.split(r"(\d+)", Path(name).stem.casefold())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
 def look(path: Path) -> Look:
-    """Tells the kinds apart by content: an animation moves like a video, but FFmpeg can't decode it."""
+    """The kind of a file by its content: an animation moves like a video, but FFmpeg can't decode it."""
     try:
         with opened_image(path) as image:
             if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _has_second_frame(image):
@@ -139,7 +201,22 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
-def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def stored_image(path: Path, image: Image.Image) -> Clip:
+    """An image's facts by its header: the size as stored, and all of its frames or pages."""
+    codec = (image.format or "").lower()
+    return Clip(
+        path=path,
+        kind="image",
+        width=image.width,
+        height=image.height,
+        frame_count=getattr(image, "n_frames", 1),
+        codec=codec,
+        container=codec,
+        pixel_format=image.mode.lower(),
+    )
+
+
+def rgb(image: Image.Image) -> Pixels:
     """[H, W, 3]. Sixteen-bit grey is reduced to its high byte; Pillow alone would turn most of it white."""
     if not image.mode.startswith("I"):
         return np.asarray(image.convert("RGB"))
@@ -156,3 +233,87 @@ def turn_of(image: Image.Image) -> Orientation:
     except IMAGE_ERRORS:
         value = 1
     return _TURNS.get(value, Orientation())
+
+
+def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
+    """Seconds at which each decodable frame starts, and the last one ends: 0.1 s and 0.2 s long → ((0.0, 0.1), 0.3)."""
+    starts_ms = [0]
+    for index in range(getattr(image, "n_frames", 1)):
+        try:
+            image.seek(index)
+            image.load()
+        except IMAGE_ERRORS:
+            break
+        starts_ms.append(starts_ms[-1] + int(image.info.get("duration", 0)))
+    if len(starts_ms) == 1:
+        raise MediaError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
+    return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
+
+
+def _frame(image: Image.Image, index: int) -> Pixels:
+    image.seek(index)
+    return rgb(image)
+
+
+def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
+    """The pictures directly in a folder, in order, and the number of other entries; hidden ones don't count."""
+    try:
+        with os.scandir(path) as entries:
+            visible = list(islice((entry for entry in entries if not entry.name.startswith(".")), MAX_ENTRIES + 1))
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise MediaError(f"{quoted(path)} can't be read: {reason}. Check the folder.") from exc
+    if len(visible) > MAX_ENTRIES:
+        raise MediaError(
+            f"{quoted(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
+        )
+    names = sorted((entry.name for entry in visible if _is_picture(entry)), key=natural)
+    if names:
+        return tuple(path / name for name in names), len(visible) - len(names)
+    if any(entry.name.lower().endswith(VIDEO_SUFFIXES) for entry in visible):
+        raise MediaError(f"{quoted(path)} has videos but no pictures in it. Name the videos themselves.")
+    raise MediaError(f"{quoted(path)} is a folder. Name the video or image files in it.")
+
+
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    """Looks at the name's ending, then at the first bytes; a file that may not be read passes until it is picked."""
+    if not entry.name.lower().endswith(_PICTURES):
+        return False
+    try:
+        if not stat.S_ISREG(entry.stat().st_mode):
+            return False
+        with Path(entry.path).open("rb") as file:
+            return bool(_SIGNATURES.match(file.read(12)))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def _picture(path: Path) -> Frames:
+    try:
+        return read_still(path)
+    except UnidentifiedImageError as exc:
+        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
+
+
+def _scaled(still: Frames, first: Clip) -> Pixels:
+    pixels: Pixels = still.pixels[0]
+    if (still.clip.width, still.clip.height) == (first.width, first.height):
+        return pixels
+    return rgb(Image.fromarray(pixels).resize((first.width, first.height), Image.Resampling.BICUBIC))
+
+
+def _faults(path: Path, others: int, read: Sequence[Clip]) -> Iterator[str]:
+    if others:
+        entries = "1 entry" if others == 1 else f"{others} entries"
+        yield f"{entries} of {quoted(path)} left out: not a picture."
+    first = read[0]
+    scaled = sum((clip.width, clip.height) != (first.width, first.height) for clip in read)
+    if scaled:
+        yield (
+            f"{scaled} of the {len(read)} pictures read from {quoted(path)} were scaled to the size of the first, "
+            f"{first.width}x{first.height}."
+        )
+    for clip in read:
+        yield from clip.faults

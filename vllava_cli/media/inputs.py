@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllava_cli.errors import UsageError, os_reason, quoted
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
 from vllava_cli.nouns import STDIN
 
 MAX_BYTES = 256 << 20

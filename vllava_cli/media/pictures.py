@@ -1,7 +1,10 @@
-"""One decoded frame → RGB, by the conversion of transformers' documentation; and the display matrix it carries."""
+"""Decoded frames → upright RGB: the conversion of transformers' documentation, then the turn of the display matrix."""
 
 from __future__ import annotations
 
+import math
+import struct
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +14,18 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orientation:
+    """How to bring a stored picture upright: mirror it left to right, then turn it clockwise by `rotation` degrees."""
+
+    rotation: int = 0
+    is_mirrored: bool = False
+
+    def turned(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Two sides of the stored picture, once it is upright: (1920, 1080) → (1080, 1920) after 90 degrees."""
+        return size[::-1] if self.rotation in (90, 270) else size
 
 
 class Converter:
@@ -48,6 +63,32 @@ def matrix_of(frame: VideoFrame) -> bytes | None:
         return bytes(cast("Any", attached)["DISPLAYMATRIX"])
     except KeyError:
         return None
+
+
+def orientation_of(matrix: bytes | None) -> Orientation:
+    """Reads a display matrix: nine 32-bit numbers a b u c d v x y w map (x, y) to (ax + cy, bx + dy), y downwards.
+
+    a = 0, b = 1, c = -1, d = 0 → 90 degrees clockwise. Angles between the right ones are rounded to the nearest.
+    """
+    if matrix is None or len(matrix) != 36:
+        return Orientation()
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
+    if a * d == b * c:
+        return Orientation()
+    is_mirrored = a * d < b * c
+    sign = -1 if is_mirrored else 1
+    quarters = round(math.degrees(math.atan2(sign * b, sign * a)) / 90)
+    return Orientation(rotation=quarters % 4 * 90, is_mirrored=is_mirrored)
+
+
+def upright(pixels: Pixels, turn: Orientation) -> Pixels:
+    """pixels [T, H, W, 3] → [T, H, W, 3], or [T, W, H, 3] after 90 or 270 degrees."""
+    if turn == Orientation():
+        return pixels
+    if turn.is_mirrored:
+        pixels = pixels[:, :, ::-1]
+    turned = np.rot90(pixels, k=-turn.rotation // 90, axes=(1, 2))
+    return np.ascontiguousarray(turned)
 
 
 def _unnamed(kinds: type[Type], value: int) -> Type:

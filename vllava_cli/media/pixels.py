@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vllava_cli.errors import CheckpointError
-from vllava_cli.media.square import Size, crop_corner, padding, padding_colour, short_side_size
+from vllava_cli.media.preprocess import Size, crop_corner, padding, padding_colour, short_side_size
 from vllava_cli.nouns import Checkpoint, Fit, Frames, MediaKind, VideoRecipe
 
 

@@ -1,6 +1,6 @@
-"""Reads how a checkpoint wants its video frames prepared; torch-free, and nothing but the JSON files is opened.
+"""How a checkpoint wants its video frames prepared, and the sizes that follow; only its JSON files are opened.
 
-Only what `pixels` reproduces exactly is accepted: another recipe is an error, never silently other pixels.
+Free of torch. Only what `pixels` reproduces exactly is accepted: another recipe is an error, never other pixels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pathlib import Path
 from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import VideoRecipe
 from vllava_cli.storage.fields import read_object
+
+Size = tuple[int, int]
+"""(height, width)"""
 
 MOST_SIDE = 4096
 """Pixels of a frame as the model takes it."""
@@ -55,6 +58,32 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
 def has_recipe(folder: Path) -> bool:
     """Whether a file says how frames are prepared. Errors: CheckpointError where it can't be read."""
     return _found(folder) is not None
+
+
+def short_side_size(size: Size, short_side: int) -> Size:
+    """The size once its short side is `short_side`, the long one truncated: (480, 640) to 224 → (224, 298)."""
+    height, width = size
+    if width <= height:
+        return int(short_side * height / width), short_side
+    return short_side, int(short_side * width / height)
+
+
+def crop_corner(size: Size, recipe: VideoRecipe) -> tuple[int, int]:
+    """(top, left) of the square that is cut from the middle: (224, 298) → (0, 37)."""
+    height, width = size
+    return int((height - recipe.crop_height) / 2.0), int((width - recipe.crop_width) / 2.0)
+
+
+def padding(size: Size) -> tuple[int, int, int]:
+    """(side, top, left) of a picture in the middle of a square; the odd row or column goes below or right."""
+    height, width = size
+    side = max(height, width)
+    return side, (side - height) // 2, (side - width) // 2
+
+
+def padding_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
+    """The mean as a colour: (0.481, 0.458, 0.408) → (123, 117, 104)."""
+    return tuple(round(value * 255) for value in mean)
 
 
 def _find(folder: Path) -> tuple[Path, Mapping[str, object]]:

@@ -26,9 +26,8 @@ from vllava_cli.batch.request import Destination, RayOptions
 from vllava_cli.batch.rows import Result
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.hub import Source
-from vllava_cli.media.decoder.read_ahead import Read
-from vllava_cli.nouns import Frames
+from vllava_cli.media.decoder.pool import Read
+from vllava_cli.nouns import Frames, Source
 
 Said = ClipJobs | str | None
 

@@ -22,7 +22,7 @@ from vllava_cli.batch.executors.local import LocalExecutor
 from vllava_cli.batch.rows import Result
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MediaError, VllavaError
-from vllava_cli.media.decoder.read_ahead import Read
+from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing, Sampling
 

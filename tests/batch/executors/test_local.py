@@ -18,7 +18,7 @@ from vllava_cli.batch.rows import Result
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.media.decoder.read_ahead import Read
+from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
 

@@ -16,7 +16,7 @@ from vllava_cli.batch.executors.ray_driver import RayExecutor
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.request import Destination, RayOptions
 from vllava_cli.batch.rows import Result
-from vllava_cli.engine.hub import Source
+from vllava_cli.nouns import Source
 
 QUESTIONS = ("What happens in this video?", "What colour is it?")
 

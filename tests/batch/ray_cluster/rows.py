@@ -14,9 +14,8 @@ from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.request import BatchRequest, Destination, Inputs, RayOptions
 from vllava_cli.batch.rows import JobError, Result, RunInfo, row_of
 from vllava_cli.demo import CHECKPOINT
-from vllava_cli.engine.hub import Source
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Framing, Sampling, Source, Wishes
 
 ABOUT = RunInfo(model="demo", revision=None)
 RECIPE = read_video_recipe(CHECKPOINT)

@@ -142,10 +142,7 @@ def test_a_store_that_can_not_be_written_to_is_told_in_a_sentence(store: Any) ->
         pass
 
 
-def test_a_clip_is_fetched_and_decoded(
-    store: Any, bucket: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path / "cache"))
+def test_a_clip_is_fetched_and_decoded(store: Any, bucket: Destination, tmp_path: Path) -> None:
     name = str(bucket.parts).split("/")[2]
     store.upload_file(str(CLIPS / "blue-star-grows.mp4"), name, "a b.mp4")
     store.put_object(Bucket=name, Key="bad.mp4", Body=b"no video")

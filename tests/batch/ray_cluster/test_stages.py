@@ -17,7 +17,7 @@ from vllava_cli.batch.executors.ray_actors import CLIP, RESULT, EngineActor, Sta
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, make_jobs
 from vllava_cli.batch.rows import Result
 from vllava_cli.demo import CLIPS
-from vllava_cli.media.decoder.client import Guard
+from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import fingerprint
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.select import spread
@@ -47,7 +47,7 @@ def test_frames_are_sent_as_small_as_the_model_takes_them(setup: StageSetup, fit
     found = decoded(clip_of(clip), framed(setup, framing)).frames
     assert found
     assert found.pixels.shape == (8, RECIPE.short_side, RECIPE.short_side, 3)
-    guard = Guard(DecodeLimits())
+    guard = DecoderClient(DecodeLimits())
     whole = guard.sample(clip, framing)
     guard.kill()
     assert (found.clip, found.times_s) == (whole.clip, whole.times_s)
@@ -82,10 +82,7 @@ def test_a_clip_is_hashed_where_it_is_decoded(setup: StageSetup, tmp_path: Path)
     assert (told.bytes, told.sha256) == (clip.stat().st_size, fingerprint(clip).sha256)
 
 
-def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(
-    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path / "cache"))
+def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(store: Any, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "short.mp4", 3)
     store.create_bucket(Bucket="hashed")
     store.upload_file(str(clip), "hashed", "short.mp4")

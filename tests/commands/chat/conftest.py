@@ -60,7 +60,7 @@ class Stage:
     @property
     def calls(self) -> int:
         """How many clips were encoded."""
-        return self.chat.engine.sight.calls
+        return self.chat.engine.vision.calls
 
     def rows(self, path: Path | None = None) -> list[dict[str, Any]]:
         """The rows behind the header of the session file."""
@@ -93,9 +93,9 @@ def stage(
     """Makes chats about shipped clips, in an empty folder and with a state folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    engine.memory = None
-    engine.sight.forget()
-    engine.sight.calls = 0
+    engine.prompt_cache = None
+    engine.vision.forget()
+    engine.vision.calls = 0
     stages: list[Stage] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the model is tiny: on a busy machine threads wait for each other

@@ -497,5 +497,5 @@ def test_ids_that_a_tokenizer_would_not_choose_stay(here: Stage, tmp_path: Path)
     assert "edited" not in here.enter("/load saved.jsonl")
     here.enter("And the background?")
     assert here.chat.conversation.turns[0].answer_ids == tuple(spelt)
-    assert here.chat.engine.memory
-    assert ",".join(map(str, spelt)) in ",".join(map(str, here.chat.engine.memory.ids))
+    assert here.chat.engine.prompt_cache
+    assert ",".join(map(str, spelt)) in ",".join(map(str, here.chat.engine.prompt_cache.ids))

@@ -109,7 +109,7 @@ def test_edit_asks_again_in_place_of_a_turn_and_drops_what_follows(here: Stage) 
 def test_an_edit_far_back_is_answered_as_in_a_new_conversation(here: Stage, stage: Make) -> None:
     here.enter(COLOUR, BACKGROUND, "/edit 2 Is there a dog?")
     edited = here.chat.conversation.turns[1]
-    here.chat.engine.memory = None
+    here.chat.engine.prompt_cache = None
     fresh = stage(CLIP)
     fresh.enter(HAPPENS, "Is there a dog?")
     assert edited.answer_ids == fresh.chat.conversation.turns[1].answer_ids
@@ -221,7 +221,7 @@ def test_a_clip_attached_twice_is_encoded_once(here: Stage) -> None:
     assert here.calls == 1
     cached = here.chat.conversation.turns[1].answer_ids
     assert stats(here).prompt_tokens > 2 * 136
-    here.chat.engine.memory = None
+    here.chat.engine.prompt_cache = None
     here.enter("/retry")
     assert here.chat.conversation.turns[1].answer_ids == cached
 

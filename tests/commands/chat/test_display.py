@@ -32,7 +32,7 @@ def turn(question: str, answer: str, *media: Frames, stop_reason: StopReason = "
 
 
 def shown(engine: Engine, conversation: Conversation, settings: Settings | None = None) -> list[tuple[str, str]]:
-    engine.sight.calls = 0
+    engine.vision.calls = 0
     return list(state_rows(engine, conversation, settings or Settings(), file="here.jsonl"))
 
 

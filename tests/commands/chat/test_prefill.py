@@ -43,7 +43,7 @@ def test_the_clip_is_in_the_cache_when_the_question_comes(here: Stage) -> None:
     stats = here.chat.conversation.turns[0].stats
     assert stats.reused_tokens >= 136
     assert (stats.tower_calls, here.calls) == (0, 1)
-    here.chat.engine.memory = None
+    here.chat.engine.prompt_cache = None
     assert here.enter("/retry --guard on") == said
 
 
@@ -59,7 +59,7 @@ def test_what_is_read_already_or_not_there_is_not_read(stage: Make, here: Stage)
 
 def test_a_resumed_conversation_is_read_up_to_its_last_answer(here: Stage) -> None:
     here.enter(HAPPENS)
-    here.chat.engine.memory = None
+    here.chat.engine.prompt_cache = None
     here.chat.prefill_next()
     finish(here)
     finished = len(here.chat.engine.tokens.finished_ids(here.chat.conversation))
@@ -71,7 +71,7 @@ def test_a_reading_that_is_stopped_at_once_costs_nothing(here: Stage) -> None:
     plain = here.enter(HAPPENS)
     here.enter("/undo")
     for _ in range(20):
-        here.chat.engine.memory = None
+        here.chat.engine.prompt_cache = None
         here.chat.prefill_next()
         here.chat.prefill.stop()
     assert here.enter(HAPPENS) == plain
@@ -88,15 +88,15 @@ def test_a_stop_waits_for_one_chunk_only(here: Stage, engine: Engine, monkeypatc
     here.chat.prefill_next()
     here.chat.prefill.stop()
     hook.remove()
-    assert engine.memory
-    assert len(engine.memory.ids) <= 10
+    assert engine.prompt_cache
+    assert len(engine.prompt_cache.ids) <= 10
 
 
 def test_the_engine_is_free_before_a_question_is_asked(here: Stage, engine: Engine) -> None:
     here.chat.prefill_next()
     assert here.chat.prefill._reading
     busy: list[bool] = []
-    hook = engine.sight.model.lm_head.register_forward_pre_hook(lambda *_: busy.append(is_reading(here)))
+    hook = engine.vision.model.lm_head.register_forward_pre_hook(lambda *_: busy.append(is_reading(here)))
     here.enter(HAPPENS)
     hook.remove()
     assert not any(busy[-5:])
@@ -127,8 +127,8 @@ def test_what_is_done_while_clips_are_read_changes_no_answer(line: str, stage: M
         here.chat.has_editor = is_ahead
         for entry in (HAPPENS, "/show", line, "/show", "What colour is it?"):
             here.chat.prefill.stop()
-            engine.memory = None
-            engine.sight.forget()
+            engine.prompt_cache = None
+            engine.vision.forget()
             here.chat.prefill_next()
             here.enter(entry)
         answers.append([turn.answer_ids for turn in here.chat.conversation.turns])
@@ -143,9 +143,9 @@ def test_reading_goes_on_where_it_was_stopped_without_a_second_look(stage: Make,
         here.chat.prefill.start(here.chat.conversation)
     finish(here)
     said = here.enter("What shape is it?")
-    assert (engine.sight.calls, here.chat.conversation.turns[0].stats.tower_calls) == (3, 0)
-    engine.memory = None
-    engine.sight.forget()
+    assert (engine.vision.calls, here.chat.conversation.turns[0].stats.tower_calls) == (3, 0)
+    engine.prompt_cache = None
+    engine.vision.forget()
     assert alone.enter("What shape is it?") == said
     assert alone.chat.conversation.turns[0].answer_ids == here.chat.conversation.turns[0].answer_ids, (
         "what was read in small chunks gives the same tokens"

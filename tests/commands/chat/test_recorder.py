@@ -226,8 +226,8 @@ def test_a_restored_conversation_answers_as_the_one_that_went_on(here: Stage, st
     went_on = here.enter(COLOUR)
 
     again = stage()
-    again.chat.engine.memory = None
-    again.chat.engine.sight.forget()
+    again.chat.engine.prompt_cache = None
+    again.chat.engine.vision.forget()
     again.resume(record)
     assert again.enter(COLOUR) == went_on
     last, other = again.chat.conversation.turns[-1], here.chat.conversation.turns[-1]

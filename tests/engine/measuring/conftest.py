@@ -8,17 +8,16 @@ import pytest
 
 from tests.engine.engines import EXACT
 from vllava_cli import demo
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.measuring.asked import Asked, asked
 from vllava_cli.engine.measuring.contest import Subject
 from vllava_cli.engine.measuring.limits import Sizes
 from vllava_cli.engine.measuring.pair import Pair, load_pair
 from vllava_cli.engine.measuring.turns import Turns
 from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.interrupt import never
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Frames, Framing
+from vllava_cli.nouns import Frames, Framing, Source
 
 # 2 layers of 10 numbers wide: 100 parameters; 4 patches of 12 numbers in each of 8 frames, 3 layers of 4 by 6.
 SIZES = Sizes(

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from tests.engine.engines import EXACT
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.agreement import agreement, tolerance
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, check, random_subject
@@ -17,6 +16,7 @@ from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.engine.measuring.snippet import Snippet
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
+from vllava_cli.interrupt import never
 from vllava_cli.nouns import Dtype, Frames, Quantisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,9 +85,9 @@ def test_ids_that_an_answer_may_not_hold_are_compared_as_well(subject: Subject, 
 def test_our_answer_is_read_from_the_clip_each_time(pair: Pair, question: Asked) -> None:
     ours = Ours(engine=pair.engine, is_interrupted=never)
     ours.answer_ids(question)
-    looks = pair.engine.sight.calls
+    looks = pair.engine.vision.calls
     ours.answer_ids(question)
-    assert pair.engine.sight.calls == looks + 1
+    assert pair.engine.vision.calls == looks + 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import torch
 from tests.engine.batches import Shortage, is_within
 from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import ONCE, SIZES
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject, Task, contest, random_subject
 from vllava_cli.engine.measuring.limits import Limits
@@ -19,6 +18,7 @@ from vllava_cli.engine.measuring.lines import Contest
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
+from vllava_cli.interrupt import never
 from vllava_cli.measures import Line
 from vllava_cli.nouns import Conversation, Frames, LoadPlan, Speed
 
@@ -130,7 +130,7 @@ def test_too_little_memory_for_the_model_ends_it(where: str, task: Task) -> None
 
 
 def test_too_little_memory_for_a_batch_is_a_note(task: Task) -> None:
-    shortage = Shortage(lambda: not shortage.count and is_within("Crowd.step"))
+    shortage = Shortage(lambda: not shortage.count and is_within("DecodeBatch.step"))
     with shortage:
         found = {line.name: line for line in run(random_subject("tiny"), replace(task, repeat=1))}
     short = found["decode, batch 3"]

@@ -13,15 +13,15 @@ import torch
 from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import ONCE
 from vllava_cli import demo
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.hub import Source
 from vllava_cli.engine.measuring.asked import Asked
 from vllava_cli.engine.measuring.contest import Subject
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, load_pair, reading_s
 from vllava_cli.engine.measuring.snippet_load import loaded_snippet
 from vllava_cli.errors import CheckpointError
+from vllava_cli.interrupt import never
+from vllava_cli.nouns import Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VISION_LAYER = 4 * (128 * 128 + 128) + 2 * 128 * 256 + 256 + 128 + 4 * 128
@@ -43,8 +43,8 @@ def test_the_snippets_towers_are_whole(pair: Pair) -> None:
 
 def test_both_see_the_same_whoever_looked_before(pair: Pair, question: Asked) -> None:
     def ours() -> torch.Tensor:
-        pair.engine.sight.forget()
-        return pair.engine.sight.features(question.frames, "crop")
+        pair.engine.vision.forget()
+        return pair.engine.vision.features(question.frames, "crop")
 
     first = ours()
     assert all(torch.equal(each, first) for each in (pair.snippet.features(question), ours(), ours()))

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from tests.engine.engines import EXACT
-from vllava_cli.engine.cancel import never
-from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 from vllava_cli.engine.measuring.asked import Asked, asked
 from vllava_cli.engine.measuring.ours import Ours
 from vllava_cli.engine.measuring.pair import Pair, random_pair
 from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.engine.measuring.random_weights import fill, random_config, random_tokens, skeleton
 from vllava_cli.errors import UsageError
+from vllava_cli.interrupt import never
 from vllava_cli.nouns import Dtype, Frames, Quantisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,9 @@ from itertools import count
 import pytest
 import torch
 
-from vllava_cli.engine.cancel import never
 from vllava_cli.engine.measuring.turns import Both, Turns, repeats_of
 from vllava_cli.errors import MemoryShortError
+from vllava_cli.interrupt import never
 from vllava_cli.measures import Measured
 
 THREE = Turns(device="cpu", repeat=3, is_interrupted=never)

@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import wait_for
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import KilledError
-from vllava_cli.media.decoder.read_ahead import Ahead, Read
+from vllava_cli.media.decoder.pool import Read, ReadAhead
 from vllava_cli.nouns import Clip, Frames
 
 KIB = 1 << 10
@@ -67,15 +67,17 @@ def faulty(path: Path) -> Frames:
     raise MediaError(f"'{path}' is odd.")
 
 
-def drained(ahead: Ahead[int, Frames] | Ahead[int, str], most: int = 8) -> list[int]:
+def drained(ahead: ReadAhead[int, Frames] | ReadAhead[int, str], most: int = 8) -> list[int]:
     keys = []
     while not ahead.is_over:
         keys += [read.key for read in ahead.take(most, is_waiting=True)]
     return keys
 
 
-def started(files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20) -> Ahead[int, str]:
-    return Ahead(files, readers, max_bytes=max_bytes)  # type: ignore[arg-type]
+def started(
+    files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20
+) -> ReadAhead[int, str]:
+    return ReadAhead(files, readers, max_bytes=max_bytes)  # type: ignore[arg-type]
 
 
 def test_files_come_in_order_of_completion() -> None:
@@ -116,12 +118,6 @@ def test_a_fault_is_part_of_the_answer_and_stops_nothing() -> None:
     assert drained(ahead) == []
 
 
-def test_a_bug_in_a_reader_is_a_fault_too() -> None:
-    ahead = started(numbered("ab"), Counting(lambda path: {}[path]))
-    reads = ahead.take(1, is_waiting=True) + ahead.take(1, is_waiting=True)
-    assert [(read.key, type(read.fault)) for read in reads] == [(0, KeyError), (1, KeyError)]
-
-
 def test_no_file_at_all() -> None:
     ahead = started([], Counting(), Counting())
     assert ahead.take(1, is_waiting=True) == []
@@ -156,21 +152,6 @@ def test_faults_have_no_size_but_a_number() -> None:
     assert len(ahead.take(2000, is_waiting=False)) == 1024
     assert wait_for(lambda: len(reader.begun) == 2048)
     ahead.stop()
-
-
-def test_no_more_files_are_asked_for_than_there_is_room() -> None:
-    asked = []
-
-    def files() -> Iterator[tuple[int, Path]]:
-        for number in count():
-            asked.append(number)
-            yield number, Path(str(number))
-
-    ahead = started(files(), Counting(), Counting(), max_bytes=4 * KIB)
-    assert wait_for(lambda: len(asked) >= 5)
-    assert not wait_for(lambda: len(asked) > 6, patience_s=0.1)
-    ahead.stop()
-    assert len(drained(ahead)) == len(asked)
 
 
 def test_every_file_is_read_once_by_many_readers() -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.clips import MPEG4, write_clip
-from vllava_cli.media.decoder.process import isolated
+from vllava_cli.media.decoder.client import isolated
 from vllava_cli.media.measuring.turn import Turn, turn, turn_of
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import DecodeLimits, Framing

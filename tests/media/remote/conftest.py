@@ -1,14 +1,14 @@
-"""A site, a cache in an empty folder, and fetchers that don't wait between attempts."""
+"""A site, an empty folder for temporary files, and fetchers that don't wait between attempts."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.media.remote.site import Site, open_site
-from vllava_cli.media.remote.cache import Cache
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.policy import allowed
 
@@ -19,9 +19,13 @@ def site() -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "clips"
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Temporary files are made here."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    return path
 
 
 @pytest.fixture
@@ -31,13 +35,10 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-def fetcher(folder: Path, waits: list[float]) -> Callable[..., Fetcher]:
+def fetcher(waits: list[float]) -> Callable[..., Fetcher]:
     """Allows http on this machine unless it is told otherwise."""
 
-    def make(
-        *words: str, most_bytes: int = 1 << 20, patience_s: float = 0, queue_s: float = 0, **settings: object
-    ) -> Fetcher:
-        cache = Cache(folder, most_bytes, patience_s=patience_s, queue_s=queue_s)
-        return Fetcher(allowed(words or ("http,loopback",)), cache, sleep=waits.append, **settings)  # type: ignore[arg-type]
+    def make(*words: str, **settings: object) -> Fetcher:
+        return Fetcher(allowed=allowed(words or ("http,loopback",)), sleep=waits.append, **settings)  # type: ignore[arg-type]
 
     return make

@@ -37,8 +37,6 @@ def open_site() -> Iterator[Site]:
             site.headers = dict(self.headers)
             site.answers.get(self.path.partition("?")[0], status(404))(self)
 
-        do_HEAD = do_GET  # noqa: N815
-
         def log_message(self, *_: object) -> None:
             pass
 
@@ -55,21 +53,16 @@ def open_site() -> Iterator[Site]:
 
 
 def content(body: bytes, *, promised: int | None = None, **headers: str) -> Answer:
-    """A file; `promised` is another Content-Length, -1 for none. ETag="a" is a header, Last_Modified="…" as well.
-
-    Without any, each file has the same ETag; ETag="" is none.
-    """
-    headers = headers or {"ETag": '"1"'}
+    """A file; `promised` is another Content-Length, -1 for none. Content_Encoding="gzip" is a header."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         if promised != -1:
             handler.send_header("Content-Length", str(len(body) if promised is None else promised))
-        for name, value in filter(all, headers.items()):
+        for name, value in headers.items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
-        if handler.command == "GET":
-            handler.wfile.write(body)
+        handler.wfile.write(body)
 
     return answer
 
@@ -89,17 +82,7 @@ def redirect(target: str) -> Answer:
     return status(302, Location=target)
 
 
-def for_get(*, get: Answer, head: Answer) -> Answer:
-    return lambda handler: (get if handler.command == "GET" else head)(handler)
-
-
 def in_turn(*answers: Answer) -> Answer:
-    """Each GET takes the next one, the last one stays; HEAD isn't known, so that GET is asked."""
+    """Each request takes the next one, the last one stays."""
     left = list(answers)
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        if handler.command == "HEAD":
-            return status(405)(handler)
-        return (left.pop(0) if len(left) > 1 else left[0])(handler)
-
-    return answer
+    return lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)

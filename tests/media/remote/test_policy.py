@@ -1,4 +1,4 @@
-"""What `--allow` may say, which paths are URLs, and which of them may be fetched."""
+"""The words of `--allow`, the URLs and addresses that they allow, and URLs without their secrets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import pickle
 import pytest
 
 from vllava_cli.errors import FetchError, UsageError
-from vllava_cli.media.remote.policy import Allowed, allowed, scheme_of
+from vllava_cli.media.remote.policy import (
+    AddressKind,
+    Allowed,
+    allowed,
+    is_reachable,
+    kind_of,
+    remedy,
+    scheme_of,
+    scrubbed,
+    suffix_of,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +107,114 @@ def test_others_are_refused_with_a_remedy(url: str, sentence: str) -> None:
 def test_a_chain_of_urls_is_refused_whatever_is_allowed(url: str) -> None:
     with pytest.raises(FetchError, match=r"can't be fetched: it is a chain of URLs\. Name"):
         Allowed(schemes=frozenset({"s3", "https", "simplecache"})).scheme(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://b/a b.mp4", "s3://b/a b.mp4"),
+        ("https://me:word@host:8/a@b.mp4?X-Signature=5#t", "https://host:8/a@b.mp4"),
+        ("https://me:w@rd@host", "https://host"),
+        ("https://host?token=5", "https://host"),
+        ("https://host/\x1b[31ma", "https://host/\N{REPLACEMENT CHARACTER}[31ma"),
+        ("clip.mp4", "clip.mp4"),
+    ],
+)
+def test_user_query_and_fragment_are_not_told(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+def test_what_a_library_says_of_a_url_is_scrubbed() -> None:
+    url = "https://me:word@host/a?sig=5"
+    text = f"404, url={url}. \nmore"
+    assert scrubbed(text, url) == "404, url=https://host/a"
+    assert scrubbed("no 'https://other/a?sig=5' here", url) == "no 'https://other/a' here"
+    assert scrubbed("", url) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "suffix"),
+    [
+        ("s3://b/a.MP4", ".mp4"),
+        ("https://h/a.webm?x=.gif", ".webm"),
+        ("https://h/a%2Emov", ".mov"),
+        ("https://h/a.mp4/", ".mp4"),
+        ("https://h/a.exe", ""),
+        ("https://h/.mp4", ""),
+        ("https://h.mp4", ""),
+        ("https://h/a", ""),
+    ],
+)
+def test_only_suffixes_of_media_are_taken_over(url: str, suffix: str) -> None:
+    assert suffix_of(url) == suffix
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("127.8.9.10", "loopback"),
+        ("0.0.0.0", "loopback"),
+        ("::", "loopback"),
+        ("::1", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("::ffff:0.0.0.0", "loopback"),
+        ("::127.0.0.1", "loopback"),
+        ("64:ff9b::7f00:1", "loopback"),
+        ("64:ff9b:1::7f00:1", "loopback"),
+        ("2002:7f00:1::", "loopback"),
+        ("169.254.169.254", "link-local"),
+        ("169.254.0.1", "link-local"),
+        ("::ffff:169.254.169.254", "link-local"),
+        ("64:ff9b::a9fe:a9fe", "link-local"),
+        ("2002:a9fe:a9fe::1", "link-local"),
+        ("2001:0:4136:e378:8000:63bf:5601:5601", "link-local"),
+        ("fe80::1", "link-local"),
+        ("fe80::1%eth0", "link-local"),
+        ("febf::1", "link-local"),
+        ("fd00:ec2::254", "link-local"),
+        ("fd20:ce::254", "link-local"),
+        ("168.63.129.16", "link-local"),
+        ("100.100.100.200", "link-local"),
+        ("192.0.0.192", "link-local"),
+        ("0.1.2.3", "nowhere"),
+        ("224.0.0.1", "nowhere"),
+        ("240.0.0.1", "nowhere"),
+        ("255.255.255.255", "nowhere"),
+        ("ff02::1", "nowhere"),
+        ("::ffff:224.0.0.1", "nowhere"),
+        ("4000::1", "nowhere"),
+        ("localhost", "nowhere"),
+        ("127.1", "nowhere"),
+        ("", "nowhere"),
+        ("10.1.2.3", None),
+        ("172.16.0.1", None),
+        ("192.168.0.1", None),
+        ("100.64.0.1", None),
+        ("93.184.216.34", None),
+        ("fd12:3456::1", None),
+        ("2606:2800:220:1::1", None),
+        ("::ffff:10.0.0.1", None),
+        ("64:ff9b::5db8:d822", None),
+    ],
+)
+def test_an_address_has_a_kind(address: str, kind: AddressKind | None) -> None:
+    assert kind_of(address) == kind
+
+
+@pytest.mark.parametrize(
+    ("agreed", "reachable"),
+    [
+        (Allowed(), ["10.0.0.1"]),
+        (Allowed(has_loopback=True), ["127.0.0.1", "10.0.0.1"]),
+        (Allowed(has_link_local=True), ["169.254.169.254", "10.0.0.1"]),
+    ],
+)
+def test_each_kind_has_to_be_allowed(agreed: Allowed, reachable: list[str]) -> None:
+    addresses = ["127.0.0.1", "169.254.169.254", "224.0.0.1", "10.0.0.1"]
+    assert [address for address in addresses if is_reachable(address, agreed)] == reachable
+
+
+def test_the_remedy_names_the_word_to_allow() -> None:
+    remedies = [remedy(address) for address in ("::1", "169.254.169.254", "224.0.0.1")]
+    assert remedies == ["add --allow loopback", "add --allow link-local", "name another host"]

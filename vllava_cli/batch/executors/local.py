@@ -13,24 +13,24 @@ from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
-from vllava_cli.commands.start import loaded
+from vllava_cli.commands.start import start
 from vllava_cli.errors import quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Answer, Frames, MediaKind, Sampling
+from vllava_cli.nouns import Answer, Frames, Log, MediaKind, Sampling
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.batch.request import BatchRequest
-    from vllava_cli.engine.batching import Finished, Query
+    from vllava_cli.engine.batch import AnswerRequest, AnswerResult
     from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.hub import Source
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.pool import Read
+    from vllava_cli.nouns import Source
 
 
 class Reads(Protocol):
-    """Clips with their frames, as `Ahead` gives them."""
+    """Clips with their frames, as `ReadAhead` gives them."""
 
     @property
     def waited_s(self) -> float: ...
@@ -76,15 +76,15 @@ class LocalExecutor:
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:  # noqa: ARG002  (their frames are read)
         """As `Executor.outcomes`; with --hash a result waits for the hash of its clip."""
-        from vllava_cli.engine.batch_size import used_bytes
-        from vllava_cli.engine.batching import Batching
+        from vllava_cli.engine.batch import BatchScheduler, used_bytes
+        from vllava_cli.engine.cancel import Cancel
 
-        batching: Batching[AnswerKey] = Batching(
+        batching: BatchScheduler[AnswerKey] = BatchScheduler(
             engine=self.engine,
             sampling=self.batch.sampling,
             fit=self.batch.framing.fit,
             most_rows=self.most_rows,
-            is_stopping=self.control.is_stopping,
+            cancel=Cancel(self.control.is_stopping),
             on_shortage=self._report_shortage,
         )
         counters = self.control.counters
@@ -93,16 +93,18 @@ class LocalExecutor:
             for finished in batching.answers(self._queries):
                 counters.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
                 counters.idle_s = self.reads.waited_s
-                counters.tower_calls = self.engine.sight.calls
+                counters.tower_calls = self.engine.vision.calls
                 counters.used_bytes = used_bytes(self.engine.model.device)
                 yield from self._results(finished)
 
     def stats(self, answering_s: float, /) -> dict[str, float]:
         return self.control.counters.stats(answering_s, engines=1)
 
-    def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query[AnswerKey] | Finished[AnswerKey]] | None:
+    def _queries(
+        self, most: int, *, is_waiting: bool
+    ) -> Sequence[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] | None:
         """Clips until there are `most` queries, or none is ready."""
-        given: list[Query[AnswerKey] | Finished[AnswerKey]] = []
+        given: list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] = []
         while len(given) < most and not self.reads.is_over:
             is_idle = is_waiting and not given
             reads = self.reads.take(1, is_waiting=is_idle, is_interrupted=self.control.is_stopping)
@@ -112,15 +114,15 @@ class LocalExecutor:
                 given += self._queries_of(read)
         return given if given or not self.reads.is_over else None
 
-    def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query[AnswerKey] | Finished[AnswerKey]]:
-        from vllava_cli.engine.batching import Finished, Query
+    def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]]:
+        from vllava_cli.engine.batch import AnswerRequest, AnswerResult
 
         self.control.counters.clips += 1
         self.control.counters.decode_s += read.seconds
         clip, frames = read.key, read.found
         error = JobError.of_clip(read.fault, clip.path) if read.fault else change_of(clip)
         if frames is None or error:
-            return [Finished(key=AnswerKey(jobs=clip.jobs, error=error))]
+            return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
         for text in frames.clip.faults:
             self.control.notice(text)
         size = clip.jobs[0].size
@@ -131,14 +133,14 @@ class LocalExecutor:
             clip=ShownClip(framing=self.batch.framing, bytes=size if is_counted else None),
             hashed=self._hashing.begin(clip.path) if self._hashing else None,
         )
-        queries: list[Query[AnswerKey] | Finished[AnswerKey]] = []
+        queries: list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] = []
         for question, jobs in clip.questions():
             sampling = seeded(self.batch.sampling)
             own = replace(key, jobs=jobs, sampling=sampling)
-            queries.append(Query(key=own, medium=frames, question=question, seed=sampling.seed))
+            queries.append(AnswerRequest(key=own, medium=frames, question=question, seed=sampling.seed))
         return queries
 
-    def _results(self, finished: Finished[AnswerKey]) -> Iterator[Result]:
+    def _results(self, finished: AnswerResult[AnswerKey]) -> Iterator[Result]:
         key, answer = finished.key, finished.answer
         error = JobError.of_question(finished.fault) if finished.fault else key.error
         making = self._making(key, answer) if answer else None
@@ -176,7 +178,7 @@ def import_engine() -> None:
     long, so they are told to sleep, which must be said before the library is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import vllava_cli.engine.batching
+    import vllava_cli.engine.batch
     import vllava_cli.engine.load  # noqa: F401
 
 
@@ -206,22 +208,14 @@ def load_engine(
     def accept(_: Tokens) -> None:
         pass
 
-    engine, control.counters.load_s = loaded(
-        batch.wishes,
-        tokens,
-        kinds,
-        tell=control.detail,
-        notice=control.notice,
-        is_quiet=is_quiet,
-        check=accept,
-        watch=watch,
-    )
+    log = Log(notice=control.notice, detail=control.detail, has_bars=not is_quiet)
+    engine, control.counters.load_s = start(batch.wishes, tokens, kinds, log, watch or Stopwatch(), check=accept)
     return engine
 
 
 def rows_at_once(engine: Engine, batch: BatchRequest, longest: int) -> int:
     """How many questions are answered at once; `longest` is the number of characters of the longest one."""
-    from vllava_cli.engine.batch_size import rows_that_fit
+    from vllava_cli.engine.batch import rows_that_fit
 
     return batch.most_rows or rows_that_fit(engine, batch.sampling, question_characters=longest)
 

@@ -30,7 +30,7 @@ from vllava_cli.hardware import cpu_cores
 from vllava_cli.nouns import MediaKind
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 STOP = "stop"
 AHEAD = 2

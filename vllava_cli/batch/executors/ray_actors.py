@@ -22,25 +22,19 @@ from vllava_cli.batch.jobs import ClipJobs, Job
 from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import MediaError, VllavaError, quoted
-from vllava_cli.media.decoder.client import Guard
-from vllava_cli.media.decoder.read_ahead import Read
+from vllava_cli.media.decoder.client import DecoderClient
+from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.fingerprint import Fingerprint, fingerprint
-from vllava_cli.media.remote.cache import Cache
-from vllava_cli.media.remote.entry import read_entry
 from vllava_cli.media.remote.fetch import Fetcher
-from vllava_cli.media.remote.folder import default_folder
-from vllava_cli.media.remote.policy import allowed, scheme_of
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
 
 if TYPE_CHECKING:
     from vllava_cli.batch.executors.ray_queue import QueueReporter
     from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
-MOST_BYTES = 20 << 30
-"""Of the clips that URLs name, on each machine."""
 CLIP, RESULT = "clip", "result"
 """The one column behind each stage."""
 
@@ -103,10 +97,10 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
     """Fetches the clip where it is a URL; the bounded process that this process keeps reads it."""
     started_s = time.perf_counter()
     try:
-        with _local(clip, setup) as path:
+        with _local(clip, setup) as (path, fetched):
             found = _read(clip, path, setup)
             if found.frames:
-                found = replace(found, fingerprint=_fingerprint(clip, path, setup))
+                found = replace(found, fingerprint=fetched or _fingerprint(path, setup))
     except Exception as exc:
         found = DecodedClip(clip=clip, error=JobError.of_clip(exc, clip.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
@@ -118,10 +112,10 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
 
     framing, is_early = setup.batch.framing, True
     try:
-        guard = _guard(setup.batch.limits)
-        guard.header(path)
+        decoder = _decoder(setup.batch.limits)
+        decoder.header(path)
         is_early = False
-        frames = fitted(spread(guard.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
+        frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
         error = local.change_of(clip)
     except Exception as exc:
         error = JobError.of_clip(exc, path)
@@ -131,38 +125,33 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
     return DecodedClip(clip=clip, error=error, is_early=is_early) if error else DecodedClip(clip=clip, frames=frames)
 
 
-def _fingerprint(clip: ClipJobs, path: Path, setup: StageSetup) -> Fingerprint | None:
+def _fingerprint(path: Path, setup: StageSetup) -> Fingerprint | None:
     """None for a file that need not be hashed, or that can't be read any more."""
-    name = clip.jobs[0].path
-    if scheme_of(name) is None:
-        with suppress(MediaError):
-            return fingerprint(path) if setup.batch.is_hashing else None
-        return None
-    folder = _fetcher(setup.allowed).cache.folder
-    entry = read_entry(folder, name)
-    is_its = entry is not None and entry.path(folder, name) == path
-    return Fingerprint(bytes=entry.bytes, sha256=entry.sha256) if entry and is_its else None
+    with suppress(MediaError):
+        return fingerprint(path) if setup.batch.is_hashing else None
+    return None
 
 
 @contextmanager
-def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[Path]:
+def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[tuple[Path, Fingerprint | None]]:
+    """The clip's file, and the fingerprint of one that was fetched."""
     name = clip.jobs[0].path
     if scheme_of(name) is None:
-        yield clip.path
+        yield clip.path, None
         return
-    with _fetcher(setup.allowed).fetched(name) as path:
-        yield path
+    with _fetcher(setup.allowed).fetched(name) as fetched:
+        yield fetched.path, fetched.fingerprint
 
 
 @cache
-def _guard(limits: DecodeLimits) -> Guard:
+def _decoder(limits: DecodeLimits) -> DecoderClient:
     """One for each process, which Ray uses for many clips: a new one would cost more than most clips take."""
-    return Guard(limits)
+    return DecoderClient(limits)
 
 
 @cache
 def _fetcher(words: tuple[str, ...]) -> Fetcher:
-    return Fetcher(allowed(words), Cache(default_folder(), MOST_BYTES))
+    return Fetcher(allowed=allowed(words))
 
 
 class EngineActor:
@@ -232,7 +221,7 @@ class EngineActor:
 
 
 class DecodedReads:
-    """Clips that are all decoded, given as `Ahead` gives them."""
+    """Clips that are all decoded, given as `ReadAhead` gives them."""
 
     waited_s = 0.0
 
@@ -271,4 +260,4 @@ def _found(setup: StageSetup) -> Source:
     is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
     if is_here:
         return source
-    return locate(replace(wishes, revision=source.revision), RunControl().notice, is_quiet=True)
+    return locate(replace(wishes, revision=source.revision))

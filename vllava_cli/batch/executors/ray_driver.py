@@ -34,7 +34,7 @@ from vllava_cli.storage.files import Part, as_output_error
 from vllava_cli.storage.objects import Objects, is_url, scratch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.hub import Source
+    from vllava_cli.nouns import Source
 
 MANIFEST = "manifest.parquet"
 CLIPS_PER_GROUP = 4096

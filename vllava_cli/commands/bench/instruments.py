@@ -52,8 +52,7 @@ class Instruments:
             from vllava_cli.engine import hub
 
             checkpoint = subject.tokens.checkpoint
-            source = hub.Source(model=checkpoint.model, folder=checkpoint.folder, revision=checkpoint.revision)
-            hub.fetch_weights(source, is_quiet=not screen.is_moving)
+            hub.fetch_weights(checkpoint, log=screen.log)
 
     def task(self, bench: Bench, frames: Frames) -> Task:
         from vllava_cli.engine.measuring.contest import Task
@@ -141,6 +140,6 @@ def _tokens(bench: Bench, screen: Screen) -> Tokens:
     from vllava_cli.engine.tokens import read_tokens
 
     wishes = Wishes(model=bench.model, revision=bench.revision, adapter=bench.adapter)
-    source = locate(wishes, screen.notice, is_quiet=not screen.is_moving)
+    source = locate(wishes, screen.log)
     with screen.waiting("Reading the model's files"):
         return read_tokens(describe(source))

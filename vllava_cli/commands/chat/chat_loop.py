@@ -117,7 +117,7 @@ def _controller(
 
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
-    engine, load_s = start(chat.wishes, tokens, kinds, screen, watch, check=check)
+    engine, load_s = start(chat.wishes, tokens, kinds, screen.log, watch, check=check)
     screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(
         engine=engine,

@@ -16,7 +16,7 @@ from vllava_cli.commands.chat.recorder import FramedClip, clips_of
 from vllava_cli.commands.chat.settings import SETTINGS, setting_of
 from vllava_cli.commands.sheets import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import LockedError, UsageError, quoted
-from vllava_cli.media.suffixes import MEDIA_SUFFIXES
+from vllava_cli.media.files import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP
 from vllava_cli.session.session_file import read, rows_of
 from vllava_cli.storage.files import is_locked

@@ -14,6 +14,7 @@ from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, chang
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
 from vllava_cli.commands.start import read_clips, warn_of_many
+from vllava_cli.engine.cancel import Cancel
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
@@ -43,15 +44,15 @@ class BackgroundPrefill:
 
     def start(self, conversation: Conversation) -> None:
         """Begins to read all of the next prompt but its question; a failure shows when the question is asked."""
-        from vllava_cli.engine.prompt_cache import Shown
+        from vllava_cli.engine.kv_cache import Prompt
 
         self.stop()
         ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
-        shown = Shown(ids=ids, media=conversation.media, fit=conversation.fit)
+        shown = Prompt(ids=ids, media=conversation.media, fit=conversation.fit)
         if ids and not self._engine.has_read(shown):
             self._is_stopped.clear()
             self._reading = self._thread.submit(
-                self._engine.read, shown, is_interrupted=self._is_stopped.is_set, chunk_tokens=CHUNK_TOKENS
+                self._engine.read, shown, cancel=Cancel(self._is_stopped.is_set), chunk_tokens=CHUNK_TOKENS
             )
 
     def stop(self) -> None:
@@ -252,7 +253,7 @@ class ChatController:
                 self.conversation,
                 question,
                 sampling,
-                is_interrupted=lambda: is_stopped() or self.ending.is_asked(),
+                cancel=Cancel(lambda: is_stopped() or self.ending.is_asked()),
             )
             with closing(pieces):
                 try:

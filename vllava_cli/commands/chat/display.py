@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import counts, first_token
-from vllava_cli.nouns import Conversation, Frames, Piece, StopReason, Turn, counted
+from vllava_cli.nouns import Conversation, Delta, Frames, StopReason, Turn, counted
 from vllava_cli.screen import Screen, clean, one_line
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _STOPS: dict[StopReason, str] = {
 }
 
 
-def show_pieces(pieces: Iterator[Piece], screen: Screen, form: AnswerForm) -> None:
+def show_pieces(pieces: Iterator[Delta], screen: Screen, form: AnswerForm) -> None:
     """Takes all pieces; shows them as they come only where they are to be streamed."""
     with screen.waiting("Reading; Ctrl-C stops"):
         first = next(pieces)
@@ -67,7 +67,7 @@ def state_rows(
     yield "context", f"{used} of {tokens.context_tokens} tokens used, {clips} of them by clips; {left} left"
     for number, turn in enumerate(conversation.turns, 1):
         yield f"turn {number}", _turn_facts(turn, is_dropped=number <= conversation.dropped)
-    yield "looked at", f"{engine.sight.calls} clip{'s' * (engine.sight.calls != 1)} since the start"
+    yield "looked at", f"{engine.vision.calls} clip{'s' * (engine.vision.calls != 1)} since the start"
     yield from settings.rows()
     yield "model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")
     for what, choice, reason in engine.plan.reasons:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vllava_cli.engine.prompt_cache import Shown
+from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ContextError
 from vllava_cli.nouns import Conversation, Frames, Sampling, Turn
@@ -34,8 +34,8 @@ class Asked:
         return Conversation(turns=list(self.turns), attached=() if self.turns else (self.frames,))
 
     @property
-    def shown(self) -> Shown:
-        return Shown(ids=self.ids, media=(self.frames,))
+    def prompt(self) -> Prompt:
+        return Prompt(ids=self.ids, media=(self.frames,))
 
     @property
     def steps(self) -> int:

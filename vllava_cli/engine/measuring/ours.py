@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vllava_cli.engine.batch_size import rows_that_fit
-from vllava_cli.engine.batching import Batching, Finished, Query
+from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, rows_that_fit
+from vllava_cli.engine.cancel import Cancel, CancelError
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.measuring.asked import LEAST_TOKENS, Asked
 from vllava_cli.engine.measuring.clock import seconds_of
@@ -33,19 +33,19 @@ class Ours:
 
     def forget(self) -> None:
         """The next question finds nothing of an earlier one, neither prompt nor clip."""
-        self.engine.memory = None
-        self.engine.sight.forget()
+        self.engine.prompt_cache = None
+        self.engine.vision.forget()
 
     def vision_s(self, asked: Asked) -> float:
-        self.engine.sight.forget()
-        return seconds_of(lambda: self.engine.sight.features(asked.frames, "crop"), self.device)
+        self.engine.vision.forget()
+        return seconds_of(lambda: self.engine.vision.features(asked.frames, "crop"), self.device)
 
     def prefill_s(self, asked: Asked) -> float:
         """Of the whole prompt, when the clip was looked at already."""
-        self.engine.sight.features(asked.frames, "crop")
-        self.engine.memory = None
-        shown = asked.shown
-        return seconds_of(lambda: self.engine.read(shown, is_interrupted=self.is_interrupted), self.device)
+        self.engine.vision.features(asked.frames, "crop")
+        self.engine.prompt_cache = None
+        shown = asked.prompt
+        return seconds_of(lambda: self.engine.read(shown, cancel=Cancel(self.is_interrupted)), self.device)
 
     def first_token_s(self, asked: Asked) -> float:
         """From frames that are decoded to the first token."""
@@ -79,7 +79,7 @@ class Ours:
         if rows == 1:
             stats = self.answer(asked).stats
             return (stats.new_tokens - 1) / max(stats.decode_s, SHORTEST_S)
-        self.engine.memory = None
+        self.engine.prompt_cache = None
         questions = [asked.question + ENDINGS[row % len(ENDINGS)] for row in range(rows)]
         finished = self._batch(asked, [(asked.frames, question) for question in questions], rows)
         stats_of_all = [each.answer.stats for each in finished if each.answer]
@@ -98,33 +98,36 @@ class Ours:
     def logits(self, asked: Asked, new_ids: list[int]) -> torch.Tensor:
         """[len(new_ids), vocabulary]: what is said before each of these ids, as they are decoded one by one."""
         self.forget()
-        _, first = self.engine.read(asked.shown, is_interrupted=self.is_interrupted)
-        memory = self.engine.memory
-        if first is None or memory is None:
-            raise KeyboardInterrupt
-        found, steps = [first], self.engine.steps
-        with self.engine.passes():
-            for token in new_ids[:-1]:
-                fed = torch.tensor([token], device=first.device)
-                # They are good until the next step.
-                found.append(steps.step(fed, len(memory.ids)).clone())
-                memory.ids.append(token)
-            steps.hold(len(memory.ids))
+        try:
+            found = [self.engine.read(asked.prompt, cancel=Cancel(self.is_interrupted))]
+        except CancelError:
+            raise KeyboardInterrupt from None
+        cache = self.engine.prompt_cache
+        if cache is None:
+            raise RuntimeError("a prompt that was read left no cache")
+        for token in new_ids[:-1]:
+            fed = torch.tensor([token], device=found[0].device)
+            # They are good until the next step.
+            found.append(self.engine.step(fed, len(cache.ids)).clone())
+            cache.ids.append(token)
+        cache.cache.hold(len(cache.ids))
         return torch.stack(found)
 
     def _answer_in(self, conversation: Conversation, asked: Asked, new_tokens: int | None) -> Answer:
-        sampling, is_interrupted = asked.sampling(new_tokens), self.is_interrupted
-        return Answer.of(self.engine.stream(conversation, asked.question, sampling, is_interrupted=is_interrupted))
+        sampling, cancel = asked.sampling(new_tokens), Cancel(self.is_interrupted)
+        return Answer.of(self.engine.stream(conversation, asked.question, sampling, cancel=cancel))
 
-    def _batch(self, asked: Asked, jobs: Sequence[tuple[Frames, str]], most_rows: int) -> list[Finished[int]]:
-        queries = [Query(key=key, medium=frames, question=question) for key, (frames, question) in enumerate(jobs)]
+    def _batch(self, asked: Asked, jobs: Sequence[tuple[Frames, str]], most_rows: int) -> list[AnswerResult[int]]:
+        queries = [
+            AnswerRequest(key=key, medium=frames, question=question) for key, (frames, question) in enumerate(jobs)
+        ]
         given = iter([queries])
-        batching: Batching[int] = Batching(
+        batching: BatchScheduler[int] = BatchScheduler(
             engine=self.engine,
             sampling=asked.sampling(),
             fit="crop",
             most_rows=most_rows,
-            is_stopping=self.is_interrupted,
+            cancel=Cancel(self.is_interrupted),
             on_shortage=_refuse,
         )
         finished = list(batching.answers(lambda _most, *, is_waiting: next(given, None)))  # noqa: ARG005

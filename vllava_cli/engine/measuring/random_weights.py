@@ -14,13 +14,11 @@ import torch
 from torch import nn
 
 from vllava_cli import demo
-from vllava_cli.engine.checkpoint import facts, read_config
-from vllava_cli.engine.default_checkpoint import DEFAULT_CHECKPOINT
-from vllava_cli.engine.hub import Source
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
 from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import LoadPlan
+from vllava_cli.nouns import LoadPlan, Source
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vllava_cli.engine.adapter import merge
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.load import without_adapter
 from vllava_cli.engine.measuring.random_weights import fill, skeleton
 from vllava_cli.engine.measuring.snippet import Snippet
-from vllava_cli.engine.merging import merge
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import Checkpoint, LoadPlan
 

@@ -1,105 +1,139 @@
-"""`Guard` gives what `sample`, `probe` and `header` give, but lets a bounded child process do the decoding.
+"""`DecoderClient` gives what `sample`, `probe` and `header` give, but a bounded process does the decoding.
 
-The child is reused for many files. Whatever a file does to it, the caller gets frames or one sentence.
+The process is reused for many files. Whatever a file does to it, the caller gets frames or one sentence.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
+import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, quoted
-from vllava_cli.media.decoder.process import Decoder, NoAnswerError
-from vllava_cli.media.decoder.protocol import Call, DecoderBugError, Request
+from vllava_cli.media.decoder import protocol
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, Tiles
 
+_START_S = 60.0
+_SLICE_S = 0.5
+_END_S = 3.0
 _KILL_S = 5.0
+_PIPE_BYTES = 1 << 20
+
+# Imports the very package that runs here, wherever it lies, without adding a folder to those that are searched.
+_BOOT = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("vllava_cli", sys.argv.pop(1))
+sys.modules["vllava_cli"] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from importlib import import_module
+import_module(sys.argv.pop(1)).main()
+"""
+
+_SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",  # each more takes 64 MiB of the address space
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # with the next: memory that one file gave back serves the next file
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 
 
 class KilledError(Exception):
-    """The guard was killed, perhaps in the middle of this call."""
+    """The client was killed, perhaps in the middle of this call."""
 
 
-class Guard:
-    """Runs `sample`, `probe` and `header` in one child process at a time.
+class NoAnswerError(Exception):
+    """Why there is no answer, as the end of a sentence that begins with the file's name."""
 
-    Calls from several threads wait for each other; a forked process needs a guard of its own. A child that dies is
-    replaced. A file is blamed only for what it does to a fresh child: one that has read other files before may suffer
-    from those.
+    def __init__(self, reason: str, *, is_certain: bool = False) -> None:
+        super().__init__(reason)
+        self.is_certain = is_certain
+        """A fresh process wouldn't do better."""
+
+
+class DecoderClient:
+    """Runs `sample`, `probe` and `header` in one process at a time.
+
+    Calls from several threads wait for each other; a forked process needs a client of its own. A decoding process that
+    dies is replaced. A file is blamed only for what it does to a fresh process: one that has read other files before
+    may suffer from those. `command` stands in for the real process in tests.
     """
 
     def __init__(self, limits: DecodeLimits | None = None, *, command: Sequence[str] | None = None) -> None:
         self._limits = limits or DecodeLimits()
         self._command = command
-        self._child: Decoder | None = None
+        self._process: DecoderProcess | None = None
         self._is_killed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def pid(self) -> int | None:
-        """The child's number, None while there is none."""
-        return self._child.process.pid if self._child else None
+        """The number of the decoding process, None while there is none."""
+        return self._process.popen.pid if self._process else None
 
     def start(self) -> None:
-        """Starts the child ahead of the first file and returns at once; a failure shows with the first file."""
+        """Starts the process ahead of the first file and returns at once; a failure shows with the first file."""
         with self._lock, suppress(NoAnswerError):
-            self._ready_child()
+            self._ready_process()
 
     def sample(self, path: Path, framing: Framing, *, tiles: Tiles | None = None) -> Frames:
-        """As `sample.sample`; with `tiles`, the child makes these of the frames, and nothing larger comes back.
+        """Like `sample.sample`; with `tiles`, only these come back: the process makes them of the frames.
 
         Errors: MediaError, UsageError; DecoderBugError for what is our own fault.
         """
         return cast(Frames, self._ask("sample", path, framing=framing, tiles=tiles))
 
     def probe(self, path: Path, *, is_full: bool = False) -> Clip:
-        """As `sample.probe`. Errors: those of `sample`."""
+        """Like `sample.probe`. Errors: those of `sample`."""
         return cast(Clip, self._ask("probe", path, is_full=is_full))
 
     def header(self, path: Path) -> Clip:
-        """As `header.header`. Errors: those of `sample`."""
+        """Like `header.header`. Errors: those of `sample`."""
         return cast(Clip, self._ask("header", path))
 
     def close(self) -> None:
-        """Ends the child; a later call starts another one."""
-        if self._child:
-            self._child.end()
-            self._child = None
+        """Ends the process; a later call starts another one."""
+        if self._process:
+            self._process.end()
+            self._process = None
 
     def kill(self) -> None:
-        """Ends the child for good, from any thread; a call that is under way, and later ones, raise KilledError.
+        """Ends the process for good, from any thread; a call that is under way, and later ones, raise KilledError.
 
-        A child that the system can't end, because a disk doesn't answer, is left behind after some seconds.
+        A process that the system can't end, because a disk doesn't answer, is left behind after some seconds.
         """
         self._is_killed = True
-        if child := self._child:
-            child.process.kill()
+        if process := self._process:
+            process.popen.kill()
         if self._lock.acquire(timeout=_KILL_S):
             try:
                 self.close()
             finally:
                 self._lock.release()
 
-    def _ask(self, call: Call, path: Path, **details: Any) -> Frames | Clip:
-        request = Request(
+    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> Frames | Clip:
+        request = protocol.Request(
             call=call,
             path=path,
             folder=_folder_for(path),
-            cpu_s=_cpu_seconds(self._limits),
+            cpu_s=math.ceil(min(self._limits.timeout_s * (os.cpu_count() or 1), 1 << 30)),
             **details,
         )
         with self._lock:
@@ -108,43 +142,177 @@ class Guard:
             except NoAnswerError as failure:
                 raise MediaError(f"{quoted(path)} {failure}") from failure
 
-    def _answer(self, request: Request) -> Frames | Clip:
+    def _answer(self, request: protocol.Request) -> Frames | Clip:
         while True:
-            child = self._ready_child()
+            process = self._ready_process()
             try:
                 self._check_life()  # only now: of `kill` and this, at least one sees what the other has set
-                return child.answer(request)
-            except (MediaError, UsageError, DecoderBugError):
-                raise
+                return process.answer(request)
             except NoAnswerError as failure:
                 self.close()
                 self._check_life()
-                if failure.is_certain or child.files == 1:
+                if failure.is_certain or process.files == 1:
                     raise
+            except (protocol.DecoderBugError, MediaError, UsageError):
+                raise
             except BaseException:
                 self.close()
                 raise
 
-    def _ready_child(self) -> Decoder:
+    def _ready_process(self) -> DecoderProcess:
         self._check_life()
-        if not self._child:
-            self._child = Decoder(self._limits, command=self._command)
-        return self._child
+        if not self._process:
+            self._process = DecoderProcess(self._limits, command=self._command)
+        return self._process
 
     def _check_life(self) -> None:
         if self._is_killed:
             raise KilledError
 
 
-def _cpu_seconds(limits: DecodeLimits) -> int:
-    return math.ceil(min(limits.timeout_s * (os.cpu_count() or 1), 1 << 30))
+class DecoderProcess:
+    """A process that decodes; `files` counts those that it was given.
+
+    Errors: NoAnswerError, after which only `end` may be called.
+    """
+
+    def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None) -> None:
+        self.files = 0
+        self.popen = _started(command or isolated("vllava_cli.media.decoder.server", str(limits.memory_bytes)))
+        self._limits = limits
+        self._requests, self._replies = cast(BinaryIO, self.popen.stdin), cast(BinaryIO, self.popen.stdout)
+        self._is_ready = False
+        _widen(self._replies)
+
+    def answer(self, request: protocol.Request) -> Frames | Clip:
+        """The process's answer to one request. Errors: also those of `protocol.read_reply` that are about the file."""
+        self._wait_until_ready()
+        self.files += 1
+        limits = self._limits
+        with _deadline(self.popen, limits.timeout_s) as is_over:
+            try:
+                pickle.dump(request, self._requests)
+                self._requests.flush()
+                return protocol.read_reply(self._replies, request, max_bytes=limits.memory_bytes)
+            except (EOFError, BrokenPipeError):
+                failure = _failure(_ending(self.popen), limits, is_over=is_over())
+            except protocol.OutOfMemoryError:
+                needed = f"needs more than {limits.memory_bytes / (1 << 30):.1f} GiB to decode"
+                failure = NoAnswerError(f"{needed}. Raise --decode-memory or scale it down.")
+            except MemoryError:
+                reason = "has frames that take more memory than there is. Scale it down."
+                failure = NoAnswerError(reason, is_certain=True)
+            except protocol.WireError as exc:
+                failure = NoAnswerError(f"made the decoder answer nonsense ({exc}). Convert it to mp4 (H.264).")
+        raise failure
+
+    def end(self) -> None:
+        self.popen.kill()
+        for pipe in (self._requests, self._replies):
+            with suppress(OSError):
+                pipe.close()
+        self.popen.wait()
+
+    def _wait_until_ready(self) -> None:
+        if self._is_ready:
+            return
+        with _deadline(self.popen, _START_S):
+            self._is_ready = self._replies.readline(len(protocol.READY)) == protocol.READY
+        if not self._is_ready:
+            raise _not_started(_ending(self.popen))
+
+
+def isolated(module: str, *words: str) -> list[str]:
+    """The command that runs `main` of a module of this package as a process, `words` being its `sys.argv[1:]`.
+
+    -P: the current folder, which may hold a hostile av.py, is not searched for modules.
+    """
+    return [sys.executable, "-P", "-c", _BOOT, str(Path(vllava_cli.__file__).absolute()), module, *words]
+
+
+def environment(caller: Mapping[str, str]) -> dict[str, str]:
+    """The environment for `isolated`: an empty or relative entry of PYTHONPATH would be the current folder again."""
+    folders = [folder for folder in caller.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    return {**caller, "PYTHONPATH": os.pathsep.join(folders)}
+
+
+def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    try:
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment(os.environ | _SETTINGS)
+        )
+    except OSError as exc:
+        raise _not_started((exc.strerror or str(exc)).lower()) from exc
+
+
+def _not_started(why: str) -> NoAnswerError:
+    return NoAnswerError(f"can't be decoded: the decoder doesn't start ({why}). Install vllava again.", is_certain=True)
+
+
+def _failure(ending: str, limits: DecodeLimits, *, is_over: bool) -> NoAnswerError:
+    """Why a process went away in the middle of an answer."""
+    if is_over or ending == "SIGXCPU":
+        remedy = "Raise --decode-timeout or cut it with --start and --end."
+        return NoAnswerError(f"took longer than {limits.timeout_s:g} s to decode. {remedy}", is_certain=True)
+    if ending == "SIGKILL":
+        reason = "the decoder was killed (SIGKILL), perhaps for lack of memory. Close other programs."
+        return NoAnswerError(f"can't be decoded: {reason}")
+    return NoAnswerError(f"can't be decoded: the decoder crashed on it ({ending}). Convert it to mp4 (H.264).")
+
+
+def _ending(popen: subprocess.Popen[bytes]) -> str:
+    """How a process ended: "SIGSEGV", "status 1"; "no answer" if it has closed its pipe but lives."""
+    try:
+        status = popen.wait(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+        return "no answer"
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+@contextmanager
+def _deadline(popen: subprocess.Popen[bytes], timeout_s: float) -> Iterator[Callable[[], bool]]:
+    """Kills the process unless the body ends in time; yields a function that says whether it did."""
+    done, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        """Counts slices, not the clock: the time for which both processes lie stopped (Ctrl-Z) is no decoding."""
+        left_s = timeout_s
+        while left_s > 0:
+            slice_s = min(left_s, _SLICE_S)
+            if done.wait(slice_s):
+                return
+            left_s -= slice_s
+        over.set()
+        popen.kill()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield over.is_set
+    finally:
+        done.set()
+        thread.join()
+        if over.is_set():
+            popen.wait()
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """Linux gives a pipe 64 KiB; with a megabyte, frames pass in half the time."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _folder_for(path: Path) -> str:
-    """Where the child looks a relative path up; "" where that doesn't matter or the folder is gone."""
-    if path.is_absolute():
-        return ""
-    try:
-        return str(Path.cwd())
-    except OSError:
-        return ""
+    """Where the process looks a relative path up; "" where that doesn't matter or the folder is gone."""
+    if not path.is_absolute():
+        with suppress(OSError):
+            return str(Path.cwd())
+    return ""

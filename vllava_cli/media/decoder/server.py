@@ -1,96 +1,96 @@
-"""What runs in the guard's child: answers requests one after another within hard limits, and ends with its parent."""
+"""The decoding process: answers requests one after another within hard limits, and ends with its parent."""
 
 from __future__ import annotations
 
 import gc
 import os
+import pickle
+import select
 import signal
 import sys
-import traceback
+import threading
+import time
+from contextlib import suppress
 from importlib import import_module
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
+from vllava_cli.errors import MediaError, quoted
+from vllava_cli.media.decoder import protocol
+from vllava_cli.nouns import Clip, Fit, Frames, Tiles
 
-from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.media.decoder import protocol, rlimits
-from vllava_cli.media.decoder.splice import give
-from vllava_cli.nouns import Frames
+try:
+    import resource
+except ImportError:  # Windows: the parent's clock is the only limit
+    resource = None  # type: ignore[assignment]
 
 _MODULES = (
     *("vllava_cli.media.sample", "vllava_cli.media.header"),
     *("av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),
 )
 """What decoding takes; the libraries would import theirs in the middle of a file, where memory may be short already."""
+_OPEN_FILES = 64
+_SMALL_STACK_BYTES = 1 << 18
 
 
 def main() -> None:
     """Answers what comes on stdin until that ends; `sys.argv[1]` is the memory limit in bytes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, but the parent decides
-    requests, replies = rlimits.taken_wire()
-    rlimits.watch_parent(requests)
-    for module in _MODULES:  # after the wire is taken: what an import prints must not land on it
+    requests, replies = taken_pipes()
+    watch_parent(requests)
+    for module in _MODULES:  # after the pipes are taken: what an import prints must not land on them
         import_module(module)
     memory_bytes = int(sys.argv[1])
-    rlimits.bound(memory_bytes)
-    rlimits.offer()
-    rlimits.send(replies, protocol.READY)
-    kept: list[npt.NDArray[np.uint8]] = []
+    bound(memory_bytes)
+    with suppress(OSError):  # where RAM runs out, Linux ends this process before the one that holds the model
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    replies.write(protocol.READY)
+    replies.flush()
     gc.freeze()
-    for line in requests:
-        kept.clear()
-        answer(protocol.Request.read(line), replies, kept, memory_bytes)
+    while requests.peek(1):
+        answer(pickle.load(requests), replies, memory_bytes)
         gc.collect()  # containers lie in cycles: until they are found, their decoders' threads keep their stacks
 
 
-def answer(request: protocol.Request, replies: int, kept: list[npt.NDArray[np.uint8]], memory_bytes: int) -> None:
-    """Sends exactly one reply, whatever happens; pixels stay in `kept` as long as the wire may hold their pages."""
+def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> None:
+    """Sends exactly one reply, whatever happens."""
+    pixels = None
+    try:
+        bound_cpu(request.cpu_s)
+        _enter(request)
+        result = _result(request)
+        if isinstance(result, Frames):
+            if result.pixels.nbytes > memory_bytes:  # more than the caller takes, and the system may hold no limit
+                raise MemoryError
+            pixels = protocol.pictures(result)
+        line = protocol.result_line(result, pixels)
+    except Exception as exc:
+        pixels, line = None, protocol.error_line(exc)
+    replies.write(line)
+    if pixels is not None:
+        replies.write(pixels.data)
+    replies.flush()
+
+
+def _result(request: protocol.Request) -> Frames | Clip:
     from vllava_cli.media.header import header
     from vllava_cli.media.sample import probe, sample
 
-    try:
-        rlimits.bound_cpu(request.cpu_s)
-        _enter(request)
-        match request.call:
-            case "header":
-                line = protocol.clip_line(header(request.path))
-            case "probe":
-                line = protocol.clip_line(probe(request.path, is_full=request.is_full))
-            case "sample":
-                frames = _tiled(sample(request.path, request.framing), request)
-                if frames.pixels.nbytes > memory_bytes:  # what the caller may get, also where no limit holds us
-                    raise MemoryError
-                kept.append(protocol.pictures(frames))
-                line = protocol.frames_line(frames, len(kept[0]))
-    except Exception as exc:
-        kept.clear()
-        line = _error_line(exc)
-    rlimits.send(replies, line)
-    for pixels in kept:
-        give(replies, pixels)
+    match request.call:
+        case "header":
+            return header(request.path)
+        case "probe":
+            return probe(request.path, is_full=request.is_full)
+        case "sample":
+            frames = sample(request.path, request.framing)
+            return _tiled(frames, request.tiles, request.framing.fit) if request.tiles else frames
 
 
-def _tiled(frames: Frames, request: protocol.Request) -> Frames:
-    if request.tiles is None:
-        return frames
+def _tiled(frames: Frames, tiles: Tiles, fit: Fit) -> Frames:
     from vllava_cli.media.contact_sheet import tiled
 
-    return tiled(frames, request.tiles, fit=request.framing.fit)
-
-
-def _error_line(error: Exception) -> bytes:
-    if _is_memory_short(error):
-        return protocol.memory_line()
-    if isinstance(error, MediaError | UsageError):
-        return protocol.error_line(error)
-    return protocol.bug_line("".join(traceback.format_exception(error)))
-
-
-def _is_memory_short(error: BaseException | None) -> bool:
-    """Whether at the bottom of it memory was refused: to Python, to FFmpeg (ENOMEM) or for a thread (EAGAIN)."""
-    while error is not None and not isinstance(error, MemoryError | BlockingIOError):
-        error = error.__cause__
-    return error is not None
+    return tiled(frames, tiles, fit=fit)
 
 
 def _enter(request: protocol.Request) -> None:
@@ -99,8 +99,60 @@ def _enter(request: protocol.Request) -> None:
     try:
         os.chdir(request.folder)
     except OSError as exc:
-        from vllava_cli.errors import quoted
+        reason = (exc.strerror or "").lower()
+        raise MediaError(f"{quoted(request.path)} can't be read: {reason}. Check the path.") from exc
 
-        raise MediaError(
-            f"{quoted(request.path)} can't be read: {(exc.strerror or '').lower()}. Check the path."
-        ) from exc
+
+def taken_pipes() -> tuple[BufferedReader, BinaryIO]:
+    """stdin and stdout under other numbers; what a library reads or prints goes to the null device instead."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    return requests, replies
+
+
+def watch_parent(requests: BinaryIO) -> None:
+    """From now on this process ends when its parent does, or when that closes the pipe; not on Windows."""
+    if hasattr(select, "poll"):
+        before = threading.stack_size(_SMALL_STACK_BYTES)
+        threading.Thread(target=_end_with, args=(os.getppid(), requests), daemon=True).start()
+        threading.stack_size(before)
+
+
+def _end_with(parent: int, requests: BinaryIO) -> None:
+    """Ends this process, even in the middle of a file, when the parent is gone or has closed the pipe.
+
+    Linux could send a signal instead, but at the end of the thread that started us, not of the process.
+    """
+    pipe_end = select.poll()
+    pipe_end.register(requests, 0)
+    while not pipe_end.poll(1000) and os.getppid() == parent:
+        pass
+    os._exit(0)
+
+
+def bound(memory_bytes: int) -> None:
+    """Sets limits for the process's whole life. macOS refuses or ignores RLIMIT_AS: there the clocks must do."""
+    if resource is None:
+        return
+    for limit, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+    ):
+        _, hard = resource.getrlimit(limit)
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(limit, (value, value))
+
+
+def bound_cpu(seconds: int) -> None:
+    """Lets the system end this process with SIGXCPU after so many more CPU seconds."""
+    if resource is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(time.process_time()) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))

@@ -9,11 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from vllava_cli.media.decoder import rlimits
+from vllava_cli.media.decoder import server
 
 IMPORTED, PREPARED = b'{"is": "imported"}\n', b'{"is": "prepared"}\n'
 MAX_FAULT = 200
@@ -22,13 +23,18 @@ MAX_FAULT = 200
 def main() -> None:
     """`sys.argv` has the way, the file, and the limits: bytes of memory beyond the imports', CPU seconds."""
     way, name, memory_bytes, cpu_s = sys.argv[1:]
-    lifeline, replies = rlimits.taken_wire()
-    rlimits.watch_parent(lifeline)
+    lifeline, replies = server.taken_pipes()
+    server.watch_parent(lifeline)
     try:
-        line = _turn(way, Path(name), lambda line: rlimits.send(replies, line), int(memory_bytes), int(cpu_s))
+        line = _turn(way, Path(name), partial(_send, replies), int(memory_bytes), int(cpu_s))
     except Exception as exc:
         line = {"fault": fault_of(exc)}
-    rlimits.send(replies, json.dumps(line).encode("ascii") + b"\n")
+    _send(replies, json.dumps(line).encode("ascii") + b"\n")
+
+
+def _send(replies: BinaryIO, line: bytes) -> None:
+    replies.write(line)
+    replies.flush()
 
 
 def fault_of(error: Exception) -> str:
@@ -44,9 +50,8 @@ def _turn(way: str, path: Path, send: Callable[[bytes], object], memory_bytes: i
 
     if way == "torchcodec":
         import_module("torchcodec.decoders")
-    rlimits.bound(memory_bytes + _address_space_bytes())
-    rlimits.bound_cpu(cpu_s)
-    rlimits.offer()
+    server.bound(memory_bytes + _address_space_bytes())
+    server.bound_cpu(cpu_s)
     send(IMPORTED)
     run = WAYS[way](path)
     send(PREPARED)

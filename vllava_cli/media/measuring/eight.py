@@ -14,7 +14,7 @@ import numpy.typing as npt
 from av.container import InputContainer
 
 from vllava_cli.media.container import OPTIONS
-from vllava_cli.media.upright import orientation, upright
+from vllava_cli.media.pictures import orientation_of, upright
 
 Picture = npt.NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ class Eight:
     @property
     def digest(self) -> str:
         """Of the pixels, turned upright: SHA-256 in hexadecimal digits."""
-        turn, found = orientation(self.matrix), hashlib.sha256()
+        turn, found = orientation_of(self.matrix), hashlib.sha256()
         for picture in self.pictures:
             found.update(np.ascontiguousarray(upright(picture[np.newaxis], turn)).tobytes())
         return found.hexdigest()

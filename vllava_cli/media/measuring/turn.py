@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from vllava_cli.media.decoder.process import environment, isolated
+from vllava_cli.media.decoder.client import environment, isolated
 from vllava_cli.media.measuring.contestant import IMPORTED, MAX_FAULT, PREPARED, fault_of
 from vllava_cli.nouns import FRAMES_PER_CLIP, DecodeLimits
 

@@ -1,1 +1,1 @@
-"""Clips that URLs name, as regular files of a bounded private cache."""
+"""Clips that URLs name, each fetched into a private temporary file."""

@@ -1,30 +1,49 @@
-"""The way in: a URL that the user allowed → a regular local file for as long as it is held."""
+"""A URL that the user allowed → a private temporary file, which goes away once it was read."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 
-from vllava_cli.media.remote.cache import Cache, Held
+from vllava_cli.errors import FetchError, os_reason, quoted
+from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.media.remote.http import SCHEMES, opened_http
-from vllava_cli.media.remote.policy import Allowed
-from vllava_cli.media.remote.source import PassingError, Source, Timeouts
+from vllava_cli.media.remote.policy import Allowed, suffix_of
+from vllava_cli.media.remote.source import Content, PassingError, Timeouts, passing, unfetched
 from vllava_cli.media.remote.store import opened_store
 
+MOST_BYTES = 20 << 30
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedClip:
+    """A clip on this machine's disk, and its size and SHA-256 as they came."""
+
+    path: Path
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fetcher:
-    """Fetches what `allowed` names into `cache`; may be sent to other processes, and used by several threads."""
+    """Fetches what `allowed` names; may be sent to other processes, and used by several threads."""
 
     allowed: Allowed
-    cache: Cache
+    most_bytes: int = MOST_BYTES
+    """The size of the largest clip."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     waits_s: tuple[float, ...] = (1.0, 3.0, 9.0)
-    """Before each further attempt where a fault may pass."""
+    """The pauses before each further attempt where a fault may pass."""
     sleep: Callable[[float], object] = time.sleep
 
     def check(self, url: str) -> None:
@@ -32,27 +51,72 @@ class Fetcher:
         self.allowed.scheme(url)
 
     @contextmanager
-    def fetched(self, url: str) -> Iterator[Path]:
-        """The file stays as it is until the end of the `with`. Errors: FetchError, MissingError."""
+    def fetched(self, url: str) -> Iterator[FetchedClip]:
+        """The file is there until the end of the `with`. Errors: FetchError, MissingError."""
         scheme = self.allowed.scheme(url)
-        held = self._held(url, scheme)
+        with _as_fetch_error():
+            descriptor, name = tempfile.mkstemp(prefix="vllava-", suffix=suffix_of(url))
+        path = Path(name)
         try:
-            yield held.path
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                fingerprint = self._retried(url, scheme, file)
+            yield FetchedClip(path=path, fingerprint=fingerprint)
         finally:
-            held.release()
+            path.unlink(missing_ok=True)
 
-    def _held(self, url: str, scheme: str) -> Held:
+    def _retried(self, url: str, scheme: str, file: FileIO) -> Fingerprint:
         for wait_s in chain(self.waits_s, (None,)):
             try:
-                with self._opened(url, scheme) as source:
-                    return self.cache.held(url, source)
+                with self._opened(url, scheme) as content:
+                    return self._copied(url, content, file)
             except PassingError:
                 if wait_s is None:
                     raise
                 self.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
-    def _opened(self, url: str, scheme: str) -> AbstractContextManager[Source]:
+    def _opened(self, url: str, scheme: str) -> AbstractContextManager[Content]:
         if scheme in SCHEMES:
             return opened_http(url, self.allowed, self.timeouts)
         return opened_store(url, scheme, self.allowed, self.timeouts)
+
+    def _copied(self, url: str, content: Content, file: FileIO) -> Fingerprint:
+        size, digest = 0, hashlib.sha256()
+        self._check_size(url, content.size_bytes or 0)
+        with _as_fetch_error():
+            file.seek(0)
+            file.truncate()
+            if shutil.disk_usage(tempfile.gettempdir()).free < (content.size_bytes or 0):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for block in content.blocks:
+            size += len(block)
+            self._check_size(url, size)
+            digest.update(block)
+            with _as_fetch_error():
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[file.write(rest) :]
+        if content.size_bytes not in (None, size):
+            raise passing(url, f"it ended after {size:,} of {content.size_bytes:,} bytes")
+        return Fingerprint(bytes=size, sha256=digest.hexdigest())
+
+    def _check_size(self, url: str, size: int) -> None:
+        if size > self.most_bytes:
+            most = f"more than the {_megabytes(self.most_bytes)} that a clip may have"
+            raise unfetched(url, f"it has {_megabytes(size)} or more, {most}", "Save it to a file, and name that")
+
+
+@contextmanager
+def _as_fetch_error() -> Iterator[None]:
+    """Errors of the disk become a FetchError; a full one may have room again once other clips were read."""
+    try:
+        yield
+    except OSError as exc:
+        is_full = exc.errno in _NO_ROOM
+        remedy = f"{'Free some room' if is_full else 'Check the folder'}, or set TMPDIR to another one."
+        kind = PassingError if is_full else FetchError
+        raise kind(f"{quoted(Path(tempfile.gettempdir()))} can't keep clips: {os_reason(exc)}. {remedy}") from exc
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

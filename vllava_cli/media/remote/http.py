@@ -2,65 +2,65 @@
 
 So URLs with literal addresses, redirects and names that lead to other addresses from one moment to the next are all
 covered. Proxies of the environment would connect elsewhere unchecked, so none is used; no cookie is kept, and no
-compression is asked for. fsspec lends its loop and its session; its `info` takes every failure for a missing file.
+compression is asked for. aiohttp runs in fsspec's thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 import re
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllava_cli.errors import FetchError
-from vllava_cli.media.remote.addresses import is_reachable, remedy
-from vllava_cli.media.remote.http_faults import told, told_status
-from vllava_cli.media.remote.policy import Allowed
-from vllava_cli.media.remote.source import CHUNK_BYTES, Facts, Timeouts, check_same, paced, unfetched
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import Allowed, is_reachable, remedy, without_secrets
+from vllava_cli.media.remote.source import Content, Timeouts, missing, paced, passing, refused, unfetched
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientResponse, ClientSession
 
 SCHEMES = ("http", "https")
+_CHUNK_BYTES = 1 << 20
 _ENCODED = re.compile(r"([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 """A URL that is sent as it is: a signature is often one of its very letters."""
+_PASSING = (408, 425, 429)
+_MISSING = (404, 410)
+_REFUSED = (401, 403, 407)
+_Found = TypeVar("_Found")
 
 
 @contextmanager
-def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[HttpSource]:
-    """A session for one URL, and for what that redirects to."""
-    from fsspec.asyn import sync
-    from fsspec.implementations.http import HTTPFileSystem
-
-    border = Border(url, allowed)
-
-    async def get_client(**_: object) -> ClientSession:
-        return _session(border, timeouts)
-
-    is_encoded = _ENCODED.fullmatch(url) is not None
-    filesystem = HTTPFileSystem(get_client=get_client, encoded=is_encoded, skip_instance_cache=True)
-    session = sync(filesystem.loop, filesystem.set_session)
+def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Content]:
+    """The content of a URL, or of the one that it redirects to. Errors: FetchError."""
+    connection = _Connection(url, allowed, timeouts)
     try:
-        yield HttpSource(url, filesystem, session, border, timeouts)
+        response = connection.run(connection.open)
+        _check_status(url, response.status)
+        if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
+            raise unfetched(url, "it is sent compressed, which nobody asked for", "Name another server")
+        read = partial(connection.run, partial(response.content.read, _CHUNK_BYTES))
+        yield Content(size_bytes=response.content_length, blocks=paced(url, read, timeouts))
     finally:
-        sync(filesystem.loop, session.close)
+        with suppress(FetchError):  # nothing may hide why it ends
+            connection.run(connection.close)
 
 
 @dataclass(frozen=True)
-class Border:
-    """What may be asked for the sake of a URL, and which addresses were not."""
+class AccessCheck:
+    """Checks the requests and connections for the sake of a URL; `refused` are the addresses that aren't allowed."""
 
     url: str
     allowed: Allowed
     refused: list[str] = field(default_factory=list)
 
     def socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """For an address that is to be connected to. Errors: OSError; another type would be lost on its way up."""
+        """Opens a socket for an address. Errors: OSError if it isn't allowed; other types would be lost on the way."""
         address = info[4][0]
         if not is_reachable(address, self.allowed):
             self.refused.append(address)
@@ -68,7 +68,7 @@ class Border:
         return socket.socket(family=info[0], type=info[1], proto=info[2])
 
     async def request(self, request: ClientRequest, send: Callable[[ClientRequest], Any]) -> ClientResponse:
-        """Runs for the URL, then for each that it redirects to. Errors: FetchError."""
+        """Checks and sends the request for the URL, then for each that it redirects to. Errors: FetchError."""
         scheme = request.url.scheme
         if scheme not in self.allowed.schemes:
             raise self._beyond(without_secrets(str(request.url)), f"add --allow {scheme}")
@@ -77,87 +77,99 @@ class Border:
 
     @property
     def fault(self) -> FetchError | None:
-        """Where an address was not reachable."""
+        """The error for an address that wasn't allowed, if there was one."""
         return self._beyond(self.refused[-1], remedy(self.refused[-1])) if self.refused else None
 
     def _beyond(self, where: str, remedy: str) -> FetchError:
         return FetchError(f"{without_secrets(self.url)} leads to {where}, which isn't allowed: {remedy}.")
 
 
-class HttpSource:
-    """A `Source`; made by `opened_http`."""
+class _Connection:
+    """A session for one URL, in fsspec's thread."""
 
-    def __init__(self, url: str, filesystem: Any, session: ClientSession, border: Border, timeouts: Timeouts) -> None:
-        self._url = url
-        self._filesystem = filesystem
-        self._session = session
-        self._border = border
-        self._timeouts = timeouts
+    def __init__(self, url: str, allowed: Allowed, timeouts: Timeouts) -> None:
+        self._url, self._timeouts = url, timeouts
+        self._access = AccessCheck(url, allowed)
+        self._session: ClientSession | None = None
 
-    def facts(self) -> Facts:
-        """By HEAD; some servers answer that with an error or without a size, then the headers of GET are read."""
-        found: Facts = self._synced(self._head)
-        return found
+    def run(self, step: Callable[[], Awaitable[_Found]]) -> _Found:
+        """Waits for a step; errors of aiohttp become a FetchError."""
+        from fsspec.asyn import get_loop, sync
 
-    def chunks(self, facts: Facts) -> Generator[bytes, None, None]:
-        pieces = self._pieces(facts)
-        try:
-            yield from paced(self._url, partial(self._synced, anext, pieces, b""), self._timeouts)
-        finally:
-            with suppress(FetchError):  # nothing may hide why it ends
-                self._synced(pieces.aclose)
-
-    async def _head(self) -> Facts:
-        async with self._answer("HEAD") as response:
-            facts = _facts(response)
-            if response.status < 400 and facts.bytes != 0:
-                return facts
-        async with self._answer("GET") as response:
-            told_status(self._url, response.status)
-            return _facts(response)
-
-    async def _pieces(self, facts: Facts) -> AsyncGenerator[bytes, None]:
-        async with self._answer("GET") as response:
-            told_status(self._url, response.status)
-            if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
-                raise unfetched(self._url, "it is sent compressed, which nobody asked for", "Name another server")
-            check_same(self._url, _facts(response), facts)
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                yield chunk
-
-    @asynccontextmanager
-    async def _answer(self, method: str) -> AsyncIterator[ClientResponse]:
-        url = self._filesystem.encode_url(self._url)
-        async with self._session.request(method, url, headers={"Accept-Encoding": "identity"}) as response:
-            yield response
-
-    def _synced(self, function: Callable[..., Any], *words: object) -> Any:
-        """In fsspec's thread; what aiohttp raises becomes a FetchError."""
-        from fsspec.asyn import sync
-
-        async def run() -> Any:
-            return await function(*words)
+        async def run() -> _Found:
+            return await step()
 
         try:
-            return sync(self._filesystem.loop, run, timeout=self._timeouts.block_s)
+            found: _Found = sync(get_loop(), run, timeout=self._timeouts.block_s)
         except FetchError:
             raise
         except Exception as exc:
-            raise self._border.fault or told(self._url, exc) from exc
+            raise self._access.fault or _fault_of(self._url, exc) from exc
+        return found
+
+    async def open(self) -> ClientResponse:
+        from yarl import URL
+
+        self._session = _session(self._access, self._timeouts)
+        url = URL(self._url, encoded=_ENCODED.fullmatch(self._url) is not None)
+        return await self._session.get(url, headers={"Accept-Encoding": "identity"})
+
+    async def close(self) -> None:
+        if self._session:
+            await self._session.close()
 
 
-def _session(border: Border, timeouts: Timeouts) -> ClientSession:
+def _session(access: AccessCheck, timeouts: Timeouts) -> ClientSession:
     from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
     return ClientSession(
-        connector=TCPConnector(socket_factory=border.socket),
+        connector=TCPConnector(socket_factory=access.socket),
         timeout=ClientTimeout(total=None, connect=timeouts.connect_s, sock_read=timeouts.silence_s),
         cookie_jar=DummyCookieJar(),
-        middlewares=(border.request,),
+        middlewares=(access.request,),
         trust_env=False,
         auto_decompress=False,
     )
 
 
-def _facts(response: ClientResponse) -> Facts:
-    return Facts.of(dict(response.headers))
+def _check_status(url: str, status: int) -> None:
+    """Raises the error that a status stands for, unless it is good."""
+    if status == 200:
+        return
+    if status in _MISSING:
+        raise missing(url)
+    if status in _REFUSED:
+        raise refused(url, f"Check the URL's signature or credentials ({status})")
+    if status in _PASSING or status >= 500:
+        raise passing(url, f"the server answers {status}")
+    raise unfetched(url, f"the server answers {status}")
+
+
+def _fault_of(url: str, exc: Exception) -> FetchError:
+    """The sentence for an exception of aiohttp or of the system; aiohttp's own texts have the whole URL in them."""
+    import aiohttp
+
+    match exc:
+        case aiohttp.NonHttpUrlRedirectClientError():
+            return unfetched(url, "it redirects to a scheme that isn't allowed", "Name the URL that it leads to")
+        case aiohttp.InvalidUrlRedirectClientError() | aiohttp.TooManyRedirects():
+            return unfetched(url, "its redirects lead nowhere", "Name the URL that it should lead to")
+        case aiohttp.ClientSSLError():
+            return unfetched(url, "its certificate can't be trusted", "Check the host, or set SSL_CERT_FILE")
+        case aiohttp.ClientConnectorDNSError() if not _is_busy(exc.os_error):
+            return unfetched(url, "there is no such host")
+        case aiohttp.InvalidURL() | ValueError():
+            return unfetched(url, "it is no good URL")
+        case asyncio.TimeoutError():
+            return passing(url, "the server keeps silent")
+        case aiohttp.ClientPayloadError():
+            return passing(url, "the connection ended before the file did")
+        case aiohttp.ClientOSError() if exc.errno and exc.errno > 0:
+            return passing(url, os.strerror(exc.errno).lower())
+        case _:
+            return passing(url, "the connection was lost")
+
+
+def _is_busy(exc: OSError) -> bool:
+    """Whether the name server only had no answer yet."""
+    return isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN

@@ -1,6 +1,7 @@
-"""Which schemes of URLs may be fetched, and which addresses be reached: only what `--allow` named. Pure.
+"""The URLs and addresses that may be reached, which is only what `--allow` named, and how a URL is shown. Pure.
 
-What leads to this machine's own files or memory, or wraps another URL, is never allowed.
+A URL that leads to this machine's own files or memory, or wraps another URL, is never allowed. Private ranges of
+addresses are as good as public ones: clusters live there. A URL may carry secrets, which no message shows.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import PurePosixPath
+from typing import Literal
+from urllib.parse import unquote
 
 from vllava_cli.errors import FetchError, UsageError
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.files import MEDIA_SUFFIXES
 
 LOOPBACK = "loopback"
 LINK_LOCAL = "link-local"
@@ -29,12 +34,28 @@ _NEVER = frozenset(
         *("zip", "tar", "libarchive", "blosc", "gzip", "bz2", "xz", "zstd"),
     )
 )
-"""fsspec's schemes for what lies on this machine, and for what only passes on to another scheme."""
+"""fsspec's schemes for this machine's own files and memory, and for those that only pass on to another scheme."""
+
+AddressKind = Literal["loopback", "link-local", "nowhere"]
+
+_METADATA = frozenset(
+    map(
+        ip_address,
+        (
+            *("fd00:ec2::254", "fd20:ce::254"),  # AWS and Google over IPv6
+            *("168.63.129.16", "100.100.100.200", "192.0.0.192"),  # Azure, Alibaba, Oracle
+        ),
+    )
+)
+"""Addresses at which clouds hand out credentials, beside 169.254.0.0/16."""
+
+_WRAPPERS = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+"""IPv6 with an IPv4 address at its end: NAT64, NAT64 of a site, IPv4-compatible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """What a user agreed to. Nothing is, unless it is named."""
+    """The schemes and addresses that a user agreed to: none, unless it is named."""
 
     schemes: frozenset[str] = frozenset()
     """In lower case."""
@@ -58,7 +79,7 @@ class Allowed:
 
 
 def allowed(words: Sequence[str]) -> Allowed:
-    """From what `--allow` said: ["s3,https", "loopback"]. Errors: UsageError for what is never allowed."""
+    """Reads the words of `--allow`: ["s3,https", "loopback"]. Errors: UsageError for what is never allowed."""
     named = {word.strip().lower() for each in words for word in each.split(",")}
     schemes = named - {LOOPBACK, LINK_LOCAL}
     for scheme in sorted(schemes):
@@ -74,8 +95,81 @@ def scheme_of(path: str) -> str | None:
     return found[1].lower()
 
 
+def kind_of(address: str) -> AddressKind | None:
+    """The kind of an address, also of one wrapped in another; None for the internet and for private networks.
+
+    "nowhere" stands also for text that is no address.
+    """
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return "nowhere"
+    return _kind(parsed)
+
+
+def is_reachable(address: str, allowed: Allowed) -> bool:
+    """Whether the user agreed to connections to this address."""
+    match kind_of(address):
+        case None:
+            return True
+        case "loopback":
+            return allowed.has_loopback
+        case "link-local":
+            return allowed.has_link_local
+        case "nowhere":
+            return False
+
+
+def remedy(address: str) -> str:
+    """The end of a sentence about an address that is not reachable."""
+    kind = kind_of(address)
+    return f"add --allow {kind}" if kind in (LOOPBACK, LINK_LOCAL) else "name another host"
+
+
+def without_secrets(url: str) -> str:
+    """The URL as messages show it: "https://me:word@host/a.mp4?X-Signature=5#t" → "https://host/a.mp4"."""
+    head, mark, rest = url.partition("://")
+    rest = re.split("[?#]", rest, maxsplit=1)[0]
+    authority, slash, path = rest.partition("/")
+    return _one_line(f"{head}{mark}{authority.rpartition('@')[2]}{slash}{path}")
+
+
+def scrubbed(text: str, url: str) -> str:
+    """The first line of a library's message about a URL, without the URL's secrets and the full stop."""
+    line = (text.strip().splitlines() or [""])[0].replace(url, without_secrets(url))
+    return _one_line(re.sub(r"(\w://[^\s?#]*)[?#][^\s'\")]*", r"\1", line)).rstrip(" .")
+
+
+def suffix_of(url: str) -> str:
+    """The ending of a URL's path, "" unless media have it: "s3://b/A.MP4?v=1" → ".mp4"."""
+    path = without_secrets(url).partition("://")[2].partition("/")[2]
+    suffix = PurePosixPath(unquote(path)).suffix.lower()
+    return suffix if suffix in MEDIA_SUFFIXES else ""
+
+
 def _check(scheme: str) -> None:
     if scheme in _NEVER:
         raise UsageError(f"{scheme} can't be allowed: it leads to no other machine. Name local files by their paths.")
     if not re.fullmatch(_SCHEME, scheme):
         raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")
+
+
+def _kind(address: IPv4Address | IPv6Address) -> AddressKind | None:
+    if address.is_loopback or address.is_unspecified:  # 0.0.0.0 connects to this machine
+        return "loopback"
+    if address.is_link_local or address in _METADATA:
+        return "link-local"
+    if isinstance(address, IPv6Address) and (inner := _inside(address)):
+        return _kind(inner)
+    is_nowhere = address.is_multicast or address.is_reserved or (address.version == 4 and address.packed[0] == 0)
+    return "nowhere" if is_nowhere else None
+
+
+def _inside(address: IPv6Address) -> IPv4Address | None:
+    if any(address in wrapper for wrapper in _WRAPPERS):
+        return IPv4Address(address.packed[-4:])
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -1,20 +1,14 @@
-"""A URL that is open to be read, whatever lies behind its scheme, and what its server says of it."""
+"""The content of a URL while it is read, whatever its scheme, and the sentences about its faults."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from vllava_cli.errors import FetchError, MissingError
-from vllava_cli.media.remote.urls import without_secrets
+from vllava_cli.media.remote.policy import without_secrets
 from vllava_cli.nouns import counted
-
-CHUNK_BYTES = 1 << 20
-
-_MARKS = ("etag", "e_tag", "generation", "content_md5", "content-md5", "md5hash", "crc32c", "checksum", "versionid")
-_DATES = ("last-modified", "lastmodified", "last_modified", "updated", "modified", "mtime")
 
 
 class PassingError(FetchError):
@@ -22,27 +16,12 @@ class PassingError(FetchError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What tells one version from another, as far as the server says it."""
+class Content:
+    """An open URL. Errors while `blocks` are read: FetchError, MissingError, PassingError."""
 
-    bytes: int | None = None
-    mark: str | None = None
-    """An ETag, a generation, a checksum."""
-    modified: str | None = None
-
-    @property
-    def tell_versions(self) -> bool:
-        """Whether equal facts are equal bytes; another clip may be as long."""
-        return self.mark is not None or self.modified is not None
-
-    @classmethod
-    def of(cls, told: Mapping[str, object]) -> Facts:
-        """From HTTP headers, or from what fsspec's `info` gives; each filesystem has names of its own."""
-        lower = {name.lower(): value for name, value in told.items() if value not in (None, "")}
-        size = str(lower.get("size", lower.get("content-length", "")))
-        return cls(
-            bytes=int(size) if size.isdecimal() else None, mark=_first(lower, _MARKS), modified=_first(lower, _DATES)
-        )
+    size_bytes: int | None
+    """The size by the server, None if it doesn't say."""
+    blocks: Iterator[bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +38,8 @@ class Timeouts:
     clock: Callable[[], float] = time.monotonic
 
 
-class Source(Protocol):
-    """One URL. Errors of all: FetchError, MissingError, PassingError."""
-
-    def facts(self) -> Facts:
-        """Asks the server, without the content."""
-
-    def chunks(self, facts: Facts) -> Generator[bytes, None, None]:
-        """The content that had those facts, from its beginning each time."""
-
-
 def paced(url: str, read: Callable[[], bytes], timeouts: Timeouts) -> Iterator[bytes]:
-    """What `read` gives until it gives nothing. The time that the caller takes between two blocks doesn't count.
+    """The blocks that `read` gives until it gives nothing. The time that the caller takes between two doesn't count.
 
     Errors: FetchError for a download that is too slow; the next attempt would be no faster.
     """
@@ -82,13 +51,6 @@ def paced(url: str, read: Callable[[], bytes], timeouts: Timeouts) -> Iterator[b
             raise unfetched(url, f"{came}, less than {least} KiB a second", "Save it to a file, and name that")
         yield block
         begun_s = timeouts.clock()
-
-
-def check_same(url: str, now: Facts, before: Facts) -> None:
-    """Raises a PassingError where both say something that differs; one answer may say less than another."""
-    pairs = ((now.bytes, before.bytes), (now.mark, before.mark))
-    if any(a is not None and b is not None and a != b for a, b in pairs):
-        raise passing(url, "it changed in the meantime")
 
 
 def missing(url: str) -> MissingError:
@@ -105,7 +67,3 @@ def unfetched(url: str, reason: str, remedy: str = "Check the URL") -> FetchErro
 
 def passing(url: str, reason: str) -> PassingError:
     return PassingError(f"{without_secrets(url)} can't be fetched: {reason}. Try again later.")
-
-
-def _first(told: Mapping[str, object], names: tuple[str, ...]) -> str | None:
-    return next((str(told[name]) for name in names if name in told), None)

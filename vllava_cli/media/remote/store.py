@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from vllava_cli.errors import FetchError
-from vllava_cli.media.remote.addresses import is_reachable, remedy
-from vllava_cli.media.remote.policy import Allowed
-from vllava_cli.media.remote.source import Facts, Timeouts, check_same, missing, paced, passing, refused, unfetched
-from vllava_cli.media.remote.urls import scrubbed, without_secrets
+from vllava_cli.media.remote.policy import Allowed, is_reachable, remedy, scrubbed, without_secrets
+from vllava_cli.media.remote.source import Content, Timeouts, missing, paced, passing, refused, unfetched
 
 BLOCK_BYTES = 8 << 20
 
@@ -47,43 +43,34 @@ _PASSING = ("HTTPClientError", "ConnectionError", "ClientError", "ResponseStream
 
 
 @contextmanager
-def opened_store(url: str, scheme: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[StoreSource]:
-    """Errors: FetchError for a library that isn't installed and for an address that isn't allowed."""
+def opened_store(url: str, scheme: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Content]:
+    """Errors: FetchError, also for a library that isn't installed and for an address that isn't allowed."""
     if scheme not in _BUCKETS:
         _check_host(url, allowed)
-    yield StoreSource(url, scheme, _filesystem(url, scheme), timeouts)
+    filesystem = _filesystem(url, scheme)
+    with ExitStack() as ends:
+        with _as_fetch_error(url, scheme):
+            if filesystem.info(url).get("type") == "directory":
+                raise unfetched(url, "it is a folder", "Name the files in it")
+            file = ends.enter_context(filesystem.open(url, "rb", block_size=BLOCK_BYTES, cache_type="none"))
+
+        def read() -> bytes:
+            with _as_fetch_error(url, scheme):
+                block: bytes = file.read(BLOCK_BYTES)
+                return block
+
+        yield Content(size_bytes=getattr(file, "size", None), blocks=paced(url, read, timeouts))
 
 
-@dataclass(frozen=True)
-class StoreSource:
-    """A `Source`; made by `opened_store`."""
-
-    url: str
-    scheme: str
-    filesystem: Any
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-    def facts(self) -> Facts:
-        with self._told():
-            info = self.filesystem.info(self.url)
-            if info.get("type") == "directory":
-                raise unfetched(self.url, "it is a folder", "Name the files in it")
-            return Facts.of(info)
-
-    def chunks(self, facts: Facts) -> Generator[bytes, None, None]:
-        with self._told(), self.filesystem.open(self.url, "rb", block_size=BLOCK_BYTES, cache_type="none") as file:
-            check_same(self.url, Facts.of(getattr(file, "details", None) or {}), facts)
-            yield from paced(self.url, partial(file.read, BLOCK_BYTES), self.timeouts)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the library raises becomes a FetchError; what who reads the chunks raises never comes here."""
-        try:
-            yield
-        except FetchError:
-            raise
-        except Exception as exc:  # each library has types of its own
-            raise _fault(self.url, self.scheme, exc) from exc
+@contextmanager
+def _as_fetch_error(url: str, scheme: str) -> Iterator[None]:
+    """Errors of the library become a FetchError."""
+    try:
+        yield
+    except FetchError:
+        raise
+    except Exception as exc:  # each library has types of its own
+        raise fault_of(url, scheme, exc) from exc
 
 
 def _filesystem(url: str, scheme: str) -> Any:
@@ -98,7 +85,7 @@ def _filesystem(url: str, scheme: str) -> Any:
     except ValueError as exc:
         raise unfetched(url, f"fsspec knows no scheme {scheme}") from exc
     except Exception as exc:  # a configuration that its library refuses
-        raise _fault(url, scheme, exc) from exc
+        raise fault_of(url, scheme, exc) from exc
 
 
 def _check_host(url: str, allowed: Allowed) -> None:
@@ -112,7 +99,8 @@ def _check_host(url: str, allowed: Allowed) -> None:
             raise FetchError(f"{without_secrets(url)} leads to {address}, which isn't allowed: {remedy(address)}.")
 
 
-def _fault(url: str, scheme: str, exc: Exception) -> FetchError:
+def fault_of(url: str, scheme: str, exc: Exception) -> FetchError:
+    """The sentence for an error of a library."""
     code, names = _code(exc), {kind.__name__ for kind in type(exc).__mro__}
     reason = scrubbed(str(exc), url) or type(exc).__name__
     if isinstance(exc, FileNotFoundError) or code in (404, 410):

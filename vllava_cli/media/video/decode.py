@@ -7,11 +7,11 @@ own: two groups decoded beside each other take half the time, whatever the codec
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 import numpy as np
 from av.container import InputContainer
@@ -33,11 +33,39 @@ _THREAD_BYTES = 400 << 20
 """What pictures held by all decoder threads together may take."""
 
 
-@dataclass(kw_only=True)
-class Film:
-    """The wanted frames, in the order of `stamps`, as they come out of the decoders."""
+@dataclass(frozen=True, kw_only=True)
+class Parallelism:
+    """How many decoders work side by side, and how many threads each has."""
 
-    stamps: tuple[int, ...]
+    decoders: int
+    threads: int
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], *, frame_pixels: int, cores: int, shares_frames: bool = True) -> Parallelism:
+        """The fastest choice; big pictures and little work make it small.
+
+        8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads.
+        """
+        lengths = [len(run.presented) for run in runs]
+        work = frame_pixels * sum(lengths)
+        affordable = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
+        threads = min(cores, affordable, max(1, work // _PIXELS_WORTH_A_DECODER))
+        numbers = range(1, max(1, min(threads, len(runs), _MAX_DECODERS)) + 1)
+        most = _MAX_DECODERS if shares_frames else 1
+        choices = [cls(decoders=number, threads=min(threads // number, most)) for number in numbers]
+        return min(choices, key=lambda choice: choice._frames_in_a_row(lengths))
+
+    def _frames_in_a_row(self, lengths: Sequence[int]) -> float:
+        """How long the work takes, in frames that one thread decodes."""
+        speed = self.threads * _THREAD_GAIN if self.threads > 1 else 1.0
+        return max(*lengths, sum(lengths) / self.decoders) / speed
+
+
+@dataclass(kw_only=True)
+class DecodedRuns:
+    """The wanted frames, in the order of their `pts`, as they come out of the decoders."""
+
+    pts: tuple[int, ...]
     pixels: Pixels
     """[T, H, W, 3], as stored."""
     matrices: set[bytes | None] = field(default_factory=set)
@@ -47,88 +75,60 @@ class Film:
         """Fills every place of a frame, which is converted once. Errors: DamageError for one of another size."""
         if (frame.height, frame.width) != self.pixels.shape[1:3]:
             raise DamageError("its frames change their size")
-        first, *others = (place for place, stamp in enumerate(self.stamps) if stamp == frame.pts)
+        first, *others = (place for place, pts in enumerate(self.pts) if pts == frame.pts)
         converter.write(frame, self.pixels[first])
         if others:
             self.pixels[others] = self.pixels[first]
         self.matrices.add(matrix_of(frame))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crew:
-    """How many decoders work side by side, and how many threads each has."""
-
-    decoders: int
-    threads: int
-
-    @classmethod
-    def of(cls, runs: Sequence[Run], *, frame_pixels: int, cores: int, shares_frames: bool = True) -> Crew:
-        """The crew that is done first; big pictures and little work make it small.
-
-        8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads.
-        """
-        lengths = [len(run.presented) for run in runs]
-        work = frame_pixels * sum(lengths)
-        room = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
-        hands = min(cores, room, max(1, work // _PIXELS_WORTH_A_DECODER))
-        numbers = range(1, max(1, min(hands, len(runs), _MAX_DECODERS)) + 1)
-        most = _MAX_DECODERS if shares_frames else 1
-        crews = [cls(decoders=number, threads=min(hands // number, most)) for number in numbers]
-        return min(crews, key=lambda crew: crew._frames_in_a_row(lengths))
-
-    def _frames_in_a_row(self, lengths: Sequence[int]) -> float:
-        """How long the work takes, in frames that one thread decodes."""
-        speed = self.threads * _THREAD_GAIN if self.threads > 1 else 1.0
-        return max(*lengths, sum(lengths) / self.decoders) / speed
-
-
-def fetch(path: Path, container: InputContainer, runs: Sequence[Run], stamps: tuple[int, ...]) -> Film:
+def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...]) -> DecodedRuns:
     """The frames of all runs; `container` is the first decoder's, and no frame of it has been decoded yet."""
     stream = video_stream(container, path)
     width, height = stream.codec_context.width, stream.codec_context.height
-    film = Film(stamps=stamps, pixels=np.empty((len(stamps), height, width, 3), np.uint8))
+    decoded = DecodedRuns(pts=pts, pixels=np.empty((len(pts), height, width, 3), np.uint8))
     shares_frames = stream.codec_context.name not in _SLOW_THREADS
-    crew = Crew.of(runs, frame_pixels=width * height, cores=_cores(), shares_frames=shares_frames)
-    waiting = SimpleQueue[Run]()
-    for run in sorted(runs, key=lambda run: -len(run.presented)):
-        waiting.put(run)
-    with ThreadPoolExecutor(crew.decoders) as pool:
-        others = [pool.submit(_work_apart, path, waiting, film, crew) for _ in range(crew.decoders - 1)]
+    parallelism = Parallelism.of(runs, frame_pixels=width * height, cores=_cores(), shares_frames=shares_frames)
+    waiting = deque(sorted(runs, key=lambda run: -len(run.presented)))
+
+    def work_apart() -> None:
         try:
-            _work(container, stream, waiting, film, crew)
+            with opened(path) as other:
+                _work(other, video_stream(other, path), waiting, decoded, parallelism.threads)
+        except BaseException:
+            waiting.clear()  # nothing more is worth decoding once one run has failed
+            raise
+
+    with ThreadPoolExecutor(parallelism.decoders) as pool:
+        others = [pool.submit(work_apart) for _ in range(parallelism.decoders - 1)]
+        try:
+            _work(container, stream, waiting, decoded, parallelism.threads)
         finally:
-            _empty(waiting)
+            waiting.clear()
         for other in others:
             other.result()
-    return film
+    return decoded
 
 
-def _work_apart(path: Path, waiting: SimpleQueue[Run], film: Film, crew: Crew) -> None:
-    try:
-        with opened(path) as container:
-            _work(container, video_stream(container, path), waiting, film, crew)
-    except BaseException:
-        _empty(waiting)
-        raise
-
-
-def _work(container: InputContainer, stream: VideoStream, waiting: SimpleQueue[Run], film: Film, crew: Crew) -> None:
+def _work(
+    container: InputContainer, stream: VideoStream, waiting: deque[Run], decoded: DecodedRuns, threads: int
+) -> None:
     context, converter = stream.codec_context, Converter()
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
-    context.thread_type = "FRAME" if crew.threads > 1 else "SLICE"  # as in the documentation's loop
-    if crew.threads > 1 or context.name == "libdav1d":  # whose own threads would get into each other's way
-        context.thread_count = crew.threads
+    context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
+    if threads > 1 or context.name == "libdav1d":  # whose own threads would get into each other's way
+        context.thread_count = threads
     while True:
         try:
-            run = waiting.get_nowait()
-        except Empty:
+            run = waiting.popleft()
+        except IndexError:
             return
-        for frame in _decoded(container, stream, run):
-            film.take(frame, converter)
+        for frame in _wanted_frames(container, stream, run):
+            decoded.take(frame, converter)
             del frame  # a decoder that makes up a part of a picture takes it from frames that nobody keeps
 
 
-def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[VideoFrame]:
+def _wanted_frames(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[VideoFrame]:
     """The wanted frames of a run; every frame that leaves the decoder must be the next one that is presented."""
     bitstream, dropped, expected = bitstream_of(stream), set[int](), iter(run.presented)
     for packet in arriving(container, stream, run):
@@ -144,7 +144,7 @@ def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
         for frame in frames:
             if frame.pts is not None and frame.pts < run.presented[0]:
                 continue
-            due = next((stamp for stamp in expected if stamp not in dropped), None)
+            due = next((pts for pts in expected if pts not in dropped), None)
             if frame.pts != due or frame.is_corrupt:
                 raise DamageError("decoding from a key frame gave other frames than those that were expected")
             if due in run.wanted:
@@ -152,15 +152,6 @@ def _decoded(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
             if due == run.presented[-1]:
                 return
     raise DamageError("the decoder kept a frame that is needed to itself")
-
-
-def _empty(waiting: SimpleQueue[Run]) -> None:
-    """Nothing more is worth decoding once one run has failed."""
-    while True:
-        try:
-            waiting.get_nowait()
-        except Empty:
-            return
 
 
 def _cores() -> int:

@@ -1,13 +1,14 @@
-"""Where a file's frames are: what the two indexes share, and the runs of packets that give some of the frames.
+"""Where a file's frames are, without decoding them: what the two indexes share, and the runs of packets to decode.
 
-A *rank* is a frame's place in presentation order; a *stamp* is its presentation time in the stream's time base.
+A *display index* is a frame's position in presentation order; its *pts* is the time at which it is presented, in the
+stream's time base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from av.container import InputContainer
 from av.packet import Packet
@@ -36,60 +37,74 @@ class DistrustError(Exception):
         self.packets = packets
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """How a packet is known again; `stamp` is its dts in a sample table, else its pts."""
+class DamageError(DistrustError):
+    """A needed group can't be decoded cleanly: no other index will help."""
 
-    stamp: int
+
+@dataclass(frozen=True, kw_only=True)
+class PacketId:
+    """The facts by which a packet is known again; `timestamp` is its dts in a sample table, else its pts."""
+
+    timestamp: int
     position: int
     size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A stretch of packets from a key frame on, and the frames to take from it."""
+    """A run of packets from a key frame on, and the frames to take from it."""
 
     seek_to: int
     """A time stamp, or a position in bytes where `seeks_bytes`."""
-    marks: tuple[Mark, ...]
+    packets: tuple[PacketId, ...]
     """The packets that must arrive, in this order."""
     presented: tuple[int, ...] = ()
-    """Stamps that the decoder must give, ascending, from the key frame to the last wanted frame."""
+    """The pts that the decoder must give, ascending, from the key frame to the last wanted frame."""
     wanted: frozenset[int] = frozenset()
+    """The pts of the wanted frames."""
     seeks_bytes: bool = False
-    stamps_are_dts: bool = False
+    is_by_dts: bool = False
+    """Whether packets are known by their dts."""
 
 
-class DamageError(DistrustError):
-    """A needed group can't be decoded cleanly: no other index will help."""
+class Index(ABC):
+    """The frames of a file as its sample table or its packets list them. Errors of all methods: DistrustError."""
 
+    source: str
+    """The subject of a sentence: "One pass over the packets"."""
+    frame_count: int
+    packet_count: int
 
-class Index(Protocol):
-    """What a file's sample table or one pass over its packets tells."""
+    @abstractmethod
+    def pts(self, display_index: int) -> int:
+        """The presentation time of a frame."""
 
-    @property
-    def frame_count(self) -> int: ...
+    @abstractmethod
+    def count_before(self, pts: int) -> int:
+        """How many frames are presented before `pts`."""
 
-    @property
-    def packet_count(self) -> int: ...
-
-    @property
-    def source(self) -> str:
-        """What told the frames, as the subject of a sentence."""
-
-    def stamp(self, rank: int) -> int:
-        """The presentation time of a frame. Errors: DistrustError, as everywhere here."""
-
-    def rank(self, stamp: int) -> int:
-        """How many frames are presented before `stamp`."""
-
+    @abstractmethod
     def end(self) -> int:
-        """The stamp at which the last frame's time is over."""
+        """The time at which the last frame's own time is over."""
 
-    def is_rate_constant(self) -> bool: ...
+    @abstractmethod
+    def is_rate_constant(self) -> bool:
+        """Whether all frames are equally far apart."""
 
-    def runs(self, ranks: Sequence[int]) -> tuple[Run, ...]:
-        """What to decode for these frames, a run for each group of pictures that holds some of them."""
+    def runs(self, display_indices: Sequence[int]) -> tuple[Run, ...]:
+        """The runs to decode for these frames, one for each group of pictures that holds some of them."""
+        groups: dict[int, list[int]] = {}
+        for display_index in sorted(set(display_indices)):
+            groups.setdefault(self._start_for(display_index), []).append(display_index)
+        return tuple(self._run(start, wanted) for start, wanted in groups.items())
+
+    @abstractmethod
+    def _start_for(self, display_index: int) -> int:
+        """The key frame that decoding starts from, as a number of the index's own."""
+
+    @abstractmethod
+    def _run(self, start: int, display_indices: Sequence[int]) -> Run:
+        """The run from that key frame for these frames, which ascend."""
 
 
 def seeks_bytes(container: InputContainer) -> bool:
@@ -102,39 +117,31 @@ def bitstream_of(stream: VideoStream) -> Bitstream:
 
 
 def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[Packet[VideoStream]]:
-    """Seeks to a run and yields its packets, each compared with its mark; the empty one too, if the file ends there."""
+    """Seeks to a run and yields its packets, each compared with its id; the empty one too, if the file ends there."""
     container.seek(run.seek_to, stream=stream, unsupported_byte_offset=run.seeks_bytes)
-    marks = iter(run.marks)
-    awaited = next(marks, None)
+    ids = iter(run.packets)
+    awaited = next(ids, None)
     for packet in container.demux(stream):
         if awaited is None:
             if packet.size:
                 raise DistrustError("the decoder asked for more packets than a frame can need")
             yield packet
             return
-        if awaited is run.marks[0] and not _is(packet, awaited, run) and _is_before(packet, awaited, run):
+        is_it = (packet.dts if run.is_by_dts else packet.pts, packet.pos, packet.size) == (
+            awaited.timestamp,
+            awaited.position,
+            awaited.size,
+        )
+        if not is_it and awaited is run.packets[0] and _is_before(packet, awaited, run):
             continue
-        if not _is(packet, awaited, run) or packet.is_corrupt:
+        if not is_it or packet.is_corrupt:
             break
         yield packet
-        awaited = next(marks, None)
+        awaited = next(ids, None)
     raise DistrustError("seeking led to other packets than those that were expected")
 
 
-def grouped(ranks: Sequence[int], key_of: Mapping[int, int]) -> dict[int, list[int]]:
-    """Ranks by the key that their decoding starts from: [3, 9, 40], {3: 0, 9: 0, 40: 2} → {0: [3, 9], 2: [40]}."""
-    groups: dict[int, list[int]] = {}
-    for rank in sorted(set(ranks)):
-        groups.setdefault(key_of[rank], []).append(rank)
-    return groups
-
-
-def _is(packet: Packet[VideoStream], mark: Mark, run: Run) -> bool:
-    stamp = packet.dts if run.stamps_are_dts else packet.pts
-    return (stamp, packet.pos, packet.size) == (mark.stamp, mark.position, mark.size)
-
-
-def _is_before(packet: Packet[VideoStream], mark: Mark, run: Run) -> bool:
+def _is_before(packet: Packet[VideoStream], awaited: PacketId, run: Run) -> bool:
     if packet.pos is None:
         return packet.size > 0 and run.seeks_bytes
-    return packet.size > 0 and packet.pos <= mark.position
+    return packet.size > 0 and packet.pos <= awaited.position

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,56 +20,53 @@ from vllava_cli.media.video.index import (
     MAX_FRAMES,
     REORDERING,
     DistrustError,
-    Mark,
+    Index,
+    PacketId,
     Run,
     bitstream_of,
-    grouped,
     seeks_bytes,
 )
 
-Stamps = npt.NDArray[np.int64]
+_Times = npt.NDArray[np.int64]
 
 
-@dataclass(kw_only=True)
-class _Columns:
-    """What is noted of each packet, in the file's order."""
-
-    stamps: array[int] = field(default_factory=lambda: array("q"))
-    positions: array[int] = field(default_factory=lambda: array("q"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    hidden: set[int] = field(default_factory=set)
-    keys: list[tuple[int, Start]] = field(default_factory=list)
-    ends: int = 0
-    """When the last frame's time is over."""
-
-    def add(self, packet: Packet[VideoStream], bitstream: Bitstream) -> str:
-        """Notes a packet; gives the reason why it can't be relied on, if there is one."""
-        number = len(self.stamps)
-        if packet.pts is None:
-            return "its frames carry no time stamps"
-        if packet.is_corrupt:
-            return "one of its packets is damaged"
-        if number >= MAX_FRAMES:
-            return f"it has more than {MAX_FRAMES} packets"
-        self.stamps.append(packet.pts)
-        self.positions.append(-1 if packet.pos is None else packet.pos)
-        self.sizes.append(packet.size)
-        if packet.is_discard or (bitstream.hides_frames and not bitstream.is_shown(memoryview(packet))):
-            self.hidden.add(number)
-        if packet.is_keyframe or number == 0:
-            self.keys.append((number, bitstream.start(memoryview(packet))))
-        self.ends = max(self.ends if number else packet.pts, packet.pts + (packet.duration or 0))
-        return ""
-
-
-class PacketScan:
-    """The frames of a file as its packets tell them, in the order of their time stamps."""
+class PacketIndex(Index):
+    """The frames of a file as its packets list them; packets are numbered in the file's order."""
 
     source = "One pass over the packets"
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        """Reads the whole file. Errors: DistrustError, and what FFmpeg raises where the file breaks off."""
-        bitstream, columns, packets, trouble = bitstream_of(stream), _Columns(), 0, ""
+        """Reads the whole file. Errors: DistrustError, also where the file breaks off."""
+        self._packet_pts, self._positions, self._sizes = array("q"), array("q"), array("q")
+        self._hidden: set[int] = set()
+        self._starts: list[tuple[int, Start]] = []
+        self._ends = 0
+        self._seeks_bytes = seeks_bytes(container)
+        self._read(container, stream)
+        self._pts: _Times = np.frombuffer(self._packet_pts, np.int64)
+        self.packet_count = len(self._pts)
+        shown = np.ones(self.packet_count, bool)
+        shown[list(self._hidden)] = False
+        self._presented: _Times = np.sort(self._pts[shown])
+        self.frame_count = len(self._presented)
+        self._keys = [number for number, start in self._starts if start != "none"]
+        self._check()
+
+    def pts(self, display_index: int) -> int:
+        return int(self._presented[display_index])
+
+    def count_before(self, pts: int) -> int:
+        return int(np.searchsorted(self._presented, pts))
+
+    def end(self) -> int:
+        return max(self._ends, int(self._presented[-1]))
+
+    def is_rate_constant(self) -> bool:
+        steps = np.diff(self._presented)
+        return len(steps) == 0 or int(steps.max() - steps.min()) <= 1
+
+    def _read(self, container: InputContainer, stream: VideoStream) -> None:
+        bitstream, packets, trouble = bitstream_of(stream), 0, ""
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
@@ -78,99 +74,83 @@ class PacketScan:
             for packet in container.demux(stream):
                 packets += packet.size > 0
                 if packet.size and not trouble:
-                    trouble = columns.add(packet, bitstream)
+                    trouble = self._add(packet, bitstream)
         except MemoryError:
             raise
         except DECODE_ERRORS:
             trouble = "it breaks off"
         if trouble or not packets:
             raise DistrustError(trouble or "it has no packets", packets=packets)
-        self._columns = columns
-        self._seeks_bytes = seeks_bytes(container)
-        self._stamps: Stamps = np.frombuffer(columns.stamps, np.int64)
-        self._check()
 
-    @property
-    def packet_count(self) -> int:
-        return len(self._stamps)
+    def _add(self, packet: Packet[VideoStream], bitstream: Bitstream) -> str:
+        """Notes a packet; gives the reason why it can't be relied on, if there is one."""
+        number = len(self._packet_pts)
+        if packet.pts is None:
+            return "its frames carry no time stamps"
+        if packet.is_corrupt:
+            return "one of its packets is damaged"
+        if number >= MAX_FRAMES:
+            return f"it has more than {MAX_FRAMES} packets"
+        self._packet_pts.append(packet.pts)
+        self._positions.append(-1 if packet.pos is None else packet.pos)
+        self._sizes.append(packet.size)
+        if packet.is_discard or (bitstream.hides_frames and not bitstream.is_shown(memoryview(packet))):
+            self._hidden.add(number)
+        if packet.is_keyframe or number == 0:
+            self._starts.append((number, bitstream.start(memoryview(packet))))
+        self._ends = max(self._ends if number else packet.pts, packet.pts + (packet.duration or 0))
+        return ""
 
-    @property
-    def frame_count(self) -> int:
-        return len(self._presented)
-
-    def stamp(self, rank: int) -> int:
-        return int(self._presented[rank])
-
-    def rank(self, stamp: int) -> int:
-        return int(np.searchsorted(self._presented, stamp))
-
-    def end(self) -> int:
-        return max(self._columns.ends, int(self._presented[-1]))
-
-    def is_rate_constant(self) -> bool:
-        steps = np.diff(self._presented)
-        return len(steps) == 0 or int(steps.max() - steps.min()) <= 1
-
-    def runs(self, ranks: Sequence[int]) -> tuple[Run, ...]:
-        keys = {rank: self._key_for(self.stamp(rank)) for rank in ranks}
-        return tuple(self._run(key, wanted) for key, wanted in grouped(ranks, keys).items())
-
-    @cached_property
-    def _presented(self) -> Stamps:
-        shown = np.ones(len(self._stamps), bool)
-        shown[list(self._columns.hidden)] = False
-        return np.sort(self._stamps[shown])
-
-    @cached_property
-    def _keys(self) -> list[int]:
-        """Numbers of the packets where decoding may start."""
-        return [number for number, start in self._columns.keys if start != "none"]
+    def _check(self) -> None:
+        """Presentation order must follow from the time stamps alone, group by group."""
+        if not self._keys or self._keys[0] != 0:
+            raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
+        if self.frame_count == 0:
+            raise DistrustError("none of its packets is shown")
+        if (np.diff(self._presented) <= 0).any():
+            raise DistrustError("two of its frames carry the same time stamp")
+        latest = np.maximum.accumulate(self._pts)
+        for key in self._keys[1:]:
+            if latest[key - 1] >= self._pts[key]:
+                raise DistrustError("its time stamps jump back")
 
     @cached_property
     def _open_keys(self) -> set[int]:
         """Keys that earlier frames may refer over: those marked open that frames presented before them follow."""
-        opened = [number for number, start in self._columns.keys if start == "open"]
+        opened = [number for number, start in self._starts if start == "open"]
         return {number for number in opened if self._reaches_back(number)}
 
     def _reaches_back(self, number: int) -> bool:
-        return bool((self._stamps[number + 1 : number + 1 + REORDERING] < self._stamps[number]).any())
+        return bool((self._pts[number + 1 : number + 1 + REORDERING] < self._pts[number]).any())
 
-    def _check(self) -> None:
-        """Presentation order must follow from the stamps alone, group by group."""
-        if not self._keys or self._keys[0] != 0:
-            raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
-        if len(self._presented) == 0:
-            raise DistrustError("none of its packets is shown")
-        if (np.diff(self._presented) <= 0).any():
-            raise DistrustError("two of its frames carry the same time stamp")
-        latest = np.maximum.accumulate(self._stamps)
-        for key in self._keys[1:]:
-            if latest[key - 1] >= self._stamps[key]:
-                raise DistrustError("its time stamps jump back")
+    def _keys_until(self, pts: int) -> int:
+        """How many keys are presented at `pts` or before; the pts of keys ascend."""
+        return bisect_right(self._keys, pts, key=lambda number: int(self._pts[number]))
 
-    def _key_for(self, stamp: int) -> int:
-        """The key that decoding starts from; the stamps of keys ascend."""
-        place = bisect_right(self._keys, stamp, key=lambda number: int(self._stamps[number])) - 1
+    def _start_for(self, display_index: int) -> int:
+        place = self._keys_until(self.pts(display_index)) - 1
         if place < 0:
             raise DistrustError("its first frames come before any frame that can be decoded by itself")
         return self._keys[max(0, place - 1) if self._keys[place] in self._open_keys else place]
 
-    def _run(self, key: int, ranks: Sequence[int]) -> Run:
-        first, last = int(self._stamps[key]), self.stamp(ranks[-1])
-        after = bisect_right(self._keys, last, key=lambda number: int(self._stamps[number]))
-        beyond = self._keys[after + 1] if after + 1 < len(self._keys) else len(self._stamps)
-        needed = key + int(np.flatnonzero(self._stamps[key:beyond] <= last)[-1])
-        columns, until = self._columns, min(needed + 1 + REORDERING, len(self._stamps))
-        marks = zip(columns.stamps[key:until], columns.positions[key:until], columns.sizes[key:until], strict=True)
+    def _run(self, start: int, display_indices: Sequence[int]) -> Run:
+        first, last = int(self._pts[start]), self.pts(display_indices[-1])
+        after = self._keys_until(last)
+        beyond = self._keys[after + 1] if after + 1 < len(self._keys) else self.packet_count
+        needed = start + int(np.flatnonzero(self._pts[start:beyond] <= last)[-1])
+        until = min(needed + 1 + REORDERING, self.packet_count)
+        columns = (column[start:until] for column in (self._packet_pts, self._positions, self._sizes))
         return Run(
-            seek_to=self._position_for(key) if self._seeks_bytes else first,
+            seek_to=self._position_for(start) if self._seeks_bytes else first,
             seeks_bytes=self._seeks_bytes,
-            marks=tuple(Mark(stamp=stamp, position=position, size=size) for stamp, position, size in marks),
-            presented=tuple(self._presented[self.rank(first) : ranks[-1] + 1].tolist()),
-            wanted=frozenset(self.stamp(rank) for rank in ranks),
-            stamps_are_dts=False,
+            packets=tuple(
+                PacketId(timestamp=pts, position=position, size=size)
+                for pts, position, size in zip(*columns, strict=True)
+            ),
+            presented=tuple(self._presented[self.count_before(first) : display_indices[-1] + 1].tolist()),
+            wanted=frozenset(self.pts(display_index) for display_index in display_indices),
         )
 
     def _position_for(self, key: int) -> int:
         """Where to begin reading for a key frame: a packet earlier, since it may begin within another one."""
-        return max(0, self._columns.positions[max(0, key - 1)])
+        return max(0, self._positions[max(0, key - 1)])

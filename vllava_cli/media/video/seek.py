@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,23 +11,23 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import quoted
-from vllava_cli.media.container import codec_name, container_name, opened, promised, video_stream
+from vllava_cli.media.container import opened, stored_clip, video_stream
+from vllava_cli.media.pictures import orientation_of, upright
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
-from vllava_cli.media.upright import orientation, upright
 from vllava_cli.media.video.bitstream import SEEKABLE
-from vllava_cli.media.video.decode import fetch
-from vllava_cli.media.video.index import DamageError, DistrustError, Index, bitstream_of
-from vllava_cli.media.video.mp4_index import SampleTable
-from vllava_cli.media.video.packet_index import PacketScan
+from vllava_cli.media.video.decode import decode_runs
+from vllava_cli.media.video.full_decode import UNKNOWN_RATE
+from vllava_cli.media.video.index import DamageError, DistrustError, Index, Run, bitstream_of
+from vllava_cli.media.video.mp4_index import Mp4Index
+from vllava_cli.media.video.packet_index import PacketIndex
 from vllava_cli.nouns import Clip, Frames, Framing
 
-_UNKNOWN_RATE = Fraction(25)
 _MOST = 0.75
 """Where more of the frames than this are decoded for the few that are wanted, that isn't called seeking."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class Unseekable:
     """Why the frames can't be reached by seeking, a clause for the user, and where they will probably be."""
 
     reason: str
@@ -34,7 +35,7 @@ class Refusal:
     is_damaged: bool
 
 
-def sample_by_seeking(path: Path, framing: Framing) -> Frames | Refusal:
+def sample_by_seeking(path: Path, framing: Framing) -> Frames | Unseekable:
     """The frames, if they can be reached this way for certain; a table that promises too much isn't asked again."""
     has_table = True
     while True:
@@ -46,11 +47,9 @@ def sample_by_seeking(path: Path, framing: Framing) -> Frames | Refusal:
                 return _sampled(path, container, Timeline(path, index, stream), framing)
             except DistrustError as exc:
                 count, is_damaged = index.frame_count if index else exc.packets, isinstance(exc, DamageError)
-                refusal = Refusal(
-                    reason=str(exc), foreseen=reference(max(1, count), reported=reported), is_damaged=is_damaged
-                )
-                if is_damaged or not isinstance(index, SampleTable):
-                    return refusal
+                foreseen = reference(max(1, count), reported=reported)
+                if is_damaged or not isinstance(index, Mp4Index):
+                    return Unseekable(reason=str(exc), foreseen=foreseen, is_damaged=is_damaged)
                 has_table = False
 
 
@@ -68,10 +67,10 @@ def has_constant_rate(path: Path) -> bool:
 def _index(container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
     if has_table:
         try:
-            return SampleTable(container, stream)
+            return Mp4Index(container, stream)
         except DistrustError:
             pass
-    return PacketScan(container, stream)
+    return PacketIndex(container, stream)
 
 
 class Timeline:
@@ -80,17 +79,17 @@ class Timeline:
     def __init__(self, path: Path, index: Index, stream: VideoStream) -> None:
         self.name, self.index, self.reported = quoted(path), index, stream.frames
         self._base = stream.time_base or Fraction(1)
-        self._first, last = index.stamp(0), index.stamp(index.frame_count - 1)
-        rate = float(stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
-        length_s = float((last - self._first) * self._base)
+        self._first, last = index.pts(0), index.pts(index.frame_count - 1)
+        rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE)
+        length_s = self.time_s(last)
         self.fps = (index.frame_count - 1) / length_s if length_s > 0 else rate
-        ends = index.end()
-        self.duration_s = float((ends - self._first) * self._base) if ends > last else length_s + 1 / self.fps
+        end = index.end()
+        self.duration_s = self.time_s(end) if end > last else length_s + 1 / self.fps
 
-    def time_s(self, stamp: int) -> float:
-        return float((stamp - self._first) * self._base)
+    def time_s(self, pts: int) -> float:
+        return float((pts - self._first) * self._base)
 
-    def ranks(self, framing: Framing) -> tuple[int, ...]:
+    def display_indices(self, framing: Framing) -> tuple[int, ...]:
         """The frames that a framing asks for: eight, or one for each of its times."""
         count = self.index.frame_count
         if framing.at_s:
@@ -107,7 +106,7 @@ class Timeline:
         """How many frames are presented before `time_s`; `is_after`: at it or before."""
         if time_s > self.duration_s:
             return self.index.frame_count
-        return self.index.rank(self._first + first_tick(time_s, self._base, is_after=is_after))
+        return self.index.count_before(self._first + first_tick(time_s, self._base, is_after=is_after))
 
     def _shown_at(self, time_s: float) -> int:
         if time_s >= self.duration_s:
@@ -116,40 +115,38 @@ class Timeline:
 
 
 def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
-    index, ranks = timeline.index, timeline.ranks(framing)
-    runs = index.runs(ranks)
-    stamps = tuple(index.stamp(rank) for rank in ranks)
-    stream = video_stream(container, path)
-    pixel_format = stream.codec_context.pix_fmt or ""
-    film = fetch(path, container, runs, stamps)
-    if len(film.matrices) > 1:
+    index, display_indices = timeline.index, timeline.display_indices(framing)
+    runs = index.runs(display_indices)
+    pts = tuple(index.pts(display_index) for display_index in display_indices)
+    stored = stored_clip(container, video_stream(container, path), path)
+    decoded = decode_runs(path, container, runs, pts)
+    if len(decoded.matrices) > 1:
         raise DamageError("its frames are turned in different ways")
-    turn = orientation(film.matrices.pop())
-    pixels = upright(film.pixels, turn)
-    decoded, count = sum(len(run.presented) for run in runs), index.frame_count
-    is_most = decoded > _MOST * count
-    but = ", but most of them are needed" if is_most else ""
-    clip = Clip(
-        path=path,
-        kind="video",
-        width=pixels.shape[2],
-        height=pixels.shape[1],
-        frame_count=count,
+    orientation = orientation_of(decoded.matrices.pop())
+    width, height = orientation.turned((stored.width, stored.height))
+    clip = replace(
+        _described(stored, index, runs),
+        width=width,
+        height=height,
         duration_s=timeline.duration_s,
         fps=timeline.fps,
-        codec=codec_name(stream),
-        container=container_name(container, path),
-        pixel_format=pixel_format,
+        rotation=orientation.rotation,
+    )
+    times_s = tuple(timeline.time_s(each) for each in pts)
+    return Frames(clip=clip, pixels=upright(decoded.pixels, orientation), times_s=times_s)
+
+
+def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
+    """The clip with its frames counted, and how they are reached."""
+    decoded, count, promised = sum(len(run.presented) for run in runs), index.frame_count, stored.frame_count
+    is_most = decoded > _MOST * count
+    but = ", but most of them are needed" if is_most else ""
+    found = f"{count} of {promised} frames of {quoted(stored.path)}"
+    fault = f"{found} could be decoded: the file is truncated or damaged."
+    return replace(
+        stored,
+        frame_count=count,
         way="decode" if is_most else "seek",
         way_reason=f"{index.source} tells where each frame is{but}; at most {decoded} of {count} are decoded.",
-        rotation=turn.rotation,
-        faults=_faults(path, index, promised(container, stream)),
+        faults=(fault,) if index.packet_count < promised else (),
     )
-    return Frames(clip=clip, pixels=pixels, times_s=tuple(timeline.time_s(stamp) for stamp in stamps))
-
-
-def _faults(path: Path, index: Index, promised_packets: int) -> tuple[str, ...]:
-    if index.packet_count < promised_packets:
-        found = f"{index.frame_count} of {promised_packets} frames of {quoted(path)}"
-        return (f"{found} could be decoded: the file is truncated or damaged.",)
-    return ()

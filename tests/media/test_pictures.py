@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from vllava_cli.media.upright import Orientation, orientation, upright
+from vllava_cli.media.pictures import Orientation, orientation_of, upright
 
 LETTERS = np.arange(1 * 2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
 
@@ -32,7 +32,7 @@ def matrix(a: float, b: float, c: float, d: float) -> bytes:
     ],
 )
 def test_what_a_display_matrix_says(stored: bytes | None, expected: Orientation) -> None:
-    assert orientation(stored) == expected
+    assert orientation_of(stored) == expected
 
 
 @pytest.mark.parametrize("quarters", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
@@ -41,6 +41,6 @@ def test_every_pixel_goes_where_the_matrix_sends_it(quarters: tuple[int, int, in
     a, b, c, d = quarters[0] * flip, quarters[1] * flip, quarters[2], quarters[3]
     sent = {(a * x + c * y, b * x + d * y): LETTERS[0, y, x] for y in range(2) for x in range(3)}
     left, top = min(x for x, _ in sent), min(y for _, y in sent)
-    turned = upright(LETTERS, orientation(matrix(a, b, c, d)))
+    turned = upright(LETTERS, orientation_of(matrix(a, b, c, d)))
     assert turned.shape == ((1, 2, 3, 3) if b == 0 else (1, 3, 2, 3))
     assert all((turned[0, y - top, x - left] == pixel).all() for (x, y), pixel in sent.items())

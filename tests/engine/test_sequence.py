@@ -1,0 +1,230 @@
+"""One answer being made, alone or beside others: how it begins, how it ends, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Ids
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.sampler import Sampler, nucleus
+from vllava_cli.engine.sequence import Sequence, is_looping
+from vllava_cli.errors import ContextError, OverflowedError, UsageError
+from vllava_cli.nouns import Answer, Conversation, Frames, MediaKind, Sampling, StopReason
+
+WHY = "Why?"
+CHOICES = Sampling(choices=("left", "a dog", "red"))
+LOOPS = {
+    "one word ten times": [1, 2, 3] + [7] * 10,
+    "two words twelve times": [1] + [7, 8] * 12,
+    "a sentence of nine tokens three times": list(range(20, 30)) + list(range(9)) * 3,
+    "a long sentence three times": list(range(96)) * 3,
+}
+HONEST = {
+    "nothing": [],
+    "one word nine times": [1, 2, 3] + [7] * 9,
+    "two words eleven times": [1] + [7, 8] * 11,
+    "a sentence twice": list(range(9)) * 2,
+    "a loop that ended": [7] * 20 + [8],
+    "counting": list(range(100)),
+    "the same beginning of each line": [token for n in range(30) for token in (1, 2, 100 + n, 3)],
+}
+
+
+def sequence_of(engine: Engine, medium: Frames | None, sampling: Sampling, question: str = WHY) -> Sequence[str]:
+    conversation = Conversation(attached=(medium,) if medium else ())
+    return Sequence.of("key", engine.tokens, conversation, question, sampling)
+
+
+def pushed(sequence: Sequence[str], ids: Ids[int]) -> list[StopReason | None]:
+    """Why the answer ends with each of these ids, which are pushed until it does."""
+    found: list[StopReason | None] = []
+    for token in ids:
+        found.append(sequence.push(token))
+        if found[-1]:
+            break
+    return found
+
+
+def ended(sequence: Sequence[str]) -> Answer:
+    sequence.text.rest()
+    return sequence.answer()
+
+
+@pytest.fixture
+def video(media: tuple[Frames, ...]) -> Frames:
+    return media[0]
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_it_has_the_prompt_of_its_conversation_and_shares_it_up_to_the_last_placeholder(
+    kind: MediaKind, demo_engine: Engine, media: tuple[Frames, ...]
+) -> None:
+    medium = next(each for each in media if each.kind == kind)
+    tokens, conversation = demo_engine.tokens, Conversation(attached=(medium,))
+    sequence = sequence_of(demo_engine, medium, CHOICES)
+    assert list(sequence.prompt.ids) == tokens.prompt_ids(conversation, WHY)
+    assert list(sequence.prompt.ids[: sequence.shared]) == tokens.known_ids(conversation)
+    assert sequence.options == tokens.option_ids(CHOICES.choices)
+    assert sequence_of(demo_engine, medium, Sampling()).options == ()
+
+
+@pytest.mark.parametrize(
+    ("question", "sampling", "has_clip", "error"),
+    [
+        (" ", Sampling(), True, UsageError),
+        ("why " * 3000, Sampling(), True, ContextError),
+        (WHY, Sampling(choices=("yes", "no " * 3000)), True, ContextError),
+        (WHY, replace(CHOICES, is_calibrated=True), False, UsageError),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    question: str, sampling: Sampling, has_clip: bool, error: type[Exception], demo_engine: Engine, video: Frames
+) -> None:
+    with pytest.raises(error):
+        sequence_of(demo_engine, video if has_clip else None, sampling, question)
+
+
+def test_the_end_token_ends_it_and_is_no_part_of_it(demo_engine: Engine, video: Frames) -> None:
+    sequence, ids = sequence_of(demo_engine, video, Sampling(max_new_tokens=9)), demo_engine.tokens.answer_ids("A red")
+    assert pushed(sequence, (*ids, min(demo_engine.tokens.stop_ids))) == [*[None] * len(ids), "end"]
+    answer = ended(sequence)
+    assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("A red", "end", len(ids))
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "left", "has_guard", "wanted"),
+    [
+        ([40, 41, 42], 1, 1, True, None),
+        ([40, 41, 42], 0, 1, True, "length"),
+        ([40, 41, 42], 1, 0, True, "context"),
+        ([40, 41, 42], 0, 0, True, "length"),
+        ([40] * 10, 9, 9, True, "repetition"),
+        ([40] * 10, 0, 0, True, "repetition"),
+        ([40] * 10, 9, 9, False, None),
+        ([40] * 10, 0, 9, False, "length"),
+        ([40] * 9, 9, 9, True, None),
+        ("A dog.ЪЪЪ", 9, 9, True, "repetition"),
+        ("A dog.ЪЪЪ", 0, 0, True, "repetition"),
+        ("A dog.ЪЪЪ", 9, 9, False, None),
+        ("A dog.ЪЪ no", 0, 9, True, "length"),
+        ("A dog.ЪЪ no", 9, 0, True, "context"),
+    ],
+)
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_it_ends_where_the_model_would_go_on(
+    said: list[int] | str,
+    more: int,
+    left: int,
+    has_guard: bool,
+    wanted: StopReason | None,
+    is_streamed: bool,
+    demo_engine: Engine,
+    video: Frames,
+) -> None:
+    """So many more tokens are allowed, so many left in the context; stray ones count for both."""
+    ids = demo_engine.tokens.answer_ids(said) if isinstance(said, str) else said
+    sequence = sequence_of(demo_engine, video, Sampling(max_new_tokens=len(ids) + more, has_guard=has_guard))
+    sequence.tokens = replace(sequence.tokens, context_tokens=len(sequence.prompt.ids) + len(ids) + left)
+    if is_streamed:
+        assert sequence.new_text() == ""
+    assert pushed(sequence, ids) == [*[None] * (len(ids) - 1), wanted]
+
+
+def test_its_text_comes_in_pieces_that_make_the_whole(demo_engine: Engine, video: Frames) -> None:
+    ids = demo_engine.tokens.answer_ids("日本 and Ъ a dog.Ъ")
+    sequence = sequence_of(demo_engine, video, Sampling())
+    pieces = []
+    for token in ids:
+        sequence.push(token)
+        pieces.append(sequence.new_text())
+    answer = ended(sequence)
+    assert "".join([*pieces, sequence.new_text()]) == answer.text == "日本 and  a dog."
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_logits_that_are_no_numbers_are_an_error(
+    temperature: float, bad: str, demo_engine: Engine, video: Frames
+) -> None:
+    sequence = sequence_of(demo_engine, video, Sampling(temperature=temperature))
+    logits = torch.zeros(demo_engine.model.lm_head.out_features)
+    logits[7] = float(bad)
+    with pytest.raises(OverflowedError, match="overflowed"):
+        sequence.push(int(sequence.pick(logits)))
+    with pytest.raises(OverflowedError, match="overflowed"):
+        sequence_of(demo_engine, video, CHOICES).choose((0.5, float(bad), 0.5))
+
+
+def test_the_likeliest_choice_is_taken_and_the_first_of_equals(demo_engine: Engine, video: Frames) -> None:
+    for probabilities, wanted, tokens in (((0.2, 0.5, 0.3), "a dog", 3), ((0.4, 0.2, 0.4), "left", 1)):
+        sequence = sequence_of(demo_engine, video, CHOICES)
+        sequence.choose(probabilities)
+        answer = sequence.answer()
+        assert (answer.text, answer.stop_reason, answer.probabilities) == (wanted, "choice", probabilities)
+        assert (answer.stats.new_tokens, answer.stats.decode_s) == (tokens, 0.0)
+
+
+def test_a_sequence_that_begins_anew_has_said_nothing_and_draws_the_same(demo_engine: Engine, video: Frames) -> None:
+    sequence = sequence_of(demo_engine, video, Sampling(temperature=1.0, seed=1))
+    logits = torch.zeros(demo_engine.model.lm_head.out_features)
+    drawn = [int(sequence.pick(logits)) for _ in range(5)]
+    sequence.push(40)
+    again = sequence.again()
+    assert [int(again.pick(logits)) for _ in range(5)] == drawn
+    assert [int(sequence.pick(logits)) for _ in range(5)] != drawn
+    assert (again.ids, again.first_s, again.was_begun, sequence.was_begun) == ([], None, True, False)
+    assert (again.key, again.prompt, sequence.ids) == ("key", sequence.prompt, [40])
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_is_seen(name: str) -> None:
+    assert is_looping(LOOPS[name])
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_other_answers_go_on(name: str) -> None:
+    assert not is_looping(HONEST[name])
+
+
+LOGITS = torch.tensor([0.1, 2.0, 1.9, -1.0, 5.0])
+CPU = torch.device("cpu")
+
+
+def draws(sampling: Sampling, banned: tuple[int, ...] = (), count: int = 300) -> list[int]:
+    chooser = Sampler(sampling, banned, CPU)
+    return [int(chooser.pick(LOGITS)) for _ in range(count)]
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    assert set(draws(Sampling())) == {4}
+
+
+def test_a_banned_token_never_comes() -> None:
+    assert set(draws(Sampling(), banned=(4,))) == {1}
+    assert 4 not in draws(Sampling(temperature=5.0), banned=(4,))
+
+
+def test_a_seed_repeats_the_draws_and_another_changes_them() -> None:
+    first = draws(Sampling(temperature=2.0, seed=1))
+    assert first == draws(Sampling(temperature=2.0, seed=1))
+    assert first != draws(Sampling(temperature=2.0, seed=2))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    assert set(draws(Sampling(temperature=temperature), banned=(0,), count=20)) == {4}
+
+
+def test_temperature_reaches_every_token() -> None:
+    assert set(draws(Sampling(temperature=5.0, seed=0), count=1000)) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(1.0, {0, 1, 2}), (0.6, {0, 1}), (0.5, {0}), (0.0, set()), (0.81, {0, 1, 2})]
+)
+def test_the_nucleus_holds_the_likeliest_that_reach_top_p(top_p: float, kept: set[int]) -> None:
+    made = nucleus(torch.tensor([0.5, 0.3, 0.2]), top_p)
+    assert set(made.nonzero().flatten().tolist()) == (kept or {0})

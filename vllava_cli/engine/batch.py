@@ -1,0 +1,415 @@
+"""Many questions answered side by side: rows are taken in as others finish, and none is lost when memory runs out.
+
+A clip goes through its tower once and its part of the prompt through the model once, however many questions there are.
+Rows form a left-padded batch that they join and leave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import abc, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
+from vllava_cli.engine.forward import embed, feed_rows, free_bytes, left_padded, memory_faults
+from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.engine.llama import Llama
+from vllava_cli.engine.sampler import greedy
+from vllava_cli.engine.sequence import K, Sequence
+from vllava_cli.errors import MemoryShortError, OverflowedError, VllavaError
+from vllava_cli.nouns import Answer, Checkpoint, Conversation, Fit, Frames, Sampling
+
+CPU_PASS_TOKENS = 2048
+GPU_PASS_TOKENS = 8192
+"""About how many tokens go through the model at once while prompts are read."""
+LEAST_TRIMMED = 64
+"""Fewer columns that no row needs are not worth a copy."""
+MOST_ON_GPU = 64
+MOST_ON_CPU = 32
+"""With the demo model 32 rows take a third of the time of 8, and 48 no less than 32; see docs/batch.md."""
+ANSWER_TOKENS = 128
+"""The length of answer that memory is kept free for; where longer ones don't fit, fewer rows go on."""
+SHARE = 0.7
+"""The part of the free memory that is used: a row that joins is in memory twice for a moment, layer by layer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerRequest(Generic[K]):
+    """One question about one medium; `key` is the caller's."""
+
+    key: K
+    medium: Frames
+    question: str
+    seed: int | None = None
+    """Used where the sampling has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerResult(Generic[K]):
+    """The answer to a request, or the fault that prevented it. `seconds` count from where its prompt was read."""
+
+    key: K
+    answer: Answer | None = None
+    fault: Exception | None = None
+    seconds: float = 0.0
+
+
+class NextRequests(Protocol[K]):
+    """Gives requests, about `most`, all those about one medium together; [] where none is ready, None at the end.
+
+    A request that can't be made is given as a result already.
+    """
+
+    def __call__(self, most: int, *, is_waiting: bool) -> abc.Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
+
+
+def _nothing(_rows: int) -> None:
+    pass
+
+
+@dataclass(kw_only=True)
+class BatchScheduler(Generic[K]):
+    """Answers the requests of a source, at most `most_rows` at once; after a cancel, only those that were begun.
+
+    `on_shortage` is called with the new number of rows at once after memory ran out.
+    """
+
+    engine: Engine
+    sampling: Sampling
+    fit: Fit
+    most_rows: int
+    cancel: Cancel = NEVER
+    on_shortage: Callable[[int], None] = _nothing
+    _rows: list[Sequence[K]] = field(default_factory=list)
+    """The rows of the batch, in its order."""
+    _batch: DecodeBatch | None = None
+    _given: deque[AnswerRequest[K]] = field(default_factory=deque)
+    """Requests beyond the rows that are free; a clip may have any number of questions."""
+    _waiting: deque[Sequence[K]] = field(default_factory=deque)
+    _prefixes: dict[Frames, KVCache] = field(default_factory=dict)
+    """The read beginnings of the prompts about media that rows wait for or that were just read."""
+    _ended: deque[AnswerResult[K]] = field(default_factory=deque)
+    _in_pass: int = 0
+    """The number of rows in the pass that runs, or that ran out of memory."""
+    _is_over: bool = False
+    _usual_rows: int = 0
+
+    def __post_init__(self) -> None:
+        self._usual_rows = self.most_rows
+        self._banned = torch.tensor(self.engine.tokens.banned_ids, device=self.engine.model.device)
+
+    def answers(self, source: NextRequests[K]) -> Iterator[AnswerResult[K]]:
+        """Every request comes back once, in the order in which they end; a fault in one concerns no other."""
+        while True:
+            self._take(source)
+            if self._rows or self._waiting:
+                if fault := self._pass():
+                    self._retreat(fault)
+            elif self._is_over and not self._ended and not self._given:
+                return
+            while self._ended:
+                yield self._ended.popleft()
+
+    def _pass(self) -> MemoryShortError | None:
+        """Takes in rows that wait and decodes a token for each row.
+
+        Where memory runs out the sentence alone is given: the error itself would hold all tensors of the pass.
+        """
+        try:
+            with memory_faults(self.engine.plan.device, self.engine.plan):
+                with suppress(CancelError):  # the rows wait on, and `_take` removes them
+                    self._begin()
+                self._advance()
+        except MemoryShortError as exc:
+            return MemoryShortError(*exc.args)
+        return None
+
+    def _take(self, source: NextRequests[K]) -> None:
+        """Lets requests wait for the rows that are free, once these are half of all."""
+        if self.cancel.is_asked():
+            self._is_over = True
+            self._given.clear()
+            self._waiting = deque(row for row in self._waiting if row.was_begun)
+        free = self._free()
+        while not self._is_over and self._queued() < free and len(self._ended) < self.most_rows:
+            is_idle = not (self._rows or self._queued() or self._ended)
+            given = source(free - self._queued(), is_waiting=is_idle)
+            self._is_over = given is None
+            for each in given or ():
+                if isinstance(each, AnswerResult):
+                    self._ended.append(each)
+                else:
+                    self._given.append(each)
+            if not given:
+                break
+        while self._given and len(self._waiting) < free:
+            self._put(self._given.popleft())
+
+    def _queued(self) -> int:
+        return len(self._waiting) + len(self._given)
+
+    def _put(self, request: AnswerRequest[K]) -> None:
+        conversation = Conversation(attached=(request.medium,), fit=self.fit)
+        seed = request.seed if self.sampling.seed is None else self.sampling.seed
+        sampling = replace(self.sampling, seed=seed)
+        try:
+            row = Sequence.of(request.key, self.engine.tokens, conversation, request.question, sampling)
+        except VllavaError as exc:
+            self._ended.append(AnswerResult(key=request.key, fault=exc))
+        else:
+            self._waiting.append(row)
+
+    def _free(self) -> int:
+        free = self.most_rows - len(self._rows)
+        return free if 2 * free >= self.most_rows else 0
+
+    def _begin(self) -> None:
+        """Takes in rows that wait, as many as are free. They stay waiting until then, so that a failure loses none."""
+        free = self._free()
+        while free and self._waiting:
+            rows = self._next(free)
+            self._in_pass = len(self._rows) + len(rows)
+            batch = self._read(rows)
+            if self.sampling.choices:
+                self._score(batch, rows)
+            else:
+                self._join(batch, rows)
+            taken = set(rows)
+            self._waiting = deque(row for row in self._waiting if row not in taken)
+            free -= len(rows)
+            wanted = {_medium(row) for row in self._waiting} | {each.medium for each in [*self._given][:1]}
+            self._prefixes = {medium: prefix for medium, prefix in self._prefixes.items() if medium in wanted}
+
+    def _next(self, free: int) -> list[Sequence[K]]:
+        """The first row that waits, and others with equally long beginnings, no more than are read at once."""
+        shared, longest = self._waiting[0].shared, 0
+        rows: list[Sequence[K]] = []
+        media: set[Frames] = set()
+        for row in self._waiting:
+            if row.shared != shared:
+                continue
+            media.add(_medium(row))
+            longest = max(longest, len(row.prompt.ids) - shared)
+            most = min(free, rows_at_once(self.engine.llama, longest))
+            if rows and (len(rows) >= most or len(media) > rows_at_once(self.engine.llama, shared)):
+                break
+            rows.append(row)
+        return rows
+
+    def _read(self, rows: list[Sequence[K]]) -> DecodeBatch:
+        """Reads their prompts. Errors: CancelError, where none of them had been begun."""
+        engine, shared = self.engine, rows[0].shared
+        cancel = NEVER if any(row.was_begun for row in rows) else self.cancel
+        first = {_medium(row): row for row in reversed(rows) if _medium(row) not in self._prefixes}
+        for row in rows:
+            row.begin(is_first_of_medium=first.get(_medium(row)) is row)
+        if first:
+            features = engine.vision.all_features(tuple(first), self.fit, cancel)
+            embeddings = [
+                embed(engine.llama, row.prompt.ids[:shared], {medium.kind: each}, engine.tokens)
+                for (medium, row), each in zip(first.items(), features, strict=True)
+            ]
+            self._prefixes |= zip(first, read_prefixes(engine.llama, embeddings, cancel), strict=True)
+        prefixes = [self._prefixes[_medium(row)] for row in rows]
+        return DecodeBatch.of(engine.llama, prefixes, [row.prompt.ids[shared:] for row in rows], cancel)
+
+    def _join(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
+        if self._batch is None:
+            self._batch = batch
+        else:
+            self._batch.join(batch)
+        self._rows += rows
+
+    def _score(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
+        """Ends rows that choose among given answers: they are done as soon as their prompts are read."""
+        scores = self.engine.score(batch.cache, batch.is_held, batch.logits, rows, NEVER)
+        for row, probabilities in zip(rows, scores, strict=True):
+            try:
+                row.choose(probabilities)
+            except OverflowedError as exc:
+                self._ended.append(_failed(row, exc))
+            else:
+                self._ended.append(_result(row))
+
+    def _advance(self) -> None:
+        """One token for each row; those that end with it leave."""
+        if self._batch is None:
+            return
+        batch, rows = self._batch, self._rows
+        self._in_pass = len(rows)
+        chosen = self._chosen(batch, rows)
+        self._rows, staying = [], list[int]()
+        for number, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            try:
+                stop = row.push(token)
+            except OverflowedError as exc:
+                self._ended.append(_failed(row, exc))
+                continue
+            if stop:
+                row.text.rest()
+                self._ended.append(_result(row))
+            else:
+                staying.append(number)
+                self._rows.append(row)
+        if not staying:
+            self._batch = None
+            return
+        if len(staying) < len(rows):
+            batch.leave(staying)
+        batch.step([row.ids[-1] for row in self._rows])
+
+    def _chosen(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> list[int]:
+        if self.sampling.temperature:
+            return [int(row.pick(logits)) for row, logits in zip(rows, batch.logits, strict=True)]
+        return greedy(batch.logits, self._banned)
+
+    def _retreat(self, fault: MemoryShortError) -> None:
+        """Begins all rows anew, half as many at once.
+
+        A row that was alone already has failed: it was too large, not the others too many, so these go on as before it.
+        """
+        self._waiting.extendleft(row.again() for row in reversed(self._rows))
+        self._batch, self._rows, self._prefixes = None, [], {}
+        before = self.most_rows
+        if self._in_pass > 1:
+            self.most_rows = self._in_pass // 2
+        else:
+            self._ended.append(_failed(self._waiting.popleft(), fault))
+            self.most_rows = self._usual_rows
+        if self.most_rows != before:
+            self.on_shortage(self.most_rows)
+        if self.engine.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@dataclass(kw_only=True)
+class DecodeBatch:
+    """B rows that are decoded together; `logits` [B, vocabulary] are those behind each row's last id."""
+
+    llama: Llama
+    cache: KVCache
+    is_held: Tensor
+    """[B, L] bool: which of the cache's positions belong to a row."""
+    logits: Tensor
+
+    @classmethod
+    @torch.inference_mode()
+    def of(
+        cls,
+        llama: Llama,
+        prefixes: abc.Sequence[KVCache],
+        rests: abc.Sequence[abc.Sequence[int]],
+        cancel: Cancel = NEVER,
+    ) -> DecodeBatch:
+        """A batch of prompts: their read beginnings, equally long, and the ids behind them. Errors: CancelError."""
+        cache = KVCache(len(llama.blocks))
+        for layer, *parts in zip(cache.layers, *(prefix.layers for prefix in prefixes), strict=True):
+            layer.put(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
+        is_held = torch.ones((len(prefixes), len(cache)), dtype=torch.bool, device=llama.device)
+        batch = cls(llama=llama, cache=cache, is_held=is_held, logits=torch.empty(0))
+        batch._feed(*left_padded(rests, llama.device), cancel)
+        return batch
+
+    def __len__(self) -> int:
+        return len(self.is_held)
+
+    @torch.inference_mode()
+    def step(self, ids: abc.Sequence[int]) -> None:
+        """Feeds one id to each row."""
+        self._feed(*left_padded([[token] for token in ids], self.is_held.device))
+
+    @torch.inference_mode()
+    def leave(self, staying: abc.Sequence[int]) -> None:
+        """Keeps these rows only, and no columns that they don't need."""
+        rows = torch.tensor(staying, device=self.is_held.device)
+        is_held, self.logits = self.is_held[rows], self.logits[rows]
+        first = int(is_held.any(dim=0).int().argmax())
+        start = first if first >= LEAST_TRIMMED else 0
+        self.is_held = is_held[:, start:]
+        for layer in self.cache.layers:
+            layer.put(layer.keys[rows, :, start:], layer.values[rows, :, start:])
+
+    @torch.inference_mode()
+    def join(self, other: DecodeBatch) -> None:
+        """Adds the other's rows behind these; the shorter ones are padded on their left."""
+        length = max(self.is_held.shape[1], other.is_held.shape[1])
+        self.logits = torch.cat([self.logits, other.logits])
+        self.is_held = torch.cat([pad(each.is_held, (length - each.is_held.shape[1], 0)) for each in (self, other)])
+        for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            mine.put(_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
+
+    def _feed(self, ids: Tensor, is_real: Tensor, cancel: Cancel = NEVER) -> None:
+        """Feeds [B, new] ids behind the cache's; a row's real ones stand on the right."""
+        hidden, self.is_held = feed_rows(self.llama, self.cache.layers, self.is_held, ids, is_real, cancel)
+        self.logits = self.llama.logits(hidden[:, -1])
+
+
+@torch.inference_mode()
+def read_prefixes(llama: Llama, embeddings: Iterable[Tensor], cancel: Cancel = NEVER) -> list[KVCache]:
+    """Reads equally long beginnings of prompts [1, T, hidden], each into a cache of its own. Errors: CancelError."""
+    cache = KVCache(len(llama.blocks))
+    inputs = torch.cat([*embeddings])
+    llama(inputs, cache.layers, cancel=cancel)
+    prefixes = [KVCache(len(llama.blocks)) for _ in inputs]
+    for row, prefix in enumerate(prefixes):
+        for whole, layer in zip(cache.layers, prefix.layers, strict=True):
+            layer.put(whole.keys[row : row + 1], whole.values[row : row + 1])
+    return prefixes
+
+
+def rows_at_once(llama: Llama, length: int) -> int:
+    """Returns how many rows of `length` tokens are read in one pass."""
+    return max(1, (CPU_PASS_TOKENS if llama.device.type == "cpu" else GPU_PASS_TOKENS) // length)
+
+
+def rows_that_fit(engine: Engine, sampling: Sampling, *, question_characters: int) -> int:
+    """Returns how many rows fit into the free memory, at least 1.
+
+    `question_characters` is the length of the longest question.
+    """
+    checkpoint, device = engine.tokens.checkpoint, engine.model.device
+    tokens = min(_row_tokens(checkpoint, sampling, question_characters), engine.tokens.context_tokens)
+    row_bytes = checkpoint.cache_values_per_token * tokens * engine.model.dtype.itemsize
+    return rows_in(free_bytes(str(device)), row_bytes, most=MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU)
+
+
+def rows_in(free: int, row_bytes: int, *, most: int) -> int:
+    """rows_in(10, 2, most=64) → 3; rows_in(0, 2, most=64) → 1."""
+    return max(1, min(most, int(free * SHARE) // max(1, row_bytes)))
+
+
+def used_bytes(device: torch.device) -> int | None:
+    """The memory that this process has reserved on a GPU; None on the CPU."""
+    return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None
+
+
+def _row_tokens(checkpoint: Checkpoint, sampling: Sampling, question_characters: int) -> int:
+    """The length that a row may reach: a clip, the question with a token for each letter, and an answer."""
+    media = max(checkpoint.tokens_per_video, checkpoint.tokens_per_image)
+    return media + question_characters + min(sampling.max_new_tokens, ANSWER_TOKENS)
+
+
+def _medium(row: Sequence[K]) -> Frames:
+    return row.prompt.media[0]
+
+
+def _result(row: Sequence[K]) -> AnswerResult[K]:
+    answer = row.answer()
+    return AnswerResult(key=row.key, answer=answer, seconds=answer.stats.first_token_s + answer.stats.decode_s)
+
+
+def _failed(row: Sequence[K], fault: VllavaError) -> AnswerResult[K]:
+    return AnswerResult(key=row.key, fault=fault, seconds=time.perf_counter() - row.started_s)
+
+
+def _stacked(upper: Tensor, lower: Tensor, length: int) -> Tensor:
+    """[B, heads, L, size] above [C, heads, M, size], both padded on the left of their positions."""
+    return torch.cat([pad(each, (0, 0, length - each.shape[-2], 0)) for each in (upper, lower)])
