@@ -79,12 +79,6 @@ def test_notices_go_to_stderr_and_quiet_silences_them() -> None:
     assert (out.getvalue(), err.getvalue()) == ("", "vllava: fault\n")
 
 
-def test_facts_are_two_columns() -> None:
-    screen, out, _ = a_screen()
-    screen.facts([("cpu", "8 cores"), ("memory", "16 GiB")], is_answer=True)
-    assert out.getvalue() == "cpu     8 cores\nmemory  16 GiB\n"
-
-
 def test_a_name_wider_than_a_third_of_the_terminal_has_a_line_of_its_own() -> None:
     rows = [("/open [--start TIME] PATH...", "Begin a new conversation."), ("--start", "Look from here on.")]
     assert shown_at(40, lambda screen: screen.facts(rows)) == (
@@ -103,21 +97,15 @@ def test_the_help_of_a_chat_has_room_for_its_sentences(columns: int) -> None:
             assert len(line.rpartition("  ")[0]) <= columns // 3, line
 
 
-def test_a_dumb_terminal_gets_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dumb_terminal_and_a_file_get_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     err = Terminal()
-    screen = Screen(out=io.StringIO(), err=err)
-    with screen.waiting("Loading"), screen.progress(lambda: ["Measuring"], is_shared=False):
-        screen.notice("About clip.mp4.")
-    assert (screen.is_moving, err.getvalue()) == (False, "About clip.mp4.\n")
-
-
-def test_progress_is_not_drawn_into_a_file() -> None:
-    screen, _, err = a_screen()
-    with screen.waiting("Loading"):
-        pass
-    assert not screen.is_moving
-    assert err.getvalue() == ""
+    for stream in (err, io.StringIO()):
+        screen = Screen(out=io.StringIO(), err=stream)
+        with screen.waiting("Loading"), screen.progress(lambda: ["Measuring"], is_shared=False):
+            screen.notice("About clip.mp4.")
+        assert (screen.is_moving, screen.answer_width) == (False, None)
+        assert stream.getvalue() == "About clip.mp4.\n"
 
 
 def test_a_closed_pipe_and_a_full_disk_are_told_apart() -> None:
@@ -132,7 +120,7 @@ def test_a_closed_pipe_and_a_full_disk_are_told_apart() -> None:
         assert str(caught.value) == "The answer can't be written to stdout: No space left on device."
 
 
-def shown_at(columns: int, tell: Callable[[Screen], None]) -> str:
+def shown_at(columns: int, tell: Callable[[Screen], object]) -> str:
     """What a terminal of so many columns gets on stderr."""
     import fcntl
     import struct
@@ -142,6 +130,7 @@ def shown_at(columns: int, tell: Callable[[Screen], None]) -> str:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         with os.fdopen(theirs, "w") as err:
+            assert Screen(out=err, err=io.StringIO()).answer_width == columns
             tell(Screen(out=io.StringIO(), err=err))
         return b"".join(iter(lambda: read(terminal), b"")).decode().replace("\r\n", "\n")
 
@@ -234,17 +223,3 @@ def test_a_pictures_name_is_cut_to_the_width_and_controls_nothing(monkeypatch: p
     shown = drawn(Terminal(), monkeypatch, name="\x1b]0;owned\x07\r" + "x" * 100, TERM="dumb")
     assert shown[0] == "]0;owned" + "x" * 71 + "…"
     assert shown[1] == "160x2"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="terminals are made with openpty")
-def test_a_table_has_the_width_of_the_terminal_that_shows_the_answer() -> None:
-    import fcntl
-    import struct
-    import termios
-
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
-    with os.fdopen(theirs, "w") as terminal:
-        assert Screen(out=terminal, err=io.StringIO()).answer_width == 72
-    os.close(ours)
-    assert a_screen()[0].answer_width is None

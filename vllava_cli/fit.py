@@ -32,7 +32,7 @@ TINY_PARAMETERS = 100_000_000
 """A smaller model is answered on the CPU before a GPU has started."""
 
 SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
-"""Beside one video, for its questions and answers, where memory is too short for the whole context: a few of them, or
+"""Context beside one video, for its questions and answers, where memory is short: enough for a few of them, or for
 one with the longest answer that is given unasked."""
 
 FLASH_CAPABILITY = (8, 0)

@@ -43,7 +43,7 @@ class Log:
     notice: Callable[[str], object] = str
     detail: Callable[[str], object] = str
     has_bars: bool = False
-    """Whether progress bars may be drawn on stderr."""
+    """True where progress bars may be drawn on stderr."""
 
 
 SILENT = Log()
@@ -172,10 +172,6 @@ class Checkpoint(Source):
     """The parameters of towers that aren't loaded; not counted in `other_parameters`."""
 
     @property
-    def is_demo(self) -> bool:
-        return self.model == DEMO_MODEL
-
-    @property
     def name(self) -> str:
         """The model's name with its adapter's: "owner/model + owner/adapter"."""
         return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
@@ -270,7 +266,7 @@ class Clip:
     is_rate_constant: bool | None = None
     """True where all frames are equally far apart; None where it isn't known."""
     way: Way | None = None
-    """None for images."""
+    """The way to its frames; None for images."""
     way_reason: str = ""
     """The reason for this way, a sentence."""
     rotation: int = 0

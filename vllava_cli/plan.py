@@ -139,7 +139,7 @@ def _threads(chosen: Attempt, hardware: Hardware) -> tuple[int | None, str]:
 
 
 def _old_gpu(processor: Processor) -> str:
-    """Before Volta fp16 is computed at fp32's speed or below, but it still takes half the memory."""
+    """Explain fp16 on a GPU before Volta: it isn't faster than fp32 there, but takes half the memory."""
     capability = processor.gpu.capability if processor.gpu else None
     if capability is None or capability >= FAST_FP16_CAPABILITY:
         return ""

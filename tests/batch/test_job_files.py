@@ -16,9 +16,7 @@ from vllava_cli.errors import UsageError
 MEND = "Mend it in an editor, or leave it out."
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def touched(*names: str) -> None:

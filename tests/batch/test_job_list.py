@@ -15,10 +15,7 @@ PATH = Path("a.jsonl.jobs")
 AGAIN = "Run that shard of vllava batch again."
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name files as a user does, from the folder they are in."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def rewritten(*lines: str) -> None:

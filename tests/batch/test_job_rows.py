@@ -20,9 +20,7 @@ class Terminal(io.BytesIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def read(name: str, data: bytes) -> list[tuple[int, dict[str, object]]]:

@@ -27,9 +27,7 @@ from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
 SIGNATURE = signature("demo", None, {})
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def written(name: str, data: bytes = b"clip", mtime_ns: int = 1_000_000_007) -> str:

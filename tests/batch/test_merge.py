@@ -26,10 +26,7 @@ Run = Callable[..., Shell]
 OUT = Path("all.jsonl")
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name files as a user does, from the folder they are in."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def merge(*shards: Path | str, out: Path = OUT, is_overwriting: bool = False, is_quiet: bool = False) -> str:

@@ -25,9 +25,7 @@ JOBS = [job(f"{letter}.mp4", id=letter * 32) for letter in "abcd"]
 A, B, C, D = JOBS
 
 
-@pytest.fixture(autouse=True)
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def to(

@@ -33,9 +33,7 @@ USAGE = 'vllava batch "QUESTION" PATH…'
 USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
 
 
-@pytest.fixture(autouse=True)
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def given(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.batch.parts import LOADED, MAKING, STATS, answer, bad, job
+from tests.batch.parts import MAKING, STATS, answer, bad, job
 from vllava_cli.batch.jobs import FIRST_KEYS
 from vllava_cli.batch.rows import (
     COLUMNS,
@@ -93,11 +92,6 @@ def test_a_row_names_a_seed_only_where_one_was_used() -> None:
         assert row_of(Result(job=job(), answer=answer(), making=making), ABOUT)["seed"] is None
 
 
-def test_what_an_answer_was_made_with_takes_less_than_a_kilobyte() -> None:
-    long = replace(MAKING, loaded=replace(LOADED, quantisation="bitsandbytes nf4, compute bf16"))
-    assert len(json.dumps(long.row())) < 1024
-
-
 def test_probabilities_come_with_choices_and_are_null_in_an_error() -> None:
     chosen = Result(job=job(), answer=answer("yes", probabilities=(0.75, 0.25)))
     assert list(row_of(chosen, YES_OR_NO).items())[len(COLUMNS) :] == [("probabilities", {"yes": 0.75, "no": 0.25})]
@@ -118,24 +112,6 @@ def test_a_row_of_a_batch_is_told_from_other_objects() -> None:
     assert not is_row({**row, "id": "7"})
     for column in FIRST_KEYS:
         assert not is_row({key: value for key, value in row.items() if key != column})
-
-
-def test_a_row_of_an_older_version_is_one() -> None:
-    assert is_row(
-        {
-            "id": "7c0d0b1f6e7c4a0fb6b3f0c6a1d2e3f4",
-            "path": "clips/red-circle-moves-left.mp4",
-            "question": "What happens in this video?",
-            "answer": "A red circle moves left.",
-            "stop_reason": "end",
-            "frame_times_s": [0.0, 0.2917, 0.625, 0.9167, 1.25, 1.5417, 1.875, 2.1667],
-            "model": "demo",
-            "revision": None,
-            "precision": "fp32",
-            "seconds": 0.1234,
-            "error": None,
-        }
-    )
 
 
 def test_what_keeps_a_clip_from_being_read_has_a_kind(tmp_path: Path) -> None:

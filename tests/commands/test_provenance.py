@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.batch.parts import LOADED, MAKING
@@ -33,12 +32,9 @@ from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
 from vllava_cli.nouns import (
     Adapter,
-    Clip,
     Conversation,
-    Frames,
     Framing,
     LoadPlan,
-    MediaKind,
     Sampling,
     Source,
     Stats,
@@ -166,73 +162,6 @@ class Engine:
 
     tokens: Tokens
     plan: LoadPlan = EXACT
-
-
-def frames(name: str, kind: MediaKind, *times_s: float) -> Frames:
-    return Frames(
-        clip=Clip(path=Path(name), kind=kind, width=1, height=1, frame_count=len(times_s)),
-        pixels=np.zeros((len(times_s), 1, 1, 3), np.uint8),
-        times_s=times_s,
-    )
-
-
-def test_the_object_has_every_field() -> None:
-    media = (frames("a/clip.mp4", "video", 0.0, 1 / 3), frames("star.png", "image", 0.0))
-    turn = Turn(
-        question="Why?",
-        answer="So.",
-        answer_ids=(1, 2),
-        media=media[1:],
-        stop_reason="length",
-        sampling=Sampling(max_new_tokens=12, temperature=0.5, seed=7),
-        stats=replace(STATS, stray_tokens=1),
-        prompt_sha256="fedcba9876543210" * 4,
-    )
-    before = replace(turn, media=media[:1])
-    clips = [
-        ShownClip(framing=Framing(start_s=1.5, fit="pad"), bytes=1234, sha256="0123456789abcdef" * 4),
-        ShownClip(framing=Framing(fit="pad")),
-    ]
-    engine = Engine(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
-    row = report(Conversation(turns=[before, turn], fit="pad"), clips, engine)  # type: ignore[arg-type]
-    assert row == {
-        "answer": "So.",
-        "stop_reason": "length",
-        "question": "Why?",
-        "model": "demo",
-        "revision": None,
-        "device": "cpu",
-        "dtype": "float32",
-        "quantisation": None,
-        "attention": "sdpa",
-        "clips": [
-            {"path": "a/clip.mp4", "kind": "video", "frame_times_s": [0.0, 0.3333]},
-            {"path": "star.png", "kind": "image", "frame_times_s": None},
-        ],
-        "sampling": {"max_new_tokens": 12, "temperature": 0.5, "top_p": 1.0, "seed": 7, "has_guard": True},
-        "tokens": {"prompt": 2070, "reused": 2056, "new": 12},
-        "timings_s": {"frames": 1.0, "load": 2.5, "first_token": 0.1235, "decode": 0.5},
-        "peak_bytes": 1 << 30,
-        "stray": 1,
-        "made_with": {
-            "versions": dict(Loaded.of(engine.plan, engine.tokens.checkpoint).versions),
-            "device": "cpu",
-            "precision": "fp32",
-            "dtype": "float32",
-            "quantisation": None,
-            "attention": "sdpa",
-            "adapter": None,
-            "fit": "pad",
-            "clips": [
-                {"bytes": 1234, "sha256": "0123456789abcdef" * 4, "start_s": 1.5, "end_s": None, "at_s": []},
-                {"bytes": None, "sha256": None, "start_s": None, "end_s": None, "at_s": []},
-            ],
-            "sampling": {"max_new_tokens": 12, "temperature": 0.5, "top_p": 1.0, "seed": 7, "has_guard": True},
-            "prompt_sha256": "fedcba9876543210" * 4,
-            "answer_ids": [1, 2],
-        },
-    }
-    assert json.loads(json.dumps(row)) == row
 
 
 def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:

@@ -132,9 +132,9 @@ def test_captured_steps_are_used_only_where_they_give_the_plain_ones_numbers(
     steps = CudaGraphDecoder(engine.llama, engine._emptied(), record=recorder, notice=told.append)
     engine.graph = steps
     assert talk(engine, media[0], LONG) == wanted
-    assert (bool(steps.captured_lengths), steps.fault is None) == (is_right, is_right)
+    assert (bool(steps.graphs), steps.fault is None) == (is_right, is_right)
     assert len(told) == (0 if is_right else 1)
-    assert recorder.recorded == (len(steps.captured_lengths) if is_right else 1)
+    assert recorder.recorded == (len(steps.graphs) if is_right else 1)
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU")
@@ -148,6 +148,6 @@ def test_captured_steps_say_the_same(demo_engine: Engine, media: tuple[Frames, .
         assert [turn[:3] for turn in talk(engine, media[0], LONG)] == [turn[:3] for turn in wanted]
         assert engine.graph
         assert engine.graph.fault is None
-        assert engine.graph.captured_lengths
+        assert engine.graph.graphs
     finally:
         model.to("cpu")

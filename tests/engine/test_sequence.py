@@ -33,9 +33,8 @@ HONEST = {
 }
 
 
-def sequence_of(engine: Engine, medium: Frames | None, sampling: Sampling, question: str = WHY) -> Sequence[str]:
-    conversation = Conversation(attached=(medium,) if medium else ())
-    return Sequence.of("key", engine.tokens, conversation, question, sampling)
+def sequence_of(engine: Engine, medium: Frames, sampling: Sampling, question: str = WHY) -> Sequence[str]:
+    return Sequence.of("key", engine.tokens, Conversation(attached=(medium,)), question, sampling)
 
 
 def pushed(sequence: Sequence[str], ids: Ids[int]) -> list[StopReason | None]:
@@ -72,19 +71,18 @@ def test_it_has_the_prompt_of_its_conversation_and_shares_it_up_to_the_last_plac
 
 
 @pytest.mark.parametrize(
-    ("question", "sampling", "has_clip", "error"),
+    ("question", "sampling", "error"),
     [
-        (" ", Sampling(), True, UsageError),
-        ("why " * 3000, Sampling(), True, ContextError),
-        (WHY, Sampling(choices=("yes", "no " * 3000)), True, ContextError),
-        (WHY, replace(CHOICES, is_calibrated=True), False, UsageError),
+        (" ", Sampling(), UsageError),
+        ("why " * 3000, Sampling(), ContextError),
+        (WHY, Sampling(choices=("yes", "no " * 3000)), ContextError),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
-    question: str, sampling: Sampling, has_clip: bool, error: type[Exception], demo_engine: Engine, video: Frames
+    question: str, sampling: Sampling, error: type[Exception], demo_engine: Engine, video: Frames
 ) -> None:
     with pytest.raises(error):
-        sequence_of(demo_engine, video if has_clip else None, sampling, question)
+        sequence_of(demo_engine, video, sampling, question)
 
 
 def test_the_end_token_ends_it_and_is_no_part_of_it(demo_engine: Engine, video: Frames) -> None:

@@ -122,13 +122,6 @@ def test_a_later_start_reads_what_the_first_kept_and_gives_the_same_bits(
     assert torch.equal(logits(second, clip), logits(first, clip))
 
 
-def test_the_demo_model_says_the_same_from_kept_weights(tmp_path: Path, clip: Path) -> None:
-    start = Start(checkpoint=CHECKPOINT, cache=tmp_path)
-    fresh = logits(start(), clip)
-    assert torch.equal(logits(start(), clip), fresh)
-    assert start.details == [f"weights: read as they were kept in {tmp_path / start.names[0]}."]
-
-
 def test_the_commands_read_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path))
     start = Start(checkpoint=CHECKPOINT, cache=tmp_path / "quantised")
@@ -145,14 +138,12 @@ def test_the_commands_read_what_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert details[-1] == f"weights: read as they were kept in {start.cache / start.names[0]}."
 
 
-def test_without_a_store_or_a_quantisation_nothing_is_written(start: Start) -> None:
-    start(None)
-    assert (start.cache.exists(), start.notices, start.details) == (False, [], [])
-
-
-def test_weights_of_little_size_are_not_kept(start: Start) -> None:
-    start.least_bytes = LEAST_BYTES
-    start()
+@pytest.mark.parametrize("quantisation", [None, "4bit"])
+def test_weights_of_little_size_or_none_that_are_quantised_are_not_kept(
+    quantisation: Quantisation | None, start: Start
+) -> None:
+    start.least_bytes = LEAST_BYTES if quantisation else 0
+    start(quantisation)
     assert (start.cache.exists(), start.notices, start.details) == (False, [], [])
 
 
@@ -260,18 +251,11 @@ def test_damaged_weights_are_dropped_and_quantised_anew(damage: str, start: Star
         path.write_bytes(whole[: len(whole) // 2] if damage in ("cut", "label") else b"\xff" * len(whole))
     assert torch.equal(logits(start(), clip), fresh)
     assert len(start.notices) == 1
+    dropped = f"weights: those kept in {folder} are damaged and dropped; they are quantised anew."
+    assert start.details == [dropped] * (damage == "scrambled")
     assert start.names == [folder.name]
     start()
     assert start.details == [f"weights: read as they were kept in {folder}."]
-
-
-def test_scrambled_weights_are_told_of(start: Start) -> None:
-    start()
-    folder = start.cache / start.names[0]
-    size = (folder / "model.safetensors").stat().st_size
-    (folder / "model.safetensors").write_bytes(b"\xff" * size)
-    start()
-    assert start.details == [f"weights: those kept in {folder} are damaged and dropped; they are quantised anew."]
 
 
 def test_a_disk_with_too_little_room_gets_nothing(start: Start) -> None:

@@ -127,15 +127,6 @@ def test_the_errors_are_those_of_sample(guard: DecoderClient, name: str) -> None
     assert messages == messages[:1] * 3
 
 
-def test_a_folder_has_no_header(guard: DecoderClient) -> None:
-    Path("x").mkdir()
-    Image.fromarray(picture(5)).save("x/1.png")
-    for call in (header, guard.header):
-        with pytest.raises(MediaError) as caught:
-            call(Path("x"))
-        assert str(caught.value) == "'x' is a folder. Name the video or image files in it."
-
-
 def test_the_guard_tells_the_same(guard: DecoderClient) -> None:
     for make, _ in CLIPS.values():
         path = make()

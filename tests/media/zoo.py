@@ -595,14 +595,8 @@ def with_subtitles(path: Path, frames: int) -> Path:
     with av.open(str(plain)) as video, av.open(str(text)) as words, av.open(str(path), "w") as to:
         lines = to.add_stream_from_template(words.streams.subtitles[0])
         moving = to.add_stream_from_template(video.streams.video[0])
-        for packet in words.demux(subtitles=0):
-            if packet.size:
-                packet.stream = lines
-                to.mux_one(packet)
-        for packet in video.demux(video=0):
-            if packet.size:
-                packet.stream = moving
-                to.mux_one(packet)
+        _copy(words.demux(subtitles=0), lines, to)
+        _copy(video.demux(video=0), moving, to)
     return path
 
 
@@ -614,10 +608,7 @@ def with_attachment(path: Path, frames: int) -> Path:
     with av.open(str(plain)) as video, av.open(str(path), "w") as to:
         to.add_attachment("cover.jpg", "image/jpeg", art.getvalue())
         moving = to.add_stream_from_template(video.streams.video[0])
-        for packet in video.demux(video=0):
-            if packet.size:
-                packet.stream = moving
-                to.mux_one(packet)
+        _copy(video.demux(video=0), moving, to)
     return path
 
 
@@ -627,11 +618,15 @@ def tagged(path: Path, frames: int) -> Path:
     with av.open(str(plain)) as video, av.open(str(path), "w") as to:
         moving = to.add_stream_from_template(video.streams.video[0])
         moving.metadata["NUMBER_OF_FRAMES"] = "17"
-        for packet in video.demux(video=0):
-            if packet.size:
-                packet.stream = moving
-                to.mux_one(packet)
+        _copy(video.demux(video=0), moving, to)
     return path
+
+
+def _copy(packets: Iterable[av.Packet], stream: av.stream.Stream, container: av.container.OutputContainer) -> None:
+    for packet in packets:
+        if packet.size:
+            packet.stream = stream
+            container.mux_one(packet)
 
 
 def coloured(encoding: Encoding, **colours: str) -> Encoding:

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from vllava_cli.batch.job_rows import JobRow, Location, rows
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
-from vllava_cli.media.files import VIDEO_SUFFIXES
+from vllava_cli.media.file_check import VIDEO_SUFFIXES
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.storage.jsonl import BYTES, exact
 
@@ -40,7 +40,7 @@ def requests_in(
     `notice` gets a sentence for each field that can't come back. Errors: UsageError for a file that can't be read and
     at the first damaged row.
     """
-    names, told = ClipNames(_folder(file, videos)), set[str]()
+    names, reported = ClipNames(_folder(file, videos)), set[str]()
     for row in map(_exact, rows(file, stdin=stdin)):
         key, name = _name(row)
         asked = _question(row)
@@ -49,8 +49,8 @@ def requests_in(
             raise row.where.fault(f"{lack}, and none was given with -Q")
         path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
         fields, gone = _fields(row.values, {key, _QUESTION})
-        for each in sorted(gone - told):
-            told.add(each)
+        for each in sorted(gone - reported):
+            reported.add(each)
             notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
         for question in (asked,) if asked is not None else questions:
             yield JobRequest(path=path, question=question, fields=fields)

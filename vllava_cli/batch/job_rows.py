@@ -24,7 +24,7 @@ _NO_SPACE = re.compile(r"[^ \t\r\n]")
 MAX_JOB_BYTES = 1 << 20
 """Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
 MAX_LIST_BYTES = 64 << 20
-"""A list is held whole while it is read; the questions of a benchmark have some MB."""
+"""A list is in memory while it is read; the questions of a benchmark have some MB."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -72,7 +72,7 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
     first = next(texts, "")
     # TGIF-QA's own files end in .csv, and have tabs; where a comma is the decimal point, spreadsheets write semicolons.
     if "," not in first:
-        delimiter = next((mark for mark in ("\t", ";") if mark in first), delimiter)
+        delimiter = next((sign for sign in ("\t", ";") if sign in first), delimiter)
     header: list[str] = []
     for where, cells in _cells(chain((first,), texts), delimiter, file):
         if not header:
@@ -139,40 +139,40 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
     begin = _skip(text, 0)
     if text[begin : begin + 1] != "[":
         raise UsageError(f"{file} is no JSON list. If each of its lines is an object, let its name end in .jsonl.")
-    place = _skip(text, begin + 1)
-    where = Location(file, 1 + text.count("\n", 0, place), 1)
-    is_over = text[place : place + 1] == "]"
+    at = _skip(text, begin + 1)
+    where = Location(file, 1 + text.count("\n", 0, at), 1)
+    is_over = text[at : at + 1] == "]"
     while not is_over:
-        values, end = _object(text, place, where)
+        values, end = _object(text, at, where)
         yield JobRow(where, values)
-        mark = _skip(text, end)
-        if text[mark : mark + 1] not in (",", "]"):
+        stop = _skip(text, end)
+        if text[stop : stop + 1] not in (",", "]"):
             raise where.fault("neither a comma nor the end of the list comes after it")
-        is_over = text[mark] == "]"
-        begin, place = place, mark if is_over else _skip(text, mark + 1)
-        where = Location(file, where.line + text.count("\n", begin, place), (where.number or 0) + 1)
-    if _skip(text, place + 1) != len(text):
+        is_over = text[stop] == "]"
+        begin, at = at, stop if is_over else _skip(text, stop + 1)
+        where = Location(file, where.line + text.count("\n", begin, at), (where.number or 0) + 1)
+    if _skip(text, at + 1) != len(text):
         raise where._replace(number=None).fault("the list is over, but something comes after it")
 
 
-def _object(text: str, place: int, where: Location) -> tuple[dict[str, object], int]:
+def _object(text: str, at: int, where: Location) -> tuple[dict[str, object], int]:
     """The JSON object that begins there, and where it ends."""
     try:
-        value, end = _DECODER.raw_decode(text, place)
+        value, end = _DECODER.raw_decode(text, at)
     except RecursionError as exc:
         raise where.fault("it is nested too deeply") from exc
     except ValueError as exc:
         raise where.fault(f"it is not JSON ({getattr(exc, 'msg', exc)})") from exc
     if not isinstance(value, dict):
         raise where.fault("it is not a JSON object")
-    if end - place > MAX_JOB_BYTES:
+    if end - at > MAX_JOB_BYTES:
         raise where.too_long()
     return value, end
 
 
-def _skip(text: str, place: int) -> int:
+def _skip(text: str, at: int) -> int:
     """Where the white space ends."""
-    found = _NO_SPACE.search(text, place)
+    found = _NO_SPACE.search(text, at)
     return found.start() if found else len(text)
 
 

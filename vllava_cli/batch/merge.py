@@ -33,7 +33,7 @@ _MOST_LETTERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """What one `vllava merge` was told."""
+    """What one `vllava merge` was asked for."""
 
     out: Path
     shards: tuple[str, ...]
@@ -42,7 +42,7 @@ class Merge:
 
 
 def run(merge: Merge, screen: Screen) -> int:
-    """Writes the whole or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
+    """Writes all rows or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
     _check_out(merge)
     with ExitStack() as fetched:
         paths = [path for name in merge.shards for path in _paths(name, fetched, screen)]

@@ -1,7 +1,7 @@
 """Where rows go: to stdout as they come, or into a journal that knows which jobs are done; parts are in parts.py.
 
-A plain JSONL file is its own journal. Any other form is written whole, in the order of the jobs, when the run ends; its
-journal stands beside it.
+A plain JSONL file is its own journal. Any other form is written in one step when the run ends, in the order of the
+jobs; its journal stands beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vllava_cli.batch.rows import RunInfo, is_row, table_columns
 from vllava_cli.batch.stale import stale
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.files import as_output_error, check_regular
+from vllava_cli.storage.files import as_output_error, atomic_write, check_regular
 from vllava_cli.storage.journal import Journal
 from vllava_cli.storage.jsonl import read_rows, refuse_foreign, row_of
 from vllava_cli.storage.objects import is_url
@@ -74,8 +74,8 @@ class Output:
         known = learn(journal.rows(), journal.path)
         if self.destination.is_retrying and any(known.values()):
             again = {(job.path, job.question, self.info.model) for job in jobs}
-            kept = (row for row in journal.rows() if row["error"] is None or _asked(row) not in again)
-            journal.rewrite(kept)
+            others = (row for row in journal.rows() if row["error"] is None or _asked(row) not in again)
+            journal.rewrite(others)
             known = learn(journal.rows(), journal.path)
         self.has_failed |= known
         self.before = self.has_failed.keys()
@@ -172,7 +172,8 @@ class FileOutput(Output):
         if destination.has_table and destination.path and self._journal:
             rows = ordered(self._journal.path, [job.id for job in jobs])
             columns = _columns(destination, jobs, self.info)
-            tables.write(destination.path, tables.lines(rows, destination.format, columns, is_safe=destination.is_safe))
+            lines = tables.lines(rows, destination.format, columns, is_safe=destination.is_safe)
+            atomic_write(destination.path, map(str.encode, lines))
 
     def close(self) -> None:
         if self._journal:
@@ -184,7 +185,7 @@ def _columns(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> tu
 
 
 def _check_table(destination: Destination) -> None:
-    """A table is written at the end of a long run: what is in its way is reported before, not replaced or met then."""
+    """A table is written at the end of a long run: a file that it would replace is reported before the run."""
     path, journal = destination.path, destination.journal
     if path is None or journal == path:
         return
@@ -209,18 +210,18 @@ def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
 
 
 def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a journal in the order of ids, the others behind them; only their places are held in memory."""
+    """The rows of a journal in the order of ids, the others behind them; only their offsets are held in memory."""
     with path.open("rb") as file:
-        places: dict[str, int] = {}
-        place = 0
+        offsets: dict[str, int] = {}
+        offset = 0
         for line in file:
             row = row_of(line)
             if row is not None:
-                places[row["id"]] = place
-            place += len(line)
-        for key in dict.fromkeys((*ids, *places)):
-            if key in places:
-                file.seek(places[key])
+                offsets[row["id"]] = offset
+            offset += len(line)
+        for key in dict.fromkeys((*ids, *offsets)):
+            if key in offsets:
+                file.seek(offsets[key])
                 row = row_of(file.readline())
                 if row is not None:
                     yield row

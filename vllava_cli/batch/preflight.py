@@ -32,7 +32,7 @@ class Headers:
     kinds: set[MediaKind] = field(default_factory=set)
     videos: int = 0
     duration_s: float = 0.0
-    """Of all videos whose header tells it."""
+    """Of all videos whose header says it."""
     unknown: int = 0
     """Videos whose header doesn't."""
     unopened: int = 0

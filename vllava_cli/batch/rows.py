@@ -41,8 +41,8 @@ ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
 """missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
-changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: no
-room for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: too
+little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class JobError:
 
     @classmethod
     def of_clip(cls, error: Exception, path: Path) -> JobError:
-        """What kept a clip's frames from being read."""
+        """The error of a clip whose frames can't be read."""
         match error:
             case UsageError():
                 return cls(kind="trim", message=str(error))
@@ -76,7 +76,7 @@ class JobError:
 
     @classmethod
     def of_question(cls, error: Exception) -> JobError:
-        """What kept a question from being answered."""
+        """The error of a question that can't be answered."""
         kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
             (ContextError, "context"),
             (MemoryShortError, "memory"),

@@ -36,12 +36,12 @@ from vllava_cli.batch.progress import (
 )
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.commands.start import warn_of_demo
 from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
-from vllava_cli.nouns import DEMO_MODEL
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
@@ -197,8 +197,6 @@ class _Work:
     has_failed: bool = False
     """Whether a row of this run is an error, and --fail-fast was given."""
     control: RunControl = field(init=False)
-    executor: Executor | None = None
-    decoders: int = 0
 
     def __post_init__(self) -> None:
         self.control = RunControl(
@@ -213,14 +211,12 @@ class _Work:
         """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
         if self.batch.is_dry and (self.batch.ray or not clip_jobs):
             report_plan(self.progress, None if self.batch.ray else Headers(), self.screen)
-        elif self.batch.ray:
-            self.executor = self._on_ray()
-            if clip_jobs:
-                self._announce()
-                self._answer(self.executor, clip_jobs)
+            return
+        if clip_jobs and self.batch.ray:
+            self._do_on_ray(clip_jobs)
         elif clip_jobs:
             self._do_here(clip_jobs)
-        if self.batch.has_stats and (clip_jobs or self.executor):
+        if self.batch.has_stats and (clip_jobs or self.batch.ray):
             self._report_stats()
 
     def is_stopping(self) -> bool:
@@ -232,8 +228,8 @@ class _Work:
         from vllava_cli.media.decoder.pool import Pool, default_workers
 
         batch = self.batch
-        self.decoders = min(batch.decoders or default_workers(cpu_cores()), len(clip_jobs))
-        with Pool(self.decoders, batch.limits) as pool:
+        self.control.decoders = min(batch.decoders or default_workers(cpu_cores()), len(clip_jobs))
+        with Pool(self.control.decoders, batch.limits) as pool:
             preflight = Preflight(pool, clip_jobs, None if batch.is_dry or batch.devices else batch.framing)
             self._await(preflight, len(clip_jobs))
             headers = preflight.headers
@@ -267,7 +263,7 @@ class _Work:
 
     def _here(self, pool: Pool, preflight: Preflight) -> Executor:
         """The executor of this machine. Errors: any VllavaError."""
-        self._announce()
+        warn_of_demo(self.source.model, self.screen)
         batch, screen, headers = self.batch, self.screen, preflight.headers
         longest = max(len(job.question) for clip in headers.good for job in clip.jobs)
         if preflight.frames is None:
@@ -282,29 +278,25 @@ class _Work:
         engine = local.load_engine(
             batch, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
         )
-        most_rows = local.rows_at_once(engine, batch, longest)
-        screen.detail(f"rows at once: {most_rows}.")
-        self.progress.begin()
-        return local.LocalExecutor(
-            engine=engine, batch=batch, reads=preflight.frames, most_rows=most_rows, control=self.control
+        executor = local.LocalExecutor(
+            engine=engine, batch=batch, reads=preflight.frames, control=self.control, longest=longest
         )
+        screen.detail(f"rows at once: {executor.most_rows}.")
+        self.progress.begin()
+        return executor
 
-    def _on_ray(self) -> Executor:
+    def _do_on_ray(self, clip_jobs: list[ClipJobs]) -> None:
         from vllava_cli.batch.executors.ray_driver import RayExecutor
 
+        warn_of_demo(self.source.model, self.screen)
         has_earlier_answers = self.progress.skipped > self.progress.skipped_errors
-        return RayExecutor(
+        executor = RayExecutor(
             batch=self.batch, source=self.source, control=self.control, has_earlier_answers=has_earlier_answers
         )
-
-    def _announce(self) -> None:
-        if self.source.model == DEMO_MODEL:
-            self.screen.notice(
-                "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
-            )
+        self._answer(executor, clip_jobs)
 
     def _answer(self, executor: Executor, clip_jobs: Sequence[ClipJobs]) -> None:
-        self.executor, control = executor, self.control
+        control = self.control
 
         def parts() -> list[str]:
             return self.progress.parts(control.counters, now_s=time.perf_counter(), waiting_for=control.waiting_for)
@@ -325,16 +317,20 @@ class _Work:
         self.has_failed |= self.batch.is_failing_fast and result.error is not None
 
     def _report_stats(self) -> None:
-        now_s, progress = time.perf_counter(), self.progress
-        answering_s = now_s - (progress.ready_s or now_s)
-        stats = {
-            "wall_s": now_s - progress.started_s,
-            "answering_s": answering_s,
-            "clips": self.control.counters.clips,
-            "jobs": progress.now,
-            "decoders": self.decoders,
-        }
-        more = (
-            self.executor.stats(answering_s) if self.executor else self.control.counters.stats(answering_s, engines=1)
-        )
-        report_stats(stats | more, self.screen)
+        now_s, progress, control = time.perf_counter(), self.progress, self.control
+        counters, answering_s = control.counters, now_s - (progress.ready_s or now_s)
+        stats = {"wall_s": now_s - progress.started_s, "answering_s": answering_s}
+        if self.batch.ray:
+            stats |= {"connect_s": counters.load_s, "actors": control.engines if counters.load_s else 0}
+        else:
+            stats |= {
+                "load_s": counters.load_s,
+                "idle_s": counters.idle_s,
+                "idle_share": counters.idle_s / answering_s / control.engines if answering_s else 0.0,
+                "decode_s": counters.decode_s,
+                "new_tokens": counters.new_tokens,
+                "tower_calls": counters.tower_calls,
+                "rows_at_once": counters.rows_at_once,
+            }
+        stats |= {"clips": counters.clips, "jobs": progress.now, "decoders": control.decoders}
+        report_stats(stats, self.screen)

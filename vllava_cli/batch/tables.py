@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from vllava_cli.errors import UsageError
-from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, portable, readable
 
 Format = Literal["jsonl", "csv", "tsv"]
@@ -65,13 +64,8 @@ def line(row: Mapping[str, object], format: Format, fields: tuple[str, ...], *, 
     return _table_line((_cell(_value(row, field), is_safe=is_safe) for field in fields), format)
 
 
-def write(path: Path, lines: Iterable[str]) -> None:
-    """Writes the whole file or nothing, in UTF-8. Errors: OutputError."""
-    files.atomic_write(path, map(str.encode, lines))
-
-
 def _value(row: Mapping[str, object], field: str) -> object:
-    """Under its whole name, else inside: ({"error": {"kind": 1}}, "error.kind") → 1; names may have dots themselves."""
+    """Under its full name, else inside: ({"error": {"kind": 1}}, "error.kind") → 1; names may have dots themselves."""
     if field in row:
         return row[field]
     at = field.find(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vllava_cli.errors import UsageError
-from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import STDIN
 from vllava_cli.prompt import MAX_QUESTION_BYTES
 

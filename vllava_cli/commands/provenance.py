@@ -1,4 +1,4 @@
-"""How an answer was made, as rows have it in `made_with`, and what else is reported of an answer.
+"""The object `made_with` of a row, which says how an answer was made, and the whole report of an answer.
 
 ask, chat and batch write it, replay reads it.
 """

@@ -83,8 +83,7 @@ def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
         commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else UNKNOWN_REVISION
         source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
     adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
-    is_whole = adapter and (adapter.revision is None or (adapter.folder / ADAPTER_WEIGHTS).exists())
-    if wishes.adapter and not is_whole:
+    if wishes.adapter and hub.missing_adapter(adapter):
         return replace(source, revision=UNKNOWN_REVISION)
     return _joined(source, adapter, log)
 
@@ -129,13 +128,18 @@ def described(source: Source) -> Adapter:
         raise UsageError("--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'.")
     digest = hashlib.sha256((folder / ADAPTER_CONFIG).read_bytes())
     with weights.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        hashlib.file_digest(file, lambda: digest)
     return Adapter(name=source.model, folder=folder, revision=source.revision, sha256=digest.hexdigest())
 
 
-def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[ModuleChange]:
-    """Lists the changes, a module each. Errors: CheckpointError where a tensor has no place in the checkpoint."""
+def changes(checkpoint: Checkpoint) -> list[ModuleChange]:
+    """Lists the changes of the checkpoint's adapter, a module each; no adapter → [].
+
+    Errors: CheckpointError where a tensor has no place in the checkpoint.
+    """
+    adapter = checkpoint.adapter
+    if adapter is None:
+        return []
     settings = read_object(adapter.folder / ADAPTER_CONFIG)
     is_rooted = bool(settings.get("use_rslora"))
     found: dict[str, ModuleChange] = {}
@@ -152,11 +156,8 @@ def changes(adapter: Adapter, checkpoint: Checkpoint) -> list[ModuleChange]:
         change = found.setdefault(module, ModuleChange(module=module, alpha=alpha, is_rank_rooted=is_rooted))
         change.tensors[match["part"]] = name
     if lost or not found:
-        what = (
-            f"{len(lost)} of its {len(shapes)} tensors have no place there, {lost[0]} among them"
-            if lost
-            else "it is empty"
-        )
+        lacks = f"{len(lost)} of its {len(shapes)} tensors have no place there, {lost[0]} among them" if lost else ""
+        what = lacks or "it is empty"
         raise CheckpointError(f"The adapter {adapter.name} doesn't fit the model {checkpoint.model}: {what}.")
     for change in found.values():
         _check_whole(adapter, change, shapes, is_dora=bool(settings.get("use_dora")))
@@ -260,12 +261,6 @@ def _misfit(adapter: Adapter, what: str) -> CheckpointError:
     return CheckpointError(f"The adapter {adapter.name} {what}: save it again.")
 
 
-def check_fits(checkpoint: Checkpoint) -> None:
-    """Errors: CheckpointError for an adapter with a tensor that has no place in the checkpoint."""
-    if checkpoint.adapter:
-        changes(checkpoint.adapter, checkpoint)
-
-
 def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, plan: LoadPlan) -> None:
     """Merges the adapter into the modules that are loaded, one after the other; peft computes what is merged.
 
@@ -281,7 +276,7 @@ def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, pla
     modules = {plain(name): module for name, module in model.named_modules()}
     try:
         with memory_faults(plan.device), torch.no_grad():
-            for change in changes(adapter, checkpoint):
+            for change in changes(checkpoint):
                 if change.module in modules:
                     _merge_into(modules[change.module], change, checkpoint.folder, adapter, getattr(torch, plan.dtype))
     except (MemoryShortError, CheckpointError, KeyboardInterrupt):

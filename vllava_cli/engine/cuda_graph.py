@@ -62,20 +62,10 @@ class CudaGraphDecoder:
         self._record, self._notice = record, notice
         self._token = torch.zeros(1, dtype=torch.long, device=llama.device)
         self._position = torch.zeros(1, dtype=torch.long, device=llama.device)
-        self._graphs: dict[int, tuple[Replay, Tensor]] = {}
+        self.graphs: dict[int, tuple[Replay, Tensor]] = {}
         """A captured step for each length of cache, with the tensor that it leaves the logits in."""
-        self._is_compared = False
         self.fault: str | None = None
         """Why steps aren't captured: in torch's own words, or because they gave other logits."""
-
-    @property
-    def capacity(self) -> int:
-        return self.cache.layers[0].capacity
-
-    @property
-    def captured_lengths(self) -> tuple[int, ...]:
-        """The lengths of cache for which a graph is there."""
-        return tuple(self._graphs)
 
     @torch.inference_mode()
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
@@ -85,12 +75,12 @@ class CudaGraphDecoder:
         """
         self._token.copy_(token)
         self._position.fill_(held)
-        looked = min(-(-(held + 1) // PART_TOKENS) * PART_TOKENS, self.capacity)
-        if self._record and looked not in self._graphs:
+        looked = min(-(-(held + 1) // PART_TOKENS) * PART_TOKENS, self.cache.layers[0].capacity)
+        if self._record and looked not in self.graphs:
             self._capture(self._record, looked)
-        if looked not in self._graphs:
+        if looked not in self.graphs:
             return self._pass(looked, cancel)
-        replay, logits = self._graphs[looked]
+        replay, logits = self.graphs[looked]
         replay()
         return logits
 
@@ -114,12 +104,11 @@ class CudaGraphDecoder:
         except RuntimeError as exc:
             self._give_up(str(exc).partition("\n")[0])
             return
-        if not self._is_compared and not self._agrees(replay, logits, looked):
+        if not self.graphs and not self._agrees(replay, logits, looked):
             self._give_up("a captured step gave other numbers")
             self._notice("vllava: this GPU's captured steps give other numbers than its plain ones: going on without.")
             return
-        self._is_compared = True
-        self._graphs[looked] = replay, logits
+        self.graphs[looked] = replay, logits
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
         """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
@@ -130,7 +119,7 @@ class CudaGraphDecoder:
 
     def _give_up(self, fault: str) -> None:
         self._record, self.fault = None, fault
-        self._graphs.clear()
+        self.graphs.clear()
 
 
 class CudaRecorder:

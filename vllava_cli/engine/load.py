@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllava_cli.engine.adapter import check_fits, merge
+from vllava_cli.engine.adapter import changes, merge
 from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, read_config
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
@@ -48,8 +48,12 @@ def load(
     """
     _hush(has_bars=log.has_bars)
     kinds = set(kinds)
-    check_fits(tokens.checkpoint)
-    model = _quantised(plan, tokens, kinds, cache) if cache and plan.quantisation else _read(plan, tokens, kinds)
+    changes(tokens.checkpoint)  # raises where the adapter doesn't fit, before a weight is read
+    model = (
+        _quantised(plan, tokens, kinds, cache)
+        if cache and plan.quantisation
+        else _read(plan, tokens, _towers_but(kinds))
+    )
     if plan.threads and THREADS_SETTING not in os.environ:  # who sets that has chosen
         torch.set_num_threads(plan.threads)
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), log=log)
@@ -62,9 +66,9 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
     """
     _hush(has_bars=False)
     tokens.prompt_ids(Conversation(attached=(blank_frames("video", tokens),)), "What?")
-    check_fits(tokens.checkpoint)
+    changes(tokens.checkpoint)
     bare = replace(tokens, checkpoint=replace(tokens.checkpoint, adapter=None))
-    _read(replace(plan, device="meta", quantisation=None, attention="eager"), bare, {"video"})
+    _read(replace(plan, device="meta", quantisation=None, attention="eager"), bare, {"image_tower"})
 
 
 def _hush(*, has_bars: bool) -> None:
@@ -79,13 +83,8 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
 
     Errors: CheckpointError, MemoryShortError.
     """
-    checkpoint, options = tokens.checkpoint, _options(plan)
-    options.pop("quantization_config", None)
-    config = trimmed(read_config(checkpoint.folder))
-    model, info = _from_pretrained(_class_of_tower(kind), checkpoint.folder, config, options, plan.device)
-    _check_complete(info, config, tokens, _PARTS - {f"{kind}_tower"})
-    merge(model, checkpoint, plan)
-    found: torch.nn.Module = getattr(model.model, f"{kind}_tower")
+    name = f"{kind}_tower"
+    found: torch.nn.Module = getattr(_read(plan, tokens, _PARTS - {name}).model, name)
     return found.eval()
 
 
@@ -97,7 +96,7 @@ def _quantised(
     origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
     model = _cached(plan, tokens, origin, cache) if origin else None
     if model is None:
-        model = _read(plan, tokens, set())
+        model = _read(plan, tokens, _towers_but(()))
         again = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
         if origin and origin == again:  # nobody changed it meanwhile
             cache.keep(model, origin, named=checkpoint.name)
@@ -114,7 +113,7 @@ def _cached(
     if folder is None:
         return None
     try:
-        model = _read(plan, tokens, set(), kept=folder)
+        model = _read(plan, tokens, _towers_but(()), kept=folder)
     except CheckpointError as exc:
         cache.drop_if_damaged(folder, reason_of(exc))
         return None
@@ -123,42 +122,36 @@ def _cached(
 
 
 def _read(
-    plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], *, kept: Path | None = None
+    plan: LoadPlan, tokens: Tokens, lacking: Collection[str], *, kept: Path | None = None
 ) -> VideoLlavaForConditionalGeneration:
-    """The model from the checkpoint, or from the folder of weights that were quantised and `kept`."""
+    """The model without some parts, from the checkpoint or from the folder of weights that were `kept`."""
     folder = kept or tokens.checkpoint.folder
-    config = trimmed(read_config(tokens.checkpoint.folder))
-    unneeded = {f"{kind}_tower" for kind in ("video", "image") if kind not in kinds}
-    options = _options(plan)
+    config, options = trimmed(read_config(tokens.checkpoint.folder)), _options(plan)
     if kept:
         config.quantization_config = options.pop("quantization_config").to_dict()
-    model, info = _from_pretrained(_class_without(unneeded), folder, config, options, plan.device)
-    _check_complete(info, config, tokens, unneeded)
-    if not kept:
-        merge(model, tokens.checkpoint, plan)
-    return model
-
-
-def _from_pretrained(
-    model_class: type[VideoLlavaForConditionalGeneration],
-    folder: Path,
-    config: VideoLlavaConfig,
-    options: dict[str, Any],
-    device: str,
-) -> tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]:
-    """The model, and what transformers found out about the tensors."""
+    elif "language_model" in lacking:
+        options.pop("quantization_config", None)
     try:
-        with memory_faults(device), without_adapter(folder) as plain:
-            found: tuple[VideoLlavaForConditionalGeneration, dict[str, Any]] = model_class.from_pretrained(
+        with memory_faults(plan.device), without_adapter(folder) as plain:
+            model: VideoLlavaForConditionalGeneration
+            model, info = _class_without(lacking).from_pretrained(
                 plain, config=config, output_loading_info=True, **options
             )
-            return found
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except _UnfitConfigError as exc:
         raise unusable(folder / CONFIG, reason_of(exc)) from exc
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {reason_of(exc)}.") from exc
+    _check_complete(info, config, tokens, lacking)
+    if not kept:
+        merge(model, tokens.checkpoint, plan)
+    return model
+
+
+def _towers_but(kinds: Collection[MediaKind]) -> set[str]:
+    """The names of the towers for all other kinds."""
+    return {f"{kind}_tower" for kind in ("video", "image") if kind not in kinds}
 
 
 @contextmanager
@@ -182,10 +175,13 @@ class _UnfitConfigError(Exception):
 
 
 def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
-    """The model's class, whose instances lack these parts."""
-    from transformers import VideoLlavaForConditionalGeneration
+    """The model's class, whose instances lack these parts; without a language model no words go in or come out.
 
-    class Partial(VideoLlavaForConditionalGeneration):  # type: ignore[misc]  # transformers is not typed
+    By its name and module transformers knows how to translate the published tensor names.
+    """
+    from transformers import VideoLlavaForConditionalGeneration as Whole
+
+    class Partial(Whole):  # type: ignore[misc]  # transformers is not typed
         def __init__(self, config: VideoLlavaConfig) -> None:
             try:
                 super().__init__(config)
@@ -193,38 +189,22 @@ def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGener
                 raise _UnfitConfigError(exc) from exc
             for part in parts:
                 setattr(self.model, part, None)
+            if "language_model" in parts:
+                self.lm_head = None
 
-    return _named(Partial)
+        if "language_model" in parts:
 
+            def get_input_embeddings(self) -> None:
+                return None
 
-def _class_of_tower(kind: MediaKind) -> type[VideoLlavaForConditionalGeneration]:
-    """The model's class, whose instances have nothing but this tower: neither words go in nor come out."""
+            def get_output_embeddings(self) -> None:
+                return None
 
-    class Tower(_class_without(_PARTS - {f"{kind}_tower"})):  # type: ignore[misc]
-        def __init__(self, config: VideoLlavaConfig) -> None:
-            super().__init__(config)
-            self.lm_head = None
+            def tie_weights(self, *_: Any, **__: Any) -> None:
+                pass
 
-        def get_input_embeddings(self) -> None:
-            return None
-
-        def get_output_embeddings(self) -> None:
-            return None
-
-        def tie_weights(self, *_: Any, **__: Any) -> None:
-            pass
-
-    return _named(Tower)
-
-
-def _named(partial_class: Any) -> type[VideoLlavaForConditionalGeneration]:
-    """Gives a class the name and module by which transformers knows how to translate the published tensor names."""
-    from transformers import VideoLlavaForConditionalGeneration
-
-    partial_class.__name__ = VideoLlavaForConditionalGeneration.__name__
-    partial_class.__module__ = VideoLlavaForConditionalGeneration.__module__
-    found: type[VideoLlavaForConditionalGeneration] = partial_class
-    return found
+    Partial.__name__, Partial.__module__ = Whole.__name__, Whole.__module__
+    return Partial
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:

@@ -18,7 +18,7 @@ from vllava_cli.engine.cancel import NEVER, Cancel
 from vllava_cli.engine.forward import embed, feed_rows, left_padded, prefill
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.tokens import Option, Tokens
+from vllava_cli.engine.tokens import ChoiceIds, Tokens
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.media.pixels import mean_colour
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, MediaKind
@@ -38,7 +38,7 @@ def log_likelihoods(
     cache: KVCache,
     is_held: torch.Tensor,
     logits: torch.Tensor,
-    options: Sequence[Option],
+    options: Sequence[ChoiceIds],
     cancel: Cancel = NEVER,
 ) -> torch.Tensor:
     """log P(option | prompt) [B, n] float32 for n options behind each of B prompts. Errors: CancelError.
@@ -75,9 +75,9 @@ class Calibrator:
     llama: Llama
     tokens: Tokens
     _blank: dict[MediaKind, torch.Tensor] = field(default_factory=dict)
-    _known: dict[tuple[tuple[int, ...], tuple[Option, ...]], torch.Tensor] = field(default_factory=dict)
+    _known: dict[tuple[tuple[int, ...], tuple[ChoiceIds, ...]], torch.Tensor] = field(default_factory=dict)
 
-    def scores(self, ids: tuple[int, ...], options: tuple[Option, ...], cancel: Cancel = NEVER) -> torch.Tensor:
+    def scores(self, ids: tuple[int, ...], options: tuple[ChoiceIds, ...], cancel: Cancel = NEVER) -> torch.Tensor:
         """The log-likelihood [n] of each option behind a prompt, earlier turns and all, with each clip a blank one.
 
         The clips of the prompt are read off its placeholders. Errors: CancelError.
@@ -90,7 +90,7 @@ class Calibrator:
             self._known[key] = found
         return self._known[key]
 
-    def _scores(self, ids: tuple[int, ...], options: tuple[Option, ...], cancel: Cancel) -> torch.Tensor:
+    def _scores(self, ids: tuple[int, ...], options: tuple[ChoiceIds, ...], cancel: Cancel) -> torch.Tensor:
         cache = KVCache(len(self.llama.blocks))
         rows = {
             kind: self._blank_features(kind, cancel).repeat(ids.count(token) // self.tokens.tokens_of(kind), 1)
@@ -119,7 +119,7 @@ def blank_frames(kind: MediaKind, tokens: Tokens) -> Frames:
     return Frames(clip=clip, pixels=pixels, times_s=(0.0,) * count)
 
 
-def _passes(row_count: int, options: Sequence[Option]) -> Iterator[tuple[list[int], list[int]]]:
+def _passes(row_count: int, options: Sequence[ChoiceIds]) -> Iterator[tuple[list[int], list[int]]]:
     """(row, column) of all options of several tokens, those of like length together, ROWS at a time."""
     columns = sorted((len(option), column) for column, option in enumerate(options) if len(option) > 1)
     places = [(row, column) for _, column in columns for row in range(row_count)]
@@ -133,7 +133,7 @@ def _rest(
     cache: KVCache,
     is_held: torch.Tensor,
     rows: list[int],
-    options: Sequence[Option],
+    options: Sequence[ChoiceIds],
     cancel: Cancel,
 ) -> torch.Tensor:
     """The log-likelihood [R] of each option's tokens from the second on, behind row `rows[r]` of the cache."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.sampler import Sampler, checked, overflowed
 from vllava_cli.engine.tokenizer import Detokenizer
-from vllava_cli.engine.tokens import Option, Tokens, digest_of
+from vllava_cli.engine.tokens import ChoiceIds, Tokens, digest_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Answer, Conversation, Sampling, Stats, StopReason
 
@@ -38,7 +38,7 @@ class Sequence(Generic[K]):
     tokens: Tokens
     sampling: Sampling
     prompt: Prompt
-    options: tuple[Option, ...] = ()
+    options: tuple[ChoiceIds, ...] = ()
     """The ids of the sampling's choices."""
     ids: list[int] = field(default_factory=list)
     """All that the model produced."""

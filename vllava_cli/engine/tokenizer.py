@@ -7,7 +7,8 @@ transformers' AutoTokenizer rebuilds the pipeline of a LlamaTokenizer checkpoint
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,25 +81,26 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     check_json_file(path, most_bytes=MOST_BYTES)
     settings = read_settings(folder / "tokenizer_config.json")
     names = read_settings(folder / "special_tokens_map.json") | settings
-    try:
+    with _refusals(path):
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
-        raise unusable(path, reason_of(exc)) from exc
-    try:
+    with _refusals(folder / "tokenizer_config.json", "added_tokens_decoder: "):
         _add_missing(backend, settings.get("added_tokens_decoder"))
-    except Exception as exc:
-        raise unusable(folder / "tokenizer_config.json", f"added_tokens_decoder: {reason_of(exc)}") from exc
-    try:
+    with _refusals(path):
         backend.encode("")  # where a template names tokens that it lacks
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
-        raise unusable(path, reason_of(exc)) from exc
     backend.no_truncation()  # what a training run left in the file
     backend.no_padding()
     return Tokenizer(backend=backend, pad_token=_text(names.get("pad_token")), eos_token=_text(names.get("eos_token")))
+
+
+@contextmanager
+def _refusals(path: Path, what: str = "") -> Iterator[None]:
+    """Turns an error of the tokenizers library into one sentence about a file. Errors: CheckpointError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
+        raise unusable(path, f"{what}{reason_of(exc)}") from exc
 
 
 def read_settings(path: Path) -> dict[str, Any]:

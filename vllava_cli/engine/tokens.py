@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from vllava_cli import prompt
@@ -16,7 +15,7 @@ from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
 from vllava_cli.errors import CheckpointError, ContextError, UsageError
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
 
-Option = tuple[int, ...]
+ChoiceIds = tuple[int, ...]
 """The ids of a choice as an answer."""
 MOST_KNOWN = 1024
 """Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
@@ -48,8 +47,8 @@ class Tokens:
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
-    video_id: int
-    image_id: int
+    placeholders: Mapping[MediaKind, int]
+    """The id of each kind's placeholder, which stands once for each of a medium's tokens: videos first."""
     stop_ids: frozenset[int]
     banned_ids: tuple[int, ...]
     """The ids that an answer may not hold: <video>, <image>, <pad>, and those that no token has."""
@@ -58,11 +57,6 @@ class Tokens:
     unobeyed: tuple[str, ...] = ()
     """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
     _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
-
-    @cached_property
-    def placeholders(self) -> dict[MediaKind, int]:
-        """The id of each kind's placeholder, which stands once for each of a medium's tokens."""
-        return {"video": self.video_id, "image": self.image_id}
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
         """The ids of the conversation up to and including "ASSISTANT:" of the new question.
@@ -116,7 +110,7 @@ class Tokens:
 
     def media_end(self, ids: Sequence[int]) -> int:
         """The position behind the last placeholder of a prompt that has some."""
-        return 1 + max(position for position, token in enumerate(ids) if token in (self.video_id, self.image_id))
+        return 1 + max(position for position, token in enumerate(ids) if token in self.placeholders.values())
 
     def tokens_of(self, kind: MediaKind) -> int:
         """The number of tokens of a medium."""
@@ -128,7 +122,7 @@ class Tokens:
             return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
 
-    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[Option, ...]:
+    def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[ChoiceIds, ...]:
         """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
 
         That is so for a vocabulary in which a space only begins a token, as Llama's. Errors: UsageError for fewer than
@@ -187,11 +181,8 @@ class Tokens:
         return self._known[key]
 
     def _check_placeholders(self, ids: list[int], kinds: Counter[MediaKind]) -> None:
-        found = (ids.count(self.video_id), ids.count(self.image_id))
-        wanted = (
-            kinds["video"] * self.checkpoint.tokens_per_video,
-            kinds["image"] * self.checkpoint.tokens_per_image,
-        )
+        found = [ids.count(token) for token in self.placeholders.values()]
+        wanted = [kinds[kind] * self.tokens_of(kind) for kind in self.placeholders]
         if found != wanted:
             raise CheckpointError(
                 f"The tokenizer of {self.checkpoint.model} made {found[0]} video and {found[1]} image tokens where "
@@ -202,8 +193,7 @@ class Tokens:
         context = self.context_tokens
         if prompt_tokens < context:
             return
-        order: tuple[MediaKind, ...] = ("video", "image")
-        counts = ((kind, kinds[kind]) for kind in order)
+        counts = ((kind, kinds[kind]) for kind in self.placeholders)
         shares = [(count * self.tokens_of(kind), f"{count:,} {kind}{'s' * (count != 1)}") for kind, count in counts]
         text = prompt_tokens - sum(tokens for tokens, _ in shares)
         told = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)
@@ -225,8 +215,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
     return Tokens(
         checkpoint=checkpoint,
         tokenizer=tokenizer,
-        video_id=config.video_token_id,
-        image_id=config.image_token_id,
+        placeholders={"video": config.video_token_id, "image": config.image_token_id},
         stop_ids=stop_ids,
         banned_ids=tuple(token for token in sorted(banned_ids - stop_ids) if token < rows),
         context_tokens=checkpoint.context_tokens,

@@ -32,13 +32,13 @@ _HEADER = 84
 _LEAST_WIDTH = 600
 _LABEL = 30
 _LONG, _SHORT, _LEAST = 360, 160, 96
-"""A tile's longest side, what a tiny picture is enlarged to, and a cell's least width: room for a time."""
+"""A tile's longest side, the side to which a tiny picture is enlarged, and a cell's least width, which holds a time."""
 HALF = "▀"
 SHADES = " ░▒▓█"
 LETTERS = " .:-=+*#%@"
 _PER_ROW = (8, 4, 2, 1)
 _LEAST_COLUMNS = 8
-"""A tile's least width in columns: room for a time."""
+"""A tile's least width in columns, which holds a time."""
 _COLUMN_GAP = 1
 _OTHER_LINES = 3
 """The name, the facts, and the prompt that comes after."""
@@ -65,11 +65,11 @@ class Sheet:
 
     @classmethod
     def of(cls, frames: Frames, name: str, tiles: Tiles, *, fit: Fit = "crop") -> Sheet:
-        """Of frames that were `tiled`."""
-        told = facts(frames)
+        """A sheet of frames that were `tiled`."""
+        text = facts(frames)
         if tiles != "whole":
-            told += f"; seen as {tiles.crop_width}x{tiles.crop_height}, {fit}"
-        return cls(name=name, facts=told, tiles=frames.pixels, labels=_labels(frames))
+            text += f"; seen as {tiles.crop_width}x{tiles.crop_height}, {fit}"
+        return cls(name=name, facts=text, tiles=frames.pixels, labels=_labels(frames))
 
 
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
@@ -83,7 +83,7 @@ def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetLayout:
-    """Where the tiles of a sheet are, in pixels."""
+    """The places of a sheet's tiles, in pixels."""
 
     columns: int
     rows: int
@@ -113,7 +113,7 @@ class ColourRun:
 
 @dataclass(frozen=True, kw_only=True)
 class CharacterGrid:
-    """How many tiles stand in a row, and each one's width and height in characters."""
+    """The number of tiles in a row, and the width and height of each in characters."""
 
     per_row: int
     columns: int
@@ -149,10 +149,10 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     layout = sheet_layout(len(sheet.tiles), width, height)
     paper = Image.new("RGB", layout.size, _PAPER)
     draw = ImageDraw.Draw(paper)
-    room = layout.size[0] - 2 * _MARGIN
+    width = layout.size[0] - 2 * _MARGIN
     for text, top, size, colour in ((sheet.name, 18, _TITLE_SIZE, _TITLE), (sheet.facts, 50, _TEXT_SIZE, _FACTS)):
         font = ImageFont.load_default(size)
-        draw.text((_MARGIN, top), fitted(printable(text), font, room), fill=colour, font=font)
+        draw.text((_MARGIN, top), fitted(printable(text), font, width), fill=colour, font=font)
     font = ImageFont.load_default(_TEXT_SIZE)
     for number, (pixels, label) in enumerate(zip(sheet.tiles, sheet.labels, strict=True)):
         left, top = layout.corner(number)
@@ -185,19 +185,19 @@ def facts(frames: Frames) -> str:
 
 
 def printable(text: str) -> str:
-    """What the built-in font can draw of a name: "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
+    """A name in the letters of the built-in font: "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isprintable() else "?" for letter in plain)
 
 
-def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    """The text, or its beginning and its end, where it is wider than `room` pixels."""
-    if font.getlength(text[:1000]) <= room and len(text) <= 1000:
+def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, or its beginning and its end, where it is wider than `width` pixels."""
+    if font.getlength(text[:1000]) <= width and len(text) <= 1000:
         return text
-    kept = min(len(text) - 1, 1000)
-    while kept > 2 and font.getlength(_shortened(text, kept)) > room:
-        kept -= 1
-    return _shortened(text, kept)
+    length = min(len(text) - 1, 1000)
+    while length > 2 and font.getlength(_shortened(text, length)) > width:
+        length -= 1
+    return _shortened(text, length)
 
 
 def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> Iterator[list[ColourRun]]:
@@ -219,14 +219,14 @@ def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None =
 
 
 def character_grid(count: int, aspect: float, columns: int, lines: int) -> CharacterGrid:
-    """The largest tiles that all fit, or, where there is no room for all, those that scroll by.
+    """The largest tiles that all fit; where they don't, tiles that scroll by.
 
     (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
     """
     found: CharacterGrid | None = None
     for per_row in sorted({min(each, count) for each in (*_PER_ROW, min(count, 8))}, reverse=True):
-        room = (lines - _OTHER_LINES) // math.ceil(count / per_row) - 1
-        grid = _grid(per_row, aspect, columns, room)
+        most_lines = (lines - _OTHER_LINES) // math.ceil(count / per_row) - 1
+        grid = _grid(per_row, aspect, columns, most_lines)
         if grid.columns >= _LEAST_COLUMNS and (found is None or grid.columns >= _WORTH * found.columns):
             found = grid
     scrolling = max(1, min(4, count, (columns + _COLUMN_GAP) // (_LEAST_COLUMNS + _COLUMN_GAP)))
@@ -237,9 +237,9 @@ def _labels(frames: Frames) -> tuple[str, ...]:
     return tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
 
 
-def _shortened(text: str, kept: int) -> str:
-    tail = kept // 3
-    return f"{text[: kept - tail]}…{text[len(text) - tail :]}"
+def _shortened(text: str, length: int) -> str:
+    tail = length // 3
+    return f"{text[: length - tail]}…{text[len(text) - tail :]}"
 
 
 def _tile(width: int, height: int) -> tuple[int, int]:
@@ -279,7 +279,7 @@ def _shrunk(tile: Pixels, grid: CharacterGrid) -> Pixels:
 
 
 def _spread(tiles: list[Pixels]) -> list[Pixels]:
-    """In greys, from black to white all over the sheet: few shades are told apart only where all are used."""
+    """Turns tiles to grey, from black to white over the whole sheet: with few shades, all of them are needed."""
     light = np.stack(tiles) @ np.array((0.299, 0.587, 0.114))
     darkest, brightest = light.min(), light.max()
     greys = (light - darkest) / max(brightest - darkest, 1.0) * 255
@@ -317,7 +317,7 @@ def _cropped(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
 
 
 def _padded(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
-    """As of the whole square, which isn't made: some rows at a time are widened and resized, then the columns."""
+    """Resizes the padded square without making it: some rows at a time are widened and resized, then the columns."""
     side, top, left = padding((image.height, image.width))
     colour = padding_colour(recipe.mean)
     strip = Image.new("RGB", (recipe.crop_width, side), colour)

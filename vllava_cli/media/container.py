@@ -17,7 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.files import MAX_PIXELS, check_file
+from vllava_cli.media.file_check import MAX_PIXELS, check_file
 from vllava_cli.nouns import Clip
 
 # Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left

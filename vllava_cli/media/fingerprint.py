@@ -1,4 +1,4 @@
-"""Whether a clip is still the same as before: by its size and the SHA-256 of its content."""
+"""Fingerprints tell an unchanged clip from a changed one: its size and the SHA-256 of its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.interrupt import never
-from vllava_cli.media.files import check_file, is_folder
+from vllava_cli.media.file_check import check_file, is_folder
 from vllava_cli.storage.files import CHUNK_BYTES
 
 
@@ -55,7 +55,7 @@ class Hashing:
         return self._thread.submit(_fingerprint_of, file, path, self._is_over.is_set)
 
     def close(self) -> None:
-        """What isn't done is given up within a mebibyte; its future then raises a StoppedError or is cancelled."""
+        """Gives up the rest within a mebibyte; its futures then raise a StoppedError or are cancelled."""
         self._is_over.set()
         self._thread.shutdown(cancel_futures=True)
 
@@ -74,9 +74,9 @@ def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerpri
 
 
 def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = never) -> str | None:
-    """How a clip differs from what it was, a sentence; None if it is the same. Hashes only where the sizes agree."""
-    if told := resized(path, recorded.bytes):
-        return told
+    """A sentence about the difference from `recorded`; None if there is none. Hashes only where the sizes agree."""
+    if sentence := resized(path, recorded.bytes):
+        return sentence
     try:
         is_same = fingerprint(path, is_stopped) == recorded
     except MediaError as exc:
@@ -85,7 +85,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
 
 
 def resized(path: Path, size: int) -> str | None:
-    """That a clip is gone or has another size than it had, a sentence; else None."""
+    """A sentence about a clip that is gone or has another size than `size`; else None."""
     try:
         now = _size(path)
     except MediaError as exc:

@@ -1,4 +1,4 @@
-"""`header` tells what a file promises, without decoding anything: in a millisecond or two, whatever its length."""
+"""`header` reads a file's facts without decoding anything: in a millisecond or two, whatever its length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, stored_clip, video_stream
-from vllava_cli.media.files import check_file
+from vllava_cli.media.file_check import check_file
 from vllava_cli.media.images import look, opened_image, stored_image, turn_of
 from vllava_cli.nouns import Clip
 
@@ -20,7 +20,7 @@ _MICROSECONDS = 1_000_000
 
 
 def header(path: Path) -> Clip:
-    """The facts that a file's header promises; 0, None or "" for what it doesn't say, and no way.
+    """The facts in a file's header; 0, None or "" for what it doesn't have, and no way.
 
     A video's width and height are as stored; its frames are counted only by some containers. Errors: the MediaErrors
     of `sample` for what can't be opened, and one for a folder. What lies damaged behind the header isn't seen.

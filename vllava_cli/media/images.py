@@ -35,7 +35,7 @@ from PIL import (
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import check_size
-from vllava_cli.media.files import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
+from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
 from vllava_cli.media.pictures import Orientation, Pixels, upright
 from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
@@ -71,7 +71,7 @@ _SIGNATURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|P[1-6]\s|RIFF....WEBP|....ftyp(avi[fs]|mif1|msf1)", re.DOTALL
 )
 _TICK_S = 0.0015
-"""Steps that differ by less are equal: an animation's times are kept in whole milliseconds."""
+"""Steps that differ by less are equal: an animation's times are whole milliseconds."""
 
 IMAGE_ERRORS = (
     OSError,

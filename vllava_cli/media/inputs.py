@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllava_cli.errors import UsageError, os_reason, quoted
-from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import STDIN
 
 MAX_BYTES = 256 << 20
-"""Of the paths on stdin: some millions of them."""
+"""The limit of the paths on stdin: some millions of them."""
 Tell = Callable[[str], None]
 
 

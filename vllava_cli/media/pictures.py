@@ -31,7 +31,8 @@ class Orientation:
 class Converter:
     """Frames → RGB, just as `frame.to_ndarray(format="rgb24")` has it; one for each thread.
 
-    That makes its tables anew for every frame, which takes longer than a small picture does; here they are kept.
+    `to_ndarray` makes its tables anew for every frame, which takes longer than a small picture does; a converter keeps
+    them.
     """
 
     def __init__(self) -> None:

@@ -30,8 +30,8 @@ def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
     """The same video no larger than the tower takes it, [T, S, S, 3]: `video_pixels` are equal, bit for bit.
 
     A 1080p clip's 50 MB become 1.2 MB. What can't be fitted twice without a difference is returned as it is: a still
-    image, or where the recipe's square isn't what it resizes to. So is what memory is too short for: who looks at it
-    will tell.
+    image, or where the recipe's square isn't what it resizes to. So are frames for which memory is too short; the
+    model's own thread reports that.
     """
     if frames.kind == "image" or {recipe.crop_height, recipe.crop_width} != {recipe.short_side}:
         return frames

@@ -1,4 +1,4 @@
-"""How a checkpoint wants its video frames prepared, and the sizes that follow; only its JSON files are opened.
+"""The preprocessing that a checkpoint's JSON files ask for, and the sizes that follow from it.
 
 Free of torch. Only what `pixels` reproduces exactly is accepted: another recipe is an error, never other pixels.
 """
@@ -21,7 +21,7 @@ MOST_SIDE = 4096
 """Pixels of a frame as the model takes it."""
 MOST_SHOWN = 80
 MOST = 1e9
-"""Of a mean or another factor."""
+"""The limit of a mean or another factor."""
 # What VideoLlavaVideoProcessor takes where a file is silent.
 _DEFAULTS: Mapping[str, object] = {
     "size": {"shortest_edge": 224},
@@ -56,7 +56,7 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
 
 
 def has_recipe(folder: Path) -> bool:
-    """Whether a file says how frames are prepared. Errors: CheckpointError where it can't be read."""
+    """Say whether a file describes how frames are prepared. Errors: CheckpointError where it can't be read."""
     return _found(folder) is not None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
-from vllava_cli.media.files import check_file, is_folder
+from vllava_cli.media.file_check import check_file, is_folder
 from vllava_cli.media.images import look, read_animation, read_folder, read_still
 from vllava_cli.media.select import check_trim
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted

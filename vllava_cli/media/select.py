@@ -112,7 +112,7 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
 
 
 def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
-    """As many frames as the model sees, repeated evenly where there are fewer; an image stays as it is.
+    """Repeats frames evenly where they are fewer than the model sees; an image stays as it is.
 
     Errors: UsageError for more frames; MediaError where a frame would fill the memory on the way to the model's square.
     """

@@ -87,11 +87,10 @@ class Run:
             stack.enter_context(memory_for(self.engine, 2))
         return LocalExecutor(
             engine=Engine(model=self.engine.model, tokens=self.engine.tokens, plan=self.engine.plan),
-            batch=batch_of(sampling=Sampling(max_new_tokens=2)),
+            batch=batch_of(sampling=Sampling(max_new_tokens=2), most_rows=3),
             reads=Listed(
                 [Read(key=clip, found=None if fault else frames, fault=fault, seconds=0.0) for clip, fault in reads]
             ),
-            most_rows=3,
             control=self.control,
         )
 

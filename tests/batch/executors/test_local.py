@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.batch.executors.fakes import Listed, memory_for
 from tests.batch.ray_cluster.rows import batch_of
 from vllava_cli import demo
@@ -17,7 +19,7 @@ from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.rows import Result
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
-from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.errors import UsageError
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
@@ -57,9 +59,8 @@ def local(
     """With an engine that has cached nothing."""
     return LocalExecutor(
         engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan),
-        batch=batch_of(**({"sampling": Sampling(max_new_tokens=40)} | batch)),
+        batch=batch_of(**({"sampling": Sampling(max_new_tokens=40), "most_rows": most_rows} | batch)),
         reads=Listed(reads),
-        most_rows=most_rows,
         control=RunControl(is_stopping=is_stopping, notice=(said if said is not None else []).append),
     )
 
@@ -133,16 +134,6 @@ def test_clips_are_hashed_only_where_that_was_asked_for(engine: Engine) -> None:
         assert [making and making.clips for making in makings] == [(clip,), (clip,)]
 
 
-def test_a_clip_that_cannot_be_read_is_an_outcome_for_each_of_its_jobs(engine: Engine) -> None:
-    red, blue = units((RED, HAPPENS), (RED, COLOUR), (BLUE, HAPPENS))
-    results = local(engine, [unread(red, MediaError("It is torn.")), read(blue)]).outcomes(())
-    assert told(results) == {
-        (RED.name, HAPPENS): "unreadable",
-        (RED.name, COLOUR): "unreadable",
-        (BLUE.name, HAPPENS): "A blue star grows.",
-    }
-
-
 def test_a_trim_that_does_not_suit_a_clip_is_an_outcome_without_times(engine: Engine) -> None:
     (red,) = units((RED, HAPPENS))
     (result,) = local(engine, [unread(red, UsageError("--start is late."))]).outcomes(())
@@ -150,27 +141,24 @@ def test_a_trim_that_does_not_suit_a_clip_is_an_outcome_without_times(engine: En
     assert (result.error.kind, result.error.message) == ("trim", "--start is late.")
 
 
-def test_a_clip_that_changed_since_the_run_began_is_not_answered(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("now", "kind", "said"),
+    [
+        (BLUE, "changed", "'{}' has changed since the run began. Run the same command again."),
+        (None, "missing", "There is no file '{}' any more. Check the path."),
+    ],
+)
+def test_a_clip_that_changed_or_vanished_since_the_run_began_is_not_answered(
+    engine: Engine, tmp_path: Path, now: Path | None, kind: str, said: str
+) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(RED.read_bytes())
     (unit,) = units((clip, COLOUR))
     done = read(unit)
-    clip.write_bytes(BLUE.read_bytes())
+    clip.write_bytes(now.read_bytes()) if now else clip.unlink()
     (result,) = local(engine, [done]).outcomes(())
     assert result.error is not None and result.answer is None
-    assert (result.error.kind, result.error.message) == (
-        "changed",
-        f"'{clip}' has changed since the run began. Run the same command again.",
-    )
-
-
-def test_a_clip_that_vanished_after_it_was_read_is_missing(engine: Engine, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
-    clip.write_bytes(RED.read_bytes())
-    (unit,) = units((clip, COLOUR))
-    done = read(unit)
-    clip.unlink()
-    assert told(local(engine, [done]).outcomes(())) == {("clip.mp4", COLOUR): "missing"}
+    assert (result.error.kind, result.error.message) == (kind, said.format(clip))
 
 
 def test_a_question_without_room_is_an_outcome_beside_the_others(engine: Engine) -> None:

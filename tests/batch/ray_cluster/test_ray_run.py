@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,19 +82,6 @@ def test_a_dry_run_counts(place: Destination) -> None:
     reading = Reading()
     assert run(request(place, is_dry=True), reading.screen()) == 0
     assert reading.said[0] == "jobs  3: 2 to answer, 1 done before\n"
-
-
-@pytest.mark.usefixtures("hub_cache")
-def test_a_dry_run_for_a_model_that_is_not_here_says_what_it_cannot_know(place: Destination) -> None:
-    with opened_output(place, jobs_of(place)) as parts:
-        put(parts, rows(jobs_of(place)[:1]))
-    reading = Reading()
-    dry = replace(request(place, is_dry=True), wishes=Wishes(model="owner/model"))
-    assert run(dry, reading.screen()) == 0
-    assert reading.said[0] == (
-        "jobs     3: at most 3 to answer\n"
-        "unknown  which jobs are done: their ids depend on the revision of owner/model, which isn't here\n"
-    )
 
 
 def test_a_scheme_that_was_not_named_is_told_before_a_cluster_is_asked(place: Destination) -> None:

@@ -470,14 +470,14 @@ def test_an_edited_answer_is_read_as_text(answer: str, here: Stage, tmp_path: Pa
     here.enter("And its colour?")
 
 
-@pytest.mark.parametrize("name", ["others", "beyond", "none", "video_id", "image_id", "<pad>", "stop"])
+@pytest.mark.parametrize("name", ["others", "beyond", "none", "video", "image", "<pad>", "stop"])
 def test_ids_that_are_not_the_answers_own_are_not_trusted(name: str, here: Stage, tmp_path: Path) -> None:
     here.enter("/save saved.jsonl")
     tokens, ids = here.chat.engine.tokens, here.chat.conversation.turns[0].answer_ids
     others: dict[str, list[list[int]]] = {"others": [[1, 2, 3]], "beyond": [[10**6]], "none": [[]]}
     if name not in others:
-        known = {"<pad>": tokens.tokenizer.id_of("<pad>"), "stop": min(tokens.stop_ids)}
-        hostile = known.get(name) or getattr(tokens, name)
+        known = {"<pad>": tokens.tokenizer.id_of("<pad>"), "stop": min(tokens.stop_ids), **tokens.placeholders}
+        hostile = known[name]
         others[name] = [[*ids, hostile], [hostile, *ids], [hostile]]
     for forged in others[name]:
         rewritten(tmp_path / "saved.jsonl", answer_ids=forged)

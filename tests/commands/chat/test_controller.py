@@ -408,7 +408,7 @@ def test_ctrl_c_before_the_stream_has_begun_leaves_the_turns(
     written = here.path.read_bytes()
     with monkeypatch.context() as patch:
         if place == "stream":
-            patch.setattr("vllava_cli.commands.chat.controller.show_pieces", fail(KeyboardInterrupt()))
+            patch.setattr("vllava_cli.commands.chat.controller.show_deltas", fail(KeyboardInterrupt()))
         else:
             patch.setattr(here.chat.engine, "make_room", fail(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):

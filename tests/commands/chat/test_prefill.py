@@ -6,7 +6,8 @@ import concurrent.futures
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -78,26 +79,34 @@ def test_a_reading_that_is_stopped_at_once_costs_nothing(here: Stage) -> None:
     assert here.calls == 1
 
 
+@contextmanager
+def held(here: Stage) -> Iterator[None]:
+    """A reading ends no chunk before it is stopped."""
+
+    def wait(*_: object) -> None:
+        here.chat.prefill._is_stopped.wait(timeout=10)
+
+    hook = here.chat.engine.llama.blocks[0].register_forward_pre_hook(wait)
+    yield
+    hook.remove()
+
+
 def test_a_stop_waits_for_one_chunk_only(here: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllava_cli.commands.chat.controller.CHUNK_TOKENS", 10)
-
-    def hold(*_: object) -> None:
-        here.chat.prefill._is_stopped.wait(timeout=20)
-
-    hook = engine.llama.blocks[0].register_forward_pre_hook(hold)
-    here.chat.prefill_next()
-    here.chat.prefill.stop()
-    hook.remove()
+    with held(here):
+        here.chat.prefill_next()
+        here.chat.prefill.stop()
     assert engine.prompt_cache
     assert len(engine.prompt_cache.ids) <= 10
 
 
 def test_the_engine_is_free_before_a_question_is_asked(here: Stage, engine: Engine) -> None:
-    here.chat.prefill_next()
-    assert here.chat.prefill._reading
     busy: list[bool] = []
     hook = engine.vision.model.lm_head.register_forward_pre_hook(lambda *_: busy.append(is_reading(here)))
-    here.enter(HAPPENS)
+    with held(here):
+        here.chat.prefill_next()
+        assert is_reading(here)
+        here.enter(HAPPENS)
     hook.remove()
     assert not any(busy[-5:])
 

@@ -134,13 +134,6 @@ def test_the_facts_are_those_of_probe(shared: DecoderClient, name: str, is_full:
     assert shared.probe(path, is_full=is_full) == expected
 
 
-def test_frames_at_given_times_are_those_of_sample(shared: DecoderClient) -> None:
-    path, framing = write_clip(Path("a.mp4"), 30), Framing(at_s=(2.0, 0.5, 0.5))
-    expected, frames = sample(path, framing), shared.sample(path, framing)
-    assert (frames.clip, frames.times_s) == (expected.clip, expected.times_s)
-    assert (frames.pixels == expected.pixels).all() and len(frames.pixels) == 3
-
-
 FAULTY: dict[str, tuple[Callable[[], object], Framing]] = {
     "missing": (lambda: None, WHOLE),
     "folder": (lambda: Path("x.mp4").mkdir(), WHOLE),
@@ -163,15 +156,6 @@ def test_the_errors_are_those_of_sample(shared: DecoderClient, name: str) -> Non
     with pytest.raises((MediaError, UsageError)) as error:
         shared.sample(Path("x.mp4"), framing)
     assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
-
-
-def test_the_errors_are_those_of_probe(shared: DecoderClient) -> None:
-    path = cut(write_clip(Path("whole.mp4")), 0.5, "x.mp4")
-    with pytest.raises(MediaError) as expected:
-        probe(path)
-    with pytest.raises(MediaError) as error:
-        shared.probe(path)
-    assert str(error.value) == str(expected.value)
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9\xff.mp4", b"a\nb\x1b[31m.mp4", "日本.mp4".encode(), b"%d.mp4"])
@@ -511,16 +495,6 @@ def test_the_child_ends_with_its_parent_in_the_middle_of_a_file(long_clip: Path)
         assert wait_for(lambda: long_clip in open_files(pid))
         parent.kill()
     assert wait_for(lambda: is_gone(pid))
-
-
-def test_the_child_of_a_thread_outlives_the_thread() -> None:
-    with DecoderClient() as guard:
-        thread = threading.Thread(target=guard.start)
-        thread.start()
-        thread.join()
-        pid = guard.pid
-        guard.sample(make_image("a.png"), WHOLE)
-        assert guard.pid == pid
 
 
 LOUD = """

@@ -18,7 +18,7 @@ import pytest
 from tests.clips import MPEG4, write_clip
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.stdin_file import Reader, spooled
-from vllava_cli.media.files import is_folder
+from vllava_cli.media.file_check import is_folder
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
 

@@ -25,7 +25,7 @@ class Counters:
     tower_calls: int = 0
     rows_at_once: int = 0
     used_bytes: int | None = None
-    """Of a GPU's memory, held by this process."""
+    """The GPU memory of this process."""
 
     def add(self, other: Counters) -> None:
         """Adds up all but the loading, which happens side by side."""
@@ -38,18 +38,6 @@ class Counters:
         self.rows_at_once += other.rows_at_once
         if other.used_bytes is not None:
             self.used_bytes = (self.used_bytes or 0) + other.used_bytes
-
-    def stats(self, answering_s: float, engines: int) -> dict[str, float]:
-        """The part of --stats that engines on this machine know."""
-        return {
-            "load_s": self.load_s,
-            "idle_s": self.idle_s,
-            "idle_share": self.idle_s / answering_s / engines if answering_s else 0.0,
-            "decode_s": self.decode_s,
-            "new_tokens": self.new_tokens,
-            "tower_calls": self.tower_calls,
-            "rows_at_once": self.rows_at_once,
-        }
 
 
 def _ignore(_text: str = "") -> None:
@@ -69,6 +57,8 @@ class RunControl:
     on_pause: Callable[[], object] = _ignore
     """Called when no further result waits: the results so far can be written together."""
     counters: Counters = field(default_factory=Counters)
+    engines: int = 1
+    decoders: int = 0
     waiting_for: str = "loading the model"
     """Shown until the first engine is ready."""
 
@@ -81,8 +71,4 @@ class Executor(Protocol):
 
         What is wrong with a clip or a question is its result. Errors: VllavaError where no engine can be had.
         """
-        ...
-
-    def stats(self, answering_s: float, /) -> dict[str, float]:
-        """What --stats adds to the run's own numbers."""
         ...

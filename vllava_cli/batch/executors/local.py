@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
@@ -21,26 +21,13 @@ from vllava_cli.nouns import Answer, Frames, Log, MediaKind, Sampling
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.batch.executors.ray_actors import DecodedReads
     from vllava_cli.batch.request import BatchRequest
     from vllava_cli.engine.batch import AnswerRequest, AnswerResult
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
-    from vllava_cli.media.decoder.pool import Read
+    from vllava_cli.media.decoder.pool import Read, ReadAhead
     from vllava_cli.nouns import Source
-
-
-class Reads(Protocol):
-    """Clips with their frames, as `ReadAhead` gives them."""
-
-    @property
-    def waited_s(self) -> float: ...
-
-    @property
-    def is_over(self) -> bool: ...
-
-    def take(
-        self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool]
-    ) -> list[Read[ClipJobs, Frames]]: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,16 +48,21 @@ class AnswerKey:
 class LocalExecutor:
     """Answers all jobs about the clips whose frames `reads` gives.
 
-    Notices tell of a clip that is damaged but can be used, and of memory that ran out.
+    Notices name a clip that is damaged but can be used, and of memory that ran out.
     """
 
     engine: Engine
     batch: BatchRequest
-    reads: Reads
-    most_rows: int
+    reads: ReadAhead[ClipJobs, Frames] | DecodedReads
     control: RunControl
+    longest: int = 0
+    """Characters of the longest question."""
 
     def __post_init__(self) -> None:
+        from vllava_cli.engine.batch import rows_that_fit
+
+        sampling, longest = self.batch.sampling, self.longest
+        self.most_rows = self.batch.most_rows or rows_that_fit(self.engine, sampling, question_characters=longest)
         self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
         self._hashing = Hashing() if self.batch.is_hashing else None
 
@@ -96,9 +88,6 @@ class LocalExecutor:
                 counters.tower_calls = self.engine.vision.calls
                 counters.used_bytes = used_bytes(self.engine.model.device)
                 yield from self._results(finished)
-
-    def stats(self, answering_s: float, /) -> dict[str, float]:
-        return self.control.counters.stats(answering_s, engines=1)
 
     def _queries(
         self, most: int, *, is_waiting: bool
@@ -175,7 +164,7 @@ def import_engine() -> None:
     """Spends the seconds that torch and transformers take where the caller has nothing else to do.
 
     Decoders want the same cores. Threads that spin while they wait for each other then make a pass take twenty times as
-    long, so they are told to sleep, which must be said before the library is loaded.
+    long, so they sleep instead, which must be set before the library is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import vllava_cli.engine.batch
@@ -211,13 +200,6 @@ def load_engine(
     log = Log(notice=control.notice, detail=control.detail, has_bars=not is_quiet)
     engine, control.counters.load_s = start(batch.wishes, tokens, kinds, log, watch or Stopwatch(), check=accept)
     return engine
-
-
-def rows_at_once(engine: Engine, batch: BatchRequest, longest: int) -> int:
-    """How many questions are answered at once; `longest` is the number of characters of the longest one."""
-    from vllava_cli.engine.batch import rows_that_fit
-
-    return batch.most_rows or rows_that_fit(engine, batch.sampling, question_characters=longest)
 
 
 def change_of(clip: ClipJobs) -> JobError | None:

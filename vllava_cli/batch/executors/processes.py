@@ -110,6 +110,7 @@ class WorkerPool:
 
     def __init__(self, starts: Sequence[Callable[[], WorkerHandle]], control: RunControl) -> None:
         self._starts, self._control = starts, control
+        control.engines = len(starts)
         self._queue = deque[ClipJobs]()
         self._suspects = deque[ClipJobs]()
         self._tries: Counter[str] = Counter()
@@ -132,9 +133,6 @@ class WorkerPool:
         finally:
             for worker in self._workers:
                 worker.end()
-
-    def stats(self, answering_s: float, /) -> dict[str, float]:
-        return self._control.counters.stats(answering_s, engines=len(self._starts))
 
     @property
     def _has_work(self) -> bool:
@@ -184,7 +182,7 @@ class WorkerPool:
                 raise error
 
     def _lose(self, worker: WorkerHandle) -> Iterator[Result]:
-        """Another process takes the place of one that ended, and its clips wait to be tried again."""
+        """Replaces a process that ended; its clips wait to be tried again."""
         self._workers.remove(worker)
         worker.process.join()
         self._gone.add(replace(worker.counters, used_bytes=None))
@@ -312,9 +310,8 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
         tokens = local.read_tokens(setup.source)
         pool.fit_to(tokens.checkpoint.video_recipe)
         engine = local.load_engine(batch, tokens, setup.kinds, control)
-        most_rows = local.rows_at_once(engine, batch, setup.longest)
-        wire.send(("ready", most_rows, control.counters.load_s))
-        executor = local.LocalExecutor(engine=engine, batch=batch, reads=reads, most_rows=most_rows, control=control)
+        executor = local.LocalExecutor(engine=engine, batch=batch, reads=reads, control=control, longest=setup.longest)
+        wire.send(("ready", executor.most_rows, control.counters.load_s))
         for result in executor.outcomes(()):
             wire.send(("result", result, control.counters))
 

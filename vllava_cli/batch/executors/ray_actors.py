@@ -1,7 +1,7 @@
 """The stages that run in the processes of a cluster: a clip of the manifest → its frames → its results.
 
-Neither stage raises for a clip. Only an engine that can't be had ends the run: then its error stands in the place of
-the results.
+Neither stage raises for a clip. Only an engine that can't be had ends the run: then its error comes instead of
+results.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ class EngineActor:
             engine=engine,
             batch=batch,
             reads=DecodedReads(clips),
-            most_rows=local.rows_at_once(engine, batch, self._setup.longest),
             control=RunControl(),
+            longest=self._setup.longest,
         )
 
     def _load(self, kinds: set[MediaKind]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.parquet"
 CLIPS_PER_GROUP = 4096
-"""Of the manifest's row groups: how many clips are held at once while it is written."""
+"""Of the manifest's row groups: how many clips are in memory while it is written."""
 MOST_TAKEN = 1000
 """Results that are fetched, written and synced at once."""
 MOST_PASSES = 3
@@ -129,7 +129,6 @@ class RayExecutor:
     connect: Callable[[str, Callable[[str], object]], AbstractContextManager[tuple[Node, ...]]] = connected
     take: Callable[..., Iterator[QueueItems]] = take_results
     """Both are Ray's; tests have others."""
-    _allocation: Allocation | None = None
     _left: dict[str, Job] = field(default_factory=dict)
     """Jobs without a result, by id: one that comes twice, as after the end of a machine, counts once."""
     _has_answered: bool = False
@@ -142,19 +141,12 @@ class RayExecutor:
         self.control.waiting_for = "Starting Ray" if options.address == LOCAL else f"Connecting to {options.address}"
         started_s = time.perf_counter()
         with self.connect(options.address, self.control.detail) as nodes:
-            self._allocation = allocate(nodes, self.batch)
+            share = allocate(nodes, self.batch)
+            self.control.engines, self.control.decoders = share.actors, share.decoders
             self.control.counters.load_s = time.perf_counter() - started_s
-            self.control.detail(_described(self._allocation, len(nodes)))
+            self.control.detail(_described(share, len(nodes)))
             self.control.waiting_for = "waiting for the first rows"
-            yield from self._passes(self._allocation)
-
-    def stats(self, _: float, /) -> dict[str, float]:
-        share = self._allocation
-        return {
-            "connect_s": self.control.counters.load_s,
-            "actors": share.actors if share else 0,
-            "decoders": share.decoders if share else 0,
-        }
+            yield from self._passes(share)
 
     def _passes(self, allocation: Allocation) -> Iterator[Result]:
         """Until nothing is left: what a pass leaves out is asked for again, a clip at a time."""
@@ -227,15 +219,15 @@ class RayExecutor:
         self._left = {}
 
 
-def write_manifest(place: str, clip_jobs: Iterable[ClipJobs]) -> str:
+def write_manifest(folder: str, clip_jobs: Iterable[ClipJobs]) -> str:
     """Writes the clips as parquet into a folder or below a URL, and returns where. Errors: OutputError."""
-    if is_url(place):
-        objects = Objects(place)
-        with scratch() as folder:
-            _write_parquet(folder / MANIFEST, clip_jobs)
-            objects.put_file(folder / MANIFEST, MANIFEST)
+    if is_url(folder):
+        objects = Objects(folder)
+        with scratch() as local:
+            _write_parquet(local / MANIFEST, clip_jobs)
+            objects.put_file(local / MANIFEST, MANIFEST)
         return f"{objects.url}/{MANIFEST}"
-    path = Path(place).absolute() / MANIFEST
+    path = Path(folder).absolute() / MANIFEST
     with Part(path) as part, as_output_error(path):
         _write_parquet(part.path, clip_jobs)
     return str(path)
@@ -362,8 +354,8 @@ def _check_reach(address: str) -> None:
 def _reason(error: BaseException) -> str:
     """One line of it; where its server sent a traceback, the end of that as well."""
     first, *others = str(error).strip().splitlines() or [type(error).__name__]
-    whole = f"{first} {others[-1].strip()}" if others and first.endswith(":") else first
-    return whole.rstrip(".:")
+    sentence = f"{first} {others[-1].strip()}" if others and first.endswith(":") else first
+    return sentence.rstrip(".:")
 
 
 def _sentence(error: Exception) -> str:

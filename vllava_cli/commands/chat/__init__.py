@@ -1,1 +1,1 @@
-"""A conversation at the terminal: what is read, what is done with it, and how answers are shown."""
+"""`vllava chat`: a conversation at a terminal or over a pipe."""

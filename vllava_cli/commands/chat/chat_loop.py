@@ -116,7 +116,7 @@ def _controller(
         tokens.prompt_ids(Conversation(attached=conversation.attached), "?")
 
     check(tokens)
-    kinds = {medium.kind for medium in media} or {"video"}  # what comes later brings its tower with it
+    kinds = {medium.kind for medium in media} or {"video"}  # clips that come later bring their tower with them
     engine, load_s = start(chat.wishes, tokens, kinds, screen.log, watch, check=check)
     screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(

@@ -16,7 +16,7 @@ from vllava_cli.commands.chat.recorder import FramedClip, clips_of
 from vllava_cli.commands.chat.settings import SETTINGS, setting_of
 from vllava_cli.commands.sheets import check_free, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import LockedError, UsageError, quoted
-from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP
 from vllava_cli.session.session_file import read, rows_of
 from vllava_cli.storage.files import is_locked
@@ -69,7 +69,7 @@ def _perform_question(chat: ChatController, line: str) -> None:
 
 
 def _refuse_files(text: str) -> None:
-    """Refuses what was dropped onto the terminal: it is neither a question nor a command."""
+    """Refuses files that were dropped onto the terminal: they are neither a question nor a command."""
     if _is_file(text) or all(_is_file(word.text) for word in split(text)):
         raise UsageError(
             f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."

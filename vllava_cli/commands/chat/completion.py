@@ -16,7 +16,7 @@ from prompt_toolkit.document import Document
 from vllava_cli.commands.chat.commands import COMMANDS
 from vllava_cli.commands.chat.parser import SlashCommand, Word, quoted, split
 from vllava_cli.commands.chat.settings import SETTINGS
-from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.screen import clean
 
 MOST_LISTED = 5_000

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.commands.chat.display import AnswerForm, clip_names, end_answer, show_pieces
+from vllava_cli.commands.chat.display import AnswerForm, clip_names, end_answer, show_deltas
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
@@ -56,7 +56,7 @@ class BackgroundPrefill:
             )
 
     def stop(self) -> None:
-        """Waits for the chunk that is being read; what was read so far stays in the cache."""
+        """Waits for the end of the current chunk; all that was read so far stays in the cache."""
         self._is_stopped.set()
         while self._reading and not self._reading.done():
             with suppress(KeyboardInterrupt):  # the engine must be free first
@@ -125,7 +125,7 @@ class ChatController:
         self._put(self.questions[-1], sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
-        """Asks turn `number`, from 1, with other words; what follows it is dropped. Errors: UsageError."""
+        """Asks turn `number`, from 1, with other words; the turns behind it are dropped. Errors: UsageError."""
         self.question_of(number)
         count = len(self.conversation.turns)
         if number < count:
@@ -141,7 +141,7 @@ class ChatController:
         return self.questions[number - 1]
 
     def undo(self) -> None:
-        """Takes the last turn back; what came with it is attached to the next question."""
+        """Takes the last turn back; its clips are attached to the next question."""
         if not self.conversation.turns:
             raise UsageError("There is nothing to undo.")
         question = " ".join(self.questions[-1].split())
@@ -200,12 +200,12 @@ class ChatController:
         self.screen.notice(f"Going on after {count} turn{'s' * (count != 1)}. {self.about}{last}")
 
     def prefill_next(self) -> None:
-        """Begins to read what the next question will show, in the background."""
+        """Begins to read the clips of the next question in the background."""
         if self.has_editor:
             self.prefill.start(self.conversation)
 
     def close(self) -> None:
-        """Gives the engine and the session file back; what a Ctrl-C left out of the file is written now."""
+        """Gives the engine and the session file back; turns that a Ctrl-C left out of the file are written now."""
         with self._changing():
             pass
         self.recorder.close()
@@ -249,17 +249,17 @@ class ChatController:
     def _answer(self, question: str, sampling: Sampling) -> None:
         before = len(self.conversation.turns)
         with sigint_flag() as is_stopped:
-            pieces = self.engine.stream(
+            deltas = self.engine.stream(
                 self.conversation,
                 question,
                 sampling,
                 cancel=Cancel(lambda: is_stopped() or self.ending.is_asked()),
             )
-            with closing(pieces):
+            with closing(deltas):
                 try:
-                    show_pieces(pieces, self.screen, self.form)
+                    show_deltas(deltas, self.screen, self.form)
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
-                    pieces.close()
+                    deltas.close()
                     if len(self.conversation.turns) == before:  # it came before the stream had begun
                         raise
                 finally:

@@ -24,13 +24,13 @@ _STOPS: dict[StopReason, str] = {
 }
 
 
-def show_pieces(pieces: Iterator[Delta], screen: Screen, form: AnswerForm) -> None:
-    """Takes all pieces; shows them as they come only where they are to be streamed."""
+def show_deltas(deltas: Iterator[Delta], screen: Screen, form: AnswerForm) -> None:
+    """Takes all deltas; shows them as they come only where they are to be streamed."""
     with screen.waiting("Reading; Ctrl-C stops"):
-        first = next(pieces)
-    for piece in chain([first], pieces):
+        first = next(deltas)
+    for delta in chain([first], deltas):
         if form == "stream":
-            screen.answer(piece.text)
+            screen.answer(delta.text)
 
 
 def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, took: str) -> None:

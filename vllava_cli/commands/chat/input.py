@@ -29,7 +29,7 @@ PROMPT = "> "
 CONTINUATION = "… "
 QUOTES = '"""'
 MAX_HISTORY_BYTES = 16 << 20
-"""All of it is held in memory."""
+"""All of it stays in memory."""
 
 
 class TerminalLines:

@@ -74,7 +74,7 @@ class SlashCommand:
         return next((option for option in self.options if option.name == name), None)
 
     def refuse(self, fault: str) -> UsageError:
-        """The error that says what is wrong with a line, and how the command is used."""
+        """The error for a line: its fault, and the usage of the command."""
         sentence = f"{fault}: {self.usage}"
         return UsageError(sentence if sentence.endswith(".") else f"{sentence}.")
 
@@ -235,7 +235,7 @@ def _skip_space(line: str, position: int) -> int:
 
 
 def _expanded(name: str) -> str:
-    """The name with its ~ or ~user replaced by that home; left alone where there is no such user."""
+    """The name with its ~ or ~user replaced by that home; it stays as it is where there is no such user."""
     return os.path.expanduser(name)  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 

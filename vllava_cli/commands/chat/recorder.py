@@ -17,8 +17,16 @@ from vllava_cli.errors import MediaError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
 from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session import session_file
-from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, sessions_folder, turn_row, undo_row
+from vllava_cli.session.session_file import (
+    MediumRecord,
+    SessionRecord,
+    TurnRecord,
+    begin,
+    create,
+    sessions_folder,
+    turn_row,
+    undo_row,
+)
 from vllava_cli.storage.journal import Journal
 
 if TYPE_CHECKING:
@@ -43,7 +51,7 @@ class FrameCache:
     """The frames of clips that are in use, so that none is decoded and encoded twice; keeps nothing alive itself."""
 
     def __init__(self) -> None:
-        self._origins: WeakKeyDictionary[Frames, _Origin] = WeakKeyDictionary()
+        self.origins: WeakKeyDictionary[Frames, _Origin] = WeakKeyDictionary()
         self._hashing = Hashing()
 
     def frames(
@@ -61,13 +69,10 @@ class FrameCache:
     def add(self, clip: FramedClip, frames: Frames, facts: tuple[int, ...] | None = None) -> None:
         """Takes note of where frames came from, and begins to hash that file."""
         path = _absolute(clip[0])
-        if frames not in self._origins:
-            self._origins[frames] = _Origin(
+        if frames not in self.origins:
+            self.origins[frames] = _Origin(
                 path=path, framing=clip[1], facts=facts or _facts(path), fingerprint=self._hashing.begin(path)
             )
-
-    def origin(self, frames: Frames) -> _Origin:
-        return self._origins[frames]
 
     def close(self) -> None:
         """Gives up the hashes that aren't done."""
@@ -75,7 +80,7 @@ class FrameCache:
 
     def _find(self, clip: FramedClip, facts: tuple[int, ...] | None) -> Frames | None:
         sought = (_absolute(clip[0]), clip[1], facts)
-        known = ((frames, (origin.path, origin.framing, origin.facts)) for frames, origin in self._origins.items())
+        known = ((frames, (origin.path, origin.framing, origin.facts)) for frames, origin in self.origins.items())
         return next((frames for frames, key in known if facts and key == sought), None)
 
 
@@ -99,7 +104,7 @@ class SessionRecorder:
     _is_fault_reported: bool = False
 
     def save(self, conversation: Conversation) -> None:
-        """Brings the file to where the conversation is."""
+        """Brings the file up to the conversation."""
         try:
             self._append_changes(conversation)
             self._is_fault_reported = False
@@ -127,7 +132,7 @@ class SessionRecorder:
 
     def shown(self, frames: Frames) -> ShownClip:
         """A clip as a row names it; without size and hash where it can't be read any more."""
-        origin = self.cache.origin(frames)
+        origin = self.cache.origins[frames]
         return ShownClip(framing=origin.framing).hashed(self._hashed(origin))
 
     def close(self) -> None:
@@ -152,10 +157,8 @@ class SessionRecorder:
 
     def _begin(self, conversation: Conversation) -> Journal:
         header = replace(self.header, fit=conversation.fit)
-        if self.path:
-            self.file = session_file.create(self.path, header)
-        else:
-            self.file = session_file.begin(sessions_folder(), header, datetime.now(UTC))
+        path = self.path
+        self.file = create(path, header) if path else begin(sessions_folder(), header, datetime.now(UTC))
         return self.file
 
     def _turn_record(self, turn: Turn) -> TurnRecord:
@@ -163,7 +166,7 @@ class SessionRecorder:
         return TurnRecord(turn=replace(turn, media=()), media=media, ended_at=utc_now())
 
     def _medium_record(self, frames: Frames) -> MediumRecord:
-        origin = self.cache.origin(frames)
+        origin = self.cache.origins[frames]
         return MediumRecord(
             path=origin.path,
             kind=frames.kind,
@@ -195,7 +198,7 @@ def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
 
 
 def changes(record: SessionRecord) -> list[str]:
-    """A sentence for each clip that isn't what it was."""
+    """A sentence for each clip that has changed."""
     found = {medium.path: differs(medium.path, medium.fingerprint) for medium in record.media}
     return [f"{change} The answers so far are about the old one." for change in found.values() if change]
 

@@ -100,7 +100,7 @@ class Snippet:
         ids = torch.tensor([asked.ids], device=self.model.device)
         with torch.no_grad():
             embeddings = self.model.get_input_embeddings()(ids)
-            embeddings[ids == asked.tokens.video_id] = features
+            embeddings[ids == asked.tokens.placeholders["video"]] = features
             return seconds_of(
                 lambda: self.model(
                     inputs_embeds=embeddings, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1

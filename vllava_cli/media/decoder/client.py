@@ -262,7 +262,7 @@ def _failure(ending: str, limits: DecodeLimits, *, is_over: bool) -> NoAnswerErr
 
 
 def _ending(popen: subprocess.Popen[bytes]) -> str:
-    """How a process ended: "SIGSEGV", "status 1"; "no answer" if it has closed its pipe but lives."""
+    """The end of a process: "SIGSEGV", "status 1"; "no answer" if it has closed its pipe but lives."""
     try:
         status = popen.wait(timeout=_END_S)
     except subprocess.TimeoutExpired:
@@ -311,7 +311,7 @@ def _widen(pipe: BinaryIO) -> None:
 
 
 def _folder_for(path: Path) -> str:
-    """Where the process looks a relative path up; "" where that doesn't matter or the folder is gone."""
+    """The folder in which the process looks a relative path up; "" where that doesn't matter or the folder is gone."""
     if not path.is_absolute():
         with suppress(OSError):
             return str(Path.cwd())

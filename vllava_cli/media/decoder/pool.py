@@ -36,7 +36,7 @@ def default_workers(cores: int) -> int:
 class Pool:
     """Guards that work side by side, each started with its first file; at the end all are killed, also busy ones.
 
-    `files` is asked in the workers' threads, one at a time, and no further than there is room: it may be endless. It
+    `files` is asked in the workers' threads, one at a time, and no further than the limits allow: it may be endless. It
     shouldn't wait in `sys.stdin.buffer`, which can't be left at the end of a process; `os.read` can.
 
     Memory: the limit of `DecodeLimits` holds for each child alone, nothing holds their sum. What was measured is
@@ -68,17 +68,17 @@ class Pool:
         self.close()
 
     def headers(self, files: Files[K]) -> ReadAhead[K, Clip]:
-        """What each file's header promises, as `header.header` tells it."""
+        """Reads the facts in each file's header, like `header.header`."""
         return self._ahead(files, [guard.header for guard in self._guards])
 
     def frames(self, files: Files[K], framing: Framing) -> ReadAhead[K, Frames]:
-        """As many frames of each file as the model sees."""
+        """Reads as many frames of each file as the model sees."""
         return self._ahead(files, [partial(self._frames, guard, framing) for guard in self._guards])
 
     def fit_to(self, recipe: VideoRecipe) -> None:
-        """From now on frames are no larger than a model takes them, and its own thread has that much less to do.
+        """Reduces frames from now on to the size that a model takes, which saves its own thread that work.
 
-        For who has imported torch already: that is too much for threads that are to read ahead.
+        Call it once torch is imported: importing it is too much for threads that are to read ahead.
         """
         self._recipe = recipe
 
@@ -105,14 +105,14 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Read(Generic[K, T]):
-    """What became of one file: `found`, Frames or a Clip, or else the `fault`."""
+    """The result of reading one file: `found`, Frames or a Clip, or else the `fault`."""
 
     key: K
     found: T | None
     fault: Exception | None
     """MediaError, UsageError or DecoderBugError; anything else is our bug."""
     seconds: float
-    """Of the worker, the start of its process included."""
+    """The time of the worker, the start of its process included."""
 
 
 class ReadAhead(Generic[K, T]):
@@ -139,7 +139,7 @@ class ReadAhead(Generic[K, T]):
             threading.Thread(target=self._work, args=(reader,), name=f"read ahead {number}", daemon=True).start()
 
     def take(self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool] = never) -> list[Read[K, T]]:
-        """What is ready, at most so many, in order of completion; [] where nothing is.
+        """Takes the files that are ready, at most so many, in order of completion; [] where none is.
 
         `is_waiting`: until something is, or all is over, or `is_interrupted` says yes. What `files` raised is raised
         here, once all that was begun before is taken.
@@ -163,7 +163,7 @@ class ReadAhead(Generic[K, T]):
 
     @property
     def waited_s(self) -> float:
-        """How long `take` has waited in all."""
+        """The time that `take` has waited in all."""
         return self._waited_s
 
     def stop(self) -> None:
@@ -175,7 +175,7 @@ class ReadAhead(Generic[K, T]):
         return self._is_ended and not self._busy and not self._ready
 
     def _wait(self, is_interrupted: Callable[[], bool]) -> None:
-        """In slices: Ctrl-C gets through everywhere, and a handler that only takes a note is heard."""
+        """Waits in slices: Ctrl-C gets through everywhere, and a handler that only sets a flag is heard."""
         started_s = time.perf_counter()
         try:
             while not (self._ready or self._is_dry or is_interrupted()):
@@ -196,15 +196,15 @@ class ReadAhead(Generic[K, T]):
                 self._change.notify_all()
 
     def _next(self) -> tuple[K, Path] | None:
-        """The next file, when there is room for it; counted before another worker can see the end of the files."""
+        """The next file, once the limits allow it; counted before another worker can see the end of the files."""
         with self._turn:
             with self._change:
-                self._change.wait_for(lambda: self._is_ended or self._has_room)
+                self._change.wait_for(lambda: self._is_ended or self._has_capacity)
                 if self._is_ended:
                     return None
             try:
                 file = next(self._files)
-            except BaseException as exc:  # whatever the caller's own code says: it is told there
+            except BaseException as exc:  # whatever the caller's own code raises: `take` raises it there
                 self._end(None if isinstance(exc, StopIteration) else exc)
                 return None
             with self._change:
@@ -212,7 +212,7 @@ class ReadAhead(Generic[K, T]):
                 return None if self._is_ended else file
 
     @property
-    def _has_room(self) -> bool:
+    def _has_capacity(self) -> bool:
         return not self._ready or (self._ready_bytes < self._max_bytes and len(self._ready) < _MAX_READY)
 
     def _end(self, failure: BaseException | None = None) -> None:

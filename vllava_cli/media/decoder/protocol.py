@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllava_cli.errors import MediaError, UsageError, VllavaError
-from vllava_cli.media.files import MAX_PIXELS
+from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Tiles, Way
 from vllava_cli.storage.fields import Fields
 
@@ -169,7 +169,7 @@ def _text(fields: Fields, key: str) -> str:
 
 
 def _is_memory_short(error: BaseException | None) -> bool:
-    """Whether at the bottom of it memory was refused: to Python, to FFmpeg (ENOMEM) or for a thread (EAGAIN)."""
+    """Say whether an error began with a lack of memory: Python's, FFmpeg's (ENOMEM) or a thread's (EAGAIN)."""
     while error is not None and not isinstance(error, MemoryError | BlockingIOError):
         error = error.__cause__
     return error is not None

@@ -29,7 +29,7 @@ _MODULES = (
     *("vllava_cli.media.sample", "vllava_cli.media.header"),
     *("av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),
 )
-"""What decoding takes; the libraries would import theirs in the middle of a file, where memory may be short already."""
+"""The modules that decoding takes; they would be imported in the middle of a file, where memory may be short."""
 _OPEN_FILES = 64
 _SMALL_STACK_BYTES = 1 << 18
 
@@ -114,7 +114,7 @@ def taken_pipes() -> tuple[BufferedReader, BinaryIO]:
 
 
 def watch_parent(requests: BinaryIO) -> None:
-    """From now on this process ends when its parent does, or when that closes the pipe; not on Windows."""
+    """Ends this process when its parent ends, or when that closes the pipe; not on Windows."""
     if hasattr(select, "poll"):
         before = threading.stack_size(_SMALL_STACK_BYTES)
         threading.Thread(target=_end_with, args=(os.getppid(), requests), daemon=True).start()

@@ -22,7 +22,7 @@ from typing import BinaryIO, Self, TypeVar
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.media.files import check_file, is_folder
+from vllava_cli.media.file_check import check_file, is_folder
 from vllava_cli.nouns import STDIN, Clip, DecodeLimits, Frames, Framing, Tiles
 from vllava_cli.storage.files import CHUNK_BYTES
 
@@ -139,6 +139,6 @@ def _unkept(exc: OSError) -> str:
 
 
 def _dies_of_signals() -> bool:
-    """Whether SIGTERM would end this process without a chance to delete the file."""
+    """Say whether SIGTERM would end this process without a chance to delete the file."""
     is_main = threading.current_thread() is threading.main_thread()
     return is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

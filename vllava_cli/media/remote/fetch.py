@@ -108,7 +108,7 @@ class Fetcher:
 
 @contextmanager
 def _as_fetch_error() -> Iterator[None]:
-    """Errors of the disk become a FetchError; a full one may have room again once other clips were read."""
+    """Errors of the disk become a FetchError; a full one may have space again once other clips were read."""
     try:
         yield
     except OSError as exc:

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vllava_cli.errors import FetchError
 from vllava_cli.media.remote.policy import Allowed, is_reachable, remedy, without_secrets
 from vllava_cli.media.remote.source import Content, Timeouts, missing, paced, passing, refused, unfetched
+from vllava_cli.storage.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientResponse, ClientSession
 
 SCHEMES = ("http", "https")
-_CHUNK_BYTES = 1 << 20
+
 _ENCODED = re.compile(r"([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
 """A URL that is sent as it is: a signature is often one of its very letters."""
 _PASSING = (408, 425, 429)
@@ -44,7 +45,7 @@ def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Cont
         _check_status(url, response.status)
         if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
             raise unfetched(url, "it is sent compressed, which nobody asked for", "Name another server")
-        read = partial(connection.run, partial(response.content.read, _CHUNK_BYTES))
+        read = partial(connection.run, partial(response.content.read, CHUNK_BYTES))
         yield Content(size_bytes=response.content_length, blocks=paced(url, read, timeouts))
     finally:
         with suppress(FetchError):  # nothing may hide why it ends
@@ -171,5 +172,5 @@ def _fault_of(url: str, exc: Exception) -> FetchError:
 
 
 def _is_busy(exc: OSError) -> bool:
-    """Whether the name server only had no answer yet."""
+    """Say whether the name server only had no answer yet."""
     return isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN

@@ -15,7 +15,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from vllava_cli.errors import FetchError, UsageError
-from vllava_cli.media.files import MEDIA_SUFFIXES
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 
 LOOPBACK = "loopback"
 LINK_LOCAL = "link-local"
@@ -47,7 +47,7 @@ _METADATA = frozenset(
         ),
     )
 )
-"""Addresses at which clouds hand out credentials, beside 169.254.0.0/16."""
+"""Addresses at which clouds give out credentials, beside 169.254.0.0/16."""
 
 _WRAPPERS = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
 """IPv6 with an IPv4 address at its end: NAT64, NAT64 of a site, IPv4-compatible."""
@@ -58,11 +58,11 @@ class Allowed:
     """The schemes and addresses that a user agreed to: none, unless it is named."""
 
     schemes: frozenset[str] = frozenset()
-    """In lower case."""
+    """The schemes in lower case."""
     has_loopback: bool = False
-    """Whether this machine itself may be asked."""
+    """Allows this machine itself."""
     has_link_local: bool = False
-    """Whether a cloud's metadata service and others of this network segment may be."""
+    """Allows a cloud's metadata service and others of this network segment."""
 
     def scheme(self, url: str) -> str:
         """The scheme of a URL that may be fetched. Errors: FetchError for any other."""
@@ -108,7 +108,7 @@ def kind_of(address: str) -> AddressKind | None:
 
 
 def is_reachable(address: str, allowed: Allowed) -> bool:
-    """Whether the user agreed to connections to this address."""
+    """Say whether the user agreed to connections to this address."""
     match kind_of(address):
         case None:
             return True

@@ -26,7 +26,7 @@ class Content:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """How long a server may take. 4 GB take at most three days, and a server that sends next to nothing a minute."""
+    """The time that a server may take. 4 GB take at most three days; a server that sends next to nothing, a minute."""
 
     connect_s: float = 20
     silence_s: float = 60

@@ -1,4 +1,4 @@
-"""Reads just enough of a packet to tell where decoding may start, what is shown, and what nothing else depends on.
+"""Reads just enough of a packet to find where decoding may start, what is shown, and what nothing else depends on.
 
 Pure, on bytes. Sources: ITU-T H.264 and H.265 (NAL units, recovery point), RFC 6386 (VP8), the VP9 and AV1 bitstream
 specifications, ISO/IEC 13818-2 and 14496-2 (picture and VOP headers).
@@ -35,7 +35,7 @@ _HEVC_UNREFERENCED = (0, 2, 4, 6, 8, 10, 12, 14)
 
 @dataclass(frozen=True, kw_only=True)
 class Bitstream:
-    """How the packets of one stream are coded; made by `Bitstream.of` from FFmpeg's codec name and extradata."""
+    """The coding of a stream's packets; made by `Bitstream.of` from FFmpeg's codec name and extradata."""
 
     codec: str
     length_bytes: int = 0
@@ -53,7 +53,7 @@ class Bitstream:
         return cls(codec=codec, temporal_layers=_layers(head) if codec == "hevc" else 0)
 
     def start(self, packet: memoryview) -> Start:
-        """Whether decoding may start at a packet that the container calls a key frame."""
+        """Say whether decoding may start at a packet that the container calls a key frame."""
         match self.codec:
             case "h264":
                 return self._h264_start(packet)
@@ -72,7 +72,7 @@ class Bitstream:
 
     @property
     def hides_frames(self) -> bool:
-        """Whether packets may hold nothing to show."""
+        """Say whether packets may hold nothing to show."""
         return self.codec in ("vp8", "vp9")
 
     def is_shown(self, packet: memoryview) -> bool:
@@ -85,7 +85,7 @@ class Bitstream:
         return True
 
     def is_droppable(self, packet: memoryview) -> bool:
-        """Whether no other frame refers to this one, so that it needn't be decoded unless it is wanted itself."""
+        """Say whether no other frame refers to this one, so that it needn't be decoded unless it is wanted itself."""
         match self.codec:
             case "h264":
                 head = next((head for head, _ in self._units(packet) if head & 31 in _H264_SLICES), 0xFF)
@@ -144,7 +144,7 @@ def _find(packet: memoryview, mark: bytes) -> int:
 
 
 def _recovers_at_once(message: memoryview) -> bool:
-    """Whether an SEI unit's first bytes hold a recovery point whose frame count is 0: 06 01 80 → payload 6, "1" → 0."""
+    """Say whether an SEI unit begins with a recovery point whose frame count is 0: 06 01 80 → payload 6, "1" → 0."""
     at = 0
     while at + 2 < len(message):
         kind = size = 0

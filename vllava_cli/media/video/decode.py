@@ -30,12 +30,12 @@ _SLOW_THREADS = ("vp8", "vp9")
 _THREAD_GAIN = 0.85
 """Threads that share a run wait for each other."""
 _THREAD_BYTES = 400 << 20
-"""What pictures held by all decoder threads together may take."""
+"""The memory that the pictures of all decoder threads together may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parallelism:
-    """How many decoders work side by side, and how many threads each has."""
+    """The number of decoders that work side by side, and the threads of each."""
 
     decoders: int
     threads: int
@@ -56,7 +56,7 @@ class Parallelism:
         return min(choices, key=lambda choice: choice._frames_in_a_row(lengths))
 
     def _frames_in_a_row(self, lengths: Sequence[int]) -> float:
-        """How long the work takes, in frames that one thread decodes."""
+        """The time that the work takes, in frames that one thread decodes."""
         speed = self.threads * _THREAD_GAIN if self.threads > 1 else 1.0
         return max(*lengths, sum(lengths) / self.decoders) / speed
 

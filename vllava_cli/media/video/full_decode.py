@@ -24,7 +24,7 @@ from vllava_cli.media.select import choose, pick, reference
 from vllava_cli.nouns import Clip, Frames, Framing, counted
 
 UNKNOWN_RATE = Fraction(25)
-_HELD_BYTES = 16 << 20
+_SMALL_BYTES = 16 << 20
 _STEADY_S = 0.0015
 """Steps between frames that differ by less are equal: many containers round to milliseconds."""
 
@@ -42,7 +42,7 @@ class FullDecode:
     reported: int
     """Frames by the container's own count, 0 if it has none: what the documentation's positions go by."""
     is_clean: bool
-    """Whether every packet gave a frame, and none of them was damaged."""
+    """Every packet gave a frame, and none of them was damaged."""
     pixels: dict[int, Pixels]
     """The foreseen frames, as stored."""
 
@@ -53,7 +53,7 @@ class FullDecode:
             times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
         )
         found = dict(self.pixels) if set(chosen) <= self.pixels.keys() else self._decoded_again(frozenset(chosen))
-        self.pixels.clear()  # so that no picture is held twice
+        self.pixels.clear()  # so that no picture is in memory twice
         stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
         for index in tuple(found):
             stored[[place for place, other in enumerate(chosen) if other == index]] = found.pop(index)
@@ -92,17 +92,17 @@ def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
     """`decode_all` of a file that has just been opened and whose frames haven't been counted.
 
     They are counted by their packets first, so that the wanted ones can be converted on the way; packets of small
-    files are held and decoded, so that those are read once.
+    files are collected and decoded, so that those are read once.
     """
-    counting, held, held_bytes = _Pass(container, path, is_threaded=True), list[VideoPacket](), 0
+    counting, packets, packet_bytes = _Pass(container, path, is_threaded=True), list[VideoPacket](), 0
     for packet in counting.packets():
-        held_bytes += packet.size
-        if held_bytes <= _HELD_BYTES:
-            held.append(packet)
+        packet_bytes += packet.size
+        if packet_bytes <= _SMALL_BYTES:
+            packets.append(packet)
     foreseen = reference(max(1, counting.packet_count), reported=counting.stream.frames)
-    if counting.is_cut or held_bytes > _HELD_BYTES:
+    if counting.is_cut or packet_bytes > _SMALL_BYTES:
         return decode_all(path, foreseen)
-    known = counting.run(foreseen, held)
+    known = counting.run(foreseen, packets)
     return known if known.is_clean else decode_all(path, foreseen, is_damaged=True)
 
 

@@ -1,4 +1,4 @@
-"""Where a file's frames are, without decoding them: what the two indexes share, and the runs of packets to decode.
+"""The base of the two indexes, which find a file's frames without decoding them, and the runs of packets to decode.
 
 A *display index* is a frame's position in presentation order; its *pts* is the time at which it is presented, in the
 stream's time base.
@@ -64,7 +64,7 @@ class Run:
     """The pts of the wanted frames."""
     seeks_bytes: bool = False
     is_by_dts: bool = False
-    """Whether packets are known by their dts."""
+    """Packets are known by their dts."""
 
 
 class Index(ABC):
@@ -81,7 +81,7 @@ class Index(ABC):
 
     @abstractmethod
     def count_before(self, pts: int) -> int:
-        """How many frames are presented before `pts`."""
+        """The number of frames presented before `pts`."""
 
     @abstractmethod
     def end(self) -> int:
@@ -89,7 +89,7 @@ class Index(ABC):
 
     @abstractmethod
     def is_rate_constant(self) -> bool:
-        """Whether all frames are equally far apart."""
+        """Say whether all frames are equally far apart."""
 
     def runs(self, display_indices: Sequence[int]) -> tuple[Run, ...]:
         """The runs to decode for these frames, one for each group of pictures that holds some of them."""

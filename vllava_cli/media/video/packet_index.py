@@ -124,7 +124,7 @@ class PacketIndex(Index):
         return bool((self._pts[number + 1 : number + 1 + REORDERING] < self._pts[number]).any())
 
     def _keys_until(self, pts: int) -> int:
-        """How many keys are presented at `pts` or before; the pts of keys ascend."""
+        """The number of keys presented at `pts` or before; the pts of keys ascend."""
         return bisect_right(self._keys, pts, key=lambda number: int(self._pts[number]))
 
     def _start_for(self, display_index: int) -> int:
@@ -152,5 +152,5 @@ class PacketIndex(Index):
         )
 
     def _position_for(self, key: int) -> int:
-        """Where to begin reading for a key frame: a packet earlier, since it may begin within another one."""
+        """The position to read a key frame from: a packet earlier, since it may begin within another one."""
         return max(0, self._positions[max(0, key - 1)])

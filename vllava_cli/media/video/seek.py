@@ -23,7 +23,7 @@ from vllava_cli.media.video.packet_index import PacketIndex
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MOST = 0.75
-"""Where more of the frames than this are decoded for the few that are wanted, that isn't called seeking."""
+"""The share of decoded frames above which the way is no longer called seeking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,12 @@ def sample_by_seeking(path: Path, framing: Framing) -> Frames | Unseekable:
 
 
 def is_seekable(stream: VideoStream) -> bool:
-    """Whether the codec has key frames that are known to be clean starts."""
+    """Say whether the codec has key frames that are known to be clean starts."""
     return bitstream_of(stream).codec in SEEKABLE
 
 
 def has_constant_rate(path: Path) -> bool:
-    """Whether the frames of a file that `sample_by_seeking` could read are equally far apart."""
+    """Say whether the frames of a file that `sample_by_seeking` could read are equally far apart."""
     with opened(path) as container:
         return _index(container, video_stream(container, path), has_table=True).is_rate_constant()
 
@@ -103,7 +103,7 @@ class Timeline:
         return tuple(first + place for place in pick(after - first))
 
     def _before(self, time_s: float, *, is_after: bool = False) -> int:
-        """How many frames are presented before `time_s`; `is_after`: at it or before."""
+        """The number of frames presented before `time_s`; `is_after`: at it or before."""
         if time_s > self.duration_s:
             return self.index.frame_count
         return self.index.count_before(self._first + first_tick(time_s, self._base, is_after=is_after))

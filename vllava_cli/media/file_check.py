@@ -1,4 +1,4 @@
-"""Files before a decoder is needed: whether they may be read, how messages name them, and the endings of media."""
+"""Checks of a media file before a decoder is needed: is it there, may it be read; and the endings of media files."""
 
 from __future__ import annotations
 
