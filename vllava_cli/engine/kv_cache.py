@@ -49,9 +49,10 @@ class PreallocatedCacheLayer:
         if length + new > self.capacity:
             size = max(length + new + SPARE_TOKENS, self._least_capacity)
             self._buffers = _enlarged(self.keys, size), _enlarged(self.values, size)
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer.narrow(2, length, new).copy_(states)
-        self.set_length(length + new)
+        keys, values = self.buffers
+        keys.narrow(2, length, new).copy_(key_states)
+        values.narrow(2, length, new).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, length + new), values.narrow(2, 0, length + new)
         return self.keys, self.values
 
     def put(self, keys: Tensor, values: Tensor) -> None:
@@ -61,7 +62,7 @@ class PreallocatedCacheLayer:
     def set_length(self, length: int) -> None:
         """Sets how many first positions of the buffers are held; does nothing where there is no buffer yet."""
         if self._buffers:
-            self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+            self.keys, self.values = (buffer.narrow(2, 0, length) for buffer in self._buffers)
 
 
 class KVCache:
