@@ -18,6 +18,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from vllava_cli.measures import Bar, Line
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.measuring.lines import guarded_line, has_rivals, lines
@@ -100,7 +102,7 @@ def _guarded(path: Path, guard: DecoderClient) -> Turn:
 
 
 def _digest(frames: Frames) -> str:
-    return hashlib.sha256(frames.pixels.data).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(frames.pixels).data).hexdigest()
 
 
 def _read_through(path: Path, is_interrupted: IsInterrupted) -> None:

@@ -95,7 +95,7 @@ class Pool:
         return ahead
 
     def _frames(self, guard: DecoderClient, framing: Framing, path: Path) -> Frames:
-        frames = spread(guard.sample(path, framing))
+        frames = spread(guard.sample(path, framing), framing.fit)
         if self._recipe is None:
             return frames
         from vllava_cli.media.pixels import fitted
