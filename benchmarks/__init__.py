@@ -1,1 +1,1 @@
-"""What is measured, as commands that anyone can run: scripts/bench-frames, scripts/bench-batch. Not installed."""
+"""The benchmarks for developers: scripts/bench-frames, bench-batch, bench-start, simulate. Not installed."""

@@ -1,4 +1,4 @@
-"""What `vllava batch` and the loop took, as a table that a page of the documentation can hold, as bars, and as JSON."""
+"""The cost of `vllava batch` and the loop: a table that a page of the documentation can hold, targets, and JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
+from benchmarks.batch_trial import BatchRepeat, BatchTrial
+from benchmarks.harness import Target
 from benchmarks.machine import Machine
-from benchmarks.turns import Race, Turn
-from vllava_cli.measures import Bar
 
 HEAD = (
     "| clips x questions | loop s | vllava s | times as fast | loop CPU s | vllava CPU s | model idle "
@@ -19,65 +19,65 @@ _MOST_IDLE = 0.15
 _MOST_OTHERS = 0.05
 
 
-def line(race: Race) -> str:
-    """The row of one workload: medians, and in brackets the fastest and the slowest turn."""
-    cells = [race.workload.text]
-    cells += [_spread(turn.times.wall_s for turn in turns) for turns in (race.loop, race.vllava)]
-    cells += [f"{race.speedup:.2f}"]
-    cells += [_spread(turn.times.cpu_s for turn in turns) for turns in (race.loop, race.vllava)]
-    cells += [_spread(100 * share for share in race.idle_shares) + " %"]
-    cells += [f"{race.differing} of {race.workload.jobs}"]
+def batch_row(trial: BatchTrial) -> str:
+    """The row of one workload: medians, and in brackets the fastest and the slowest repeat."""
+    cells = [trial.workload.text]
+    cells += [_spread(repeat.times.wall_s for repeat in repeats) for repeats in (trial.loop, trial.vllava)]
+    cells += [f"{trial.speedup:.2f}"]
+    cells += [_spread(repeat.times.cpu_s for repeat in repeats) for repeats in (trial.loop, trial.vllava)]
+    cells += [_spread(100 * share for share in trial.idle_shares) + " %"]
+    cells += [f"{trial.differing} of {trial.workload.jobs}"]
     return "| " + " | ".join(cells) + " |"
 
 
-def bars(races: Sequence[Race]) -> Iterator[Bar]:
-    """Each bar that the measured workloads say something about."""
-    for race in races:
-        least = race.workload.least_speedup
-        text = f"{race.workload.text}: at least {least:g} times as fast: {race.speedup:.2f}"
-        yield Bar(text=text, is_met=race.speedup >= least)
-    for race in races:
-        share = statistics.median(race.idle_shares)
-        text = f"{race.workload.text}: the model idle for less than {_MOST_IDLE:.0%} of the run: {share:.1%}"
-        yield Bar(text=text, is_met=share < _MOST_IDLE)
-    for race in races:
-        text = f"{race.workload.text}: the loop's answers: all but {race.differing} of {race.workload.jobs}"
-        yield Bar(text=text, is_met=race.differing == 0)
+def batch_targets(trials: Sequence[BatchTrial]) -> Iterator[Target]:
+    """The targets that the measured workloads say something about."""
+    for trial in trials:
+        least = trial.workload.least_speedup
+        text = f"{trial.workload.text}: at least {least:g} times as fast: {trial.speedup:.2f}"
+        yield Target(text=text, is_met=trial.speedup >= least)
+    for trial in trials:
+        share = statistics.median(trial.idle_shares)
+        text = f"{trial.workload.text}: the model idle for less than {_MOST_IDLE:.0%} of the run: {share:.1%}"
+        yield Target(text=text, is_met=share < _MOST_IDLE)
+    for trial in trials:
+        text = f"{trial.workload.text}: the loop's answers: all but {trial.differing} of {trial.workload.jobs}"
+        yield Target(text=text, is_met=trial.differing == 0)
 
 
-def disturbance(races: Sequence[Race]) -> str | None:
+def disturbance(trials: Sequence[BatchTrial]) -> str | None:
     """A sentence where other processes took so much of the machine that the figures mean little."""
-    share = max(race.others_share for race in races)
+    share = max(trial.others_share for trial in trials)
     if share <= _MOST_OTHERS:
         return None
-    return f"Other processes took up to {share:.0%} of the cores during a turn: measure again on a machine at rest."
+    return f"Other processes took up to {share:.0%} of the cores during a repeat: measure again on a machine at rest."
 
 
-def as_json(races: Sequence[Race], found: Sequence[Bar], machine: Machine) -> str:
-    """Everything that was measured, with the bars."""
-    whole = {
+def batch_json(trials: Sequence[BatchTrial], found: Sequence[Target], machine: Machine) -> str:
+    """Everything that was measured, with the targets."""
+    facts = {
         "machine": machine.facts(),
-        "workloads": [_facts(race) for race in races],
-        "bars": [asdict(bar) for bar in found],
+        "workloads": [_facts(trial) for trial in trials],
+        "targets": [asdict(target) for target in found],
     }
-    return json.dumps(whole, indent=1)
+    return json.dumps(facts, indent=1)
 
 
-def _facts(race: Race) -> dict[str, object]:
-    work = race.workload
+def _facts(trial: BatchTrial) -> dict[str, object]:
+    work = trial.workload
     return {
         "workload": work.name,
         "clips": work.clips,
         "questions": list(work.questions),
-        "speedup": race.speedup,
-        "differing": race.differing,
-        "loop": [_turn_facts(turn) for turn in race.loop],
-        "vllava": [_turn_facts(turn) for turn in race.vllava],
+        "speedup": trial.speedup,
+        "differing": trial.differing,
+        "loop": [_repeat_facts(repeat) for repeat in trial.loop],
+        "vllava": [_repeat_facts(repeat) for repeat in trial.vllava],
     }
 
 
-def _turn_facts(turn: Turn) -> dict[str, object]:
-    return asdict(turn.times) | {"stats": dict(turn.stats)}
+def _repeat_facts(repeat: BatchRepeat) -> dict[str, object]:
+    return asdict(repeat.times) | {"stats": dict(repeat.stats)}
 
 
 def _spread(numbers: Iterable[float]) -> str:

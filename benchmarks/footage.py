@@ -12,8 +12,8 @@ import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from benchmarks.frames_targets import is_long
 from benchmarks.pictures import pictures
-from vllava_cli.media.measuring.promises import is_long
 from vllava_cli.nouns import Clip
 
 VideoPacket: TypeAlias = "av.Packet[VideoStream]"
@@ -22,7 +22,7 @@ FPS = 30
 SEGMENT_S = 20
 _SCENE_S = 4
 _NAMES = {"libx264": "h264", "libx265": "hevc"}
-"""Encoder → codec, where a promise is about that."""
+"""Encoder → codec, where a target is about that."""
 
 
 class FootageError(Exception):

@@ -106,11 +106,7 @@ USAGE_ERRORS = {
     ),
     "random weights of a model": (
         ["bench", "--random-weights", "7b", "--model", "demo"],
-        "vllava: --random-weights measures no --model and no --adapter. Give one of them.\n",
-    ),
-    "frames in a precision": (
-        ["bench", "--frames-only", "--precision", "fp16"],
-        "vllava: --frames-only measures no model, and --precision is about one. Leave one of them out.\n",
+        "vllava: --random-weights measures no --model, no --revision and no --adapter. Give one of them.\n",
     ),
 }
 

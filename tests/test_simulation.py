@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.commands.bench.parts import ASKED, FAULTY, RECORD, TRIAL
-from vllava_cli.commands.bench import saved
+from tests.commands.bench.parts import FAULTY, RECORD, TRIAL
+from vllava_cli.commands.bench.bench_record import object_of
 from vllava_cli.errors import OutputError
 from vllava_cli.storage.jsonl import line_of, read_rows
 
@@ -51,7 +51,7 @@ def test_each_of_3000_jobs_has_its_row_after_a_kill_and_deaths(tmp_path: Path) -
     assert found["deaths"] == 6
     assert found["again"] > 0
     assert [each["share"] for each in found["memory"]] == [0.25, 0.5, 0.75, 1.0]
-    assert all(bar["is_met"] for bar in found["bars"])
+    assert all(target["is_met"] for target in found["targets"])
 
 
 def rows_of(plan: Plan) -> tuple[Cluster, list[str]]:
@@ -94,15 +94,15 @@ def test_a_manifest_of_nothing_is_no_time() -> None:
 
 def test_times_are_taken_from_what_bench_saved(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    path.write_bytes(line_of(saved.object_of(replace(RECORD, trials=(FAULTY, TRIAL)))))
+    path.write_bytes(line_of(object_of(replace(RECORD, trials=(FAULTY, TRIAL)))))
     together = of_bench(path, Service(), 16)
     assert together.decode_s == 0.0205
-    assert together.answer_s == pytest.approx(0.04123 + ASKED.new_tokens / 800)
-    assert of_bench(path, Service(), 15).answer_s == pytest.approx(0.04123 + ASKED.new_tokens / 400)
+    assert together.answer_s == pytest.approx(0.04123 + RECORD.task.new_tokens / 800)
+    assert of_bench(path, Service(), 15).answer_s == pytest.approx(0.04123 + RECORD.task.new_tokens / 400)
 
 
 def test_a_bench_that_failed_says_no_times(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    path.write_bytes(line_of(saved.object_of(replace(RECORD, trials=(FAULTY,)))))
+    path.write_bytes(line_of(object_of(replace(RECORD, trials=(FAULTY,)))))
     with pytest.raises(OutputError, match=r"doesn't say how long an answer takes"):
         of_bench(path, Service(), 16)

@@ -435,7 +435,6 @@ def bench(
     batch_size: given.Batches = None,
     max_new_tokens: given.MaxNewTokens = 64,
     repeat: given.Repeat = 5,
-    frames_only: given.FramesOnly = False,
     check: given.Check = False,
     save: given.Save = None,
     compare: given.Compare = None,
@@ -450,16 +449,14 @@ def bench(
 
     The documentation's snippet and the machine's limits stand beside it.
     """
-    from vllava_cli.commands.bench import arguments
-    from vllava_cli.commands.bench.request import Bench, Configuration
+    from vllava_cli.commands.bench.bench_request import Bench, Configuration, words_of
+    from vllava_cli.engine.measuring.figures import BenchTask
 
-    if random_weights and (adapter or _is_given(context, "model")):
-        raise UsageError("--random-weights measures no --model and no --adapter. Give one of them.")
-    clip, question = arguments.words_of(words or [])
+    if random_weights and (adapter or revision or _is_given(context, "model")):
+        raise UsageError("--random-weights measures no --model, no --revision and no --adapter. Give one of them.")
+    clip, question = words_of(words or [])
     request = Bench(
-        clip=clip or arguments.OUR_CLIP,
-        is_clip_ours=clip is None,
-        question=question,
+        clip=clip,
         model=model,
         revision=revision,
         adapter=adapter,
@@ -473,16 +470,15 @@ def bench(
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
         ),
-        new_tokens=max_new_tokens,
-        repeat=repeat,
-        batches=batch_size or (1, 4, 16),
-        is_frames_only=frames_only,
+        task=BenchTask(question=question, new_tokens=max_new_tokens, repeat=repeat, batches=batch_size or (1, 4, 16)),
         is_checked=check,
         limits=given.limits_of(decode_timeout, decode_memory),
-        outputs=arguments.outputs_of(save, compare, plot, is_json=json),
+        is_json=json,
+        save=save,
+        compare=compare,
+        plot=plot,
     )
-    arguments.check(request)
-    from vllava_cli.commands.bench import run as command
+    from vllava_cli.commands.bench import bench_command as command
 
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, cast, get_args
 import typer
 
 from vllava_cli.choices import choices_of
-from vllava_cli.engine.measuring.random_shapes import SHAPES
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import DEMO_MODEL, Attention, DecodeLimits, Fit, Precision, Sampling, Wishes
 from vllava_cli.times import time_of, times_of
@@ -423,7 +422,7 @@ Attentions = Annotated[
 RandomWeights = Annotated[
     str | None,
     typer.Option(
-        **one_of(*SHAPES),
+        **one_of("7b", "1b", "tiny"),
         help="Real shapes with random weights instead of --model: nothing is fetched.",
         show_default="the model's own",
     ),
@@ -439,7 +438,6 @@ Batches = Annotated[
         show_default="1,4,16",
     ),
 ]
-FramesOnly = Annotated[bool, typer.Option("--frames-only", help="Measure only the reading of the clip's frames.")]
 Check = Annotated[bool, typer.Option("--check", help="Also hold tokens and logits against generate's.")]
 Save = Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the figures here, as --json prints them.")]
 Compare = Annotated[Path | None, typer.Option(metavar="FILE", help="Say what changed since FILE was saved.")]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from vllava_cli.batch.jobs import Job, JobRequest, make_jobs, signature
 from vllava_cli.batch.rows import RunInfo
-from vllava_cli.commands.bench import saved
+from vllava_cli.commands.bench.bench_record import read_record
+from vllava_cli.engine.measuring.figures import Figure
 from vllava_cli.errors import OutputError, quoted
-from vllava_cli.measures import Line
 
 ABOUT = RunInfo(model="simulated/no-model", revision="0" * 40)
 QUESTIONS = ("What happens in this video?", "How many people are seen?", "Where was it filmed?", "What is odd?")
@@ -89,9 +89,9 @@ def comes_twice(id: str) -> bool:
 
 def of_bench(path: Path, service: Service, batch: int) -> Service:
     """The times that `vllava bench --save` measured, the others as they were. Errors: OutputError."""
-    trial = next((trial for trial in saved.read(path).trials if not trial.fault), None)
-    lines = trial.lines if trial else ()
-    tokens = saved.read(path).asked.new_tokens
+    record = read_record(path)
+    trial = next((trial for trial in record.trials if not trial.fault), None)
+    lines, tokens = trial.lines if trial else (), record.task.new_tokens
     frames_s, first_ms, rate = _median(lines, "frames"), _median(lines, "first token"), _rate(lines, batch)
     if first_ms is None or rate is None:
         raise OutputError(f"{quoted(path)} doesn't say how long an answer takes. Name what vllava bench --save wrote.")
@@ -99,13 +99,13 @@ def of_bench(path: Path, service: Service, batch: int) -> Service:
     return measured if frames_s is None else replace(measured, decode_s=frames_s)
 
 
-def _rate(lines: tuple[Line, ...], batch: int) -> float | None:
+def _rate(lines: tuple[Figure, ...], batch: int) -> float | None:
     """Tokens a second of all rows of a batch together, of the largest one that was measured up to this size."""
     sizes = {int(found[1]): line.name for line in lines if (found := re.fullmatch(r"decode, batch (\d+)", line.name))}
     fitting = [size for size in sorted(sizes) if size <= batch]
     return _median(lines, sizes[fitting[-1]]) if fitting else None
 
 
-def _median(lines: tuple[Line, ...], name: str) -> float | None:
+def _median(lines: tuple[Figure, ...], name: str) -> float | None:
     found = next((line.ours for line in lines if line.name == name), None)
     return found.median if found and found.median > 0 else None

@@ -1,4 +1,4 @@
-"""What a simulated run took, as a table that a page of the documentation can hold, as bars, and as JSON."""
+"""The cost of a simulated run, as a table that a page of the documentation can hold, as targets, and as JSON."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from benchmarks.harness import Target
 from benchmarks.machine import Machine
 from benchmarks.simulation.run import FIRST, REST, Phase, Run
-from vllava_cli.measures import Bar
 
 HEAD = "| phase (a process each) | wall s | peak MiB | rows | rows/s | of which s |\n" + "|---" * 6 + "|"
 MOST_BYTES = 1 << 30
@@ -17,7 +17,7 @@ _MIB = 1 << 20
 _QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 
-def line(phase: Phase) -> str:
+def phase_row(phase: Phase) -> str:
     """The row of one phase."""
     steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phase.steps_s.items())
     cells = [f"{phase.name:24}", f"{phase.wall_s:.1f}", f"{phase.peak_bytes / _MIB:,.0f}"]
@@ -40,20 +40,20 @@ def sentences(run: Run) -> Iterator[str]:
     )
 
 
-def bars(run: Run) -> Iterator[Bar]:
+def simulation_targets(run: Run) -> Iterator[Target]:
     """Memory, the scan, and that all is there once."""
     for phase in run.phases:
         text = f"{phase.name}: less than {MOST_BYTES // _MIB:,} MiB: {phase.peak_bytes / _MIB:,.0f}"
-        yield Bar(text=text, is_met=phase.peak_bytes < MOST_BYTES)
+        yield Target(text=text, is_met=phase.peak_bytes < MOST_BYTES)
     rest, check, jobs = run.of(REST), run.phases[-1].facts, run.plan.jobs
     scan_s = rest.steps_s["scan"]
     text = f"resume scan of {rest.facts['found']:,} rows: less than {MOST_SCAN_S:g} s: {scan_s:.1f}"
-    yield Bar(text=text, is_met=scan_s < MOST_SCAN_S)
+    yield Target(text=text, is_met=scan_s < MOST_SCAN_S)
     found = " ".join(rest.facts["mismatch"])
-    yield Bar(text=f"rows and jobs match: {found or 'yes'}", is_met=not found)
+    yield Target(text=f"rows and jobs match: {found or 'yes'}", is_met=not found)
     text = f"merged: {check['rows']:,} rows, {check['ids']:,} ids of {jobs:,} jobs, {check['errors']:,} errors"
     is_whole = check["rows"] == check["ids"] == jobs and check["wrong"] == 0
-    yield Bar(text=f"{text}, {check['wrong']:,} of them unexpected", is_met=is_whole)
+    yield Target(text=f"{text}, {check['wrong']:,} of them unexpected", is_met=is_whole)
 
 
 def memory(run: Run) -> Iterator[tuple[float, int]]:
@@ -76,8 +76,8 @@ def decoder_utilisation(run: Run) -> float:
     return _told(run, "decoding_s") / (run.plan.fleet.decoders * simulated_s(run))
 
 
-def as_json(run: Run, found: Sequence[Bar], machine: Machine) -> str:
-    """Everything that was measured, with the bars."""
+def simulation_json(run: Run, found: Sequence[Target], machine: Machine) -> str:
+    """Everything that was measured, with the targets."""
     whole = {
         "machine": machine.facts(),
         "plan": asdict(run.plan),
@@ -90,7 +90,7 @@ def as_json(run: Run, found: Sequence[Bar], machine: Machine) -> str:
         "simulated_s": simulated_s(run),
         "utilisation": utilisation(run),
         "decoder_utilisation": decoder_utilisation(run),
-        "bars": [asdict(bar) for bar in found],
+        "targets": [asdict(target) for target in found],
     }
     return json.dumps(whole, indent=1)
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import TurnError, contents
+from benchmarks.harness import ROOT, ProcessError
 from benchmarks.simulation.phases import MERGED
 from benchmarks.simulation.plan import Plan
 
-_ROOT = Path(__file__).parents[2]
 PARTS = "parts"
 FIRST, REST, MERGE = "first half, killed", "resume, rest", "merge"
 
@@ -61,7 +60,7 @@ class Run:
 
 
 def simulate(plan: Plan, folder: Path, tell: Callable[[str], None]) -> Run:
-    """`folder` is empty or isn't there. Errors: TurnError where a process doesn't do what it is there for."""
+    """`folder` is empty or isn't there. Errors: ProcessError where a process doesn't do what it is there for."""
     place = folder / PARTS
     place.mkdir(parents=True)
     phases: list[Phase] = []
@@ -98,7 +97,7 @@ def _run(name: str, words: Sequence[str], *, kill_at: int | None = None) -> Phas
         stderr_path.open("wb") as stderr,
         subprocess.Popen(
             [sys.executable, "-m", *words],
-            cwd=_ROOT,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -117,6 +116,6 @@ def _run(name: str, words: Sequence[str], *, kill_at: int | None = None) -> Phas
     phase.rows = phase.facts.get("rows", 0)
     expected = 0 if kill_at is None else -signal.SIGKILL
     if process.returncode != expected:
-        last = (contents(stderr_path).splitlines() or ["nothing on stderr"])[-1]
-        raise TurnError(f"{name} ended with exit code {process.returncode} instead of {expected}: {last}")
+        last = (stderr_path.read_text(encoding="utf-8", errors="replace").splitlines() or ["nothing on stderr"])[-1]
+        raise ProcessError(f"{name} ended with exit code {process.returncode} instead of {expected}: {last}")
     return phase

@@ -22,8 +22,7 @@ from vllava_cli.commands import doctor
 from vllava_cli.engine.adapter import described, foreseen, locate
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.load import load
-from vllava_cli.engine.measuring.snippet_load import loaded_snippet
+from vllava_cli.engine.load import load, load_documented
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.engine.weight_cache import WeightCache, all_cached
 from vllava_cli.errors import CheckpointError, UsageError
@@ -168,8 +167,8 @@ def test_quantised_weights_are_kept_for_each_adapter(published: Path, adapter: P
 
 
 def test_the_snippet_of_bench_has_the_adapter(published: Path, adapter: Path) -> None:
-    snippet = loaded_snippet(tokens_of(published, adapter).checkpoint, EXACT)
-    assert are_equal(loaded(published, adapter), snippet.model)
+    snippet = load_documented(EXACT, tokens_of(published, adapter).checkpoint)
+    assert are_equal(loaded(published, adapter), snippet)
 
 
 def test_another_alpha_is_another_adapter(adapter: Path, copy: Path) -> None:

@@ -23,7 +23,7 @@ from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.weight_cache import Origin, WeightCache, origin_of
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
-from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind
+from vllava_cli.nouns import SILENT, Checkpoint, Conversation, LoadPlan, Log, MediaKind
 from vllava_cli.storage.fields import unusable
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load(
     With a cache, weights that are to be quantised are read from there if it has them, and are put there if not.
     Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
-    _hush(has_bars=log.has_bars)
+    hush(has_bars=log.has_bars)
     kinds = set(kinds)
     changes(tokens.checkpoint)  # raises where the adapter doesn't fit, before a weight is read
     model = (
@@ -64,19 +64,33 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
 
     On the meta device a tensor has a name and a size, and no value. Errors: CheckpointError, ContextError.
     """
-    _hush(has_bars=False)
+    hush(has_bars=False)
     tokens.prompt_ids(Conversation(attached=(blank_frames("video", tokens),)), "What?")
     changes(tokens.checkpoint)
     bare = replace(tokens, checkpoint=replace(tokens.checkpoint, adapter=None))
     _read(replace(plan, device="meta", quantisation=None, attention="eager"), bare, {"image_tower"})
 
 
-def _hush(*, has_bars: bool) -> None:
+def hush(*, has_bars: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
     show = transformers_logging.enable_progress_bar if has_bars else transformers_logging.disable_progress_bar
     show()
+
+
+def load_documented(plan: LoadPlan, checkpoint: Checkpoint) -> VideoLlavaForConditionalGeneration:
+    """The whole model as transformers' documentation loads it; bitsandbytes chooses what it quantises, towers as well.
+
+    Errors: CheckpointError, MemoryShortError.
+    """
+    hush(has_bars=False)
+    folder, options = checkpoint.folder, _options(plan)
+    if plan.quantisation:
+        options["quantization_config"].llm_int8_skip_modules = None
+    model, _ = _from_pretrained((), folder, read_config(folder), options, plan.device)
+    merge(model, checkpoint, plan)
+    return model.eval()
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
@@ -93,7 +107,7 @@ def _quantised(
     plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], cache: WeightCache
 ) -> VideoLlavaForConditionalGeneration:
     """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
-    checkpoint, settings = tokens.checkpoint, _quantisation(plan).to_dict()
+    checkpoint, settings = tokens.checkpoint, quantisation_config(plan).to_dict()
     origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
     model = _cached(plan, tokens, origin, cache) if origin else None
     if model is None:
@@ -132,22 +146,28 @@ def _read(
         config.quantization_config = options.pop("quantization_config").to_dict()
     elif "language_model" in lacking:
         options.pop("quantization_config", None)
+    model, info = _from_pretrained(lacking, folder, config, options, plan.device)
+    _check_complete(info, config, tokens, lacking)
+    if not kept:
+        merge(model, tokens.checkpoint, plan)
+    return model
+
+
+def _from_pretrained(
+    lacking: Collection[str], folder: Path, config: VideoLlavaConfig, options: dict[str, Any], device: str
+) -> tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]:
+    """The model, and what transformers found out about the tensors. Errors: CheckpointError, MemoryShortError."""
     try:
-        with memory_faults(plan.device), without_adapter(folder) as plain:
-            model: VideoLlavaForConditionalGeneration
-            model, info = _class_without(lacking).from_pretrained(
-                plain, config=config, output_loading_info=True, **options
-            )
+        with memory_faults(device), without_adapter(folder) as plain:
+            found: tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]
+            found = _class_without(lacking).from_pretrained(plain, config=config, output_loading_info=True, **options)
+            return found
     except (MemoryShortError, KeyboardInterrupt):
         raise
     except _UnfitConfigError as exc:
         raise unusable(folder / CONFIG, reason_of(exc)) from exc
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {reason_of(exc)}.") from exc
-    _check_complete(info, config, tokens, lacking)
-    if not kept:
-        merge(model, tokens.checkpoint, plan)
-    return model
 
 
 def _towers_but(kinds: Collection[MediaKind]) -> set[str]:
@@ -235,11 +255,11 @@ def _options(plan: LoadPlan) -> dict[str, Any]:
         "device_map": {"": plan.device},
     }
     if plan.quantisation:
-        options["quantization_config"] = _quantisation(plan)
+        options["quantization_config"] = quantisation_config(plan)
     return options
 
 
-def _quantisation(plan: LoadPlan) -> BitsAndBytesConfig:
+def quantisation_config(plan: LoadPlan) -> BitsAndBytesConfig:
     from transformers import BitsAndBytesConfig
 
     if plan.quantisation == "8bit":

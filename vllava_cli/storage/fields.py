@@ -7,9 +7,11 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from types import UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vllava_cli.errors import CheckpointError, VllavaError
 
@@ -147,6 +149,38 @@ class Fields:
         """Read a text that a file may have as its name, a path or a URL."""
         text = self.text(key)
         return text if text and _is_name(text) else self.refuse(key, "no name of a file")
+
+    def build(self, kind: type[_Value], **given: Any) -> _Value:
+        """A dataclass with the fields of the same names, read as its annotations say; `given` come from elsewhere.
+
+        Numbers are from 0 on, a list of measured ones isn't empty, and a missing field has its default, if it has one.
+        """
+        hints = get_type_hints(kind)
+        optional = {each.name for each in fields(cast(Any, kind)) if each.default is not MISSING}
+        names = [name for name in hints if name not in given and (self.has(name) or name not in optional)]
+        return kind(**given, **{name: self._read_as(name, hints[name]) for name in names})
+
+    def _read_as(self, key: str, kind: Any) -> Any:
+        origin, inner = get_origin(kind), get_args(kind)
+        if origin in (Union, UnionType):
+            return self.maybe(key, lambda key: self._read_as(key, inner[0]))
+        if origin is Literal:
+            return self.one_of(key, inner)
+        if origin is tuple:
+            found = self.each(key, lambda values, place: values._read_as(place, inner[0]))
+            return found if found or inner[0] is not float else self.refuse(key, "an empty list")
+        if origin is dict:
+            values = self.inside(key)
+            return {name: values._read_as(name, inner[1]) for name in values.names()}
+        if is_dataclass(kind):
+            return self.inside(key).build(cast(type, kind))
+        plain: dict[Any, Callable[[str], Any]] = {
+            str: self.text,
+            int: self.whole,
+            float: self.seconds,
+            bool: self.truth,
+        }
+        return self.path(key) if kind is Path else plain[kind](key)
 
     def _value(self, key: str) -> Any:
         return self._values[key] if key in self._values else self.refuse(key, "missing")

@@ -1,39 +1,22 @@
-"""What the tests of the measuring share: a clip, a question, and both models around the demo's weights."""
+"""What the tests of the measuring share: a clip, a question, and both tools around the demo's weights."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import describe
-from vllava_cli.engine.measuring.asked import Asked, asked
-from vllava_cli.engine.measuring.contest import Subject
-from vllava_cli.engine.measuring.limits import Sizes
-from vllava_cli.engine.measuring.pair import Pair, load_pair
-from vllava_cli.engine.measuring.turns import Turns
-from vllava_cli.engine.tokens import read_tokens
+from vllava_cli.engine.measuring.figures import BenchTask
+from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
+from vllava_cli.engine.measuring.random_weights import random_tokens
+from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.interrupt import never
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Frames, Framing, Source
-
-# 2 layers of 10 numbers wide: 100 parameters; 4 patches of 12 numbers in each of 8 frames, 3 layers of 4 by 6.
-SIZES = Sizes(
-    hidden=10,
-    layers=2,
-    language_parameters=100,
-    head_parameters=50,
-    attention_width=10,
-    cache_values_per_token=40,
-    vision_hidden=4,
-    vision_inner=6,
-    vision_layers=3,
-    patches=4,
-    patch_values=12,
-)
-ONCE = Turns(device="cpu", repeat=0, is_interrupted=never)
+from vllava_cli.nouns import Frames, Framing, Source, Speed
 
 
 @pytest.fixture(scope="package")
@@ -42,17 +25,44 @@ def frames() -> Frames:
 
 
 @pytest.fixture(scope="package")
-def subject() -> Subject:
-    return Subject(tokens=read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
+def tokens() -> Tokens:
+    return read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT)))
+
+
+class Making:
+    """Makes benchmarks of the demo model, or of random weights, in fp32 on the CPU."""
+
+    def __init__(self, frames: Frames, tokens: Tokens) -> None:
+        self.frames, self.tokens = frames, tokens
+        self.task = BenchTask(question="What happens in this video?", new_tokens=4, repeat=2, batches=(1, 3))
+
+    def __call__(self, random: str | None = None, **changes: Any) -> ModelBenchmark:
+        usual: dict[str, Any] = {
+            "tokens": random_tokens(random) if random else self.tokens,
+            "random": random,
+            "plan": EXACT,
+            "speed": Speed(operations=1e11, bytes=1e10),
+            "frames": self.frames,
+            "task": self.task,
+            "is_interrupted": never,
+            "report": str,
+            "expect": str,
+        }
+        return ModelBenchmark(**usual | changes)
+
+    def loaded(self, random: str | None = None, **changes: Any) -> ModelBenchmark:
+        """With both tools, and nothing measured but how long loading took."""
+        task = replace(self.task, repeat=0, new_tokens=12)
+        made = self(random, **{"task": task} | changes)
+        next(made.figures())
+        return made
 
 
 @pytest.fixture(scope="package")
-def question(subject: Subject, frames: Frames) -> Asked:
-    """It ends no answer and bans no id, as generate here."""
-    tokens = replace(subject.tokens, stop_ids=frozenset(), banned_ids=())
-    return asked(tokens, frames, "What happens in this video?", 12)
+def making(frames: Frames, tokens: Tokens) -> Making:
+    return Making(frames, tokens)
 
 
 @pytest.fixture(scope="package")
-def pair(question: Asked) -> Pair:
-    return load_pair(question.tokens, EXACT, ONCE)[0]
+def demo_tools(making: Making) -> ModelBenchmark:
+    return making.loaded()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.clips import FFV1, GIF, VP9, cut, picture, write_animation, write_clip, write_sound
+from tests.clips import FFV1, GIF, H264, VP9, cut, picture, write_animation, write_clip, write_sound
 from tests.waiting import wait_for
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.contact_sheet import tiled
@@ -606,3 +606,12 @@ def test_a_child_that_does_not_start(command: Sequence[str], why: str) -> None:
         guard.start()
         message = f"'a.mp4' can't be decoded: the decoder doesn't start ({why}). Install vllava again."
         assert message_of(guard, Path("a.mp4")) == message
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+def test_the_documentations_loop_runs_in_the_child_too(shared: DecoderClient, name: str) -> None:
+    path = write_clip(Path(name), 24, encoding=VP9 if name == "a.webm" else H264)
+    assert shared.documented(path) == Clip(path=path, kind="video", width=64, height=48, frame_count=24)
+    with pytest.raises(MediaError, match="neither a video nor an image"):
+        Path("text.mp4").write_text("Dear diary")
+        shared.documented(Path("text.mp4"))

@@ -75,7 +75,7 @@ def test_an_image_has_one_frame() -> None:
     assert (frames.clip, frames.pixels.shape) == (image, (1, 2, 4, 3))
 
 
-@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("call", ["probe", "header", "documented"])
 def test_facts_arrive_as_they_were_sent(call: protocol.Call) -> None:
     assert answer(protocol.result_line(CLIP), request=replace(REQUEST, call=call)) == CLIP
 
@@ -192,7 +192,7 @@ def test_a_forged_answer_is_refused(name: str) -> None:
         answer(FORGED[name], bytes(1000))
 
 
-@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("call", ["probe", "header", "documented"])
 def test_facts_of_a_picture_larger_than_any_are_refused(call: protocol.Call) -> None:
     with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call=call))
@@ -213,14 +213,14 @@ FORGED_FACTS = {
 }
 
 
-@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("call", ["probe", "header", "documented"])
 @pytest.mark.parametrize("name", FORGED_FACTS)
 def test_forged_facts_are_refused(name: str, call: protocol.Call) -> None:
     with pytest.raises(protocol.ProtocolError):
         answer(FORGED_FACTS[name], PIXELS.tobytes(), request=replace(REQUEST, call=call))
 
 
-@pytest.mark.parametrize("call", ["probe", "header"])
+@pytest.mark.parametrize("call", ["probe", "header", "documented"])
 @pytest.mark.parametrize("place", range(0, len(protocol.result_line(CLIP)) - 1, 3))
 def test_facts_with_a_byte_missing_or_changed_are_facts_or_refused(place: int, call: protocol.Call) -> None:
     line = protocol.result_line(CLIP)

@@ -6,7 +6,7 @@ Parameters are drawn from one seeded generator, on the device and in the dtype i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
-from vllava_cli.engine.measuring.random_shapes import SHAPES
+from vllava_cli.engine.load import hush, quantisation_config
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import LoadPlan, Source
@@ -25,7 +25,22 @@ if TYPE_CHECKING:
 
 SEED = 0
 DEVIATION = 0.02
-"""Of all weights, what Llama's training began with: activations neither vanish nor overflow in 16 bits."""
+"""The deviation with which Llama's training began: activations neither vanish nor overflow in 16 bits."""
+
+
+def _sizes(hidden: int, inner: int, layers: int, heads: int, **others: int) -> dict[str, int]:
+    """Names the widths and depths as transformers' configs do."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return dict(zip(names, (hidden, inner, layers, heads), strict=True)) | others
+
+
+_TOWERS = _sizes(1024, 4096, 24, 16, image_size=224, patch_size=14)
+SHAPES = {
+    "7b": (_sizes(4096, 11008, 32, 32, vocab_size=32064), _TOWERS),
+    "1b": (_sizes(2048, 5632, 22, 16, vocab_size=32064), _TOWERS),
+    "tiny": (_sizes(256, 704, 4, 8, vocab_size=1024), _sizes(128, 256, 4, 4, image_size=64, patch_size=16)),
+}
+"""The names that --random-weights knows: a Llama, and the CLIP towers before it."""
 
 
 def random_tokens(name: str) -> Tokens:
@@ -34,7 +49,7 @@ def random_tokens(name: str) -> Tokens:
     Ids beyond the demo's vocabulary have no text.
     """
     config = random_config(name)
-    side = SHAPES[name].image_side
+    side = config.vision_config.image_size
     recipe = replace(DEFAULT_CHECKPOINT.video_recipe, short_side=side, crop_height=side, crop_width=side)
     return read_tokens(facts(config, Source(model=f"random {name}", folder=demo.CHECKPOINT), recipe))
 
@@ -45,94 +60,60 @@ def random_config(name: str) -> VideoLlavaConfig:
         raise UsageError(f'There are no random weights "{name}": choose {", ".join(SHAPES)}.')
     from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
-    shape, of_demo = SHAPES[name], read_config(demo.CHECKPOINT)
+    (llama, towers), of_demo = SHAPES[name], read_config(demo.CHECKPOINT)
     text = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
+        **llama,
+        num_key_value_heads=llama["num_attention_heads"],
         max_position_embeddings=DEFAULT_CHECKPOINT.context_tokens,
         pad_token_id=of_demo.text_config.pad_token_id,
     )
-    vision = CLIPVisionConfig(
-        hidden_size=shape.vision_hidden,
-        intermediate_size=shape.vision_inner,
-        num_hidden_layers=shape.vision_layers,
-        num_attention_heads=shape.vision_heads,
-        image_size=shape.image_side,
-        patch_size=shape.patch_side,
-    )
     return VideoLlavaConfig(
         text_config=text,
-        vision_config=vision,
+        vision_config=CLIPVisionConfig(**towers),
         image_token_index=of_demo.image_token_id,
         video_token_index=of_demo.video_token_id,
         tie_word_embeddings=False,
     )
 
 
-def skeleton(config: VideoLlavaConfig, plan: LoadPlan) -> VideoLlavaForConditionalGeneration:
+def empty_model(
+    config: VideoLlavaConfig, plan: LoadPlan, not_quantised: Sequence[str]
+) -> VideoLlavaForConditionalGeneration:
     """A model whose parameters are on the meta device, and its buffers where they were computed, on the CPU."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForImageTextToText
 
+    hush(has_bars=False)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForImageTextToText.from_config(
             config, dtype=getattr(torch, plan.dtype), attn_implementation=plan.attention
         )
+    if plan.quantisation:
+        from transformers.integrations import replace_with_bnb_linear
+
+        replace_with_bnb_linear(model, list(not_quantised), quantization_config=quantisation_config(plan))
     return model.eval()
 
 
-def fill(model: nn.Module, plan: LoadPlan, is_kept_whole: Callable[[str], bool]) -> None:
-    """Makes what is still on the meta device; of a quantised plan all linear layers but those that are kept whole."""
+@torch.no_grad()
+def fill(model: nn.Module, plan: LoadPlan) -> None:
+    """Makes the parameters that are still on the meta device, and brings all buffers to the plan's as they are."""
     generator = torch.Generator(device=plan.device).manual_seed(SEED)
-    with torch.no_grad():
-        for name, module in list(model.named_modules()):
-            is_quantised = plan.quantisation and type(module) is nn.Linear and not is_kept_whole(name)
-            if is_quantised and module.weight.is_meta:
-                model.set_submodule(name, _quantised(module, plan, generator))
-            else:
-                _fill_own(module, plan, generator)
+    for module in model.modules():
+        is_norm = type(module).__name__.endswith("Norm")
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                values = torch.empty(parameter.shape, dtype=getattr(torch, plan.dtype), device=plan.device)
+                values.fill_(name == "weight") if is_norm else values.normal_(0.0, DEVIATION, generator=generator)
+                module._parameters[name] = _parameter_like(parameter, values)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(plan.device)
 
 
-def _fill_own(module: nn.Module, plan: LoadPlan, generator: torch.Generator) -> None:
-    """The module's own parameters, and its buffers to the device as they are."""
-    is_norm = type(module).__name__.endswith("Norm")
-    for name, parameter in module._parameters.items():
-        if parameter is not None and parameter.is_meta:
-            values = _drawn(parameter, plan, generator)
-            if is_norm:
-                values.fill_(name == "weight")
-            module._parameters[name] = nn.Parameter(values, requires_grad=False)
-    for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else buffer.to(plan.device)
-
-
-def _quantised(linear: nn.Linear, plan: LoadPlan, generator: torch.Generator) -> Any:
-    """What bitsandbytes makes of a linear layer, quantised as soon as its weights are drawn."""
-    import bitsandbytes
-
-    sizes, has_bias = (linear.in_features, linear.out_features), linear.bias is not None
-    values = _drawn(linear.weight, plan, generator)
-    if plan.quantisation == "8bit":
-        made = bitsandbytes.nn.Linear8bitLt(*sizes, has_bias, has_fp16_weights=False, threshold=6.0, device="meta")
-        # It quantises on the way from the CPU alone.
-        made.weight = bitsandbytes.nn.Int8Params(values.cpu(), requires_grad=False, has_fp16_weights=False)
-        made.weight = made.weight.to(plan.device)
-    else:
-        made = bitsandbytes.nn.Linear4bit(
-            *sizes, has_bias, compute_dtype=values.dtype, compress_statistics=False, quant_type="nf4", device="meta"
-        )
-        made.weight = bitsandbytes.nn.Params4bit(
-            values, requires_grad=False, compress_statistics=False, quant_type="nf4", module=made
-        ).to(plan.device)
-    if linear.bias is not None:
-        made.bias = nn.Parameter(_drawn(linear.bias, plan, generator), requires_grad=False)
-    return made
-
-
-def _drawn(parameter: torch.Tensor, plan: LoadPlan, generator: torch.Generator) -> torch.Tensor:
-    values = torch.empty(parameter.shape, dtype=getattr(torch, plan.dtype), device=plan.device)
-    return values.normal_(0.0, DEVIATION, generator=generator)
+def _parameter_like(empty: nn.Parameter, values: torch.Tensor) -> Any:
+    """A parameter of the same kind; bitsandbytes quantises one as it comes to its device, 8 bits from the CPU alone."""
+    if type(empty) is nn.Parameter:
+        return nn.Parameter(values, requires_grad=False)
+    settings = {name: value for name, value in vars(empty).items() if name != "SCB"}
+    is_8bit = type(empty).__name__ == "Int8Params"
+    return type(empty)(values.cpu() if is_8bit else values, requires_grad=False, **settings).to(values.device)

@@ -108,6 +108,10 @@ class DecoderClient:
         """Like `header.header`. Errors: those of `sample`."""
         return cast(Clip, self._ask("header", path))
 
+    def documented(self, path: Path) -> Clip:
+        """As `full_decode.documented`. Errors: those of `sample`."""
+        return cast(Clip, self._ask("documented", path))
+
     def close(self) -> None:
         """Ends the process; a later call starts another one."""
         if self._process:

@@ -22,7 +22,7 @@ from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
-Call = Literal["sample", "probe", "header"]
+Call = Literal["sample", "probe", "header", "documented"]
 
 _MAX_TEXT = 1 << 16
 _MAX_LINE = 1 << 22

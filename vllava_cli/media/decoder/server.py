@@ -76,12 +76,15 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
 def _result(request: protocol.Request) -> Frames | Clip:
     from vllava_cli.media.header import header
     from vllava_cli.media.sample import probe, sample
+    from vllava_cli.media.video.full_decode import documented
 
     match request.call:
         case "header":
             return header(request.path)
         case "probe":
             return probe(request.path, is_full=request.is_full)
+        case "documented":
+            return documented(request.path)
         case "sample":
             frames = sample(request.path, request.framing)
             return _tiled(frames, request.tiles, request.framing.fit) if request.tiles else frames

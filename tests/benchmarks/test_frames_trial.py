@@ -1,0 +1,186 @@
+"""What the decoders' repeats say together, and the script that prints it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.frames_report import frames_notes, frames_row
+from benchmarks.frames_targets import frames_targets
+from benchmarks.frames_trial import (
+    GUARDED,
+    LOOP,
+    LOWER_BOUNDS,
+    OURS,
+    TORCHCODEC,
+    DecoderResult,
+    FramesTrial,
+    decode_once,
+)
+from benchmarks.harness import Target
+from tests.clips import MPEG4, write_clip
+from vllava_cli.nouns import Clip, DecodeLimits
+
+ROOT = Path(__file__).parents[2]
+TIMES_S = tuple(float(index) for index in range(8))
+RIGHT, WRONG = "a" * 64, "b" * 64
+BOUND, BOUND_THREADS = LOWER_BOUNDS
+SHORT = Clip(
+    path=Path("a.mp4"),
+    kind="video",
+    width=640,
+    height=480,
+    frame_count=100,
+    duration_s=10.0,
+    codec="h264",
+    container="mp4",
+)
+TEN_MINUTES, HOUR = replace(SHORT, duration_s=590.0), replace(SHORT, duration_s=3540.0)
+
+
+def result(*seconds: float, digest: str = RIGHT, times_s: tuple[float, ...] = TIMES_S) -> DecoderResult:
+    return DecoderResult(seconds=seconds, mib=80.0, digest=digest, times_s=times_s)
+
+
+RESULTS = {OURS: result(1.0), LOOP: result(40.0), TORCHCODEC: result(2.0), BOUND: result(0.5)}
+FAILED = DecoderResult(fault="it broke")
+LATE = DecoderResult(fault="it took longer than 60 s", stopped_at_s=60.0)
+
+
+def trial(clip: Clip = SHORT, *, is_made: bool = False, **results: DecoderResult) -> FramesTrial:
+    return FramesTrial(clip=clip, results=RESULTS | results, is_made=is_made)
+
+
+def test_repeats_are_joined_unless_they_fail_or_differ() -> None:
+    found = DecoderResult.of([FAILED, result(3.0), replace(result(1.0), mib=90.0), replace(result(2.0), mib=None)])
+    assert found == replace(result(3.0, 1.0, 2.0), mib=90.0)
+    assert DecoderResult.of([FAILED]) == FAILED
+    assert DecoderResult.of([result(1.0), result(1.0, digest=WRONG)]).fault == "it gives other frames each time"
+
+
+@pytest.mark.parametrize(
+    ("results", "is_identical", "is_certain", "bound_s"),
+    [
+        ({OURS: result(1.0), LOOP: result(4.0), BOUND: result(3.0), BOUND_THREADS: result(2.0)}, True, True, 2.0),
+        ({OURS: result(1.0), LOOP: result(4.0), BOUND: result(3.0), BOUND_THREADS: FAILED}, True, True, 3.0),
+        ({OURS: result(1.0), LOOP: result(4.0), BOUND: result(3.0, digest=WRONG)}, True, True, None),
+        ({OURS: result(1.0, digest=WRONG), LOOP: result(4.0), BOUND: result(3.0)}, False, True, 3.0),
+        ({OURS: result(1.0, times_s=(*TIMES_S[:7], 7.5)), LOOP: result(4.0)}, False, True, None),
+        ({OURS: result(1.0, times_s=(*TIMES_S[:7], 7.0015)), LOOP: result(4.0)}, True, True, None),
+        ({OURS: result(1.0), LOOP: result(4.0, digest=WRONG, times_s=TIMES_S[:5])}, False, False, None),
+        ({OURS: result(1.0), LOOP: LATE, BOUND: result(3.0)}, True, True, 3.0),
+        ({OURS: result(1.0), LOOP: LATE, BOUND: result(3.0, digest=WRONG)}, False, False, None),
+        ({OURS: result(1.0), LOOP: FAILED}, None, False, None),
+        ({OURS: FAILED, LOOP: result(4.0)}, None, True, None),
+        ({OURS: result(1.0), GUARDED: result(1.0, digest=WRONG), LOOP: result(4.0)}, False, True, None),
+    ],
+)
+def test_the_loop_says_what_is_right_else_a_lower_bound_that_agrees(
+    results: dict[str, DecoderResult], is_identical: bool | None, is_certain: bool, bound_s: float | None
+) -> None:
+    found = FramesTrial(clip=SHORT, results=results)
+    assert (found.is_identical, found.is_certain, found.lower_bound.median_s) == (is_identical, is_certain, bound_s)
+
+
+def test_the_packets_of_a_file_that_was_made_here_are_trusted() -> None:
+    found = FramesTrial(clip=HOUR, results={OURS: result(1.0), BOUND: result(0.5, digest=WRONG)}, is_made=True)
+    assert next(frames_targets([found])) == Target(text="identical frames: 0 of 1 files", is_met=False)
+
+
+def test_a_clip_has_the_targets_of_its_kind() -> None:
+    assert list(map(str, frames_targets([trial()]))) == [
+        "- identical frames: 1 of 1 files: met",
+        "- at most 1.10 of the loop, short clips: 0.025 at most (a.mp4): met",
+        "- at most 0.80 of torchcodec's exact mode, short clips: 0.500 at most (a.mp4): met",
+        "- at most 1.30 of the lower bound, short clips: a.mp4 2.000: MISSED",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("clip", "most"),
+    [
+        (replace(SHORT, duration_s=60.0), "1.10"),
+        (replace(SHORT, duration_s=61.0), None),
+        (replace(SHORT, duration_s=569.0), None),
+        (replace(SHORT, duration_s=570.0), "0.05"),
+        (replace(TEN_MINUTES, codec="hevc", container="mov"), "0.05"),
+        (replace(TEN_MINUTES, codec="vp9"), None),
+        (replace(TEN_MINUTES, container="mpegts"), None),
+        (replace(SHORT, duration_s=3419.0), "0.05"),
+        (HOUR, "0.01"),
+        (replace(SHORT, kind="image", duration_s=None), None),
+    ],
+)
+def test_the_loop_is_a_measure_for_some_clips(clip: Clip, most: str | None) -> None:
+    found = [target.text.split()[2] for target in frames_targets([trial(clip)]) if "the loop" in target.text]
+    assert found == ([most] if most else [])
+
+
+def test_a_loop_that_was_stopped_can_only_be_beaten() -> None:
+    def of_loop(seconds: float) -> list[Target]:
+        found = frames_targets([trial(TEN_MINUTES, ours=result(seconds), loop=LATE)])
+        return [target for target in found if "the loop" in target.text]
+
+    text = "at most 0.05 of the loop, h264 and hevc of 10 minutes: 0.025 at most (a.mp4)"
+    assert (of_loop(1.5), of_loop(3.1)) == ([Target(text=text, is_met=True)], [])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "mib", "found"),
+    [
+        (1920, 1080, 280.0, "- under 300 MB for 1080p: 294 MB at most: met"),
+        (1080, 1920, 290.0, "- under 300 MB for 1080p: 304 MB at most: MISSED"),
+        (1920, 1080, None, None),
+        (1280, 720, 290.0, None),
+        (4096, 1080, 290.0, None),
+    ],
+)
+def test_memory_has_a_target_for_1080p(width: int, height: int, mib: float | None, found: str | None) -> None:
+    clip = replace(SHORT, width=width, height=height)
+    targets = frames_targets([trial(clip, ours=replace(result(1.0), mib=mib))])
+    assert [str(target) for target in targets if "1080p" in target.text] == ([found] if found else [])
+
+
+def test_a_row_has_all_figures_and_notes_have_what_is_missing() -> None:
+    found = trial(guarded=result(1.25), ffmpeg=FAILED, torchcodec=result(2.0, times_s=(*TIMES_S[:7], 9.0)))
+    assert frames_row(found) == (
+        "| a.mp4                | 40.0 | 1.000 | 2.000 (other frames) | - | 0.500 | 0.025 | 0.500 | 2.000 | 80 | 80 "
+        "| identical |"
+    )
+    assert list(frames_notes(found)) == [
+        "a.mp4 through the bounded process: 1.250 s.",
+        "a.mp4: no figure of ffmpeg: it broke",
+    ]
+
+
+@pytest.mark.parametrize("name", ["ours", "loop", "lower_bound"])
+def test_a_decoder_runs_in_a_process_of_its_own(name: str, clip: Path) -> None:
+    found, right = decode_once(name, clip, DecodeLimits()), decode_once(OURS, clip, DecodeLimits())
+    assert (found.digest, found.fault, len(found.seconds)) == (right.digest, "", 1)
+    assert found.times_s == pytest.approx(right.times_s)
+
+
+def test_a_decoder_that_fails_is_a_fault(tmp_path: Path, clip: Path) -> None:
+    playlist = tmp_path / "list.m3u8"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip}\n#EXT-X-ENDLIST\n")
+    large = write_clip(tmp_path / "large.avi", 2, encoding=MPEG4, width=3840, height=2160)
+    assert "Invalid argument" in decode_once(LOOP, playlist, DecodeLimits()).fault
+    assert decode_once(LOOP, large, DecodeLimits(memory_bytes=64 << 20)).seconds == ()
+    stopped = decode_once(OURS, clip, DecodeLimits(timeout_s=1e-6))
+    assert stopped == DecoderResult(fault="it took longer than 1e-06 s", stopped_at_s=1e-6)
+
+
+def test_the_script_measures_a_clip_of_ones_own(clip: Path) -> None:
+    command = [sys.executable, "scripts/bench-frames", "--clip", str(clip), "--repeat", "1", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    facts = json.loads(done.stdout)
+    (file,) = facts["files"]
+    assert (file["file"], file["is_identical"]) == (clip.name, True)
+    assert {OURS, GUARDED, LOOP, *LOWER_BOUNDS} <= file["decoders"].keys()
+    assert facts["targets"][0] == {"text": "identical frames: 1 of 1 files", "is_met": True}
+    assert done.returncode == (0 if all(target["is_met"] for target in facts["targets"]) else 1)

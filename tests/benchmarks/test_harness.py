@@ -1,0 +1,78 @@
+"""Workers take turns, each as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.harness import ProcessError, Target, alternate, run_module
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_workers_take_turns_and_one_that_is_slow_runs_once() -> None:
+    order: list[str] = []
+
+    def worker(name: str) -> Callable[[], int]:
+        def run() -> int:
+            order.append(name)
+            return len(order)
+
+        return run
+
+    workers = {name: worker(name) for name in "abc"}
+    assert alternate(workers, 3, is_last=lambda count: count == 2) == {"a": [1, 4, 6], "b": [2], "c": [3, 5, 7]}
+    assert order == list("abcacac")
+
+
+def test_a_process_is_run_to_its_end_and_its_cost_is_known() -> None:
+    found = run_module("timeit", "-n", "1", "-r", "1", "print('caf\u00e9')")
+    assert found.stdout.startswith("caf\u00e9\n")
+    assert found.stderr == ""
+    assert found.times.wall_s > 0
+    assert found.times.cpu_s > 0
+    assert str(found.times).endswith("%")
+
+
+def test_a_process_that_fails_is_a_sentence() -> None:
+    with pytest.raises(ProcessError) as caught:
+        run_module("no_such_module")
+    assert str(caught.value).startswith("no_such_module ended with exit code 1: ")
+    assert str(caught.value).endswith("No module named no_such_module")
+    assert caught.value.signal_number is None
+
+
+def test_ctrl_c_ends_a_process_and_all_that_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    inner = (
+        "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; "
+        f"time.sleep(600)']); open({str(pids)!r}, 'w').write(str(os.getpid()) + ' ' + str(child.pid) + ' '); "
+        "time.sleep(600)"
+    )
+    script = f"from benchmarks.harness import run_module; run_module('timeit', '-n', '1', '-r', '1', {inner!r})"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: pids.exists() and pids.read_text().endswith(" "))
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+    wait_for(lambda: not any(map(is_alive, map(int, pids.read_text().split()))))
+
+
+def is_alive(pid: int) -> bool:
+    """A process that waits for its parent to notice its end isn't alive."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_target_says_whether_it_was_met() -> None:
+    assert str(Target(text="faster: 2.0", is_met=True)) == "- faster: 2.0: met"
+    assert str(Target(text="faster: 0.5", is_met=False)) == "- faster: 0.5: MISSED"

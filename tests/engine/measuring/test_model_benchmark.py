@@ -1,0 +1,135 @@
+"""A benchmark yields its figures in the table's order, in the units that they promise, and ends when it is told to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.engine.batches import Shortage, is_within
+from tests.engine.engines import EXACT
+from tests.engine.measuring.conftest import Making
+from vllava_cli.engine.measuring.figures import Figure
+from vllava_cli.errors import ContextError, MemoryShortError
+from vllava_cli.nouns import Conversation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TABLE = [
+    ("load", "s"),
+    ("vision", "ms"),
+    ("prefill", "tokens/s"),
+    ("first token", "ms"),
+    ("first token, turn 2", "ms"),
+    ("decode, batch 1", "tokens/s"),
+    ("decode, batch 3", "tokens/s"),
+    ("peak memory", "MiB"),
+    ("batch", "clips/s"),
+]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[float]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def figures(making: Making, expected: list[float]) -> dict[str, Figure]:
+    return {figure.name: figure for figure in making(expect=expected.append).figures()}
+
+
+def test_each_line_has_both_tools_as_often_as_asked_and_a_limit(
+    figures: dict[str, Figure], expected: list[float]
+) -> None:
+    assert [(figure.name, figure.unit) for figure in figures.values()] == TABLE
+    for figure in figures.values():
+        once = figure.name == "peak memory"
+        assert [len(side.values) for side in (figure.ours, figure.snippet) if side] == [1 if once else 2] * 2
+        assert all(value > 0 for side in (figure.ours, figure.snippet) if side for value in side.values)
+        assert (figure.note, figure.limit is None) == ("", once)
+    (seconds,) = expected
+    assert seconds > 0
+
+
+def test_units_are_what_they_say(figures: dict[str, Figure]) -> None:
+    """A pass of the demo takes milliseconds, its process hundreds of MiB: a wrong factor would be off by 1000."""
+    medians = {name: figure.ours.median for name, figure in figures.items() if figure.ours}
+    limits = {name: figure.limit for name, figure in figures.items() if figure.limit}
+    assert all(1 < medians[name] < 10_000 for name in ("vision", "first token"))
+    assert medians["load"] < 60
+    assert 100 < medians["peak memory"] < 20_000
+    assert limits["vision"] < limits["first token"] < 1000
+    assert limits["first token, turn 2"] < limits["first token"] / 2, "a second turn reads its question alone"
+
+
+def test_a_random_model_has_all_lines_but_how_it_was_loaded(making: Making) -> None:
+    told: list[str] = []
+    found = list(making("tiny", task=replace(making.task, repeat=0), report=told.append).figures())
+    assert [(figure.name, figure.unit) for figure in found] == TABLE
+    assert found[0] == Figure(name="load", unit="s", note="Random weights are made, not loaded.")
+    assert all(figure.ours and figure.snippet for figure in found[1:])
+    names = [name for name, _ in TABLE]
+    assert told == ["loading", "peak memory", *names[1:4], *names[4:7], "batch"]
+
+
+def test_an_interruption_ends_it_between_two_measurements(making: Making) -> None:
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        for figure in making("tiny", is_interrupted=lambda: "vision" in seen).figures():
+            seen.append(figure.name)
+    assert seen == ["load", "vision"]
+
+
+@pytest.mark.parametrize("where", ["fill", "empty_model"])
+def test_too_little_memory_for_the_model_ends_it(where: str, making: Making) -> None:
+    with Shortage(lambda: is_within(where)), pytest.raises(MemoryShortError):
+        list(making("tiny").figures())
+
+
+def test_too_little_memory_for_a_batch_is_a_note(making: Making) -> None:
+    shortage = Shortage(lambda: not shortage.count and is_within("DecodeBatch.step"))
+    with shortage:
+        found = {figure.name: figure for figure in making("tiny", task=replace(making.task, repeat=1)).figures()}
+    short = found["decode, batch 3"]
+    assert (short.ours, short.note) == (None, "This tool ran out of memory.")
+    assert short.snippet and found["decode, batch 1"].ours and found["batch"].ours
+
+
+@pytest.mark.parametrize(("wanted", "left", "found"), [(64, 100, 64), (64, 3, 3), (1, 100, 2), (0, 2, 2)])
+def test_an_answer_has_as_many_tokens_as_fit(wanted: int, left: int, found: int, making: Making) -> None:
+    prompt = len(making.tokens.prompt_ids(Conversation(attached=(making.frames,)), making.task.question))
+    task = replace(making.task, new_tokens=wanted)
+    made = making.loaded("tiny", task=task, plan=replace(EXACT, context_tokens=prompt + left))
+    assert made.asked.new_tokens == found
+
+
+def test_a_prompt_that_fills_the_context_is_refused_and_one_that_leaves_no_second_turn_is_a_note(
+    making: Making,
+) -> None:
+    prompt = len(making.tokens.prompt_ids(Conversation(attached=(making.frames,)), making.task.question))
+    with pytest.raises(ContextError, match=f"the context holds {prompt + 1}: shorten the question"):
+        next(making(plan=replace(EXACT, context_tokens=prompt + 1)).figures())
+    task, plan = replace(making.task, repeat=0, batches=(1,)), replace(EXACT, context_tokens=prompt + 4)
+    found = {figure.name: figure for figure in making(task=task, plan=plan).figures()}
+    assert found["first token, turn 2"] == Figure(
+        name="first token, turn 2", unit="ms", note="The context has no room for a second turn."
+    )
+
+
+def test_what_only_the_snippet_has_does_not_count_for_ours(making: Making) -> None:
+    made = making("tiny", task=replace(making.task, repeat=0, batches=()))
+    steps = made.figures()
+    next(steps)
+    made.snippet.model.spare = torch.nn.Parameter(torch.ones(50 << 20))
+    peak = next(figure for figure in steps if figure.name == "peak memory")
+    assert peak.ours and peak.snippet
+    assert 150 < peak.snippet.median - peak.ours.median < 250
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU is needed")
+def test_it_is_the_same_on_a_gpu(making: Making) -> None:
+    plan = replace(EXACT, device="cuda:0", dtype="float16")
+    found = list(making("tiny", plan=plan).figures())
+    assert [(figure.name, figure.unit) for figure in found] == TABLE
+    assert all(figure.ours and figure.snippet for figure in found[1:])

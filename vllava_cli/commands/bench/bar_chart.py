@@ -1,0 +1,102 @@
+"""Figures as a picture: a part for each configuration, in it for each line bars whose length is speed, or thrift.
+
+So longer is better everywhere: a bar is a share of the limit, or of the best where no limit is known. Drawn by Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vllava_cli.commands.bench.bench_record import BenchRecord
+from vllava_cli.commands.bench.bench_report import number, share, speed, times
+from vllava_cli.engine.measuring.figures import Figure, Measured
+from vllava_cli.media.contact_sheet import fitted, printable
+
+WIDTH, MARGIN, NAMES, BARS, LINE = 1200, 40, 220, 560, 22
+# Okabe and Ito's blue and orange, which differ for all eyes, and a gray for what nobody reaches.
+COLOURS = {"vllava": (0, 114, 178), "the documentation's snippet": (230, 159, 0), "the limit": (187, 187, 187)}
+INK, PALE = (34, 34, 34), (102, 102, 102)
+
+
+def chart_png(record: BenchRecord) -> bytes:
+    """The bytes of a PNG, 1200 pixels wide."""
+    machine, clip, task = record.machine, record.clip, record.task
+    chart = _Chart()
+    chart.write(f"vllava bench: {record.model}", size=26)
+    for tool, colour in COLOURS.items():
+        chart.write(tool, left=chart.bar(MARGIN, 18, colour))
+    chart.write("Longer is better: a bar is a share of the limit, or of the best where no limit is known.")
+    for trial in record.trials:
+        chart.top += LINE
+        chart.write(trial.name, size=19)
+        for figure in trial.lines:
+            chart.add(figure)
+        chart.write(f"Measured: {speed(trial.speed)}." if trial.speed else "")
+        for line in textwrap.wrap(printable(trial.fault or ""), 130):
+            chart.write(line)
+    chart.top += LINE
+    where = f"{', '.join(machine.gpus) or machine.cpu}; {machine.cores} CPU cores"
+    chart.write(f"{where}; {machine.measured_at}; median of {task.repeat}")
+    releases = ", ".join(f"{name} {release}" for name, release in machine.versions.items() if release)
+    chart.write(f"{clip.path.name}, {clip.width}x{clip.height}; {task.new_tokens} new tokens; {releases}")
+    return chart.png()
+
+
+def bars_of(figure: Figure) -> dict[str, tuple[float, Measured]]:
+    """The length of each bar, from 0 to 1, and what it stands for: 400 tokens/s where the limit is 500 is 0.8 long."""
+    limit = Measured(values=(figure.limit or 0.0,))
+    found = {tool: each for tool, each in zip(COLOURS, (figure.ours, figure.snippet, limit), strict=True) if each}
+    lengths = {tool: figure.goodness(each.median) for tool, each in found.items() if each.most > 0}
+    longest = max(lengths.values(), default=1.0)
+    return {tool: (length / longest, found[tool]) for tool, length in lengths.items()}
+
+
+def bar_text(figure: Figure, tool: str, measured: Measured) -> str:
+    """ "41.2 tokens/s, 4.7x as fast, 71% of the limit" for this tool, the value alone for the others."""
+    parts = [f"{number(measured.median)} {figure.unit}"]
+    if tool == "vllava" and figure.of_snippet is not None:
+        parts.append(f"{times(figure.of_snippet)} as {'little' if figure.unit == 'MiB' else 'fast'}")
+    if tool == "vllava" and figure.of_limit is not None:
+        parts.append(f"{share(figure.of_limit)} of the limit")
+    return ", ".join(parts)
+
+
+class _Chart:
+    """Notes what is drawn from top to bottom, until it is known how high the picture is."""
+
+    def __init__(self) -> None:
+        self.top = MARGIN
+        self._strokes: list[Callable[[ImageDraw.ImageDraw], object]] = []
+
+    def write(self, text: str, *, left: int = MARGIN, size: int = 15, room: int = WIDTH) -> None:
+        font, place = ImageFont.load_default(size), (left, self.top + LINE // 2)
+        shown = fitted(printable(text), font, min(room, WIDTH - MARGIN - left))
+        self._strokes.append(lambda draw: draw.text(place, shown, fill=INK, font=font, anchor="lm"))
+        self.top += max(LINE, size + 8)
+
+    def bar(self, left: int, length: int, colour: tuple[int, int, int]) -> int:
+        """Returns where the text beside it begins."""
+        box = (left, self.top + 2, left + max(2, length), self.top + LINE - 3)
+        self._strokes.append(lambda draw: draw.rectangle(box, fill=colour))
+        return box[2] + 10
+
+    def add(self, figure: Figure) -> None:
+        name_top, left = self.top, MARGIN + NAMES
+        for tool, (length, measured) in bars_of(figure).items():
+            right = self.bar(left, round(BARS * length), COLOURS[tool])
+            self.write(bar_text(figure, tool, measured), left=right)
+        below, self.top = self.top, name_top
+        self.write(figure.name, room=NAMES - 16)
+        self.top = below + LINE // 2
+
+    def png(self) -> bytes:
+        picture = Image.new("RGB", (WIDTH, self.top + MARGIN), "white")
+        for stroke in self._strokes:
+            stroke(ImageDraw.Draw(picture))
+        data = io.BytesIO()
+        picture.save(data, "PNG", optimize=True)
+        return data.getvalue()

@@ -1,0 +1,237 @@
+"""Measures a model: this tool beside the documentation's snippet beside the limit of the device.
+
+Both compute in one process with the same weights, take turns, and are asked the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from vllava_cli.engine import device_speed
+from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.hub import weight_files
+from vllava_cli.engine.load import NOT_QUANTISED, load, load_documented, trimmed
+from vllava_cli.engine.measuring.figures import Agreement, BenchTask, Figure, Measured, Unit
+from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet
+from vllava_cli.engine.measuring.random_weights import empty_model, fill, random_config
+from vllava_cli.engine.measuring.roofline import Roofline
+from vllava_cli.engine.measuring.timing import Faults, alternate, free, peak_bytes, repeats_of, seconds_of
+from vllava_cli.engine.tokens import Tokens
+from vllava_cli.errors import ContextError, MemoryShortError
+from vllava_cli.nouns import Frames, LoadPlan, Speed
+
+CLIPS = 8
+"""The size of the batch of clips that is measured as a whole."""
+LEAST_TOKENS = 2
+"""The first token comes with the prefill, so that there is a step of decoding behind it."""
+MIB, SHORTEST_S = 1 << 20, 1e-6
+TOLERANCE = 1e-3
+"""For any logit in fp32."""
+Tool = MeasuredEngine | MeasuredSnippet
+
+
+@dataclass(kw_only=True)
+class ModelBenchmark:
+    """One configuration of a model, or of the random weights that `random` names, on a device of this speed.
+
+    `report` gets a short phrase of what is being measured, `expect` about how many seconds all will take. Where
+    `is_interrupted` says so, KeyboardInterrupt is raised between two measurements.
+    """
+
+    tokens: Tokens
+    random: str | None
+    plan: LoadPlan
+    speed: Speed
+    frames: Frames
+    task: BenchTask
+    is_interrupted: Callable[[], bool]
+    report: Callable[[str], object]
+    expect: Callable[[float], object]
+    asked: BenchQuestion = field(init=False)
+    snippet: MeasuredSnippet = field(init=False)
+    ours: MeasuredEngine = field(init=False)
+
+    def figures(self) -> Iterator[Figure]:
+        """Yields each line of the table as soon as it is measured.
+
+        A tool that runs out of memory is missing in that line, with a note. Errors: UsageError, ContextError,
+        CheckpointError, MemoryShortError (both ran out, or while loading).
+        """
+        asked = self.asked = self._asked()
+        self.report("loading")
+        free(self.plan.device)  # an earlier configuration's models refer to each other, and would stay
+        yield self._make(self.random) if self.random else self._load()
+        prompt, decoded = len(asked.ids), asked.new_tokens - 1
+        roof = Roofline(
+            config=self.ours.engine.model.config,
+            checkpoint=self.tokens.checkpoint,
+            plan=self.plan,
+            speed=self.speed,
+            prompt_tokens=prompt,
+            new_tokens=asked.new_tokens,
+        )
+        peak = self._peak(roof)  # first, while nothing but the weights is in memory
+        yield self._figure("vision", "ms", lambda tool: 1000 * tool.vision_s(asked), 1000 * roof.vision_s)
+        limit = prompt / roof.prefill_s(prompt)
+        yield self._figure("prefill", "tokens/s", lambda tool: prompt / tool.prefill_s(asked), limit)
+        yield self._figure(
+            "first token", "ms", lambda tool: 1000 * tool.first_token_s(asked), 1000 * roof.first_token_s
+        )
+        yield self._second_turn(roof)
+        for number in self.task.batches:
+            rate = partial(_tokens_per_s, asked, number)
+            yield self._figure(f"decode, batch {number}", "tokens/s", rate, number * decoded / roof.decode_s(number))
+        yield peak
+        yield self._figure(
+            "batch", "clips/s", lambda tool: CLIPS / tool.clips_s(asked, CLIPS), CLIPS / roof.clips_s(CLIPS)
+        )
+
+    def check(self) -> Agreement:
+        """Our greedy tokens and logits beside transformers', once all figures are there. Errors: MemoryShortError.
+
+        transformers' own passes run through the snippet's whole towers, or ours where the snippet's are quantised.
+        """
+        self.report("comparing tokens and logits")
+        asked, plan, model = self.asked, self.plan, self.ours.engine.model
+        plain = MeasuredSnippet(model=model, plan=plan) if plan.quantisation else self.snippet
+        with memory_faults(plan.device):
+            wanted, _ = plain.answer(asked, suppressed=asked.tokens.banned_ids)
+            self.ours.forget()
+            found, _ = self.ours.answer(asked)
+            if self.is_interrupted():
+                raise KeyboardInterrupt
+            logits = plain.logits(asked, wanted), self.ours.logits(asked, wanted)
+            difference = float((logits[0].float() - logits[1].float()).abs().max())
+        return Agreement(
+            tokens=len(wanted),
+            equal_tokens=[*(a == b for a, b in zip(wanted, found, strict=False)), False].index(False),
+            largest_difference=difference if math.isfinite(difference) else None,
+            tolerance=TOLERANCE,
+            must_be_equal=plan.dtype == "float32" and plan.quantisation is None,
+        )
+
+    def _asked(self) -> BenchQuestion:
+        """The question, to a model whose answers nothing ends too early, with as many new tokens as fit."""
+        context = self.plan.context_tokens or self.tokens.context_tokens
+        tokens = replace(self.tokens, stop_ids=frozenset(), context_tokens=context)
+        asked = BenchQuestion(tokens=tokens, frames=self.frames, question=self.task.question, new_tokens=LEAST_TOKENS)
+        left = context - len(asked.ids)
+        if left < LEAST_TOKENS:
+            raise ContextError(
+                f"The prompt has {len(asked.ids)} tokens and the context holds {context}: "
+                "shorten the question, so that there is room for an answer to measure."
+            )
+        return replace(asked, new_tokens=min(left, max(LEAST_TOKENS, self.task.new_tokens)))
+
+    def _load(self) -> Figure:
+        """Loads both in turns; the last two stay. The limit is the time that the files' bytes take in a large copy."""
+        plan, tokens, device, found = self.plan, self.asked.tokens, self.plan.device, dict[str, Any]()
+        folder = tokens.checkpoint.folder
+
+        def load_snippet() -> float:
+            found.clear()
+            free(device)
+            return seconds_of(lambda: found.update(snippet=load_documented(plan, tokens.checkpoint)), device)
+
+        def load_ours() -> float:
+            # The snippet gets these from ours, so that no weight is held twice.
+            found["snippet"].model.language_model = found["snippet"].lm_head = None
+            free(device)
+            return seconds_of(lambda: found.update(engine=load(plan, tokens, {"video"})), device)
+
+        snippet, ours = self._alternate(load_snippet, load_ours, faults=())
+        self._take(found["snippet"], found["engine"])
+        limit = sum((folder / name).stat().st_size for name in weight_files(folder)) / self.speed.bytes
+        return Figure(name="load", unit="s", ours=ours, snippet=snippet, limit=limit)
+
+    def _make(self, name: str) -> Figure:
+        """Makes random weights for ours, and for what the snippet has beside them."""
+        with memory_faults(self.plan.device):
+            model = empty_model(trimmed(random_config(name)), self.plan, NOT_QUANTISED)
+            model.model.image_tower = None
+            fill(model, self.plan)
+            snippet = empty_model(random_config(name), self.plan, ("lm_head",))
+            self._take(snippet, Engine(model=model, tokens=self.asked.tokens, plan=self.plan))
+            fill(snippet, self.plan)
+        return Figure(name="load", unit="s", note="Random weights are made, not loaded.")
+
+    def _take(self, snippet: Any, engine: Engine) -> None:
+        self.snippet = MeasuredSnippet(model=snippet, plan=self.plan)
+        self.snippet.share(engine.model)
+        self.ours = MeasuredEngine(engine=engine, is_interrupted=self.is_interrupted)
+
+    def _peak(self, roof: Roofline) -> Figure:
+        """Memory in a first answer of each; by its time, the time of all others is estimated.
+
+        The process holds both models, so ours is what is left without the parts that only the snippet has. On the CPU
+        it is the whole process, with Python, the libraries and what was decoded.
+        """
+        device, spare_bytes = self.plan.device, self.snippet.own_bytes(self.ours.engine.model)
+
+        def peak_mib(tool: Tool) -> float:
+            self.ours.forget()
+            found = peak_bytes(lambda: tool.answer(self.asked), device) or 0
+            return (found - (spare_bytes if tool is self.ours else 0)) / MIB
+
+        started_s = time.perf_counter()
+        peak = self._figure("peak memory", "MiB", peak_mib, repeat=0)
+        self.expect(expected_s(roof, self.task, (time.perf_counter() - started_s) / 2 / roof.clips_s(1)))
+        if peak.snippet and not peak.snippet.median:
+            return Figure(name=peak.name, unit=peak.unit, note="This system doesn't say how much memory was in use.")
+        return peak
+
+    def _second_turn(self, roof: Roofline) -> Figure:
+        name, asked = "first token, turn 2", self.asked
+        try:
+            again = replace(asked, turns=(self.ours.turn(asked, LEAST_TOKENS)[0],))
+            limit = 1000 * roof.prefill_s(len(again.ids) - len(asked.ids))
+        except ContextError:
+            return Figure(name=name, unit="ms", note="The context has no room for a second turn.")
+        return self._figure(name, "ms", lambda tool: 1000 * tool.second_turn_s(asked, again), limit)
+
+    def _figure(
+        self,
+        name: str,
+        unit: Unit,
+        measure: Callable[[Tool], float],
+        limit: float | None = None,
+        repeat: int | None = None,
+    ) -> Figure:
+        self.report(name)
+        snippet, ours = self._alternate(partial(measure, self.snippet), partial(measure, self.ours), repeat=repeat)
+        missing = {"This tool ran out of memory.": ours, "The snippet ran out of memory.": snippet}
+        note = next((sentence for sentence, found in missing.items() if found is None), "")
+        return Figure(name=name, unit=unit, ours=ours, snippet=snippet, limit=limit, note=note)
+
+    def _alternate(
+        self, *measures: Callable[[], float], repeat: int | None = None, faults: Faults = (MemoryShortError,)
+    ) -> list[Measured | None]:
+        repeat = self.task.repeat if repeat is None else repeat
+        return alternate(
+            measures, device=self.plan.device, repeat=repeat, is_interrupted=self.is_interrupted, faults=faults
+        )
+
+
+def fastest(plan: LoadPlan) -> Speed:
+    """The most that was found in some measurements: what disturbs one makes it slower, and a limit has to be none."""
+    found = [device_speed.measured(plan, measure_s=0.1) for _ in range(3)]
+    return Speed(operations=max(each.operations for each in found), bytes=max(each.bytes for each in found))
+
+
+def expected_s(roof: Roofline, task: BenchTask, slowness: float) -> float:
+    """Seconds of all measurements but the first answers, which took so many times as long as at the limit."""
+    first_s, prefill_s = roof.first_token_s, roof.prefill_s(roof.prompt_tokens)
+    rounds = [2 * roof.vision_s, 2 * prefill_s, 2 * first_s, 2 * first_s, roof.clips_s(CLIPS) + roof.clips_s(1)]
+    rounds += [(1 + each) * first_s + 2 * roof.decode_s(each) for each in task.batches]
+    return sum(slowness * each * (1 + repeats_of(slowness * each, task.repeat)) for each in rounds)
+
+
+def _tokens_per_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
+    _, decode_s = tool.answer(asked, sequences=sequences)
+    return sequences * (asked.new_tokens - 1) / max(decode_s, SHORTEST_S)

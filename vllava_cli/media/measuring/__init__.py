@@ -1,1 +1,0 @@
-"""How long the frames of a clip take: ways to get them, each in a process of its own, that take turns."""
