@@ -20,7 +20,7 @@ def write_sheet(frames: Frames, recipe: VideoRecipe, target: Path | None = None,
     """Writes the frames as the model sees them; returns where: `target`, or a free name in that or this folder.
 
     Errors: OutputError for a file that is there already or can't be written, UsageError as `form_of`, MediaError as
-    `square.seen`.
+    `contact_sheet.seen`.
     """
     from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
 

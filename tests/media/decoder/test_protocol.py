@@ -63,7 +63,7 @@ def test_frames_that_differ_all_cross() -> None:
 
 def test_frames_are_as_large_as_their_clip_unless_tiles_were_asked_for() -> None:
     tiles, line = PIXELS[:, :, :2], protocol.result_line(replace(FRAMES, pixels=PIXELS[:, :, :2]))
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(line, tiles.tobytes())
     frames = answer(line, tiles.tobytes(), request=replace(REQUEST, tiles="whole"))
     assert (frames.clip, frames.pixels.tolist()) == (CLIP, tiles.tolist())
