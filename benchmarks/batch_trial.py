@@ -1,4 +1,4 @@
-"""Lets the snippet's loop and `vllava batch` do the same jobs in turns, each time as a whole process."""
+"""Lets the snippet's loop and `vllava batch` do the same jobs alternately, each time as a whole process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lets the decoders take turns on one file, and the plain and the guarded sampler on many short ones."""
+"""Lets the decoders alternate on one file, and the plain and the guarded sampler on many short ones."""
 
 from __future__ import annotations
 

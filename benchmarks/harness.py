@@ -1,4 +1,4 @@
-"""The harness of all benchmarks: workers take turns, each repeat is a process of its own, and its cost is recorded."""
+"""The harness of all benchmarks: workers alternate, each repeat is a process of its own, and its cost is recorded."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ def changes_table(trial: TrialChange, width: int | None) -> str:
     rows = [["", "", "then", "now", "change", "the snippet's"]]
     for each in trial.lines:
         changes = (each.factor, each.verdict), (each.snippet_factor, each.snippet_verdict)
-        told = (change(factor, verdict, is_memory=each.unit == "MiB") for factor, verdict in changes)
-        rows.append([each.name, each.unit, number(each.then), number(each.now), *told])
+        words = (change(factor, verdict, is_memory=each.unit == "MiB") for factor, verdict in changes)
+        rows.append([each.name, each.unit, number(each.then), number(each.now), *words])
     brief = [row[:-1] for row in rows]
     return aligned([(rows, 2), (brief, 2), (brief, 1)], width)
 

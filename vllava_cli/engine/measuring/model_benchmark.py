@@ -1,6 +1,6 @@
 """Measures a model: this tool beside the documentation's snippet beside the limit of the device.
 
-Both compute in one process with the same weights, take turns, and are asked the same.
+Both compute in one process with the same weights, alternate, and are asked the same.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class ModelBenchmark:
         return replace(asked, new_tokens=min(left, max(LEAST_TOKENS, self.task.new_tokens)))
 
     def _load(self) -> Figure:
-        """Loads both in turns; the last two stay. The limit is the time that the files' bytes take in a large copy."""
+        """Loads both alternately; the last two stay. The limit is the time of a large copy of the files' bytes."""
         plan, tokens, device, found = self.plan, self.asked.tokens, self.plan.device, dict[str, Any]()
         folder = tokens.checkpoint.folder
 

@@ -1,4 +1,4 @@
-"""The seconds and the memory of work on a device, and two tools that take turns while they are measured."""
+"""The seconds and the memory of work on a device, and measurements that alternate."""
 
 from __future__ import annotations
 
