@@ -15,8 +15,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.harness import ProcessError, alternate, run_module
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, DecodeLimits, Frames, Framing
