@@ -205,4 +205,5 @@ def _guarded(guard: DecoderClient, path: Path) -> DecoderResult:
     frames: Frames = guard.sample(path, Framing())
     seconds = time.perf_counter() - started_s
     offsets_s = tuple(time_s - frames.times_s[0] for time_s in frames.times_s)
-    return DecoderResult(seconds=(seconds,), digest=hashlib.sha256(frames.pixels.data).hexdigest(), times_s=offsets_s)
+    digest = hashlib.sha256(frames.pixels.tobytes()).hexdigest()
+    return DecoderResult(seconds=(seconds,), digest=digest, times_s=offsets_s)

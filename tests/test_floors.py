@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,10 @@ def test_no_test_module_imports_another() -> None:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         others = [name for name in imports(path) if name.startswith("tests.") and ".test_" in name]
         assert not others, f"{path.name} imports {others}"
+
+
+def test_the_tree_of_the_house_is_todays() -> None:
+    done = subprocess.run(
+        [sys.executable, PACKAGE.parent / "scripts" / "house", "--check"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.reference import transcript
 from vllava_cli import prompt
 from vllava_cli.errors import UsageError
 
@@ -19,10 +20,10 @@ FORMS = {
     "no media": (prompt.turn("Hello", []), "USER: Hello ASSISTANT:"),
     "a later turn": (prompt.turn("And then?"), "USER: And then? ASSISTANT:"),
     "three turns": (
-        prompt.transcript([("Q1", "A1"), ("Q2", "A2")], "Q3", ["video"]),
+        transcript([("Q1", "A1"), ("Q2", "A2")], "Q3", ["video"]),
         "USER: <video>\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT: A2 USER: Q3 ASSISTANT:",
     ),
-    "a transcript without turns": (prompt.transcript([], "Q1", ["video"]), "USER: <video>\nQ1 ASSISTANT:"),
+    "a transcript without turns": (transcript([], "Q1", ["video"]), "USER: <video>\nQ1 ASSISTANT:"),
 }
 
 

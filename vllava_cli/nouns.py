@@ -121,6 +121,10 @@ class VideoRecipe:
     std: tuple[float, float, float]
 
 
+Tiles = VideoRecipe | Literal["whole"]
+"""How frames become the tiles of a contact sheet: the squares of a recipe, or the whole of each, scaled to a tile."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """A LoRA adapter on disk whose weights are merged into a checkpoint's."""

@@ -28,17 +28,6 @@ def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
     return f"USER: {placeholders}{question} ASSISTANT:"
 
 
-def transcript(turns: Sequence[tuple[str, str]], question: str, kinds: Sequence[MediaKind]) -> str:
-    """Write the whole prompt of a question behind finished (question, answer) turns; the media come with the first."""
-    if not turns:
-        return turn(question, kinds)
-    (first, answer), *later = turns
-    text = f"{turn(first, kinds)} {answer}"
-    for asked, answer in later:
-        text += f" {turn(asked)} {answer}"
-    return f"{text} {turn(question)}"
-
-
 def expand(prompt: str, *, tokens_per_video: int, tokens_per_image: int) -> str:
     """Repeats each placeholder as often as its medium has tokens, so that the whole string can be tokenised at once."""
     counts = {"<video>": tokens_per_video, "<image>": tokens_per_image}

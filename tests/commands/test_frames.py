@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from PIL import Image
 from tests.clips import full_decode, reference_eight
 from tests.commands.shell import Shell
 from vllava_cli import demo
-from vllava_cli.commands.frames import frame_name, recipe_of
-from vllava_cli.media.contact_sheet import Sheet, sheet_picture
+from vllava_cli.commands.frames import Sheets, frame_name, recipe_of, run
+from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
 from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import DEFAULT_MODEL, Framing
@@ -49,7 +50,8 @@ def test_a_sheet_shows_the_squares_of_the_model_that_is_named(shell: Run, clip: 
     for words, fit in (([], "crop"), (["--fit", "pad"], "pad"), (["--fit", "squash"], "squash")):
         assert shell("frames", "-m", "demo", "--overwrite", clip, *words).code == 0
         with Reader() as reader:
-            expected = Sheet.seen(reader.sample(clip, Framing()), "clip.mp4", recipe, fit=fit)
+            frames = tiled(reader.sample(clip, Framing()), recipe, fit=fit)
+        expected = Sheet.of(frames, "clip.mp4", recipe, fit=fit)
         assert (tmp_path / "clip-frames.png").read_bytes() == sheet_picture(expected)
         assert expected.facts.endswith(f"; seen as 64x64, {fit}")
 
@@ -69,6 +71,39 @@ def test_each_frame_is_written_as_the_model_gets_it(shell: Run, clip: Path, tmp_
     )
     written = np.stack([np.asarray(Image.open(tmp_path / "out" / name)) for name in names(tmp_path / "out")])
     assert (written == reference_eight(full_decode(clip))).all()
+
+
+@pytest.mark.parametrize("words", [{}, {"is_whole": True}], ids=["seen", "whole"])
+def test_a_huge_picture_costs_the_caller_its_tile(words: dict[str, bool], tmp_path: Path) -> None:
+    large = huge_picture(tmp_path / "large.ppm", 4000)
+    assert peak_bytes(Sheets(clips=(large,), framing=Framing(), output=f"{tmp_path}/", **words)) < 4000 * 4000
+    assert names(tmp_path) == ["large-frames.png", "large.ppm"]
+
+
+def test_a_picture_that_is_shown_all_the_time_is_written_from_one_copy(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    huge_picture(tmp_path / "folder" / "large.ppm", 2000)
+    sheets = Sheets(clips=(tmp_path / "folder",), framing=Framing(), output=f"{tmp_path}/out/", is_each=True)
+    assert peak_bytes(sheets) < 2 * 3 * 2000 * 2000
+    assert len({path.read_bytes() for path in (tmp_path / "out").iterdir()}) == 1
+    assert len(names(tmp_path / "out")) == 8
+
+
+def huge_picture(path: Path, side: int) -> Path:
+    with path.open("wb") as file:
+        file.write(b"P6 %d %d 255\n" % (side, side))
+        file.truncate(file.tell() + 3 * side * side)
+    return path
+
+
+def peak_bytes(sheets: Sheets) -> int:
+    """What the caller's own arrays take at most while the frames are drawn."""
+    tracemalloc.start()
+    try:
+        assert run(sheets, Screen(is_quiet=True)) == 0
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_named_moments_come_in_the_order_given(shell: Run, clip: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vllava_cli.commands.sheets import free_sheet_path, name_of, sheet_path, title_of, write_sheet
-from vllava_cli.media.contact_sheet import Sheet, sheet_picture
+from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
 from vllava_cli.nouns import Clip, Frames, VideoRecipe
 
 RECIPE = VideoRecipe(short_side=56, crop_height=56, crop_width=56, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
@@ -37,14 +37,15 @@ def test_sheets_of_the_same_clip_get_names_of_their_own(frames: Frames, here: Pa
     written = [write_sheet(frames, RECIPE) for _ in range(3)]
     assert [str(path) for path in written] == ["holiday-frames.png", "holiday-frames-2.png", "holiday-frames-3.png"]
     assert names(here) == sorted(str(path) for path in written)
-    expected = sheet_picture(Sheet.seen(frames, "holiday.mp4", RECIPE))
+    expected = sheet_picture(Sheet.of(tiled(frames, RECIPE), "holiday.mp4", RECIPE))
     assert {path.read_bytes() for path in written} == {expected}
 
 
 def test_a_sheet_goes_to_the_file_or_folder_named(frames: Frames, tmp_path: Path) -> None:
     assert write_sheet(frames, RECIPE, tmp_path / "b.png", fit="pad") == tmp_path / "b.png"
     assert write_sheet(frames, RECIPE, tmp_path) == tmp_path / "holiday-frames.png"
-    assert (tmp_path / "b.png").read_bytes() == sheet_picture(Sheet.seen(frames, "holiday.mp4", RECIPE, fit="pad"))
+    expected = Sheet.of(tiled(frames, RECIPE, fit="pad"), "holiday.mp4", RECIPE, fit="pad")
+    assert (tmp_path / "b.png").read_bytes() == sheet_picture(expected)
     assert Image.open(io.BytesIO((tmp_path / "b.png").read_bytes())).format == "PNG"
     assert names(tmp_path) == ["b.png", "holiday-frames.png"]
 

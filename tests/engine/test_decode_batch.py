@@ -65,8 +65,8 @@ class Life:
         wanted = torch.stack([alone(self.engine, medium, fed) for medium, fed in self.prompts])
         assert len(self.batch) == len(self.prompts)
         assert float((self.batch.logits - wanted).abs().max()) < 1e-4
-        assert self.batch.is_held.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
-        assert len(self.batch.cache) == self.batch.is_held.shape[1]
+        assert self.batch.is_used.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
+        assert len(self.batch.cache) == self.batch.is_used.shape[1]
 
     def _newcomers(self) -> DecodeBatch:
         kind = self.random.choice(["video", "image"])
@@ -126,12 +126,12 @@ def test_columns_that_nobody_needs_go_with_the_row_that_did(random_engine: Engin
     batch = batch_of(random_engine, prompts[:2])
     batch.join(batch_of(random_engine, prompts[2:]))
     batch.leave([0, 1])
-    assert batch.is_held.shape[1] == long
+    assert batch.is_used.shape[1] == long
     batch.join(batch_of(random_engine, prompts[2:]))
     batch.leave([2])
-    assert (batch.is_held.shape[1], len(batch.cache)) == (other, other)
+    assert (batch.is_used.shape[1], len(batch.cache)) == (other, other)
     assert short < other < long
-    assert bool(batch.is_held.all())
+    assert bool(batch.is_used.all())
 
 
 def test_prefixes_that_are_read_together_are_those_of_each_alone_and_stay_as_they_are(

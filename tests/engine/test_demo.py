@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.engines import PATHS, ask, conversation_about, expanded, new_ids
-from tests.reference import Reference
+from tests.reference import Reference, transcript
 from vllava_cli import demo, prompt
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ContextError, UsageError
@@ -24,7 +24,7 @@ def generated(
 ) -> list[int]:
     kinds: list[MediaKind] = ["video" if path.suffix == ".mp4" else "image" for path in paths]
     made = reference.answer(
-        expanded(engine, prompt.transcript(turns, question, kinds)),
+        expanded(engine, transcript(turns, question, kinds)),
         videos=[path for path, kind in zip(paths, kinds, strict=True) if kind == "video"],
         images=[path for path, kind in zip(paths, kinds, strict=True) if kind == "image"],
         max_new_tokens=40,

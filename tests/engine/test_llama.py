@@ -106,14 +106,14 @@ def test_rows_that_are_padded_are_read_as_alone() -> None:
     llama = llama_of(holder)
     short, long = torch.randint(60, (1, 3)), torch.randint(60, (1, 6))
     together = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1), long])
-    is_held = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
+    is_used = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
     with torch.inference_mode():
         alone = [llama(llama.embedded(ids), KVCache(2).layers)[0, -1] for ids in (short, long)]
         mine = llama(
             llama.embedded(together),
             KVCache(2).layers,
-            positions=(is_held.cumsum(1) - 1).clamp(min=0),
-            mask=padded_mask(is_held, 6),
+            positions=(is_used.cumsum(1) - 1).clamp(min=0),
+            mask=padded_mask(is_used, 6),
         )
     torch.testing.assert_close(mine[:, -1], torch.stack(alone))
 

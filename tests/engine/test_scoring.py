@@ -126,15 +126,15 @@ def batch(
         gap = longest - len(ids)
         rows.append(torch.cat([row[:shared], torch.randn(gap, row.shape[1]), row[shared:]]))
         held.append([True] * shared + [False] * gap + [True] * (len(ids) - shared))
-    is_held = torch.tensor(held)
+    is_used = torch.tensor(held)
     with torch.inference_mode():
         hidden = engine.model.model.language_model(
             inputs_embeds=torch.stack(rows),
-            attention_mask=is_held.long(),
-            position_ids=(is_held.cumsum(1) - 1).clamp(min=0),
+            attention_mask=is_used.long(),
+            position_ids=(is_used.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,
         )[0]
-        return cache, is_held, engine.model.lm_head(hidden[:, -1])
+        return cache, is_used, engine.model.lm_head(hidden[:, -1])
 
 
 QUESTIONS = ("Why?", QUESTION, "What is it that happens in this video, and which way does it go?")
@@ -155,9 +155,9 @@ def test_a_batch_of_prompts_is_scored_as_each_alone(
     talks = [Conversation(attached=(medium,)) for medium in media]
     prompts = [engine.tokens.prompt_ids(talk, text) for talk, text in zip(talks, QUESTIONS, strict=True)]
     assert len(set(map(len, prompts))) == 3
-    cache, is_held, logits = batch(engine, prompts, media, shared=shared)
+    cache, is_used, logits = batch(engine, prompts, media, shared=shared)
     before = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
-    found = log_likelihoods(engine.llama, cache, is_held, logits, engine.tokens.option_ids(PHRASES))
+    found = log_likelihoods(engine.llama, cache, is_used, logits, engine.tokens.option_ids(PHRASES))
     wanted = [naive(engine, reference, talk, text, PHRASES) for talk, text in zip(talks, QUESTIONS, strict=True)]
     assert found.numpy() == pytest.approx(np.array(wanted), abs=1e-3)
     assert np.array(probabilities(found)) == pytest.approx(np.array([softmax(row) for row in wanted]), abs=1e-4)

@@ -27,6 +27,7 @@ from vllava_cli.media.contact_sheet import (
     seen,
     sheet_layout,
     sheet_picture,
+    tiled,
 )
 from vllava_cli.nouns import Clip, Frames, MediaKind, VideoRecipe
 
@@ -87,7 +88,7 @@ def test_tiles_are_laid_out(count: int, width: int, height: int, expected: tuple
 )
 def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int, height: int) -> None:
     shown, layout = frames(count, width, height), sheet_layout(count, width, height)
-    sheet = drawn(sheet_picture(Sheet.whole(shown, "a.mp4")))
+    sheet = drawn(sheet_picture(Sheet.of(shown, "a.mp4", "whole")))
     assert sheet.shape == (layout.size[1], layout.size[0], 3)
     for number in range(count):
         left, top = layout.corner(number)
@@ -102,13 +103,13 @@ def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int
 def test_a_video_has_times_and_an_image_has_none() -> None:
     layout = sheet_layout(1, 640, 480)
     below = slice(layout.corner(0)[1] + layout.tile[1], None)
-    assert (drawn(sheet_picture(Sheet.whole(frames(1, 640, 480), "a")))[below] != PAPER).any()
-    assert (drawn(sheet_picture(Sheet.whole(frames(1, 640, 480, kind="image"), "a")))[below] == PAPER).all()
+    assert (drawn(sheet_picture(Sheet.of(frames(1, 640, 480), "a", "whole")))[below] != PAPER).any()
+    assert (drawn(sheet_picture(Sheet.of(frames(1, 640, 480, kind="image"), "a", "whole")))[below] == PAPER).all()
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "\x1b]0;owned\x07\n\u202e.mp4", "été Привет 你好 🎬", "\udcff.mp4", ""])
 def test_any_name_leaves_the_margins_free(name: str) -> None:
-    sheet = drawn(sheet_picture(Sheet.whole(frames(1, 16, 16), name)))
+    sheet = drawn(sheet_picture(Sheet.of(frames(1, 16, 16), name, "whole")))
     assert sheet.shape[1] == 600
     assert (sheet[:, -28:] == PAPER).all()
 
@@ -146,16 +147,16 @@ def test_times_are_told(time_s: float, text: str) -> None:
 def test_a_sheet_tells_what_the_model_sees() -> None:
     recipe = VideoRecipe(short_side=64, crop_height=56, crop_width=56, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
     shown = frames(2, 640, 360)
-    sheet = Sheet.seen(shown, "a.mp4", recipe, fit="pad")
+    sheet = Sheet.of(tiled(shown, recipe, fit="pad"), "a.mp4", recipe, fit="pad")
     assert (sheet.name, sheet.facts, sheet.labels) == (
         "a.mp4",
         "640x360, h264, 29.97 frames a second, 0:12.50; seen as 56x56, pad",
         ("0:00.00", "0:01.50"),
     )
     assert (sheet.tiles == seen(shown, recipe, fit="pad")).all()
-    whole = Sheet.whole(frames(1, 640, 360, kind="image"), "b.jpg")
+    whole = Sheet.of(tiled(frames(1, 640, 360, kind="image"), "whole"), "b.jpg", "whole")
     assert (whole.name, whole.facts, whole.labels) == ("b.jpg", "640x360, jpeg", ("",))
-    assert whole.tiles.shape == (1, 360, 640, 3)
+    assert whole.tiles.shape == (1, 202, 360, 3)
 
 
 def test_one_frame_is_written_as_it_is() -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.clips import Pixels
 from vllava_cli.errors import CheckpointError, MediaError
@@ -136,6 +137,26 @@ def test_a_squashed_video_shows_everything_distorted() -> None:
     )
     assert squashed.shape == (1, 2, 3, 64, 64)
     assert np.abs(squashed - normalised(resized)).max() < 2.5 / 255 / min(STD)
+
+
+class Largest(TorchDispatchMode):
+    """How many bytes the largest tensor has that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, _types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_what_is_made_on_the_way_to_the_square_is_of_one_frame_at_a_time(fit: Fit) -> None:
+    frames = frames_of(np.zeros((8, 400, 600, 3), np.uint8))
+    with Largest() as largest:
+        assert video_pixels(frames, recipe(64, 64), fit=fit).shape == (1, 8, 3, 64, 64)
+    assert 0 < largest.bytes <= 3 * 600 * (600 if fit == "pad" else 400)
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.select import check_trim, choose, first_tick, in_play, pick, reference, shown_at, spread
-from vllava_cli.nouns import Clip, Frames, Framing
+from vllava_cli.nouns import Clip, Fit, Frames, Framing
 
 TIMES_S = tuple(index / 2 for index in range(8))
 
@@ -167,9 +167,32 @@ def test_a_tenth_of_a_second_is_the_tick_at_a_tenth() -> None:
 def test_fewer_frames_than_the_model_sees_are_repeated_evenly() -> None:
     clip = Clip(path=Path("a.mp4"), kind="video", width=1, height=1, frame_count=9)
     pixels = np.arange(9, dtype=np.uint8).reshape(3, 1, 1, 3)
-    frames = spread(Frames(clip=clip, pixels=pixels, times_s=(4.0, 1.0, 2.0)))
+    frames = spread(Frames(clip=clip, pixels=pixels, times_s=(4.0, 1.0, 2.0)), "crop")
     assert frames.pixels[:, 0, 0, 0].tolist() == [0, 0, 0, 3, 3, 3, 6, 6]
     assert frames.times_s == (4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 2.0, 2.0)
     with pytest.raises(UsageError) as error:
-        spread(frames, wanted=7)
+        spread(frames, "crop", wanted=7)
     assert str(error.value) == "8 frames are more than the 7 that the model sees. Name fewer."
+
+
+@pytest.mark.parametrize(
+    ("fit", "good", "bad"),
+    [
+        ("crop", (1000, 1), (1001, 1)),
+        ("crop", (224, 224_000), (224, 224_001)),
+        ("pad", (16_384, 5400), (5400, 16_385)),
+        ("squash", (1, 262_144), (262_145, 341)),
+    ],
+)
+def test_a_frame_that_grows_too_large_on_its_way_to_the_square_is_refused(
+    fit: Fit, good: tuple[int, int], bad: tuple[int, int]
+) -> None:
+    def shown(width: int, height: int) -> Frames:
+        clip = Clip(path=Path("a.png"), kind="image", width=width, height=height, frame_count=1)
+        return spread(Frames(clip=clip, pixels=np.empty((1, height, width, 3), np.uint8), times_s=(0.0,)), fit)
+
+    assert shown(*good).pixels.shape == (1, good[1], good[0], 3)
+    with pytest.raises(MediaError) as error:
+        shown(*bad)
+    sentence = f"A frame of {bad[0]}x{bad[1]} is too long and thin for --fit {fit}."
+    assert str(error.value) == f"{sentence} Cut a part out of it, or scale it down."

@@ -6,16 +6,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
 from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, VideoRecipe
+from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, Tiles, VideoRecipe
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
-
-if TYPE_CHECKING:
-    from vllava_cli.media.contact_sheet import Sheet
 
 STDOUT = "-"
 _REMEDY = "Give --overwrite to replace it, or another name with -o."
@@ -51,7 +47,7 @@ def run(sheets: Sheets, screen: Screen) -> int:
     _check(sheets, screen)
     from vllava_cli.media.decoder.stdin_file import Reader
 
-    recipe = None if sheets.is_whole or sheets.is_each else recipe_of(sheets.model, screen)
+    tiles: Tiles | None = None if sheets.is_each else "whole" if sheets.is_whole else recipe_of(sheets.model, screen)
     if _is_folder(sheets) and sheets.output:
         make_folder(Path(sheets.output))
     failures = 0
@@ -61,8 +57,8 @@ def run(sheets: Sheets, screen: Screen) -> int:
                 if _is_one_file(sheets):
                     _check_free(_target(sheets, clip), sheets)
                 with screen.waiting(f"Reading {clip}"):
-                    frames = reader.sample(clip, sheets.framing)
-                _deliver(frames, recipe, sheets, screen)
+                    frames = reader.sample(clip, sheets.framing, tiles=tiles)
+                _deliver(frames, tiles, sheets, screen)
             except (UsageError, ClosedPipeError):
                 raise
             except (MediaError, OutputError) as exc:
@@ -137,9 +133,9 @@ def _is_one_file(sheets: Sheets) -> bool:
     return not (sheets.is_each or _is_only_shown(sheets) or sheets.output == STDOUT)
 
 
-def _deliver(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen: Screen) -> None:
+def _deliver(frames: Frames, tiles: Tiles | None, sheets: Sheets, screen: Screen) -> None:
     """Writes and draws what was asked for, and says what was written, a line each."""
-    written = _write_each(frames, sheets) if sheets.is_each else _write_sheet(frames, recipe, sheets, screen)
+    written = _write_sheet(frames, tiles, sheets, screen) if tiles else _write_each(frames, sheets)
     if sheets.is_json:
         times_s = None if frames.kind == "image" else [round(time_s, 4) for time_s in frames.times_s]
         path, outputs = str(frames.clip.path), [str(path) for path in written]
@@ -151,10 +147,10 @@ def _deliver(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen:
         screen.notice(fault)
 
 
-def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, screen: Screen) -> list[Path]:
-    from vllava_cli.media.contact_sheet import sheet_picture
+def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -> list[Path]:
+    from vllava_cli.media.contact_sheet import Sheet, sheet_picture
 
-    sheet = _sheet(frames, recipe, sheets)
+    sheet = Sheet.of(frames, title_of(frames.clip.path), tiles, fit=sheets.framing.fit)
     if sheets.is_shown and screen.is_terminal:
         screen.picture(sheet)
     if sheets.output == STDOUT:
@@ -163,13 +159,6 @@ def _write_sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets, scr
         return []
     target = _target(sheets, frames.clip.path)
     return [write(target, sheet_picture(sheet, form_of(target)), is_overwriting=sheets.is_overwriting)]
-
-
-def _sheet(frames: Frames, recipe: VideoRecipe | None, sheets: Sheets) -> Sheet:
-    from vllava_cli.media.contact_sheet import Sheet
-
-    name = title_of(frames.clip.path)
-    return Sheet.seen(frames, name, recipe, fit=sheets.framing.fit) if recipe else Sheet.whole(frames, name)
 
 
 def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:

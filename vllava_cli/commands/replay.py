@@ -238,7 +238,7 @@ def _sampled(clip: RecordedClip, reader: Reader) -> Frames:
 
     path = Path(clip.path)
     try:
-        frames = spread(reader.sample(path, clip.shown.framing))
+        frames = spread(reader.sample(path, clip.shown.framing), clip.shown.framing.fit)
     except (MediaError, UsageError) as exc:
         raise ReplayError(str(exc)) from exc
     times_s = None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)

@@ -20,15 +20,16 @@ def write_sheet(frames: Frames, recipe: VideoRecipe, target: Path | None = None,
     """Writes the frames as the model sees them; returns where: `target`, or a free name in that or this folder.
 
     Errors: OutputError for a file that is there already or can't be written, UsageError as `form_of`, MediaError as
-    `square.seen`.
+    `contact_sheet.seen`.
     """
-    from vllava_cli.media.contact_sheet import Sheet, sheet_picture
+    from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
 
     clip = frames.clip.path
     if target is None or os.path.isdir(target):
         target = free_sheet_path(clip, target or Path())
     form = form_of(target)
-    return write(target, sheet_picture(Sheet.seen(frames, title_of(clip), recipe, fit=fit), form))
+    sheet = Sheet.of(tiled(frames, recipe, fit=fit), title_of(clip), recipe, fit=fit)
+    return write(target, sheet_picture(sheet, form))
 
 
 def form_of(target: Path) -> PictureForm:

@@ -134,7 +134,7 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     from vllava_cli.media.select import spread
 
     with screen.waiting("Reading frames"):
-        media = tuple(spread(reader.sample(clip, framing)) for clip, framing in clips)
+        media = tuple(spread(reader.sample(clip, framing), framing.fit) for clip, framing in clips)
     for fault in (fault for medium in media for fault in medium.clip.faults):
         screen.notice(fault)
     return media

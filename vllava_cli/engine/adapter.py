@@ -144,12 +144,12 @@ def changes(checkpoint: Checkpoint) -> list[ModuleChange]:
     is_rooted = bool(settings.get("use_rslora"))
     found: dict[str, ModuleChange] = {}
     shapes = hub.shapes_in(adapter.folder / ADAPTER_WEIGHTS)
-    places = tensors_of(checkpoint.folder)
+    stored = tensors_of(checkpoint.folder)
     lost = []
     for name, shape in shapes.items():
         match = _TENSOR.fullmatch(name)
         module = plain(match["module"]) if match else ""
-        if match is None or not _fits(match["part"], shape, places, module):
+        if match is None or not _fits(match["part"], shape, stored, module):
             lost.append(name)
             continue
         alpha = _alpha(adapter.folder / ADAPTER_CONFIG, settings, match["module"])
@@ -180,15 +180,15 @@ def plain(name: str) -> str:
     return name.replace("language_model.lm_head", "lm_head").replace("_tower.vision_model.", "_tower.")
 
 
-def _fits(part: str, shape: tuple[int, ...], places: Mapping[str, StoredTensor], module: str) -> bool:
+def _fits(part: str, shape: tuple[int, ...], stored: Mapping[str, StoredTensor], module: str) -> bool:
     """True if a part of a change has the shape that its module needs."""
     if part in ("weight", "bias"):
-        place = places.get(f"{module}.{part}")
-        return place is not None and place.shape == shape
-    place = places.get(f"{module}.weight")
-    if place is None or not shape:
+        tensor = stored.get(f"{module}.{part}")
+        return tensor is not None and tensor.shape == shape
+    tensor = stored.get(f"{module}.weight")
+    if tensor is None or not shape:
         return False
-    out, into = place.shape[0], place.shape[1:]
+    out, into = tensor.shape[0], tensor.shape[1:]
     sizes = {
         "lora_A.weight": (shape[0], *into),
         "lora_B.weight": (out, *shape[1:2], *(1 for _ in into[1:])),
@@ -329,11 +329,11 @@ def _add(module: Any, tensors: dict[str, torch.Tensor], change: ModuleChange) ->
         lora_bias="lora_B.bias" in tensors,
     )
     tuner = LoraModel(nn.ModuleDict({"part": module}), config, "default")
-    places = dict(tuner.model["part"].named_parameters())
+    parameters = dict(tuner.model["part"].named_parameters())
     for part, tensor in tensors.items():
         kind, _, rest = part.partition(".")
         name = ".".join(filter(None, (kind, "default", rest or ("weight" if kind == "lora_magnitude_vector" else ""))))
-        places[name].data = tensor.to(module.weight.device, float32)
+        parameters[name].data = tensor.to(module.weight.device, float32)
     tuner.merge_and_unload(safe_merge=True)
 
 

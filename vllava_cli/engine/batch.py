@@ -230,7 +230,7 @@ class BatchScheduler(Generic[K]):
 
     def _score(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
         """Ends rows that choose among given answers: they are done as soon as their prompts are read."""
-        scores = self.engine.score(batch.cache, batch.is_held, batch.logits, rows, NEVER)
+        scores = self.engine.score(batch.cache, batch.is_used, batch.logits, rows, NEVER)
         for row, probabilities in zip(rows, scores, strict=True):
             try:
                 row.choose(probabilities)
@@ -296,7 +296,7 @@ class DecodeBatch:
 
     llama: Llama
     cache: KVCache
-    is_held: Tensor
+    is_used: Tensor
     """[B, L] bool: which of the cache's positions belong to a row."""
     logits: Tensor
 
@@ -313,42 +313,42 @@ class DecodeBatch:
         cache = KVCache(len(llama.blocks))
         for layer, *parts in zip(cache.layers, *(prefix.layers for prefix in prefixes), strict=True):
             layer.put(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
-        is_held = torch.ones((len(prefixes), len(cache)), dtype=torch.bool, device=llama.device)
-        batch = cls(llama=llama, cache=cache, is_held=is_held, logits=torch.empty(0))
+        is_used = torch.ones((len(prefixes), len(cache)), dtype=torch.bool, device=llama.device)
+        batch = cls(llama=llama, cache=cache, is_used=is_used, logits=torch.empty(0))
         batch._feed(*left_padded(rests, llama.device), cancel)
         return batch
 
     def __len__(self) -> int:
-        return len(self.is_held)
+        return len(self.is_used)
 
     @torch.inference_mode()
     def step(self, ids: abc.Sequence[int]) -> None:
         """Feeds one id to each row."""
-        self._feed(*left_padded([[token] for token in ids], self.is_held.device))
+        self._feed(*left_padded([[token] for token in ids], self.is_used.device))
 
     @torch.inference_mode()
     def leave(self, staying: abc.Sequence[int]) -> None:
         """Keeps these rows only, and no columns that they don't need."""
-        rows = torch.tensor(staying, device=self.is_held.device)
-        is_held, self.logits = self.is_held[rows], self.logits[rows]
-        first = int(is_held.any(dim=0).int().argmax())
+        rows = torch.tensor(staying, device=self.is_used.device)
+        is_used, self.logits = self.is_used[rows], self.logits[rows]
+        first = int(is_used.any(dim=0).int().argmax())
         start = first if first >= LEAST_TRIMMED else 0
-        self.is_held = is_held[:, start:]
+        self.is_used = is_used[:, start:]
         for layer in self.cache.layers:
             layer.put(layer.keys[rows, :, start:], layer.values[rows, :, start:])
 
     @torch.inference_mode()
     def join(self, other: DecodeBatch) -> None:
         """Adds the other's rows behind these; the shorter ones are padded on their left."""
-        length = max(self.is_held.shape[1], other.is_held.shape[1])
+        length = max(self.is_used.shape[1], other.is_used.shape[1])
         self.logits = torch.cat([self.logits, other.logits])
-        self.is_held = torch.cat([pad(each.is_held, (length - each.is_held.shape[1], 0)) for each in (self, other)])
+        self.is_used = torch.cat([pad(each.is_used, (length - each.is_used.shape[1], 0)) for each in (self, other)])
         for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
             mine.put(_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
 
     def _feed(self, ids: Tensor, is_real: Tensor, cancel: Cancel = NEVER) -> None:
         """Feeds [B, new] ids behind the cache's; a row's real ones stand on the right."""
-        hidden, self.is_held = feed_rows(self.llama, self.cache.layers, self.is_held, ids, is_real, cancel)
+        hidden, self.is_used = feed_rows(self.llama, self.cache.layers, self.is_used, ids, is_real, cancel)
         self.logits = self.llama.logits(hidden[:, -1])
 
 

@@ -1,4 +1,4 @@
-"""Steps of decoding over a cache that doesn't move, so that a GPU can be told a whole step at once.
+"""Steps of decoding over a cache that doesn't move, so that a GPU can be given a whole step at once.
 
 On CUDA a step is captured as a graph, once for each length of cache in parts of `PART_TOKENS`: what takes the host a
 thousand calls takes one then. Where capturing isn't possible, and on other devices, the same step runs call by call.
@@ -24,14 +24,14 @@ _UNSEEN = -30000.0
 Replay = Callable[[], object]
 """Runs a recorded step once more."""
 Recorder = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
-"""Records what a function does: gives the step, and where it leaves its result."""
+"""Records a function: returns the step, and the tensor that it leaves its result in."""
 ROUNDINGS = 64
 """A captured step may differ from the plain one by so many roundings of the largest logit."""
 
 
 @dataclass(kw_only=True)
 class _Fixed:
-    """A layer's room as far as a step looks: what is appended goes to a position that only the device knows."""
+    """A layer's buffers as far as a step looks; a token is written to a position that only the device knows."""
 
     keys: Tensor
     """[1, kv heads, L, size], of which the positions behind `position` hold nothing yet."""
@@ -47,7 +47,7 @@ class _Fixed:
 class CudaGraphDecoder:
     """Feeds one token after another into a cache of one row that stays where it is.
 
-    The layers don't count what is fed: `KVCache.hold` sets their length at the end.
+    The layers don't count what is fed: `KVCache.set_length` sets their length at the end.
     """
 
     def __init__(

@@ -75,20 +75,20 @@ def step(llama: Llama, token: torch.Tensor, cache: KVCache, held: int, cancel: C
 def feed_rows(
     llama: Llama,
     layers: Sequence[CacheLayer],
-    is_held: torch.Tensor,
+    is_used: torch.Tensor,
     ids: torch.Tensor,
     is_real: torch.Tensor,
     cancel: Cancel = NEVER,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Feeds ids [B, T], of which `is_real`, behind L positions of a cache, of which `is_held` [B, L] belong to a row.
+    """Feeds ids [B, T], of which `is_real`, behind L positions of a cache, of which `is_used` [B, L] belong to a row.
 
-    Returns the hidden states [B, T, hidden] and the new `is_held` [B, L + T]. Each row keeps its own positions: padding
+    Returns the hidden states [B, T, hidden] and the new `is_used` [B, L + T]. Each row keeps its own positions: padding
     is masked and not counted, so a row has the logits that it would have alone, up to the rounding of a larger product.
     """
-    positions = is_held.sum(1, keepdim=True) + (is_real.cumsum(1) - 1).clamp(min=0)
-    is_held = torch.cat([is_held, is_real], dim=1)
-    mask = padded_mask(is_held, ids.shape[1])
-    return llama(llama.embedded(ids), layers, positions=positions, mask=mask, cancel=cancel), is_held
+    positions = is_used.sum(1, keepdim=True) + (is_real.cumsum(1) - 1).clamp(min=0)
+    is_used = torch.cat([is_used, is_real], dim=1)
+    mask = padded_mask(is_used, ids.shape[1])
+    return llama(llama.embedded(ids), layers, positions=positions, mask=mask, cancel=cancel), is_used
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +104,7 @@ def _read(llama: Llama, inputs: torch.Tensor, cache: KVCache, held: int, cancel:
     try:
         return llama(inputs, cache.layers, start=held, cancel=cancel)
     except CancelError:
-        cache.hold(held)
+        cache.set_length(held)
         raise
 
 
@@ -131,12 +131,14 @@ def memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
     """The error with the memory that was needed, that is free, and the remedies that the plan doesn't use yet."""
     free = free_gib(free_bytes(device))
     counted = f"; the plan counted {_planned(plan)}, and {free} GiB are free now" if plan else ""
-    ways = ["close other programs"]
+    remedies = ["close other programs"]
     if plan is None or plan.quantisation != "4bit":
-        ways.append("try --precision 4bit")
+        remedies.append("try --precision 4bit")
     if device != "cpu":
-        ways.append("try --device cpu")
-    return MemoryShortError(f"The memory of {device} ran out while the model worked{counted}: {', or '.join(ways)}.")
+        remedies.append("try --device cpu")
+    return MemoryShortError(
+        f"The memory of {device} ran out while the model worked{counted}: {', or '.join(remedies)}."
+    )
 
 
 def _planned(plan: LoadPlan) -> str:

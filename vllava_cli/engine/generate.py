@@ -136,14 +136,14 @@ class Engine:
             return step(self.llama, token, self._read_cache.cache, held, cancel)
 
     def score(
-        self, cache: KVCache, is_held: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
+        self, cache: KVCache, is_used: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
     ) -> list[tuple[float, ...]]:
         """The probability of each choice behind each sequence's prompt; all choose among the same ones.
 
         The arguments are those of `log_likelihoods`. Errors: CancelError.
         """
         first = sequences[0]
-        scores = log_likelihoods(self.llama, cache, is_held, logits, first.options, cancel)
+        scores = log_likelihoods(self.llama, cache, is_used, logits, first.options, cancel)
         if not first.sampling.is_calibrated:
             return probabilities(scores)
         blank = [self.calibrator.scores(each.prompt.ids, each.options, cancel) for each in sequences]
@@ -173,16 +173,16 @@ class Engine:
         logits = self.read(sequence.prompt, cancel=cancel)
         cache = self._read_cache
         if sequence.options:
-            is_held = torch.ones(1, len(cache.ids), dtype=torch.bool, device=logits.device)
+            is_used = torch.ones(1, len(cache.ids), dtype=torch.bool, device=logits.device)
             with memory_faults(self.plan.device, self.plan):
-                scores = self.score(cache.cache, is_held, logits[None], [sequence], cancel)
+                scores = self.score(cache.cache, is_used, logits[None], [sequence], cancel)
             sequence.choose(scores[0])
             return
         try:
             token = sequence.pick(logits)
             while True:
                 reading, held = _Reading(token), len(cache.ids)
-                if self.runs_ahead:  # the last token that the context holds is still read: there is room for it
+                if self.runs_ahead:  # the last token that the context holds is still read: there is capacity for it
                     token = self._next(sequence, token, held, cancel)
                 number = reading.value()
                 if self.runs_ahead:
@@ -197,7 +197,7 @@ class Engine:
                     cache.ids.append(number)
         finally:
             if self.prompt_cache is cache:
-                cache.cache.hold(len(cache.ids))
+                cache.cache.set_length(len(cache.ids))
 
     def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> Turn:
         """Adds the turn as far as it came to the conversation."""
@@ -243,7 +243,7 @@ class Engine:
                 record=CudaRecorder() if is_captured else None,
                 notice=self.log.notice,
             )
-        self.graph.cache.hold(0)
+        self.graph.cache.set_length(0)
         return self.graph.cache
 
 

@@ -42,7 +42,7 @@ def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Sou
     if source is None or (missing and not _is_adapter(source.folder)):
         return _described(ask(model, revision, lack=lack(model, source, missing)), log=log)
     if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
-        with suppress(HubError):  # a checkpoint can be used as it is, and of an adapter it will be told what it is
+        with suppress(HubError):  # a checkpoint can be used as it is; an adapter is refused later
             return _described(ask(model, source.revision, lack=lack(model, source, unknown)), log=log)
     return source
 

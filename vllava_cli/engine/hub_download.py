@@ -303,8 +303,8 @@ def _all(futures: Iterable[Future[Found]]) -> list[Found]:
 def _check_space(listing: Listing, files: list[RemoteFile]) -> None:
     """Errors: HubError where the disk is too small for what is missing."""
     left = sum((file.size or 0) - file.bytes_here for file in files)
-    place = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    existing = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     if left > free:
         raise HubError(
             f"The {listing.kind} {listing.model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has "

@@ -49,19 +49,20 @@ class PreallocatedCacheLayer:
         if length + new > self.capacity:
             size = max(length + new + SPARE_TOKENS, self._least_capacity)
             self._buffers = _enlarged(self.keys, size), _enlarged(self.values, size)
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer.narrow(2, length, new).copy_(states)
-        self.hold(length + new)
+        keys, values = self.buffers
+        keys.narrow(2, length, new).copy_(key_states)
+        values.narrow(2, length, new).copy_(value_states)
+        self.keys, self.values = keys.narrow(2, 0, length + new), values.narrow(2, 0, length + new)
         return self.keys, self.values
 
     def put(self, keys: Tensor, values: Tensor) -> None:
         """Replaces what the layer holds. The tensors may share memory with others: nothing is written into them."""
         self.keys, self.values, self._buffers = keys, values, None
 
-    def hold(self, length: int) -> None:
+    def set_length(self, length: int) -> None:
         """Sets how many first positions of the buffers are held; does nothing where there is no buffer yet."""
         if self._buffers:
-            self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+            self.keys, self.values = (buffer.narrow(2, 0, length) for buffer in self._buffers)
 
 
 class KVCache:
@@ -73,10 +74,10 @@ class KVCache:
     def __len__(self) -> int:
         return len(self.layers[0])
 
-    def hold(self, length: int) -> None:
+    def set_length(self, length: int) -> None:
         """Cuts every layer back to its first positions, also where some hold more than others."""
         for layer in self.layers:
-            layer.hold(length)
+            layer.set_length(length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class PromptCache:
 
     def crop(self, length: int) -> None:
         """Forgets everything behind the first `length` ids."""
-        self.cache.hold(length)
+        self.cache.set_length(length)
         del self.ids[length:]
 
 

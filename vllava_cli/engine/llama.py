@@ -1,7 +1,7 @@
 """The language model's pass in as few operations as it takes: transformers' weights, without its modules' calls.
 
 A token of a small model costs what Python and PyTorch spend on calling operations: here these are a third as many.
-Query, key and value are one product, so are the two ways into the MLP; both residual sums are part of a product.
+Query, key and value are one product, so are the two into the MLP; both residual sums are part of a product.
 """
 
 from __future__ import annotations
@@ -291,16 +291,16 @@ def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
-def padded_mask(is_held: Tensor, new: int) -> Tensor | None:
-    """[B, 1, new, L] for rows of which `is_held` [B, L] says what is theirs; None where the causal mask does.
+def padded_mask(is_used: Tensor, new: int) -> Tensor | None:
+    """[B, 1, new, L] for rows of which `is_used` [B, L] says what is theirs; None where the causal mask does.
 
     The last `new` positions are those that ask. One that is padding sees itself, since a softmax over nothing is NaN.
     """
-    if bool(is_held.all()):
+    if bool(is_used.all()):
         return None
-    seen = is_held[:, None, None]
+    seen = is_used[:, None, None]
     if new == 1:
         return seen
-    mine = torch.ones(new, is_held.shape[1], dtype=torch.bool, device=is_held.device)
-    before = mine.tril(is_held.shape[1] - new)
-    return (before & seen) | (before & mine.triu(is_held.shape[1] - new))
+    mine = torch.ones(new, is_used.shape[1], dtype=torch.bool, device=is_used.device)
+    before = mine.tril(is_used.shape[1] - new)
+    return (before & seen) | (before & mine.triu(is_used.shape[1] - new))

@@ -72,10 +72,11 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
 
 
 def hush(*, has_bars: bool) -> None:
-    from transformers.utils import logging as told
+    from transformers.utils import logging as transformers_logging
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
-    (told.enable_progress_bar if has_bars else told.disable_progress_bar)()
+    show = transformers_logging.enable_progress_bar if has_bars else transformers_logging.disable_progress_bar
+    show()
 
 
 def load_documented(plan: LoadPlan, checkpoint: Checkpoint) -> VideoLlavaForConditionalGeneration:
@@ -250,7 +251,7 @@ def _options(plan: LoadPlan) -> dict[str, Any]:
         "use_safetensors": True,
         "local_files_only": True,
         "trust_remote_code": False,
-        "ignore_mismatched_sizes": True,  # told by _check_complete, in a sentence
+        "ignore_mismatched_sizes": True,  # reported by _check_complete, in a sentence
         "device_map": {"": plan.device},
     }
     if plan.quantisation:

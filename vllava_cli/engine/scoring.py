@@ -36,21 +36,21 @@ MOST_KNOWN = 256
 def log_likelihoods(
     llama: Llama,
     cache: KVCache,
-    is_held: torch.Tensor,
+    is_used: torch.Tensor,
     logits: torch.Tensor,
     options: Sequence[ChoiceIds],
     cancel: Cancel = NEVER,
 ) -> torch.Tensor:
     """log P(option | prompt) [B, n] float32 for n options behind each of B prompts. Errors: CancelError.
 
-    `cache` has B rows of L positions, of which `is_held` [B, L] are real; it is as before afterwards. `logits`
+    `cache` has B rows of L positions, of which `is_used` [B, L] are real; it is as before afterwards. `logits`
     [B, vocabulary] are those behind each prompt: an option's first token is read off them, so that an option of one
     token needs no pass. No last token is fed.
     """
     firsts = torch.tensor([option[0] for option in options], device=logits.device)
     scores = logits.float().log_softmax(-1)[:, firsts]
     for rows, columns in _passes(len(logits), options):
-        scores[rows, columns] += _rest(llama, cache, is_held, rows, [options[column] for column in columns], cancel)
+        scores[rows, columns] += _rest(llama, cache, is_used, rows, [options[column] for column in columns], cancel)
     return scores
 
 
@@ -99,8 +99,8 @@ class Calibrator:
         }
         embeddings = embed(self.llama, ids, rows, self.tokens)
         logits = prefill(self.llama, embeddings, cache, cancel=cancel)
-        is_held = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
-        return log_likelihoods(self.llama, cache, is_held, logits[None], options, cancel)[0]
+        is_used = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
+        return log_likelihoods(self.llama, cache, is_used, logits[None], options, cancel)[0]
 
     def _blank_features(self, kind: MediaKind, cancel: Cancel) -> torch.Tensor:
         if kind not in self._blank:
@@ -131,17 +131,17 @@ def _passes(row_count: int, options: Sequence[ChoiceIds]) -> Iterator[tuple[list
 def _rest(
     llama: Llama,
     cache: KVCache,
-    is_held: torch.Tensor,
+    is_used: torch.Tensor,
     rows: list[int],
     options: Sequence[ChoiceIds],
     cancel: Cancel,
 ) -> torch.Tensor:
     """The log-likelihood [R] of each option's tokens from the second on, behind row `rows[r]` of the cache."""
-    index = torch.tensor(rows, device=is_held.device)
-    fed, is_fed = left_padded([option[:-1] for option in options], is_held.device)
-    wanted, _ = left_padded([option[1:] for option in options], is_held.device)
+    index = torch.tensor(rows, device=is_used.device)
+    fed, is_fed = left_padded([option[:-1] for option in options], is_used.device)
+    wanted, _ = left_padded([option[1:] for option in options], is_used.device)
     layers = [_RowsAside(layer, index) for layer in cache.layers]
-    hidden, _ = feed_rows(llama, layers, is_held[index], fed, is_fed, cancel)
+    hidden, _ = feed_rows(llama, layers, is_used[index], fed, is_fed, cancel)
     found: torch.Tensor = llama.logits(hidden).float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
     return found.where(is_fed, 0.0).sum(1)
 

@@ -52,7 +52,7 @@ class Sequence(Generic[K]):
     first_s: float | None = None
     _sampler: Sampler | None = None
     _text: Detokenizer | None = None
-    _told: int = 0
+    _shown: int = 0
 
     @classmethod
     def of(cls, key: K, tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> Sequence[K]:
@@ -105,8 +105,8 @@ class Sequence(Generic[K]):
 
     def new_text(self) -> str:
         """The text that came since this was called last."""
-        told, self._told = self._told, len(self.text.text)
-        return self.text.text[told:]
+        start, self._shown = self._shown, len(self.text.text)
+        return self.text.text[start:]
 
     def choose(self, probabilities: tuple[float, ...]) -> None:
         """Ends with the likeliest of the sampling's choices, the first of equals. Errors: OverflowedError."""

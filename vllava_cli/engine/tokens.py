@@ -66,7 +66,7 @@ class Tokens:
         ids = self.unchecked_ids(conversation, question)
         kinds = Counter(medium.kind for medium in conversation.media)
         self._check_placeholders(ids, kinds)
-        self._check_room(len(ids), kinds)
+        self._check_length(len(ids), kinds)
         return ids
 
     def unchecked_ids(self, conversation: Conversation, question: str) -> list[int]:
@@ -189,17 +189,17 @@ class Tokens:
                 f"{wanted[0]} and {wanted[1]} are needed: its files are not those of a Video-LLaVA checkpoint."
             )
 
-    def _check_room(self, prompt_tokens: int, kinds: Counter[MediaKind]) -> None:
+    def _check_length(self, prompt_tokens: int, kinds: Counter[MediaKind]) -> None:
         context = self.context_tokens
         if prompt_tokens < context:
             return
         counts = ((kind, kinds[kind]) for kind in self.placeholders)
         shares = [(count * self.tokens_of(kind), f"{count:,} {kind}{'s' * (count != 1)}") for kind, count in counts]
         text = prompt_tokens - sum(tokens for tokens, _ in shares)
-        told = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)
+        shares_text = ", ".join(f"{tokens:,} for {what}" for tokens, what in [*shares, (text, "text")] if tokens)
         remedy = "ask about fewer clips, or shorten the question" if kinds.total() > 1 else "shorten the question"
         raise ContextError(
-            f"The prompt has {prompt_tokens:,} tokens ({told}), and the context holds {context:,}: {remedy}."
+            f"The prompt has {prompt_tokens:,} tokens ({shares_text}), and the context holds {context:,}: {remedy}."
         )
 
 

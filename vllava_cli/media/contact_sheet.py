@@ -11,7 +11,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vllava_cli.errors import MediaError
 from vllava_cli.media.preprocess import crop_corner, padding, padding_colour, short_side_size
-from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, VideoRecipe, counted
+from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, Tiles, VideoRecipe, counted
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)
@@ -64,15 +64,21 @@ class Sheet:
     """Times; "" below an image."""
 
     @classmethod
-    def whole(cls, frames: Frames, name: str) -> Sheet:
-        """The frames as they are in the file."""
-        return cls(name=name, facts=facts(frames), tiles=frames.pixels, labels=_labels(frames))
+    def of(cls, frames: Frames, name: str, tiles: Tiles, *, fit: Fit = "crop") -> Sheet:
+        """A sheet of frames that were `tiled`."""
+        text = facts(frames)
+        if tiles != "whole":
+            text += f"; seen as {tiles.crop_width}x{tiles.crop_height}, {fit}"
+        return cls(name=name, facts=text, tiles=frames.pixels, labels=_labels(frames))
 
-    @classmethod
-    def seen(cls, frames: Frames, name: str, recipe: VideoRecipe, *, fit: Fit = "crop") -> Sheet:
-        """The frames as the model sees them. Errors: MediaError, as `seen`."""
-        text = f"{facts(frames)}; seen as {recipe.crop_width}x{recipe.crop_height}, {fit}"
-        return cls(name=name, facts=text, tiles=seen(frames, recipe, fit=fit), labels=_labels(frames))
+
+def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
+    """The same frames no larger than they are drawn. Errors: MediaError, as `seen`."""
+    if tiles != "whole":
+        return replace(frames, pixels=seen(frames, tiles, fit=fit))
+    _, height, width, _ = frames.pixels.shape
+    tile = _tile(width, height)
+    return replace(frames, pixels=np.stack([np.asarray(_tile_of(pixels, tile)) for pixels in frames.pixels]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +156,7 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     font = ImageFont.load_default(_TEXT_SIZE)
     for number, (pixels, label) in enumerate(zip(sheet.tiles, sheet.labels, strict=True)):
         left, top = layout.corner(number)
-        paper.paste(_tiled(pixels, layout.tile), (left, top))
+        paper.paste(_tile_of(pixels, layout.tile), (left, top))
         middle = left + layout.tile[0] / 2
         draw.text((middle, top + layout.tile[1] + 6), label, fill=_TIME, font=font, anchor="ma")
     return _encoded(paper, form)
@@ -246,7 +252,7 @@ def _tile(width: int, height: int) -> tuple[int, int]:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def _tiled(pixels: Pixels, tile: tuple[int, int]) -> Image.Image:
+def _tile_of(pixels: Pixels, tile: tuple[int, int]) -> Image.Image:
     image = Image.fromarray(pixels)
     if image.size == tile:
         return image

@@ -45,7 +45,7 @@ def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
 def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
     """[1, 3, S, S] float32: the output of the checkpoint's own VideoLlavaImageProcessor for a still image."""
     processor = _image_processor(folder)
-    image = frames.pixels[:1]
+    image = frames.pixels[0]
     options: dict[str, Any] = {}
     if fit != "crop":
         options["size"] = {"height": processor.crop_size["height"], "width": processor.crop_size["width"]}
@@ -55,7 +55,7 @@ def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
     if "return_legacy_image_output" in inspect.signature(processor.preprocess).parameters:
         options["return_legacy_image_output"] = False
     # Without the format a picture 3 pixels high would be taken for one with channels first.
-    batch = processor.preprocess([image[0]], return_tensors="pt", input_data_format="channels_last", **options)
+    batch = processor.preprocess([image], return_tensors="pt", input_data_format="channels_last", **options)
     (tensor,) = batch.values()
     return cast("Tensor", tensor)
 
@@ -77,9 +77,14 @@ def _image_processor(folder: Path) -> Any:
 
 
 def _fitted(pixels: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
-    """[T, H, W, 3] → [T, 3, S, S] uint8."""
-    whole = _padded(pixels, recipe.mean) if fit == "pad" else pixels
-    uint8 = torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
+    """[T, H, W, 3] → [T, 3, S, S] uint8; what is made on the way is of one frame at a time."""
+    return torch.cat([_square(frame, recipe, fit).contiguous() for frame in pixels])
+
+
+def _square(frame: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
+    """[H, W, 3] → [1, 3, S, S] uint8."""
+    whole = _padded(frame, recipe.mean) if fit == "pad" else frame
+    uint8 = torch.from_numpy(whole).permute(2, 0, 1).contiguous()[None]
     if fit == "crop":
         return _crop(_resize(uint8, short_side_size(_size(uint8), recipe.short_side)), recipe)
     return _resize(uint8, (recipe.crop_height, recipe.crop_width))
@@ -104,13 +109,13 @@ def _normalise(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
     return pixels.to(torch.float32).sub_(mean).div_(std)
 
 
-def _padded(pixels: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
-    """[T, H, W, 3] in the middle of a square of the mean colour."""
-    count, height, width, _ = pixels.shape
+def _padded(frame: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] in the middle of a square of the mean colour."""
+    height, width, _ = frame.shape
     side, top, left = padding((height, width))
-    square = np.empty((count, side, side, 3), np.uint8)
+    square = np.empty((side, side, 3), np.uint8)
     square[:] = padding_colour(mean)
-    square[:, top : top + height, left : left + width] = pixels
+    square[top : top + height, left : left + width] = frame
     return square
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.nouns import FRAMES_PER_CLIP, Frames, Framing
+from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
 
 
 def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
@@ -111,8 +111,12 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
     return tick
 
 
-def spread(frames: Frames, wanted: int = FRAMES_PER_CLIP) -> Frames:
-    """Repeats frames evenly where they are fewer than the model sees; an image stays as it is."""
+def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
+    """Repeats frames evenly where they are fewer than the model sees; an image stays as it is.
+
+    Errors: UsageError for more frames; MediaError where a frame would fill the memory on the way to the model's square.
+    """
+    _check_shape(frames.clip.width, frames.clip.height, fit)
     if frames.kind == "image" or len(frames.times_s) == wanted:
         return frames
     if len(frames.times_s) > wanted:
@@ -120,6 +124,14 @@ def spread(frames: Frames, wanted: int = FRAMES_PER_CLIP) -> Frames:
     places = list(pick(len(frames.times_s), wanted))
     times_s = tuple(frames.times_s[place] for place in places)
     return replace(frames, pixels=frames.pixels[places], times_s=times_s)
+
+
+def _check_shape(width: int, height: int, fit: Fit) -> None:
+    """A crop is resized to its short side, a pad widened to its long one, before the square is cut or made."""
+    longest, shortest = max(width, height), min(width, height)
+    if longest > {"crop": 1000 * shortest, "pad": 1 << 14, "squash": 1 << 18}[fit]:
+        remedy = "Cut a part out of it, or scale it down"
+        raise MediaError(f"A frame of {width}x{height} is too long and thin for --fit {fit}. {remedy}.")
 
 
 def _reaches(tick: int, base: Fraction, time_s: float, is_after: bool) -> bool:

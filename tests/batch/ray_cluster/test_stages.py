@@ -59,7 +59,7 @@ def test_a_clip_of_three_frames_has_them_shown_as_eight(setup: StageSetup, tmp_p
     assert found
     assert len(found.pixels) == len(found.times_s) == 8
     assert len(set(found.times_s)) == 3
-    assert spread(found) is found
+    assert spread(found, "crop") is found
 
 
 def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: StageSetup) -> None:

@@ -83,7 +83,7 @@ def engine() -> Engine:
 @pytest.fixture(scope="session")
 def shipped() -> dict[FramedClip, Frames]:
     """The shipped clips, decoded here and once: a decoding process for each chat takes half a second."""
-    return {(path, Framing()): spread(sample(path, Framing())) for path in demo.clips()}
+    return {(path, Framing()): spread(sample(path, Framing()), "crop") for path in demo.clips()}
 
 
 @pytest.fixture

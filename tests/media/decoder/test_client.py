@@ -18,11 +18,13 @@ from PIL import Image
 from tests.clips import FFV1, GIF, H264, VP9, cut, picture, write_animation, write_clip, write_sound
 from tests.waiting import wait_for
 from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.media.contact_sheet import tiled
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.decoder.client import DecoderClient, DecoderProcess, KilledError, NoAnswerError
 from vllava_cli.media.sample import probe, sample
-from vllava_cli.nouns import Clip, DecodeLimits, Framing
+from vllava_cli.nouns import Clip, DecodeLimits, Framing, Tiles, VideoRecipe
 
+M = (0.5, 0.5, 0.5)
 WHOLE = Framing()
 ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
@@ -298,6 +300,42 @@ def test_a_video_that_takes_too_much_memory(long_clip: Path) -> None:
         assert message_of(guard, long_clip) == (
             f"'{long_clip}' needs more than 0.4 GiB to decode. Raise --decode-memory or scale it down."
         )
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from vllava_cli.media.decoder import protocol, server
+request = protocol.Request(call="sample", path=Path("a.png"), folder="", cpu_s=60)
+server.answer(request, sys.stdout.buffer, int(sys.argv[1]))
+"""
+
+
+def test_frames_larger_than_the_limit_are_not_sent_where_the_system_holds_none() -> None:
+    size = np.asarray(Image.open(make_image("a.png"))).nbytes
+    command, environment = [sys.executable, "-c", CHILD], {**os.environ, "PYTHONPATH": str(ROOT)}
+    fits, is_too_large = (
+        subprocess.run([*command, str(most)], env=environment, stdout=subprocess.PIPE, check=True).stdout
+        for most in (size, size - 1)
+    )
+    assert (fits.startswith(b'{"is": "frames"'), is_too_large) == (True, b'{"is": "memory error"}\n')
+
+
+@pytest.mark.parametrize("tiles", ["whole", VideoRecipe(short_side=64, crop_height=56, crop_width=56, mean=M, std=M)])
+def test_tiles_come_back_in_the_place_of_frames(shared: DecoderClient, tiles: Tiles) -> None:
+    path, framing = write_clip(Path("a.mp4"), width=640, height=360), Framing(fit="squash")
+    frames, expected = shared.sample(path, framing, tiles=tiles), tiled(sample(path, framing), tiles, fit="squash")
+    assert (frames.clip, frames.times_s) == (expected.clip, expected.times_s)
+    assert frames.pixels.shape == ((8, 202, 360, 3) if tiles == "whole" else (8, 56, 56, 3))
+    assert (frames.pixels == expected.pixels).all()
+
+
+def test_a_picture_that_is_shown_all_the_time_is_held_once(shared: DecoderClient) -> None:
+    Path("folder").mkdir()
+    make_image("folder/a.png")
+    frames, expected = shared.sample(Path("folder"), WHOLE), sample(Path("folder"), WHOLE)
+    assert (frames.pixels == expected.pixels).all() and len(frames.pixels) == 8
+    assert np.shares_memory(frames.pixels[0], frames.pixels[7])
 
 
 def test_what_the_child_may_use() -> None:

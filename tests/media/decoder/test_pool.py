@@ -116,7 +116,7 @@ def test_frames_are_spread_to_as_many_as_the_model_sees() -> None:
     framing = Framing(at_s=(0.5, 1.5))
     with Pool(1) as pool:
         (read,) = reads(pool.frames(named("a.mp4"), framing)).values()
-        expected = spread(sample(Path("a.mp4"), framing))
+        expected = spread(sample(Path("a.mp4"), framing), framing.fit)
         assert read.found and read.found.times_s == expected.times_s == (0.5,) * 4 + (1.5,) * 4
         assert (read.found.pixels == expected.pixels).all()
         (read,) = reads(pool.frames(named("a.mp4"), Framing(at_s=(0.1,) * 9))).values()

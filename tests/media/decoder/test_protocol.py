@@ -46,6 +46,29 @@ def test_frames_arrive_as_they_were_sent() -> None:
     assert (frames.pixels == PIXELS).all()
 
 
+def test_frames_that_are_all_the_same_cross_once_and_share_their_memory() -> None:
+    same = replace(FRAMES, pixels=PIXELS[[0] * 8], times_s=(0.0,) * 8)
+    pictures = protocol.pictures(same)
+    assert pictures.shape == (1, 2, 4, 3)
+    frames = answer(protocol.result_line(same, pictures), pictures.tobytes())
+    assert (frames.clip, frames.times_s, frames.pixels.shape) == (CLIP, same.times_s, (8, 2, 4, 3))
+    assert (frames.pixels == same.pixels).all()
+    assert all(np.shares_memory(frames.pixels[0], other) for other in frames.pixels)
+
+
+def test_frames_that_differ_all_cross() -> None:
+    for times_s in (FRAMES.times_s, (0.0,) * 8):
+        assert protocol.pictures(replace(FRAMES, times_s=times_s)).tobytes() == PIXELS.tobytes()
+
+
+def test_frames_are_as_large_as_their_clip_unless_tiles_were_asked_for() -> None:
+    tiles, line = PIXELS[:, :, :2], protocol.result_line(replace(FRAMES, pixels=PIXELS[:, :, :2]))
+    with pytest.raises(protocol.ProtocolError):
+        answer(line, tiles.tobytes())
+    frames = answer(line, tiles.tobytes(), request=replace(REQUEST, tiles="whole"))
+    assert (frames.clip, frames.pixels.tolist()) == (CLIP, tiles.tolist())
+
+
 def test_an_image_has_one_frame() -> None:
     image = replace(CLIP, kind="image", duration_s=None, fps=None, is_rate_constant=None, way=None)
     frames = answer(protocol.result_line(Frames(clip=image, pixels=PIXELS[:1], times_s=(0.0,))), PIXELS.tobytes())
@@ -60,13 +83,8 @@ def test_facts_arrive_as_they_were_sent(call: protocol.Call) -> None:
 def test_only_a_header_may_leave_the_size_open() -> None:
     unknown = replace(CLIP, width=0, height=0)
     assert answer(protocol.result_line(unknown), request=replace(REQUEST, call="header")) == unknown
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(unknown), request=replace(REQUEST, call="probe"))
-
-
-def test_frames_that_do_not_fit_their_clip_are_not_sent() -> None:
-    with pytest.raises(ValueError, match="clip of 5x2"):
-        protocol.result_line(replace(FRAMES, clip=replace(CLIP, width=5)))
 
 
 @pytest.mark.parametrize("error", [MediaError("'a' is odd.\N{SNOWMAN}"), UsageError("--start is wrong.")])
@@ -135,7 +153,14 @@ FORGED = {
     "a width of true": frames_with(width=True),
     "a width in words": frames_with(width="4"),
     "more pixels than any picture": frames_with(width=100_000, height=100_000),
-    "more bytes than there may be": frames_with(width=5000, height=5000),
+    "more bytes than there may be": frames_with(width=5000, height=5000, shape=[8, 5000, 5000]),
+    "more bytes than there may be of one picture": frames_with(width=5000, height=5000, shape=[1, 5000, 5000]),
+    "other pixels than its clip's": frames_with(shape=[8, 4, 2]),
+    "two pictures": frames_with(shape=[2, 2, 4]),
+    "no picture": frames_with(shape=[0, 2, 4]),
+    "a picture of true": frames_with(shape=[True, 2, 4]),
+    "pictures without a height": frames_with(shape=[8, 4]),
+    "no shape": without("shape"),
     "a huge count": frames_with(frame_count=1 << 63),
     "a negative count": frames_with(frame_count=-1),
     "another medium": frames_with(kind="sound"),
@@ -163,13 +188,13 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_answer_is_refused(name: str) -> None:
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(FORGED[name], bytes(1000))
 
 
 @pytest.mark.parametrize("call", ["probe", "header", "documented"])
 def test_facts_of_a_picture_larger_than_any_are_refused(call: protocol.Call) -> None:
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call=call))
 
 
@@ -191,7 +216,7 @@ FORGED_FACTS = {
 @pytest.mark.parametrize("call", ["probe", "header", "documented"])
 @pytest.mark.parametrize("name", FORGED_FACTS)
 def test_forged_facts_are_refused(name: str, call: protocol.Call) -> None:
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(FORGED_FACTS[name], PIXELS.tobytes(), request=replace(REQUEST, call=call))
 
 
@@ -202,7 +227,7 @@ def test_facts_with_a_byte_missing_or_changed_are_facts_or_refused(place: int, c
     for forged in (line[:place] + line[place + 1 :], line[:place] + b"9" + line[place + 1 :], line[:place] + b"\n"):
         try:
             found = answer(forged, request=replace(REQUEST, call=call))
-        except protocol.WireError:
+        except protocol.ProtocolError:
             continue
         assert isinstance(found, Clip) and found.path == PATH
 
@@ -211,5 +236,5 @@ def test_as_many_frames_come_back_as_times_were_asked_for() -> None:
     request = replace(REQUEST, framing=Framing(at_s=(0.3, 0.1)))
     two = Frames(clip=CLIP, pixels=PIXELS[:2], times_s=(0.3, 0.1))
     assert answer(protocol.result_line(two), PIXELS.tobytes(), request=request).times_s == (0.3, 0.1)
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(FRAMES), PIXELS.tobytes(), request=request)

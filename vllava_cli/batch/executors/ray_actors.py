@@ -115,7 +115,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         decoder = _decoder(setup.batch.limits)
         decoder.header(path)
         is_early = False
-        frames = fitted(spread(decoder.sample(path, framing)), setup.recipe, fit=framing.fit)
+        frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
         error = local.change_of(clip)
     except Exception as exc:
         error = JobError.of_clip(exc, path)

@@ -102,7 +102,7 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
 
 
 def _frames(chat: ChatController, given: Arguments) -> None:
-    from vllava_cli.media.contact_sheet import Sheet
+    from vllava_cli.media.contact_sheet import Sheet, tiled
 
     path = next(iter(given.paths(most=1)), None)
     is_drawn = given.value("--show") is not None
@@ -119,7 +119,7 @@ def _frames(chat: ChatController, given: Arguments) -> None:
     for frames in media:
         title = title_of(frames.clip.path)
         if is_drawn:
-            chat.screen.picture(Sheet.seen(frames, title, recipe, fit=fit))
+            chat.screen.picture(Sheet.of(tiled(frames, recipe, fit=fit), title, recipe, fit=fit))
         rows = [(title, frame_times(frames))]
         if path or not is_drawn:
             rows.append(("sheet", str(write_sheet(frames, recipe, path, fit=fit))))

@@ -125,7 +125,7 @@ class MeasuredEngine:
             fed = torch.tensor([token], device=found[0].device)
             found.append(self.engine.step(fed, len(cache.ids)).clone())  # they are good until the next step
             cache.ids.append(token)
-        cache.cache.hold(len(cache.ids))
+        cache.cache.set_length(len(cache.ids))
         return torch.stack(found)
 
     def _seconds(self, work: Callable[[], object]) -> float:

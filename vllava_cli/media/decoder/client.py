@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, Tiles
 
 _START_S = 60.0
 _SLICE_S = 0.5
@@ -93,9 +93,12 @@ class DecoderClient:
         with self._lock, suppress(NoAnswerError):
             self._ready_process()
 
-    def sample(self, path: Path, framing: Framing) -> Frames:
-        """Like `sample.sample`. Errors: MediaError, UsageError; DecoderBugError for what is our own fault."""
-        return cast(Frames, self._ask("sample", path, framing=framing))
+    def sample(self, path: Path, framing: Framing, *, tiles: Tiles | None = None) -> Frames:
+        """Like `sample.sample`; with `tiles`, only these come back: the process makes them of the frames.
+
+        Errors: MediaError, UsageError; DecoderBugError for what is our own fault.
+        """
+        return cast(Frames, self._ask("sample", path, framing=framing, tiles=tiles))
 
     def probe(self, path: Path, *, is_full: bool = False) -> Clip:
         """Like `sample.probe`. Errors: those of `sample`."""
@@ -129,16 +132,13 @@ class DecoderClient:
             finally:
                 self._lock.release()
 
-    def _ask(
-        self, call: protocol.Call, path: Path, *, framing: Framing | None = None, is_full: bool = False
-    ) -> Frames | Clip:
+    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> Frames | Clip:
         request = protocol.Request(
             call=call,
             path=path,
             folder=_folder_for(path),
             cpu_s=math.ceil(min(self._limits.timeout_s * (os.cpu_count() or 1), 1 << 30)),
-            framing=framing or Framing(),
-            is_full=is_full,
+            **details,
         )
         with self._lock:
             try:
@@ -206,7 +206,7 @@ class DecoderProcess:
             except MemoryError:
                 reason = "has frames that take more memory than there is. Scale it down."
                 failure = NoAnswerError(reason, is_certain=True)
-            except protocol.WireError as exc:
+            except protocol.ProtocolError as exc:
                 failure = NoAnswerError(f"made the decoder answer nonsense ({exc}). Convert it to mp4 (H.264).")
         raise failure
 

@@ -95,7 +95,7 @@ class Pool:
         return ahead
 
     def _frames(self, guard: DecoderClient, framing: Framing, path: Path) -> Frames:
-        frames = spread(guard.sample(path, framing))
+        frames = spread(guard.sample(path, framing), framing.fit)
         if self._recipe is None:
             return frames
         from vllava_cli.media.pixels import fitted
@@ -134,7 +134,8 @@ class ReadAhead(Generic[K, T]):
         self._busy = 0
         self._is_ended = False
         self._failure: BaseException | None = None
-        self._waited_s = 0.0
+        self.waited_s = 0.0
+        """The time that `take` has waited in all."""
         for number, reader in enumerate(readers, 1):
             threading.Thread(target=self._work, args=(reader,), name=f"read ahead {number}", daemon=True).start()
 
@@ -161,14 +162,12 @@ class ReadAhead(Generic[K, T]):
         with self._change:
             return self._is_dry and not self._failure
 
-    @property
-    def waited_s(self) -> float:
-        """The time that `take` has waited in all."""
-        return self._waited_s
-
-    def stop(self) -> None:
-        """No further file is begun; those that were can still be taken."""
-        self._end()
+    def stop(self, failure: BaseException | None = None) -> None:
+        """Begins no further file; those that were begun can still be taken, then `take` raises the failure."""
+        with self._change:
+            self._is_ended = True
+            self._failure = failure or self._failure
+            self._change.notify_all()
 
     @property
     def _is_dry(self) -> bool:
@@ -181,7 +180,7 @@ class ReadAhead(Generic[K, T]):
             while not (self._ready or self._is_dry or is_interrupted()):
                 self._change.wait(_SLICE_S)
         finally:
-            self._waited_s += time.perf_counter() - started_s
+            self.waited_s += time.perf_counter() - started_s
 
     def _work(self, reader: Callable[[Path], T]) -> None:
         while file := self._next():
@@ -205,7 +204,7 @@ class ReadAhead(Generic[K, T]):
             try:
                 file = next(self._files)
             except BaseException as exc:  # whatever the caller's own code raises: `take` raises it there
-                self._end(None if isinstance(exc, StopIteration) else exc)
+                self.stop(None if isinstance(exc, StopIteration) else exc)
                 return None
             with self._change:
                 self._busy += not self._is_ended
@@ -214,12 +213,6 @@ class ReadAhead(Generic[K, T]):
     @property
     def _has_capacity(self) -> bool:
         return not self._ready or (self._ready_bytes < self._max_bytes and len(self._ready) < _MAX_READY)
-
-    def _end(self, failure: BaseException | None = None) -> None:
-        with self._change:
-            self._is_ended = True
-            self._failure = failure or self._failure
-            self._change.notify_all()
 
 
 def _read(reader: Callable[[Path], T], key: K, path: Path) -> Read[K, T] | None:

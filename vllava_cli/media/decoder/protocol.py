@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from vllava_cli.errors import MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Way
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Tiles, Way
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
@@ -27,7 +28,7 @@ _MAX_TEXT = 1 << 16
 _MAX_LINE = 1 << 22
 
 
-class WireError(VllavaError):
+class ProtocolError(VllavaError):
     """The other end sent an answer that makes no sense."""
 
 
@@ -50,20 +51,27 @@ class Request:
     cpu_s: int
     framing: Framing = field(default_factory=Framing)
     is_full: bool = False
+    tiles: Tiles | None = None
+    """Of the frames, only their tiles are to come back."""
 
     @property
     def max_frames(self) -> int:
         return len(self.framing.at_s) or FRAMES_PER_CLIP
 
 
-def result_line(result: Frames | Clip) -> bytes:
-    """The line for a clip's facts, or the one before the pixels of frames, as large as their clip and times say."""
+def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
+    """The line for a clip's facts, or the one before the pixels of frames; `pixels` may be their `pictures`."""
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
-    clip, shape = result.clip, result.pixels.shape
-    if shape[1:3] != (clip.height, clip.width):
-        raise ValueError(f"pixels {list(shape)} of a clip of {clip.width}x{clip.height}")
-    return _line({"is": "frames", "clip": _facts(clip), "times_s": result.times_s})
+    shape = (result.pixels if pixels is None else pixels).shape[:3]
+    return _line({"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape})
+
+
+def pictures(frames: Frames) -> npt.NDArray[np.uint8]:
+    """The pixels in one piece; of frames that are all the same, those of one: [1, H, W, 3]."""
+    pixels = frames.pixels
+    is_one = len(set(frames.times_s)) == 1 and all(np.array_equal(pixels[0], other) for other in pixels[1:])
+    return np.ascontiguousarray(pixels[:1] if is_one else pixels)
 
 
 def error_line(error: Exception) -> bytes:
@@ -80,16 +88,16 @@ def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames 
     """The answer to `request`, its frames no larger than `max_bytes`.
 
     Errors: MediaError and UsageError as the child raised them; OutOfMemoryError; DecoderBugError; EOFError where the
-    stream ends; WireError for anything that a sound child wouldn't say.
+    stream ends; ProtocolError for anything that a sound child wouldn't say.
     """
     limit = _MAX_LINE + 32 * request.max_frames
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
-        raise WireError("a line without an end") if len(line) == limit else EOFError
+        raise ProtocolError("a line without an end") if len(line) == limit else EOFError
     try:
-        return _reply(Fields(json.loads(line), "the answer", error=WireError), stream, request, max_bytes)
+        return _reply(Fields(json.loads(line), "the answer", error=ProtocolError), stream, request, max_bytes)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise WireError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+        raise ProtocolError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
 def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip:
@@ -106,17 +114,21 @@ def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -
             raise OutOfMemoryError
         case "bug":
             raise DecoderBugError(_printable(_text(fields, "traceback")))
-    raise WireError("no answer to what was asked")
+    raise ProtocolError("no answer to what was asked")
 
 
 def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames:
     clip, times_s = _clip(fields.inside("clip"), request), fields.each("times_s", Fields.number)
-    shape = (len(times_s), clip.height, clip.width, 3)
-    if not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
-        raise WireError(f"frames of {shape}")
-    pixels = np.empty(shape, np.uint8)
+    count, height, width = fields.each("shape", lambda sizes, place: sizes.whole(place, least=1))
+    is_fitting = count in (1, len(times_s)) and (bool(request.tiles) or (height, width) == (clip.height, clip.width))
+    shape = (len(times_s), height, width, 3)
+    if not is_fitting or not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
+        raise ProtocolError(f"frames of {shape}")
+    pixels = np.empty((count, *shape[1:]), np.uint8)
     if stream.readinto(pixels.reshape(-1)) < pixels.size:  # type: ignore[attr-defined]
         raise EOFError
+    if count < len(times_s):  # all of them are that one, in the same memory
+        pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
     return Frames(clip=clip, pixels=pixels, times_s=times_s)
 
 
@@ -147,7 +159,7 @@ def _clip(fields: Fields, request: Request) -> Clip:
         faults=fields.each("faults", _text),
     )
     if clip.width * clip.height > MAX_PIXELS or clip.rotation not in (0, 90, 180, 270):
-        raise WireError(f"a picture of {clip.width}x{clip.height}, turned by {clip.rotation}")
+        raise ProtocolError(f"a picture of {clip.width}x{clip.height}, turned by {clip.rotation}")
     return clip
 
 

@@ -16,11 +16,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, Frames
+from vllava_cli.nouns import Clip, Fit, Frames, Tiles
 
 try:
     import resource
@@ -43,18 +41,19 @@ def main() -> None:
     watch_parent(requests)
     for module in _MODULES:  # after the pipes are taken: what an import prints must not land on them
         import_module(module)
-    bound(int(sys.argv[1]))
+    memory_bytes = int(sys.argv[1])
+    bound(memory_bytes)
     with suppress(OSError):  # where RAM runs out, Linux ends this process before the one that holds the model
         Path("/proc/self/oom_score_adj").write_text("1000")
     replies.write(protocol.READY)
     replies.flush()
     gc.freeze()
     while requests.peek(1):
-        _answer(pickle.load(requests), replies)
+        answer(pickle.load(requests), replies, memory_bytes)
         gc.collect()  # containers lie in cycles: until they are found, their decoders' threads keep their stacks
 
 
-def _answer(request: protocol.Request, replies: BinaryIO) -> None:
+def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> None:
     """Sends exactly one reply, whatever happens."""
     pixels = None
     try:
@@ -62,8 +61,10 @@ def _answer(request: protocol.Request, replies: BinaryIO) -> None:
         _enter(request)
         result = _result(request)
         if isinstance(result, Frames):
-            pixels = np.ascontiguousarray(result.pixels)
-        line = protocol.result_line(result)
+            if result.pixels.nbytes > memory_bytes:  # more than the caller takes, and the system may hold no limit
+                raise MemoryError
+            pixels = protocol.pictures(result)
+        line = protocol.result_line(result, pixels)
     except Exception as exc:
         pixels, line = None, protocol.error_line(exc)
     replies.write(line)
@@ -85,7 +86,14 @@ def _result(request: protocol.Request) -> Frames | Clip:
         case "documented":
             return documented(request.path)
         case "sample":
-            return sample(request.path, request.framing)
+            frames = sample(request.path, request.framing)
+            return _tiled(frames, request.tiles, request.framing.fit) if request.tiles else frames
+
+
+def _tiled(frames: Frames, tiles: Tiles, fit: Fit) -> Frames:
+    from vllava_cli.media.contact_sheet import tiled
+
+    return tiled(frames, tiles, fit=fit)
 
 
 def _enter(request: protocol.Request) -> None:

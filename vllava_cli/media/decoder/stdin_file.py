@@ -23,7 +23,7 @@ from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.file_check import check_file, is_folder
-from vllava_cli.nouns import STDIN, Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import STDIN, Clip, DecodeLimits, Frames, Framing, Tiles
 from vllava_cli.storage.files import CHUNK_BYTES
 
 MAX_BYTES = 2 << 30
@@ -56,9 +56,9 @@ class Reader:
         if name != Path(STDIN) and not is_folder(name):
             check_file(name)
 
-    def sample(self, name: Path, framing: Framing) -> Frames:
+    def sample(self, name: Path, framing: Framing, *, tiles: Tiles | None = None) -> Frames:
         """Like `DecoderClient.sample`."""
-        frames = self._read(lambda path: self._client.sample(path, framing), name)
+        frames = self._read(lambda path: self._client.sample(path, framing, tiles=tiles), name)
         return replace(frames, clip=self._named(frames.clip, name))
 
     def probe(self, name: Path, *, is_full: bool = False) -> Clip:
