@@ -54,6 +54,8 @@ class Hub:
     """At which byte the bodies of files stand still, as long as the hub lives."""
     mangled: dict[str, bytes] = field(default_factory=dict)
     """What is sent in the place of files."""
+    hang_ups: set[str] = field(default_factory=set)
+    """Files whose next HEAD is answered by a closed connection."""
     status: int = 0
     """Answered to everything, unless 0."""
     has_ranges: bool = True
@@ -148,6 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self, model: str, revision: str, name: str) -> None:
         """Where a file is; its size and ETag come along."""
+        if self.command == "HEAD" and name in self.hub.hang_ups:
+            self.hub.hang_ups.remove(name)
+            self.close_connection = True
+            return
         if self.command == "HEAD":
             self._note(name)
         repository, commit = self._found(model, revision)
@@ -183,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             headers["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self._send(206 if start else 200, body[start:], most=self._most(name, start), **headers)
-        if name in self.hub.breaks:
+        if name in self.hub.breaks and self.command == "GET":
             self.close_connection = True
         elif name in self.hub.holds and self.command == "GET":
             self.hub.over.wait()

@@ -67,6 +67,13 @@ def test_a_first_download_is_complete_and_quiet_and_the_next_start_asks_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_connection_that_the_hub_closed_is_made_anew(server: Hub, published: Path) -> None:
+    server.add(MODEL, published)
+    server.hang_ups |= {"config.json", SHARDS[0]}
+    assert same_files(fetched().folder, published)
+    assert not server.hang_ups
+
+
 @pytest.mark.parametrize("name", [*CONFIGS, INDEX, *SHARDS])
 def test_a_download_that_breaks_off_is_taken_up(name: str, server: Hub, published: Path) -> None:
     server.add(MODEL, published)

@@ -283,12 +283,15 @@ def _look_up(listing: Listing, name: str) -> RemoteFile:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(listing.model, name, revision=listing.commit)
-    try:
-        with refusals(listing.model, listing.commit, listing.kind):
-            found = get_hf_file_metadata(url, timeout=STALL_S)
-        blob = repository_folder(listing.model) / "blobs" / plain(found.etag)
-    except (network_fault(), ValueError) as exc:
-        raise _broken_off(name) from exc
+    for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
+        try:
+            with refusals(listing.model, listing.commit, listing.kind):
+                found = get_hf_file_metadata(url, timeout=STALL_S)
+            blob = repository_folder(listing.model) / "blobs" / plain(found.etag)
+            break
+        except (network_fault(), ValueError) as exc:
+            if is_last:
+                raise _broken_off(name) from exc
     return RemoteFile(listing=listing, name=name, url=url, size=found.size, blob=blob)
 
 
