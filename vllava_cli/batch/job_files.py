@@ -75,7 +75,7 @@ def _folder(file: Path, videos: Path | None) -> str:
 
 
 def _name(row: JobRow) -> tuple[str, str]:
-    """Which field names the clip, and the name."""
+    """Finds the field that names the clip, and returns it with the name."""
     for key in NAME_KEYS:
         value = row.values.get(key)
         if value is None or value == "":

@@ -52,7 +52,7 @@ class JobRow(NamedTuple):
 
 
 def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
-    """By the file's ending; - is stdin, an object a line. Errors: UsageError."""
+    """Reads the rows as the file's ending says; - is stdin, with an object a line. Errors: UsageError."""
     if file == Path(STDIN):
         source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
         with as_output_error("stdin", "read", error=UsageError):
@@ -84,7 +84,7 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
 
 
 def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Location, list[str]]]:
-    """Of each row that has any; a cell in quotes may go over several lines."""
+    """Yields the cells of each row that has any; a cell in quotes may go over several lines."""
     length = 0
 
     def counted() -> Iterator[str]:
@@ -171,7 +171,7 @@ def _object(text: str, at: int, where: Location) -> tuple[dict[str, object], int
 
 
 def _skip(text: str, at: int) -> int:
-    """Where the white space ends."""
+    """Returns the position at which the white space ends."""
     found = _NO_SPACE.search(text, at)
     return found.start() if found else len(text)
 

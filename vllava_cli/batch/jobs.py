@@ -148,12 +148,12 @@ def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
 
 
 def has_changed(job: Job) -> bool:
-    """Whether the file is another one than when the job was made, came or went."""
+    """True if the file has changed, appeared or vanished since the job was made."""
     return _facts(job.path) != (job.size, job.mtime_ns)
 
 
 def signature(model: str, revision: str | None, settings: Mapping[str, object]) -> str:
-    """What the jobs of a run have in common: equal text for equal settings, whatever their order."""
+    """Returns the part of an id that all jobs of a run share: equal text for equal settings, whatever their order."""
     return json.dumps([model, revision, settings], sort_keys=True, separators=(",", ":"))
 
 
@@ -280,7 +280,7 @@ def _file(path: str) -> _File:
 
 
 def _may_be_odd(path: str) -> bool:
-    """Whether a Path may be written differently, as "./a.mp4" is; making a Path of each of a million takes seconds."""
+    """True if a Path may be written differently, as "./a.mp4" is; making a Path of each of a million takes seconds."""
     return os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path
 
 

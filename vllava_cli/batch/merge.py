@@ -33,7 +33,7 @@ _MOST_LETTERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """What one `vllava merge` was asked for."""
+    """The request of one `vllava merge`."""
 
     out: Path
     shards: tuple[str, ...]
@@ -95,7 +95,7 @@ def _check_files(out: Path, shards: Sequence[ShardOutput]) -> None:
 
 
 def _identity(path: Path) -> object:
-    """What two names of one file have in common."""
+    """Returns a value that is equal for two names of one file."""
     with as_output_error(path, "read"):
         facts = path.stat() if path.exists() else None
         return (facts.st_dev, facts.st_ino) if facts else os.path.realpath(path)
@@ -127,7 +127,7 @@ def _report(out: Path, run: MergedShards, screen: Screen) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOutput:
-    """What one shard of a batch left behind."""
+    """The files that one shard of a batch left behind."""
 
     path: Path
     """As it was named: what -o had, or the journal of a table."""
@@ -255,7 +255,7 @@ def _twice(row: dict[str, Any], one: ShardOutput, other: ShardOutput) -> str:
 
 
 def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int) -> str:
-    """Which shards to run again, and the first of the jobs."""
+    """Names the shards to run again, and the first of the missing jobs."""
     names: list[str] = []
     lines: list[str] = []
     for shard in shards:

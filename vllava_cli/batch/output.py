@@ -1,4 +1,4 @@
-"""Where rows go: to stdout as they come, or into a journal that knows which jobs are done; parts are in parts.py.
+"""Outputs for rows: stdout as they come, or a journal that knows which jobs are done; parts are in parts.py.
 
 A plain JSONL file is its own journal. Any other form is written in one step when the run ends, in the order of the
 jobs; its journal stands beside it.
@@ -46,7 +46,7 @@ class Output:
         return bytes.fromhex(job.id) in self.has_failed
 
     def had_failed(self, job: Job) -> bool:
-        """Whether the row that is there already is an error."""
+        """True if the job has a row already, and that is an error."""
         return self.has_failed.get(bytes.fromhex(job.id), False)
 
     def put(self, row: Mapping[str, Any]) -> None:
@@ -200,7 +200,7 @@ def _check_table(destination: Destination) -> None:
 
 
 def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
-    """By the id of each row, whether it is an error. Errors: OutputError for rows of something else."""
+    """Maps the id of each row to whether it is an error. Errors: OutputError for rows of something else."""
     has_failed: dict[bytes, bool] = {}
     for row in rows:
         if not is_row(row):

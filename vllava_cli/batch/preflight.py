@@ -25,7 +25,7 @@ MOST_READS = 64
 
 @dataclass(kw_only=True)
 class Headers:
-    """What the headers of clips said so far."""
+    """The findings of the headers that were read so far."""
 
     good: list[ClipJobs] = field(default_factory=list)
     bad: list[tuple[ClipJobs, JobError]] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Preflight:
         self._thread.start()
 
     def wait(self, slice_s: float) -> bool:
-        """Whether all headers are known, after at most so many seconds. Errors: what stopped the thread."""
+        """Waits at most so many seconds, and returns True if all headers are known. Errors: what stopped the thread."""
         self._thread.join(slice_s)
         if self._thread.is_alive():
             return False

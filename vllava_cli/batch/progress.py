@@ -46,7 +46,7 @@ class Progress:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the model may be at work."""
+        """True if the model may be at work."""
         return self.ready_s is not None
 
     @property

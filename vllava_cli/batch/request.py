@@ -1,4 +1,4 @@
-"""What one `vllava batch` was asked for, and how the words of its command line become that.
+"""The request of one `vllava batch`, and the words of a command line turned into it.
 
 Pure, but for a look whether a word is a file. Errors: UsageError, from each function.
 """
@@ -27,7 +27,7 @@ _OLD = "vllava: warning: -q before a question is read as -Q. Write -Q: -q means 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Where jobs come from: paths and questions, or a file that has both."""
+    """The sources of jobs: paths and questions, or a file that has both."""
 
     paths: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """Where rows go: a file, parts in a folder or below a URL, or stdout where neither is named."""
+    """The place for rows: a file, parts in a folder or below a URL, or stdout where neither is named."""
 
     path: Path | None = None
     parts: str | None = None
@@ -70,7 +70,7 @@ class Destination:
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """Which cluster answers, and how."""
+    """The cluster that answers, and its share of engines and GPUs."""
 
     address: str = LOCAL
     """"local", "auto", "host:port" or "ray://host:port"."""
@@ -142,7 +142,7 @@ def inputs_of(
     is_recursive: bool,
     is_null: bool,
 ) -> Inputs:
-    """Which words are paths: all with -Q, none with --jobs, else all but the first."""
+    """Takes the paths from the words: all with -Q, none with --jobs, else all but the first."""
     if any(not question.strip() for question in questions):
         raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
     if jobs is not None:

@@ -47,7 +47,7 @@ little for it · overflow: the model's numbers aren't numbers · question: an em
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What all rows of a run have in common."""
+    """The fields that all rows of a run share."""
 
     model: str
     revision: str | None
@@ -90,7 +90,7 @@ class JobError:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a job: either an answer or an error."""
+    """The result of a job: either an answer or an error."""
 
     job: Job
     answer: Answer | None = None
@@ -130,7 +130,7 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
 
 
 def is_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row of some file is one of a batch, by whichever version."""
+    """True if a row of some file was written by a batch, by whichever version."""
     return id_of(row) is not None and all(key in row for key in FIRST_KEYS)
 
 

@@ -163,7 +163,7 @@ def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
 
 
 def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
-    """What can't be known of the jobs where the checkpoint isn't here, a sentence; "" where that is nothing."""
+    """Describes what can't be known of the jobs where the checkpoint isn't here; "" where all is known."""
     from vllava_cli.nouns import UNKNOWN_REVISION
 
     whats = ["done"] * has_rows + ["in the shard"] * bool(batch.shard)
@@ -174,7 +174,7 @@ def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
 
 
 def _is_whole(out: Output, jobs: Sequence[Job], screen: Screen) -> bool:
-    """Whether the output has each job once; where it hasn't, says what is wrong with it."""
+    """True if the output has each job once; else reports what is wrong with it."""
     with screen.waiting("Reconciling the rows with the jobs"):
         found = mismatches(jobs, out.ids(), out.before)
     for sentence in found:
@@ -220,7 +220,7 @@ class _Work:
             self._report_stats()
 
     def is_stopping(self) -> bool:
-        """Whether nothing new is begun."""
+        """True if nothing new is to be begun."""
         return self.is_interrupted() or self.has_failed
 
     def _do_here(self, clip_jobs: list[ClipJobs]) -> None:

@@ -61,7 +61,7 @@ class _Lone(NamedTuple):
 
 
 def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], signature: str) -> StaleRows:
-    """What is stale among the rows; `jobs` are those of this shard, `every` those of all shards.
+    """Finds the stale rows; `jobs` are those of this shard, `every` those of all shards.
 
     Rows of other clips, questions and settings aren't, nor are those of a clip that is missing now. Where it decides, a
     clip is hashed.
@@ -89,7 +89,7 @@ def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], sign
 
 
 def _is_same(job: Job, lone: _Lone, known: dict[tuple[str, Fingerprint], bool]) -> bool:
-    """Whether the clip has the bytes that its row says; one of another size isn't read."""
+    """True if the clip has the bytes that its row says; a clip of another size isn't read."""
     if lone.print is None or not isinstance(lone.state, dict) or lone.state.get("bytes") != job.size:
         return False
     key = job.path, lone.print

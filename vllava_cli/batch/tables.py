@@ -23,7 +23,7 @@ _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def format_of(path: Path | None, wished: Format | None = None) -> Format:
-    """What was wished for, else what the file's ending says, else JSON lines: a/b.CSV → "csv"."""
+    """Chooses the format: the named one, else the one of the file's ending, else JSON lines: a/b.CSV → "csv"."""
     ending = path.suffix[1:].lower() if path else ""
     return wished or (cast(Format, ending) if ending in get_args(Format) else "jsonl")
 

@@ -56,7 +56,7 @@ def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadP
 
 @torch.inference_mode()
 def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
-    """For each number in a model's matrices."""
+    """Returns the seconds of an answer for each number in a model's matrices."""
     prompt = torch.ones(PREFILL_ROWS, PREFILL_SIDE, dtype=dtype)
     square = torch.ones(PREFILL_SIDE, PREFILL_SIDE, dtype=dtype)
     token, wide = torch.ones(1, STEP_WIDTHS[0], dtype=dtype), torch.ones(STEP_WIDTHS, dtype=dtype)

@@ -94,7 +94,7 @@ def create(path: Path, record: SessionRecord) -> Journal:
 
 
 def begin(folder: Path, record: SessionRecord, now: datetime) -> Journal:
-    """As `create`, under a name of its own, also if others begin in the same second.
+    """Creates a session under a name of its own, also if others begin in the same second.
 
     Names sort by time: 2026-11-22T19-40-05Z.jsonl, then 2026-11-22T19-40-05Z_2.jsonl.
     """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerKey:
-    """What an answer belongs to: several jobs where the same was asked more than once."""
+    """The jobs that an answer belongs to: several where the same was asked more than once."""
 
     jobs: tuple[Job, ...]
     times_s: tuple[float, ...] | None = None
@@ -67,7 +67,7 @@ class LocalExecutor:
         self._hashing = Hashing() if self.batch.is_hashing else None
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:  # noqa: ARG002  (their frames are read)
-        """As `Executor.outcomes`; with --hash a result waits for the hash of its clip."""
+        """Answers as `Executor.outcomes` does; with --hash a result waits for the hash of its clip."""
         from vllava_cli.engine.batch import BatchScheduler, used_bytes
         from vllava_cli.engine.cancel import Cancel
 

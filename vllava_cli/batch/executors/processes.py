@@ -45,7 +45,7 @@ _SLICE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSetup:
-    """What a worker is started with."""
+    """The settings that a worker is started with."""
 
     batch: BatchRequest
     source: Source
@@ -120,7 +120,10 @@ class WorkerPool:
         """The counts of those that have ended."""
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
-        """As `Executor.outcomes`. Errors: what keeps a process from loading its model; VllavaError where all die."""
+        """Answers as `Executor.outcomes` does.
+
+        Errors: the one that keeps a process from loading its model; VllavaError where all die.
+        """
         self._queue.extend(clip_jobs)
         try:
             for start in self._starts:

@@ -41,7 +41,7 @@ CLIP, RESULT = "clip", "result"
 
 @dataclass(frozen=True, kw_only=True)
 class StageSetup:
-    """What travels from the driver to the processes of a cluster, once."""
+    """The settings that the driver sends to the processes of a cluster, once."""
 
     batch: BatchRequest
     source: Source

@@ -63,7 +63,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What Ray may use of one machine."""
+    """The share of one machine that Ray may use."""
 
     cpus: int
     gpus: int = 0
@@ -135,7 +135,7 @@ class RayExecutor:
     _has_reported_vain: bool = False
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
-        """As `Executor.outcomes`. Errors: ClusterError, WishError; OutputError for the manifest."""
+        """Answers as `Executor.outcomes` does. Errors: ClusterError, WishError; OutputError for the manifest."""
         options = self.batch.ray or RayOptions()
         self._left = {job.id: job for clip in clip_jobs for job in clip.jobs}
         self.control.waiting_for = "Starting Ray" if options.address == LOCAL else f"Connecting to {options.address}"

@@ -56,7 +56,7 @@ class RayPass:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueItems:
-    """What came since the last time; results are pickled."""
+    """The items that came since the last call; results are pickled."""
 
     results: tuple[bytes, ...]
     is_over: bool = False
@@ -97,7 +97,7 @@ class CrashLoopDetector:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether so many ended, and each actor that ever began has had its chances."""
+        """True if too many engines ended, and each actor that ever began has had its chances."""
         return self._most_vain is not None and self.vain >= self._most_vain and min(self._counts.values()) >= LEAST_EACH
 
 

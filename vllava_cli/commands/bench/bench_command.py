@@ -34,7 +34,7 @@ FAULTS = (WishError, MemoryShortError, CheckpointError, ContextError)
 
 
 class BenchTools:
-    """What measures; a test has others. Each method imports what it needs when it is called."""
+    """The tools that measure; a test has others. Each method imports what it needs when it is called."""
 
     def frames_figure(self, path: Path, bench: Bench, is_interrupted: Callable[[], bool]) -> Figure:
         """Reads the clip in the bounded process, beside the documentation's loop in another. Errors: MediaError."""

@@ -77,7 +77,7 @@ def notes(figures: Iterable[Figure]) -> list[tuple[str, str]]:
 
 
 def faults(trials: Iterable[BenchTrial]) -> list[tuple[str, str]]:
-    """As `notes`, for what made configurations fail."""
+    """Returns lines as `notes` does, about the faults that made configurations fail."""
     return _numbered(trial.fault or "" for trial in trials)
 
 
@@ -92,7 +92,7 @@ def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
 
 
 def changes_table(trial: TrialChange, width: int | None) -> str:
-    """Beside each change the snippet's, where there is room: it says what the machine did."""
+    """Shows the snippet's change beside each of ours where there is room: it tells what the machine did."""
     rows = [["", "", "then", "now", "change", "the snippet's"]]
     for each in trial.lines:
         changes = (each.factor, each.verdict), (each.snippet_factor, each.snippet_verdict)

@@ -177,7 +177,7 @@ def lines_for(
 
 
 def _is_open(text: str) -> bool:
-    '''Whether a block begins with """ and hasn't ended.'''
+    '''True if a block begins with """ and hasn't ended.'''
     return text.lstrip().startswith(QUOTES) and text.count(QUOTES) == 1
 
 

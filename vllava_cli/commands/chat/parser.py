@@ -91,7 +91,7 @@ class Word:
 
     @property
     def is_home(self) -> bool:
-        """Whether it begins with a ~ that means a home."""
+        """True if the word begins with a ~ that means a home."""
         return self.raw.startswith("~")
 
     @property
@@ -106,7 +106,7 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What stands after a command: options as (name, value) in their order, and the other words."""
+    """The words after a command: options as (name, value) in their order, and the others."""
 
     command: SlashCommand
     rest: str

@@ -215,7 +215,7 @@ class MeasuredSnippet:
         sequences: int = 1,
         suppressed: Sequence[int] = (),
     ) -> tuple[tuple[int, ...], float]:
-        """As `MeasuredEngine.answer`, with the last ids on the host; `suppressed` ids never come."""
+        """Answers as `MeasuredEngine.answer` does, with the last ids on the host; `suppressed` ids never come."""
         first_s: list[float] = []
 
         def note(ids: Tensor, _scores: object, **_: object) -> Tensor:

@@ -28,7 +28,7 @@ class Roofline:
 
     @property
     def value_bytes(self) -> int:
-        """Of a number outside of the language model's matrices."""
+        """Bytes of a number outside of the language model's matrices."""
         return 4 if self.plan.dtype == "float32" else 2
 
     @property
@@ -77,7 +77,7 @@ class Roofline:
 
     @property
     def _head_parameters(self) -> int:
-        """Of the matrix that makes logits."""
+        """Counts the numbers in the matrix that makes logits."""
         return int(self.config.text_config.hidden_size * self.config.text_config.vocab_size)
 
     @property

@@ -109,7 +109,7 @@ class DecoderClient:
         return cast(Clip, self._ask("header", path))
 
     def documented(self, path: Path) -> Clip:
-        """As `full_decode.documented`. Errors: those of `sample`."""
+        """Gives the frames of `full_decode.documented`. Errors: those of `sample`."""
         return cast(Clip, self._ask("documented", path))
 
     def close(self) -> None:
