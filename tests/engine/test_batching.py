@@ -32,7 +32,7 @@ from tests.engine.batches import (
 from tests.engine.engines import PHRASES, after, engine_of
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.tokenizer import Tokenizer
+from vllava_cli.engine.tokens import Tokenizer
 from vllava_cli.errors import ContextError, MediaError, UsageError
 from vllava_cli.nouns import Conversation, Frames, Sampling
 

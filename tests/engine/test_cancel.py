@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.engine.batches import as_asked, crossed, run
-from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
+from vllava_cli.interrupt import Cancel
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
 SAMPLING = Sampling(max_new_tokens=12, has_guard=False)
@@ -83,28 +83,7 @@ def test_choices_are_left_between_two_layers(media: tuple[Frames, ...], demo_eng
 
 def test_a_batch_stops_within_the_reading_of_a_clip(media: tuple[Frames, ...], random_engine: Engine) -> None:
     jobs = crossed(media[:4], (QUESTION, "Why?"))
-    towers = len(random_engine.model.model.video_tower.encoder.layers) if _is_flat(random_engine) else 2
-    for at in range(1, towers + len(random_engine.llama.blocks)):
+    for at in range(1, 2 + len(random_engine.llama.blocks)):  # its tower has two layers
         with Press(engine := engine_like(random_engine), at) as press:
             batch = run(engine, SAMPLING, as_asked(jobs), most_rows=2, is_stopping=press.is_pressed)
         assert (press.layers, batch.found) == (at, {})
-
-
-def _is_flat(engine: Engine) -> bool:
-    return hasattr(engine.model.model.video_tower, "encoder")
-
-
-def test_a_batch_finishes_what_it_had_begun(media: tuple[Frames, ...], random_engine: Engine) -> None:
-    jobs = crossed(media[:1], (QUESTION, "Why?"))
-    steps = reading_layers(random_engine, media[0]) + 1
-    with Press(engine := engine_like(random_engine), steps) as press:
-        batch = run(engine, SAMPLING, as_asked(jobs), most_rows=2, is_stopping=press.is_pressed)
-    assert [answer.stats.new_tokens for answer in (each.answer for each in batch.found.values()) if answer] == [12, 12]
-
-
-def reading_layers(engine: Engine, medium: Frames) -> int:
-    """How many layers run until the prompts of some questions about a clip are read."""
-    one = Sampling(max_new_tokens=1, has_guard=False)
-    with Press(fresh := engine_like(engine), None) as press:
-        run(fresh, one, as_asked(crossed([medium], (QUESTION, "Why?"))), most_rows=2)
-    return press.layers

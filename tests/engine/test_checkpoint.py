@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors import safe_open
 
 from tests.checkpoints import edit_json, write_checkpoint
 from vllava_cli import demo
-from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, check_architecture, describe
-from vllava_cli.errors import CheckpointError
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, describe
 from vllava_cli.nouns import Checkpoint, Source
 
 
@@ -53,7 +51,8 @@ def test_the_parameters_are_those_of_the_weights(small_checkpoint: Path) -> None
 
 
 def test_the_default_model_is_described_as_published() -> None:
-    assert DEFAULT_CHECKPOINT.parameters == pytest.approx(7.37e9, rel=0.01)
+    """Its three shards have 4.98, 4.95 and 4.81 GB, two bytes a parameter."""
+    assert DEFAULT_CHECKPOINT.parameters * 2 / 1e9 == pytest.approx(4.98 + 4.95 + 4.81, abs=0.015)
     assert DEFAULT_CHECKPOINT.tokens_per_video == 2056
     assert DEFAULT_CHECKPOINT.cache_values_per_token * 2 * 4096 == 2 * 1024**3
 
@@ -62,24 +61,6 @@ def test_a_tower_that_keeps_its_class_token_has_one_more_image_token(tmp_path: P
     folder = write_checkpoint(tmp_path)
     edit_json(folder / "config.json", vision_feature_select_strategy="full")
     assert described(folder).tokens_per_image == 5
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "another model": ({"model_type": "llava"}, "is of type llava + llama + clip_vision_model: "),
-    "another language model": ({"text_config": {"model_type": "mistral"}}, "is of type video_llava + mistral + clip"),
-    "no vision": ({"vision_config": None}, "is of type video_llava + llama: "),
-    "already quantised": ({"quantization_config": {"quant_method": "awq"}}, "is already quantised"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_another_architecture_is_refused(name: str, tmp_path: Path) -> None:
-    changes, message = REFUSED[name]
-    folder = write_checkpoint(tmp_path)
-    edit_json(folder / "config.json", **changes)
-    with pytest.raises(CheckpointError) as caught:
-        check_architecture(folder)
-    assert message in str(caught.value)
 
 
 def values_in(folder: Path) -> int:
@@ -95,8 +76,3 @@ def values_in(folder: Path) -> int:
 def test_parameters_are_counted_as_they_are(published: Path, small_checkpoint: Path) -> None:
     for folder in (published, small_checkpoint, demo.CHECKPOINT):
         assert described(folder).parameters == described(folder).seeing(["video"]).parameters == values_in(folder)
-
-
-def test_the_default_model_has_the_parameters_of_its_published_files() -> None:
-    """Three shards of 4.98, 4.95 and 4.81 GB, two bytes a parameter."""
-    assert DEFAULT_CHECKPOINT.parameters * 2 / 1e9 == pytest.approx(4.98 + 4.95 + 4.81, abs=0.015)

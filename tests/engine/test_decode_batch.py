@@ -113,13 +113,6 @@ def test_rows_that_come_and_go_change_no_others_logits(
         life.check()
 
 
-def test_the_same_holds_for_the_demo_model(demo_engine: Engine, media: tuple[Frames, ...]) -> None:
-    life = Life(demo_engine, media[:4], 1)
-    for happens in (life.join, life.step, life.leave, life.join, life.step):
-        happens()
-    life.check()
-
-
 def test_columns_that_nobody_needs_go_with_the_row_that_did(random_engine: Engine, media: tuple[Frames, ...]) -> None:
     prompts = [(media[0], prompt_of(random_engine, media[0], question)) for question in ("Why?", LONG, "Where is it?")]
     short, long, other = (len(ids) for _, ids in prompts)
@@ -161,17 +154,7 @@ def test_a_pass_reads_so_many_rows_and_never_none(length: int, rows: int, random
 
 @pytest.mark.parametrize(
     ("free", "row_bytes", "most", "wanted"),
-    [
-        (10, 2, 64, 3),
-        (0, 2, 64, 1),
-        (-5, 2, 64, 1),
-        (1000, 2, 64, 64),
-        (100, 0, 64, 64),
-        (100, 10, 64, 7),
-        (99, 10, 64, 6),
-        (100, 70, 64, 1),
-        (100, 1000, 64, 1),
-    ],
+    [(-5, 2, 64, 1), (1000, 2, 64, 64), (100, 0, 64, 64), (100, 10, 64, 7), (99, 10, 64, 6), (100, 1000, 64, 1)],
 )
 def test_seven_tenths_of_what_is_free_are_filled(free: int, row_bytes: int, most: int, wanted: int) -> None:
     assert rows_in(free, row_bytes, most=most) == wanted
@@ -190,19 +173,24 @@ def holding(engine: Engine, tokens: int, *, context: int) -> Engine:
     return Engine(model=engine.model, tokens=known, plan=engine.plan)
 
 
-def test_a_row_has_a_video_the_longest_question_and_an_answer(demo_engine: Engine) -> None:
-    row = demo_engine.tokens.checkpoint.tokens_per_video + 100 + ANSWER_TOKENS
-    tight = holding(demo_engine, 20 * row, context=1024)
-    assert 12 <= rows_that_fit(tight, Sampling(), question_characters=100) <= 16
-    assert 6 <= rows_that_fit(tight, Sampling(), question_characters=100 + row) <= 8
-    assert 25 <= rows_that_fit(tight, Sampling(max_new_tokens=1), question_characters=10) <= 32
+ROW = 136 + 100 + ANSWER_TOKENS
+"""A video, the longest question, an answer."""
 
 
-def test_no_row_is_longer_than_the_context(demo_engine: Engine) -> None:
-    tight = holding(demo_engine, 20 * 200, context=200)
-    assert 12 <= rows_that_fit(tight, Sampling(), question_characters=1_000_000) <= 16
-
-
-def test_there_is_always_one_row_and_never_more_than_pay(demo_engine: Engine) -> None:
-    assert rows_that_fit(holding(demo_engine, 1, context=1024), Sampling(), question_characters=10) == 1
-    assert rows_that_fit(holding(demo_engine, 10**6, context=1024), Sampling(), question_characters=10) == MOST_ON_CPU
+@pytest.mark.parametrize(
+    ("tokens", "context", "new_tokens", "characters", "rows"),
+    [
+        (20 * ROW, 1024, 512, 100, range(12, 17)),
+        (20 * ROW, 1024, 512, 100 + ROW, range(6, 9)),
+        (20 * ROW, 1024, 1, 10, range(25, 33)),
+        (20 * 200, 200, 512, 10**6, range(12, 17)),
+        (1, 1024, 512, 10, range(1, 2)),
+        (10**6, 1024, 512, 10, range(MOST_ON_CPU, MOST_ON_CPU + 1)),
+    ],
+    ids=["as it is", "longer questions", "short answers", "a short context", "hardly any memory", "much memory"],
+)
+def test_as_many_rows_are_answered_as_the_memory_holds(
+    tokens: int, context: int, new_tokens: int, characters: int, rows: range, demo_engine: Engine
+) -> None:
+    engine = holding(demo_engine, tokens, context=context)
+    assert rows_that_fit(engine, Sampling(max_new_tokens=new_tokens), question_characters=characters) in rows

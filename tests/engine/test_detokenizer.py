@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli import demo
-from vllava_cli.engine.tokenizer import Detokenizer, Tokenizer, read_tokenizer
+from vllava_cli.engine.sequence import Detokenizer
+from vllava_cli.engine.tokens import Tokenizer, read_tokenizer
 
 
 @pytest.fixture(scope="module", params=["bytes", "a token of its own"])
@@ -19,17 +20,19 @@ def tokenizer(request: pytest.FixtureRequest, published: Path) -> Tokenizer:
 
 
 def streamed(tokenizer: Tokenizer, text: str, *, drops_strays: bool = True) -> Detokenizer:
-    """Pushes a text's ids one by one; what came out is the text in the end, and `of` says the same of each part."""
+    """Pushes a text's ids one by one; the text only grows, and `of` says the same of each part."""
     ids = tokenizer.encode(text, has_start=False)
     growing = Detokenizer(tokenizer=tokenizer, drops_strays=drops_strays)
-    pieces = []
     for count, token in enumerate(ids, 1):
-        pieces.append(growing.push(token))
-        at_once = Detokenizer.of(tokenizer, ids[:count], drops_strays=drops_strays)
-        assert facts(at_once) == facts(growing)
-    pieces.append(growing.rest())
-    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
-    assert "".join(pieces) == growing.text == tokenizer.decode(growing.ids)
+        before = growing.text
+        growing.push(token)
+        assert growing.text.startswith(before)
+        assert facts(Detokenizer.of(tokenizer, ids[:count], drops_strays=drops_strays)) == facts(growing)
+    before = growing.text
+    growing.rest()
+    assert growing.text.startswith(before)
+    assert "\N{REPLACEMENT CHARACTER}" not in growing.text
+    assert growing.text == tokenizer.decode(growing.ids)
     assert growing.produced == len(ids)
     return growing
 
@@ -85,9 +88,11 @@ def test_three_strays_within_a_few_tokens_are_a_loop(said: str, is_straying: boo
 def test_what_may_begin_a_word_waits_for_what_comes_behind_it(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("A dog.Ъ and", has_start=False)
     growing = Detokenizer(tokenizer=tokenizer)
-    before = [growing.push(token) for token in ids[:-1]]
-    assert "Ъ" not in "".join(before)
-    assert growing.text + growing.push(ids[-1]) == "A dog. and"
+    for token in ids[:-1]:
+        growing.push(token)
+        assert "Ъ" not in growing.text
+    growing.push(ids[-1])
+    assert growing.text == "A dog. and"
     assert growing.likely_ids == growing.ids
 
 
@@ -102,13 +107,16 @@ def test_what_was_streamed_begins_what_is_kept_whatever_the_ids(
     """Bytes that make no text take the bytes beside them along: a line's end may become a replacement character."""
     some = st.sampled_from([tokenizer.id_of(byte) or 0 for byte in BYTES])
     ids = data.draw(st.lists(some | st.integers(0, len(tokenizer) + 1), max_size=12))
-    growing, pieces = Detokenizer(tokenizer=tokenizer, drops_strays=drops_strays), ""
+    growing = Detokenizer(tokenizer=tokenizer, drops_strays=drops_strays)
     for token in ids:
-        pieces += growing.push(token)
-        assert pieces == growing.text
-        assert tokenizer.decode(growing.ids).startswith(pieces)
-    pieces += growing.rest()
+        before = growing.text
+        growing.push(token)
+        assert growing.text.startswith(before)
+        assert tokenizer.decode(growing.ids).startswith(growing.text)
+    before = growing.text
+    growing.rest()
+    assert growing.text.startswith(before)
     at_once = Detokenizer.of(tokenizer, ids, drops_strays=drops_strays)
     assert facts(at_once) == facts(growing)
     at_once.rest()
-    assert pieces == growing.text == at_once.text == tokenizer.decode(growing.ids)
+    assert growing.text == at_once.text == tokenizer.decode(growing.ids)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.kv_cache import SPARE_TOKENS, KVCache, PreallocatedCacheLayer
+from vllava_cli.engine.kv_cache import SPARE_TOKENS, PreallocatedCacheLayer
 
 
 def states(rows: int, length: int) -> tuple[Tensor, Tensor]:
@@ -38,11 +38,3 @@ def test_shared_memory_is_never_written_into(rows: slice) -> None:
     assert torch.equal(part.keys, theirs[0])
     assert torch.equal(part.values, theirs[1])
     assert not torch.equal(whole.keys[rows], part.keys)
-
-
-def test_a_cache_has_so_many_layers_of_its_own_and_no_buffers_before_its_first_token() -> None:
-    cache = KVCache(3)
-    cache.layers[1].update(*states(1, 4))
-    assert [len(layer) for layer in cache.layers] == [0, 4, 0]
-    with pytest.raises(RuntimeError, match="without capacity"):
-        _ = cache.layers[0].buffers

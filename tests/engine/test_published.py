@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from tests import published as layout
 from tests.engine.batches import as_asked, crossed, run
-from tests.engine.engines import FREE, ask, conversation_about, engine_of
+from tests.engine.engines import FREE, ask, conversation_about, engine_of, saying
 from tests.published import write_published
 from tests.reference import Reference, read_reference
 from vllava_cli import demo
@@ -130,21 +127,6 @@ def test_rows_without_a_token_never_come(engine: Engine) -> None:
     produced = [token for each in rows_at_once.found.values() if each.answer for token in each.answer.ids]
     assert len(produced) > 100
     assert not {*produced} & {*engine.tokens.banned_ids}
-
-
-@contextmanager
-def saying(engine: Engine, *ids: int) -> Iterator[None]:
-    """The model says these ids, one behind the other, then its end."""
-    script = iter([*ids, 2])
-    handle = engine.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: _only(logits, next(script, 2)))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _only(logits: torch.Tensor, token: int) -> torch.Tensor:
-    return torch.full_like(logits, -9.0).index_fill(-1, torch.tensor([token]), 9.0)
 
 
 def test_a_stray_letter_is_no_part_of_an_answer_nor_of_the_next_prompt(engine: Engine, file: Tokenizer) -> None:

@@ -143,7 +143,7 @@ def test_the_ids_of_a_question_are_remembered_until_many_others_came(
 ) -> None:
     monkeypatch.setattr("vllava_cli.engine.tokens.MOST_KNOWN", 3)
     counting = Counting(demo_engine.tokens.tokenizer)
-    tokens = replace(demo_engine.tokens, tokenizer=counting, _known={})  # type: ignore[arg-type]
+    tokens = replace(demo_engine.tokens, tokenizer=counting)  # type: ignore[arg-type]
     conversation = Conversation(attached=media[:1])
     made = [tuple(tokens.prompt_ids(conversation, question)) for question in "aabcabcdbcda"]
     assert len(counting.texts) == 5

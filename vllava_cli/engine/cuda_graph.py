@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.cancel import NEVER, Cancel
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama, by_torch
+from vllava_cli.interrupt import NEVER, Cancel
 
 PART_TOKENS = 256
 """The number of keys in a part; a GPU reads the parts of a cache side by side."""
@@ -102,13 +102,15 @@ class CudaGraphDecoder:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as exc:
-            self._give_up(str(exc).partition("\n")[0])
-            return
-        if not self.graphs and not self._agrees(replay, logits, looked):
-            self._give_up("a captured step gave other numbers")
+            fault = str(exc).partition("\n")[0]
+        else:
+            if self.graphs or self._agrees(replay, logits, looked):
+                self.graphs[looked] = replay, logits
+                return
+            fault = "a captured step gave other numbers"
             self._notice("vllava: this GPU's captured steps give other numbers than its plain ones: going on without.")
-            return
-        self.graphs[looked] = replay, logits
+        self._record, self.fault = None, fault
+        self.graphs.clear()
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
         """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
@@ -116,10 +118,6 @@ class CudaGraphDecoder:
         captured, plain = logits.clone(), self._pass(looked)
         bound = ROUNDINGS * torch.finfo(plain.dtype).eps * float(plain.abs().max())
         return bool(torch.allclose(captured, plain, rtol=0, atol=bound, equal_nan=True))
-
-    def _give_up(self, fault: str) -> None:
-        self._record, self.fault = None, fault
-        self.graphs.clear()
 
 
 class CudaRecorder:

@@ -88,10 +88,20 @@ def fetch_weights(source: Source, *, log: Log = SILENT) -> None:
 
     Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
     """
-    if missing := missing_weights(source.folder):
-        _complete(source, missing, log=log)
-    for name in weight_files(source.folder):
-        shapes_in(source.folder / name)
+    folder, model = source.folder, source.model
+    missing = missing_weights(folder)
+    if missing and source.revision is None:
+        is_index_lost = missing == [WEIGHTS] and any(folder.glob("*-of-*.safetensors"))
+        raise no_weights(folder, [INDEX] if is_index_lost else missing)
+    if missing:
+        listing = ask(model, source.revision, lack=lack(model, source, missing))
+        if WEIGHTS not in listing.names and INDEX in listing.names:
+            fetch(listing, [INDEX])
+            missing = missing_weights(folder)
+        _check_listed(listing, missing, "vllava reads weights from safetensors files only")
+        fetch(listing, missing, has_bar=log.has_bars)
+    for name in weight_files(folder):
+        shapes_in(folder / name)
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
@@ -104,18 +114,6 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
     except Exception as exc:  # safetensors has a type of its own
         raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
-
-
-def _complete(source: Source, missing: list[str], *, log: Log) -> None:
-    if source.revision is None:
-        is_index_lost = missing == [WEIGHTS] and any(source.folder.glob("*-of-*.safetensors"))
-        raise no_weights(source.folder, [INDEX] if is_index_lost else missing)
-    listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
-    if WEIGHTS not in listing.names and INDEX in listing.names:
-        fetch(listing, [INDEX])
-        missing = missing_weights(source.folder)
-    _check_listed(listing, missing, "vllava reads weights from safetensors files only")
-    fetch(listing, missing, has_bar=log.has_bars)
 
 
 def missing_description(folder: Path) -> list[str]:

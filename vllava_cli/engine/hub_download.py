@@ -65,7 +65,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") ->
 
     The sentence of an error begins with `lack`, which says what isn't here. Errors: HubError.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would print what the hub advertises
@@ -83,7 +83,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") ->
             f"{lack} and the hub doesn't answer within {limit_s:g} seconds: try again, or set "
             "HF_HUB_ETAG_TIMEOUT to more."
         ) from exc
-    except network_fault() as exc:
+    except errors.HTTPError as exc:
         other = ", or try --model demo, which is built in" if kind == "model" else ""
         raise HubError(
             f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
@@ -127,14 +127,6 @@ def refusals(model: str, revision: str | None, kind: Kind) -> Iterator[None]:
         raise HubError(f"The hub answers with status {status} about {model}: {remedy}.") from exc
 
 
-def network_fault() -> type[Exception]:
-    """The error of the HTTP library below the hub's library: httpx, or httpx2."""
-    from huggingface_hub.errors import HTTPError
-
-    found: type[Exception] = HTTPError
-    return found
-
-
 def plain(name: str | None) -> str:
     """A name from the hub, as a file in a folder. Errors: ValueError where it would lead elsewhere."""
     if not name or not is_plain(name):
@@ -156,14 +148,54 @@ def _remember(listing: Listing, revision: str) -> None:
             reference.write_text(listing.commit, encoding="utf-8")
 
 
+def fetch(listing: Listing, names: Iterable[str], *, has_bar: bool = False) -> None:
+    """Fetches those of these files that the listing's folder lacks, several at once. Errors: HubError."""
+    todo = [name for name in names if not (listing.folder / name).exists()]
+    is_over = threading.Event()
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        files = _all(pool.submit(_look_up, listing, name, is_over) for name in todo)
+        _check_space(listing, files)
+        with _bar(files, is_shown=has_bar and bool(files)) as bar:
+            try:
+                _all(pool.submit(file.fetch, bar) for file in files)
+            except KeyboardInterrupt:
+                bar.leave = True  # it says how much has arrived
+                raise
+    finally:
+        is_over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(listing: Listing, name: str, is_over: threading.Event) -> RemoteFile:
+    """Errors: HubError."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(listing.model, name, revision=listing.commit)
+    for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
+        try:
+            with refusals(listing.model, listing.commit, listing.kind):
+                found = get_hf_file_metadata(url, timeout=STALL_S)
+            blob = repository_folder(listing.model) / "blobs" / plain(found.etag)
+            break
+        except (errors.HTTPError, ValueError) as exc:
+            if is_last:
+                raise _broken_off(name) from exc
+    return RemoteFile(listing=listing, name=name, url=url, size=found.size, blob=blob, is_over=is_over)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
+    """A file of the hub on its way into the cache, in a thread of its own."""
+
     listing: Listing
     name: str
     url: str
     size: int | None
     blob: Path
     """The file of the cache with its content, named by its ETag."""
+    is_over: threading.Event
+    """Set when nobody waits for it any more."""
 
     @property
     def part(self) -> Path:
@@ -174,125 +206,89 @@ class RemoteFile:
     def bytes_here(self) -> int:
         return next((path.stat().st_size for path in (self.blob, self.part) if path.exists()), 0)
 
-
-def fetch(listing: Listing, names: Iterable[str], *, has_bar: bool = False) -> None:
-    """Fetches those of these files that the listing's folder lacks, several at once. Errors: HubError."""
-    todo = [name for name in names if not (listing.folder / name).exists()]
-    is_over = threading.Event()
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        files = _all(pool.submit(_look_up, listing, name) for name in todo)
-        _check_space(listing, files)
-        with _bar(files, is_shown=has_bar and bool(files)) as bar:
-            download = _Download(folder=listing.folder, bar=bar, is_over=is_over)
-            try:
-                _all(pool.submit(download.run, file) for file in files)
-            except KeyboardInterrupt:
-                bar.leave = True  # it says how much has arrived
-                raise
-    finally:
-        is_over.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Download:
-    """The download of several files, each in a thread of its own."""
-
-    folder: Path
-    bar: Any
-    is_over: threading.Event
-
-    def run(self, file: RemoteFile) -> None:
-        """Fetches the file's content into the cache, and links it into the folder. Errors: HubError."""
+    def fetch(self, bar: Any) -> None:
+        """Fetches the content into the cache, and links it into the listing's folder. Errors: HubError."""
         from huggingface_hub.utils import WeakFileLock
 
-        repository = file.blob.parent.parent
-        lock = repository.parent / ".locks" / repository.name / f"{file.blob.name}.lock"
+        repository = self.blob.parent.parent
+        lock = repository.parent / ".locks" / repository.name / f"{self.blob.name}.lock"
         try:
-            for folder in (lock.parent, file.blob.parent, self.folder):
+            for folder in (lock.parent, self.blob.parent, self.listing.folder):
                 folder.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
-                if not file.blob.exists():
-                    self._complete(file)
-                    file.part.replace(file.blob)
-                _link(file.blob, self.folder / file.name)
+                if not self.blob.exists():
+                    self._complete(bar)
+                    self.part.replace(self.blob)
+                _link(self.blob, self.listing.folder / self.name)
         except OSError as exc:
             raise HubError(
-                f"The file {file.name} can't be kept in {repository}: {exc.strerror or exc}. Make room there, or set "
+                f"The file {self.name} can't be kept in {repository}: {exc.strerror or exc}. Make room there, or set "
                 "HF_HOME to another folder."
             ) from exc
 
-    def _complete(self, file: RemoteFile) -> None:
+    def _complete(self, bar: Any) -> None:
         """Completes `part`. Where it turns out to be damaged, all of it is fetched anew, once."""
-        is_taken_up = file.part.exists()
-        with file.part.open("ab") as sink:
-            self._grow(file, sink)
-        if _is_sound(file):
+        is_taken_up = self.part.exists()
+        with self.part.open("ab") as sink:
+            self._grow(sink, bar)
+        if self._is_sound():
             return
-        self._count(-file.bytes_here)
-        file.part.unlink()
+        _count(bar, -self.bytes_here)
+        self.part.unlink()
         if not is_taken_up:
-            raise HubError(f"What came from the hub as {file.name} is damaged: try again, or from another network.")
-        self._complete(file)
+            raise HubError(f"What came from the hub as {self.name} is damaged: try again, or from another network.")
+        self._complete(bar)
 
-    def _grow(self, file: RemoteFile, sink: IO[bytes]) -> None:
+    def _grow(self, sink: IO[bytes], bar: Any) -> None:
+        from huggingface_hub import errors
+
         pauses_s = iter(PAUSES_S)
-        while file.size is None or sink.tell() < file.size:
+        while self.size is None or sink.tell() < self.size:
             before, fault = sink.tell(), None
             try:
-                self._receive(file, sink)
-            except network_fault() as exc:
+                self._receive(sink, bar)
+            except errors.HTTPError as exc:
                 fault = exc
-            if file.size is None and fault is None:
+            if self.size is None and fault is None:
                 return
             if sink.tell() > before:
                 pauses_s = iter(PAUSES_S)
             elif (pause_s := next(pauses_s, None)) is None:
-                raise _broken_off(file.name) from fault
+                raise _broken_off(self.name) from fault
             else:
                 self.is_over.wait(pause_s)
 
-    def _receive(self, file: RemoteFile, sink: IO[bytes]) -> None:
+    def _receive(self, sink: IO[bytes], bar: Any) -> None:
         """Appends the bytes behind the end of `sink`."""
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         start = sink.tell()
         headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        request = get_session().stream("GET", file.url, headers=headers, timeout=STALL_S, follow_redirects=True)
-        with refusals(file.listing.model, None, file.listing.kind), request as response:
+        request = get_session().stream("GET", self.url, headers=headers, timeout=STALL_S, follow_redirects=True)
+        with refusals(self.listing.model, None, self.listing.kind), request as response:
             hf_raise_for_status(response)
             if start and response.status_code != 206:  # all of it, whatever was asked for
                 sink.seek(0)
                 sink.truncate()
-                self._count(-start)
+                _count(bar, -start)
             for chunk in response.iter_bytes():
                 if self.is_over.is_set():
-                    raise _broken_off(file.name)
+                    raise _broken_off(self.name)
                 sink.write(chunk)
                 sink.flush()  # a process that is ended keeps it, too
-                self._count(len(chunk))
+                _count(bar, len(chunk))
 
-    def _count(self, size: int) -> None:
-        with self.bar.get_lock():
-            self.bar.update(size)
+    def _is_sound(self) -> bool:
+        """True if `part` has the size and, where the ETag is one, the SHA-256 that the hub names."""
+        if self.size is not None and self.bytes_here != self.size:
+            return False
+        with self.part.open("rb") as part:
+            return len(self.blob.name) != 64 or hashlib.file_digest(part, "sha256").hexdigest() == self.blob.name
 
 
-def _look_up(listing: Listing, name: str) -> RemoteFile:
-    """Errors: HubError."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    url = hf_hub_url(listing.model, name, revision=listing.commit)
-    for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
-        try:
-            with refusals(listing.model, listing.commit, listing.kind):
-                found = get_hf_file_metadata(url, timeout=STALL_S)
-            blob = repository_folder(listing.model) / "blobs" / plain(found.etag)
-            break
-        except (network_fault(), ValueError) as exc:
-            if is_last:
-                raise _broken_off(name) from exc
-    return RemoteFile(listing=listing, name=name, url=url, size=found.size, blob=blob)
+def _count(bar: Any, size: int) -> None:
+    with bar.get_lock():
+        bar.update(size)
 
 
 def _all(futures: Iterable[Future[Found]]) -> list[Found]:
@@ -329,14 +325,6 @@ def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
         leave=False,
         ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3 if is_shown else None,
     )
-
-
-def _is_sound(file: RemoteFile) -> bool:
-    """True if the received file has the size and, where the ETag is one, the SHA-256 that the hub names."""
-    if file.size is not None and file.bytes_here != file.size:
-        return False
-    with file.part.open("rb") as part:
-        return len(file.blob.name) != 64 or hashlib.file_digest(part, "sha256").hexdigest() == file.blob.name
 
 
 def _link(blob: Path, name: Path) -> None:

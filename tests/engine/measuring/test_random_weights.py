@@ -45,7 +45,7 @@ def test_7b_has_the_published_shapes() -> None:
 
 def test_a_skeleton_takes_no_memory_and_ids_without_text_have_none() -> None:
     assert all(parameter.is_meta for parameter in empty_model(random_config("7b"), EXACT, ()).parameters())
-    assert random_tokens("7b").text_of([32063, 1500]) == ""
+    assert random_tokens("7b").tokenizer.decode([32063, 1500]) == ""
 
 
 def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
