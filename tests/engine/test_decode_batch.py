@@ -25,56 +25,13 @@ from vllava_cli.engine.batch import (
 )
 from vllava_cli.engine.forward import embed, free_bytes
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.engine.kv_cache import SPARE_TOKENS, KVCache, PreallocatedCacheLayer
 from vllava_cli.nouns import Conversation, Frames, Sampling
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = " ".join(["and what else is there to see"] * 16)
 ASKED = (*QUESTIONS[:6], LONG)
-
-
-class Life:
-    """A batch that rows join and leave, and what each row has been fed."""
-
-    def __init__(self, engine: Engine, media: Sequence[Frames], seed: int) -> None:
-        self.random = random.Random(seed)
-        self.engine, self.media = engine, media
-        self.prompts: list[tuple[Frames, list[int]]] = []
-        self.batch = self._newcomers()
-
-    def go_on(self) -> None:
-        self.random.choice([self.step, self.step, self.join, self.leave])()
-
-    def step(self) -> None:
-        ids = [self.random.randrange(10, 300) for _ in self.prompts]
-        self.batch.step(ids)
-        for (_, fed), token in zip(self.prompts, ids, strict=True):
-            fed.append(token)
-
-    def join(self) -> None:
-        self.batch.join(self._newcomers())
-
-    def leave(self) -> None:
-        """Those who stay may stand in another order."""
-        staying = self.random.sample(range(len(self.prompts)), self.random.randint(1, len(self.prompts)))
-        self.batch.leave(staying)
-        self.prompts = [self.prompts[number] for number in staying]
-
-    def check(self) -> None:
-        wanted = torch.stack([alone(self.engine, medium, fed) for medium, fed in self.prompts])
-        assert len(self.batch) == len(self.prompts)
-        assert float((self.batch.logits - wanted).abs().max()) < 1e-4
-        assert self.batch.is_used.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
-        assert len(self.batch.cache) == self.batch.is_used.shape[1]
-
-    def _newcomers(self) -> DecodeBatch:
-        kind = self.random.choice(["video", "image"])
-        media = [medium for medium in self.media if medium.kind == kind]
-        asked = [(self.random.choice(media), self.random.choice(ASKED)) for _ in range(self.random.randint(1, 4))]
-        prompts = [(medium, prompt_of(self.engine, medium, question)) for medium, question in asked]
-        self.prompts += [(medium, list(ids)) for medium, ids in prompts]
-        return batch_of(self.engine, prompts)
 
 
 def prompt_of(engine: Engine, medium: Frames, question: str) -> tuple[int, ...]:
@@ -107,10 +64,34 @@ def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
 def test_rows_that_come_and_go_change_no_others_logits(
     seed: int, random_engine: Engine, media: tuple[Frames, ...]
 ) -> None:
-    life = Life(random_engine, media[:6], seed)
+    chance = random.Random(seed)
+
+    def newcomers() -> list[tuple[Frames, tuple[int, ...]]]:
+        kind = chance.choice(["video", "image"])
+        some = chance.choices([medium for medium in media[:6] if medium.kind == kind], k=chance.randint(1, 4))
+        return [(medium, prompt_of(random_engine, medium, chance.choice(ASKED))) for medium in some]
+
+    fed = newcomers()
+    batch = batch_of(random_engine, fed)
     for _ in range(24):
-        life.go_on()
-        life.check()
+        happens = chance.choice(["step", "step", "join", "leave"])
+        if happens == "step":
+            new = [chance.randrange(10, 300) for _ in fed]
+            batch.step(new)
+            fed = [(medium, (*ids, token)) for (medium, ids), token in zip(fed, new, strict=True)]
+        elif happens == "join":
+            others = newcomers()
+            batch.join(batch_of(random_engine, others))
+            fed += others
+        else:  # those who stay may stand in another order
+            staying = chance.sample(range(len(fed)), chance.randint(1, len(fed)))
+            batch.leave(staying)
+            fed = [fed[number] for number in staying]
+        wanted = torch.stack([alone(random_engine, medium, ids) for medium, ids in fed])
+        assert len(batch) == len(fed)
+        assert float((batch.logits - wanted).abs().max()) < 1e-4
+        assert batch.is_used.sum(1).tolist() == [len(ids) for _, ids in fed]
+        assert len(batch.cache) == batch.is_used.shape[1]
 
 
 def test_columns_that_nobody_needs_go_with_the_row_that_did(random_engine: Engine, media: tuple[Frames, ...]) -> None:
@@ -194,3 +175,14 @@ def test_as_many_rows_are_answered_as_the_memory_holds(
 ) -> None:
     engine = holding(demo_engine, tokens, context=context)
     assert rows_that_fit(engine, Sampling(max_new_tokens=new_tokens), question_characters=characters) in rows
+
+
+def test_a_step_copies_its_own_token_alone_until_the_capacity_is_used_up() -> None:
+    layer = PreallocatedCacheLayer()
+    layer.update(*torch.randn(2, 2, 2, 10, 3))
+    places = []
+    for _ in range(SPARE_TOKENS + 1):
+        layer.update(*torch.randn(2, 2, 2, 1, 3))
+        places.append((layer.keys.data_ptr(), layer.values.data_ptr()))
+    assert len(set(places[:-1])) == 1
+    assert all(last != first for last, first in zip(places[-1], places[0], strict=True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,7 +190,7 @@ def test_one_file_of_weights_goes_before_shards(server: Hub, published: Path) ->
     assert server.bodies() == [("model.safetensors", 0)]
 
 
-LACK = "The model owner/model is not in the cache {cache} and "
+LACK = "owner/model is not in the cache {cache} and "
 LOG_IN = "log in anew with hf auth login, or unset HF_TOKEN."
 GATED = "ask for access at {url}/owner/model, then log in with hf auth login."
 NAME = "check the name, or log in with hf auth login."
@@ -201,12 +201,12 @@ UNREACHED = "run hf download owner/model where there is a network, or try --mode
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        ("gated", "The hub's model owner/model is gated: " + GATED),
+        ("gated", "The hub's owner/model is gated: " + GATED),
         (
             "unknown",
-            "The hub has no model owner/model, or it is private: " + NAME,
+            "The hub has no owner/model, or it is private: " + NAME,
         ),
-        ("revision", "The hub's model owner/model has no revision v2: leave --revision out for main."),
+        ("revision", "The hub's owner/model has no revision v2: leave --revision out for main."),
         ("503", "The hub answers with status 503 about owner/model: try again later."),
         ("401", "The hub answers with status 401 about owner/model: " + LOG_IN),
         ("200", LACK + "what answers at {url} is not the hub: " + PORTAL),
@@ -249,7 +249,7 @@ def test_what_is_here_in_part_is_named_where_the_network_is_gone(
     with pytest.raises(HubError) as caught:
         hub.locate(MODEL)
     assert str(caught.value) == (
-        f"The model owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
+        f"owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
         f"({REFUSED}): {UNREACHED}"
     )
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -266,11 +266,11 @@ def test_weights_without_safetensors_are_refused_before_anything_is_fetched(
     with pytest.raises(HubError) as caught:
         hub.locate_adapter(MODEL) if is_adapter else hub.fetch_weights(source)
     assert str(caught.value) == (
-        "The hub's adapter owner/model has no adapter_model.safetensors: an adapter is read from adapter_config.json "
-        "and adapter_model.safetensors, so name another one."
+        "The hub's owner/model has no adapter_model.safetensors: an adapter is read from adapter_config.json and "
+        "adapter_model.safetensors, so name another one."
         if is_adapter
-        else "The hub's model owner/model has no model.safetensors: vllava reads weights from safetensors files only, "
-        "so name another one."
+        else "The hub's owner/model has no model.safetensors: vllava reads weights from safetensors files only, so "
+        "name another one."
     )
     assert server.bodies() == []
 
@@ -325,7 +325,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     with pytest.raises(HubError) as caught:
         hub.fetch_weights(source)
     assert str(caught.value) == (
-        f"The model owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
+        f"owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
         "to a folder of a larger disk."
     )
 
@@ -341,13 +341,8 @@ def test_a_cache_that_cannot_be_written_to_is_named(server: Hub, hub_cache: Path
 
 def test_two_that_fetch_at_once_share_one_download(server: Hub, published: Path) -> None:
     server.add(MODEL, published)
-    sources: list[Source] = []
-    threads = [threading.Thread(target=lambda: sources.append(fetched())) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(sources) == 3
+    with ThreadPoolExecutor(3) as pool:
+        sources = list(pool.map(lambda _: fetched(), range(3)))
     assert sorted(server.bodies()) == sorted((path.name, 0) for path in published.iterdir())
     assert same_files(sources[0].folder, published)
 
@@ -405,23 +400,3 @@ def test_whether_an_adapter_is_a_checkpoint_is_asked_once(server: Hub) -> None:
     server.requests.clear()
     assert [hub.locate(MODEL), hub.locate(MODEL)] == [source, source]
     assert [request.what for request in server.requests] == ["info"]
-
-
-def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.repositories["owner/gated"] = Repository(files=dict.fromkeys(hub.ADAPTER_FILES, b"{}"), is_gated=True)
-    for name, message in (
-        ("owner/lora", "The hub has no adapter owner/lora, or it is private: check the name, or log in with hf auth l"),
-        ("owner/gated", "The hub's adapter owner/gated is gated: "),
-        ("./lora", "There is no adapter folder ./lora: give the folder of a LoRA adapter, or a hub id."),
-        ("owner/-bad-", "owner/-bad- is neither a folder nor a hub id such as owner/my-lora."),
-    ):
-        with pytest.raises(CheckpointError) as caught:
-            hub.locate_adapter(name)
-        assert str(caught.value).startswith(message)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError) as caught:
-        hub.locate_adapter("owner/lora")
-    assert str(caught.value) == (
-        f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
-        "download owner/lora where there is a network."
-    )

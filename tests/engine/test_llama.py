@@ -100,23 +100,6 @@ def test_transformers_modules_compute_as_before_with_views_of_the_joined_matrice
     assert query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
 
 
-def test_rows_that_are_padded_are_read_as_alone() -> None:
-    holder = Holder("plain")
-    llama = llama_of(holder)
-    short, long = torch.randint(60, (1, 3)), torch.randint(60, (1, 6))
-    together = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1), long])
-    is_used = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
-    with torch.inference_mode():
-        alone = [llama(llama.embedded(ids), KVCache(2).layers)[0, -1] for ids in (short, long)]
-        mine = llama(
-            llama.embedded(together),
-            KVCache(2).layers,
-            positions=(is_used.cumsum(1) - 1).clamp(min=0),
-            mask=padded_mask(is_used, 6),
-        )
-    torch.testing.assert_close(mine[:, -1], torch.stack(alone))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_are_as_near_to_32_as_transformers_are(dtype: torch.dtype) -> None:
     errors = torch.tensor([errors_of(seed, dtype) for seed in range(8)]).mean(dim=0)

@@ -64,8 +64,6 @@ class CudaGraphDecoder:
         self._position = torch.zeros(1, dtype=torch.long, device=llama.device)
         self.graphs: dict[int, tuple[Replay, Tensor]] = {}
         """A captured step for each length of cache, with the tensor that it leaves the logits in."""
-        self.fault: str | None = None
-        """Why steps aren't captured: in torch's own words, or because they gave other logits."""
 
     @torch.inference_mode()
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
@@ -101,16 +99,14 @@ class CudaGraphDecoder:
             replay, logits = record(lambda: self._pass(looked))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as exc:
-            fault = str(exc).partition("\n")[0]
+        except RuntimeError:  # there are operations that can't be captured
+            self.graphs.clear()
         else:
             if self.graphs or self._agrees(replay, logits, looked):
                 self.graphs[looked] = replay, logits
                 return
-            fault = "a captured step gave other numbers"
             self._notice("vllava: this GPU's captured steps give other numbers than its plain ones: going on without.")
-        self._record, self.fault = None, fault
-        self.graphs.clear()
+        self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
         """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""

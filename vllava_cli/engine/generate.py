@@ -40,10 +40,6 @@ class Engine:
     tokens: Tokens
     plan: LoadPlan
     prompt_cache: PromptCache | None = None
-    is_static: bool | None = None
-    """True: decoding writes into a cache that doesn't move. None: it does so on CUDA."""
-    runs_ahead: bool = False
-    """True: the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
     log: Log = SILENT
@@ -51,9 +47,8 @@ class Engine:
     """Decodes where the cache doesn't move."""
 
     def __post_init__(self) -> None:
-        is_cuda = self.model.device.type == "cuda"
-        self.is_static = is_cuda if self.is_static is None else self.is_static
-        self.runs_ahead = self.runs_ahead or is_cuda
+        # CUDA works on its own: it is given a cache that doesn't move, and the next step before a token is read.
+        self.is_static = self.runs_ahead = self.model.device.type == "cuda"
         self.llama = Llama(self.model, self.plan.attention)
         self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower)
         self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens)

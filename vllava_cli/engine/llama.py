@@ -111,14 +111,18 @@ class Llama(nn.Module):
         super().__init__()
         language: Any = model.model.language_model
         config = language.config
-        self._context: int = config.max_position_embeddings
         self._embedding: Tensor = language.embed_tokens.weight.detach()
         self._norm = Norm(language.norm)
         self._head = model.lm_head
         self._rotary = language.rotary_emb
         changes = config.rope_parameters["rope_type"] in CHANGING_ROTATIONS
         with torch.inference_mode(False), torch.no_grad():
-            self._table = None if changes else self._rotations()
+            self._table: tuple[Tensor, Tensor] | None = None
+            """The rotations of all positions, [context, size] each."""
+            if not changes:
+                places = torch.arange(config.max_position_embeddings, device=self.device)[None]
+                cosines, sines = self._rotation(self._embedding[:1], places)
+                self._table = cosines[0, 0], sines[0, 0]
             heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
             attend = KERNELS[attention]
             self._is_sdpa = attention == "sdpa"
@@ -178,12 +182,6 @@ class Llama(nn.Module):
         if positions is not None:
             return cosines[positions][:, None], sines[positions][:, None]
         return cosines[start : start + inputs.shape[1]], sines[start : start + inputs.shape[1]]
-
-    def _rotations(self) -> tuple[Tensor, Tensor]:
-        """The rotations of all positions, [context, size] each."""
-        places = torch.arange(self._context, device=self.device)[None]
-        cosines, sines = self._rotation(self._embedding[:1], places)
-        return cosines[0, 0], sines[0, 0]
 
     def _rotation(self, like: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The sine of the first half has its sign turned, so that turning needs no other."""

@@ -198,17 +198,13 @@ class Sampler:
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         most, best = scores.max(dim=0, keepdim=True)
         if self._sampling.temperature:
-            best = self._drawn(scores - most)
+            # Less the largest no temperature overflows.
+            temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
+            kept = nucleus(torch.softmax((scores - most) / temperature, dim=-1), self._sampling.top_p)
+            # What torch.multinomial does after it has waited for the device to check them.
+            noise = torch.empty_like(kept).exponential_(1, generator=self._generator)
+            best = (kept / noise).argmax(dim=0, keepdim=True)
         return best.where(most.isfinite(), OVERFLOWED)
-
-    def _drawn(self, scores: Tensor) -> Tensor:
-        """An id [1] by temperature and top-p from scores of which the largest is 0: no temperature overflows then."""
-        temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
-        probabilities = torch.softmax(scores / temperature, dim=-1)
-        kept = nucleus(probabilities, self._sampling.top_p)
-        # What torch.multinomial does after it has waited for the device to check them.
-        noise = torch.empty_like(kept).exponential_(1, generator=self._generator)
-        return (kept / noise).argmax(dim=0, keepdim=True)
 
 
 def greedy(logits: Tensor, banned: Tensor) -> list[int]:
