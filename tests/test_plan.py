@@ -34,9 +34,8 @@ from tests.machines import (
     second,
 )
 from vllava_cli.errors import MemoryShortError, WishError
-from vllava_cli.fit import Form, free_gib, gib, needed_bytes
-from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Wishes
-from vllava_cli.plan import advise, plan
+from vllava_cli.nouns import Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Processor, Wishes
+from vllava_cli.plan import advise, free_gib, gib, needed_bytes, plan
 
 VIDEOS = SEVEN_B.seeing(["video"])
 
@@ -49,13 +48,7 @@ def test_the_7b_model_on_each_machine(machine: Machine) -> None:
         return
     made = plan(Wishes(), machine.hardware, VIDEOS)
     chosen = (made.device, made.dtype, made.quantisation, made.attention, made.context_tokens)
-    assert chosen == (
-        machine.device,
-        machine.dtype,
-        machine.quantisation,
-        machine.attention,
-        machine.context_tokens,
-    )
+    assert chosen == machine[2:]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +64,7 @@ def test_the_7b_model_on_each_machine(machine: Machine) -> None:
     ],
 )
 def test_a_tower_that_is_not_loaded_leaves_room_on_a_small_card(
-    card: Accelerator, kinds: tuple[MediaKind, ...], device: str, context_tokens: int | None
+    card: Processor, kinds: tuple[MediaKind, ...], device: str, context_tokens: int | None
 ) -> None:
     made = plan(Wishes(), box(card, bf16=True), SEVEN_B.seeing(kinds))
     assert (made.device, made.context_tokens) == (device, context_tokens)
@@ -135,11 +128,6 @@ def test_wishes_for_the_demo_reach_a_gpu_only_where_they_need_one(
 ) -> None:
     made = plan(wishes, box(RTX_4090, bf16=True, flash=True), DEMO)
     assert (made.device, made.dtype, made.quantisation, made.attention) == chosen
-
-
-def test_a_wish_for_flash_is_refused_for_the_gpus_reason_with_the_demo_too() -> None:
-    with pytest.raises(WishError, match=r"flash-attn needs compute capability 8\.0 and Tesla T4 has 7\.5"):
-        plan(FLASH, box(T4, flash=True), DEMO)
 
 
 FLASH = Wishes(attention="flash_attention_2")
@@ -438,23 +426,21 @@ def test_advice_names_what_would_help_and_nothing_else(
 @pytest.mark.parametrize("machine", [each for each in MACHINES if each.device], ids=lambda machine: machine.name)
 def test_every_reason_and_advice_is_a_sentence_with_the_numbers_that_decided(machine: Machine) -> None:
     made = plan(Wishes(), machine.hardware, SEVEN_B)
-    free = {each.device: each.free_bytes for each in machine.hardware.accelerators}
-    free_bytes = free.get(made.device, machine.hardware.ram_free_bytes)
+    free = {each.device: each.free_bytes for each in (*machine.hardware.accelerators, machine.hardware.cpu)}
     for sentence in (*(reason for _, _, reason in made.reasons), *advise(made, machine.hardware, SEVEN_B)):
         assert re.fullmatch(r"(--[a-z]+ |[A-Z])[^\n]*[^.\s]\.", sentence), sentence
     for reason in (made.dtype_reason, made.quantisation_reason):
         assert f"needs {gib(made.needed_bytes)}" in reason
-        assert f"{free_gib(free_bytes)} of" in reason
+        assert f"{free_gib(free[made.device])} of" in reason
 
 
 def test_the_estimate_counts_weights_cache_activations_and_the_runtime() -> None:
-    short = Form(dtype="float16", quantisation="4bit", context_tokens=1000)
     weights = 6_480_000_000 * 0.5625 + 886_000_000 * 2
     cache = 1000 * 2 * 32 * 4096 * 2
-    assert needed_bytes(SEVEN_B, short) == weights + cache * 1.25 + GIB // 2
-    assert needed_bytes(SEVEN_B, short, is_eager=True) == weights + cache * 2 + GIB // 2
-    whole = Form(dtype="float32", context_tokens=1000)
-    assert needed_bytes(SEVEN_B, whole) == 7_366_000_000 * 4 + cache * 2 * 1.25 + GIB // 2
+    assert needed_bytes(SEVEN_B, "float16", "4bit", context_tokens=1000) == weights + cache * 1.25 + GIB // 2
+    eager = needed_bytes(SEVEN_B, "float16", "4bit", context_tokens=1000, is_eager=True)
+    assert eager == weights + cache * 2 + GIB // 2
+    assert needed_bytes(SEVEN_B, "float32", context_tokens=1000) == 7_366_000_000 * 4 + cache * 2 * 1.25 + GIB // 2
 
 
 def test_what_is_needed_is_rounded_up_and_what_is_free_down() -> None:
@@ -468,7 +454,7 @@ capabilities = st.sampled_from([(5, 0), (6, 1), (7, 5), (8, 0), (8, 9), (12, 0)]
 
 @st.composite
 def hardware_of_any_kind(draw: st.DrawFn) -> Hardware:
-    cards: list[Accelerator] = []
+    cards: list[Processor] = []
     for index in range(draw(st.integers(0, 3))):
         total, kind = draw(sizes), draw(kinds)
         if kind == "mps" and any(card.kind == "mps" for card in cards):
@@ -516,11 +502,3 @@ def test_a_plan_fits_is_possible_and_is_what_was_asked_for(
     assert wishes.attention is None or made.attention == wishes.attention
     asked = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "8bit": "8bit", "4bit": "4bit"}
     assert wishes.precision is None or asked[wishes.precision] in (made.dtype, made.quantisation)
-
-
-@given(hardware_of_any_kind())
-def test_without_wishes_only_memory_can_be_missing(hardware: Hardware) -> None:
-    try:
-        plan(Wishes(), hardware, SEVEN_B)
-    except MemoryShortError:
-        assert max(hardware.ram_free_bytes, *(card.free_bytes for card in hardware.accelerators), 0) < 32 * GIB

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.fit import is_tiny
 from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Speed, Wishes
-from vllava_cli.plan import plan
+from vllava_cli.plan import is_tiny, plan
 
 MEASURE_S = 0.2
 CPU_SIDE, GPU_SIDE = 512, 4096
