@@ -15,6 +15,7 @@ from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
 HEAVY = ("torch", "transformers", "numpy", "av", "PIL", "rich", "huggingface_hub")
+MAIN = "from vllava_cli.cli import main; main()"
 WATCH = """
 import sys
 sys.argv = ["vllava", *{words!r}]
@@ -23,6 +24,15 @@ code = main()
 heavy = [name for name in {heavy!r} if name in sys.modules]
 print("HEAVY", heavy, "CODE", code, file=sys.stderr)
 """
+
+
+def python(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a process that has nothing of this one's settings."""
+    own = {"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(folder)}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=own | environment, stdin=subprocess.DEVNULL
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,28 +53,14 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
     ],
 )
 def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:
-    script = WATCH.format(words=words, heavy=HEAVY)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
-    )
+    done = python(WATCH.format(words=words, heavy=HEAVY), tmp_path)
     assert done.stderr.splitlines()[-1] == f"HEAVY [] CODE {code}"
 
 
 def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_path: Path) -> None:
     for model, libraries in (("demo", HEAVY[:2]), (DEFAULT_MODEL, (*HEAVY[:2], "huggingface_hub"))):
         script = WATCH.format(words=["frames", str(clip), "--overwrite", "-m", model], heavy=libraries)
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(tmp_path)},
-        )
+        done = python(script, tmp_path)
         assert (done.stdout, done.stderr.splitlines()[-1]) == ("clip-frames.png\n", "HEAVY [] CODE 0")
 
 
@@ -168,13 +164,7 @@ def test_a_closed_stdin_asks_nothing(clip: Path) -> None:
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion_is_offered(shell_name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
-        env={"_VLLAVA_COMPLETE": f"source_{shell_name}", "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = python(MAIN, tmp_path, _VLLAVA_COMPLETE=f"source_{shell_name}")
     assert "vllava" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -186,20 +176,8 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
         (snapshot / "config.json").write_text(f'{{"model_type": "{kind}"}}')
 
     def complete(words: str, count: int) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
-            env={
-                "_VLLAVA_COMPLETE": "complete_bash",
-                "COMP_WORDS": words,
-                "COMP_CWORD": str(count),
-                "HF_HUB_CACHE": str(tmp_path / "hub"),
-                "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]),
-            },
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        return done.stdout.split()
+        settings = {"COMP_WORDS": words, "COMP_CWORD": str(count), "HF_HUB_CACHE": str(tmp_path / "hub")}
+        return python(MAIN, tmp_path, _VLLAVA_COMPLETE="complete_bash", **settings).stdout.split()
 
     assert complete("vllava d", 1) == ["doctor", "demo"]
     assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]

@@ -55,6 +55,7 @@ FLASH_CAPABILITY = (8, 0)
 BF16_CAPABILITY = (8, 0)
 """Below it CUDA emulates bf16 and cuDNN has no bf16 convolution, which the towers begin with."""
 
+THREADS_REASON = "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
 PIP_BITSANDBYTES = "pip install -U bitsandbytes"
 PIP_FLASH_ATTN = "pip install flash-attn --no-build-isolation"
 
@@ -80,13 +81,7 @@ class Attempt:
 
     @property
     def needed_bytes(self) -> int:
-        return needed_bytes(
-            self.checkpoint,
-            self.dtype,
-            self.quantisation,
-            context_tokens=self.context_tokens,
-            is_eager=self.is_eager,
-        )
+        return needed_bytes(self.checkpoint, self.dtype, self.quantisation, self.context_tokens, is_eager=self.is_eager)
 
     @property
     def fits(self) -> bool:
@@ -131,9 +126,7 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
         attention_reason=attention_reason,
         # Hyper-threads share the units that products of matrices keep busy, so physical cores count.
         threads=hardware.cpu_cores if is_cpu else None,
-        threads_reason="One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
-        if is_cpu
-        else "",
+        threads_reason=THREADS_REASON if is_cpu else "",
     )
 
 
@@ -141,10 +134,29 @@ def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[
     """Suggest in sentences what would make this plan faster or more exact; empty where nothing would."""
     if is_tiny(checkpoint):
         return ()
+    advice = []
     if plan.device == "cpu":
-        return (*hardware.faults, _gpu_advice(hardware, checkpoint), *_cpu_advice(plan, hardware, checkpoint))
+        advice += [*hardware.faults, _gpu_advice(hardware, checkpoint)]
+        if plan.dtype == "float32" and plan.quantisation is None:
+            # A token takes as long as it takes to read the weights.
+            install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
+            sizes = f"{gib(needed_bytes(checkpoint, plan.dtype, '4bit'))} instead of {gib(plan.needed_bytes)}"
+            advice.append(f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact.")
+        return tuple(advice)
     gpu = next(gpu for gpu in hardware.accelerators if gpu.device == plan.device)
-    return (*_exactness_advice(plan, gpu, checkpoint), *_flash_advice(plan, gpu, hardware))
+    fp16_bytes = needed_bytes(checkpoint, "float16")
+    if plan.quantisation and fp16_bytes <= gpu.free_bytes:
+        sizes = f"it needs {gib(fp16_bytes)} and {free_gib(gpu.free_bytes)} GiB are free"
+        advice.append(f"--precision fp16 is more exact, and fits: {sizes}.")
+    elif plan.quantisation and fp16_bytes <= gpu.total_bytes * (1 - SYSTEM_SHARE):
+        fits = f"with {gib(fp16_bytes)} free, fp16 fits, which is more exact"
+        advice.append(f"Close other programs that use {gpu.name}: {fits}.")
+    can_flash = gpu.kind == "cuda" and gpu.capability is not None and gpu.capability >= FLASH_CAPABILITY
+    if can_flash and not hardware.has_flash_attn and plan.dtype != "float32":
+        advice.append(
+            f"Install flash-attn ({PIP_FLASH_ATTN}; it needs nvcc): it may shorten the time to the first token."
+        )
+    return tuple(advice)
 
 
 def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Attempt, ...]:
@@ -176,8 +188,8 @@ def needed_bytes(
     checkpoint: Checkpoint,
     dtype: Dtype,
     quantisation: Quantisation | None = None,
-    *,
     context_tokens: int | None = None,
+    *,
     is_eager: bool = False,
 ) -> int:
     """Count all bytes that one device must hold for a conversation of `context_tokens`, usually the whole context."""
@@ -420,28 +432,3 @@ def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
             return f"{words}: {found.need_and_total}, which is much faster than the CPU."
     nf4, fp16 = gib(needed_bytes(checkpoint, "float16", "4bit")), gib(needed_bytes(checkpoint, "float16"))
     return f"A GPU with {nf4} of free memory (4bit) or {fp16} (fp16) is much faster than the CPU."
-
-
-def _cpu_advice(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> Iterator[str]:
-    """Suggest 4bit for fp32, where a token takes as long as it takes to read the weights."""
-    if plan.dtype == "float32" and plan.quantisation is None:
-        install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
-        sizes = f"{gib(needed_bytes(checkpoint, plan.dtype, '4bit'))} instead of {gib(plan.needed_bytes)}"
-        yield f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact."
-
-
-def _exactness_advice(plan: LoadPlan, gpu: Processor, checkpoint: Checkpoint) -> Iterator[str]:
-    fp16_bytes = needed_bytes(checkpoint, "float16")
-    if plan.quantisation is None:
-        return
-    if fp16_bytes <= gpu.free_bytes:
-        sizes = f"it needs {gib(fp16_bytes)} and {free_gib(gpu.free_bytes)} GiB are free"
-        yield f"--precision fp16 is more exact, and fits: {sizes}."
-    elif fp16_bytes <= gpu.total_bytes * (1 - SYSTEM_SHARE):
-        yield f"Close other programs that use {gpu.name}: with {gib(fp16_bytes)} free, fp16 fits, which is more exact."
-
-
-def _flash_advice(plan: LoadPlan, gpu: Processor, hardware: Hardware) -> Iterator[str]:
-    can_flash = gpu.kind == "cuda" and gpu.capability is not None and gpu.capability >= FLASH_CAPABILITY
-    if can_flash and not hardware.has_flash_attn and plan.dtype != "float32":
-        yield f"Install flash-attn ({PIP_FLASH_ATTN}; it needs nvcc): it may shorten the time to the first token."
