@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from vllava_cli import __version__
 from vllava_cli.commands.provenance import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.fit import GIB
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes, counted
+from vllava_cli.plan import GIB
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.fit import is_tiny
 from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Speed, Wishes
-from vllava_cli.plan import plan
+from vllava_cli.plan import is_tiny, plan
 
 CPU_SIDE, GPU_SIDE = 512, 4096
 CPU_BYTES, GPU_BYTES = 64 << 20, 256 << 20

@@ -15,10 +15,10 @@ from vllava_cli.engine.llama import CacheLayer, Llama, padded_mask
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.vision import Features
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.fit import free_gib, gib
 from vllava_cli.hardware import free_ram_bytes
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.nouns import LoadPlan
+from vllava_cli.plan import free_gib, gib
 
 CPU_CHUNK_TOKENS = 512
 GPU_CHUNK_TOKENS = 4096

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllava_cli.engine.hub import shapes_in
 from vllava_cli.errors import CheckpointError, LockedError, OutputError, reason_of
-from vllava_cli.fit import free_gib, gib
 from vllava_cli.nouns import SILENT, Adapter, LoadPlan, Log
+from vllava_cli.plan import free_gib, gib
 from vllava_cli.storage.files import locked, private_fault, release, sync_folder
 
 if TYPE_CHECKING:
