@@ -85,7 +85,7 @@ def ask(
     The answer is streamed: each word is shown as it comes.
     """
     from vllava_cli.commands import ask as command
-    from vllava_cli.commands.positionals import check_stdin, question_of, split_words
+    from vllava_cli.commands.start import check_stdin, question_of, split_words
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
     clips, question = split_words(words)
@@ -159,12 +159,12 @@ def chat(
     Each answer knows what was asked before.
     """
     from vllava_cli.commands.chat import chat_loop as command
-    from vllava_cli.commands.positionals import chat_clips
+    from vllava_cli.commands.start import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     if sessions:
-        from vllava_cli.commands.chat.sessions import list_sessions
+        from vllava_cli.commands.chat.recorder import list_sessions
 
         raise typer.Exit(list_sessions(Screen(is_quiet=quiet), is_json=json))
     request = command.Chat(
@@ -307,7 +307,7 @@ def probe(
     It also says how their frames will be reached, and why so.
     """
     from vllava_cli.commands import probe as command
-    from vllava_cli.commands.positionals import check_stdin, clip_paths
+    from vllava_cli.commands.start import check_stdin, clip_paths
 
     files = clip_paths(clips)
     check_stdin(files, sys.stdin)
@@ -351,7 +351,7 @@ def frames(
     They become contact sheets, in files or in the terminal.
     """
     from vllava_cli.commands import frames as command
-    from vllava_cli.commands.positionals import check_stdin, clip_paths
+    from vllava_cli.commands.start import check_stdin, clip_paths
 
     paths = clip_paths(clips)
     check_stdin(paths, sys.stdin)

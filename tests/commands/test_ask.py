@@ -129,16 +129,6 @@ def test_several_media_are_taken_with_a_warning(
     )
 
 
-def test_verbose_gives_the_plan_and_the_counts_on_stderr(shell: Run, small_checkpoint: Path, clip: Path) -> None:
-    words = ["ask", clip, "what", "--model", small_checkpoint, "--max-new-tokens", "3"]
-    plain, told = shell(*words), shell(*words, "--verbose")
-    assert told.out == plain.out
-    lines = told.err.splitlines()
-    told = ["device", "dtype", "quantisation", "attention", "threads", "stopped"]
-    assert [line.split(":")[0] for line in lines] == told
-    assert lines[-1].startswith("stopped: length; ")
-
-
 CHOICES = ("a red circle", "the", "left .")
 
 

@@ -62,12 +62,6 @@ def test_each_turn_has_its_counts_its_first_token_and_how_it_ended(engine: Engin
     ]
 
 
-def test_a_revision_is_part_of_the_model(engine: Engine) -> None:
-    checkpoint = replace(engine.tokens.checkpoint, model="org/model", revision="0123abc")
-    other = Engine(model=engine.model, tokens=replace(engine.tokens, checkpoint=checkpoint), plan=engine.plan)
-    assert ("model", "org/model, revision 0123abc") in shown(other, Conversation())
-
-
 def test_clips_that_wait_and_those_of_dropped_turns_count(stage: Make) -> None:
     here = stage(CLIP)
     assert here.enter("/show").splitlines()[0].split(maxsplit=1) == [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllava_cli import demo
-from vllava_cli.commands.positionals import names_a_clip
+from vllava_cli.commands.start import names_a_clip
 from vllava_cli.engine.measuring.figures import BenchTask
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import DEFAULT_MODEL, STDIN, DecodeLimits, Wishes
