@@ -43,7 +43,7 @@ class Sheets:
 
     @property
     def folder(self) -> Path | None:
-        """The folder for files that are named after their clips; None where -o names a file or stdout."""
+        """Name the folder for files that are called as their clips; None where -o names a file or stdout."""
         if not self.output:
             return Path()
         is_folder = self.output.endswith(os.sep) or os.path.isdir(self.output)
@@ -55,7 +55,7 @@ class Sheets:
         return self.output != STDOUT if self.output else not self.is_shown
 
     def target(self, clip: Path) -> Path:
-        """The file of a clip's sheet."""
+        """Name the file of a clip's sheet."""
         return Path(self.output or "") if self.folder is None else self.folder / f"{name_of(clip)}-frames.png"
 
     def check_free(self, target: Path) -> None:

@@ -138,7 +138,7 @@ class Making:
         found |= {
             "versions": dict(self.loaded.versions),
             "adapter": self.loaded.adapter._asdict() if self.loaded.adapter else None,
-            "clips": [_clip_row(clip) for clip in self.clips],
+            "clips": [_shown_row(clip) for clip in self.clips],
             "sampling": sampling_row(self.sampling),
             "answer_ids": list(self.answer_ids),
         }
@@ -202,7 +202,7 @@ def _quantisation(plan: LoadPlan) -> str | None:
     return f"bitsandbytes {kinds[plan.quantisation]}, compute {SHORT_NAMES[plan.dtype]}" if plan.quantisation else None
 
 
-def _clip_row(clip: ShownClip) -> dict[str, Any]:
+def _shown_row(clip: ShownClip) -> dict[str, Any]:
     framing = clip.framing
     part = {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": list(framing.at_s)}
     return {"bytes": clip.bytes, "sha256": clip.sha256, **part}
@@ -399,12 +399,12 @@ def _has_token(stats: Stats, stop_reason: StopReason | None) -> bool:
 
 
 def clip_row(frames: Frames) -> dict[str, Any]:
-    """A clip as a row names it."""
+    """Describe a clip as a row names it."""
     return {"path": str(frames.clip.path), "kind": frames.kind, "frame_times_s": rounded_times(frames)}
 
 
 def rounded_times(frames: Frames) -> tuple[float, ...] | None:
-    """The times of the frames, to four digits; None for an image."""
+    """Round the times of the frames to four digits; None for an image."""
     return None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
 
 

@@ -160,7 +160,10 @@ class Replayer:
 def _verdict(
     entry: Entry, *, now: Turn | None = None, reason: str = "", others: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The object of --json; `token` is the first that is another, from 1, None where only text or probability is."""
+    """Make the object of --json.
+
+    Its `token` is the first that is another, counted from 1; None where only the text or a probability is another.
+    """
     kind, token, then = "cannot", None, None
     if now and entry.recorded:
         then = entry.recorded.turn
