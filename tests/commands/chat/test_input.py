@@ -19,8 +19,8 @@ from vllava_cli.errors import UsageError
 
 
 class Piped(io.TextIOWrapper):
-    def __init__(self, data: bytes = b"") -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, data: bytes | io.BytesIO = b"") -> None:
+        super().__init__(io.BytesIO(data) if isinstance(data, bytes) else data)
 
 
 class Terminal(Piped):
@@ -272,17 +272,11 @@ class Interrupted(io.BytesIO):
         return super().readline(size)
 
 
-def interrupted(stream: Piped) -> Piped:
-    stream.__init__()  # type: ignore[misc]
-    io.TextIOWrapper.__init__(stream, Interrupted(b"Q1\n"))
-    return stream
-
-
 def test_ctrl_c_stops_a_script_but_not_a_person() -> None:
     with pytest.raises(KeyboardInterrupt):
-        PlainLines(interrupted(Piped()), None).read()
+        PlainLines(Piped(Interrupted(b"Q1\n")), None).read()
     prompt_to = Terminal()
-    assert PlainLines(interrupted(Terminal()), prompt_to).read() == "Q1"
+    assert PlainLines(Terminal(Interrupted(b"Q1\n")), prompt_to).read() == "Q1"
     assert written(prompt_to) == "> \n> "
 
 
