@@ -85,11 +85,10 @@ def ask(
     The answer is streamed: each word is shown as it comes.
     """
     from vllava_cli.commands import ask as command
-    from vllava_cli.commands.start import check_stdin, question_of, split_words
+    from vllava_cli.commands.start import question_of, split_words
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
-    clips, question = split_words(words)
-    check_stdin(clips, sys.stdin)
+    clips, question = split_words(words, sys.stdin)
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
@@ -307,12 +306,13 @@ def probe(
     It also says how their frames will be reached, and why so.
     """
     from vllava_cli.commands import probe as command
-    from vllava_cli.commands.start import check_stdin, clip_paths
+    from vllava_cli.commands.start import clip_paths
 
-    files = clip_paths(clips)
-    check_stdin(files, sys.stdin)
     request = command.Probe(
-        files=files, is_full=full, limits=given.limits_of(decode_timeout, decode_memory), is_json=json
+        files=clip_paths(clips, sys.stdin),
+        is_full=full,
+        limits=given.limits_of(decode_timeout, decode_memory),
+        is_json=json,
     )
     raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
 
@@ -351,12 +351,10 @@ def frames(
     They become contact sheets, in files or in the terminal.
     """
     from vllava_cli.commands import frames as command
-    from vllava_cli.commands.start import check_stdin, clip_paths
+    from vllava_cli.commands.start import clip_paths
 
-    paths = clip_paths(clips)
-    check_stdin(paths, sys.stdin)
     request = command.Sheets(
-        clips=paths,
+        clips=clip_paths(clips, sys.stdin),
         framing=framing_of(start, end, at_s=at, fit=fit, most=MOST_TIMES),
         model=model,
         output=output,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.batch.job_rows import MAX_JOB_BYTES
-from vllava_cli.commands.start import check_stdin, clip_paths, question_of, split_words, start
+from vllava_cli.commands.start import clip_paths, question_of, split_words, start
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import Tokens, read_tokens
@@ -41,12 +41,12 @@ SPLITS = [
 
 @pytest.mark.parametrize(("words", "clips", "question"), SPLITS)
 def test_words_are_parted(words: list[str], clips: list[str], question: str | None) -> None:
-    assert split_words(words) == (tuple(map(Path, clips)), question)
+    assert split_words(words, Piped(b"")) == (tuple(map(Path, clips)), question)
 
 
 def test_a_last_word_that_is_a_file_is_a_clip(tmp_path: Path) -> None:
     (tmp_path / "clip").touch()
-    assert split_words([str(tmp_path / "clip")]) == ((tmp_path / "clip",), None)
+    assert split_words([str(tmp_path / "clip")], None) == ((tmp_path / "clip",), None)
 
 
 TWICE = "stdin can't be the clip and the question too: give the question as the last argument."
@@ -62,20 +62,19 @@ REFUSED = [
 @pytest.mark.parametrize(("words", "message"), REFUSED)
 def test_words_that_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        split_words(words)
+        split_words(words, Piped(b""))
     assert str(caught.value) == message
 
 
 def test_a_file_that_is_called_like_stdin_is_still_a_file() -> None:
-    assert clip_paths(["-", "./-", "a/-"]) == (Path("-"), Path.cwd() / "-", Path("a/-"))
+    assert clip_paths(["-", "./-", "a/-"], Piped(b"")) == (Path("-"), Path.cwd() / "-", Path("a/-"))
 
 
 def test_a_clip_is_not_waited_for_at_a_terminal() -> None:
-    check_stdin((Path("a.mp4"),), Terminal(b""))
-    check_stdin((Path("-"),), Piped(b""))
+    assert clip_paths(["a.mp4"], Terminal(b"")) == (Path("a.mp4"),)
     for stdin in (Terminal(b""), None):
         with pytest.raises(UsageError) as caught:
-            check_stdin((Path("a.mp4"), Path("-")), stdin)
+            clip_paths(["a.mp4", "-"], stdin)
         assert str(caught.value) == (
             "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
         )

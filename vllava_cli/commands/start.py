@@ -30,7 +30,7 @@ AnswerForm = Literal["stream", "whole", "json"]
 USAGE = 'vllava ask CLIP... "QUESTION"'
 
 
-def split_words(words: list[str]) -> tuple[tuple[Path, ...], str | None]:
+def split_words(words: list[str], stdin: TextIO | None) -> tuple[tuple[Path, ...], str | None]:
     """Clips and question; None → the question is to be read from stdin.
 
     ["a.mp4", "Why?"] → (a.mp4,), "Why?" · ["a.mp4", "-"] → (a.mp4,), None · ["a.mp4"] → (a.mp4,), None ·
@@ -49,18 +49,21 @@ def split_words(words: list[str]) -> tuple[tuple[Path, ...], str | None]:
         raise UsageError(f"No clip was given: {USAGE}.")
     if question is None and STDIN in clips:
         raise UsageError("stdin can't be the clip and the question too: give the question as the last argument.")
-    return clip_paths(clips), question
+    return clip_paths(clips, stdin), question
 
 
-def clip_paths(words: list[str]) -> tuple[Path, ...]:
-    """["a.mp4", "-"] → (a.mp4, -); "./-" is a file of that name. Errors: UsageError for more than one -."""
+def clip_paths(words: list[str], stdin: TextIO | None) -> tuple[Path, ...]:
+    """["a.mp4", "-"] → (a.mp4, -); "./-" is a file of that name.
+
+    Errors: UsageError for more than one -, or where stdin is a terminal or closed.
+    """
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
-    paths = (Path(word) for word in words)
-    return tuple(
-        path.absolute() if path == Path(STDIN) and word != STDIN else path
-        for word, path in zip(words, paths, strict=True)
-    )
+    if STDIN in words and (stdin is None or stdin.isatty()):
+        raise UsageError(
+            "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
+        )
+    return tuple(Path(word).absolute() if word != STDIN and Path(word) == Path(STDIN) else Path(word) for word in words)
 
 
 def chat_clips(words: list[str]) -> tuple[Path, ...]:
@@ -68,14 +71,6 @@ def chat_clips(words: list[str]) -> tuple[Path, ...]:
     if STDIN in words:
         raise UsageError("stdin, -, is where a chat's questions come from: save the clip to a file and name that.")
     return tuple(map(Path, words))
-
-
-def check_stdin(clips: tuple[Path, ...], stdin: TextIO | None) -> None:
-    """Raises a UsageError where a clip is to come from stdin, and that is a terminal or closed."""
-    if Path(STDIN) in clips and (stdin is None or stdin.isatty()):
-        raise UsageError(
-            "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
-        )
 
 
 def names_a_clip(word: str) -> bool:

@@ -51,10 +51,10 @@ def run(chat: Chat, screen: Screen) -> int:
         file, record = _session(chat)
         if file:
             ends.callback(file.close)
-        known = {path for path, _ in clips_of(record)} if record and chat.clips else set()
-        other = next((clip for clip in chat.clips if record and clip.absolute() not in known), None)
-        if other:  # one command line can begin a session and go on with it
-            raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
+        if record and chat.clips:  # one command line can begin a session and go on with it
+            known = {path for path, _ in clips_of(record)}
+            if other := next((clip for clip in chat.clips if clip.absolute() not in known), None):
+                raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
         controller = _controller(of_session(chat, record), file, record, screen, ends)
         controller.ending = ends.enter_context(GracefulExit.watched())
         lines = _lines(controller)
