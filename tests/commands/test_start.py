@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_rows import MAX_JOB_BYTES
+from vllava_cli.batch.job_files import MAX_JOB_BYTES
 from vllava_cli.commands.start import clip_paths, question_of, split_words, start
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe

@@ -37,8 +37,8 @@ from vllava_cli.errors import MediaError, OutputError, SessionError
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.nouns import Clip, Conversation, Frames, Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, create, read, sessions_folder
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
+from vllava_cli.storage.session_file import MediumRecord, SessionRecord, TurnRecord, create, read, sessions_folder
 
 Make = Callable[..., Stage]
 WHOLE = Framing()

@@ -17,7 +17,8 @@ from vllava_cli.errors import MediaError, SessionError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
 from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn, counted
 from vllava_cli.screen import Screen, one_line
-from vllava_cli.session.session_file import (
+from vllava_cli.storage.jsonl import Journal, json_of
+from vllava_cli.storage.session_file import (
     MediumRecord,
     SessionRecord,
     TurnRecord,
@@ -28,8 +29,6 @@ from vllava_cli.session.session_file import (
     turn_row,
     undo_row,
 )
-from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
