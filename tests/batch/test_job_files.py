@@ -225,9 +225,9 @@ class Terminal(io.BytesIO):
 
 
 def rows_read(name: str, data: bytes) -> list[tuple[int, dict[str, object]]]:
-    """The line and the values of each row."""
+    """The line, or the number in a list, and the values of each row."""
     Path(name).write_bytes(data)
-    return [(row.where.line, row.values) for row in rows(Path(name), stdin=None)]
+    return [(row.where.number, row.values) for row in rows(Path(name), stdin=None)]
 
 
 def row_refusal(name: str, data: bytes) -> str:
@@ -246,11 +246,11 @@ TWO = [
     ("j.jsonl", b'{"video": "a"}\n\n{"video": "\xc3\xbc", "n": [1, {"x": null}]}', [(1, A), (3, B)]),
     ("j.NDJSON", b'\xef\xbb\xbf{"video": "a"}\r\n  {"video": "\\u00fc", "n": [1, {"x": null}]} \r\n', [(1, A), (2, B)]),
     ("j.jsonl", b"", []),
-    ("j.json", b'[{"video": "a"},{"video": "\xc3\xbc", "n": [1, {"x": null}]}]', [(1, A), (1, B)]),
+    ("j.json", b'[{"video": "a"},{"video": "\xc3\xbc", "n": [1, {"x": null}]}]', [(1, A), (2, B)]),
     (
         "j.json",
         b'\xef\xbb\xbf\n[\r\n {"video":\n "a"}\n ,\n{"video": "\\u00fc", "n": [1, {"x": null}]}\n]\n',
-        [(3, A), (6, B)],
+        [(1, A), (2, B)],
     ),
     ("j.json", b" [ ] ", []),
     ("j.csv", b"video,n\na,1\nb,2\n", [(2, {"video": "a", "n": "1"}), (3, {"video": "b", "n": "2"})]),
@@ -280,26 +280,25 @@ DEEP = b'{"a":' * 100_000
 DAMAGED_ROWS = [
     ("j.jsonl", b'{"a": 1}\n{"a": \n', "'j.jsonl', line 2: it is not JSON (Expecting value)."),
     ("j.jsonl", b'{"a": 1}\n[1]\n', "'j.jsonl', line 2: it is not a JSON object."),
-    ("j.jsonl", b'{"a": 1} {"a": 2}\n', "'j.jsonl', line 1: there is more than one JSON object in it."),
+    ("j.jsonl", b'{"a": 1} {"a": 2}\n', "'j.jsonl', line 1: it is not JSON (Extra data)."),
     ("j.jsonl", b'{"a": NaN}\n', "'j.jsonl', line 1: it is not JSON (NaN is not JSON)."),
     ("j.jsonl", b'\n{"a": -1e999}\n', "'j.jsonl', line 2: it is not JSON (-1e999 is too large a number)."),
     ("j.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "'j.jsonl', line 2: it is not UTF-8."),
     ("j.jsonl", DEEP, "'j.jsonl', line 1: it is nested too deeply."),
     ("j.jsonl", b'{"a": "' + b"x" * MAX_JOB_BYTES + b'"}', "'j.jsonl', line 1: it is longer than 1 MiB."),
-    ("j.json", b'[{"a": 1}, {"a": }]', "'j.json', line 1 (row 2): it is not JSON (Expecting value)."),
-    ("j.json", b'[{"a": 1},\n3]', "'j.json', line 2 (row 2): it is not a JSON object."),
-    ("j.json", b'[{"a": 1},\n\n]', "'j.json', line 3 (row 2): it is not JSON (Expecting value)."),
+    ("j.json", b'[{"a": 1}, {"a": }]', "'j.json', line 1: it is not JSON (Expecting value)."),
+    ("j.json", b'[{"a": 1},\n3]', "'j.json', row 2: it is not a JSON object."),
     (
         "j.json",
         b'[\n{"a": 1} {"a": 1}]',
-        "'j.json', line 2 (row 1): neither a comma nor the end of the list comes after it.",
+        "'j.json', line 2: it is not JSON (Expecting ',' delimiter).",
     ),
-    ("j.json", b'[{"a": 1}', "'j.json', line 1 (row 1): neither a comma nor the end of the list comes after it."),
-    ("j.json", b'[{"a": 1}]\n[', "'j.json', line 1: the list is over, but something comes after it."),
-    ("j.json", b"[] []", "'j.json', line 1: the list is over, but something comes after it."),
-    ("j.json", b"[", "'j.json', line 1 (row 1): it is not JSON (Expecting value)."),
+    ("j.json", b'[{"a": 1}', "'j.json', line 1: it is not JSON (Expecting ',' delimiter)."),
+    ("j.json", b'[{"a": 1}]\n[', "'j.json', line 2: it is not JSON (Extra data)."),
+    ("j.json", b"[] []", "'j.json', line 1: it is not JSON (Extra data)."),
+    ("j.json", b"[", "'j.json', line 1: it is not JSON (Expecting value)."),
     ("j.json", b'[{"a": 1},\n{"a": "\xe9"}]', "'j.json', line 2: it is not UTF-8."),
-    ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', line 1 (row 1): it is longer than 1 MiB."),
+    ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', row 1: it is longer than 1 MiB."),
     ("j.csv", b"a,b\n1,2\n3\n", "'j.csv', line 3: it has 1 cells, the header 2."),
     ("j.csv", b"a,b\n1,2,3\n", "'j.csv', line 2: it has 3 cells, the header 2."),
     ("j.csv", b"a,b , b\n1,2,3\n", "'j.csv', line 1: two columns are called 'b'."),
