@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_files import MAX_JOB_BYTES, MAX_LIST_BYTES, NAME_KEYS, Location, requests_in, rows
+from vllava_cli.batch.job_files import MAX_JOB_BYTES, MAX_LIST_BYTES, NAME_KEYS, ClipNames, Location, requests_in, rows
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError
 
@@ -411,3 +411,83 @@ def test_a_file_without_a_line_break_is_not_read_to_its_end(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+CLIPS = (
+    *("vid1305.avi", "video7010.mp4", "v_1QIUV7WYKXg.mkv", "tumblr_n1_400.gif", "-4wsuPCjDBc_5_15.avi", "12.mp4"),
+    *("both.jpg", "both.gif", "both.webm", "both.avi", "LOUD.MP4", "a.b.mp4", "plain", "inner/v_deep.mp4"),
+    *("v_both.mp4", "photo.png", "plain.mp4", "text.txt", "vid12.avi"),
+)
+
+
+@pytest.fixture
+def names(in_a_folder: None) -> ClipNames:  # noqa: ARG001
+    """Those in a folder of clips."""
+    touched(*(f"clips/{clip}" for clip in CLIPS))
+    return ClipNames("clips")
+
+
+FOUND = [
+    ("plain", "clips/plain"),
+    ("both.jpg", "clips/both.jpg"),
+    ("both", "clips/both.avi"),
+    ("vid1305", "clips/vid1305.avi"),
+    ("tumblr_n1_400", "clips/tumblr_n1_400.gif"),
+    ("-4wsuPCjDBc_5_15", "clips/-4wsuPCjDBc_5_15.avi"),
+    ("LOUD", "clips/LOUD.MP4"),
+    ("a.b", "clips/a.b.mp4"),
+    ("inner/v_deep", "clips/inner/v_deep.mp4"),
+    ("../clips/plain", "clips/../clips/plain"),
+]
+OF_BENCHMARKS = [
+    ("1QIUV7WYKXg", "clips/v_1QIUV7WYKXg.mkv"),
+    ("1305", "clips/vid1305.avi"),
+    ("7010", "clips/video7010.mp4"),
+    ("inner/deep", "clips/inner/v_deep.mp4"),
+]
+MISSING = ["gone", "gone.mp4", "photo", "text", "nowhere/a", "..", "", "inner/", "loud", "²"]
+
+
+@pytest.mark.parametrize("is_of_benchmark", [False, True])
+@pytest.mark.parametrize(("name", "path"), [*FOUND, ("12", "clips/12.mp4")])
+def test_a_name_is_the_file_itself_or_one_with_an_ending(
+    names: ClipNames, name: str, path: str, is_of_benchmark: bool
+) -> None:
+    assert names.path(name, is_of_benchmark=is_of_benchmark) == path
+
+
+@pytest.mark.parametrize(("name", "path"), OF_BENCHMARKS)
+def test_a_benchmark_has_forms_of_its_own(names: ClipNames, name: str, path: str) -> None:
+    assert names.path(name, is_of_benchmark=True) == path
+    assert names.path(name) == f"clips/{name}"
+
+
+@pytest.mark.parametrize("is_of_benchmark", [False, True])
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_not_there_is_a_path_all_the_same(names: ClipNames, name: str, is_of_benchmark: bool) -> None:
+    assert names.path(name, is_of_benchmark=is_of_benchmark) == f"clips/{name}"
+    assert ClipNames("gone").path(name, is_of_benchmark=is_of_benchmark) == f"gone/{name}"
+
+
+def test_absolute_names_and_those_of_the_current_folder_stay_as_they_are(
+    names: ClipNames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = str(Path("clips/both").absolute())
+    assert names.path(both, is_of_benchmark=True) == both
+    monkeypatch.chdir("clips")
+    here = ClipNames("")
+    assert [here.path(name) for name in ("both", "gone", "inner/v_deep")] == ["both.avi", "gone", "inner/v_deep.mp4"]
+
+
+def test_a_folder_is_listed_once(names: ClipNames) -> None:
+    names.path("plain")
+    Path("clips/new.mp4").touch()
+    assert names.path("new") == "clips/new"
+    assert ClipNames("clips").path("new") == "clips/new.mp4"
+
+
+def test_of_clips_that_differ_in_case_alone_it_is_always_the_same(names: ClipNames) -> None:
+    for name in ("x.Mp4", "x.mP4", "x.MP4"):
+        Path("clips", name).touch()
+    if len(list(Path("clips").glob("x.*"))) == 3:
+        assert names.path("x") == "clips/x.MP4"

@@ -18,7 +18,6 @@ from vllava_cli.choices import by_choice
 from vllava_cli.errors import MediaError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import (
-    FRAMES_PER_CLIP,
     SHORT_NAMES,
     Attention,
     Checkpoint,
@@ -34,7 +33,7 @@ from vllava_cli.nouns import (
     StopReason,
 )
 from vllava_cli.storage.fields import Fields
-from vllava_cli.storage.session_file import read_sampling
+from vllava_cli.storage.session_file import read_framing, read_sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -213,12 +212,7 @@ def _clip_row(clip: ShownClip) -> dict[str, Any]:
 
 def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
     return ShownClip(
-        framing=Framing(
-            start_s=fields.maybe("start_s", fields.seconds),
-            end_s=fields.maybe("end_s", fields.seconds),
-            at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP),
-            fit=fit,
-        ),
+        framing=read_framing(fields, fit),
         bytes=fields.maybe("bytes", fields.whole),
         sha256=fields.maybe("sha256", fields.sha256),
     )
