@@ -228,6 +228,7 @@ UNFIT: dict[str, tuple[Callable[[Tensors], object] | dict[str, Any], str]] = {
         " is [64, 4] and must be [64, 3]",
     ),
     "no rows": (cut("lora_A.weight", lambda a: a[:0]), "its lora_A.weight of "),
+    "no dimensions": (cut("lora_A.weight", lambda a: a.sum()), " is [] and must be [1, 64]"),
     "a column less": (cut("lora_B.weight", lambda b: b[:, :3]), " is [64, 3] and must be [64, 4]"),
     "magnitudes of others": (cut("lora_magnitude_vector", lambda m: m[:3]), " is [3] and must be [64]"),
     "magnitudes in rows": (cut("lora_magnitude_vector", lambda m: m[:, None]), " is [64, 1] and must be [64]"),

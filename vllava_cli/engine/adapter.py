@@ -192,7 +192,7 @@ def _fault(module: str, sizes: Mapping[str, Shape], stored: Mapping[str, StoredT
         first, second = ("lora_embedding_A", "lora_embedding_B") if is_embedding else ("lora_A.weight", "lora_B.weight")
         if missing := sorted({first, second, *(["lora_magnitude_vector"] if is_dora else [])} - added):
             return f"it lacks {missing[0]} of {module}"
-        rank = max(1, *sizes[first][:1])
+        rank = (*sizes[first], 1)[0] or 1
         out, *into = stored[f"{module}.weight"].shape or (0,)
         if is_embedding:
             needed |= {first: (rank, out), second: (*into, rank), "lora_magnitude_vector": (*into,)}
