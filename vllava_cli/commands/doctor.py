@@ -124,10 +124,10 @@ def _adapter_here(name: str) -> Source:
     """Errors: HubError for what is not on this disk."""
     from vllava_cli.engine import hub
 
-    source = hub.find_here(name, kind="adapter")
+    source = hub.find_here(name)
     missing = hub.missing_adapter(source)
     if source is None or missing:
-        raise _lacking(hub.lack(name, source, missing, kind="adapter"), name)
+        raise _lacking(hub.lack(name, source, missing), name)
     return source
 
 

@@ -44,7 +44,7 @@ def test_7b_has_the_published_shapes() -> None:
 
 def test_a_skeleton_takes_no_memory_and_ids_without_text_have_none() -> None:
     assert all(parameter.is_meta for parameter in empty_model(random_config("7b"), EXACT, ()).parameters())
-    assert random_tokens("7b").text_of([32063, 1500]) == ""
+    assert random_tokens("7b").tokenizer.decode([32063, 1500]) == ""
 
 
 def test_weights_are_normal_norms_are_one_and_what_is_not_learned_is_not_random(tiny: ModelBenchmark) -> None:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
-from vllava_cli.engine.cancel import Cancel, CancelError
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
+from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Stats, Turn
 

@@ -278,7 +278,7 @@ class ModelBenchmark:
 
 def fastest(plan: LoadPlan) -> Speed:
     """The most that was found in some measurements: what disturbs one makes it slower, and a limit has to be none."""
-    found = [device_speed.measured(plan, measure_s=0.1) for _ in range(3)]
+    found = [device_speed.measured(plan) for _ in range(3)]
     return Speed(operations=max(each.operations for each in found), bytes=max(each.bytes for each in found))
 
 
