@@ -52,6 +52,12 @@ def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests name files as a user does, from the folder they are in."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Callable[..., Shell]]:
     """Runs vllava as a process, in an empty folder, with nothing of the caller's settings."""
     yield lambda *words, **settings: Shell.run(*words, folder=tmp_path, **settings)

@@ -203,24 +203,15 @@ def batch(
     from vllava_cli.batch.request import (
         BatchRequest,
         QuestionWords,
-        RayWords,
         destination_of,
         devices_of,
         inputs_of,
-        on_ray,
+        ray_options_of,
         shard_of,
     )
 
     asked = QuestionWords.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
-    about_ray = RayWords(
-        ray=ray,
-        actors=actors,
-        gpus_per_actor=gpus_per_actor,
-        allow=tuple(allow or ()),
-        output=output,
-        format=format,
-    )
     request = BatchRequest(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes,
@@ -229,8 +220,9 @@ def batch(
         limits=limits,
         destination=destination_of(
             output,
-            format if format != "parquet" else None,
+            format,
             fields,
+            has_ray=ray is not None,
             is_retrying=retry_errors,
             is_overwriting=overwrite,
             is_pruning=prune,
@@ -239,6 +231,9 @@ def batch(
         most_rows=given.rows_of(batch_size),
         decoders=decoders,
         devices=devices_of(gpus, wishes.device),
+        ray=ray_options_of(
+            ray, actors, gpus_per_actor, allow or (), gpus=gpus, shard=shard, fields=fields, is_pruning=prune
+        ),
         shard=shard_of(shard),
         is_failing_fast=fail_fast,
         is_dry=dry_run,
@@ -249,7 +244,7 @@ def batch(
         screen.notice(asked.notice)
     from vllava_cli.batch import run as command
 
-    return command.run(on_ray(request, about_ray), screen)
+    return command.run(request, screen)
 
 
 @_command(no_args_is_help=True)

@@ -18,12 +18,6 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name files as a user does, from the folder they are in."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
 def clips(tmp_path: Path) -> Path:
     """The shipped clips and pictures, a file that is none, in a folder `work/clips`."""
     folder = tmp_path / "work" / "clips"

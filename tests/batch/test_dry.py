@@ -17,7 +17,7 @@ from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import row_of
 from vllava_cli.batch.run import jobs_of, run, run_info
 from vllava_cli.nouns import Framing, Sampling, Source, Wishes
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 
 MODEL = "owner/model"
 CLIPS = tuple(str(clip) for clip in demo.clips() if clip.suffix == ".mp4")[:4]

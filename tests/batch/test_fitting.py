@@ -48,7 +48,7 @@ def test_by_the_process_itself(batch: BatchRequest, told: list[VideoRecipe]) -> 
 
 def test_by_a_process_for_each_device(batch: BatchRequest, told: list[VideoRecipe]) -> None:
     source = Source(model="demo", folder=CHECKPOINT)
-    setup = WorkerSetup(batch=batch, source=source, device="cpu", kinds=frozenset({"video"}), longest=4, decoders=1)
+    setup = WorkerSetup(batch=batch, source=source, kinds=frozenset({"video"}), longest=4)
     ours, theirs = multiprocessing.Pipe()
     request = JobRequest(path=batch.inputs.paths[0], question="Why?")
     ours.send(ClipJobs(jobs=tuple(make_jobs([request], "settings"))))

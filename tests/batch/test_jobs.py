@@ -1,8 +1,9 @@
-"""A job's id is the same in every run that asks the same of the same file, and no other job's."""
+"""A job's id is the same in every run that asks the same of the same file; the list of a shard says which it has."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -10,18 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from tests import shards
 from tests.batch.parts import job
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
+    JobList,
     JobRequest,
+    ListedJob,
     Shard,
     group_by_clip,
     has_changed,
+    id_of,
     make_jobs,
     settings_of,
     signature,
+    write_lists,
 )
+from vllava_cli.errors import OutputError
 from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
 
 SIGNATURE = signature("demo", None, {})
@@ -192,10 +199,10 @@ def test_an_adapter_counts_by_its_content_and_without_one_ids_are_as_before() ->
 
 def test_each_job_is_in_one_shard() -> None:
     ids = [job.id for job in make_jobs((asked(str(number)) for number in range(200)), SIGNATURE)]
-    shards = [Shard(number=number, of=3) for number in (1, 2, 3)]
-    assert [[part.has(id) for part in shards].count(True) for id in ids] == [1] * 200
-    assert all(any(part.has(id) for id in ids) for part in shards)
-    assert shards[1].has("0" * 31 + "4")
+    parts = [Shard(number=number, of=3) for number in (1, 2, 3)]
+    assert [[part.has(id) for part in parts].count(True) for id in ids] == [1] * 200
+    assert all(any(part.has(id) for id in ids) for part in parts)
+    assert parts[1].has("0" * 31 + "4")
 
 
 def test_clips_come_in_the_order_of_their_first_job_with_all_theirs() -> None:
@@ -211,3 +218,96 @@ def test_a_question_that_is_asked_twice_is_one_with_two_jobs() -> None:
     one, two, again = job(question="Why?", id="1"), job(question="Who?", id="2"), job(question="Why?", id="3")
     both = ClipJobs(jobs=(one, two, again))
     assert both.questions() == [("Why?", (one, again)), ("Who?", (two,))]
+
+
+PATH = Path("a.jsonl.jobs")
+AGAIN = "Run that shard of vllava batch again."
+
+
+def rewritten(*lines: str) -> None:
+    PATH.write_text("".join(lines))
+
+
+def message_for(*lines: str) -> str:
+    rewritten(*lines)
+    with pytest.raises(OutputError) as caught:
+        list(JobList.read(PATH).listed())
+    return str(caught.value)
+
+
+def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> None:
+    all_jobs = [*shards.jobs(40), shards.asking(path="caf\udce9.mp4", question="Où?\n")]
+    part = Shard(number=2, of=3)
+    own = [job for job in all_jobs if part.has(job.id)]
+    write_lists({2: PATH}, 3, all_jobs)
+    first, *others = map(json.loads, PATH.read_text().splitlines())
+    checksum = f"{sum(int(job.id, 16) for job in all_jobs) % 2**128:032x}"
+    assert first == {"type": "jobs", "shard": 2, "of": 3, "jobs": len(own), "all_jobs": 41, "checksum": checksum}
+    assert [row["id"] for row in others] == [job.id for job in own]
+    found = JobList.read(PATH)
+    assert found == JobList(path=PATH, shard=2, of=3, jobs=len(own), all_jobs=41, checksum=checksum)
+    rows = [ListedJob(id=bytes.fromhex(job.id), path=job.path, question=job.question) for job in own]
+    assert (list(found.listed()), list(found.listed())) == (rows, rows)
+
+
+def test_other_jobs_have_another_checksum() -> None:
+    checksums = set()
+    for all_jobs in (
+        shards.jobs(2),
+        [shards.asking(path="0.mp4"), shards.asking(path="2.mp4")],
+        [shards.asking(path="0.mp4", question="Why?"), *shards.jobs(2)[1:]],
+    ):
+        write_lists({1: PATH}, 1, all_jobs)
+        checksums.add(JobList.read(PATH).checksum)
+    assert len(checksums) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "session"},
+        {"shard": 0},
+        {"shard": 3},
+        {"shard": True},
+        {"of": "2"},
+        {"jobs": -1},
+        {"jobs": 11},
+        {"all_jobs": None},
+        {"checksum": 7},
+    ],
+    ids=str,
+)
+def test_a_first_row_that_says_something_else_is_refused(change: dict[str, object]) -> None:
+    header = {"type": "jobs", "shard": 1, "of": 2, "jobs": 0, "all_jobs": 10, "checksum": "0" * 32}
+    rewritten(json.dumps(header) + "\n")
+    assert JobList.read(PATH).jobs == 0
+    assert message_for(json.dumps(header | change) + "\n") == (
+        f"'a.jsonl.jobs' can't be used as a list of jobs: its first row doesn't say whose jobs it lists. {AGAIN}"
+    )
+
+
+@pytest.mark.parametrize("change", [{"id": "1"}, {"path": 7}, {"question": None}], ids=str)
+def test_a_row_that_is_no_job_is_refused(change: dict[str, object]) -> None:
+    write_lists({1: PATH}, 1, shards.jobs(3))
+    header, first, second, third = PATH.read_text().splitlines(keepends=True)
+    assert message_for(header, first, json.dumps(json.loads(second) | change) + "\n", third) == (
+        f"'a.jsonl.jobs' can't be used as a list of jobs: line 3 is no job. {AGAIN}"
+    )
+
+
+def test_a_list_that_was_cut_short_or_added_to_is_refused() -> None:
+    write_lists({1: PATH}, 1, shards.jobs(3))
+    lines = PATH.read_text().splitlines(keepends=True)
+    counts = {"2": lines[:3], "0": lines[:1], "4": [*lines, lines[1]]}
+    for count, kept in counts.items():
+        assert message_for(*kept) == (
+            f"'a.jsonl.jobs' can't be used as a list of jobs: it has {count} jobs instead of 3. {AGAIN}"
+        )
+
+
+@pytest.mark.parametrize(
+    "id", [None, 7, "", "0" * 31, "0" * 33, "g" * 32, "00 " * 10 + "00", "\uff10" * 32, [0] * 32], ids=repr
+)
+def test_what_is_not_32_hex_digits_is_no_id(id: object) -> None:
+    assert id_of({"id": id}) is None
+    assert id_of({}) is None

@@ -14,13 +14,12 @@ import pytest
 
 from tests.batch.ray_cluster.rows import jobs as made_jobs
 from tests.commands.shell import Shell
-from tests.shards import Job, Part, jobs, row, write_rows, write_shards
-from vllava_cli.batch.jobs import list_path, write_lists
+from tests.shards import asking, jobs, row, write_rows, write_shards
+from vllava_cli.batch.jobs import Shard, list_path, write_lists
 from vllava_cli.batch.merge import Merge, ShardOutput, merged, mismatches, run
 from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, VllavaError
 from vllava_cli.screen import Screen
-from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.jsonl import read_rows
+from vllava_cli.storage.jsonl import Journal, read_rows
 
 Run = Callable[..., Shell]
 OUT = Path("all.jsonl")
@@ -59,7 +58,7 @@ def without_lists(paths: list[Path]) -> list[Path]:
 def test_shards_become_one_journal_that_a_batch_can_go_on_with(shell: Run) -> None:
     all_jobs = jobs(1003)
     shards = write_shards(all_jobs, 4)
-    failed = [row(job, error="missing") for job in all_jobs if Part(number=3, of=4).has(job.id)]
+    failed = [row(job, error="missing") for job in all_jobs if Shard(number=3, of=4).has(job.id)]
     write_rows(shards[2], failed)
     done = shell("merge", "all.jsonl", *shards)
     assert done == Shell(
@@ -71,7 +70,7 @@ def test_shards_become_one_journal_that_a_batch_can_go_on_with(shell: Run) -> No
     assert OUT.read_bytes() == b"".join(path.read_bytes() for path in shards)
     with Journal.open(OUT) as journal:
         assert len({found["id"] for found in journal.rows()}) == 1003
-        journal.append(row(Job(path="another")))
+        journal.append(row(asking(path="another")))
 
 
 def test_few_are_counted_in_the_singular_and_quiet_says_nothing() -> None:
@@ -156,7 +155,7 @@ def test_a_job_with_two_rows_in_one_file_is_refused() -> None:
 
 
 def test_jobs_without_a_row_are_refused_with_the_first_ten_and_the_shards_to_run_again() -> None:
-    all_jobs = [Job(path=f"{number}\n.mp4", question=f"What\n{'is it ' * 30}?") for number in range(3000)]
+    all_jobs = [asking(path=f"{number}\n.mp4", question=f"What\n{'is it ' * 30}?") for number in range(3000)]
     shards = write_shards(all_jobs, 3)
     first = [found["path"].replace("\n", "") for found in read_rows(shards[0])][-2:]
     write_rows(shards[0], list(read_rows(shards[0]))[:-2])
@@ -186,18 +185,18 @@ def test_a_missing_shard_is_refused_by_its_number() -> None:
 
 def test_shards_of_different_runs_are_refused() -> None:
     shards = write_shards(jobs(8), 2)
-    again = "Run all shards again, with the same clips, questions and settings."
     others = {
-        "one of 2 shards, one of 3": (jobs(8), 3),
-        "8 jobs in all, and 9": (jobs(9), 2),
-        "both have 8 jobs in all, but not the same ones": (jobs(9)[1:], 2),
+        "of 8 others in 3": (jobs(8), 3),
+        "of 9 others in 2": (jobs(9), 2),
+        "of 8 others in 2": (jobs(9)[1:], 2),
     }
-    for difference, (all_jobs, of) in others.items():
+    for what, (all_jobs, of) in others.items():
         write_lists({2: Path("2.jsonl.jobs")}, of, all_jobs)
         error = refused(*shards)
         assert (type(error), str(error)) == (
             ShardError,
-            f"'1.jsonl.jobs' and '2.jsonl.jobs' are not of one run: {difference}. {again}",
+            f"'1.jsonl.jobs' and '2.jsonl.jobs' are not of one run, but of 8 jobs in 2 shards and {what}. "
+            "Run all shards again, with the same clips, questions and settings.",
         )
 
 
@@ -205,9 +204,9 @@ def test_rows_that_no_list_names_are_left_out_and_counted() -> None:
     shards = write_shards(jobs(5), 2)
     rows = files()
     with Journal.open(shards[0]) as journal:
-        journal.extend([row(Job(path="0.mp4", question="Of yesterday?"))] * 2)
+        journal.extend([row(asking(path="0.mp4", question="Of yesterday?"))] * 2)
     with Journal.open(shards[1]) as journal:
-        journal.append(row(Job(path="1.mp4", question="Of yesterday?")))
+        journal.append(row(asking(path="1.mp4", question="Of yesterday?")))
     assert merge(*shards) == (
         "vllava: 3 rows of clips that changed since, or of other runs, left out.\n"
         "vllava: 5 jobs of 2 shards: 5 answers, 0 errors.\n"
@@ -295,7 +294,7 @@ def test_shards_that_change_while_they_are_read_are_refused() -> None:
     one, two = write_shards(jobs(6), 2)
     whole_run = merged([ShardOutput.found(one), ShardOutput.found(two)])
     with Journal.open(one) as journal:
-        journal.append(row(Job(path="new")))
+        journal.append(row(asking(path="new")))
     assert len(list(whole_run.rows())) == 6
     write_rows(two, [])
     with pytest.raises(OutputError) as caught:
@@ -328,7 +327,7 @@ def test_a_full_disk_leaves_everything_as_it_was(is_overwriting: bool) -> None:
 
 
 def test_names_reach_the_terminal_without_control_characters(shell: Run) -> None:
-    (shard,) = without_lists(write_shards([Job(path="a\x1b[31m.mp4")], 1))
+    (shard,) = without_lists(write_shards([asking(path="a\x1b[31m.mp4")], 1))
     shard.rename("a\x1b]0;owned\x07\n.jsonl")
     done = shell("merge", "all\x1b[31m\n.jsonl", "a\x1b]0;owned\x07\n.jsonl")
     assert done.err == (

@@ -15,10 +15,9 @@ from vllava_cli.batch import output
 from vllava_cli.batch.jobs import Job
 from vllava_cli.batch.output import Output
 from vllava_cli.batch.request import Destination
-from vllava_cli.batch.rows import Result, RunInfo, row_of
-from vllava_cli.batch.tables import Format
+from vllava_cli.batch.rows import Format, Result, RunInfo, row_of
 from vllava_cli.errors import LockedError, OutputError
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 
 ABOUT = RunInfo(model="demo", revision=None)
 JOBS = [job(f"{letter}.mp4", id=letter * 32) for letter in "abcd"]

@@ -69,10 +69,16 @@ def mixed(path: Path) -> Clip:
     return a_clip(path, duration_s=2.5 if path.name == "a.mp4" else None)
 
 
-def test_headers_say_what_can_be_used_and_how_long_it_is() -> None:
-    preflight = ended(Threads(mixed), UNITS)
+@pytest.mark.parametrize("framing", [FRAMING, None])
+def test_headers_say_what_can_be_used_and_its_frames_are_read_ahead(framing: Framing | None) -> None:
+    """Without a framing it is over with the headers."""
+    threads = Threads(mixed)
+    preflight = ended(threads, UNITS, framing)
+    used = [UNITS[0], UNITS[1], UNITS[3]]
+    assert (threads.frames_of, threads.framing) == ((used, framing) if framing else (None, None))
+    assert preflight.frames == (cast(Any, "frames") if framing else None)
     assert preflight.headers == Headers(
-        good=[UNITS[0], UNITS[1], UNITS[3]],
+        good=used,
         bad=[(UNITS[2], JobError(kind="missing", message="'c.mp4' is torn."))],
         kinds={"video", "image"},
         videos=2,
@@ -80,19 +86,6 @@ def test_headers_say_what_can_be_used_and_how_long_it_is() -> None:
         unknown=1,
     )
     assert preflight.headers.done == 4
-
-
-def test_frames_of_what_can_be_used_are_read_ahead_at_once() -> None:
-    threads = Threads(mixed)
-    preflight = ended(threads, UNITS)
-    assert preflight.frames == cast(Any, "frames")
-    assert (threads.frames_of, threads.framing) == ([UNITS[0], UNITS[1], UNITS[3]], FRAMING)
-
-
-def test_without_a_framing_it_is_over_with_the_headers() -> None:
-    threads = Threads(mixed)
-    assert ended(threads, UNITS, None).frames is None
-    assert threads.frames_of is None
 
 
 @pytest.mark.parametrize("are_good", [True, False])
@@ -138,21 +131,6 @@ def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
     assert found.unopened >= 1 and found.videos + found.unopened == 4
     assert found.kinds == {"video", "image"}
     assert found.unknown == 0
-
-
-def test_while_headers_are_read_there_is_something_to_tell() -> None:
-    is_free = threading.Event()
-
-    def header(path: Path) -> Clip:
-        assert is_free.wait(A_MOMENT_S)
-        return a_clip(path)
-
-    preflight = begun(Threads(header), UNITS)
-    assert not preflight.wait(0.0)
-    assert (preflight.headers.done, preflight.frames) == (0, None)
-    is_free.set()
-    assert preflight.wait(A_MOMENT_S)
-    assert preflight.headers.done == 4
 
 
 def test_what_stops_the_thread_is_raised_where_it_is_waited_for() -> None:

@@ -40,11 +40,6 @@ def tally(
 LOADING, READING = "loading the model", "reading the first clips; Ctrl-C stops"
 
 
-def test_what_is_counted_adds_up() -> None:
-    counts = tally(total=20, skipped=5, skipped_errors=2, answered=3, errors={"missing": 4})
-    assert (counts.now, counts.done, counts.left, counts.failed) == (7, 12, 8, 6)
-
-
 @pytest.mark.parametrize(
     ("counts", "counters", "parts"),
     [
@@ -191,14 +186,6 @@ def test_stats_are_one_line_of_json_also_with_quiet() -> None:
     progress.report_stats({"wall_s": 1 / 3, "clips": 7}, reading.screen())
     assert reading.said[1].startswith("vllava: stats: ")
     assert json.loads(reading.said[1].removeprefix("vllava: stats: ")) == {"wall_s": 0.3333, "clips": 7}
-
-
-def test_a_message_with_control_characters_reaches_no_terminal() -> None:
-    reading = Reading()
-    progress.report_unreadable(
-        [JobError(kind="missing", message=f"There is no '{Path('a')}\x1b[31m'.")], 2, reading.screen()
-    )
-    assert "\x1b" not in reading.said[1]
 
 
 def test_fields_that_are_not_used_are_named_the_first_of_many() -> None:

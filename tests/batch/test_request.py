@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,19 @@ import typer
 
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.request import (
-    BatchRequest,
     Destination,
     Inputs,
     QuestionWords,
     RayOptions,
-    RayWords,
     destination_of,
     devices_of,
     inputs_of,
-    on_ray,
+    ray_options_of,
     shard_of,
 )
-from vllava_cli.batch.tables import Format
+from vllava_cli.batch.rows import Format
 from vllava_cli.cli import app
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Framing, Sampling, Wishes
 
 USAGE = 'vllava batch "QUESTION" PATH…'
 USAGE_Q = 'vllava batch -Q "QUESTION" PATH…'
@@ -156,25 +152,8 @@ def test_options_that_have_nothing_to_act_on_are_refused() -> None:
     )
 
 
-def destined(
-    path: str | None = None,
-    format: Format | None = None,
-    fields: str | None = None,
-    *,
-    is_retrying: bool = False,
-    is_overwriting: bool = False,
-    is_pruning: bool = False,
-    is_safe: bool = False,
-) -> Destination:
-    return destination_of(
-        path,
-        format,
-        fields,
-        is_retrying=is_retrying,
-        is_overwriting=is_overwriting,
-        is_pruning=is_pruning,
-        is_safe=is_safe,
-    )
+def destined(path: str | None = None, format: Any = None, fields: str | None = None, **flags: bool) -> Destination:
+    return destination_of(path, format, fields, **({"is_retrying": False, "is_overwriting": False} | flags))
 
 
 @pytest.mark.parametrize(
@@ -280,102 +259,78 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
     assert str(caught.value) == f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16."
 
 
-INPUTS = Inputs(paths=("a.mp4",), questions=("Why?",))
+def test_with_ray_rows_go_into_a_folder_or_below_a_url() -> None:
+    for name, format in (("s3://bucket/run", "parquet"), ("out", "jsonl"), ("out.csv", None)):
+        assert destined(name, format, has_ray=True, is_retrying=True) == Destination(
+            parts=name, is_parquet=format == "parquet", is_retrying=True
+        )
 
 
-def batch(
-    *, destination: Destination | None = None, devices: tuple[str, ...] = (), shard: Shard | None = None
-) -> BatchRequest:
-    return BatchRequest(
-        inputs=INPUTS,
-        wishes=Wishes(device="cpu"),
-        framing=Framing(),
-        sampling=Sampling(),
-        destination=destination or Destination(),
-        most_rows=3,
-        decoders=5,
-        devices=devices,
-        shard=shard,
-    )
-
-
-def test_all_that_is_said_of_a_cluster_is_one_request() -> None:
-    plain = batch(destination=Destination(path=Path("x"), is_retrying=True))
-    words = RayWords(
-        ray="head:6379",
-        actors="4",
-        gpus_per_actor=0.5,
-        allow=("s3,https",),
-        output="s3://bucket/run",
-        format="parquet",
-    )
-    assert on_ray(plain, words) == replace(
-        plain,
-        destination=Destination(parts="s3://bucket/run", is_parquet=True, is_retrying=True),
-        ray=RayOptions(
-            address="head:6379",
-            actors=4,
-            gpus_per_actor=0.5,
-            allowed=("s3,https",),
+@pytest.mark.parametrize(
+    ("name", "format", "has_ray", "said"),
+    [
+        ("out", "csv", True, "--format csv can't be used with --ray: give jsonl or parquet."),
+        *(
+            (
+                name,
+                None,
+                True,
+                "--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.",
+            )
+            for name in (None, "-")
         ),
+        ("out", "parquet", False, "--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray."),
+        ("s3://b/run", None, False, "'s3://b/run' is a URL: rows go there with --ray. Name a file, or add --ray."),
+    ],
+)
+def test_places_and_formats_that_do_not_go_together_are_refused(
+    name: str | None, format: str | None, has_ray: bool, said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        destined(name, format, has_ray=has_ray)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(("actors", "count"), [("4", 4), ("auto", None), (None, None)])
+def test_a_cluster_has_its_options(actors: str | None, count: int | None) -> None:
+    assert ray_options_of("head:6379", actors, 0.5, ["s3,https"]) == RayOptions(
+        address="head:6379", actors=count, gpus_per_actor=0.5, allowed=("s3,https",)
     )
 
 
 @pytest.mark.parametrize(
-    ("plain", "words", "said"),
+    ("others", "said"),
     [
-        (batch(devices=("all",)), RayWords(), "--gpus can't be used with --ray. Say how many engines with --actors."),
+        ({"gpus": "all"}, "--gpus can't be used with --ray. Say how many engines with --actors."),
         (
-            batch(shard=Shard(number=1, of=2)),
-            RayWords(),
+            {"shard": "1/2"},
             "--shard can't be used with --ray. Ray shares the jobs out by itself: leave one of them out.",
         ),
+        ({"fields": "id"}, "--fields can't be used with --ray. Merge the parts and take the fields with jq."),
         (
-            batch(destination=Destination(path=Path("x"), is_pruning=True)),
-            RayWords(output="out"),
+            {"is_pruning": True},
             "--prune can't be used with --ray. Merge the parts: rows of clips that have changed are left out.",
         ),
-        (
-            batch(),
-            RayWords(output="out", format="csv"),
-            "--format csv can't be used with --ray: give jsonl or parquet.",
-        ),
-        (
-            batch(),
-            RayWords(),
-            "--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.",
-        ),
-        (
-            batch(),
-            RayWords(output="-"),
-            "--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.",
-        ),
-        (batch(), RayWords(output="out", actors="0"), "--actors '0' is no number of engines: give 1 or more, or auto."),
-        (batch(), RayWords(output="out", actors="x"), "--actors 'x' is no number of engines: give 1 or more, or auto."),
     ],
 )
-def test_what_contradicts_a_cluster_is_refused(plain: BatchRequest, words: RayWords, said: str) -> None:
+def test_what_contradicts_a_cluster_is_refused(others: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        on_ray(plain, replace(words, ray="auto"))
+        ray_options_of("auto", None, None, (), **others)
     assert str(caught.value) == said
+    assert ray_options_of(None, None, None, (), **others) is None
 
 
-def test_fields_are_taken_from_the_merged_file() -> None:
-    with pytest.raises(UsageError, match=r"--fields can't be used with --ray\. Merge the parts"):
-        on_ray(batch(destination=Destination(fields=("id",))), RayWords(ray="auto", output="out"))
+@pytest.mark.parametrize("actors", ["0", "x", "-1", "1234567"])
+def test_what_is_no_number_of_engines_is_refused(actors: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ray_options_of("auto", actors, None, ())
+    assert str(caught.value) == f"--actors {actors!r} is no number of engines: give 1 or more, or auto."
 
 
 @pytest.mark.parametrize(
     ("words", "flag"),
-    [
-        (RayWords(actors="2"), "--actors"),
-        (RayWords(gpus_per_actor=0.0), "--gpus-per-actor"),
-        (RayWords(allow=("s3",)), "--allow"),
-        (RayWords(format="parquet"), "--format parquet"),
-        (RayWords(output="s3://bucket/run"), "'s3://bucket/run' is a URL: rows go there"),
-    ],
+    [(("2", None, ()), "--actors"), ((None, 0.0, ()), "--gpus-per-actor"), ((None, None, ["s3"]), "--allow")],
 )
-def test_what_is_about_a_cluster_needs_one(words: RayWords, flag: str) -> None:
-    with pytest.raises(UsageError, match=f"^{flag} "):
-        on_ray(batch(), words)
-    assert on_ray(batch(), RayWords(output="out", format="csv")) == batch()
+def test_what_is_about_a_cluster_needs_one(words: Any, flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^{flag} is about a cluster: add --ray, or leave it out"):
+        ray_options_of(None, *words)

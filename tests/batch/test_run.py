@@ -114,7 +114,7 @@ def test_a_clip_that_changed_is_answered_anew_and_its_old_row_goes_where_that_is
     again = vllava.run(*words, folder=clips)
     assert (again.code, again.err.splitlines()[0]) == (
         0,
-        f"vllava: 1 row in '{out}' is of a clip that has changed since: --prune drops it.",
+        f"vllava: 1 row in '{out}' of clips that have changed since: kept, --prune drops them.",
     )
     told = [(row["path"], row["answer"]) for row in rows_of(out)]
     assert len(told) == 3 and told[-1] == (RED, "A orange star moves up-right.")

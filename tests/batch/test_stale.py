@@ -86,12 +86,12 @@ def test_rows_of_changed_clips_are_counted_and_stay() -> None:
     touch("a", "clip A")
     assert run(jobs_about("a", "b", "c")) == (
         ["a"],
-        "vllava: 1 row in 'out.jsonl' is of a clip that has changed since: --prune drops it.\n",
+        "vllava: 1 row in 'out.jsonl' of clips that have changed since: kept, --prune drops them.\n",
     )
     touch("b", "another")
     assert run(jobs_about("a", "b", "c")) == (
         ["b"],
-        "vllava: 2 rows in 'out.jsonl' are of clips that have changed since: --prune drops them.\n",
+        "vllava: 2 rows in 'out.jsonl' of clips that have changed since: kept, --prune drops them.\n",
     )
     assert [row["path"] for row in rows()] == ["a", "b", "c", "a", "b"]
 
@@ -103,7 +103,7 @@ def test_pruning_drops_them_and_nothing_else(path: Path) -> None:
     other = replace(ABOUT, signature="demo, warm")
     run(jobs_about("a", about=other), path=path, about=other)
     touch("a", "clip A")
-    told = f"vllava: 1 row in '{path}' is of a clip that has changed since: it was dropped.\n"
+    told = f"vllava: 1 row in '{path}' of clips that have changed since: dropped.\n"
     assert run(jobs_about("a", "b"), path=path, is_pruning=True) == (["a"], told)
     journal = Path("out.csv.journal") if path.suffix == ".csv" else path
     kept = [(row["path"], row["question"]) for row in rows(journal)]
@@ -133,9 +133,7 @@ def test_the_row_of_a_touched_clip_counts_where_its_hash_is_known() -> None:
     before = rows()
     touch("a")
     jobs = jobs_about("a", "b", questions=questions)
-    told = (
-        "vllava: 3 rows in 'out.jsonl' are of clips that have another time of change and the same bytes: they count.\n"
-    )
+    told = "vllava: 3 rows in 'out.jsonl' of clips with another time of change and the same bytes: kept.\n"
     assert run(jobs) == ([], told)
     assert [row["id"] for row in rows()] == ids(jobs)
     state = {"bytes": 6, "mtime_ns": Path("a").stat().st_mtime_ns}
@@ -148,7 +146,7 @@ def test_other_bytes_of_the_same_size_are_another_clip() -> None:
     run(jobs_about("a"), is_hashed=True)
     touch("a", "clip A")
     answered_anew, told = run(jobs_about("a"), is_hashed=True)
-    assert answered_anew == ["a"] and "has changed since" in told
+    assert answered_anew == ["a"] and "have changed since: kept" in told
 
 
 def test_of_two_rows_of_a_touched_clip_one_counts() -> None:
@@ -161,8 +159,8 @@ def test_of_two_rows_of_a_touched_clip_one_counts() -> None:
     touch("a")
     assert run(jobs_about("a")) == (
         [],
-        "vllava: 1 row in 'out.jsonl' is of a clip that has another time of change and the same bytes: it counts.\n"
-        "vllava: 1 row in 'out.jsonl' is of a clip that has changed since: --prune drops it.\n",
+        "vllava: 1 row in 'out.jsonl' of clips with another time of change and the same bytes: kept.\n"
+        "vllava: 1 row in 'out.jsonl' of clips that have changed since: kept, --prune drops them.\n",
     )
     assert run(jobs_about("a"), is_pruning=True)[0] == [] and ids(jobs_about("a")) == [row["id"] for row in rows()]
 

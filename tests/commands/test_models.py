@@ -17,7 +17,7 @@ from tests.folders import LACKING
 from vllava_cli import demo
 from vllava_cli.commands.chat.chat_loop import Chat, of_session
 from vllava_cli.nouns import Framing, Sampling, Wishes
-from vllava_cli.session.session_file import read
+from vllava_cli.storage.session_file import read
 
 Run = Callable[..., Shell]
 ASKED = ("What is in this clip?",)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_rows import MAX_JOB_BYTES
+from vllava_cli.batch.job_files import MAX_JOB_BYTES
 from vllava_cli.commands.positionals import check_stdin, clip_paths, question_of, split_words
 from vllava_cli.errors import UsageError
 

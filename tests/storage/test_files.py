@@ -16,11 +16,7 @@ from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.storage import files as files_module
 from vllava_cli.storage.files import Part, atomic_write, is_locked, locked, opened, release
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name files as a user does, from the folder they are in."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def files() -> dict[str, bytes]:

@@ -16,8 +16,7 @@ import pytest
 from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.storage import files as files_module
 from vllava_cli.storage.files import is_locked
-from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, read_rows
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, Journal, read_rows
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10
@@ -26,7 +25,7 @@ ROW_BYTES = len(json.dumps({"number": 0, "padding": "x" * 72})) + 1
 WRITER = """
 import os, sys
 from pathlib import Path
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 with Journal.open(Path(sys.argv[1])) as journal:
     number = sum(1 for _ in journal.rows())
     while True:
@@ -37,7 +36,7 @@ with Journal.open(Path(sys.argv[1])) as journal:
 HOLDER = """
 import sys
 from pathlib import Path
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 with Journal.open(Path(sys.argv[1])):
     print("open", flush=True)
     sys.stdin.read()
@@ -45,7 +44,7 @@ with Journal.open(Path(sys.argv[1])):
 STARTER = """
 import subprocess, sys
 from pathlib import Path
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 with Journal.open(Path(sys.argv[1])):
     sleeper = "import sys; print('open', flush=True); sys.stdin.read()"
     subprocess.run([sys.executable, "-c", sleeper], close_fds=False)
@@ -54,7 +53,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 path, room = Path(sys.argv[1]), int(sys.argv[2])
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
@@ -72,7 +71,7 @@ with Journal.open(path) as journal:
 REWRITER = """
 import os, sys
 from pathlib import Path
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 with Journal.open(Path(sys.argv[1])) as journal:
     while True:
         rows = list(journal.rows())
@@ -84,7 +83,7 @@ FULL_REWRITE = """
 import resource, sys
 from pathlib import Path
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
 with Journal.open(Path(sys.argv[1])) as journal:
     journal.append({"number": 0})
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -97,10 +96,7 @@ with Journal.open(Path(sys.argv[1])) as journal:
 """
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name files as a user does, from the folder they are in."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def child(code: str, *words: str | Path) -> subprocess.Popen[str]:

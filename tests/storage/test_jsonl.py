@@ -19,10 +19,7 @@ NAME = os.fsdecode(b"caf\xe9.mp4")
 ENCODED = "Y2Fm6S5tcDQ="
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests name files as a user does, from the folder they are in."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def written(data: bytes, name: str = "x.jsonl") -> Path:

@@ -33,12 +33,8 @@ PATH_BYTES = "path_bytes"
 CLIP_STATE = "clip_state"
 ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
 """The keys of a row in their order; a job's further fields come behind, under other names."""
-_NOTHING: dict[str, object] = {}
-
-
-def _nothing() -> Mapping[str, object]:
-    """One for all: a dictionary for each of a million jobs would take 64 MB."""
-    return _NOTHING
+_NOTHING: Mapping[str, object] = {}
+"""One for all: a dictionary for each of a million jobs would take 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +43,7 @@ class JobRequest:
 
     path: str
     question: str
-    fields: Mapping[str, object] = field(default_factory=_nothing)
+    fields: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +55,7 @@ class Job:
     question: str
     size: int
     mtime_ns: int
-    fields: Mapping[str, object] = field(default_factory=_nothing)
+    fields: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
     repeat: int = 0
     """How many equal jobs come before it."""
 
@@ -73,7 +69,7 @@ class Job:
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
-        return _id(signature, _File(self.path, size, mtime_ns), self.question, self.repeat)
+        return _id(signature, (self.path, size, mtime_ns), self.question, self.repeat)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,35 +101,35 @@ class Shard:
         return shard_number(id, self.of) == self.number
 
 
-class _File(NamedTuple):
-    path: str
-    size: int
-    mtime_ns: int
+_File = tuple[str, int, int]
+"""(path, size in bytes, mtime in nanoseconds), -1 twice where the file is missing or out of reach."""
 
 
 def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
     """The jobs, in order; those that are equal in all get different ids, the same ones in each run."""
-    files: dict[str, Job] = {}
-    """A clip's first job says what its file is; by the path as it was asked for."""
+    files: dict[str, _File] = {}
+    """By the path as it was asked for: each file is looked at once."""
     questions: dict[str, str] = {}
     seen: dict[str, int] = {}
     jobs: list[Job] = []
     for request in requests:
-        file = files.get(request.path) or _file(request.path)
+        file = files.get(request.path)
+        if file is None:
+            file = files[request.path] = _file(request.path)
+        path, size, mtime_ns = file
         question = questions.setdefault(request.question, request.question)
         id = _id(signature, file, question)
         repeat = seen.get(id, 0)
         seen[id] = repeat + 1
         job = Job(
             id=_id(signature, file, question, repeat) if repeat else id,
-            path=file.path,
+            path=path,
             question=question,
-            size=file.size,
-            mtime_ns=file.mtime_ns,
+            size=size,
+            mtime_ns=mtime_ns,
             fields=request.fields,
             repeat=repeat,
         )
-        files.setdefault(request.path, job)
         jobs.append(job)
     return jobs
 
@@ -273,19 +269,14 @@ def _used(sampling: Sampling) -> dict[str, object]:
 
 def _file(path: str) -> _File:
     if "://" in path and scheme_of(path):
-        return _File(path, -1, -1)
-    plain = str(Path(path)) if _may_be_odd(path) else path
-    size, mtime_ns = _facts(plain)
-    return _File(plain, size, mtime_ns)
-
-
-def _may_be_odd(path: str) -> bool:
-    """True if a Path may be written differently, as "./a.mp4" is; making a Path of each of a million takes seconds."""
-    return os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path
+        return path, -1, -1
+    # Only where a Path may be written differently, as "./a.mp4" is: to make one of each of a million takes seconds.
+    if os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path:
+        path = str(Path(path))
+    return path, *_facts(path)
 
 
 def _facts(path: str) -> tuple[int, int]:
-    """(size in bytes, mtime in nanoseconds), (-1, -1) where the file is missing or out of reach."""
     try:
         facts = os.stat(path)  # noqa: PTH116  (a Path for each of a million jobs costs seconds)
     except (OSError, ValueError):
@@ -293,13 +284,14 @@ def _facts(path: str) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _id(signature: str, file: _File | Job, question: str, repeat: int = 0) -> str:
+def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
     """Each part with its length before it, so that no two jobs are spelled alike."""
+    path, size, mtime_ns = file
     parts = [
         signature.encode(),
-        os.fsencode(file.path),
-        b"%d" % file.size,
-        b"%d" % file.mtime_ns,
+        os.fsencode(path),
+        b"%d" % size,
+        b"%d" % mtime_ns,
         question.encode(errors="surrogatepass"),
     ]
     if repeat:

@@ -1,28 +1,32 @@
-"""`vllava merge`: the outputs of a batch's shards become one, once it is sure that every job has its one row.
+"""`vllava merge` makes the outputs of a batch's shards one, once it is sure that every job has its one row.
 
-Ids are in memory, rows are not. After a run on Ray its own rows are checked in the same manner.
+Rows that a run goes on with are held against its jobs in the same manner: those of clips that have changed are stale. A
+clip with another time of change, but as many bytes and the same SHA-256 as its row says, is the same clip: its row
+becomes that of the job that asks the same now. Ids are in memory, rows are not.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vllava_cli.batch.jobs import Job, JobList, id_of, list_path
-from vllava_cli.batch.tables import format_of
+from vllava_cli.batch.jobs import CLIP_STATE, Job, JobList, has_changed, id_of, list_path
+from vllava_cli.batch.rows import format_of
+from vllava_cli.commands.provenance import MADE_WITH
 from vllava_cli.errors import LockedError, OutputError, ShardError, UsageError, quoted
+from vllava_cli.media.fingerprint import Fingerprint, differs
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage import files
 from vllava_cli.storage.files import as_output_error, is_locked
-from vllava_cli.storage.journal import Journal, check_start
-from vllava_cli.storage.jsonl import line_of, read_rows
+from vllava_cli.storage.jsonl import Journal, check_start, line_of, read_rows
 from vllava_cli.storage.objects import Objects, is_url, rows_into, scratch
 
 PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
@@ -111,7 +115,7 @@ def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
 
 
 def _report(out: Path, run: MergedShards, screen: Screen) -> None:
-    bare = _first([one_line(str(shard.path)) for shard in run.shards if not shard.jobs])
+    bare = first_of([one_line(str(shard.path)) for shard in run.shards if not shard.jobs])
     if bare:
         screen.notice(f"vllava: No list of jobs, .jobs, is beside {bare}: jobs without a row can't be seen.")
     if run.stale_rows:
@@ -221,31 +225,20 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
     """Raises a ShardError unless the lists are of one run, and as many as it had shards."""
     lists = [shard.jobs for shard in shards if shard.jobs]
     for other in lists[1:]:
-        difference = _difference(lists[0], other)
-        if difference:
+        one = lists[0]
+        if (one.of, one.all_jobs, one.checksum) != (other.of, other.all_jobs, other.checksum):
             raise ShardError(
-                f"{quoted(lists[0].path)} and {quoted(other.path)} are not of one run: {difference}. "
-                "Run all shards again, with the same clips, questions and settings."
+                f"{quoted(one.path)} and {quoted(other.path)} are not of one run, but of "
+                f"{counted(one.all_jobs, 'job')} in {counted(one.of, 'shard')} and of {other.all_jobs:,} others in "
+                f"{other.of:,}. Run all shards again, with the same clips, questions and settings."
             )
     of = lists[0].of if lists else 0
     absent = sorted(set(range(1, of + 1)) - {each.shard for each in lists})
     if len(absent) > len(shards) - len(lists):
-        names = _first([f"{number}/{of}" for number in absent])
+        names = first_of([f"{number}/{of}" for number in absent])
         raise ShardError(
             f"Of the shards, {names} {'is' if len(absent) == 1 else 'are'} missing. Name all {of:,} files."
         )
-
-
-def _difference(one: JobList, other: JobList) -> str | None:
-    if one.of != other.of:
-        return f"one of {counted(one.of, 'shard')}, one of {other.of:,}"
-    if one.all_jobs != other.all_jobs:
-        return f"{counted(one.all_jobs, 'job')} in all, and {other.all_jobs:,}"
-    return (
-        None
-        if one.checksum == other.checksum
-        else f"both have {counted(one.all_jobs, 'job')} in all, but not the same ones"
-    )
 
 
 def _twice(row: dict[str, Any], one: ShardOutput, other: ShardOutput) -> str:
@@ -267,7 +260,7 @@ def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int)
             names += [f"{shard.jobs.shard}/{shard.jobs.of} ({quoted(shard.path)}, {count:,} of them)"] if count else []
     more = [f"  and {len(missing) - len(lines):,} more"] if len(missing) > len(lines) else []
     lack = f"{len(missing):,} of {job_count:,} jobs {'has' if len(missing) == 1 else 'have'} no row"
-    return "\n".join([f"{lack}. Run their shards again: {_first(names)}.", *lines, *more])
+    return "\n".join([f"{lack}. Run their shards again: {first_of(names)}.", *lines, *more])
 
 
 def _line(path: object, question: object) -> str:
@@ -295,10 +288,94 @@ def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[byt
         f"{job.id} {quoted(Path(job.path))} {job.question!r}" for job in jobs if not is_seen[bytes.fromhex(job.id)]
     ]
     kinds = (("without a row", missing), ("with two rows", twice), ("that nobody asked for", foreign))
-    return [f"{len(found):,} {what}: {_first(found, ' …')}." for what, found in kinds if found]
+    return [f"{len(found):,} {what}: {first_of(found, ' …')}." for what, found in kinds if found]
 
 
-def _first(names: Sequence[str], rest: str = "") -> str:
+def first_of(names: Sequence[str], rest: str = "", *, most: int = MOST_NAMED) -> str:
     """ "a, b", and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f"{rest} and {more:,} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f"{rest} and {more:,} more" if more > 0 else "")
+
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleRows:
+    """Rows by their ids."""
+
+    changed: Collection[str] = ()
+    touched: Mapping[str, Job] = field(default_factory=dict)
+    """Only the time of change of their clips is another; with the jobs that they are rows of."""
+
+    def settled(self, rows: Iterable[Row], *, is_pruning: bool) -> Iterator[Row]:
+        """All rows with the ids of now; those of changed clips only where they aren't pruned."""
+        for row in rows:
+            if job := self.touched.get(row["id"]):
+                yield {**row, "id": job.id, CLIP_STATE: job.state}
+            elif not is_pruning or row["id"] not in self.changed:
+                yield row
+
+    def report(self, path: Path, screen: Screen, *, is_pruning: bool) -> None:
+        """Says what became of the stale rows in the file."""
+        for stale_rows, what, fate in (
+            (self.touched, "clips with another time of change and the same bytes", "kept"),
+            (self.changed, "clips that have changed since", "dropped" if is_pruning else "kept, --prune drops them"),
+        ):
+            if stale_rows:
+                screen.notice(f"vllava: {counted(len(stale_rows), 'row')} in {quoted(path)} of {what}: {fate}.")
+
+
+class _Lone(NamedTuple):
+    """A row whose id is no job's; the print is that of its clip, as far as it is known."""
+
+    id: str
+    state: object
+    print: Fingerprint | None
+
+
+def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], signature: str) -> StaleRows:
+    """Finds the stale rows; `jobs` are those of this shard, `every` those of all shards.
+
+    Rows of other clips, questions and settings aren't, nor are those of a clip that is missing now. Where it decides, a
+    clip is hashed.
+    """
+    current = {job.id for job in every}
+    known: set[str] = set()
+    asked: dict[tuple[str, str], list[_Lone]] = defaultdict(list)
+    for row in rows:
+        known.add(row["id"])
+        if row["id"] not in current:
+            asked[row["path"], row["question"]].append(_Lone(row["id"], row.get(CLIP_STATE), _print_of(row)))
+    free = {job.id for job in jobs} - known if asked else set()
+    changed, touched = set[str](), dict[str, Job]()
+    is_same: dict[tuple[str, Fingerprint], bool] = {}
+    for job in every if asked else ():
+        for lone in asked.get((job.path, job.question), ()):
+            if job.size < 0 or job.id_at(lone.state, signature) != lone.id:
+                continue
+            if job.id in free and _is_same(job, lone, is_same):
+                free.remove(job.id)
+                touched[lone.id] = job
+            else:
+                changed.add(lone.id)
+    return StaleRows(changed=changed, touched=touched)
+
+
+def _is_same(job: Job, lone: _Lone, known: dict[tuple[str, Fingerprint], bool]) -> bool:
+    """True if the clip has the bytes that its row says; a clip of another size isn't read."""
+    if lone.print is None or not isinstance(lone.state, dict) or lone.state.get("bytes") != job.size:
+        return False
+    key = job.path, lone.print
+    if key not in known:
+        known[key] = differs(Path(job.path), lone.print) is None and not has_changed(job)
+    return known[key]
+
+
+def _print_of(row: Row) -> Fingerprint | None:
+    """None for an error, and where the clip wasn't hashed."""
+    try:
+        (clip,) = row[MADE_WITH]["clips"]
+        return Fingerprint(bytes=clip["bytes"], sha256=clip["sha256"]) if clip["sha256"] else None
+    except (KeyError, TypeError, ValueError):
+        return None

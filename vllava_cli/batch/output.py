@@ -1,29 +1,38 @@
-"""Outputs for rows: stdout as they come, or a journal that knows which jobs are done; parts are in parts.py.
+"""Outputs for rows: stdout as they come, journals that know which jobs are done, or objects below a URL.
 
 A plain JSONL file is its own journal. Any other form is written in one step when the run ends, in the order of the
-jobs; its journal stands beside it.
+jobs; its journal stands beside it. A run on Ray writes parts. In a folder they are journals, part-00001-of-00016.jsonl,
+each with the rows whose ids say so. Below a URL they are objects, each with the rows of some seconds; of the rows of a
+job the last one counts.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.batch import tables
-from vllava_cli.batch.jobs import Job
+from vllava_cli.batch.jobs import Job, list_path, shard_number, write_lists
+from vllava_cli.batch.merge import PART, shards_in, stale
 from vllava_cli.batch.request import Destination
-from vllava_cli.batch.rows import RunInfo, is_row, table_columns
-from vllava_cli.batch.stale import stale
+from vllava_cli.batch.rows import RunInfo, Table, further_fields, is_row, path_columns, table_columns
+from vllava_cli.commands.provenance import MADE_WITH
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.files import as_output_error, atomic_write, check_regular
-from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.jsonl import read_rows, refuse_foreign, row_of
-from vllava_cli.storage.objects import is_url
+from vllava_cli.storage.files import Part, as_output_error, atomic_write, check_regular
+from vllava_cli.storage.jsonl import Journal, portable, read_rows, refuse_foreign, row_of
+from vllava_cli.storage.objects import LIST, Objects, is_url, rows_into, scratch
+
+JOBS_PER_PART, MOST_PARTS = 65_536, 256
+MOST_ROWS, MOST_S = 1000, 5.0
+"""Of an object, and how long its first row waits: what a killed driver had waiting is answered again."""
+ROWS_PER_GROUP = 4096
+TABLE = "rows.parquet"
 
 
 class Output:
@@ -74,8 +83,10 @@ class Output:
         known = learn(journal.rows(), journal.path)
         if self.destination.is_retrying and any(known.values()):
             again = {(job.path, job.question, self.info.model) for job in jobs}
-            others = (row for row in journal.rows() if row["error"] is None or _asked(row) not in again)
-            journal.rewrite(others)
+            rows = journal.rows()
+            journal.rewrite(
+                row for row in rows if row["error"] is None or (row["path"], row["question"], row["model"]) not in again
+            )
             known = learn(journal.rows(), journal.path)
         self.has_failed |= known
         self.before = self.has_failed.keys()
@@ -108,8 +119,6 @@ def opened(
     Errors: LockedError; OutputError for a file that is no output of a batch.
     """
     if destination.parts is not None:
-        from vllava_cli.batch.parts import FolderOutput, StoreOutput
-
         kind: type[Output] = StoreOutput if is_url(destination.parts) else FolderOutput
     else:
         kind = FileOutput if destination.path else StdoutOutput
@@ -125,14 +134,12 @@ class StdoutOutput(Output):
     is_kept = False
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
-        self._columns = _columns(self.destination, jobs, self.info)
-        header = tables.header(self.destination.format, self._columns, is_safe=self.destination.is_safe)
-        if header and not is_dry:
-            self.screen.answer(header)
+        self._table = _table(self.destination, jobs, self.info)
+        for line in () if is_dry else self._table.header():
+            self.screen.answer(line)
 
     def put(self, row: Mapping[str, Any]) -> None:
-        destination = self.destination
-        self.screen.answer(tables.line(row, destination.format, self._columns, is_safe=destination.is_safe))
+        self.screen.answer(self._table.line(row))
 
 
 class FileOutput(Output):
@@ -170,9 +177,7 @@ class FileOutput(Output):
         """Writes the table, if one was asked for: the jobs in their order, then rows of earlier commands."""
         destination = self.destination
         if destination.has_table and destination.path and self._journal:
-            rows = ordered(self._journal.path, [job.id for job in jobs])
-            columns = _columns(destination, jobs, self.info)
-            lines = tables.lines(rows, destination.format, columns, is_safe=destination.is_safe)
+            lines = _table(destination, jobs, self.info).lines(ordered(self._journal.path, jobs))
             atomic_write(destination.path, map(str.encode, lines))
 
     def close(self) -> None:
@@ -180,8 +185,148 @@ class FileOutput(Output):
             self._journal.close()
 
 
-def _columns(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> tuple[str, ...]:
-    return destination.fields or (table_columns(jobs, info.choices) if destination.format != "jsonl" else ())
+class _Parts(Output):
+    """Rows that wait for others, to be written together."""
+
+    def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
+        super().__init__(destination, info, screen)
+        self._rows: list[Mapping[str, Any]] = []
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= MOST_ROWS:
+            self._write()
+
+    def flush(self) -> None:
+        self._write()
+
+    def close(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        raise NotImplementedError
+
+    def _write_parquet(self, path: Path, journal: Path, jobs: Sequence[Job]) -> None:
+        columns = (*path_columns(jobs), *further_fields(jobs))
+        write_parquet(path, ordered(journal, jobs), self.info.choices, columns)
+
+
+class FolderOutput(_Parts):
+    _journals: Sequence[Journal] = ()
+
+    def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
+        """Opens the parts, writes the lists, learns what is done."""
+        folder, ending = Path(self.destination.parts or ""), "parquet" if self.destination.is_parquet else "jsonl"
+        of = _part_count(folder, ending) or parts_for(len(every))
+        outputs = {number: folder / f"part-{number:05}-of-{of:05}.{ending}" for number in range(1, of + 1)}
+        more = ".journal" if self.destination.is_parquet else ""
+        paths = [path.with_name(path.name + more) for path in outputs.values()]
+        if is_dry:
+            for path in paths:
+                self.foresee(path)
+            return
+        with as_output_error(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._journals = journals = []
+        for path in paths:
+            journals.append(Journal.open(path))
+        write_lists({number: list_path(path) for number, path in outputs.items()}, of, jobs)
+        for journal in journals:
+            self.resume(journal, jobs)
+
+    def finish(self, jobs: Sequence[Job]) -> None:
+        self._write()
+        for journal in self._journals if self.destination.is_parquet else ():
+            path = journal.path.with_name(journal.path.name.removesuffix(".journal"))
+            with Part(path) as part, as_output_error(path):
+                self._write_parquet(part.path, journal.path, jobs)
+
+    def ids(self) -> Iterator[bytes]:
+        for journal in self._journals:
+            yield from (bytes.fromhex(row["id"]) for row in journal.rows())
+
+    def close(self) -> None:
+        try:
+            self._write()
+        finally:
+            for journal in self._journals:
+                journal.close()
+
+    def _write(self) -> None:
+        by_part: dict[int, list[Mapping[str, Any]]] = {}
+        for row in self._rows:
+            by_part.setdefault(shard_number(row["id"], len(self._journals)), []).append(row)
+        self._rows = []
+        for number, its in by_part.items():
+            self._journals[number - 1].extend(its)
+
+
+class StoreOutput(_Parts):
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+    _since_s = 0.0
+    _number = 0
+
+    def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
+        """Writes the list, learns what is done."""
+        self._objects = Objects(self.destination.parts or "")
+        with scratch() as folder:
+            path = rows_into(self._objects, folder)
+            known = learn(read_rows(path), path)
+            if self.destination.is_overwriting:
+                known = {}
+            self.before, self.has_failed = known.keys(), self.counted(known)
+            if is_dry:
+                return
+            if self.destination.is_overwriting:
+                self._objects.remove(self._objects.row_names())
+            self._number = self._objects.next_number()
+            write_lists({1: folder / LIST}, 1, jobs)
+            self._objects.put_file(folder / LIST, LIST)
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        if not self._rows:
+            self._since_s = self.clock()
+        super().put(row)
+
+    def flush(self) -> None:
+        if self._rows and self.clock() - self._since_s >= MOST_S:
+            self._write()
+
+    def finish(self, jobs: Sequence[Job]) -> None:
+        self._write()
+        if self.destination.is_parquet:
+            with scratch() as folder:
+                self._write_parquet(folder / TABLE, rows_into(self._objects, folder), jobs)
+                self._objects.put_file(folder / TABLE, TABLE)
+
+    def ids(self) -> Iterator[bytes]:
+        with scratch() as folder:
+            for row in read_rows(rows_into(self._objects, folder)):
+                yield bytes.fromhex(row["id"])
+
+    def _write(self) -> None:
+        if self._rows:
+            self._objects.put_rows(self._rows, self._number)
+            self._rows, self._number = [], self._number + 1
+
+
+def parts_for(jobs: int) -> int:
+    """1 up to 65,536 jobs, 16 for a million, at most 256."""
+    return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
+
+
+def _part_count(folder: Path, ending: str) -> int:
+    """How many parts are here already, 0 for none. Errors: OutputError where they are not of one run."""
+    found = shards_in(folder) if folder.exists() else []
+    kinds = {match.group(2, 3) for path in found if (match := PART.fullmatch(path.name))}
+    if len(kinds) > 1 or any(kind != ending for _, kind in kinds):
+        raise OutputError(f"{quoted(folder)} has parts of another run, or of another --format. Name another folder.")
+    return int(kinds.pop()[0]) if kinds else 0
+
+
+def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Table:
+    columns = table_columns(jobs, info.choices) if destination.format != "jsonl" else ()
+    return Table(destination.format, destination.fields or columns, destination.is_safe)
 
 
 def _check_table(destination: Destination) -> None:
@@ -209,8 +354,8 @@ def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
     return has_failed
 
 
-def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a journal in the order of ids, the others behind them; only their offsets are held in memory."""
+def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a journal in the order of jobs, the others behind; only their offsets are held in memory."""
     with path.open("rb") as file:
         offsets: dict[str, int] = {}
         offset = 0
@@ -219,7 +364,7 @@ def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
             if row is not None:
                 offsets[row["id"]] = offset
             offset += len(line)
-        for key in dict.fromkeys((*ids, *offsets)):
+        for key in dict.fromkeys((*(job.id for job in jobs), *offsets)):
             if key in offsets:
                 file.seek(offsets[key])
                 row = row_of(file.readline())
@@ -227,5 +372,35 @@ def ordered(path: Path, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
                     yield row
 
 
-def _asked(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["path"], row["question"], row["model"]
+def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str], fields: Sequence[str]) -> None:
+    """A file in bounded memory: typed columns, the jobs' further `fields` behind them as text, as `made_with` is."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text, number = pa.string(), pa.float64()
+    columns = dict.fromkeys(("id", "path", "question", "answer", "stop_reason"), text)
+    columns |= {"frame_times_s": pa.list_(number), "model": text, "revision": text, "precision": text}
+    columns |= {"seconds": number, "error": pa.struct([("kind", text), ("message", text)])}
+    columns |= {"stray": pa.int64(), "seed": pa.uint64(), MADE_WITH: text}
+    if choices:
+        columns["probabilities"] = pa.map_(text, number)
+    columns |= {name: columns.get(name, text) for name in fields}
+    schema, left = pa.schema(columns), map(portable, rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := [_cells(row, columns, text) for row in islice(left, ROWS_PER_GROUP)]:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _cells(row: Mapping[str, Any], columns: Mapping[str, Any], text: Any) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        name: _text(row.get(name)) if kind == text else row.get(name) for name, kind in columns.items()
+    }
+    if cells["error"]:
+        cells["error"] = {name: _text(cells["error"][name]) for name in ("kind", "message")}
+    if cells.get("probabilities"):
+        cells["probabilities"] = [(_text(choice), value) for choice, value in cells["probabilities"].items()]
+    return cells
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllava_cli.batch.executors import Counters
+from vllava_cli.batch.merge import first_of
 from vllava_cli.batch.preflight import Headers
 from vllava_cli.batch.rows import JobError
 from vllava_cli.nouns import counted
@@ -89,7 +90,8 @@ class Progress:
         elif not since:
             parts.append("reading the first clips; Ctrl-C stops")
         if counters.clips and since_s > 0:
-            parts.append(_pace(counters.clips, since_s))
+            pace = counters.clips / since_s
+            parts.append(f"{pace:.1f} clips/s" if pace >= 1 else f"{1 / pace:.1f} s/clip")
         if since and since_s > 0 and self.left:
             parts.append(f"{clock(self.left * since_s / since)} left")
         if self.failed:
@@ -121,11 +123,9 @@ def report_unreadable(bad: Sequence[JobError], total: int, screen: Screen, *, ha
 
 def report_unused(names: Sequence[str], screen: Screen) -> None:
     """Says which fields of the jobs change nothing: some are called like an option."""
-    more = len(names) - MOST_NAMED
-    shown = ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
     if names:
         are = "is" if len(names) == 1 else "are"
-        screen.notice(f"vllava: {shown} in the jobs {are} passed through, not used.")
+        screen.notice(f"vllava: {first_of(names, most=MOST_NAMED)} in the jobs {are} passed through, not used.")
 
 
 def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> None:
@@ -155,15 +155,13 @@ def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_
     if failed := progress.failed:
         kinds = [f"{count:,} {kind}" for kind, count in progress.errors.most_common()]
         kinds += [f"{progress.skipped_errors:,} in an earlier run"] if progress.skipped_errors else []
-        again = f" --retry-errors tries {_them(failed)} again." if can_resume else ""
+        again = f" --retry-errors tries {'it' if failed == 1 else 'them'} again." if can_resume else ""
         screen.error(f"{counted(failed, 'job')} of {progress.total:,} failed: {', '.join(kinds)}.{again}")
     if left := progress.left:
         why = "Interrupted" if is_interrupted else "Stopped by --fail-fast"
-        resume = (
-            f"The same command goes on with {_them(left)}."
-            if can_resume
-            else "Nothing is kept to go on from without -o FILE."
-        )
+        resume = "Nothing is kept to go on from without -o FILE."
+        if can_resume:
+            resume = f"The same command goes on with {'it' if left == 1 else 'them'}."
         screen.error(f"{why} with {counted(left, 'job')} left. {resume}")
 
 
@@ -171,12 +169,3 @@ def report_stats(stats: Mapping[str, float], screen: Screen) -> None:
     """One line for programs, also with --quiet: it was asked for."""
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
     screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)
-
-
-def _them(number: int) -> str:
-    return "it" if number == 1 else "them"
-
-
-def _pace(clips: int, seconds: float) -> str:
-    """ "3.2 clips/s", or what one takes where that is more than a second: "12.5 s/clip"."""
-    return f"{clips / seconds:.1f} clips/s" if clips >= seconds else f"{seconds / clips:.1f} s/clip"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from vllava_cli.batch.jobs import Shard
-from vllava_cli.batch.tables import Format, fields_of, format_of
+from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.positionals import names_a_clip
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Wishes
@@ -146,7 +146,12 @@ def inputs_of(
     if any(not question.strip() for question in questions):
         raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
     if jobs is not None:
-        _check_jobs(words, questions, is_recursive=is_recursive, is_null=is_null)
+        if words:
+            remedy = "." if questions else ", or give it with -Q if it is a question."
+            raise UsageError(f"--jobs names the clips itself: leave {words[0]!r} out{remedy}")
+        if is_recursive or is_null:
+            about = "--recursive is about folders" if is_recursive else "-0 is about paths on stdin"
+            raise UsageError(f"{about}, and --jobs names the clips itself. Leave one of them out.")
         return Inputs(questions=tuple(questions), jobs=jobs, videos=videos)
     if videos is not None:
         raise UsageError(
@@ -165,15 +170,16 @@ def inputs_of(
 
 def destination_of(
     name: str | None,
-    wished: Format | None,
+    wished: Format | Literal["parquet"] | None,
     fields: str | None,
     *,
+    has_ray: bool = False,
     is_retrying: bool,
     is_overwriting: bool,
     is_pruning: bool = False,
     is_safe: bool = False,
 ) -> Destination:
-    """- is stdout, as no name is."""
+    """- is stdout, as no name is; with --ray it is a folder or a URL."""
     path = None if name is None or name == STDIN else Path(name)
     flags = (("--retry-errors", is_retrying), ("--overwrite", is_overwriting), ("--prune", is_pruning))
     for flag, is_given in flags:
@@ -181,12 +187,22 @@ def destination_of(
             raise UsageError(f"{flag} is about the rows in a file: name it with -o FILE.")
     if is_retrying and is_overwriting:
         raise UsageError("--overwrite does all jobs again, --retry-errors only those that failed. Give one of them.")
-    format = format_of(path, wished)
+    if has_ray and wished not in (None, "jsonl", "parquet"):
+        raise UsageError(f"--format {wished} can't be used with --ray: give jsonl or parquet.")
+    if not has_ray and wished == "parquet":
+        raise UsageError("--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray.")
+    format = "jsonl" if has_ray or wished == "parquet" else format_of(path, wished)
     if is_safe and format == "jsonl":
         raise UsageError("--safe-cells is about the cells of a table: add --format csv or tsv, or leave it out.")
+    if has_ray and path is None:
+        raise UsageError("--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.")
+    if name and is_url(name) and not has_ray:
+        raise UsageError(f"{name!r} is a URL: rows go there with --ray. Name a file, or add --ray.")
     return Destination(
-        path=path,
+        path=None if has_ray else path,
+        parts=name if has_ray else None,
         format=format,
+        is_parquet=wished == "parquet",
         is_safe=is_safe,
         fields=fields_of(fields) if fields is not None else (),
         is_retrying=is_retrying,
@@ -218,83 +234,38 @@ def shard_of(text: str | None) -> Shard | None:
     return Shard(number=number, of=of)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RayWords:
-    """The words about a cluster; None was not given."""
-
-    ray: str | None = None
-    actors: str | None = None
-    gpus_per_actor: float | None = None
-    allow: tuple[str, ...] = ()
-    output: str | None = None
-    format: str | None = None
-
-
-def on_ray(batch: BatchRequest, words: RayWords) -> BatchRequest:
-    """The same batch on a cluster where --ray was given; without it, words that are about one are refused."""
-    if words.ray is None:
-        _check_no_ray(words)
-        return batch
-    _check_ray(batch, words)
-    old = batch.destination
-    return replace(
-        batch,
-        destination=Destination(
-            parts=words.output,
-            is_parquet=words.format == "parquet",
-            is_retrying=old.is_retrying,
-            is_overwriting=old.is_overwriting,
-        ),
-        ray=RayOptions(
-            address=words.ray,
-            actors=_actors(words.actors),
-            gpus_per_actor=words.gpus_per_actor,
-            allowed=words.allow,
-        ),
-    )
-
-
-def _check_no_ray(words: RayWords) -> None:
-    given = {"--actors": words.actors, "--gpus-per-actor": words.gpus_per_actor, "--allow": words.allow or None}
-    for flag, value in given.items():
+def ray_options_of(
+    address: str | None,
+    actors: str | None,
+    gpus_per_actor: float | None,
+    allowed: Sequence[str],
+    *,
+    gpus: str | None = None,
+    shard: str | None = None,
+    fields: str | None = None,
+    is_pruning: bool = False,
+) -> RayOptions | None:
+    """None without --ray; what can't be used with it is refused."""
+    about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
+    for flag, value in about_ray if address is None else ():
         if value is not None:
             raise UsageError(f"{flag} is about a cluster: add --ray, or leave it out.")
-    if words.output and is_url(words.output):
-        raise UsageError(f"{words.output!r} is a URL: rows go there with --ray. Name a file, or add --ray.")
-    if words.format == "parquet":
-        raise UsageError("--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray.")
-
-
-def _check_ray(batch: BatchRequest, words: RayWords) -> None:
+    if address is None:
+        return None
     for flag, is_given, remedy in (
-        ("--gpus", batch.devices, "Say how many engines with --actors"),
-        ("--shard", batch.shard, "Ray shares the jobs out by itself: leave one of them out"),
-        ("--fields", batch.destination.fields, "Merge the parts and take the fields with jq"),
-        ("--prune", batch.destination.is_pruning, "Merge the parts: rows of clips that have changed are left out"),
+        ("--gpus", gpus is not None, "Say how many engines with --actors"),
+        ("--shard", shard is not None, "Ray shares the jobs out by itself: leave one of them out"),
+        ("--fields", fields is not None, "Merge the parts and take the fields with jq"),
+        ("--prune", is_pruning, "Merge the parts: rows of clips that have changed are left out"),
     ):
         if is_given:
             raise UsageError(f"{flag} can't be used with --ray. {remedy}.")
-    if words.format not in (None, "jsonl", "parquet"):
-        raise UsageError(f"--format {words.format} can't be used with --ray: give jsonl or parquet.")
-    if not words.output or words.output == STDIN:
-        raise UsageError("--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.")
-
-
-def _actors(text: str | None) -> int | None:
-    if text in (None, "auto"):
-        return None
-    if text is not None and text.isascii() and text.isdecimal() and 0 < int(text) < 10**6:
-        return int(text)
-    raise UsageError(f"--actors {text!r} is no number of engines: give 1 or more, or auto.")
-
-
-def _check_jobs(words: Sequence[str], questions: Sequence[str], *, is_recursive: bool, is_null: bool) -> None:
-    if words:
-        remedy = "." if questions else ", or give it with -Q if it is a question."
-        raise UsageError(f"--jobs names the clips itself: leave {words[0]!r} out{remedy}")
-    for is_given, about in ((is_recursive, "--recursive is about folders"), (is_null, "-0 is about paths on stdin")):
-        if is_given:
-            raise UsageError(f"{about}, and --jobs names the clips itself. Leave one of them out.")
+    count = None
+    if actors not in (None, "auto"):
+        count = int(actors) if re.fullmatch("[0-9]{1,6}", actors) else 0
+        if not count:
+            raise UsageError(f"--actors {actors!r} is no number of engines: give 1 or more, or auto.")
+    return RayOptions(address=address, actors=count, gpus_per_actor=gpus_per_actor, allowed=tuple(allowed))
 
 
 def _check_question(words: Sequence[str]) -> None:

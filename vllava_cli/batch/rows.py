@@ -1,12 +1,19 @@
-"""The row of a job, one JSON object with the same keys in the same order for an answer and an error; its columns."""
+"""The row of a job: a JSON object with the same keys in the same order for an answer and an error, and its columns.
+
+`Table` writes rows as JSON lines, CSV, or TSV in the way of jq's @tsv; all or some of their fields. A field may reach
+inside: error.kind. One that a row doesn't have is null there, and null is empty in a table.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
@@ -20,23 +27,26 @@ from vllava_cli.errors import (
     UsageError,
     VllavaError,
 )
-from vllava_cli.nouns import Answer, Precision
-from vllava_cli.storage.jsonl import is_portable, readable
+from vllava_cli.nouns import Answer, Precision, Sampling
+from vllava_cli.storage.jsonl import is_portable, line_of, portable, readable
 
 PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
-_SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed", "has_guard", "choices", "is_calibrated")
 _INNER = {
     "error": ("kind", "message"),
     CLIP_STATE: ("bytes", "mtime_ns"),
     MADE_WITH: (
         *KEYS,
         *(f"versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
-        *(f"sampling.{name}" for name in _SAMPLING),
+        *(f"sampling.{each.name}" for each in fields(Sampling)),
         *(f"adapter.{name}" for name in AdapterFacts._fields),
     ),
 }
 """The fields inside of the objects that rows have."""
+Format = Literal["jsonl", "csv", "tsv"]
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""The tab and the end of a line as well: some programs drop them, and see what stands behind."""
+_TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
@@ -156,13 +166,13 @@ def path_columns(jobs: Sequence[Job]) -> tuple[str, ...]:
     return () if all(is_portable(job.path) for job in jobs) else (PATH_BYTES,)
 
 
-def check_fields(fields: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
+def check_fields(names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
     """Raises a UsageError for a field that would be empty in every row; without jobs nothing is known to be."""
-    if not fields or not jobs:
+    if not names or not jobs:
         return
     columns = columns_of(jobs, choices)
     inner = {**_INNER, PROBABILITIES: choices}
-    for field in fields:
+    for field in names:
         if field != PATH_BYTES and not any(
             name in columns and (not rest or name not in inner or rest in inner[name])
             for name, rest in _partings(field)
@@ -182,3 +192,77 @@ def _last_line(error: Exception) -> str:
     """KeyError("width") → "KeyError: 'width'": of a traceback that another process sent, the line that says what."""
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[-1:]])
+
+
+def format_of(path: Path | None, wished: Format | None = None) -> Format:
+    """Chooses the format: the named one, else the one of the file's ending, else JSON lines: a/b.CSV → "csv"."""
+    ending = path.suffix[1:].lower() if path else ""
+    return wished or (cast(Format, ending) if ending in get_args(Format) else "jsonl")
+
+
+def fields_of(text: str) -> tuple[str, ...]:
+    """ "path, error.kind" → ("path", "error.kind"). Errors: UsageError."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(f"--fields {text!r} has an empty name. Give names with commas between: path,answer.")
+    return names
+
+
+@dataclass(frozen=True)
+class Table:
+    """The form of a finished file. For csv and tsv the fields must be given, else none are all."""
+
+    format: Format
+    fields: tuple[str, ...] = ()
+    is_safe: bool = False
+    """Whether an apostrophe comes before a text that begins with =, +, - or @: spreadsheets would compute it."""
+
+    def lines(self, rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
+        """Yields all lines of the file, with their ends: the header, then one for each row."""
+        yield from self.header()
+        yield from map(self.line, rows)
+
+    def header(self) -> list[str]:
+        """Returns the first line of a table; nothing for JSON lines. Errors: ValueError for a table of no fields."""
+        if self.format == "jsonl":
+            return []
+        if not self.fields:
+            raise ValueError(f"a {self.format} table needs its fields")
+        return [self._cells(map(readable, self.fields))]
+
+    def line(self, row: Mapping[str, object]) -> str:
+        """Writes one row as a line of valid Unicode. Errors: ValueError for a NaN or an infinity."""
+        row = portable(row)
+        if self.format == "jsonl":
+            return line_of({field: _value(row, field) for field in self.fields} if self.fields else row).decode()
+        return self._cells(_value(row, field) for field in self.fields)
+
+    def _cells(self, values: Iterable[object]) -> str:
+        cells = [_cell(value, is_safe=self.is_safe) for value in values]
+        if self.format == "tsv":
+            return "\t".join(cell.translate(_TSV) for cell in cells) + "\n"
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(cells)  # which has cells with either of them quoted
+        return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _value(row: Mapping[str, object], field: str) -> object:
+    """Under its full name, else inside: ({"error": {"kind": 1}}, "error.kind") → 1; names may have dots themselves."""
+    if field in row:
+        return row[field]
+    at = field.find(".")
+    while at >= 0:
+        inner = row.get(field[:at])
+        if isinstance(inner, Mapping) and (found := _value(inner, field[at + 1 :])) is not None:
+            return found
+        at = field.find(".", at + 1)
+    return None
+
+
+def _cell(value: object, *, is_safe: bool) -> str:
+    """None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'; safe, "=1" → "'=1", and -1 → "-1"."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if is_safe and value.startswith(_FORMULAS) else value
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

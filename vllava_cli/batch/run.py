@@ -64,7 +64,10 @@ def run(batch: BatchRequest, screen: Screen) -> int:
 
 def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
     progress = Progress()
-    source = source_of(batch, screen)
+    from vllava_cli.engine.adapter import foreseen, locate
+
+    # A dry run looks for the checkpoint on this disk alone.
+    source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen)
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
@@ -102,15 +105,6 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
         is_whole = batch.ray is None or batch.is_dry or progress.left > 0 or _is_whole(out, jobs, screen)
     is_planned = batch.is_dry and batch.ray is not None  # whatever failed before
     return 1 if complaints or (progress.failed and not is_planned) or not is_whole else 0
-
-
-def source_of(batch: BatchRequest, screen: Screen) -> Source:
-    """The checkpoint; a dry run looks for it on this disk alone. Errors: any VllavaError."""
-    from vllava_cli.engine.adapter import foreseen, locate
-
-    if batch.is_dry:
-        return foreseen(batch.wishes, screen.log)
-    return locate(batch.wishes, screen.log)
 
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
@@ -213,7 +207,14 @@ class _Work:
             report_plan(self.progress, None if self.batch.ray else Headers(), self.screen)
             return
         if clip_jobs and self.batch.ray:
-            self._do_on_ray(clip_jobs)
+            from vllava_cli.batch.executors.ray_driver import RayExecutor
+
+            warn_of_demo(self.source.model, self.screen)
+            has_earlier_answers = self.progress.skipped > self.progress.skipped_errors
+            executor = RayExecutor(
+                batch=self.batch, source=self.source, control=self.control, has_earlier_answers=has_earlier_answers
+            )
+            self._answer(executor, clip_jobs)
         elif clip_jobs:
             self._do_here(clip_jobs)
         if self.batch.has_stats and (clip_jobs or self.batch.ray):
@@ -234,7 +235,12 @@ class _Work:
             self._await(preflight, len(clip_jobs))
             headers = preflight.headers
             if not self.is_stopping():
-                self._note_bad(headers, len(clip_jobs))
+                report_unreadable(
+                    [error for _, error in headers.bad], len(clip_jobs), self.screen, has_rows=not batch.is_dry
+                )
+                for clip, error in headers.bad:
+                    for job in clip.jobs:
+                        self._put(Result(job=job, error=error))
                 if batch.is_dry:
                     report_plan(self.progress, headers, self.screen)
             if headers.good and not batch.is_dry and not self.is_stopping():
@@ -253,13 +259,6 @@ class _Work:
             while not preflight.wait(_SLICE_S) and not self.is_stopping():
                 pass
         self.watch.lap("headers")
-
-    def _note_bad(self, headers: Headers, total: int) -> None:
-        errors = [error for _, error in headers.bad]
-        report_unreadable(errors, total, self.screen, has_rows=not self.batch.is_dry)
-        for clip, error in headers.bad:
-            for job in clip.jobs:
-                self._put(Result(job=job, error=error))
 
     def _here(self, pool: Pool, preflight: Preflight) -> Executor:
         """The executor of this machine. Errors: any VllavaError."""
@@ -284,16 +283,6 @@ class _Work:
         screen.detail(f"rows at once: {executor.most_rows}.")
         self.progress.begin()
         return executor
-
-    def _do_on_ray(self, clip_jobs: list[ClipJobs]) -> None:
-        from vllava_cli.batch.executors.ray_driver import RayExecutor
-
-        warn_of_demo(self.source.model, self.screen)
-        has_earlier_answers = self.progress.skipped > self.progress.skipped_errors
-        executor = RayExecutor(
-            batch=self.batch, source=self.source, control=self.control, has_earlier_answers=has_earlier_answers
-        )
-        self._answer(executor, clip_jobs)
 
     def _answer(self, executor: Executor, clip_jobs: Sequence[ClipJobs]) -> None:
         control = self.control

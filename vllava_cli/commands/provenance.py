@@ -33,8 +33,8 @@ from vllava_cli.nouns import (
     Stats,
     StopReason,
 )
-from vllava_cli.session.session_file import read_sampling
 from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.session_file import read_sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -155,7 +156,7 @@ class Fields:
 
         Numbers are from 0 on, a list of measured ones isn't empty, and a missing field has its default, if it has one.
         """
-        hints = get_type_hints(kind)
+        hints = _hints(cast(Any, kind))
         optional = {each.name for each in fields(cast(Any, kind)) if each.default is not MISSING}
         names = [name for name in hints if name not in given and (self.has(name) or name not in optional)]
         return kind(**given, **{name: self._read_as(name, hints[name]) for name in names})
@@ -184,6 +185,12 @@ class Fields:
 
     def _value(self, key: str) -> Any:
         return self._values[key] if key in self._values else self.refuse(key, "missing")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields; to read them anew for each row would take most of its time."""
+    return get_type_hints(kind)
 
 
 def _is_name(text: str) -> bool:

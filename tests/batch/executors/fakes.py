@@ -18,9 +18,8 @@ from tests.batch.parts import bad, good
 from tests.batch.ray_cluster.rows import batch_of
 from vllava_cli.batch.executors import Counters, RunControl
 from vllava_cli.batch.executors.processes import WorkerHandle, WorkerPool
-from vllava_cli.batch.executors.ray_actors import clip_jobs_in
+from vllava_cli.batch.executors.ray_actors import QueueItems, RayPass, clip_jobs_in
 from vllava_cli.batch.executors.ray_driver import Node, RayExecutor
-from vllava_cli.batch.executors.ray_queue import QueueItems, RayPass
 from vllava_cli.batch.jobs import ClipJobs, Job
 from vllava_cli.batch.request import Destination, RayOptions
 from vllava_cli.batch.rows import Result

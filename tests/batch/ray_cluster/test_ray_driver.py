@@ -11,9 +11,8 @@ import pytest
 from tests.batch.executors.fakes import Cluster
 from tests.batch.ray_cluster.rows import batch_of, jobs
 from vllava_cli.batch.executors import RunControl, ray_driver
-from vllava_cli.batch.executors.ray_actors import clip_jobs_in
+from vllava_cli.batch.executors.ray_actors import Allocation, clip_jobs_in
 from vllava_cli.batch.executors.ray_driver import Node, allocate, connected, write_manifest
-from vllava_cli.batch.executors.ray_queue import Allocation
 from vllava_cli.batch.jobs import Job, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.request import BatchRequest, RayOptions
 from vllava_cli.batch.rows import Result

@@ -25,7 +25,7 @@ from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import SessionRecord, read
+from vllava_cli.storage.session_file import SessionRecord, read
 
 CLIP = "red-circle-moves-left.mp4"
 MOVES = "A red circle moves left.\n"

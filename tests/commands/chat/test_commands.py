@@ -24,7 +24,7 @@ from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
 from vllava_cli.nouns import Conversation, Framing, Sampling
-from vllava_cli.session.session_file import read
+from vllava_cli.storage.session_file import read
 
 Make = Callable[..., Stage]
 Calls = list[tuple[Any, ...]]

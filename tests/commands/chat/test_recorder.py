@@ -32,8 +32,8 @@ from vllava_cli.commands.chat.recorder import (
 from vllava_cli.errors import MediaError, OutputError
 from vllava_cli.nouns import Clip, Conversation, Frames, Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import SessionRecord, read
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
+from vllava_cli.storage.session_file import SessionRecord, read
 
 Make = Callable[..., Stage]
 WHOLE = Framing()

@@ -15,7 +15,7 @@ from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.nouns import Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import MediumRecord, SessionRecord, TurnRecord, create, sessions_folder
+from vllava_cli.storage.session_file import MediumRecord, SessionRecord, TurnRecord, create, sessions_folder
 
 DOG = MediumRecord(
     path=Path("/clips/dog.mp4"),

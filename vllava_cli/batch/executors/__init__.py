@@ -40,21 +40,17 @@ class Counters:
             self.used_bytes = (self.used_bytes or 0) + other.used_bytes
 
 
-def _ignore(_text: str = "") -> None:
-    pass
-
-
 @dataclass(kw_only=True)
 class RunControl:
     """The ties between a run and its executor: whether to stop, where messages go, and what was counted."""
 
     is_stopping: Callable[[], bool] = never
     """Whether nothing new is to be begun."""
-    notice: Callable[[str], object] = _ignore
-    detail: Callable[[str], object] = _ignore
-    on_ready: Callable[[], object] = _ignore
+    notice: Callable[[str], object] = str
+    detail: Callable[[str], object] = str
+    on_ready: Callable[[], object] = never
     """Called when the first engine is loaded."""
-    on_pause: Callable[[], object] = _ignore
+    on_pause: Callable[[], object] = never
     """Called when no further result waits: the results so far can be written together."""
     counters: Counters = field(default_factory=Counters)
     engines: int = 1

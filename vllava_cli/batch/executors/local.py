@@ -17,7 +17,7 @@ from vllava_cli.commands.start import start
 from vllava_cli.errors import quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Answer, Frames, Log, MediaKind, Sampling
+from vllava_cli.nouns import Frames, Log, MediaKind, Sampling
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
@@ -130,29 +130,26 @@ class LocalExecutor:
         return queries
 
     def _results(self, finished: AnswerResult[AnswerKey]) -> Iterator[Result]:
-        key, answer = finished.key, finished.answer
-        error = JobError.of_question(finished.fault) if finished.fault else key.error
-        making = self._making(key, answer) if answer else None
+        key, answer, making = finished.key, finished.answer, None
+        if answer:
+            making = Making(
+                loaded=self._loaded,
+                fit=self.batch.framing.fit,
+                clips=(key.clip.hashed(key.hashed),) if key.clip else (),
+                sampling=key.sampling or self.batch.sampling,
+                prompt_sha256=answer.prompt_sha256,
+                answer_ids=answer.ids,
+            )
         for job in key.jobs:
             yield Result(
                 job=job,
                 answer=answer,
                 times_s=key.times_s,
-                error=error,
+                error=JobError.of_question(finished.fault) if finished.fault else key.error,
                 seconds=finished.seconds,
                 precision=self._loaded.precision,
                 making=making,
             )
-
-    def _making(self, key: AnswerKey, answer: Answer) -> Making:
-        return Making(
-            loaded=self._loaded,
-            fit=self.batch.framing.fit,
-            clips=(key.clip.hashed(key.hashed),) if key.clip else (),
-            sampling=key.sampling or self.batch.sampling,
-            prompt_sha256=answer.prompt_sha256,
-            answer_ids=answer.ids,
-        )
 
     def _report_shortage(self, rows: int) -> None:
         self.control.counters.rows_at_once, noun = rows, "question" if rows == 1 else "questions"
@@ -193,12 +190,9 @@ def load_engine(
 
     That memory gives less context than the checkpoint has is no reason to refuse: what doesn't fit becomes a row.
     """
-
-    def accept(_: Tokens) -> None:
-        pass
-
     log = Log(notice=control.notice, detail=control.detail, has_bars=not is_quiet)
-    engine, control.counters.load_s = start(batch.wishes, tokens, kinds, log, watch or Stopwatch(), check=accept)
+    watch = watch or Stopwatch()
+    engine, control.counters.load_s = start(batch.wishes, tokens, kinds, log, watch, check=lambda _: None)
     return engine
 
 

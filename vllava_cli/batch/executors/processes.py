@@ -48,12 +48,11 @@ class WorkerSetup:
     """The settings that a worker is started with."""
 
     batch: BatchRequest
+    """With the device and the decoders of this worker."""
     source: Source
-    device: str
     kinds: frozenset[MediaKind]
     longest: int
     """Characters of the longest question."""
-    decoders: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -252,11 +251,12 @@ def worker_pool(
 
     names = devices(batch.devices)
     decoders = batch.decoders or max(1, default_workers(cpu_cores()) // len(names))
-    setups = [
-        WorkerSetup(batch=batch, source=source, device=name, kinds=frozenset(kinds), longest=longest, decoders=decoders)
-        for name in names
-    ]
-    return WorkerPool([partial(start_worker, setup) for setup in setups], control)
+    starts = []
+    for name in names:
+        its = replace(batch, wishes=replace(batch.wishes, device=name), decoders=decoders)
+        setup = WorkerSetup(batch=its, source=source, kinds=frozenset(kinds), longest=longest)
+        starts.append(partial(start_worker, setup))
+    return WorkerPool(starts, control)
 
 
 def devices(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -272,12 +272,12 @@ def devices(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def start_worker(setup: WorkerSetup) -> WorkerHandle:
-    context = multiprocessing.get_context("spawn")
+    context, device = multiprocessing.get_context("spawn"), setup.batch.wishes.device or ""
     wire, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, setup), name=f"vllava {setup.device}", daemon=True)
+    process = context.Process(target=work, args=(theirs, setup), name=f"vllava {device}", daemon=True)
     process.start()
     theirs.close()
-    return WorkerHandle(device=setup.device, process=process, wire=wire, restart=partial(start_worker, setup))
+    return WorkerHandle(device=device, process=process, wire=wire, restart=partial(start_worker, setup))
 
 
 def work(wire: Connection, setup: WorkerSetup) -> None:
@@ -306,8 +306,8 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
         notice=lambda text: wire.send(("notice", text)),
         detail=lambda text: wire.send(("detail", text)),
     )
-    batch = replace(setup.batch, wishes=replace(setup.batch.wishes, device=setup.device))
-    with Pool(setup.decoders, batch.limits) as pool:
+    batch = setup.batch
+    with Pool(batch.decoders or 1, batch.limits) as pool:
         reads = pool.frames(((clip, clip.path) for clip in iter(clips.get, None)), batch.framing)
         local.import_engine()
         tokens = local.read_tokens(setup.source)

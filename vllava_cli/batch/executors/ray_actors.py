@@ -1,7 +1,7 @@
-"""The stages that run in the processes of a cluster: a clip of the manifest → its frames → its results.
+"""The stages that run on a cluster, a clip of the manifest → its frames → its results, and the queue of results.
 
 Neither stage raises for a clip. Only an engine that can't be had ends the run: then its error comes instead of
-results.
+results. The queue is on the cluster's head, so that a client may be the driver.
 """
 
 from __future__ import annotations
@@ -31,12 +31,30 @@ from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
 
 if TYPE_CHECKING:
-    from vllava_cli.batch.executors.ray_queue import QueueReporter
     from vllava_cli.engine.generate import Engine
     from vllava_cli.nouns import Source
+import queue
+import threading
+from collections import Counter
+from functools import partial
+
+import vllava_cli
 
 CLIP, RESULT = "clip", "result"
 """The one column behind each stage."""
+MOST_WAITING = 4096
+"""Results that may lie here: when nobody takes them, the stages come to rest one after another."""
+TRIES = 5
+"""Of one group of clips, each ended by the end of a process. Then it is left out, and the driver sees that."""
+MOST_VAIN_STARTS = 5 * TRIES
+"""A few groups of clips that end any process are no reason to give up; memory that is too small for any engine is."""
+LEAST_EACH = 3
+"""One machine may be too small while others are still loading."""
+HOPELESS = (
+    "Each engine of the cluster ended, time and again, before it had answered anything, mostly for want of memory. "
+    "Give --precision 4bit, fewer --actors or a smaller --batch-size, or machines with more memory."
+)
+_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +118,9 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
         with _local(clip, setup) as (path, fetched):
             found = _read(clip, path, setup)
             if found.frames:
-                found = replace(found, fingerprint=fetched or _fingerprint(path, setup))
+                with suppress(MediaError):  # of a file that can't be read any more nothing is known
+                    hashed = fetched or (fingerprint(path) if setup.batch.is_hashing else None)
+                    found = replace(found, fingerprint=hashed)
     except Exception as exc:
         found = DecodedClip(clip=clip, error=JobError.of_clip(exc, clip.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
@@ -123,13 +143,6 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))
     return DecodedClip(clip=clip, error=error, is_early=is_early) if error else DecodedClip(clip=clip, frames=frames)
-
-
-def _fingerprint(path: Path, setup: StageSetup) -> Fingerprint | None:
-    """None for a file that need not be hashed, or that can't be read any more."""
-    with suppress(MediaError):
-        return fingerprint(path) if setup.batch.is_hashing else None
-    return None
 
 
 @contextmanager
@@ -178,7 +191,7 @@ class EngineActor:
     def results(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
         """One for each job. Errors: VllavaError where the engine can't be had."""
         good = [clip for clip in clips if clip.frames]
-        if good or not all(clip.is_early for clip in clips):
+        if not self._engine and (good or not all(clip.is_early for clip in clips)):
             self._load({clip.frames.kind for clip in good if clip.frames})
         precision = self._engine.plan.precision if self._engine else None
         for clip in clips:
@@ -195,7 +208,7 @@ class EngineActor:
         left = {job.id: job for clip in clips for job in clip.clip.jobs}
         prints = {clip.clip.jobs[0].path: clip.fingerprint for clip in clips}
         try:
-            for result in self._executor(self._engine, clips).outcomes(()) if clips and self._engine else ():
+            for result in self._outcomes(clips):
                 del left[result.job.id]
                 yield _with_print(result, prints[result.job.path])
         except Exception as exc:
@@ -203,21 +216,23 @@ class EngineActor:
             for job in left.values():
                 yield Result(job=job, error=JobError.of_question(exc))
 
-    def _executor(self, engine: Engine, clips: Sequence[DecodedClip]) -> local.LocalExecutor:
-        batch = replace(self._setup.batch, is_hashing=False)  # that was done where the clips are
-        return local.LocalExecutor(
-            engine=engine,
-            batch=batch,
-            reads=DecodedReads(clips),
-            control=RunControl(),
-            longest=self._setup.longest,
-        )
+    def _outcomes(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
+        if clips and self._engine:
+            batch = replace(self._setup.batch, is_hashing=False)  # that was done where the clips are
+            reads, longest = DecodedReads(clips), self._setup.longest
+            yield from local.LocalExecutor(
+                engine=self._engine, batch=batch, reads=reads, control=RunControl(), longest=longest
+            ).outcomes(())
 
     def _load(self, kinds: set[MediaKind]) -> None:
-        """Errors: any VllavaError."""
-        if not self._engine:
-            tokens = local.read_tokens(_found(self._setup))
-            self._engine = local.load_engine(self._setup.batch, tokens, kinds or {"video"}, RunControl())
+        """Loads the checkpoint of this machine, which need not be where the driver has it. Errors: any VllavaError."""
+        from vllava_cli.engine.adapter import locate
+
+        source, batch = self._setup.source, self._setup.batch
+        is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
+        if not is_here:
+            source = locate(replace(batch.wishes, revision=source.revision))
+        self._engine = local.load_engine(batch, local.read_tokens(source), kinds or {"video"}, RunControl())
 
 
 class DecodedReads:
@@ -252,12 +267,141 @@ def _with_print(result: Result, found: Fingerprint | None) -> Result:
     return replace(result, making=replace(making, clips=clips))
 
 
-def _found(setup: StageSetup) -> Source:
-    """The checkpoint on this machine, which need not be where the driver has it."""
-    from vllava_cli.engine.adapter import locate
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """The share of a cluster that a run takes; each actor holds one engine."""
 
-    source, wishes = setup.source, setup.batch.wishes
-    is_here = source.folder.exists() and (source.adapter is None or source.adapter.folder.exists())
-    if is_here:
-        return source
-    return locate(replace(wishes, revision=source.revision))
+    actors: int
+    cpus_per_actor: int
+    gpus_per_actor: float
+    decoders: int
+    """Most clips that are decoded at once, a CPU each."""
+    clips: int
+    """How many an engine is given at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayPass:
+    """One pass over a manifest."""
+
+    setup: StageSetup
+    allocation: Allocation
+    manifest: str
+    """A path or URL that all machines can read."""
+    may_end_engines: bool = False
+    """Whether engines that end without a word are the clips' doing, as this cluster has answered others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueItems:
+    """The items that came since the last call; results are pickled."""
+
+    results: tuple[bytes, ...]
+    is_over: bool = False
+    fault: str | None = None
+    """Why it is over before its time."""
+    vain_starts: int = 0
+    """Engines that ended so far before anything was answered."""
+
+
+class ResultQueue:
+    """An actor that does several things at once. The stages run in a thread of it.
+
+    It gives up where engines crash in a loop before their first answer, for example for lack of memory: starts are
+    counted by actor, whose id stays the same when it is started again.
+    """
+
+    def __init__(self, task: RayPass) -> None:
+        self._results: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
+        self._fault: str | None = None
+        self._is_over = False
+        self._may_be_hopeless = not task.may_end_engines
+        self._starts = Counter[str]()
+        self._has_settled = False
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, args=(task,), name="stages", daemon=True).start()
+
+    def version(self) -> str:
+        return vllava_cli.__version__
+
+    def begun(self, actor: str) -> None:
+        """A process for an engine was started for this actor, for the first time or again."""
+        with self._lock:
+            self._starts[actor] += 1
+
+    def settled(self) -> None:
+        """An engine has answered something: from now on nothing is in vain."""
+        self._has_settled = True
+
+    def take(self, most: int) -> QueueItems:
+        """Waits a second for a first result, not for others."""
+        results: list[bytes] = []
+        with suppress(queue.Empty):
+            while len(results) < most and not self._is_over:
+                result = self._results.get(timeout=0 if results else _WAIT_S)
+                if result is None:
+                    self._is_over = True
+                else:
+                    results.append(result)
+        with self._lock:  # how many ended before anything was answered, as far as their next start shows
+            vain = 0 if self._has_settled else self._starts.total() - len(self._starts)
+            has_each_tried = min(self._starts.values(), default=0) >= LEAST_EACH
+        if not results and self._may_be_hopeless and vain >= MOST_VAIN_STARTS and has_each_tried:
+            return QueueItems(results=(), is_over=True, fault=HOPELESS)
+        fault = self._fault if self._is_over else None
+        return QueueItems(results=tuple(results), is_over=self._is_over, fault=fault, vain_starts=vain)
+
+    def _run(self, task: RayPass) -> None:
+        try:
+            for result in _results(task):
+                self._results.put(result)
+        except BaseException as exc:
+            self._fault = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        self._results.put(None)
+
+
+@dataclass(frozen=True)
+class QueueReporter:
+    """The reports of an actor to the queue. It can't report what ends its process."""
+
+    queue: Any
+
+    def begun(self) -> None:
+        """Waits until it is known there, as what follows may end the process."""
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.queue.begun.remote(ray.get_runtime_context().get_actor_id()))
+
+    def settled(self) -> None:
+        self.queue.settled.remote()
+
+
+def _results(task: RayPass) -> Iterator[bytes]:
+    for batch in _stages(task).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.column(RESULT).to_pylist()
+
+
+def _stages(task: RayPass) -> Any:
+    """Manifest → a clip a block → frames → results."""
+    import ray
+    from ray import data
+
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # A group that is given up is missed by the driver, which knows all ids; here it must not end the others.
+    context.max_errored_blocks = -1
+    share, setup = task.allocation, task.setup
+    clips = data.read_parquet(task.manifest).repartition(target_num_rows_per_block=1)
+    frames = clips.map(partial(decode, setup=setup), num_cpus=1, compute=data.TaskPoolStrategy(size=share.decoders))
+    return frames.map_batches(
+        EngineActor,
+        fn_constructor_kwargs={"setup": setup, "reports": QueueReporter(ray.get_runtime_context().current_actor)},
+        batch_size=share.clips,
+        batch_format="numpy",
+        compute=data.ActorPoolStrategy(size=share.actors),
+        num_cpus=share.cpus_per_actor,
+        num_gpus=share.gpus_per_actor,
+        max_restarts=-1,
+        max_task_retries=TRIES - 1,
+    )

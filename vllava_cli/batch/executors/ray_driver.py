@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import vllava_cli
 from vllava_cli.batch.executors import RunControl
-from vllava_cli.batch.executors.ray_actors import StageSetup, manifest_row
-from vllava_cli.batch.executors.ray_queue import Allocation, QueueItems, RayPass, ResultQueue
+from vllava_cli.batch.executors.ray_actors import Allocation, QueueItems, RayPass, ResultQueue, StageSetup, manifest_row
 from vllava_cli.batch.jobs import ClipJobs, Job, group_by_clip
 from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, RayOptions
 from vllava_cli.batch.rows import JobError, Result
@@ -144,7 +143,10 @@ class RayExecutor:
             share = allocate(nodes, self.batch)
             self.control.engines, self.control.decoders = share.actors, share.decoders
             self.control.counters.load_s = time.perf_counter() - started_s
-            self.control.detail(_described(share, len(nodes)))
+            gpus = f"{counted(share.gpus_per_actor, 'GPU')} and " if share.gpus_per_actor else ""
+            engines = f"{counted(share.actors, 'engine')} with {gpus}{counted(share.cpus_per_actor, 'CPU')} each"
+            more = f"{counted(share.decoders, 'decoder')}, {counted(share.clips, 'clip')} at once"
+            self.control.detail(f"ray: {counted(len(nodes), 'machine')}; {engines}, {more}.")
             self.control.waiting_for = "waiting for the first rows"
             yield from self._passes(share)
 
@@ -162,7 +164,10 @@ class RayExecutor:
             allocation = replace(allocation, clips=1)
             passes_alone += fault is None
             if passes_alone > MOST_PASSES:
-                yield from self._give_up()
+                message = "Each process of the cluster that was given this clip ended without a word."
+                error = JobError(kind="bug", message=f"{message} Ask about it alone, with ask.")
+                yield from (Result(job=job, error=error) for job in self._left.values())
+                self._left = {}
 
     def _setup(self) -> StageSetup:
         """Leaves out what only this process needs: the words that name a million clips. Errors: CheckpointError."""
@@ -210,14 +215,6 @@ class RayExecutor:
                 yield replace(found, job=job)
         self.control.counters.clips += len(paths)
 
-    def _give_up(self) -> Iterator[Result]:
-        message = (
-            "Each process of the cluster that was given this clip ended without a word. Ask about it alone, with ask."
-        )
-        for job in self._left.values():
-            yield Result(job=job, error=JobError(kind="bug", message=message))
-        self._left = {}
-
 
 def write_manifest(folder: str, clip_jobs: Iterable[ClipJobs]) -> str:
     """Writes the clips as parquet into a folder or below a URL, and returns where. Errors: OutputError."""
@@ -255,7 +252,10 @@ def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
     gpus = options.gpus_per_actor
     if gpus is None:
         gpus = 1.0 if batch.wishes.device != "cpu" and any(node.gpus for node in nodes) else 0.0
-    most = min(_most_on_gpus(nodes, gpus), cpus - SPARE_CPUS)
+    most = cpus - SPARE_CPUS
+    if gpus:  # a part of a GPU is never put together from two: 0.4 goes twice into each
+        each = [math.floor(1 / gpus) * node.gpus if gpus < 1 else math.floor(node.gpus / gpus) for node in nodes]
+        most = min(sum(each), most)
     if most < 1:
         raise WishError(
             f"No machine of the cluster has {counted(gpus, 'GPU')} for an actor. Give fewer with --gpus-per-actor."
@@ -275,22 +275,6 @@ def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
         decoders=min(batch.decoders or cpus, max(1, cpus - actors * cpus_per_actor - 1)),
         clips=batch.most_rows or (CLIPS_ON_GPU if gpus else CLIPS_ON_CPU),
     )
-
-
-def _most_on_gpus(nodes: tuple[Node, ...], gpus: float) -> int:
-    """How many actors the GPUs can hold; as good as endless where none needs one."""
-    if not gpus:
-        return sum(node.cpus for node in nodes)
-    # A part of a GPU is never put together from two: 0.4 goes twice into each.
-    return sum(math.floor(1 / gpus) * node.gpus if gpus < 1 else math.floor(node.gpus / gpus) for node in nodes)
-
-
-def _described(share: Allocation, nodes: int) -> str:
-    """ "ray: 2 machines; 2 engines with 1 GPU and 1 CPU each, 8 decoders, 16 clips at once." """
-    gpus = f"{counted(share.gpus_per_actor, 'GPU')} and " if share.gpus_per_actor else ""
-    engines = f"{counted(share.actors, 'engine')} with {gpus}{counted(share.cpus_per_actor, 'CPU')} each"
-    more = f"{counted(share.decoders, 'decoder')}, {counted(share.clips, 'clip')} at once"
-    return f"ray: {counted(nodes, 'machine')}; {engines}, {more}."
 
 
 def _init(ray: Any, address: str) -> None:

@@ -21,8 +21,8 @@ from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import SessionRecord, resume, sessions_folder
-from vllava_cli.storage.journal import Journal
+from vllava_cli.storage.jsonl import Journal
+from vllava_cli.storage.session_file import SessionRecord, resume, sessions_folder
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:

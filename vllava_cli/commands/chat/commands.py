@@ -18,9 +18,9 @@ from vllava_cli.commands.sheets import check_free, make_folder, title_of, write,
 from vllava_cli.errors import LockedError, UsageError, quoted
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP
-from vllava_cli.session.session_file import read, rows_of
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.jsonl import line_of
+from vllava_cli.storage.session_file import read, rows_of
 from vllava_cli.times import framing_of, time_of, times_of
 
 _COMMAND = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)

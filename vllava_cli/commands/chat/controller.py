@@ -18,8 +18,8 @@ from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import SessionRecord
 from vllava_cli.storage.jsonl import json_of
+from vllava_cli.storage.session_file import SessionRecord
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:

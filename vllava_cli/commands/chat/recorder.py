@@ -17,7 +17,8 @@ from vllava_cli.errors import MediaError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
 from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
 from vllava_cli.screen import Screen
-from vllava_cli.session.session_file import (
+from vllava_cli.storage.jsonl import Journal
+from vllava_cli.storage.session_file import (
     MediumRecord,
     SessionRecord,
     TurnRecord,
@@ -27,7 +28,6 @@ from vllava_cli.session.session_file import (
     turn_row,
     undo_row,
 )
-from vllava_cli.storage.journal import Journal
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens

@@ -7,8 +7,8 @@ from pathlib import Path
 from vllava_cli.errors import SessionError
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
-from vllava_cli.session.session_file import SessionRecord, sessions, sessions_folder
 from vllava_cli.storage.jsonl import json_of
+from vllava_cli.storage.session_file import SessionRecord, sessions, sessions_folder
 
 
 def list_sessions(screen: Screen, *, is_json: bool) -> int:

@@ -18,11 +18,10 @@ from typing import Any, get_args
 from vllava_cli import __version__
 from vllava_cli.errors import OutputError, SessionError, quoted
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Turn
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.files import as_output_error
-from vllava_cli.storage.journal import Journal
-from vllava_cli.storage.jsonl import read_rows
+from vllava_cli.storage.jsonl import Journal, read_rows
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -197,16 +196,18 @@ def undo_row(number: int, attached: Sequence[MediumRecord] = ()) -> dict[str, ob
 
 
 def read_sampling(fields: Fields) -> Sampling:
-    """The sampling in a session's or an answer's row. Errors: those of `fields`."""
-    return Sampling(
+    """Reads the sampling in a session's or an answer's row. Errors: those of `fields`."""
+    return fields.build(
+        Sampling,
         max_new_tokens=fields.whole("max_new_tokens", least=1),
         temperature=fields.number("temperature", least=0, most=100.0),
         top_p=fields.number("top_p", least=0, most=1.0),
-        seed=fields.maybe("seed", fields.whole),
-        has_guard=fields.truth("has_guard"),
-        choices=fields.each("choices", Fields.text) if fields.has("choices") else (),
-        is_calibrated=fields.truth("is_calibrated") if fields.has("is_calibrated") else False,
     )
+
+
+def read_framing(fields: Fields, fit: Fit) -> Framing:
+    """Reads the framing in a session's or an answer's row. Errors: those of `fields`."""
+    return fields.build(Framing, at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP), fit=fit)
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:
@@ -259,26 +260,13 @@ def _header(fields: Fields) -> SessionRecord:
 
 def _turn(fields: Fields, fit: Fit) -> TurnRecord:
     sampling = read_sampling(fields.inside("sampling"))
-    turn = Turn(
-        question=fields.text("question"),
-        answer=fields.text("answer"),
-        answer_ids=fields.each("answer_ids", Fields.whole),
-        stop_reason=fields.one_of("stop_reason", get_args(StopReason)),
-        sampling=sampling,
-        stats=_stats(fields.inside("stats")),
-        probabilities=_probabilities(fields, len(sampling.choices)),
-    )
+    probabilities: tuple[float, ...] = ()
+    if fields.has("probabilities"):  # files from before there were choices have none
+        probabilities = fields.each("probabilities", lambda values, place: values.number(place, least=0, most=1.0))
+    if len(probabilities) not in (0, len(sampling.choices)):
+        fields.refuse("probabilities", f"{len(probabilities)} numbers for {len(sampling.choices)} choices")
+    turn = fields.build(Turn, media=(), sampling=sampling, probabilities=probabilities, prompt_sha256="")
     return TurnRecord(turn=turn, media=_media(fields, fit), ended_at=fields.moment("ended_at"))
-
-
-def _probabilities(fields: Fields, count: int) -> tuple[float, ...]:
-    """Files from before there were choices have none."""
-    if not fields.has("probabilities"):
-        return ()
-    found = fields.each("probabilities", lambda values, place: values.number(place, least=0, most=1.0))
-    if len(found) not in (0, count):
-        fields.refuse("probabilities", f"{len(found)} numbers for {count} choices")
-    return found
 
 
 def _media(fields: Fields, fit: Fit) -> tuple[MediumRecord, ...]:
@@ -286,33 +274,12 @@ def _media(fields: Fields, fit: Fit) -> tuple[MediumRecord, ...]:
 
 
 def _medium(fields: Fields, fit: Fit) -> MediumRecord:
-    framing = fields.inside("framing")
     return MediumRecord(
         path=fields.path("path"),
         kind=fields.one_of("kind", get_args(MediaKind)),
         fingerprint=Fingerprint(bytes=fields.whole("bytes"), sha256=fields.sha256("sha256")),
-        framing=Framing(
-            start_s=framing.maybe("start_s", framing.number),
-            end_s=framing.maybe("end_s", framing.number),
-            at_s=framing.each("at_s", Fields.number, most=FRAMES_PER_CLIP),
-            fit=fit,
-        ),
+        framing=read_framing(fields.inside("framing"), fit),
         times_s=fields.each("times_s", Fields.number),
-    )
-
-
-def _stats(fields: Fields) -> Stats:
-    return Stats(
-        prompt_tokens=fields.whole("prompt_tokens"),
-        reused_tokens=fields.whole("reused_tokens"),
-        new_tokens=fields.whole("new_tokens"),
-        stray_tokens=fields.whole("stray_tokens") if fields.has("stray_tokens") else 0,
-        tower_calls=fields.whole("tower_calls"),
-        first_token_s=fields.seconds("first_token_s"),
-        decode_s=fields.seconds("decode_s"),
-        frames_s=fields.seconds("frames_s"),
-        load_s=fields.seconds("load_s"),
-        peak_bytes=fields.maybe("peak_bytes", fields.whole),
     )
 
 
