@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from vllava_cli.batch.jobs import ClipJobs, Job
-from vllava_cli.batch.rows import ErrorKind, JobError, Result
+from vllava_cli.batch.executors.ray_actors import StageSetup
+from vllava_cli.batch.jobs import ClipJobs, Job, JobRequest, make_jobs
+from vllava_cli.batch.output import Output, opened
+from vllava_cli.batch.request import BatchRequest, Destination, Inputs, RayOptions
+from vllava_cli.batch.rows import ErrorKind, JobError, Result, RunInfo, row_of
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip
-from vllava_cli.nouns import Answer, Framing, Sampling, Stats
+from vllava_cli.demo import CHECKPOINT
+from vllava_cli.media.preprocess import read_video_recipe
+from vllava_cli.nouns import Answer, Framing, Sampling, Source, Stats, Wishes
 from vllava_cli.screen import Screen
 
 STATS = Stats(prompt_tokens=150, reused_tokens=0, new_tokens=7, first_token_s=0.1, decode_s=0.2)
@@ -57,9 +66,6 @@ def bad(about: Job | None = None, kind: ErrorKind = "unreadable") -> Result:
     return Result(job=about or job(), error=JobError(kind=kind, message=f"It is {kind}."))
 
 
-GREEDY = Sampling()
-
-
 class Terminal(io.StringIO):
     """80x24, as it doesn't tell its size."""
 
@@ -85,3 +91,53 @@ class Reading:
     def said(self) -> tuple[str, str]:
         """(stdout, stderr)."""
         return self.out.getvalue(), self.err.getvalue()
+
+
+ABOUT = RunInfo(model="demo", revision=None)
+RECIPE = read_video_recipe(CHECKPOINT)
+
+
+def jobs(count: int, *, question: str = "Why?", **fields: object) -> list[Job]:
+    return make_jobs(
+        [JobRequest(path=f"{number}.mp4", question=question, fields=fields) for number in range(count)], "settings"
+    )
+
+
+def rows(of: Iterable[Job], *, failing: Iterable[str] = (), about: RunInfo = ABOUT) -> list[dict[str, Any]]:
+    """An answer each, or an error for those paths."""
+    bad = set(failing)
+    fault = JobError(kind="unreadable", message="It can't be read.")
+    return [
+        row_of(Result(job=job, error=fault) if job.path in bad else Result(job=job, answer=answer()), about)
+        for job in of
+    ]
+
+
+def batch_of(**changes: Any) -> BatchRequest:
+    """By the demo model."""
+    plain = {"inputs": Inputs(), "wishes": Wishes(model="demo"), "framing": Framing(), "sampling": Sampling()}
+    return BatchRequest(**(plain | changes))
+
+
+def setup_of(folder: Path, batch: BatchRequest | None = None, *, allowed: tuple[str, ...] = ()) -> StageSetup:
+    """With a driver in that folder."""
+    return StageSetup(
+        batch=batch or batch_of(ray=RayOptions(allowed=allowed)),
+        source=Source(model="demo", folder=CHECKPOINT),
+        longest=4,
+        folder=str(folder),
+        recipe=RECIPE,
+    )
+
+
+def opened_output(
+    destination: Destination, of: Sequence[Job], about: RunInfo = ABOUT, *, is_dry: bool = False
+) -> AbstractContextManager[Output]:
+    return opened(destination, of, about, Reading().screen(), is_dry=is_dry)
+
+
+def put(out: Output, rows: Iterable[dict[str, Any]]) -> None:
+    """All at once, as a cluster gives them."""
+    for row in rows:
+        out.put(row)
+    out.flush()

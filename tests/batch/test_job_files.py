@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.batch.job_files import MAX_JOB_BYTES, MAX_LIST_BYTES, NAME_KEYS, Location, requests_in, rows
+from vllava_cli.batch.job_files import MAX_JOB_BYTES, MAX_LIST_BYTES, NAME_KEYS, ClipNames, Location, requests_in, rows
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError
 
@@ -225,9 +225,9 @@ class Terminal(io.BytesIO):
 
 
 def rows_read(name: str, data: bytes) -> list[tuple[int, dict[str, object]]]:
-    """The line and the values of each row."""
+    """The line, or the number in a list, and the values of each row."""
     Path(name).write_bytes(data)
-    return [(row.where.line, row.values) for row in rows(Path(name), stdin=None)]
+    return [(row.where.number, row.values) for row in rows(Path(name), stdin=None)]
 
 
 def row_refusal(name: str, data: bytes) -> str:
@@ -246,11 +246,11 @@ TWO = [
     ("j.jsonl", b'{"video": "a"}\n\n{"video": "\xc3\xbc", "n": [1, {"x": null}]}', [(1, A), (3, B)]),
     ("j.NDJSON", b'\xef\xbb\xbf{"video": "a"}\r\n  {"video": "\\u00fc", "n": [1, {"x": null}]} \r\n', [(1, A), (2, B)]),
     ("j.jsonl", b"", []),
-    ("j.json", b'[{"video": "a"},{"video": "\xc3\xbc", "n": [1, {"x": null}]}]', [(1, A), (1, B)]),
+    ("j.json", b'[{"video": "a"},{"video": "\xc3\xbc", "n": [1, {"x": null}]}]', [(1, A), (2, B)]),
     (
         "j.json",
         b'\xef\xbb\xbf\n[\r\n {"video":\n "a"}\n ,\n{"video": "\\u00fc", "n": [1, {"x": null}]}\n]\n',
-        [(3, A), (6, B)],
+        [(1, A), (2, B)],
     ),
     ("j.json", b" [ ] ", []),
     ("j.csv", b"video,n\na,1\nb,2\n", [(2, {"video": "a", "n": "1"}), (3, {"video": "b", "n": "2"})]),
@@ -280,26 +280,25 @@ DEEP = b'{"a":' * 100_000
 DAMAGED_ROWS = [
     ("j.jsonl", b'{"a": 1}\n{"a": \n', "'j.jsonl', line 2: it is not JSON (Expecting value)."),
     ("j.jsonl", b'{"a": 1}\n[1]\n', "'j.jsonl', line 2: it is not a JSON object."),
-    ("j.jsonl", b'{"a": 1} {"a": 2}\n', "'j.jsonl', line 1: there is more than one JSON object in it."),
+    ("j.jsonl", b'{"a": 1} {"a": 2}\n', "'j.jsonl', line 1: it is not JSON (Extra data)."),
     ("j.jsonl", b'{"a": NaN}\n', "'j.jsonl', line 1: it is not JSON (NaN is not JSON)."),
     ("j.jsonl", b'\n{"a": -1e999}\n', "'j.jsonl', line 2: it is not JSON (-1e999 is too large a number)."),
     ("j.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "'j.jsonl', line 2: it is not UTF-8."),
     ("j.jsonl", DEEP, "'j.jsonl', line 1: it is nested too deeply."),
     ("j.jsonl", b'{"a": "' + b"x" * MAX_JOB_BYTES + b'"}', "'j.jsonl', line 1: it is longer than 1 MiB."),
-    ("j.json", b'[{"a": 1}, {"a": }]', "'j.json', line 1 (row 2): it is not JSON (Expecting value)."),
-    ("j.json", b'[{"a": 1},\n3]', "'j.json', line 2 (row 2): it is not a JSON object."),
-    ("j.json", b'[{"a": 1},\n\n]', "'j.json', line 3 (row 2): it is not JSON (Expecting value)."),
+    ("j.json", b'[{"a": 1}, {"a": }]', "'j.json', line 1: it is not JSON (Expecting value)."),
+    ("j.json", b'[{"a": 1},\n3]', "'j.json', row 2: it is not a JSON object."),
     (
         "j.json",
         b'[\n{"a": 1} {"a": 1}]',
-        "'j.json', line 2 (row 1): neither a comma nor the end of the list comes after it.",
+        "'j.json', line 2: it is not JSON (Expecting ',' delimiter).",
     ),
-    ("j.json", b'[{"a": 1}', "'j.json', line 1 (row 1): neither a comma nor the end of the list comes after it."),
-    ("j.json", b'[{"a": 1}]\n[', "'j.json', line 1: the list is over, but something comes after it."),
-    ("j.json", b"[] []", "'j.json', line 1: the list is over, but something comes after it."),
-    ("j.json", b"[", "'j.json', line 1 (row 1): it is not JSON (Expecting value)."),
+    ("j.json", b'[{"a": 1}', "'j.json', line 1: it is not JSON (Expecting ',' delimiter)."),
+    ("j.json", b'[{"a": 1}]\n[', "'j.json', line 2: it is not JSON (Extra data)."),
+    ("j.json", b"[] []", "'j.json', line 1: it is not JSON (Extra data)."),
+    ("j.json", b"[", "'j.json', line 1: it is not JSON (Expecting value)."),
     ("j.json", b'[{"a": 1},\n{"a": "\xe9"}]', "'j.json', line 2: it is not UTF-8."),
-    ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', line 1 (row 1): it is longer than 1 MiB."),
+    ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', row 1: it is longer than 1 MiB."),
     ("j.csv", b"a,b\n1,2\n3\n", "'j.csv', line 3: it has 1 cells, the header 2."),
     ("j.csv", b"a,b\n1,2,3\n", "'j.csv', line 2: it has 3 cells, the header 2."),
     ("j.csv", b"a,b , b\n1,2,3\n", "'j.csv', line 1: two columns are called 'b'."),
@@ -412,3 +411,83 @@ def test_a_file_without_a_line_break_is_not_read_to_its_end(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+CLIPS = (
+    *("vid1305.avi", "video7010.mp4", "v_1QIUV7WYKXg.mkv", "tumblr_n1_400.gif", "-4wsuPCjDBc_5_15.avi", "12.mp4"),
+    *("both.jpg", "both.gif", "both.webm", "both.avi", "LOUD.MP4", "a.b.mp4", "plain", "inner/v_deep.mp4"),
+    *("v_both.mp4", "photo.png", "plain.mp4", "text.txt", "vid12.avi"),
+)
+
+
+@pytest.fixture
+def names(in_a_folder: None) -> ClipNames:  # noqa: ARG001
+    """Those in a folder of clips."""
+    touched(*(f"clips/{clip}" for clip in CLIPS))
+    return ClipNames("clips")
+
+
+FOUND = [
+    ("plain", "clips/plain"),
+    ("both.jpg", "clips/both.jpg"),
+    ("both", "clips/both.avi"),
+    ("vid1305", "clips/vid1305.avi"),
+    ("tumblr_n1_400", "clips/tumblr_n1_400.gif"),
+    ("-4wsuPCjDBc_5_15", "clips/-4wsuPCjDBc_5_15.avi"),
+    ("LOUD", "clips/LOUD.MP4"),
+    ("a.b", "clips/a.b.mp4"),
+    ("inner/v_deep", "clips/inner/v_deep.mp4"),
+    ("../clips/plain", "clips/../clips/plain"),
+]
+OF_BENCHMARKS = [
+    ("1QIUV7WYKXg", "clips/v_1QIUV7WYKXg.mkv"),
+    ("1305", "clips/vid1305.avi"),
+    ("7010", "clips/video7010.mp4"),
+    ("inner/deep", "clips/inner/v_deep.mp4"),
+]
+MISSING = ["gone", "gone.mp4", "photo", "text", "nowhere/a", "..", "", "inner/", "loud", "²"]
+
+
+@pytest.mark.parametrize("is_of_benchmark", [False, True])
+@pytest.mark.parametrize(("name", "path"), [*FOUND, ("12", "clips/12.mp4")])
+def test_a_name_is_the_file_itself_or_one_with_an_ending(
+    names: ClipNames, name: str, path: str, is_of_benchmark: bool
+) -> None:
+    assert names.path(name, is_of_benchmark=is_of_benchmark) == path
+
+
+@pytest.mark.parametrize(("name", "path"), OF_BENCHMARKS)
+def test_a_benchmark_has_forms_of_its_own(names: ClipNames, name: str, path: str) -> None:
+    assert names.path(name, is_of_benchmark=True) == path
+    assert names.path(name) == f"clips/{name}"
+
+
+@pytest.mark.parametrize("is_of_benchmark", [False, True])
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_not_there_is_a_path_all_the_same(names: ClipNames, name: str, is_of_benchmark: bool) -> None:
+    assert names.path(name, is_of_benchmark=is_of_benchmark) == f"clips/{name}"
+    assert ClipNames("gone").path(name, is_of_benchmark=is_of_benchmark) == f"gone/{name}"
+
+
+def test_absolute_names_and_those_of_the_current_folder_stay_as_they_are(
+    names: ClipNames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = str(Path("clips/both").absolute())
+    assert names.path(both, is_of_benchmark=True) == both
+    monkeypatch.chdir("clips")
+    here = ClipNames("")
+    assert [here.path(name) for name in ("both", "gone", "inner/v_deep")] == ["both.avi", "gone", "inner/v_deep.mp4"]
+
+
+def test_a_folder_is_listed_once(names: ClipNames) -> None:
+    names.path("plain")
+    Path("clips/new.mp4").touch()
+    assert names.path("new") == "clips/new"
+    assert ClipNames("clips").path("new") == "clips/new.mp4"
+
+
+def test_of_clips_that_differ_in_case_alone_it_is_always_the_same(names: ClipNames) -> None:
+    for name in ("x.Mp4", "x.mP4", "x.MP4"):
+        Path("clips", name).touch()
+    if len(list(Path("clips").glob("x.*"))) == 3:
+        assert names.path("x") == "clips/x.MP4"

@@ -214,12 +214,6 @@ def test_clips_come_in_the_order_of_their_first_job_with_all_theirs() -> None:
     assert list(group_by_clip([])) == []
 
 
-def test_a_question_that_is_asked_twice_is_one_with_two_jobs() -> None:
-    one, two, again = job(question="Why?", id="1"), job(question="Who?", id="2"), job(question="Why?", id="3")
-    both = ClipJobs(jobs=(one, two, again))
-    assert both.questions() == [("Why?", (one, again)), ("Who?", (two,))]
-
-
 PATH = Path("a.jsonl.jobs")
 AGAIN = "Run that shard of vllava batch again."
 
@@ -248,18 +242,6 @@ def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> 
     assert found == JobList(path=PATH, shard=2, of=3, jobs=len(own), all_jobs=41, checksum=checksum)
     rows = [ListedJob(id=bytes.fromhex(job.id), path=job.path, question=job.question) for job in own]
     assert (list(found.listed()), list(found.listed())) == (rows, rows)
-
-
-def test_other_jobs_have_another_checksum() -> None:
-    checksums = set()
-    for all_jobs in (
-        shards.jobs(2),
-        [shards.asking(path="0.mp4"), shards.asking(path="2.mp4")],
-        [shards.asking(path="0.mp4", question="Why?"), *shards.jobs(2)[1:]],
-    ):
-        write_lists({1: PATH}, 1, all_jobs)
-        checksums.add(JobList.read(PATH).checksum)
-    assert len(checksums) == 3
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.ray_cluster.rows import jobs as made_jobs
+from tests.batch.parts import jobs as made_jobs
 from tests.commands.shell import Shell
 from tests.shards import asking, jobs, row, write_rows, write_shards
 from vllava_cli.batch.jobs import Shard, list_path, write_lists

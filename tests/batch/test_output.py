@@ -137,14 +137,6 @@ def test_an_error_of_another_model_is_kept() -> None:
         assert out.had_failed(A)
 
 
-def test_trying_again_without_an_error_leaves_the_file_as_it_is() -> None:
-    put(to(), [good(A)])
-    before = Path("out.jsonl").stat()
-    assert put(to(is_retrying=True), [])[1] == ["a"]
-    after = Path("out.jsonl").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-
 def old(about: Job, error: str | None = None) -> dict[str, Any]:
     """A row as it was before rows said what they were made with."""
     return {

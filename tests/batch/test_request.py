@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +33,21 @@ pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def given(
-    *words: str,
-    q: Sequence[str] = (),
-    jobs: str | None = None,
-    videos: str | None = None,
-    is_recursive: bool = False,
-    is_null: bool = False,
+    *words: str, q: Sequence[str] = (), jobs: str | None = None, videos: str | None = None, **flags: bool
 ) -> Inputs:
-    return inputs_of(
-        words,
-        q,
-        Path(jobs) if jobs else None,
-        Path(videos) if videos else None,
-        is_recursive=is_recursive,
-        is_null=is_null,
-    )
+    flags = {"is_recursive": False, "is_null": False} | flags
+    return inputs_of(words, q, Path(jobs) if jobs else None, Path(videos) if videos else None, **flags)
+
+
+def refused(call: Callable[..., object], *words: object, **options: object) -> str:
+    """The sentence with which it is refused."""
+    with pytest.raises(UsageError) as caught:
+        call(*words, **options)
+    return str(caught.value)
 
 
 def refusal(*words: str, **options: object) -> str:
-    with pytest.raises(UsageError) as caught:
-        given(*words, **options)  # type: ignore[arg-type]
-    return str(caught.value)
+    return refused(given, *words, **options)
 
 
 def test_the_first_word_is_the_question_and_the_others_are_paths() -> None:
@@ -186,9 +180,9 @@ def test_going_on_and_beginning_anew_need_a_file() -> None:
             ("--overwrite", "is_overwriting"),
             ("--prune", "is_pruning"),
         ):
-            with pytest.raises(UsageError) as caught:
-                destined(path, **{name: True})
-            assert str(caught.value) == f"{flag} is about the rows in a file: name it with -o FILE."
+            assert (
+                refused(destined, path, **{name: True}) == f"{flag} is about the rows in a file: name it with -o FILE."
+            )
 
 
 def test_safe_cells_need_a_table() -> None:
@@ -199,9 +193,7 @@ def test_safe_cells_need_a_table() -> None:
 
 
 def test_trying_errors_again_and_beginning_anew_contradict_each_other() -> None:
-    with pytest.raises(UsageError) as caught:
-        destined("o.jsonl", is_retrying=True, is_overwriting=True)
-    assert str(caught.value) == (
+    assert refused(destined, "o.jsonl", is_retrying=True, is_overwriting=True) == (
         "--overwrite does all jobs again, --retry-errors only those that failed. Give one of them."
     )
 
@@ -223,17 +215,15 @@ def test_gpus_become_devices(gpus: str | None, devices: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("gpus", ["", ",", "0,", "0,,1", "all,0", "0,all"])
 def test_other_lists_of_gpus_are_refused(gpus: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        devices_of(gpus, None)
-    assert str(caught.value) == (
+    assert refused(devices_of, gpus, None) == (
         f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers with commas between, 0,1."
     )
 
 
 def test_gpus_and_a_device_contradict_each_other() -> None:
-    with pytest.raises(UsageError) as caught:
-        devices_of("all", "cuda:0")
-    assert str(caught.value) == "--gpus and --device both say where the model runs. Give one of them."
+    assert (
+        refused(devices_of, "all", "cuda:0") == "--gpus and --device both say where the model runs. Give one of them."
+    )
     assert devices_of(None, "cuda:0") == ()
 
 
@@ -254,9 +244,7 @@ def test_a_shard_is_read(text: str | None, shard: Shard | None) -> None:
     "text", ["", "3", "0/16", "17/16", "3/0", "-1/3", "3/16/2", "a/b", "3 /16", "²/3", "1/" + "9" * 10]
 )
 def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        shard_of(text)
-    assert str(caught.value) == f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16."
+    assert refused(shard_of, text) == f"{text!r} is not a shard: give its number and how many there are, 1/16 to 16/16."
 
 
 def test_with_ray_rows_go_into_a_folder_or_below_a_url() -> None:
@@ -286,9 +274,7 @@ def test_with_ray_rows_go_into_a_folder_or_below_a_url() -> None:
 def test_places_and_formats_that_do_not_go_together_are_refused(
     name: str | None, format: str | None, has_ray: bool, said: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
-        destined(name, format, has_ray=has_ray)
-    assert str(caught.value) == said
+    assert refused(destined, name, format, has_ray=has_ray) == said
 
 
 @pytest.mark.parametrize(("actors", "count"), [("4", 4), ("auto", None), (None, None)])
@@ -314,17 +300,16 @@ def test_a_cluster_has_its_options(actors: str | None, count: int | None) -> Non
     ],
 )
 def test_what_contradicts_a_cluster_is_refused(others: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        ray_options_of("auto", None, None, (), **others)
-    assert str(caught.value) == said
+    assert refused(ray_options_of, "auto", None, None, (), **others) == said
     assert ray_options_of(None, None, None, (), **others) is None
 
 
 @pytest.mark.parametrize("actors", ["0", "x", "-1", "1234567"])
 def test_what_is_no_number_of_engines_is_refused(actors: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        ray_options_of("auto", actors, None, ())
-    assert str(caught.value) == f"--actors {actors!r} is no number of engines: give 1 or more, or auto."
+    assert (
+        refused(ray_options_of, "auto", actors, None, ())
+        == f"--actors {actors!r} is no number of engines: give 1 or more, or auto."
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from vllava_cli.batch.jobs import FIRST_KEYS
 from vllava_cli.batch.rows import (
     COLUMNS,
     ErrorKind,
-    Format,
     JobError,
     Result,
     RunInfo,
@@ -334,12 +333,6 @@ def test_tsv_is_that_of_jq() -> None:
     row = {str(number): text for number, text in enumerate(AWKWARD) if text != "\0"} | {"a": 1.5, "b": True, "c": None}
     done = subprocess.run(["jq", "-r", "[.[]] | @tsv"], input=Table("jsonl").line(row), capture_output=True, text=True)
     assert Table("tsv", tuple(row)).line(row) == done.stdout
-
-
-@pytest.mark.parametrize("format", ["csv", "tsv"])
-def test_a_table_must_be_told_its_fields(format: Format) -> None:
-    with pytest.raises(ValueError, match=f"a {format} table needs its fields"):
-        next(Table(format).lines([ROW]))
 
 
 def test_fields_reach_inside_but_a_name_with_dots_comes_first() -> None:

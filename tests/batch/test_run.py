@@ -7,12 +7,11 @@ import json
 import os
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.batch.conftest import by_id, rows_of
+from tests.batch.conftest import by_id, rows_of, until_rows
 from tests.batch.fork_server import Zygote
 
 DEMO = ("batch", "--model", "demo")
@@ -22,13 +21,6 @@ RED = "red-circle-moves-left.mp4"
 
 def answers(rows: list[dict[str, object]]) -> dict[tuple[object, object], object]:
     return {(row["path"], row["question"]): row["answer"] for row in rows}
-
-
-def wait_for_rows(out: Path) -> None:
-    deadline_s = time.monotonic() + 60
-    while not (out.exists() and out.read_bytes().count(b"\n") > 3):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
 
 
 def test_a_row_says_what_was_asked_answered_and_with_what(vllava: Zygote, clips: Path) -> None:
@@ -133,7 +125,7 @@ def test_a_clip_that_vanishes_or_changes_while_the_run_goes_on_is_an_error_row(v
         os.link(clips / "three-shapes.mp4", clips / f"z-{number:03}.mp4")
     words = (*DEMO, HAPPENS, ".", "-o", out, "--decoders", "1", "--batch-size", "1")
     run = vllava.start(*words, folder=clips)
-    wait_for_rows(out)
+    until_rows(out, 4)
     (clips / "z-299.mp4").unlink()
     (clips / "z-298.mp4").unlink()
     shutil.copy(clips / RED, clips / "z-298.mp4")
@@ -174,7 +166,7 @@ def test_ctrl_c_finishes_what_was_begun_and_says_how_to_go_on(vllava: Zygote, cl
         os.link(clips / "three-shapes.mp4", clips / f"z-{number:03}.mp4")
     words = (*DEMO, HAPPENS, ".", "-o", out, "--batch-size", "2")
     run = vllava.start(*words, folder=clips)
-    wait_for_rows(out)
+    until_rows(out, 4)
     run.interrupt()
     done = run.wait()
     rows = rows_of(out)
@@ -191,7 +183,7 @@ def test_a_second_ctrl_c_stops_at_once(vllava: Zygote, clips: Path) -> None:
     for number in range(200):
         os.link(clips / "three-shapes.mp4", clips / f"z-{number:03}.mp4")
     run = vllava.start(*DEMO, HAPPENS, ".", "-o", out, "--batch-size", "1", folder=clips)
-    wait_for_rows(out)
+    until_rows(out, 4)
     run.interrupt()
     run.interrupt()
     done = run.wait()
@@ -221,17 +213,6 @@ def test_failing_fast_stops_before_the_model_is_loaded(vllava: Zygote, clips: Pa
     done = vllava.run(*DEMO, HAPPENS, ".", "--fail-fast", folder=clips)
     (row,) = map(json.loads, done.out.splitlines())
     assert done.code == 1 and row["path"] == "broken.mp4" and "demo model" not in done.err
-
-
-def test_a_dry_run_writes_nothing(vllava: Zygote, clips: Path) -> None:
-    out = clips.parent / "out.jsonl"
-    vllava.run(*DEMO, HAPPENS, RED, "-o", out, folder=clips)
-    before = out.read_bytes()
-    done = vllava.run(*DEMO, HAPPENS, ".", "-o", out, "--overwrite", "--dry-run", folder=clips)
-    assert done.code == 1 and "6 videos, 2 images, 1 that can't be read" in done.out
-    assert out.read_bytes() == before
-    vllava.run(*DEMO, HAPPENS, ".", "-o", "new.csv", "--dry-run", folder=clips)
-    assert not list(clips.glob("new*"))
 
 
 def test_questions_behind_minus_q_are_asked_as_they_were_and_it_is_said_once(vllava: Zygote, clips: Path) -> None:

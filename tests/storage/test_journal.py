@@ -22,11 +22,16 @@ ROOT = Path(__file__).parents[2]
 KILLS = 10
 ROW_BYTES = len(json.dumps({"number": 0, "padding": "x" * 72})) + 1
 
-WRITER = """
-import os, sys
+PREAMBLE = """
+import os, resource, subprocess, sys
 from pathlib import Path
+from vllava_cli.errors import OutputError
 from vllava_cli.storage.jsonl import Journal
-with Journal.open(Path(sys.argv[1])) as journal:
+path = Path(sys.argv[1])
+"""
+"""Comes before each of these programs, which are given a journal's path."""
+WRITER = """
+with Journal.open(path) as journal:
     number = sum(1 for _ in journal.rows())
     while True:
         journal.append({"number": number, "padding": "x" * 20_000})
@@ -34,27 +39,17 @@ with Journal.open(Path(sys.argv[1])) as journal:
         number += 1
 """
 HOLDER = """
-import sys
-from pathlib import Path
-from vllava_cli.storage.jsonl import Journal
-with Journal.open(Path(sys.argv[1])):
+with Journal.open(path):
     print("open", flush=True)
     sys.stdin.read()
 """
 STARTER = """
-import subprocess, sys
-from pathlib import Path
-from vllava_cli.storage.jsonl import Journal
-with Journal.open(Path(sys.argv[1])):
+with Journal.open(path):
     sleeper = "import sys; print('open', flush=True); sys.stdin.read()"
     subprocess.run([sys.executable, "-c", sleeper], close_fds=False)
 """
 FULL = """
-import resource, sys
-from pathlib import Path
-from vllava_cli.errors import OutputError
-from vllava_cli.storage.jsonl import Journal
-path, room = Path(sys.argv[1]), int(sys.argv[2])
+room = int(sys.argv[2])
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
 with Journal.open(path) as journal:
@@ -69,10 +64,7 @@ with Journal.open(path) as journal:
     journal.append({"number": "there is room again"})
 """
 REWRITER = """
-import os, sys
-from pathlib import Path
-from vllava_cli.storage.jsonl import Journal
-with Journal.open(Path(sys.argv[1])) as journal:
+with Journal.open(path) as journal:
     while True:
         rows = list(journal.rows())
         generation = rows[0]["generation"] + 1 if rows else 0
@@ -80,11 +72,7 @@ with Journal.open(Path(sys.argv[1])) as journal:
         os.write(1, b"%d\\n" % generation)
 """
 FULL_REWRITE = """
-import resource, sys
-from pathlib import Path
-from vllava_cli.errors import OutputError
-from vllava_cli.storage.jsonl import Journal
-with Journal.open(Path(sys.argv[1])) as journal:
+with Journal.open(path) as journal:
     journal.append({"number": 0})
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
@@ -100,7 +88,7 @@ pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def child(code: str, *words: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *map(str, words)]
+    command = [sys.executable, "-c", PREAMBLE + code, *map(str, words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, line_of, read_rows
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, read_rows
 from vllava_cli.storage.objects import Objects, rows_into, scratch
 
 
@@ -38,21 +37,6 @@ def test_rows_that_arrive_while_they_are_fetched_are_left_for_the_next_time(plac
     found = list(read_rows(rows_into(Busy(place), tmp_path)))
     assert found[:2] == [row("a"), row("b", "Maybe.")]
     assert len(found) <= 3, "a list is looked for before the rows"
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a row is too long")])
-def test_a_put_that_breaks_off_leaves_nothing(place: str, tmp_path: Path, error: BaseException) -> None:
-    def pieces() -> Iterator[bytes]:
-        yield line_of(row("b"))[:9]
-        raise error
-
-    objects = Objects(place)
-    objects.put_rows([row("a")], 1)
-    with pytest.raises((KeyboardInterrupt, OutputError)):
-        objects.put("rows-000002-00000000.jsonl", pieces())
-    assert list(read_rows(rows_into(objects, tmp_path))) == [row("a")]
-    objects.put("rows-000002-00000000.jsonl", [line_of(row("b"))])
-    assert list(read_rows(rows_into(objects, tmp_path))) == [row("a"), row("b")]
 
 
 def test_an_object_without_line_breaks_is_not_read_to_its_end(place: str, tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ import csv
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn
 
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
@@ -213,7 +212,7 @@ def _joined(folder: str, name: str) -> str:
     return os.path.join(folder, name) if folder else name  # noqa: PTH118
 
 
-_NO_SPACE = re.compile(r"[^ \t\r\n]")
+_SPACE = " \t\r\n"
 MAX_JOB_BYTES = 1 << 20
 """Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
 MAX_LIST_BYTES = 64 << 20
@@ -221,15 +220,14 @@ MAX_LIST_BYTES = 64 << 20
 
 
 class Location(NamedTuple):
-    """Written "'jobs.json', line 1 (row 3)"."""
+    """Written "'jobs.jsonl', line 3"; rows of a JSON list are counted themselves."""
 
     file: str
-    line: int
-    number: int | None = None
-    """Only where a line may have several rows."""
+    number: int
+    unit: Literal["line", "row"] = "line"
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}" + (f" (row {self.number})" if self.number else "")
+        return f"{self.file}, {self.unit} {self.number}"
 
     def fault(self, what: str) -> UsageError:
         return UsageError(f"{self}: {what}. Mend it in an editor, or leave it out.")
@@ -305,61 +303,44 @@ def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Lo
 def objects(source: BinaryIO, file: str) -> Iterator[JobRow]:
     """An object a line; empty lines are left out. Errors: UsageError."""
     for where, text in lines(source, file):
-        begin = _skip(text, 0)
-        if begin == len(text):
-            continue
-        values, end = _object(text, begin, where)
-        if _skip(text, end) != len(text):
-            raise where.fault("there is more than one JSON object in it")
-        yield JobRow(where, values)
+        if text.strip(_SPACE):
+            yield _row(_parsed(text, where), where)
 
 
 def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
-    """The objects of one list, parsed one by one, so that a message can say which of them is at fault."""
+    """The objects of one list. Errors: UsageError."""
     data = source.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
         most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
         remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
         raise UsageError(f"{file} has {most}. {remedy}.")
-    text = text_of(data, Location(file, 1))
-    begin = _skip(text, 0)
-    if text[begin : begin + 1] != "[":
+    where = Location(file, 1)
+    text = text_of(data, where)
+    if not text.strip(_SPACE).startswith("["):
         raise UsageError(f"{file} is no JSON list. If each of its lines is an object, let its name end in .jsonl.")
-    at = _skip(text, begin + 1)
-    where = Location(file, 1 + text.count("\n", 0, at), 1)
-    is_over = text[at : at + 1] == "]"
-    while not is_over:
-        values, end = _object(text, at, where)
-        yield JobRow(where, values)
-        stop = _skip(text, end)
-        if text[stop : stop + 1] not in (",", "]"):
-            raise where.fault("neither a comma nor the end of the list comes after it")
-        is_over = text[stop] == "]"
-        begin, at = at, stop if is_over else _skip(text, stop + 1)
-        where = Location(file, where.line + text.count("\n", begin, at), (where.number or 0) + 1)
-    if _skip(text, at + 1) != len(text):
-        raise where._replace(number=None).fault("the list is over, but something comes after it")
+    for number, values in enumerate(_parsed(text, where), 1):
+        yield _row(values, Location(file, number, "row"))
 
 
-def _object(text: str, at: int, where: Location) -> tuple[dict[str, object], int]:
-    """The JSON object that begins there, and where it ends."""
+def _parsed(text: str, begin: Location) -> Any:
+    """What JSON says in a text that begins in that line."""
     try:
-        value, end = _DECODER.raw_decode(text, at)
+        return _DECODER.decode(text.rstrip(_SPACE))
     except RecursionError as exc:
-        raise where.fault("it is nested too deeply") from exc
+        raise begin.fault("it is nested too deeply") from exc
+    except json.JSONDecodeError as exc:
+        where = begin._replace(number=begin.number + exc.lineno - 1)
+        raise where.fault(f"it is not JSON ({exc.msg})") from exc
     except ValueError as exc:
-        raise where.fault(f"it is not JSON ({getattr(exc, 'msg', exc)})") from exc
-    if not isinstance(value, dict):
+        raise begin.fault(f"it is not JSON ({exc})") from exc
+
+
+def _row(values: Any, where: Location) -> JobRow:
+    if not isinstance(values, dict):
         raise where.fault("it is not a JSON object")
-    if end - at > MAX_JOB_BYTES:
+    if where.unit == "row" and len(json.dumps(values)) > MAX_JOB_BYTES:
         raise where.too_long()
-    return value, end
-
-
-def _skip(text: str, at: int) -> int:
-    """Returns the position at which the white space ends."""
-    found = _NO_SPACE.search(text, at)
-    return found.start() if found else len(text)
+    return JobRow(where, values)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -388,9 +369,9 @@ def lines(source: BinaryIO, file: str) -> Iterator[tuple[Location, str]]:
 def text_of(data: bytes, begin: Location) -> str:
     """Text that begins in that line; a byte order mark is no part of it. Errors: UsageError."""
     try:
-        return data.decode("utf-8-sig" if begin.line == 1 else "utf-8")
+        return data.decode("utf-8-sig" if begin.number == 1 else "utf-8")
     except UnicodeDecodeError as exc:
-        where = begin._replace(line=begin.line + exc.object.count(b"\n", 0, exc.start))
+        where = begin._replace(number=begin.number + exc.object.count(b"\n", 0, exc.start))
         raise where.fault("it is not UTF-8") from exc
 
 

@@ -211,7 +211,9 @@ def merged(shards: Sequence[ShardOutput]) -> MergedShards:
             if shard.jobs and id not in awaited:
                 stale_rows += 1
             elif id in owners:
-                raise ShardError(_twice(row, owners[id], shard))
+                names = " and ".join(dict.fromkeys((quoted(owners[id].path), quoted(shard.path))))
+                job = _line(row.get("path"), row.get("question"))
+                raise ShardError(f"This job has two rows, in {names}. Leave one of them out.\n{job}")
             else:
                 owners[id] = shard
                 errors += row.get("error") is not None
@@ -239,12 +241,6 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
         raise ShardError(
             f"Of the shards, {names} {'is' if len(absent) == 1 else 'are'} missing. Name all {of:,} files."
         )
-
-
-def _twice(row: dict[str, Any], one: ShardOutput, other: ShardOutput) -> str:
-    place = quoted(one.path) if one is other else f"{quoted(one.path)} and {quoted(other.path)}"
-    job = _line(row.get("path"), row.get("question"))
-    return f"This job has two rows, in {place}. Leave one of them out.\n{job}"
 
 
 def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int) -> str:

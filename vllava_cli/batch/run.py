@@ -102,9 +102,14 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
             report_end(progress, screen, is_interrupted=is_cut, can_resume=out.is_kept)
         if is_cut:
             return INTERRUPTED
-        is_whole = batch.ray is None or batch.is_dry or progress.left > 0 or _is_whole(out, jobs, screen)
+        faults: list[str] = []
+        if batch.ray and not batch.is_dry and not progress.left:
+            with screen.waiting("Reconciling the rows with the jobs"):
+                faults = mismatches(jobs, out.ids(), out.before)
+        for fault in faults:
+            screen.error(f"The rows don't match the jobs: {fault}")
     is_planned = batch.is_dry and batch.ray is not None  # whatever failed before
-    return 1 if complaints or (progress.failed and not is_planned) or not is_whole else 0
+    return 1 if complaints or (progress.failed and not is_planned) or faults else 0
 
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
@@ -165,15 +170,6 @@ def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
         return ""
     names = " and ".join(filter(None, (batch.wishes.model, batch.wishes.adapter)))
     return f"which jobs are {' or '.join(whats)}: their ids depend on the revision of {names}, which isn't here"
-
-
-def _is_whole(out: Output, jobs: Sequence[Job], screen: Screen) -> bool:
-    """True if the output has each job once; else reports what is wrong with it."""
-    with screen.waiting("Reconciling the rows with the jobs"):
-        found = mismatches(jobs, out.ids(), out.before)
-    for sentence in found:
-        screen.error(f"The rows don't match the jobs: {sentence}")
-    return not found
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,6 @@ from vllava_cli.choices import by_choice
 from vllava_cli.errors import MediaError, ReplayError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import (
-    FRAMES_PER_CLIP,
     SHORT_NAMES,
     Attention,
     Checkpoint,
@@ -36,7 +35,7 @@ from vllava_cli.nouns import (
     counted,
 )
 from vllava_cli.storage.fields import Fields
-from vllava_cli.storage.session_file import read_sampling
+from vllava_cli.storage.session_file import read_framing, read_sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -210,12 +209,7 @@ def _shown_row(clip: ShownClip) -> dict[str, Any]:
 
 def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
     return ShownClip(
-        framing=Framing(
-            start_s=fields.maybe("start_s", fields.seconds),
-            end_s=fields.maybe("end_s", fields.seconds),
-            at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP),
-            fit=fit,
-        ),
+        framing=read_framing(fields, fit),
         bytes=fields.maybe("bytes", fields.whole),
         sha256=fields.maybe("sha256", fields.sha256),
     )

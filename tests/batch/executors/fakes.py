@@ -14,8 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from tests.batch.parts import bad, good
-from tests.batch.ray_cluster.rows import batch_of
+from tests.batch.parts import bad, batch_of, good
 from vllava_cli.batch.executors import Counters, RunControl
 from vllava_cli.batch.executors.processes import WorkerHandle, WorkerPool
 from vllava_cli.batch.executors.ray_actors import QueueItems, RayPass, clip_jobs_in

@@ -14,8 +14,7 @@ from typing import Literal
 import pytest
 
 from tests.batch.executors.fakes import Cluster, Listed, Pooled, memory_for
-from tests.batch.parts import clip_jobs
-from tests.batch.ray_cluster.rows import batch_of
+from tests.batch.parts import batch_of, clip_jobs
 from vllava_cli import demo
 from vllava_cli.batch.executors import Executor, RunControl
 from vllava_cli.batch.executors.local import LocalExecutor

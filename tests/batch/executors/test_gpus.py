@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.batch.conftest import by_id, rows_of, until
+from tests.batch.conftest import by_id, rows_of, until, until_rows
 from tests.batch.fork_server import Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
@@ -50,10 +49,7 @@ def test_a_worker_that_is_killed_costs_no_job_and_doubles_none(vllava: Zygote, c
     alone, together = clips.parent / "alone.jsonl", clips.parent / "together.jsonl"
     assert vllava.run(*WORDS, ".", "-o", alone, folder=clips).code == 1
     run = vllava.start(*WORDS, ".", "-o", together, "--gpus", "cpu,cpu", folder=clips)
-    deadline_s = time.monotonic() + 100
-    while not (together.exists() and together.read_bytes().count(b"\n") > 6):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
+    until_rows(together, 7)
     first, second = children_of(run.pid, WORKER)
     os.kill(first, signal.SIGKILL)
     done = run.wait()

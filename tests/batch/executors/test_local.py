@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.executors.fakes import Listed, memory_for
-from tests.batch.ray_cluster.rows import batch_of
+from tests.batch.parts import batch_of
 from vllava_cli import demo
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
@@ -19,7 +18,6 @@ from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.rows import Result
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
-from vllava_cli.errors import UsageError
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
@@ -134,13 +132,6 @@ def test_clips_are_hashed_only_where_that_was_asked_for(engine: Engine) -> None:
         assert [making and making.clips for making in makings] == [(clip,), (clip,)]
 
 
-def test_a_trim_that_does_not_suit_a_clip_is_an_outcome_without_times(engine: Engine) -> None:
-    (red,) = units((RED, HAPPENS))
-    (result,) = local(engine, [unread(red, UsageError("--start is late."))]).outcomes(())
-    assert result.error is not None and result.times_s is None
-    assert (result.error.kind, result.error.message) == ("trim", "--start is late.")
-
-
 @pytest.mark.parametrize(
     ("now", "kind", "said"),
     [
@@ -183,21 +174,6 @@ def test_it_waits_for_frames_only_where_it_has_nothing_else_to_do(engine: Engine
     assert isinstance(listed, Listed)
     assert listed.waits[0] and not all(listed.waits)
     assert executor.control.counters.idle_s == listed.waited_s > 0
-
-
-def test_what_was_counted_can_be_told(engine: Engine) -> None:
-    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR), (BLUE, COLOUR))]
-    executor = local(engine, [*reads], most_rows=3)
-    list(executor.outcomes(()))
-    counters = executor.control.counters
-    assert (counters.clips, counters.decode_s, counters.tower_calls, counters.rows_at_once, counters.used_bytes) == (
-        2,
-        0.5,
-        2,
-        3,
-        None,
-    )
-    json.dumps(vars(counters))
 
 
 def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:

@@ -75,13 +75,6 @@ def test_what_a_dead_process_had_is_tried_again_clip_by_clip() -> None:
     assert pooled.notices == ["vllava: the process on cpu ended (SIGKILL): its clips are begun anew."]
 
 
-def test_after_a_death_each_job_still_has_one_outcome_and_suspects_come_one_at_a_time() -> None:
-    pooled = Pooled(scripts={"cpu": [{"deadly": names(1)}, {}]}, units=clips(*range(12)))
-    results = pooled.run()
-    assert len(results) == 12 and paths(results) == names(*range(12))
-    assert pooled.given == [("cpu", names(0, 1)), ("cpu", [*names(*range(1, 12)), None])]
-
-
 def test_other_processes_take_what_a_dead_one_had() -> None:
     pooled = Pooled(scripts={"cuda:0": STILLBORN, "cuda:1": GOOD}, units=clips(*range(20)))
     assert paths(pooled.run()) == names(*range(20))

@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from tests.batch.ray_cluster.rows import batch_of
+from tests.batch.parts import batch_of
 from vllava_cli import demo
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.ray_driver import RayExecutor

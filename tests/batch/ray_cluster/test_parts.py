@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.batch.parts import MAKING, Reading
-from tests.batch.ray_cluster.rows import ABOUT, jobs, opened_output, put, rows, setup_of
+from tests.batch.parts import ABOUT, MAKING, Reading, jobs, opened_output, put, rows, setup_of
 from vllava_cli.batch import merge
 from vllava_cli.batch import output as module
 from vllava_cli.batch.executors.ray_actors import clip_jobs_in, decoded

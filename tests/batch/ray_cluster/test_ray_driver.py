@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.batch.executors.fakes import Cluster
-from tests.batch.ray_cluster.rows import batch_of, jobs
+from tests.batch.parts import batch_of, jobs
 from vllava_cli.batch.executors import RunControl, ray_driver
 from vllava_cli.batch.executors.ray_actors import Allocation, clip_jobs_in
 from vllava_cli.batch.executors.ray_driver import Node, allocate, connected, write_manifest

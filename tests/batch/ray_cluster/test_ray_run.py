@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.parts import Reading
-from tests.batch.ray_cluster.rows import jobs, opened_output, put, rows
+from tests.batch.parts import Reading, opened_output, put, rows
 from vllava_cli.batch.jobs import Job
 from vllava_cli.batch.request import BatchRequest, Destination, Inputs, RayOptions
 from vllava_cli.batch.run import run
@@ -68,12 +67,6 @@ def test_a_row_that_is_there_twice_ends_with_the_list_and_1(place: Destination) 
     reading = Reading()
     assert run(request(place), reading.screen()) == 1
     assert f"The rows don't match the jobs: 1 with two rows: {every[1].id}." in reading.said[1]
-
-
-def test_rows_of_other_questions_may_stay(place: Destination) -> None:
-    with opened_output(place, jobs_of(place)) as parts:
-        put(parts, rows([*jobs_of(place), *jobs(2, question="Who?")]))
-    assert run(request(place), Reading().screen()) == 0
 
 
 def test_a_dry_run_counts(place: Destination) -> None:

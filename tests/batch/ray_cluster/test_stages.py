@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.batch.ray_cluster.rows import RECIPE, setup_of
+from tests.batch.parts import RECIPE, setup_of
 from tests.clips import picture, write_clip
 from vllava_cli.batch.executors.ray_actors import CLIP, RESULT, EngineActor, StageSetup, decoded
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, make_jobs

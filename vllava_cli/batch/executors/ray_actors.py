@@ -210,7 +210,11 @@ class EngineActor:
         try:
             for result in self._outcomes(clips):
                 del left[result.job.id]
-                yield _with_print(result, prints[result.job.path])
+                making, known = result.making, prints[result.job.path]
+                if making and known:  # its clip has the size and the hash that it was decoded with
+                    shown = tuple(replace(each, bytes=known.bytes, sha256=known.sha256) for each in making.clips)
+                    result = replace(result, making=replace(making, clips=shown))
+                yield result
         except Exception as exc:
             self._engine = None
             for job in left.values():
@@ -256,15 +260,6 @@ class DecodedReads:
     ) -> list[Read[ClipJobs, Frames]]:
         taken, self._clips = self._clips[:most], self._clips[most:]
         return [Read(key=each.clip, found=each.frames, fault=None, seconds=each.seconds) for each in taken]
-
-
-def _with_print(result: Result, found: Fingerprint | None) -> Result:
-    """The result with the size and the hash of its clip, where they are known."""
-    making = result.making
-    if making is None or found is None:
-        return result
-    clips = tuple(replace(clip, bytes=found.bytes, sha256=found.sha256) for clip in making.clips)
-    return replace(result, making=replace(making, clips=clips))
 
 
 @dataclass(frozen=True, kw_only=True)
