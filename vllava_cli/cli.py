@@ -78,10 +78,9 @@ def ask(
     The answer is streamed: each word is shown as it comes.
     """
     from vllava_cli.commands import ask as command
-    from vllava_cli.commands.positionals import check_stdin, question_of, split_words
+    from vllava_cli.commands.start import question_of, split_words
 
-    clips, question = split_words(words)
-    check_stdin(clips, sys.stdin)
+    clips, question = split_words(words, sys.stdin)
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
@@ -136,12 +135,12 @@ def chat(
     Each answer knows what was asked before.
     """
     from vllava_cli.commands.chat import chat_loop as command
-    from vllava_cli.commands.positionals import chat_clips
+    from vllava_cli.commands.start import chat_clips
 
     if continue_ and session:
         raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
     if sessions:
-        from vllava_cli.commands.chat.sessions import list_sessions
+        from vllava_cli.commands.chat.recorder import list_sessions
 
         return list_sessions(Screen(is_quiet=quiet), is_json=json)
     request = command.Chat(
@@ -261,11 +260,9 @@ def probe(
     It also says how their frames will be reached, and why so.
     """
     from vllava_cli.commands import probe as command
-    from vllava_cli.commands.positionals import check_stdin, clip_paths
+    from vllava_cli.commands.start import clip_paths
 
-    files = clip_paths(clips)
-    check_stdin(files, sys.stdin)
-    request = command.Probe(files=files, is_full=full, limits=limits, is_json=json)
+    request = command.Probe(files=clip_paths(clips, sys.stdin), is_full=full, limits=limits, is_json=json)
     return command.run(request, Screen(is_quiet=quiet))
 
 
@@ -303,12 +300,10 @@ def frames(
     They become contact sheets, in files or in the terminal.
     """
     from vllava_cli.commands import frames as command
-    from vllava_cli.commands.positionals import check_stdin, clip_paths
+    from vllava_cli.commands.start import clip_paths
 
-    paths = clip_paths(clips)
-    check_stdin(paths, sys.stdin)
     request = command.Sheets(
-        clips=paths,
+        clips=clip_paths(clips, sys.stdin),
         framing=framing_of(start, end, at_s=at, fit=fit, most=MOST_TIMES),
         model=model,
         output=output,

@@ -19,6 +19,7 @@ from tests.clips import full_decode, reference_eight
 from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.commands.frames import Sheets, frame_name, recipe_of, run
+from vllava_cli.commands.sheets import free_sheet_path, name_of, title_of
 from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
 from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.media.preprocess import read_video_recipe
@@ -37,10 +38,7 @@ def test_a_sheet_is_written_for_each_clip(shell: Run, clip: Path, other_clip: Pa
     assert done == Shell(code=0, out="clip-frames.png\nother-frames.png\n", err="")
     assert names(tmp_path) == ["clip-frames.png", "other-frames.png"]
     assert [Image.open(tmp_path / name).size for name in names(tmp_path)] == [(994, 634), (994, 634)]
-
-
-def test_whole_frames_are_drawn_when_asked_for(shell: Run, clip: Path, other_clip: Path, tmp_path: Path) -> None:
-    assert shell("frames", "--whole", clip, other_clip).code == 0
+    assert shell("frames", "--whole", "--overwrite", clip, other_clip).code == 0
     assert [Image.open(tmp_path / name).size for name in names(tmp_path)] == [(610, 378), (922, 270)]
 
 
@@ -59,16 +57,9 @@ def test_a_sheet_shows_the_squares_of_the_model_that_is_named(shell: Run, clip: 
 def test_each_frame_is_written_as_the_model_gets_it(shell: Run, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     done = shell("frames", clip, "--each", "-o", "out")
-    assert (
-        [Path(line).name for line in done.out.splitlines()]
-        == names(tmp_path / "out")
-        == [
-            f"clip-{number}-00m{second}s.png"
-            for number, second in enumerate(
-                ("00.000", "00.300", "00.600", "00.900", "01.200", "01.500", "01.800", "02.100"), 1
-            )
-        ]
-    )
+    seconds = ("00.000", "00.300", "00.600", "00.900", "01.200", "01.500", "01.800", "02.100")
+    assert names(tmp_path / "out") == [f"clip-{number}-00m{each}s.png" for number, each in enumerate(seconds, 1)]
+    assert done.out.splitlines() == [f"out/{name}" for name in names(tmp_path / "out")]
     written = np.stack([np.asarray(Image.open(tmp_path / "out" / name)) for name in names(tmp_path / "out")])
     assert (written == reference_eight(full_decode(clip))).all()
 
@@ -130,32 +121,19 @@ def test_an_existing_file_is_replaced_only_where_that_is_asked_for(shell: Run, c
     target = tmp_path / "clip-frames.png"
     target.write_text("precious")
     done = shell("frames", clip)
-    assert done == Shell(
-        code=1,
-        out="",
-        err=("vllava: 'clip-frames.png' is already there. Give --overwrite to replace it, or another name with -o.\n"),
-    )
-    assert target.read_text() == "precious"
+    message = "'clip-frames.png' is already there. Give --overwrite to replace it, or another name with -o."
+    assert done == Shell(code=1, out="", err=f"vllava: {message}\n")
+    (tmp_path / "clip-2-00m01.000s.png").touch()  # one frame that is there keeps all from being written
+    done = shell("frames", clip, "--each", "--at", "0,1,2")
+    assert (done.code, done.out, target.read_text()) == (1, "", "precious")
+    assert names(tmp_path) == ["clip-2-00m01.000s.png", "clip-frames.png"]
     assert shell("frames", clip, "--overwrite").code == 0
     assert Image.open(target).format == "PNG"
-    assert names(tmp_path) == ["clip-frames.png"]
-
-
-def test_a_frame_that_is_there_already_keeps_all_from_being_written(shell: Run, clip: Path, tmp_path: Path) -> None:
-    (tmp_path / "clip-2-00m01.000s.png").touch()
-    done = shell("frames", clip, "--each", "--at", "0,1,2")
-    assert (done.code, done.out) == (1, "")
-    assert names(tmp_path) == ["clip-2-00m01.000s.png"]
-
-
-def test_a_sheet_goes_where_it_is_told_to(shell: Run, clip: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    assert shell("frames", clip, "-o", "a.png").out == "a.png\n"
-    assert shell("frames", clip, "-o", "out").out == "out/clip-frames.png\n"
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "out" / "clip-frames.png").read_bytes()
 
 
 def test_a_folder_that_is_named_with_a_slash_is_made(shell: Run, clip: Path, other_clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert shell("frames", clip, "-o", "out").out == "out/clip-frames.png\n"
     assert shell("frames", clip, other_clip, "-o", "a/b/").out == "a/b/clip-frames.png\na/b/other-frames.png\n"
     assert shell("frames", clip, "--each", "--at", "1", "-o", "c/").out == "c/clip-1-00m01.000s.png\n"
     (tmp_path / "file").touch()
@@ -185,15 +163,8 @@ def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> N
     ("words", "message"),
     [
         (["a.mp4", "b.mp4", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
-        (["a.mp4", "--each", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
-        (
-            ["a.mp4", "b.mp4", "-o", "c.png"],
-            "-o c.png is no folder, and several files are to be written. -o c.png/ makes",
-        ),
-        (
-            ["a.mp4", "-o", "a.webp"],
-            "'a.webp' ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or",
-        ),
+        (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is no folder, and several files are to be written."),
+        (["a.mp4", "-o", "a.webp"], "'a.webp' ends like neither a PNG nor a JPEG, which a sheet can be"),
         (["a.mp4", "--show"], "--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a"),
         (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
         (["a.mp4", "--show", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
@@ -255,3 +226,30 @@ def test_a_terminal_shows_tiles_and_times_and_no_file_is_written(clip: Path, tmp
         "   0:01.20        0:01.50        0:01.80        0:02.10",
     ]
     assert names(tmp_path) == []
+
+
+def test_a_link_to_nowhere_is_not_a_free_name(tmp_path: Path) -> None:
+    (tmp_path / "a-frames.png").symlink_to(tmp_path / "gone")
+    assert free_sheet_path(Path("a.mp4"), tmp_path) == tmp_path / "a-frames-2.png"
+
+
+def test_titles() -> None:
+    assert title_of(Path("a/holiday.mp4")) == "holiday.mp4"
+    assert title_of(Path("-")) == "stdin"
+    assert title_of(Path("/")) == "/"
+
+
+@pytest.mark.parametrize(
+    ("clip", "name"),
+    [
+        ("a/holiday.mp4", "holiday"),
+        ("-", "stdin"),
+        ("a\x1b[31m\n\u202e.mp4", "a_[31m__"),
+        ("caf\udce9.mp4", "caf_"),
+        ("été.mp4", "été"),
+        ("é" * 125 + ".mp4", "é" * 100),
+        (".mp4", ".mp4"),
+    ],
+)
+def test_files_are_named_after_their_clip(clip: str, name: str) -> None:
+    assert name_of(Path(clip)) == name

@@ -151,3 +151,17 @@ def test_bench_measures_the_merged_model(published: Path, adapter: Path, clip: P
     words = ("--precision", "fp32", "--repeat", "1", "--batch", "1", "--max-new-tokens", "2", "--json")
     done = quick("bench", "--model", published, "--adapter", adapter, clip, *words)
     assert (done.code, json.loads(done.out)["model"]) == (0, f"{published} + {adapter}")
+
+
+def test_the_doctor_finds_it_whole(published: Path, quick: Run) -> None:
+    done = quick("doctor", "--model", published)
+    assert done.code == 0
+    assert "With 1.6 million parameters" in done.out
+    assert f"complete, 3.1 MB, in {published}" in done.out
+
+
+def test_bench_finds_generates_tokens(published: Path, quick: Run) -> None:
+    done = quick("bench", "--model", published, demo.clips()[0], "--check", "--repeat", "1", "--json")
+    assert done.code == 0, done.err
+    (trial,) = json.loads(done.out)["trials"]
+    assert (trial["agreement"]["equal_tokens"], trial["agreement"]["tokens"]) == (64, 64)

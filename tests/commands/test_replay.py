@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from tests.batch.fork_server import Zygote
-from tests.batch.parts import MAKING, Reading
+from tests.batch.parts import Reading
 from vllava_cli import demo
-from vllava_cli.commands.recorded import Recorded
 from vllava_cli.commands.replay import Replay, dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import digest_of, read_tokens
@@ -181,70 +180,45 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
     clip = ask["made_with"]["clips"][0]
     size = clip["bytes"]
     bare = made["bare"][0]
-    refused: list[tuple[Row, str]] = [
-        (bad, "the row is an error (unreadable), which has no answer"),
-        (
-            changed(ask, ("made_with", ...)),
-            "made_with is missing: an older vllava wrote the row, or it isn't an answer's",
-        ),
-        (changed(ask, ("made_with.device", ...)), "row 3, made_with: device is missing"),
-        (changed(ask, ("made_with.clips", [clip, clip])), "it names 1 clip, and made_with has 2"),
-        (changed(ask, ("clips.0.path", "gone.mp4")), "There is no file 'gone.mp4' any more"),
-        (changed(ask, ("clips.0.path", "a\0.mp4")), "row 6, clips, entry 1: path is no name of a file"),
-        (changed(bare, ("path", "\ud800")), "row 7: path is no name of a file"),
-        (
-            changed(ask, ("clips.0.path", "longer.mp4")),
-            f"'longer.mp4' has changed since: {size:,} bytes then, {size + 1:,} now",
-        ),
-        (
-            changed(bare, ("path", "longer.mp4")),
-            f"'longer.mp4' has changed since: {size:,} bytes then, {size + 1:,} now",
-        ),
-        (
-            changed(ask, ("clips.0.path", "same-size.mp4")),
-            "'same-size.mp4' has changed since: as many bytes as then, other content",
-        ),
-        (changed(pictures, ("clips.0.path", "more")), "'more' has changed since: "),
-        (changed(ask, ("clips.0.path", "-")), "its clip came from stdin, and nobody kept it"),
-        (
-            changed(ask, ("clips.0.path", "https://u:p@h/a.mp4")),
-            "its clip is the URL https://h/a.mp4: save it, and put that path in the row",
-        ),
-        (
-            changed(ask, ("clips.0.frame_times_s", [0.5])),
-            "the frames of 'red-circle-moves-left.mp4' are others: at 0.5 s then, at 0, 0.2917",
-        ),
-        (
-            changed(ask, ("made_with.prompt_sha256", "0" * 64)),
-            "the prompt's tokens are others here: the tokenizer's files have changed, or the row has",
-        ),
-        (changed(two, ("made_with.sampling.seed", None)), "its tokens were drawn, and no seed is written down"),
-        (
-            changed(chosen, ("stop_reason", "interrupted"), ("probabilities", {})),
-            "it was interrupted before one of the choices was taken",
-        ),
-        (changed(ask, ("made_with.device", "cuda:7")), "--device cuda:7 is not here; this machine has only "),
-        (changed(ask, ("made_with.dtype", "bfloat16")), "the dtype was bfloat16, and is float32 here"),
-        (changed(ask, ("revision", "abc")), "the revision was abc, and is none here"),
-        (changed(ask, ("model", "./nowhere")), "There is no folder ./nowhere"),
-        (changed(ask, ("error", "boom")), "the row is an error (boom), which has no answer"),
-        (changed(ask, ("made_with.answer_ids", [7, -9])), "row 23, made_with, answer_ids: entry 2 is no whole number"),
-        (changed(ask, ("made_with.device", "")), "row 24, made_with: device is empty"),
-        (changed(ask, ("model", "")), "row 25: model is empty"),
-        (changed(ask, ("revision", "")), "row 26: revision is empty"),
-        (
-            changed(ask, ("made_with.adapter", {"name": "", "revision": None, "sha256": "0" * 64})),
-            "row 27, made_with, adapter: name is empty",
-        ),
-        (
-            changed(ask, ("made_with.clips.0.at_s", [0.5] * 100_000)),
-            "row 28, made_with, clips, entry 1: at_s is a list of 100,000 where at most 8 can be",
-        ),
+    resized = f"'longer.mp4' has changed since: {size:,} bytes then, {size + 1:,} now"
+    no_adapter = {"name": "", "revision": None, "sha256": "0" * 64}
+    refused: list[tuple[Row, tuple[str, Any], str]] = [
+        (bad, ("id", bad["id"]), "the row is an error (unreadable), which has no answer"),
+        (ask, ("error", "boom"), "the row is an error (boom), which has no answer"),
+        (ask, ("made_with", ...), "made_with is missing: an older vllava wrote the row, or it isn't an answer's"),
+        (ask, ("made_with.device", ...), "row 4, made_with: device is missing"),
+        (ask, ("made_with.device", ""), "row 5, made_with: device is empty"),
+        (ask, ("model", ""), "row 6: model is empty"),
+        (ask, ("made_with.adapter", no_adapter), "row 7, made_with, adapter: name is empty"),
+        (ask, ("made_with.answer_ids", [7, -9]), "row 8, made_with, answer_ids: entry 2 is no whole number"),
+        (ask, ("made_with.clips.0.at_s", [0.5] * 100_000), "row 9, made_with, clips, entry 1: at_s is a list of"),
+        (ask, ("clips.0.path", "a\0.mp4"), "row 10, clips, entry 1: path is no name of a file"),
+        (bare, ("path", "\ud800"), "row 11: path is no name of a file"),
+        (ask, ("made_with.clips", [clip, clip]), "it names 1 clip, and made_with has 2"),
+        (ask, ("clips.0.path", "gone.mp4"), "There is no file 'gone.mp4' any more"),
+        (ask, ("clips.0.path", "longer.mp4"), resized),
+        (bare, ("path", "longer.mp4"), resized),
+        (ask, ("clips.0.path", "same-size.mp4"), "'same-size.mp4' has changed since: as many bytes as then, other"),
+        (pictures, ("clips.0.path", "more"), "'more' has changed since: "),
+        (ask, ("clips.0.path", "-"), "its clip came from stdin, and nobody kept it"),
+        (ask, ("clips.0.path", "https://u:p@h/a.mp4"), "its clip is the URL https://h/a.mp4: save it, and put that"),
+        (ask, ("clips.0.frame_times_s", [0.5]), f"the frames of '{RED}' are others: at 0.5 s then, at 0, 0.2917"),
+        (ask, ("made_with.prompt_sha256", "0" * 64), "the prompt's tokens are others here: the tokenizer's files"),
+        (two, ("made_with.sampling.seed", None), "its tokens were drawn, and no seed is written down"),
+        (chosen, ("stop_reason", "interrupted"), "it was interrupted before one of the choices was taken"),
+        (ask, ("made_with.device", "cuda:7"), "--device cuda:7 is not here; this machine has only "),
+        (ask, ("made_with.dtype", "bfloat16"), "the dtype was bfloat16, and is float32 here"),
+        (ask, ("revision", "abc"), "the revision was abc, and is none here"),
+        (ask, ("model", "./nowhere"), "There is no folder ./nowhere"),
+        (ask, ("revision", ""), "row 28: revision is empty"),
+        (ask, ("made_with.clips", [7]), "row 29, made_with, clips: entry 1 is no object"),
+        (ask, ("made_with.clips.0.sha256", "x"), "row 30, made_with, clips, entry 1: sha256 is no SHA-256"),
+        (ask, ("made_with.versions", {"torch": 2}), "row 31, made_with, versions: torch is no text"),
     ]
-    code, out, _ = replayed(*(row for row, _ in refused), ask, is_json=True)
+    code, out, _ = replayed(*(changed(row, change) for row, change, _ in refused), ask, is_json=True)
     verdicts = {row["row"]: row for row in map(json.loads, out.splitlines())}
     assert code == 2 and len(verdicts) == len(refused) + 1
-    for number, (_, reason) in enumerate(refused, 1):
+    for number, (*_, reason) in enumerate(refused, 1):
         assert verdicts[number]["verdict"] == "cannot"
         assert verdicts[number]["reason"].startswith(reason), verdicts[number]["reason"]
     assert verdicts[len(refused) + 1]["verdict"] == "same"
@@ -293,11 +267,11 @@ def test_turns_of_a_chat_need_those_before_them(made: dict[str, list[Row]]) -> N
 
 
 def test_other_releases_are_told_once_and_are_no_reason_to_refuse(made: dict[str, list[Row]]) -> None:
-    row = changed(made["ask"][0], ("made_with.versions.transformers", "4.0"))
     here = made["ask"][0]["made_with"]["versions"]["transformers"]
+    row = changed(made["ask"][0], ("made_with.versions", {"transformers": "4.0", "no-such-library": "0.49"}))
     code, out, err = replayed(row, row)
-    told = f"transformers was 4.0, and is {here} here"
-    assert (code, out, err.count(told)) == (0, "row 1: same\nrow 2: same\n", 1)
+    told = [f"transformers was 4.0, and is {here} here", "no-such-library was 0.49, and is missing here"]
+    assert (code, out, [err.count(each) for each in told]) == (0, "row 1: same\nrow 2: same\n", [1, 1])
     (verdict,) = map(json.loads, replayed(row, is_json=True)[1].splitlines())
     answer = {"answer": "A red circle moves left.", "stop_reason": "end"}
     assert verdict == {
@@ -308,7 +282,7 @@ def test_other_releases_are_told_once_and_are_no_reason_to_refuse(made: dict[str
         "then": answer,
         "now": answer,
         "reason": None,
-        "others": [told],
+        "others": told,
     }
 
 
@@ -358,19 +332,7 @@ def test_turns_that_no_longer_were_in_the_context_are_found_by_the_prompt() -> N
     ]
     for gone in range(4):
         prompt = tokens.unchecked_ids(Conversation(turns=turns, dropped=gone), "And then?")
-        recorded = recorded_with(digest_of(prompt))
-        assert dropped(Conversation(turns=turns), recorded, tokens) == gone
+        then = replace(turns[0], question="And then?", prompt_sha256=digest_of(prompt))
+        assert dropped(Conversation(turns=turns), then, tokens) == gone
     with pytest.raises(ReplayError):
-        dropped(Conversation(turns=turns[:2]), recorded_with("0" * 64), tokens)
-
-
-def recorded_with(prompt_sha256: str) -> Recorded:
-    return Recorded(
-        question="And then?",
-        answer="",
-        stop_reason="end",
-        probabilities={},
-        stray=0,
-        clips=(),
-        making=replace(MAKING, prompt_sha256=prompt_sha256),
-    )
+        dropped(Conversation(turns=turns[:2]), replace(turns[0], prompt_sha256="0" * 64), tokens)

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.rows import Format, fields_of, format_of
-from vllava_cli.commands.positionals import names_a_clip
+from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Wishes
 from vllava_cli.storage.objects import is_url

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
-from vllava_cli.commands.start import prepare, start
+from vllava_cli.commands.start import AnswerForm, prepare, shown, start
 from vllava_cli.errors import INTERRUPTED
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Delta, Framing, Sampling, Wishes
+from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
-
-Output = Literal["stream", "whole", "json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +32,7 @@ class Ask:
     framing: Framing
     sampling: Sampling
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    output: Output = "stream"
+    output: AnswerForm = "stream"
 
 
 def run(ask: Ask, screen: Screen) -> int:
@@ -68,8 +64,8 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     check(tokens)
     engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen.log, watch, check=check)
     with sigint_flag() as is_interrupted:
-        pieces = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
-        answer = Answer.of(_shown(pieces, screen) if ask.output == "stream" else pieces)
+        deltas = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
+        answer = Answer.of(shown(deltas, screen, ask.output))
     stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
     watch.lap("first token", stats.first_token_s)
     watch.lap("decoding")
@@ -78,9 +74,9 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         if answer.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
-            shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
+            clips_shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
         watch.lap("hashing")
-        screen.answer(json_of(report(conversation, shown, engine)) + "\n")
+        screen.answer(json_of(report(conversation, clips_shown, engine)) + "\n")
     elif ask.output == "whole":
         screen.answer(answer.text)
     screen.end_answer()
@@ -88,11 +84,3 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         screen.detail(shares(ask.sampling.choices, answer.probabilities))
     screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.account()}")
     return INTERRUPTED if answer.stop_reason == "interrupted" else 0
-
-
-def _shown(pieces: Iterator[Delta], screen: Screen) -> Iterator[Delta]:
-    with screen.waiting("Reading; Ctrl-C stops"):
-        first = next(pieces)
-    for piece in chain((first,), pieces):
-        screen.answer(piece.text)
-        yield piece

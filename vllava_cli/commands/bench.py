@@ -23,8 +23,7 @@ from vllava_cli.commands.bench_record import (
     object_of,
     read_record,
 )
-from vllava_cli.commands.positionals import names_a_clip
-from vllava_cli.commands.start import read_clips
+from vllava_cli.commands.start import names_a_clip, read_clips
 from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial
 from vllava_cli.errors import INTERRUPTED, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.interrupt import sigint_flag

@@ -95,27 +95,25 @@ def _with_files(health: Health, wishes: Wishes) -> tuple[Checkpoint, Health]:
     source = hub.find_here(wishes.model, wishes.revision)
     adapter = described(_adapter_here(wishes.adapter)) if wishes.adapter else None
     missing = hub.missing_description(source.folder) if source and source.revision else []
+    is_here = False
     if source and not missing:
         checkpoint = describe(replace(source, adapter=adapter))
         missing = hub.missing_weights(source.folder)
-        if not missing or source.revision is None:
+        is_here = not missing or source.revision is None
+        if is_here:
             hub.fetch_weights(source)  # nothing is: it raises where a folder lacks some, or one is damaged
-            size, place = hub.weights_bytes(source), str(source.folder)
-            return checkpoint, replace(
-                health, is_here=True, model_bytes=size, here_bytes=size, place=place, adapter=adapter
-            )
     elif wishes.model == DEFAULT_MODEL:
         checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
         raise _lacking(hub.lack(wishes.model, source, missing), wishes.model)
     here_bytes = hub.weights_bytes(source) if source else 0
-    left_bytes = max(0, checkpoint.parameters * 2 - here_bytes)
     return checkpoint, replace(
         health,
-        model_bytes=left_bytes,
+        is_here=is_here,
+        model_bytes=here_bytes if is_here else max(0, checkpoint.parameters * 2 - here_bytes),
         here_bytes=here_bytes,
         missing=tuple(missing),
-        place=str(cache_folder()),
+        place=str(source.folder if source and is_here else cache_folder()),
         adapter=adapter,
     )
 
@@ -137,22 +135,21 @@ def _lacking(lack: str, name: str) -> HubError:
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
     installed = [(name, version or "not installed") for name, version in health.versions.items()]
+    kept = [
+        (each.precision, f"{each.model}, {_size(each.bytes)}; rm -r {shlex.quote(str(each.folder))} removes it.")
+        for each in health.kept
+    ]
+    plan = health.plan
     chapters = [
         ("machine", _machine(health.hardware)),
         ("versions", [("vllava", __version__), ("python", platform.python_version()), *installed]),
         ("model", _model(health)),
+        ("kept", kept),
+        ("plan for videos", [(what, f"{choice}: {reason}") for what, choice, reason in plan.reasons] if plan else []),
+        ("fault", [("", health.fault)] if health.fault else []),
+        ("faster", [("", tip) for tip in health.advice or ("Nothing to suggest.",)] if plan else []),
     ]
-    if health.kept:
-        chapters.append(("kept", _kept(health)))
-    if health.plan:
-        chapters.append(
-            ("plan for videos", [(what, f"{choice}: {reason}") for what, choice, reason in health.plan.reasons])
-        )
-    if health.fault:
-        chapters.append(("fault", [("", health.fault)]))
-    if health.plan:
-        chapters.append(("faster", [("", tip) for tip in health.advice or ("Nothing to suggest.",)]))
-    return chapters
+    return [(title, rows) for title, rows in chapters if rows]
 
 
 def _machine(hardware: Hardware) -> list[tuple[str, str]]:
@@ -189,14 +186,6 @@ def _model(health: Health) -> list[tuple[str, str]]:
     if health.adapter:
         rows.append(("adapter", f"{health.adapter.name}, in {health.adapter.folder}"))
     return rows
-
-
-def _kept(health: Health) -> list[tuple[str, str]]:
-    """List the weight cache's entries with their sizes, and how to remove them."""
-    return [
-        (each.precision, f"{each.model}, {_size(each.bytes)}; rm -r {shlex.quote(str(each.folder))} removes it.")
-        for each in health.kept
-    ]
 
 
 def _size(size_bytes: int) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, sheet_path, title_of, write
-from vllava_cli.errors import ClosedPipeError, MediaError, OutputError, UsageError, VllavaError
+from vllava_cli.commands.provenance import clip_row
+from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, title_of, write, write_sheet
+from vllava_cli.commands.start import for_each
+from vllava_cli.errors import UsageError
 from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, Tiles, VideoRecipe
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
 STDOUT = "-"
-_REMEDY = "Give --overwrite to replace it, or another name with -o."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,28 @@ class Sheets:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     is_json: bool = False
 
+    @property
+    def folder(self) -> Path | None:
+        """Name the folder for files that are called as their clips; None where -o names a file or stdout."""
+        if not self.output:
+            return Path()
+        is_folder = self.output.endswith(os.sep) or os.path.isdir(self.output)
+        return Path(self.output) if is_folder else None
+
+    @property
+    def has_files(self) -> bool:
+        """Say whether anything is written into files."""
+        return self.output != STDOUT if self.output else not self.is_shown
+
+    def target(self, clip: Path) -> Path:
+        """Name the file of a clip's sheet."""
+        return Path(self.output or "") if self.folder is None else self.folder / f"{name_of(clip)}-frames.png"
+
+    def check_free(self, target: Path) -> None:
+        """Errors: OutputError where something is there already and isn't to be replaced."""
+        if not self.is_overwriting:
+            check_free(target, "Give --overwrite to replace it, or another name with -o.")
+
 
 def run(sheets: Sheets, screen: Screen) -> int:
     """Goes through all clips; returns 1 if one of them could not be used or written, else 0. Errors: UsageError."""
@@ -48,23 +70,25 @@ def run(sheets: Sheets, screen: Screen) -> int:
     from vllava_cli.media.decoder.stdin_file import Reader
 
     tiles: Tiles | None = None if sheets.is_each else "whole" if sheets.is_whole else recipe_of(sheets.model, screen)
-    if _is_folder(sheets) and sheets.output:
-        make_folder(Path(sheets.output))
-    failures = 0
+    if sheets.output and sheets.folder:
+        make_folder(sheets.folder)
     with Reader(sheets.limits) as reader:
-        for clip in sheets.clips:
-            try:
-                if _is_one_file(sheets):
-                    _check_free(_target(sheets, clip), sheets)
-                with screen.waiting(f"Reading {clip}"):
-                    frames = reader.sample(clip, sheets.framing, tiles=tiles)
-                _deliver(frames, tiles, sheets, screen)
-            except (UsageError, ClosedPipeError):
-                raise
-            except (MediaError, OutputError) as exc:
-                failures += 1
-                _show_failure(clip, exc, screen, is_json=sheets.is_json)
-    return 1 if failures else 0
+
+        def draw(clip: Path) -> None:
+            if sheets.has_files and not sheets.is_each:
+                sheets.check_free(sheets.target(clip))
+            with screen.waiting(f"Reading {clip}"):
+                frames = reader.sample(clip, sheets.framing, tiles=tiles)
+            written = _write_sheet(frames, tiles, sheets, screen) if tiles else _write_each(frames, sheets)
+            if sheets.is_json:
+                row = clip_row(frames) | {"outputs": list(map(str, written)), "faults": list(frames.clip.faults)}
+                screen.answer(json_of(row) + "\n")
+            else:
+                screen.answer("".join(f"{path}\n" for path in written))
+            for fault in frames.clip.faults:
+                screen.notice(fault)
+
+        return for_each(sheets.clips, draw, screen, is_json=sheets.is_json)
 
 
 def recipe_of(model: str, screen: Screen) -> VideoRecipe:
@@ -101,17 +125,13 @@ def _check(sheets: Sheets, screen: Screen) -> None:
         raise UsageError("--show draws on stdout, where --json prints. Leave one of them out.")
     if sheets.is_shown and not sheets.output and not screen.is_terminal:
         raise UsageError("--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a file.")
-    _check_output(sheets, screen)
-
-
-def _check_output(sheets: Sheets, screen: Screen) -> None:
     is_many = len(sheets.clips) > 1
     if sheets.output == STDOUT:
         if is_many or sheets.is_each or sheets.is_json:
             raise UsageError("-o - writes one sheet: give one clip and neither --each nor --json, or name a folder.")
         if screen.is_terminal:
             raise UsageError("-o - writes PNG, which a terminal can't show. Give --show, or -o FILE.")
-    elif sheets.output and not _is_folder(sheets):
+    elif sheets.output and not sheets.folder:
         if is_many or sheets.is_each:
             raise UsageError(
                 f"-o {sheets.output} is no folder, and several files are to be written. "
@@ -120,31 +140,8 @@ def _check_output(sheets: Sheets, screen: Screen) -> None:
         form_of(Path(sheets.output))
     names = [name_of(clip) for clip in sheets.clips]
     twice = next((name for name in names if names.count(name) > 1), None)
-    if twice and not _is_only_shown(sheets):
+    if twice and (sheets.output or sheets.has_files):
         raise UsageError(f"Several of the clips would be written as {twice}. Draw them one by one, with -o.")
-
-
-def _is_only_shown(sheets: Sheets) -> bool:
-    return sheets.is_shown and not sheets.output
-
-
-def _is_one_file(sheets: Sheets) -> bool:
-    """Say whether each clip becomes a sheet in a file."""
-    return not (sheets.is_each or _is_only_shown(sheets) or sheets.output == STDOUT)
-
-
-def _deliver(frames: Frames, tiles: Tiles | None, sheets: Sheets, screen: Screen) -> None:
-    """Writes and draws what was asked for, and says what was written, a line each."""
-    written = _write_sheet(frames, tiles, sheets, screen) if tiles else _write_each(frames, sheets)
-    if sheets.is_json:
-        times_s = None if frames.kind == "image" else [round(time_s, 4) for time_s in frames.times_s]
-        path, outputs = str(frames.clip.path), [str(path) for path in written]
-        row = {"path": path, "kind": frames.kind, "frame_times_s": times_s, "outputs": outputs}
-        screen.answer(json_of(row | {"faults": list(frames.clip.faults)}) + "\n")
-    else:
-        screen.answer("".join(f"{path}\n" for path in written))
-    for fault in frames.clip.faults:
-        screen.notice(fault)
 
 
 def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -> list[Path]:
@@ -155,49 +152,18 @@ def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -
         screen.picture(sheet)
     if sheets.output == STDOUT:
         screen.answer_bytes(sheet_picture(sheet))
-    if not _is_one_file(sheets):
+    if not sheets.has_files:
         return []
-    target = _target(sheets, frames.clip.path)
-    return [write(target, sheet_picture(sheet, form_of(target)), is_overwriting=sheets.is_overwriting)]
+    return [write_sheet(sheet, sheets.target(frames.clip.path), is_overwriting=sheets.is_overwriting)]
 
 
 def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
     from vllava_cli.media.contact_sheet import frame_png
 
-    targets = [_folder(sheets) / name for name in _frame_names(frames)]
+    name, count = name_of(frames.clip.path), len(frames.times_s)
+    names = [frame_name(name, number, count, time_s) for number, time_s in enumerate(frames.times_s, 1)]
+    targets = [(sheets.folder or Path()) / name for name in names]
     for target in targets:
-        _check_free(target, sheets)
+        sheets.check_free(target)
     pairs = zip(targets, frames.pixels, strict=True)
     return [write(target, frame_png(pixels), is_overwriting=sheets.is_overwriting) for target, pixels in pairs]
-
-
-def _frame_names(frames: Frames) -> Iterator[str]:
-    name, count = name_of(frames.clip.path), len(frames.times_s)
-    return (frame_name(name, number, count, time_s) for number, time_s in enumerate(frames.times_s, 1))
-
-
-def _target(sheets: Sheets, clip: Path) -> Path:
-    """Name the file of a sheet."""
-    if sheets.output and not _is_folder(sheets):
-        return Path(sheets.output)
-    return sheet_path(clip, _folder(sheets))
-
-
-def _is_folder(sheets: Sheets) -> bool:
-    """Say whether -o names a folder that is there or is to be made."""
-    return bool(sheets.output) and (str(sheets.output).endswith(os.sep) or os.path.isdir(str(sheets.output)))
-
-
-def _folder(sheets: Sheets) -> Path:
-    return Path(sheets.output) if sheets.output else Path()
-
-
-def _check_free(target: Path, sheets: Sheets) -> None:
-    if not sheets.is_overwriting:
-        check_free(target, _REMEDY)
-
-
-def _show_failure(clip: Path, error: VllavaError, screen: Screen, *, is_json: bool) -> None:
-    if is_json:
-        screen.answer(json_of({"path": str(clip), "error": str(error)}) + "\n")
-    screen.error(str(error))

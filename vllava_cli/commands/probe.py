@@ -6,10 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.errors import MediaError
+from vllava_cli.commands.start import for_each
 from vllava_cli.nouns import Clip, DecodeLimits, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
+
+KEYS = (
+    *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "duration_s", "fps"),
+    *("is_rate_constant", "frame_count", "way", "way_reason", "faults"),
+)
+"""The keys of --json, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,39 +33,30 @@ def run(probe: Probe, screen: Screen) -> int:
     """Goes through all files, printing each as it is done; returns 1 if one of them could not be used, else 0."""
     from vllava_cli.media.decoder.stdin_file import Reader
 
-    failures = 0
     with Reader(probe.limits) as reader:
-        for file in probe.files:
-            try:
-                with screen.waiting(f"Reading {file}"):
-                    clip = reader.probe(file, is_full=probe.is_full)
-            except MediaError as exc:
-                failures += 1
-                _show_failure(file, str(exc), screen, is_json=probe.is_json)
-            else:
-                _show(clip, screen, is_json=probe.is_json)
-    return 1 if failures else 0
+
+        def show(file: Path) -> None:
+            with screen.waiting(f"Reading {file}"):
+                clip = reader.probe(file, is_full=probe.is_full)
+            if probe.is_json:
+                screen.answer(json_of(report(clip)) + "\n")
+                return
+            name = "stdin" if str(clip.path) == "-" else str(clip.path).replace("\n", "?")
+            screen.answer(f"{name}\n")
+            screen.facts([(f"  {row}", text) for row, text in rows(clip)], is_answer=True)
+
+        return for_each(probe.files, show, screen, is_json=probe.is_json)
 
 
 def report(clip: Clip) -> dict[str, Any]:
     """The object that --json prints for one file; what isn't known is null."""
-    return {
+    found = vars(clip) | {
         "path": str(clip.path),
-        "kind": clip.kind,
-        "container": clip.container,
-        "codec": clip.codec,
-        "pixel_format": clip.pixel_format,
-        "width": clip.width,
-        "height": clip.height,
-        "rotation": clip.rotation,
         "duration_s": None if clip.duration_s is None else round(clip.duration_s, 6),
         "fps": None if clip.fps is None else round(clip.fps, 6),
-        "is_rate_constant": clip.is_rate_constant,
-        "frame_count": clip.frame_count,
-        "way": clip.way,
-        "way_reason": clip.way_reason,
         "faults": list(clip.faults),
     }
+    return {key: found[key] for key in KEYS}
 
 
 def rows(clip: Clip) -> list[tuple[str, str]]:
@@ -75,21 +72,6 @@ def rows(clip: Clip) -> list[tuple[str, str]]:
     if clip.way:
         found.append(("way", f"{clip.way}: {clip.way_reason}" if clip.way_reason else clip.way))
     return found + [("fault", fault) for fault in clip.faults]
-
-
-def _show(clip: Clip, screen: Screen, *, is_json: bool) -> None:
-    if is_json:
-        screen.answer(json_of(report(clip)) + "\n")
-        return
-    name = "stdin" if str(clip.path) == "-" else str(clip.path).replace("\n", "?")
-    screen.answer(f"{name}\n")
-    screen.facts([(f"  {row}", text) for row, text in rows(clip)], is_answer=True)
-
-
-def _show_failure(file: Path, sentence: str, screen: Screen, *, is_json: bool) -> None:
-    if is_json:
-        screen.answer(json_of({"path": str(file), "error": sentence}) + "\n")
-    screen.error(sentence)
 
 
 def _duration(duration_s: float | None) -> str:

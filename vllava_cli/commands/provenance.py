@@ -1,21 +1,21 @@
 """The object `made_with` of a row, which says how an answer was made, and the whole report of an answer.
 
-ask, chat and batch write it, replay reads it.
+ask, chat and batch write it; `entries` reads such rows as values that replay makes their answers again from.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from vllava_cli import __version__
 from vllava_cli.choices import by_choice
-from vllava_cli.errors import MediaError
+from vllava_cli.errors import MediaError, ReplayError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import (
     SHORT_NAMES,
@@ -31,6 +31,8 @@ from vllava_cli.nouns import (
     Sampling,
     Stats,
     StopReason,
+    Turn,
+    counted,
 )
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.session_file import read_framing, read_sampling
@@ -93,12 +95,16 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownClip:
-    """The section of a clip that was shown, and its file's size and hash; a row has path and times elsewhere."""
+    """The section of a clip that was shown, and its file's size and hash."""
 
     framing: Framing
     bytes: int | None = None
     sha256: str | None = None
     """The hash of the file; of a folder, that of `fingerprint`."""
+    path: str = ""
+    """The clip's name in a row, which `made_with` leaves out, as it does the times."""
+    times_s: tuple[float, ...] | None = None
+    """The times of its frames, to four digits; None for an image."""
 
     def hashed(self, found: Future[Fingerprint] | None) -> ShownClip:
         """Add size and hash, and wait for them; unchanged where the clip is gone or no hash was begun."""
@@ -127,21 +133,15 @@ class Making:
 
     def row(self) -> dict[str, Any]:
         """Write the object; about 800 bytes and 7 for each token of the answer."""
-        loaded = self.loaded
-        return {
-            "versions": dict(loaded.versions),
-            "device": loaded.device,
-            "precision": loaded.precision,
-            "dtype": loaded.dtype,
-            "quantisation": loaded.quantisation,
-            "attention": loaded.attention,
-            "adapter": loaded.adapter._asdict() if loaded.adapter else None,
-            "fit": self.fit,
-            "clips": [_clip_row(clip) for clip in self.clips],
+        found = vars(self.loaded) | vars(self)
+        found |= {
+            "versions": dict(self.loaded.versions),
+            "adapter": self.loaded.adapter._asdict() if self.loaded.adapter else None,
+            "clips": [_shown_row(clip) for clip in self.clips],
             "sampling": sampling_row(self.sampling),
-            "prompt_sha256": self.prompt_sha256,
             "answer_ids": list(self.answer_ids),
         }
+        return {key: found[key] for key in KEYS}
 
 
 def is_drawn(sampling: Sampling) -> bool:
@@ -166,14 +166,11 @@ def sampling_row(sampling: Sampling) -> dict[str, Any]:
 def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
     """Read what `Making.row` wrote. Errors: those of `fields`."""
     versions = fields.inside("versions")
-    loaded = Loaded(
+    loaded = fields.build(
+        Loaded,
         model=model,
         revision=revision,
         device=fields.filled("device"),
-        precision=fields.one_of("precision", get_args(Precision)),
-        dtype=fields.one_of("dtype", get_args(Dtype)),
-        quantisation=fields.maybe("quantisation", fields.text),
-        attention=fields.one_of("attention", get_args(Attention)),
         adapter=fields.maybe("adapter", lambda key: _read_adapter(fields.inside(key))),
         versions=tuple((name, versions.text(name)) for name in versions.names()),
     )
@@ -204,7 +201,7 @@ def _quantisation(plan: LoadPlan) -> str | None:
     return f"bitsandbytes {kinds[plan.quantisation]}, compute {SHORT_NAMES[plan.dtype]}" if plan.quantisation else None
 
 
-def _clip_row(clip: ShownClip) -> dict[str, Any]:
+def _shown_row(clip: ShownClip) -> dict[str, Any]:
     framing = clip.framing
     part = {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": list(framing.at_s)}
     return {"bytes": clip.bytes, "sha256": clip.sha256, **part}
@@ -220,6 +217,118 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
 
 def _read_adapter(fields: Fields) -> AdapterFacts:
     return AdapterFacts(fields.filled("name"), fields.maybe("revision", fields.filled), fields.sha256("sha256"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """An answer as its row has it, with all that it follows from."""
+
+    turn: Turn
+    """Without media; the row has no stats but the stray tokens."""
+    making: Making
+    clips: tuple[ShownClip, ...]
+    earlier: tuple[Recorded, ...] = ()
+    """The turns before it, in a chat."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampling of the replay: an answer that Ctrl-C stopped is made again as far as it went."""
+        if self.turn.stop_reason != "interrupted":
+            return self.turn.sampling
+        made = len(self.turn.answer_ids) + self.turn.stats.stray_tokens
+        return replace(self.turn.sampling, max_new_tokens=max(1, made))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of the file; without `recorded` there is a `reason` why it can't be replayed."""
+
+    number: int
+    """The row's number, from 1."""
+    id: str | None = None
+    recorded: Recorded | None = None
+    reason: str = ""
+
+
+def entries(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
+    """Yields one for each row, in their order; the turns before a turn of a chat are taken from the rows before it."""
+    talks: dict[str, list[Entry]] = {}
+    for number, row in enumerate(rows, 1):
+        id, turn, session = row.get("id"), row.get("turn"), row.get("session")
+        entry = Entry(number=number, id=id if isinstance(id, str) else None)
+        try:
+            entry = replace(entry, recorded=_recorded(row, Fields(row, f"row {number}", error=ReplayError), talks))
+        except ReplayError as exc:
+            entry = replace(entry, reason=str(exc))
+        if isinstance(turn, int) and isinstance(session, str):
+            talk = talks.setdefault(session, [])
+            if 1 <= turn <= len(talk) + 1:
+                talk[turn - 1 :] = [entry]  # what it replaces, and all behind that, was undone
+        yield entry
+
+
+def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[Entry]]) -> Recorded:
+    """Errors: ReplayError."""
+    if (error := row.get("error")) is not None:
+        kind = error.get("kind") if isinstance(error, dict) else error
+        raise ReplayError(f"the row is an error ({kind}), which has no answer")
+    if not fields.has(MADE_WITH):
+        raise ReplayError(f"{MADE_WITH} is missing: an older vllava wrote the row, or it isn't an answer's")
+    making = read_making(
+        fields.inside(MADE_WITH), model=fields.filled("model"), revision=fields.maybe("revision", fields.filled)
+    )
+    turn = _read_turn(fields, making)
+    if is_drawn(turn.sampling) and turn.sampling.seed is None:
+        raise ReplayError("its tokens were drawn, and no seed is written down")
+    if turn.sampling.choices and turn.stop_reason == "interrupted":
+        raise ReplayError("it was interrupted before one of the choices was taken")
+    clips = _named_clips(fields, making.clips)
+    earlier = _earlier(fields, talks) if fields.has("turn") else ()
+    if earlier and clips[: len(earlier[-1].clips)] != earlier[-1].clips:
+        raise ReplayError("its clips don't begin with those of the turn before it")
+    return Recorded(turn=turn, making=making, clips=clips, earlier=earlier)
+
+
+def _read_turn(fields: Fields, making: Making) -> Turn:
+    """Errors: ReplayError."""
+    choices, stop_reason = making.sampling.choices, fields.one_of("stop_reason", get_args(StopReason))
+    parts = fields.inside("probabilities") if choices and stop_reason != "interrupted" else None
+    stray = fields.whole("stray")
+    return Turn(
+        question=fields.text("question"),
+        answer=fields.text("answer"),
+        answer_ids=making.answer_ids,
+        stop_reason=stop_reason,
+        sampling=making.sampling,
+        stats=Stats(
+            prompt_tokens=0, reused_tokens=0, new_tokens=0, stray_tokens=stray, first_token_s=0.0, decode_s=0.0
+        ),
+        probabilities=tuple(parts.number(choice, least=0, most=1) for choice in choices) if parts else (),
+        prompt_sha256=making.prompt_sha256,
+    )
+
+
+def _named_clips(fields: Fields, shown: Sequence[ShownClip]) -> tuple[ShownClip, ...]:
+    """Read the clips: a batch's row has one in itself, other rows have a list. Errors: ReplayError."""
+    has_list = fields.has("clips")
+    named = fields.each("clips", lambda clips, place: clips.inside(place)) if has_list else (fields,)
+    found = [(each.name("path"), each.maybe("frame_times_s", partial(each.each, read=Fields.number))) for each in named]
+    if len(found) != len(shown):
+        raise ReplayError(f"it names {counted(len(found), 'clip')}, and {MADE_WITH} has {len(shown)}")
+    pairs = zip(shown, found, strict=True)
+    return tuple(replace(clip, path=path, times_s=times_s) for clip, (path, times_s) in pairs)
+
+
+def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded, ...]:
+    """Find the turns before this one. Errors: ReplayError where one isn't in the file or can't be used."""
+    turn, session = fields.whole("turn", least=1), fields.maybe("session", fields.text)
+    before = talks.get(session or "", [])[: turn - 1]
+    if len(before) < turn - 1:
+        raise ReplayError(f"turn {len(before) + 1} of its conversation isn't among the rows before it")
+    for number, entry in enumerate(before, 1):
+        if entry.recorded is None:
+            raise ReplayError(f"turn {number} of its conversation can't be used: {entry.reason}")
+    return tuple(entry.recorded for entry in before if entry.recorded)
 
 
 def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:
@@ -248,7 +357,7 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
         "dtype": plan.dtype,
         "quantisation": plan.quantisation,
         "attention": plan.attention,
-        "clips": [_clip_report(medium) for medium in conversation.media],
+        "clips": list(map(clip_row, conversation.media)),
         "sampling": sampling_row(turn.sampling),
         "tokens": {"prompt": stats.prompt_tokens, "reused": stats.reused_tokens, "new": stats.new_tokens},
         "timings_s": {
@@ -283,9 +392,14 @@ def _has_token(stats: Stats, stop_reason: StopReason | None) -> bool:
     return stats.new_tokens > 0 or stop_reason != "interrupted"
 
 
-def _clip_report(medium: Frames) -> dict[str, Any]:
-    times = None if medium.kind == "image" else [round(time_s, 4) for time_s in medium.times_s]
-    return {"path": str(medium.clip.path), "kind": medium.kind, "frame_times_s": times}
+def clip_row(frames: Frames) -> dict[str, Any]:
+    """Describe a clip as a row names it."""
+    return {"path": str(frames.clip.path), "kind": frames.kind, "frame_times_s": rounded_times(frames)}
+
+
+def rounded_times(frames: Frames) -> tuple[float, ...] | None:
+    """Round the times of the frames to four digits; None for an image."""
+    return None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
 
 
 def version_of(package: str) -> str | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.commands.provenance import Loaded, others
-from vllava_cli.commands.recorded import Entry, Recorded, RecordedClip, Verdict, entries
+from vllava_cli.choices import by_choice, shares
+from vllava_cli.commands.provenance import Entry, Loaded, Recorded, ShownClip, entries, others, rounded_times
 from vllava_cli.commands.start import start
 from vllava_cli.errors import MediaError, OutputError, ReplayError, UsageError, VllavaError, quoted
 from vllava_cli.imports import gc_paused
@@ -25,7 +25,6 @@ from vllava_cli.nouns import (
     Frames,
     Framing,
     MediaKind,
-    Stats,
     Turn,
     Wishes,
     counted,
@@ -39,9 +38,10 @@ if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.stdin_file import Reader
 
-SAME, DIFFERS, CANNOT = 0, 1, 2
-"""Exit codes, the worst of all rows."""
-_NO_STATS = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
+EXIT_CODES = {"same": 0, "differs": 1, "cannot": 2}
+"""The exit code is that of the worst row."""
+TOLERANCE = 1e-4
+"""The probability of a choice may differ by this much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +70,16 @@ def run(replay: Replay, screen: Screen) -> int:
         replayer = Replayer(reader, screen, len(chosen))
         for entry in chosen:
             verdict = replayer.verdict(entry)
-            counts[verdict.kind] += 1
-            for other in verdict.others:
+            counts[verdict["verdict"]] += 1
+            for other in verdict["others"]:
                 if other not in noticed:
                     screen.notice(f"vllava: when these rows were made, {other}.")
                 noticed.add(other)
-            screen.answer(json_of(verdict.row()) + "\n" if replay.is_json else verdict.lines())
-    screen.notice(_summary(counts))
-    return CANNOT if counts["cannot"] else DIFFERS if counts["differs"] else SAME
+            screen.answer(json_of(verdict) + "\n" if replay.is_json else verdict_lines(verdict))
+    kinds = (("same", "same"), ("differs", "other"), ("cannot", "that can't be made again"))
+    parts = ", ".join(f"{counts[kind]:,} {words}" for kind, words in kinds if counts[kind])
+    screen.notice(f"vllava: of {counted(counts.total(), 'answer')}: {parts}.")
+    return max(map(EXIT_CODES.__getitem__, counts))
 
 
 class Replayer:
@@ -86,55 +88,51 @@ class Replayer:
     def __init__(self, reader: Reader, screen: Screen, total: int) -> None:
         self._reader, self._screen, self._total = reader, screen, total
         self._done = 0
-        self._frames: dict[RecordedClip, Frames] = {}
-        self._changes: dict[RecordedClip, str | None] = {}
+        self._frames: dict[ShownClip, Frames] = {}
+        self._changes: dict[ShownClip, str | None] = {}
         """The change of each file since its row was made: each is hashed once."""
         self._wanted: Loaded | None = None
         self._engine: Engine | None = None
         self._fault = ""
         """The reason why the wanted engine can't be loaded."""
 
-    def verdict(self, entry: Entry) -> Verdict:
-        """Errors: none of a single row; KeyboardInterrupt."""
+    def verdict(self, entry: Entry) -> dict[str, Any]:
+        """Returns the object of --json about a row. Errors: none of a single row; KeyboardInterrupt."""
         self._done += 1
-        recorded = entry.recorded
-        if recorded is None:
-            return Verdict(entry=entry, kind="cannot", reason=entry.reason)
-        releases = others(recorded.making.loaded)
+        then = entry.recorded
+        if then is None:
+            return _verdict(entry, reason=entry.reason)
+        releases = others(then.making.loaded)
         try:
-            return Verdict.of(entry, recorded, self._turn(recorded), releases)
+            return _verdict(entry, now=self._turn(then), others=releases)
         except VllavaError as exc:
-            return Verdict(entry=entry, kind="cannot", reason=str(exc), others=releases)
+            return _verdict(entry, reason=str(exc), others=releases)
 
     def _turn(self, recorded: Recorded) -> Turn:
         """Makes the answer as it is made now. Errors: any VllavaError."""
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Reading frames"):
-            frames = self._clips(recorded)
+            for clip in recorded.clips:
+                self._check(clip)
+            known = self._frames  # those of the row before aren't decoded again
+            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.clips}
+        frames = [self._frames[clip] for clip in recorded.clips]
         conversation = conversation_of(recorded, frames)
         engine = self._loaded(recorded.making.loaded, {each.kind for each in frames} or {"video"})
         if not all(engine.tokens.can_hold(turn.answer_ids) for turn in conversation.turns):
             raise ReplayError("an earlier answer has ids that are no text of this model")
-        conversation.dropped = dropped(conversation, recorded, engine.tokens)
+        conversation.dropped = dropped(conversation, recorded.turn, engine.tokens)
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Answering"):
-            Answer.of(engine.stream(conversation, recorded.question, recorded.sampling))
+            Answer.of(engine.stream(conversation, recorded.turn.question, recorded.sampling))
         return conversation.turns[-1]
 
-    def _clips(self, recorded: Recorded) -> tuple[Frames, ...]:
-        """Reads the frames of a row's clips; those that the row before showed aren't decoded again."""
-        for clip in recorded.clips:
-            self._check(clip)
-        known = self._frames
-        self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.clips}
-        return tuple(self._frames[clip] for clip in recorded.clips)
-
-    def _check(self, clip: RecordedClip) -> None:
+    def _check(self, clip: ShownClip) -> None:
         """Errors: ReplayError for a clip that isn't what it was."""
         if clip.path == STDIN:
             raise ReplayError("its clip came from stdin, and nobody kept it")
         if "://" in clip.path and scheme_of(clip.path):
             url = without_secrets(clip.path)
             raise ReplayError(f"its clip is the URL {url}: save it, and put that path in the row")
-        file = replace(clip, times_s=None, shown=replace(clip.shown, framing=Framing()))
+        file = replace(clip, times_s=None, framing=Framing())
         if file not in self._changes:
             self._changes[file] = _change(clip)
         if change := self._changes[file]:
@@ -144,8 +142,12 @@ class Replayer:
         """Returns the engine that a row wants, loaded once for rows that want the same. Errors: ReplayError."""
         wanted = replace(wanted, versions=())
         if wanted != self._wanted:
-            self._give_up()
             self._wanted = wanted
+            if self._engine:
+                from vllava_cli.engine.measuring.measured_tools import free
+
+                device, self._engine = self._engine.plan.device, None
+                free(device)
             try:
                 self._engine = _load(wanted, kinds, self._screen)
             except VllavaError as exc:
@@ -154,13 +156,69 @@ class Replayer:
             raise ReplayError(self._fault)
         return self._engine
 
-    def _give_up(self) -> None:
-        if self._engine is None:
-            return
-        from vllava_cli.engine.measuring.measured_tools import free
 
-        device, self._engine = self._engine.plan.device, None
-        free(device)
+def _verdict(
+    entry: Entry, *, now: Turn | None = None, reason: str = "", others: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Make the object of --json.
+
+    Its `token` is the first that is another, counted from 1; None where only the text or a probability is another.
+    """
+    kind, token, then = "cannot", None, None
+    if now and entry.recorded:
+        then = entry.recorded.turn
+        token = None if then.probabilities else first_other(then, now)
+        kind = "same" if token is None and _is_same(then, now) else "differs"
+    return {
+        "row": entry.number,
+        "id": entry.id,
+        "verdict": kind,
+        "token": token,
+        "then": _answer_row(then) if then else None,
+        "now": _answer_row(now) if now else None,
+        "reason": reason or None,
+        "others": list(others),
+    }
+
+
+def _answer_row(turn: Turn) -> dict[str, Any]:
+    row = {"answer": turn.answer, "stop_reason": turn.stop_reason}
+    chances = by_choice(turn.sampling.choices, turn.probabilities)
+    return row | {"probabilities": chances} if chances else row
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> str:
+    """Write a verdict as lines, with both answers where they differ; a break inside of a text becomes a space."""
+    kind, name = verdict["verdict"], verdict["id"] or f"row {verdict['row']}"
+    lines = [f"{name}: can't: {verdict['reason'].removesuffix('.')}" if kind == "cannot" else f"{name}: {kind}"]
+    if kind == "differs":
+        lines[0] += f" at token {verdict['token']}" if verdict["token"] else ""
+        for when in ("then", "now"):
+            said, chances = verdict[when], verdict[when].get("probabilities", {})
+            end = shares(tuple(chances), tuple(chances.values())) or said["stop_reason"]
+            lines.append(f"  {when + ':':<5} {said['answer']} ({end})")
+    return "".join(" ".join(line.splitlines()) + "\n" for line in lines)
+
+
+def first_other(then: Turn, now: Turn) -> int | None:
+    """Counts to the first token that is another, from 1; one behind the last where only the end is."""
+    old, new = then.answer_ids, now.answer_ids
+    is_end_same = then.stop_reason == now.stop_reason
+    if then.stop_reason == "interrupted":
+        new, is_end_same = new[: len(old)], True
+    if old == new and is_end_same:
+        return None
+    pairs = zip(old, new, strict=False)
+    return next((place for place, (left, right) in enumerate(pairs, 1) if left != right), min(len(old), len(new)) + 1)
+
+
+def _is_same(then: Turn, now: Turn) -> bool:
+    """Compare texts and probabilities; the text of an answer that Ctrl-C stopped may lack its end."""
+    is_cut = then.stop_reason == "interrupted" and now.answer.startswith(then.answer)
+    is_near = len(then.probabilities) == len(now.probabilities) and all(
+        abs(old - new) <= TOLERANCE for old, new in zip(then.probabilities, now.probabilities, strict=True)
+    )
+    return (is_cut or then.answer == now.answer) and is_near
 
 
 @gc_paused()
@@ -202,23 +260,13 @@ def conversation_of(recorded: Recorded, frames: Sequence[Frames]) -> Conversatio
     left = list(frames)
     turns = []
     for each in recorded.earlier:
-        count = len(each.new_clips)
+        count = len(each.clips) - (len(frames) - len(left))  # those that came with this turn
         media, left = left[:count], left[count:]
-        turns.append(
-            Turn(
-                question=each.question,
-                answer=each.answer,
-                answer_ids=each.making.answer_ids,
-                media=tuple(media),
-                stop_reason=each.stop_reason,
-                sampling=each.making.sampling,
-                stats=_NO_STATS,
-            )
-        )
+        turns.append(replace(each.turn, media=tuple(media)))
     return Conversation(attached=tuple(left), fit=recorded.making.fit, turns=turns)
 
 
-def dropped(conversation: Conversation, recorded: Recorded, tokens: Tokens) -> int:
+def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
     """Finds how many turns were no longer in the context: so many that the prompt is the one of the row.
 
     Errors: ReplayError where none is.
@@ -226,34 +274,35 @@ def dropped(conversation: Conversation, recorded: Recorded, tokens: Tokens) -> i
     from vllava_cli.engine.tokens import digest_of
 
     for gone in range(len(conversation.turns) + 1):
-        ids = tokens.unchecked_ids(replace(conversation, dropped=gone), recorded.question)
-        if digest_of(ids) == recorded.making.prompt_sha256:
+        ids = tokens.unchecked_ids(replace(conversation, dropped=gone), then.question)
+        if digest_of(ids) == then.prompt_sha256:
             return gone
     raise ReplayError("the prompt's tokens are others here: the tokenizer's files have changed, or the row has")
 
 
-def _sampled(clip: RecordedClip, reader: Reader) -> Frames:
+def _sampled(clip: ShownClip, reader: Reader) -> Frames:
     """Errors: ReplayError where the clip can't be read or its frames are at other times."""
     from vllava_cli.media.select import spread
 
     path = Path(clip.path)
     try:
-        frames = spread(reader.sample(path, clip.shown.framing), clip.shown.framing.fit)
+        frames = spread(reader.sample(path, clip.framing), clip.framing.fit)
     except (MediaError, UsageError) as exc:
         raise ReplayError(str(exc)) from exc
-    times_s = None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
+    times_s = rounded_times(frames)
     if times_s != clip.times_s:
         then, now = _seconds(clip.times_s), _seconds(times_s)
         raise ReplayError(f"the frames of {quoted(path)} are others: at {then} then, at {now} now")
     return frames
 
 
-def _change(clip: RecordedClip) -> str | None:
+def _change(clip: ShownClip) -> str | None:
     """Says how the file differs from what it was, as far as the row knows that."""
-    path, size, sha256 = Path(clip.path), clip.shown.bytes, clip.shown.sha256
-    if size is None:
-        return f"the row has no size of {quoted(path)} beside its SHA-256" if sha256 else None
-    return differs(path, Fingerprint(bytes=size, sha256=sha256)) if sha256 else resized(path, size)
+    path = Path(clip.path)
+    if clip.bytes is None:
+        return f"the row has no size of {quoted(path)} beside its SHA-256" if clip.sha256 else None
+    recorded = Fingerprint(bytes=clip.bytes, sha256=clip.sha256) if clip.sha256 else None
+    return differs(path, recorded) if recorded else resized(path, clip.bytes)
 
 
 def _chosen(replay: Replay) -> list[Entry]:
@@ -289,12 +338,6 @@ def _grouped(chosen: Sequence[Entry]) -> list[Entry]:
             last = order.setdefault(replace(entry.recorded.making.loaded, versions=()), len(order))
         keyed.append((last, entry))
     return [entry for _, entry in sorted(keyed, key=lambda pair: pair[0])]
-
-
-def _summary(counts: Counter[str]) -> str:
-    kinds = (("same", "same"), ("differs", "other"), ("cannot", "that can't be made again"))
-    parts = [f"{counts[kind]:,} {words}" for kind, words in kinds if counts[kind]]
-    return f"vllava: of {counted(counts.total(), 'answer')}: {', '.join(parts)}."
 
 
 def _seconds(times_s: Sequence[float] | None) -> str:

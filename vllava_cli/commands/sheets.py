@@ -6,30 +6,25 @@ Shared by `vllava frames` and `/frames` in a chat.
 from __future__ import annotations
 
 import os
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllava_cli.errors import OutputError, UsageError, os_reason, quoted
-from vllava_cli.nouns import Fit, Frames, PictureForm, VideoRecipe
+from vllava_cli.nouns import PictureForm
 from vllava_cli.storage.files import as_output_error, atomic_write
+
+if TYPE_CHECKING:
+    from vllava_cli.media.contact_sheet import Sheet
 
 _MAX_NAME_BYTES = 200
 
 
-def write_sheet(frames: Frames, recipe: VideoRecipe, target: Path | None = None, *, fit: Fit = "crop") -> Path:
-    """Writes the frames as the model sees them; returns where: `target`, or a free name in that or this folder.
+def write_sheet(sheet: Sheet, target: Path, *, is_overwriting: bool = False) -> Path:
+    """Writes a sheet as a PNG or a JPEG, and returns `target`. Errors: those of `write` and `form_of`."""
+    from vllava_cli.media.contact_sheet import sheet_picture
 
-    Errors: OutputError for a file that is there already or can't be written, UsageError as `form_of`, MediaError as
-    `contact_sheet.seen`.
-    """
-    from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
-
-    clip = frames.clip.path
-    if target is None or os.path.isdir(target):
-        target = free_sheet_path(clip, target or Path())
-    form = form_of(target)
-    sheet = Sheet.of(tiled(frames, recipe, fit=fit), title_of(clip), recipe, fit=fit)
-    return write(target, sheet_picture(sheet, form))
+    return write(target, sheet_picture(sheet, form_of(target)), is_overwriting=is_overwriting)
 
 
 def form_of(target: Path) -> PictureForm:
@@ -52,16 +47,10 @@ def make_folder(folder: Path) -> None:
         ) from exc
 
 
-def sheet_path(clip: Path, folder: Path = Path()) -> Path:
-    """a/holiday.mp4 → "holiday-frames.png" """
-    return folder / f"{name_of(clip)}-frames.png"
-
-
-def free_sheet_path(clip: Path, folder: Path = Path()) -> Path:
+def free_sheet_path(clip: Path, folder: Path) -> Path:
     """Name a sheet that isn't there yet: "holiday-frames.png", else "holiday-frames-2.png" and so on."""
-    first = sheet_path(clip, folder)
-    others = (first.with_stem(f"{first.stem}-{number}") for number in count(2))
-    return first if not os.path.lexists(first) else next(path for path in others if not os.path.lexists(path))
+    numbered = (folder / f"{name_of(clip)}-frames{suffix}.png" for suffix in chain([""], map("-{}".format, count(2))))
+    return next(path for path in numbered if not os.path.lexists(path))
 
 
 def name_of(clip: Path) -> str:

@@ -1,24 +1,114 @@
-"""Start-up before the first answer: clips are read, the model is found, planned and loaded.
+"""Start-up before the first answer: words become clips and a question, clips are read, the model is found and loaded.
 
-All commands that ask share it. Faults of files, model and prompt are found before a weight is read.
+Commands share it. Faults of files, model and prompt are found before a weight is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TextIO
 
-from vllava_cli.imports import BackgroundImport, gc_paused
-from vllava_cli.nouns import DEMO_MODEL, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
+from vllava_cli.errors import MediaError, OutputError, StdoutError, UsageError
+from vllava_cli.imports import gc_paused, import_in_background
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
+from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Delta, Frames, Framing, Log, MediaKind, Wishes
+from vllava_cli.prompt import MAX_QUESTION_BYTES
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.stdin_file import Reader
+
+AnswerForm = Literal["stream", "whole", "json"]
+USAGE = 'vllava ask CLIP... "QUESTION"'
+
+
+def split_words(words: list[str], stdin: TextIO | None) -> tuple[tuple[Path, ...], str | None]:
+    """Clips and question; None → the question is to be read from stdin.
+
+    ["a.mp4", "Why?"] → (a.mp4,), "Why?" · ["a.mp4", "-"] → (a.mp4,), None · ["a.mp4"] → (a.mp4,), None ·
+    ["-", "Why?"] → (-,), "Why?": the clip is on stdin
+    """
+    *first, last = words
+    if last == STDIN:
+        clips, question = first, None
+    elif names_a_clip(last):
+        clips, question = words, None
+    else:
+        clips, question = first, last
+    if not clips and words == [STDIN]:
+        raise UsageError(f"- alone is a clip without a question, or a question without a clip: {USAGE}.")
+    if not clips:
+        raise UsageError(f"No clip was given: {USAGE}.")
+    if question is None and STDIN in clips:
+        raise UsageError("stdin can't be the clip and the question too: give the question as the last argument.")
+    return clip_paths(clips, stdin), question
+
+
+def clip_paths(words: list[str], stdin: TextIO | None) -> tuple[Path, ...]:
+    """["a.mp4", "-"] → (a.mp4, -); "./-" is a file of that name.
+
+    Errors: UsageError for more than one -, or where stdin is a terminal or closed.
+    """
+    if words.count(STDIN) > 1:
+        raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
+    if STDIN in words and (stdin is None or stdin.isatty()):
+        raise UsageError(
+            "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
+        )
+    return tuple(Path(word).absolute() if word != STDIN and Path(word) == Path(STDIN) else Path(word) for word in words)
+
+
+def chat_clips(words: list[str]) -> tuple[Path, ...]:
+    """The clips of a chat. Errors: UsageError for -, because questions come from stdin."""
+    if STDIN in words:
+        raise UsageError("stdin, -, is where a chat's questions come from: save the clip to a file and name that.")
+    return tuple(map(Path, words))
+
+
+def names_a_clip(word: str) -> bool:
+    """Say whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
+    exists = os.path.exists(word)
+    return exists or (word.lower().endswith(MEDIA_SUFFIXES) and not any(map(str.isspace, word)))
+
+
+def question_of(given: str | None, stdin: TextIO | None) -> str:
+    """The question as given, else all of a piped stdin. Errors: UsageError where there is none, or too much."""
+    if given is None and (stdin is None or stdin.isatty()):
+        raise UsageError(f"No question was given: {USAGE}, or pipe it to stdin.")
+    data = stdin.buffer.read(MAX_QUESTION_BYTES + 1) if given is None and stdin else b""
+    if len(data) > MAX_QUESTION_BYTES:
+        raise UsageError(f"The question on stdin is longer than {MAX_QUESTION_BYTES >> 20} MiB: give a shorter one.")
+    text = data.decode("utf-8", "replace") if given is None else given
+    if not text.strip():
+        raise UsageError("The question is empty: give it as the last argument, or on stdin with -.")
+    return text
+
+
+def for_each(clips: Iterable[Path], do: Callable[[Path], None], screen: Screen, *, is_json: bool) -> int:
+    """Does something with each clip; one that can't be used or written is reported, and the others go on.
+
+    Returns 1 if there was such a clip, else 0. Errors: any other than MediaError and OutputError; those of stdout.
+    """
+    failures = 0
+    for clip in clips:
+        try:
+            do(clip)
+        except StdoutError:
+            raise
+        except (MediaError, OutputError) as exc:
+            failures += 1
+            if is_json:
+                screen.answer(json_of({"path": str(clip), "error": str(exc)}) + "\n")
+            screen.error(str(exc))
+    return 1 if failures else 0
 
 
 @gc_paused()
@@ -48,13 +138,13 @@ def prepare(
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
-        importing = BackgroundImport()  # only now: what can be refused at once is refused without it
+        wait_for_imports = import_in_background()  # only now: what can be refused at once is refused without it
         media = sampled(reader, clips, screen)
         frames_s = watch.lap("frames")
         for clip, _ in clips:
             on_file(reader.file(clip))
     with screen.waiting("Reading the model's files"):
-        importing.wait()
+        wait_for_imports()
         watch.lap("imports")
         from vllava_cli.engine.checkpoint import describe
         from vllava_cli.engine.tokens import read_tokens
@@ -138,3 +228,13 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     for fault in (fault for medium in media for fault in medium.clip.faults):
         screen.notice(fault)
     return media
+
+
+def shown(deltas: Iterator[Delta], screen: Screen, form: AnswerForm) -> Iterator[Delta]:
+    """Passes the deltas of an answer on, and shows their texts where they are to be streamed."""
+    with screen.waiting("Reading; Ctrl-C stops"):
+        first = next(deltas)
+    for delta in chain([first], deltas):
+        if form == "stream":
+            screen.answer(delta.text)
+        yield delta

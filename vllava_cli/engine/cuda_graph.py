@@ -149,16 +149,15 @@ def in_parts(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     parts = held // PART_TOKENS
     some_keys, some_values = (each.view(heads, parts, PART_TOKENS, -1).transpose(0, 1) for each in (keys, values))
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, _UNSEEN).view(parts, 1, 1, PART_TOKENS)
-    averages, sums = _with_sums(query.expand(parts, -1, -1, -1), some_keys, some_values, bias)
-    return (averages * sums.softmax(dim=0).to(averages.dtype)).sum(dim=0, keepdim=True)
-
-
-def _with_sums(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(attended [B, heads, 1, size], logarithm of the softmax's sum [B, heads, 1, 1] float32)."""
+    query, bias = query.expand(parts, -1, -1, -1), bias.expand(-1, heads, -1, -1)
     kernels = torch.ops.aten
-    bias = bias.expand(-1, query.shape[1], -1, -1)
     if query.device.type == "cpu":
-        attended, sums = kernels._scaled_dot_product_flash_attention_for_cpu(query, keys, values, attn_mask=bias)
+        averages, sums = kernels._scaled_dot_product_flash_attention_for_cpu(
+            query, some_keys, some_values, attn_mask=bias
+        )
     else:
-        attended, sums = kernels._scaled_dot_product_efficient_attention(query, keys, values, bias, True)[:2]
-    return attended, sums[:, :, :1, None]
+        averages, sums = kernels._scaled_dot_product_efficient_attention(query, some_keys, some_values, bias, True)[:2]
+    # sums: the logarithm of each part's softmax's sum, [parts, heads, 1 or more] in float32.
+    weights = sums[:, :, :1, None].softmax(dim=0).to(averages.dtype)
+    merged: Tensor = (averages * weights).sum(dim=0, keepdim=True)
+    return merged

@@ -52,16 +52,16 @@ def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Sou
     return source
 
 
-def locate_adapter(name: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
+def locate_adapter(name: str, *, log: Log = SILENT) -> Source:
     """The folder with a LoRA adapter's files, fetched from the hub where the cache lacks one of them.
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
-    source = find_here(name, revision)
+    source = find_here(name)
     missing = missing_adapter(source)
     if source and not missing:
         return source
-    source, names = ask(name, revision, lack=lack(name, source, missing))
+    source, names = ask(name, None, lack=lack(name, source, missing))
     _check_listed(source, names, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
     return _fetched(source, ADAPTER_FILES, log)
 

@@ -109,7 +109,13 @@ class Sequence(Generic[K]):
         if self._text:
             self._text.push(token)
         self.ids.append(token)
-        self.stop = self._stop_behind(token)
+        # Where the model itself would go on:
+        if self.sampling.has_guard and self._is_repeating(token):
+            self.stop = "repetition"
+        elif len(self.ids) >= self.sampling.max_new_tokens:
+            self.stop = "length"
+        elif len(self.prompt.ids) + len(self.ids) >= self.tokens.context_tokens:
+            self.stop = "context"
         return self.stop
 
     def new_text(self) -> str:
@@ -152,14 +158,6 @@ class Sequence(Generic[K]):
     def again(self) -> Sequence[K]:
         """A new sequence for the same question."""
         return replace(self, ids=[], stop=None, first_s=None, _sampler=None, _text=None, was_begun=True)
-
-    def _stop_behind(self, token: int) -> StopReason | None:
-        """Ends an answer where the model itself would go on."""
-        if self.sampling.has_guard and self._is_repeating(token):
-            return "repetition"
-        if len(self.ids) >= self.sampling.max_new_tokens:
-            return "length"
-        return "context" if len(self.prompt.ids) + len(self.ids) >= self.tokens.context_tokens else None
 
     def _is_repeating(self, token: int) -> bool:
         """True if the answer loops, stray tokens not counted; before the first possible one the text isn't needed."""

@@ -73,18 +73,14 @@ class Tokenizer:
         """The ids of a text, behind <s> where it `has_start`."""
         return tuple(self.backend.encode(text, add_special_tokens=has_start).ids)
 
-    def decode(self, ids: Sequence[int], *, skips_special: bool = True) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens are left out, and so are ids that no token has."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=skips_special))
+        return str(self.backend.decode(list(ids)))
 
     def id_of(self, token: str | None) -> int | None:
         """The id of a token, or None: "<video>" → 32001."""
         found: int | None = None if token is None else self.backend.token_to_id(token)
         return found
-
-    def rows_without_token(self, rows: int) -> frozenset[int]:
-        """The ids below `rows` that no token has: a checkpoint may have more rows than tokens."""
-        return frozenset(token for token in range(rows) if self.backend.id_to_token(token) is None)
 
     def ends_bytes(self, token: int) -> bool:
         """True if a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
@@ -262,15 +258,15 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
     tokenizer = read_tokenizer(checkpoint.folder)
     generation = read_settings(checkpoint.folder / "generation_config.json")
     stop_ids = _ids(generation.get("eos_token_id")) or _ids(tokenizer.id_of(tokenizer.eos_token))
-    media_ids = _ids([config.video_token_id, config.image_token_id])
-    rows = config.text_config.vocab_size
-    banned_ids = tokenizer.rows_without_token(rows) | media_ids | _ids(tokenizer.id_of(tokenizer.pad_token))
+    rows = range(config.text_config.vocab_size)
+    banned_ids = {token for token in rows if tokenizer.backend.id_to_token(token) is None}  # a row may have no token
+    banned_ids |= _ids([config.video_token_id, config.image_token_id]) | _ids(tokenizer.id_of(tokenizer.pad_token))
     return Tokens(
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         placeholders={"video": config.video_token_id, "image": config.image_token_id},
         stop_ids=stop_ids,
-        banned_ids=tuple(token for token in sorted(banned_ids - stop_ids) if token < rows),
+        banned_ids=tuple(token for token in sorted(banned_ids - stop_ids) if token in rows),
         context_tokens=checkpoint.context_tokens,
         unobeyed=unobeyed(generation),
     )

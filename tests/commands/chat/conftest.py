@@ -16,9 +16,9 @@ from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
-from vllava_cli.commands.chat.display import AnswerForm
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, clips_of
 from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.start import AnswerForm
 from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.sample import sample
@@ -125,3 +125,11 @@ def stage(
     for each in stages:
         each.chat.ending = GracefulExit()  # one that was asked for would end pytest
         each.chat.close()
+
+
+@pytest.fixture
+def here(stage: Callable[..., Stage]) -> Stage:
+    """A chat with one answer."""
+    made = stage(CLIP)
+    made.enter(HAPPENS)
+    return made

@@ -10,10 +10,10 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pexpect
-
-from tests.commands.chat.display import Display
+import pyte
 
 LEFT = re.compile(r" +([0-9]+) tokens left$")
 PASTE = "\x1b[200~{}\x1b[201~"
@@ -21,34 +21,45 @@ UP, CTRL_C, CTRL_D, CTRL_U, ENTER, TAB = "\x1b[A", "\x03", "\x04", "\x15", "\r",
 PATIENCE_S = 60.0
 
 
+HEIGHT = 24
+
+
 class Terminal:
-    """A chat on a display of 24 lines, which answers it as a terminal does."""
+    """A chat on a screen of 24 lines, which answers it as a terminal does."""
 
     def __init__(self, *words: str | Path, home: Path, columns: int = 60) -> None:
-        self.display = Display(columns=columns, answer=lambda text: self.type(text))
+        self.screen = pyte.HistoryScreen(columns, HEIGHT, history=10_000)
+        self.screen.write_process_input = self.type  # it says where its cursor is
         self.child = pexpect.spawn(
             sys.executable,
             ["-m", "vllava_cli", "chat", *map(str, words)],
             cwd=str(home),
             env=environment(home),
-            dimensions=(24, columns),
+            dimensions=(HEIGHT, columns),
             encoding="utf-8",
             echo=True,
         )
         self.child.delaybeforesend = None
-        self.child.logfile_read = self.display
+        self.child.logfile_read = SimpleNamespace(write=pyte.Stream(self.screen).feed, flush=str)
         self._flush_nothing()
+
+    @property
+    def shown(self) -> list[str]:
+        """All lines up to the last one with text in it, also those that left the screen; without spaces behind them."""
+        rows = [*self.screen.history.top, *(self.screen.buffer[number] for number in range(HEIGHT))]
+        text = "\n".join("".join(row[column].data for column in range(self.screen.columns)).rstrip() for row in rows)
+        return text.rstrip("\n").split("\n") if text.strip() else []
 
     @property
     def lines(self) -> list[str]:
         """What is on the screen, without the tokens left."""
-        return [LEFT.sub("", line) for line in self.display.lines]
+        return [LEFT.sub("", line) for line in self.shown]
 
     @property
     def left_tokens(self) -> int:
         """As the prompt says it."""
-        found = LEFT.search(self.display.lines[-1])
-        assert found, self.display.lines
+        found = LEFT.search(self.shown[-1])
+        assert found, self.shown
         return int(found[1])
 
     @property
@@ -66,7 +77,7 @@ class Terminal:
     def prompts(self, typed: str = "") -> None:
         """Waits for a prompt with so much typed, and the tokens left beside it."""
         self._until(
-            lambda: self.lines[-1:] == [f"> {typed}".rstrip()] and bool(LEFT.search(self.display.lines[-1])),
+            lambda: self.lines[-1:] == [f"> {typed}".rstrip()] and bool(LEFT.search(self.shown[-1])),
             f"a prompt with {typed!r}",
         )
 
@@ -95,8 +106,8 @@ class Terminal:
 
     def resize(self, columns: int) -> None:
         """What is on the screen stays as it is, as on a terminal that doesn't wrap anew."""
-        self.display.columns = columns
-        self.child.setwinsize(24, columns)
+        self.screen.resize(HEIGHT, columns)
+        self.child.setwinsize(HEIGHT, columns)
 
     def kill(self, number: signal.Signals) -> int:
         """Sends a signal and waits for the end; returns the exit code as a shell tells it."""
@@ -137,7 +148,7 @@ class Terminal:
             try:
                 self.child.read_nonblocking(4096, timeout=max(0.0, late_s - time.monotonic()))
             except (pexpect.TIMEOUT, pexpect.EOF) as exc:
-                screen = "\n".join(self.display.lines)
+                screen = "\n".join(self.shown)
                 raise AssertionError(
                     f"{what} was waited for, {type(exc).__name__} came; the screen:\n{screen}"
                 ) from exc

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
 from vllava_cli.commands.chat.display import markdown, state_rows
@@ -62,35 +61,18 @@ def test_each_turn_has_its_counts_its_first_token_and_how_it_ended(engine: Engin
     ]
 
 
-def test_a_revision_is_part_of_the_model(engine: Engine) -> None:
-    checkpoint = replace(engine.tokens.checkpoint, model="org/model", revision="0123abc")
-    other = Engine(model=engine.model, tokens=replace(engine.tokens, checkpoint=checkpoint), plan=engine.plan)
-    assert ("model", "org/model, revision 0123abc") in shown(other, Conversation())
-
-
-def test_clips_that_wait_and_those_of_dropped_turns_count(stage: Make) -> None:
-    here = stage(CLIP)
-    assert here.enter("/show").splitlines()[0].split(maxsplit=1) == [
-        "context",
-        "136 of 4096 tokens used, 136 of them by clips; 3960 left",
-    ]
-    here.enter(HAPPENS, "And its colour?")
-    used = here.chat.engine.tokens.used(here.chat.conversation)
-    here.chat.conversation.dropped = 1
-    less = here.chat.engine.tokens.used(here.chat.conversation)
-    assert 136 < less < used
-    context = here.enter("/show").splitlines()[0]
-    assert context.endswith(f"{less} of 4096 tokens used, 136 of them by clips; {4096 - less} left")
-    assert here.chat.left_tokens == 4096 - less
-
-
-def test_how_many_clips_were_encoded_and_where_the_turns_are(stage: Make) -> None:
+def test_a_chat_shows_its_clips_its_turns_and_its_file(stage: Make) -> None:
     here = stage(CLIP, "yellow-star.png")
-    assert here.enter("/show").splitlines()[-1].split(maxsplit=2)[2] == "a file that begins with the first answer"
-    shown = here.enter("What shape is it?", "/show").splitlines()
-    assert shown[-1].split(maxsplit=2)[2] == str(here.path)
-    (row,) = (line for line in shown if line.startswith("looked at"))
-    assert row.split(maxsplit=2)[2] == "2 clips since the start"
+    before = here.enter("/show").splitlines()
+    assert before[0] == "context         152 of 4096 tokens used, 152 of them by clips; 3944 left"
+    assert before[-1] == "kept in         a file that begins with the first answer"
+    here.enter(HAPPENS, "What shape is it?")
+    here.chat.conversation.dropped = 1
+    used = here.chat.engine.tokens.used(here.chat.conversation)
+    shown = here.enter("/show").splitlines()
+    assert shown[0].endswith(f"{used} of 4096 tokens used, 152 of them by clips; {4096 - used} left")
+    assert "looked at       2 clips since the start" in shown
+    assert (shown[-1], here.chat.left_tokens) == (f"kept in         {here.path}", 4096 - used)
 
 
 def frames(path: str, kind: MediaKind = "image") -> Frames:
@@ -134,32 +116,22 @@ def test_clips_stand_where_they_came_in_also_those_of_dropped_turns() -> None:
     assert exported() == "# A conversation\n\nModel: demo\n"
 
 
-def test_each_line_of_a_question_is_quoted() -> None:
-    text = exported(turn("\n# One\n\n> two\r\nthree\N{LINE SEPARATOR}four\n", "Yes."))
-    assert text.split("\n\n")[2] == "> # One\n> \n> > two\n> three\n> four"
-
-
 ENDS: list[tuple[StopReason, str]] = [
     ("end", ""),
     ("length", "\n*(cut off at the longest answer allowed)*\n"),
     ("context", "\n*(cut off: the context was full)*\n"),
     ("repetition", "\n*(stopped: the answer repeated itself)*\n"),
     ("interrupted", "\n*(stopped by Ctrl-C)*\n"),
+    ("choice", "\n*(yes\\_ \\>99%, no \\<1%)*\n"),
 ]
 
 
-@pytest.mark.parametrize(("reason", "end"), ENDS)
-def test_why_an_answer_ended_early_stands_behind_it(reason: StopReason, end: str) -> None:
-    assert exported(turn("?", " So. \n", stop_reason=reason)).split("> ?\n\n")[1] == f"So.\n{end}"
-
-
-def test_how_likely_each_choice_was_stands_behind_a_chosen_answer() -> None:
-    sampling = Sampling(choices=("yes_", "no"))
-    chosen = replace(turn("?", "yes_"), stop_reason="choice", sampling=sampling, probabilities=(0.999, 0.001))
-    stopped = replace(turn("?", ""), stop_reason="interrupted", sampling=sampling)
-    assert exported(chosen, stopped).split("> ?\n\n")[1:] == [
-        "yes_\n\n*(yes\\_ \\>99%, no \\<1%)*\n\n",
-        "\n\n*(stopped by Ctrl-C)*\n",
+def test_why_an_answer_ended_early_stands_behind_it_and_each_line_of_a_question_is_quoted() -> None:
+    chances = {"sampling": Sampling(choices=("yes_", "no")), "probabilities": (0.999, 0.001)}
+    turns = [turn("\n# One\n\n> two\r\nthree\N{LINE SEPARATOR}four\n", " So. \n", stop_reason=end) for end, _ in ENDS]
+    found = exported(*turns[:-1], replace(turns[-1], **chances))  # type: ignore[arg-type]
+    assert found.split("> # One\n> \n> > two\n> three\n> four\n\n")[1:] == [
+        f"So.\n{end}{'' if reason == 'choice' else chr(10)}" for reason, end in ENDS
     ]
 
 

@@ -68,17 +68,6 @@ def test_a_resumed_conversation_is_read_up_to_its_last_answer(here: Stage) -> No
     assert here.chat.conversation.turns[1].stats.reused_tokens == finished
 
 
-def test_a_reading_that_is_stopped_at_once_costs_nothing(here: Stage) -> None:
-    plain = here.enter(HAPPENS)
-    here.enter("/undo")
-    for _ in range(20):
-        here.chat.engine.prompt_cache = None
-        here.chat.prefill_next()
-        here.chat.prefill.stop()
-    assert here.enter(HAPPENS) == plain
-    assert here.calls == 1
-
-
 @contextmanager
 def held(here: Stage) -> Iterator[None]:
     """A reading ends no chunk before it is stopped."""
@@ -159,17 +148,6 @@ def test_reading_goes_on_where_it_was_stopped_without_a_second_look(stage: Make,
     assert alone.chat.conversation.turns[0].answer_ids == here.chat.conversation.turns[0].answer_ids, (
         "what was read in small chunks gives the same tokens"
     )
-
-
-def test_added_clips_are_read_ahead_of_their_question(here: Stage) -> None:
-    here.enter(HAPPENS, f"/add {STAR}")
-    here.chat.prefill_next()
-    finish(here)
-    here.enter("What shape is it?")
-    stats = here.chat.conversation.turns[1].stats
-    assert (stats.tower_calls, here.calls) == (0, 2)
-    finished = len(here.chat.engine.tokens.finished_ids(here.chat.conversation)) - stats.new_tokens
-    assert stats.reused_tokens > finished - 20
 
 
 def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(

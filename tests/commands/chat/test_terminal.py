@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyte.modes import DECAWM, DECTCEM
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import SPECIAL, write_checkpoint
@@ -204,7 +205,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     assert not resumed.has_echo
     assert resumed.kill(signal.SIGTERM) == 128 + signal.SIGTERM
     assert resumed.has_echo
-    assert resumed.display.modes == {"7", "25"}
+    assert resumed.screen.mode == {DECAWM, DECTCEM}
     assert turns(session) == [first, second, third, fourth]
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
-from vllava_cli.commands.chat.display import AnswerForm
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
-from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, utc_now
-from vllava_cli.commands.chat.sessions import find_session
+from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
 from vllava_cli.commands.chat.settings import Settings
-from vllava_cli.commands.start import prepare, start
+from vllava_cli.commands.start import AnswerForm, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
@@ -53,11 +51,13 @@ def run(chat: Chat, screen: Screen) -> int:
         file, record = _session(chat)
         if file:
             ends.callback(file.close)
-        if record and chat.clips:
-            _check_same(chat.clips, record)
+        if record and chat.clips:  # one command line can begin a session and go on with it
+            known = {path for path, _ in clips_of(record)}
+            if other := next((clip for clip in chat.clips if clip.absolute() not in known), None):
+                raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
         controller = _controller(of_session(chat, record), file, record, screen, ends)
-        lines = _lines(controller)
         controller.ending = ends.enter_context(GracefulExit.watched())
+        lines = _lines(controller)
         ends.callback(controller.close)
         return _loop(controller, lines)
 
@@ -80,14 +80,6 @@ def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
     if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
         return resume(chat.session)
     return None, None
-
-
-def _check_same(clips: tuple[Path, ...], record: SessionRecord) -> None:
-    """Raises a UsageError for clips that aren't the session's: so that one command line can begin and go on with it."""
-    known = {path for path, _ in clips_of(record)}
-    other = next((clip for clip in clips if clip.absolute() not in known), None)
-    if other:
-        raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
 
 
 def _controller(
@@ -160,19 +152,32 @@ def _lines(chat: ChatController) -> Lines:
         chat.screen.notice(f"{chat.about} /help lists the commands, Ctrl-D leaves.")
     if isinstance(lines, TerminalLines):
         chat.has_editor = True
+        chat.ending.wake = lines.leave
         if lines.history_fault:
             chat.screen.notice(lines.history_fault)
     return lines
 
 
 def _loop(chat: ChatController, lines: Lines) -> int:
-    """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's."""
+    """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's.
+
+    A question that is put up for editing comes back with its new words, or "" where it was given up.
+    """
     failures = 0
     while not (chat.was_interrupted and not lines.is_watched):
         left = f"{chat.left_tokens} tokens left"
         chat.prefill_next()
+        edited, chat.edited = chat.edited, 0
         try:
-            _perform_next(chat, lines, left)
+            # A terminal is put back in order before a request to end is followed.
+            with chat.ending.held() if chat.has_editor else nullcontext():
+                line = lines.read(left=left, default=chat.question_of(edited) if edited else "")
+            if line is None:
+                chat.is_over = True
+            elif not edited:
+                perform(chat, line)
+            elif line:
+                chat.edit(edited, line)
         except StdoutError:
             raise
         except VllavaError as exc:
@@ -185,24 +190,3 @@ def _loop(chat: ChatController, lines: Lines) -> int:
         if chat.is_over:
             return 1 if failures and not lines.is_watched else 0
     return INTERRUPTED
-
-
-def _perform_next(chat: ChatController, lines: Lines, left: str) -> None:
-    """Reads a line, or the new words of a question that is put up for editing, and carries it out."""
-    edited, chat.edited = chat.edited, 0
-    line = _line(chat, lines, left, default=chat.question_of(edited) if edited else "")
-    if line is None:
-        chat.is_over = True
-    elif not edited:
-        perform(chat, line)
-    elif line:
-        chat.edit(edited, line)
-
-
-def _line(chat: ChatController, lines: Lines, left: str, *, default: str) -> str | None:
-    """The next line. A terminal is put back in order before a request to end is followed; a read of a pipe isn't."""
-    if not isinstance(lines, TerminalLines):
-        return lines.read(left=left, default=default)
-    chat.ending.wake = lines.leave
-    with chat.ending.held():
-        return lines.read(left=left, default=default)

@@ -1,20 +1,21 @@
-"""The slash commands: one table of names, helps, options and functions, and the meaning of a line.
+"""The slash commands, each a function that enters itself into the table, and the meaning of a line.
 
-The parser, /help, Tab and the man page read the same table.
+The parser, /help, Tab and the man page read the table.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.display import frame_times, markdown, state_rows
-from vllava_cli.commands.chat.parser import Arguments, Option, SlashCommand, arguments_of, nearest, split
+from vllava_cli.commands.chat.parser import Arguments, Option, Run, SlashCommand, arguments_of, nearest, split
 from vllava_cli.commands.chat.recorder import FramedClip, clips_of
 from vllava_cli.commands.chat.settings import SETTINGS, setting_of
-from vllava_cli.commands.sheets import check_free, make_folder, title_of, write, write_sheet
+from vllava_cli.commands.sheets import free_sheet_path, make_folder, title_of, write, write_sheet
 from vllava_cli.errors import LockedError, UsageError, quoted
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import FRAMES_PER_CLIP
@@ -23,8 +24,28 @@ from vllava_cli.storage.jsonl import line_of
 from vllava_cli.storage.session_file import read, rows_of
 from vllava_cli.times import framing_of, time_of, times_of
 
-_COMMAND = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)
+_LINE = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)
 _EDIT = re.compile(r"([0-9]{1,9})(?:\s+(.*))?", re.DOTALL)
+_FRAMING = (
+    Option(name="--start", value="TIME", help="Look from here on: seconds or h:m:s."),
+    Option(name="--end", value="TIME", help="Look up to here."),
+    Option(name="--at", value="TIMES", help="Look at these moments, with commas between."),
+)
+_SAMPLING = tuple(
+    Option(name=f"--{name}", value="on|off" if setting.likely == ("on", "off") else "X", help=setting.help)
+    for name, setting in SETTINGS.items()
+    if name != "verbose"
+)
+_OVERWRITE = (Option(name="--overwrite", help="Replace a file that is already there."),)
+KEYS = (
+    ('"""', "Begins and ends a question of several lines."),
+    ("Alt-Enter", "A new line."),
+    ("Tab", "Completes commands, files and values."),
+    ("Ctrl-C", "Stops an answer; at the prompt, clears the line."),
+    ("Ctrl-D", "Leaves."),
+    ("a leading space", "Makes a question of a line that begins with /."),
+)
+COMMANDS: dict[str, SlashCommand] = {}
 
 
 def perform(chat: ChatController, line: str) -> None:
@@ -32,18 +53,24 @@ def perform(chat: ChatController, line: str) -> None:
 
     "Why?" is a question · "quit" and "/bye" leave · " /etc on the screen?" is a question, for its leading space
     """
-    found = _COMMAND.fullmatch(line.rstrip())
-    if not found:
-        _perform_question(chat, line)
-        return
-    if found[1] and found[1] not in _BY_NAME:
-        _refuse_files(line.strip())
-    command = _command_of(found[1])
-    is_free_text = command.name == "edit"
-    given = Arguments(command=command, rest=found[2]) if is_free_text else arguments_of(command, found[2])
-    if not command.arguments:
-        given.texts(most=0)
-    command.run(chat, given)
+    text = line.strip()
+    found = _LINE.fullmatch(line.rstrip())
+    is_plain = not line[:1].isspace()
+    if is_plain and text and not (found and found[1] in ("", *_BY_NAME)):
+        _refuse_files(text)
+    if found:
+        command = _command_of(found[1])
+        is_free_text = command.name == "edit"
+        given = Arguments(command=command, rest=found[2]) if is_free_text else arguments_of(command, found[2])
+        if not command.arguments:
+            given.texts(most=0)
+        command.run(chat, given)
+    elif not text:
+        raise UsageError("The question is empty: type one, or /help.")
+    elif is_plain and text.lower() in COMMANDS["bye"].others:
+        chat.is_over = True
+    else:
+        chat.ask(text)
 
 
 def help_rows(topic: str | None = None) -> list[tuple[str, str]]:
@@ -55,30 +82,17 @@ def help_rows(topic: str | None = None) -> list[tuple[str, str]]:
     return rows + [(each.name, each.help) for each in SETTINGS.values() if command.name == "set"]
 
 
-def _perform_question(chat: ChatController, line: str) -> None:
-    text = line.strip()
-    is_plain = not line[:1].isspace()
-    if not text:
-        raise UsageError("The question is empty: type one, or /help.")
-    if is_plain and text.lower() in COMMANDS["bye"].others:
-        chat.is_over = True
-        return
-    if is_plain:
-        _refuse_files(text)
-    chat.ask(text)
-
-
 def _refuse_files(text: str) -> None:
     """Refuses files that were dropped onto the terminal: they are neither a question nor a command."""
-    if _is_file(text) or all(_is_file(word.text) for word in split(text)):
+
+    def is_file(name: str) -> bool:
+        is_plain = os.path.isabs(name) or name.lower().endswith(MEDIA_SUFFIXES)  # noqa: PTH117
+        return is_plain and os.path.exists(name)
+
+    if is_file(text) or all(is_file(word.text) for word in split(text)):
         raise UsageError(
             f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
         )
-
-
-def _is_file(name: str) -> bool:
-    is_plain = os.path.isabs(name) or name.lower().endswith(MEDIA_SUFFIXES)  # noqa: PTH117
-    return is_plain and os.path.exists(name)
 
 
 def _command_of(name: str) -> SlashCommand:
@@ -86,6 +100,33 @@ def _command_of(name: str) -> SlashCommand:
         return _BY_NAME[name]
     suggestion = nearest(f"/{name}", [f"/{each}" for each in COMMANDS]) if name else ""
     raise UsageError(f"There is no /{name[:40]}.{suggestion} /help lists the commands.")
+
+
+def _command(
+    arguments: str = "", *, options: tuple[Option, ...] = (), others: tuple[str, ...] = ()
+) -> Callable[[Run], Run]:
+    """Enters a function into the table of commands: its name is the command's, its docstring the help."""
+
+    def enter(run: Run) -> Run:
+        name = run.__name__.removeprefix("_")
+        COMMANDS[name] = SlashCommand(
+            name=name, others=others, arguments=arguments, options=options, help=run.__doc__ or "", run=run
+        )
+        return run
+
+    return enter
+
+
+@_command("PATH...", options=_FRAMING)
+def _open(chat: ChatController, given: Arguments) -> None:
+    """Begin a new conversation about other videos or images."""
+    chat.open(_clips(chat, given))
+
+
+@_command("PATH...", options=_FRAMING)
+def _add(chat: ChatController, given: Arguments) -> None:
+    """Attach videos or images to the next question."""
+    chat.add(_clips(chat, given))
 
 
 def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
@@ -101,7 +142,9 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
     return tuple((path, framing) for path in paths)
 
 
+@_command("[FILE]", options=(Option(name="--show", help="Draw them here, in the terminal."),))
 def _frames(chat: ChatController, given: Arguments) -> None:
+    """Say which instants the model sees, and draw them into FILE, a PNG or JPEG."""
     from vllava_cli.media.contact_sheet import Sheet, tiled
 
     path = next(iter(given.paths(most=1)), None)
@@ -111,29 +154,42 @@ def _frames(chat: ChatController, given: Arguments) -> None:
         raise UsageError(chat.about)
     if path and given.words[-1].text.endswith("/"):
         make_folder(path)
-    if path and len(media) > 1 and not os.path.isdir(path):
+    is_folder = path is None or os.path.isdir(path)
+    if len(media) > 1 and not is_folder:
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     if is_drawn and not chat.screen.is_terminal:
         raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
     recipe, fit = chat.engine.tokens.checkpoint.video_recipe, chat.conversation.fit
     for frames in media:
-        title = title_of(frames.clip.path)
+        clip = frames.clip.path
+        rows = [(title_of(clip), frame_times(frames))]
+        sheet = Sheet.of(tiled(frames, recipe, fit=fit), title_of(clip), recipe, fit=fit)
         if is_drawn:
-            chat.screen.picture(Sheet.of(tiled(frames, recipe, fit=fit), title, recipe, fit=fit))
-        rows = [(title, frame_times(frames))]
+            chat.screen.picture(sheet)
         if path or not is_drawn:
-            rows.append(("sheet", str(write_sheet(frames, recipe, path, fit=fit))))
+            target = free_sheet_path(clip, path or Path()) if is_folder else path
+            rows.append(("sheet", str(write_sheet(sheet, target or Path()))))
         chat.screen.facts(rows)
 
 
+@_command(options=_SAMPLING)
 def _retry(chat: ChatController, given: Arguments) -> None:
+    """Ask the last question again, with other settings for this once."""
     settings = chat.settings
     for name, value in given.options:
         settings = settings.changed(name.removeprefix("--"), value)
     chat.retry(settings if given.options else None)
 
 
+@_command()
+def _undo(chat: ChatController, _: Arguments) -> None:
+    """Take back the last question and its answer."""
+    chat.undo()
+
+
+@_command("N [QUESTION]")
 def _edit(chat: ChatController, given: Arguments) -> None:
+    """Ask question N with other words, and drop what follows it."""
     found = _EDIT.fullmatch(given.rest)
     if not found or int(found[1]) == 0:
         raise given.command.refuse("A question has a number from 1" if given.rest else "No question was named")
@@ -146,7 +202,9 @@ def _edit(chat: ChatController, given: Arguments) -> None:
     chat.edited = int(found[1])
 
 
+@_command("[NAME VALUE]")
 def _set(chat: ChatController, given: Arguments) -> None:
+    """Change how answers are made; alone, list what can be changed."""
     is_list = bool(given.words) and given.words[0].text.lower() == "choices"
     words = given.texts(most=len(given.words) if is_list else 2)
     if not words:
@@ -160,137 +218,59 @@ def _set(chat: ChatController, given: Arguments) -> None:
     chat.screen.facts([row for row in chat.settings.rows() if row[0] == name])
 
 
+@_command()
 def _show(chat: ChatController, _: Arguments) -> None:
+    """Show the settings, how the model is loaded, and how much context is used."""
     file = chat.recorder.file
     name = str(file.path) if file else "a file that begins with the first answer"
     chat.screen.facts(list(state_rows(chat.engine, chat.conversation, chat.settings, file=name)))
 
 
+@_command("FILE", options=_OVERWRITE)
 def _save(chat: ChatController, given: Arguments) -> None:
-    path, is_overwriting = _target(given)
+    """Keep the conversation in a file that /load reads, for you alone."""
+    path = given.target()
     if is_locked(path):
         raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
-    rows = rows_of(chat.recorder.record(chat.conversation))
-    write(path, b"".join(map(line_of, rows)), is_overwriting=is_overwriting, mode=0o600)
+    data = b"".join(map(line_of, rows_of(chat.recorder.record(chat.conversation))))
+    write(path, data, is_overwriting=given.is_overwriting, mode=0o600)
     chat.screen.notice(f"Saved in {path}.")
 
 
-def _export(chat: ChatController, given: Arguments) -> None:
-    path, is_overwriting = _target(given)
-    text = markdown(chat.conversation, model=chat.recorder.header.model)
-    write(path, text.encode(), is_overwriting=is_overwriting, mode=0o600)
-    chat.screen.notice(f"Exported to {path}.")
-
-
-def _target(given: Arguments) -> tuple[Path, bool]:
-    """The file to write, and whether it may replace one. Errors: UsageError, OutputError."""
-    path, is_overwriting = given.path(), given.value("--overwrite") is not None
-    if not is_overwriting:
-        check_free(path, f"/{given.command.name} --overwrite FILE replaces it.")
-    return path, is_overwriting
-
-
+@_command("FILE")
 def _load(chat: ChatController, given: Arguments) -> None:
+    """Go on with a conversation that was saved."""
     record = read(given.path())
     clips = clips_of(record)
     chat.resume(record, dict(zip(clips, chat.read(clips), strict=True)))
 
 
+@_command("FILE", options=_OVERWRITE)
+def _export(chat: ChatController, given: Arguments) -> None:
+    """Write the conversation as Markdown, for you alone."""
+    path = given.target()
+    data = markdown(chat.conversation, model=chat.recorder.header.model).encode()
+    write(path, data, is_overwriting=given.is_overwriting, mode=0o600)
+    chat.screen.notice(f"Exported to {path}.")
+
+
+@_command()
+def _clear(chat: ChatController, _: Arguments) -> None:
+    """Begin again with the same videos and images."""
+    chat.clear()
+
+
+@_command("[COMMAND]")
 def _help(chat: ChatController, given: Arguments) -> None:
+    """List the commands and keys, or explain one with its options."""
     chat.screen.facts(help_rows(next(iter(given.texts(most=1)), None)))
 
 
+@_command(others=("quit", "exit"))
 def _bye(chat: ChatController, _: Arguments) -> None:
+    """Leave; so do Ctrl-D, and quit or exit alone."""
     chat.is_over = True
 
 
-_FRAMING = (
-    Option(name="--start", value="TIME", help="Look from here on: seconds or h:m:s."),
-    Option(name="--end", value="TIME", help="Look up to here."),
-    Option(name="--at", value="TIMES", help="Look at these moments, with commas between."),
-)
-_SAMPLING = tuple(
-    Option(name=f"--{name}", value="on|off" if setting.likely == ("on", "off") else "X", help=setting.help)
-    for name, setting in SETTINGS.items()
-    if name != "verbose"
-)
-_OVERWRITE = (Option(name="--overwrite", help="Replace a file that is already there."),)
-_ALL = (
-    SlashCommand(
-        name="open",
-        arguments="PATH...",
-        help="Begin a new conversation about other videos or images.",
-        options=_FRAMING,
-        run=lambda chat, given: chat.open(_clips(chat, given)),
-    ),
-    SlashCommand(
-        name="add",
-        arguments="PATH...",
-        help="Attach videos or images to the next question.",
-        options=_FRAMING,
-        run=lambda chat, given: chat.add(_clips(chat, given)),
-    ),
-    SlashCommand(
-        name="frames",
-        arguments="[FILE]",
-        help="Say which instants the model sees, and draw them into FILE, a PNG or JPEG.",
-        options=(Option(name="--show", help="Draw them here, in the terminal."),),
-        run=_frames,
-    ),
-    SlashCommand(
-        name="retry",
-        help="Ask the last question again, with other settings for this once.",
-        options=_SAMPLING,
-        run=_retry,
-    ),
-    SlashCommand(name="undo", help="Take back the last question and its answer.", run=lambda chat, _: chat.undo()),
-    SlashCommand(
-        name="edit",
-        arguments="N [QUESTION]",
-        help="Ask question N with other words, and drop what follows it.",
-        run=_edit,
-    ),
-    SlashCommand(
-        name="set",
-        arguments="[NAME VALUE]",
-        help="Change how answers are made; alone, list what can be changed.",
-        run=_set,
-    ),
-    SlashCommand(
-        name="show", help="Show the settings, how the model is loaded, and how much context is used.", run=_show
-    ),
-    SlashCommand(
-        name="save",
-        arguments="FILE",
-        help="Keep the conversation in a file that /load reads, for you alone.",
-        options=_OVERWRITE,
-        run=_save,
-    ),
-    SlashCommand(name="load", arguments="FILE", help="Go on with a conversation that was saved.", run=_load),
-    SlashCommand(
-        name="export",
-        arguments="FILE",
-        help="Write the conversation as Markdown, for you alone.",
-        options=_OVERWRITE,
-        run=_export,
-    ),
-    SlashCommand(name="clear", help="Begin again with the same videos and images.", run=lambda chat, _: chat.clear()),
-    SlashCommand(
-        name="help",
-        arguments="[COMMAND]",
-        help="List the commands and keys, or explain one with its options.",
-        run=_help,
-    ),
-    SlashCommand(name="bye", others=("quit", "exit"), help="Leave; so do Ctrl-D, and quit or exit alone.", run=_bye),
-)
-COMMANDS = {command.name: command for command in _ALL}
-_BY_NAME = COMMANDS | {"q": COMMANDS["bye"], "?": COMMANDS["help"]}
-_BY_NAME |= {other: command for command in _ALL for other in command.others}
-KEYS = (
-    ('"""', "Begins and ends a question of several lines."),
-    ("Alt-Enter", "A new line."),
-    ("Tab", "Completes commands, files and values."),
-    ("Ctrl-C", "Stops an answer; at the prompt, clears the line."),
-    ("Ctrl-D", "Leaves."),
-    ("a leading space", "Makes a question of a line that begins with /."),
-)
+_BY_NAME = {name: command for command in COMMANDS.values() for name in (command.name, *command.others)}
+_BY_NAME |= {"q": COMMANDS["bye"], "?": COMMANDS["help"]}

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vllava_cli.commands.chat.display import AnswerForm, clip_names, end_answer, show_deltas
+from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
-from vllava_cli.commands.start import read_clips, warn_of_many
+from vllava_cli.commands.start import AnswerForm, read_clips, shown, warn_of_many
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.storage.session_file import SessionRecord
@@ -154,7 +154,7 @@ class ChatController:
         with self._changing():
             self.conversation.cut(0)
             self.conversation.attached = media
-        self.screen.notice(f"Forgot {count} turn{'s' * (count != 1)}. {self.about}")
+        self.screen.notice(f"Forgot {counted(count, 'turn')}. {self.about}")
 
     def open(self, clips: Sequence[FramedClip]) -> None:
         """Begins a new conversation about other clips. Errors: those of reading them; then the old one goes on."""
@@ -187,7 +187,7 @@ class ChatController:
         conversation, renewed = restored(record, frames, tokens, model=self.recorder.header.model)
         tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
         if renewed:
-            answers = f"{renewed} answer{'s' * (renewed != 1)}"
+            answers = counted(renewed, "answer")
             self.screen.notice(f"vllava: warning: {answers} of another model, or edited since: read as text.")
         if is_same_file:
             self.conversation = conversation
@@ -196,7 +196,7 @@ class ChatController:
             self._begin(conversation)
         count = len(conversation.turns)
         last = f" The last question: {' '.join(self.questions[-1].split())}" if count else ""
-        self.screen.notice(f"Going on after {count} turn{'s' * (count != 1)}. {self.about}{last}")
+        self.screen.notice(f"Going on after {counted(count, 'turn')}. {self.about}{last}")
 
     def prefill_next(self) -> None:
         """Begins to read the clips of the next question in the background."""
@@ -232,7 +232,10 @@ class ChatController:
         turn = conversation.turns[-1]
         self.was_interrupted = turn.stop_reason == "interrupted"
         if self.form == "json":
-            self.screen.answer(json_of(self._row()) + "\n")
+            file, clips = self.recorder.file, [self.recorder.shown(frames) for frames in conversation.media]
+            # turn and session say which rows before this one are its conversation
+            row = {"turn": len(conversation.turns), "session": str(file.path) if file else None}
+            self.screen.answer(json_of(row | report(conversation, clips, self.engine)) + "\n")
         end_answer(turn, len(conversation.turns), self.screen, self.form, took=watch.account())
 
     @contextmanager
@@ -256,27 +259,18 @@ class ChatController:
             )
             with closing(deltas):
                 try:
-                    show_deltas(deltas, self.screen, self.form)
+                    for _ in shown(deltas, self.screen, self.form):
+                        pass
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
                     deltas.close()
                     if len(self.conversation.turns) == before:  # it came before the stream had begun
                         raise
                 finally:
                     if len(self.conversation.turns) > before:
-                        self._add_waits()
-
-    def _add_waits(self) -> None:
-        turn = self.conversation.turns[-1]
-        stats = replace(turn.stats, frames_s=self.frames_s, load_s=self.load_s)
-        self.conversation.turns[-1] = replace(turn, stats=stats)
-        self.frames_s = self.load_s = 0.0
-
-    def _row(self) -> dict[str, Any]:
-        """The last answer as JSON; turn and session say which rows before this one are its conversation."""
-        file = self.recorder.file
-        begin = {"turn": len(self.conversation.turns), "session": str(file.path) if file else None}
-        clips = [self.recorder.shown(frames) for frames in self.conversation.media]
-        return begin | report(self.conversation, clips, self.engine)
+                        turn = self.conversation.turns[-1]
+                        stats = replace(turn.stats, frames_s=self.frames_s, load_s=self.load_s)
+                        self.conversation.turns[-1] = replace(turn, stats=stats)
+                        self.frames_s = self.load_s = 0.0
 
     def _begin(self, conversation: Conversation) -> None:
         """Goes on with another conversation, in a file of its own."""

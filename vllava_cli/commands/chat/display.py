@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import counts, first_token
-from vllava_cli.nouns import Conversation, Delta, Frames, StopReason, Turn, counted
+from vllava_cli.commands.start import AnswerForm
+from vllava_cli.nouns import Conversation, Frames, StopReason, Turn, counted
 from vllava_cli.screen import Screen, clean, one_line
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
 
-AnswerForm = Literal["stream", "whole", "json"]
 _STOPS: dict[StopReason, str] = {
     "length": "cut off at the longest answer allowed",
     "context": "cut off: the context was full",
     "repetition": "stopped: the answer repeated itself",
     "interrupted": "stopped by Ctrl-C",
 }
-
-
-def show_deltas(deltas: Iterator[Delta], screen: Screen, form: AnswerForm) -> None:
-    """Takes all deltas; shows them as they come only where they are to be streamed."""
-    with screen.waiting("Reading; Ctrl-C stops"):
-        first = next(deltas)
-    for delta in chain([first], deltas):
-        if form == "stream":
-            screen.answer(delta.text)
 
 
 def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, took: str) -> None:
@@ -66,8 +56,10 @@ def state_rows(
     left = max(0, tokens.context_tokens - used)
     yield "context", f"{used} of {tokens.context_tokens} tokens used, {clips} of them by clips; {left} left"
     for number, turn in enumerate(conversation.turns, 1):
-        yield f"turn {number}", _turn_facts(turn, is_dropped=number <= conversation.dropped)
-    yield "looked at", f"{engine.vision.calls} clip{'s' * (engine.vision.calls != 1)} since the start"
+        end = "" if turn.stop_reason == "end" else f"; {turn.stop_reason}"
+        dropped = "; no longer in the context" if number <= conversation.dropped else ""
+        yield f"turn {number}", f"{counts(turn.stats)}; {first_token(turn.stats, turn.stop_reason)}{end}{dropped}"
+    yield "looked at", f"{counted(engine.vision.calls, 'clip')} since the start"
     yield from settings.rows()
     yield "model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")
     for what, choice, reason in engine.plan.reasons:
@@ -77,7 +69,15 @@ def state_rows(
 
 def markdown(conversation: Conversation, *, model: str) -> str:
     """The clips with the moments that the model saw, then each question as a quotation and its answer."""
-    return clean("\n".join(_blocks(conversation, model)))
+    blocks = [f"# {_escaped(clip_names(conversation.media)) or 'A conversation'}\n", f"Model: {_escaped(model)}\n"]
+    for turn in conversation.turns:
+        for frames in turn.media:
+            path = one_line(str(frames.clip.path)).replace("`", "")
+            blocks.append(f"Shown: `{path}`, {frame_times(frames)}.\n")
+        blocks.append("".join(f"> {line}\n" for line in turn.question.strip().splitlines()))
+        stop = _STOPS.get(turn.stop_reason) or _escaped(shares(turn.sampling.choices, turn.probabilities))
+        blocks.append(f"{turn.answer.strip()}\n" + (f"\n*({stop})*\n" if stop else ""))
+    return clean("\n".join(blocks))
 
 
 def frame_times(frames: Frames) -> str:
@@ -92,23 +92,6 @@ def frame_times(frames: Frames) -> str:
 def clip_names(media: tuple[Frames, ...]) -> str:
     """ "dog.mp4, cat.png" """
     return ", ".join(one_line(medium.clip.path.name) for medium in media)
-
-
-def _turn_facts(turn: Turn, *, is_dropped: bool) -> str:
-    end = "" if turn.stop_reason == "end" else f"; {turn.stop_reason}"
-    dropped = "; no longer in the context" if is_dropped else ""
-    return f"{counts(turn.stats)}; {first_token(turn.stats, turn.stop_reason)}{end}{dropped}"
-
-
-def _blocks(conversation: Conversation, model: str) -> Iterator[str]:
-    yield f"# {_escaped(clip_names(conversation.media)) or 'A conversation'}\n"
-    yield f"Model: {_escaped(model)}\n"
-    for turn in conversation.turns:
-        for frames in turn.media:
-            yield f"Shown: `{one_line(str(frames.clip.path)).replace('`', '')}`, {frame_times(frames)}.\n"
-        yield "".join(f"> {line}\n" for line in turn.question.strip().splitlines())
-        stop = _STOPS.get(turn.stop_reason) or _escaped(shares(turn.sampling.choices, turn.probabilities))
-        yield f"{turn.answer.strip()}\n" + (f"\n*({stop})*\n" if stop else "")
 
 
 def _escaped(text: str) -> str:

@@ -1,18 +1,22 @@
-"""Reads a question or a command at a time: edited at a terminal, or as plain lines from a pipe."""
+"""Reads a question or a command at a time: edited at a terminal, with completions, or as plain lines from a pipe."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from io import BytesIO, TextIOWrapper
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input, create_input
@@ -21,15 +25,22 @@ from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
-from vllava_cli.commands.chat.completion import ChatCompleter
+from vllava_cli.commands.chat.commands import COMMANDS
+from vllava_cli.commands.chat.parser import SlashCommand, Word, quoted, split
+from vllava_cli.commands.chat.settings import SETTINGS
 from vllava_cli.errors import UsageError
+from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.prompt import MAX_QUESTION_BYTES
+from vllava_cli.screen import clean
 
 PROMPT = "> "
 CONTINUATION = "… "
 QUOTES = '"""'
 MAX_HISTORY_BYTES = 16 << 20
 """All of it stays in memory."""
+MOST_LISTED = 5_000
+MOST_OFFERED = 500
+META_COLUMNS = 80
 
 
 class TerminalLines:
@@ -42,7 +53,6 @@ class TerminalLines:
         *,
         history_path: Path | None = None,
         questions: Callable[[], Sequence[str]] = tuple,
-        folder: Path | None = None,
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
@@ -52,7 +62,7 @@ class TerminalLines:
         self._is_leaving = False
         self._session: PromptSession[str] = PromptSession(
             history=history,
-            completer=ChatCompleter(questions, folder or Path()),
+            completer=ChatCompleter(questions),
             complete_while_typing=False,
             auto_suggest=AutoSuggestFromHistory(),
             multiline=True,
@@ -71,17 +81,15 @@ class TerminalLines:
         `left` is shown beside the prompt. `default` is there to be edited: "" then means that it was given up.
         """
         self._left = left
-        text = ""
-        while not text:
+        while True:
             try:
                 text = _entry_of(self._session.prompt(PROMPT, default=default, pre_run=self._leave_if_asked))
             except KeyboardInterrupt:
                 text = ""
             except EOFError:
                 return None
-            if default:
+            if text or default:
                 return text
-        return text
 
     def leave(self) -> None:
         """Makes the read that goes on, or else the next one, return None; may be called by a signal's handler."""
@@ -116,15 +124,16 @@ class PlainLines:
 
         Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt where nobody types.
         """
-        text: str | None = ""
-        while text == "":
+        while True:
             try:
                 text = self._entry()
             except KeyboardInterrupt:
                 if not self.is_watched:
                     raise
                 self._show("\n")
-        return text
+            else:
+                if text != "":
+                    return text
 
     def _entry(self) -> str | None:
         text = self._line(PROMPT)
@@ -226,7 +235,7 @@ def _private_history(path: Path | None) -> tuple[History, str | None]:
 
 def _opened(path: Path | str) -> int:
     """A descriptor that appends to the file, which only its owner may then read. Errors: OSError."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -241,13 +250,100 @@ class _PrivateHistory(FileHistory):
 
     def store_string(self, string: str) -> None:
         lines = "".join(f"+{line}\n" for line in string.split("\n"))
-        try:
-            descriptor = _opened(os.fsdecode(self.filename))
-        except OSError:
+        with suppress(OSError), open(_opened(os.fsdecode(self.filename)), "ab", buffering=0) as file:
+            file.write(f"\n# {datetime.now()}\n{lines}".encode("utf-8", "replace"))
+
+
+class ChatCompleter(Completer):
+    """Offers commands, their options and values, turns, topics and files for Tab; nothing inside a question.
+
+    `questions` are those of the turns so far. Only the first names of a folder are read.
+    """
+
+    def __init__(self, questions: Callable[[], Sequence[str]]) -> None:
+        self._questions = questions
+
+    def get_completions(self, document: Document, _event: CompleteEvent) -> Iterator[Completion]:
+        line = document.text_before_cursor
+        if not line.startswith("/") or "\n" in line:
             return
-        try:
-            os.write(descriptor, f"\n# {datetime.now()}\n{lines}".encode("utf-8", "replace"))
-        except OSError:
-            pass  # a full disk: asking goes on
-        finally:
-            os.close(descriptor)
+        name, space, rest = line.partition(" ")
+        if not space:
+            yield from _matching(_whole(line), _names())
+        elif command := COMMANDS.get(name[1:]):
+            yield from self._of_arguments(command, rest)
+
+    def _of_arguments(self, command: SlashCommand, rest: str) -> Iterator[Completion]:
+        words = split(rest)
+        is_within = bool(words) and words[-1].end == len(rest)
+        before = words[:-1] if is_within else words
+        word = words[-1] if is_within else Word(plain="", raw="", start=len(rest))
+        asked = command.option(before[-1].plain) if before else None
+        rows: list[tuple[str, str]] = []
+        if asked and asked.value:
+            rows = _values(asked.name.removeprefix("--"))
+        elif word.raw.startswith("-") or not (command.arguments or word.raw):
+            given = {option.plain for option in before}
+            options = [option for option in command.options if option.name not in given]
+            rows = [(f"{option.name} " if option.value else option.name, option.help) for option in options]
+        elif command.arguments in ("PATH...", "FILE", "[FILE]"):
+            whole = _whole(rest.lstrip())  # files may have spaces in their names, and need no quotes
+            for each in [word] if word.plain == whole.plain else [whole, word]:
+                yield from _files(each, is_media_first=command.arguments == "PATH...")
+        elif command.name == "set" and len(before) == 1:
+            rows = _values(before[0].text.replace("_", "-"))
+        elif not before and command.name == "edit":
+            rows = [(f"{number} ", text) for number, text in enumerate(self._questions(), 1)][::-1]
+        elif not before and command.name == "set":
+            rows = [(f"{name} ", setting.help) for name, setting in SETTINGS.items()]
+        elif not before and command.name == "help":
+            rows = [(name, each.help) for name, each in COMMANDS.items()]
+        yield from _matching(word, rows)
+
+
+def _whole(text: str) -> Word:
+    return Word(plain=text, raw=text, start=0)
+
+
+def _names() -> list[tuple[str, str]]:
+    """The commands by all their names; a space follows where anything may."""
+    return [
+        (f"/{name} " if command.arguments or command.options else f"/{name}", command.help)
+        for command in COMMANDS.values()
+        for name in (command.name, *command.others)
+    ]
+
+
+def _values(name: str) -> list[tuple[str, str]]:
+    return [(value, "") for value in SETTINGS[name].likely] if name in SETTINGS else []
+
+
+def _matching(word: Word, rows: Sequence[tuple[str, str]]) -> Iterator[Completion]:
+    """The (text, explanation) rows that begin with the word."""
+    for text, meta in rows:
+        if text.startswith(word.text):
+            plain = clean(" ".join(meta.split()))
+            shown = plain if len(plain) <= META_COLUMNS else f"{plain[: META_COLUMNS - 1]}…"
+            yield Completion(text, -len(word.raw), text.strip(), shown)
+
+
+def _files(word: Word, *, is_media_first: bool) -> Iterator[Completion]:
+    """Files that begin with the word, sorted, folders with a slash; none whose name has control characters."""
+    if word.raw == "~":
+        yield Completion("~/", -1)
+        return
+    above, slash, beginning = word.text.rpartition("/")
+    names: list[str] = []
+    with suppress(OSError, ValueError), os.scandir(above + slash or ".") as entries:
+        for entry in islice(entries, MOST_LISTED):
+            is_hidden = entry.name.startswith(".") and not beginning.startswith(".")
+            is_plain = clean(entry.name) == entry.name and not set("\t\n") & set(entry.name)
+            if entry.name.startswith(beginning) and is_plain and not is_hidden:
+                names.append(f"{entry.name}/" if os.path.isdir(entry.path) else entry.name)
+    names.sort(key=lambda name: (name.casefold(), name))
+    if is_media_first:
+        names.sort(key=lambda name: 1 if name.endswith("/") else 0 if name.lower().endswith(MEDIA_SUFFIXES) else 2)
+    typed = word.plain.removesuffix(beginning)
+    for name in names[:MOST_OFFERED]:
+        path = typed + name
+        yield Completion(f"~{quoted(path[1:])}" if word.is_home else quoted(path), -len(word.raw), name)

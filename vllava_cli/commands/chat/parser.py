@@ -5,14 +5,17 @@ Pure, but for looking whether a file is there.
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllava_cli.commands.sheets import check_free
 from vllava_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,13 +25,11 @@ MOST_SHOWN = 3
 """Options in a usage line."""
 _OLD_NAMES = {"--force": "--overwrite"}
 """Options by the names that they had earlier; those are taken, and no help shows them."""
-_PIECE = re.compile(
-    r"""(?P<plain>[^\s'"\\]+)|\\(?P<escaped>.)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"|"""
-    r"""(?P<open>'(?P<open_single>[^']*)\Z|"(?P<open_double>(?:\\.|[^"\\])*)\\?\Z|\\\Z)""",
-    re.DOTALL,
-)
-_IN_DOUBLE = re.compile(r'\\([\\"$`])')
+_NO_SPACE = re.compile(r"[^ \t\r\n]")
 _SPECIAL = re.compile(r"""([\s'"\\])""")
+
+
+Run = Callable[["ChatController", "Arguments"], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class SlashCommand:
     arguments: str = ""
     help: str
     options: tuple[Option, ...] = ()
-    run: Callable[[ChatController, Arguments], object]
+    run: Run
     """Carries it out. Errors: any VllavaError."""
 
     @property
@@ -129,6 +130,17 @@ class Arguments:
         """The file that must be named. Errors: UsageError."""
         return self.paths(least=1, most=1)[0]
 
+    @property
+    def is_overwriting(self) -> bool:
+        return self.value("--overwrite") is not None
+
+    def target(self) -> Path:
+        """The file to write. Errors: UsageError; OutputError for one that is there and isn't to be replaced."""
+        path = self.path()
+        if not self.is_overwriting:
+            check_free(path, f"/{self.command.name} --overwrite FILE replaces it.")
+        return path
+
     def paths(self, *, least: int = 0, most: int | None = None) -> tuple[Path, ...]:
         """The files that the words name; one, where all of them together are the name of a file. Errors: UsageError."""
         if len(self.words) < least or not all(word.text for word in self.words):
@@ -169,11 +181,20 @@ def arguments_of(command: SlashCommand, rest: str) -> Arguments:
 
 def split(line: str) -> tuple[Word, ...]:
     r"""The words of a line; never fails. "a 'b c' d\ e" → a, b c, d e."""
+    source = io.StringIO(line)
+    lexer = shlex.shlex(source, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
     words: list[Word] = []
-    position = _skip_space(line, 0)
-    while position < len(line):
-        words.append(_word(line, position))
-        position = _skip_space(line, words[-1].end)
+    end = 0
+    while found := _NO_SPACE.search(line, end):
+        try:
+            plain, is_open = lexer.get_token() or "", False
+        except ValueError:  # the end came within quotes, or behind a backslash
+            plain, is_open = lexer.token, True
+        is_last = is_open or lexer.state is None  # type: ignore[attr-defined]
+        end = len(line) if is_last else source.tell() - 1  # a space behind the word was read, too
+        start = found.start()
+        words.append(Word(plain=plain, raw=line[start:end], start=start, is_open=is_open))
     return tuple(words)
 
 
@@ -211,27 +232,6 @@ def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, s
     if not left:
         raise command.refuse(f"{name} wants a value")
     return name, left.pop(0).text
-
-
-def _word(line: str, start: int) -> Word:
-    texts: list[str] = []
-    position, is_open = start, False
-    while piece := _PIECE.match(line, position):
-        position = piece.end()
-        is_open = piece["open"] is not None
-        texts.append(_text(piece))
-    return Word(plain="".join(texts), raw=line[start:position], start=start, is_open=is_open)
-
-
-def _text(piece: re.Match[str]) -> str:
-    for name in ("double", "open_double"):
-        if piece[name] is not None:
-            return _IN_DOUBLE.sub(r"\1", piece[name])
-    return piece["plain"] or piece["escaped"] or piece["single"] or piece["open_single"] or ""
-
-
-def _skip_space(line: str, position: int) -> int:
-    return len(line) - len(line[position:].lstrip())
 
 
 def _expanded(name: str) -> str:

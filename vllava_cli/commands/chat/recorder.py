@@ -1,4 +1,4 @@
-"""Writes a conversation to its session file, turn by turn, and makes a conversation of such a file again."""
+"""Writes a conversation to its session file, turn by turn; finds and lists such files, and restores from them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from vllava_cli.commands.provenance import ShownClip
-from vllava_cli.errors import MediaError, VllavaError
+from vllava_cli.errors import MediaError, SessionError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
-from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn
-from vllava_cli.screen import Screen
-from vllava_cli.storage.jsonl import Journal
+from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn, counted
+from vllava_cli.screen import Screen, one_line
+from vllava_cli.storage.jsonl import Journal, json_of
 from vllava_cli.storage.session_file import (
     MediumRecord,
     SessionRecord,
     TurnRecord,
     begin,
     create,
+    sessions,
     sessions_folder,
     turn_row,
     undo_row,
@@ -46,6 +47,11 @@ class _Origin:
     facts: tuple[int, ...] | None
     fingerprint: Future[Fingerprint]
 
+    def is_of(self, clip: FramedClip, facts: tuple[int, ...] | None) -> bool:
+        """Say whether the clip is this one, and its file wasn't written to since."""
+        is_unchanged = bool(facts) and self.facts == facts
+        return is_unchanged and (self.path, self.framing) == (_absolute(clip[0]), clip[1])
+
 
 class FrameCache:
     """The frames of clips that are in use, so that none is decoded and encoded twice; keeps nothing alive itself."""
@@ -59,7 +65,10 @@ class FrameCache:
     ) -> tuple[Frames, ...]:
         """The frames of all clips; `read` is asked for those that aren't here, or whose file was written to since."""
         facts = {clip: _facts(clip[0]) for clip in clips}
-        found = {clip: self._find(clip, facts[clip]) for clip in facts}
+        found: dict[FramedClip, Frames | None] = {
+            clip: next((each for each, origin in self.origins.items() if origin.is_of(clip, facts[clip])), None)
+            for clip in facts
+        }
         missing = [clip for clip in found if found[clip] is None]
         for clip, frames in zip(missing, read(missing) if missing else (), strict=True):
             self.add(clip, frames, facts[clip])
@@ -77,11 +86,6 @@ class FrameCache:
     def close(self) -> None:
         """Gives up the hashes that aren't done."""
         self._hashing.close()
-
-    def _find(self, clip: FramedClip, facts: tuple[int, ...] | None) -> Frames | None:
-        sought = (_absolute(clip[0]), clip[1], facts)
-        known = ((frames, (origin.path, origin.framing, origin.facts)) for frames, origin in self.origins.items())
-        return next((frames for frames, key in known if facts and key == sought), None)
 
 
 @dataclass(kw_only=True)
@@ -151,15 +155,12 @@ class SessionRecorder:
             self.file.append(undo_row(same + 1, tuple(map(self._medium_record, conversation.attached))))
             del self.turns[same:]
         for number, turn in enumerate(turns[same:], same + 1):
-            file = self.file or self._begin(conversation)
-            file.append(turn_row(number, self._turn_record(turn)))
+            header, path = replace(self.header, fit=conversation.fit), self.path
+            self.file = self.file or (
+                create(path, header) if path else begin(sessions_folder(), header, datetime.now(UTC))
+            )
+            self.file.append(turn_row(number, self._turn_record(turn)))
             self.turns[number - 1 :] = [turn]
-
-    def _begin(self, conversation: Conversation) -> Journal:
-        header = replace(self.header, fit=conversation.fit)
-        path = self.path
-        self.file = create(path, header) if path else begin(sessions_folder(), header, datetime.now(UTC))
-        return self.file
 
     def _turn_record(self, turn: Turn) -> TurnRecord:
         media = tuple(map(self._medium_record, turn.media))
@@ -186,6 +187,50 @@ class SessionRecorder:
         if self.file:
             self.file.close()
             self.file = None
+
+
+def list_sessions(screen: Screen, *, is_json: bool) -> int:
+    """Prints a line for each conversation, the last one first; returns 0."""
+    folder = sessions_folder()
+    found = list(sessions(folder))
+    for path, record in found if is_json else ():
+        row = {
+            "id": path.stem,
+            "path": str(path),
+            "model": record.model,
+            "started_at": record.started_at,
+            "clips": list(dict.fromkeys(str(medium.path) for medium in record.media)),
+            "questions": [each.turn.question for each in record.turns],
+        }
+        screen.answer(json_of(row) + "\n")
+    if found and not is_json:
+        screen.facts([(path.stem, _sentence(record)) for path, record in found], is_answer=True)
+    elif not is_json:
+        screen.notice(f"There is no session in {folder}: vllava chat CLIP begins one.")
+    return 0
+
+
+def find_session(id: str | None) -> Path:
+    """The session of that id, or of the only one that begins so; None is the last one. Errors: SessionError."""
+    folder = sessions_folder()
+    found = (path for path, _ in sessions(folder))
+    if id is None:
+        if last := next(found, None):
+            return last
+        raise SessionError(f"There is no session to continue in {folder}: vllava chat CLIP begins one.")
+    meant = [path for path in found if path.stem.startswith(id)]
+    meant = [path for path in meant if path.stem == id] or meant
+    if len(meant) == 1:
+        return meant[0]
+    fault = f"{len(meant)} sessions begin with {id}" if meant else f"There is no session {id} in {folder}"
+    raise SessionError(f"{fault}: vllava chat --sessions lists them.")
+
+
+def _sentence(record: SessionRecord) -> str:
+    """ "2 turns about dog.mp4. The last question: What is it doing?" """
+    about = ", ".join(one_line(path.name) for path in dict.fromkeys(medium.path for medium in record.media))
+    last = f" The last question: {one_line(record.turns[-1].turn.question)}" if record.turns else ""
+    return f"{counted(len(record.turns), 'turn')} about {about or 'no clip'}.{last}"
 
 
 def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:

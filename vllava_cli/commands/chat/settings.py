@@ -59,18 +59,10 @@ def setting_of(name: str) -> Setting:
     return SETTINGS[plain]
 
 
-def _within(number: float, least: float, most: float) -> float:
+def _within(number: float, least: float, most: float = math.inf) -> float:
     if not least <= number <= most:
         raise ValueError(number)
     return number
-
-
-def _seed(value: str) -> float | None:
-    return None if value.lower() == "none" else _within(int(value), 0, 2**63 - 1)
-
-
-def _choices(value: str) -> tuple[str, ...]:
-    return () if value.lower() == "none" else choices_of(value)
 
 
 def _switch(value: str) -> bool:
@@ -107,7 +99,7 @@ _ALL = (
         name="seed",
         field="seed",
         help="A number makes sampling repeatable; none is a new one each time.",
-        parse=_seed,
+        parse=lambda value: None if value.lower() == "none" else _within(int(value), 0, 2**63 - 1),
         wants="a whole number from 0 to 2^63 - 1, or none",
         likely=("none", "0", "1"),
     ),
@@ -115,7 +107,7 @@ _ALL = (
         name="max-new-tokens",
         field="max_new_tokens",
         help="The longest answer, in tokens.",
-        parse=lambda value: _within(int(value), 1, math.inf),
+        parse=lambda value: _within(int(value), 1),
         wants="a whole number from 1",
         likely=("64", "256", "512", "1024"),
     ),
@@ -124,7 +116,7 @@ _ALL = (
         name="choices",
         field="choices",
         help="Texts with commas between, yes,no: the likeliest is the answer; none lets the model speak.",
-        parse=_choices,
+        parse=lambda value: () if value.lower() == "none" else choices_of(value),
         likely=("none", "yes,no"),
     ),
     Setting(
