@@ -167,6 +167,14 @@ def watched(engine: Engine, see: Callable[[Pass], object]) -> Iterator[None]:
         hook.remove()
 
 
+@contextmanager
+def row_counts(engine: Engine) -> Iterator[list[int]]:
+    """How many rows went through the language model, a number for each pass."""
+    rows: list[int] = []
+    with watched(engine, lambda each: rows.append(each.rows)):
+        yield rows
+
+
 class Shortage(TorchFunctionMode):
     """Memory runs out at each operation of torch for which `is_short` says so."""
 

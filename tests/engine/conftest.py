@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.clips import picture
-from tests.engine.engines import engine_of
+from tests.engine.engines import engine_like, engine_of
 from tests.reference import Reference, read_reference
 from vllava_cli import demo
 from vllava_cli.engine.generate import Engine
@@ -48,9 +47,7 @@ def random_engine(small_checkpoint: Path) -> Engine:
 @pytest.fixture(scope="session")
 def ending_engine(random_engine: Engine) -> Engine:
     """The same model, but a fifth of its vocabulary ends an answer: some are short, some long."""
-    tokens = random_engine.tokens
-    stop_ids = frozenset(range(10, len(tokens.tokenizer), 5))
-    return Engine(model=random_engine.model, tokens=replace(tokens, stop_ids=stop_ids), plan=random_engine.plan)
+    return engine_like(random_engine, stop_ids=frozenset(range(10, len(random_engine.tokens.tokenizer), 5)))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +44,11 @@ def tokens_of(folder: Path) -> Tokens:
 
 def engine_of(folder: Path) -> Engine:
     return load(EXACT, tokens_of(folder), {"video", "image"})
+
+
+def engine_like(engine: Engine, **tokens: Any) -> Engine:
+    """The same model with nothing in its cache, and other fields of its tokens."""
+    return Engine(model=engine.model, tokens=replace(engine.tokens, **tokens), plan=engine.plan)
 
 
 def conversation_about(*paths: Path) -> Conversation:

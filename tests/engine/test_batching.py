@@ -23,6 +23,7 @@ from tests.engine.batches import (
     given_at_once,
     portions,
     query,
+    row_counts,
     run,
     said,
     shuffled,
@@ -30,7 +31,7 @@ from tests.engine.batches import (
     trickle,
     watched,
 )
-from tests.engine.engines import PHRASES, after, engine_of
+from tests.engine.engines import PHRASES, after, engine_like, engine_of
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import Tokenizer
@@ -78,8 +79,7 @@ def test_each_of_200_rows_equals_the_stream(
     wanted: dict[Job, Said],
     demo_engine: Engine,
 ) -> None:
-    sizes: list[int] = []
-    with watched(demo_engine, lambda each: sizes.append(each.rows)):
+    with row_counts(demo_engine) as sizes:
         assert run(demo_engine, GREEDY, source(jobs), most_rows=most_rows).said == wanted
     if source is trickle:
         assert set(range(1, 8)) < set(sizes), "rows joined others that were underway"
@@ -135,8 +135,7 @@ class Straying:
 def test_a_stray_letter_is_left_out_of_a_row_as_of_a_stream(
     word: str, media: tuple[Frames, ...], demo_engine: Engine
 ) -> None:
-    tokens = replace(demo_engine.tokens, tokenizer=Straying(demo_engine.tokens.tokenizer, word))  # type: ignore[arg-type]
-    straying = Engine(model=demo_engine.model, tokens=tokens, plan=demo_engine.plan)
+    straying = engine_like(demo_engine, tokenizer=Straying(demo_engine.tokens.tokenizer, word))
     asked = crossed(media[:8], ("What happens in this video?", "Why is this funny?", "Which way does it move?"))
     answers = streamed(straying, asked, GREEDY)
     assert any(answer.stats.stray_tokens for answer in answers.values())

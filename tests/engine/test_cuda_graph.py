@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.engines import engine_like
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder
 from vllava_cli.engine.generate import Engine
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
@@ -21,7 +22,7 @@ DRAWN = Sampling(max_new_tokens=60, has_guard=False, temperature=1.5, top_p=0.9,
 
 def static(engine: Engine, *, runs_ahead: bool) -> Engine:
     """The same model as on a GPU: over a cache that doesn't move."""
-    made = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
+    made = engine_like(engine)
     made.is_static, made.runs_ahead = True, runs_ahead
     return made
 
@@ -55,9 +56,7 @@ def test_a_conversation_is_the_same(
 @pytest.mark.parametrize("runs_ahead", [False, True], ids=["in step", "a token ahead"])
 def test_the_last_token_that_has_room_comes(runs_ahead: bool, random_engine: Engine, media: tuple[Frames, ...]) -> None:
     """No step goes beyond the context, where the room ends."""
-    tokens = replace(random_engine.tokens, context_tokens=PART_TOKENS)
-    tight = Engine(model=random_engine.model, tokens=tokens, plan=random_engine.plan)
-    engine = static(tight, runs_ahead=runs_ahead)
+    engine = static(engine_like(random_engine, context_tokens=PART_TOKENS), runs_ahead=runs_ahead)
     answer = Answer.of(engine.stream(Conversation(attached=(media[0],)), "Why?", replace(LONG, max_new_tokens=999)))
     assert answer.stop_reason == "context"
     assert answer.stats.prompt_tokens + answer.stats.new_tokens == PART_TOKENS

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.engine.batches import QUESTIONS
+from tests.engine.engines import engine_like
 from vllava_cli.engine.batch import (
     ANSWER_TOKENS,
     CPU_PASS_TOKENS,
@@ -150,8 +151,7 @@ def holding(engine: Engine, tokens: int, *, context: int) -> Engine:
     """An engine of whose KV cache about so many tokens are free."""
     values = free_bytes("cpu") // (tokens * 4)
     checkpoint = replace(engine.tokens.checkpoint, cache_values_per_token=values)
-    known = replace(engine.tokens, checkpoint=checkpoint, context_tokens=context)
-    return Engine(model=engine.model, tokens=known, plan=engine.plan)
+    return engine_like(engine, checkpoint=checkpoint, context_tokens=context)
 
 
 ROW = 136 + 100 + ANSWER_TOKENS

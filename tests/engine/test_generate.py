@@ -12,7 +12,7 @@ from PIL import Image
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import picture
 from tests.engine.batches import as_asked, crossed, run
-from tests.engine.engines import FREE, ask, conversation_about, engine_of, expanded, new_ids, saying
+from tests.engine.engines import FREE, ask, conversation_about, engine_like, engine_of, expanded, new_ids, saying
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
 from vllava_cli.engine.checkpoint import describe
@@ -198,13 +198,6 @@ class Press:
         self.layers += 1
 
 
-def engine_like(engine: Engine, *, is_static: bool = False) -> Engine:
-    """The same model with nothing in its cache, which has seen nothing."""
-    fresh = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
-    fresh.is_static = is_static
-    return fresh
-
-
 def asked(engine: Engine, medium: Frames, sampling: Sampling, at: int | None) -> tuple[Answer, Conversation, int]:
     """An answer with Ctrl-C behind the n-th layer, the conversation, and how many layers were run."""
     conversation = Conversation(attached=(Frames(clip=medium.clip, pixels=medium.pixels, times_s=medium.times_s),))
@@ -221,7 +214,8 @@ def test_no_layer_runs_behind_a_ctrl_c_and_the_next_answer_is_right(
     medium = next(each for each in media if each.kind == kind)
     whole, _, layers = asked(engine_like(random_engine), medium, SAMPLING, None)
     for at in range(1, layers):
-        engine = engine_like(random_engine, is_static=is_static)
+        engine = engine_like(random_engine)
+        engine.is_static = is_static
         answer, conversation, run_layers = asked(engine, medium, SAMPLING, at)
         assert (run_layers, answer.stop_reason) == (at, "interrupted")
         assert whole.text.startswith(answer.text)

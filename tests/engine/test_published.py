@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tests import published as layout
 from tests.engine.batches import as_asked, crossed, run
-from tests.engine.engines import FREE, ask, conversation_about, engine_of, saying
+from tests.engine.engines import FREE, ask, conversation_about, engine_like, engine_of, saying
 from tests.published import write_published
 from tests.reference import Reference, read_reference
 from vllava_cli import demo
@@ -141,11 +141,6 @@ def test_a_stray_letter_is_no_part_of_an_answer_nor_of_the_next_prompt(engine: E
     fresh = engine_like(engine)
     again = replace(conversation, turns=conversation.turns[:1])
     assert ask(fresh, again, "Where?").text == later.text
-
-
-def engine_like(engine: Engine) -> Engine:
-    """The same model with nothing in its cache."""
-    return Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
 
 
 @pytest.fixture(scope="module")

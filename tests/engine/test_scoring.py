@@ -5,8 +5,7 @@ The yardstick is transformers' own forward pass over prompt and option, pixels a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from tests.engine.batches import row_counts
 from tests.engine.engines import FREE as GREEDY
-from tests.engine.engines import PATHS, PHRASES, after, ask, engine_of, greedy_ids, whole_logits
+from tests.engine.engines import PATHS, PHRASES, after, ask, engine_like, engine_of, greedy_ids, whole_logits
 from tests.reference import Reference
 from vllava_cli import demo
 from vllava_cli.engine import scoring
@@ -142,24 +142,11 @@ def test_a_batch_of_prompts_is_scored_as_each_alone(
         assert torch.equal(layer.values, values)
 
 
-@contextmanager
-def passes(engine: Engine) -> Iterator[list[int]]:
-    """How many rows went through the language model, a number for each pass."""
-    rows: list[int] = []
-
-    def note(_module: object, inputs: tuple[torch.Tensor, object]) -> None:
-        rows.append(len(inputs[0]))
-
-    hook = engine.llama.register_forward_pre_hook(note)
-    yield rows
-    hook.remove()
-
-
 def test_words_need_no_pass_and_phrases_one_for_as_many_as_fit(engine: Engine, shown: dict[str, Frames]) -> None:
     many = tuple(f"number {number}" for number in range(40))
     for choices, wanted in ((WORDS, [1]), (PHRASES, [1, 5]), (many, [1, 16, 16, 8])):
         engine.prompt_cache = None
-        with passes(engine) as rows:
+        with row_counts(engine) as rows:
             ask(engine, Conversation(attached=(shown[CIRCLE],)), QUESTION, Sampling(choices=choices))
         assert rows == wanted
 
@@ -230,14 +217,14 @@ def test_calibrated_is_what_blank_clips_say_subtracted(
 def test_blank_clips_are_asked_once_whatever_clip_is_shown(shown: dict[str, Frames]) -> None:
     engine = engine_of(demo.CHECKPOINT)
     calibrated = Sampling(choices=WORDS, is_calibrated=True)
-    with passes(engine) as rows:
+    with row_counts(engine) as rows:
         for name in (CIRCLE, GROWS):
             ask(engine, Conversation(attached=(shown[name],)), QUESTION, calibrated)
             assert engine.prompt_cache
             assert len(engine.prompt_cache.cache) == len(engine.prompt_cache.ids)
     assert rows == [1, 1, 1]
     assert engine.vision.calls == 2, "a blank clip isn't one that was looked at"
-    with passes(engine) as rows:
+    with row_counts(engine) as rows:
         ask(engine, Conversation(attached=(shown[CIRCLE],)), "Why?", calibrated)
         ask(engine, Conversation(attached=(shown[CIRCLE],)), "Why?", replace(calibrated, choices=WORDS[1:]))
         ask(engine, Conversation(attached=(shown[STAR],)), "Why?", calibrated)
@@ -252,7 +239,7 @@ def test_what_blank_clips_say_is_forgotten_before_it_fills_the_memory(
     options = engine.tokens.option_ids(WORDS)
     talks = [Conversation(attached=(shown[STAR],)) for _ in QUESTIONS]
     prompts = [tuple(engine.tokens.prompt_ids(*each)) for each in zip(talks, QUESTIONS, strict=True)]
-    with passes(engine) as rows:
+    with row_counts(engine) as rows:
         for number in (0, 1, 2, 1, 2, 0):
             engine.calibrator.scores(prompts[number], options)
     assert len(rows) == 4
@@ -347,7 +334,7 @@ def test_choices_that_are_none_are_refused(engine: Engine) -> None:
 
 
 def test_a_choice_that_does_not_fit_is_refused_with_the_counts(engine: Engine, shown: dict[str, Frames]) -> None:
-    tight = Engine(model=engine.model, tokens=replace(engine.tokens, context_tokens=150), plan=engine.plan)
+    tight = engine_like(engine, context_tokens=150)
     conversation = Conversation(attached=(shown[CIRCLE],))
     prompt = len(tight.tokens.prompt_ids(conversation, "Why?"))
     fits, too_long = (("no", " ".join(["red"] * count)) for count in (150 - prompt, 151 - prompt))

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.engines import EXACT, conversation_about, tokens_of
+from tests.engine.engines import EXACT, conversation_about, engine_like, tokens_of
 from tests.engine.keepsakes import PLAN, made, put
 from vllava_cli.commands.start import start as begin
 from vllava_cli.demo import CHECKPOINT
@@ -86,7 +86,7 @@ def logits(engine: Engine, clip: Path) -> torch.Tensor:
     """
     for value in engine.model.parameters():
         value.data = value.data.clone()
-    engine = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
+    engine = engine_like(engine)
     conversation = conversation_about(clip)
     ids = tuple(engine.tokens.prompt_ids(conversation, "what"))
     found = engine.read(Prompt(ids=ids, media=conversation.media, fit="crop"))
