@@ -5,11 +5,10 @@ Frames are converted on the way where their positions can be foreseen; else a se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from av.container import InputContainer
@@ -20,15 +19,12 @@ from av.video.stream import VideoStream
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, opened, stored_clip, video_stream
 from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
-from vllava_cli.media.select import choose, pick, reference
+from vllava_cli.media.select import choose, pick
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 UNKNOWN_RATE = Fraction(25)
-_SMALL_BYTES = 16 << 20
 _STEADY_S = 0.0015
 """Steps between frames that differ by less are equal: many containers round to milliseconds."""
-
-VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +58,12 @@ class FullDecode:
         return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
 
     def _decoded_again(self, wanted: frozenset[int]) -> dict[int, Pixels]:
-        path, found, size, converter = self.clip.path, dict[int, Pixels](), None, Converter()
-        with opened(path) as container:
-            again = _Pass(container, path, is_threaded=self.is_clean)
-            for index, frame in enumerate(again.frames(again.packets())):
-                size = size or (frame.height, frame.width, 3)
-                if index in wanted:
-                    found[index] = np.empty(size, np.uint8)
-                    converter.write(frame, found[index])
-                if len(found) == len(wanted):
-                    return found
-        raise MediaError(f"{quoted(path)} changed while it was read. Try again.")
+        with opened(self.clip.path) as container:
+            again = _Pass(container, self.clip.path, is_threaded=self.is_clean)
+            for _ in again.frames(wanted):
+                if len(again.pixels) == len(wanted):
+                    return again.pixels
+        raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
 
 
 def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
@@ -86,24 +77,6 @@ def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = F
         return known
     with opened(path) as again:
         return _Pass(again, path, is_threaded=False).run(foreseen or pick(len(known.times_s)))
-
-
-def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
-    """`decode_all` of a file that has just been opened and whose frames haven't been counted.
-
-    They are counted by their packets first, so that the wanted ones can be converted on the way; packets of small
-    files are collected and decoded, so that those are read once.
-    """
-    counting, packets, packet_bytes = _Pass(container, path, is_threaded=True), list[VideoPacket](), 0
-    for packet in counting.packets():
-        packet_bytes += packet.size
-        if packet_bytes <= _SMALL_BYTES:
-            packets.append(packet)
-    foreseen = reference(max(1, counting.packet_count), reported=counting.stream.frames)
-    if counting.is_cut or packet_bytes > _SMALL_BYTES:
-        return decode_all(path, foreseen)
-    known = counting.run(foreseen, packets)
-    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True)
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
@@ -138,15 +111,17 @@ class _Pass:
         self._path, self._container = path, container
         self.stream = video_stream(container, path)
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
-        self.packet_count = 0
-        self.is_cut = False
+        self.pixels: dict[int, Pixels] = {}
+        """The wanted frames, as stored."""
+        self._packet_count = 0
+        self._is_cut = False
         """The container itself broke off with an error."""
         self._refused = 0
         """Packets that could not be decoded."""
         self._corrupt = 0
         """Frames that the decoder gave, but had to make up in part."""
 
-    def packets(self) -> Iterator[VideoPacket]:
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
         packets = self._container.demux(self.stream)
         while True:
             try:
@@ -154,43 +129,51 @@ class _Pass:
             except MemoryError:
                 raise
             except DECODE_ERRORS:
-                self.is_cut = True
+                self._is_cut = True
                 return
             if packet is None:
                 return
-            self.packet_count += packet.size > 0
+            self._packet_count += packet.size > 0
             yield packet
 
-    def frames(self, packets: Iterable[VideoPacket]) -> Iterator[VideoFrame]:
-        """Every frame that the decoder shows, in order, damaged ones included.
+    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        try:
+            return packet.decode()
+        except MemoryError:
+            raise
+        except DECODE_ERRORS:
+            self._refused += 1
+            return []
+
+    def frames(self, wanted: Collection[int]) -> Iterator[VideoFrame]:
+        """Every frame that the decoder shows, in order, damaged ones included; the wanted ones go into `pixels`.
 
         The documentation's loop stops with an error at the first packet that the decoder refuses; here such packets
         are counted and passed over, as players do. Where the container itself breaks off, that is the end.
         """
-        for packet in packets:
-            try:
-                for frame in packet.decode():
-                    self._corrupt += frame.is_corrupt
-                    yield frame
-            except MemoryError:
-                raise
-            except DECODE_ERRORS:
-                self._refused += 1
+        index, shape, converter = 0, (0, 0, 3), Converter()
+        for packet in self._packets():
+            for frame in self._decoded(packet):
+                self._corrupt += frame.is_corrupt
+                if index == 0:
+                    shape = frame.height, frame.width, 3
+                if index in wanted:
+                    self.pixels[index] = np.empty(shape, np.uint8)
+                    converter.write(frame, self.pixels[index])
+                index += 1
+                yield frame
 
-    def run(self, foreseen: Collection[int], packets: Sequence[VideoPacket] = ()) -> FullDecode:
-        """Decodes the file, or `packets` of it that have been read, and converts the foreseen frames on the way."""
-        all_pts, duration, pixels, converter = list[int | None](), 0, dict[int, Pixels](), Converter()
+    def run(self, foreseen: Collection[int]) -> FullDecode:
+        """Decodes the whole file."""
+        all_pts, duration = list[int | None](), 0
         base, matrix = self.stream.time_base or Fraction(1), None
         width, height, pixel_format = 0, 0, ""
-        for index, frame in enumerate(self.frames(packets or self.packets())):
-            if index == 0:
+        for frame in self.frames(foreseen):
+            if not all_pts:
                 base, matrix = frame.time_base or base, matrix_of(frame)
                 width, height, pixel_format = frame.width, frame.height, frame.format.name
             all_pts.append(frame.pts)
             duration = frame.duration
-            if index in foreseen:
-                pixels[index] = np.empty((height, width, 3), np.uint8)
-                converter.write(frame, pixels[index])
         if not all_pts:
             raise MediaError(
                 f"No frame of {quoted(self._path)} could be decoded: it is damaged. Copy or download it again."
@@ -218,15 +201,15 @@ class _Pass:
             times_s=times_s,
             orientation=orientation,
             reported=self.stream.frames,
-            is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
-            pixels=pixels,
+            is_clean=count == self._packet_count and not (self._refused or self._corrupt or self._is_cut),
+            pixels=self.pixels,
         )
 
     def _faults(self, decoded: int, promised: int) -> tuple[str, ...]:
-        name, expected = quoted(self._path), max(promised, self.packet_count)
-        if decoded < expected and (self._refused or self.is_cut or self.packet_count < promised):
+        name, expected = quoted(self._path), max(promised, self._packet_count)
+        if decoded < expected and (self._refused or self._is_cut or self._packet_count < promised):
             return (f"{decoded} of {expected} frames of {name} could be decoded: the file is truncated or damaged.",)
-        if self.is_cut:
+        if self._is_cut:
             return (f"{name} breaks off after {counted(decoded, 'frame')}: the file is truncated or damaged.",)
         if self._corrupt:
             return (f"{self._corrupt} of {decoded} frames of {name} are damaged: parts of them are made up.",)
