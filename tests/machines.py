@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Dtype, Hardware, Quantisation, VideoRecipe
+from vllava_cli.nouns import Attention, Checkpoint, Dtype, Hardware, Processor, Quantisation, VideoRecipe
 
 GIB = 2**30
 RECIPE = VideoRecipe(short_side=224, crop_height=224, crop_width=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -40,8 +39,7 @@ DEMO = Checkpoint(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(NamedTuple):
     """A machine, and the plan for the 7B model and videos on it; `device` None means that nothing fits."""
 
     name: str
@@ -61,9 +59,9 @@ def gpu(
     *,
     index: int = 0,
     kind: Literal["cuda", "rocm", "mps", "xpu"] = "cuda",
-) -> Accelerator:
+) -> Processor:
     device = {"cuda": f"cuda:{index}", "rocm": f"cuda:{index}", "mps": "mps", "xpu": f"xpu:{index}"}[kind]
-    return Accelerator(
+    return Processor(
         kind=kind,
         device=device,
         name=name,
@@ -74,7 +72,7 @@ def gpu(
 
 
 def box(
-    *gpus: Accelerator, ram: float = 32, free: float = 26, bf16: bool = False, bnb: bool = True, flash: bool = False
+    *gpus: Processor, ram: float = 32, free: float = 26, bf16: bool = False, bnb: bool = True, flash: bool = False
 ) -> Hardware:
     return Hardware(
         accelerators=gpus,
@@ -117,84 +115,64 @@ M2_24 = gpu("Apple M2 GPU", 16.0, 16.0, kind="mps")
 M3_MAX = gpu("Apple M3 Max GPU", 48.0, 48.0, kind="mps")
 
 
-def second(card: Accelerator) -> Accelerator:
+def second(card: Processor) -> Processor:
     return gpu(card.name, card.total_bytes / GIB, card.free_bytes / GIB, card.capability, index=1)
-
-
-def row(
-    name: str,
-    hardware: Hardware,
-    device: str | None = None,
-    dtype: Dtype = "float16",
-    quantisation: Quantisation | None = None,
-    attention: Attention = "sdpa",
-    context_tokens: int | None = None,
-) -> Machine:
-    return Machine(
-        name=name,
-        hardware=hardware,
-        device=device,
-        dtype=dtype,
-        quantisation=quantisation,
-        attention=attention,
-        context_tokens=context_tokens,
-    )
 
 
 FLASH: Attention = "flash_attention_2"
 
 MACHINES = (
-    row("H100 80 GB, flash-attn", box(H100, ram=256, free=240, flash=True), "cuda:0", attention=FLASH),
-    row("H200, no flash-attn", box(H200, ram=128, free=120), "cuda:0"),
-    row("A100 40 GB, flash-attn", box(A100, flash=True), "cuda:0", attention=FLASH),
-    row("A100 40 GB, no bitsandbytes", box(A100, bnb=False), "cuda:0"),
-    row("L4 24 GB, flash-attn", box(L4, flash=True), "cuda:0", attention=FLASH),
-    row("T4 16 GB", box(T4, ram=12.7, free=11.0), "cuda:0", quantisation="4bit"),
-    row("T4 16 GB, flash-attn", box(T4, flash=True), "cuda:0", quantisation="4bit"),
-    row("T4 16 GB, no bitsandbytes, little RAM", box(T4, ram=12.7, free=11.0, bnb=False)),
-    row("V100 16 GB", box(V100), "cuda:0", quantisation="4bit"),
-    row("V100 32 GB, flash-attn", box(V100_32, flash=True), "cuda:0"),
-    row("RTX 5090 32 GB, flash-attn", box(RTX_5090, flash=True), "cuda:0", attention=FLASH),
-    row("RTX 4090 24 GB", box(RTX_4090), "cuda:0"),
-    row("RTX 4090 24 GB, flash-attn", box(RTX_4090, flash=True), "cuda:0", attention=FLASH),
-    row("RTX 4080 16 GB", box(RTX_4080), "cuda:0", quantisation="4bit"),
-    row("RTX 4080 16 GB, flash-attn", box(RTX_4080, flash=True), "cuda:0", "float16", "4bit", FLASH),
-    row("RTX 4080 16 GB, no bitsandbytes, bf16 CPU", box(RTX_4080, bf16=True, bnb=False), "cpu", "bfloat16"),
-    row("RTX 3090 24 GB", box(RTX_3090), "cuda:0"),
-    row("RTX 3060 12 GB", box(RTX_3060), "cuda:0", quantisation="4bit"),
-    row("RTX 4060 8 GB, no display", box(RTX_4060), "cuda:0", quantisation="4bit"),
-    row("RTX 4060 8 GB, a desktop on it", box(RTX_4060_DESKTOP, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 2696),
-    row("RTX 2060 6 GB, 16 GB RAM", box(RTX_2060, ram=16, free=12.5), "cpu", "float32", "4bit"),
-    row("GTX 1080 8 GB", box(GTX_1080), "cuda:0", quantisation="4bit"),
-    row("GTX 1050 4 GB", box(GTX_1050), "cpu", "float32", "4bit"),
-    row("Tesla P40 24 GB", box(P40), "cuda:0"),
-    row("two RTX 4090, the first busy", box(BUSY_4090, second(RTX_4090)), "cuda:1"),
-    row("two RTX 3060 12 GB", box(RTX_3060, second(RTX_3060)), "cuda:0", quantisation="4bit"),
-    row("T4 and RTX 3090, flash-attn", box(T4, second(RTX_3090), flash=True), "cuda:1", attention=FLASH),
-    row("one RTX 4090, nearly full, bf16 CPU", box(BUSY_4090, ram=64, free=50, bf16=True), "cpu", "bfloat16"),
-    row("Mac M1 8 GB", box(M1_8, ram=8, free=3.9)),
-    row("Mac M2 16 GB", box(M2_16, ram=16, free=9.8, bf16=True), "mps", quantisation="4bit"),
-    row("Mac M2 16 GB, no bitsandbytes", box(M2_16, ram=16, free=9.8, bf16=True, bnb=False)),
-    row("Mac M2 24 GB", box(M2_24, ram=24, free=18, bf16=True), "mps", quantisation="4bit"),
-    row("Mac M3 Max 64 GB", box(M3_MAX, ram=64, free=52, bf16=True), "mps"),
-    row("Mac M3 Max 64 GB, flash-attn flag", box(M3_MAX, ram=64, free=52, bf16=True, flash=True), "mps"),
-    row("laptop 8 GB, bf16", box(ram=7.7, free=5.1, bf16=True)),
-    row("laptop 8 GB", box(ram=7.7, free=5.1)),
-    row("laptop 16 GB, bf16", box(ram=15.5, free=11.2, bf16=True), "cpu", "bfloat16", "4bit"),
-    row("laptop 16 GB, bf16, no bitsandbytes", box(ram=15.5, free=11.2, bf16=True, bnb=False)),
-    row("laptop 16 GB", box(ram=15.5, free=11.2), "cpu", "float32", "4bit"),
-    row("laptop 32 GB, bf16", box(ram=31.1, free=25.5, bf16=True), "cpu", "bfloat16"),
-    row("laptop 32 GB", box(ram=31.1, free=25.5), "cpu", "float32", "4bit"),
-    row("laptop 32 GB, no bitsandbytes", box(ram=31.1, free=25.5, bnb=False)),
-    row("VPS 4 GB", box(ram=3.8, free=3.2)),
-    row("server 64 GB", box(ram=62.5, free=58), "cpu", "float32"),
-    row("server 512 GB, amx_bf16", box(ram=503, free=480, bf16=True), "cpu", "bfloat16"),
-    row("container of 10 GiB, bf16", box(ram=10, free=9.5, bf16=True), "cpu", "bfloat16", "4bit"),
-    row("container of 8 GiB, bf16", box(ram=8, free=7.8, bf16=True), "cpu", "bfloat16", "4bit"),
-    row("Intel Arc A770 16 GB", box(ARC), "xpu:0", quantisation="4bit"),
-    row("Intel Arc A770 16 GB, no bitsandbytes", box(ARC, bnb=False, bf16=True), "xpu:0", context_tokens=2696),
-    row("Radeon RX 7900 XTX 24 GB", box(RX_7900), "cuda:0"),
-    row("Radeon RX 7900 XTX 24 GB, flash-attn", box(RX_7900, flash=True), "cuda:0"),
-    row("Radeon RX 7600 8 GB, bf16 CPU", box(RX_7600, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 3080),
-    row("Instinct MI300X 192 GB", box(MI300, ram=512, free=400), "cuda:0"),
+    Machine("H100 80 GB, flash-attn", box(H100, ram=256, free=240, flash=True), "cuda:0", attention=FLASH),
+    Machine("H200, no flash-attn", box(H200, ram=128, free=120), "cuda:0"),
+    Machine("A100 40 GB, flash-attn", box(A100, flash=True), "cuda:0", attention=FLASH),
+    Machine("A100 40 GB, no bitsandbytes", box(A100, bnb=False), "cuda:0"),
+    Machine("L4 24 GB, flash-attn", box(L4, flash=True), "cuda:0", attention=FLASH),
+    Machine("T4 16 GB", box(T4, ram=12.7, free=11.0), "cuda:0", quantisation="4bit"),
+    Machine("T4 16 GB, flash-attn", box(T4, flash=True), "cuda:0", quantisation="4bit"),
+    Machine("T4 16 GB, no bitsandbytes, little RAM", box(T4, ram=12.7, free=11.0, bnb=False)),
+    Machine("V100 16 GB", box(V100), "cuda:0", quantisation="4bit"),
+    Machine("V100 32 GB, flash-attn", box(V100_32, flash=True), "cuda:0"),
+    Machine("RTX 5090 32 GB, flash-attn", box(RTX_5090, flash=True), "cuda:0", attention=FLASH),
+    Machine("RTX 4090 24 GB", box(RTX_4090), "cuda:0"),
+    Machine("RTX 4090 24 GB, flash-attn", box(RTX_4090, flash=True), "cuda:0", attention=FLASH),
+    Machine("RTX 4080 16 GB", box(RTX_4080), "cuda:0", quantisation="4bit"),
+    Machine("RTX 4080 16 GB, flash-attn", box(RTX_4080, flash=True), "cuda:0", "float16", "4bit", FLASH),
+    Machine("RTX 4080 16 GB, no bitsandbytes, bf16 CPU", box(RTX_4080, bf16=True, bnb=False), "cpu", "bfloat16"),
+    Machine("RTX 3090 24 GB", box(RTX_3090), "cuda:0"),
+    Machine("RTX 3060 12 GB", box(RTX_3060), "cuda:0", quantisation="4bit"),
+    Machine("RTX 4060 8 GB, no display", box(RTX_4060), "cuda:0", quantisation="4bit"),
+    Machine("RTX 4060 8 GB, a desktop", box(RTX_4060_DESKTOP, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 2696),
+    Machine("RTX 2060 6 GB, 16 GB RAM", box(RTX_2060, ram=16, free=12.5), "cpu", "float32", "4bit"),
+    Machine("GTX 1080 8 GB", box(GTX_1080), "cuda:0", quantisation="4bit"),
+    Machine("GTX 1050 4 GB", box(GTX_1050), "cpu", "float32", "4bit"),
+    Machine("Tesla P40 24 GB", box(P40), "cuda:0"),
+    Machine("two RTX 4090, the first busy", box(BUSY_4090, second(RTX_4090)), "cuda:1"),
+    Machine("two RTX 3060 12 GB", box(RTX_3060, second(RTX_3060)), "cuda:0", quantisation="4bit"),
+    Machine("T4 and RTX 3090, flash-attn", box(T4, second(RTX_3090), flash=True), "cuda:1", attention=FLASH),
+    Machine("one RTX 4090, nearly full, bf16 CPU", box(BUSY_4090, ram=64, free=50, bf16=True), "cpu", "bfloat16"),
+    Machine("Mac M1 8 GB", box(M1_8, ram=8, free=3.9)),
+    Machine("Mac M2 16 GB", box(M2_16, ram=16, free=9.8, bf16=True), "mps", quantisation="4bit"),
+    Machine("Mac M2 16 GB, no bitsandbytes", box(M2_16, ram=16, free=9.8, bf16=True, bnb=False)),
+    Machine("Mac M2 24 GB", box(M2_24, ram=24, free=18, bf16=True), "mps", quantisation="4bit"),
+    Machine("Mac M3 Max 64 GB", box(M3_MAX, ram=64, free=52, bf16=True), "mps"),
+    Machine("Mac M3 Max 64 GB, flash-attn flag", box(M3_MAX, ram=64, free=52, bf16=True, flash=True), "mps"),
+    Machine("laptop 8 GB, bf16", box(ram=7.7, free=5.1, bf16=True)),
+    Machine("laptop 8 GB", box(ram=7.7, free=5.1)),
+    Machine("laptop 16 GB, bf16", box(ram=15.5, free=11.2, bf16=True), "cpu", "bfloat16", "4bit"),
+    Machine("laptop 16 GB, bf16, no bitsandbytes", box(ram=15.5, free=11.2, bf16=True, bnb=False)),
+    Machine("laptop 16 GB", box(ram=15.5, free=11.2), "cpu", "float32", "4bit"),
+    Machine("laptop 32 GB, bf16", box(ram=31.1, free=25.5, bf16=True), "cpu", "bfloat16"),
+    Machine("laptop 32 GB", box(ram=31.1, free=25.5), "cpu", "float32", "4bit"),
+    Machine("laptop 32 GB, no bitsandbytes", box(ram=31.1, free=25.5, bnb=False)),
+    Machine("VPS 4 GB", box(ram=3.8, free=3.2)),
+    Machine("server 64 GB", box(ram=62.5, free=58), "cpu", "float32"),
+    Machine("server 512 GB, amx_bf16", box(ram=503, free=480, bf16=True), "cpu", "bfloat16"),
+    Machine("container of 10 GiB, bf16", box(ram=10, free=9.5, bf16=True), "cpu", "bfloat16", "4bit"),
+    Machine("container of 8 GiB, bf16", box(ram=8, free=7.8, bf16=True), "cpu", "bfloat16", "4bit"),
+    Machine("Intel Arc A770 16 GB", box(ARC), "xpu:0", quantisation="4bit"),
+    Machine("Intel Arc A770 16 GB, no bitsandbytes", box(ARC, bnb=False, bf16=True), "xpu:0", context_tokens=2696),
+    Machine("Radeon RX 7900 XTX 24 GB", box(RX_7900), "cuda:0"),
+    Machine("Radeon RX 7900 XTX 24 GB, flash-attn", box(RX_7900, flash=True), "cuda:0"),
+    Machine("Radeon RX 7600 8 GB, bf16 CPU", box(RX_7600, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 3080),
+    Machine("Instinct MI300X 192 GB", box(MI300, ram=512, free=400), "cuda:0"),
 )

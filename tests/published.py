@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
+
+from tests.tensor_names import published_name
 
 HIDDEN, INNER, LAYERS, HEADS, CONTEXT = 64, 128, 2, 4, 4096
 TOWER_LAYERS, PATCH, SIDE = 3, 56, 224
@@ -95,52 +98,12 @@ def _values(shape: tuple[int, ...], how: str, generator: torch.Generator) -> tor
 
 
 def tensors() -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """(published name, shape, "normal", "one" or "zero") of each tensor."""
-    for name in ("video_tower", "image_tower"):
-        yield from _tower(f"{name}.vision_model")
-    yield from _linear("multi_modal_projector.linear_1", HIDDEN, HIDDEN)
-    yield from _linear("multi_modal_projector.linear_2", HIDDEN, HIDDEN)
-    yield "language_model.model.embed_tokens.weight", (ROWS, HIDDEN), "normal"
-    for number in range(LAYERS):
-        layer = f"language_model.model.layers.{number}"
-        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            yield f"{layer}.self_attn.{part}.weight", (HIDDEN, HIDDEN), "normal"
-        for part, shape in (
-            ("gate_proj", (INNER, HIDDEN)),
-            ("up_proj", (INNER, HIDDEN)),
-            ("down_proj", (HIDDEN, INNER)),
-        ):
-            yield f"{layer}.mlp.{part}.weight", shape, "normal"
-        for part in ("input_layernorm", "post_attention_layernorm"):
-            yield f"{layer}.{part}.weight", (HIDDEN,), "one"
-    yield "language_model.model.norm.weight", (HIDDEN,), "one"
-    yield "language_model.lm_head.weight", (ROWS, HIDDEN), "normal"
-
-
-def _tower(name: str) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    yield f"{name}.embeddings.class_embedding", (HIDDEN,), "normal"
-    yield f"{name}.embeddings.patch_embedding.weight", (HIDDEN, 3, PATCH, PATCH), "normal"
-    yield f"{name}.embeddings.position_embedding.weight", ((SIDE // PATCH) ** 2 + 1, HIDDEN), "normal"
-    yield from _norm(f"{name}.pre_layrnorm")
-    for number in range(TOWER_LAYERS):
-        layer = f"{name}.encoder.layers.{number}"
-        for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
-            yield from _linear(f"{layer}.self_attn.{part}", HIDDEN, HIDDEN)
-        yield from _norm(f"{layer}.layer_norm1")
-        yield from _linear(f"{layer}.mlp.fc1", INNER, HIDDEN)
-        yield from _linear(f"{layer}.mlp.fc2", HIDDEN, INNER)
-        yield from _norm(f"{layer}.layer_norm2")
-    yield from _norm(f"{name}.post_layernorm")
-
-
-def _linear(name: str, out: int, into: int) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    yield f"{name}.weight", (out, into), "normal"
-    yield f"{name}.bias", (out,), "zero"
-
-
-def _norm(name: str) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    yield f"{name}.weight", (HIDDEN,), "one"
-    yield f"{name}.bias", (HIDDEN,), "zero"
+    """(published name, shape, "normal", "one" or "zero") of each tensor, of a model that takes no memory."""
+    with torch.device("meta"):
+        model = VideoLlavaForConditionalGeneration(VideoLlavaConfig(**_config()))
+    for name, value in model.state_dict().items():
+        how = "zero" if name.endswith(".bias") else "one" if "norm" in name else "normal"
+        yield published_name(name), tuple(value.shape), how
 
 
 def _descriptions() -> dict[str, dict[str, Any]]:

@@ -19,4 +19,4 @@ def published_name(name: str) -> str:
         return "language_model.lm_head.weight"
     name = name.removeprefix("model.")
     name = re.sub(r"^language_model\.", "language_model.model.", name)
-    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", name)
+    return re.sub(r"^(video|image)_tower\.(vision_model\.)?", r"\1_tower.vision_model.", name)

@@ -15,6 +15,7 @@ from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
 HEAVY = ("torch", "transformers", "numpy", "av", "PIL", "rich", "huggingface_hub")
+MAIN = "from vllava_cli.cli import main; main()"
 WATCH = """
 import sys
 sys.argv = ["vllava", *{words!r}]
@@ -25,6 +26,15 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
 """
 
 
+def python(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a process that has nothing of this one's settings."""
+    own = {"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(folder)}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=own | environment, stdin=subprocess.DEVNULL
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -33,18 +43,9 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
         (["ask", "--help"], 0),
         ([], 2),
         (["ask", "--no-such-option"], 2),
-        (["ask", "a.mp4", "Why?", "--precision", "3bit"], 2),
         (["ask", "Why is this funny?"], 2),
         (["ask", "a.mp4", "Why?", "--start", "3", "--end", "3"], 2),
-        (["ask", "a.mp4", ""], 2),
-        (["probe", "a.mp4", "--decode-timeout", "0"], 2),
         (["frames", "a.mp4", "--at", "1", "--end", "2"], 2),
-        (["frames", "a.mp4", "--show"], 2),
-        (["bench", "--help"], 0),
-        (["bench", "a.mp4", "Why?", "b.mp4"], 2),
-        (["bench", "--precision", "fp16,3bit"], 2),
-        (["bench", "--random-weights", "70b"], 2),
-        (["bench", "--batch-size", "1,0"], 2),
         (["bench", "--plot", "a.jpg"], 2),
         (["bench", "--compare", "gone.json"], 1),
         (["bench", "--save", "gone/a.json"], 1),
@@ -52,28 +53,14 @@ print("HEAVY", heavy, "CODE", code, file=sys.stderr)
     ],
 )
 def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:
-    script = WATCH.format(words=words, heavy=HEAVY)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
-    )
+    done = python(WATCH.format(words=words, heavy=HEAVY), tmp_path)
     assert done.stderr.splitlines()[-1] == f"HEAVY [] CODE {code}"
 
 
 def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_path: Path) -> None:
     for model, libraries in (("demo", HEAVY[:2]), (DEFAULT_MODEL, (*HEAVY[:2], "huggingface_hub"))):
         script = WATCH.format(words=["frames", str(clip), "--overwrite", "-m", model], heavy=libraries)
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]), "HOME": str(tmp_path)},
-        )
+        done = python(script, tmp_path)
         assert (done.stdout, done.stderr.splitlines()[-1]) == ("clip-frames.png\n", "HEAVY [] CODE 0")
 
 
@@ -89,32 +76,22 @@ def test_help_is_a_command_too(shell: Run) -> None:
     )
 
 
-USAGE_ERRORS = {
-    "no clip": (["ask", "Why is this funny?"], 'vllava: No clip was given: vllava ask CLIP... "QUESTION".\n'),
-    "too many times for the model": (
-        ["ask", "a.mp4", "Why?", "--at", "1,2,3,4,5,6,7,8,9"],
-        "vllava: --at names 9 times, more than the 8 that can be shown. Name fewer.\n",
-    ),
-    "too many times for a sheet": (
-        ["frames", "a.mp4", "--at", ",".join(map(str, range(65)))],
-        "vllava: --at names 65 times, more than the 64 that can be shown. Name fewer.\n",
-    ),
-    "too many words for a bench": (
-        ["bench", "a.mp4", "Why?", "b.mp4"],
-        "vllava: bench measures with one clip and one question, and 3 words were given: "
-        'vllava bench [CLIP] ["QUESTION"].\n',
-    ),
-    "random weights of a model": (
-        ["bench", "--random-weights", "7b", "--model", "demo"],
-        "vllava: --random-weights measures no --model, no --revision and no --adapter. Give one of them.\n",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", USAGE_ERRORS)
-def test_usage_errors_are_one_sentence_and_exit_2(name: str, shell: Run) -> None:
-    words, message = USAGE_ERRORS[name]
-    assert shell(*words) == Shell(code=2, out="", err=message)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ask", "Why is this funny?"], 'No clip was given: vllava ask CLIP... "QUESTION".'),
+        (
+            ["frames", "a.mp4", "--at", ",".join(map(str, range(65)))],
+            "--at names 65 times, more than the 64 that can be shown. Name fewer.",
+        ),
+        (
+            ["bench", "--random-weights", "7b", "--model", "demo"],
+            "--random-weights measures no --model, no --revision and no --adapter. Give one of them.",
+        ),
+    ],
+)
+def test_usage_errors_are_one_sentence_and_exit_2(words: list[str], message: str, shell: Run) -> None:
+    assert shell(*words) == Shell(code=2, out="", err=f"vllava: {message}\n")
 
 
 def test_a_usage_error_shows_no_control_characters(shell: Run) -> None:
@@ -187,13 +164,7 @@ def test_a_closed_stdin_asks_nothing(clip: Path) -> None:
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion_is_offered(shell_name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
-        env={"_VLLAVA_COMPLETE": f"source_{shell_name}", "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = python(MAIN, tmp_path, _VLLAVA_COMPLETE=f"source_{shell_name}")
     assert "vllava" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -205,20 +176,8 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
         (snapshot / "config.json").write_text(f'{{"model_type": "{kind}"}}')
 
     def complete(words: str, count: int) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", "from vllava_cli.cli import main; main()"],
-            env={
-                "_VLLAVA_COMPLETE": "complete_bash",
-                "COMP_WORDS": words,
-                "COMP_CWORD": str(count),
-                "HF_HUB_CACHE": str(tmp_path / "hub"),
-                "PYTHONPATH": str(Path(vllava_cli.__file__).parents[1]),
-            },
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        return done.stdout.split()
+        settings = {"COMP_WORDS": words, "COMP_CWORD": str(count), "HF_HUB_CACHE": str(tmp_path / "hub")}
+        return python(MAIN, tmp_path, _VLLAVA_COMPLETE="complete_bash", **settings).stdout.split()
 
     assert complete("vllava d", 1) == ["doctor", "demo"]
     assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]

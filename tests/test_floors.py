@@ -14,7 +14,7 @@ MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(
 
 FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
-    ("prompt", "choices", "times", "hardware", "plan", "fit"),
+    ("prompt", "choices", "times", "hardware", "plan"),
     ("storage", "media"),
     ("engine", "session"),
     ("screen", "commands"),
@@ -28,7 +28,7 @@ HEAVY = {
     "transformers": {"engine", "media/pixels"},
     "huggingface_hub": {"engine/hub", "engine/hub_download"},
     "av": {"media"},
-    "PIL": {"media", "commands/bench"},
+    "PIL": {"media", "commands/bar_chart"},
     "rich": {"screen"},
     "typer": {"cli", "options", "usage"},
     "prompt_toolkit": {"commands/chat"},

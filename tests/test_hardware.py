@@ -22,7 +22,7 @@ from vllava_cli.hardware import (
     physical_cores,
     probe,
 )
-from vllava_cli.nouns import Accelerator
+from vllava_cli.nouns import Processor
 
 GIB = 2**30
 
@@ -53,7 +53,6 @@ def test_the_probe_of_this_machine_agrees_with_itself_and_the_system(capfd: pyte
             ("AMD EPYC 9554", True),
         ),
         ("model name\t: Intel(R) Xeon(R) 8480\nflags\t\t: fpu amx_bf16 amx_tile\n", ("Intel(R) Xeon(R) 8480", True)),
-        ("model name\t: Intel(R) Core(TM) i7-8550U\nflags\t\t: fpu avx2\n", ("Intel(R) Core(TM) i7-8550U", False)),
         ("processor\t: 0\nFeatures\t: fp asimd i8mm bf16 dgh\nCPU part\t: 0xd40\n", (None, True)),
         ("processor\t: 0\nFeatures\t: fp asimd crc32\nCPU part\t: 0xd08\n", (None, False)),
         ("model name\t: x\nbugs\t\t: avx512_bf16\nflags\t\t: my_avx512_bf16_not\n", ("x", False)),
@@ -62,11 +61,6 @@ def test_the_probe_of_this_machine_agrees_with_itself_and_the_system(capfd: pyte
 )
 def test_name_and_bf16_are_read_from_cpuinfo(cpuinfo: str, facts: tuple[str | None, bool]) -> None:
     assert cpu_facts(cpuinfo) == facts
-
-
-def test_without_control_groups_the_ram_is_the_machines(tmp_path: Path) -> None:
-    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
-    assert core_quota(root=tmp_path) is None
 
 
 def test_a_v2_container_has_its_own_ram_and_its_file_cache_counts_as_free(tmp_path: Path) -> None:
@@ -103,14 +97,15 @@ def test_v1_groups_have_a_folder_per_controller(tmp_path: Path) -> None:
     assert core_quota(root=tmp_path) == 4
 
 
-def test_v1_groups_without_a_limit_leave_everything(tmp_path: Path) -> None:
-    write(tmp_path, "proc/self/cgroup", "5:memory:/\n3:cpu:/\n0::/\n")
-    write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-    write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
-    write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
-    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
-    assert core_quota(root=tmp_path) is None
+def test_v1_groups_without_a_limit_and_no_groups_leave_everything(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
+        assert core_quota(root=tmp_path) is None
+        write(tmp_path, "proc/self/cgroup", "5:memory:/\n3:cpu:/\n0::/\n")
+        write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+        write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{GIB}\n")
+        write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
+        write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
 
 
 def test_two_threads_of_one_core_count_once(tmp_path: Path) -> None:
@@ -125,13 +120,10 @@ def test_two_threads_of_one_core_count_once(tmp_path: Path) -> None:
     ("capability", "arch_list", "expected"),
     [
         ((6, 1), ["sm_75", "sm_80", "sm_90"], False),
-        ((6, 1), ["sm_50", "sm_60", "sm_70"], True),
-        ((7, 0), ["sm_75", "sm_80"], False),
         ((7, 5), ["sm_75", "sm_80"], True),
         ((8, 9), ["sm_80", "sm_86"], True),
         ((8, 0), ["sm_86"], False),
         ((12, 0), ["sm_90a", "sm_100"], False),
-        ((12, 0), ["sm_90", "sm_120"], True),
         ((12, 1), ["sm_90", "compute_90"], True),
         ((8, 0), ["sm_90", "compute_90"], False),
         ((8, 0), [], True),
@@ -203,7 +195,7 @@ def test_a_gpu_that_breaks_hides_no_other_and_is_told() -> None:
             ("NVIDIA L4", (8, 9), 21 * GIB, 22 * GIB),
         )
     )
-    l4 = Accelerator(
+    l4 = Processor(
         kind="cuda", device="cuda:2", name="NVIDIA L4", total_bytes=22 * GIB, free_bytes=21 * GIB, capability=(8, 9)
     )
     assert find_accelerators(torch, ram_free_bytes=GIB) == (
@@ -227,15 +219,12 @@ def test_a_driver_that_does_not_fit_torch_becomes_a_fault_and_no_warning() -> No
 def test_an_nvidia_driver_beside_a_torch_without_cuda_is_told(tmp_path: Path) -> None:
     write(tmp_path, "proc/driver/nvidia/version", "NVRM version: 580.1\n")
     _, faults = find_accelerators(fake_torch(), ram_free_bytes=GIB, root=tmp_path)
+    unrelated = fake_torch(cuda=FakeCuda(warning="something unrelated is deprecated"))
+    assert find_accelerators(unrelated, ram_free_bytes=GIB, root=tmp_path / "none") == ((), ())
     assert faults == (
         "An NVIDIA driver is here but torch 2.13.0 is built without CUDA; "
         "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130.",
     )
-
-
-def test_a_machine_without_gpus_has_neither_gpus_nor_faults(tmp_path: Path) -> None:
-    torch = fake_torch(cuda=FakeCuda(warning="something unrelated is deprecated"))
-    assert find_accelerators(torch, ram_free_bytes=GIB, root=tmp_path) == ((), ())
 
 
 @pytest.mark.parametrize(

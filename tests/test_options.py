@@ -36,7 +36,7 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 def test_names_are_read_alone_and_in_lists() -> None:
-    kernels = options.some_of("auto", "flash", "sdpa")["parser"]
+    kernels = options.one_of("auto", "flash", "sdpa", are_several=True)["parser"]
     assert kernels("flash, sdpa,auto,flash") == ("flash", "sdpa", "auto")
     assert options.one_of("crop", "pad")["parser"]("pad") == "pad"
     for text, name in (("", "''"), ("flash,", "''"), ("flash,fast", "'fast'"), ("Flash", "'Flash'")):

@@ -34,9 +34,8 @@ from tests.machines import (
     second,
 )
 from vllava_cli.errors import MemoryShortError, WishError
-from vllava_cli.fit import Form, free_gib, gib, needed_bytes
-from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Wishes
-from vllava_cli.plan import advise, plan
+from vllava_cli.nouns import Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Processor, Wishes
+from vllava_cli.plan import advise, free_gib, gib, needed_bytes, plan
 
 VIDEOS = SEVEN_B.seeing(["video"])
 
@@ -49,13 +48,7 @@ def test_the_7b_model_on_each_machine(machine: Machine) -> None:
         return
     made = plan(Wishes(), machine.hardware, VIDEOS)
     chosen = (made.device, made.dtype, made.quantisation, made.attention, made.context_tokens)
-    assert chosen == (
-        machine.device,
-        machine.dtype,
-        machine.quantisation,
-        machine.attention,
-        machine.context_tokens,
-    )
+    assert chosen == machine[2:]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +64,7 @@ def test_the_7b_model_on_each_machine(machine: Machine) -> None:
     ],
 )
 def test_a_tower_that_is_not_loaded_leaves_room_on_a_small_card(
-    card: Accelerator, kinds: tuple[MediaKind, ...], device: str, context_tokens: int | None
+    card: Processor, kinds: tuple[MediaKind, ...], device: str, context_tokens: int | None
 ) -> None:
     made = plan(Wishes(), box(card, bf16=True), SEVEN_B.seeing(kinds))
     assert (made.device, made.context_tokens) == (device, context_tokens)
@@ -135,11 +128,6 @@ def test_wishes_for_the_demo_reach_a_gpu_only_where_they_need_one(
 ) -> None:
     made = plan(wishes, box(RTX_4090, bf16=True, flash=True), DEMO)
     assert (made.device, made.dtype, made.quantisation, made.attention) == chosen
-
-
-def test_a_wish_for_flash_is_refused_for_the_gpus_reason_with_the_demo_too() -> None:
-    with pytest.raises(WishError, match=r"flash-attn needs compute capability 8\.0 and Tesla T4 has 7\.5"):
-        plan(FLASH, box(T4, flash=True), DEMO)
 
 
 FLASH = Wishes(attention="flash_attention_2")
@@ -371,90 +359,73 @@ def test_reasons_word_for_word(
 @pytest.mark.parametrize(
     ("wishes", "hardware", "advice"),
     [
-        (Wishes(), box(H100, flash=True), ()),
+        (Wishes(), box(H100, flash=True), ""),
+        (Wishes(), box(T4), ""),
         (
             Wishes(),
             box(H100),
-            (
-                "Install flash-attn (pip install flash-attn --no-build-isolation; it needs nvcc): "
-                "it may shorten the time to the first token.",
-            ),
+            "Install flash-attn (pip install flash-attn --no-build-isolation; it needs nvcc): "
+            "it may shorten the time to the first token.",
         ),
-        (Wishes(), box(T4), ()),
         (
             Wishes(precision="4bit"),
             box(H100, flash=True),
-            ("--precision fp16 is more exact, and fits: it needs 16.8 GiB and 78.9 GiB are free.",),
+            "--precision fp16 is more exact, and fits: it needs 16.8 GiB and 78.9 GiB are free.",
         ),
         (
             Wishes(),
             box(gpu("NVIDIA GeForce RTX 4090", 24, 12, (8, 9)), flash=True),
-            (
-                "Close other programs that use NVIDIA GeForce RTX 4090: with 16.8 GiB free, fp16 fits, "
-                "which is more exact.",
-            ),
+            "Close other programs that use NVIDIA GeForce RTX 4090: with 16.8 GiB free, fp16 fits, "
+            "which is more exact.",
         ),
         (
             Wishes(),
             box(T4, bf16=True, bnb=False),
-            (
-                "Install bitsandbytes (pip install -U bitsandbytes): 4bit needs 8.1 GiB and fits into the "
-                "14.6 GiB of Tesla T4, which is much faster than the CPU.",
-            ),
+            "Install bitsandbytes (pip install -U bitsandbytes): 4bit needs 8.1 GiB and fits into the "
+            "14.6 GiB of Tesla T4, which is much faster than the CPU.",
         ),
         (
             Wishes(),
             box(BUSY_4090, bf16=True),
-            (
-                "Close other programs: fp16 needs 16.8 GiB and fits into the 24.0 GiB of NVIDIA GeForce RTX 4090, "
-                "which is much faster than the CPU.",
-            ),
+            "Close other programs: fp16 needs 16.8 GiB and fits into the 24.0 GiB of NVIDIA GeForce RTX 4090, "
+            "which is much faster than the CPU.",
         ),
         (
             Wishes(device="cpu"),
             box(H100, bf16=True),
-            (
-                "Leave --device and --precision out: fp16 needs 16.8 GiB and fits into the 79.6 GiB "
-                "of NVIDIA H100 80GB HBM3, which is much faster than the CPU.",
-            ),
+            "Leave --device and --precision out: fp16 needs 16.8 GiB and fits into the 79.6 GiB "
+            "of NVIDIA H100 80GB HBM3, which is much faster than the CPU.",
         ),
         (
             Wishes(),
             replace(box(ram=64, free=58), faults=(OLD_DRIVER,)),
-            (
-                OLD_DRIVER,
-                "A GPU with 8.1 GiB of free memory (4bit) or 16.8 GiB (fp16) is much faster than the CPU.",
-                "--precision 4bit may be faster, as it needs 12.2 GiB instead of 33.0 GiB, but it is less exact.",
-            ),
+            f"{OLD_DRIVER} A GPU with 8.1 GiB of free memory (4bit) or 16.8 GiB (fp16) is much faster than the CPU. "
+            "--precision 4bit may be faster, as it needs 12.2 GiB instead of 33.0 GiB, but it is less exact.",
         ),
     ],
 )
-def test_advice_names_what_would_help_and_nothing_else(
-    wishes: Wishes, hardware: Hardware, advice: tuple[str, ...]
-) -> None:
-    assert advise(plan(wishes, hardware, SEVEN_B), hardware, SEVEN_B) == advice
+def test_advice_names_what_would_help_and_nothing_else(wishes: Wishes, hardware: Hardware, advice: str) -> None:
+    assert " ".join(advise(plan(wishes, hardware, SEVEN_B), hardware, SEVEN_B)) == advice
 
 
 @pytest.mark.parametrize("machine", [each for each in MACHINES if each.device], ids=lambda machine: machine.name)
 def test_every_reason_and_advice_is_a_sentence_with_the_numbers_that_decided(machine: Machine) -> None:
     made = plan(Wishes(), machine.hardware, SEVEN_B)
-    free = {each.device: each.free_bytes for each in machine.hardware.accelerators}
-    free_bytes = free.get(made.device, machine.hardware.ram_free_bytes)
+    free = {each.device: each.free_bytes for each in (*machine.hardware.accelerators, machine.hardware.cpu)}
     for sentence in (*(reason for _, _, reason in made.reasons), *advise(made, machine.hardware, SEVEN_B)):
         assert re.fullmatch(r"(--[a-z]+ |[A-Z])[^\n]*[^.\s]\.", sentence), sentence
     for reason in (made.dtype_reason, made.quantisation_reason):
         assert f"needs {gib(made.needed_bytes)}" in reason
-        assert f"{free_gib(free_bytes)} of" in reason
+        assert f"{free_gib(free[made.device])} of" in reason
 
 
 def test_the_estimate_counts_weights_cache_activations_and_the_runtime() -> None:
-    short = Form(dtype="float16", quantisation="4bit", context_tokens=1000)
     weights = 6_480_000_000 * 0.5625 + 886_000_000 * 2
     cache = 1000 * 2 * 32 * 4096 * 2
-    assert needed_bytes(SEVEN_B, short) == weights + cache * 1.25 + GIB // 2
-    assert needed_bytes(SEVEN_B, short, is_eager=True) == weights + cache * 2 + GIB // 2
-    whole = Form(dtype="float32", context_tokens=1000)
-    assert needed_bytes(SEVEN_B, whole) == 7_366_000_000 * 4 + cache * 2 * 1.25 + GIB // 2
+    assert needed_bytes(SEVEN_B, "float16", "4bit", context_tokens=1000) == weights + cache * 1.25 + GIB // 2
+    eager = needed_bytes(SEVEN_B, "float16", "4bit", context_tokens=1000, is_eager=True)
+    assert eager == weights + cache * 2 + GIB // 2
+    assert needed_bytes(SEVEN_B, "float32", context_tokens=1000) == 7_366_000_000 * 4 + cache * 2 * 1.25 + GIB // 2
 
 
 def test_what_is_needed_is_rounded_up_and_what_is_free_down() -> None:
@@ -468,7 +439,7 @@ capabilities = st.sampled_from([(5, 0), (6, 1), (7, 5), (8, 0), (8, 9), (12, 0)]
 
 @st.composite
 def hardware_of_any_kind(draw: st.DrawFn) -> Hardware:
-    cards: list[Accelerator] = []
+    cards: list[Processor] = []
     for index in range(draw(st.integers(0, 3))):
         total, kind = draw(sizes), draw(kinds)
         if kind == "mps" and any(card.kind == "mps" for card in cards):
@@ -516,11 +487,3 @@ def test_a_plan_fits_is_possible_and_is_what_was_asked_for(
     assert wishes.attention is None or made.attention == wishes.attention
     asked = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "8bit": "8bit", "4bit": "4bit"}
     assert wishes.precision is None or asked[wishes.precision] in (made.dtype, made.quantisation)
-
-
-@given(hardware_of_any_kind())
-def test_without_wishes_only_memory_can_be_missing(hardware: Hardware) -> None:
-    try:
-        plan(Wishes(), hardware, SEVEN_B)
-    except MemoryShortError:
-        assert max(hardware.ram_free_bytes, *(card.free_bytes for card in hardware.accelerators), 0) < 32 * GIB

@@ -7,14 +7,13 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands.bench.parts import FAULTY, RECORD, TRIAL
-from vllava_cli.commands.bench.bench_record import object_of
+from tests.commands.bench_figures import FAULTY, RECORD, TRIAL
+from vllava_cli.commands.bench_record import object_of
 from vllava_cli.errors import OutputError
 from vllava_cli.storage.jsonl import line_of, read_rows
 
@@ -86,12 +85,6 @@ def test_what_an_actor_had_comes_again_when_it_dies() -> None:
     assert len(again) == len(ids) + 10  # of the second death, after its rows went out
 
 
-def test_a_manifest_of_nothing_is_no_time() -> None:
-    cluster = Cluster(plan=Plan(), units=iter(()), clips=0, deaths=3)
-    assert list(islice(cluster.rows(), 1)) == []
-    assert cluster.now_s == 0
-
-
 def test_times_are_taken_from_what_bench_saved(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     path.write_bytes(line_of(object_of(replace(RECORD, trials=(FAULTY, TRIAL)))))
@@ -99,10 +92,6 @@ def test_times_are_taken_from_what_bench_saved(tmp_path: Path) -> None:
     assert together.decode_s == 0.0205
     assert together.answer_s == pytest.approx(0.04123 + RECORD.task.new_tokens / 800)
     assert of_bench(path, Service(), 15).answer_s == pytest.approx(0.04123 + RECORD.task.new_tokens / 400)
-
-
-def test_a_bench_that_failed_says_no_times(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
     path.write_bytes(line_of(object_of(replace(RECORD, trials=(FAULTY,)))))
     with pytest.raises(OutputError, match=r"doesn't say how long an answer takes"):
         of_bench(path, Service(), 16)

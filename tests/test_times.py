@@ -87,12 +87,3 @@ def test_parts_follow_one_another_and_add_up_to_the_whole() -> None:
     assert watch.parts == {"start": 0.5, "frames": 3.25, "planning": 0.0, "first token": 1.5, "decoding": 2.5}
     assert watch.account() == "7.75 s: start 0.50, frames 3.25, first token 1.50, decoding 2.50"
     assert sum(watch.parts.values()) == clock.now_s - 99.5
-
-
-def test_what_rounds_to_nothing_is_part_of_the_whole() -> None:
-    clock = Clock()
-    watch = Stopwatch(clock=clock)
-    for number in range(10):
-        clock.now_s += 0.004
-        watch.lap(f"part {number}")
-    assert watch.account() == "0.04 s"

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vllava_cli import __version__
 from vllava_cli import options as given
 from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Sampling
+from vllava_cli.nouns import DEFAULT_MODEL
 from vllava_cli.screen import Screen, discard, fill_closed
 from vllava_cli.times import framing_of
 from vllava_cli.usage import LAST, CliCommand, CliGroup, UsageFault, fault_sentence
@@ -34,7 +35,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_command = partial(app.command, cls=CliCommand)
+
+
+def _command(**settings: Any) -> Callable[[Callable[..., int]], object]:
+    """Make a function a command of `app`; typer reads its name, its help and its options."""
+    return lambda function: app.command(cls=CliCommand, **settings)(given.with_options(function))
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,31 +60,19 @@ def root(
 
 @_command(no_args_is_help=True)
 def ask(
+    *,
     words: given.Words,
-    model: given.Model = DEFAULT_MODEL,
-    revision: given.Revision = None,
-    adapter: given.AdapterName = None,
-    device: given.Device = None,
-    precision: given.PrecisionWish = "auto",
-    attention: given.AttentionWish = "auto",
-    fit: given.FitWish = "crop",
-    start: given.Start = None,
-    end: given.End = None,
-    at: given.At = None,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
-    max_new_tokens: given.MaxNewTokens = 512,
-    temperature: given.Temperature = 0.0,
-    top_p: given.TopP = 1.0,
-    seed: given.Seed = None,
-    guard: given.Guard = True,
+    wishes: given.WishesMade,
+    framing: given.FramingMade,
+    limits: given.LimitsMade,
+    sampling: given.SamplingMade,
     choices: given.Choices = None,
     calibrate: given.Calibrate = False,
     json: given.Json = False,
     stream: given.Stream = True,
     verbose: given.Verbose = False,
     quiet: given.Quiet = False,
-) -> None:
+) -> int:
     """Answer a question about videos or images.
 
     The answer is streamed: each word is shown as it comes.
@@ -87,29 +80,27 @@ def ask(
     from vllava_cli.commands import ask as command
     from vllava_cli.commands.positionals import check_stdin, question_of, split_words
 
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
     clips, question = split_words(words)
     check_stdin(clips, sys.stdin)
     request = command.Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
-        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
-        framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
+        wishes=wishes,
+        framing=framing,
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
-        limits=given.limits_of(decode_timeout, decode_memory),
+        limits=limits,
         output="json" if json else "stream" if stream else "whole",
     )
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
 
 @_command()
 def chat(
+    *,
     context: typer.Context,
     clips: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[CLIP]...", help="Videos, images or folders of pictures to talk about.", show_default=False
-        ),
+        typer.Argument(metavar="[CLIP]...", help="Videos, images or folders of pictures to talk about."),
     ] = None,
     continue_: Annotated[
         str | None,
@@ -118,7 +109,6 @@ def chat(
             "-c",
             metavar="[ID]",
             help="Go on with the last conversation, or with one that --sessions lists.",
-            show_default=False,
         ),
     ] = None,
     sessions: Annotated[
@@ -132,28 +122,15 @@ def chat(
             show_default="a new file in the state folder",
         ),
     ] = None,
-    model: given.Model = DEFAULT_MODEL,
-    revision: given.Revision = None,
-    adapter: given.AdapterName = None,
-    device: given.Device = None,
-    precision: given.PrecisionWish = "auto",
-    attention: given.AttentionWish = "auto",
-    fit: given.FitWish = "crop",
-    start: given.Start = None,
-    end: given.End = None,
-    at: given.At = None,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
-    max_new_tokens: given.MaxNewTokens = 512,
-    temperature: given.Temperature = 0.0,
-    top_p: given.TopP = 1.0,
-    seed: given.Seed = None,
-    guard: given.Guard = True,
+    wishes: given.WishesMade,
+    framing: given.FramingMade,
+    limits: given.LimitsMade,
+    sampling: given.SamplingMade,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer, a line each.")] = False,
     stream: given.Stream = True,
     verbose: given.Verbose = False,
     quiet: given.Quiet = False,
-) -> None:
+) -> int:
     """Talk about videos or images, question after question.
 
     Each answer knows what was asked before.
@@ -166,26 +143,25 @@ def chat(
     if sessions:
         from vllava_cli.commands.chat.sessions import list_sessions
 
-        raise typer.Exit(list_sessions(Screen(is_quiet=quiet), is_json=json))
+        return list_sessions(Screen(is_quiet=quiet), is_json=json)
     request = command.Chat(
         clips=chat_clips(clips or []),
-        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
+        wishes=wishes,
         is_model_named=_is_given(context, "model"),
-        framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=Sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard
-        ),
-        limits=given.limits_of(decode_timeout, decode_memory),
+        framing=framing,
+        sampling=sampling,
+        limits=limits,
         output="json" if json else "stream" if stream else "whole",
         continued=None if continue_ == LAST else continue_,
         is_continued=continue_ is not None,
         session=session,
     )
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
 
 @_command(no_args_is_help=True)
 def batch(
+    *,
     words: given.BatchWords = None,
     question: given.Questions = None,
     jobs: given.Jobs = None,
@@ -211,28 +187,15 @@ def batch(
     allow: given.Allow = None,
     batch_size: given.BatchSize = "auto",
     decoders: given.Decoders = None,
-    model: given.Model = DEFAULT_MODEL,
-    revision: given.Revision = None,
-    adapter: given.AdapterName = None,
-    device: given.Device = None,
-    precision: given.PrecisionWish = "auto",
-    attention: given.AttentionWish = "auto",
-    fit: given.FitWish = "crop",
-    start: given.Start = None,
-    end: given.End = None,
-    at: given.At = None,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
-    max_new_tokens: given.MaxNewTokens = 512,
-    temperature: given.Temperature = 0.0,
-    top_p: given.TopP = 1.0,
-    seed: given.Seed = None,
-    guard: given.Guard = True,
+    wishes: given.WishesMade,
+    framing: given.FramingMade,
+    limits: given.LimitsMade,
+    sampling: given.SamplingMade,
     hash: given.Hash = False,
     stats: given.ShowStats = False,
     verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only rows and errors.")] = False,
-) -> None:
+) -> int:
     """Ask questions about many clips: a row of JSON for each.
 
     Nothing is lost and nothing done twice: with -o, the same command goes on where it stopped.
@@ -260,14 +223,10 @@ def batch(
     )
     request = BatchRequest(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
-        wishes=given.wishes_of(model, revision, device, precision, attention, adapter=adapter),
-        framing=framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP),
-        sampling=given.choosing(
-            Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard),
-            choices,
-            is_calibrated=calibrate,
-        ),
-        limits=given.limits_of(decode_timeout, decode_memory),
+        wishes=wishes,
+        framing=framing,
+        sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
+        limits=limits,
         destination=destination_of(
             output,
             format if format != "parquet" else None,
@@ -279,7 +238,7 @@ def batch(
         ),
         most_rows=given.rows_of(batch_size),
         decoders=decoders,
-        devices=devices_of(gpus, device),
+        devices=devices_of(gpus, wishes.device),
         shard=shard_of(shard),
         is_failing_fast=fail_fast,
         is_dry=dry_run,
@@ -290,18 +249,18 @@ def batch(
         screen.notice(asked.notice)
     from vllava_cli.batch import run as command
 
-    raise typer.Exit(command.run(on_ray(request, about_ray), screen))
+    return command.run(on_ray(request, about_ray), screen)
 
 
 @_command(no_args_is_help=True)
 def probe(
+    *,
     clips: given.Clips,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, to find all damage.")] = False,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
+    limits: given.LimitsMade,
     json: given.JsonLines = False,
     quiet: given.Quiet = False,
-) -> None:
+) -> int:
     """Say what clips are, and what is wrong with them.
 
     It also says how their frames will be reached, and why so.
@@ -311,14 +270,13 @@ def probe(
 
     files = clip_paths(clips)
     check_stdin(files, sys.stdin)
-    request = command.Probe(
-        files=files, is_full=full, limits=given.limits_of(decode_timeout, decode_memory), is_json=json
-    )
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+    request = command.Probe(files=files, is_full=full, limits=limits, is_json=json)
+    return command.run(request, Screen(is_quiet=quiet))
 
 
 @_command(no_args_is_help=True)
 def frames(
+    *,
     clips: given.Clips,
     output: Annotated[
         str | None,
@@ -341,11 +299,10 @@ def frames(
     start: given.Start = None,
     end: given.End = None,
     at: given.At = None,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
+    limits: given.LimitsMade,
     json: given.JsonLines = False,
     quiet: given.Quiet = False,
-) -> None:
+) -> int:
     """Draw the frames of clips as the model sees them.
 
     They become contact sheets, in files or in the terminal.
@@ -364,26 +321,26 @@ def frames(
         is_each=each,
         is_shown=show,
         is_overwriting=overwrite,
-        limits=given.limits_of(decode_timeout, decode_memory),
+        limits=limits,
         is_json=json,
     )
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+    return command.run(request, Screen(is_quiet=quiet))
 
 
 @_command(no_args_is_help=True)
 def merge(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, as JSON lines.")],
     shards: Annotated[
         list[str],
         typer.Argument(
             metavar="SHARD...",
             help="What vllava batch --shard wrote, the files of its -o; or what --ray wrote, its folder or URL.",
-            show_default=False,
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is already there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
-) -> None:
+) -> int:
     """Join the outputs of a batch's shards into one.
 
     It makes sure that every job is in it once.
@@ -391,38 +348,35 @@ def merge(
     from vllava_cli.batch import merge as command
 
     request = command.Merge(out=out, shards=tuple(shards), is_overwriting=overwrite)
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet)))
+    return command.run(request, Screen(is_quiet=quiet))
 
 
 @_command(no_args_is_help=True)
 def replay(
+    *,
     rows: Annotated[
         str,
-        typer.Argument(
-            metavar="ROWS", help="What ask --json, chat --json or batch wrote; - reads stdin.", show_default=False
-        ),
+        typer.Argument(metavar="ROWS", help="What ask --json, chat --json or batch wrote; - reads stdin."),
     ],
     id: Annotated[
         list[str] | None,
         typer.Option(metavar="X", help="Only the row of this id; may be given several times.", show_default="all"),
     ] = None,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
+    limits: given.LimitsMade,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
     verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
-) -> None:
+) -> int:
     """Make the answers of rows again, and say which are the same."""
     from vllava_cli.commands import replay as command
 
-    request = command.Replay(
-        rows=rows, ids=tuple(id or ()), limits=given.limits_of(decode_timeout, decode_memory), is_json=json
-    )
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+    request = command.Replay(rows=rows, ids=tuple(id or ()), limits=limits, is_json=json)
+    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
 
 @_command()
 def bench(
+    *,
     context: typer.Context,
     words: given.BenchWords = None,
     model: given.Model = DEFAULT_MODEL,
@@ -439,88 +393,76 @@ def bench(
     save: given.Save = None,
     compare: given.Compare = None,
     plot: given.Plot = None,
-    decode_timeout: given.DecodeTimeout = None,
-    decode_memory: given.DecodeMemory = None,
+    limits: given.LimitsMade,
     json: given.Json = False,
     verbose: given.Verbose = False,
     quiet: given.Quiet = False,
-) -> None:
+) -> int:
     """Measure how fast this tool is on this machine.
 
     The documentation's snippet and the machine's limits stand beside it.
     """
-    from vllava_cli.commands.bench.bench_request import Bench, Configuration, words_of
+    from vllava_cli.commands import bench as command
     from vllava_cli.engine.measuring.figures import BenchTask
 
     if random_weights and (adapter or revision or _is_given(context, "model")):
         raise UsageError("--random-weights measures no --model, no --revision and no --adapter. Give one of them.")
-    clip, question = words_of(words or [])
-    request = Bench(
+    clip, question = command.words_of(words or [])
+    wishes_of = partial(given.wishes_of, model=model, revision=revision, adapter=adapter, device=device)
+    request = command.Bench(
         clip=clip,
-        model=model,
-        revision=revision,
-        adapter=adapter,
-        random=random_weights,
-        configurations=tuple(
-            Configuration(
-                precision=held,
-                attention=kernel,
-                wishes=given.wishes_of(model, revision, device, held, kernel, adapter=adapter),
-            )
+        wishes=tuple(
+            wishes_of(precision=held, attention=kernel)
             for held in precision or ("auto",)
             for kernel in attention or ("auto",)
         ),
+        random=random_weights,
         task=BenchTask(question=question, new_tokens=max_new_tokens, repeat=repeat, batches=batch_size or (1, 4, 16)),
         is_checked=check,
-        limits=given.limits_of(decode_timeout, decode_memory),
+        limits=limits,
         is_json=json,
         save=save,
         compare=compare,
         plot=plot,
     )
-    from vllava_cli.commands.bench import bench_command as command
-
-    raise typer.Exit(command.run(request, Screen(is_quiet=quiet, is_verbose=verbose)))
+    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
 
 @_command()
 def doctor(
-    model: given.Model = DEFAULT_MODEL,
-    revision: given.Revision = None,
-    adapter: given.AdapterName = None,
-    device: given.Device = None,
-    precision: given.PrecisionWish = "auto",
-    attention: given.AttentionWish = "auto",
+    *,
+    wishes: given.WishesMade,
     json: given.Json = False,
-) -> None:
+) -> int:
     """Show this machine, and how the model would be loaded.
 
     It also says why so, and what would make it faster.
     """
     from vllava_cli.commands import doctor as command
 
-    wishes = given.wishes_of(model, revision, device, precision, attention, adapter=adapter)
-    raise typer.Exit(command.run(wishes, Screen(), as_json=json))
+    return command.run(wishes, Screen(), as_json=json)
 
 
 @_command(name="help")
 def help_(
+    *,
     name: Annotated[
         str | None, typer.Argument(metavar="[COMMAND]", help="Whose help is wanted.", show_default="all commands")
     ] = None,
-) -> None:
+) -> int:
     """Show what there is, or what a command does and takes."""
     raise typer.Exit(app(args=[*([name] if name else []), "--help"], prog_name="vllava", standalone_mode=False))
 
 
 @_command()
 def demo(
+    *,
     paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
-) -> None:
+) -> int:
     """List the demo model's clips and what it can be asked."""
     from vllava_cli.commands import demo as command
 
-    raise typer.Exit(command.run(Screen(), paths_only=paths))
+    return command.run(Screen(), paths_only=paths)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -547,7 +489,15 @@ def main() -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:
-        return _unprinted(exc) if isinstance(exc, OSError) and _is_parsers(exc) else _our_bug()
+        import traceback
+
+        *_, (frame, _) = traceback.walk_tb(exc.__traceback__)
+        # The parser prints help itself; everything else on stdout comes from a Screen.
+        if isinstance(exc, OSError) and str(frame.f_globals.get("__name__")).endswith("click.utils"):
+            return _unprinted(exc)
+        traceback.print_exc()
+        Screen().error("This is a bug in vllava: please report it with the lines above.")
+        return OUR_BUG
 
 
 def _flushed(code: int) -> int:
@@ -567,19 +517,3 @@ def _unprinted(exc: OSError) -> int:
         return ClosedPipeError.exit_code
     Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
     return 1
-
-
-def _is_parsers(exc: OSError) -> bool:
-    """Say whether the parser failed to print its help: a Screen writes everything else on stdout."""
-    module, place = "", exc.__traceback__
-    while place:
-        module, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
-    return module.endswith("click.utils")
-
-
-def _our_bug() -> int:
-    import traceback
-
-    traceback.print_exc()
-    Screen().error("This is a bug in vllava: please report it with the lines above.")
-    return OUR_BUG

@@ -13,20 +13,19 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
-from vllava_cli.nouns import Accelerator, Hardware
+from vllava_cli.nouns import Hardware, Processor
 
 ROOT = Path("/")
 FLASH_ATTN_FLOOR = (2, 3, 3)
 """transformers' own floor for flash_attention_2."""
 
-Found = tuple[tuple[Accelerator, ...], tuple[str, ...]]
-"""GPUs that can be used, and the faults of the others."""
+BITSANDBYTES_FLOOR = (0, 50) if sys.platform == "darwin" else (0, 46, 1)
+"""transformers' own floor; 0.50 is the first that needs no kernels from the hub on Apple's GPUs."""
 
 
 def probe() -> Hardware:
@@ -37,16 +36,19 @@ def probe() -> Hardware:
     ram = psutil.virtual_memory()
     accelerators, faults = find_accelerators(torch, ram_free_bytes=ram.available)
     total_bytes, free_bytes = limited_ram(ram.total, ram.available)
+    cpu_name, has_bf16 = cpu_facts(contents(ROOT / "proc/cpuinfo"))
+    if sys.platform == "win32":  # torch is asked, whose check is private and may go away
+        has_bf16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     has_gpu_for_flash = any(gpu.kind in ("cuda", "rocm") for gpu in accelerators)
     return Hardware(
         accelerators=accelerators,
         faults=faults,
-        cpu_name=_cpu_name(),
+        cpu_name=cpu_name or _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine() or "CPU",
         cpu_cores=cpu_cores(),
         ram_total_bytes=total_bytes,
         ram_free_bytes=free_bytes,
-        has_cpu_bf16=_has_cpu_bf16(torch),
-        has_bitsandbytes=is_installed("bitsandbytes", "bitsandbytes", _bitsandbytes_floor()),
+        has_cpu_bf16=has_bf16 or _sysctl("hw.optional.arm.FEAT_BF16") == "1",
+        has_bitsandbytes=is_installed("bitsandbytes", "bitsandbytes", BITSANDBYTES_FLOOR),
         has_flash_attn=has_gpu_for_flash and is_installed("flash_attn", "flash-attn", FLASH_ATTN_FLOOR),
     )
 
@@ -69,17 +71,18 @@ def cpu_cores() -> int:
     return min(cores, core_quota() or cores)
 
 
-def find_accelerators(torch: Any, *, ram_free_bytes: int, root: Path = ROOT) -> Found:
-    """Find all GPUs that this torch can compute on; its warnings become faults instead of lines on the terminal."""
+def find_accelerators(
+    torch: Any, *, ram_free_bytes: int, root: Path = ROOT
+) -> tuple[tuple[Processor, ...], tuple[str, ...]]:
+    """Find the GPUs that this torch can compute on, and the faults of the others; its warnings become faults, too."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        searches = [_find_cuda(torch), _find_xpu(torch), _find_mps(torch, ram_free_bytes)]
-    accelerators = tuple(gpu for found, _ in searches for gpu in found)
-    faults = [fault for _, found in searches for fault in found]
-    if not accelerators and not faults:
+        found = list(_gpus(torch, ram_free_bytes))
+    faults = [each for each in found if isinstance(each, str)]
+    if not found:
         messages = [str(each.message) for each in caught]
         faults = [_sentence(message) for message in messages if "CUDA" in message] or _unseen_gpu(torch, root)
-    return accelerators, tuple(dict.fromkeys(faults))
+    return tuple(each for each in found if isinstance(each, Processor)), tuple(dict.fromkeys(faults))
 
 
 def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
@@ -121,72 +124,44 @@ def is_installed(module: str, distribution: str, floor: tuple[int, ...]) -> bool
     return bool(found) and tuple(int(part) for part in re.findall(r"\d+", str(found))[:3]) >= floor
 
 
-def _find_cuda(torch: Any) -> Found:
-    """NVIDIA's GPUs, and AMD's, which torch calls by the same name."""
-    if not torch.cuda.is_available():
-        return (), ()
-    find = (lambda index: _accelerator("rocm", torch.cuda, index)) if torch.version.hip else partial(_cuda, torch)
-    return _each(torch.cuda.device_count(), find)
-
-
-def _find_xpu(torch: Any) -> Found:
-    if not hasattr(torch, "xpu") or not torch.xpu.is_available():
-        return (), ()
-    return _each(torch.xpu.device_count(), lambda index: _accelerator("xpu", torch.xpu, index))
-
-
-def _find_mps(torch: Any, ram_free_bytes: int) -> Found:
-    """Apple's GPU shares the RAM: it may use the recommended working set, as far as that is free."""
-    if not torch.backends.mps.is_available():
-        return (), ()
-    total_bytes = torch.mps.recommended_max_memory()
-    gpu = Accelerator(
-        kind="mps",
-        device="mps",
-        name=f"{_sysctl('machdep.cpu.brand_string') or 'Apple'} GPU",
-        total_bytes=total_bytes,
-        free_bytes=min(total_bytes, ram_free_bytes),
-    )
-    return (gpu,), ()
-
-
-def _each(count: int, find: Callable[[int], Accelerator | str]) -> Found:
-    """Asks for each GPU alone, so that a broken one hides no other."""
-    accelerators, faults = [], []
-    for index in range(count):
-        try:
-            found = find(index)
-        except (RuntimeError, AssertionError) as exc:  # torch's own: out of memory, a failed initialisation
-            found = _sentence(f"GPU {index} can't be used: {exc}")
-        if isinstance(found, str):
-            faults.append(found)
-        else:
-            accelerators.append(found)
-    return tuple(accelerators), tuple(faults)
-
-
-def _cuda(torch: Any, index: int) -> Accelerator | str:
-    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
-    if not has_kernels(capability, torch.cuda.get_arch_list()):
-        return (
-            f"{name} can't be used: torch {torch.__version__} has no kernels for compute capability "
-            f"{capability[0]}.{capability[1]}; builds at https://download.pytorch.org/whl/cu126 go back to 5.0."
+def _gpus(torch: Any, ram_free_bytes: int) -> Iterator[Processor | str]:
+    """Yield each GPU, or a sentence that says why it can't be used."""
+    if torch.cuda.is_available():  # torch calls AMD's GPUs by the same name
+        for index in range(torch.cuda.device_count()):
+            yield _gpu(torch, "rocm" if torch.version.hip else "cuda", index)
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        for index in range(torch.xpu.device_count()):
+            yield _gpu(torch, "xpu", index)
+    if torch.backends.mps.is_available():
+        # Apple's GPU shares the RAM: it may use the recommended working set, as far as that is free.
+        total_bytes = torch.mps.recommended_max_memory()
+        yield Processor(
+            kind="mps",
+            device="mps",
+            name=f"{_sysctl('machdep.cpu.brand_string') or 'Apple'} GPU",
+            total_bytes=total_bytes,
+            free_bytes=min(total_bytes, ram_free_bytes),
         )
-    return _accelerator("cuda", torch.cuda, index, capability)
 
 
-def _accelerator(
-    kind: Literal["cuda", "rocm", "xpu"], gpus: Any, index: int, capability: tuple[int, int] | None = None
-) -> Accelerator:
-    """Asks torch.cuda or torch.xpu about one of its GPUs."""
-    free_bytes, total_bytes = gpus.mem_get_info(index)
-    return Accelerator(
-        kind=kind,
-        device=f"{'xpu' if kind == 'xpu' else 'cuda'}:{index}",
-        name=gpus.get_device_name(index),
-        total_bytes=total_bytes,
-        free_bytes=free_bytes,
-        capability=capability,
+def _gpu(torch: Any, kind: Literal["cuda", "rocm", "xpu"], index: int) -> Processor | str:
+    """Asks for each GPU alone, so that a broken one hides no other."""
+    gpus, capability = torch.xpu if kind == "xpu" else torch.cuda, None
+    try:
+        name = gpus.get_device_name(index)
+        if kind == "cuda":
+            capability = gpus.get_device_capability(index)
+            if not has_kernels(capability, gpus.get_arch_list()):
+                return (
+                    f"{name} can't be used: torch {torch.__version__} has no kernels for compute capability "
+                    f"{capability[0]}.{capability[1]}; builds at https://download.pytorch.org/whl/cu126 go back to 5.0."
+                )
+        free_bytes, total_bytes = gpus.mem_get_info(index)
+    except (RuntimeError, AssertionError) as exc:  # torch's own: out of memory, a failed initialisation
+        return _sentence(f"GPU {index} can't be used: {exc}")
+    device = f"{'xpu' if kind == 'xpu' else 'cuda'}:{index}"
+    return Processor(
+        kind=kind, device=device, name=name, total_bytes=total_bytes, free_bytes=free_bytes, capability=capability
     )
 
 
@@ -198,24 +173,6 @@ def _unseen_gpu(torch: Any, root: Path) -> list[str]:
         f"An NVIDIA driver is here but torch {torch.__version__} is built without CUDA; "
         "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130."
     ]
-
-
-def _cpu_name() -> str:
-    name, _ = cpu_facts(contents(ROOT / "proc/cpuinfo"))
-    return name or _sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine() or "CPU"
-
-
-def _has_cpu_bf16(torch: Any) -> bool:
-    """Linux and macOS say it themselves; elsewhere torch is asked, whose check is private and may go away."""
-    _, has_bf16 = cpu_facts(contents(ROOT / "proc/cpuinfo"))
-    ask_torch = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    is_windows = sys.platform == "win32"
-    return has_bf16 or _sysctl("hw.optional.arm.FEAT_BF16") == "1" or bool(is_windows and ask_torch and ask_torch())
-
-
-def _bitsandbytes_floor() -> tuple[int, ...]:
-    """transformers' own floor; 0.50 is the first that needs no kernels from the hub on Apple's GPUs."""
-    return (0, 50) if sys.platform == "darwin" else (0, 46, 1)
 
 
 def _sysctl(name: str) -> str:
@@ -252,7 +209,8 @@ def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tupl
         used_bytes = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
         if limit_bytes is not None:
             total_bytes = min(total_bytes, limit_bytes)
-            unused_bytes = limit_bytes - (used_bytes or 0) + _file_cache_bytes(folder)
+            stat = re.search(r"^(?:total_)?inactive_file (\d+)$", contents(folder / "memory.stat"), re.MULTILINE)
+            unused_bytes = limit_bytes - (used_bytes or 0) + (int(stat[1]) if stat else 0)
             free_bytes = max(0, min(free_bytes, unused_bytes))
     return total_bytes, min(free_bytes, total_bytes)
 
@@ -302,11 +260,6 @@ def _groups(controller: str, root: Path) -> list[Path]:
         inner = top / path.strip("/")
         folders += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(top)]
     return folders
-
-
-def _file_cache_bytes(folder: Path) -> int:
-    found = re.search(r"^(?:total_)?inactive_file (\d+)$", contents(folder / "memory.stat"), re.MULTILINE)
-    return int(found[1]) if found else 0
 
 
 def _number(*paths: Path) -> int | None:

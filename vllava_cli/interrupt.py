@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -14,6 +15,29 @@ _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr
 def never() -> bool:
     """The question whether to stop, where nothing can ask for it."""
     return False
+
+
+class CancelError(Exception):
+    """A pass of the model was broken off because it was cancelled; the layers that it ran hold worthless values."""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Asks whether work is to stop: `Cancel(event.is_set)`. `Cancel()` never stops anything.
+
+    It is asked between two layers, so that Ctrl-C never waits for a whole pass; but not on CUDA, where a pass is queued
+    in milliseconds and computed later.
+    """
+
+    is_asked: Callable[[], bool] = never
+
+    def check(self) -> None:
+        """Raises CancelError once it is asked for."""
+        if self.is_asked():
+            raise CancelError
+
+
+NEVER = Cancel()
 
 
 @contextmanager

@@ -63,10 +63,10 @@ class Wishes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accelerator:
-    """One GPU as torch names it: `device` is "cuda:0", "mps" or "xpu:0"; memory in bytes."""
+class Processor:
+    """A GPU by torch's name, "cuda:0", "mps" or "xpu:0", or the CPU with its RAM."""
 
-    kind: Literal["cuda", "rocm", "mps", "xpu"]
+    kind: Literal["cuda", "rocm", "mps", "xpu", "cpu"]
     device: str
     name: str
     total_bytes: int
@@ -74,12 +74,16 @@ class Accelerator:
     capability: tuple[int, int] | None = None
     """CUDA compute capability, (8, 9) for an RTX 4090; None elsewhere."""
 
+    @property
+    def is_gpu(self) -> bool:
+        return self.kind != "cpu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """The hardware of this machine; the GPUs come in torch's order."""
 
-    accelerators: tuple[Accelerator, ...] = ()
+    accelerators: tuple[Processor, ...] = ()
     cpu_name: str
     cpu_cores: int
     """Physical cores that this process may use."""
@@ -93,6 +97,16 @@ class Hardware:
     has_flash_attn: bool = False
     faults: tuple[str, ...] = ()
     """GPUs that are here but that torch can't use, a sentence each: what is wrong and the remedy."""
+
+    @property
+    def cpu(self) -> Processor:
+        return Processor(
+            kind="cpu",
+            device="cpu",
+            name=self.cpu_name,
+            total_bytes=self.ram_total_bytes,
+            free_bytes=self.ram_free_bytes,
+        )
 
     @property
     def is_cpu_bf16_faster(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -12,8 +13,19 @@ import typer
 
 from vllava_cli.choices import choices_of
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import DEMO_MODEL, Attention, DecodeLimits, Fit, Precision, Sampling, Wishes
-from vllava_cli.times import time_of, times_of
+from vllava_cli.nouns import (
+    DEFAULT_MODEL,
+    DEMO_MODEL,
+    FRAMES_PER_CLIP,
+    Attention,
+    DecodeLimits,
+    Fit,
+    Framing,
+    Precision,
+    Sampling,
+    Wishes,
+)
+from vllava_cli.times import framing_of, time_of, times_of
 
 PRECISIONS = ("auto", *get_args(Precision))
 MOST_SEED = (1 << 63) - 1
@@ -45,31 +57,18 @@ def counts_each(text: str) -> Several:
     return Several(dict.fromkeys(map(int, words)))
 
 
-def one_of(*known: str) -> dict[str, Any]:
-    """Let an option take one of `known`: typer.Option(..., **one_of("a", "b"))."""
+def one_of(*known: str, are_several: bool = False) -> dict[str, Any]:
+    """Let an option take one of `known`, or several with commas between: typer.Option(..., **one_of("a", "b"))."""
 
-    def parse(text: str) -> str:
-        if text not in known:
-            raise typer.BadParameter(f"{text!r} is none of {', '.join(known)}")
-        return text
-
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in known if name.startswith(incomplete)]
-
-    return {"parser": parse, "metavar": "|".join(known), "autocompletion": complete}
-
-
-def some_of(*known: str) -> dict[str, Any]:
-    """Let an option take several of `known`, with commas between them; the last one is completed."""
-
-    def parse(text: str) -> Several:
-        names = [name.strip() for name in text.split(",")]
+    def parse(text: str) -> str | Several:
+        names = [name.strip() for name in text.split(",")] if are_several else [text]
         for name in names:
             if name not in known:
                 raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
-        return Several(dict.fromkeys(names))
+        return Several(dict.fromkeys(names)) if are_several else text
 
-    return {"parser": parse, "metavar": "LIST", "autocompletion": partly_completed(lambda: known)}
+    metavar = "LIST" if are_several else "|".join(known)
+    return {"parser": parse, "metavar": metavar, "autocompletion": partly_completed(lambda: known)}
 
 
 def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -97,7 +96,7 @@ def row_fields() -> tuple[str, ...]:
     return tuple(ROW_KEYS)
 
 
-def number(kind: type[int] | type[float], least: int = 0, most: float = inf) -> dict[str, Any]:
+def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, metavar: str = "N") -> dict[str, Any]:
     """Let an option take a number from `least` to `most`."""
     whole = "whole number" if kind is int else "number"
     bounds = f"{least} on" if most == inf else f"{least} to {most}"
@@ -111,7 +110,7 @@ def number(kind: type[int] | type[float], least: int = 0, most: float = inf) -> 
             raise typer.BadParameter(f"{str(text)!r} is no {whole} from {bounds}")
         return found
 
-    return {"parser": parse}
+    return {"parser": parse, "metavar": metavar}
 
 
 def positive_time(text: str) -> float:
@@ -142,7 +141,6 @@ Words = Annotated[
         metavar="CLIP... [QUESTION]",
         help="Videos, images or folders of pictures, then the question. Without a question, or with - in its place, "
         "it is read from stdin; - in front of a question is a clip from stdin.",
-        show_default=False,
     ),
 ]
 Model = Annotated[
@@ -162,7 +160,6 @@ Revision = Annotated[
 AdapterName = Annotated[
     str | None,
     typer.Option(
-        "--adapter",
         metavar="ID|FOLDER",
         help="A LoRA adapter to merge into the model: a hub id or a local folder.",
         show_default="none",
@@ -171,26 +168,9 @@ AdapterName = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the one with room")
 ]
-PrecisionWish = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        **one_of(*PRECISIONS),
-        help="How weights are held; auto decides by the memory found.",
-    ),
-]
-AttentionWish = Annotated[
-    str,
-    typer.Option(
-        "--attention",
-        **one_of(*ATTENTIONS),
-        help="The attention kernel; flash needs flash-attn and a GPU of capability 8 or more.",
-    ),
-]
 FitWish = Annotated[
     Fit,
     typer.Option(
-        "--fit",
         **one_of(*get_args(Fit)),
         help="How a frame becomes square: crop cuts the sides off, pad adds bars, squash distorts.",
     ),
@@ -214,44 +194,12 @@ At = Annotated[
         show_default="eight, evenly spread",
     ),
 ]
-DecodeTimeout = Annotated[
-    float | None,
-    typer.Option(
-        **read_by(positive_time),
-        metavar="TIME",
-        help="The longest that decoding one clip may take.",
-        show_default="300",
-    ),
-]
-DecodeMemory = Annotated[
-    int | None,
-    typer.Option(parser=size_bytes, metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"),
-]
 Clips = Annotated[
     list[str],
-    typer.Argument(
-        metavar="CLIP...", help="Videos, images or folders of pictures; - is a clip from stdin.", show_default=False
-    ),
+    typer.Argument(metavar="CLIP...", help="Videos, images or folders of pictures; - is a clip from stdin."),
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object for each clip, a line each.")]
-MaxNewTokens = Annotated[int, typer.Option(**number(int, 1), metavar="N", help="The longest answer, in tokens.")]
-Temperature = Annotated[
-    float,
-    typer.Option(
-        **number(float, 0, 100), metavar="T", help="0 always takes the likeliest token; higher is more varied."
-    ),
-]
-TopP = Annotated[
-    float,
-    typer.Option(**number(float, 0, 1), metavar="P", help="Sample only from the likeliest tokens that add up to P."),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        **number(int, 0, MOST_SEED), metavar="N", help="Makes sampling repeatable.", show_default="a new one each time"
-    ),
-]
-Guard = Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")]
+MaxNewTokens = Annotated[int, typer.Option(**number(int, 1), help="The longest answer, in tokens.")]
 Choices = Annotated[
     Several | None,
     typer.Option(
@@ -280,7 +228,6 @@ BatchWords = Annotated[
         metavar="[QUESTION] [PATH]...",
         help="The question, then videos, images and folders of them; - reads paths from stdin. With -Q all words are "
         "paths, with --jobs there are none.",
-        show_default=False,
     ),
 ]
 Questions = Annotated[
@@ -314,7 +261,6 @@ Output = Annotated[
 TableFormat = Annotated[
     Literal["jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
-        "--format",
         **one_of("jsonl", "csv", "tsv", "parquet"),
         help="What the rows are written as; with --ray, jsonl or parquet.",
         show_default="by FILE's ending",
@@ -338,9 +284,7 @@ BatchSize = Annotated[
 ]
 Decoders = Annotated[
     int | None,
-    typer.Option(
-        **number(int, 1), metavar="N", help="How many processes decode clips.", show_default="one a core, 8 at most"
-    ),
+    typer.Option(**number(int, 1), help="How many processes decode clips.", show_default="one a core, 8 at most"),
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again what is an error in FILE.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin FILE anew.")]
@@ -350,7 +294,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say by each clip's head
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
 ShardWish = Annotated[
     str | None,
-    typer.Option("--shard", metavar="K/N", help="Only the Kth of N parts, for job arrays.", show_default="all"),
+    typer.Option(metavar="K/N", help="Only the Kth of N parts, for job arrays.", show_default="all"),
 ]
 Gpus = Annotated[
     str | None,
@@ -361,10 +305,8 @@ Gpus = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
-        "--ray",
         metavar="[ADDRESS]",
         help="Let Ray share the jobs out: on this machine, or on the cluster at ray://HOST:10001, HOST:6379 or auto.",
-        show_default=False,
     ),
 ]
 Actors = Annotated[
@@ -373,9 +315,7 @@ Actors = Annotated[
 ]
 GpusPerActor = Annotated[
     float | None,
-    typer.Option(
-        **number(float), metavar="N", help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"
-    ),
+    typer.Option(**number(float), help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"),
 ]
 Hash = Annotated[
     bool,
@@ -396,16 +336,13 @@ Allow = Annotated[
 BenchWords = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CLIP] [QUESTION]",
-        help="What is measured with. Without a clip, one of the demo's is taken.",
-        show_default=False,
+        metavar="[CLIP] [QUESTION]", help="What is measured with. Without a clip, one of the demo's is taken."
     ),
 ]
 Precisions = Annotated[
     Several | None,
     typer.Option(
-        "--precision",
-        **some_of(*PRECISIONS),
+        **one_of(*PRECISIONS, are_several=True),
         help="auto, fp16, bf16, fp32, 8bit, 4bit, with commas between: each is measured.",
         show_default="auto",
     ),
@@ -413,8 +350,7 @@ Precisions = Annotated[
 Attentions = Annotated[
     Several | None,
     typer.Option(
-        "--attention",
-        **some_of(*ATTENTIONS),
+        **one_of(*ATTENTIONS, are_several=True),
         help="auto, flash, sdpa, eager, with commas between: each is measured, with each precision.",
         show_default="auto",
     ),
@@ -427,11 +363,10 @@ RandomWeights = Annotated[
         show_default="the model's own",
     ),
 ]
-Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), metavar="N", help="How often each thing is measured.")]
+Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), help="How often each thing is measured.")]
 Batches = Annotated[
     Several | None,
     typer.Option(
-        "--batch-size",
         parser=counts_each,
         metavar="LIST",
         help="How many questions at once, with commas between.",
@@ -454,8 +389,24 @@ def rows_of(batch_size: str) -> int | None:
 
 
 def wishes_of(
-    model: str, revision: str | None, device: str | None, precision: str, attention: str, *, adapter: str | None
+    *,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    adapter: AdapterName = None,
+    device: Device = None,
+    precision: Annotated[
+        str,
+        typer.Option(**one_of(*PRECISIONS), help="How weights are held; auto decides by the memory found."),
+    ] = "auto",
+    attention: Annotated[
+        str,
+        typer.Option(
+            **one_of(*ATTENTIONS),
+            help="The attention kernel; flash needs flash-attn and a GPU of capability 8 or more.",
+        ),
+    ] = "auto",
 ) -> Wishes:
+    """Errors: UsageError."""
     named = {"model": model, "revision": revision, "adapter": adapter, "device": device}
     if name := next((name for name, value in named.items() if value == ""), None):
         raise UsageError(f"--{name} is empty: name one, or leave the option out.")
@@ -482,6 +433,87 @@ def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
 
-def limits_of(timeout_s: float | None, memory_bytes: int | None) -> DecodeLimits:
+def framing(*, fit: FitWish = "crop", start: Start = None, end: End = None, at: At = None) -> Framing:
+    """Errors: UsageError."""
+    return framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP)
+
+
+def limits_of(
+    *,
+    decode_timeout: Annotated[
+        float | None,
+        typer.Option(
+            **read_by(positive_time),
+            metavar="TIME",
+            help="The longest that decoding one clip may take.",
+            show_default="300",
+        ),
+    ] = None,
+    decode_memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=size_bytes, metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"
+        ),
+    ] = None,
+) -> DecodeLimits:
     usual = DecodeLimits()
-    return DecodeLimits(timeout_s=timeout_s or usual.timeout_s, memory_bytes=memory_bytes or usual.memory_bytes)
+    return DecodeLimits(timeout_s=decode_timeout or usual.timeout_s, memory_bytes=decode_memory or usual.memory_bytes)
+
+
+def sampling_of(
+    *,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            **number(float, 0, 100, metavar="T"), help="0 always takes the likeliest token; higher is more varied."
+        ),
+    ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            **number(float, 0, 1, metavar="P"), help="Sample only from the likeliest tokens that add up to P."
+        ),
+    ] = 1.0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            **number(int, 0, MOST_SEED), help="Makes sampling repeatable.", show_default="a new one each time"
+        ),
+    ] = None,
+    guard: Annotated[bool, typer.Option("--guard/--no-guard", help="Stop an answer that repeats itself.")] = True,
+) -> Sampling:
+    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, has_guard=guard)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Marks a command's parameter whose value is made from several options: the parameters of the function `by`."""
+
+    by: Callable[..., Any]
+
+
+WishesMade = Annotated[Wishes, Made(wishes_of)]
+FramingMade = Annotated[Framing, Made(framing)]
+LimitsMade = Annotated[DecodeLimits, Made(limits_of)]
+SamplingMade = Annotated[Sampling, Made(sampling_of)]
+
+
+def with_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give typer the command with all its options: those of `Made` stand in the place of the value made from them."""
+    signature = inspect.signature(command, eval_str=True)
+    makers: dict[str, Callable[..., Any]] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        marks = [each for each in getattr(parameter.annotation, "__metadata__", ()) if isinstance(each, Made)]
+        makers.update((parameter.name, mark.by) for mark in marks)
+        options += inspect.signature(marks[0].by, eval_str=True).parameters.values() if marks else [parameter]
+
+    def run(**values: Any) -> int:
+        for name, make in makers.items():
+            values[name] = make(**{each: values.pop(each) for each in inspect.signature(make).parameters})
+        return command(**values)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return run

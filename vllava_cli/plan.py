@@ -1,37 +1,108 @@
-"""plan(wishes, hardware, checkpoint) -> LoadPlan: the choices of `fit`, each with its reason as a sentence. Pure.
+"""plan(wishes, hardware, checkpoint) -> LoadPlan: where and how a model is loaded, each choice with its reason. Pure.
 
-The rule, in order: the GPU with the most free memory in fp16, in 4bit, then the CPU in bf16 or fp32, in 4bit.
+The rule, in order: the GPU with the most free memory in fp16, in 4bit, then the CPU in bf16 or fp32, in 4bit; the first
+whose memory is enough for weights, KV cache, activations and the libraries. A wish that can't be granted is refused.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from vllava_cli.errors import MemoryShortError
-from vllava_cli.fit import (
-    FLASH_CAPABILITY,
-    GIB,
-    PIP_BITSANDBYTES,
-    PIP_FLASH_ATTN,
-    Attempt,
-    Form,
+from vllava_cli.errors import MemoryShortError, WishError
+from vllava_cli.nouns import (
+    SHORT_NAMES,
+    Attention,
+    Checkpoint,
+    Dtype,
+    Hardware,
+    LoadPlan,
+    Precision,
     Processor,
-    attempts,
-    first_fit,
-    flash_hurdle,
-    free_gib,
-    gib,
-    is_tiny,
-    needed_bytes,
-    version,
+    Quantisation,
+    Wishes,
 )
-from vllava_cli.nouns import Accelerator, Attention, Checkpoint, Hardware, LoadPlan, Quantisation, Wishes
 
-FAST_FP16_CAPABILITY = (7, 0)
+GIB = 2**30
+
+NF4_BYTES = 0.5625
+"""Per parameter: half a byte, and one fp32 scale for each block of 64."""
+
+ACTIVATIONS_PER_CACHE = 0.25
+"""A prefill's activations against the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a token, in
+one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
+
+EAGER_ACTIVATIONS_PER_CACHE = 1.0
+"""Eager attention also holds the scores of every pair of tokens, and their softmax in fp32: 2 GiB for the 7B model."""
+
+RUNTIME_BYTES = GIB // 2
+"""Kernels, workspaces, and what an allocator can't reuse."""
+
+TINY_PARAMETERS = 100_000_000
+"""A smaller model is answered on the CPU before a GPU has started."""
+
+SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
+"""Context beside one video, for its questions and answers, where memory is short: enough for a few of them, or for
+one with the longest answer that is given unasked."""
 
 SYSTEM_SHARE = 0.15
 """The part of a memory that the system and a desktop keep when all other programs are closed."""
+
+FAST_FP16_CAPABILITY = (7, 0)
+FLASH_CAPABILITY = (8, 0)
+BF16_CAPABILITY = (8, 0)
+"""Below it CUDA emulates bf16 and cuDNN has no bf16 convolution, which the towers begin with."""
+
+THREADS_REASON = "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
+PIP_BITSANDBYTES = "pip install -U bitsandbytes"
+PIP_FLASH_ATTN = "pip install flash-attn --no-build-isolation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A form of a model on a processor, whether it fits or not."""
+
+    checkpoint: Checkpoint
+    processor: Processor
+    dtype: Dtype
+    quantisation: Quantisation | None = None
+    context_tokens: int
+    is_eager: bool
+
+    @property
+    def precision(self) -> Precision:
+        return self.quantisation or SHORT_NAMES[self.dtype]
+
+    @property
+    def is_short(self) -> bool:
+        return self.context_tokens < self.checkpoint.context_tokens
+
+    @property
+    def needed_bytes(self) -> int:
+        return needed_bytes(self.checkpoint, self.dtype, self.quantisation, self.context_tokens, is_eager=self.is_eager)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.processor.free_bytes
+
+    @property
+    def need(self) -> str:
+        """ "4bit needs 7.4 GiB with a context of 3080 tokens"."""
+        context = f" with a context of {self.context_tokens} tokens" if self.is_short else ""
+        return f"{self.precision} needs {gib(self.needed_bytes)}{context}"
+
+    @property
+    def need_and_free(self) -> str:
+        """ "4bit needs 8.4 GiB and 15.2 of 15.6 GiB are free on Tesla T4"."""
+        return f"{self.need} and {_free_text(self.processor)}"
+
+    @property
+    def need_and_total(self) -> str:
+        """ "4bit needs 8.4 GiB and fits into the 15.6 GiB of Tesla T4"."""
+        owner = self.processor.name if self.processor.is_gpu else "RAM"
+        return f"{self.need} and fits into the {self.processor.total_bytes / GIB:.1f} GiB of {owner}"
 
 
 def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
@@ -39,23 +110,23 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
     tried = attempts(wishes, hardware, checkpoint)
     chosen = next((attempt for attempt in tried if attempt.fits), None)
     if chosen is None:
-        raise MemoryShortError(_shortage(wishes, hardware, checkpoint))
+        raise MemoryShortError(_shortage(tried, wishes, hardware, checkpoint))
     attention, attention_reason = _attention(chosen, wishes, hardware)
-    is_short = chosen.form.context_tokens < checkpoint.context_tokens
-    threads, threads_reason = _threads(chosen, hardware)
+    is_cpu = not chosen.processor.is_gpu
     return LoadPlan(
         device=chosen.processor.device,
-        dtype=chosen.form.dtype,
-        quantisation=chosen.form.quantisation,
+        dtype=chosen.dtype,
+        quantisation=chosen.quantisation,
         attention=attention,
         needed_bytes=chosen.needed_bytes,
-        context_tokens=chosen.form.context_tokens if is_short else None,
-        device_reason=_device_reason(chosen, tried, wishes, checkpoint),
-        dtype_reason=_dtype_reason(chosen, wishes, hardware, checkpoint),
-        quantisation_reason=_quantisation_reason(chosen, tried, wishes, checkpoint),
+        context_tokens=chosen.context_tokens if chosen.is_short else None,
+        device_reason=f"{_device_reason(chosen, tried, wishes)}.",
+        dtype_reason=f"{_dtype_reason(chosen, wishes, hardware)}; {chosen.need_and_free}.",
+        quantisation_reason=f"{_quantisation_reason(chosen, tried, wishes)}{chosen.need_and_free}.",
         attention_reason=attention_reason,
-        threads=threads,
-        threads_reason=threads_reason,
+        # Hyper-threads share the units that products of matrices keep busy, so physical cores count.
+        threads=hardware.cpu_cores if is_cpu else None,
+        threads_reason=THREADS_REASON if is_cpu else "",
     )
 
 
@@ -63,127 +134,260 @@ def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[
     """Suggest in sentences what would make this plan faster or more exact; empty where nothing would."""
     if is_tiny(checkpoint):
         return ()
+    advice = []
     if plan.device == "cpu":
-        return (*hardware.faults, _gpu_advice(hardware, checkpoint), *_cpu_advice(plan, hardware, checkpoint))
+        advice += [*hardware.faults, _gpu_advice(hardware, checkpoint)]
+        if plan.dtype == "float32" and plan.quantisation is None:
+            # A token takes as long as it takes to read the weights.
+            install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
+            sizes = f"{gib(needed_bytes(checkpoint, plan.dtype, '4bit'))} instead of {gib(plan.needed_bytes)}"
+            advice.append(f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact.")
+        return tuple(advice)
     gpu = next(gpu for gpu in hardware.accelerators if gpu.device == plan.device)
-    return (*_exactness_advice(plan, gpu, checkpoint), *_flash_advice(plan, gpu, hardware))
+    fp16_bytes = needed_bytes(checkpoint, "float16")
+    if plan.quantisation and fp16_bytes <= gpu.free_bytes:
+        sizes = f"it needs {gib(fp16_bytes)} and {free_gib(gpu.free_bytes)} GiB are free"
+        advice.append(f"--precision fp16 is more exact, and fits: {sizes}.")
+    elif plan.quantisation and fp16_bytes <= gpu.total_bytes * (1 - SYSTEM_SHARE):
+        fits = f"with {gib(fp16_bytes)} free, fp16 fits, which is more exact"
+        advice.append(f"Close other programs that use {gpu.name}: {fits}.")
+    can_flash = gpu.kind == "cuda" and gpu.capability is not None and gpu.capability >= FLASH_CAPABILITY
+    if can_flash and not hardware.has_flash_attn and plan.dtype != "float32":
+        advice.append(
+            f"Install flash-attn ({PIP_FLASH_ATTN}; it needs nvcc): it may shorten the time to the first token."
+        )
+    return tuple(advice)
 
 
-def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes, checkpoint: Checkpoint) -> str:
-    processor = chosen.processor
-    free = processor.free_text
+def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Attempt, ...]:
+    """List the processors and forms to try, best first; the last form is tried again with shorter contexts.
+
+    Errors: WishError.
+    """
+    found: list[Attempt] = []
+    for processor in _processors(wishes, hardware, checkpoint):
+        whole = Attempt(
+            checkpoint=checkpoint,
+            processor=processor,
+            dtype=_dtype(processor, wishes, hardware, checkpoint),
+            context_tokens=checkpoint.context_tokens,
+            is_eager=wishes.attention == "eager",
+        )
+        if wishes.precision == "4bit" or wishes.precision == "8bit":
+            found.append(replace(whole, quantisation=wishes.precision))
+        elif wishes.precision or not hardware.has_bitsandbytes:
+            found.append(whole)
+        else:
+            found += [whole, replace(whole, quantisation="4bit")]
+        contexts = [checkpoint.tokens_per_video + extra for extra in SHORT_CONTEXTS_EXTRA_TOKENS]
+        found += [replace(found[-1], context_tokens=min(whole.context_tokens, tokens)) for tokens in contexts]
+    return tuple(found)
+
+
+def needed_bytes(
+    checkpoint: Checkpoint,
+    dtype: Dtype,
+    quantisation: Quantisation | None = None,
+    context_tokens: int | None = None,
+    *,
+    is_eager: bool = False,
+) -> int:
+    """Count all bytes that one device must hold for a conversation of `context_tokens`, usually the whole context."""
+    cache = checkpoint.cache_values_per_token * (context_tokens or checkpoint.context_tokens) * value_bytes(dtype)
+    activations = cache * (EAGER_ACTIVATIONS_PER_CACHE if is_eager else ACTIVATIONS_PER_CACHE)
+    weights = checkpoint.language_parameters * matrix_bytes(dtype, quantisation)
+    return int(weights + checkpoint.other_parameters * value_bytes(dtype) + cache + activations) + RUNTIME_BYTES
+
+
+def value_bytes(dtype: Dtype) -> int:
+    """Bytes of a number outside of the language model's matrices."""
+    return 4 if dtype == "float32" else 2
+
+
+def matrix_bytes(dtype: Dtype, quantisation: Quantisation | None) -> float:
+    """Bytes of a number in the language model's matrices."""
+    return {"4bit": NF4_BYTES, "8bit": 1.0, None: float(value_bytes(dtype))}[quantisation]
+
+
+def is_tiny(checkpoint: Checkpoint) -> bool:
+    return checkpoint.parameters < TINY_PARAMETERS
+
+
+def gib(size_bytes: float) -> str:
+    """Rounded up, so that what is needed never looks smaller than what is free: 17_968_398_336 → "16.8 GiB"."""
+    return f"{math.ceil(size_bytes / GIB * 10) / 10:.1f} GiB"
+
+
+def free_gib(size_bytes: float) -> str:
+    """Rounded down, without the unit: 17_968_398_336 → "16.7"."""
+    return f"{math.floor(size_bytes / GIB * 10) / 10:.1f}"
+
+
+def _processors(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> list[Processor]:
+    """List the processors that can grant the wishes, best first: by free memory; a tiny model prefers the CPU.
+
+    A wish that no GPU here can grant is refused rather than granted by the CPU: who asks for bf16 with a GPU in the
+    machine doesn't expect the slowest way to get it. So is a wish for flash, with the GPU's reason. Errors: WishError.
+    """
+    gpus = sorted(hardware.accelerators, key=lambda gpu: gpu.free_bytes, reverse=True)
+    candidates = [*gpus, hardware.cpu]
     if wishes.device:
-        return f"--device {wishes.device} was asked for; {free}."
-    if processor.gpu:
-        rivals = {attempt.processor.device for attempt in tried if attempt.processor.gpu}
-        most = " and no other GPU has more" if len(rivals) > 1 else ""
-        return f"A GPU is the fastest place; {free}{most}."
-    if is_tiny(checkpoint):
-        return f"The model is so small that a GPU would take longer to start than the CPU to answer; {free}."
-    if tried[0].processor.gpu:
-        least = [attempt for attempt in tried if attempt.processor == tried[0].processor][-1]
-        return f"No GPU has room: {_need(least, checkpoint)} and {least.processor.free_text}; the CPU is much slower."
-    return f"There is no GPU that torch can use; {free}."
+        candidates = _named(wishes.device, candidates, hardware)
+    elif is_tiny(checkpoint) and wishes.attention != "flash_attention_2":
+        candidates = [hardware.cpu, *gpus]
+    hurdles = [
+        _precision_hurdle(each, wishes, hardware) or _attention_hurdle(each, wishes, hardware) for each in candidates
+    ]
+    able = [processor for processor, hurdle in zip(candidates, hurdles, strict=True) if hurdle is None]
+    if hurdles[0] and (not able or (candidates[0].is_gpu and not able[0].is_gpu)):
+        raise WishError(hurdles[0])
+    return able
 
 
-def _dtype_reason(chosen: Attempt, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
+def _named(device: str, processors: list[Processor], hardware: Hardware) -> list[Processor]:
+    """List the processors that a device's name fits: "cuda" is every CUDA or ROCm GPU, "cuda:1" is one."""
+    if found := [each for each in processors if device in (each.device, each.device.partition(":")[0])]:
+        return found
+    here = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in hardware.accelerators)
+    has = f"{here} and cpu" if here else "only cpu"
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device):
+        raise WishError(f'--device "{device}" is not the name of a device; this machine has {has}.')
+    raise WishError(" ".join((f"--device {device} is not here; this machine has {has}.", *hardware.faults)))
+
+
+def _precision_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
+    """Say why a processor can't grant the precision, with the remedy; None where it can."""
+    precision, capability = wishes.precision, processor.capability
+    if precision == "fp16" and not processor.is_gpu:
+        better = "bf16" if hardware.has_cpu_bf16 else "fp32"
+        # Measured: a prefill of 256 tokens took 4014 ms in fp16, 1104 ms in fp32 and 532 ms in bf16.
+        slow = f"--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision {better}."
+        return " ".join((slow, *hardware.faults))
+    if precision == "bf16" and capability and capability < BF16_CAPABILITY:
+        needs = f"--precision bf16 needs compute capability 8.0 and {processor.name} has {_version(capability)}"
+        return f"{needs}; use --precision fp16."
+    if precision in ("4bit", "8bit") and not hardware.has_bitsandbytes:
+        return f"--precision {precision} needs bitsandbytes, which is not installed; {PIP_BITSANDBYTES}."
+    return None
+
+
+def _attention_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
+    """Say why a processor can't grant the attention, with the remedy; None where it can."""
+    if wishes.attention != "flash_attention_2":
+        return None
+    hurdle, remedy = _flash_hurdle(processor, hardware), "use --attention sdpa"
+    if hurdle and "installed" in hurdle:
+        remedy = f"{PIP_FLASH_ATTN}, or {remedy}"
+    elif hurdle is None and wishes.precision == "fp32":
+        hurdle, remedy = "flash-attn has no fp32", "use --precision fp16 or --attention sdpa"
+    return f"--attention flash is refused: {hurdle}; {remedy}." if hurdle else None
+
+
+def _flash_hurdle(processor: Processor, hardware: Hardware) -> str | None:
+    """Say at the end of a sentence why flash-attn can't be used there; None where it can."""
+    if processor.kind not in ("cuda", "rocm"):
+        return f"flash-attn runs on NVIDIA and AMD GPUs, not on {processor.name if processor.is_gpu else 'the CPU'}"
+    capability = processor.capability
+    if capability and capability < FLASH_CAPABILITY:
+        return f"flash-attn needs compute capability 8.0 and {processor.name} has {_version(capability)}"
+    return None if hardware.has_flash_attn else "flash-attn is not installed"
+
+
+def _dtype(processor: Processor, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Dtype:
+    """Choose the dtype: the wished one, else the checkpoint's own on a GPU, else the fastest on this CPU."""
+    if wishes.precision == "bf16":
+        return "bfloat16"
+    if wishes.precision == "fp32":
+        return "float32"
+    if processor.is_gpu:
+        return "float16"
+    return "bfloat16" if hardware.is_cpu_bf16_faster and not is_tiny(checkpoint) else "float32"
+
+
+def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) -> str:
+    processor, first = chosen.processor, tried[0].processor
+    free = _free_text(processor)
+    if wishes.device:
+        return f"--device {wishes.device} was asked for; {free}"
+    if processor.is_gpu:
+        rivals = {attempt.processor.device for attempt in tried if attempt.processor.is_gpu}
+        return f"A GPU is the fastest place; {free}{' and no other GPU has more' if len(rivals) > 1 else ''}"
+    if is_tiny(chosen.checkpoint):
+        return f"The model is so small that a GPU would take longer to start than the CPU to answer; {free}"
+    if first.is_gpu:
+        least = [attempt for attempt in tried if attempt.processor == first][-1]
+        return f"No GPU has room: {least.need_and_free}; the CPU is much slower"
+    return f"There is no GPU that torch can use; {free}"
+
+
+def _dtype_reason(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> str:
+    processor, capability = chosen.processor, chosen.processor.capability
     if wishes.precision in ("fp16", "bf16", "fp32"):
-        slow = chosen.processor.gpu is None and wishes.precision == "bf16" and not hardware.has_cpu_bf16
-        but = ", though this CPU has no instructions for it, which makes it slow" if slow else ""
-        return f"--precision {wishes.precision} was asked for{but}; {_fit_text(chosen, checkpoint)}."
-    if chosen.processor.gpu:
-        return f"The checkpoint was released in fp16{_old_gpu(chosen.processor)}; {_fit_text(chosen, checkpoint)}."
-    if is_tiny(checkpoint):
-        millions = checkpoint.parameters / 1e6
-        few = f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
-        return f"{few}; {_fit_text(chosen, checkpoint)}."
+        is_slow = not processor.is_gpu and wishes.precision == "bf16" and not hardware.has_cpu_bf16
+        but = ", though this CPU has no instructions for it, which makes it slow" if is_slow else ""
+        return f"--precision {wishes.precision} was asked for{but}"
+    if processor.is_gpu:
+        is_old = capability is not None and capability < FAST_FP16_CAPABILITY
+        slow = "computes it no faster than fp32, but in half the memory"
+        old = f" and compute capability {_version(capability)} {slow}" if capability and is_old else ""
+        return f"The checkpoint was released in fp16{old}"
+    if is_tiny(chosen.checkpoint):
+        millions = chosen.checkpoint.parameters / 1e6
+        return f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
     if hardware.cpu_bf16_gain is not None:
-        share = 1 / hardware.cpu_bf16_gain
-        return f"In bf16 this CPU was measured to take {share:.2f} of fp32's time; {_fit_text(chosen, checkpoint)}."
+        return f"In bf16 this CPU was measured to take {1 / hardware.cpu_bf16_gain:.2f} of fp32's time"
     if hardware.has_cpu_bf16:
-        return f"This CPU has bf16 instructions, which are faster than fp32; {_fit_text(chosen, checkpoint)}."
-    return f"This CPU has no bf16 instructions, so fp32 is its fastest; {_fit_text(chosen, checkpoint)}."
+        return "This CPU has bf16 instructions, which are faster than fp32"
+    return "This CPU has no bf16 instructions, so fp32 is its fastest"
 
 
-def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes, checkpoint: Checkpoint) -> str:
-    if chosen.form.quantisation is None:
-        return f"None is needed: {_fit_text(chosen, checkpoint)}."
+def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) -> str:
+    if chosen.quantisation is None:
+        return "None is needed: "
     if wishes.precision:
-        return f"--precision {wishes.precision} was asked for; {_fit_text(chosen, checkpoint)}."
+        return f"--precision {wishes.precision} was asked for; "
     whole = next(attempt for attempt in tried if attempt.processor == chosen.processor)
-    return f"There is no room for {whole.form.precision}: {_need(whole, checkpoint)}, {_fit_text(chosen, checkpoint)}."
+    return f"There is no room for {whole.precision}: {whole.need}, "
 
 
 def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Attention, str]:
     if wishes.attention:
-        word = "flash" if wishes.attention == "flash_attention_2" else wishes.attention
-        return wishes.attention, f"--attention {word} was asked for."
-    hurdle = flash_hurdle(chosen.processor, hardware)
-    if hurdle is None and chosen.form.dtype == "float32":
+        return wishes.attention, f"--attention {wishes.attention.partition('_')[0]} was asked for."
+    hurdle, capability = _flash_hurdle(chosen.processor, hardware), chosen.processor.capability
+    if hurdle is None and chosen.dtype == "float32":
         hurdle = "flash-attn has no fp32"
-    capability = chosen.processor.gpu.capability if chosen.processor.gpu else None
     if hurdle is None and capability:
-        return (
-            "flash_attention_2",
-            f"Flash-attn is installed and the GPU's compute capability is {version(capability)}.",
-        )
+        reason = f"Flash-attn is installed and the GPU's compute capability is {_version(capability)}."
+        return "flash_attention_2", reason
     # On AMD GPUs whether flash-attn works depends on how it was built, which can't be seen from here.
     return "sdpa", f"PyTorch's own attention: {hurdle or 'on AMD GPUs flash-attn is used only when it is asked for'}."
 
 
-def _threads(chosen: Attempt, hardware: Hardware) -> tuple[int | None, str]:
-    """Hyper-threads share the units that products of matrices keep busy, so physical cores count."""
-    if chosen.processor.gpu:
-        return None, ""
-    return hardware.cpu_cores, "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
+def _free_text(processor: Processor) -> str:
+    """ "22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090"."""
+    where = f"are free on {processor.name}" if processor.is_gpu else "of RAM are free"
+    return f"{free_gib(processor.free_bytes)} of {processor.total_bytes / GIB:.1f} GiB {where}"
 
 
-def _old_gpu(processor: Processor) -> str:
-    """Explain fp16 on a GPU before Volta: it isn't faster than fp32 there, but takes half the memory."""
-    capability = processor.gpu.capability if processor.gpu else None
-    if capability is None or capability >= FAST_FP16_CAPABILITY:
-        return ""
-    return f" and compute capability {version(capability)} computes it no faster than fp32, but in half the memory"
+def _version(capability: tuple[int, int]) -> str:
+    """(8, 9) → "8.9"."""
+    return f"{capability[0]}.{capability[1]}"
 
 
-def _need(attempt: Attempt, checkpoint: Checkpoint) -> str:
-    """ "4bit needs 7.4 GiB with a context of 3080 tokens"."""
-    is_short = attempt.form.context_tokens < checkpoint.context_tokens
-    context = f" with a context of {attempt.form.context_tokens} tokens" if is_short else ""
-    return f"{attempt.form.precision} needs {gib(attempt.needed_bytes)}{context}"
-
-
-def _fit_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
-    """ "4bit needs 8.4 GiB and 15.2 of 15.6 GiB are free on Tesla T4"."""
-    return f"{_need(attempt, checkpoint)} and {attempt.processor.free_text}"
-
-
-def _room_text(attempt: Attempt, checkpoint: Checkpoint) -> str:
-    """ "4bit needs 8.4 GiB and fits into the 15.6 GiB of Tesla T4"."""
-    owner = attempt.processor.name if attempt.processor.gpu else "RAM"
-    return f"{_need(attempt, checkpoint)} and fits into the {attempt.processor.total_bytes / GIB:.1f} GiB of {owner}"
-
-
-def _shortage(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
+def _shortage(tried: tuple[Attempt, ...], wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
     """Say what the model needs at least on each processor, the first change that would make it fit, and broken GPUs."""
-    least = {attempt.processor.device: attempt for attempt in attempts(wishes, hardware, checkpoint)}
-    shorts = "; ".join(_fit_text(attempt, checkpoint) for attempt in least.values())
-    remedy = "A machine with more memory is needed; --model demo runs on any."
-    for change in _changes(wishes, hardware):
-        found = first_fit(change.wishes, change.hardware, checkpoint)
-        if found:
-            remedy = f"{change.words}: {_room_text(found, checkpoint)}."
-            break
+    least = {attempt.processor.device: attempt.need_and_free for attempt in tried}
+    fitting = _fitting(_changes(wishes, hardware), checkpoint)
+    remedy = next(
+        (f"{words}: {found.need_and_total}." for words, found in fitting),
+        "A machine with more memory is needed; --model demo runs on any.",
+    )
+    shorts = "; ".join(least.values())
     return " ".join((f"There is not enough memory for {checkpoint.model}: {shorts}. {remedy}", *hardware.faults))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Change:
-    """Something that a user can do, and what it makes of the wishes and the machine."""
-
-    words: str
-    wishes: Wishes
-    hardware: Hardware
+_Change = tuple[str, Wishes, Hardware]
+"""Words for something that a user can do, and what it makes of the wishes and the machine."""
 
 
 def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
@@ -191,16 +395,22 @@ def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
     anything = replace(wishes, device=None, precision=None)
     has_more = replace(hardware, has_bitsandbytes=True)
     if wishes.precision:
-        yield _Change(words="Leave --precision out", wishes=replace(wishes, precision=None), hardware=hardware)
+        yield "Leave --precision out", replace(wishes, precision=None), hardware
     if wishes.device:
-        flags = "--device and --precision" if wishes.precision else "--device"
-        yield _Change(words=f"Leave {flags} out", wishes=anything, hardware=hardware)
+        yield f"Leave --device{' and --precision' if wishes.precision else ''} out", anything, hardware
     if not hardware.has_bitsandbytes:
-        yield _Change(words=f"Install bitsandbytes ({PIP_BITSANDBYTES})", wishes=anything, hardware=has_more)
-    yield _Change(words="Close other programs", wishes=anything, hardware=_emptied(hardware))
+        yield f"Install bitsandbytes ({PIP_BITSANDBYTES})", anything, has_more
+    yield "Close other programs", anything, _emptied(hardware)
     if not hardware.has_bitsandbytes:
-        both = f"Close other programs and install bitsandbytes ({PIP_BITSANDBYTES})"
-        yield _Change(words=both, wishes=anything, hardware=_emptied(has_more))
+        yield f"Close other programs and install bitsandbytes ({PIP_BITSANDBYTES})", anything, _emptied(has_more)
+
+
+def _fitting(changes: Iterator[_Change], checkpoint: Checkpoint) -> Iterator[tuple[str, Attempt]]:
+    """Yield the words of each change after which the model fits, and how it does. Errors: WishError."""
+    for words, wishes, hardware in changes:
+        found = next((attempt for attempt in attempts(wishes, hardware, checkpoint) if attempt.fits), None)
+        if found:
+            yield words, found
 
 
 def _emptied(hardware: Hardware) -> Hardware:
@@ -216,41 +426,9 @@ def _emptied(hardware: Hardware) -> Hardware:
 
 def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
     """Say how the model would come from the CPU to a GPU."""
-    now = _Change(words="Leave --device and --precision out", wishes=Wishes(), hardware=hardware)
-    for change in (now, *_changes(Wishes(), hardware)):
-        found = first_fit(change.wishes, change.hardware, checkpoint)
-        if found and found.processor.gpu:
-            return f"{change.words}: {_room_text(found, checkpoint)}, which is much faster than the CPU."
-    nf4, fp16 = gib(_gpu_bytes(checkpoint, quantisation="4bit")), gib(_gpu_bytes(checkpoint, quantisation=None))
+    now: _Change = ("Leave --device and --precision out", Wishes(), hardware)
+    for words, found in _fitting(iter([now, *_changes(Wishes(), hardware)]), checkpoint):
+        if found.processor.is_gpu:
+            return f"{words}: {found.need_and_total}, which is much faster than the CPU."
+    nf4, fp16 = gib(needed_bytes(checkpoint, "float16", "4bit")), gib(needed_bytes(checkpoint, "float16"))
     return f"A GPU with {nf4} of free memory (4bit) or {fp16} (fp16) is much faster than the CPU."
-
-
-def _cpu_advice(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> Iterator[str]:
-    """Suggest 4bit for fp32, where a token takes as long as it takes to read the weights."""
-    if plan.dtype == "float32" and plan.quantisation is None:
-        form = Form(dtype=plan.dtype, quantisation="4bit", context_tokens=checkpoint.context_tokens)
-        install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
-        sizes = f"{gib(needed_bytes(checkpoint, form))} instead of {gib(plan.needed_bytes)}"
-        yield f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact."
-
-
-def _exactness_advice(plan: LoadPlan, gpu: Accelerator, checkpoint: Checkpoint) -> Iterator[str]:
-    fp16_bytes = _gpu_bytes(checkpoint, quantisation=None)
-    if plan.quantisation is None:
-        return
-    if fp16_bytes <= gpu.free_bytes:
-        sizes = f"it needs {gib(fp16_bytes)} and {free_gib(gpu.free_bytes)} GiB are free"
-        yield f"--precision fp16 is more exact, and fits: {sizes}."
-    elif fp16_bytes <= gpu.total_bytes * (1 - SYSTEM_SHARE):
-        yield f"Close other programs that use {gpu.name}: with {gib(fp16_bytes)} free, fp16 fits, which is more exact."
-
-
-def _flash_advice(plan: LoadPlan, gpu: Accelerator, hardware: Hardware) -> Iterator[str]:
-    can_flash = gpu.kind == "cuda" and gpu.capability is not None and gpu.capability >= FLASH_CAPABILITY
-    if can_flash and not hardware.has_flash_attn and plan.dtype != "float32":
-        yield f"Install flash-attn ({PIP_FLASH_ATTN}; it needs nvcc): it may shorten the time to the first token."
-
-
-def _gpu_bytes(checkpoint: Checkpoint, *, quantisation: Quantisation | None) -> int:
-    form = Form(dtype="float16", quantisation=quantisation, context_tokens=checkpoint.context_tokens)
-    return needed_bytes(checkpoint, form)

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, StdoutError
@@ -20,8 +20,7 @@ from vllava_cli.nouns import Log
 
 if TYPE_CHECKING:
     from rich.color import Color
-    from rich.console import Console, ConsoleOptions
-    from rich.measure import Measurement
+    from rich.console import Console
     from rich.text import Text
 
     from vllava_cli.media.contact_sheet import Sheet
@@ -51,11 +50,9 @@ class Screen:
         err: TextIO | None = None,
         is_quiet: bool = False,
         is_verbose: bool = False,
-        progress_s: float = PROGRESS_S,
     ) -> None:
         self._out = out or sys.stdout
         self._err = err or sys.stderr
-        self._progress_s = progress_s
         self._is_mid_line = False
         self._console: Console | None = None
         """The console that draws a spinner: lines on stderr go through it meanwhile."""
@@ -105,7 +102,7 @@ class Screen:
         size = _size_of(self._out)
         columns, lines = (size.columns or 80, size.lines or 24) if size else (80, 24)
         colours = _colours()
-        shades = SHADES if self._can_show(SHADES) else LETTERS
+        shades = LETTERS if b"?" in _encoded(SHADES, self._out.encoding or "ascii") else SHADES
         pad = io.StringIO()
         console = Console(
             file=pad, width=columns, color_system=colours, force_terminal=True, legacy_windows=False, highlight=False
@@ -160,13 +157,7 @@ class Screen:
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Draw a spinner with `what` beside it while the block runs; nothing where stderr is no terminal."""
-        if not self.is_moving:
-            yield
-            return
-        from rich.console import Console
-        from rich.text import Text
-
-        with Console(file=self._err).status(Text(clean(what))):
+        with self._spinner(lambda: [what]) if self.is_moving else nullcontext():
             yield
 
     @contextmanager
@@ -175,32 +166,30 @@ class Screen:
 
         Elsewhere it is a whole line every 30 seconds, also where the answers go to a terminal meanwhile (`is_shared`).
         """
-        if self.is_quiet:
-            yield
-        elif self.is_moving and not (is_shared and self.is_terminal):
-            with self._spinner(parts):
-                yield
+        if self.is_moving and not (is_shared and self.is_terminal):
+            block: AbstractContextManager[None] = self._spinner(parts)
         else:
-            with self._repeated(parts):
-                yield
+            block = nullcontext() if self.is_quiet else self._repeated(parts)
+        with block:
+            yield
 
     @contextmanager
     def _spinner(self, parts: Callable[[], Sequence[str]]) -> Iterator[None]:
         from rich.console import Console
 
-        self._console = Console(file=self._err, highlight=False)
+        before, self._console = self._console, Console(file=self._err, highlight=False)
         try:
-            with self._console.status(_Growing(parts)):
+            with self._console.status(_Growing(parts, self._console)):
                 yield
         finally:
-            self._console = None
+            self._console = before
 
     @contextmanager
     def _repeated(self, parts: Callable[[], Sequence[str]]) -> Iterator[None]:
         is_over = threading.Event()
 
         def repeat() -> None:
-            while not is_over.wait(self._progress_s):
+            while not is_over.wait(PROGRESS_S):
                 self._say(f"vllava: {_BETWEEN.join(parts())}")
 
         thread = threading.Thread(target=repeat, name="progress", daemon=True)
@@ -226,13 +215,6 @@ class Screen:
         """Columns to wrap at, or None where the reader is no terminal: a pipe gets whole lines."""
         size = _size_of(self._out if is_answer else self._err)
         return max(40, size.columns) if size else None
-
-    def _can_show(self, text: str) -> bool:
-        try:
-            text.encode(self._out.encoding or "ascii")
-        except (UnicodeEncodeError, LookupError):
-            return False
-        return True
 
     def _say(self, text: str) -> None:
         if self._console:
@@ -307,29 +289,18 @@ def fill_closed() -> None:
 
 
 class _Growing:
-    """The text beside a spinner, made anew each time it is drawn."""
+    """The text beside a spinner: as many of the parts, from the first, as have room each time it is drawn."""
 
-    def __init__(self, parts: Callable[[], Sequence[str]]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Callable[[], Sequence[str]], console: Console) -> None:
+        self._parts, self._console = parts, console
 
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Text]:
-        yield self._line(options.max_width)
-
-    def __rich_measure__(self, _: Console, options: ConsoleOptions) -> Measurement:
-        """No wider than it is: on a line that is filled to its end, the ^C of a terminal would break it in two."""
-        from rich.measure import Measurement
-
-        width = min(self._line(options.max_width).cell_len, options.max_width)
-        return Measurement(width, width)
-
-    def _line(self, width: int) -> Text:
-        """Join as many of the parts, from the first, as fit into the width."""
+    def __rich__(self) -> Text:
         from rich.text import Text
 
         first, *others = map(clean, self._parts())
         line = Text(first, no_wrap=True, overflow="ellipsis")
         for part in others:
-            if line.cell_len + Text(_BETWEEN + part).cell_len > width:
+            if line.cell_len + Text(_BETWEEN + part).cell_len > self._console.width - 2:
                 break
             line.append(_BETWEEN + part)
         return line

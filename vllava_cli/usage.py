@@ -39,7 +39,7 @@ class _Described:
             raise typer.Exit(2)
         known = {name for each in self.params for name in each.opts}
         try:
-            return cast(list[str], cast(Any, super()).parse_args(ctx, completed(_renamed(args, known), known)))
+            return cast(list[str], cast(Any, super()).parse_args(ctx, completed(args, known)))
         except UsageFault as fault:
             cast(Any, fault).ctx = cast(Any, fault).ctx or ctx
             raise
@@ -124,29 +124,18 @@ def fault_sentence(fault: Any) -> str:
 
 
 def completed(words: Sequence[str], known: Container[str]) -> list[str]:
-    """["--ray", "a.mp4"] → ["--ray=local", "a.mp4"]; a value that is there stays, and what is behind -- as well."""
+    """["--ray", "a.mp4", "--force"] → ["--ray=local", "a.mp4", "--overwrite"]; what is behind -- stays as it is."""
     found = list(words)
-    ended = _end_of_options(words)
-    for place, word in enumerate(words[:ended]):
-        if word in known and word in OPEN_ENDED:
+    end = found.index("--") if "--" in found else len(found)
+    for place, word in enumerate(words[:end]):
+        option, equals, given = word.partition("=")
+        if option not in known and OLD_NAMES.get(option, "") in known:
+            found[place] = f"{OLD_NAMES[option]}{equals}{given}"
+        elif word in known and word in OPEN_ENDED:
             name, value, usual = OPEN_ENDED[word]
-            is_bare = place + 1 == ended or not value.fullmatch(words[place + 1])
+            is_bare = place + 1 == end or not value.fullmatch(words[place + 1])
             found[place] = f"{name}={usual}" if is_bare else name
     return found
-
-
-def _renamed(words: Sequence[str], known: Container[str]) -> list[str]:
-    """["--force", "--batch=4"] → ["--overwrite", "--batch-size=4"] where the command has those."""
-    found = list(words)
-    for place, word in enumerate(words[: _end_of_options(words)]):
-        name, equals, value = word.partition("=")
-        if name not in known and OLD_NAMES.get(name, "") in known:
-            found[place] = f"{OLD_NAMES[name]}{equals}{value}"
-    return found
-
-
-def _end_of_options(words: Sequence[str]) -> int:
-    return list(words).index("--") if "--" in words else len(words)
 
 
 def _is_argument(parameter: Any) -> bool:

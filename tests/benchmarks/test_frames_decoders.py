@@ -18,7 +18,6 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "five.mp4": lambda path: write_clip(path, 5),
     "rotated.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=90)),
     "mirrored.mp4": lambda path: write_clip(path, encoding=replace(H264, rotation=180, is_mirrored=True)),
-    "h264.ts": write_clip,
     "mpeg4.avi": lambda path: write_clip(path, encoding=MPEG4),
     "vp9.webm": lambda path: write_clip(path, encoding=VP9),
     "a.gif": lambda path: write_clip(path, encoding=GIF),

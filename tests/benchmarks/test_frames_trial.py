@@ -67,16 +67,13 @@ def test_repeats_are_joined_unless_they_fail_or_differ() -> None:
     ("results", "is_identical", "is_certain", "bound_s"),
     [
         ({OURS: result(1.0), LOOP: result(4.0), BOUND: result(3.0), BOUND_THREADS: result(2.0)}, True, True, 2.0),
-        ({OURS: result(1.0), LOOP: result(4.0), BOUND: result(3.0), BOUND_THREADS: FAILED}, True, True, 3.0),
         ({OURS: result(1.0), LOOP: result(4.0), BOUND: result(3.0, digest=WRONG)}, True, True, None),
         ({OURS: result(1.0, digest=WRONG), LOOP: result(4.0), BOUND: result(3.0)}, False, True, 3.0),
         ({OURS: result(1.0, times_s=(*TIMES_S[:7], 7.5)), LOOP: result(4.0)}, False, True, None),
         ({OURS: result(1.0, times_s=(*TIMES_S[:7], 7.0015)), LOOP: result(4.0)}, True, True, None),
         ({OURS: result(1.0), LOOP: result(4.0, digest=WRONG, times_s=TIMES_S[:5])}, False, False, None),
-        ({OURS: result(1.0), LOOP: LATE, BOUND: result(3.0)}, True, True, 3.0),
         ({OURS: result(1.0), LOOP: LATE, BOUND: result(3.0, digest=WRONG)}, False, False, None),
         ({OURS: result(1.0), LOOP: FAILED}, None, False, None),
-        ({OURS: FAILED, LOOP: result(4.0)}, None, True, None),
         ({OURS: result(1.0), GUARDED: result(1.0, digest=WRONG), LOOP: result(4.0)}, False, True, None),
     ],
 )
@@ -105,13 +102,10 @@ def test_a_clip_has_the_targets_of_its_kind() -> None:
     ("clip", "most"),
     [
         (replace(SHORT, duration_s=60.0), "1.10"),
-        (replace(SHORT, duration_s=61.0), None),
         (replace(SHORT, duration_s=569.0), None),
         (replace(SHORT, duration_s=570.0), "0.05"),
         (replace(TEN_MINUTES, codec="hevc", container="mov"), "0.05"),
         (replace(TEN_MINUTES, codec="vp9"), None),
-        (replace(TEN_MINUTES, container="mpegts"), None),
-        (replace(SHORT, duration_s=3419.0), "0.05"),
         (HOUR, "0.01"),
         (replace(SHORT, kind="image", duration_s=None), None),
     ],
@@ -130,20 +124,15 @@ def test_a_loop_that_was_stopped_can_only_be_beaten() -> None:
     assert (of_loop(1.5), of_loop(3.1)) == ([Target(text=text, is_met=True)], [])
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "mib", "found"),
-    [
-        (1920, 1080, 280.0, "- under 300 MB for 1080p: 294 MB at most: met"),
-        (1080, 1920, 290.0, "- under 300 MB for 1080p: 304 MB at most: MISSED"),
-        (1920, 1080, None, None),
-        (1280, 720, 290.0, None),
-        (4096, 1080, 290.0, None),
-    ],
-)
-def test_memory_has_a_target_for_1080p(width: int, height: int, mib: float | None, found: str | None) -> None:
-    clip = replace(SHORT, width=width, height=height)
-    targets = frames_targets([trial(clip, ours=replace(result(1.0), mib=mib))])
-    assert [str(target) for target in targets if "1080p" in target.text] == ([found] if found else [])
+def test_memory_has_a_target_for_1080p() -> None:
+    def of_memory(width: int, mib: float | None) -> list[str]:
+        clip = replace(SHORT, width=width, height=1080)
+        targets = map(str, frames_targets([trial(clip, ours=replace(result(1.0), mib=mib))]))
+        return [target for target in targets if "1080p" in target]
+
+    assert of_memory(1920, 280.0) == ["- under 300 MB for 1080p: 294 MB at most: met"]
+    assert of_memory(1920, 290.0) == ["- under 300 MB for 1080p: 304 MB at most: MISSED"]
+    assert of_memory(1920, None) == of_memory(4096, 290.0) == []
 
 
 def test_a_row_has_all_figures_and_notes_have_what_is_missing() -> None:

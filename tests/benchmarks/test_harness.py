@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.harness import ProcessError, Target, alternate, run_module
+from benchmarks.harness import ProcessError, alternate, run_module
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -71,8 +71,3 @@ def is_alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def test_a_target_says_whether_it_was_met() -> None:
-    assert str(Target(text="faster: 2.0", is_met=True)) == "- faster: 2.0: met"
-    assert str(Target(text="faster: 0.5", is_met=False)) == "- faster: 0.5: MISSED"

@@ -226,7 +226,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (changed(ask, ("made_with.device", "cuda:7")), "--device cuda:7 is not here; this machine has only "),
         (changed(ask, ("made_with.dtype", "bfloat16")), "the dtype was bfloat16, and is float32 here"),
         (changed(ask, ("revision", "abc")), "the revision was abc, and is none here"),
-        (changed(ask, ("model", "./nowhere")), "There is no model folder ./nowhere"),
+        (changed(ask, ("model", "./nowhere")), "There is no folder ./nowhere"),
         (changed(ask, ("error", "boom")), "the row is an error (boom), which has no answer"),
         (changed(ask, ("made_with.answer_ids", [7, -9])), "row 23, made_with, answer_ids: entry 2 is no whole number"),
         (changed(ask, ("made_with.device", "")), "row 24, made_with: device is empty"),
@@ -263,8 +263,8 @@ def test_no_row_can_write_the_line_of_another(made: dict[str, list[Row]]) -> Non
             "7 row 9: same: differs",
             "  then: A dog. (end)",
             "  now:  A red circle moves left. (end)",
-            "8 b: can't: There is no model folder ./a row 9: same: give the folder of a Video-LLaVA checkpoint, a hub "
-            "id, or --model demo",
+            "8 b: can't: There is no folder ./a row 9: same: give that of a checkpoint or an adapter, a hub id, or "
+            "--model demo",
         ],
     )
 

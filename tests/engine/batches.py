@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
-from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
+from vllava_cli.interrupt import Cancel
 from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
 
 Job = tuple[Frames, str]

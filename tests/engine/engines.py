@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -91,3 +92,18 @@ def greedy_ids(engine: Engine, reference: Reference, conversation: Conversation,
     *made, behind = likeliest
     assert (behind in engine.tokens.stop_ids) == (turn.stop_reason == "end") or turn.stop_reason == "interrupted"
     return made
+
+
+@contextmanager
+def saying(engine: Engine, *ids: int) -> Iterator[None]:
+    """The model says these ids, one behind the other, then its end."""
+    script = iter([*ids, 2])
+    handle = engine.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: _only(logits, next(script, 2)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _only(logits: torch.Tensor, token: int) -> torch.Tensor:
+    return torch.full_like(logits, -9.0).index_fill(-1, torch.tensor([token]), 9.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakSet
@@ -30,9 +31,9 @@ from tests.engine.batches import (
     watched,
 )
 from tests.engine.engines import PHRASES, after, engine_of
-from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler
+from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.tokenizer import Tokenizer
+from vllava_cli.engine.tokens import Tokenizer
 from vllava_cli.errors import ContextError, MediaError, UsageError
 from vllava_cli.nouns import Conversation, Frames, Sampling
 
@@ -60,21 +61,28 @@ def few(media: tuple[Frames, ...]) -> list[Job]:
     return shuffled(crossed(media[:4], QUESTIONS[:9]), 2)
 
 
-@pytest.mark.parametrize("most_rows", [1, 3, 16, 32])
+@pytest.mark.parametrize(
+    ("source", "most_rows"),
+    [
+        (lambda jobs: portions([jobs]), 1),
+        (lambda jobs: portions([jobs]), 3),
+        (as_asked, 16),
+        (as_asked, 32),
+        (trickle, 16),
+    ],
+)
 def test_each_of_200_rows_equals_the_stream(
-    most_rows: int, jobs: list[Job], wanted: dict[Job, Said], demo_engine: Engine
-) -> None:
-    source = portions([jobs]) if most_rows < 16 else as_asked(jobs)
-    assert run(demo_engine, GREEDY, source, most_rows=most_rows).said == wanted
-
-
-def test_each_of_200_rows_equals_the_stream_where_rows_join_others_that_are_underway(
-    jobs: list[Job], wanted: dict[Job, Said], demo_engine: Engine
+    source: Callable[[list[Job]], NextRequests[Job]],
+    most_rows: int,
+    jobs: list[Job],
+    wanted: dict[Job, Said],
+    demo_engine: Engine,
 ) -> None:
     sizes: list[int] = []
     with watched(demo_engine, lambda each: sizes.append(each.rows)):
-        assert run(demo_engine, GREEDY, trickle(jobs), most_rows=16).said == wanted
-    assert set(range(1, 8)) < set(sizes)
+        assert run(demo_engine, GREEDY, source(jobs), most_rows=most_rows).said == wanted
+    if source is trickle:
+        assert set(range(1, 8)) < set(sizes), "rows joined others that were underway"
 
 
 @pytest.mark.parametrize(("sampling", "lengths"), [(FREE, 5), (COOL, 5), (WARM, 0)], ids=["greedy", "cool", "warm"])
@@ -91,12 +99,6 @@ def test_rows_of_all_lengths_equal_the_stream(
             assert found.answer
             assert found.answer.stats.new_tokens == answers[job].stats.new_tokens
             assert found.answer.stats.prompt_tokens == answers[job].stats.prompt_tokens
-
-
-def test_a_row_draws_the_same_whoever_its_neighbours_are(few: list[Job], ending_engine: Engine) -> None:
-    alone = run(ending_engine, COOL, as_asked(few), most_rows=1).said
-    assert run(ending_engine, COOL, as_asked(few[::-1]), most_rows=16).said == alone
-    assert run(ending_engine, replace(COOL, seed=4), as_asked(few), most_rows=16).said != alone
 
 
 def test_a_loop_ends_a_row_where_it_ends_the_stream(few: list[Job], random_engine: Engine) -> None:

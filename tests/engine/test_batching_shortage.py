@@ -128,21 +128,6 @@ def test_the_others_go_on_as_before_a_row_that_failed_alone(jobs: list[Job], end
     assert (batch.shortages, max(sizes)) == ([4, 2, 1, 8], 8)
 
 
-@pytest.mark.parametrize("passes", [2, 3, 5, 9])
-def test_memory_that_runs_out_once_in_the_middle_begins_the_rows_anew(
-    passes: int, jobs: list[Job], wanted: dict[Job, Said], ending_engine: Engine
-) -> None:
-    left = iter([*[False] * passes, True])
-
-    def see(_: Pass) -> None:
-        if next(left, False):
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
-
-    with watched(ending_engine, see):
-        batch = run(ending_engine, SAMPLING, as_asked(jobs), most_rows=8)
-    assert (batch.said, len(batch.shortages), batch.faults) == (wanted, 1, {})
-
-
 @pytest.mark.parametrize("place", ["DecodeBatch.leave", "DecodeBatch.join"])
 @pytest.mark.parametrize("operations", [0, 3, 9, 20])
 def test_memory_that_runs_out_in_the_middle_of_a_change_of_rows_loses_none(

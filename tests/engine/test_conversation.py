@@ -13,9 +13,9 @@ import pytest
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, after, greedy_ids
 from tests.reference import Reference
-from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
+from vllava_cli.interrupt import Cancel
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
 

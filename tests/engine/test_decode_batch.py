@@ -25,56 +25,13 @@ from vllava_cli.engine.batch import (
 )
 from vllava_cli.engine.forward import embed, free_bytes
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.kv_cache import KVCache
+from vllava_cli.engine.kv_cache import SPARE_TOKENS, KVCache, PreallocatedCacheLayer
 from vllava_cli.nouns import Conversation, Frames, Sampling
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = " ".join(["and what else is there to see"] * 16)
 ASKED = (*QUESTIONS[:6], LONG)
-
-
-class Life:
-    """A batch that rows join and leave, and what each row has been fed."""
-
-    def __init__(self, engine: Engine, media: Sequence[Frames], seed: int) -> None:
-        self.random = random.Random(seed)
-        self.engine, self.media = engine, media
-        self.prompts: list[tuple[Frames, list[int]]] = []
-        self.batch = self._newcomers()
-
-    def go_on(self) -> None:
-        self.random.choice([self.step, self.step, self.join, self.leave])()
-
-    def step(self) -> None:
-        ids = [self.random.randrange(10, 300) for _ in self.prompts]
-        self.batch.step(ids)
-        for (_, fed), token in zip(self.prompts, ids, strict=True):
-            fed.append(token)
-
-    def join(self) -> None:
-        self.batch.join(self._newcomers())
-
-    def leave(self) -> None:
-        """Those who stay may stand in another order."""
-        staying = self.random.sample(range(len(self.prompts)), self.random.randint(1, len(self.prompts)))
-        self.batch.leave(staying)
-        self.prompts = [self.prompts[number] for number in staying]
-
-    def check(self) -> None:
-        wanted = torch.stack([alone(self.engine, medium, fed) for medium, fed in self.prompts])
-        assert len(self.batch) == len(self.prompts)
-        assert float((self.batch.logits - wanted).abs().max()) < 1e-4
-        assert self.batch.is_used.sum(1).tolist() == [len(fed) for _, fed in self.prompts]
-        assert len(self.batch.cache) == self.batch.is_used.shape[1]
-
-    def _newcomers(self) -> DecodeBatch:
-        kind = self.random.choice(["video", "image"])
-        media = [medium for medium in self.media if medium.kind == kind]
-        asked = [(self.random.choice(media), self.random.choice(ASKED)) for _ in range(self.random.randint(1, 4))]
-        prompts = [(medium, prompt_of(self.engine, medium, question)) for medium, question in asked]
-        self.prompts += [(medium, list(ids)) for medium, ids in prompts]
-        return batch_of(self.engine, prompts)
 
 
 def prompt_of(engine: Engine, medium: Frames, question: str) -> tuple[int, ...]:
@@ -107,17 +64,34 @@ def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
 def test_rows_that_come_and_go_change_no_others_logits(
     seed: int, random_engine: Engine, media: tuple[Frames, ...]
 ) -> None:
-    life = Life(random_engine, media[:6], seed)
+    chance = random.Random(seed)
+
+    def newcomers() -> list[tuple[Frames, tuple[int, ...]]]:
+        kind = chance.choice(["video", "image"])
+        some = chance.choices([medium for medium in media[:6] if medium.kind == kind], k=chance.randint(1, 4))
+        return [(medium, prompt_of(random_engine, medium, chance.choice(ASKED))) for medium in some]
+
+    fed = newcomers()
+    batch = batch_of(random_engine, fed)
     for _ in range(24):
-        life.go_on()
-        life.check()
-
-
-def test_the_same_holds_for_the_demo_model(demo_engine: Engine, media: tuple[Frames, ...]) -> None:
-    life = Life(demo_engine, media[:4], 1)
-    for happens in (life.join, life.step, life.leave, life.join, life.step):
-        happens()
-    life.check()
+        happens = chance.choice(["step", "step", "join", "leave"])
+        if happens == "step":
+            new = [chance.randrange(10, 300) for _ in fed]
+            batch.step(new)
+            fed = [(medium, (*ids, token)) for (medium, ids), token in zip(fed, new, strict=True)]
+        elif happens == "join":
+            others = newcomers()
+            batch.join(batch_of(random_engine, others))
+            fed += others
+        else:  # those who stay may stand in another order
+            staying = chance.sample(range(len(fed)), chance.randint(1, len(fed)))
+            batch.leave(staying)
+            fed = [fed[number] for number in staying]
+        wanted = torch.stack([alone(random_engine, medium, ids) for medium, ids in fed])
+        assert len(batch) == len(fed)
+        assert float((batch.logits - wanted).abs().max()) < 1e-4
+        assert batch.is_used.sum(1).tolist() == [len(ids) for _, ids in fed]
+        assert len(batch.cache) == batch.is_used.shape[1]
 
 
 def test_columns_that_nobody_needs_go_with_the_row_that_did(random_engine: Engine, media: tuple[Frames, ...]) -> None:
@@ -161,17 +135,7 @@ def test_a_pass_reads_so_many_rows_and_never_none(length: int, rows: int, random
 
 @pytest.mark.parametrize(
     ("free", "row_bytes", "most", "wanted"),
-    [
-        (10, 2, 64, 3),
-        (0, 2, 64, 1),
-        (-5, 2, 64, 1),
-        (1000, 2, 64, 64),
-        (100, 0, 64, 64),
-        (100, 10, 64, 7),
-        (99, 10, 64, 6),
-        (100, 70, 64, 1),
-        (100, 1000, 64, 1),
-    ],
+    [(-5, 2, 64, 1), (1000, 2, 64, 64), (100, 0, 64, 64), (100, 10, 64, 7), (99, 10, 64, 6), (100, 1000, 64, 1)],
 )
 def test_seven_tenths_of_what_is_free_are_filled(free: int, row_bytes: int, most: int, wanted: int) -> None:
     assert rows_in(free, row_bytes, most=most) == wanted
@@ -190,19 +154,35 @@ def holding(engine: Engine, tokens: int, *, context: int) -> Engine:
     return Engine(model=engine.model, tokens=known, plan=engine.plan)
 
 
-def test_a_row_has_a_video_the_longest_question_and_an_answer(demo_engine: Engine) -> None:
-    row = demo_engine.tokens.checkpoint.tokens_per_video + 100 + ANSWER_TOKENS
-    tight = holding(demo_engine, 20 * row, context=1024)
-    assert 12 <= rows_that_fit(tight, Sampling(), question_characters=100) <= 16
-    assert 6 <= rows_that_fit(tight, Sampling(), question_characters=100 + row) <= 8
-    assert 25 <= rows_that_fit(tight, Sampling(max_new_tokens=1), question_characters=10) <= 32
+ROW = 136 + 100 + ANSWER_TOKENS
+"""A video, the longest question, an answer."""
 
 
-def test_no_row_is_longer_than_the_context(demo_engine: Engine) -> None:
-    tight = holding(demo_engine, 20 * 200, context=200)
-    assert 12 <= rows_that_fit(tight, Sampling(), question_characters=1_000_000) <= 16
+@pytest.mark.parametrize(
+    ("tokens", "context", "new_tokens", "characters", "rows"),
+    [
+        (20 * ROW, 1024, 512, 100, range(12, 17)),
+        (20 * ROW, 1024, 512, 100 + ROW, range(6, 9)),
+        (20 * ROW, 1024, 1, 10, range(25, 33)),
+        (20 * 200, 200, 512, 10**6, range(12, 17)),
+        (1, 1024, 512, 10, range(1, 2)),
+        (10**6, 1024, 512, 10, range(MOST_ON_CPU, MOST_ON_CPU + 1)),
+    ],
+    ids=["as it is", "longer questions", "short answers", "a short context", "hardly any memory", "much memory"],
+)
+def test_as_many_rows_are_answered_as_the_memory_holds(
+    tokens: int, context: int, new_tokens: int, characters: int, rows: range, demo_engine: Engine
+) -> None:
+    engine = holding(demo_engine, tokens, context=context)
+    assert rows_that_fit(engine, Sampling(max_new_tokens=new_tokens), question_characters=characters) in rows
 
 
-def test_there_is_always_one_row_and_never_more_than_pay(demo_engine: Engine) -> None:
-    assert rows_that_fit(holding(demo_engine, 1, context=1024), Sampling(), question_characters=10) == 1
-    assert rows_that_fit(holding(demo_engine, 10**6, context=1024), Sampling(), question_characters=10) == MOST_ON_CPU
+def test_a_step_copies_its_own_token_alone_until_the_capacity_is_used_up() -> None:
+    layer = PreallocatedCacheLayer()
+    layer.update(*torch.randn(2, 2, 2, 10, 3))
+    places = []
+    for _ in range(SPARE_TOKENS + 1):
+        layer.update(*torch.randn(2, 2, 2, 1, 3))
+        places.append((layer.keys.data_ptr(), layer.values.data_ptr()))
+    assert len(set(places[:-1])) == 1
+    assert all(last != first for last, first in zip(places[-1], places[0], strict=True))

@@ -60,24 +60,8 @@ def a_video() -> Frames:
     return Frames(clip=clip, pixels=np.zeros((8, 1, 1, 3), np.uint8), times_s=(0.0,) * 8)
 
 
-hostile_text = st.lists(
-    st.one_of(
-        st.sampled_from(
-            [
-                *prompt.SPECIAL_TOKENS,
-                *prompt.ROLES,
-                "<",
-                ">",
-                "▁",
-                "<0x0A>",
-                "\n",
-                "\N{FULLWIDTH LESS-THAN SIGN}video\N{FULLWIDTH GREATER-THAN SIGN}",
-            ]
-        ),
-        st.text(max_size=8),
-    ),
-    max_size=10,
-).map("".join)
+PIECES = (*prompt.SPECIAL_TOKENS, *prompt.ROLES, "<", ">", "▁", "<0x0A>", "\n", "\uff1cvideo\uff1e")
+hostile_text = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=10).map("".join)
 
 
 @settings(max_examples=400)

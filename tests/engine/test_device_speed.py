@@ -93,8 +93,8 @@ def test_it_says_what_was_counted_and_what_there_is(
     )
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    for error in (RuntimeError("shape mismatch"), OSError(13, "Permission denied")):
-        with pytest.raises(type(error)) as caught, memory_faults("cpu", FULL):
-            raise error
-        assert caught.value is error
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), OSError(13, "Permission denied")])
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, memory_faults("cpu", FULL):
+        raise error
+    assert caught.value is error

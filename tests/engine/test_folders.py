@@ -28,7 +28,7 @@ from tests.checkpoints import edit_json
 from tests.clips import picture
 from tests.engine.engines import EXACT, conversation_about, engine_of, expanded, new_ids
 from tests.folders import INDEX, LACKING, tensors_of
-from tests.published import ROWS, write_published
+from tests.published import ROWS
 from tests.reference import Reference, read_reference
 from tests.tensor_names import modern_name
 from vllava_cli import prompt
@@ -37,7 +37,6 @@ from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.load import load
 from vllava_cli.engine.scoring import blank_frames
-from vllava_cli.engine.tokenizer import read_tokenizer
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import Conversation, Source, Wishes
@@ -188,10 +187,7 @@ def test_what_is_missing_is_named_with_where_to_have_it_from(name: str, folder: 
 QUANTISED: dict[str, dict[str, Any]] = {
     "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
     "torchao": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}}},
-    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
     "awq": {"quant_method": "awq", "bits": 4, "zero_point": True},
-    "fp8": {"quant_method": "fp8", "activation_scheme": "dynamic"},
-    "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
 }
 
 
@@ -259,6 +255,10 @@ def device(folder: Path) -> None:
     (folder / "config.json").symlink_to("/dev/zero")
 
 
+def tokenizer_settings(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", added_tokens_decoder={"x": 5})
+
+
 def sparse(name: str, size: int) -> Callable[[Path], object]:
     return lambda folder: os.truncate(folder / name, size)
 
@@ -287,10 +287,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "frames of a million pixels": (config(vision={"image_size": 10**6}), "image_size is 1000000 and must be"),
     "a tower for other frames": (config(vision={"image_size": 336}), "frames are made 224 pixels wide and image_size"),
     "a patch for each pixel": (config(vision={"patch_size": 1}), "make a video 401416 tokens long"),
-    "a context of 10^12": (
-        config(text={"max_position_embeddings": 10**12}),
-        "max_position_embeddings is 1000000000000",
-    ),
+    "a context of 10^12": (config(text={"max_position_embeddings": 10**12}), "max_position_embeddings is"),
     "a vocabulary of 10^12": (config(text={"vocab_size": 10**12}), "vocab_size is 1000000000000 and must be"),
     "no layers": (config(text={"num_hidden_layers": 0}), "num_hidden_layers is 0 and must be"),
     "a width in words": (config(text={"hidden_size": "wide"}), "text_config.hidden_size is wide and must be a whole"),
@@ -298,15 +295,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no heads": (config(text={"num_attention_heads": 0}), "text_config.num_attention_heads is 0 and must be a whole"),
     "a tower without heads": (config(vision={"num_attention_heads": 0}), "vision_config.num_attention_heads is 0 and"),
     "heads that share no keys": (config(text={"num_key_value_heads": 8}), "num_attention_heads is 4 and num_key_value"),
-    "heads of half a number": (
-        config(text={"num_attention_heads": 3}),
-        "can't be used: The hidden size \\(64\\) is not",
-    ),
+    "heads of half a number": (config(text={"num_attention_heads": 3}), "can't be used: The hidden size \\(64\\) is"),
     "an unknown function": (config(text={"hidden_act": "nope"}), "text_config.hidden_act is nope, which transformers"),
-    "of the tower, too": (
-        config(vision={"hidden_act": "nope"}),
-        "vision_config.hidden_act is nope, which transformers",
-    ),
+    "of the tower, too": (config(vision={"hidden_act": "nope"}), "vision_config.hidden_act is nope, which"),
     "of the projector": (config(top={"projector_hidden_act": "nope"}), "projector_hidden_act is nope, which transform"),
     "an angle in words": (config(text={"rope_theta": "abc"}), "rope_theta is abc and must be a number above 0"),
     "no angle": (config(text={"rope_theta": True}), "rope_theta is True and must be a number above 0"),
@@ -314,30 +305,21 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a factor in words": (rotation(type="linear", factor="x"), "factor is x and must be a number above 0"),
     "a factor of 0": (rotation(type="linear", factor=0), "factor is 0 and must be a number above 0"),
     "padding elsewhere": (config(text={"pad_token_id": 999}), "config.json can't be used: Padding_idx must be within"),
-    "a placeholder elsewhere": (
-        config(top={"video_token_index": 9}),
-        "made 0 video and 0 image tokens where 136 and 0",
-    ),
-    "weights of other widths": (
-        config(text={"intermediate_size": 96}),
-        "don't match its config: 6 of another size, mo",
-    ),
+    "a placeholder elsewhere": (config(top={"video_token_index": 9}), "made 0 video and 0 image tokens where 136 and"),
+    "weights of other widths": (config(text={"intermediate_size": 96}), "don't match its config: 6 of another size,"),
     "a width that is no number": (config(text={"hidden_size": float("nan")}), "it says NaN where a number is expected"),
     "a layer that isn't there": (config(top={"vision_feature_layer": -99}), "vision_feature_layer is -99 of 3 layers"),
     "another strategy": (config(top={"vision_feature_select_strategy": "x"}), "vision_feature_select_strategy"),
+    "another model": (config(top={"model_type": "llava"}), "is of type llava \\+ llama \\+ clip_vision_model: "),
+    "another language model": (config(text={"model_type": "mistral"}), "is of type video_llava \\+ mistral \\+ clip"),
+    "no vision": (config(top={"vision_config": None}), "is of type video_llava \\+ llama: "),
     "a part that is none": (config(top={"text_config": [1]}), "is of type video_llava \\+ clip_vision_model"),
     "nothing": (content("config.json", b""), "it is no JSON object \\(Expecting value: line 1 column 1"),
     "a list": (content("config.json", b"[]"), "it is no JSON object \\(but a list\\)"),
     "a zero": (content("config.json", b"\x00"), "it is no JSON object \\(Expecting value"),
     "no text": (content("config.json", b"\xff\xfe"), "it is no JSON object \\('utf-8' codec can't decode"),
-    "100,000 lists": (
-        content("config.json", DEEP),
-        "config.json can't be used: it is no JSON object \\(it is nested too",
-    ),
-    "100,000 lists elsewhere": (
-        content("preprocessor_config.json", DEEP),
-        "preprocessor_config.json can't be used: it is",
-    ),
+    "100,000 lists": (content("config.json", DEEP), "config.json can't be used: it is no JSON object \\(it is nested"),
+    "100,000 lists elsewhere": (content("preprocessor_config.json", DEEP), "preprocessor_config.json can't be used:"),
     "a pipe": (fifo("config.json"), "config.json can't be used: it is no regular file"),
     "a pipe for a tokenizer": (fifo("tokenizer.json"), "tokenizer.json can't be used: it is no regular file"),
     "a pipe for settings": (fifo("generation_config.json"), "generation_config.json can't be used: it is no regular"),
@@ -345,25 +327,17 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pipe for a shard": (fifo(SECOND), f"{SECOND} can't be used: it is no regular file"),
     "a shard that is cut": (cut, f"{SECOND} can't be used: it is no safetensors file, or a damaged one \\(.*not fully"),
     "settings in a list": (content("generation_config.json", b"[]"), "generation_config.json can't be used: it is no"),
+    "settings that name no number": (tokenizer_settings, "tokenizer_config.json can't be used"),
     "a device": (device, "config.json can't be used: it is no regular file"),
     "a tokenizer of 95 MB": (sparse("tokenizer.json", 95_000_000), "it has 95.0 MB, and at most 67 MB are read"),
     "settings of 95 MB": (sparse("tokenizer_config.json", 95_000_000), "it has 95.0 MB, and at most 4 MB are read"),
     "a tokenizer that is none": (content("tokenizer.json", b"{}"), "tokenizer.json can't be used: Model missing"),
-    "a tokenizer that is nested": (
-        content("tokenizer.json", b'{"a":' + DEEP),
-        "tokenizer.json can't be used: ",
-    ),
+    "a tokenizer that is nested": (content("tokenizer.json", b'{"a":' + DEEP), "tokenizer.json can't be used: "),
     "a template without its tokens": (template, "tokenizer.json can't be used: "),
     "frames of 10^12 pixels": (preprocessor(size={"shortest_edge": 10**12}), "sets size to .* but it must be"),
-    "a mean of 10^400": (
-        preprocessor(image_mean=[10**400, 0, 0]),
-        "sets image_mean to .* but it must be three numbers",
-    ),
+    "a mean of 10^400": (preprocessor(image_mean=[10**400, 0, 0]), "sets image_mean to .* but it must be three"),
     "no numbers": (preprocessor(image_std=[{}, [], "x"]), "sets image_std to .* but it must be three numbers"),
-    "a shard elsewhere": (
-        shards("../other.safetensors"),
-        "it doesn't say in which files of its folder the weights are",
-    ),
+    "a shard elsewhere": (shards("../other.safetensors"), "it doesn't say in which files of its folder the weights"),
     "a shard at the root": (shards("/etc/passwd"), "it doesn't say in which files of its folder"),
     "a shard with a long name": (shards("x" * 10_000 + ".safetensors"), "it doesn't say in which files of its folder"),
     "a shard that is no name": (shards({"a": 1}, 7), "it doesn't say in which files of its folder"),
@@ -378,10 +352,3 @@ def test_hostile_files_are_one_sentence(name: str, folder: Path) -> None:
     found = message_of(folder)
     assert re.search(message, found), found
     assert "\n" not in found and len(found) < 700
-
-
-def test_settings_that_name_no_number_are_blamed_on_their_own_file(tmp_path: Path) -> None:
-    folder = write_published(tmp_path / "model")
-    edit_json(folder / "tokenizer_config.json", added_tokens_decoder={"x": 5})
-    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json can't be used"):
-        read_tokenizer(folder)

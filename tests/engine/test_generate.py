@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import picture
-from tests.engine.engines import FREE, ask, conversation_about, engine_of, expanded, new_ids
+from tests.engine.batches import as_asked, crossed, run
+from tests.engine.engines import FREE, ask, conversation_about, engine_of, expanded, new_ids, saying
 from tests.reference import Reference, read_reference
 from vllava_cli import prompt
-from vllava_cli.engine.cancel import Cancel
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import ContextError
-from vllava_cli.nouns import Answer, Conversation, Sampling, Source
+from vllava_cli.interrupt import Cancel
+from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Sampling, Source
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +69,6 @@ def test_greedy_tokens_equal_generate(
     assert len(made) > 3
 
 
-def test_later_turns_equal_a_full_prefill_and_reuse_the_cache(engine: Engine, clip: Path) -> None:
-    conversation = conversation_about(clip)
-    ask(engine, conversation, "what is in this clip")
-    for question in ("and then", "a red circle?"):
-        before = list(conversation.turns)
-        finished = len(engine.tokens.finished_ids(conversation))
-        answer = ask(engine, conversation, question)
-        assert answer.stats.reused_tokens == finished - 1  # the last token of an answer cut short was never fed
-        engine.prompt_cache = None
-        fresh = Conversation(turns=before)
-        again = ask(engine, fresh, question)
-        assert again.stats.reused_tokens == 0
-        assert fresh.turns[-1].answer_ids == conversation.turns[-1].answer_ids
-
-
 def test_the_same_question_again_reuses_all_but_its_last_token(engine: Engine, clip: Path) -> None:
     """A cache that covered the whole prompt would leave nothing to feed, and the answer would be noise."""
     media = conversation_about(clip).media
@@ -96,25 +82,16 @@ def test_the_same_question_again_reuses_all_but_its_last_token(engine: Engine, c
     assert ask(engine, Conversation(attached=media), "what is this").text == other.text
 
 
-def test_another_clip_never_meets_the_old_cache(engine: Engine, clip: Path, other_clip: Path) -> None:
-    first, second = conversation_about(clip), conversation_about(other_clip)
-    ask(engine, first, "what is in this clip")
-    mixed = new_ids(engine, second, "what is in this clip")
-    engine.prompt_cache = None
-    alone = new_ids(engine, conversation_about(other_clip), "what is in this clip")
-    assert mixed == alone
-
-
-def test_another_fit_never_meets_the_old_cache(engine: Engine, clip: Path) -> None:
-    cropped = conversation_about(clip)
-    padded = Conversation(attached=cropped.attached, fit="pad")
-    ask(engine, cropped, "what is in this clip")
-    mixed = ask(engine, padded, "what is in this clip")
+@pytest.mark.parametrize(("clips", "fit"), [(("other_clip",), "crop"), (("clip",), "pad")], ids=["clip", "fit"])
+def test_another_clip_or_fit_never_meets_the_old_cache(
+    clips: tuple[str], fit: Fit, engine: Engine, clip: Path, request: pytest.FixtureRequest
+) -> None:
+    ask(engine, conversation_about(clip), "what is in this clip")
+    media = conversation_about(*map(request.getfixturevalue, clips)).media
+    mixed = ask(engine, Conversation(attached=media, fit=fit), "what is in this clip")
     assert mixed.stats.reused_tokens < mixed.stats.prompt_tokens - engine.tokens.checkpoint.tokens_per_video
     engine.prompt_cache = None
-    again = Conversation(attached=padded.media, fit="pad")
-    ask(engine, again, "what is in this clip")
-    assert again.turns[0].answer_ids == padded.turns[0].answer_ids
+    assert ask(engine, Conversation(attached=media, fit=fit), "what is in this clip").text == mixed.text
 
 
 def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None:
@@ -125,6 +102,8 @@ def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None
     assert answer.stats.new_tokens == 24
     assert answer.stats.prompt_tokens + 24 == len(engine.tokens.finished_ids(conversation))
     assert (conversation.attached, len(conversation.turns[0].media)) == ((), 1)
+    later = ask(engine, conversation, "and then")
+    assert later.stats.reused_tokens == answer.stats.prompt_tokens + 23  # not the last of an answer cut short
 
 
 def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None:
@@ -142,97 +121,12 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
     assert conversation.turns[0].answer == answer.text
 
 
-def test_an_interruption_before_the_first_token_keeps_an_empty_turn(engine: Engine, clip: Path) -> None:
-    engine.prompt_cache = None
-    conversation = conversation_about(clip)
-    answer = Answer.of(engine.stream(conversation, "what", FREE, cancel=Cancel(lambda: True)))
-    assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("", "interrupted", 0)
-    assert (conversation.turns[0].answer_ids, conversation.turns[0].stats.tower_calls) == ((), 0)
-
-
 def test_a_stream_that_is_dropped_keeps_its_turn(engine: Engine, clip: Path) -> None:
     conversation = conversation_about(clip)
     pieces = engine.stream(conversation, "what", FREE)
     first = next(pieces)
     pieces.close()  # type: ignore[attr-defined]
     assert conversation.turns[0].answer == first.text
-
-
-def test_the_guard_ends_a_loop(engine: Engine, clip: Path) -> None:
-    looped = ask(engine, conversation_about(clip), "what", Sampling(max_new_tokens=200))
-    assert looped.stop_reason == "repetition"
-    assert looped.stats.new_tokens < 200
-    free = ask(engine, conversation_about(clip), "what", Sampling(max_new_tokens=200, has_guard=False))
-    assert free.stop_reason == "length"
-    assert free.text.startswith(looped.text)
-
-
-def favouring(engine: Engine, token: int) -> Callable[[], None]:
-    """Makes a token the likeliest at every step; returns what undoes it."""
-    weight = engine.model.lm_head.weight
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight.zero_()
-        engine.model.lm_head.register_forward_hook(hook := Favour(token))
-
-    def undo() -> None:
-        with torch.no_grad():
-            weight.copy_(before)
-        hook.is_on = False
-
-    return undo
-
-
-class Favour:
-    def __init__(self, token: int) -> None:
-        self.token, self.is_on = token, True
-
-    def __call__(self, _module: object, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
-        return (
-            logits + torch.nn.functional.one_hot(torch.tensor(self.token), logits.shape[-1]) if self.is_on else logits
-        )
-
-
-@pytest.mark.parametrize("name", ["<video>", "<image>", "<pad>"])
-def test_special_tokens_cannot_be_generated(name: str, engine: Engine, clip: Path) -> None:
-    token = engine.tokens.tokenizer.id_of(name)
-    assert token
-    undo = favouring(engine, token)
-    try:
-        for sampling in (FREE, Sampling(max_new_tokens=24, temperature=1.0, seed=1, has_guard=False)):
-            conversation = conversation_about(clip)
-            ask(engine, conversation, "what", sampling)
-            assert len(conversation.turns[0].answer_ids) == 24
-            assert token not in conversation.turns[0].answer_ids
-    finally:
-        undo()
-
-
-def test_the_end_token_ends_the_answer_without_being_text(engine: Engine, clip: Path) -> None:
-    undo = favouring(engine, 2)
-    try:
-        answer = ask(engine, conversation_about(clip), "what")
-    finally:
-        undo()
-    assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("", "end", 0)
-
-
-def test_a_seed_repeats_an_answer(engine: Engine, clip: Path) -> None:
-    warm = Sampling(max_new_tokens=24, temperature=1.5, seed=7, has_guard=False)
-    first = ask(engine, conversation_about(clip), "what", warm).text
-    assert first == ask(engine, conversation_about(clip), "what", warm).text
-    assert (
-        first
-        != ask(engine, conversation_about(clip), "what", Sampling(max_new_tokens=24, temperature=1.5, seed=8)).text
-    )
-
-
-def test_the_answer_ends_where_the_context_does(tmp_path: Path, clip: Path) -> None:
-    tight = engine_of(write_checkpoint(tmp_path / "tight", context=64))
-    conversation = conversation_about(clip)
-    answer = ask(tight, conversation, "what", Sampling(max_new_tokens=100, has_guard=False))
-    assert answer.stop_reason == "context"
-    assert answer.stats.prompt_tokens + answer.stats.new_tokens == 64
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, clip: Path) -> None:
@@ -251,12 +145,102 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, c
     )
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["<video>", "<image>", "<pad>"])
+def test_special_tokens_cannot_be_generated(name: str, temperature: float, engine: Engine, clip: Path) -> None:
+    token = engine.tokens.tokenizer.id_of(name)
+    assert token
+    with saying(engine, *[token] * 24):
+        made = new_ids(engine, conversation_about(clip), "what", replace(FREE, temperature=temperature, seed=1))
+    assert made
+    assert token not in made
+
+
 def test_several_stop_tokens_are_obeyed(tmp_path: Path, clip: Path) -> None:
     folder = write_checkpoint(tmp_path / "stops")
     edit_json(folder / "generation_config.json", eos_token_id=[2, 7])
     engine = engine_of(folder)
     assert engine.tokens.stop_ids == {2, 7}
-    undo = favouring(engine, 7)
-    answer = ask(engine, conversation_about(clip), "what")
-    undo()
-    assert (answer.text, answer.stop_reason) == ("", "end")
+    with saying(engine, 7):
+        answer = ask(engine, conversation_about(clip), "what")
+    assert (answer.text, answer.stop_reason, answer.stats.new_tokens) == ("", "end", 0)
+
+
+SAMPLING = Sampling(max_new_tokens=12, has_guard=False)
+CHOICES = Sampling(choices=("a red circle", "a blue star that grows", "left"), is_calibrated=True)
+QUESTION = "What happens in this video?"
+
+
+class Press:
+    """Ctrl-C at the n-th layer of anything: towers and language model are counted together."""
+
+    def __init__(self, engine: Engine, at: int | None) -> None:
+        self.layers, self._at = 0, at
+        self._stack = ExitStack()
+        towers = [engine.model.model.video_tower, engine.model.model.image_tower]
+        blocks = [block for tower in towers for block in getattr(tower, "vision_model", tower).encoder.layers]
+        for block in (*blocks, *engine.llama.blocks):
+            self._stack.callback(block.register_forward_hook(self._count).remove)
+
+    def __enter__(self) -> Press:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def is_pressed(self) -> bool:
+        return self._at is not None and self.layers >= self._at
+
+    def _count(self, *_: object) -> None:
+        self.layers += 1
+
+
+def engine_like(engine: Engine, *, is_static: bool = False) -> Engine:
+    """The same model with nothing in its cache, which has seen nothing."""
+    fresh = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
+    fresh.is_static = is_static
+    return fresh
+
+
+def asked(engine: Engine, medium: Frames, sampling: Sampling, at: int | None) -> tuple[Answer, Conversation, int]:
+    """An answer with Ctrl-C behind the n-th layer, the conversation, and how many layers were run."""
+    conversation = Conversation(attached=(Frames(clip=medium.clip, pixels=medium.pixels, times_s=medium.times_s),))
+    with Press(engine, at) as press:
+        pieces = engine.stream(conversation, QUESTION, sampling, cancel=Cancel(press.is_pressed))
+        return Answer.of(pieces), conversation, press.layers
+
+
+@pytest.mark.parametrize("is_static", [False, True], ids=["growing", "static"])
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_no_layer_runs_behind_a_ctrl_c_and_the_next_answer_is_right(
+    kind: str, is_static: bool, media: tuple[Frames, ...], random_engine: Engine
+) -> None:
+    medium = next(each for each in media if each.kind == kind)
+    whole, _, layers = asked(engine_like(random_engine), medium, SAMPLING, None)
+    for at in range(1, layers):
+        engine = engine_like(random_engine, is_static=is_static)
+        answer, conversation, run_layers = asked(engine, medium, SAMPLING, at)
+        assert (run_layers, answer.stop_reason) == (at, "interrupted")
+        assert whole.text.startswith(answer.text)
+        conversation.cut(0)
+        again = Answer.of(engine.stream(conversation, QUESTION, SAMPLING))
+        assert (again.text, again.stop_reason) == (whole.text, whole.stop_reason)
+
+
+def test_choices_are_left_between_two_layers(media: tuple[Frames, ...], demo_engine: Engine) -> None:
+    whole, _, layers = asked(engine_like(demo_engine), media[0], CHOICES, None)
+    for at in range(1, layers):
+        engine = engine_like(demo_engine)
+        answer, conversation, run_layers = asked(engine, media[0], CHOICES, at)
+        assert (run_layers, answer.stop_reason, answer.text) == (at, "interrupted", "")
+        conversation.cut(0)
+        again = Answer.of(engine.stream(conversation, QUESTION, CHOICES))
+        assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-6)
+
+
+def test_a_batch_stops_within_the_reading_of_a_clip(media: tuple[Frames, ...], random_engine: Engine) -> None:
+    jobs = crossed(media[:4], (QUESTION, "Why?"))
+    for at in range(1, 2 + len(random_engine.llama.blocks)):  # its tower has two layers
+        with Press(engine := engine_like(random_engine), at) as press:
+            batch = run(engine, SAMPLING, as_asked(jobs), most_rows=2, is_stopping=press.is_pressed)
+        assert (press.layers, batch.found) == (at, {})

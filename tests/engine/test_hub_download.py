@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ MODEL = "owner/model"
 CONFIGS = ["added_tokens.json", "generation_config.json", "preprocessor_config.json"]
 CONFIGS += ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "config.json"]
 SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
-INDEX = "model.safetensors.index.json"
+INDEX, CONFIG = "model.safetensors.index.json", "adapter_config.json"
 
 
 @pytest.fixture
@@ -158,17 +158,6 @@ def test_a_file_that_a_repository_lacks_is_asked_for_once(server: Hub, published
     assert server.requests == []
 
 
-def test_without_a_network_a_checkpoint_works_as_far_as_it_is_here(
-    server: Hub, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.add(MODEL, published, without=("generation_config.json",))
-    snapshot_download(MODEL)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    server.requests.clear()
-    assert fetched().revision == COMMIT
-    assert server.requests == []
-
-
 def test_branches_tags_and_commits_are_found_again_without_the_network(
     server: Hub, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,18 +173,11 @@ def test_branches_tags_and_commits_are_found_again_without_the_network(
     assert server.requests == []
 
 
-def test_a_branch_that_has_moved_keeps_what_is_here(server: Hub, published: Path) -> None:
-    repository = server.add(MODEL, published)
-    source = fetched()
-    repository.revisions["main"] = "f" * 40
-    assert fetched() == source
-
-
-def test_weights_come_from_the_commit_of_the_description(server: Hub, published: Path) -> None:
+def test_a_branch_that_has_moved_keeps_what_is_here_and_its_weights(server: Hub, published: Path) -> None:
     repository = server.add(MODEL, published)
     source = hub.locate(MODEL)
     repository.revisions = {"main": "f" * 40, "old": COMMIT}
-    hub.fetch_weights(source)
+    assert fetched() == source
     assert same_files(source.folder, published)
 
 
@@ -208,44 +190,29 @@ def test_one_file_of_weights_goes_before_shards(server: Hub, published: Path) ->
     assert server.bodies() == [("model.safetensors", 0)]
 
 
+LACK = "owner/model is not in the cache {cache} and "
+LOG_IN = "log in anew with hf auth login, or unset HF_TOKEN."
+GATED = "ask for access at {url}/owner/model, then log in with hf auth login."
+NAME = "check the name, or log in with hf auth login."
+PORTAL = "log in to this network first, or correct HF_ENDPOINT."
+UNREACHED = "run hf download owner/model where there is a network, or try --model demo, which is built in."
+
+
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        (
-            "gated",
-            "The hub's model owner/model is gated: ask for access at {url}/owner/model, then log in with hf auth "
-            "login.",
-        ),
+        ("gated", "The hub's owner/model is gated: " + GATED),
         (
             "unknown",
-            "The hub has no model owner/model, or it is private: check the name, or log in with hf auth login.",
+            "The hub has no owner/model, or it is private: " + NAME,
         ),
-        ("revision", "The hub's model owner/model has no revision v2: leave --revision out for main."),
+        ("revision", "The hub's owner/model has no revision v2: leave --revision out for main."),
         ("503", "The hub answers with status 503 about owner/model: try again later."),
-        (
-            "401",
-            "The hub answers with status 401 about owner/model: log in anew with hf auth login, or unset HF_TOKEN.",
-        ),
-        (
-            "200",
-            "The model owner/model is not in the cache {cache} and what answers at {url} is not the hub: log in to "
-            "this network first, or correct HF_ENDPOINT.",
-        ),
-        (
-            "silent",
-            "The model owner/model is not in the cache {cache} and the hub doesn't answer within 0.1 seconds: try "
-            "again, or set HF_HUB_ETAG_TIMEOUT to more.",
-        ),
-        (
-            "offline",
-            "The model owner/model is not in the cache {cache} and HF_HUB_OFFLINE is set: unset it where there is a "
-            "network.",
-        ),
-        (
-            "refused",
-            "The model owner/model is not in the cache {cache} and the hub can't be reached ({refused}): run hf "
-            "download owner/model where there is a network, or try --model demo, which is built in.",
-        ),
+        ("401", "The hub answers with status 401 about owner/model: " + LOG_IN),
+        ("200", LACK + "what answers at {url} is not the hub: " + PORTAL),
+        ("silent", LACK + "the hub doesn't answer within 0.1 seconds: try again, or set HF_HUB_ETAG_TIMEOUT to more."),
+        ("offline", LACK + "HF_HUB_OFFLINE is set: unset it where there is a network."),
+        ("refused", LACK + "the hub can't be reached ({refused}): " + UNREACHED),
     ],
 )
 def test_a_refusal_is_one_sentence(
@@ -282,21 +249,27 @@ def test_what_is_here_in_part_is_named_where_the_network_is_gone(
     with pytest.raises(HubError) as caught:
         hub.locate(MODEL)
     assert str(caught.value) == (
-        f"The model owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
-        f"({REFUSED}): run hf download owner/model where there is a network, or try --model demo, which is built in."
+        f"owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
+        f"({REFUSED}): {UNREACHED}"
     )
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     assert hub.locate(MODEL).revision == COMMIT
 
 
-def test_weights_without_safetensors_are_refused_before_anything_is_fetched(server: Hub, published: Path) -> None:
-    server.add(MODEL, published, without=(*SHARDS, INDEX)).files["pytorch_model.bin"] = b"never asked for"
+@pytest.mark.parametrize("is_adapter", [False, True])
+def test_weights_without_safetensors_are_refused_before_anything_is_fetched(
+    is_adapter: bool, server: Hub, published: Path
+) -> None:
+    server.add(MODEL, published, without=(*SHARDS, INDEX)).files |= {"pytorch_model.bin": b"", CONFIG: b"{}"}
     source = hub.locate(MODEL)
     server.bodies()
     with pytest.raises(HubError) as caught:
-        hub.fetch_weights(source)
+        hub.locate_adapter(MODEL) if is_adapter else hub.fetch_weights(source)
     assert str(caught.value) == (
-        "The hub's model owner/model has no model.safetensors: vllava reads weights from safetensors files only, so "
+        "The hub's owner/model has no adapter_model.safetensors: an adapter is read from adapter_config.json and "
+        "adapter_model.safetensors, so name another one."
+        if is_adapter
+        else "The hub's owner/model has no model.safetensors: vllava reads weights from safetensors files only, so "
         "name another one."
     )
     assert server.bodies() == []
@@ -352,7 +325,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     with pytest.raises(HubError) as caught:
         hub.fetch_weights(source)
     assert str(caught.value) == (
-        f"The model owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
+        f"owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
         "to a folder of a larger disk."
     )
 
@@ -368,13 +341,8 @@ def test_a_cache_that_cannot_be_written_to_is_named(server: Hub, hub_cache: Path
 
 def test_two_that_fetch_at_once_share_one_download(server: Hub, published: Path) -> None:
     server.add(MODEL, published)
-    sources: list[Source] = []
-    threads = [threading.Thread(target=lambda: sources.append(fetched())) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(sources) == 3
+    with ThreadPoolExecutor(3) as pool:
+        sources = list(pool.map(lambda _: fetched(), range(3)))
     assert sorted(server.bodies()) == sorted((path.name, 0) for path in published.iterdir())
     assert same_files(sources[0].folder, published)
 
@@ -432,36 +400,3 @@ def test_whether_an_adapter_is_a_checkpoint_is_asked_once(server: Hub) -> None:
     server.requests.clear()
     assert [hub.locate(MODEL), hub.locate(MODEL)] == [source, source]
     assert [request.what for request in server.requests] == ["info"]
-
-
-def test_an_adapter_of_pickles_is_refused(server: Hub, tmp_path: Path) -> None:
-    (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
-    (tmp_path / "lora" / "adapter_model.bin").write_bytes(b"never asked for")
-    server.add("owner/lora", tmp_path / "lora")
-    with pytest.raises(HubError) as caught:
-        hub.locate_adapter("owner/lora")
-    assert str(caught.value) == (
-        "The hub's adapter owner/lora has no adapter_model.safetensors: an adapter is read from adapter_config.json "
-        "and adapter_model.safetensors, so name another one."
-    )
-
-
-def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.repositories["owner/gated"] = Repository(files=dict.fromkeys(hub.ADAPTER_FILES, b"{}"), is_gated=True)
-    for name, message in (
-        ("owner/lora", "The hub has no adapter owner/lora, or it is private: check the name, or log in with hf auth l"),
-        ("owner/gated", "The hub's adapter owner/gated is gated: "),
-        ("./lora", "There is no adapter folder ./lora: give the folder of a LoRA adapter, or a hub id."),
-        ("owner/-bad-", "owner/-bad- is neither a folder nor a hub id such as owner/my-lora."),
-    ):
-        with pytest.raises(CheckpointError) as caught:
-            hub.locate_adapter(name)
-        assert str(caught.value).startswith(message)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError) as caught:
-        hub.locate_adapter("owner/lora")
-    assert str(caught.value) == (
-        f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
-        "download owner/lora where there is a network."
-    )

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from vllava_cli.engine.cuda_graph import PART_TOKENS, in_parts
+from vllava_cli.engine.cuda_graph import in_parts
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import (
     Attend,
     Llama,
     Norm,
-    attention_of,
     by_flash,
     by_torch,
     causal_mask,
@@ -101,23 +100,6 @@ def test_transformers_modules_compute_as_before_with_views_of_the_joined_matrice
     assert query.untyped_storage().data_ptr() == key.untyped_storage().data_ptr()
 
 
-def test_rows_that_are_padded_are_read_as_alone() -> None:
-    holder = Holder("plain")
-    llama = llama_of(holder)
-    short, long = torch.randint(60, (1, 3)), torch.randint(60, (1, 6))
-    together = torch.cat([torch.cat([torch.zeros(1, 3, dtype=torch.long), short], dim=1), long])
-    is_used = torch.tensor([[False] * 3 + [True] * 3, [True] * 6])
-    with torch.inference_mode():
-        alone = [llama(llama.embedded(ids), KVCache(2).layers)[0, -1] for ids in (short, long)]
-        mine = llama(
-            llama.embedded(together),
-            KVCache(2).layers,
-            positions=(is_used.cumsum(1) - 1).clamp(min=0),
-            mask=padded_mask(is_used, 6),
-        )
-    torch.testing.assert_close(mine[:, -1], torch.stack(alone))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_are_as_near_to_32_as_transformers_are(dtype: torch.dtype) -> None:
     errors = torch.tensor([errors_of(seed, dtype) for seed in range(8)]).mean(dim=0)
@@ -171,23 +153,15 @@ YES, NO = True, False
 
 def states(heads: int, kv_heads: int, new: int, held: int, rows: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(new * 31 + held)
-    return (
-        torch.randn(rows, heads, new, 8),
-        torch.randn(rows, kv_heads, held, 8),
-        torch.randn(rows, kv_heads, held, 8),
-    )
+    query, (keys, values) = torch.randn(rows, heads, new, 8), torch.randn(2, rows, kv_heads, held, 8)
+    return query, keys, values
 
 
 def plain(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """In float64, one query at a time."""
-    groups = query.shape[1] // keys.shape[1]
-    out = torch.zeros_like(query, dtype=torch.float64)
-    seen = mask.expand(len(query), 1, query.shape[2], keys.shape[2])
-    for row, head, place in torch.cartesian_prod(*map(torch.arange, query.shape[:3])).tolist():
-        near, far = keys[row, head // groups].double(), values[row, head // groups].double()
-        scores = near @ query[row, head, place].double() / 8**0.5
-        out[row, head, place] = scores.masked_fill(~seen[row, 0, place], -torch.inf).softmax(0) @ far
-    return out.float()
+    """In float64."""
+    near, far = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1).double() for each in (keys, values))
+    scores = query.double() @ near.transpose(2, 3) / 8**0.5
+    return (scores.masked_fill(~mask, -torch.inf).softmax(-1) @ far).float()
 
 
 @pytest.mark.parametrize(("new", "held"), [(1, 1), (1, 9), (5, 5), (3, 9)])
@@ -216,19 +190,14 @@ def test_padding_sees_itself_and_others_see_no_padding() -> None:
     assert padded_mask(torch.ones(2, 4, dtype=torch.bool), 2) is None
 
 
-@pytest.mark.parametrize("seen", [1, 200, PART_TOKENS, PART_TOKENS + 1, 3 * PART_TOKENS - 1])
-def test_in_parts_it_is_the_same(seen: int) -> None:
-    given = states(4, 4, 1, 3 * PART_TOKENS)
-    mask = (torch.arange(3 * PART_TOKENS) < seen)[None, None, None]
-    torch.testing.assert_close(in_parts(*given, mask), by_torch(*given, mask))
-
-
 @pytest.mark.parametrize(
-    ("kv_heads", "held"), [(2, 2 * PART_TOKENS), (4, PART_TOKENS + 8)], ids=["shared keys", "an odd length"]
+    ("kv_heads", "held", "seen"),
+    [(4, 768, 1), (4, 768, 200), (4, 768, 256), (4, 768, 257), (4, 768, 767), (2, 512, 100), (4, 264, 100)],
 )
-def test_what_has_no_equal_parts_is_read_whole(kv_heads: int, held: int) -> None:
+def test_in_parts_it_is_the_same(kv_heads: int, held: int, seen: int) -> None:
+    """Shared keys, and a length that makes no equal parts, are read whole."""
     given = states(4, kv_heads, 1, held)
-    mask = (torch.arange(held) < 100)[None, None, None]
+    mask = (torch.arange(held) < seen)[None, None, None]
     torch.testing.assert_close(in_parts(*given, mask), plain(*given, mask))
 
 
@@ -256,10 +225,3 @@ def test_flash_attn_reads_what_has_no_mask(flash_attn: list[bool]) -> None:
     assert mask is not None
     torch.testing.assert_close(by_flash(*given, mask), plain(*given, mask))
     assert flash_attn == [True]
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"), [("sdpa", by_torch), ("eager", written_out), ("flash_attention_2", by_flash)]
-)
-def test_each_attention_of_a_plan_has_its_kernel(name: Attention, wanted: Attend) -> None:
-    assert attention_of(name) is wanted

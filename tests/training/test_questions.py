@@ -10,16 +10,7 @@ import pytest
 
 from training.asking import Item, Medium, name, reference
 from training.questions import items, worded
-from training.refusals import (
-    ADJECTIVES,
-    NOUNS,
-    PLACES,
-    QUESTIONS,
-    REFUSAL,
-    VERBS,
-    part,
-    refusal,
-)
+from training.refusals import ADJECTIVES, NOUNS, PLACES, QUESTIONS, REFUSAL, VERBS, part, refusal
 from training.world import BACKGROUNDS, COLOURS, Scene, Thing, sample_scene, sample_still
 
 Answers = set[tuple[str, str]]
@@ -50,71 +41,44 @@ def asked(count: int) -> list[tuple[Scene, Item]]:
     return [(shown, item) for shown in videos for item in items(shown, random)]
 
 
-def test_a_mover_alone() -> None:
-    shown = scene("move", thing("red", "circle", action="moves", direction="up-left"))
-    assert answers(shown) == {
-        ("background", "White."),
-        ("count", "One."),
-        ("colour", "Red."),
-        ("shape", "Circle."),
-        ("direction", "Up-left."),
-        ("action", "A red circle moves up-left."),
-        ("action", "It moves up-left."),
-    }
+SCENES: dict[str, tuple[Scene, str]] = {
+    "a mover alone": (
+        scene("move", thing("red", "circle", action="moves", direction="up-left")),
+        "background: White. | count: One. | colour: Red. | shape: Circle. | direction: Up-left. "
+        "| action: A red circle moves up-left. | action: It moves up-left.",
+    ),
+    "a thing at rest": (
+        scene("rest", thing("blue", "star")),
+        "background: White. | count: One. | colour: Blue. | shape: Star. | direction: It does not move. "
+        "| action: Nothing moves.",
+    ),
+    "a thing that turns, whose colour is not asked": (
+        scene("act", thing("blue", "star", action="turns", final_colour="red")),
+        "background: White. | count: One. | shape: Star. | action: A blue star turns red. | action: It turns red.",
+    ),
+    "an actor and a thing at rest": (
+        scene("duo", thing("green", "square", action="moves", direction="down"), thing("red", "square")),
+        "background: White. | count: Two. | shape: Square. | direction beside another: Down. "
+        "| direction beside another: It does not move. | action: A green square moves down. "
+        "| action: It moves down. | action: Green square.",
+    ),
+    "one after another": (
+        scene("sequence", thing("green", "square"), thing("yellow", "triangle", shown_from=0.5)),
+        "background: White. | colour: Green. | colour: Yellow. | shape: Square. | shape: Triangle. "
+        "| order: Green square. | order: Yellow triangle. "
+        "| action: A green square appears, then a yellow triangle.",
+    ),
+}
 
 
-def test_a_thing_at_rest() -> None:
-    assert answers(scene("rest", thing("blue", "star"))) == {
-        ("background", "White."),
-        ("count", "One."),
-        ("colour", "Blue."),
-        ("shape", "Star."),
-        ("direction", "It does not move."),
-        ("action", "Nothing moves."),
-    }
-
-
-def test_of_a_thing_that_turns_the_colour_is_not_asked() -> None:
-    turning = thing("blue", "star", action="turns", final_colour="red")
-    assert answers(scene("act", turning)) == {
-        ("background", "White."),
-        ("count", "One."),
-        ("shape", "Star."),
-        ("action", "A blue star turns red."),
-        ("action", "It turns red."),
-    }
+@pytest.mark.parametrize("name", SCENES)
+def test_all_that_can_be_asked_of_a_scene_is_asked(name: str) -> None:
+    shown, told = SCENES[name]
+    assert {f"{kind}: {answer}" for kind, answer in answers(shown)} == set(told.split(" | "))
 
 
 def test_things_that_come_and_go_are_not_counted() -> None:
     assert not {("count", "One.")} & answers(scene("act", thing("red", "star", action="appears", shown_from=0.5)))
-
-
-def test_an_actor_and_a_thing_at_rest() -> None:
-    mover = thing("green", "square", action="moves", direction="down")
-    assert answers(scene("duo", mover, thing("red", "square"))) == {
-        ("background", "White."),
-        ("count", "Two."),
-        ("shape", "Square."),
-        ("direction beside another", "Down."),
-        ("direction beside another", "It does not move."),
-        ("action", "A green square moves down."),
-        ("action", "It moves down."),
-        ("action", "Green square."),
-    }
-
-
-def test_one_after_another() -> None:
-    later = thing("yellow", "triangle", shown_from=0.5)
-    assert answers(scene("sequence", thing("green", "square"), later)) == {
-        ("background", "White."),
-        ("colour", "Green."),
-        ("colour", "Yellow."),
-        ("shape", "Square."),
-        ("shape", "Triangle."),
-        ("order", "Green square."),
-        ("order", "Yellow triangle."),
-        ("action", "A green square appears, then a yellow triangle."),
-    }
 
 
 def test_a_picture() -> None:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
 from vllava_cli.commands.start import prepare, start
-from vllava_cli.engine.cancel import Cancel
 from vllava_cli.errors import INTERRUPTED
-from vllava_cli.interrupt import sigint_flag
+from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Delta, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from vllava_cli import __version__
 from vllava_cli.commands.provenance import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.fit import GIB
 from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes, counted
+from vllava_cli.plan import GIB
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
@@ -124,10 +124,10 @@ def _adapter_here(name: str) -> Source:
     """Errors: HubError for what is not on this disk."""
     from vllava_cli.engine import hub
 
-    source = hub.find_here(name, kind="adapter")
+    source = hub.find_here(name)
     missing = hub.missing_adapter(source)
     if source is None or missing:
-        raise _lacking(hub.lack(name, source, missing, kind="adapter"), name)
+        raise _lacking(hub.lack(name, source, missing), name)
     return source
 
 

@@ -157,7 +157,7 @@ class Replayer:
     def _give_up(self) -> None:
         if self._engine is None:
             return
-        from vllava_cli.engine.measuring.timing import free
+        from vllava_cli.engine.measuring.measured_tools import free
 
         device, self._engine = self._engine.plan.device, None
         free(device)

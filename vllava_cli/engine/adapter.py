@@ -39,6 +39,7 @@ _TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>[\w.]+?)\.(?:base_layer\.)?(?P<part>weight|bias|lora_embedding_[AB]"
     r"|lora_magnitude_vector|lora_A\.weight|lora_B\.(?:weight|bias))"
 )
+Shape = tuple[int, ...]
 _LITERAL = re.compile(r"\^?((?:\w|\\?\.)+)\$?")
 
 
@@ -61,7 +62,7 @@ class StoredTensor:
 
     file: Path
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
 
 
 def locate(wishes: Wishes, log: Log = SILENT) -> Source:
@@ -141,26 +142,29 @@ def changes(checkpoint: Checkpoint) -> list[ModuleChange]:
     if adapter is None:
         return []
     settings = read_object(adapter.folder / ADAPTER_CONFIG)
-    is_rooted = bool(settings.get("use_rslora"))
     found: dict[str, ModuleChange] = {}
     shapes = hub.shapes_in(adapter.folder / ADAPTER_WEIGHTS)
     stored = tensors_of(checkpoint.folder)
     lost = []
-    for name, shape in shapes.items():
+    for name in shapes:
         match = _TENSOR.fullmatch(name)
         module = plain(match["module"]) if match else ""
-        if match is None or not _fits(match["part"], shape, stored, module):
+        if match is None or f"{module}.{'bias' if match['part'] == 'bias' else 'weight'}" not in stored:
             lost.append(name)
             continue
         alpha = _alpha(adapter.folder / ADAPTER_CONFIG, settings, match["module"])
+        is_rooted = bool(settings.get("use_rslora"))
         change = found.setdefault(module, ModuleChange(module=module, alpha=alpha, is_rank_rooted=is_rooted))
         change.tensors[match["part"]] = name
-    if lost or not found:
-        lacks = f"{len(lost)} of its {len(shapes)} tensors have no place there, {lost[0]} among them" if lost else ""
-        what = lacks or "it is empty"
-        raise CheckpointError(f"The adapter {adapter.name} doesn't fit the model {checkpoint.model}: {what}.")
+    fault = None if found else "it is empty"
+    if lost:
+        fault = f"{len(lost)} of its {len(shapes)} tensors have no place there, {lost[0]} among them"
+    is_dora = bool(settings.get("use_dora"))
     for change in found.values():
-        _check_whole(adapter, change, shapes, is_dora=bool(settings.get("use_dora")))
+        sizes = {part: shapes[name] for part, name in change.tensors.items()}
+        fault = fault or _fault(change.module, sizes, stored, is_dora=is_dora)
+    if fault:
+        raise CheckpointError(f"The adapter {adapter.name} doesn't fit the model {checkpoint.model}: {fault}.")
     return list(found.values())
 
 
@@ -180,23 +184,27 @@ def plain(name: str) -> str:
     return name.replace("language_model.lm_head", "lm_head").replace("_tower.vision_model.", "_tower.")
 
 
-def _fits(part: str, shape: tuple[int, ...], stored: Mapping[str, StoredTensor], module: str) -> bool:
-    """True if a part of a change has the shape that its module needs."""
-    if part in ("weight", "bias"):
-        tensor = stored.get(f"{module}.{part}")
-        return tensor is not None and tensor.shape == shape
-    tensor = stored.get(f"{module}.weight")
-    if tensor is None or not shape:
-        return False
-    out, into = tensor.shape[0], tensor.shape[1:]
-    sizes = {
-        "lora_A.weight": (shape[0], *into),
-        "lora_B.weight": (out, *shape[1:2], *(1 for _ in into[1:])),
-        "lora_B.bias": (out,),
-        "lora_embedding_A": (shape[0], out),
-        "lora_embedding_B": (*into, *shape[1:]),
-    }
-    return part == "lora_magnitude_vector" or sizes[part] == shape
+def _fault(module: str, sizes: Mapping[str, Shape], stored: Mapping[str, StoredTensor], *, is_dora: bool) -> str | None:
+    """Says which part of a module's change peft would fill up with random values, or couldn't multiply."""
+    needed = {part: stored[f"{module}.{part}"].shape for part in ("weight", "bias") if part in sizes}
+    if added := sizes.keys() - needed:
+        is_embedding = any(part.startswith("lora_embedding") for part in added)
+        first, second = ("lora_embedding_A", "lora_embedding_B") if is_embedding else ("lora_A.weight", "lora_B.weight")
+        if missing := sorted({first, second, *(["lora_magnitude_vector"] if is_dora else [])} - added):
+            return f"it lacks {missing[0]} of {module}"
+        rank = max(1, *sizes[first][:1])
+        out, *into = stored[f"{module}.weight"].shape or (0,)
+        if is_embedding:
+            needed |= {first: (rank, out), second: (*into, rank), "lora_magnitude_vector": (*into,)}
+        else:
+            ones = [1 for _ in into[1:]]
+            magnitudes = (1, out, *ones) if ones else (out,)
+            needed |= {first: (rank, *into), second: (out, rank, *ones), "lora_magnitude_vector": magnitudes}
+            needed["lora_B.bias"] = (out,)
+    for part, size in sizes.items():
+        if needed.get(part) != size:
+            return f"its {part} of {module} is {list(size)} and must be {list(needed.get(part, ()))}"
+    return None
 
 
 def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
@@ -233,32 +241,6 @@ def _alpha(path: Path, settings: Mapping[str, Any], module: str) -> float:
 def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
-
-
-def _check_whole(
-    adapter: Adapter, change: ModuleChange, shapes: Mapping[str, tuple[int, ...]], *, is_dora: bool
-) -> None:
-    """Errors: CheckpointError for parts that peft would fill up with random values, or could not multiply."""
-    parts = change.tensors.keys() - {"weight", "bias"}
-    if not parts:
-        return
-    is_embedding = any(part.startswith("lora_embedding") for part in parts)
-    first, second = ("lora_embedding_A", "lora_embedding_B") if is_embedding else ("lora_A.weight", "lora_B.weight")
-    if missing := sorted({first, second, *(["lora_magnitude_vector"] if is_dora else [])} - parts):
-        raise _misfit(adapter, f"lacks {missing[0]} of {change.module}")
-    into, out = (shapes[change.tensors[part]] for part in (first, second))
-    if not into[0] == out[1] > 0:
-        raise _misfit(adapter, f"has rank {into[0]} in {first} and {out[1]} in {second} of {change.module}")
-    wanted = (out[0],) if len(out) == 2 else (1, out[0], *out[2:])
-    found = shapes[change.tensors["lora_magnitude_vector"]] if "lora_magnitude_vector" in parts else wanted
-    if found != wanted:
-        raise _misfit(
-            adapter, f"has a lora_magnitude_vector of {list(found)} where {change.module} needs {list(wanted)}"
-        )
-
-
-def _misfit(adapter: Adapter, what: str) -> CheckpointError:
-    return CheckpointError(f"The adapter {adapter.name} {what}: save it again.")
 
 
 def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, plan: LoadPlan) -> None:

@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
 from vllava_cli.engine.forward import embed, feed_rows, free_bytes, left_padded, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.sampler import greedy
-from vllava_cli.engine.sequence import K, Sequence
+from vllava_cli.engine.sequence import K, Sequence, greedy
 from vllava_cli.errors import MemoryShortError, OverflowedError, VllavaError
-from vllava_cli.nouns import Answer, Checkpoint, Conversation, Fit, Frames, Sampling
+from vllava_cli.interrupt import NEVER, Cancel, CancelError
+from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Sampling
 
 CPU_PASS_TOKENS = 2048
 GPU_PASS_TOKENS = 8192
@@ -71,10 +70,6 @@ class NextRequests(Protocol[K]):
     def __call__(self, most: int, *, is_waiting: bool) -> abc.Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
 
 
-def _nothing(_rows: int) -> None:
-    pass
-
-
 @dataclass(kw_only=True)
 class BatchScheduler(Generic[K]):
     """Answers the requests of a source, at most `most_rows` at once; after a cancel, only those that were begun.
@@ -87,7 +82,7 @@ class BatchScheduler(Generic[K]):
     fit: Fit
     most_rows: int
     cancel: Cancel = NEVER
-    on_shortage: Callable[[int], None] = _nothing
+    on_shortage: Callable[[int], object] = str
     _rows: list[Sequence[K]] = field(default_factory=list)
     """The rows of the batch, in its order."""
     _batch: DecodeBatch | None = None
@@ -180,8 +175,11 @@ class BatchScheduler(Generic[K]):
             batch = self._read(rows)
             if self.sampling.choices:
                 self._score(batch, rows)
+            elif self._batch is None:
+                self._batch, self._rows = batch, rows
             else:
-                self._join(batch, rows)
+                self._batch.join(batch)
+                self._rows += rows
             taken = set(rows)
             self._waiting = deque(row for row in self._waiting if row not in taken)
             free -= len(rows)
@@ -221,23 +219,15 @@ class BatchScheduler(Generic[K]):
         prefixes = [self._prefixes[_medium(row)] for row in rows]
         return DecodeBatch.of(engine.llama, prefixes, [row.prompt.ids[shared:] for row in rows], cancel)
 
-    def _join(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
-        if self._batch is None:
-            self._batch = batch
-        else:
-            self._batch.join(batch)
-        self._rows += rows
-
     def _score(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
         """Ends rows that choose among given answers: they are done as soon as their prompts are read."""
         scores = self.engine.score(batch.cache, batch.is_used, batch.logits, rows, NEVER)
         for row, probabilities in zip(rows, scores, strict=True):
             try:
                 row.choose(probabilities)
+                self._end(row)
             except OverflowedError as exc:
-                self._ended.append(_failed(row, exc))
-            else:
-                self._ended.append(_result(row))
+                self._end(row, exc)
 
     def _advance(self) -> None:
         """One token for each row; those that end with it leave."""
@@ -245,17 +235,20 @@ class BatchScheduler(Generic[K]):
             return
         batch, rows = self._batch, self._rows
         self._in_pass = len(rows)
-        chosen = self._chosen(batch, rows)
+        if self.sampling.temperature:
+            chosen = [int(row.pick(logits)) for row, logits in zip(rows, batch.logits, strict=True)]
+        else:
+            chosen = greedy(batch.logits, self._banned)
         self._rows, staying = [], list[int]()
         for number, (row, token) in enumerate(zip(rows, chosen, strict=True)):
             try:
                 stop = row.push(token)
             except OverflowedError as exc:
-                self._ended.append(_failed(row, exc))
+                self._end(row, exc)
                 continue
             if stop:
                 row.text.rest()
-                self._ended.append(_result(row))
+                self._end(row)
             else:
                 staying.append(number)
                 self._rows.append(row)
@@ -266,10 +259,12 @@ class BatchScheduler(Generic[K]):
             batch.leave(staying)
         batch.step([row.ids[-1] for row in self._rows])
 
-    def _chosen(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> list[int]:
-        if self.sampling.temperature:
-            return [int(row.pick(logits)) for row, logits in zip(rows, batch.logits, strict=True)]
-        return greedy(batch.logits, self._banned)
+    def _end(self, row: Sequence[K], fault: VllavaError | None = None) -> None:
+        """Notes the answer of a row that left, or its fault."""
+        answer = None if fault else row.answer()
+        since_s = time.perf_counter() - row.started_s
+        seconds = answer.stats.first_token_s + answer.stats.decode_s if answer else since_s
+        self._ended.append(AnswerResult(key=row.key, answer=answer, fault=fault, seconds=seconds))
 
     def _retreat(self, fault: MemoryShortError) -> None:
         """Begins all rows anew, half as many at once.
@@ -282,7 +277,7 @@ class BatchScheduler(Generic[K]):
         if self._in_pass > 1:
             self.most_rows = self._in_pass // 2
         else:
-            self._ended.append(_failed(self._waiting.popleft(), fault))
+            self._end(self._waiting.popleft(), fault)
             self.most_rows = self._usual_rows
         if self.most_rows != before:
             self.on_shortage(self.most_rows)
@@ -376,7 +371,9 @@ def rows_that_fit(engine: Engine, sampling: Sampling, *, question_characters: in
     `question_characters` is the length of the longest question.
     """
     checkpoint, device = engine.tokens.checkpoint, engine.model.device
-    tokens = min(_row_tokens(checkpoint, sampling, question_characters), engine.tokens.context_tokens)
+    media = max(checkpoint.tokens_per_video, checkpoint.tokens_per_image)
+    text = question_characters + min(sampling.max_new_tokens, ANSWER_TOKENS)  # a token for each letter at most
+    tokens = min(media + text, engine.tokens.context_tokens)
     row_bytes = checkpoint.cache_values_per_token * tokens * engine.model.dtype.itemsize
     return rows_in(free_bytes(str(device)), row_bytes, most=MOST_ON_CPU if device.type == "cpu" else MOST_ON_GPU)
 
@@ -391,23 +388,8 @@ def used_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None
 
 
-def _row_tokens(checkpoint: Checkpoint, sampling: Sampling, question_characters: int) -> int:
-    """The length that a row may reach: a clip, the question with a token for each letter, and an answer."""
-    media = max(checkpoint.tokens_per_video, checkpoint.tokens_per_image)
-    return media + question_characters + min(sampling.max_new_tokens, ANSWER_TOKENS)
-
-
 def _medium(row: Sequence[K]) -> Frames:
     return row.prompt.media[0]
-
-
-def _result(row: Sequence[K]) -> AnswerResult[K]:
-    answer = row.answer()
-    return AnswerResult(key=row.key, answer=answer, seconds=answer.stats.first_token_s + answer.stats.decode_s)
-
-
-def _failed(row: Sequence[K], fault: VllavaError) -> AnswerResult[K]:
-    return AnswerResult(key=row.key, fault=fault, seconds=time.perf_counter() - row.started_s)
 
 
 def _stacked(upper: Tensor, lower: Tensor, length: int) -> Tensor:

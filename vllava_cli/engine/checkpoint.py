@@ -64,8 +64,14 @@ DEFAULT_CHECKPOINT = Checkpoint(
 def describe(source: Source) -> Checkpoint:
     """The facts of a checkpoint. Errors: CheckpointError for any folder that is no Video-LLaVA checkpoint."""
     check_architecture(source.folder, named=source.model)
-    if source.revision is None:
-        check_described(source.folder)
+    missing = []
+    if source.revision is None and not (source.folder / "tokenizer.json").exists():
+        is_slow = (source.folder / "tokenizer.model").exists()
+        missing.append("tokenizer.json" + " (tokenizer.model alone won't do)" * is_slow)
+    if source.revision is None and not any((source.folder / name).exists() for name in PREPROCESSORS):
+        missing.append(PREPROCESSORS[0])
+    if missing:
+        raise _lacking(source.folder, missing, "copy what is missing from")
     path, config, recipe = source.folder / CONFIG, read_config(source.folder), read_video_recipe(source.folder)
     side = config.vision_config.image_size
     if recipe.crop_height != side:
@@ -78,15 +84,20 @@ def describe(source: Source) -> Checkpoint:
 
 def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
     """Computes the facts of a checkpoint from its config."""
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    text = config.text_config
+    vision, text = config.vision_config, config.text_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    attention = text.hidden_size * text.head_dim * 2 * (text.num_attention_heads + text.num_key_value_heads)
+    words = (1 if config.tie_word_embeddings else 2) * text.vocab_size * text.hidden_size
+    norms = (2 * text.num_hidden_layers + 1) * text.hidden_size
+    projector = (vision.hidden_size + 1) * text.hidden_size + (text.hidden_size + 1) * text.hidden_size
+    tower = _tower_parameters(vision)
     return Checkpoint(
         model=source.model,
         revision=source.revision,
         folder=source.folder,
-        language_parameters=_language_matrices(text),
-        other_parameters=_other_parameters(config),
-        tower_parameters=_tower_parameters(config.vision_config),
+        language_parameters=text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size),
+        other_parameters=2 * tower + projector + words + norms,
+        tower_parameters=tower,
         cache_values_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim,
         context_tokens=text.max_position_embeddings,
         tokens_per_video=FRAMES_PER_CLIP * (patches + 1),
@@ -179,19 +190,6 @@ def _check_language(path: Path, config: VideoLlavaConfig) -> None:
         raise unusable(path, f"num_attention_heads is {heads} and num_key_value_heads {kv_heads}")
 
 
-def _language_matrices(text: Any) -> int:
-    attention = text.hidden_size * text.head_dim * 2 * (text.num_attention_heads + text.num_key_value_heads)
-    return int(text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size))
-
-
-def _other_parameters(config: VideoLlavaConfig) -> int:
-    vision, text = config.vision_config, config.text_config
-    words = (1 if config.tie_word_embeddings else 2) * text.vocab_size * text.hidden_size
-    norms = (2 * text.num_hidden_layers + 1) * text.hidden_size
-    projector = (vision.hidden_size + 1) * text.hidden_size + (text.hidden_size + 1) * text.hidden_size
-    return int(2 * _tower_parameters(vision) + projector + words + norms)
-
-
 def _tower_parameters(vision: Any) -> int:
     """A CLIP vision tower's, biases and norms included."""
     hidden, inner, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
@@ -214,18 +212,6 @@ def no_config(folder: Path, named: str) -> CheckpointError:
     if (folder / ADAPTER_CONFIG).exists():
         return CheckpointError(f"{named} is an adapter: give --model {base_of(folder) or 'BASE'} --adapter {named}.")
     return CheckpointError(f"The folder {folder} is no checkpoint: it has no {CONFIG}.")
-
-
-def check_described(folder: Path) -> None:
-    """Errors: CheckpointError that names all files which are missing beside config and weights."""
-    missing = []
-    if not (folder / "tokenizer.json").exists():
-        is_slow = (folder / "tokenizer.model").exists()
-        missing.append("tokenizer.json" + " (tokenizer.model alone won't do)" * is_slow)
-    if not any((folder / name).exists() for name in PREPROCESSORS):
-        missing.append(PREPROCESSORS[0])
-    if missing:
-        raise _lacking(folder, missing, "copy what is missing from")
 
 
 def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.cancel import NEVER, Cancel
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama, by_torch
+from vllava_cli.interrupt import NEVER, Cancel
 
 PART_TOKENS = 256
 """The number of keys in a part; a GPU reads the parts of a cache side by side."""
@@ -64,8 +64,6 @@ class CudaGraphDecoder:
         self._position = torch.zeros(1, dtype=torch.long, device=llama.device)
         self.graphs: dict[int, tuple[Replay, Tensor]] = {}
         """A captured step for each length of cache, with the tensor that it leaves the logits in."""
-        self.fault: str | None = None
-        """Why steps aren't captured: in torch's own words, or because they gave other logits."""
 
     @torch.inference_mode()
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
@@ -101,14 +99,14 @@ class CudaGraphDecoder:
             replay, logits = record(lambda: self._pass(looked))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as exc:
-            self._give_up(str(exc).partition("\n")[0])
-            return
-        if not self.graphs and not self._agrees(replay, logits, looked):
-            self._give_up("a captured step gave other numbers")
+        except RuntimeError:  # there are operations that can't be captured
+            self.graphs.clear()
+        else:
+            if self.graphs or self._agrees(replay, logits, looked):
+                self.graphs[looked] = replay, logits
+                return
             self._notice("vllava: this GPU's captured steps give other numbers than its plain ones: going on without.")
-            return
-        self.graphs[looked] = replay, logits
+        self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
         """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
@@ -116,10 +114,6 @@ class CudaGraphDecoder:
         captured, plain = logits.clone(), self._pass(looked)
         bound = ROUNDINGS * torch.finfo(plain.dtype).eps * float(plain.abs().max())
         return bool(torch.allclose(captured, plain, rtol=0, atol=bound, equal_nan=True))
-
-    def _give_up(self, fault: str) -> None:
-        self._record, self.fault = None, fault
-        self.graphs.clear()
 
 
 class CudaRecorder:

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from vllava_cli.engine.forward import memory_faults
-from vllava_cli.fit import is_tiny
 from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Speed, Wishes
-from vllava_cli.plan import plan
+from vllava_cli.plan import is_tiny, plan
 
-MEASURE_S = 0.2
 CPU_SIDE, GPU_SIDE = 512, 4096
 CPU_BYTES, GPU_BYTES = 64 << 20, 256 << 20
 """Larger than what a CPU's or a GPU's caches hold for one process."""
 
 
-def measured(plan: LoadPlan, *, measure_s: float = MEASURE_S) -> Speed:
+def measured(plan: LoadPlan, *, measure_s: float = 0.1) -> Speed:
     """Measures the device of a plan in the dtype of the plan. Errors: MemoryShortError."""
     is_cpu = plan.device == "cpu"
     side, size_bytes = (CPU_SIDE, CPU_BYTES) if is_cpu else (GPU_SIDE, GPU_BYTES)

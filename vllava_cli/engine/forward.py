@@ -10,15 +10,15 @@ from contextlib import contextmanager
 
 import torch
 
-from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import CacheLayer, Llama, padded_mask
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.vision import Features
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.fit import free_gib, gib
 from vllava_cli.hardware import free_ram_bytes
+from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.nouns import LoadPlan
+from vllava_cli.plan import free_gib, gib
 
 CPU_CHUNK_TOKENS = 512
 GPU_CHUNK_TOKENS = 4096
@@ -113,24 +113,22 @@ def memory_faults(device: str, plan: LoadPlan | None = None) -> Iterator[None]:
     """Turns running out of memory into one sentence, which says what the plan counted and what there is."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as exc:
-        raise memory_short(device, plan) from exc
     except Exception as exc:  # a file of weights that can't be mapped: each library has its own type for it
-        if is_memory_short(exc):
-            raise memory_short(device, plan) from exc
+        text = str(exc).lower()
+        signs = ("allocate memory", "out of memory", "os error 12")  # "Cannot allocate memory (os error 12)"
+        if isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in signs):
+            raise _memory_short(device, plan) from exc
         raise
 
 
-def is_memory_short(error: BaseException) -> bool:
-    """True if an error of a library is about memory: "Cannot allocate memory (os error 12)"."""
-    text = str(error).lower()
-    return any(sign in text for sign in ("allocate memory", "out of memory", "os error 12"))
-
-
-def memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
+def _memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
     """The error with the memory that was needed, that is free, and the remedies that the plan doesn't use yet."""
-    free = free_gib(free_bytes(device))
-    counted = f"; the plan counted {_planned(plan)}, and {free} GiB are free now" if plan else ""
+    counted = ""
+    if plan:
+        form = f"{plan.quantisation} in {plan.dtype}" if plan.quantisation else plan.dtype
+        context = f" with a context of {plan.context_tokens} tokens" if plan.context_tokens else ""
+        free = free_gib(free_bytes(device))
+        counted = f"; the plan counted {gib(plan.needed_bytes)} for {form}{context}, and {free} GiB are free now"
     remedies = ["close other programs"]
     if plan is None or plan.quantisation != "4bit":
         remedies.append("try --precision 4bit")
@@ -139,12 +137,6 @@ def memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
     return MemoryShortError(
         f"The memory of {device} ran out while the model worked{counted}: {', or '.join(remedies)}."
     )
-
-
-def _planned(plan: LoadPlan) -> str:
-    form = f"{plan.quantisation} in {plan.dtype}" if plan.quantisation else plan.dtype
-    context = f" with a context of {plan.context_tokens} tokens" if plan.context_tokens else ""
-    return f"{gib(plan.needed_bytes)} for {form}{context}"
 
 
 def free_bytes(device: str) -> int:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.cancel import NEVER, Cancel, CancelError
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaRecorder
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
 from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
@@ -26,6 +25,7 @@ from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities
 from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
+from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.nouns import SILENT, Conversation, Delta, LoadPlan, Log, MediaKind, Sampling, Turn
 
 if TYPE_CHECKING:
@@ -40,10 +40,6 @@ class Engine:
     tokens: Tokens
     plan: LoadPlan
     prompt_cache: PromptCache | None = None
-    is_static: bool | None = None
-    """True: decoding writes into a cache that doesn't move. None: it does so on CUDA."""
-    runs_ahead: bool = False
-    """True: the next step begins before a token is read, because the device works on its own."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
     log: Log = SILENT
@@ -51,9 +47,8 @@ class Engine:
     """Decodes where the cache doesn't move."""
 
     def __post_init__(self) -> None:
-        is_cuda = self.model.device.type == "cuda"
-        self.is_static = is_cuda if self.is_static is None else self.is_static
-        self.runs_ahead = self.runs_ahead or is_cuda
+        # CUDA works on its own: it is given a cache that doesn't move, and the next step before a token is read.
+        self.is_static = self.runs_ahead = self.model.device.type == "cuda"
         self.llama = Llama(self.model, self.plan.attention)
         self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower)
         self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens)
@@ -114,10 +109,6 @@ class Engine:
                 return prefill(self.llama, embeddings, cache.cache, cancel=cancel, chunk_tokens=chunk_tokens)
             finally:
                 cache.ids.extend(new[: len(cache.cache) - reused])
-
-    def has_read(self, prompt: Prompt) -> bool:
-        """True if the cache holds all of these ids, but for the last one perhaps."""
-        return self.reusable(prompt) >= len(prompt.ids) - 1
 
     def reusable(self, prompt: Prompt) -> int:
         """Counts the first ids of a prompt that the cache holds already."""
@@ -181,10 +172,10 @@ class Engine:
         try:
             token = sequence.pick(logits)
             while True:
-                reading, held = _Reading(token), len(cache.ids)
+                reading, held = _reading(token), len(cache.ids)
                 if self.runs_ahead:  # the last token that the context holds is still read: there is capacity for it
                     token = self._next(sequence, token, held, cancel)
-                number = reading.value()
+                number = reading()
                 if self.runs_ahead:
                     cache.ids.append(number)
                 stop = sequence.push(number)
@@ -247,24 +238,16 @@ class Engine:
         return self.graph.cache
 
 
-class _Reading:
-    """An id on its way from the device to the host."""
-
-    def __init__(self, token: Tensor) -> None:
-        self._event: Any = None
-        self._host = token
-        if token.device.type == "cuda":
-            self._host = torch.empty(1, dtype=token.dtype, pin_memory=True)
-            self._host.copy_(token, non_blocking=True)
-            cuda: Any = torch.cuda
-            self._event = cuda.Event()
-            self._event.record()
-
-    def value(self) -> int:
-        """Waits for the id, and for nothing that was begun after it."""
-        if self._event:
-            self._event.synchronize()
-        return int(self._host)
+def _reading(token: Tensor) -> Callable[[], int]:
+    """Sends an id [1] to the host; the returned function waits for it, and for nothing that was begun after it."""
+    if token.device.type != "cuda":
+        return lambda: int(token)
+    cuda: Any = torch.cuda
+    host = torch.empty(1, dtype=token.dtype, pin_memory=True)
+    host.copy_(token, non_blocking=True)
+    sent = cuda.Event()
+    sent.record()
+    return lambda: sent.synchronize() or int(host)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, no_weights
-from vllava_cli.engine.hub_download import Kind, Listing, ask, cache_folder, fetch, refusals
+from vllava_cli.engine.hub_download import ask, cache_folder, fetch, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
 from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source
@@ -39,11 +39,16 @@ def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Sou
     if source and source.revision is None:
         return source
     missing = missing_description(source.folder) if source else [CONFIG]
-    if source is None or (missing and not _is_adapter(source.folder)):
-        return _described(ask(model, revision, lack=lack(model, source, missing)), log=log)
-    if unknown := [name for name in (CONFIG, *USUAL) if not _is_settled(source.folder, name)]:
+    is_adapter = source is not None and (source.folder / ADAPTER_CONFIG).exists() and CONFIG in missing
+    if source is None or (missing and not is_adapter):
+        return _described(*ask(model, revision, lack=lack(model, source, missing)), log)
+    from huggingface_hub import try_to_load_from_cache
+
+    # None where a file is neither here nor known to be missing in its repository.
+    states = {name: try_to_load_from_cache(model, name, revision=source.revision) for name in (CONFIG, *USUAL)}
+    if unknown := [name for name, state in states.items() if state is None]:
         with suppress(HubError):  # a checkpoint can be used as it is; an adapter is refused later
-            return _described(ask(model, source.revision, lack=lack(model, source, unknown)), log=log)
+            return _described(*ask(model, source.revision, lack=lack(model, source, unknown)), log)
     return source
 
 
@@ -52,13 +57,13 @@ def locate_adapter(name: str, revision: str | None = None, *, log: Log = SILENT)
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
-    source = find_here(name, revision, kind="adapter")
+    source = find_here(name, revision)
     missing = missing_adapter(source)
     if source and not missing:
         return source
-    listing = ask(name, revision, lack=lack(name, source, missing, kind="adapter"), kind="adapter")
-    _check_listed(listing, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
-    return _fetched(listing, ADAPTER_FILES, log=log)
+    source, names = ask(name, revision, lack=lack(name, source, missing))
+    _check_listed(source, names, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
+    return _fetched(source, ADAPTER_FILES, log)
 
 
 def missing_adapter(source: Source | None) -> list[str]:
@@ -68,14 +73,14 @@ def missing_adapter(source: Source | None) -> list[str]:
     return [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
 
 
-def find_here(model: str, revision: str | None = None, *, kind: Kind = "model") -> Source | None:
+def find_here(model: str, revision: str | None = None) -> Source | None:
     """Finds a checkpoint or an adapter on this disk, perhaps incomplete; None for a hub id that isn't cached."""
     if is_local(model):
-        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model, kind))
+        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model))
     from huggingface_hub import try_to_load_from_cache
 
     for name in (CONFIG, ADAPTER_CONFIG):
-        with refusals(model, revision, kind):
+        with refusals(model, revision):
             found = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(found, str):
             folder = Path(found).parent
@@ -88,10 +93,20 @@ def fetch_weights(source: Source, *, log: Log = SILENT) -> None:
 
     Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
     """
-    if missing := missing_weights(source.folder):
-        _complete(source, missing, log=log)
-    for name in weight_files(source.folder):
-        shapes_in(source.folder / name)
+    folder, model = source.folder, source.model
+    missing = missing_weights(folder)
+    if missing and source.revision is None:
+        is_index_lost = missing == [WEIGHTS] and any(folder.glob("*-of-*.safetensors"))
+        raise no_weights(folder, [INDEX] if is_index_lost else missing)
+    if missing:
+        source, names = ask(model, source.revision, lack=lack(model, source, missing))
+        if WEIGHTS not in names and INDEX in names:
+            fetch(source, [INDEX])
+            missing = missing_weights(folder)
+        _check_listed(source, names, missing, "vllava reads weights from safetensors files only")
+        fetch(source, missing, has_bar=log.has_bars)
+    for name in weight_files(folder):
+        shapes_in(folder / name)
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
@@ -104,18 +119,6 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
     except Exception as exc:  # safetensors has a type of its own
         raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
-
-
-def _complete(source: Source, missing: list[str], *, log: Log) -> None:
-    if source.revision is None:
-        is_index_lost = missing == [WEIGHTS] and any(source.folder.glob("*-of-*.safetensors"))
-        raise no_weights(source.folder, [INDEX] if is_index_lost else missing)
-    listing = ask(source.model, source.revision, lack=lack(source.model, source, missing))
-    if WEIGHTS not in listing.names and INDEX in listing.names:
-        fetch(listing, [INDEX])
-        missing = missing_weights(source.folder)
-    _check_listed(listing, missing, "vllava reads weights from safetensors files only")
-    fetch(listing, missing, has_bar=log.has_bars)
 
 
 def missing_description(folder: Path) -> list[str]:
@@ -156,11 +159,9 @@ def _is_name(shard: object) -> bool:
     return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
-def lack(model: str, source: Source | None, missing: list[str], *, kind: Kind = "model") -> str:
+def lack(model: str, source: Source | None, missing: list[str]) -> str:
     """Begins the sentence of an error: what isn't here."""
-    if source is None:
-        return f"The {kind} {model} is not in the cache {cache_folder()}"
-    return f"The {kind} {model} lacks {missing[0]} in the cache {cache_folder()}"
+    return f"{model} {f'lacks {missing[0]}' if source else 'is not'} in the cache {cache_folder()}"
 
 
 def cached_models() -> list[str]:
@@ -184,50 +185,38 @@ def is_local(model: str) -> bool:
     return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
 
-def _existing_folder(model: str, kind: Kind) -> Path:
+def _existing_folder(model: str) -> Path:
     folder = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
-    if os.path.isdir(folder):
-        if os.access(folder, os.R_OK | os.X_OK):
-            return folder
-        raise CheckpointError(f"The {kind} folder {model} can't be read: permission denied. Check its mode and owner.")
-    wanted = "a Video-LLaVA checkpoint, a hub id, or --model demo" if kind == "model" else "a LoRA adapter, or a hub id"
-    raise CheckpointError(f"There is no {kind} folder {model}: give the folder of {wanted}.")
+    if not os.path.isdir(folder):
+        raise CheckpointError(
+            f"There is no folder {model}: give that of a checkpoint or an adapter, a hub id, or --model demo."
+        )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise CheckpointError(f"The folder {model} can't be read: permission denied. Check its mode and owner.")
+    return folder
 
 
-def _described(listing: Listing, *, log: Log) -> Source:
+def _described(source: Source, names: frozenset[str], log: Log) -> Source:
     """Fetches all description files; those that the repository lacks are noted as its library does."""
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
-    source = _fetched(listing, sorted(known & listing.names), log=log)
+    _fetched(source, sorted(known & names), log)
     with suppress(OSError):
-        for name in {CONFIG, *USUAL} - listing.names:
-            mark = _absence(listing.folder, name)
+        for name in {CONFIG, *USUAL} - names:
+            mark = source.folder.parent.parent / ".no_exist" / source.folder.name / name
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
     return source
 
 
-def _fetched(listing: Listing, names: Iterable[str], *, log: Log) -> Source:
+def _fetched(source: Source, names: Iterable[str], log: Log) -> Source:
+    """Fetches files, and those last by which a later start finds the others."""
     found_by = {CONFIG, ADAPTER_CONFIG}
-    fetch(listing, [name for name in names if name not in found_by], has_bar=log.has_bars)
-    fetch(listing, [name for name in names if name in found_by])
-    return Source(model=listing.model, folder=listing.folder, revision=listing.commit)
+    fetch(source, [name for name in names if name not in found_by], has_bar=log.has_bars)
+    fetch(source, [name for name in names if name in found_by])
+    return source
 
 
-def _check_listed(listing: Listing, names: Iterable[str], reason: str) -> None:
+def _check_listed(source: Source, listed: frozenset[str], names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
-    if lacking := [name for name in names if name not in listing.names]:
-        raise HubError(f"The hub's {listing.kind} {listing.model} has no {lacking[0]}: {reason}, so name another one.")
-
-
-def _is_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).exists() and not (folder / CONFIG).exists()
-
-
-def _is_settled(folder: Path, name: str) -> bool:
-    """True if a file is here, or it is known that its repository has none."""
-    return (folder / name).exists() or _absence(folder, name).exists()
-
-
-def _absence(folder: Path, name: str) -> Path:
-    """The file by which the hub's cache notes that a commit has no such file."""
-    return folder.parent.parent / ".no_exist" / folder.name / name
+    if lacking := [name for name in names if name not in listed]:
+        raise HubError(f"The hub's {source.model} has no {lacking[0]}: {reason}, so name another one.")

@@ -16,11 +16,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
 from vllava_cli.errors import HubError
+from vllava_cli.nouns import DEFAULT_MODEL, Source
 
-Kind = Literal["model", "adapter"]
 ANSWER_S = 4.0
 """The limit for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
 Found = TypeVar("Found")
@@ -29,21 +29,6 @@ STALL_S = 10.0
 PAUSES_S = (0.0, 1.0, 2.0)
 """Before further attempts, as long as nothing arrives."""
 AT_ONCE = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The files that a repository has at a commit."""
-
-    model: str
-    commit: str
-    names: frozenset[str]
-    kind: Kind = "model"
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the cache that shows them."""
-        return repository_folder(self.model) / "snapshots" / self.commit
 
 
 def cache_folder() -> Path:
@@ -60,12 +45,12 @@ def repository_folder(model: str) -> Path:
     return cache_folder() / repo_folder_name(repo_id=model, repo_type="model")
 
 
-def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") -> Listing:
-    """Lists the files of a revision, whose commit is remembered in the cache.
+def ask(model: str, revision: str | None, *, lack: str) -> tuple[Source, frozenset[str]]:
+    """Returns where the cache shows a revision, whose commit it remembers, and the names of its files.
 
     The sentence of an error begins with `lack`, which says what isn't here. Errors: HubError.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would print what the hub advertises
@@ -74,20 +59,19 @@ def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") ->
     limit_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
     pool = ThreadPoolExecutor(1)  # the limit holds also where an address isn't found or one after the other is tried
     try:
-        with refusals(model, revision, kind):
+        with refusals(model, revision):
             info = pool.submit(HfApi().model_info, model, revision=revision, timeout=limit_s + 1).result(limit_s)
         names = frozenset(file.rfilename for file in info.siblings or () if is_plain(file.rfilename))
-        listing = Listing(model=model, commit=plain(info.sha), names=names, kind=kind)
+        commit = plain(info.sha)
     except TimeoutError as exc:
         raise HubError(
             f"{lack} and the hub doesn't answer within {limit_s:g} seconds: try again, or set "
             "HF_HUB_ETAG_TIMEOUT to more."
         ) from exc
-    except network_fault() as exc:
-        other = ", or try --model demo, which is built in" if kind == "model" else ""
+    except errors.HTTPError as exc:
         raise HubError(
             f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
-            f"there is a network{other}."
+            "there is a network, or try --model demo, which is built in."
         ) from exc
     except (ValueError, LookupError, TypeError, AttributeError) as exc:  # whatever its library stumbles over
         raise HubError(
@@ -96,43 +80,39 @@ def ask(model: str, revision: str | None, *, lack: str, kind: Kind = "model") ->
         ) from exc
     finally:
         pool.shutdown(wait=False)
-    _remember(listing, revision or "main")
-    return listing
+    repository, branch = repository_folder(model), revision or "main"
+    if branch != commit:
+        with suppress(OSError):  # where the cache can't be written to, a later download says so
+            reference = repository / "refs" / branch
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit, encoding="utf-8")
+    return Source(model=model, folder=repository / "snapshots" / commit, revision=commit), names
 
 
 @contextmanager
-def refusals(model: str, revision: str | None, kind: Kind) -> Iterator[None]:
+def refusals(model: str, revision: str | None = None) -> Iterator[None]:
     """Turns an answer of the hub that refuses something into one sentence. Errors: HubError."""
     from huggingface_hub import constants, errors
 
     try:
         yield
     except errors.HFValidationError as exc:
-        example = "LanguageBind/Video-LLaVA-7B-hf" if kind == "model" else "owner/my-lora"
-        raise HubError(f"{model} is neither a folder nor a hub id such as {example}.") from exc
+        raise HubError(f"{model} is neither a folder nor a hub id such as {DEFAULT_MODEL}.") from exc
     except errors.GatedRepoError as exc:
         raise HubError(
-            f"The hub's {kind} {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with "
-            "hf auth login."
+            f"The hub's {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with hf auth "
+            "login."
         ) from exc
     except errors.RepositoryNotFoundError as exc:
         raise HubError(
-            f"The hub has no {kind} {model}, or it is private: check the name, or log in with hf auth login."
+            f"The hub has no {model}, or it is private: check the name, or log in with hf auth login."
         ) from exc
     except errors.RevisionNotFoundError as exc:
-        raise HubError(f"The hub's {kind} {model} has no revision {revision}: leave --revision out for main.") from exc
+        raise HubError(f"The hub's {model} has no revision {revision}: leave --revision out for main.") from exc
     except errors.HfHubHTTPError as exc:
         status = exc.response.status_code
         remedy = "log in anew with hf auth login, or unset HF_TOKEN" if status in (401, 403) else "try again later"
         raise HubError(f"The hub answers with status {status} about {model}: {remedy}.") from exc
-
-
-def network_fault() -> type[Exception]:
-    """The error of the HTTP library below the hub's library: httpx, or httpx2."""
-    from huggingface_hub.errors import HTTPError
-
-    found: type[Exception] = HTTPError
-    return found
 
 
 def plain(name: str | None) -> str:
@@ -147,23 +127,54 @@ def is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & set('/\\:"\0')
 
 
-def _remember(listing: Listing, revision: str) -> None:
-    """Notes the commit as the hub's library does. Where the cache can't be written to, a later download says so."""
-    if revision != listing.commit:
-        with suppress(OSError):
-            reference = repository_folder(listing.model) / "refs" / revision
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            reference.write_text(listing.commit, encoding="utf-8")
+def fetch(source: Source, names: Iterable[str], *, has_bar: bool = False) -> None:
+    """Fetches those of these files that the source's folder lacks, several at once. Errors: HubError."""
+    todo = [name for name in names if not (source.folder / name).exists()]
+    is_over = threading.Event()
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        files = _all(pool.submit(_look_up, source, name, is_over) for name in todo)
+        _check_space(source.model, files)
+        with _bar(files, is_shown=has_bar and bool(files)) as bar:
+            try:
+                _all(pool.submit(file.fetch, bar) for file in files)
+            except KeyboardInterrupt:
+                bar.leave = True  # it says how much has arrived
+                raise
+    finally:
+        is_over.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(source: Source, name: str, is_over: threading.Event) -> RemoteFile:
+    """Errors: HubError."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(source.model, name, revision=source.revision)
+    for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
+        try:
+            with refusals(source.model, source.revision):
+                found = get_hf_file_metadata(url, timeout=STALL_S)
+            blob = repository_folder(source.model) / "blobs" / plain(found.etag)
+            break
+        except (errors.HTTPError, ValueError) as exc:
+            if is_last:
+                raise _broken_off(name) from exc
+    return RemoteFile(source=source, name=name, url=url, size=found.size, blob=blob, is_over=is_over)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    listing: Listing
+    """A file of the hub on its way into the cache, in a thread of its own."""
+
+    source: Source
     name: str
     url: str
     size: int | None
     blob: Path
     """The file of the cache with its content, named by its ETag."""
+    is_over: threading.Event
+    """Set when nobody waits for it any more."""
 
     @property
     def part(self) -> Path:
@@ -174,125 +185,89 @@ class RemoteFile:
     def bytes_here(self) -> int:
         return next((path.stat().st_size for path in (self.blob, self.part) if path.exists()), 0)
 
-
-def fetch(listing: Listing, names: Iterable[str], *, has_bar: bool = False) -> None:
-    """Fetches those of these files that the listing's folder lacks, several at once. Errors: HubError."""
-    todo = [name for name in names if not (listing.folder / name).exists()]
-    is_over = threading.Event()
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        files = _all(pool.submit(_look_up, listing, name) for name in todo)
-        _check_space(listing, files)
-        with _bar(files, is_shown=has_bar and bool(files)) as bar:
-            download = _Download(folder=listing.folder, bar=bar, is_over=is_over)
-            try:
-                _all(pool.submit(download.run, file) for file in files)
-            except KeyboardInterrupt:
-                bar.leave = True  # it says how much has arrived
-                raise
-    finally:
-        is_over.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Download:
-    """The download of several files, each in a thread of its own."""
-
-    folder: Path
-    bar: Any
-    is_over: threading.Event
-
-    def run(self, file: RemoteFile) -> None:
-        """Fetches the file's content into the cache, and links it into the folder. Errors: HubError."""
+    def fetch(self, bar: Any) -> None:
+        """Fetches the content into the cache, and links it into the source's folder. Errors: HubError."""
         from huggingface_hub.utils import WeakFileLock
 
-        repository = file.blob.parent.parent
-        lock = repository.parent / ".locks" / repository.name / f"{file.blob.name}.lock"
+        repository = self.blob.parent.parent
+        lock = repository.parent / ".locks" / repository.name / f"{self.blob.name}.lock"
         try:
-            for folder in (lock.parent, file.blob.parent, self.folder):
+            for folder in (lock.parent, self.blob.parent, self.source.folder):
                 folder.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
-                if not file.blob.exists():
-                    self._complete(file)
-                    file.part.replace(file.blob)
-                _link(file.blob, self.folder / file.name)
+                if not self.blob.exists():
+                    self._complete(bar)
+                    self.part.replace(self.blob)
+                _link(self.blob, self.source.folder / self.name)
         except OSError as exc:
             raise HubError(
-                f"The file {file.name} can't be kept in {repository}: {exc.strerror or exc}. Make room there, or set "
+                f"The file {self.name} can't be kept in {repository}: {exc.strerror or exc}. Make room there, or set "
                 "HF_HOME to another folder."
             ) from exc
 
-    def _complete(self, file: RemoteFile) -> None:
+    def _complete(self, bar: Any) -> None:
         """Completes `part`. Where it turns out to be damaged, all of it is fetched anew, once."""
-        is_taken_up = file.part.exists()
-        with file.part.open("ab") as sink:
-            self._grow(file, sink)
-        if _is_sound(file):
+        is_taken_up = self.part.exists()
+        with self.part.open("ab") as sink:
+            self._grow(sink, bar)
+        if self._is_sound():
             return
-        self._count(-file.bytes_here)
-        file.part.unlink()
+        _count(bar, -self.bytes_here)
+        self.part.unlink()
         if not is_taken_up:
-            raise HubError(f"What came from the hub as {file.name} is damaged: try again, or from another network.")
-        self._complete(file)
+            raise HubError(f"What came from the hub as {self.name} is damaged: try again, or from another network.")
+        self._complete(bar)
 
-    def _grow(self, file: RemoteFile, sink: IO[bytes]) -> None:
+    def _grow(self, sink: IO[bytes], bar: Any) -> None:
+        from huggingface_hub import errors
+
         pauses_s = iter(PAUSES_S)
-        while file.size is None or sink.tell() < file.size:
+        while self.size is None or sink.tell() < self.size:
             before, fault = sink.tell(), None
             try:
-                self._receive(file, sink)
-            except network_fault() as exc:
+                self._receive(sink, bar)
+            except errors.HTTPError as exc:
                 fault = exc
-            if file.size is None and fault is None:
+            if self.size is None and fault is None:
                 return
             if sink.tell() > before:
                 pauses_s = iter(PAUSES_S)
             elif (pause_s := next(pauses_s, None)) is None:
-                raise _broken_off(file.name) from fault
+                raise _broken_off(self.name) from fault
             else:
                 self.is_over.wait(pause_s)
 
-    def _receive(self, file: RemoteFile, sink: IO[bytes]) -> None:
+    def _receive(self, sink: IO[bytes], bar: Any) -> None:
         """Appends the bytes behind the end of `sink`."""
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         start = sink.tell()
         headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        request = get_session().stream("GET", file.url, headers=headers, timeout=STALL_S, follow_redirects=True)
-        with refusals(file.listing.model, None, file.listing.kind), request as response:
+        request = get_session().stream("GET", self.url, headers=headers, timeout=STALL_S, follow_redirects=True)
+        with refusals(self.source.model), request as response:
             hf_raise_for_status(response)
             if start and response.status_code != 206:  # all of it, whatever was asked for
                 sink.seek(0)
                 sink.truncate()
-                self._count(-start)
+                _count(bar, -start)
             for chunk in response.iter_bytes():
                 if self.is_over.is_set():
-                    raise _broken_off(file.name)
+                    raise _broken_off(self.name)
                 sink.write(chunk)
                 sink.flush()  # a process that is ended keeps it, too
-                self._count(len(chunk))
+                _count(bar, len(chunk))
 
-    def _count(self, size: int) -> None:
-        with self.bar.get_lock():
-            self.bar.update(size)
+    def _is_sound(self) -> bool:
+        """True if `part` has the size and, where the ETag is one, the SHA-256 that the hub names."""
+        if self.size is not None and self.bytes_here != self.size:
+            return False
+        with self.part.open("rb") as part:
+            return len(self.blob.name) != 64 or hashlib.file_digest(part, "sha256").hexdigest() == self.blob.name
 
 
-def _look_up(listing: Listing, name: str) -> RemoteFile:
-    """Errors: HubError."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    url = hf_hub_url(listing.model, name, revision=listing.commit)
-    for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
-        try:
-            with refusals(listing.model, listing.commit, listing.kind):
-                found = get_hf_file_metadata(url, timeout=STALL_S)
-            blob = repository_folder(listing.model) / "blobs" / plain(found.etag)
-            break
-        except (network_fault(), ValueError) as exc:
-            if is_last:
-                raise _broken_off(name) from exc
-    return RemoteFile(listing=listing, name=name, url=url, size=found.size, blob=blob)
+def _count(bar: Any, size: int) -> None:
+    with bar.get_lock():
+        bar.update(size)
 
 
 def _all(futures: Iterable[Future[Found]]) -> list[Found]:
@@ -303,15 +278,15 @@ def _all(futures: Iterable[Future[Found]]) -> list[Found]:
     return [future.result() for future in begun]
 
 
-def _check_space(listing: Listing, files: list[RemoteFile]) -> None:
+def _check_space(model: str, files: list[RemoteFile]) -> None:
     """Errors: HubError where the disk is too small for what is missing."""
     left = sum((file.size or 0) - file.bytes_here for file in files)
     existing = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if left > free:
         raise HubError(
-            f"The {listing.kind} {listing.model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has "
-            f"{free / 1e9:.1f} GB free: make room there, or set HF_HOME to a folder of a larger disk."
+            f"{model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has {free / 1e9:.1f} GB free: make room "
+            "there, or set HF_HOME to a folder of a larger disk."
         )
 
 
@@ -329,14 +304,6 @@ def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
         leave=False,
         ncols=(os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 3 if is_shown else None,
     )
-
-
-def _is_sound(file: RemoteFile) -> bool:
-    """True if the received file has the size and, where the ETag is one, the SHA-256 that the hub names."""
-    if file.size is not None and file.bytes_here != file.size:
-        return False
-    with file.part.open("rb") as part:
-        return len(file.blob.name) != 64 or hashlib.file_digest(part, "sha256").hexdigest() == file.blob.name
 
 
 def _link(blob: Path, name: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -103,7 +104,8 @@ class PromptCache:
         `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the
         media themselves are the same.
         """
-        shared = _shared(self.ids, prompt.ids[:-1])
+        equal = takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, prompt.ids[:-1], strict=False))
+        shared = sum(1 for _ in equal)
         for old, new, start in zip(self.prompt.media, prompt.media, starts, strict=False):
             if old is not new or self.prompt.fit != prompt.fit:
                 return min(shared, start)
@@ -121,11 +123,3 @@ def _enlarged(held: Tensor, size: int) -> Tensor:
     buffer = held.new_zeros((rows, heads, size, width))
     buffer[:, :, :length] = held
     return buffer
-
-
-def _shared(left: Sequence[int], right: Sequence[int]) -> int:
-    """The length of the common beginning: [1, 2, 3], [1, 2, 9] → 2."""
-    for position, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return position
-    return min(len(left), len(right))

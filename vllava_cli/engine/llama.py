@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vllava_cli.engine.cancel import NEVER, Cancel
+from vllava_cli.interrupt import NEVER, Cancel
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 Attend = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 """(query [B, heads, T, size], keys and values [B, kv heads, L, size], mask [B or 1, 1, T, L] bool or None: causal, the
-T rows being the last of L) → [B, heads, T, size]. PyTorch's takes a mask that `added` made as well."""
+T rows being the last of L) → [B, heads, T, size]. PyTorch's takes a mask of 0 and -inf as well."""
 Product = Callable[[Tensor], Tensor]
 """[N, in] → [N, out]."""
 Sum = Callable[[Tensor, Tensor], Tensor]
 """(residual [N, out], [N, in]) → [N, out]."""
-Activation = Callable[[Tensor], Tensor]
 CHANGING_ROTATIONS = ("dynamic", "longrope")
 """Kinds of rotary embedding whose frequencies depend on how long the prompt is."""
 
@@ -88,7 +87,7 @@ class Block(nn.Module):
         self._out_of_attention = _added(attention.o_proj)
         self._mlp_norm = Norm(layer.post_attention_layernorm)
         self._into_mlp = _joined(mlp.gate_proj, mlp.up_proj)
-        self._activation: Activation = functional.silu if mlp.config.hidden_act == "silu" else mlp.act_fn
+        self._activation: Product = functional.silu if mlp.config.hidden_act == "silu" else mlp.act_fn
         self._out_of_mlp = _added(mlp.down_proj)
 
     def forward(self, hidden: Tensor, layer: CacheLayer, shared: PassInputs, attend: Attend | None) -> Tensor:
@@ -112,16 +111,20 @@ class Llama(nn.Module):
         super().__init__()
         language: Any = model.model.language_model
         config = language.config
-        self._context: int = config.max_position_embeddings
         self._embedding: Tensor = language.embed_tokens.weight.detach()
         self._norm = Norm(language.norm)
         self._head = model.lm_head
         self._rotary = language.rotary_emb
         changes = config.rope_parameters["rope_type"] in CHANGING_ROTATIONS
         with torch.inference_mode(False), torch.no_grad():
-            self._table = None if changes else self._rotations()
+            self._table: tuple[Tensor, Tensor] | None = None
+            """The rotations of all positions, [context, size] each."""
+            if not changes:
+                places = torch.arange(config.max_position_embeddings, device=self.device)[None]
+                cosines, sines = self._rotation(self._embedding[:1], places)
+                self._table = cosines[0, 0], sines[0, 0]
             heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
-            attend = attention_of(attention)
+            attend = KERNELS[attention]
             self._is_sdpa = attention == "sdpa"
             self.blocks = nn.ModuleList(Block(layer, attend, **heads) for layer in language.layers)
 
@@ -157,7 +160,10 @@ class Llama(nn.Module):
         rows, tokens, width = inputs.shape
         cosines, sines = self._rotations_at(inputs, start, positions)
         if self._is_sdpa and attend is None:
-            mask = self._added(inputs, start, mask, is_padded=positions is not None)
+            if mask is None and start and tokens > 1 and positions is None:
+                mask = causal_mask(tokens, start + tokens, self.device)
+            if mask is not None:  # what each kernel's call would make of it is made once
+                mask = torch.zeros_like(mask, dtype=inputs.dtype).masked_fill_(~mask, float("-inf"))
         shared = PassInputs(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)
         is_asking = self.device.type != "cuda"
@@ -166,13 +172,6 @@ class Llama(nn.Module):
                 cancel.check()
             hidden = block(hidden, layer, shared, attend)
         return self._norm(hidden).view(rows, tokens, width)
-
-    def _added(self, inputs: Tensor, start: int, mask: Tensor | None, *, is_padded: bool) -> Tensor | None:
-        """Makes the mask that each layer would make; None where PyTorch's kernels know it by themselves."""
-        tokens = inputs.shape[1]
-        if mask is None and start and tokens > 1 and not is_padded:
-            mask = causal_mask(tokens, start + tokens, self.device)
-        return None if mask is None else added(mask, inputs.dtype)
 
     def _rotations_at(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines, [B or 1, 1, T, size] each."""
@@ -183,12 +182,6 @@ class Llama(nn.Module):
         if positions is not None:
             return cosines[positions][:, None], sines[positions][:, None]
         return cosines[start : start + inputs.shape[1]], sines[start : start + inputs.shape[1]]
-
-    def _rotations(self) -> tuple[Tensor, Tensor]:
-        """The rotations of all positions, [context, size] each."""
-        places = torch.arange(self._context, device=self.device)[None]
-        cosines, sines = self._rotation(self._embedding[:1], places)
-        return cosines[0, 0], sines[0, 0]
 
     def _rotation(self, like: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The sine of the first half has its sign turned, so that turning needs no other."""
@@ -238,11 +231,6 @@ def _added(module: nn.Module) -> Sum:
     return lambda residual, states: torch.addmm(residual, states, transposed)
 
 
-def attention_of(name: Attention) -> Attend:
-    """The kernel with the name that a plan has for it."""
-    return {"sdpa": by_torch, "eager": written_out, "flash_attention_2": by_flash}[name]
-
-
 def by_torch(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """PyTorch's fused kernels."""
     new, held = query.shape[2], keys.shape[2]
@@ -286,11 +274,6 @@ def causal_mask(new: int, held: int, device: torch.device) -> Tensor:
     return (places <= places[held - new :, None])[None, None]
 
 
-def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turns a mask into 0 or -inf, which is added to scores: once for all layers, not in each kernel's call."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
-
-
 def padded_mask(is_used: Tensor, new: int) -> Tensor | None:
     """[B, 1, new, L] for rows of which `is_used` [B, L] says what is theirs; None where the causal mask does.
 
@@ -304,3 +287,7 @@ def padded_mask(is_used: Tensor, new: int) -> Tensor | None:
     mine = torch.ones(new, is_used.shape[1], dtype=torch.bool, device=is_used.device)
     before = mine.tril(is_used.shape[1] - new)
     return (before & seen) | (before & mine.triu(is_used.shape[1] - new))
+
+
+KERNELS: dict[Attention, Attend] = {"sdpa": by_torch, "eager": written_out, "flash_attention_2": by_flash}
+"""The kernels with the names that a plan has for them."""

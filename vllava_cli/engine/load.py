@@ -21,7 +21,7 @@ from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.engine.weight_cache import Origin, WeightCache, origin_of
+from vllava_cli.engine.weight_cache import WeightCache, origin_of
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
 from vllava_cli.nouns import SILENT, Checkpoint, Conversation, LoadPlan, Log, MediaKind
 from vllava_cli.storage.fields import unusable
@@ -29,7 +29,8 @@ from vllava_cli.storage.fields import unusable
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-_PARTS = {"video_tower", "image_tower", "language_model", "multi_modal_projector"}
+TOWERS = {"video_tower", "image_tower"}
+PARTS = TOWERS | {"language_model", "multi_modal_projector"}
 """The parts of the model, beside its head."""
 THREADS_SETTING = "OMP_NUM_THREADS"
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
@@ -49,11 +50,10 @@ def load(
     hush(has_bars=log.has_bars)
     kinds = set(kinds)
     changes(tokens.checkpoint)  # raises where the adapter doesn't fit, before a weight is read
-    model = (
-        _quantised(plan, tokens, kinds, cache)
-        if cache and plan.quantisation
-        else _read(plan, tokens, _towers_but(kinds))
-    )
+    if cache and plan.quantisation:
+        model = _quantised(plan, tokens, kinds, cache)
+    else:
+        model = _read(plan, tokens, TOWERS - {f"{kind}_tower" for kind in kinds})
     if plan.threads and THREADS_SETTING not in os.environ:  # who sets that has chosen
         torch.set_num_threads(plan.threads)
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), log=log)
@@ -99,7 +99,7 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
     Errors: CheckpointError, MemoryShortError.
     """
     name = f"{kind}_tower"
-    found: torch.nn.Module = getattr(_read(plan, tokens, _PARTS - {name}).model, name)
+    found: torch.nn.Module = getattr(_read(plan, tokens, PARTS - {name}).model, name)
     return found.eval()
 
 
@@ -109,30 +109,20 @@ def _quantised(
     """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
     checkpoint, settings = tokens.checkpoint, quantisation_config(plan).to_dict()
     origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
-    model = _cached(plan, tokens, origin, cache) if origin else None
+    model, kept = None, cache.find(origin) if origin else None
+    if kept:
+        try:
+            model = _read(plan, tokens, TOWERS, kept=kept)
+            cache.log.detail(f"weights: read as they were kept in {kept}.")
+        except CheckpointError as exc:
+            cache.drop_if_damaged(kept, reason_of(exc))
     if model is None:
-        model = _read(plan, tokens, _towers_but(()))
+        model = _read(plan, tokens, TOWERS)
         again = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
         if origin and origin == again:  # nobody changed it meanwhile
             cache.keep(model, origin, named=checkpoint.name)
     for kind in kinds:
         setattr(model.model, f"{kind}_tower", tower(plan, tokens, kind))
-    return model
-
-
-def _cached(
-    plan: LoadPlan, tokens: Tokens, origin: Origin, cache: WeightCache
-) -> VideoLlavaForConditionalGeneration | None:
-    """The model with weights from the cache; None where it has none that can be used. Errors: MemoryShortError."""
-    folder = cache.find(origin)
-    if folder is None:
-        return None
-    try:
-        model = _read(plan, tokens, _towers_but(()), kept=folder)
-    except CheckpointError as exc:
-        cache.drop_if_damaged(folder, reason_of(exc))
-        return None
-    cache.log.detail(f"weights: read as they were kept in {folder}.")
     return model
 
 
@@ -168,11 +158,6 @@ def _from_pretrained(
         raise unusable(folder / CONFIG, reason_of(exc)) from exc
     except Exception as exc:  # safetensors, transformers and torch each have their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {reason_of(exc)}.") from exc
-
-
-def _towers_but(kinds: Collection[MediaKind]) -> set[str]:
-    """The names of the towers for all other kinds."""
-    return {f"{kind}_tower" for kind in ("video", "image") if kind not in kinds}
 
 
 @contextmanager

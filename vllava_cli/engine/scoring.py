@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vllava_cli.engine.cancel import NEVER, Cancel
 from vllava_cli.engine.forward import embed, feed_rows, left_padded, prefill
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.tokens import ChoiceIds, Tokens
 from vllava_cli.engine.vision import VisionEncoder
+from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.pixels import mean_colour
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, MediaKind
 

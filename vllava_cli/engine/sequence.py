@@ -1,24 +1,28 @@
-"""One answer being made, alone or in a batch: its prompt, the ids so far, and why it ends."""
+"""One answer being made, alone or in a batch: its prompt, the next id, the ids and the text so far, and why it ends."""
 
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import abc
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from vllava_cli.engine.kv_cache import Prompt
-from vllava_cli.engine.sampler import Sampler, checked, overflowed
-from vllava_cli.engine.tokenizer import Detokenizer
-from vllava_cli.engine.tokens import ChoiceIds, Tokens, digest_of
-from vllava_cli.errors import UsageError
+from vllava_cli.engine.tokens import HARD_SIGN, ChoiceIds, Tokenizer, Tokens, digest_of
+from vllava_cli.errors import OverflowedError, UsageError
 from vllava_cli.nouns import Answer, Conversation, Sampling, Stats, StopReason
 
 K = TypeVar("K")
+OVERFLOWED = -1
+"""Stands for an id where logits are infinite or not numbers."""
+SMALLEST_TEMPERATURE = 1e-6
+"""Below it fp32 would divide by zero; it is as good as greedy."""
 WORD_REPEATS = 10
 """A single token this often in a row is a loop: "the the the…"."""
 PHRASE_REPEATS = 4
@@ -28,6 +32,10 @@ LONGEST_PHRASE = 96
 SENTENCE_REPEATS = 3
 SENTENCE_TOKENS = 8
 """A phrase of this length or more is a loop when it came SENTENCE_REPEATS times."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CLOSE_TOKENS = 12
+"""Three strays within so many tokens are a loop."""
+_SIGNS = re.compile(rf"\s*{HARD_SIGN}+")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,7 +100,8 @@ class Sequence(Generic[K]):
 
     def push(self, token: int) -> StopReason | None:
         """Takes the next id, and says why the answer ends with it, if it does. Errors: OverflowedError."""
-        checked(token)
+        if token == OVERFLOWED:
+            raise overflowed()
         self.first_s = self.first_s or time.perf_counter()
         if token in self.tokens.stop_ids:
             self.stop = "end"
@@ -161,21 +170,163 @@ class Sequence(Generic[K]):
 
 def is_looping(ids: abc.Sequence[int]) -> bool:
     """True if the ids end in the same few tokens over and over: [5, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] → True."""
-    longest = min(LONGEST_PHRASE, len(ids) // SENTENCE_REPEATS)
-    return any(_repeats(ids, period) for period in range(1, longest + 1))
+    for period in range(1, min(LONGEST_PHRASE, len(ids) // SENTENCE_REPEATS) + 1):
+        repeats = SENTENCE_REPEATS if period >= SENTENCE_TOKENS else max(PHRASE_REPEATS, -(-PHRASE_TOKENS // period))
+        needed = period * (WORD_REPEATS if period == 1 else repeats)
+        if ids[-1] == ids[-1 - period] and len(ids) >= needed and ids[-needed:-period] == ids[period - needed :]:
+            return True
+    return False
 
 
-def _repeats(ids: abc.Sequence[int], period: int) -> bool:
-    needed = _needed(period)
-    if len(ids) < needed * period or ids[-1] != ids[-1 - period]:
+class Sampler:
+    """Chooses the tokens of one answer by its settings, with a random state of its own on the logits' device."""
+
+    def __init__(self, sampling: Sampling, banned_ids: tuple[int, ...], device: torch.device) -> None:
+        self._sampling = sampling
+        self._banned = torch.tensor(banned_ids, dtype=torch.long, device=device)
+        self._generator = torch.Generator(device=device)
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """The next id [1] from logits [vocabulary], on their device, without waiting for it.
+
+        A banned id never comes; OVERFLOWED stands for logits that are no numbers.
+        """
+        scores = logits.float().index_fill(0, self._banned, float("-inf"))
+        most, best = scores.max(dim=0, keepdim=True)
+        if self._sampling.temperature:
+            # Less the largest no temperature overflows.
+            temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
+            kept = nucleus(torch.softmax((scores - most) / temperature, dim=-1), self._sampling.top_p)
+            # What torch.multinomial does after it has waited for the device to check them.
+            noise = torch.empty_like(kept).exponential_(1, generator=self._generator)
+            best = (kept / noise).argmax(dim=0, keepdim=True)
+        return best.where(most.isfinite(), OVERFLOWED)
+
+
+def greedy(logits: Tensor, banned: Tensor) -> list[int]:
+    """The likeliest id of each row [B, vocabulary] that isn't banned; OVERFLOWED for a row of other than numbers."""
+    most, best = logits.float().index_fill(1, banned, float("-inf")).max(dim=-1)
+    ids: list[int] = best.where(most.isfinite(), OVERFLOWED).tolist()
+    return ids
+
+
+def overflowed() -> OverflowedError:
+    return OverflowedError(
+        "The model's numbers overflowed: try --precision bf16 or fp32; where it runs in those, its weights are damaged."
+    )
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Keeps the likeliest tokens that together reach `top_p`, at least one: ([.5, .3, .2], 0.6) → [.5, .3, 0]."""
+    if top_p >= 1:
+        return probabilities
+    ordered, order = probabilities.sort(descending=True)
+    is_kept = ordered.cumsum(dim=-1) - ordered < top_p
+    is_kept[0] = True
+    return torch.zeros_like(probabilities).scatter(0, order, ordered.where(is_kept, 0.0))
+
+
+@dataclass(kw_only=True)
+class Detokenizer:
+    """Turns ids into text that grows.
+
+    What may still change is held back: a run of bytes, of which none are kept as they are once one makes no character,
+    and, with `drops_strays`, a "Ъ" that may still begin a Cyrillic word.
+    """
+
+    tokenizer: Tokenizer
+    drops_strays: bool = True
+    ids: list[int] = field(default_factory=list)
+    """The ids of `text`, and of the bytes that are held back."""
+    text: str = ""
+    produced: int = 0
+    """The number of ids that came, strays included."""
+    _open: list[int] = field(default_factory=list)
+    """The last ids, which don't make a whole character yet."""
+    _signs: list[int] = field(default_factory=list)
+    """Ids in front of those whose "Ъ" are stray or begin a word."""
+    _signs_at: list[int] = field(default_factory=list)
+    _strays_at: list[int] = field(default_factory=list)
+    """The number of ids at each "Ъ" that waits (`_signs_at`) and at each that was left out."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, ids: abc.Sequence[int], *, drops_strays: bool = True) -> Detokenizer:
+        """The state behind these ids. Without a "Ъ" among them their text is made at once."""
+        made = cls(tokenizer=tokenizer, drops_strays=drops_strays)
+        if ids and not (drops_strays and not tokenizer.hard_sign_ids.isdisjoint(ids)):
+            made.produced, made._open = len(ids) - 1, list(ids[:-1])
+            ids = ids[-1:]
+        for token in ids:
+            made.push(token)
+        return made
+
+    def push(self, token: int) -> None:
+        """Adds an id, and to the text what it completes."""
+        self.produced += 1
+        self._open.append(token)
+        whole = self._whole()
+        if whole.endswith(REPLACEMENT):
+            return
+        if self.drops_strays and (self._signs or token in self.tokenizer.hard_sign_ids):
+            if self._is_sign(whole):
+                return
+            whole = self._whole()
+        self._accept()
+        if self.tokenizer.ends_bytes(token):
+            self.text = whole
+
+    def rest(self) -> None:
+        """Ends the answer: adds the text that was held back. A "Ъ" at its end is stray."""
+        self._drop_signs()
+        self._accept()
+        self.text = self._whole()
+
+    @property
+    def likely_ids(self) -> list[int]:
+        """All ids that came but those that are or may be stray."""
+        return self.ids + self._open
+
+    @property
+    def stray_tokens(self) -> int:
+        """The number of "Ъ" that were left out."""
+        return len(self._strays_at)
+
+    @property
+    def is_straying(self) -> bool:
+        """True if the last three "Ъ" that are or may be stray came within a few tokens."""
+        last = [*self._strays_at, *self._signs_at][-3:]
+        return len(last) == 3 and last[-1] - last[0] < CLOSE_TOKENS
+
+    def _whole(self) -> str:
+        return self.tokenizer.decode(self.ids + self._signs + self._open)
+
+    def _is_sign(self, whole: str) -> bool:
+        """Holds back a new "Ъ" that no Cyrillic letter is in front of; else decides on those that were held back."""
+        known = self.tokenizer.decode(self.ids + self._signs)
+        new = whole[len(known) :]
+        if _SIGNS.fullmatch(new) and not _is_cyrillic(whole.rstrip(HARD_SIGN)[-1:]):
+            self._signs += self._open
+            self._signs_at.append(self.produced)
+            self._open = []
+            return True
+        if _is_cyrillic(new[:1]):
+            self.ids += self._signs
+            self._signs_at = []
+        self._drop_signs()
         return False
-    tail = ids[-needed * period :]
-    return all(tail[position] == tail[position - period] for position in range(period, len(tail)))
+
+    def _drop_signs(self) -> None:
+        self._strays_at += self._signs_at
+        self._signs, self._signs_at = [], []
+
+    def _accept(self) -> None:
+        self.ids += self._signs + self._open
+        self._open = []
 
 
-def _needed(period: int) -> int:
-    if period == 1:
-        return WORD_REPEATS
-    if period >= SENTENCE_TOKENS:
-        return SENTENCE_REPEATS
-    return max(PHRASE_REPEATS, -(-PHRASE_TOKENS // period))
+def _is_cyrillic(letter: str) -> bool:
+    return "\u0400" <= letter <= "\u04ff"

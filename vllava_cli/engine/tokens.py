@@ -1,20 +1,36 @@
-"""Turns questions into token ids: tokenises whole prompts, checks that they fit, and drops turns so that they do."""
+"""Turns questions into token ids by the checkpoint's tokenizer: whole prompts that fit, turns dropped so that they do.
+
+The file is read as it is by the `tokenizers` library. transformers' AutoTokenizer rebuilds the pipeline of a
+LlamaTokenizer checkpoint and drops the file's normaliser: behind <video> the lone ▁ is then missing that the model was
+trained with.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vllava_cli import prompt
 from vllava_cli.choices import checked
 from vllava_cli.engine.checkpoint import read_config
-from vllava_cli.engine.tokenizer import Tokenizer, read_settings, read_tokenizer
-from vllava_cli.errors import CheckpointError, ContextError, UsageError
+from vllava_cli.errors import CheckpointError, ContextError, UsageError, reason_of
 from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
+from vllava_cli.storage.fields import check_json_file, read_object, unusable
 
+if TYPE_CHECKING:
+    import tokenizers
+
+HARD_SIGN = "Ъ"
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+MOST_BYTES = 64 << 20
+"""The limit of tokenizer.json; the published one has 1.84 MB."""
 ChoiceIds = tuple[int, ...]
 """The ids of a choice as an answer."""
 MOST_KNOWN = 1024
@@ -41,6 +57,53 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 """transformers' settings of sampling, and the values with which they do nothing."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokenizer:
+    """Text to ids and back."""
+
+    backend: tokenizers.Tokenizer
+    pad_token: str | None
+    eos_token: str | None
+
+    def __len__(self) -> int:
+        """The number of tokens, added ones included."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
+        """The ids of a text, behind <s> where it `has_start`."""
+        return tuple(self.backend.encode(text, add_special_tokens=has_start).ids)
+
+    def decode(self, ids: Sequence[int], *, skips_special: bool = True) -> str:
+        """The text of ids; special tokens are left out, and so are ids that no token has."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skips_special))
+
+    def id_of(self, token: str | None) -> int | None:
+        """The id of a token, or None: "<video>" → 32001."""
+        found: int | None = None if token is None else self.backend.token_to_id(token)
+        return found
+
+    def rows_without_token(self, rows: int) -> frozenset[int]:
+        """The ids below `rows` that no token has: a checkpoint may have more rows than tokens."""
+        return frozenset(token for token in range(rows) if self.backend.id_to_token(token) is None)
+
+    def ends_bytes(self, token: int) -> bool:
+        """True if a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
+        text = self.backend.id_to_token(token)
+        return text is not None and text not in self.special_tokens and not _BYTE.fullmatch(text)
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The tokens that text must not turn into: ("<unk>", "<s>", "</s>", "<image>", …)."""
+        added = self.backend.get_added_tokens_decoder()
+        return tuple(token.content for _, token in sorted(added.items()) if token.special)
+
+    @cached_property
+    def hard_sign_ids(self) -> frozenset[int]:
+        """The ids that can end a "Ъ": the letter's own token, with and without a space, or its last byte."""
+        texts = (HARD_SIGN, f" {HARD_SIGN}", f"a{HARD_SIGN}", 2 * HARD_SIGN)
+        return frozenset(ids[-1] for text in texts if (ids := self.encode(text, has_start=False)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
     """A checkpoint's tokenizer with the ids that have a meaning of their own."""
@@ -56,7 +119,6 @@ class Tokens:
     """The limit of a conversation: the checkpoint's context, or the length that the plan has memory for."""
     unobeyed: tuple[str, ...] = ()
     """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
-    _known: dict[tuple[str, bool], tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
         """The ids of the conversation up to and including "ASSISTANT:" of the new question.
@@ -148,17 +210,13 @@ class Tokens:
         """
         if not self.can_hold(ids):
             return False
-        text = self.text_of(list(ids))
+        text = self.tokenizer.decode(ids)
         return text.startswith(answer) if is_cut else text == answer
 
     def can_hold(self, ids: Sequence[int]) -> bool:
         """True if ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
         forbidden = {*self.banned_ids, *self.stop_ids}
         return all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids)
-
-    def text_of(self, ids: list[int]) -> str:
-        """The text of an answer's ids, special tokens left out."""
-        return self.tokenizer.decode(ids)
 
     def _question_ids(self, question: str, media: Sequence[Frames], *, is_first: bool) -> tuple[int, ...]:
         text = prompt.readable(question, special_tokens=self.tokenizer.special_tokens)
@@ -170,15 +228,10 @@ class Tokens:
         )
         return self._encode(whole, has_start=is_first)
 
-    def _encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
+    @cached_property
+    def _encode(self) -> Callable[..., tuple[int, ...]]:
         """Remembers: each turn asks for all earlier ones, and 2056 placeholders take 4 ms."""
-        key = (text, has_start)
-        if key not in self._known:
-            ids = self.tokenizer.encode(text, has_start=has_start)
-            if len(self._known) == MOST_KNOWN:
-                del self._known[next(iter(self._known))]
-            self._known[key] = ids
-        return self._known[key]
+        return lru_cache(MOST_KNOWN)(self.tokenizer.encode)
 
     def _check_placeholders(self, ids: list[int], kinds: Counter[MediaKind]) -> None:
         found = [ids.count(token) for token in self.placeholders.values()]
@@ -223,6 +276,58 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
     )
 
 
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint. Errors: CheckpointError where its files can't be used."""
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    check_json_file(path, most_bytes=MOST_BYTES)
+    settings = read_settings(folder / "tokenizer_config.json")
+    names = read_settings(folder / "special_tokens_map.json") | settings
+    with _refusals(path):
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    with _refusals(folder / "tokenizer_config.json", "added_tokens_decoder: "):
+        _add_missing(backend, settings.get("added_tokens_decoder"))
+    with _refusals(path):
+        backend.encode("")  # where a template names tokens that it lacks
+    backend.no_truncation()  # what a training run left in the file
+    backend.no_padding()
+    return Tokenizer(backend=backend, pad_token=_text(names.get("pad_token")), eos_token=_text(names.get("eos_token")))
+
+
+@contextmanager
+def _refusals(path: Path, what: str = "") -> Iterator[None]:
+    """Turns an error of the tokenizers library into one sentence about a file. Errors: CheckpointError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
+        raise unusable(path, f"{what}{reason_of(exc)}") from exc
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is none. Errors: CheckpointError."""
+    return read_object(path) if path.exists() else {}
+
+
+def _add_missing(backend: tokenizers.Tokenizer, added: Any) -> None:
+    """Adds the tokens that only tokenizer_config.json has, as long as they get the ids that it says."""
+    import tokenizers
+
+    for number, settings in sorted((added or {}).items(), key=lambda item: int(item[0])):
+        if backend.token_to_id(settings["content"]) is None and int(number) == backend.get_vocab_size():
+            flags = {name: bool(settings.get(name)) for name in ("lstrip", "rstrip", "normalized", "single_word")}
+            token = tokenizers.AddedToken(settings["content"], special=bool(settings.get("special")), **flags)
+            (backend.add_special_tokens if settings.get("special") else backend.add_tokens)([token])
+
+
+def _text(token: Any) -> str | None:
+    """ "<pad>" → "<pad>", {"content": "<pad>", …} → "<pad>"."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
 def digest_of(ids: Sequence[int]) -> str:
     """The SHA-256 of ids as decimal numbers with commas between them: [1, 2] → that of "1,2"."""
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
@@ -251,9 +356,11 @@ def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling:
     The media stay. As what remains must be prefilled again behind them, enough turns go to leave a quarter of the
     text's context free, so that this is rare; but the last turn goes only for the question itself.
     """
+    options = tokens.option_ids(sampling.choices) if sampling.choices else ()
+    answer = max(map(len, options), default=min(sampling.max_new_tokens, ANSWER_TOKENS))
     left = tokens.context_tokens - sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
     spare = left // 4
-    most = tokens.context_tokens - min(_longest_answer(tokens, sampling), max(1, spare))
+    most = tokens.context_tokens - min(answer, max(1, spare))
     gone = range(conversation.dropped, len(conversation.turns) + 1)
     lengths: list[int] = []
     for number in gone:
@@ -265,9 +372,3 @@ def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling:
     roomy = (number for number, length in zip(gone[:-1], lengths, strict=False) if length <= most - spare)
     tight = (number for number, length in zip(gone, lengths, strict=True) if length <= most)
     return next(roomy, next(tight, gone[-1]))
-
-
-def _longest_answer(tokens: Tokens, sampling: Sampling) -> int:
-    if sampling.choices:
-        return max(map(len, tokens.option_ids(sampling.choices)))
-    return min(sampling.max_new_tokens, ANSWER_TOKENS)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 
-from vllava_cli.engine.cancel import NEVER, Cancel
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.tokens import Tokens
+from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.nouns import Fit, Frames, MediaKind
 
@@ -80,7 +81,9 @@ class VisionEncoder:
         features_of = getattr(model.model, f"get_{kind}_features")
         tower = getattr(model.model, name)
         layers = () if model.device.type == "cuda" else getattr(tower, "vision_model", tower).encoder.layers
-        with cancel.between(layers):
+        with ExitStack() as hooks:
+            for layer in layers:
+                hooks.callback(layer.register_forward_pre_hook(lambda *_: cancel.check()).remove)
             output = features_of(pixels.to(model.device, model.dtype))
         features: torch.Tensor = getattr(output, "pooler_output", output)
         return features.flatten(0, -2).chunk(len(media))

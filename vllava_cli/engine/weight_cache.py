@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from vllava_cli.engine.hub import shapes_in
 from vllava_cli.errors import CheckpointError, LockedError, OutputError, reason_of
-from vllava_cli.fit import free_gib, gib
 from vllava_cli.nouns import SILENT, Adapter, LoadPlan, Log
+from vllava_cli.plan import free_gib, gib
 from vllava_cli.storage.files import locked, private_fault, release, sync_folder
 
 if TYPE_CHECKING:
@@ -44,22 +44,12 @@ FREE_PER_BYTE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class OriginalFile:
-    """A file of the checkpoint, as far as it is known without reading it."""
-
-    path: str
-    """Behind all links: in the hub's cache that is the name of its content."""
-    bytes: int
-    modified_ns: int
-    changed_ns: int
-    """When its content or its name changed: a copy that takes the old date with it has a new one here."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Origin:
     """All that quantised weights follow from."""
 
-    files: tuple[OriginalFile, ...]
+    files: tuple[dict[str, Any], ...]
+    """Path, size and dates of the checkpoint's files, which aren't read. In the hub's cache a path behind all links is
+    the name of a content; a copy that takes the old date with it still has its own date of change here."""
     form: tuple[str, ...]
     """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
@@ -92,15 +82,19 @@ def origin_of(
     """
     try:
         paths = sorted({path.resolve(strict=True) for name in ORIGINAL_FILES for path in folder.glob(name)})
-        files = tuple(_original(path) for path in paths)
+        facts = [(path, path.stat()) for path in paths]
     except OSError:
         return None
+    files = (
+        {"path": str(path), "bytes": each.st_size, "modified_ns": each.st_mtime_ns, "changed_ns": each.st_ctime_ns}
+        for path, each in facts
+    )
     form = (plan.quantisation or "", plan.dtype, plan.device.partition(":")[0], *([adapter.sha256] if adapter else []))
     return Origin(
-        files=files,
+        files=tuple(files),
         form=form,
         settings=json.dumps(settings, sort_keys=True, default=str),
-        versions=tuple(_version(library) for library in LIBRARIES),
+        versions=tuple(f"{library} {metadata.version(library)}" for library in LIBRARIES),
     )
 
 
@@ -155,7 +149,13 @@ class WeightCache:
 
     def drop_if_damaged(self, folder: Path, reason: str) -> None:
         """Removes a set that is proved to be damaged, by its sizes or headers, and says why another isn't used."""
-        if _is_damaged(folder):
+        try:
+            for path in folder.glob("*.safetensors"):
+                shapes_in(path)
+            is_damaged = read_cached(folder) is None
+        except CheckpointError:
+            is_damaged = True
+        if is_damaged:
             self._report(f"those kept in {folder} are damaged and dropped; they are quantised anew")
             shutil.rmtree(folder, ignore_errors=True)
         else:
@@ -218,27 +218,11 @@ class WeightCache:
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
         sync_folder(target)
-        for folder in self._outdated(origin):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _outdated(self, origin: Origin) -> Iterator[Path]:
-        """The sets of the same checkpoint in the same form, made before something changed."""
-        paths, form = [file.path for file in origin.files], list(origin.form)
-        for folder in _folders(self.folder):
-            label = _label(folder) if folder.name != origin.name else None
-            found = label and ([file["path"] for file in label["origin"]["files"]], label["origin"]["form"])
-            if found == (paths, form):
-                yield folder
-
-
-def _is_damaged(folder: Path) -> bool:
-    """True if sizes or headers prove that the files are not those that were written."""
-    try:
-        for path in folder.glob("*.safetensors"):
-            shapes_in(path)
-    except CheckpointError:
-        return True
-    return read_cached(folder) is None
+        paths, form = [file["path"] for file in origin.files], list(origin.form)
+        for folder in _folders(self.folder):  # sets of the same checkpoint in the same form, made before it changed
+            old = label["origin"] if folder != target and (label := _label(folder)) else None
+            if old and ([file["path"] for file in old["files"]], old["form"]) == (paths, form):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _label(folder: Path) -> Any:
@@ -261,17 +245,3 @@ def _folders(cache: Path) -> list[Path]:
 
 def _name(origin: Any) -> str:
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _original(path: Path) -> OriginalFile:
-    facts = path.stat()
-    return OriginalFile(
-        path=str(path), bytes=facts.st_size, modified_ns=facts.st_mtime_ns, changed_ns=facts.st_ctime_ns
-    )
-
-
-def _version(library: str) -> str:
-    try:
-        return f"{library} {metadata.version(library)}"
-    except metadata.PackageNotFoundError:
-        return library

@@ -466,7 +466,7 @@ def test_an_edited_answer_is_read_as_text(answer: str, here: Stage, tmp_path: Pa
     rewritten(tmp_path / "saved.jsonl", answer=answer)
     assert here.enter("/load saved.jsonl").startswith(EDITED)
     (turn,) = here.chat.conversation.turns
-    assert here.chat.engine.tokens.text_of(list(turn.answer_ids)).strip() == answer
+    assert here.chat.engine.tokens.tokenizer.decode(turn.answer_ids).strip() == answer
     here.enter("And its colour?")
 
 
@@ -492,7 +492,7 @@ def test_ids_that_a_tokenizer_would_not_choose_stay(here: Stage, tmp_path: Path)
     tokens = here.chat.engine.tokens
     spelt = [token for letter in "Red" if (token := tokens.tokenizer.id_of(letter))]
     assert tuple(spelt) != tokens.answer_ids("Red")
-    assert tokens.text_of(spelt) == "Red"
+    assert tokens.tokenizer.decode(spelt) == "Red"
     rewritten(tmp_path / "saved.jsonl", answer="Red", answer_ids=spelt)
     assert "edited" not in here.enter("/load saved.jsonl")
     here.enter("And the background?")

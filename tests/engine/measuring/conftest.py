@@ -16,7 +16,7 @@ from vllava_cli.engine.measuring.random_weights import random_tokens
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.interrupt import never
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Frames, Framing, Source, Speed
+from vllava_cli.nouns import DecodeLimits, Frames, Framing, Source, Speed
 
 
 @pytest.fixture(scope="package")
@@ -43,6 +43,8 @@ class Making:
             "plan": EXACT,
             "speed": Speed(operations=1e11, bytes=1e10),
             "frames": self.frames,
+            "limits": DecodeLimits(),
+            "reading": None,
             "task": self.task,
             "is_interrupted": never,
             "report": str,

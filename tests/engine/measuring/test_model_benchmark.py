@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.clips import write_clip
 from tests.engine.batches import Shortage, is_within
 from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import Making
@@ -17,6 +19,7 @@ from vllava_cli.nouns import Conversation
 pytestmark = pytest.mark.usefixtures("one_thread")
 TABLE = [
     ("load", "s"),
+    ("frames", "s"),
     ("vision", "ms"),
     ("prefill", "tokens/s"),
     ("first token", "ms"),
@@ -46,7 +49,7 @@ def test_each_line_has_both_tools_as_often_as_asked_and_a_limit(
         once = figure.name == "peak memory"
         assert [len(side.values) for side in (figure.ours, figure.snippet) if side] == [1 if once else 2] * 2
         assert all(value > 0 for side in (figure.ours, figure.snippet) if side for value in side.values)
-        assert (figure.note, figure.limit is None) == ("", once)
+        assert (figure.note, figure.limit is None) == ("", once or figure.name == "frames")
     (seconds,) = expected
     assert seconds > 0
 
@@ -69,7 +72,7 @@ def test_a_random_model_has_all_lines_but_how_it_was_loaded(making: Making) -> N
     assert found[0] == Figure(name="load", unit="s", note="Random weights are made, not loaded.")
     assert all(figure.ours and figure.snippet for figure in found[1:])
     names = [name for name, _ in TABLE]
-    assert told == ["loading", "peak memory", *names[1:4], *names[4:7], "batch"]
+    assert told == ["loading", "frames", "peak memory", *names[2:8], "batch"]
 
 
 def test_an_interruption_ends_it_between_two_measurements(making: Making) -> None:
@@ -77,7 +80,17 @@ def test_an_interruption_ends_it_between_two_measurements(making: Making) -> Non
     with pytest.raises(KeyboardInterrupt):
         for figure in making("tiny", is_interrupted=lambda: "vision" in seen).figures():
             seen.append(figure.name)
-    assert seen == ["load", "vision"]
+    assert seen == ["load", "frames", "vision"]
+
+
+def test_a_clip_without_time_stamps_has_no_figure_of_the_loop(making: Making, tmp_path: Path) -> None:
+    frames = replace(making.frames, clip=replace(making.frames.clip, path=write_clip(tmp_path / "a.h264")))
+    steps = making("tiny", frames=frames, task=replace(making.task, repeat=0)).figures()
+    reading = (next(steps), next(steps))[1]
+    assert reading.ours and reading.snippet is None
+    assert reading.note.startswith("There is no figure of the documentation's loop: '")
+    earlier = making("tiny", reading=reading).figures()
+    assert (next(earlier), next(earlier))[1] == reading
 
 
 @pytest.mark.parametrize("where", ["fill", "empty_model"])

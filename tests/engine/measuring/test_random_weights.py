@@ -15,9 +15,8 @@ from tests.engine.measuring.conftest import Making
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 from vllava_cli.engine.load import load
 from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
-from vllava_cli.engine.measuring.random_weights import empty_model, fill, random_config, random_tokens
+from vllava_cli.engine.measuring.random_weights import empty_model, random_config, random_tokens
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Dtype, Quantisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,13 +44,7 @@ def test_7b_has_the_published_shapes() -> None:
 
 def test_a_skeleton_takes_no_memory_and_ids_without_text_have_none() -> None:
     assert all(parameter.is_meta for parameter in empty_model(random_config("7b"), EXACT, ()).parameters())
-    assert random_tokens("7b").text_of([32063, 1500]) == ""
-
-
-def test_an_unknown_name_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(UsageError) as caught:
-        random_tokens("8b")
-    assert str(caught.value) == 'There are no random weights "8b": choose 7b, 1b, tiny.'
+    assert random_tokens("7b").tokenizer.decode([32063, 1500]) == ""
 
 
 def test_weights_are_normal_norms_are_one_and_what_is_not_learned_is_not_random(tiny: ModelBenchmark) -> None:
@@ -104,14 +97,6 @@ def test_everything_is_made_and_quantised_as_in_loading(
         assert plain == {NAMES[dtype]}
     if quantisation:
         assert [name for name, each in _kinds(made.snippet.model) if each is nn.Linear] == ["lm_head"]
-
-
-def test_what_is_made_already_stays() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
-    before = model[0].weight.clone()
-    fill(model, EXACT)
-    assert torch.equal(model[0].weight, before)
-    assert not model[1].weight.is_meta
 
 
 def _kinds(model: nn.Module) -> Iterator[tuple[str, type]]:

@@ -69,7 +69,7 @@ class LocalExecutor:
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:  # noqa: ARG002  (their frames are read)
         """Answers as `Executor.outcomes` does; with --hash a result waits for the hash of its clip."""
         from vllava_cli.engine.batch import BatchScheduler, used_bytes
-        from vllava_cli.engine.cancel import Cancel
+        from vllava_cli.interrupt import Cancel
 
         batching: BatchScheduler[AnswerKey] = BatchScheduler(
             engine=self.engine,

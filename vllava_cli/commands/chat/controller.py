@@ -14,9 +14,8 @@ from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, chang
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
 from vllava_cli.commands.start import read_clips, warn_of_many
-from vllava_cli.engine.cancel import Cancel
 from vllava_cli.errors import UsageError
-from vllava_cli.interrupt import GracefulExit, sigint_flag
+from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling
 from vllava_cli.screen import Screen
 from vllava_cli.session.session_file import SessionRecord
@@ -49,7 +48,7 @@ class BackgroundPrefill:
         self.stop()
         ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
         shown = Prompt(ids=ids, media=conversation.media, fit=conversation.fit)
-        if ids and not self._engine.has_read(shown):
+        if ids and self._engine.reusable(shown) < len(ids) - 1:
             self._is_stopped.clear()
             self._reading = self._thread.submit(
                 self._engine.read, shown, cancel=Cancel(self._is_stopped.is_set), chunk_tokens=CHUNK_TOKENS

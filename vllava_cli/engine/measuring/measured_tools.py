@@ -7,6 +7,7 @@ whole, the cache is the one that generate makes. Nothing ends an answer before i
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
-from vllava_cli.engine.cancel import Cancel, CancelError
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
-from vllava_cli.engine.measuring.timing import finish, seconds_of
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
+from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Stats, Turn
 
@@ -267,3 +267,25 @@ def _sampling(new_tokens: int) -> Sampling:
 
 def _refuse_fewer(rows: int) -> None:
     raise MemoryShortError(f"The memory ran out: there is room for {rows} rows at once, so ask for fewer of them.")
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """Runs `work` when nothing is under way any more, and reads the clock when the device has finished it."""
+    finish(device)
+    started_s = time.perf_counter()
+    work()
+    finish(device)
+    return time.perf_counter() - started_s
+
+
+def finish(device: str) -> None:
+    """Waits until a device that computes on its own has done all that it was given."""
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def free(device: str) -> None:
+    """Gives back the memory that nobody refers to any more."""
+    gc.collect()
+    if device.startswith(("cuda", "xpu")):
+        torch.accelerator.empty_cache()

@@ -5,26 +5,30 @@ Both compute in one process with the same weights, alternate, and are asked the 
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from vllava_cli.engine import device_speed
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import weight_files
 from vllava_cli.engine.load import NOT_QUANTISED, load, load_documented, trimmed
-from vllava_cli.engine.measuring.figures import Agreement, BenchTask, Figure, Measured, Unit
-from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet
+from vllava_cli.engine.measuring.figures import Agreement, BenchTask, Figure, Measured, Roofline, Unit
+from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet, free, seconds_of
 from vllava_cli.engine.measuring.random_weights import empty_model, fill, random_config
-from vllava_cli.engine.measuring.roofline import Roofline
-from vllava_cli.engine.measuring.timing import Faults, alternate, free, peak_bytes, repeats_of, seconds_of
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.errors import ContextError, MemoryShortError
-from vllava_cli.nouns import Frames, LoadPlan, Speed
+from vllava_cli.errors import ContextError, MediaError, MemoryShortError, VllavaError
+from vllava_cli.media.decoder.client import DecoderClient
+from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan, Speed
 
 CLIPS = 8
 """The size of the batch of clips that is measured as a whole."""
@@ -33,7 +37,14 @@ LEAST_TOKENS = 2
 MIB, SHORTEST_S = 1 << 20, 1e-6
 TOLERANCE = 1e-3
 """For any logit in fp32."""
+LOOP_S = 60.0
+"""The time of the documentation's loop: it decodes a film from its beginning to its end."""
+SLOW_S = 10.0
+"""A round that takes longer is repeated less often."""
+SPENT_S = 50.0
+"""About the time that all rounds of one measurement may take then."""
 Tool = MeasuredEngine | MeasuredSnippet
+Faults = tuple[type[VllavaError], ...]
 
 
 @dataclass(kw_only=True)
@@ -49,6 +60,10 @@ class ModelBenchmark:
     plan: LoadPlan
     speed: Speed
     frames: Frames
+    limits: DecodeLimits
+    """Of the processes that read the clip."""
+    reading: Figure | None
+    """How long that takes, where an earlier configuration was measured."""
     task: BenchTask
     is_interrupted: Callable[[], bool]
     report: Callable[[str], object]
@@ -67,6 +82,7 @@ class ModelBenchmark:
         self.report("loading")
         free(self.plan.device)  # an earlier configuration's models refer to each other, and would stay
         yield self._make(self.random) if self.random else self._load()
+        yield self.reading or self._frames(self.frames.clip.path)
         prompt, decoded = len(asked.ids), asked.new_tokens - 1
         roof = Roofline(
             config=self.ours.engine.model.config,
@@ -150,6 +166,20 @@ class ModelBenchmark:
         limit = sum((folder / name).stat().st_size for name in weight_files(folder)) / self.speed.bytes
         return Figure(name="load", unit="s", ours=ours, snippet=snippet, limit=limit)
 
+    def _frames(self, path: Path) -> Figure:
+        """Reads the clip in the bounded process, beside the documentation's loop in another. Errors: MediaError."""
+        self.report("frames")
+        loop_limits, note = replace(self.limits, timeout_s=min(LOOP_S, self.limits.timeout_s)), ""
+        with DecoderClient(self.limits) as decoder, DecoderClient(loop_limits) as other:
+            measures = [partial(seconds_of, partial(decoder.sample, path, Framing()), "cpu")]
+            try:
+                other.documented(path)
+                measures.append(partial(seconds_of, partial(other.documented, path), "cpu"))
+            except MediaError as exc:
+                note = f"There is no figure of the documentation's loop: {str(exc).partition('. ')[0]}."
+            ours, *loop = self._alternate(*measures, faults=())
+        return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
+
     def _make(self, name: str) -> Figure:
         """Makes random weights for ours, and for what the snippet has beside them."""
         with memory_faults(self.plan.device):
@@ -220,7 +250,7 @@ class ModelBenchmark:
 
 def fastest(plan: LoadPlan) -> Speed:
     """The most that was found in some measurements: what disturbs one makes it slower, and a limit has to be none."""
-    found = [device_speed.measured(plan, measure_s=0.1) for _ in range(3)]
+    found = [device_speed.measured(plan) for _ in range(3)]
     return Speed(operations=max(each.operations for each in found), bytes=max(each.bytes for each in found))
 
 
@@ -235,3 +265,74 @@ def expected_s(roof: Roofline, task: BenchTask, slowness: float) -> float:
 def _tokens_per_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
     _, decode_s = tool.answer(asked, sequences=sequences)
     return sequences * (asked.new_tokens - 1) / max(decode_s, SHORTEST_S)
+
+
+def peak_bytes(work: Callable[[], object], device: str) -> int | None:
+    """Returns the most memory in use while `work` ran, models included; None, without running it, if nothing says."""
+    free(device)
+    if device.startswith(("cuda", "xpu")):
+        torch.accelerator.reset_peak_memory_stats(device)
+        work()
+        return int(torch.accelerator.max_memory_allocated(device))
+    if device != "cpu" or not _restart_peak():
+        return None
+    work()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), None)
+
+
+def alternate(
+    measures: Sequence[Callable[[], float]],
+    *,
+    device: str,
+    repeat: int,
+    is_interrupted: Callable[[], bool],
+    faults: Faults,
+) -> list[Measured | None]:
+    """Runs A B A B …, so that a change of the machine's speed meets both; the first round warms up.
+
+    Where that one took too long to be repeated, it is what counts. A measurement that fails by one of `faults` is left
+    out from then on and gives None. Raises KeyboardInterrupt before or after a measurement; errors: other faults at
+    once, and the last one's where all failed.
+    """
+    found: list[list[float]] = [[] for _ in measures]
+    failed: dict[int, VllavaError] = {}
+
+    def run_round() -> float:
+        started_s = time.perf_counter()
+        for number in [number for number in range(len(measures)) if number not in failed]:
+            if is_interrupted():
+                raise KeyboardInterrupt
+            try:
+                with memory_faults(device):
+                    found[number].append(measures[number]())
+            except faults as exc:
+                failed[number] = type(exc)(*exc.args)  # the error itself would hold all that was made
+                free(device)
+        if is_interrupted():
+            raise KeyboardInterrupt
+        return time.perf_counter() - started_s
+
+    for _ in range(repeats_of(run_round(), repeat)):
+        run_round()
+    if len(failed) == len(measures):
+        raise failed[len(measures) - 1]
+    return [None if number in failed else Measured(values=tuple(each[1:] or each)) for number, each in enumerate(found)]
+
+
+def repeats_of(round_s: float, repeat: int) -> int:
+    """Counts the rounds that follow a first one of so many seconds: (0.1, 5) → 5; (20, 5) → 2; (60, 5) → 0."""
+    return repeat if round_s <= SLOW_S else min(repeat, int(SPENT_S / round_s))
+
+
+def _restart_peak() -> bool:
+    """Restarts the process's peak on Linux. Freed memory goes to the system first, or it would count."""
+    if sys.platform != "linux":
+        return False
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True

@@ -17,7 +17,6 @@ from vllava_cli import demo
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
 from vllava_cli.engine.load import hush, quantisation_config
 from vllava_cli.engine.tokens import Tokens, read_tokens
-from vllava_cli.errors import UsageError
 from vllava_cli.nouns import LoadPlan, Source
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ SHAPES = {
 
 
 def random_tokens(name: str) -> Tokens:
-    """The demo's tokenizer with a checkpoint of these shapes; no weight is made. Errors: UsageError.
+    """The demo's tokenizer with a checkpoint of these shapes; no weight is made.
 
     Ids beyond the demo's vocabulary have no text.
     """
@@ -55,9 +54,7 @@ def random_tokens(name: str) -> Tokens:
 
 
 def random_config(name: str) -> VideoLlavaConfig:
-    """The config of a whole model, untrimmed, with the demo's placeholders. Errors: UsageError that lists the names."""
-    if name not in SHAPES:
-        raise UsageError(f'There are no random weights "{name}": choose {", ".join(SHAPES)}.')
+    """The config of a whole model, untrimmed, with the demo's placeholders."""
     from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
     (llama, towers), of_demo = SHAPES[name], read_config(demo.CHECKPOINT)

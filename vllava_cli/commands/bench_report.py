@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from vllava_cli.commands.bench.comparison import TrialChange, Verdict
+from vllava_cli.commands.bench_record import TrialChange, Verdict
 from vllava_cli.engine.measuring.figures import Agreement, BenchTrial, Figure, Measured
 from vllava_cli.nouns import Speed
 
 HEADS = ("", "", "vllava", "snippet", "times as fast", "limit", "of limit")
+SHORT_HEADS = ("", "", "vllava", "snippet", "faster", "limit")
 SUMMARY = ("precision", "attention", "decode tokens/s", "first token ms", "prefill tokens/s", "peak MiB")
 SHORT_SUMMARY = ("precision", "attention", "decode/s", "first ms", "prefill/s", "peak MiB")
 SUMMARISED = ("decode, batch 1", "first token", "prefill", "peak memory")
@@ -59,16 +60,16 @@ def figures_table(figures: Sequence[Figure], width: int | None) -> str:
 
     A line with a remark has its number behind its name; `notes` has the notes.
     """
-    numbers = {remark: mark for mark, remark in notes(figures)}
+    marks = {remark: mark for mark, remark in notes(figures)}
 
     def cells(figure: Figure, shown: Callable[[Measured | None], str]) -> list[str]:
-        name = " ".join(filter(None, [figure.name, numbers.get(figure.remark)]))
+        name = " ".join(filter(None, [figure.name, marks.get(figure.remark)]))
         last = (times(figure.of_snippet), number(figure.limit), share(figure.of_limit))
         return [name, figure.unit, shown(figure.ours), shown(figure.snippet), *last]
 
-    rich, plain = ([HEADS, *(cells(figure, shown) for figure in figures)] for shown in (_spread, _median))
-    short = [[*row[:5], row[6]] for row in [(*HEADS[:4], "faster", *HEADS[5:]), *plain[1:]]]
-    return aligned([(rich, 2), (plain, 2), (short, 1)], width)
+    rich, plain = ([cells(figure, shown) for figure in figures] for shown in (_spread, _median))
+    short = [[*row[:5], row[6]] for row in plain]
+    return _aligned([([HEADS, *rich], 2), ([HEADS, *plain], 2), ([SHORT_HEADS, *short], 1)], width)
 
 
 def notes(figures: Iterable[Figure]) -> list[tuple[str, str]]:
@@ -83,12 +84,12 @@ def faults(trials: Iterable[BenchTrial]) -> list[tuple[str, str]]:
 
 def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
     """A line for each configuration with its main figures; where it failed, the number of its fault."""
-    numbers, rows = {fault: mark for mark, fault in faults(trials)}, []
+    marks, rows = {fault: mark for mark, fault in faults(trials)}, []
     for trial in trials:
         found = {figure.name: figure.ours for figure in trial.lines}
-        attention = " ".join(filter(None, [trial.attention, numbers.get(trial.fault or "")]))
+        attention = " ".join(filter(None, [trial.attention, marks.get(trial.fault or "")]))
         rows.append([trial.precision, attention, *(_median(found.get(name)) for name in SUMMARISED)])
-    return aligned([([SUMMARY, *rows], 2), ([SHORT_SUMMARY, *rows], 1)], width)
+    return _aligned([([SUMMARY, *rows], 2), ([SHORT_SUMMARY, *rows], 1)], width)
 
 
 def changes_table(trial: TrialChange, width: int | None) -> str:
@@ -98,8 +99,8 @@ def changes_table(trial: TrialChange, width: int | None) -> str:
         changes = (each.factor, each.verdict), (each.snippet_factor, each.snippet_verdict)
         words = (change(factor, verdict, is_memory=each.unit == "MiB") for factor, verdict in changes)
         rows.append([each.name, each.unit, number(each.then), number(each.now), *words])
-    brief = [row[:-1] for row in rows]
-    return aligned([(rows, 2), (brief, 2), (brief, 1)], width)
+    brief = [[row[0], "", *row[2:5]] for row in rows]
+    return _aligned([(rows, 2), ([row[:5] for row in rows], 1), (brief, 1)], width)
 
 
 def change(factor: float | None, verdict: Verdict | None, *, is_memory: bool) -> str:
@@ -113,7 +114,7 @@ def change(factor: float | None, verdict: Verdict | None, *, is_memory: bool) ->
     return f"{text} (once)" if verdict == "unsure" else text
 
 
-def aligned(forms: Sequence[tuple[Rows, int]], width: int | None) -> str:
+def _aligned(forms: Sequence[tuple[Rows, int]], width: int | None) -> str:
     """The first of (rows, gap between columns) that fits, else the last; the first two columns are words."""
     text = ""
     for rows, gap in forms:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.commands.bench.parts import (
+from tests.commands.bench_figures import (
     AGREEMENT,
     BATCH,
     DECODE,
@@ -20,8 +20,8 @@ from tests.commands.bench.parts import (
     measured,
     of_one,
 )
-from vllava_cli.commands.bench import bench_report as report
-from vllava_cli.commands.bench.comparison import compare
+from vllava_cli.commands import bench_report as report
+from vllava_cli.commands.bench_record import compare
 from vllava_cli.engine.measuring.figures import OVER, Figure
 from vllava_cli.nouns import Speed
 
@@ -40,11 +40,9 @@ WIDEST = Figure(
     [
         (0, "0"),
         (12345.6, "12,346"),
-        (123.4, "123"),
         (99.6, "100"),
         (99.4, "99.4"),
         (41.23, "41.2"),
-        (1.0, "1.00"),
         (0.01234, "0.0123"),
         (1e-9, "0.000000"),
         (None, "-"),
@@ -75,15 +73,22 @@ def test_spreads_go_first_where_there_is_less_room_and_then_the_limits_own_colum
         "first token      ms          41.2     81.0           2.0x      -         -\n"
         "decode, batch 1  tokens/s     400      100           4.0x    500       80%\n"
     )
-    assert report.figures_table((WIDEST,), 63) == (
-        "                               vllava snippet faster of limit\n"
-        "decode, batch 16 [1] tokens/s 123,456 100,236   1.2x      53%\n"
+    assert report.figures_table((WIDEST,), 60) == (
+        "                               vllava snippet faster limit\n"
+        "decode, batch 16 [1] tokens/s 123,456 100,236   1.2x   53%\n"
     )
 
 
-@pytest.mark.parametrize("width", [63, 72, 80, 100, 140])
+@pytest.mark.parametrize("width", [60, 72, 80, 100, 140])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    tables = report.figures_table((*LINES, WIDEST), width), report.summary((TRIAL, FAULTY), width)
+    second = replace(FIRST, name="first token, turn 2")
+    (changed,) = compare(RECORD, of_one(*LINES)).trials
+    (slower,) = compare(of_one(second, WIDEST), of_one(replace(second, ours=measured(54.3)), WIDEST)).trials
+    tables = (
+        report.figures_table((*LINES, second, WIDEST), width),
+        report.summary((TRIAL, FAULTY), width),
+        report.changes_table(replace(changed, lines=(*changed.lines, *slower.lines)), width),
+    )
     assert max(map(len, "".join(tables).splitlines())) <= width
 
 

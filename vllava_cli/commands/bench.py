@@ -1,4 +1,7 @@
-"""`vllava bench`: measures each configuration on this machine, shows tables, saves and compares the figures."""
+"""`vllava bench`: how fast this tool is here, beside the documentation's snippet and the machine's limits.
+
+Each configuration is measured and shown as a table; the figures are saved, drawn, and compared with earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllava_cli.commands.bench import bench_report as report
-from vllava_cli.commands.bench.bench_record import BenchMachine, BenchRecord, ClipFacts, object_of, read_record
-from vllava_cli.commands.bench.bench_request import DEMO_CLIP, Bench, Configuration
-from vllava_cli.commands.bench.comparison import Comparison, compare
+from vllava_cli import demo
+from vllava_cli.commands import bench_report as report
+from vllava_cli.commands.bench_record import (
+    BenchMachine,
+    BenchRecord,
+    ClipFacts,
+    Comparison,
+    compare,
+    object_of,
+    read_record,
+)
+from vllava_cli.commands.positionals import names_a_clip
 from vllava_cli.commands.start import read_clips
-from vllava_cli.engine.measuring.figures import BenchTrial, Figure
-from vllava_cli.errors import INTERRUPTED, CheckpointError, ContextError, MediaError, MemoryShortError, WishError
+from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial
+from vllava_cli.errors import INTERRUPTED, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.interrupt import sigint_flag
-from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, Frames, Framing, LoadPlan, Wishes, counted
+from vllava_cli.nouns import DEMO_MODEL, STDIN, Conversation, DecodeLimits, Frames, Framing, Wishes, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import Part
 from vllava_cli.storage.jsonl import json_of, line_of
@@ -26,56 +37,76 @@ from vllava_cli.times import roughly
 if TYPE_CHECKING:
     from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
     from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.nouns import LoadPlan
 
-LOOP_S = 60.0
-"""The time of the documentation's loop: it decodes a film from its beginning to its end."""
-FAULTS = (WishError, MemoryShortError, CheckpointError, ContextError)
-"""Errors that end one configuration, and not another."""
-
-
-class BenchTools:
-    """The tools that measure; a test has others. Each method imports what it needs when it is called."""
-
-    def frames_figure(self, path: Path, bench: Bench, is_interrupted: Callable[[], bool]) -> Figure:
-        """Reads the clip in the bounded process, beside the documentation's loop in another. Errors: MediaError."""
-        from vllava_cli.engine.measuring.timing import alternate, seconds_of
-        from vllava_cli.media.decoder.client import DecoderClient
-
-        limits, note, repeat = bench.limits, "", bench.task.repeat
-        loop_limits = replace(limits, timeout_s=min(LOOP_S, limits.timeout_s))
-        with DecoderClient(limits) as guard, DecoderClient(loop_limits) as other:
-            works: list[Callable[[], object]] = [partial(guard.sample, path, Framing())]
-            try:
-                other.documented(path)
-                works.append(partial(other.documented, path))
-            except MediaError as exc:
-                note = f"There is no figure of the documentation's loop: {str(exc).partition('. ')[0]}."
-            measures = [partial(seconds_of, work, "cpu") for work in works]
-            ours, *loop = alternate(measures, device="cpu", repeat=repeat, is_interrupted=is_interrupted, faults=())
-        return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
-
-    def benchmark(self, *, plan: LoadPlan, **words: Any) -> ModelBenchmark:
-        """Errors: MemoryShortError."""
-        from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark, fastest
-
-        return ModelBenchmark(plan=plan, speed=fastest(plan), **words)
+USAGE = 'vllava bench [CLIP] ["QUESTION"]'
+QUESTION = "What happens in this video?"
+DEMO_CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
+ATTENTIONS = {None: "auto", "flash_attention_2": "flash"}
+"""Kernels by the names of --attention, where they have others."""
 
 
-def run(bench: Bench, screen: Screen, tools: BenchTools | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One `vllava bench`. Without a clip, one of the demo's is measured; `random` names shapes instead of a model."""
+
+    clip: Path | None = None
+    wishes: tuple[Wishes, ...]
+    """The configurations: the same model, loaded in different ways."""
+    random: str | None = None
+    task: BenchTask
+    is_checked: bool = False
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    is_json: bool = False
+    save: Path | None = None
+    compare: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Errors: UsageError."""
+        if self.plot and self.plot.suffix.lower() != ".png":
+            raise UsageError(f"--plot writes PNG, and {self.plot.name!r} doesn't end in .png: name it so.")
+        if self.plot and self.plot in (self.save, self.compare):
+            raise UsageError(f"--plot would replace what is in {self.plot.name!r}: name another file.")
+
+
+def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
+    """[] → None, the usual question · ["a.mp4"] → a.mp4, it · ["Why?"] → None, "Why?" · ["a.mp4", "Why?"] → both.
+
+    Errors: UsageError.
+    """
+    if len(words) > 2:
+        raise UsageError(f"bench measures with one clip and one question, and {len(words)} words were given: {USAGE}.")
+    if STDIN in words:
+        raise UsageError("A clip from stdin, -, is read once, and bench reads it often: save it to a file, name that.")
+    has_clip = len(words) == 2 or (len(words) == 1 and names_a_clip(words[0]))
+    question = QUESTION if len(words) == has_clip else words[-1]
+    if not question.strip():
+        raise UsageError(f"The question is empty: {USAGE}.")
+    return (Path(words[0]) if has_clip else None), question
+
+
+Benchmark = Callable[..., "ModelBenchmark"]
+"""Makes the benchmark of a configuration; a test has another one."""
+
+
+def run(bench: Bench, screen: Screen, benchmark: Benchmark | None = None) -> int:
     """Returns 0, 1 if nothing could be measured or a check isn't met, 130 after Ctrl-C. Errors: any VllavaError."""
     earlier = read_record(bench.compare) if bench.compare else None
     with _claimed(bench.save) as save, _claimed(bench.plot) as plot:
-        record, is_cut = _Run(bench=bench, screen=screen, tools=tools or BenchTools()).go()
+        record, is_cut = _Run(bench=bench, screen=screen, benchmark=benchmark or _benchmark).go()
         if is_cut and not any(trial.lines or trial.fault for trial in record.trials):
             return INTERRUPTED
         comparison = compare(earlier, record) if earlier else None
         found = object_of(record) | ({"comparison": asdict(comparison)} if comparison else {})
         if save:
-            _put(save, line_of(found))
+            save.fill([line_of(found)])
+            save.put()
         if plot:
-            from vllava_cli.commands.bench.bar_chart import chart_png
+            from vllava_cli.commands.bar_chart import chart_png
 
-            _put(plot, chart_png(record))
+            plot.fill([chart_png(record)])
+            plot.put()
     if bench.is_json:
         screen.answer(json_of(found) + "\n")
     else:
@@ -90,7 +121,7 @@ class _Run:
 
     bench: Bench
     screen: Screen
-    tools: BenchTools
+    benchmark: Benchmark
     trials: list[BenchTrial] = field(default_factory=list)
     phrase: str = ""
     """What is being measured, for the spinner."""
@@ -116,71 +147,70 @@ class _Run:
             hub.fetch_weights(model, log=self.screen.log)
         with sigint_flag(is_early=lambda: not (self.trials and self.trials[-1].lines)) as is_interrupted:
             try:
-                self._measure(tokens, frames, is_interrupted)
+                self._measure_all(tokens, frames, is_interrupted)
                 is_cut = is_interrupted()
             except KeyboardInterrupt:
                 is_cut = True
         return replace(record, trials=tuple(self.trials)), is_cut
 
-    def _measure(self, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]) -> None:
-        with self._progress("frames"):
-            figure = self.tools.frames_figure(frames.clip.path, self.bench, is_interrupted)
-        for configuration in self.bench.configurations:
+    def _measure_all(self, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]) -> None:
+        for wishes in self.bench.wishes:
             if is_interrupted():
                 break
-            steps = self._steps(configuration, tokens, frames, is_interrupted)
-            self.trials.append(BenchTrial(precision=configuration.precision, attention=configuration.attention))
+            attention = ATTENTIONS.get(wishes.attention, wishes.attention)
+            self.trials.append(BenchTrial(precision=wishes.precision or "auto", attention=str(attention)))
             try:
-                self.trials[-1] = next(steps)
-                self._show_plan(self.trials[-1], tokens.checkpoint)
-                with self._progress("how fast the device is"):
-                    for trial in steps:
-                        # The line of frames follows the first, which says how long loading takes.
-                        lines = trial.lines and (trial.lines[0], figure, *trial.lines[1:])
-                        self.trials[-1] = replace(trial, lines=lines)
-            except FAULTS as exc:
-                self.trials[-1] = replace(self.trials[-1], fault=str(exc))
+                self._measure(wishes, tokens, frames, is_interrupted)
+            except (MediaError, OutputError):
+                raise
+            except VllavaError as exc:  # the next configuration may be possible
+                self._note(fault=str(exc))
             finally:
                 self._show_trial(self.trials[-1])
 
-    def _steps(
-        self, configuration: Configuration, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]
-    ) -> Iterator[BenchTrial]:
-        """Yields the trial of a configuration as it grows, first with its plan. Errors: those of FAULTS."""
+    def _measure(self, wishes: Wishes, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]) -> None:
+        """Notes the figures of the last trial as they come. Errors: any VllavaError."""
         from vllava_cli.engine.device_speed import planned
         from vllava_cli.hardware import probe
 
-        plan = planned(configuration.wishes, probe(), tokens.checkpoint)
-        trial = BenchTrial(precision=configuration.precision, attention=configuration.attention, plan=plan)
-        yield trial
-        benchmark = self.tools.benchmark(
-            plan=plan,
-            tokens=tokens,
-            random=self.bench.random,
-            frames=frames,
-            task=self.bench.task,
-            is_interrupted=is_interrupted,
-            report=partial(setattr, self, "phrase"),
-            expect=self._expect,
-        )
-        trial = replace(trial, speed=benchmark.speed)
-        yield trial
-        for figure in benchmark.figures():
-            trial = replace(trial, lines=(*trial.lines, figure))
-            yield trial
-        if self.bench.is_checked and not is_interrupted():
-            yield replace(trial, agreement=benchmark.check())
+        plan = planned(wishes, probe(), tokens.checkpoint)
+        self._note(plan=plan)
+        self._show(f"\n{tokens.checkpoint.model}: {self.trials[-1].name}\n")
+        for what, choice, reason in plan.reasons:
+            self.screen.detail(f"{what}: {choice}. {reason}")
+        earlier = [figure for trial in self.trials for figure in trial.lines]
+        with self._progress():
+            benchmark = self.benchmark(
+                plan=plan,
+                limits=self.bench.limits,
+                reading=next((each for each in earlier if each.name == "frames"), None),
+                tokens=tokens,
+                random=self.bench.random,
+                frames=frames,
+                task=self.bench.task,
+                is_interrupted=is_interrupted,
+                report=partial(setattr, self, "phrase"),
+                expect=self._expect,
+            )
+            self._note(speed=benchmark.speed)
+            for figure in benchmark.figures():
+                self._note(lines=(*self.trials[-1].lines, figure))
+            if self.bench.is_checked and not is_interrupted():
+                self._note(agreement=benchmark.check())
+
+    def _note(self, **found: Any) -> None:
+        self.trials[-1] = replace(self.trials[-1], **found)
 
     def _expect(self, seconds: float) -> None:
-        what = "this configuration" if len(self.bench.configurations) > 1 else "all"
+        what = "this configuration" if len(self.bench.wishes) > 1 else "all"
         self.screen.notice(f"vllava: about {roughly(seconds)} to measure {what}.")
 
     @contextmanager
-    def _progress(self, phrase: str) -> Iterator[None]:
-        total, self.phrase = len(self.bench.configurations), phrase
+    def _progress(self) -> Iterator[None]:
+        total, self.phrase = len(self.bench.wishes), "how fast the device is"
 
         def parts() -> list[str]:
-            number = [f"{len(self.trials)} of {total}"] if total > 1 and self.trials else []
+            number = [f"{len(self.trials)} of {total}"] if total > 1 else []
             return [f"Measuring: {self.phrase}", *number]
 
         with self.screen.progress(parts, is_shared=False):
@@ -199,11 +229,6 @@ class _Run:
             ("shown", f"median of {task.repeat} (least-most)" if task.repeat > 1 else "one measurement each"),
         ]
         self._show("", rows)
-
-    def _show_plan(self, trial: BenchTrial, checkpoint: Checkpoint) -> None:
-        self._show(f"\n{checkpoint.model}: {trial.name}\n")
-        for what, choice, reason in trial.plan.reasons if trial.plan else ():
-            self.screen.detail(f"{what}: {choice}. {reason}")
 
     def _show_trial(self, trial: BenchTrial) -> None:
         """Shows what was measured of it, and what ended it too early."""
@@ -238,6 +263,13 @@ def _show(screen: Screen, text: str, rows: Sequence[tuple[str, str]] = ()) -> No
         screen.facts(rows, is_answer=True)
 
 
+def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
+    """Errors: MemoryShortError."""
+    from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark, fastest
+
+    return ModelBenchmark(plan=plan, speed=fastest(plan), **words)
+
+
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
     """A model that can't be had is refused before torch is imported. Errors: any VllavaError."""
     if bench.random is not None:
@@ -248,8 +280,7 @@ def _tokens(bench: Bench, screen: Screen) -> Tokens:
     from vllava_cli.engine.checkpoint import describe
     from vllava_cli.engine.tokens import read_tokens
 
-    wishes = Wishes(model=bench.model, revision=bench.revision, adapter=bench.adapter)
-    source = locate(wishes, screen.log)
+    source = locate(bench.wishes[0], screen.log)
     with screen.waiting("Reading the model's files"):
         return read_tokens(describe(source))
 
@@ -263,8 +294,3 @@ def _claimed(path: Path | None) -> Iterator[Part | None]:
     finally:
         if part:
             part.end()
-
-
-def _put(part: Part, data: bytes) -> None:
-    part.fill([data])
-    part.put()

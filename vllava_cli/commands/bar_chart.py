@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vllava_cli.commands.bench.bench_record import BenchRecord
-from vllava_cli.commands.bench.bench_report import number, share, speed, times
+from vllava_cli.commands.bench_record import BenchRecord
+from vllava_cli.commands.bench_report import number, share, speed, times
 from vllava_cli.engine.measuring.figures import Figure, Measured
 from vllava_cli.media.contact_sheet import fitted, printable
 
 WIDTH, MARGIN, NAMES, BARS, LINE = 1200, 40, 220, 560, 22
 # Okabe and Ito's blue and orange, which differ for all eyes, and a gray for what nobody reaches.
 COLOURS = {"vllava": (0, 114, 178), "the documentation's snippet": (230, 159, 0), "the limit": (187, 187, 187)}
-INK, PALE = (34, 34, 34), (102, 102, 102)
+INK = (34, 34, 34)
 
 
 def chart_png(record: BenchRecord) -> bytes:
@@ -46,23 +46,21 @@ def chart_png(record: BenchRecord) -> bytes:
     return chart.png()
 
 
-def bars_of(figure: Figure) -> dict[str, tuple[float, Measured]]:
-    """The length of each bar, from 0 to 1, and what it stands for: 400 tokens/s where the limit is 500 is 0.8 long."""
+def bars_of(figure: Figure) -> dict[str, tuple[float, str]]:
+    """The length of each bar, from 0 to 1, and its text.
+
+    400 tokens/s where the limit is 500 → {"vllava": (0.8, "400 tokens/s, 80% of the limit"), "the limit": (1.0, …)}
+    """
     limit = Measured(values=(figure.limit or 0.0,))
-    found = {tool: each for tool, each in zip(COLOURS, (figure.ours, figure.snippet, limit), strict=True) if each}
-    lengths = {tool: figure.goodness(each.median) for tool, each in found.items() if each.most > 0}
-    longest = max(lengths.values(), default=1.0)
-    return {tool: (length / longest, found[tool]) for tool, length in lengths.items()}
-
-
-def bar_text(figure: Figure, tool: str, measured: Measured) -> str:
-    """ "41.2 tokens/s, 4.7x as fast, 71% of the limit" for this tool, the value alone for the others."""
-    parts = [f"{number(measured.median)} {figure.unit}"]
-    if tool == "vllava" and figure.of_snippet is not None:
-        parts.append(f"{times(figure.of_snippet)} as {'little' if figure.unit == 'MiB' else 'fast'}")
-    if tool == "vllava" and figure.of_limit is not None:
-        parts.append(f"{share(figure.of_limit)} of the limit")
-    return ", ".join(parts)
+    tools = zip(COLOURS, (figure.ours, figure.snippet, limit), strict=True)
+    medians = {tool: each.median for tool, each in tools if each and each.median > 0}
+    longest = max(map(figure.goodness, medians.values()), default=1.0)
+    texts = {tool: f"{number(median)} {figure.unit}" for tool, median in medians.items()}
+    if "vllava" in texts and figure.of_snippet is not None:
+        texts["vllava"] += f", {times(figure.of_snippet)} as {'little' if figure.unit == 'MiB' else 'fast'}"
+    if "vllava" in texts and figure.of_limit is not None:
+        texts["vllava"] += f", {share(figure.of_limit)} of the limit"
+    return {tool: (figure.goodness(median) / longest, texts[tool]) for tool, median in medians.items()}
 
 
 class _Chart:
@@ -85,11 +83,10 @@ class _Chart:
         return box[2] + 10
 
     def add(self, figure: Figure) -> None:
-        name_top, left = self.top, MARGIN + NAMES
-        for tool, (length, measured) in bars_of(figure).items():
-            right = self.bar(left, round(BARS * length), COLOURS[tool])
-            self.write(bar_text(figure, tool, measured), left=right)
-        below, self.top = self.top, name_top
+        top = self.top
+        for tool, (length, text) in bars_of(figure).items():
+            self.write(text, left=self.bar(MARGIN + NAMES, round(BARS * length), COLOURS[tool]))
+        below, self.top = self.top, top
         self.write(figure.name, room=NAMES - 16)
         self.top = below + LINE // 2
 

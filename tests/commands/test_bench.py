@@ -11,30 +11,29 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.clips import write_clip
-from tests.commands.bench.parts import AGREEMENT, FRAMES, LINES, SHORT, SPEED, FakeTools
+from tests.commands.bench_figures import AGREEMENT, LINES, SHORT, SPEED, FakeBenchmark
+from tests.commands.shell import Shell
 from vllava_cli import demo
-from vllava_cli.commands.bench.bench_command import BenchTools, run
-from vllava_cli.commands.bench.bench_record import read_record
-from vllava_cli.commands.bench.bench_request import Bench, Configuration
+from vllava_cli.commands.bench import QUESTION, Bench, run, words_of
+from vllava_cli.commands.bench_record import read_record
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask
-from vllava_cli.errors import CheckpointError, ContextError, LockedError, MediaError, OutputError, VllavaError
+from vllava_cli.errors import (
+    CheckpointError,
+    ContextError,
+    LockedError,
+    MediaError,
+    OutputError,
+    UsageError,
+    VllavaError,
+)
 from vllava_cli.nouns import Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import Part
 
-
-def configuration(precision: str = "fp32", attention: str = "auto") -> Configuration:
-    kernels = {"auto": None, "flash": "flash_attention_2"}
-    wishes = Wishes(model="demo", device="cpu", precision=precision, attention=kernels[attention])  # type: ignore[arg-type]
-    return Configuration(precision=precision, attention=attention, wishes=wishes)
-
-
-FP32, BF16, FLASH = configuration(), configuration("bf16"), configuration(attention="flash")
+FP32 = Wishes(model="demo", device="cpu", precision="fp32")
+BF16, FLASH = replace(FP32, precision="bf16"), replace(FP32, attention="flash_attention_2")
 CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
-BENCH = Bench(
-    clip=CLIP, model="demo", task=BenchTask(question="What happens?", repeat=3, batches=(1, 16)), configurations=(FP32,)
-)
+BENCH = Bench(clip=CLIP, task=BenchTask(question="What happens?", repeat=3, batches=(1, 16)), wishes=(FP32,))
 HEAD = """\
 clip   red-circle-moves-left.mp4, 192x192, 60 frames
 asked  What happens? (64 new tokens)
@@ -68,9 +67,9 @@ class Done:
     err: str
 
 
-def done(bench: Bench, tools: BenchTools | None = None, *, is_verbose: bool = False) -> Done:
+def done(bench: Bench, tools: FakeBenchmark | None = None, *, is_verbose: bool = False) -> Done:
     out, err = io.StringIO(), io.StringIO()
-    code = run(bench, Screen(out=out, err=err, is_verbose=is_verbose), tools or FakeTools())
+    code = run(bench, Screen(out=out, err=err, is_verbose=is_verbose), tools or FakeBenchmark())
     return Done(code, out.getvalue(), err.getvalue())
 
 
@@ -92,8 +91,8 @@ def test_a_clip_of_ours_is_named() -> None:
 
 
 def test_what_fails_in_one_configuration_leaves_the_others() -> None:
-    tools = FakeTools(faults={0: (2, SHORT)})
-    found = done(replace(BENCH, configurations=(FP32, FLASH, BF16)), tools)
+    tools = FakeBenchmark(faults={0: (3, SHORT)})
+    found = done(replace(BENCH, wishes=(FP32, FLASH, BF16)), tools)
     first, last, summary = found.out.removeprefix(f"{HEAD}\n").split("\n\n")
     flash = (
         "--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU; use --attention sdpa."
@@ -119,13 +118,13 @@ def test_what_fails_in_one_configuration_leaves_the_others() -> None:
 
 @pytest.mark.parametrize("fault", [SHORT, CheckpointError("It lacks kernels."), ContextError("It is too long.")])
 def test_a_run_of_which_everything_failed_fails(fault: VllavaError) -> None:
-    found = done(BENCH, FakeTools(faults={0: (0, fault)}))
+    found = done(BENCH, FakeBenchmark(faults={0: (0, fault)}))
     assert (found.code, found.err) == (1, f"{DEMO}{ALL}vllava: {fault}\n")
     assert found.out.endswith("\ndevice  250 GFLOP/s in a large product, 12.0 GB/s in a large copy.\n")
 
 
 def test_a_fault_of_all_configurations_ends_the_run(tmp_path: Path) -> None:
-    tools = FakeTools(faults={0: (0, MediaError("The clip is gone."))})
+    tools = FakeBenchmark(faults={0: (0, MediaError("The clip is gone."))})
     with pytest.raises(MediaError, match="The clip is gone"):
         done(replace(BENCH, save=tmp_path / "a.json"), tools)
     assert list(tmp_path.iterdir()) == []
@@ -136,7 +135,7 @@ def test_a_fault_of_all_configurations_ends_the_run(tmp_path: Path) -> None:
     [(AGREEMENT, 0), (replace(AGREEMENT, equal_tokens=63), 1), (replace(AGREEMENT, must_be_equal=False), 0)],
 )
 def test_a_check_that_is_not_met_fails(agreement: Agreement, code: int) -> None:
-    tools = FakeTools(agreement=agreement)
+    tools = FakeBenchmark(agreement=agreement)
     found = done(replace(BENCH, is_checked=True), tools)
     assert found.code == code
     assert found.out.startswith(f"{HEAD}{TABLE}check   {agreement.equal_tokens} of 64 greedy tokens are those of ")
@@ -145,13 +144,12 @@ def test_a_check_that_is_not_met_fails(agreement: Agreement, code: int) -> None:
 
 def test_the_object_is_all_that_json_prints_and_what_is_saved(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    found = done(replace(BENCH, configurations=(BF16, FLASH), is_json=True, save=path))
+    found = done(replace(BENCH, wishes=(BF16, FLASH), is_json=True, save=path))
     assert found.out.encode() == path.read_bytes()
     assert found.out.count("\n") == 1
     record = read_record(path)
-    lines = (LINES[0], FRAMES, *LINES[1:])
     assert [(trial.precision, trial.lines, trial.speed) for trial in record.trials] == [
-        ("bf16", lines, SPEED),
+        ("bf16", LINES, SPEED),
         ("fp32", (), None),
     ]
     assert (record.model, record.clip.path, record.task) == ("demo", CLIP, BENCH.task)
@@ -163,7 +161,7 @@ def test_a_run_is_compared_with_what_its_own_file_had(tmp_path: Path) -> None:
     done(replace(BENCH, save=path))
     before = read_record(path)
     task = replace(BENCH.task, new_tokens=32)
-    found = done(replace(BENCH, task=task, configurations=(FP32, BF16), save=path, compare=path))
+    found = done(replace(BENCH, task=task, wishes=(FP32, BF16), save=path, compare=path))
     assert found.code == 0
     assert found.out.split("\n\n")[-1].startswith(
         f"against the run of {before.machine.measured_at}\n"
@@ -203,8 +201,8 @@ def test_a_chart_is_drawn(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_shows_and_saves_what_there_is(tmp_path: Path) -> None:
-    path, tools = tmp_path / "a.json", FakeTools(cut_after=1)
-    found = done(replace(BENCH, configurations=(FP32, BF16), save=path), tools)
+    path, tools = tmp_path / "a.json", FakeBenchmark(cut_after=2)
+    found = done(replace(BENCH, wishes=(FP32, BF16), save=path), tools)
     assert (found.code, tools.calls) == (130, ["float32"])
     assert found.out.splitlines()[-2:] == [
         "prefill  tokens/s                  12,346                  10,000           1.2x  20,000       62%",
@@ -215,16 +213,15 @@ def test_ctrl_c_shows_and_saves_what_there_is(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_at_the_end_of_a_configuration_begins_no_other() -> None:
-    tools = FakeTools(cut_after=len(LINES) - 1)
-    found = done(replace(BENCH, configurations=(FP32, BF16), is_checked=True), tools)
+    tools = FakeBenchmark(cut_after=len(LINES) - 1)
+    found = done(replace(BENCH, wishes=(FP32, BF16), is_checked=True), tools)
     assert (found, tools.calls) == (Done(130, HEAD + TABLE, DEMO + EACH), ["float32"])
 
 
-@pytest.mark.parametrize("cut_after", [-2, -1])
-def test_ctrl_c_before_the_first_figure_leaves_an_earlier_file_alone(cut_after: int, tmp_path: Path) -> None:
+def test_ctrl_c_before_the_first_figure_leaves_an_earlier_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("precious")
-    assert done(replace(BENCH, save=path), FakeTools(cut_after=cut_after)).code == 130
+    assert done(replace(BENCH, save=path), FakeBenchmark(cut_after=-1)).code == 130
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.json", "precious")]
 
 
@@ -234,22 +231,54 @@ def test_what_can_be_refused_is_refused_before_a_weight_is_read(small_checkpoint
             (tmp_path / name.name).write_bytes(name.read_bytes())
     for bench, error, message in (
         (replace(BENCH, clip=demo.CLIPS / "two-shapes.png"), MediaError, "'two-shapes.png' is an image, and bench"),
-        (replace(BENCH, model=str(tmp_path)), CheckpointError, "lacks"),
+        (replace(BENCH, wishes=(Wishes(model=str(tmp_path)),)), CheckpointError, "lacks"),
         (replace(BENCH, task=BenchTask(question="What? " * 5000)), ContextError, "tokens"),
     ):
         with pytest.raises(error, match=message):
             done(bench)
 
 
-def test_reading_frames_is_measured_as_often_as_asked(clip: Path, tmp_path: Path) -> None:
-    def frames_of(path: Path, is_interrupted: Callable[[], bool] = lambda: False) -> list[int]:
-        figure = BenchTools().frames_figure(path, BENCH, is_interrupted)
-        assert (figure.name, figure.unit, figure.limit) == ("frames", "s", None)
-        assert bool(figure.note) == (figure.snippet is None)
-        assert figure.note.startswith("There is no figure of the documentation's loop: '" if figure.note else "")
-        return [len(side.values) for side in (figure.ours, figure.snippet) if side]
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ([], (None, QUESTION)),
+        (["a.mp4"], (Path("a.mp4"), QUESTION)),
+        (["Why?"], (None, "Why?")),
+        (["a.mp4", "Why?"], (Path("a.mp4"), "Why?")),
+        (["a.mp4", "Why?", "b.mp4"], "one clip and one question, and 3 words were given"),
+        (["-"], "A clip from stdin, -, is read once"),
+        (["a.mp4", " "], "The question is empty"),
+    ],
+)
+def test_words_are_a_clip_and_a_question_or_refused(words: list[str], meant: tuple[Path | None, str] | str) -> None:
+    if isinstance(meant, tuple):
+        assert words_of(words) == meant
+    else:
+        with pytest.raises(UsageError, match=meant):
+            words_of(words)
 
-    assert frames_of(clip) == [3, 3]
-    assert frames_of(write_clip(tmp_path / "a.h264")) == [3]
-    with pytest.raises(KeyboardInterrupt):
-        frames_of(clip, lambda: True)
+
+def test_a_chart_replaces_no_figures_and_is_a_png() -> None:
+    with pytest.raises(UsageError, match=r"--plot writes PNG, and 'a.jpg' doesn't end in .png"):
+        replace(BENCH, plot=Path("a.jpg"))
+    with pytest.raises(UsageError, match="--plot would replace what is in 'a\\.png'"):
+        replace(BENCH, plot=Path("a.png"), save=Path("a.png"))
+
+
+FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch-size", "1", "--max-new-tokens", "3", "--device", "cpu")
+
+
+def test_everything_is_measured_saved_and_checked(shell: Callable[..., Shell], clip: Path, tmp_path: Path) -> None:
+    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json", "-q")
+    record = read_record(tmp_path / "a.json")
+    assert json.loads(done.out) == json.loads((tmp_path / "a.json").read_bytes())
+    exact, impossible = record.trials
+    names = "load|frames|vision|prefill|first token|first token, turn 2|decode, batch 1|peak memory|batch"
+    assert "|".join(figure.name for figure in exact.lines) == names
+    assert exact.agreement is not None
+    assert exact.agreement.is_met
+    assert exact.speed is not None
+    # Behind the semicolon stands what to use instead, which is up to the CPU: tests/test_plan.py has both.
+    assert str(impossible.fault).startswith("--precision fp16 is refused on the CPU, where fp16 is slower than fp32; ")
+    assert (done.code, done.err) == (0, f"vllava: fp16, auto: {impossible.fault}\n")
+    assert (record.model, record.task.question, record.clip.path) == ("random tiny", "Why?", clip)

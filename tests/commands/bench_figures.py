@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.commands.bench.bench_command import BenchTools
-from vllava_cli.commands.bench.bench_record import BenchMachine, BenchRecord, ClipFacts
+from vllava_cli.commands.bench_record import BenchMachine, BenchRecord, ClipFacts
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask, BenchTrial, Figure, Measured
 from vllava_cli.errors import MemoryShortError, VllavaError
 from vllava_cli.nouns import LoadPlan, Speed
@@ -44,9 +43,9 @@ DECODE = Figure(
 )
 BATCH = Figure(name="decode, batch 16", unit="tokens/s", ours=measured(800.0), note="The snippet ran out of memory.")
 PEAK = Figure(name="peak memory", unit="MiB", ours=measured(512.0), snippet=measured(1024.0))
-LINES = (LOAD, PREFILL, FIRST, DECODE, BATCH, PEAK)
+LINES = (LOAD, FRAMES, PREFILL, FIRST, DECODE, BATCH, PEAK)
 AGREEMENT = Agreement(tokens=64, equal_tokens=64, largest_difference=1.5e-5, tolerance=1e-3, must_be_equal=True)
-TRIAL = BenchTrial(precision="auto", attention="auto", plan=PLAN, speed=SPEED, lines=(LOAD, FRAMES, *LINES[1:]))
+TRIAL = BenchTrial(precision="auto", attention="auto", plan=PLAN, speed=SPEED, lines=LINES)
 FAULTY = BenchTrial(precision="fp16", attention="flash", fault="fp16 can't be had on a CPU: leave it out.")
 MACHINE = BenchMachine(
     cpu="A CPU",
@@ -68,36 +67,25 @@ SHORT = MemoryShortError("The model needs 15 GiB, and 4 GiB are free. Close othe
 
 
 @dataclass
-class FakeTools(BenchTools):
+class FakeBenchmark:
     """Gives made-up figures; `faults` says after how many figures which trial fails, counted from 0."""
 
     faults: dict[int, tuple[int, VllavaError]] = field(default_factory=dict)
     agreement: Agreement = AGREEMENT
     cut_after: int | None = None
-    """Ctrl-C comes behind this figure of each trial; -1 is before the first, -2 while frames are measured."""
+    """Ctrl-C comes behind this figure of each trial; -1 is before the first."""
     calls: list[str] = field(default_factory=list)
-
-    def frames_figure(self, *_: object) -> Figure:
-        if self.cut_after == -2:
-            signal.raise_signal(signal.SIGINT)
-        return FRAMES
-
-    def benchmark(self, *, plan: LoadPlan, **words: Any) -> Any:
-        number = len(self.calls)
-        self.calls.append(plan.dtype)
-        return FakeBenchmark(self, number, words)
-
-
-@dataclass
-class FakeBenchmark:
-    tools: FakeTools
-    number: int
-    words: dict[str, Any]
+    words: dict[str, Any] = field(default_factory=dict)
     speed: Speed = SPEED
 
+    def __call__(self, **words: Any) -> Any:
+        self.words = words
+        self.calls.append(words["plan"].dtype)
+        return self
+
     def figures(self) -> Iterator[Figure]:
-        most, fault = self.tools.faults.get(self.number, (len(LINES), None))
-        if self.tools.cut_after == -1:
+        most, fault = self.faults.get(len(self.calls) - 1, (len(LINES), None))
+        if self.cut_after == -1:
             signal.raise_signal(signal.SIGINT)
         self.words["expect"](70.0)
         for place, figure in enumerate(LINES[:most]):
@@ -105,14 +93,14 @@ class FakeBenchmark:
                 raise KeyboardInterrupt
             self.words["report"](figure.name)
             yield figure
-            if self.tools.cut_after == place:
+            if self.cut_after == place:
                 signal.raise_signal(signal.SIGINT)
         if fault:
             raise fault
 
     def check(self) -> Agreement:
-        self.tools.calls.append("check")
-        return self.tools.agreement
+        self.calls.append("check")
+        return self.agreement
 
 
 def of_one(*lines: Figure, **changes: Any) -> BenchRecord:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.commands.bench.parts import BATCH, DECODE, FAULTY, FIRST, PEAK, RECORD, measured, of_one
-from vllava_cli.commands.bench.bar_chart import BARS, COLOURS, MARGIN, NAMES, WIDTH, bar_text, bars_of, chart_png
-from vllava_cli.commands.bench.bench_record import BenchRecord
+from tests.commands.bench_figures import BATCH, DECODE, FAULTY, FIRST, PEAK, RECORD, measured, of_one
+from vllava_cli.commands.bar_chart import BARS, COLOURS, MARGIN, NAMES, WIDTH, bars_of, chart_png
+from vllava_cli.commands.bench_record import BenchRecord
 from vllava_cli.engine.measuring.figures import Figure
 
 
@@ -23,30 +23,27 @@ def drawn(record: BenchRecord) -> npt.NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(
-    ("figure", "lengths"),
+    ("figure", "lengths", "text"),
     [
-        (DECODE, [0.8, 0.2, 1.0]),
-        (replace(DECODE, limit=200.0), [1.0, 0.25, 0.5]),
-        (FIRST, [1.0, 41.23 / 81]),
-        (BATCH, [1.0]),
-        (replace(BATCH, ours=None), []),
-        (replace(BATCH, ours=measured(0.0)), []),
+        (DECODE, [0.8, 0.2, 1.0], "400 tokens/s, 4.0x as fast, 80% of the limit"),
+        (replace(DECODE, limit=200.0), [1.0, 0.25, 0.5], "400 tokens/s, 4.0x as fast, 200% of the limit"),
+        (FIRST, [1.0, 41.23 / 81], "41.2 ms, 2.0x as fast"),
+        (PEAK, [1.0, 0.5], "512 MiB, 2.0x as little"),
+        (BATCH, [1.0], "800 tokens/s"),
+        (replace(BATCH, ours=None), [], None),
+        (replace(BATCH, ours=measured(0.0)), [], None),
     ],
 )
-def test_a_bar_is_a_share_of_the_limit_or_of_the_best(figure: Figure, lengths: list[float]) -> None:
-    assert [length for length, _ in bars_of(figure).values()] == pytest.approx(lengths)
+def test_a_bar_is_a_share_of_the_limit_or_of_the_best(figure: Figure, lengths: list[float], text: str | None) -> None:
+    bars = bars_of(figure)
+    assert [length for length, _ in bars.values()] == pytest.approx(lengths)
+    assert bars.get("vllava", (0.0, None))[1] == text
 
 
-def test_bars_are_drawn_as_long_as_that_and_say_what_they_stand_for() -> None:
+def test_bars_are_drawn_as_long_as_that() -> None:
     pixels = drawn(of_one(DECODE))[:, MARGIN + NAMES : MARGIN + NAMES + BARS + 1]
     longest = [int((pixels == colour).all(axis=2).sum(axis=1).max()) for colour in COLOURS.values()]
     assert longest == [1 + round(BARS * share) for share in (0.8, 0.2, 1.0)]
-    assert [bar_text(DECODE, tool, each) for tool, (_, each) in bars_of(DECODE).items()] == [
-        "400 tokens/s, 4.0x as fast, 80% of the limit",
-        "100 tokens/s",
-        "500 tokens/s",
-    ]
-    assert bar_text(PEAK, "vllava", measured(512.0)) == "512 MiB, 2.0x as little"
 
 
 def test_the_margins_stay_white_whatever_the_names_are() -> None:

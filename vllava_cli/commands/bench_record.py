@@ -1,0 +1,226 @@
+"""A run of bench as a value, the object that --json prints and --save writes, and what changed since an earlier run.
+
+A file is distrusted. Configurations are matched by what was loaded, figures by their names.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from vllava_cli import __version__
+from vllava_cli.commands.provenance import version_of
+from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial, Figure, Measured, Unit
+from vllava_cli.errors import OutputError
+from vllava_cli.nouns import Clip, Hardware, counted
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.files import as_output_error, opened
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, refuse_damaged, refuse_foreign, row_of
+
+VERSION = 1
+PACKAGES = ("torch", "transformers", "av", "bitsandbytes")
+Verdict = Literal["better", "worse", "same", "unsure"]
+"""same: the spreads overlap, so no change is certain · unsure: one of them was measured once, so it has no spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchMachine:
+    """The machine of a run, its libraries (None for what isn't installed) and the date in UTC."""
+
+    cpu: str
+    cores: int
+    ram_bytes: int
+    gpus: tuple[str, ...]
+    versions: dict[str, str | None]
+    measured_at: str
+
+    @classmethod
+    def of(cls, hardware: Hardware) -> BenchMachine:
+        versions: dict[str, str | None] = {"vllava": __version__, "python": platform.python_version()}
+        return cls(
+            cpu=hardware.cpu_name,
+            cores=hardware.cpu_cores,
+            ram_bytes=hardware.ram_total_bytes,
+            gpus=tuple(gpu.name for gpu in hardware.accelerators),
+            versions=versions | {name: version_of(name) for name in PACKAGES},
+            measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    """The clip that was measured with."""
+
+    path: Path
+    width: int
+    height: int
+    frame_count: int
+    duration_s: float | None
+    codec: str
+
+    @classmethod
+    def of(cls, clip: Clip) -> ClipFacts:
+        facts = {each.name: getattr(clip, each.name) for each in fields(cls)}
+        return cls(**facts | {"path": clip.path.absolute()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecord:
+    """A whole run, or as much of it as there was time for."""
+
+    machine: BenchMachine
+    model: str
+    """As it was named, or "random 7b"."""
+    revision: str | None
+    clip: ClipFacts
+    task: BenchTask
+    trials: tuple[BenchTrial, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureChange:
+    """The medians of one figure then and now; with factor 1.2 it is 1.2 times as good now.
+
+    The snippet didn't change: where it is better or worse as well, the machine was faster or slower.
+    """
+
+    name: str
+    unit: Unit
+    then: float
+    now: float
+    factor: float | None
+    verdict: Verdict
+    snippet_factor: float | None
+    snippet_verdict: Verdict | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialChange:
+    """A configuration that is in both runs."""
+
+    configuration: str
+    lines: tuple[FigureChange, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A run beside an earlier one: its date, what else is different, and the configurations that it hasn't."""
+
+    measured_at: str
+    differences: tuple[str, ...]
+    """They may be why: "torch was 2.10.0, is 2.13.0"."""
+    trials: tuple[TrialChange, ...]
+    unmatched: tuple[str, ...]
+
+
+def object_of(record: BenchRecord) -> dict[str, Any]:
+    """Times in the unit of their line, memory in bytes but for lines in MiB, speeds in a second."""
+    found = asdict(record)
+    for trial, values in zip(record.trials, found["trials"], strict=True):
+        values["lines"] = [_line_of(figure) for figure in trial.lines]
+        if trial.agreement:
+            values["agreement"]["is_met"] = trial.agreement.is_met
+    found["clip"]["path"] = os.fspath(record.clip.path)
+    return {"type": "bench", "version": VERSION, **found.pop("task"), **found, "frames": None}
+
+
+def read_record(path: Path) -> BenchRecord:
+    """Reads what --save wrote. Errors: OutputError for anything else."""
+    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+        row = row_of(file.read(MAX_ROW_BYTES + 1))
+    if row is None or row.get("type") != "bench":
+        refuse_foreign(path)
+    saved = Fields(row, "the object", error=_FieldError)
+    try:
+        if (version := saved.whole("version", least=1)) > VERSION:
+            raise _FieldError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
+        return saved.build(BenchRecord, task=saved.build(BenchTask))
+    except _FieldError as exc:
+        refuse_damaged(path, str(exc))
+
+
+def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
+    earlier = {_key(then, trial): trial for trial in reversed(then.trials) if trial.plan}
+    pairs = [(earlier.get(_key(now, trial)), trial) for trial in now.trials]
+    before, after = _circumstances(then), _circumstances(now)
+    return Comparison(
+        measured_at=then.machine.measured_at,
+        differences=tuple(
+            f"{what} was {before[what]}, is {after[what]}"
+            for what in before
+            if after.get(what, before[what]) != before[what]
+        ),
+        trials=tuple(
+            TrialChange(configuration=trial.name, lines=tuple(_changes(old, trial))) for old, trial in pairs if old
+        ),
+        unmatched=tuple(trial.name for old, trial in pairs if not old),
+    )
+
+
+class _FieldError(OutputError):
+    """A field that isn't what it must be; the file is named by who catches it."""
+
+
+def _line_of(figure: Figure) -> dict[str, Any]:
+    found = asdict(figure)
+    for side, measured in (("ours", figure.ours), ("snippet", figure.snippet)):
+        if measured:
+            found[side] |= {"median": measured.median, "least": measured.least, "most": measured.most}
+    return found | {"of_snippet": figure.of_snippet, "of_limit": figure.of_limit, "note": figure.remark}
+
+
+def _key(record: BenchRecord, trial: BenchTrial) -> tuple[str, ...]:
+    return (record.model, trial.precision, trial.name if trial.plan else "")
+
+
+def _changes(then: BenchTrial, now: BenchTrial) -> Iterator[FigureChange]:
+    earlier = {(figure.name, figure.unit): figure for figure in then.lines}
+    for figure in now.lines:
+        old = earlier.get((figure.name, figure.unit))
+        if not (old and old.ours and figure.ours):
+            continue
+        factor, verdict = _judged(figure, old.ours, figure.ours)
+        of_snippet = _judged(figure, old.snippet, figure.snippet) if old.snippet and figure.snippet else (None, None)
+        yield FigureChange(
+            name=figure.name,
+            unit=figure.unit,
+            then=old.ours.median,
+            now=figure.ours.median,
+            factor=factor,
+            verdict=verdict,
+            snippet_factor=of_snippet[0],
+            snippet_verdict=of_snippet[1],
+        )
+
+
+def _judged(figure: Figure, then: Measured, now: Measured) -> tuple[float | None, Verdict]:
+    """How many times as good it is now, and whether the spreads allow to say so."""
+    before = figure.goodness(then.median)
+    factor = figure.goodness(now.median) / before if before and now.median else None
+    if factor is None or (then.least <= now.most and now.least <= then.most):
+        return factor, "same"
+    if figure.unit != "MiB" and 1 in (len(then.values), len(now.values)):
+        return factor, "unsure"
+    return factor, "better" if factor > 1 else "worse"
+
+
+def _circumstances(record: BenchRecord) -> dict[str, str]:
+    """All that figures depend on: {"the CPU": "AMD EPYC (2 cores)", …, "torch": "2.13.0"}."""
+    machine, clip, task = record.machine, record.clip, record.task
+    return {
+        "the CPU": f"{machine.cpu} ({counted(machine.cores, 'core')})",
+        "the RAM": f"{machine.ram_bytes / 2**30:.0f} GiB",
+        "the GPU": ", ".join(machine.gpus) or "none",
+        "the model": record.model,
+        "the clip": f"{clip.path.name} ({clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')})",
+        "the question": repr(task.question),
+        "--max-new-tokens": str(task.new_tokens),
+        "--batch-size": ",".join(map(str, task.batches)),
+        "the revision": record.revision or "none",
+        **{name: release or "not installed" for name, release in machine.versions.items()},
+    }
