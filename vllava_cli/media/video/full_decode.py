@@ -19,10 +19,11 @@ from av.video.stream import VideoStream
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, opened, stored_clip, video_stream
 from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
-from vllava_cli.media.select import choose, pick
+from vllava_cli.media.select import choose, pick, reference
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 UNKNOWN_RATE = Fraction(25)
+_SMALL_BYTES = 16 << 20
 _STEADY_S = 0.0015
 """Steps between frames that differ by less are equal: many containers round to milliseconds."""
 
@@ -79,6 +80,24 @@ def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = F
         return _Pass(again, path, is_threaded=False).run(foreseen or pick(len(known.times_s)))
 
 
+def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
+    """`decode_all` of a file that has just been opened and whose frames haven't been counted.
+
+    Its packets are counted first, so that the wanted frames can be converted on the way; small files are read once.
+    """
+    counting, packet_bytes = _Pass(container, path, is_threaded=True), 0
+    packets: list[Packet[VideoStream]] = []
+    for packet in counting.packets():
+        packet_bytes += packet.size
+        if packet_bytes <= _SMALL_BYTES:
+            packets.append(packet)
+    foreseen = reference(max(1, counting.packet_count), reported=counting.stream.frames)
+    if counting.is_cut or packet_bytes > _SMALL_BYTES:
+        return decode_all(path, foreseen)
+    known = counting.run(foreseen, packets)
+    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True)
+
+
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
     """The eight of `total` frames by transformers' documentation, which decodes every one up to the last of them."""
     frames, indices = [], np.arange(0, total, total / FRAMES_PER_CLIP).astype(int)
@@ -113,15 +132,15 @@ class _Pass:
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
         self.pixels: dict[int, Pixels] = {}
         """The wanted frames, as stored."""
-        self._packet_count = 0
-        self._is_cut = False
+        self.packet_count = 0
+        self.is_cut = False
         """The container itself broke off with an error."""
         self._refused = 0
         """Packets that could not be decoded."""
         self._corrupt = 0
         """Frames that the decoder gave, but had to make up in part."""
 
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
+    def packets(self) -> Iterator[Packet[VideoStream]]:
         packets = self._container.demux(self.stream)
         while True:
             try:
@@ -129,11 +148,11 @@ class _Pass:
             except MemoryError:
                 raise
             except DECODE_ERRORS:
-                self._is_cut = True
+                self.is_cut = True
                 return
             if packet is None:
                 return
-            self._packet_count += packet.size > 0
+            self.packet_count += packet.size > 0
             yield packet
 
     def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
@@ -145,14 +164,14 @@ class _Pass:
             self._refused += 1
             return []
 
-    def frames(self, wanted: Collection[int]) -> Iterator[VideoFrame]:
+    def frames(self, wanted: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> Iterator[VideoFrame]:
         """Every frame that the decoder shows, in order, damaged ones included; the wanted ones go into `pixels`.
 
         The documentation's loop stops with an error at the first packet that the decoder refuses; here such packets
         are counted and passed over, as players do. Where the container itself breaks off, that is the end.
         """
         index, shape, converter = 0, (0, 0, 3), Converter()
-        for packet in self._packets():
+        for packet in packets or self.packets():
             for frame in self._decoded(packet):
                 self._corrupt += frame.is_corrupt
                 if index == 0:
@@ -163,12 +182,12 @@ class _Pass:
                 index += 1
                 yield frame
 
-    def run(self, foreseen: Collection[int]) -> FullDecode:
-        """Decodes the whole file."""
+    def run(self, foreseen: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> FullDecode:
+        """Decodes the whole file, of which `packets` may have been read."""
         all_pts, duration = list[int | None](), 0
         base, matrix = self.stream.time_base or Fraction(1), None
         width, height, pixel_format = 0, 0, ""
-        for frame in self.frames(foreseen):
+        for frame in self.frames(foreseen, packets):
             if not all_pts:
                 base, matrix = frame.time_base or base, matrix_of(frame)
                 width, height, pixel_format = frame.width, frame.height, frame.format.name
@@ -201,15 +220,15 @@ class _Pass:
             times_s=times_s,
             orientation=orientation,
             reported=self.stream.frames,
-            is_clean=count == self._packet_count and not (self._refused or self._corrupt or self._is_cut),
+            is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,
         )
 
     def _faults(self, decoded: int, promised: int) -> tuple[str, ...]:
-        name, expected = quoted(self._path), max(promised, self._packet_count)
-        if decoded < expected and (self._refused or self._is_cut or self._packet_count < promised):
+        name, expected = quoted(self._path), max(promised, self.packet_count)
+        if decoded < expected and (self._refused or self.is_cut or self.packet_count < promised):
             return (f"{decoded} of {expected} frames of {name} could be decoded: the file is truncated or damaged.",)
-        if self._is_cut:
+        if self.is_cut:
             return (f"{name} breaks off after {counted(decoded, 'frame')}: the file is truncated or damaged.",)
         if self._corrupt:
             return (f"{self._corrupt} of {decoded} frames of {name} are damaged: parts of them are made up.",)

@@ -21,8 +21,8 @@ from av.packet import Packet
 from av.stream import Discard
 from av.video.stream import VideoStream
 
-from vllava_cli.media.container import DECODE_ERRORS, codec_name
-from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, SEEKABLE, Bitstream, Start
+from vllava_cli.media.container import DECODE_ERRORS
+from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
 
 MAX_FRAMES = 5_000_000
 """46 hours at 30 frames a second; an index of so many takes 200 MB."""
@@ -175,8 +175,6 @@ class PacketIndex(Index):
 
     def _read(self, container: InputContainer, stream: VideoStream) -> None:
         bitstream, packets, trouble = bitstream_of(stream), 0, ""
-        if bitstream.codec not in SEEKABLE:
-            trouble = f"frames coded in {codec_name(stream)} may depend on any frame before them"
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
@@ -188,7 +186,7 @@ class PacketIndex(Index):
         except MemoryError:
             raise
         except DECODE_ERRORS:
-            trouble = trouble or "it breaks off"
+            trouble = "it breaks off"
         if trouble or not packets:
             raise DistrustError(trouble or "it has no packets", packets=packets)
 

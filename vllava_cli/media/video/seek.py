@@ -15,12 +15,13 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import quoted
-from vllava_cli.media.container import opened, stored_clip, video_stream
+from vllava_cli.media.container import codec_name, opened, stored_clip, video_stream
 from vllava_cli.media.pictures import orientation_of, upright
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
-from vllava_cli.media.video.full_decode import UNKNOWN_RATE, decode_all
-from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run
+from vllava_cli.media.video.full_decode import UNKNOWN_RATE, decode_all, decode_uncounted
+from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MOST = 0.75
@@ -33,6 +34,9 @@ def sample_video(path: Path, framing: Framing) -> Frames:
         with opened(path) as container:
             stream = video_stream(container, path)
             reported, index = stream.frames, None
+            if bitstream_of(stream).codec not in SEEKABLE:
+                reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
+                return decode_uncounted(container, path).frames(framing, reason)
             try:
                 index = _index(container, stream, has_table=has_table)
                 return _sampled(path, container, Timeline(path, index, stream), framing)
