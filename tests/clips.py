@@ -111,14 +111,14 @@ def write_sound(path: Path, *, codec: str = "aac", cover: Path | None = None) ->
     return path
 
 
-def write_two_videos(path: Path, *, default: int) -> Path:
-    """Two videos of eight frames in one file, the second counting from 8; stream `default` is marked as the default."""
+def write_two_videos(path: Path, frames: int = 8, *, default: int, encoding: Encoding = FFV1) -> Path:
+    """Two videos in one file, the second counting from 8; stream `default` is marked as the default."""
     with av.open(str(path), "w") as container:
-        streams = [container.add_stream("ffv1", rate=10) for _ in range(2)]
+        streams = [container.add_stream(encoding.codec, rate=10, options=dict(encoding.options)) for _ in range(2)]
         for number, stream in enumerate(streams):
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
             stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
-        for index in range(8):
+        for index in range(frames):
             for number, stream in enumerate(streams):
                 frame = av.VideoFrame.from_ndarray(picture(8 * number + index), format="rgb24")
                 container.mux(stream.encode(frame))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllava_cli.imports import MODEL_MODULES, BackgroundImport
+from vllava_cli.imports import MODEL_MODULES, import_in_background
 
 
 @pytest.fixture
@@ -18,17 +18,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_module_is_there_after_the_wait(folder: Path) -> None:
     (folder / "slow_one.py").write_text("import time\ntime.sleep(0.05)\nvalue = 5\n")
-    BackgroundImport(["slow_one"]).wait()
+    import_in_background(["slow_one"])()
     assert sys.modules.pop("slow_one").value == 5
 
 
 def test_a_module_that_fails_fails_where_it_is_named(folder: Path) -> None:
     (folder / "broken_one.py").write_text("raise OSError('a library is missing')\n")
-    BackgroundImport(["broken_one", "no_such_module"]).wait()
+    import_in_background(["broken_one", "no_such_module"])()
     with pytest.raises(OSError, match="a library is missing"):
         __import__("broken_one")
 
 
 def test_what_is_imported_ahead_exists() -> None:
-    BackgroundImport().wait()
+    import_in_background()()
     assert set(MODEL_MODULES) <= set(sys.modules)

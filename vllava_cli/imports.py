@@ -5,33 +5,27 @@ from __future__ import annotations
 import gc
 import importlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 MODEL_MODULES = ("transformers.models.video_llava.modeling_video_llava", "transformers.models.auto.tokenization_auto")
 """Modules that an answer needs; importing them takes 3 of the 4 seconds in which the demo answers."""
 
 
-class BackgroundImport:
-    """Imports modules in a thread that starts at once; `wait` returns when it has ended.
+def import_in_background(modules: Sequence[str] = MODEL_MODULES) -> Callable[[], None]:
+    """Imports modules in a thread that starts at once; returns a function that waits until it has ended.
 
     A module that fails here fails again where it is imported by name.
     """
 
-    def __init__(self, modules: Sequence[str] = MODEL_MODULES) -> None:
-        self._thread = threading.Thread(target=_import, args=(modules,), name="imports", daemon=True)
-        self._thread.start()
+    def run() -> None:
+        with suppress(Exception):
+            for module in modules:
+                importlib.import_module(module)
 
-    def wait(self) -> None:
-        self._thread.join()
-
-
-def _import(modules: Sequence[str]) -> None:
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception:
-            return
+    thread = threading.Thread(target=run, name="imports", daemon=True)
+    thread.start()
+    return thread.join
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class Zygote:
     process: subprocess.Popen[str]
 
     def start(self, *words: str | Path, folder: Path, stdin: bytes = b"", **options: Any) -> Running:
-        """CrashLoopDetector `vllava WORDS` in `folder`; what it reads and prints are files beside that.
+        """Starts `vllava WORDS` in `folder`; what it reads and prints are files beside that.
 
         Options: `max_bytes` of any file that it writes; `stdout`, `stderr`: paths to write to instead.
         """

@@ -64,18 +64,16 @@ def test_a_clip_from_stdin_is_answered_as_its_file_is(shell: Run, small_checkpoi
     assert piped["made_with"] == named["made_with"]
 
 
+CHECK = "Check the file or convert it to mp4."
+
+
 def test_a_bad_clip_from_stdin_is_one_sentence(shell: Run, small_checkpoint: Path) -> None:
     words = ["ask", "-", "what", "--model", small_checkpoint]
-    assert shell(*words) == Shell(
-        code=1,
-        out="",
-        err="vllava: stdin is empty (0 bytes): pipe a video to it, cat clip.mp4 | vllava probe -.\n",
-    )
-    assert shell(*words, stdin=b"Dear diary\n" * 99) == Shell(
-        code=1,
-        out="",
-        err="vllava: stdin is neither a video nor an image that can be read. Check the file or convert it to mp4.\n",
-    )
+    for stdin, fault in (
+        (b"", "stdin is empty (0 bytes): pipe a video to it, cat clip.mp4 | vllava probe -."),
+        (b"Dear diary\n" * 99, f"stdin is neither a video nor an image that can be read. {CHECK}"),
+    ):
+        assert shell(*words, stdin=stdin) == Shell(code=1, out="", err=f"vllava: {fault}\n")
 
 
 def test_a_folder_of_pictures_is_a_clip(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
@@ -125,28 +123,15 @@ def test_several_media_are_taken_with_a_warning(
 CHOICES = ("a red circle", "the", "left .")
 
 
-def scored(folder: Path, clip: Path, *, is_calibrated: bool) -> Answer:
-    conversation = Conversation(attached=(sample(clip, Framing()),))
-    sampling = Sampling(choices=CHOICES, is_calibrated=is_calibrated)
-    return Answer.of(engine_of(folder).stream(conversation, "what is this", sampling))
-
-
 def test_the_answer_is_the_likeliest_choice(shell: Run, small_checkpoint: Path, clip: Path) -> None:
     words = ["ask", clip, "what is this", "--model", small_checkpoint, "--choices", ", ".join(CHOICES)]
-    wanted = scored(small_checkpoint, clip, is_calibrated=False)
+    conversation, sampling = Conversation(attached=(sample(clip, Framing()),)), Sampling(choices=CHOICES)
+    wanted = Answer.of(engine_of(small_checkpoint).stream(conversation, "what is this", sampling))
     done = shell(*words, "--verbose")
     assert (done.code, done.out) == (0, f"{wanted.text}\n")
     *_, said, stopped = done.err.splitlines()
     assert said == shares(CHOICES, wanted.probabilities)
     assert stopped.startswith("stopped: choice; ")
-
-
-def test_choices_that_do_not_fit_are_refused_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "tight", context=64)
-    (folder / "model.safetensors").write_bytes(b"never read")
-    done = shell("ask", clip, "what", "--model", folder, "--choices", "the," + "a " * 60)
-    assert (done.code, done.out) == (1, "")
-    assert "the longest of the choices" in done.err
 
 
 def test_the_model_comes_from_the_environment(shell: Run, small_checkpoint: Path, clip: Path) -> None:
@@ -182,9 +167,8 @@ def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, 
 
 def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "tight", context=64)
-    edit_json(
-        folder / "tokenizer_config.json", model_max_length=64
-    )  # transformers' own tokenizer warns of longer texts
+    # transformers' own tokenizer warns of longer texts
+    edit_json(folder / "tokenizer_config.json", model_max_length=64)
     (folder / "model.safetensors").write_bytes(b"never read")
     done = shell("ask", clip, "why " * 40, "--model", folder)
     said = re.fullmatch(
@@ -193,6 +177,8 @@ def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, c
         done.err,
     )
     assert (done.code, done.out) == (1, "") and said and int(said[1]) == 40 + int(said[2])
+    done = shell("ask", clip, "what", "--model", folder, "--choices", "the," + "a " * 60)
+    assert (done.code, done.out, "the longest of the choices" in done.err) == (1, "", True)
 
 
 def started(small_checkpoint: Path, clip: Path, *words: str) -> subprocess.Popen[bytes]:

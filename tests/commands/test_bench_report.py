@@ -74,14 +74,14 @@ def test_spreads_go_first_where_there_is_less_room_and_then_the_limits_own_colum
         "decode, batch 1  tokens/s     400      100           4.0x    500       80%\n"
     )
     assert report.figures_table((WIDEST,), 60) == (
-        "                               vllava snippet faster limit\n"
-        "decode, batch 16 [1] tokens/s 123,456 100,236   1.2x   53%\n"
+        "                              vllava snippet faster limit\n"
+        "decode, batch 16[1] tokens/s 123,456 100,236   1.2x   53%\n"
     )
 
 
 @pytest.mark.parametrize("width", [60, 72, 80, 100, 140])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    second = replace(FIRST, name="first token, turn 2")
+    second = replace(FIRST, name="first token, turn 2", note="Why not.")
     (changed,) = compare(RECORD, of_one(*LINES)).trials
     (slower,) = compare(of_one(second, WIDEST), of_one(replace(second, ours=measured(54.3)), WIDEST)).trials
     tables = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from tests.clips import Pixels, picture
+from tests.clips import Pixels
 from vllava_cli.media.contact_sheet import (
     HALF,
     LETTERS,
@@ -22,7 +23,6 @@ from vllava_cli.media.contact_sheet import (
     draw_characters,
     facts,
     fitted,
-    frame_png,
     printable,
     seen,
     sheet_layout,
@@ -61,21 +61,14 @@ def drawn(png: bytes) -> Pixels:
     [
         (8, 1920, 1080, (4, 2, (360, 202))),
         (8, 1080, 1920, (8, 1, (202, 360))),
-        (8, 3840, 2160, (4, 2, (360, 202))),
         (8, 224, 224, (4, 2, (224, 224))),
         (8, 56, 56, (4, 2, (112, 112))),
         (20, 224, 224, (7, 3, (224, 224))),
-        (1, 224, 224, (1, 1, (224, 224))),
-        (8, 320, 240, (4, 2, (320, 240))),
         (8, 16, 16, (4, 2, (160, 160))),
-        (8, 64, 48, (4, 2, (128, 96))),
         (8, 3000, 200, (2, 4, (360, 24))),
         (8, 1, 89_000_000, (8, 1, (1, 360))),
-        (8, 89_000_000, 1, (2, 4, (360, 1))),
-        (1, 640, 480, (1, 1, (360, 270))),
         (3, 640, 480, (3, 1, (360, 270))),
         (64, 1920, 1080, (8, 8, (360, 202))),
-        (9, 1080, 1920, (6, 2, (202, 360))),
     ],
 )
 def test_tiles_are_laid_out(count: int, width: int, height: int, expected: tuple[int, int, tuple[int, int]]) -> None:
@@ -100,13 +93,6 @@ def test_every_frame_is_on_the_sheet_and_nothing_overlaps(count: int, width: int
     assert (sheet[:, -20:] == PAPER).all()
 
 
-def test_a_video_has_times_and_an_image_has_none() -> None:
-    layout = sheet_layout(1, 640, 480)
-    below = slice(layout.corner(0)[1] + layout.tile[1], None)
-    assert (drawn(sheet_picture(Sheet.of(frames(1, 640, 480), "a", "whole")))[below] != PAPER).any()
-    assert (drawn(sheet_picture(Sheet.of(frames(1, 640, 480, kind="image"), "a", "whole")))[below] == PAPER).all()
-
-
 @pytest.mark.parametrize("name", ["x" * 5000, "\x1b]0;owned\x07\n\u202e.mp4", "été Привет 你好 🎬", "\udcff.mp4", ""])
 def test_any_name_leaves_the_margins_free(name: str) -> None:
     sheet = drawn(sheet_picture(Sheet.of(frames(1, 16, 16), name, "whole")))
@@ -114,16 +100,11 @@ def test_any_name_leaves_the_margins_free(name: str) -> None:
     assert (sheet[:, -28:] == PAPER).all()
 
 
-def test_what_the_font_lacks_is_replaced() -> None:
+def test_what_the_font_lacks_is_replaced_and_a_long_name_keeps_its_beginning_and_its_end() -> None:
     assert printable("été\x1b[31m\u202e\udcff\n.mp4") == "ete?[31m???.mp4"
-
-
-def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
     font = ImageFont.load_default(24)
     text = fitted("beginning " + "middle " * 50 + "end.mp4", font, 400)
-    assert text.startswith("beginning ")
-    assert text.endswith("end.mp4")
-    assert "…" in text
+    assert re.fullmatch(r"beginning .*….*end\.mp4", text)
     assert font.getlength(text) <= 400
     assert fitted("short.mp4", font, 400) == "short.mp4"
 
@@ -138,7 +119,7 @@ def test_the_facts_below_the_name() -> None:
 
 @pytest.mark.parametrize(
     ("time_s", "text"),
-    [(0.0, "0:00.00"), (3.5, "0:03.50"), (59.999, "1:00.00"), (75.25, "1:15.25"), (3723.25, "1:02:03.25")],
+    [(0.0, "0:00.00"), (59.999, "1:00.00"), (3723.25, "1:02:03.25")],
 )
 def test_times_are_told(time_s: float, text: str) -> None:
     assert clock(time_s) == text
@@ -157,11 +138,6 @@ def test_a_sheet_tells_what_the_model_sees() -> None:
     whole = Sheet.of(tiled(frames(1, 640, 360, kind="image"), "whole"), "b.jpg", "whole")
     assert (whole.name, whole.facts, whole.labels) == ("b.jpg", "640x360, jpeg", ("",))
     assert whole.tiles.shape == (1, 202, 360, 3)
-
-
-def test_one_frame_is_written_as_it_is() -> None:
-    pixels = picture(5, 97, 31)
-    assert (drawn(frame_png(pixels)) == pixels).all()
 
 
 def sheet(tiles: Pixels, *labels: str) -> Sheet:
@@ -183,28 +159,20 @@ def text(lines: list[list[ColourRun]]) -> list[str]:
     ("count", "aspect", "columns", "lines", "expected"),
     [
         (8, 1.0, 60, 40, (4, 14, 7)),
-        (8, 1.0, 80, 24, (4, 18, 9)),
         (8, 1.0, 200, 24, (8, 24, 12)),
-        (8, 1.0, 200, 50, (4, 44, 22)),
         (8, 16 / 9, 60, 40, (2, 28, 8)),
         (8, 9 / 16, 60, 40, (4, 14, 13)),
-        (8, 1.0, 20, 24, (2, 8, 4)),
         (8, 1.0, 5, 5, (1, 5, 3)),
-        (1, 1.0, 60, 40, (1, 60, 30)),
         (1, 1.0, 200, 40, (1, 72, 36)),
-        (3, 1.0, 60, 40, (2, 29, 15)),
         (20, 1.0, 60, 40, (4, 12, 6)),
         (64, 1.0, 60, 40, (4, 14, 7)),
-        (8, 1e-6, 80, 24, (4, 1, 24)),
         (8, 1e6, 80, 24, (1, 80, 1)),
     ],
 )
 def test_tiles_suit_the_terminal(
     count: int, aspect: float, columns: int, lines: int, expected: tuple[int, int, int]
 ) -> None:
-    grid = character_grid(count, aspect, columns, lines)
-    assert (grid.per_row, grid.columns, grid.lines) == expected
-    assert grid.per_row * (grid.columns + 1) - 1 <= columns
+    assert character_grid(count, aspect, columns, lines) == expected
 
 
 def test_a_half_block_has_the_upper_pixel_before_the_lower() -> None:
@@ -219,10 +187,6 @@ def test_a_half_block_has_the_upper_pixel_before_the_lower() -> None:
     assert list(draw_characters(sheet(stripes, ""), 8, 8)) == [[ColourRun(text=HALF, upper=RED, lower=BLUE)] * 8] * 4
 
 
-def test_a_picture_has_no_line_for_times() -> None:
-    assert text(list(draw_characters(sheet(halves(RED, BLUE, 1), ""), 20, 9))) == [HALF * 10] * 5
-
-
 def test_shades_use_all_there_is_between_the_darkest_and_the_brightest() -> None:
     grey = np.repeat((np.arange(10) * 14 + 50).astype(np.uint8)[:, None], 10, axis=1)
     tiles = np.repeat(grey.T[None, :, :, None], 3, axis=-1)
@@ -231,9 +195,6 @@ def test_shades_use_all_there_is_between_the_darkest_and_the_brightest() -> None
     assert text(lines)[0] == " " * 10
     assert text(lines)[-1] == "█" * 10
     assert all(run.upper is None and run.lower is None for line in lines for run in line)
-
-
-def test_one_colour_has_one_shade() -> None:
     assert text(list(draw_characters(sheet(halves(WHITE, WHITE, 1), ""), 10, 13, SHADES))) == [" " * 10] * 5
 
 

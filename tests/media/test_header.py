@@ -13,17 +13,11 @@ from PIL import Image
 from tests.clips import APNG, GIF, H264, MPEG4, VP9, Encoding, cut, picture, write_animation, write_clip, write_sound
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.media.header import header
-from vllava_cli.media.sample import sample
+from vllava_cli.media.sample import header, sample
 from vllava_cli.nouns import Clip, Framing
 
+WHOLE = Framing()
 JPEG2000 = Encoding(codec="jpeg2000", pix_fmt="rgb24")
-
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +75,7 @@ def test_the_header_of_an_image_tells_all_that_decoding_tells(name: str, orienta
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(picture(5)).save(name, **({} if name in ("a.gif", "a.ppm", "a.bmp") else {"exif": exif}))
-    assert header(Path(name)) == sample(Path(name), Framing()).clip
+    assert header(Path(name)) == sample(Path(name), WHOLE).clip
 
 
 def test_nothing_is_decoded() -> None:
@@ -91,7 +85,7 @@ def test_nothing_is_decoded() -> None:
     start = data.index(b"mdat") + 4
     path.write_bytes(data[:start] + bytes(data.index(b"moov") - 4 - start) + data[data.index(b"moov") - 4 :])
     with pytest.raises(MediaError):
-        sample(path, Framing())
+        sample(path, WHOLE)
     assert header(path) == expected
 
 
@@ -120,11 +114,11 @@ FAULTY: dict[str, Callable[[], object]] = {
 def test_the_errors_are_those_of_sample(guard: DecoderClient, name: str) -> None:
     FAULTY[name]()
     messages = []
-    for call in (lambda path: sample(path, Framing()), header, guard.header):
+    for call in (lambda path: sample(path, WHOLE), lambda path: guard.sample(path, WHOLE), header, guard.header):
         with pytest.raises(MediaError) as caught:
             call(Path("x.mp4"))
         messages.append(str(caught.value))
-    assert messages == messages[:1] * 3
+    assert messages == messages[:1] * 4
 
 
 def test_the_guard_tells_the_same(guard: DecoderClient) -> None:
@@ -140,7 +134,7 @@ def test_a_size_that_nothing_tells_is_zero(guard: DecoderClient) -> None:
     found = guard.header(Path("a.ts"))
     assert (found.codec, found.width, found.height) == ("h264", 0, 0)
     with pytest.raises(MediaError):
-        sample(Path("a.ts"), Framing())
+        sample(Path("a.ts"), WHOLE)
 
 
 def test_a_wrong_size_in_the_header_refuses_no_file_that_has_frames() -> None:
@@ -149,5 +143,5 @@ def test_a_wrong_size_in_the_header_refuses_no_file_that_has_frames() -> None:
     size = data.index(b"mjp2") + 28
     assert data[size : size + 4] == (64).to_bytes(2) + (48).to_bytes(2)
     path.write_bytes(data[:size] + (30_000).to_bytes(2) * 2 + data[size + 4 :])
-    assert len(sample(path, Framing()).pixels) == 8
+    assert len(sample(path, WHOLE).pixels) == 8
     assert header(path) == video("a.mov", codec="jpeg2000", pixel_format="rgb24")

@@ -19,16 +19,20 @@ class Terminal(io.BytesIO):
         return True
 
 
+class Endless(io.BytesIO):
+    """Gives as many bytes as it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            pytest.fail("it was asked for all that there is")
+        return b"\n" * size
+
+
 class Unreadable(io.BytesIO):
     """As stdin is after `vllava … - < folder`."""
 
     def read(self, _size: int | None = -1) -> bytes:
         raise IsADirectoryError(21, "Is a directory")
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def touched(*names: str) -> None:
@@ -47,12 +51,6 @@ def found(
     return paths, told
 
 
-def refusal(*words: str, stdin: io.BytesIO | None = None) -> str:
-    with pytest.raises(UsageError) as caught:
-        inputs.paths(words, stdin=stdin, is_recursive=False, is_null=False, tell=pytest.fail)
-    return str(caught.value)
-
-
 def test_files_stay_as_given_in_their_order_also_twice_and_missing() -> None:
     touched("b.mp4", "notes.txt")
     words = ["b.mp4", "gone.mp4", "./b.mp4", "notes.txt", "b.mp4", "n" * 5000]
@@ -60,19 +58,14 @@ def test_files_stay_as_given_in_their_order_also_twice_and_missing() -> None:
 
 
 def test_a_folder_becomes_its_media_files_sorted() -> None:
-    touched("clips/b.MP4", "clips/a.mkv", "clips/c.jpeg", "clips/readme.txt", "clips/.hidden.mp4", "clips/inner/d.mp4")
-    assert found("clips", "x.mp4") == (["clips/a.mkv", "clips/b.MP4", "clips/c.jpeg", "x.mp4"], [])
+    touched(".clips/b.MP4", ".clips/a.mkv", ".clips/c.jpeg", ".clips/d.txt", ".clips/.hidden.mp4", ".clips/inner/d.mp4")
+    assert found(".clips", "x.mp4") == ([".clips/a.mkv", ".clips/b.MP4", ".clips/c.jpeg", "x.mp4"], [])
 
 
 def test_all_folders_below_are_read_when_asked_but_hidden_ones() -> None:
     touched("clips/b.mp4", "clips/b/c.mp4", "clips/b/a/z.gif", "clips/.git/d.mp4", "clips/b.mp4.d/e.mp4")
     expected = ["clips/b/a/z.gif", "clips/b/c.mp4", "clips/b.mp4", "clips/b.mp4.d/e.mp4"]
     assert found("clips", is_recursive=True) == (expected, [])
-
-
-def test_a_folder_named_hidden_is_read() -> None:
-    touched(".clips/a.mp4")
-    assert found(".clips") == ([".clips/a.mp4"], [])
 
 
 def test_a_folder_with_the_name_of_a_clip_is_none() -> None:
@@ -98,11 +91,6 @@ def test_a_link_that_leads_nowhere_is_a_clip_that_is_missing() -> None:
     Path("clips/c.mp4").symlink_to("c.mp4")
     Path("clips/d").symlink_to("gone")
     assert found("clips", is_recursive=True) == (["clips/a.mp4", "clips/b.mp4", "clips/c.mp4"], [])
-
-
-def test_a_folder_named_twice_is_read_twice() -> None:
-    touched("clips/a.mp4")
-    assert found("clips", "clips/") == (["clips/a.mp4", "clips/a.mp4"], [])
 
 
 def test_a_folder_without_clips_is_told_and_the_rest_goes_on() -> None:
@@ -167,45 +155,31 @@ def test_a_path_that_is_not_utf_8_comes_back_as_it_was() -> None:
     assert os.fsencode(path) == b"caf\xe9.mp4"
 
 
-def test_a_dash_on_stdin_is_a_file_of_that_name() -> None:
+def test_a_dash_on_stdin_is_a_file_of_that_name_and_nothing_is_no_path() -> None:
     assert found("-", piped=b"-\n") == (["-"], [])
-
-
-def test_nothing_on_stdin_is_no_path() -> None:
     assert found("-", piped=b"") == ([], [])
 
 
-def test_nul_bytes_without_the_option_are_explained() -> None:
-    expected = "The paths on stdin have NUL bytes between them: add -0 (--null)."
-    assert refusal("-", stdin=io.BytesIO(b"a.mp4\0b.mp4\0")) == expected
+NO_PIPE = "- reads stdin, which is not a pipe here: find … | vllava batch QUESTION -, or name the files."
 
 
-class Endless(io.BytesIO):
-    """Gives as many bytes as it is asked for."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or size < 0:
-            pytest.fail("it was asked for all that there is")
-        return b"\n" * size
-
-
-def test_more_paths_than_are_kept_are_refused() -> None:
-    expected = "stdin has more than 256 MiB of paths, the most that is read. Name the folders that they are in."
-    assert refusal("-", stdin=Endless()) == expected
-
-
-def test_stdin_is_named_once_and_a_pipe() -> None:
-    no_pipe = "- reads stdin, which is not a pipe here: find … | vllava batch QUESTION -, or name the files."
-    assert refusal("-", stdin=None) == no_pipe
-    assert refusal("-", stdin=Terminal(b"a.mp4\n")) == no_pipe
-    expected = "stdin, -, was named more than once: it can be read only once. Name it once."
-    assert refusal("-", "a.mp4", "-", stdin=io.BytesIO()) == expected
-
-
-def test_stdin_that_can_not_be_read_is_told() -> None:
-    expected = "stdin can't be read: is a directory. Pipe paths into it, a line each."
-    assert refusal("-", stdin=Unreadable()) == expected
-
-
-def test_an_empty_word_is_no_folder() -> None:
-    assert refusal("a.mp4", "") == "'' is no path: is a variable of the shell empty? Name a file or a folder."
+@pytest.mark.parametrize(
+    ("words", "stdin", "sentence"),
+    [
+        ("-", io.BytesIO(b"a.mp4\0b.mp4\0"), "The paths on stdin have NUL bytes between them: add -0 (--null)."),
+        (
+            "-",
+            Endless(),
+            "stdin has more than 256 MiB of paths, the most that is read. Name the folders that they are in.",
+        ),
+        ("-", None, NO_PIPE),
+        ("-", Terminal(b"a.mp4\n"), NO_PIPE),
+        ("- a.mp4 -", io.BytesIO(), "stdin, -, was named more than once: it can be read only once. Name it once."),
+        ("-", Unreadable(), "stdin can't be read: is a directory. Pipe paths into it, a line each."),
+        ("a.mp4 ", None, "'' is no path: is a variable of the shell empty? Name a file or a folder."),
+    ],
+)
+def test_words_and_pipes_that_cannot_be_used(words: str, stdin: io.BytesIO | None, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        inputs.paths(words.split(" "), stdin=stdin, is_recursive=False, is_null=False, tell=pytest.fail)
+    assert str(caught.value) == sentence

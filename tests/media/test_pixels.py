@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from tests.clips import Pixels
 from vllava_cli.errors import CheckpointError, MediaError
 from vllava_cli.media.contact_sheet import seen
 from vllava_cli.media.pixels import fitted, image_pixels, video_pixels
-from vllava_cli.media.preprocess import crop_corner, padding, padding_colour, short_side_size
+from vllava_cli.media.preprocess import crop_corner, padded, padding_colour, short_side_size
 from vllava_cli.nouns import Clip, Fit, Frames, MediaKind, VideoRecipe
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -28,23 +26,15 @@ GOLDEN = [
     (224, 224, 224, 224, "789a4a2aaf5301e7"),
     (224, 224, 224, 301, "f07160eb488e3890"),
     (224, 224, 301, 224, "d378e2e4d17bfe12"),
-    (64, 64, 64, 64, "645a47eaa64727b4"),
     (64, 64, 64, 97, "98b2950f544f644c"),
-    (64, 64, 97, 64, "0362e5401d27344b"),
-    (224, 224, 240, 320, "78a5f743ca517fb7"),
     (224, 224, 480, 640, "006d711123961f76"),
     (224, 224, 63, 47, "e994c6571d5c9f67"),
-    (224, 224, 47, 63, "b32cdcd3fa780263"),
     (224, 224, 1080, 1920, "482f1e41268ba729"),
-    (224, 224, 225, 230, "84624004c0e66b07"),
     (224, 224, 100, 1000, "215dac0862cace0d"),
     (224, 224, 17, 13, "23cb45cb7861c572"),
-    (64, 64, 48, 86, "bfe2c6a6f74d0bb3"),
     (64, 64, 33, 35, "8eea182ceb41d5fc"),
-    (64, 64, 720, 405, "19a83619add13b1a"),
     (73, 64, 80, 91, "04c699930bf64c43"),
     (73, 64, 91, 80, "a6c6d7e114fbfe2a"),
-    (73, 64, 77, 77, "d82cb0dc4cc8bb10"),
 ]
 SIZES = [golden[:4] for golden in GOLDEN]
 
@@ -68,15 +58,6 @@ def frames_of(pixels: Pixels, kind: MediaKind = "video") -> Frames:
     return Frames(clip=clip, pixels=pixels, times_s=tuple(float(index) for index in range(count)))
 
 
-def resized_size(short_side: int, height: int, width: int) -> tuple[int, int]:
-    return (short_side * height // width, short_side) if width <= height else (short_side, short_side * width // height)
-
-
-def cropped(pixels: npt.NDArray[np.uint8], crop: int) -> Pixels:
-    top, left = (pixels.shape[1] - crop) // 2, (pixels.shape[2] - crop) // 2
-    return pixels[:, top : top + crop, left : left + crop]
-
-
 def normalised(pixels: Pixels) -> npt.NDArray[np.float32]:
     """[T, S, S, 3] uint8 → [1, T, 3, S, S] float32, in numpy."""
     mean, std = np.float32(MEAN) * np.float32(255), np.float32(STD) * np.float32(255)
@@ -93,22 +74,6 @@ def test_a_video_equals_transformers_own_output(
     pixels = video_pixels(frames_of(scene(height, width)), recipe(short_side, crop))
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.float32, (1, 2, 3, crop, crop))
     assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest().startswith(digest)
-
-
-@pytest.mark.parametrize(("short_side", "crop", "height", "width"), SIZES)
-def test_a_video_follows_the_documented_rule(short_side: int, crop: int, height: int, width: int) -> None:
-    size = resized_size(short_side, height, width)
-    frames = scene(height, width)
-    resized = np.concatenate(
-        [
-            torch.ops.aten._upsample_bicubic2d_aa(torch.from_numpy(frame).permute(2, 0, 1)[None], list(size), False)
-            .permute(0, 2, 3, 1)
-            .numpy()
-            for frame in frames
-        ]
-    )
-    expected = normalised(cropped(resized if size != (height, width) else frames, crop))
-    assert (video_pixels(frames_of(frames), recipe(short_side, crop)).numpy() == expected).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 32), (31, 64), (64, 33), (64, 64)])
@@ -160,20 +125,13 @@ def test_what_is_made_on_the_way_to_the_square_is_of_one_frame_at_a_time(fit: Fi
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_frames_are_left_as_they_were(fit: Fit) -> None:
-    frames = frames_of(scene(64, 64))
-    before = frames.pixels.copy()
-    video_pixels(frames, recipe(64, 64), fit=fit)
-    assert (frames.pixels == before).all()
-
-
-@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (90, 160), (161, 90), (33, 200), (20, 31)])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (161, 90), (33, 200), (20, 31)])
 def test_a_video_that_was_fitted_before_gives_the_same_pixels(height: int, width: int, fit: Fit) -> None:
     whole = frames_of(scene(height, width))
     small = fitted(whole, recipe(64, 64), fit=fit)
     assert (small.pixels.shape, small.pixels.flags.c_contiguous) == ((2, 64, 64, 3), True)
     assert (small.clip, small.times_s) == (whole.clip, whole.times_s)
+    assert (whole.pixels == scene(height, width)).all(), "they are left as they were"
     assert torch.equal(video_pixels(small, recipe(64, 64), fit=fit), video_pixels(whole, recipe(64, 64), fit=fit))
 
 
@@ -204,7 +162,7 @@ def by_transformers(image: Image.Image, folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(64, 64), (48, 86), (86, 48), (33, 35), (720, 405), (65, 64), (200, 1000), (63, 47), (5, 9), (480, 640)],
+    [(64, 64), (48, 86), (33, 35), (720, 405), (200, 1000), (5, 9)],
 )
 def test_an_image_equals_transformers_own_output(folder: Path, height: int, width: int) -> None:
     pixels = scene(height, width)[:1]
@@ -221,19 +179,14 @@ def test_an_image_three_pixels_high(folder: Path) -> None:
     assert tensor[0, 1, 32, 32] == tensor[0, 1, 32, 0]
 
 
-def test_a_padded_image_shows_everything_on_the_mean_colour(folder: Path) -> None:
+def test_a_padded_image_shows_everything_on_the_mean_colour_and_a_squashed_one_distorted(folder: Path) -> None:
     pixels = scene(60, 121)[:1]
-    square = Image.new("RGB", (121, 121), (123, 117, 104))
-    square.paste(Image.fromarray(pixels[0]), (0, 30))
-    tensor = image_pixels(frames_of(pixels, "image"), folder, fit="pad")
-    assert torch.equal(tensor, by_transformers(square, folder))
-
-
-def test_a_squashed_image_shows_everything_distorted(folder: Path) -> None:
-    pixels = scene(60, 121)[:1]
-    small = Image.fromarray(pixels[0]).resize((64, 64), Image.Resampling.BICUBIC)
-    tensor = image_pixels(frames_of(pixels, "image"), folder, fit="squash")
-    assert torch.equal(tensor, by_transformers(small, folder))
+    square, image = Image.new("RGB", (121, 121), (123, 117, 104)), Image.fromarray(pixels[0])
+    square.paste(image, (0, 30))
+    small = image.resize((64, 64), Image.Resampling.BICUBIC)
+    padded, squashed = (image_pixels(frames_of(pixels, "image"), folder, fit=fit) for fit in ("pad", "squash"))
+    assert torch.equal(padded, by_transformers(square, folder))
+    assert torch.equal(squashed, by_transformers(small, folder))
 
 
 def test_a_folder_without_a_preprocessor_file(tmp_path: Path) -> None:
@@ -259,20 +212,11 @@ def test_eyes_see_what_the_model_is_given(short_side: int, crop: int, height: in
     assert np.abs(squares.astype(int) - expected).max() <= 2
 
 
-def test_only_the_middle_of_a_very_long_picture_is_resized() -> None:
-    thin = np.zeros((1, 1, 2_000_001, 3), np.uint8)
-    thin[0, 0, 1_000_000] = 255
-    squares = seen(frames_of(thin), recipe(224, 224))
-    assert squares.shape == (1, 224, 224, 3)
-    assert squares[0, 112, 112].tolist() == [255, 255, 255]
-
-
-@pytest.mark.parametrize("fit", ["pad", "squash"])
-def test_the_whole_of_a_very_long_picture_is_refused(fit: Fit) -> None:
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_a_very_long_picture_is_refused(fit: Fit) -> None:
     thin = frames_of(np.zeros((1, 1 << 19, 1, 3), np.uint8))
-    with pytest.raises(MediaError) as error:
+    with pytest.raises(MediaError, match=f"1x524288 is too long and thin for --fit {fit}"):
         seen(thin, recipe(224, 224), fit=fit)
-    assert str(error.value) == f"A frame of 1x524288 is too long and thin for --fit {fit}. Use --fit crop."
 
 
 def test_the_geometry_of_squares() -> None:
@@ -280,16 +224,9 @@ def test_the_geometry_of_squares() -> None:
     assert short_side_size((640, 480), 224) == (298, 224)
     assert crop_corner((224, 298), recipe(224, 224)) == (0, 37)
     assert crop_corner((299, 224), recipe(224, 224)) == (37, 0)
-    assert padding((31, 64)) == (64, 16, 0)
-    assert padding((64, 31)) == (64, 0, 16)
     assert padding_colour(MEAN) == (123, 117, 104)
-
-
-def test_nothing_but_pixels_needs_torch() -> None:
-    names = sorted(
-        path.stem for path in Path("vllava_cli/media").glob("*.py") if path.stem not in ("pixels", "__init__")
-    )
-    imports = ", ".join(f"vllava_cli.media.{name}" for name in names)
-    code = f"import sys, {imports}; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"
+    for height, width, top, left in ((31, 64, 16, 0), (64, 31, 0, 16)):
+        square = padded(np.zeros((height, width, 3), np.uint8), MEAN)
+        assert square.shape == (64, 64, 3)
+        assert (square[top : top + height, left : left + width] == 0).all()
+        assert (square > 0).any(axis=2).sum() == 64 * 33

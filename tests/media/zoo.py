@@ -12,13 +12,14 @@ from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from PIL import Image
 
-from tests.clips import Encoding, picture, shown_stream, write_clip
+from tests.clips import Encoding, picture, shown_stream, write_clip, write_two_videos
 
 Maker = Callable[[Path, int], Path]
 Change = Callable[[list[av.Packet]], Iterable[av.Packet]]
@@ -90,14 +91,10 @@ def packets_of(path: Path) -> list[av.Packet]:
         return [packet for packet in container.demux(shown_stream(container)) if packet.size]
 
 
-def same(packets: list[av.Packet]) -> Iterable[av.Packet]:
-    return packets
-
-
 def remux(
     source: Path,
     target: Path,
-    change: Change = same,
+    change: Change = iter,
     *,
     container: str = "",
     options: dict[str, str] | None = None,
@@ -124,19 +121,9 @@ def remux(
     return target
 
 
-def remuxed(
-    encoding: Encoding,
-    change: Change = same,
-    *,
-    first: str = "plain.mp4",
-    container: str = "",
-    options: dict[str, str] | None = None,
-    filters: str = "",
-    tag: str = "",
-) -> Maker:
+def remuxed(encoding: Encoding, change: Change = iter, *, first: str = "plain.mp4", **how: Any) -> Maker:
     def make(path: Path, frames: int) -> Path:
-        plain = plain_clip(beside(path, first), frames, encoding=encoding)
-        return remux(plain, path, change, container=container, options=options, filters=filters, tag=tag)
+        return remux(plain_clip(beside(path, first), frames, encoding=encoding), path, change, **how)
 
     return make
 
@@ -202,23 +189,17 @@ def wrapping(path: Path, frames: int) -> Path:
     return remux(plain, path, shifted((_WRAP - middle) / 90000), options=COPY_STAMPS)
 
 
-def two_in_a_row(
-    first_s: float, second_s: float, *, second: Encoding = CLOSED, width: int = 64, height: int = 48
-) -> Maker:
+def two_in_a_row(first_s: float, second_s: float, *, width: int = 64, height: int = 48) -> Maker:
     """Two files one after the other, byte by byte; the clocks of transport streams start at these seconds."""
 
     def make(path: Path, frames: int) -> Path:
-        parts = []
-        for number, start_s in enumerate((first_s, second_s)):
-            size = (64, 48) if number == 0 else (width, height)
-            encoding = CLOSED if number == 0 else second
-            part = plain_clip(
-                beside(path, f"{number}{path.suffix}"), frames // 2, encoding=encoding, width=size[0], height=size[1]
-            )
-            if path.suffix == ".ts" and start_s:
-                part = remux(part, beside(path, f"{number}s.ts"), shifted(start_s), options=COPY_STAMPS)
-            parts.append(part.read_bytes())
-        path.write_bytes(b"".join(parts))
+        parts = b""
+        for start_s, wide, high in ((first_s, 64, 48), (second_s, width, height)):
+            part = plain_clip(beside(path, f"part{path.suffix}"), frames // 2, encoding=CLOSED, width=wide, height=high)
+            if start_s:
+                part = remux(part, beside(path, "late.ts"), shifted(start_s), options=COPY_STAMPS)
+            parts += part.read_bytes()
+        path.write_bytes(parts)
         return path
 
     return make
@@ -324,18 +305,15 @@ def from_group(number: int) -> Change:
     return change
 
 
-def only_first_is_key(packets: list[av.Packet]) -> Iterable[av.Packet]:
-    """The container marks one key frame; the others are there, but unmarked."""
-    for number, packet in enumerate(packets):
-        packet.is_keyframe = number == 0
-        yield packet
+def marked(is_key: Callable[[int], bool]) -> Change:
+    """The container marks these frames as key frames, by their numbers, whatever they are."""
 
+    def change(packets: list[av.Packet]) -> Iterable[av.Packet]:
+        for number, packet in enumerate(packets):
+            packet.is_keyframe = is_key(number)
+            yield packet
 
-def all_are_keys(packets: list[av.Packet]) -> Iterable[av.Packet]:
-    """The container marks every frame as a key frame, which is a lie."""
-    for packet in packets:
-        packet.is_keyframe = True
-        yield packet
+    return change
 
 
 def _with_bytes(packet: av.Packet, data: bytes) -> av.Packet:
@@ -420,21 +398,28 @@ def is_b_vop(data: bytes) -> bool:
 # --- boxes of mp4 and mov
 
 
-def set_edits(data: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
-    """Replaces the first edit list of a file whose index comes last: (length in movie time, start in media time)."""
-    at = data.index(b"elst") - 4
-    old = struct.unpack(">I", data[at : at + 4])[0]
-    rows = b"".join(struct.pack(">IiI", duration, start, 0x10000) for duration, start in edits)
-    new = struct.pack(">I4sII", 16 + len(rows), b"elst", 0, len(edits)) + rows
-    for box in (b"moov", b"trak", b"edts"):
-        data = _grown(data, box, len(new) - old)
-    return data[:at] + new + data[at + old :]
+def _box(kind: bytes, *content: bytes) -> bytes:
+    inside = b"".join(content)
+    return struct.pack(">I4s", 8 + len(inside), kind) + inside
 
 
-def _grown(data: bytes, box: bytes, by: int) -> bytes:
-    at = data.index(box) - 4
-    size = struct.unpack(">I", data[at : at + 4])[0] + by
-    return data[:at] + struct.pack(">I", size) + data[at + 4 :]
+def _find(data: bytes, kind: bytes) -> tuple[int, int]:
+    """Where the first box of a kind begins, and where it ends."""
+    at = data.index(kind) - 4
+    return at, at + int.from_bytes(data[at : at + 4], "big")
+
+
+def _replaced(data: bytes, new: bytes, *around: bytes) -> bytes:
+    """With a box in the place of the first of its kind; those around it grow."""
+    at, end = _find(data, new[4:8])
+    return _grown(data[:at] + new + data[end:], len(new) - (end - at), *around)
+
+
+def _grown(data: bytes, by: int, *around: bytes) -> bytes:
+    for kind in around:
+        at, end = _find(data, kind)
+        data = data[:at] + struct.pack(">I", end - at + by) + data[at + 4 :]
+    return data
 
 
 def edited(encoding: Encoding, *edits_s: tuple[float, float]) -> Maker:
@@ -444,8 +429,11 @@ def edited(encoding: Encoding, *edits_s: tuple[float, float]) -> Maker:
         plain = plain_clip(path, frames, encoding=encoding)
         with av.open(str(plain)) as container:
             ticks = 1 / container.streams.video[0].time_base
-        rows = [(round(1000 * length), -1 if start < 0 else round(start * ticks)) for length, start in edits_s]
-        plain.write_bytes(set_edits(plain.read_bytes(), rows))
+        starts = [-1 if start < 0 else round(start * ticks) for _, start in edits_s]
+        lengths = [round(1000 * length) for length, _ in edits_s]
+        rows = [struct.pack(">IiI", length, start, 0x10000) for length, start in zip(lengths, starts, strict=True)]
+        new = _box(b"elst", struct.pack(">II", 0, len(rows)), *rows)
+        plain.write_bytes(_replaced(plain.read_bytes(), new, b"moov", b"trak", b"edts"))
         return plain
 
     return make
@@ -467,47 +455,36 @@ def avi_count(data: bytes, to: int) -> bytes:
 
 def cover_first(path: Path, frames: int) -> Path:
     """An mp4 with cover art whose box stands before the video's track."""
-    plain_clip(path, frames, encoding=CLOSED)
+    data = plain_clip(path, frames, encoding=CLOSED).read_bytes()
+    items = _box(b"ilst", _box(b"covr", _box(b"data", struct.pack(">II", 13, 0), _cover_art())))
+    box = _box(b"udta", _box(b"meta", bytes(4), _box(b"hdlr", bytes(8), b"mdirappl", bytes(9)), items))
+    at, _ = _find(data, b"trak")
+    path.write_bytes(_grown(data[:at] + box + data[at:], len(box), b"moov"))
+    return path
+
+
+def _cover_art() -> bytes:
     art = BytesIO()
     Image.fromarray(255 - picture(7, 96, 96)).save(art, "JPEG")
-    data = path.read_bytes()
-    image = struct.pack(">I4sII", 16 + len(art.getvalue()), b"data", 13, 0) + art.getvalue()
-    cover = struct.pack(">I4s", 8 + len(image), b"covr") + image
-    items = struct.pack(">I4s", 8 + len(cover), b"ilst") + cover
-    name = struct.pack(">I4sIIIIIIB", 33, b"hdlr", 0, 0, 0x6D646972, 0x6170706C, 0, 0, 0)
-    meta = struct.pack(">I4sI", 12 + len(name) + len(items), b"meta", 0) + name + items
-    box = struct.pack(">I4s", 8 + len(meta), b"udta") + meta
-    at = data.index(b"trak") - 4
-    data = _grown(data, b"moov", len(box))
-    path.write_bytes(data[:at] + box + data[at:])
-    return path
+    return art.getvalue()
 
 
 def two_descriptions(path: Path, frames: int) -> Path:
     """A mov whose samples are described twice, alike, and whose second half is of the second description."""
-    plain_clip(path, frames, encoding=x264("bframes=0"))
-    data = path.read_bytes()
-    at = data.index(b"stsd") - 4
-    size = struct.unpack(">I", data[at : at + 4])[0]
-    entry = data[at + 16 : at + size]
-    table = struct.pack(">I4sII", size + len(entry), b"stsd", 0, 2) + entry + entry
-    data = data[:at] + table + data[at + size :]
-    data = _grown_around(data, len(entry))
+    data = plain_clip(path, frames, encoding=x264("bframes=0")).read_bytes()
+    at, end = _find(data, b"stsd")
+    entry = data[at + 16 : end]
+    table = _box(b"stsd", struct.pack(">II", 0, 2), entry, entry)
+    data = _replaced(data, table, b"moov", b"trak", b"mdia", b"minf", b"stbl")
     chunks = struct.unpack(">I", data[data.index(b"stco") + 8 :][:4])[0]
-    at = data.index(b"stsc") - 4
-    size, rows = struct.unpack(">I", data[at : at + 4])[0], struct.unpack(">I", data[at + 12 : at + 16])[0]
-    runs = [list(struct.unpack(">III", data[at + 16 + 12 * row : at + 28 + 12 * row])) for row in range(rows)]
-    for run in runs:
-        run[2] = 2 if run[0] > chunks // 2 else 1
-    box = struct.pack(">I4sII", size, b"stsc", 0, rows) + b"".join(struct.pack(">III", *run) for run in runs)
-    path.write_bytes(data[:at] + box + data[at + size :])
+    at, end = _find(data, b"stsc")
+    runs = [
+        struct.pack(">III", first, count, 2 if first > chunks // 2 else 1)
+        for first, count, _ in struct.iter_unpack(">III", data[at + 16 : end])
+    ]
+    new = _box(b"stsc", struct.pack(">II", 0, len(runs)), *runs)
+    path.write_bytes(_replaced(data, new))
     return path
-
-
-def _grown_around(data: bytes, by: int) -> bytes:
-    for box in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-        data = _grown(data, box, by)
-    return data
 
 
 # --- damage
@@ -573,18 +550,7 @@ def with_sound(path: Path, frames: int) -> Path:
 
 
 def second_is_default(path: Path, frames: int) -> Path:
-    """Two videos, the second counting from 50 and marked as the default."""
-    with av.open(str(path), "w") as container:
-        streams = [container.add_stream("libx264", rate=10, options=dict(CLOSED.options)) for _ in range(2)]
-        for number, stream in enumerate(streams):
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-            stream.disposition = av.stream.Disposition.default if number else av.stream.Disposition(0)
-        for index in range(frames):
-            for number, stream in enumerate(streams):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(50 * number + index), format="rgb24")))
-        for stream in streams:
-            container.mux(stream.encode())
-    return path
+    return write_two_videos(path, frames, default=1, encoding=CLOSED)
 
 
 def with_subtitles(path: Path, frames: int) -> Path:
@@ -602,11 +568,9 @@ def with_subtitles(path: Path, frames: int) -> Path:
 
 def with_attachment(path: Path, frames: int) -> Path:
     """A matroska file with its cover art as an attachment."""
-    art = BytesIO()
-    Image.fromarray(255 - picture(7, 96, 96)).save(art, "JPEG")
     plain = plain_clip(beside(path, "plain.mkv"), frames, encoding=CLOSED)
     with av.open(str(plain)) as video, av.open(str(path), "w") as to:
-        to.add_attachment("cover.jpg", "image/jpeg", art.getvalue())
+        to.add_attachment("cover.jpg", "image/jpeg", _cover_art())
         moving = to.add_stream_from_template(video.streams.video[0])
         _copy(video.demux(video=0), moving, to)
     return path

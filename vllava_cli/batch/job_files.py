@@ -1,6 +1,8 @@
-"""Clips and questions from a jobs file: the fields that name them, those that come back in the row, and clips' paths.
+"""Clips and questions from a jobs file: its rows, the fields that name them or come back, and the paths of clips.
 
-A name stands for the file itself, for one with an ending added, or for one of a benchmark's forms.
+The file is JSON lines, a JSON list, CSV or TSV. Memory is bounded by the longest row, or by a list's own bound; a
+damaged row ends the reading. A name stands for the file itself, for one with an ending added, or for one of a
+benchmark's forms.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "v
 _BENCHMARK_KEYS = ("video_name", "video_id")
 _QUESTION = "question"
 MOST_SHOWN = 200
+_SPACE = " \t\r\n"
+MAX_JOB_BYTES = 1 << 20
+"""Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
+MAX_LIST_BYTES = 64 << 20
+"""A list is in memory while it is read; the questions of a benchmark have some MB."""
 _RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
 
 
@@ -210,13 +217,6 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _joined(folder: str, name: str) -> str:
     return os.path.join(folder, name) if folder else name  # noqa: PTH118
-
-
-_SPACE = " \t\r\n"
-MAX_JOB_BYTES = 1 << 20
-"""Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
-MAX_LIST_BYTES = 64 << 20
-"""A list is in memory while it is read; the questions of a benchmark have some MB."""
 
 
 class Location(NamedTuple):

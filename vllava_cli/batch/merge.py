@@ -33,6 +33,7 @@ PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
 """The names of the parts in a folder."""
 MOST_NAMED = 10
 _MOST_LETTERS = 100
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,11 @@ def run(merge: Merge, screen: Screen) -> int:
         with screen.waiting(f"Reading {counted(len(shards), 'shard')}"):
             whole_run = merged(shards)
         with screen.waiting(f"Writing {merge.out}"):
-            _write(merge.out, whole_run.rows())
+            if merge.out.exists():  # under its lock, so that no batch may be writing to it
+                with Journal.open(merge.out) as journal:
+                    journal.rewrite(whole_run.rows())
+            else:
+                files.atomic_write(merge.out, map(line_of, whole_run.rows()))
         _report(merge.out, whole_run, screen)
     return 0
 
@@ -103,15 +108,6 @@ def _identity(path: Path) -> object:
     with as_output_error(path, "read"):
         facts = path.stat() if path.exists() else None
         return (facts.st_dev, facts.st_ino) if facts else os.path.realpath(path)
-
-
-def _write(out: Path, rows: Iterator[Mapping[str, Any]]) -> None:
-    """Under the lock of the file that is replaced, so that no batch may be writing to it."""
-    if out.exists():
-        with Journal.open(out) as journal:
-            journal.rewrite(rows)
-    else:
-        files.atomic_write(out, map(line_of, rows))
 
 
 def _report(out: Path, run: MergedShards, screen: Screen) -> None:
@@ -291,9 +287,6 @@ def first_of(names: Sequence[str], rest: str = "", *, most: int = MOST_NAMED) ->
     """ "a, b", and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f"{rest} and {more:,} more" if more > 0 else "")
-
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

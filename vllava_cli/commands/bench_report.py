@@ -68,7 +68,7 @@ def figures_table(figures: Sequence[Figure], width: int | None) -> str:
         return [name, figure.unit, shown(figure.ours), shown(figure.snippet), *last]
 
     rich, plain = ([cells(figure, shown) for figure in figures] for shown in (_spread, _median))
-    short = [[*row[:5], row[6]] for row in plain]
+    short = [[row[0].replace(" [", "["), *row[1:5], row[6]] for row in plain]
     return _aligned([([HEADS, *rich], 2), ([HEADS, *plain], 2), ([SHORT_HEADS, *short], 1)], width)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import MediaError, OutputError, StdoutError, UsageError
-from vllava_cli.imports import BackgroundImport, gc_paused
+from vllava_cli.imports import gc_paused, import_in_background
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Delta, Frames, Framing, Log, MediaKind, Wishes
 from vllava_cli.prompt import MAX_QUESTION_BYTES
@@ -138,13 +138,13 @@ def prepare(
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
-        importing = BackgroundImport()  # only now: what can be refused at once is refused without it
+        wait_for_imports = import_in_background()  # only now: what can be refused at once is refused without it
         media = sampled(reader, clips, screen)
         frames_s = watch.lap("frames")
         for clip, _ in clips:
             on_file(reader.file(clip))
     with screen.waiting("Reading the model's files"):
-        importing.wait()
+        wait_for_imports()
         watch.lap("imports")
         from vllava_cli.engine.checkpoint import describe
         from vllava_cli.engine.tokens import read_tokens

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from vllava_cli.errors import MediaError
-from vllava_cli.media.preprocess import crop_corner, padding, padding_colour, short_side_size
-from vllava_cli.nouns import Clip, Fit, Frames, PictureForm, Tiles, VideoRecipe, counted
+from vllava_cli.media.preprocess import crop_corner, padded, short_side_size
+from vllava_cli.media.select import check_shape
+from vllava_cli.nouns import Fit, Frames, PictureForm, Tiles, VideoRecipe, counted
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)
@@ -45,9 +45,6 @@ _OTHER_LINES = 3
 _WORTH = 1.25
 """Fewer tiles a row are taken only where they are larger by this factor."""
 _BICUBIC = Image.Resampling.BICUBIC
-_ROWS = 256
-_LONGEST = 1 << 18
-"""Pixels of a side of which the whole is resized."""
 
 Colour = tuple[int, int, int]
 Pixels = npt.NDArray[np.uint8]
@@ -69,7 +66,8 @@ class Sheet:
         text = facts(frames)
         if tiles != "whole":
             text += f"; seen as {tiles.crop_width}x{tiles.crop_height}, {fit}"
-        return cls(name=name, facts=text, tiles=frames.pixels, labels=_labels(frames))
+        labels = tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
+        return cls(name=name, facts=text, tiles=frames.pixels, labels=labels)
 
 
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
@@ -111,25 +109,18 @@ class ColourRun:
     lower: Colour | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CharacterGrid:
-    """The number of tiles in a row, and the width and height of each in characters."""
-
-    per_row: int
-    columns: int
-    lines: int
-
-
 def seen(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Pixels:
     """[T, S, S, 3]: what the model is shown of each frame, before the colours are normalised.
 
-    Errors: MediaError for a frame so long and thin that the whole of it doesn't fit into memory on the way.
+    Errors: those of `check_shape`.
     """
-    height, width = frames.pixels.shape[1:3]
-    if fit != "crop" and max(height, width) > _LONGEST:
-        raise MediaError(f"A frame of {width}x{height} is too long and thin for --fit {fit}. Use --fit crop.")
-    square = {"crop": _cropped, "pad": _padded, "squash": _squashed}[fit]
-    return np.stack([np.asarray(square(Image.fromarray(pixels), recipe)) for pixels in frames.pixels])
+    check_shape(frames.pixels.shape[2], frames.pixels.shape[1], fit)
+    squares = []
+    for pixels in frames.pixels:
+        image = Image.fromarray(padded(pixels, recipe.mean) if fit == "pad" else pixels)
+        box = _kept(image, recipe) if fit == "crop" else None
+        squares.append(np.asarray(image.resize((recipe.crop_width, recipe.crop_height), _BICUBIC, box)))
+    return np.stack(squares)
 
 
 def sheet_layout(count: int, width: int, height: int) -> SheetLayout:
@@ -178,7 +169,7 @@ def clock(time_s: float) -> str:
 
 def facts(frames: Frames) -> str:
     """ "1920x1080, h264, 25 frames a second, 0:12.50" """
-    clip: Clip = frames.clip
+    clip = frames.clip
     rate = f"{counted(float(f'{clip.fps:.4g}'), 'frame')} a second" if clip.fps else ""
     length = clock(clip.duration_s) if clip.duration_s is not None else ""
     return ", ".join(filter(None, [f"{clip.width}x{clip.height}", clip.codec, rate, length]))
@@ -192,12 +183,12 @@ def printable(text: str) -> str:
 
 def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The text, or its beginning and its end, where it is wider than `width` pixels."""
-    if font.getlength(text[:1000]) <= width and len(text) <= 1000:
-        return text
-    length = min(len(text) - 1, 1000)
-    while length > 2 and font.getlength(_shortened(text, length)) > width:
-        length -= 1
-    return _shortened(text, length)
+    shown, length = text, len(text)
+    while length > 2 and (len(shown) > 1000 or font.getlength(shown) > width):
+        length = min(length - 1, 999)
+        tail = length // 3
+        shown = f"{text[: length - tail]}…{text[len(text) - tail :]}"
+    return shown
 
 
 def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> Iterator[list[ColourRun]]:
@@ -206,40 +197,36 @@ def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None =
     With `shades`, characters from dark to bright, one for each two pixels, there are no colours.
     """
     _, height, width, _ = sheet.tiles.shape
-    grid = character_grid(len(sheet.tiles), width / height, columns, lines)
-    tiles = [_shrunk(tile, grid) for tile in sheet.tiles]
+    per_row, tile_columns, tile_lines = character_grid(len(sheet.tiles), width / height, columns, lines)
+    size, gap = (tile_columns, 2 * tile_lines), " " * _COLUMN_GAP
+    tiles = [np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS)) for tile in sheet.tiles]
     if shades:
         tiles = _spread(tiles)
-    for first in range(0, len(tiles), grid.per_row):
-        row, labels = tiles[first : first + grid.per_row], sheet.labels[first : first + grid.per_row]
-        for line in range(grid.lines):
-            yield _joined([_runs(tile[2 * line], tile[2 * line + 1], shades) for tile in row])
+    for first in range(0, len(tiles), per_row):
+        row, labels = tiles[first : first + per_row], sheet.labels[first : first + per_row]
+        for line in range(tile_lines):
+            runs = list[ColourRun]()
+            for tile in row:
+                runs += [ColourRun(text=gap)] if runs else []
+                runs += _runs(tile[2 * line], tile[2 * line + 1], shades)
+            yield runs
         if any(labels):
-            yield [ColourRun(text=(" " * _COLUMN_GAP).join(label.center(grid.columns) for label in labels).rstrip())]
+            yield [ColourRun(text=gap.join(label.center(tile_columns) for label in labels).rstrip())]
 
 
-def character_grid(count: int, aspect: float, columns: int, lines: int) -> CharacterGrid:
-    """The largest tiles that all fit; where they don't, tiles that scroll by.
+def character_grid(count: int, aspect: float, columns: int, lines: int) -> tuple[int, int, int]:
+    """Tiles in a row, and the width and height of each: the largest that all fit, else tiles that scroll by.
 
     (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
     """
-    found: CharacterGrid | None = None
+    found: tuple[int, int, int] | None = None
     for per_row in sorted({min(each, count) for each in (*_PER_ROW, min(count, 8))}, reverse=True):
         most_lines = (lines - _OTHER_LINES) // math.ceil(count / per_row) - 1
-        grid = _grid(per_row, aspect, columns, most_lines)
-        if grid.columns >= _LEAST_COLUMNS and (found is None or grid.columns >= _WORTH * found.columns):
-            found = grid
+        width, height = _tile_size(per_row, aspect, columns, most_lines)
+        if width >= _LEAST_COLUMNS and (found is None or width >= _WORTH * found[1]):
+            found = per_row, width, height
     scrolling = max(1, min(4, count, (columns + _COLUMN_GAP) // (_LEAST_COLUMNS + _COLUMN_GAP)))
-    return found or _grid(scrolling, aspect, columns, lines)
-
-
-def _labels(frames: Frames) -> tuple[str, ...]:
-    return tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
-
-
-def _shortened(text: str, length: int) -> str:
-    tail = length // 3
-    return f"{text[: length - tail]}…{text[len(text) - tail :]}"
+    return found or (scrolling, *_tile_size(scrolling, aspect, columns, lines))
 
 
 def _tile(width: int, height: int) -> tuple[int, int]:
@@ -266,16 +253,10 @@ def _encoded(image: Image.Image, form: PictureForm) -> bytes:
     return data.getvalue()
 
 
-def _grid(per_row: int, aspect: float, columns: int, lines: int) -> CharacterGrid:
+def _tile_size(per_row: int, aspect: float, columns: int, lines: int) -> tuple[int, int]:
     """The largest tile of this width / height with `per_row` in a row of `columns`, and at most `lines` high."""
     width = max(1, min((columns + _COLUMN_GAP) // per_row - _COLUMN_GAP, int(2 * lines * aspect)))
-    height = max(1, min(math.ceil(width / aspect / 2), lines))
-    return CharacterGrid(per_row=per_row, columns=width, lines=height)
-
-
-def _shrunk(tile: Pixels, grid: CharacterGrid) -> Pixels:
-    size = (grid.columns, 2 * grid.lines)
-    return np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.LANCZOS))
+    return width, max(1, min(math.ceil(width / aspect / 2), lines))
 
 
 def _spread(tiles: list[Pixels]) -> list[Pixels]:
@@ -292,42 +273,13 @@ def _runs(upper: Pixels, lower: Pixels, shades: str | None) -> list[ColourRun]:
         levels = (upper[:, 0].astype(int) + lower[:, 0]) // 2
         return [ColourRun(text="".join(shades[level * len(shades) // 256] for level in levels))]
     pairs = zip(upper.tolist(), lower.tolist(), strict=True)
-    return [ColourRun(text=HALF, upper=_colour(above), lower=_colour(below)) for above, below in pairs]
+    return [ColourRun(text=HALF, upper=(*above,), lower=(*below,)) for above, below in pairs]
 
 
-def _colour(pixel: list[int]) -> Colour:
-    red, green, blue = pixel
-    return red, green, blue
-
-
-def _joined(tiles: list[list[ColourRun]]) -> list[ColourRun]:
-    gap = ColourRun(text=" " * _COLUMN_GAP)
-    return [run for number, tile in enumerate(tiles) for run in ([gap, *tile] if number else tile)]
-
-
-def _cropped(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
-    """Only the part that stays is resized: all of a picture 1 pixel high would not fit into memory."""
+def _kept(image: Image.Image, recipe: VideoRecipe) -> tuple[float, float, float, float]:
+    """The box of a picture that a crop leaves: only that part is resized."""
     height, width = short_side_size((image.height, image.width), recipe.short_side)
     top, left = crop_corner((height, width), recipe)
     across, down = image.width / width, image.height / height
     bottom, right = top + recipe.crop_height, left + recipe.crop_width
-    return image.resize(
-        (recipe.crop_width, recipe.crop_height), _BICUBIC, (left * across, top * down, right * across, bottom * down)
-    )
-
-
-def _padded(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
-    """Resizes the padded square without making it: some rows at a time are widened and resized, then the columns."""
-    side, top, left = padding((image.height, image.width))
-    colour = padding_colour(recipe.mean)
-    strip = Image.new("RGB", (recipe.crop_width, side), colour)
-    for first in range(0, image.height, _ROWS):
-        last = min(first + _ROWS, image.height)
-        rows = Image.new("RGB", (side, last - first), colour)
-        rows.paste(image.crop((0, first, image.width, last)), (left, 0))
-        strip.paste(rows.resize((recipe.crop_width, last - first), _BICUBIC), (0, top + first))
-    return _squashed(strip, recipe)
-
-
-def _squashed(image: Image.Image, recipe: VideoRecipe) -> Image.Image:
-    return image.resize((recipe.crop_width, recipe.crop_height), _BICUBIC)
+    return left * across, top * down, right * across, bottom * down

@@ -6,8 +6,9 @@ Every fault of the file or of the libraries below leaves this module as one `Med
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import av
@@ -30,8 +31,11 @@ _FORMATS = (
 OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
 
-# matroska, mpeg, ogg, asf, gif, png
-_SIGNATURES = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"0&\xb2u", b"GIF8", b"\x89PNG")
+# matroska, mpeg, ogg, asf, gif, png, mp4, avi and webp
+_SIGNATURES = re.compile(
+    rb"\x1a\x45\xdf\xa3|\0\0\x01\xba|OggS|0&\xb2u|GIF8|\x89PNG|....(ftyp|moov|mdat|wide|free|skip)|RIFF....(AVI |WEBP)",
+    re.DOTALL,
+)
 
 # What PyAV raises on damaged files, beside its own tree.
 DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, OverflowError)
@@ -72,26 +76,21 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
 def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
     """A video's facts by its container: the size as stored, and as many frames as there should be packets.
 
-    That number is 0 for unknown. An edit list shortens a mov's index, rightly.
+    That number is 0 for unknown. An edit list shortens a mov's index, rightly. Of FFmpeg's short names, the container's
+    is the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4".
     """
-    context = stream.codec_context
+    context, names = stream.codec_context, container.format.name.split(",")
+    ending = path.suffix.lower().removeprefix(".")
     return Clip(
         path=path,
         kind="video",
         width=context.width,
         height=context.height,
-        frame_count=len(stream.index_entries) if "mov" in container.format.name else stream.frames,
+        frame_count=len(stream.index_entries) if "mov" in names else stream.frames,
         codec=codec_name(stream),
-        container=_container_name(container, path),
+        container=ending if ending in names else names[0],
         pixel_format=context.pix_fmt or "",
     )
-
-
-def _container_name(container: InputContainer, path: Path) -> str:
-    """FFmpeg's short name; of several, the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4"."""
-    names = container.format.name.split(",")
-    ending = path.suffix.lower().removeprefix(".")
-    return ending if ending in names else names[0]
 
 
 def codec_name(stream: VideoStream) -> str:
@@ -109,17 +108,9 @@ def check_size(path: Path, width: int, height: int) -> None:
 def _fault_of(path: Path, exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
         return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
-    if _starts_like_media(path):
+    head = b""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(12)
+    if _SIGNATURES.match(head):
         return f"{quoted(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
     return f"{quoted(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
-
-
-def _starts_like_media(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-    is_riff = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP")
-    return is_mp4 or is_riff or head.startswith(_SIGNATURES)

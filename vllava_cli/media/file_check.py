@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
-from vllava_cli.errors import MediaError, quoted
+from vllava_cli.errors import MediaError, os_reason, quoted
 
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
@@ -26,12 +27,15 @@ _KINDS = (
 
 def check_file(path: Path) -> None:
     """Raises a `MediaError` unless `path` is a regular file, not empty, that may be read; opens nothing else."""
+    opened_file(path).close()
+
+
+def opened_file(path: Path) -> BinaryIO:
+    """The bytes of a file, unbuffered. Errors: those of `check_file`."""
     name = quoted(path)
     try:
-        facts = path.stat()
-        _check_facts(name, facts)
-        with path.open("rb"):
-            return
+        _check_facts(name, path.stat())
+        return path.open("rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise MediaError(f"There is no file {name}. Check the path.") from exc
     except PermissionError as exc:
@@ -39,13 +43,7 @@ def check_file(path: Path) -> None:
             f"{name} can't be read: permission denied. Run chmod or choose a file that you may read."
         ) from exc
     except (OSError, ValueError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
-        raise MediaError(f"{name} can't be read: {reason.lower()}. Check the path.") from exc
-
-
-def is_folder(path: Path) -> bool:
-    """Also False for a path that can't exist."""
-    return os.path.isdir(path)
+        raise MediaError(f"{name} can't be read: {os_reason(exc)}. Check the path.") from exc
 
 
 def _check_facts(name: str, facts: os.stat_result) -> None:

@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.interrupt import never
-from vllava_cli.media.file_check import check_file, is_folder
+from vllava_cli.media.file_check import opened_file
 from vllava_cli.storage.files import CHUNK_BYTES
 
 
@@ -44,15 +45,10 @@ class Hashing:
 
     def begin(self, path: Path) -> Future[Fingerprint]:
         """The file is opened at once: what replaces it or removes it later changes nothing. Raises no error itself."""
-        try:
-            file = None if is_folder(path) else _opened(path)
-        except MediaError as exc:
-            failed: Future[Fingerprint] = Future()
-            failed.set_exception(exc)
-            return failed
-        if file is None:
-            return self._thread.submit(fingerprint, path, self._is_over.is_set)
-        return self._thread.submit(_fingerprint_of, file, path, self._is_over.is_set)
+        file: BinaryIO | None = None
+        with suppress(MediaError):  # of a folder, or one that the thread meets again
+            file = opened_file(path)
+        return self._thread.submit(fingerprint, path, self._is_over.is_set, file)
 
     def close(self) -> None:
         """Gives up the rest within a mebibyte; its futures then raise a StoppedError or are cancelled."""
@@ -60,16 +56,28 @@ class Hashing:
         self._thread.shutdown(cancel_futures=True)
 
 
-def fingerprint(path: Path, is_stopped: Callable[[], bool] = never) -> Fingerprint:
-    """Reads all of a file, or of the pictures of a folder. Errors: MediaError; StoppedError within a mebibyte."""
-    if not is_folder(path):
-        return _fingerprint_of(_opened(path), path, is_stopped)
+def fingerprint(path: Path, is_stopped: Callable[[], bool] = never, file: BinaryIO | None = None) -> Fingerprint:
+    """Reads all of a file, which may be open already, or of the pictures of a folder.
+
+    Errors: MediaError; StoppedError within a mebibyte.
+    """
     whole, size = hashlib.sha256(), 0
-    for picture in _pictures(path):
-        part = fingerprint(picture, is_stopped)
-        name = os.fsencode(picture.name)
-        whole.update(b"%d %d %b %b\n" % (len(name), part.bytes, name, part.sha256.encode()))
-        size += part.bytes
+    if file is None and os.path.isdir(path):
+        for picture in _pictures(path):
+            part = fingerprint(picture, is_stopped)
+            name = os.fsencode(picture.name)
+            whole.update(b"%d %d %b %b\n" % (len(name), part.bytes, name, part.sha256.encode()))
+            size += part.bytes
+        return Fingerprint(bytes=size, sha256=whole.hexdigest())
+    try:
+        with file or opened_file(path) as content:
+            while chunk := content.read(CHUNK_BYTES):
+                if is_stopped():
+                    raise StoppedError
+                whole.update(chunk)
+                size += len(chunk)
+    except OSError as exc:
+        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the disk.") from exc
     return Fingerprint(bytes=size, sha256=whole.hexdigest())
 
 
@@ -87,47 +95,14 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
 def resized(path: Path, size: int) -> str | None:
     """A sentence about a clip that is gone or has another size than `size`; else None."""
     try:
-        now = _size(path)
+        now = sum(file.stat().st_size for file in (_pictures(path) if os.path.isdir(path) else (path,)))
+    except (FileNotFoundError, NotADirectoryError):
+        return f"There is no file {quoted(path)} any more."
+    except OSError as exc:
+        return f"{quoted(path)} can't be read: {os_reason(exc)}. Check the path."
     except MediaError as exc:
         return str(exc)
     return None if now == size else f"{quoted(path)} has changed since: {size:,} bytes then, {now:,} now."
-
-
-def _opened(path: Path) -> BinaryIO:
-    check_file(path)
-    try:
-        return path.open("rb", buffering=0)
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
-
-
-def _fingerprint_of(file: BinaryIO, path: Path, is_stopped: Callable[[], bool]) -> Fingerprint:
-    """Closes the file. Errors: those of `fingerprint`."""
-    whole, size = hashlib.sha256(), 0
-    try:
-        with file:
-            while chunk := file.read(CHUNK_BYTES):
-                if is_stopped():
-                    raise StoppedError
-                whole.update(chunk)
-                size += len(chunk)
-    except OSError as exc:
-        raise _unreadable(path, exc) from exc
-    return Fingerprint(bytes=size, sha256=whole.hexdigest())
-
-
-def _unreadable(path: Path, exc: OSError) -> MediaError:
-    return MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the disk.")
-
-
-def _size(path: Path) -> int:
-    try:
-        files = _pictures(path) if is_folder(path) else (path,)
-        return sum(file.stat().st_size for file in files)
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise MediaError(f"There is no file {quoted(path)} any more.") from exc
-    except OSError as exc:
-        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the path.") from exc
 
 
 def _pictures(path: Path) -> tuple[Path, ...]:

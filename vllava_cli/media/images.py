@@ -15,25 +15,15 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, UnidentifiedImageError
 
-from vllava_cli.errors import MediaError, quoted
+from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.container import check_size
 from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
 from vllava_cli.media.pictures import Orientation, Pixels, upright
@@ -42,18 +32,9 @@ from vllava_cli.nouns import Clip, Frames, Framing
 
 Look = Literal["still", "animation", "video"]
 
-# Importing a plugin registers it; Pillow would import all of them for a format that is missing.
-_PLUGINS = (
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-    GifImagePlugin,
-    BmpImagePlugin,
-    TiffImagePlugin,
-    AvifImagePlugin,
-    PpmImagePlugin,
-)
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+_FORMATS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Ppm")
+for _format in _FORMATS:  # importing a plugin registers it; Pillow would import all of them for one that is missing
+    import_module(f"PIL.{_format}ImagePlugin")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Orientation(is_mirrored=True),
@@ -106,7 +87,10 @@ def read_animation(path: Path, framing: Framing) -> Frames:
     with opened_image(path) as image:
         starts_s, duration_s = _starts(image, path)
         chosen = choose(starts_s, framing, duration_s=duration_s, name=quoted(path))
-        frames = {index: _frame(image, index) for index in sorted(set(chosen))}
+        frames: dict[int, Pixels] = {}
+        for index in sorted(set(chosen)):
+            image.seek(index)
+            frames[index] = rgb(image)
         stored = stored_image(path, image)
     decoded, expected = len(starts_s), stored.frame_count
     fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
@@ -130,20 +114,18 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     pictures, others = _listing(path)
     count = len(pictures)
     chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
-    stills = {index: _picture(pictures[index]) for index in sorted(set(chosen))}
+    stills = {index: read_still(pictures[index]) for index in sorted(set(chosen))}
     first = stills[min(stills)].clip
-    clip = Clip(
+    clip = replace(
+        first,
         path=path,
         kind="video",
-        width=first.width,
-        height=first.height,
         frame_count=count,
         duration_s=float(count),
         fps=1.0,
-        codec=first.codec,
         container="folder",
-        pixel_format=first.pixel_format,
         is_rate_constant=True,
+        rotation=0,
         way="seek",
         way_reason="Each picture is a file of its own: only those that are shown are read.",
         faults=tuple(_faults(path, others, [still.clip for still in stills.values()])),
@@ -170,8 +152,10 @@ def look(path: Path) -> Look:
             if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _has_second_frame(image):
                 return "still"
             return "animation" if image.format in ("WEBP", "AVIF") else "video"
-    except UnidentifiedImageError:
-        return "video"
+    except MediaError as exc:
+        if isinstance(exc.__cause__, UnidentifiedImageError):
+            return "video"
+        raise
 
 
 def _has_second_frame(image: Image.Image) -> bool:
@@ -184,7 +168,7 @@ def _has_second_frame(image: Image.Image) -> bool:
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
-    """The image, not yet decoded. `UnidentifiedImageError`: no image; `MediaError`: a damaged or huge one."""
+    """The image, not yet decoded. Errors: MediaError, because of an `UnidentifiedImageError` for what is no image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -195,8 +179,6 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise MediaError(
             f"{quoted(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
         ) from exc
-    except UnidentifiedImageError:
-        raise
     except IMAGE_ERRORS as exc:
         raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
@@ -250,19 +232,13 @@ def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
     return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
 
 
-def _frame(image: Image.Image, index: int) -> Pixels:
-    image.seek(index)
-    return rgb(image)
-
-
 def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
     """The pictures directly in a folder, in order, and the number of other entries; hidden ones don't count."""
     try:
         with os.scandir(path) as entries:
             visible = list(islice((entry for entry in entries if not entry.name.startswith(".")), MAX_ENTRIES + 1))
     except OSError as exc:
-        reason = (exc.strerror or str(exc)).lower()
-        raise MediaError(f"{quoted(path)} can't be read: {reason}. Check the folder.") from exc
+        raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the folder.") from exc
     if len(visible) > MAX_ENTRIES:
         raise MediaError(
             f"{quoted(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
@@ -288,13 +264,6 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
         return True
     except OSError:
         return False
-
-
-def _picture(path: Path) -> Frames:
-    try:
-        return read_still(path)
-    except UnidentifiedImageError as exc:
-        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
 def _scaled(still: Frames, first: Clip) -> Pixels:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,8 +29,8 @@ def paths(words: Sequence[str], *, stdin: BinaryIO | None, is_recursive: bool, i
         raise UsageError("'' is no path: is a variable of the shell empty? Name a file or a folder.")
     found: list[str] = []
     for word in words:
-        names = piped_names(stdin, is_null=is_null) if word == STDIN else (word,)
-        found.extend(_expanded(names, is_recursive, tell))
+        for name in _piped_names(stdin, is_null=is_null) if word == STDIN else (word,):
+            found += _clips_in(name, is_recursive, tell) if os.path.isdir(name) else (name,)
     return found
 
 
@@ -40,7 +41,7 @@ def piped(stdin: BinaryIO | None, example: str) -> BinaryIO:
     return stdin
 
 
-def piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
+def _piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
     """The paths on stdin, a line each or NUL between them. Errors: UsageError."""
     source = piped(stdin, "find … | vllava batch QUESTION -, or name the files")
     try:
@@ -58,65 +59,35 @@ def piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
     return [os.fsdecode(line) for line in lines if line]
 
 
-def _expanded(names: Iterable[str], is_recursive: bool, tell: Tell) -> Iterable[str]:
-    for name in names:
-        if os.path.isdir(name):
-            yield from _folder(name, is_recursive, tell)
-        else:
-            yield name
-
-
-def _folder(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
+def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
     """Each real folder is read once, under its own name rather than a link's, so that no loop of links is endless."""
     found: list[str] = []
-    faults = 0
+    faults: list[OSError] = []
     waiting, links = [folder], deque[str]()
     seen: set[tuple[int, int]] = set()
     has_inner = False
+
+    def note(exc: OSError) -> None:
+        faults.append(exc)
+        tell(f"{quoted(Path(here))} can't be read: {os_reason(exc)}. Check the folder, or leave it out.")
+
     while waiting or links:
         here = waiting.pop() if waiting else links.popleft()
-        try:
-            inner = _read(here, found, seen)
-        except OSError as exc:
-            faults += 1
-            tell(f"{quoted(Path(here))} can't be read: {os_reason(exc)}. Check the folder, or leave it out.")
-            continue
-        has_inner = has_inner or bool(inner)
-        if is_recursive:
-            for entry in inner:
-                (links if entry.is_symlink() else waiting).append(entry.path)
+        for _, folders, files in islice(os.walk(here, onerror=note), 1):
+            facts = os.stat(here)  # noqa: PTH116
+            if (facts.st_dev, facts.st_ino) in seen:
+                break
+            seen.add((facts.st_dev, facts.st_ino))
+            start = os.path.join(here, "")  # noqa: PTH118
+            shown = [name for name in files if not name.startswith(".") and name.lower().endswith(MEDIA_SUFFIXES)]
+            found += [start + name for name in shown]
+            inner = sorted(start + name for name in folders if not name.startswith("."))
+            has_inner = has_inner or bool(inner)
+            for path in inner if is_recursive else ():
+                (links if os.path.islink(path) else waiting).append(path)  # noqa: PTH114
     if not found and not faults:
-        tell(_nothing_in(folder, has_inner and not is_recursive))
+        is_shallow = has_inner and not is_recursive
+        remedy = "Add --recursive for the folders in it" if is_shallow else "Name a folder that has some"
+        tell(f"{quoted(Path(folder))} has no videos or images in it. {remedy}.")
     # Part by part, as if each folder had been sorted: nothing in a name sorts before NUL.
     return sorted(found, key=lambda path: path.replace(os.sep, "\0"))
-
-
-def _read(folder: str, found: list[str], seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
-    """Adds the media files of a folder to `found`; the folders in it, sorted. Errors: OSError."""
-    facts = os.stat(folder)  # noqa: PTH116
-    if (facts.st_dev, facts.st_ino) in seen:
-        return []
-    seen.add((facts.st_dev, facts.st_ino))
-    inner = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                inner.append(entry)
-            elif entry.name.lower().endswith(MEDIA_SUFFIXES):
-                found.append(entry.path)
-    return sorted(inner, key=lambda entry: entry.name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads nowhere: with a clip's name, it is a clip that is missing."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _nothing_in(folder: str, has_unread: bool) -> str:
-    remedy = "Add --recursive for the folders in it" if has_unread else "Name a folder that has some"
-    return f"{quoted(Path(folder))} has no videos or images in it. {remedy}."

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vllava_cli.errors import CheckpointError
-from vllava_cli.media.preprocess import Size, crop_corner, padding, padding_colour, short_side_size
+from vllava_cli.media.preprocess import Size, crop_corner, padded, padding_colour, short_side_size
 from vllava_cli.nouns import Checkpoint, Fit, Frames, MediaKind, VideoRecipe
 
 
@@ -50,7 +50,7 @@ def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
     if fit != "crop":
         options["size"] = {"height": processor.crop_size["height"], "width": processor.crop_size["width"]}
     if fit == "pad":
-        image = _padded(image, processor.image_mean)
+        image = padded(image, processor.image_mean)
     # Newer versions warn unless they are told which name the result should have; older ones don't know the option.
     if "return_legacy_image_output" in inspect.signature(processor.preprocess).parameters:
         options["return_legacy_image_output"] = False
@@ -83,7 +83,7 @@ def _fitted(pixels: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Ten
 
 def _square(frame: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
     """[H, W, 3] → [1, 3, S, S] uint8."""
-    whole = _padded(frame, recipe.mean) if fit == "pad" else frame
+    whole = padded(frame, recipe.mean) if fit == "pad" else frame
     uint8 = torch.from_numpy(whole).permute(2, 0, 1).contiguous()[None]
     if fit == "crop":
         return _crop(_resize(uint8, short_side_size(_size(uint8), recipe.short_side)), recipe)
@@ -107,16 +107,6 @@ def _normalise(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
     mean = torch.tensor(recipe.mean).mul(255.0).view(3, 1, 1)
     std = torch.tensor(recipe.std).mul(255.0).view(3, 1, 1)
     return pixels.to(torch.float32).sub_(mean).div_(std)
-
-
-def _padded(frame: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
-    """[H, W, 3] in the middle of a square of the mean colour."""
-    height, width, _ = frame.shape
-    side, top, left = padding((height, width))
-    square = np.empty((side, side, 3), np.uint8)
-    square[:] = padding_colour(mean)
-    square[top : top + height, left : left + width] = frame
-    return square
 
 
 def _size(pixels: Tensor) -> Size:

@@ -9,6 +9,10 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import VideoRecipe
@@ -22,14 +26,7 @@ MOST_SIDE = 4096
 MOST_SHOWN = 80
 MOST = 1e9
 """The limit of a mean or another factor."""
-# What VideoLlavaVideoProcessor takes where a file is silent.
-_DEFAULTS: Mapping[str, object] = {
-    "size": {"shortest_edge": 224},
-    "crop_size": {"height": 224, "width": 224},
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_EXPECTED: Mapping[str, object] = {
+_EXPECTED: Mapping[str, Any] = {
     "do_resize": True,
     "do_center_crop": True,
     "do_rescale": True,
@@ -37,22 +34,50 @@ _EXPECTED: Mapping[str, object] = {
     "resample": 3,
     "rescale_factor": 1 / 255,
 }
+# What VideoLlavaVideoProcessor takes where a file is silent.
+_DEFAULTS: Mapping[str, Any] = {
+    **_EXPECTED,
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
 
 
 def read_video_recipe(folder: Path) -> VideoRecipe:
     """The recipe of the first that exists, as transformers looks for it: `video_processor` in processor_config.json,
     video_preprocessor_config.json, preprocessor_config.json."""
-    path, written = _find(folder)
-    _check_expected(path, written)
-    values = {key: _default(default, written.get(key)) for key, default in _DEFAULTS.items()}
-    short_side = _short_side(path, values["size"])
-    crop_height, crop_width = _crop(path, values["crop_size"])
-    if crop_height != crop_width or crop_height > short_side:
-        raise _refusal(path, "crop_size", values["crop_size"], f"a square no larger than {short_side}")
-    mean, std = _triple(path, "image_mean", values["image_mean"]), _triple(path, "image_std", values["image_std"])
-    if not all(value > 0 for value in std):
-        raise _refusal(path, "image_std", values["image_std"], "three numbers above 0")
-    return VideoRecipe(short_side=short_side, crop_height=crop_height, crop_width=crop_width, mean=mean, std=std)
+    if not (found := _found(folder)):
+        what = "has no preprocessor_config.json, which says how frames are prepared"
+        raise CheckpointError(f"{folder} {what}: copy the base's.")
+    path, written = found
+    values: dict[str, Any] = {
+        key: default if written.get(key) is None else written[key] for key, default in _DEFAULTS.items()
+    }
+
+    def check(key: str, is_right: bool, wanted: str) -> None:
+        if not is_right:
+            shown = f"{path} sets {key} to {_shown(values[key])}"
+            raise CheckpointError(f"{shown}, but it must be {wanted}. Use a checkpoint saved with it.")
+
+    for key, wanted in _EXPECTED.items():
+        if key != "rescale_factor":
+            check(key, values[key] == wanted, json.dumps(wanted))
+        elif not (_is_number(values[key]) and math.isclose(values[key], wanted, rel_tol=1e-6)):
+            check(key, False, "1/255")
+    size, crop = values["size"], values["crop_size"]
+    short_side: Any = size.get("shortest_edge") if isinstance(size, dict) and len(size) == 1 else size
+    check("size", _is_side(short_side), '{"shortest_edge": N}')
+    height: Any = crop.get("height") if isinstance(crop, dict) else crop
+    width: Any = crop.get("width") if isinstance(crop, dict) else crop
+    check("crop_size", _is_side(height) and _is_side(width), '{"height": N, "width": N}')
+    check("crop_size", height == width and height <= short_side, f"a square no larger than {short_side}")
+    for key in ("image_mean", "image_std"):
+        is_list = isinstance(values[key], list) and len(values[key]) == 3
+        check(key, is_list and all(map(_is_number, values[key])), "three numbers")
+    check("image_std", min(values["image_std"]) > 0, "three numbers above 0")
+    mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
+    return VideoRecipe(short_side=short_side, crop_height=height, crop_width=width, mean=mean, std=std)
 
 
 def has_recipe(folder: Path) -> bool:
@@ -74,11 +99,15 @@ def crop_corner(size: Size, recipe: VideoRecipe) -> tuple[int, int]:
     return int((height - recipe.crop_height) / 2.0), int((width - recipe.crop_width) / 2.0)
 
 
-def padding(size: Size) -> tuple[int, int, int]:
-    """(side, top, left) of a picture in the middle of a square; the odd row or column goes below or right."""
-    height, width = size
+def padded(frame: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] in the middle of a square of the mean colour; the odd row or column goes below or right."""
+    height, width, _ = frame.shape
     side = max(height, width)
-    return side, (side - height) // 2, (side - width) // 2
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.empty((side, side, 3), np.uint8)
+    square[:] = padding_colour(mean)
+    square[top : top + height, left : left + width] = frame
+    return square
 
 
 def padding_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
@@ -86,15 +115,7 @@ def padding_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(round(value * 255) for value in mean)
 
 
-def _find(folder: Path) -> tuple[Path, Mapping[str, object]]:
-    if found := _found(folder):
-        return found
-    raise CheckpointError(
-        f"{folder} has no preprocessor_config.json, which says how frames are prepared: copy the base's."
-    )
-
-
-def _found(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
+def _found(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
     nested = folder / "processor_config.json"
     if nested.exists():
         inside = read_object(nested).get("video_processor")
@@ -106,54 +127,12 @@ def _found(folder: Path) -> tuple[Path, Mapping[str, object]] | None:
     return None
 
 
-def _check_expected(path: Path, written: Mapping[str, object]) -> None:
-    for key, wanted in _EXPECTED.items():
-        value = _default(wanted, written.get(key))
-        if isinstance(wanted, float) and _is_number(value) and math.isclose(float(str(value)), wanted, rel_tol=1e-6):
-            continue
-        if value != wanted:
-            raise _refusal(path, key, value, "1/255" if key == "rescale_factor" else json.dumps(wanted))
-
-
-def _short_side(path: Path, size: object) -> int:
-    """224 → 224; {"shortest_edge": 224} → 224; anything else is another way to resize."""
-    value = size.get("shortest_edge") if isinstance(size, dict) and len(size) == 1 else size
-    return _whole(path, "size", value, '{"shortest_edge": N}')
-
-
-def _crop(path: Path, crop_size: object) -> tuple[int, int]:
-    """224 → (224, 224); {"height": 224, "width": 224} → (224, 224)."""
-    sides = [crop_size.get("height"), crop_size.get("width")] if isinstance(crop_size, dict) else [crop_size, crop_size]
-    if None in sides:
-        raise _refusal(path, "crop_size", crop_size, '{"height": N, "width": N}')
-    height, width = (_whole(path, "crop_size", side, '{"height": N, "width": N}') for side in sides)
-    return height, width
-
-
-def _whole(path: Path, key: str, value: object, wanted: str) -> int:
-    if type(value) is not int or not 1 <= value <= MOST_SIDE:
-        raise _refusal(path, key, value, wanted)
-    return value
-
-
-def _triple(path: Path, key: str, value: object) -> tuple[float, float, float]:
-    if not isinstance(value, list) or len(value) != 3 or not all(_is_number(part) for part in value):
-        raise _refusal(path, key, value, "three numbers")
-    return float(value[0]), float(value[1]), float(value[2])
-
-
-def _default(default: object, value: object) -> object:
-    return default if value is None else value
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MOST_SIDE
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
-
-
-def _refusal(path: Path, key: str, value: object, wanted: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} sets {key} to {_shown(value)}, but it must be {wanted}. Use a checkpoint saved with it."
-    )
 
 
 def _shown(value: object) -> str:

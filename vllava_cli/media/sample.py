@@ -1,25 +1,28 @@
 """The exact eight: `sample` gives the frames that decoding the whole file and picking the reference positions gives.
 
-Three ways lead to a video's frames, tried in this order: by its sample table, by one pass over its packets, and by
-decoding it through. The first two decode only the groups of pictures that are needed, and give up at the first sign
-that something isn't as the index says; the third is always right.
+`probe` gives the facts that are found on the way, `header` those that need no decoding.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.container import codec_name, opened, video_stream
-from vllava_cli.media.file_check import check_file, is_folder
-from vllava_cli.media.images import look, read_animation, read_folder, read_still
+from vllava_cli.media.container import opened, stored_clip, video_stream
+from vllava_cli.media.file_check import check_file
+from vllava_cli.media.images import look, opened_image, read_animation, read_folder, read_still, stored_image, turn_of
 from vllava_cli.media.select import check_trim
-from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
-from vllava_cli.media.video.seek import has_constant_rate, is_seekable, sample_by_seeking
+from vllava_cli.media.video.full_decode import decode_all
+from vllava_cli.media.video.seek import has_constant_rate, sample_video
 from vllava_cli.nouns import Clip, Frames, Framing
+
+_MICROSECONDS = 1_000_000
 
 
 def sample(path: Path, framing: Framing) -> Frames:
@@ -30,7 +33,7 @@ def sample(path: Path, framing: Framing) -> Frames:
     """
     check_trim(framing)
     with _memory_faults(path):
-        if is_folder(path):
+        if os.path.isdir(path):
             return read_folder(path, framing)
         check_file(path)
         match look(path):
@@ -39,12 +42,12 @@ def sample(path: Path, framing: Framing) -> Frames:
             case "animation":
                 return read_animation(path, framing)
             case "video":
-                return _sample_video(path, framing)
+                return sample_video(path, framing)
 
 
 def probe(path: Path, *, is_full: bool = False) -> Clip:
     """The facts of a file, found on the way that `sample` takes; `is_full` decodes every frame of a video instead."""
-    if is_full and not is_folder(path):
+    if is_full and not os.path.isdir(path):
         check_file(path)
         with _memory_faults(path):
             if look(path) == "video":
@@ -55,6 +58,25 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
     return replace(clip, is_rate_constant=has_constant_rate(path))
 
 
+def header(path: Path) -> Clip:
+    """The facts in a file's header, read in a millisecond or two; 0, None or "" for what it doesn't have, and no way.
+
+    A video's width and height are as stored; its frames are counted only by some containers. Errors: the MediaErrors
+    of `sample` for what can't be opened, and one for a folder. What lies damaged behind the header isn't seen.
+    """
+    check_file(path)
+    kind = look(path)
+    if kind == "video":
+        return _undecoded(path) or _video_header(path, has_decoders=True)
+    with opened_image(path) as image:
+        stored, turn = stored_image(path, image), turn_of(image)
+        if kind == "animation":
+            return replace(stored, kind="video")
+        has_own_turn = stored.codec == "tiff"  # Pillow turns its size by itself
+        width, height = image.size if has_own_turn else turn.turned(image.size)
+        return replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation)
+
+
 @contextmanager
 def _memory_faults(path: Path) -> Iterator[None]:
     try:
@@ -63,15 +85,27 @@ def _memory_faults(path: Path) -> Iterator[None]:
         raise MediaError(f"{quoted(path)} needs more memory than there is. Scale it down first.") from exc
 
 
-def _sample_video(path: Path, framing: Framing) -> Frames:
-    with opened(path) as container:
+def _undecoded(path: Path) -> Clip | None:
+    """None where a decoder may know better: the header tells no size, or a wrong one."""
+    try:
+        clip = _video_header(path, has_decoders=False)
+    except MediaError:
+        return None
+    return clip if clip.width and clip.height else None
+
+
+def _video_header(path: Path, *, has_decoders: bool) -> Clip:
+    """The stream's own length where the container has one for each stream, else that of the whole file."""
+    with opened(path, has_decoders=has_decoders) as container:
         stream = video_stream(container, path)
-        if not is_seekable(stream):
-            reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-            return decode_uncounted(container, path).frames(framing, reason)
-    found = sample_by_seeking(path, framing)
-    if isinstance(found, Frames):
-        return found
-    is_whole = framing == Framing(fit=framing.fit)
-    known = decode_all(path, found.foreseen if is_whole else (), is_damaged=found.is_damaged)
-    return known.frames(framing, found.reason)
+        own_s = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        return replace(
+            stored_clip(container, stream, path),
+            duration_s=_positive(own_s) or _positive(container.duration and container.duration / _MICROSECONDS),
+            fps=_positive(stream.average_rate or stream.guessed_rate),
+        )
+
+
+def _positive(number: float | Fraction | None) -> float | None:
+    value = float(number) if number else 0.0
+    return value if 0 < value < math.inf else None

@@ -32,13 +32,8 @@ def check_trim(framing: Framing) -> None:
     if framing.at_s and (framing.start_s is not None or framing.end_s is not None):
         raise UsageError("--at names the frames itself. Leave --start and --end out.")
     start_s = framing.start_s or 0.0
-    if framing.end_s is None or framing.end_s > start_s:
-        return
-    if framing.end_s == 0:
-        raise UsageError("--end is 0 s: nothing lies before it. Give a later --end.")
-    if framing.end_s == start_s:
-        raise UsageError(f"--start and --end are both {start_s:g} s: nothing lies between. Give a later --end.")
-    raise UsageError(f"--end {framing.end_s:g} s is before --start {start_s:g} s. Swap them.")
+    if framing.end_s is not None and framing.end_s <= start_s:
+        raise UsageError(f"--end {framing.end_s:g} s is not after --start {start_s:g} s. Give a later --end.")
 
 
 def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
@@ -103,10 +98,15 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
 
     first_tick(0.1, Fraction(1, 10)) → 1, though 0.1 is a little more than a tenth.
     """
+
+    def is_reached(tick: int) -> bool:
+        tick_s = float(tick * base)
+        return tick_s > time_s or (tick_s == time_s and not is_after)
+
     tick = math.ceil(Fraction(time_s) / base)
-    while _reaches(tick - 1, base, time_s, is_after):
+    while is_reached(tick - 1):
         tick -= 1
-    while not _reaches(tick, base, time_s, is_after):
+    while not is_reached(tick):
         tick += 1
     return tick
 
@@ -114,9 +114,9 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
 def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
     """Repeats frames evenly where they are fewer than the model sees; an image stays as it is.
 
-    Errors: UsageError for more frames; MediaError where a frame would fill the memory on the way to the model's square.
+    Errors: UsageError for more frames, and those of `check_shape`.
     """
-    _check_shape(frames.clip.width, frames.clip.height, fit)
+    check_shape(frames.clip.width, frames.clip.height, fit)
     if frames.kind == "image" or len(frames.times_s) == wanted:
         return frames
     if len(frames.times_s) > wanted:
@@ -126,14 +126,12 @@ def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
     return replace(frames, pixels=frames.pixels[places], times_s=times_s)
 
 
-def _check_shape(width: int, height: int, fit: Fit) -> None:
-    """A crop is resized to its short side, a pad widened to its long one, before the square is cut or made."""
+def check_shape(width: int, height: int, fit: Fit) -> None:
+    """Raises a MediaError for a frame that would fill the memory on the way to the model's square.
+
+    A crop is resized to its short side, a pad widened to its long one, before the square is cut or made.
+    """
     longest, shortest = max(width, height), min(width, height)
     if longest > {"crop": 1000 * shortest, "pad": 1 << 14, "squash": 1 << 18}[fit]:
         remedy = "Cut a part out of it, or scale it down"
         raise MediaError(f"A frame of {width}x{height} is too long and thin for --fit {fit}. {remedy}.")
-
-
-def _reaches(tick: int, base: Fraction, time_s: float, is_after: bool) -> bool:
-    tick_s = float(tick * base)
-    return tick_s > time_s or (tick_s == time_s and not is_after)

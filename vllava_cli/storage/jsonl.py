@@ -1,4 +1,4 @@
-r"""Rows in files, one JSON object a line: how one is written, read and distrusted, in bounded memory.
+r"""Rows in files, one JSON object a line, written, read and distrusted in bounded memory; a journal appends them.
 
 A line is ASCII, and its text is valid Unicode, though a file may have a name that is neither. Such a text is written
 readably, and its bytes in base64 in a field beside it:
@@ -21,6 +21,7 @@ from vllava_cli.storage.files import Part, as_output_error, locked, opened, rele
 
 MAX_ROW_BYTES = 16 << 20
 BYTES = "_bytes"
+_BLOCK_BYTES = 1 << 16
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -166,11 +167,14 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 """json.loads would make a new one for each row: a quarter of the time that reading a row takes."""
 
 
-_BLOCK_BYTES = 1 << 16
-
-
 class Journal:
-    """An open journal, locked until `close`; for one thread. If its process dies, its forks hold the lock on."""
+    """An append-only file of rows that one process writes and any may read; locked until `close`, for one thread.
+
+    A row that `append` returned from is on the disk: it outlives SIGKILL and, as far as the disk keeps its word, a
+    power loss. A row cut short by either is cut off when the file is opened again; one cut short by a full disk, at
+    once. Other whole rows stay as they are until `rewrite`, a file that isn't a journal always. If the process dies,
+    its forks hold the lock on.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path

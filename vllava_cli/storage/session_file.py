@@ -75,7 +75,10 @@ def create(path: Path, record: SessionRecord) -> Journal:
 
     No other process may write to it until the journal is closed.
     """
-    _make_parents(path)
+    missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
+    with as_output_error(path):
+        for parent in reversed(missing):
+            parent.mkdir(0o700, exist_ok=True)
     _check_free(path)
     journal = Journal.open(path, is_private=True)
     is_new = journal.is_empty
@@ -281,13 +284,6 @@ def _medium(fields: Fields, fit: Fit) -> MediumRecord:
         framing=read_framing(fields.inside("framing"), fit),
         times_s=fields.each("times_s", Fields.number),
     )
-
-
-def _make_parents(path: Path) -> None:
-    missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
-    with as_output_error(path):
-        for parent in reversed(missing):
-            parent.mkdir(0o700, exist_ok=True)
 
 
 def _check_free(path: Path) -> None:

@@ -101,7 +101,7 @@ def rows_in(folder: Path) -> int:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """CrashLoopDetector vllava in an empty folder and doesn't wait for it."""
+    """Starts vllava in an empty folder and doesn't wait for it."""
     settings = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),

@@ -97,21 +97,9 @@ def test_clips_stand_where_they_came_in_also_those_of_dropped_turns() -> None:
         dropped=1,
     )
     assert markdown(conversation, model="demo") == (
-        "# dog.mp4, cat.png\n"
-        "\n"
-        "Model: demo\n"
-        "\n"
-        "Shown: `/a/dog.mp4`, 8 frames at 0:00.00 0:00.50 0:01.00 0:01.50 0:02.00 0:02.50 0:03.00 0:03.50.\n"
-        "\n"
-        "> What is it?\n"
-        "\n"
-        "A dog.\n"
-        "\n"
-        "Shown: `cat.png`, one picture.\n"
-        "\n"
-        "> And now?\n"
-        "\n"
-        "A cat.\n"
+        "# dog.mp4, cat.png\n\nModel: demo\n\n"
+        "Shown: `/a/dog.mp4`, 8 frames at 0:00.00 0:00.50 0:01.00 0:01.50 0:02.00 0:02.50 0:03.00 0:03.50.\n\n"
+        "> What is it?\n\nA dog.\n\nShown: `cat.png`, one picture.\n\n> And now?\n\nA cat.\n"
     )
     assert exported() == "# A conversation\n\nModel: demo\n"
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.clips import FFV1, GIF, H264, VP9, cut, picture, write_animation, write_clip, write_sound
+from tests.clips import FFV1, GIF, H264, VP9, cut, picture, write_animation, write_clip
 from tests.waiting import wait_for
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.contact_sheet import tiled
@@ -28,12 +29,6 @@ M = (0.5, 0.5, 0.5)
 WHOLE = Framing()
 ROOT = Path(__file__).parents[3]
 MIB = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +96,31 @@ def message_of(guard: DecoderClient, path: Path, framing: Framing = WHOLE) -> st
     return str(caught.value)
 
 
-def make_image(name: str) -> Path:
+def make_image(name: str = "a.png") -> Path:
     Image.fromarray(picture(5)).save(name)
     return Path(name)
+
+
+@pytest.fixture
+def fresh() -> Iterator[DecoderClient]:
+    """A child of this test's own that has read a picture."""
+    with DecoderClient() as guard:
+        guard.sample(make_image(), WHOLE)
+        yield guard
+
+
+def error_of(guard: DecoderClient, path: Path) -> Exception:
+    with pytest.raises(Exception) as caught:
+        guard.sample(path, WHOLE)
+    return caught.value
+
+
+def asking(guard: DecoderClient, path: Path) -> tuple[threading.Thread, list[Exception]]:
+    """A thread that asks for frames, and what it gets instead."""
+    caught: list[Exception] = []
+    thread = threading.Thread(target=lambda: caught.append(error_of(guard, path)))
+    thread.start()
+    return thread, caught
 
 
 MEDIA: dict[str, Callable[[], Path]] = {
@@ -112,49 +129,37 @@ MEDIA: dict[str, Callable[[], Path]] = {
     "ffv1, odd": lambda: write_clip(Path("a.mkv"), 5, encoding=FFV1, width=65, height=49),
     "gif": lambda: write_clip(Path("a.gif"), encoding=GIF),
     "webp": lambda: write_animation(Path("a.webp")),
-    "png": lambda: make_image("a.png"),
+    "png": lambda: make_image(),
     "truncated": lambda: cut(write_clip(Path("whole.mkv"), 60), 0.6, "a.mkv"),
 }
 
 
 @pytest.mark.parametrize("name", MEDIA)
-@pytest.mark.parametrize("framing", [WHOLE, Framing(start_s=0.1, end_s=0.4, fit="pad")], ids=["whole", "part"])
-def test_the_frames_are_those_of_sample(shared: DecoderClient, name: str, framing: Framing) -> None:
+def test_the_frames_and_facts_are_those_of_sample_and_probe(shared: DecoderClient, name: str) -> None:
     path = MEDIA[name]()
-    expected, frames = sample(path, framing), shared.sample(path, framing)
-    assert (frames.clip, frames.times_s) == (expected.clip, expected.times_s)
-    assert (frames.pixels == expected.pixels).all() and frames.pixels.shape == expected.pixels.shape
+    for framing in (WHOLE, Framing(start_s=0.1, end_s=0.4, fit="pad")):
+        expected, frames = sample(path, framing), shared.sample(path, framing)
+        assert (frames.clip, frames.times_s) == (expected.clip, expected.times_s)
+        assert (frames.pixels == expected.pixels).all() and frames.pixels.shape == expected.pixels.shape
+    for is_full in (False, True):
+        assert shared.probe(path, is_full=is_full) == probe(path, is_full=is_full)
 
 
-@pytest.mark.parametrize("name", MEDIA)
-@pytest.mark.parametrize("is_full", [False, True])
-def test_the_facts_are_those_of_probe(shared: DecoderClient, name: str, is_full: bool) -> None:
-    path = MEDIA[name]()
-    expected = probe(path, is_full=is_full)
-    assert shared.probe(path, is_full=is_full) == expected
-
-
-FAULTY: dict[str, tuple[Callable[[], object], Framing]] = {
-    "missing": (lambda: None, WHOLE),
-    "folder": (lambda: Path("x.mp4").mkdir(), WHOLE),
-    "pipe": (lambda: os.mkfifo("x.mp4"), WHOLE),
-    "text": (lambda: Path("x.mp4").write_text("Dear diary"), WHOLE),
-    "damaged": (lambda: cut(write_clip(Path("whole.mp4")), 0.5, "x.mp4"), WHOLE),
-    "sound": (lambda: write_sound(Path("x.mp4")), WHOLE),
-    "past the end": (lambda: write_clip(Path("x.mp4"), 3), Framing(start_s=99)),
-    "no time": (lambda: write_clip(Path("x.mp4"), 3), Framing(start_s=float("nan"))),
-    "swapped": (lambda: write_clip(Path("x.mp4"), 3), Framing(start_s=2, end_s=1)),
-}
-
-
-@pytest.mark.parametrize("name", FAULTY)
-def test_the_errors_are_those_of_sample(shared: DecoderClient, name: str) -> None:
-    make, framing = FAULTY[name]
-    make()
+@pytest.mark.parametrize(
+    ("name", "framing"),
+    [
+        ("b.mp4", WHOLE),
+        ("a.mp4", Framing(start_s=99)),
+        ("a.mp4", Framing(start_s=float("nan"))),
+        ("a.mp4", Framing(start_s=2, end_s=1)),
+    ],
+)
+def test_the_errors_are_those_of_sample(shared: DecoderClient, name: str, framing: Framing) -> None:
+    write_clip(Path("a.mp4"), 3)
     with pytest.raises((MediaError, UsageError)) as expected:
-        sample(Path("x.mp4"), framing)
+        sample(Path(name), framing)
     with pytest.raises((MediaError, UsageError)) as error:
-        shared.sample(Path("x.mp4"), framing)
+        shared.sample(Path(name), framing)
     assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
 
 
@@ -190,7 +195,7 @@ def test_a_current_folder_that_is_gone(shared: DecoderClient, inside: Path, monk
 
 
 def test_one_child_serves_hundreds_of_files_within_its_memory() -> None:
-    paths = [make_image("a.png"), write_clip(Path("a.mp4"), 3), Path("gone.mp4")]
+    paths = [make_image(), write_clip(Path("a.mp4"), 3), Path("gone.mp4")]
     with DecoderClient(DecodeLimits(memory_bytes=640 * MIB)) as guard:
         guard.start()
         pid, results = guard.pid, []
@@ -207,17 +212,9 @@ def test_one_child_serves_hundreds_of_files_within_its_memory() -> None:
 
 def test_threads_share_a_guard(shared: DecoderClient) -> None:
     paths = [write_clip(Path(f"{count}.mp4"), count) for count in range(1, 9)]
-    counts: dict[int, int] = {}
-
-    def count(index: int) -> None:
-        counts[index] = shared.sample(paths[index], WHOLE).clip.frame_count
-
-    threads = [threading.Thread(target=count, args=(index,)) for index in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counts == {index: index + 1 for index in range(8)}
+    with ThreadPoolExecutor(8) as threads:
+        counts = threads.map(lambda path: shared.sample(path, WHOLE).clip.frame_count, paths)
+    assert list(counts) == list(range(1, 9))
 
 
 CRASHED = "'{}' can't be decoded: the decoder crashed on it ({}). Convert it to mp4 (H.264)."
@@ -241,28 +238,23 @@ def test_a_child_that_dies_on_a_file(long_clip: Path, number: int, message: str)
         thread = strike(guard, long_clip, number)
         assert message_of(guard, long_clip) == message.format(long_clip)
         thread.join()
-        assert guard.sample(make_image("a.png"), WHOLE).kind == "image"
+        assert guard.sample(make_image(), WHOLE).kind == "image"
 
 
-def test_a_crash_is_blamed_on_a_file_only_by_a_fresh_child(long_clip: Path) -> None:
-    with DecoderClient() as guard:
-        guard.sample(make_image("a.png"), WHOLE)
-        first = guard.pid
-        thread = strike(guard, long_clip, signal.SIGSEGV, times=2)
-        assert message_of(guard, long_clip) == CRASHED.format(long_clip, "SIGSEGV")
-        thread.join()
-        assert guard.pid is None and is_gone(first or 0)
+def test_a_crash_is_blamed_on_a_file_only_by_a_fresh_child(fresh: DecoderClient, long_clip: Path) -> None:
+    first = fresh.pid
+    thread = strike(fresh, long_clip, signal.SIGSEGV, times=2)
+    assert message_of(fresh, long_clip) == CRASHED.format(long_clip, "SIGSEGV")
+    thread.join()
+    assert fresh.pid is None and is_gone(first or 0)
 
 
-def test_a_child_that_died_while_idle_is_replaced() -> None:
-    path = make_image("a.png")
-    with DecoderClient() as guard:
-        guard.sample(path, WHOLE)
-        pid = guard.pid or 0
-        os.kill(pid, signal.SIGKILL)
-        assert wait_for(lambda: is_gone(pid))
-        assert guard.sample(path, WHOLE).kind == "image"
-        assert guard.pid != pid
+def test_a_child_that_died_while_idle_is_replaced(fresh: DecoderClient) -> None:
+    pid = fresh.pid or 0
+    os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: is_gone(pid))
+    assert fresh.sample(Path("a.png"), WHOLE).kind == "image"
+    assert fresh.pid != pid
 
 
 def test_a_file_that_takes_too_long(long_clip: Path) -> None:
@@ -283,23 +275,15 @@ def test_a_file_that_takes_too_much_processor_time(long_clip: Path) -> None:
     assert f"'x' {caught.value}" == SLOW.format("x", "300")
 
 
-def test_a_picture_that_takes_too_much_memory() -> None:
+def test_a_picture_and_a_video_that_take_too_much_memory(long_clip: Path) -> None:
     with Path("large.ppm").open("wb") as file:
         file.write(b"P6 8000 8000 255\n")
         file.truncate(8000 * 8000 * 3 + 100)
     with DecoderClient(DecodeLimits(memory_bytes=384 * MIB)) as guard:
-        guard.sample(make_image("a.png"), WHOLE)
-        assert message_of(guard, Path("large.ppm")) == (
-            "'large.ppm' needs more than 0.4 GiB to decode. Raise --decode-memory or scale it down."
-        )
-        assert guard.sample(make_image("a.png"), WHOLE).kind == "image"
-
-
-def test_a_video_that_takes_too_much_memory(long_clip: Path) -> None:
-    with DecoderClient(DecodeLimits(memory_bytes=384 * MIB)) as guard:
-        assert message_of(guard, long_clip) == (
-            f"'{long_clip}' needs more than 0.4 GiB to decode. Raise --decode-memory or scale it down."
-        )
+        for path in (Path("large.ppm"), long_clip):
+            needed = "needs more than 0.4 GiB to decode. Raise --decode-memory or scale it down."
+            assert message_of(guard, path) == f"'{path}' {needed}"
+            assert guard.sample(make_image(), WHOLE).kind == "image"
 
 
 CHILD = """
@@ -312,7 +296,7 @@ server.answer(request, sys.stdout.buffer, int(sys.argv[1]))
 
 
 def test_frames_larger_than_the_limit_are_not_sent_where_the_system_holds_none() -> None:
-    size = np.asarray(Image.open(make_image("a.png"))).nbytes
+    size = np.asarray(Image.open(make_image())).nbytes
     command, environment = [sys.executable, "-c", CHILD], {**os.environ, "PYTHONPATH": str(ROOT)}
     fits, is_too_large = (
         subprocess.run([*command, str(most)], env=environment, stdout=subprocess.PIPE, check=True).stdout
@@ -330,17 +314,9 @@ def test_tiles_come_back_in_the_place_of_frames(shared: DecoderClient, tiles: Ti
     assert (frames.pixels == expected.pixels).all()
 
 
-def test_a_picture_that_is_shown_all_the_time_is_held_once(shared: DecoderClient) -> None:
-    Path("folder").mkdir()
-    make_image("folder/a.png")
-    frames, expected = shared.sample(Path("folder"), WHOLE), sample(Path("folder"), WHOLE)
-    assert (frames.pixels == expected.pixels).all() and len(frames.pixels) == 8
-    assert np.shares_memory(frames.pixels[0], frames.pixels[7])
-
-
 def test_what_the_child_may_use() -> None:
     with DecoderClient(DecodeLimits(memory_bytes=512 * MIB, timeout_s=10)) as guard:
-        guard.sample(make_image("a.png"), WHOLE)
+        guard.sample(make_image(), WHOLE)
         child = psutil.Process(guard.pid)
         limits = {name: child.rlimit(getattr(resource, f"RLIMIT_{name}")) for name in ("AS", "CORE", "FSIZE", "NOFILE")}
         assert limits == {"AS": (512 * MIB,) * 2, "CORE": (0, 0), "FSIZE": (0, 0), "NOFILE": (64, 64)}
@@ -348,49 +324,36 @@ def test_what_the_child_may_use() -> None:
         assert 10 * cores <= child.rlimit(resource.RLIMIT_CPU)[0] <= 10 * cores + 5
 
 
-def test_the_child_inherits_nothing_but_the_wire() -> None:
+def test_the_child_inherits_nothing_but_the_wire_and_goes_first_where_memory_runs_out() -> None:
     with Path("secret").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         with DecoderClient() as guard:
-            guard.sample(make_image("a.png"), WHOLE)
+            guard.sample(make_image(), WHOLE)
             assert open_files(guard.pid or 0) == set()
             assert psutil.Process(guard.pid).num_fds() == 5
-            assert {str(Path(f"/proc/{guard.pid}/fd/{number}").readlink()) for number in range(3)} == {os.devnull}
+            facts = Path(f"/proc/{guard.pid}")
+            assert {str((facts / f"fd/{number}").readlink()) for number in range(3)} == {os.devnull}
+            assert (facts / "oom_score_adj").read_text() == "1000\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_where_memory_runs_out_the_child_goes_first() -> None:
-    with DecoderClient() as guard:
-        guard.sample(make_image("a.png"), WHOLE)
-        assert Path(f"/proc/{guard.pid}/oom_score_adj").read_text() == "1000\n"
+def test_a_guard_that_another_thread_kills_in_the_middle_of_a_file(fresh: DecoderClient, long_clip: Path) -> None:
+    pid = fresh.pid or 0
+    thread, caught = asking(fresh, long_clip)
+    assert wait_for(lambda: long_clip in open_files(pid))
+    fresh.kill()
+    assert not psutil.pid_exists(pid)
+    thread.join()
+    assert [type(error) for error in caught] == [KilledError]
+    assert type(error_of(fresh, Path("a.png"))) is KilledError
+    assert fresh.pid is None
 
 
-def error_of(guard: DecoderClient, path: Path) -> Exception:
-    with pytest.raises(Exception) as caught:
-        guard.sample(path, WHOLE)
-    return caught.value
-
-
-def test_a_guard_that_another_thread_kills_in_the_middle_of_a_file(long_clip: Path) -> None:
-    with DecoderClient() as guard:
-        guard.sample(make_image("a.png"), WHOLE)
-        pid, caught = guard.pid or 0, list[Exception]()
-        thread = threading.Thread(target=lambda: caught.append(error_of(guard, long_clip)))
-        thread.start()
-        assert wait_for(lambda: long_clip in open_files(pid))
-        guard.kill()
-        assert not psutil.pid_exists(pid)
-        thread.join()
-        assert [type(error) for error in caught] == [KilledError]
-        assert type(error_of(guard, Path("a.png"))) is KilledError
-        assert guard.pid is None
+SLOW_CHILD = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
 
 def test_a_guard_that_another_thread_kills_while_its_child_starts() -> None:
-    slow = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-    guard, caught = DecoderClient(command=slow), list[Exception]()
-    thread = threading.Thread(target=lambda: caught.append(error_of(guard, Path("a.mp4"))))
-    thread.start()
+    guard = DecoderClient(command=SLOW_CHILD)
+    thread, caught = asking(guard, Path("a.mp4"))
     assert wait_for(lambda: guard.pid is not None)
     pid = guard.pid or 0
     guard.kill()
@@ -411,60 +374,44 @@ class Trap(list[str]):
 
 
 def test_a_child_that_is_born_while_its_guard_is_killed() -> None:
-    trap = Trap([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-    trap.guard, caught = DecoderClient(command=trap), list[Exception]()
-    thread = threading.Thread(target=lambda: caught.append(error_of(trap.guard, Path("a.mp4"))))
-    thread.start()
+    trap = Trap(SLOW_CHILD)
+    trap.guard = DecoderClient(command=trap)
+    thread, caught = asking(trap.guard, Path("a.mp4"))
     thread.join(timeout=30)
     assert [type(error) for error in caught] == [KilledError]
     assert trap.guard.pid is None
 
 
-class NoCommand(list[str]):
-    """A command that must not be started."""
-
-    def __iter__(self) -> Iterator[str]:
-        raise AssertionError("a child was started")
-
-
-def test_a_guard_that_was_killed_starts_no_child() -> None:
-    guard = DecoderClient(command=NoCommand(["python"]))
-    guard.kill()
-    assert type(error_of(guard, Path("a.mp4"))) is KilledError
-
-
-def test_an_idle_guard_that_is_killed_leaves_no_process() -> None:
-    guard = DecoderClient()
-    guard.sample(make_image("a.png"), WHOLE)
-    pid = guard.pid or 0
-    guard.kill()
+def test_an_idle_guard_that_is_killed_leaves_no_process_and_starts_none(fresh: DecoderClient) -> None:
+    pid = fresh.pid or 0
+    fresh.kill()
     assert not psutil.pid_exists(pid)
-    guard.kill()
+    fresh.kill()
+    assert type(error_of(fresh, Path("a.mp4"))) is KilledError
+    assert fresh.pid is None
 
 
-def test_ctrl_c_ends_the_child_and_the_guard_stays_usable(long_clip: Path) -> None:
-    with DecoderClient() as guard:
-        guard.sample(make_image("a.png"), WHOLE)
-        pid = guard.pid or 0
-        parent = threading.Thread(target=lambda: wait_for(lambda: long_clip in open_files(pid)) and interrupt())
-        parent.start()
-        with pytest.raises(KeyboardInterrupt):
-            guard.sample(long_clip, WHOLE)
-        parent.join()
-        assert is_gone(pid)
-        assert guard.sample(make_image("a.png"), WHOLE).kind == "image"
+def test_ctrl_c_ends_the_child_and_the_guard_stays_usable(fresh: DecoderClient, long_clip: Path) -> None:
+    pid = fresh.pid or 0
+
+    def interrupt() -> None:
+        assert wait_for(lambda: long_clip in open_files(pid))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    parent = threading.Thread(target=interrupt)
+    parent.start()
+    with pytest.raises(KeyboardInterrupt):
+        fresh.sample(long_clip, WHOLE)
+    parent.join()
+    assert is_gone(pid)
+    assert fresh.sample(Path("a.png"), WHOLE).kind == "image"
 
 
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_the_child_itself_ignores_ctrl_c(shared: DecoderClient) -> None:
-    shared.sample(make_image("a.png"), WHOLE)
-    pid = shared.pid or 0
+def test_the_child_itself_ignores_ctrl_c(fresh: DecoderClient) -> None:
+    pid = fresh.pid or 0
     os.kill(pid, signal.SIGINT)
-    assert shared.sample(make_image("a.png"), WHOLE).kind == "image"
-    assert shared.pid == pid
+    assert fresh.sample(Path("a.png"), WHOLE).kind == "image"
+    assert fresh.pid == pid
 
 
 PARENT = """
@@ -529,25 +476,18 @@ def test_modules_in_the_current_folder_are_not_run(
         Path(f"{name}.py").write_text(HOSTILE)
     monkeypatch.setenv("PYTHONPATH", python_path)
     with DecoderClient() as guard:
-        assert guard.sample(make_image("a.png"), WHOLE).kind == "image"
+        assert guard.sample(make_image(), WHOLE).kind == "image"
     assert not (inside / "ran").exists()
 
 
-def test_the_decoders_are_loaded_in_the_child_alone() -> None:
-    code = PARENT + "print(sorted({'av', 'PIL', 'torch', 'typer', 'rich'} & set(sys.modules)))\n"
-    with caller(code, write_clip(Path("a.mp4"), 3)) as parent:
-        printed, _ = parent.communicate()
-    assert printed.splitlines()[1:] == ["[]"]
-
-
-def test_the_child_loads_no_more_than_decoding_takes() -> None:
-    code = (
-        "import sys, vllava_cli.media.decoder.server, vllava_cli.media.sample\n"
-        "print(sorted({'torch', 'transformers', 'typer', 'rich', 'huggingface_hub'} & set(sys.modules)))\n"
-    )
-    with caller(code) as process:
-        printed, _ = process.communicate()
-    assert printed == "[]\n"
+def test_the_decoders_are_loaded_in_the_child_alone_which_loads_no_more() -> None:
+    unneeded = {"torch", "transformers", "typer", "rich", "huggingface_hub"}
+    server = "import sys, vllava_cli.media.decoder.server, vllava_cli.media.sample\n"
+    for code, unloaded in ((PARENT, unneeded | {"av", "PIL"}), (server, unneeded)):
+        words = f"{code}print(sorted({unloaded} & set(sys.modules)))"
+        with caller(words, write_clip(Path("a.mp4"), 3)) as process:
+            printed, _ = process.communicate()
+        assert printed.splitlines()[-1] == "[]"
 
 
 def test_a_bug_in_the_child_comes_back_with_its_traceback(shared: DecoderClient) -> None:

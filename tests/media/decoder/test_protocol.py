@@ -14,6 +14,7 @@ from vllava_cli.media.decoder import protocol
 from vllava_cli.nouns import Clip, Frames, Framing
 
 PATH = Path("a.mp4")
+of_every_call = pytest.mark.parametrize("call", ["probe", "header", "documented"])
 REQUEST = protocol.Request(call="sample", path=PATH, folder="/", cpu_s=1)
 CLIP = Clip(
     path=PATH,
@@ -75,7 +76,7 @@ def test_an_image_has_one_frame() -> None:
     assert (frames.clip, frames.pixels.shape) == (image, (1, 2, 4, 3))
 
 
-@pytest.mark.parametrize("call", ["probe", "header", "documented"])
+@of_every_call
 def test_facts_arrive_as_they_were_sent(call: protocol.Call) -> None:
     assert answer(protocol.result_line(CLIP), request=replace(REQUEST, call=call)) == CLIP
 
@@ -133,25 +134,19 @@ def without(name: str) -> bytes:
 FORGED = {
     "no JSON": b"hello\n",
     "not UTF-8": b'{"is": "\xff"}\n',
-    "no object": b"[1, 2]\n",
-    "nothing": b"null\n",
     "an empty line": b"\n",
     "a deep nest": b"[" * 100_000 + b"\n",
     "a number of 5000 digits": b'{"is": ' + b"9" * 5000 + b"}\n",
     "another kind": b'{"is": "pickle"}\n',
     "an answer to another question": protocol.result_line(CLIP),
     "an error that is none of ours": b'{"is": "SystemExit", "sentence": "no"}\n',
-    "a sentence that is none": b'{"is": "media error", "sentence": 5}\n',
-    "a sentence without an end": protocol.error_line(MediaError("x" * 100_000)),
+    "a sentence without an end": protocol.error_line(MediaError("x" * 300_000)),
     "a traceback that is none": b'{"is": "bug", "traceback": null}\n',
     "no clip": without("clip"),
-    "no width": without("width"),
     "no times": without("times_s"),
     "no width at all": frames_with(width=0),
     "a negative height": frames_with(height=-2),
-    "a width of 1.5": frames_with(width=1.5),
     "a width of true": frames_with(width=True),
-    "a width in words": frames_with(width="4"),
     "more pixels than any picture": frames_with(width=100_000, height=100_000),
     "more bytes than there may be": frames_with(width=5000, height=5000, shape=[8, 5000, 5000]),
     "more bytes than there may be of one picture": frames_with(width=5000, height=5000, shape=[1, 5000, 5000]),
@@ -160,28 +155,19 @@ FORGED = {
     "no picture": frames_with(shape=[0, 2, 4]),
     "a picture of true": frames_with(shape=[True, 2, 4]),
     "pictures without a height": frames_with(shape=[8, 4]),
-    "no shape": without("shape"),
     "a huge count": frames_with(frame_count=1 << 63),
-    "a negative count": frames_with(frame_count=-1),
     "another medium": frames_with(kind="sound"),
     "another way": frames_with(way="fly"),
     "a slant": frames_with(rotation=45),
-    "a rotation of false": frames_with(rotation=False),
     "a rate of 1": frames_with(is_rate_constant=1),
-    "a codec of 5": frames_with(codec=5),
-    "a codec without an end": frames_with(codec="x" * 100_000),
-    "faults of 5": frames_with(faults=5),
     "a fault of 5": frames_with(faults=[5]),
     "a length of NaN": frames_with(duration_s=float("nan")),
     "an infinite rate": frames_with(fps=float("inf")),
     "a rate too large for a float": frames_with().replace(b'"fps": 10.0', b'"fps": 1e999'),
-    "a rate in words": frames_with(fps="10"),
     "no frame": frames_with(times_s=[]),
     "nine frames": frames_with(times_s=[0.0] * 9),
     "a million frames": frames_with(times_s=[0.0] * 300_000),
     "a time of NaN": frames_with(times_s=[float("nan")]),
-    "a time of true": frames_with(times_s=[True]),
-    "times of 5": frames_with(times_s=5),
     "an endless line": b"x" * (5 << 20),
 }
 
@@ -192,35 +178,26 @@ def test_a_forged_answer_is_refused(name: str) -> None:
         answer(FORGED[name], bytes(1000))
 
 
-@pytest.mark.parametrize("call", ["probe", "header", "documented"])
-def test_facts_of_a_picture_larger_than_any_are_refused(call: protocol.Call) -> None:
-    with pytest.raises(protocol.ProtocolError):
-        answer(protocol.result_line(replace(CLIP, width=100_000, height=100_000)), request=replace(REQUEST, call=call))
-
-
 FORGED_FACTS = {
     "frames": protocol.result_line(FRAMES),
+    "more pixels than any picture": protocol.result_line(replace(CLIP, width=100_000, height=100_000)),
     "no clip": b'{"is": "clip"}\n',
     "a clip of 5": b'{"is": "clip", "clip": 5}\n',
-    "a negative height": protocol.result_line(replace(CLIP, height=-1)),
     "a negative width": protocol.result_line(replace(CLIP, width=-1)),
-    "a negative count": protocol.result_line(replace(CLIP, frame_count=-1)),
     "a huge count": protocol.result_line(replace(CLIP, frame_count=1 << 63)),
-    "a length of NaN": protocol.result_line(replace(CLIP, duration_s=float("nan"))),
     "a width of true": protocol.result_line(replace(CLIP, width=True)),
-    "a width of null": protocol.result_line(CLIP).replace(b'"width": 4', b'"width": null'),
     "another medium": protocol.result_line(CLIP).replace(b'"video"', b'"sound"'),
 }
 
 
-@pytest.mark.parametrize("call", ["probe", "header", "documented"])
+@of_every_call
 @pytest.mark.parametrize("name", FORGED_FACTS)
 def test_forged_facts_are_refused(name: str, call: protocol.Call) -> None:
     with pytest.raises(protocol.ProtocolError):
         answer(FORGED_FACTS[name], PIXELS.tobytes(), request=replace(REQUEST, call=call))
 
 
-@pytest.mark.parametrize("call", ["probe", "header", "documented"])
+@of_every_call
 @pytest.mark.parametrize("place", range(0, len(protocol.result_line(CLIP)) - 1, 3))
 def test_facts_with_a_byte_missing_or_changed_are_facts_or_refused(place: int, call: protocol.Call) -> None:
     line = protocol.result_line(CLIP)

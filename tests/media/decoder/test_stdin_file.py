@@ -18,7 +18,6 @@ import pytest
 from tests.clips import MPEG4, write_clip
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.stdin_file import Reader, spooled
-from vllava_cli.media.file_check import is_folder
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
 
@@ -129,9 +128,3 @@ def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
     sentence = f"stdin can't be kept in {tmp_path}: file too large. Set TMPDIR to a folder with room, or name a file."
     assert (out, err.decode()) == (b"", f"vllava: {sentence}\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_name_that_cannot_exist_is_no_folder(tmp_path: Path) -> None:
-    assert is_folder(tmp_path)
-    assert not is_folder(Path("x" * 5000))
-    assert not is_folder(Path("a\0b"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.media.remote.site import Site, content, in_turn, open_site, redirect, status
+from tests.media.remote.site import Answer, Site, content, in_turn, open_site, redirect, status
 from vllava_cli.errors import FetchError, MissingError
 from vllava_cli.media.remote.fetch import Fetcher
-from vllava_cli.media.remote.source import Timeouts, paced
+from vllava_cli.media.remote.policy import Timeouts, paced
 
 pytest.importorskip("aiohttp")
 
@@ -35,20 +35,15 @@ def refusal(fetcher: Fetcher, url: str) -> FetchError:
     return caught.value
 
 
-def test_a_clip_is_fetched_byte_for_byte(site: Site, fetcher: Make, folder: Path) -> None:
-    site.answers["/a.mp4"] = content(BODY)
+@pytest.mark.parametrize("promised", [None, -1], ids=["size told", "size not told"])
+def test_a_clip_is_fetched_byte_for_byte(site: Site, fetcher: Make, folder: Path, promised: int | None) -> None:
+    site.answers["/a.mp4"] = content(BODY, promised=promised)
     with fetcher(most_bytes=len(BODY)).fetched(site.url("/a.mp4")) as clip:
         assert (clip.path.read_bytes(), clip.path.parent, clip.path.suffix) == (BODY, folder, ".mp4")
         assert clip.path.is_file()
         assert not clip.path.is_symlink()
     assert site.requests == {"GET /a.mp4": 1}
     assert site.headers["Accept-Encoding"] == "identity"
-
-
-def test_a_size_that_is_not_told_is_no_fault(site: Site, fetcher: Make) -> None:
-    site.answers["/a"] = content(BODY, promised=-1)
-    with fetcher(most_bytes=len(BODY)).fetched(site.url("/a")) as clip:
-        assert (clip.path.read_bytes(), clip.path.suffix) == (BODY, "")
 
 
 @pytest.mark.parametrize(
@@ -120,13 +115,6 @@ def test_a_redirect_is_checked_as_the_url_is(site: Site, fetcher: Make, target: 
     assert error == f"{site.url('/a.mp4')} leads to {reason}."
 
 
-def test_a_redirect_to_a_file_is_refused(site: Site, fetcher: Make, waits: list[float]) -> None:
-    site.answers["/a.mp4"] = redirect("file:///etc/passwd")
-    error = refusal(fetcher(), site.url("/a.mp4"))
-    what = "it redirects to a scheme that isn't allowed. Name the URL that it leads to."
-    assert (str(error), waits) == (f"{site.url('/a.mp4')} can't be fetched: {what}", [])
-
-
 def test_a_redirect_that_may_be_followed_is_without_cookies(site: Site, elsewhere: Site, fetcher: Make) -> None:
     site.answers["/a.mp4"] = status(302, **{"Location": elsewhere.url("/b.mp4", host="localhost"), "Set-Cookie": "a=b"})
     elsewhere.answers["/b.mp4"] = content(b"x")
@@ -144,12 +132,6 @@ def test_a_login_of_the_url_goes_to_its_own_host_alone(site: Site, elsewhere: Si
     assert "Authorization" not in elsewhere.headers
 
 
-def test_redirects_without_end_are_one_fault(site: Site, fetcher: Make, waits: list[float]) -> None:
-    site.answers["/a.mp4"] = redirect("/a.mp4")
-    assert "its redirects lead nowhere" in str(refusal(fetcher(), site.url("/a.mp4")))
-    assert waits == []
-
-
 def test_proxies_of_the_environment_are_not_used(site: Site, fetcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     site.answers["/a.mp4"] = content(b"x")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -160,27 +142,38 @@ def test_proxies_of_the_environment_are_not_used(site: Site, fetcher: Make, monk
         assert clip.path.read_bytes() == b"x"
 
 
-def test_what_is_not_there_is_missing_at_once(site: Site, fetcher: Make, waits: list[float]) -> None:
+FORBIDDEN = "is refused: the server doesn't let us read it. Check the URL's signature or credentials ({})."
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (status(404), "doesn't exist: the server has nothing there. Check the URL."),
+        (status(401), FORBIDDEN.format(401)),
+        (status(403), FORBIDDEN.format(403)),
+        (status(204), "can't be fetched: the server answers 204. Check the URL."),
+        (content(b"x", Content_Encoding="gzip"), "can't be fetched: it is sent compressed, which nobody asked for."),
+        (redirect("file:///etc/passwd"), "can't be fetched: it redirects to a scheme that isn't allowed."),
+        (redirect("/a.mp4"), "can't be fetched: its redirects lead nowhere."),
+    ],
+)
+def test_an_answer_that_no_second_attempt_would_change_is_told_at_once(
+    site: Site, fetcher: Make, waits: list[float], answer: Answer, sentence: str
+) -> None:
+    site.answers["/a.mp4"] = answer
     error = refusal(fetcher(), site.url("/a.mp4?sig=secret", login="me:word@"))
-    assert isinstance(error, MissingError)
-    assert error.is_missing
-    assert str(error) == f"{site.url('/a.mp4')} doesn't exist: the server has nothing there. Check the URL."
-    assert waits == []
+    assert str(error).startswith(f"{site.url('/a.mp4')} {sentence}")
+    assert (error.is_missing, isinstance(error, MissingError), waits) == (("exist" in sentence,) * 2 + ([],))
 
 
-@pytest.mark.parametrize("code", [401, 403])
-def test_what_is_forbidden_is_refused_at_once(site: Site, fetcher: Make, waits: list[float], code: int) -> None:
-    site.answers["/a.mp4"] = status(code)
-    error = refusal(fetcher(), site.url("/a.mp4?sig=secret"))
-    sentence = f"is refused: the server doesn't let us read it. Check the URL's signature or credentials ({code})."
-    assert (str(error), error.is_missing, waits) == (f"{site.url('/a.mp4')} {sentence}", False, [])
+TORN = content(BODY[:-1], promised=len(BODY))
 
 
-@pytest.mark.parametrize("code", [500, 503, 429, 408])
-def test_a_server_that_is_busy_is_asked_again(site: Site, fetcher: Make, waits: list[float], code: int) -> None:
-    site.answers["/a.mp4"] = in_turn(status(code), status(code), content(b"x"))
-    with fetcher().fetched(site.url("/a.mp4")) as clip:
-        assert clip.path.read_bytes() == b"x"
+@pytest.mark.parametrize("passing", [status(500), status(503), status(429), status(408), TORN])
+def test_what_may_pass_is_asked_for_again(site: Site, fetcher: Make, waits: list[float], passing: Answer) -> None:
+    site.answers["/a.mp4"] = in_turn(passing, passing, content(BODY))
+    with fetcher(most_bytes=len(BODY)).fetched(site.url("/a.mp4")) as clip:
+        assert clip.path.read_bytes() == BODY
     assert waits == [1, 3]
 
 
@@ -192,57 +185,36 @@ def test_it_is_asked_three_times_more_and_then_told(site: Site, fetcher: Make, w
     assert site.requests["GET /a.mp4?sig=secret"] == 4
 
 
-def test_an_odd_answer_is_told_at_once(site: Site, fetcher: Make, waits: list[float]) -> None:
-    site.answers["/a.mp4"] = status(204)
-    assert "the server answers 204. Check the URL." in str(refusal(fetcher(), site.url("/a.mp4")))
-    assert waits == []
-
-
-def test_a_body_that_ends_early_is_fetched_again(site: Site, fetcher: Make, waits: list[float]) -> None:
-    torn = content(BODY[:-1], promised=len(BODY))
-    site.answers["/a.mp4"] = in_turn(torn, torn, content(BODY))
-    with fetcher(most_bytes=len(BODY)).fetched(site.url("/a.mp4")) as clip:
-        assert clip.path.read_bytes() == BODY
-    assert waits == [1, 3]
-
-
-def test_what_is_sent_compressed_is_refused(site: Site, fetcher: Make) -> None:
-    site.answers["/a.mp4"] = content(b"x", Content_Encoding="gzip")
-    assert "it is sent compressed" in str(refusal(fetcher(), site.url("/a.mp4")))
-
-
-def test_a_server_that_falls_silent_is_left(site: Site, fetcher: Make, waits: list[float]) -> None:
-    def stall(handler: BaseHTTPRequestHandler) -> None:
-        content(b"some", promised=1000)(handler)
-        site.over.wait()
-
-    site.answers["/a.mp4"] = stall
-    error = refusal(fetcher(timeouts=Timeouts(silence_s=0.05)), site.url("/a.mp4"))
-    assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
-    assert len(waits) == 3
-
-
-def test_a_head_that_comes_byte_by_byte_without_end_is_left(site: Site, fetcher: Make, waits: list[float]) -> None:
+def test_a_server_that_falls_silent_or_whose_head_never_ends_is_left(
+    site: Site, fetcher: Make, waits: list[float]
+) -> None:
     def drip(handler: BaseHTTPRequestHandler) -> None:
         with suppress(OSError):
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
             while not site.over.wait(0.01):
                 handler.wfile.write(b"x")
 
-    site.answers["/a.mp4"] = drip
-    error = refusal(fetcher(timeouts=Timeouts(block_s=0.05)), site.url("/a.mp4"))
-    assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
-    assert len(waits) == 3
+    for answer, timeouts in ((stalling(site), Timeouts(silence_s=0.05)), (drip, Timeouts(block_s=0.05))):
+        site.answers["/a.mp4"] = answer
+        error = refusal(fetcher(timeouts=timeouts), site.url("/a.mp4"))
+        assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
+    assert len(waits) == 6
+
+
+def stalling(site: Site) -> Answer:
+    """One byte of many, and no more."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        content(b"x", promised=1000)(handler)
+        site.over.wait()
+
+    return answer
 
 
 def test_a_download_that_is_too_slow_on_average_is_left(
     site: Site, fetcher: Make, waits: list[float], folder: Path
 ) -> None:
-    def drip(handler: BaseHTTPRequestHandler) -> None:
-        content(b"x", promised=1000)(handler)
-        site.over.wait()
-
-    site.answers["/a.mp4"] = drip
+    site.answers["/a.mp4"] = stalling(site)
     timeouts = Timeouts(clock=iter([0.0, 61.0]).__next__)
     error = refusal(fetcher(timeouts=timeouts), site.url("/a.mp4?sig=secret", login="me:word@"))
     slow = "1 byte came in 61 s, less than 16 KiB a second. Save it to a file, and name that."

@@ -9,8 +9,7 @@ import pytest
 from tests.clips import APNG, VP9, Encoding, cut, full_decode, truth, write_animation, write_clip
 from tests.media import zoo
 from vllava_cli.media.sample import probe, sample
-from vllava_cli.media.video.decode import Parallelism
-from vllava_cli.media.video.index import Run
+from vllava_cli.media.video.decode import parallelism
 from vllava_cli.nouns import Framing
 
 TABLE = "The file's own sample table tells where each frame is; at most"
@@ -119,19 +118,18 @@ def test_a_full_probe_finds_damage_where_no_needed_frame_lies(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("lengths", "frame_pixels", "cores", "parallelism"),
+    ("lengths", "frame_pixels", "cores", "expected"),
     [
-        ([250] * 8, 1920 * 1080, 2, Parallelism(decoders=2, threads=1)),
-        ([250] * 8, 1920 * 1080, 16, Parallelism(decoders=3, threads=4)),
-        ([250] * 8, 1920 * 1080, 1, Parallelism(decoders=1, threads=1)),
-        ([250], 1920 * 1080, 16, Parallelism(decoders=1, threads=4)),
-        ([225, 20], 1920 * 1080, 2, Parallelism(decoders=1, threads=2)),
-        ([8] * 8, 64 * 48, 16, Parallelism(decoders=1, threads=1)),
-        ([250] * 8, 7680 * 4320, 16, Parallelism(decoders=1, threads=1)),
+        ([250] * 8, 1920 * 1080, 2, (2, 1)),
+        ([250] * 8, 1920 * 1080, 16, (3, 4)),
+        ([250] * 8, 1920 * 1080, 1, (1, 1)),
+        ([250], 1920 * 1080, 16, (1, 4)),
+        ([225, 20], 1920 * 1080, 2, (1, 2)),
+        ([8] * 8, 64 * 48, 16, (1, 1)),
+        ([250] * 8, 7680 * 4320, 16, (1, 1)),
     ],
 )
 def test_how_many_decoders_share_the_runs(
-    lengths: list[int], frame_pixels: int, cores: int, parallelism: Parallelism
+    lengths: list[int], frame_pixels: int, cores: int, expected: tuple[int, int]
 ) -> None:
-    runs = [Run(seek_to=0, packets=(), presented=tuple(range(length))) for length in lengths]
-    assert Parallelism.of(runs, frame_pixels=frame_pixels, cores=cores) == parallelism
+    assert parallelism(lengths, frame_pixels=frame_pixels, cores=cores) == expected

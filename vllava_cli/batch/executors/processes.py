@@ -26,7 +26,7 @@ from vllava_cli.batch.jobs import ClipJobs
 from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import MemoryShortError, VllavaError, WishError
-from vllava_cli.hardware import cpu_cores
+from vllava_cli.hardware import cpu_cores, probe
 from vllava_cli.nouns import MediaKind
 
 if TYPE_CHECKING:
@@ -249,7 +249,11 @@ def worker_pool(
     """A pool with a worker for each device of the batch. Errors: WishError where there is none."""
     from vllava_cli.media.decoder.pool import default_workers
 
-    names = devices(batch.devices)
+    names = batch.devices
+    if names == ("all",):
+        names = tuple(gpu.device for gpu in probe().accelerators)
+    if not names:
+        raise WishError("--gpus all finds no GPU that torch can use: vllava doctor says why. Leave --gpus out.")
     decoders = batch.decoders or max(1, default_workers(cpu_cores()) // len(names))
     starts = []
     for name in names:
@@ -257,18 +261,6 @@ def worker_pool(
         setup = WorkerSetup(batch=its, source=source, kinds=frozenset(kinds), longest=longest)
         starts.append(partial(start_worker, setup))
     return WorkerPool(starts, control)
-
-
-def devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """("all",) → each GPU that torch can use; other names as they are. Errors: WishError where there is no GPU."""
-    if names != ("all",):
-        return names
-    from vllava_cli.hardware import probe
-
-    found = tuple(gpu.device for gpu in probe().accelerators)
-    if not found:
-        raise WishError("--gpus all finds no GPU that torch can use: vllava doctor says why. Leave --gpus out.")
-    return found
 
 
 def start_worker(setup: WorkerSetup) -> WorkerHandle:

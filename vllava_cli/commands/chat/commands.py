@@ -131,7 +131,7 @@ def _add(chat: ChatController, given: Arguments) -> None:
 
 def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
     paths = given.paths(least=1)
-    start, end, at = given.value("--start"), given.value("--end"), given.value("--at")
+    start, end, at = map(given.options.get, ("--start", "--end", "--at"))
     framing = framing_of(
         None if start is None else time_of(start),
         None if end is None else time_of(end),
@@ -148,7 +148,7 @@ def _frames(chat: ChatController, given: Arguments) -> None:
     from vllava_cli.media.contact_sheet import Sheet, tiled
 
     path = next(iter(given.paths(most=1)), None)
-    is_drawn = given.value("--show") is not None
+    is_drawn = "--show" in given.options
     media = tuple(dict.fromkeys(chat.conversation.media))
     if not media:
         raise UsageError(chat.about)
@@ -167,8 +167,8 @@ def _frames(chat: ChatController, given: Arguments) -> None:
         if is_drawn:
             chat.screen.picture(sheet)
         if path or not is_drawn:
-            target = free_sheet_path(clip, path or Path()) if is_folder else path
-            rows.append(("sheet", str(write_sheet(sheet, target or Path()))))
+            target = path if path and not is_folder else free_sheet_path(clip, path or Path())
+            rows.append(("sheet", str(write_sheet(sheet, target))))
         chat.screen.facts(rows)
 
 
@@ -176,7 +176,7 @@ def _frames(chat: ChatController, given: Arguments) -> None:
 def _retry(chat: ChatController, given: Arguments) -> None:
     """Ask the last question again, with other settings for this once."""
     settings = chat.settings
-    for name, value in given.options:
+    for name, value in given.options.items():
         settings = settings.changed(name.removeprefix("--"), value)
     chat.retry(settings if given.options else None)
 

@@ -9,8 +9,8 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,17 +107,14 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The words after a command: options as (name, value) in their order, and the others."""
+    """The words after a command: options by their names, and the others."""
 
     command: SlashCommand
     rest: str
     """All of it, as typed."""
-    options: tuple[tuple[str, str], ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    """The last value of each that was given."""
     words: tuple[Word, ...] = ()
-
-    def value(self, name: str) -> str | None:
-        """The value of an option; the last one counts."""
-        return dict(self.options).get(name)
 
     def texts(self, *, most: int) -> tuple[str, ...]:
         """The words, at most so many. Errors: UsageError."""
@@ -132,7 +129,7 @@ class Arguments:
 
     @property
     def is_overwriting(self) -> bool:
-        return self.value("--overwrite") is not None
+        return "--overwrite" in self.options
 
     def target(self) -> Path:
         """The file to write. Errors: UsageError; OutputError for one that is there and isn't to be replaced."""
@@ -164,7 +161,7 @@ def arguments_of(command: SlashCommand, rest: str) -> Arguments:
     """Parts the options of the command from the words. Errors: UsageError."""
     if "\n" in rest or "\0" in rest:
         raise command.refuse("A command is one line of text")
-    options: list[tuple[str, str]] = []
+    options: dict[str, str] = {}
     words: list[Word] = []
     left = list(split(rest))
     while left:
@@ -173,10 +170,11 @@ def arguments_of(command: SlashCommand, rest: str) -> Arguments:
             words += left
             break
         if word.raw.startswith("--"):
-            options.append(_option(command, word, left))
+            name, value = _option(command, word, left)
+            options[name] = value
         else:
             words.append(word)
-    return Arguments(command=command, rest=rest, options=tuple(options), words=tuple(words))
+    return Arguments(command=command, rest=rest, options=options, words=tuple(words))
 
 
 def split(line: str) -> tuple[Word, ...]:

@@ -9,7 +9,7 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -120,8 +120,7 @@ class ModelBenchmark:
             wanted, _ = plain.answer(asked, suppressed=asked.tokens.banned_ids)
             self.ours.forget()
             found, _ = self.ours.answer(asked)
-            if self.is_interrupted():
-                raise KeyboardInterrupt
+            self._stop_if_interrupted()
             logits = plain.logits(asked, wanted), self.ours.logits(asked, wanted)
             difference = float((logits[0].float() - logits[1].float()).abs().max())
         return Agreement(
@@ -161,7 +160,7 @@ class ModelBenchmark:
             free(device)
             return seconds_of(lambda: found.update(engine=load(plan, tokens, {"video"})), device)
 
-        snippet, ours = self._alternate(load_snippet, load_ours, faults=())
+        snippet, ours = self.alternate(load_snippet, load_ours, faults=())
         self._take(found["snippet"], found["engine"])
         limit = sum((folder / name).stat().st_size for name in weight_files(folder)) / self.speed.bytes
         return Figure(name="load", unit="s", ours=ours, snippet=snippet, limit=limit)
@@ -177,7 +176,7 @@ class ModelBenchmark:
                 measures.append(partial(seconds_of, partial(other.documented, path), "cpu"))
             except MediaError as exc:
                 note = f"There is no figure of the documentation's loop: {str(exc).partition('. ')[0]}."
-            ours, *loop = self._alternate(*measures, faults=())
+            ours, *loop = self.alternate(*measures, faults=())
         return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
 
     def _make(self, name: str) -> Figure:
@@ -234,18 +233,47 @@ class ModelBenchmark:
         repeat: int | None = None,
     ) -> Figure:
         self.report(name)
-        snippet, ours = self._alternate(partial(measure, self.snippet), partial(measure, self.ours), repeat=repeat)
+        snippet, ours = self.alternate(partial(measure, self.snippet), partial(measure, self.ours), repeat=repeat)
         missing = {"This tool ran out of memory.": ours, "The snippet ran out of memory.": snippet}
         note = next((sentence for sentence, found in missing.items() if found is None), "")
         return Figure(name=name, unit=unit, ours=ours, snippet=snippet, limit=limit, note=note)
 
-    def _alternate(
+    def alternate(
         self, *measures: Callable[[], float], repeat: int | None = None, faults: Faults = (MemoryShortError,)
     ) -> list[Measured | None]:
-        repeat = self.task.repeat if repeat is None else repeat
-        return alternate(
-            measures, device=self.plan.device, repeat=repeat, is_interrupted=self.is_interrupted, faults=faults
-        )
+        """Runs A B A B …, so that a change of the machine's speed meets both; the first round warms up.
+
+        Where that one took too long to be repeated, it is what counts. A measurement that fails by one of `faults` is
+        left out from then on and gives None. Raises KeyboardInterrupt before or after a measurement; errors: other
+        faults at once, and the last one's where all failed.
+        """
+        found: list[list[float]] = [[] for _ in measures]
+        failed: dict[int, VllavaError] = {}
+
+        def run_round() -> float:
+            started_s = time.perf_counter()
+            for number in [number for number in range(len(measures)) if number not in failed]:
+                self._stop_if_interrupted()
+                try:
+                    with memory_faults(self.plan.device):
+                        found[number].append(measures[number]())
+                except faults as exc:
+                    failed[number] = type(exc)(*exc.args)  # the error itself would hold all that was made
+                    free(self.plan.device)
+            self._stop_if_interrupted()
+            return time.perf_counter() - started_s
+
+        for _ in range(repeats_of(run_round(), self.task.repeat if repeat is None else repeat)):
+            run_round()
+        if len(failed) == len(measures):
+            raise failed[len(measures) - 1]
+        return [
+            None if number in failed else Measured(values=tuple(each[1:] or each)) for number, each in enumerate(found)
+        ]
+
+    def _stop_if_interrupted(self) -> None:
+        if self.is_interrupted():
+            raise KeyboardInterrupt
 
 
 def fastest(plan: LoadPlan) -> Speed:
@@ -274,65 +302,19 @@ def peak_bytes(work: Callable[[], object], device: str) -> int | None:
         torch.accelerator.reset_peak_memory_stats(device)
         work()
         return int(torch.accelerator.max_memory_allocated(device))
-    if device != "cpu" or not _restart_peak():
+    if device != "cpu" or sys.platform != "linux":
+        return None
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # freed memory goes to the system first, or it would count
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the process's peak begins anew
+    except OSError:
         return None
     work()
     status = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), None)
 
 
-def alternate(
-    measures: Sequence[Callable[[], float]],
-    *,
-    device: str,
-    repeat: int,
-    is_interrupted: Callable[[], bool],
-    faults: Faults,
-) -> list[Measured | None]:
-    """Runs A B A B …, so that a change of the machine's speed meets both; the first round warms up.
-
-    Where that one took too long to be repeated, it is what counts. A measurement that fails by one of `faults` is left
-    out from then on and gives None. Raises KeyboardInterrupt before or after a measurement; errors: other faults at
-    once, and the last one's where all failed.
-    """
-    found: list[list[float]] = [[] for _ in measures]
-    failed: dict[int, VllavaError] = {}
-
-    def run_round() -> float:
-        started_s = time.perf_counter()
-        for number in [number for number in range(len(measures)) if number not in failed]:
-            if is_interrupted():
-                raise KeyboardInterrupt
-            try:
-                with memory_faults(device):
-                    found[number].append(measures[number]())
-            except faults as exc:
-                failed[number] = type(exc)(*exc.args)  # the error itself would hold all that was made
-                free(device)
-        if is_interrupted():
-            raise KeyboardInterrupt
-        return time.perf_counter() - started_s
-
-    for _ in range(repeats_of(run_round(), repeat)):
-        run_round()
-    if len(failed) == len(measures):
-        raise failed[len(measures) - 1]
-    return [None if number in failed else Measured(values=tuple(each[1:] or each)) for number, each in enumerate(found)]
-
-
 def repeats_of(round_s: float, repeat: int) -> int:
     """Counts the rounds that follow a first one of so many seconds: (0.1, 5) → 5; (20, 5) → 2; (60, 5) → 0."""
     return repeat if round_s <= SLOW_S else min(repeat, int(SPENT_S / round_s))
-
-
-def _restart_peak() -> bool:
-    """Restarts the process's peak on Linux. Freed memory goes to the system first, or it would count."""
-    if sys.platform != "linux":
-        return False
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True

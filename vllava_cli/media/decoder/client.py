@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 import vllava_cli
-from vllava_cli.errors import MediaError, UsageError, quoted
+from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
 from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, Tiles
 
@@ -27,6 +27,7 @@ _SLICE_S = 0.5
 _END_S = 3.0
 _KILL_S = 5.0
 _PIPE_BYTES = 1 << 20
+"""Linux gives a pipe 64 KiB; with a megabyte, frames pass in half the time."""
 
 # Imports the very package that runs here, wherever it lies, without adding a folder to those that are searched.
 _BOOT = """
@@ -35,8 +36,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location("vllava_cli", sys.argv.pop(1))
 sys.modules["vllava_cli"] = package = module_from_spec(spec)
 spec.loader.exec_module(package)
-from importlib import import_module
-import_module(sys.argv.pop(1)).main()
+from vllava_cli.media.decoder.server import main
+main()
 """
 
 _SETTINGS = {
@@ -105,7 +106,7 @@ class DecoderClient:
         return cast(Clip, self._ask("probe", path, is_full=is_full))
 
     def header(self, path: Path) -> Clip:
-        """Like `header.header`. Errors: those of `sample`."""
+        """Like `sample.header`. Errors: those of `sample`."""
         return cast(Clip, self._ask("header", path))
 
     def documented(self, path: Path) -> Clip:
@@ -182,11 +183,14 @@ class DecoderProcess:
 
     def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None) -> None:
         self.files = 0
-        self.popen = _started(command or isolated("vllava_cli.media.decoder.server", str(limits.memory_bytes)))
+        self.popen = _started(command or _server_command(limits))
         self._limits = limits
         self._requests, self._replies = cast(BinaryIO, self.popen.stdin), cast(BinaryIO, self.popen.stdout)
         self._is_ready = False
-        _widen(self._replies)
+        with suppress(ImportError, AttributeError, OSError):
+            import fcntl
+
+            fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def answer(self, request: protocol.Request) -> Frames | Clip:
         """The process's answer to one request. Errors: also those of `protocol.read_reply` that are about the file."""
@@ -226,28 +230,20 @@ class DecoderProcess:
             raise _not_started(_ending(self.popen))
 
 
-def isolated(module: str, *words: str) -> list[str]:
-    """The command that runs `main` of a module of this package as a process, `words` being its `sys.argv[1:]`.
-
-    -P: the current folder, which may hold a hostile av.py, is not searched for modules.
-    """
-    return [sys.executable, "-P", "-c", _BOOT, str(Path(vllava_cli.__file__).absolute()), module, *words]
-
-
-def environment(caller: Mapping[str, str]) -> dict[str, str]:
-    """The environment for `isolated`: an empty or relative entry of PYTHONPATH would be the current folder again."""
-    folders = [folder for folder in caller.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
-    return {**caller, "PYTHONPATH": os.pathsep.join(folders)}
+def _server_command(limits: DecodeLimits) -> list[str]:
+    """The command that runs the server. -P: the current folder, which may hold a hostile av.py, is not searched."""
+    return [sys.executable, "-P", "-c", _BOOT, str(Path(vllava_cli.__file__).absolute()), str(limits.memory_bytes)]
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Starts a process, without the entries of PYTHONPATH that lead to the current folder: empty or relative ones."""
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    environment = os.environ | _SETTINGS | {"PYTHONPATH": os.pathsep.join(folders)}
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     try:
-        return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment(os.environ | _SETTINGS)
-        )
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment)
     except OSError as exc:
-        raise _not_started((exc.strerror or str(exc)).lower()) from exc
+        raise _not_started(os_reason(exc)) from exc
 
 
 def _not_started(why: str) -> NoAnswerError:
@@ -304,14 +300,6 @@ def _deadline(popen: subprocess.Popen[bytes], timeout_s: float) -> Iterator[Call
         thread.join()
         if over.is_set():
             popen.wait()
-
-
-def _widen(pipe: BinaryIO) -> None:
-    """Linux gives a pipe 64 KiB; with a megabyte, frames pass in half the time."""
-    with suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _folder_for(path: Path) -> str:

@@ -54,8 +54,6 @@ class Pool:
         max_bytes: int = 256 << 20,
         command: Sequence[str] | None = None,
     ) -> None:
-        if workers < 1:
-            raise ValueError(f"{workers} workers")
         self._guards = [DecoderClient(limits, command=command) for _ in range(workers)]
         self._max_bytes = max_bytes
         self._aheads: list[ReadAhead[Any, Any]] = []
@@ -68,7 +66,7 @@ class Pool:
         self.close()
 
     def headers(self, files: Files[K]) -> ReadAhead[K, Clip]:
-        """Reads the facts in each file's header, like `header.header`."""
+        """Reads the facts in each file's header, like `sample.header`."""
         return self._ahead(files, [guard.header for guard in self._guards])
 
     def frames(self, files: Files[K], framing: Framing) -> ReadAhead[K, Frames]:

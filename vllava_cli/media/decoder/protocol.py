@@ -10,22 +10,23 @@ import math
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vllava_cli.errors import MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, MediaKind, Tiles, Way
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
 Call = Literal["sample", "probe", "header", "documented"]
 
-_MAX_TEXT = 1 << 16
-_MAX_LINE = 1 << 22
+_MAX_TRACEBACK = 1 << 15
+_MAX_LINE = 1 << 18
+"""The longest line, without the times of the frames: a traceback may take six bytes a letter."""
 
 
 class ProtocolError(VllavaError):
@@ -81,7 +82,7 @@ def error_line(error: Exception) -> bytes:
     if isinstance(error, MediaError | UsageError):
         name = "usage error" if isinstance(error, UsageError) else "media error"
         return _line({"is": name, "sentence": str(error)})
-    return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TEXT:]})
+    return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]})
 
 
 def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames | Clip:
@@ -105,20 +106,21 @@ def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -
         case "frames" if request.call == "sample":
             return _read_frames(fields, stream, request, max_bytes)
         case "clip" if request.call != "sample":
-            return _clip(fields.inside("clip"), request)
+            return _clip(fields, request)
         case "media error":
-            raise MediaError(_text(fields, "sentence"))
+            raise MediaError(fields.text("sentence"))
         case "usage error":
-            raise UsageError(_text(fields, "sentence"))
+            raise UsageError(fields.text("sentence"))
         case "memory error":
             raise OutOfMemoryError
         case "bug":
-            raise DecoderBugError(_printable(_text(fields, "traceback")))
+            text = fields.text("traceback")
+            raise DecoderBugError("".join(char if char.isprintable() or char == "\n" else "?" for char in text))
     raise ProtocolError("no answer to what was asked")
 
 
 def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames:
-    clip, times_s = _clip(fields.inside("clip"), request), fields.each("times_s", Fields.number)
+    clip, times_s = _clip(fields, request), fields.each("times_s", Fields.number)
     count, height, width = fields.each("shape", lambda sizes, place: sizes.whole(place, least=1))
     is_fitting = count in (1, len(times_s)) and (bool(request.tiles) or (height, width) == (clip.height, clip.width))
     shape = (len(times_s), height, width, 3)
@@ -140,32 +142,12 @@ def _facts(clip: Clip) -> dict[str, Any]:
 
 def _clip(fields: Fields, request: Request) -> Clip:
     """The facts of a clip; only a header may leave its size open."""
-    least_side = 0 if request.call == "header" else 1
-    clip = Clip(
-        path=request.path,
-        kind=fields.one_of("kind", get_args(MediaKind)),
-        width=fields.whole("width", least=least_side),
-        height=fields.whole("height", least=least_side),
-        frame_count=fields.whole("frame_count"),
-        duration_s=fields.maybe("duration_s", fields.number),
-        fps=fields.maybe("fps", fields.number),
-        codec=_text(fields, "codec"),
-        container=_text(fields, "container"),
-        pixel_format=_text(fields, "pixel_format"),
-        is_rate_constant=fields.maybe("is_rate_constant", fields.truth),
-        way=fields.maybe("way", lambda key: fields.one_of(key, get_args(Way))),
-        way_reason=_text(fields, "way_reason"),
-        rotation=fields.whole("rotation"),
-        faults=fields.each("faults", _text),
-    )
-    if clip.width * clip.height > MAX_PIXELS or clip.rotation not in (0, 90, 180, 270):
+    clip = fields.inside("clip").build(Clip, path=request.path)
+    least = 0 if request.call == "header" else 1
+    is_sized = min(clip.width, clip.height) >= least and clip.width * clip.height <= MAX_PIXELS
+    if not is_sized or clip.rotation not in (0, 90, 180, 270):
         raise ProtocolError(f"a picture of {clip.width}x{clip.height}, turned by {clip.rotation}")
     return clip
-
-
-def _text(fields: Fields, key: str) -> str:
-    text = fields.text(key)
-    return text if len(text) <= _MAX_TEXT else fields.refuse(key, "too long")
 
 
 def _is_memory_short(error: BaseException | None) -> bool:
@@ -173,10 +155,6 @@ def _is_memory_short(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, MemoryError | BlockingIOError):
         error = error.__cause__
     return error is not None
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _line(facts: dict[str, Any]) -> bytes:

@@ -16,19 +16,16 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from vllava_cli.errors import MediaError, quoted
+from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, Fit, Frames, Tiles
+from vllava_cli.nouns import Clip, Frames
 
 try:
     import resource
 except ImportError:  # Windows: the parent's clock is the only limit
     resource = None  # type: ignore[assignment]
 
-_MODULES = (
-    *("vllava_cli.media.sample", "vllava_cli.media.header"),
-    *("av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),
-)
+_MODULES = (*("vllava_cli.media.sample", "av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),)
 """The modules that decoding takes; they would be imported in the middle of a file, where memory may be short."""
 _OPEN_FILES = 64
 _SMALL_STACK_BYTES = 1 << 18
@@ -58,7 +55,6 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
     pixels = None
     try:
         bound_cpu(request.cpu_s)
-        _enter(request)
         result = _result(request)
         if isinstance(result, Frames):
             if result.pixels.nbytes > memory_bytes:  # more than the caller takes, and the system may hold no limit
@@ -74,8 +70,12 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
 
 
 def _result(request: protocol.Request) -> Frames | Clip:
-    from vllava_cli.media.header import header
-    from vllava_cli.media.sample import probe, sample
+    try:
+        if request.folder:
+            os.chdir(request.folder)
+    except OSError as exc:
+        raise MediaError(f"{quoted(request.path)} can't be read: {os_reason(exc)}. Check the path.") from exc
+    from vllava_cli.media.sample import header, probe, sample
     from vllava_cli.media.video.full_decode import documented
 
     match request.call:
@@ -87,23 +87,11 @@ def _result(request: protocol.Request) -> Frames | Clip:
             return documented(request.path)
         case "sample":
             frames = sample(request.path, request.framing)
-            return _tiled(frames, request.tiles, request.framing.fit) if request.tiles else frames
+            if request.tiles is None:
+                return frames
+            from vllava_cli.media.contact_sheet import tiled
 
-
-def _tiled(frames: Frames, tiles: Tiles, fit: Fit) -> Frames:
-    from vllava_cli.media.contact_sheet import tiled
-
-    return tiled(frames, tiles, fit=fit)
-
-
-def _enter(request: protocol.Request) -> None:
-    if not request.folder:
-        return
-    try:
-        os.chdir(request.folder)
-    except OSError as exc:
-        reason = (exc.strerror or "").lower()
-        raise MediaError(f"{quoted(request.path)} can't be read: {reason}. Check the path.") from exc
+            return tiled(frames, request.tiles, fit=request.framing.fit)
 
 
 def taken_pipes() -> tuple[BufferedReader, BinaryIO]:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from itertools import chain
@@ -18,8 +18,7 @@ from pathlib import Path
 from vllava_cli.errors import FetchError, os_reason, quoted
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.media.remote.http import SCHEMES, opened_http
-from vllava_cli.media.remote.policy import Allowed, suffix_of
-from vllava_cli.media.remote.source import Content, PassingError, Timeouts, passing, unfetched
+from vllava_cli.media.remote.policy import Allowed, Content, PassingError, Timeouts, passing, suffix_of, unfetched
 from vllava_cli.media.remote.store import opened_store
 
 MOST_BYTES = 20 << 30
@@ -65,20 +64,16 @@ class Fetcher:
             path.unlink(missing_ok=True)
 
     def _retried(self, url: str, scheme: str, file: FileIO) -> Fingerprint:
+        opened = opened_http if scheme in SCHEMES else opened_store
         for wait_s in chain(self.waits_s, (None,)):
             try:
-                with self._opened(url, scheme) as content:
+                with opened(url, self.allowed, self.timeouts) as content:
                     return self._copied(url, content, file)
             except PassingError:
                 if wait_s is None:
                     raise
                 self.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
-
-    def _opened(self, url: str, scheme: str) -> AbstractContextManager[Content]:
-        if scheme in SCHEMES:
-            return opened_http(url, self.allowed, self.timeouts)
-        return opened_store(url, scheme, self.allowed, self.timeouts)
 
     def _copied(self, url: str, content: Content, file: FileIO) -> Fingerprint:
         size, digest = 0, hashlib.sha256()

@@ -14,13 +14,22 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllava_cli.errors import FetchError
-from vllava_cli.media.remote.policy import Allowed, is_reachable, remedy, without_secrets
-from vllava_cli.media.remote.source import Content, Timeouts, missing, paced, passing, refused, unfetched
+from vllava_cli.media.remote.policy import (
+    Allowed,
+    Content,
+    Timeouts,
+    beyond,
+    missing,
+    paced,
+    passing,
+    refused,
+    unfetched,
+    without_secrets,
+)
 from vllava_cli.storage.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -52,45 +61,12 @@ def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Cont
             connection.run(connection.close)
 
 
-@dataclass(frozen=True)
-class AccessCheck:
-    """Checks the requests and connections for the sake of a URL; `refused` are the addresses that aren't allowed."""
-
-    url: str
-    allowed: Allowed
-    refused: list[str] = field(default_factory=list)
-
-    def socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """Opens a socket for an address. Errors: OSError if it isn't allowed; other types would be lost on the way."""
-        address = info[4][0]
-        if not is_reachable(address, self.allowed):
-            self.refused.append(address)
-            raise OSError(errno.EACCES, f"{address} isn't allowed")
-        return socket.socket(family=info[0], type=info[1], proto=info[2])
-
-    async def request(self, request: ClientRequest, send: Callable[[ClientRequest], Any]) -> ClientResponse:
-        """Checks and sends the request for the URL, then for each that it redirects to. Errors: FetchError."""
-        scheme = request.url.scheme
-        if scheme not in self.allowed.schemes:
-            raise self._beyond(without_secrets(str(request.url)), f"add --allow {scheme}")
-        response: ClientResponse = await send(request)
-        return response
-
-    @property
-    def fault(self) -> FetchError | None:
-        """The error for an address that wasn't allowed, if there was one."""
-        return self._beyond(self.refused[-1], remedy(self.refused[-1])) if self.refused else None
-
-    def _beyond(self, where: str, remedy: str) -> FetchError:
-        return FetchError(f"{without_secrets(self.url)} leads to {where}, which isn't allowed: {remedy}.")
-
-
 class _Connection:
-    """A session for one URL, in fsspec's thread."""
+    """A session for one URL, in fsspec's thread. Its sockets and its requests are checked."""
 
     def __init__(self, url: str, allowed: Allowed, timeouts: Timeouts) -> None:
-        self._url, self._timeouts = url, timeouts
-        self._access = AccessCheck(url, allowed)
+        self._url, self._allowed, self._timeouts = url, allowed, timeouts
+        self._address_faults: list[FetchError] = []
         self._session: ClientSession | None = None
 
     def run(self, step: Callable[[], Awaitable[_Found]]) -> _Found:
@@ -105,13 +81,21 @@ class _Connection:
         except FetchError:
             raise
         except Exception as exc:
-            raise self._access.fault or _fault_of(self._url, exc) from exc
+            raise self._address_faults[-1] if self._address_faults else _fault_of(self._url, exc) from exc
         return found
 
     async def open(self) -> ClientResponse:
+        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
         from yarl import URL
 
-        self._session = _session(self._access, self._timeouts)
+        self._session = ClientSession(
+            connector=TCPConnector(socket_factory=self._socket),
+            timeout=ClientTimeout(total=None, connect=self._timeouts.connect_s, sock_read=self._timeouts.silence_s),
+            cookie_jar=DummyCookieJar(),
+            middlewares=(self._checked,),
+            trust_env=False,
+            auto_decompress=False,
+        )
         url = URL(self._url, encoded=_ENCODED.fullmatch(self._url) is not None)
         return await self._session.get(url, headers={"Accept-Encoding": "identity"})
 
@@ -119,18 +103,22 @@ class _Connection:
         if self._session:
             await self._session.close()
 
+    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """Opens a socket for an address. Errors: OSError if it isn't allowed; other types would be lost on the way."""
+        try:
+            self._allowed.check_address(info[4][0], self._url)
+        except FetchError as exc:
+            self._address_faults.append(exc)
+            raise OSError(errno.EACCES, str(exc)) from exc
+        return socket.socket(family=info[0], type=info[1], proto=info[2])
 
-def _session(access: AccessCheck, timeouts: Timeouts) -> ClientSession:
-    from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-
-    return ClientSession(
-        connector=TCPConnector(socket_factory=access.socket),
-        timeout=ClientTimeout(total=None, connect=timeouts.connect_s, sock_read=timeouts.silence_s),
-        cookie_jar=DummyCookieJar(),
-        middlewares=(access.request,),
-        trust_env=False,
-        auto_decompress=False,
-    )
+    async def _checked(self, request: ClientRequest, send: Callable[[ClientRequest], Any]) -> ClientResponse:
+        """Checks and sends the request for the URL, then for each that it redirects to. Errors: FetchError."""
+        scheme = request.url.scheme
+        if scheme not in self._allowed.schemes:
+            raise beyond(self._url, without_secrets(str(request.url)), f"add --allow {scheme}")
+        response: ClientResponse = await send(request)
+        return response
 
 
 def _check_status(url: str, status: int) -> None:

@@ -1,4 +1,4 @@
-"""The URLs and addresses that may be reached, which is only what `--allow` named, and how a URL is shown. Pure.
+"""The URLs and addresses that may be reached, which is only what `--allow` named, how fast, and how faults are told.
 
 A URL that leads to this machine's own files or memory, or wraps another URL, is never allowed. Private ranges of
 addresses are as good as public ones: clusters live there. A URL may carry secrets, which no message shows.
@@ -7,15 +7,17 @@ addresses are as good as public ones: clusters live there. A URL may carry secre
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
-from vllava_cli.errors import FetchError, UsageError
+from vllava_cli.errors import FetchError, MissingError, UsageError
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
+from vllava_cli.nouns import counted
 
 LOOPBACK = "loopback"
 LINK_LOCAL = "link-local"
@@ -59,10 +61,14 @@ class Allowed:
 
     schemes: frozenset[str] = frozenset()
     """The schemes in lower case."""
-    has_loopback: bool = False
-    """Allows this machine itself."""
-    has_link_local: bool = False
-    """Allows a cloud's metadata service and others of this network segment."""
+    addresses: frozenset[str] = frozenset()
+    """loopback: this machine itself · link-local: a cloud's metadata service and others of this network segment."""
+
+    def check_address(self, address: str, url: str) -> None:
+        """Raises a FetchError for the address that a URL leads to, unless the user agreed to it."""
+        kind = kind_of(address)
+        if kind is not None and kind not in self.addresses:
+            raise beyond(url, address, "name another host" if kind == "nowhere" else f"add --allow {kind}")
 
     def scheme(self, url: str) -> str:
         """The scheme of a URL that may be fetched. Errors: FetchError for any other."""
@@ -78,13 +84,44 @@ class Allowed:
         return scheme
 
 
+class PassingError(FetchError):
+    """A fault that may be gone a moment later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """An open URL. Errors while `blocks` are read: FetchError, MissingError, PassingError."""
+
+    size_bytes: int | None
+    """The size by the server, None if it doesn't say."""
+    blocks: Iterator[bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """The time that a server may take. 4 GB take at most three days; a server that sends next to nothing, a minute."""
+
+    connect_s: float = 20
+    silence_s: float = 60
+    block_s: float = 120
+    """Until an answer begins, or its next bytes are there, however many single bytes of its headers come by then."""
+    grace_s: float = 60
+    """After that, a download must have come at `least_bytes_per_s` on average."""
+    least_bytes_per_s: int = 16 << 10
+    clock: Callable[[], float] = time.monotonic
+
+
 def allowed(words: Sequence[str]) -> Allowed:
     """Reads the words of `--allow`: ["s3,https", "loopback"]. Errors: UsageError for what is never allowed."""
     named = {word.strip().lower() for each in words for word in each.split(",")}
-    schemes = named - {LOOPBACK, LINK_LOCAL}
+    schemes, addresses = named - {LOOPBACK, LINK_LOCAL}, named & {LOOPBACK, LINK_LOCAL}
     for scheme in sorted(schemes):
-        _check(scheme)
-    return Allowed(schemes=frozenset(schemes), has_loopback=LOOPBACK in named, has_link_local=LINK_LOCAL in named)
+        if scheme in _NEVER:
+            what = "it leads to no other machine. Name local files by their paths"
+            raise UsageError(f"{scheme} can't be allowed: {what}.")
+        if not re.fullmatch(_SCHEME, scheme):
+            raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")
+    return Allowed(schemes=frozenset(schemes), addresses=frozenset(addresses))
 
 
 def scheme_of(path: str) -> str | None:
@@ -104,26 +141,49 @@ def kind_of(address: str) -> AddressKind | None:
         parsed = ip_address(address)
     except ValueError:
         return "nowhere"
-    return _kind(parsed)
+    if parsed.is_loopback or parsed.is_unspecified:  # 0.0.0.0 connects to this machine
+        return "loopback"
+    if parsed.is_link_local or parsed in _METADATA:
+        return "link-local"
+    if isinstance(parsed, IPv6Address) and (inner := _inside(parsed)):
+        return kind_of(str(inner))
+    is_nowhere = parsed.is_multicast or parsed.is_reserved or (parsed.version == 4 and parsed.packed[0] == 0)
+    return "nowhere" if is_nowhere else None
 
 
-def is_reachable(address: str, allowed: Allowed) -> bool:
-    """Say whether the user agreed to connections to this address."""
-    match kind_of(address):
-        case None:
-            return True
-        case "loopback":
-            return allowed.has_loopback
-        case "link-local":
-            return allowed.has_link_local
-        case "nowhere":
-            return False
+def paced(url: str, read: Callable[[], bytes], timeouts: Timeouts) -> Iterator[bytes]:
+    """The blocks that `read` gives until it gives nothing. The time that the caller takes between two doesn't count.
+
+    Errors: FetchError for a download that is too slow; the next attempt would be no faster.
+    """
+    size, taken_s, begun_s = 0, 0.0, timeouts.clock()
+    while block := read():
+        size, taken_s = size + len(block), taken_s + timeouts.clock() - begun_s
+        if taken_s > timeouts.grace_s and size < taken_s * timeouts.least_bytes_per_s:
+            came, least = f"{counted(size, 'byte')} came in {taken_s:,.0f} s", timeouts.least_bytes_per_s >> 10
+            raise unfetched(url, f"{came}, less than {least} KiB a second", "Save it to a file, and name that")
+        yield block
+        begun_s = timeouts.clock()
 
 
-def remedy(address: str) -> str:
-    """The end of a sentence about an address that is not reachable."""
-    kind = kind_of(address)
-    return f"add --allow {kind}" if kind in (LOOPBACK, LINK_LOCAL) else "name another host"
+def missing(url: str) -> MissingError:
+    return MissingError(f"{without_secrets(url)} doesn't exist: the server has nothing there. Check the URL.")
+
+
+def refused(url: str, remedy: str) -> FetchError:
+    return FetchError(f"{without_secrets(url)} is refused: the server doesn't let us read it. {remedy}.")
+
+
+def unfetched(url: str, reason: str, remedy: str = "Check the URL") -> FetchError:
+    return FetchError(f"{without_secrets(url)} can't be fetched: {reason}. {remedy}.")
+
+
+def passing(url: str, reason: str) -> PassingError:
+    return PassingError(f"{without_secrets(url)} can't be fetched: {reason}. Try again later.")
+
+
+def beyond(url: str, where: str, remedy: str) -> FetchError:
+    return FetchError(f"{without_secrets(url)} leads to {where}, which isn't allowed: {remedy}.")
 
 
 def without_secrets(url: str) -> str:
@@ -145,24 +205,6 @@ def suffix_of(url: str) -> str:
     path = without_secrets(url).partition("://")[2].partition("/")[2]
     suffix = PurePosixPath(unquote(path)).suffix.lower()
     return suffix if suffix in MEDIA_SUFFIXES else ""
-
-
-def _check(scheme: str) -> None:
-    if scheme in _NEVER:
-        raise UsageError(f"{scheme} can't be allowed: it leads to no other machine. Name local files by their paths.")
-    if not re.fullmatch(_SCHEME, scheme):
-        raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")
-
-
-def _kind(address: IPv4Address | IPv6Address) -> AddressKind | None:
-    if address.is_loopback or address.is_unspecified:  # 0.0.0.0 connects to this machine
-        return "loopback"
-    if address.is_link_local or address in _METADATA:
-        return "link-local"
-    if isinstance(address, IPv6Address) and (inner := _inside(address)):
-        return _kind(inner)
-    is_nowhere = address.is_multicast or address.is_reserved or (address.version == 4 and address.packed[0] == 0)
-    return "nowhere" if is_nowhere else None
 
 
 def _inside(address: IPv6Address) -> IPv4Address | None:

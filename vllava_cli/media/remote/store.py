@@ -15,8 +15,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vllava_cli.errors import FetchError
-from vllava_cli.media.remote.policy import Allowed, is_reachable, remedy, scrubbed, without_secrets
-from vllava_cli.media.remote.source import Content, Timeouts, missing, paced, passing, refused, unfetched
+from vllava_cli.media.remote.policy import (
+    Allowed,
+    Content,
+    Timeouts,
+    missing,
+    paced,
+    passing,
+    refused,
+    scrubbed,
+    unfetched,
+)
 
 BLOCK_BYTES = 8 << 20
 
@@ -43,8 +52,9 @@ _PASSING = ("HTTPClientError", "ConnectionError", "ClientError", "ResponseStream
 
 
 @contextmanager
-def opened_store(url: str, scheme: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Content]:
+def opened_store(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Content]:
     """Errors: FetchError, also for a library that isn't installed and for an address that isn't allowed."""
+    scheme = allowed.scheme(url)
     if scheme not in _BUCKETS:
         _check_host(url, allowed)
     filesystem = _filesystem(url, scheme)
@@ -95,8 +105,7 @@ def _check_host(url: str, allowed: Allowed) -> None:
     except (OSError, ValueError) as exc:
         raise unfetched(url, "there is no such host") from exc
     for address in sorted({str(info[4][0]) for info in found}):
-        if not is_reachable(address, allowed):
-            raise FetchError(f"{without_secrets(url)} leads to {address}, which isn't allowed: {remedy(address)}.")
+        allowed.check_address(address, url)
 
 
 def fault_of(url: str, scheme: str, exc: Exception) -> FetchError:

@@ -63,7 +63,7 @@ class Bitstream:
             case "vp8":
                 return "clean" if len(packet) and not packet[0] & 1 else "none"
             case "vp9":
-                return "clean" if _vp9_is_key(packet) else "none"
+                return "clean" if len(packet) and not _vp9_head(packet) & 0b110 else "none"
             case "av1" | "libdav1d":
                 return "clean" if _av1_is_key(packet) else "none"
             case "mpeg1video" | "mpeg2video" | "mpeg4":
@@ -81,7 +81,7 @@ class Bitstream:
             return len(packet) > 0 and bool(packet[0] & 16)
         if self.codec == "vp9" and len(packet):
             is_superframe = packet[-1] & 0xE0 == 0xC0
-            return is_superframe or _vp9_is_shown(packet)
+            return is_superframe or bool(_vp9_head(packet) & 0b101)
         return True
 
     def is_droppable(self, packet: memoryview) -> bool:
@@ -93,10 +93,10 @@ class Bitstream:
             case "hevc":
                 return self._is_hevc_droppable(packet)
             case "mpeg1video" | "mpeg2video":
-                at = _find(packet, b"\x00\x00\x01\x00")
+                at = bytes(packet[:4096]).find(b"\x00\x00\x01\x00")
                 return 0 <= at < len(packet) - 5 and packet[at + 5] >> 3 & 7 == 3
             case "mpeg4":
-                at = _find(packet, b"\x00\x00\x01\xb6")
+                at = bytes(packet[:4096]).find(b"\x00\x00\x01\xb6")
                 return 0 <= at < len(packet) - 4 and packet[at + 4] >> 6 == 2
         return False
 
@@ -139,25 +139,24 @@ def _marked_units(packet: memoryview) -> Iterator[tuple[int, int]]:
         at = data.find(b"\x00\x00\x01", at + 3)
 
 
-def _find(packet: memoryview, mark: bytes) -> int:
-    return bytes(packet[:4096]).find(mark)
-
-
 def _recovers_at_once(message: memoryview) -> bool:
     """Say whether an SEI unit begins with a recovery point whose frame count is 0: 06 01 80 → payload 6, "1" → 0."""
     at = 0
     while at + 2 < len(message):
-        kind = size = 0
-        while at < len(message) and message[at] == 0xFF:
-            kind, at = kind + 255, at + 1
-        kind, at = kind + (message[at] if at < len(message) else 0), at + 1
-        while at < len(message) and message[at] == 0xFF:
-            size, at = size + 255, at + 1
-        size, at = size + (message[at] if at < len(message) else 0), at + 1
+        kind, at = _sei_number(message, at)
+        size, at = _sei_number(message, at)
         if kind == 6:
             return at < len(message) and message[at] >= 0x80
         at += size
     return False
+
+
+def _sei_number(message: memoryview, at: int) -> tuple[int, int]:
+    """The number and the position behind it: ff ff 03 → 513."""
+    number = 0
+    while at < len(message) and message[at] == 0xFF:
+        number, at = number + 255, at + 1
+    return number + (message[at] if at < len(message) else 0), at + 1
 
 
 def _layers(extradata: bytes) -> int:
@@ -175,14 +174,6 @@ def _vp9_head(packet: memoryview) -> int:
     """
     is_profile_3 = packet[0] >> 4 & 3 == 3
     return (packet[0] if is_profile_3 else packet[0] >> 1) & 7
-
-
-def _vp9_is_shown(packet: memoryview) -> bool:
-    return bool(_vp9_head(packet) & 0b101)
-
-
-def _vp9_is_key(packet: memoryview) -> bool:
-    return len(packet) > 0 and not _vp9_head(packet) & 0b110
 
 
 def _av1_is_key(packet: memoryview) -> bool:

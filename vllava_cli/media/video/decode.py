@@ -33,32 +33,27 @@ _THREAD_BYTES = 400 << 20
 """The memory that the pictures of all decoder threads together may take."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parallelism:
-    """The number of decoders that work side by side, and the threads of each."""
+def parallelism(
+    lengths: Sequence[int], *, frame_pixels: int, cores: int, shares_frames: bool = True
+) -> tuple[int, int]:
+    """The fastest number of decoders that share runs of so many frames, and the threads of each.
 
-    decoders: int
-    threads: int
+    8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads. Big
+    pictures and little work make it small.
+    """
+    affordable = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
+    most = min(cores, affordable, max(1, frame_pixels * sum(lengths) // _PIXELS_WORTH_A_DECODER))
 
-    @classmethod
-    def of(cls, runs: Sequence[Run], *, frame_pixels: int, cores: int, shares_frames: bool = True) -> Parallelism:
-        """The fastest choice; big pictures and little work make it small.
+    def threads(decoders: int) -> int:
+        return min(most // decoders, _MAX_DECODERS if shares_frames else 1)
 
-        8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads.
-        """
-        lengths = [len(run.presented) for run in runs]
-        work = frame_pixels * sum(lengths)
-        affordable = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
-        threads = min(cores, affordable, max(1, work // _PIXELS_WORTH_A_DECODER))
-        numbers = range(1, max(1, min(threads, len(runs), _MAX_DECODERS)) + 1)
-        most = _MAX_DECODERS if shares_frames else 1
-        choices = [cls(decoders=number, threads=min(threads // number, most)) for number in numbers]
-        return min(choices, key=lambda choice: choice._frames_in_a_row(lengths))
-
-    def _frames_in_a_row(self, lengths: Sequence[int]) -> float:
+    def frames_in_a_row(decoders: int) -> float:
         """The time that the work takes, in frames that one thread decodes."""
-        speed = self.threads * _THREAD_GAIN if self.threads > 1 else 1.0
-        return max(*lengths, sum(lengths) / self.decoders) / speed
+        speed = threads(decoders) * _THREAD_GAIN if threads(decoders) > 1 else 1.0
+        return max(*lengths, sum(lengths) / decoders) / speed
+
+    decoders = min(range(1, min(most, len(lengths), _MAX_DECODERS) + 1), key=frames_in_a_row)
+    return decoders, threads(decoders)
 
 
 @dataclass(kw_only=True)
@@ -87,22 +82,27 @@ def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts:
     stream = video_stream(container, path)
     width, height = stream.codec_context.width, stream.codec_context.height
     decoded = DecodedRuns(pts=pts, pixels=np.empty((len(pts), height, width, 3), np.uint8))
-    shares_frames = stream.codec_context.name not in _SLOW_THREADS
-    parallelism = Parallelism.of(runs, frame_pixels=width * height, cores=_cores(), shares_frames=shares_frames)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    decoders, threads = parallelism(
+        [len(run.presented) for run in runs],
+        frame_pixels=width * height,
+        cores=cores,
+        shares_frames=stream.codec_context.name not in _SLOW_THREADS,
+    )
     waiting = deque(sorted(runs, key=lambda run: -len(run.presented)))
 
     def work_apart() -> None:
         try:
             with opened(path) as other:
-                _work(other, video_stream(other, path), waiting, decoded, parallelism.threads)
+                _work(other, video_stream(other, path), waiting, decoded, threads)
         except BaseException:
             waiting.clear()  # nothing more is worth decoding once one run has failed
             raise
 
-    with ThreadPoolExecutor(parallelism.decoders) as pool:
-        others = [pool.submit(work_apart) for _ in range(parallelism.decoders - 1)]
+    with ThreadPoolExecutor(decoders) as pool:
+        others = [pool.submit(work_apart) for _ in range(decoders - 1)]
         try:
-            _work(container, stream, waiting, decoded, parallelism.threads)
+            _work(container, stream, waiting, decoded, threads)
         finally:
             waiting.clear()
         for other in others:
@@ -152,9 +152,3 @@ def _wanted_frames(container: InputContainer, stream: VideoStream, run: Run) -> 
             if due == run.presented[-1]:
                 return
     raise DamageError("the decoder kept a frame that is needed to itself")
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

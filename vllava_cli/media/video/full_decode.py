@@ -5,11 +5,10 @@ Frames are converted on the way where their positions can be foreseen; else a se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from av.container import InputContainer
@@ -27,8 +26,6 @@ UNKNOWN_RATE = Fraction(25)
 _SMALL_BYTES = 16 << 20
 _STEADY_S = 0.0015
 """Steps between frames that differ by less are equal: many containers round to milliseconds."""
-
-VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +59,12 @@ class FullDecode:
         return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
 
     def _decoded_again(self, wanted: frozenset[int]) -> dict[int, Pixels]:
-        path, found, size, converter = self.clip.path, dict[int, Pixels](), None, Converter()
-        with opened(path) as container:
-            again = _Pass(container, path, is_threaded=self.is_clean)
-            for index, frame in enumerate(again.frames(again.packets())):
-                size = size or (frame.height, frame.width, 3)
-                if index in wanted:
-                    found[index] = np.empty(size, np.uint8)
-                    converter.write(frame, found[index])
-                if len(found) == len(wanted):
-                    return found
-        raise MediaError(f"{quoted(path)} changed while it was read. Try again.")
+        with opened(self.clip.path) as container:
+            again = _Pass(container, self.clip.path, is_threaded=self.is_clean)
+            for _ in again.frames(wanted):
+                if len(again.pixels) == len(wanted):
+                    return again.pixels
+        raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
 
 
 def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
@@ -91,10 +83,10 @@ def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = F
 def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
     """`decode_all` of a file that has just been opened and whose frames haven't been counted.
 
-    They are counted by their packets first, so that the wanted ones can be converted on the way; packets of small
-    files are collected and decoded, so that those are read once.
+    Its packets are counted first, so that the wanted frames can be converted on the way; small files are read once.
     """
-    counting, packets, packet_bytes = _Pass(container, path, is_threaded=True), list[VideoPacket](), 0
+    counting, packet_bytes = _Pass(container, path, is_threaded=True), 0
+    packets: list[Packet[VideoStream]] = []
     for packet in counting.packets():
         packet_bytes += packet.size
         if packet_bytes <= _SMALL_BYTES:
@@ -138,6 +130,8 @@ class _Pass:
         self._path, self._container = path, container
         self.stream = video_stream(container, path)
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
+        self.pixels: dict[int, Pixels] = {}
+        """The wanted frames, as stored."""
         self.packet_count = 0
         self.is_cut = False
         """The container itself broke off with an error."""
@@ -146,7 +140,7 @@ class _Pass:
         self._corrupt = 0
         """Frames that the decoder gave, but had to make up in part."""
 
-    def packets(self) -> Iterator[VideoPacket]:
+    def packets(self) -> Iterator[Packet[VideoStream]]:
         packets = self._container.demux(self.stream)
         while True:
             try:
@@ -161,36 +155,44 @@ class _Pass:
             self.packet_count += packet.size > 0
             yield packet
 
-    def frames(self, packets: Iterable[VideoPacket]) -> Iterator[VideoFrame]:
-        """Every frame that the decoder shows, in order, damaged ones included.
+    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        try:
+            return packet.decode()
+        except MemoryError:
+            raise
+        except DECODE_ERRORS:
+            self._refused += 1
+            return []
+
+    def frames(self, wanted: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> Iterator[VideoFrame]:
+        """Every frame that the decoder shows, in order, damaged ones included; the wanted ones go into `pixels`.
 
         The documentation's loop stops with an error at the first packet that the decoder refuses; here such packets
         are counted and passed over, as players do. Where the container itself breaks off, that is the end.
         """
-        for packet in packets:
-            try:
-                for frame in packet.decode():
-                    self._corrupt += frame.is_corrupt
-                    yield frame
-            except MemoryError:
-                raise
-            except DECODE_ERRORS:
-                self._refused += 1
+        index, shape, converter = 0, (0, 0, 3), Converter()
+        for packet in packets or self.packets():
+            for frame in self._decoded(packet):
+                self._corrupt += frame.is_corrupt
+                if index == 0:
+                    shape = frame.height, frame.width, 3
+                if index in wanted:
+                    self.pixels[index] = np.empty(shape, np.uint8)
+                    converter.write(frame, self.pixels[index])
+                index += 1
+                yield frame
 
-    def run(self, foreseen: Collection[int], packets: Sequence[VideoPacket] = ()) -> FullDecode:
-        """Decodes the file, or `packets` of it that have been read, and converts the foreseen frames on the way."""
-        all_pts, duration, pixels, converter = list[int | None](), 0, dict[int, Pixels](), Converter()
+    def run(self, foreseen: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> FullDecode:
+        """Decodes the whole file, of which `packets` may have been read."""
+        all_pts, duration = list[int | None](), 0
         base, matrix = self.stream.time_base or Fraction(1), None
         width, height, pixel_format = 0, 0, ""
-        for index, frame in enumerate(self.frames(packets or self.packets())):
-            if index == 0:
+        for frame in self.frames(foreseen, packets):
+            if not all_pts:
                 base, matrix = frame.time_base or base, matrix_of(frame)
                 width, height, pixel_format = frame.width, frame.height, frame.format.name
             all_pts.append(frame.pts)
             duration = frame.duration
-            if index in foreseen:
-                pixels[index] = np.empty((height, width, 3), np.uint8)
-                converter.write(frame, pixels[index])
         if not all_pts:
             raise MediaError(
                 f"No frame of {quoted(self._path)} could be decoded: it is damaged. Copy or download it again."
@@ -219,7 +221,7 @@ class _Pass:
             orientation=orientation,
             reported=self.stream.frames,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
-            pixels=pixels,
+            pixels=self.pixels,
         )
 
     def _faults(self, decoded: int, promised: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The base of the two indexes, which find a file's frames without decoding them, and the runs of packets to decode.
+"""The indexes find a file's frames without decoding: by one pass over its packets, or by an MP4's own sample table.
 
 A *display index* is a frame's position in presentation order; its *pts* is the time at which it is presented, in the
 stream's time base.
@@ -7,14 +7,22 @@ stream's time base.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, pairwise
 
+import numpy as np
+import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Discard
 from av.video.stream import VideoStream
 
-from vllava_cli.media.video.bitstream import Bitstream
+from vllava_cli.media.container import DECODE_ERRORS
+from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
 
 MAX_FRAMES = 5_000_000
 """46 hours at 30 frames a second; an index of so many takes 200 MB."""
@@ -24,6 +32,7 @@ REORDERING = 64
 
 # Containers whose seeking by time is a guess, but whose packets say exactly where they lie.
 _BYTE_SEEKS = ("mpegts", "mpeg")
+_KEY, _DISCARD = 1, 2
 
 
 class DistrustError(Exception):
@@ -41,13 +50,8 @@ class DamageError(DistrustError):
     """A needed group can't be decoded cleanly: no other index will help."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PacketId:
-    """The facts by which a packet is known again; `timestamp` is its dts in a sample table, else its pts."""
-
-    timestamp: int
-    position: int
-    size: int
+PacketId = tuple[int, int, int]
+"""The dts in a sample table, else the pts; the position in the file; the size: by these a packet is known again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +111,6 @@ class Index(ABC):
         """The run from that key frame for these frames, which ascend."""
 
 
-def seeks_bytes(container: InputContainer) -> bool:
-    return container.format.name in _BYTE_SEEKS
-
-
 def bitstream_of(stream: VideoStream) -> Bitstream:
     context = stream.codec_context
     return Bitstream.of(context.name, context.extradata)
@@ -127,12 +127,9 @@ def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
                 raise DistrustError("the decoder asked for more packets than a frame can need")
             yield packet
             return
-        is_it = (packet.dts if run.is_by_dts else packet.pts, packet.pos, packet.size) == (
-            awaited.timestamp,
-            awaited.position,
-            awaited.size,
-        )
-        if not is_it and awaited is run.packets[0] and _is_before(packet, awaited, run):
+        is_it = (packet.dts if run.is_by_dts else packet.pts, packet.pos, packet.size) == awaited
+        is_early = run.seeks_bytes if packet.pos is None else packet.pos <= run.packets[0][1]
+        if not is_it and awaited is run.packets[0] and packet.size and is_early:
             continue
         if not is_it or packet.is_corrupt:
             break
@@ -141,7 +138,258 @@ def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
     raise DistrustError("seeking led to other packets than those that were expected")
 
 
-def _is_before(packet: Packet[VideoStream], awaited: PacketId, run: Run) -> bool:
-    if packet.pos is None:
-        return packet.size > 0 and run.seeks_bytes
-    return packet.size > 0 and packet.pos <= awaited.position
+class PacketIndex(Index):
+    """The frames of a file as one pass over its packets lists them; they are numbered in the file's order."""
+
+    source = "One pass over the packets"
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        """Reads the whole file. Errors: DistrustError, which counts the packets of a file that can't be indexed."""
+        self._packet_pts, self._positions, self._sizes = array("q"), array("q"), array("q")
+        self._hidden: set[int] = set()
+        self._starts: list[tuple[int, Start]] = []
+        self._ends = 0
+        self._seeks_bytes = container.format.name in _BYTE_SEEKS
+        self._read(container, stream)
+        self._pts: npt.NDArray[np.int64] = np.frombuffer(self._packet_pts, np.int64)
+        self.packet_count = len(self._pts)
+        shown = np.ones(self.packet_count, bool)
+        shown[list(self._hidden)] = False
+        self._presented: npt.NDArray[np.int64] = np.sort(self._pts[shown])
+        self.frame_count = len(self._presented)
+        self._keys = [number for number, start in self._starts if start != "none"]
+        self._check()
+
+    def pts(self, display_index: int) -> int:
+        return int(self._presented[display_index])
+
+    def count_before(self, pts: int) -> int:
+        return int(np.searchsorted(self._presented, pts))
+
+    def end(self) -> int:
+        return max(self._ends, int(self._presented[-1]))
+
+    def is_rate_constant(self) -> bool:
+        steps = np.diff(self._presented)
+        return len(steps) == 0 or int(steps.max() - steps.min()) <= 1
+
+    def _read(self, container: InputContainer, stream: VideoStream) -> None:
+        bitstream, packets, trouble = bitstream_of(stream), 0, ""
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        try:
+            for packet in container.demux(stream):
+                packets += packet.size > 0
+                if packet.size and not trouble:
+                    trouble = self._add(packet, bitstream)
+        except MemoryError:
+            raise
+        except DECODE_ERRORS:
+            trouble = "it breaks off"
+        if trouble or not packets:
+            raise DistrustError(trouble or "it has no packets", packets=packets)
+
+    def _add(self, packet: Packet[VideoStream], bitstream: Bitstream) -> str:
+        """Notes a packet; gives the reason why it can't be relied on, if there is one."""
+        number = len(self._packet_pts)
+        if packet.pts is None:
+            return "its frames carry no time stamps"
+        if packet.is_corrupt:
+            return "one of its packets is damaged"
+        if number >= MAX_FRAMES:
+            return f"it has more than {MAX_FRAMES} packets"
+        self._packet_pts.append(packet.pts)
+        self._positions.append(-1 if packet.pos is None else packet.pos)
+        self._sizes.append(packet.size)
+        if packet.is_discard or (bitstream.hides_frames and not bitstream.is_shown(memoryview(packet))):
+            self._hidden.add(number)
+        if packet.is_keyframe or number == 0:
+            self._starts.append((number, bitstream.start(memoryview(packet))))
+        self._ends = max(self._ends if number else packet.pts, packet.pts + (packet.duration or 0))
+        return ""
+
+    def _check(self) -> None:
+        """Presentation order must follow from the time stamps alone, group by group."""
+        if not self._keys or self._keys[0] != 0:
+            raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
+        if self.frame_count == 0:
+            raise DistrustError("none of its packets is shown")
+        if (np.diff(self._presented) <= 0).any():
+            raise DistrustError("two of its frames carry the same time stamp")
+        latest = np.maximum.accumulate(self._pts)
+        for key in self._keys[1:]:
+            if latest[key - 1] >= self._pts[key]:
+                raise DistrustError("its time stamps jump back")
+
+    @cached_property
+    def _open_keys(self) -> set[int]:
+        """Keys that earlier frames may refer over: those marked open that frames presented before them follow."""
+        opened = (number for number, start in self._starts if start == "open")
+        return {key for key in opened if (self._pts[key + 1 : key + 1 + REORDERING] < self._pts[key]).any()}
+
+    def _keys_until(self, pts: int) -> int:
+        """The number of keys presented at `pts` or before; the pts of keys ascend."""
+        return bisect_right(self._keys, pts, key=lambda number: int(self._pts[number]))
+
+    def _start_for(self, display_index: int) -> int:
+        place = self._keys_until(self.pts(display_index)) - 1
+        if place < 0:
+            raise DistrustError("its first frames come before any frame that can be decoded by itself")
+        return self._keys[max(0, place - 1) if self._keys[place] in self._open_keys else place]
+
+    def _run(self, start: int, display_indices: Sequence[int]) -> Run:
+        first, last = int(self._pts[start]), self.pts(display_indices[-1])
+        after = self._keys_until(last)
+        beyond = self._keys[after + 1] if after + 1 < len(self._keys) else self.packet_count
+        needed = start + int(np.flatnonzero(self._pts[start:beyond] <= last)[-1])
+        until = min(needed + 1 + REORDERING, self.packet_count)
+        columns = (column[start:until] for column in (self._packet_pts, self._positions, self._sizes))
+        return Run(
+            # a packet earlier, since the key frame may begin within another one
+            seek_to=max(0, self._positions[max(0, start - 1)]) if self._seeks_bytes else first,
+            seeks_bytes=self._seeks_bytes,
+            packets=tuple(zip(*columns, strict=True)),
+            presented=tuple(self._presented[self.count_before(first) : display_indices[-1] + 1].tolist()),
+            wanted=frozenset(self.pts(display_index) for display_index in display_indices),
+        )
+
+
+class Mp4Index(Index):
+    """The frames of an MP4 or MOV as its sample table lists them: only the groups that are needed are read.
+
+    The table has decoding times, not presentation times. Those of a group are read with its packets; the rest follows
+    from two facts that hold in these files: no frame is presented before its decoding time, and nothing decoded before
+    a key frame is presented after it. A group is numbered by its key frame's place.
+    """
+
+    source = "The file's own sample table"
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        """Reads no packet yet. Errors: DistrustError where the table doesn't list every frame."""
+        self._container, self._stream = container, stream
+        self._entries = stream.index_entries
+        self.frame_count = self.packet_count = len(self._entries)
+        self._bitstream = bitstream_of(stream)
+        self._groups: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._key_indices: dict[int, int] = {}
+        self._starts: dict[int, Start] = {}
+        if "mov" not in container.format.name:
+            raise DistrustError("its container has no sample table")
+        if self._bitstream.codec not in ONE_FRAME_PER_SAMPLE:
+            raise DistrustError(f"samples coded in {self._bitstream.codec} may hold no frame or several")
+        flags = [entry.flags for entry in self._entries]
+        self._keys = [number for number, each in enumerate(flags) if each & _KEY]
+        if not flags or len(flags) != stream.frames or len(flags) > MAX_FRAMES:
+            raise DistrustError("its sample table doesn't list every frame")
+        if any(each & _DISCARD for each in set(flags)):
+            raise DistrustError("an edit list leaves some of its frames out")
+        last = self._entries[-1]
+        if last.pos + last.size > container.size:
+            raise DistrustError("it ends before the last frame that its sample table lists")
+        if not self._keys or self._keys[0] != 0:
+            raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
+
+    def pts(self, display_index: int) -> int:
+        key = self._key_for(display_index)
+        place = display_index - self._key_index(key)
+        return self._certain(key, place)[place]
+
+    def count_before(self, pts: int) -> int:
+        key = bisect_right(self._keys, pts, key=lambda number: int(self._entries[number].timestamp)) - 1
+        while key >= 0 and self._key_pts(key) > pts:
+            key -= 1
+        if key < 0:
+            return 0
+        return self._key_index(key) + sum(other < pts for other in self._presented(key, until=pts))
+
+    def end(self) -> int:
+        return max(pts + duration for pts, duration in self._group(len(self._keys) - 1))
+
+    def is_rate_constant(self) -> bool:
+        steps = [after - before for before, after in pairwise([entry.timestamp for entry in self._entries])]
+        return not steps or max(steps) - min(steps) <= 1
+
+    def _key_for(self, display_index: int) -> int:
+        """The last group whose key frame is presented at `display_index` or before."""
+        key = bisect_right(self._keys, display_index) - 1
+        while self._key_index(key) > display_index:
+            key -= 1
+            if key < 0:
+                raise DistrustError("its first frames come before any frame that can be decoded by itself")
+        return key
+
+    def _start_for(self, display_index: int) -> int:
+        """The group that decoding starts with: one earlier where frames reach back over the key frame."""
+        key = self._key_for(display_index)
+        reaches_back = self._key_index(key) > self._keys[key]
+        return max(0, key - 1) if reaches_back and self._starts[key] == "open" else key
+
+    def _key_index(self, key: int) -> int:
+        """A key frame's display index: all frames decoded before it, and those after it that are presented before."""
+        if key not in self._key_indices:
+            first = self._key_pts(key)
+            self._key_indices[key] = self._keys[key] + sum(pts < first for pts in self._decoded(key, until=first))
+        return self._key_indices[key]
+
+    def _key_pts(self, key: int) -> int:
+        return self._group(key)[0][0]
+
+    def _certain(self, key: int, place: int) -> list[int]:
+        """The pts from a key frame on, ascending; those up to `place` are certain to be all there are."""
+        presented = self._presented(key, until=self._key_pts(key))
+        if place < len(presented):
+            presented = self._presented(key, until=presented[place])
+        elif key + 1 < len(self._keys):
+            presented = self._presented(key, until=self._key_pts(key + 1))
+        if place >= len(presented):
+            raise DistrustError("its sample table promises frames that aren't there")
+        return presented
+
+    def _presented(self, key: int, *, until: int) -> list[int]:
+        first = self._key_pts(key)
+        presented = sorted(pts for pts in self._decoded(key, until=until) if pts >= first)
+        if any(before == after for before, after in pairwise(presented)):
+            raise DistrustError("two of its frames carry the same time stamp")
+        return presented
+
+    def _decoded(self, key: int, *, until: int) -> list[int]:
+        """The pts, in decoding order, from a group on until no later packet can be presented at `until` or before."""
+        found = [pts for pts, _ in self._group(key)]
+        for later in range(key + 1, len(self._keys)):
+            if self._entries[self._keys[later]].timestamp > until:
+                break
+            found += [pts for pts, _ in self._group(later)]
+        return found
+
+    def _group(self, key: int) -> tuple[tuple[int, int], ...]:
+        """(pts, duration) of one group's packets, in decoding order, each packet compared with its table entry."""
+        if key in self._groups:
+            return self._groups[key]
+        after = self._keys[key + 1] if key + 1 < len(self._keys) else self.frame_count
+        ids, found = self._ids(self._keys[key], after), list[tuple[int, int]]()
+        run = Run(seek_to=ids[0][0], packets=ids, is_by_dts=True)
+        for packet in islice(arriving(self._container, self._stream, run), len(ids)):
+            if packet.pts is None or packet.dts is None or packet.pts < packet.dts:
+                raise DistrustError("its frames carry no time stamps, or wrong ones")
+            if not found:
+                self._starts[key] = self._bitstream.start(memoryview(packet))
+                if self._starts[key] == "none":
+                    raise DistrustError("its sample table calls frames key frames that aren't")
+            found.append((packet.pts, packet.duration or 0))
+        self._groups[key] = tuple(found)
+        return self._groups[key]
+
+    def _ids(self, first: int, after: int) -> tuple[PacketId, ...]:
+        return tuple((entry.timestamp, entry.pos, entry.size) for entry in self._entries[first:after])
+
+    def _run(self, start: int, display_indices: Sequence[int]) -> Run:
+        first, last = self._keys[start], self.pts(display_indices[-1])
+        needed = max(number for number, pts in enumerate(self._decoded(start, until=last)) if pts <= last)
+        return Run(
+            seek_to=self._entries[first].timestamp,
+            packets=self._ids(first, min(first + needed + 1 + REORDERING, self.frame_count)),
+            presented=tuple(pts for pts in self._presented(start, until=last) if pts <= last),
+            wanted=frozenset(self.pts(display_index) for display_index in display_indices),
+            is_by_dts=True,
+        )

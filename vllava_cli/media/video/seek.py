@@ -1,9 +1,13 @@
-"""The frames of a video by an index: its sample table, or one pass over its packets; only needed groups are decoded."""
+"""The frames of a video, by the first of three ways that is sure: by its sample table, by its packets, decoded through.
+
+The first two decode only the groups of pictures that are needed, and give up at the first sign that something isn't as
+the index says; the third is always right.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,55 +15,43 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import quoted
-from vllava_cli.media.container import opened, stored_clip, video_stream
+from vllava_cli.media.container import codec_name, opened, stored_clip, video_stream
 from vllava_cli.media.pictures import orientation_of, upright
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
-from vllava_cli.media.video.full_decode import UNKNOWN_RATE
-from vllava_cli.media.video.index import DamageError, DistrustError, Index, Run, bitstream_of
-from vllava_cli.media.video.mp4_index import Mp4Index
-from vllava_cli.media.video.packet_index import PacketIndex
+from vllava_cli.media.video.full_decode import UNKNOWN_RATE, decode_all, decode_uncounted
+from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MOST = 0.75
 """The share of decoded frames above which the way is no longer called seeking."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unseekable:
-    """Why the frames can't be reached by seeking, a clause for the user, and where they will probably be."""
-
-    reason: str
-    foreseen: tuple[int, ...]
-    is_damaged: bool
-
-
-def sample_by_seeking(path: Path, framing: Framing) -> Frames | Unseekable:
-    """The frames, if they can be reached this way for certain; a table that promises too much isn't asked again."""
-    has_table = True
-    while True:
+def sample_video(path: Path, framing: Framing) -> Frames:
+    """The frames that a framing asks for. A table that promises too much isn't asked again. Errors: MediaError."""
+    for has_table in (True, False):
         with opened(path) as container:
             stream = video_stream(container, path)
             reported, index = stream.frames, None
+            if bitstream_of(stream).codec not in SEEKABLE:
+                reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
+                return decode_uncounted(container, path).frames(framing, reason)
             try:
                 index = _index(container, stream, has_table=has_table)
                 return _sampled(path, container, Timeline(path, index, stream), framing)
             except DistrustError as exc:
-                count, is_damaged = index.frame_count if index else exc.packets, isinstance(exc, DamageError)
-                foreseen = reference(max(1, count), reported=reported)
-                if is_damaged or not isinstance(index, Mp4Index):
-                    return Unseekable(reason=str(exc), foreseen=foreseen, is_damaged=is_damaged)
-                has_table = False
-
-
-def is_seekable(stream: VideoStream) -> bool:
-    """Say whether the codec has key frames that are known to be clean starts."""
-    return bitstream_of(stream).codec in SEEKABLE
+                reason, is_damaged = str(exc), isinstance(exc, DamageError)
+                count = max(1, index.frame_count if index else exc.packets)
+        if is_damaged or not isinstance(index, Mp4Index):
+            break
+    is_whole = framing == Framing(fit=framing.fit)
+    foreseen = reference(count, reported=reported) if is_whole else ()
+    return decode_all(path, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
 def has_constant_rate(path: Path) -> bool:
-    """Say whether the frames of a file that `sample_by_seeking` could read are equally far apart."""
+    """Say whether the frames of a file whose way is "seek" are equally far apart."""
     with opened(path) as container:
         return _index(container, video_stream(container, path), has_table=True).is_rate_constant()
 
