@@ -27,6 +27,7 @@ Quantisation = Literal["8bit", "4bit"]
 Attention = Literal["flash_attention_2", "sdpa", "eager"]
 SHORT_NAMES: dict[Dtype, Precision] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 Fit = Literal["crop", "pad", "squash"]
+SourceKind = Literal["model", "adapter"]
 MediaKind = Literal["video", "image"]
 PictureForm = Literal["PNG", "JPEG"]
 Way = Literal["seek", "decode"]
@@ -163,6 +164,7 @@ class Source:
     """The commit of the hub's repository; None for a folder, UNKNOWN_REVISION where the hub would have to be asked."""
     adapter: Adapter | None = None
     """The adapter that is to be merged into it."""
+    kind: SourceKind = "model"
 
 
 @dataclass(frozen=True, kw_only=True)

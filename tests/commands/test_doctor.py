@@ -61,7 +61,7 @@ def test_an_unknown_model_is_a_fault_beside_the_machine(shell: Run) -> None:
     assert done.code == 1
     found = chapters(done.out)
     assert "machine" in found
-    assert found["fault"][0].startswith("owner/model is not in the cache")
+    assert found["fault"][0].startswith("The model owner/model is not in the cache")
 
 
 def test_an_impossible_wish_is_a_fault(shell: Run, small_checkpoint: Path) -> None:
@@ -76,6 +76,6 @@ def test_a_model_that_is_here_in_part_is_told_with_what_is_missing(hub_cache: Pa
     default = doctor.examine(Wishes(model="LanguageBind/Video-LLaVA-7B-hf"))
     assert (default.is_here, default.missing) == (False, ("tokenizer.json", "preprocessor_config.json"))
     assert doctor.examine(Wishes(model="owner/model")).fault == (
-        f"owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model and ask the "
+        f"The model owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model and ask the "
         "doctor again."
     )

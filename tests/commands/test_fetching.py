@@ -144,7 +144,7 @@ def test_without_a_network_one_sentence_says_so(
 ) -> None:
     words = {"ask": [clip, "Why?"], "batch": ["Why?", clip]}.get(command, [clip])
     done = shell(command, "--model", MODEL, *words, environment=nowhere)
-    begin = f"owner/model is not in the cache {tmp_path}/.cache/huggingface/hub"
+    begin = f"The model owner/model is not in the cache {tmp_path}/.cache/huggingface/hub"
     assert (done.code, done.out) == (1, "")
     assert done.err == (
         f"vllava: {begin} and the hub can't be reached ({REFUSED}): run hf download owner/model where there is a "

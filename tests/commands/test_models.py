@@ -137,7 +137,7 @@ def test_the_doctor_fetches_no_adapter(published: Path, quick: Run) -> None:
     done = quick("doctor", "--json", "--model", published, "--adapter", "owner/adapter")
     assert done.code == 1
     fault = json.loads(done.out)["fault"]
-    assert fault.startswith("owner/adapter is not in the cache ")
+    assert fault.startswith("The adapter owner/adapter is not in the cache ")
     assert fault.endswith(": run hf download owner/adapter and ask the doctor again.")
 
 

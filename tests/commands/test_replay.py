@@ -209,7 +209,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (ask, ("made_with.device", "cuda:7"), "--device cuda:7 is not here; this machine has only "),
         (ask, ("made_with.dtype", "bfloat16"), "the dtype was bfloat16, and is float32 here"),
         (ask, ("revision", "abc"), "the revision was abc, and is none here"),
-        (ask, ("model", "./nowhere"), "There is no folder ./nowhere"),
+        (ask, ("model", "./nowhere"), "There is no model folder ./nowhere"),
         (ask, ("revision", ""), "row 28: revision is empty"),
         (ask, ("made_with.clips", [7]), "row 29, made_with, clips: entry 1 is no object"),
         (ask, ("made_with.clips.0.sha256", "x"), "row 30, made_with, clips, entry 1: sha256 is no SHA-256"),
@@ -237,8 +237,8 @@ def test_no_row_can_write_the_line_of_another(made: dict[str, list[Row]]) -> Non
             "7 row 9: same: differs",
             "  then: A dog. (end)",
             "  now:  A red circle moves left. (end)",
-            "8 b: can't: There is no folder ./a row 9: same: give that of a checkpoint or an adapter, a hub id, or "
-            "--model demo",
+            "8 b: can't: There is no model folder ./a row 9: same: give the folder of a Video-LLaVA checkpoint, a hub "
+            "id, or --model demo",
         ],
     )
 

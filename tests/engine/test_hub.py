@@ -30,7 +30,7 @@ def test_an_unknown_folder_is_an_error(model: str, tmp_path: Path, monkeypatch: 
     with pytest.raises(CheckpointError) as caught:
         hub.locate(model)
     assert str(caught.value) == (
-        f"There is no folder {model}: give that of a checkpoint or an adapter, a hub id, or --model demo."
+        f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
     )
 
 
@@ -51,7 +51,8 @@ def test_a_model_that_is_nowhere_is_told(model: str, revision: str | None, hub_c
     with pytest.raises(HubError) as caught:
         hub.locate(model, revision)
     assert str(caught.value) == (
-        f"{model} is not in the cache {hub_cache} and HF_HUB_OFFLINE is set: unset it where there is a network."
+        f"The model {model} is not in the cache {hub_cache} and HF_HUB_OFFLINE is set: unset it where "
+        "there is a network."
     )
 
 
@@ -85,7 +86,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
 def test_weights_that_are_not_cached_are_named(hub_cache: Path) -> None:
     put_into(hub_cache, "owner/model", WHOLE)
     with pytest.raises(
-        HubError, match=r"owner/model lacks model\.safetensors in the cache .* and HF_HUB_OFFLINE is set"
+        HubError, match=r"The model owner/model lacks model\.safetensors in the cache .* and HF_HUB_OFFLINE is set"
     ):
         hub.fetch_weights(hub.locate("owner/model"))
 
@@ -110,4 +111,6 @@ def test_a_description_is_complete_with_what_the_tool_needs(
 
 def test_a_cached_adapter_is_used_without_the_network(hub_cache: Path) -> None:
     snapshot = put_into(hub_cache, "owner/lora", dict.fromkeys(hub.ADAPTER_FILES, "{}"))
-    assert hub.locate_adapter("owner/lora") == Source(model="owner/lora", folder=snapshot, revision=COMMIT)
+    assert hub.locate_adapter("owner/lora") == Source(
+        model="owner/lora", folder=snapshot, revision=COMMIT, kind="adapter"
+    )

@@ -190,7 +190,7 @@ def test_one_file_of_weights_goes_before_shards(server: Hub, published: Path) ->
     assert server.bodies() == [("model.safetensors", 0)]
 
 
-LACK = "owner/model is not in the cache {cache} and "
+LACK = "The model owner/model is not in the cache {cache} and "
 LOG_IN = "log in anew with hf auth login, or unset HF_TOKEN."
 GATED = "ask for access at {url}/owner/model, then log in with hf auth login."
 NAME = "check the name, or log in with hf auth login."
@@ -201,12 +201,9 @@ UNREACHED = "run hf download owner/model where there is a network, or try --mode
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        ("gated", "The hub's owner/model is gated: " + GATED),
-        (
-            "unknown",
-            "The hub has no owner/model, or it is private: " + NAME,
-        ),
-        ("revision", "The hub's owner/model has no revision v2: leave --revision out for main."),
+        ("gated", "The hub's model owner/model is gated: " + GATED),
+        ("unknown", "The hub has no model owner/model, or it is private: " + NAME),
+        ("revision", "The hub's model owner/model has no revision v2: leave --revision out for main."),
         ("503", "The hub answers with status 503 about owner/model: try again later."),
         ("401", "The hub answers with status 401 about owner/model: " + LOG_IN),
         ("200", LACK + "what answers at {url} is not the hub: " + PORTAL),
@@ -249,7 +246,7 @@ def test_what_is_here_in_part_is_named_where_the_network_is_gone(
     with pytest.raises(HubError) as caught:
         hub.locate(MODEL)
     assert str(caught.value) == (
-        f"owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
+        f"The model owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
         f"({REFUSED}): {UNREACHED}"
     )
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -266,13 +263,33 @@ def test_weights_without_safetensors_are_refused_before_anything_is_fetched(
     with pytest.raises(HubError) as caught:
         hub.locate_adapter(MODEL) if is_adapter else hub.fetch_weights(source)
     assert str(caught.value) == (
-        "The hub's owner/model has no adapter_model.safetensors: an adapter is read from adapter_config.json and "
-        "adapter_model.safetensors, so name another one."
+        "The hub's adapter owner/model has no adapter_model.safetensors: an adapter is read from adapter_config.json "
+        "and adapter_model.safetensors, so name another one."
         if is_adapter
-        else "The hub's owner/model has no model.safetensors: vllava reads weights from safetensors files only, so "
-        "name another one."
+        else "The hub's model owner/model has no model.safetensors: vllava reads weights from safetensors files only, "
+        "so name another one."
     )
     assert server.bodies() == []
+
+
+def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.repositories["owner/gated"] = Repository(files=dict.fromkeys(hub.ADAPTER_FILES, b"{}"), is_gated=True)
+    for name, message in (
+        ("owner/lora", "The hub has no adapter owner/lora, or it is private: check the name, or log in with hf auth l"),
+        ("owner/gated", "The hub's adapter owner/gated is gated: "),
+        ("./lora", "There is no adapter folder ./lora: give the folder of a LoRA adapter, or a hub id."),
+        ("owner/-bad-", "owner/-bad- is neither a folder nor a hub id such as owner/my-lora."),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            hub.locate_adapter(name)
+        assert str(caught.value).startswith(message)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubError) as caught:
+        hub.locate_adapter("owner/lora")
+    assert str(caught.value) == (
+        f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
+        "download owner/lora where there is a network."
+    )
 
 
 def test_a_file_that_breaks_off_is_told_while_another_one_stands_still(server: Hub, published: Path) -> None:
@@ -325,7 +342,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     with pytest.raises(HubError) as caught:
         hub.fetch_weights(source)
     assert str(caught.value) == (
-        f"owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
+        f"The model owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
         "to a folder of a larger disk."
     )
 
@@ -396,7 +413,7 @@ def test_an_adapter_that_is_a_checkpoint_as_well_is_completed_as_one(server: Hub
 
 def test_whether_an_adapter_is_a_checkpoint_is_asked_once(server: Hub) -> None:
     server.repositories[MODEL] = Repository(files=dict.fromkeys(hub.ADAPTER_FILES, b"{}"))
-    source = hub.locate_adapter(MODEL)
+    folder = hub.locate_adapter(MODEL).folder
     server.requests.clear()
-    assert [hub.locate(MODEL), hub.locate(MODEL)] == [source, source]
+    assert [hub.locate(MODEL).folder, hub.locate(MODEL).folder] == [folder, folder]
     assert [request.what for request in server.requests] == ["info"]

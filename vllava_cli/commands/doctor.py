@@ -122,10 +122,10 @@ def _adapter_here(name: str) -> Source:
     """Errors: HubError for what is not on this disk."""
     from vllava_cli.engine import hub
 
-    source = hub.find_here(name)
+    source = hub.find_here(name, kind="adapter")
     missing = hub.missing_adapter(source)
     if source is None or missing:
-        raise _lacking(hub.lack(name, source, missing), name)
+        raise _lacking(hub.lack(name, source, missing, kind="adapter"), name)
     return source
 
 

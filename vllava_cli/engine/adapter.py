@@ -83,7 +83,7 @@ def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
     if source is None:
         commit = wishes.revision if re.fullmatch("[0-9a-f]{40}", wishes.revision or "") else UNKNOWN_REVISION
         source = Source(model=wishes.model, folder=repository_folder(wishes.model), revision=commit)
-    adapter = hub.find_here(wishes.adapter) if wishes.adapter else None
+    adapter = hub.find_here(wishes.adapter, kind="adapter") if wishes.adapter else None
     if wishes.adapter and hub.missing_adapter(adapter):
         return replace(source, revision=UNKNOWN_REVISION)
     return _joined(source, adapter, log)

@@ -17,7 +17,7 @@ from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, no_weights
 from vllava_cli.engine.hub_download import ask, cache_folder, fetch, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
-from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source
+from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source, SourceKind
 from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
@@ -57,11 +57,11 @@ def locate_adapter(name: str, *, log: Log = SILENT) -> Source:
 
     Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
     """
-    source = find_here(name)
+    source = find_here(name, kind="adapter")
     missing = missing_adapter(source)
     if source and not missing:
         return source
-    source, names = ask(name, None, lack=lack(name, source, missing))
+    source, names = ask(name, None, lack=lack(name, source, missing, kind="adapter"), kind="adapter")
     _check_listed(source, names, ADAPTER_FILES, f"an adapter is read from {' and '.join(ADAPTER_FILES)}")
     return _fetched(source, ADAPTER_FILES, log)
 
@@ -73,18 +73,19 @@ def missing_adapter(source: Source | None) -> list[str]:
     return [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
 
 
-def find_here(model: str, revision: str | None = None) -> Source | None:
+def find_here(model: str, revision: str | None = None, *, kind: SourceKind = "model") -> Source | None:
     """Finds a checkpoint or an adapter on this disk, perhaps incomplete; None for a hub id that isn't cached."""
     if is_local(model):
-        return Source(model=model, folder=demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model))
+        folder = demo.CHECKPOINT if model == DEMO_MODEL else _existing_folder(model, kind)
+        return Source(model=model, folder=folder, kind=kind)
     from huggingface_hub import try_to_load_from_cache
 
     for name in (CONFIG, ADAPTER_CONFIG):
-        with refusals(model, revision):
+        with refusals(model, revision, kind):
             found = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(found, str):
             folder = Path(found).parent
-            return Source(model=model, folder=folder, revision=folder.name)
+            return Source(model=model, folder=folder, revision=folder.name, kind=kind)
     return None
 
 
@@ -159,9 +160,9 @@ def _is_name(shard: object) -> bool:
     return isinstance(shard, str) and re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard) is not None
 
 
-def lack(model: str, source: Source | None, missing: list[str]) -> str:
+def lack(model: str, source: Source | None, missing: list[str], *, kind: SourceKind = "model") -> str:
     """Begins the sentence of an error: what isn't here."""
-    return f"{model} {f'lacks {missing[0]}' if source else 'is not'} in the cache {cache_folder()}"
+    return f"The {kind} {model} {f'lacks {missing[0]}' if source else 'is not'} in the cache {cache_folder()}"
 
 
 def cached_models() -> list[str]:
@@ -185,14 +186,13 @@ def is_local(model: str) -> bool:
     return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
 
-def _existing_folder(model: str) -> Path:
+def _existing_folder(model: str, kind: SourceKind) -> Path:
     folder = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown user)
     if not os.path.isdir(folder):
-        raise CheckpointError(
-            f"There is no folder {model}: give that of a checkpoint or an adapter, a hub id, or --model demo."
-        )
+        wanted = "Video-LLaVA checkpoint, a hub id, or --model demo" if kind == "model" else "LoRA adapter, or a hub id"
+        raise CheckpointError(f"There is no {kind} folder {model}: give the folder of a {wanted}.")
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise CheckpointError(f"The folder {model} can't be read: permission denied. Check its mode and owner.")
+        raise CheckpointError(f"The {kind} folder {model} can't be read: permission denied. Check its mode and owner.")
     return folder
 
 
@@ -219,4 +219,4 @@ def _fetched(source: Source, names: Iterable[str], log: Log) -> Source:
 def _check_listed(source: Source, listed: frozenset[str], names: Iterable[str], reason: str) -> None:
     """Errors: HubError where the repository lacks one of the files."""
     if lacking := [name for name in names if name not in listed]:
-        raise HubError(f"The hub's {source.model} has no {lacking[0]}: {reason}, so name another one.")
+        raise HubError(f"The hub's {source.kind} {source.model} has no {lacking[0]}: {reason}, so name another one.")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from vllava_cli.errors import HubError
-from vllava_cli.nouns import DEFAULT_MODEL, Source
+from vllava_cli.nouns import DEFAULT_MODEL, Source, SourceKind
 
 ANSWER_S = 4.0
 """The limit for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
@@ -45,7 +45,7 @@ def repository_folder(model: str) -> Path:
     return cache_folder() / repo_folder_name(repo_id=model, repo_type="model")
 
 
-def ask(model: str, revision: str | None, *, lack: str) -> tuple[Source, frozenset[str]]:
+def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "model") -> tuple[Source, frozenset[str]]:
     """Returns where the cache shows a revision, whose commit it remembers, and the names of its files.
 
     The sentence of an error begins with `lack`, which says what isn't here. Errors: HubError.
@@ -59,7 +59,7 @@ def ask(model: str, revision: str | None, *, lack: str) -> tuple[Source, frozens
     limit_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
     pool = ThreadPoolExecutor(1)  # the limit holds also where an address isn't found or one after the other is tried
     try:
-        with refusals(model, revision):
+        with refusals(model, revision, kind):
             info = pool.submit(HfApi().model_info, model, revision=revision, timeout=limit_s + 1).result(limit_s)
         names = frozenset(file.rfilename for file in info.siblings or () if is_plain(file.rfilename))
         commit = plain(info.sha)
@@ -69,9 +69,10 @@ def ask(model: str, revision: str | None, *, lack: str) -> tuple[Source, frozens
             "HF_HUB_ETAG_TIMEOUT to more."
         ) from exc
     except errors.HTTPError as exc:
+        other = ", or try --model demo, which is built in" if kind == "model" else ""
         raise HubError(
             f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
-            "there is a network, or try --model demo, which is built in."
+            f"there is a network{other}."
         ) from exc
     except (ValueError, LookupError, TypeError, AttributeError) as exc:  # whatever its library stumbles over
         raise HubError(
@@ -86,29 +87,30 @@ def ask(model: str, revision: str | None, *, lack: str) -> tuple[Source, frozens
             reference = repository / "refs" / branch
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(commit, encoding="utf-8")
-    return Source(model=model, folder=repository / "snapshots" / commit, revision=commit), names
+    return Source(model=model, folder=repository / "snapshots" / commit, revision=commit, kind=kind), names
 
 
 @contextmanager
-def refusals(model: str, revision: str | None = None) -> Iterator[None]:
+def refusals(model: str, revision: str | None, kind: SourceKind) -> Iterator[None]:
     """Turns an answer of the hub that refuses something into one sentence. Errors: HubError."""
     from huggingface_hub import constants, errors
 
     try:
         yield
     except errors.HFValidationError as exc:
-        raise HubError(f"{model} is neither a folder nor a hub id such as {DEFAULT_MODEL}.") from exc
+        example = DEFAULT_MODEL if kind == "model" else "owner/my-lora"
+        raise HubError(f"{model} is neither a folder nor a hub id such as {example}.") from exc
     except errors.GatedRepoError as exc:
         raise HubError(
-            f"The hub's {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with hf auth "
-            "login."
+            f"The hub's {kind} {model} is gated: ask for access at {constants.ENDPOINT}/{model}, then log in with "
+            "hf auth login."
         ) from exc
     except errors.RepositoryNotFoundError as exc:
         raise HubError(
-            f"The hub has no {model}, or it is private: check the name, or log in with hf auth login."
+            f"The hub has no {kind} {model}, or it is private: check the name, or log in with hf auth login."
         ) from exc
     except errors.RevisionNotFoundError as exc:
-        raise HubError(f"The hub's {model} has no revision {revision}: leave --revision out for main.") from exc
+        raise HubError(f"The hub's {kind} {model} has no revision {revision}: leave --revision out for main.") from exc
     except errors.HfHubHTTPError as exc:
         status = exc.response.status_code
         remedy = "log in anew with hf auth login, or unset HF_TOKEN" if status in (401, 403) else "try again later"
@@ -134,7 +136,7 @@ def fetch(source: Source, names: Iterable[str], *, has_bar: bool = False) -> Non
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         files = _all(pool.submit(_look_up, source, name, is_over) for name in todo)
-        _check_space(source.model, files)
+        _check_space(source, files)
         with _bar(files, is_shown=has_bar and bool(files)) as bar:
             try:
                 _all(pool.submit(file.fetch, bar) for file in files)
@@ -153,7 +155,7 @@ def _look_up(source: Source, name: str, is_over: threading.Event) -> RemoteFile:
     url = hf_hub_url(source.model, name, revision=source.revision)
     for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
         try:
-            with refusals(source.model, source.revision):
+            with refusals(source.model, source.revision, source.kind):
                 found = get_hf_file_metadata(url, timeout=STALL_S)
             blob = repository_folder(source.model) / "blobs" / plain(found.etag)
             break
@@ -244,7 +246,7 @@ class RemoteFile:
         start = sink.tell()
         headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         request = get_session().stream("GET", self.url, headers=headers, timeout=STALL_S, follow_redirects=True)
-        with refusals(self.source.model), request as response:
+        with refusals(self.source.model, None, self.source.kind), request as response:
             hf_raise_for_status(response)
             if start and response.status_code != 206:  # all of it, whatever was asked for
                 sink.seek(0)
@@ -278,15 +280,15 @@ def _all(futures: Iterable[Future[Found]]) -> list[Found]:
     return [future.result() for future in begun]
 
 
-def _check_space(model: str, files: list[RemoteFile]) -> None:
+def _check_space(source: Source, files: list[RemoteFile]) -> None:
     """Errors: HubError where the disk is too small for what is missing."""
     left = sum((file.size or 0) - file.bytes_here for file in files)
     existing = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if left > free:
         raise HubError(
-            f"{model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has {free / 1e9:.1f} GB free: make room "
-            "there, or set HF_HOME to a folder of a larger disk."
+            f"The {source.kind} {source.model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has {free / 1e9:.1f} "
+            "GB free: make room there, or set HF_HOME to a folder of a larger disk."
         )
 
 
