@@ -414,7 +414,7 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer, joined from the deltas of a stream."""
 
     text: str
     stop_reason: StopReason

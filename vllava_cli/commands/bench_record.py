@@ -1,6 +1,7 @@
 """The record of a run of bench, its JSON object for --json and --save, and the changes since an earlier run.
 
-A saved file is distrusted. `compare` matches configurations by what was loaded, and figures by their names.
+A saved file is distrusted. `compare` matches configurations by the model, --precision and what was loaded, and figures
+by their names and units.
 """
 
 from __future__ import annotations
