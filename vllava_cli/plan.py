@@ -1,8 +1,8 @@
 """plan(wishes, hardware, checkpoint) -> LoadPlan: where and how a model is loaded, each choice with its reason. Pure.
 
-It tries each GPU, the one with the most free memory first, in fp16 and in 4bit; then the CPU in bf16 or fp32 and in
-4bit. It takes the first with enough memory for weights, KV cache, activations and the libraries. A wish that can't be
-granted is refused.
+`plan` tries each GPU, the one with the most free memory first, in fp16 and in 4bit; then the CPU in bf16 or fp32 and
+in 4bit. It takes the first with enough memory for weights, KV cache, activations and the libraries. A wish that can't
+be granted is refused.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _attention_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) 
 
 
 def _flash_hurdle(processor: Processor, hardware: Hardware) -> str | None:
-    """Says in a clause, for a sentence, why flash-attn can't be used on this processor; None if it can."""
+    """Returns a clause that says why flash-attn can't be used on this processor; None if it can."""
     if processor.kind not in ("cuda", "rocm"):
         return f"flash-attn runs on NVIDIA and AMD GPUs, not on {processor.name if processor.is_gpu else 'the CPU'}"
     capability = processor.capability

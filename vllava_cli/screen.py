@@ -226,7 +226,7 @@ class Screen:
             self._err.write(clean(text) + "\n")
             self._err.flush()
         except (OSError, ValueError):
-            pass  # nobody reads stderr: the exit code still says that the command failed
+            pass  # nobody reads stderr: the exit code still tells the outcome
 
     def _write(self, content: str | bytes) -> None:
         try:
