@@ -1,4 +1,4 @@
-"""`python -m vllava_cli` and `vllava` are the same."""
+"""The entry point of `python -m vllava_cli` and of `vllava`, which are the same."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vllava_cli.cli import main
 
 
 def run() -> NoReturn:
-    """Ends the process with the command's exit code, without what Python does last: to take torch apart takes a second.
+    """Runs the command line and ends the process without Python's shutdown, which takes a second to unload torch.
 
-    By then every command has closed what it opened, and `main` has flushed what it printed.
+    By then every command has closed its files, and `main` has flushed stdout.
     """
     os._exit(main())
 

@@ -1,4 +1,4 @@
-"""The answers that may be chosen from, as a user writes them and reads them: for the command line and the chat."""
+"""Parses the choices of a user ("yes,no") and writes their probabilities, for the command line and the chat."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from vllava_cli.errors import UsageError
 
 
 def choices_of(text: str) -> tuple[str, ...]:
-    """ "yes, no" → ("yes", "no"). Errors: UsageError."""
+    """Reads the text of --choices: "yes, no" → ("yes", "no"). Errors: those of `checked`."""
     return checked(text.split(","))
 
 
 def checked(choices: Sequence[str]) -> tuple[str, ...]:
-    """The choices without spaces around them. Errors: UsageError for fewer than two, an empty one, or equal ones."""
+    """Strips the spaces around the choices. Errors: UsageError for fewer than two, an empty one, or equal ones."""
     found = tuple(choice.strip() for choice in choices)
     if "" in found:
         raise UsageError(f"One of the choices {','.join(choices)!r} is empty: give each a text, yes,no.")
@@ -26,12 +26,12 @@ def checked(choices: Sequence[str]) -> tuple[str, ...]:
 
 
 def by_choice(choices: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
-    """{"yes": 0.93, "no": 0.07}, as JSON gets it; {} where an interruption left no probabilities."""
+    """Returns {"yes": 0.93, "no": 0.07} for a JSON object; {} if an interruption left no probabilities."""
     return {choice: round(part, 6) for choice, part in zip(choices, probabilities, strict=False)}
 
 
 def shares(choices: Sequence[str], probabilities: Sequence[float]) -> str:
-    """ "yes 93%, no 7%": a share that isn't all or nothing never reads so."""
+    """Writes the probabilities as "yes 93%, no 7%"; only an exact 0 or 1 becomes 0% or 100%, others <1% or >99%."""
     parts = zip(choices, probabilities, strict=False)
     return ", ".join(f"{' '.join(choice.split())} {_percent(part)}" for choice, part in parts)
 

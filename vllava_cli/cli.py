@@ -1,6 +1,6 @@
-"""The command line: parses argv, builds the nouns, calls one command.
+"""The command line: parses argv, builds the request of a command, and calls the command.
 
-One error door turns every failure into an exit code.
+`main` turns every failure into a message and an exit code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 
 def _command(**settings: Any) -> Callable[[Callable[..., int]], object]:
-    """Make a function a command of `app`; typer reads its name, its help and its options."""
+    """Makes a function a command of `app`; typer reads its name, its help and its options from the function."""
     return lambda function: app.command(cls=CliCommand, **settings)(given.with_options(function))
 
 
@@ -456,18 +456,18 @@ def demo(
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
-    """Say whether an option stands on the command line itself."""
+    """Returns True if the user gave the option on the command line, and not by an environment variable."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def main() -> int:
-    """Runs the command line and returns the exit code; prints every failure, once, on stderr."""
+    """Runs the command line and returns the exit code. Prints a failure once, on stderr."""
     fill_closed()
-    os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars go away when they are done
+    os.environ.setdefault("TQDM_LEAVE", "")  # the libraries' progress bars disappear at their end
     try:
         return _flushed(app(args=sys.argv[1:], prog_name="vllava", standalone_mode=False) or 0)
-    except SystemExit as exc:  # of shell completion
+    except SystemExit as exc:  # shell completion ends like this
         return _flushed(exc.code if isinstance(exc.code, int) else 0)
     except UsageFault as exc:
         Screen().error(fault_sentence(exc))
@@ -491,7 +491,7 @@ def main() -> int:
 
 
 def _flushed(code: int) -> int:
-    """The code, once what was printed has really gone out."""
+    """Flushes stdout and returns the code; if the flush fails and the code is 0, the code of that failure."""
     try:
         sys.stdout.flush()
     except OSError as exc:
@@ -501,7 +501,7 @@ def _flushed(code: int) -> int:
 
 
 def _unprinted(exc: OSError) -> int:
-    """Says why the output can't go out and returns the exit code. A reader that went away gets no message."""
+    """Prints why stdout can't be written, and returns the exit code. If the reader closed the pipe, prints nothing."""
     discard(sys.stdout)
     if isinstance(exc, BrokenPipeError):
         return ClosedPipeError.exit_code

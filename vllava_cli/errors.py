@@ -1,23 +1,23 @@
 """Every failure that a user can cause or meet, as one tree; a message is a sentence: the fault, the value, the remedy.
 
-VllavaError                  exit code 1 unless it says otherwise
+VllavaError                  exit code 1 unless the class has another
 ├── UsageError               the command line itself is wrong                    exit 2
-│   └── WishError            --device, --precision or --attention that can't be  exit 2
+│   └── WishError            an impossible --device, --precision or --attention  exit 2
 ├── MediaError               a clip or an image that can't be used
-│   └── FetchError           one that a URL names and that can't be fetched
+│   └── FetchError           a clip at a URL that can't be fetched
 │       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
 │   └── HubError             the model isn't here and can't be fetched from the hub
-├── MemoryShortError         the model doesn't fit into this machine
+├── MemoryShortError         this machine has too little memory for the model
 ├── OverflowedError          the model's numbers are infinite or not numbers
 ├── ContextError             the prompt doesn't fit into the model's context
 ├── ReplayError              an answer that can't be made again
 ├── SessionError             a session file that can't be used
-├── ShardError               shards that don't have each job once
-├── ClusterError             Ray that can't be reached, or ended too early
-└── OutputError              a file can't be written to: a full disk, say
-    ├── StdoutError          stdout can't
-    │   └── ClosedPipeError  the reader went away: no message, the end is quiet  exit 141
+├── ShardError               shards that don't have each job exactly once
+├── ClusterError             Ray can't be reached, or ended too early
+└── OutputError              a file can't be written (a full disk), or isn't one of ours
+    ├── StdoutError          stdout can't be written
+    │   └── ClosedPipeError  the reader closed the pipe; no message is printed   exit 141
     └── LockedError          another vllava is writing to this file              exit 75
 """
 
@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 class VllavaError(Exception):
-    """A fault that is reported in one sentence; `exit_code` is what the process returns for it."""
+    """A fault that is reported in one sentence; the process ends with its `exit_code`."""
 
     exit_code = 1
 
@@ -112,16 +112,16 @@ MOST_TOLD = 200
 
 
 def reason_of(error: BaseException) -> str:
-    """Shorten a library's error to one line that fits into a sentence of ours."""
+    """Shortens a library's error to one line without a full stop, to be quoted in our own message."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"
 
 
 def os_reason(error: OSError | ValueError) -> str:
-    """Give the system's reason for the middle of a sentence: "file too large"."""
+    """Returns the system's reason in lower case, for the middle of a sentence: "file too large"."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def quoted(path: Path) -> str:
-    """The name in quotes, fit for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
+    """Writes a path in quotes for a message: b"caf\\xe9.mp4" → 'caf\N{REPLACEMENT CHARACTER}.mp4'."""
     return f"'{os.fsencode(path).decode(errors='replace')}'"

@@ -1,8 +1,8 @@
-"""probe() -> Hardware: what this machine has and what this process may use of it. Nothing here raises for a broken GPU.
+"""probe() -> Hardware: the processors and the memory that this process may use. A broken GPU raises nothing.
 
 Facts come from torch (GPUs), from psutil (RAM, and cores outside Linux), from /proc and /sys. Containers, services and
-batch systems limit what may be used, by control groups (v1 and v2) and `ulimit -v`; elsewhere nothing is limited.
-`root` is the top of the file tree, so that tests give another one.
+batch systems set limits by control groups (v1 and v2) and by `ulimit -v`; no other limit is read. `root` is the top of
+the file tree: tests give a folder of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BITSANDBYTES_FLOOR = (0, 50) if sys.platform == "darwin" else (0, 46, 1)
 
 
 def probe() -> Hardware:
-    """Imports torch, which takes seconds."""
+    """Reads the hardware of this machine. Imports torch, which takes seconds."""
     import psutil
     import torch
 
@@ -37,7 +37,7 @@ def probe() -> Hardware:
     accelerators, faults = find_accelerators(torch, ram_free_bytes=ram.available)
     total_bytes, free_bytes = limited_ram(ram.total, ram.available)
     cpu_name, has_bf16 = cpu_facts(contents(ROOT / "proc/cpuinfo"))
-    if sys.platform == "win32":  # torch is asked, whose check is private and may go away
+    if sys.platform == "win32":  # torch's own check is private and may go away
         has_bf16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     has_gpu_for_flash = any(gpu.kind in ("cuda", "rocm") for gpu in accelerators)
     return Hardware(
@@ -54,7 +54,7 @@ def probe() -> Hardware:
 
 
 def free_ram_bytes() -> int:
-    """Count the RAM that this process may still use."""
+    """Returns the RAM that this process may still use."""
     import psutil
 
     ram = psutil.virtual_memory()
@@ -62,7 +62,7 @@ def free_ram_bytes() -> int:
 
 
 def cpu_cores() -> int:
-    """Count physical cores within this process's affinity and quota, without torch; Linux alone knows either."""
+    """Counts the physical cores that this process may use, without torch. On Linux, affinity and quota limit them."""
     import psutil
 
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
@@ -74,7 +74,10 @@ def cpu_cores() -> int:
 def find_accelerators(
     torch: Any, *, ram_free_bytes: int, root: Path = ROOT
 ) -> tuple[tuple[Processor, ...], tuple[str, ...]]:
-    """Find the GPUs that this torch can compute on, and the faults of the others; its warnings become faults, too."""
+    """Finds the GPUs that torch can compute on, and a sentence for each GPU that it can't use.
+
+    If torch names no GPU at all, its warnings about CUDA become the faults, or else an NVIDIA driver that it can't use.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = list(_gpus(torch, ram_free_bytes))
@@ -86,9 +89,9 @@ def find_accelerators(
 
 
 def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
-    """Say whether a build of torch holds code for a GPU.
+    """Returns True if a build of torch has code for a GPU of this compute capability.
 
-    Binary code (sm_) runs on its own major version from its minor version on; PTX (compute_) on everything newer:
+    Binary code (sm_) runs on GPUs of its own major version, from its minor version on; PTX (compute_) on all newer:
     (6, 1) in ["sm_75", "sm_80"] → False; (8, 9) in ["sm_86"] → True; (12, 0) in ["compute_90"] → True.
     """
     built = re.findall(r"\b(sm|compute)_(\d+)(\d)", " ".join(arch_list))
@@ -99,7 +102,7 @@ def has_kernels(capability: tuple[int, int], arch_list: Iterable[str]) -> bool:
 
 
 def physical_cores(logical: Iterable[int], *, root: Path = ROOT) -> int:
-    """Count the cores of these logical CPUs: {0, 1, 4} with 0 and 4 in one core → 2."""
+    """Counts the physical cores of these logical CPUs: {0, 1, 4} → 2 if 0 and 4 are in one core."""
     siblings = set()
     for cpu in logical:
         listed = contents(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip()
@@ -108,7 +111,7 @@ def physical_cores(logical: Iterable[int], *, root: Path = ROOT) -> int:
 
 
 def cpu_facts(cpuinfo: str) -> tuple[str | None, bool]:
-    """(name, whether it has bf16 instructions) from the text of /proc/cpuinfo, x86 or Arm; Arm gives no name."""
+    """Reads a CPU's name, and whether it has bf16 instructions, from /proc/cpuinfo of x86 or Arm; Arm gives no name."""
     name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     has_bf16 = not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[1].split() if flags else ())
@@ -116,7 +119,7 @@ def cpu_facts(cpuinfo: str) -> tuple[str | None, bool]:
 
 
 def is_installed(module: str, distribution: str, floor: tuple[int, ...]) -> bool:
-    """Say whether a module is installed in at least this version, without importing it."""
+    """Returns True if a module is installed in at least this version; doesn't import it."""
     try:
         found = util.find_spec(module) is not None and metadata.version(distribution)
     except (ImportError, ValueError):  # no such distribution; a module without a spec
@@ -125,15 +128,15 @@ def is_installed(module: str, distribution: str, floor: tuple[int, ...]) -> bool
 
 
 def _gpus(torch: Any, ram_free_bytes: int) -> Iterator[Processor | str]:
-    """Yield each GPU, or a sentence that says why it can't be used."""
-    if torch.cuda.is_available():  # torch calls AMD's GPUs by the same name
+    """Yields each GPU, or a sentence that says why it can't be used."""
+    if torch.cuda.is_available():  # torch calls AMD's GPUs cuda as well
         for index in range(torch.cuda.device_count()):
             yield _gpu(torch, "rocm" if torch.version.hip else "cuda", index)
     if hasattr(torch, "xpu") and torch.xpu.is_available():
         for index in range(torch.xpu.device_count()):
             yield _gpu(torch, "xpu", index)
     if torch.backends.mps.is_available():
-        # Apple's GPU shares the RAM: it may use the recommended working set, as far as that is free.
+        # Apple's GPU shares the RAM: it may use torch's recommended maximum, as far as so much RAM is free.
         total_bytes = torch.mps.recommended_max_memory()
         yield Processor(
             kind="mps",
@@ -145,7 +148,7 @@ def _gpus(torch: Any, ram_free_bytes: int) -> Iterator[Processor | str]:
 
 
 def _gpu(torch: Any, kind: Literal["cuda", "rocm", "xpu"], index: int) -> Processor | str:
-    """Asks for each GPU alone, so that a broken one hides no other."""
+    """Describes one GPU, or says in a sentence why it can't be used: so a broken GPU hides no other."""
     gpus, capability = torch.xpu if kind == "xpu" else torch.cuda, None
     try:
         name = gpus.get_device_name(index)
@@ -157,7 +160,7 @@ def _gpu(torch: Any, kind: Literal["cuda", "rocm", "xpu"], index: int) -> Proces
                     f"{capability[0]}.{capability[1]}; builds at https://download.pytorch.org/whl/cu126 go back to 5.0."
                 )
         free_bytes, total_bytes = gpus.mem_get_info(index)
-    except (RuntimeError, AssertionError) as exc:  # torch's own: out of memory, a failed initialisation
+    except (RuntimeError, AssertionError) as exc:  # torch raises these: out of memory, a failed initialisation
         return _sentence(f"GPU {index} can't be used: {exc}")
     device = f"{'xpu' if kind == 'xpu' else 'cuda'}:{index}"
     return Processor(
@@ -166,7 +169,7 @@ def _gpu(torch: Any, kind: Literal["cuda", "rocm", "xpu"], index: int) -> Proces
 
 
 def _unseen_gpu(torch: Any, root: Path) -> list[str]:
-    """Name an NVIDIA driver beside a torch that was built without CUDA: the usual cause of "why is it so slow"."""
+    """Returns a fault if an NVIDIA driver is here but torch has no CUDA: the usual reason for slow answers."""
     if not (root / "proc/driver/nvidia/version").exists() or torch.version.cuda or torch.version.hip:
         return []
     return [
@@ -176,7 +179,7 @@ def _unseen_gpu(torch: Any, root: Path) -> list[str]:
 
 
 def _sysctl(name: str) -> str:
-    """Read a value of macOS' sysctl; empty elsewhere and for a name that this Mac doesn't know."""
+    """Reads a value of macOS' sysctl; "" on other systems, and for a name that this Mac doesn't know."""
     if sys.platform != "darwin":
         return ""
     try:
@@ -187,16 +190,16 @@ def _sysctl(name: str) -> str:
 
 
 def _sentence(message: str) -> str:
-    """Cut torch's message to its first sentence, on one line."""
+    """Cuts torch's message to its first sentence, on one line."""
     first = " ".join(message.split()).split(". ")[0].rstrip(".")
     return f"{first}."
 
 
 def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tuple[int, int]:
-    """Reduce RAM (total, free) to the limits: a container of 4 GiB on a machine of 64 has 4.
+    """Reduces (total, free) RAM to the limits of this process: in a container of 4 GiB on a machine of 64, total is 4.
 
-    Every group up to the root can have a limit. Memory that only caches files counts as free. Address space that this
-    process has taken already, libraries included, doesn't.
+    Every control group up to the root can have a limit. Memory that only caches files counts as free. Address space
+    that this process uses already, libraries included, doesn't.
     """
     limit_bytes = _address_space_bytes()
     if limit_bytes is not None:
@@ -216,7 +219,7 @@ def limited_ram(total_bytes: int, free_bytes: int, *, root: Path = ROOT) -> tupl
 
 
 def _address_space_bytes() -> int | None:
-    """Read the limit of `ulimit -v`; None without one."""
+    """Reads the limit of `ulimit -v` in bytes; None if there is no limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -226,7 +229,7 @@ def _address_space_bytes() -> int | None:
 
 
 def core_quota(*, root: Path = ROOT) -> int | None:
-    """Count whole cores that the control groups allow, at least 1; None without a limit. "150000 100000" → 1."""
+    """Counts the whole cores that control groups allow: "150000 100000" → 1. At least 1; None if there is no limit."""
     quotas = []
     for folder in _groups("cpu", root):
         words = contents(folder / "cpu.max").split()
@@ -238,7 +241,7 @@ def core_quota(*, root: Path = ROOT) -> int | None:
 
 
 def contents(path: Path) -> str:
-    """Read a file of /proc or /sys; empty where it isn't there or must not be read."""
+    """Reads a file of /proc or /sys; "" if it isn't there or may not be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -246,9 +249,9 @@ def contents(path: Path) -> str:
 
 
 def _groups(controller: str, root: Path) -> list[Path]:
-    """List the folders of this process's control group and its parents, innermost first, under cgroup v1 or v2.
+    """Lists the folders of this process's control group and its parents, innermost first, under cgroup v1 or v2.
 
-    "5:memory:/a/b" → memory/a/b, memory/a, memory; "0::/a" → a, . A container may not see the inner ones.
+    "5:memory:/a/b" → memory/a/b, memory/a, memory; "0::/a" → a and the top folder. A container may lack the inner ones.
     """
     folders = []
     for line in contents(root / "proc/self/cgroup").splitlines():
@@ -263,6 +266,6 @@ def _groups(controller: str, root: Path) -> list[Path]:
 
 
 def _number(*paths: Path) -> int | None:
-    """Read the number in the first of these files that has one; None for "max"."""
+    """Reads the number in the first of these files that has one; None if none has, as for "max"."""
     texts = (contents(path).strip() for path in paths)
     return next((int(text) for text in texts if text.isdigit()), None)

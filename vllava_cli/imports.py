@@ -1,4 +1,4 @@
-"""Heavy imports: in a thread while the caller decodes a clip, and with garbage collection paused."""
+"""Imports heavy libraries: in a thread while the caller decodes a clip, and with garbage collection paused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL_MODULES = ("transformers.models.video_llava.modeling_video_llava", "transf
 def import_in_background(modules: Sequence[str] = MODEL_MODULES) -> Callable[[], None]:
     """Imports modules in a thread that starts at once; returns a function that waits until it has ended.
 
-    A module that fails here fails again where it is imported by name.
+    A module that can't be imported raises nothing here: it fails again where the caller imports it.
     """
 
     def run() -> None:
@@ -32,7 +32,7 @@ def import_in_background(modules: Sequence[str] = MODEL_MODULES) -> Callable[[],
 def gc_paused() -> Iterator[None]:
     """Pauses garbage collection while heavy libraries are imported, where it would take a fifth of the time.
 
-    What the block has made is never collected: libraries stay until the process ends. Nested blocks change nothing.
+    Objects made in the block are never collected: libraries stay until the process ends. A nested block does nothing.
     """
     if not gc.isenabled():
         yield

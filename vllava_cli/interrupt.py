@@ -1,4 +1,4 @@
-"""Signals as questions that can be asked: Ctrl-C stops an answer, a request to end waits until it is kept."""
+"""Turns signals into flags that work can check: Ctrl-C stops an answer, SIGTERM waits until the answer is saved."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr
 
 
 def never() -> bool:
-    """The question whether to stop, where nothing can ask for it."""
+    """Returns False: stands for a flag that nothing sets."""
     return False
 
 
 class CancelError(Exception):
-    """A pass of the model was broken off because it was cancelled; the layers that it ran hold worthless values."""
+    """A pass of the model was cancelled half-way; what its layers computed is worthless."""
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Asks whether work is to stop: `Cancel(event.is_set)`. `Cancel()` never stops anything.
+    """Tells work whether to stop: `Cancel(event.is_set)`. `Cancel()` never stops anything.
 
-    It is asked between two layers, so that Ctrl-C never waits for a whole pass; but not on CUDA, where a pass is queued
-    in milliseconds and computed later.
+    A pass of the model calls `check` between two layers, so that Ctrl-C never waits for a whole pass. On CUDA it
+    doesn't: there a pass is queued in milliseconds and computed later.
     """
 
     is_asked: Callable[[], bool] = never
 
     def check(self) -> None:
-        """Raises CancelError once it is asked for."""
+        """Raises CancelError if the work is to stop."""
         if self.is_asked():
             raise CancelError
 
@@ -42,10 +42,10 @@ NEVER = Cancel()
 
 @contextmanager
 def sigint_flag(*, is_early: Callable[[], bool] = never) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C came since; a second Ctrl-C raises KeyboardInterrupt as usual.
+    """Yields a function that tells whether Ctrl-C came in this block; a second Ctrl-C raises KeyboardInterrupt.
 
-    While `is_early`, the first one raises as well: nothing has begun that it could wait for. An ignored SIGINT stays
-    ignored.
+    While `is_early()` is true, the first Ctrl-C raises, too: no work has begun that could end first. An ignored SIGINT
+    stays ignored.
     """
     seen = threading.Event()
 
@@ -66,7 +66,7 @@ def sigint_flag(*, is_early: Callable[[], bool] = never) -> Iterator[Callable[[]
 
 
 class GracefulExit:
-    """SIGTERM and SIGHUP (a terminal that was closed) as SystemExit(128 + number), held back inside `held`."""
+    """Raises SystemExit(128 + number) for SIGTERM and SIGHUP (a closed terminal), in a `held` block only at its end."""
 
     def __init__(self) -> None:
         self.wake: Callable[[], object] = never
@@ -77,7 +77,7 @@ class GracefulExit:
     @classmethod
     @contextmanager
     def watched(cls) -> Iterator[GracefulExit]:
-        """Takes over the signals that aren't ignored, for the time of the block."""
+        """Handles SIGTERM and SIGHUP while the block runs; an ignored signal stays ignored."""
         ending = cls()
         before = {number: signal.getsignal(number) for number in _ENDS}
         for number, action in before.items():
@@ -90,12 +90,12 @@ class GracefulExit:
                 signal.signal(number, action)
 
     def is_asked(self) -> bool:
-        """Say whether a signal asked the process to end."""
+        """Returns True if a signal has asked the process to end."""
         return self._number is not None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the block finish before the process ends; a second signal ends it at once."""
+        """Lets the block finish before the process ends; a second signal ends the process at once."""
         self._is_held = True
         try:
             yield

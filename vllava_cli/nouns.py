@@ -1,4 +1,4 @@
-"""The values that travel between the parts: frozen, keyword-only, with no behaviour but what follows from their fields.
+"""The values that modules hand to each other, as dataclasses: frozen, keyword-only, with few methods.
 
 Only `Conversation` changes. Nothing heavy is imported here; numpy appears in annotations alone.
 """
@@ -39,7 +39,7 @@ repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """Takes sentences for the user: `notice` what a user should know, `detail` the reasons of a choice."""
+    """Takes sentences for the user: `notice` those that a user should know, `detail` the reasons of choices."""
 
     notice: Callable[[str], object] = str
     detail: Callable[[str], object] = str
@@ -52,7 +52,7 @@ SILENT = Log()
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """The user's wishes for a model; None means "decide"."""
+    """The user's wishes: which model, and how it is loaded. None means that the user has no wish."""
 
     model: str = DEFAULT_MODEL
     revision: str | None = None
@@ -65,7 +65,7 @@ class Wishes:
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """A GPU by torch's name, "cuda:0", "mps" or "xpu:0", or the CPU with its RAM."""
+    """A GPU with its memory, or the CPU with the RAM. `device` is torch's name: "cuda:0", "mps", "xpu:0" or "cpu"."""
 
     kind: Literal["cuda", "rocm", "mps", "xpu", "cpu"]
     device: str
@@ -111,13 +111,13 @@ class Hardware:
 
     @property
     def is_cpu_bf16_faster(self) -> bool:
-        """True where bf16 was measured to be faster; without a measurement, where the CPU has instructions for it."""
+        """True if bf16 was measured to be faster than fp32; without a measurement, if the CPU has bf16 instructions."""
         return self.has_cpu_bf16 if self.cpu_bf16_gain is None else self.cpu_bf16_gain > 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """The measured speed of a device, for a second."""
+    """The measured speed of a device, per second."""
 
     operations: float
     """Multiplications and additions, in a large product of matrices."""
@@ -127,7 +127,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecipe:
-    """The numbers of the checkpoint's video preprocessor file, by which frames become pixels."""
+    """The numbers in a checkpoint's video preprocessor file that say how frames become pixels."""
 
     short_side: int
     crop_height: int
@@ -155,7 +155,7 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint's folder, or an adapter's, and where it comes from."""
+    """The folder of a checkpoint, where it comes from, and the adapter to merge into it."""
 
     model: str
     """The user's name for it: a hub id, a folder or "demo"."""
@@ -169,7 +169,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Source):
-    """A source on disk as its config files describe it; no weight has been read."""
+    """A checkpoint on the disk, as its config files describe it; no weight has been read."""
 
     language_parameters: int
     """The language model's matrices: what 4-bit and 8-bit quantise."""
@@ -189,7 +189,7 @@ class Checkpoint(Source):
 
     @property
     def name(self) -> str:
-        """The model's name with its adapter's: "owner/model + owner/adapter"."""
+        """The name of the model, and of its adapter if it has one: "owner/model + owner/adapter"."""
         return f"{self.model} + {self.adapter.name}" if self.adapter else self.model
 
     @property
@@ -198,14 +198,14 @@ class Checkpoint(Source):
         return self.language_parameters + self.other_parameters + self.unloaded_parameters
 
     def seeing(self, kinds: Collection[MediaKind]) -> Checkpoint:
-        """Return the checkpoint as it is loaded for these kinds of media: a tower that isn't needed takes no memory."""
+        """Returns the checkpoint as loaded for these kinds of media: a tower that isn't needed takes no memory."""
         unneeded = (2 - len(set(kinds))) * self.tower_parameters
         return replace(self, other_parameters=self.other_parameters - unneeded, unloaded_parameters=unneeded)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """The place and form in which the weights are loaded, with reasons as sentences that a user can read."""
+    """How the weights are loaded: the device, the precision, the attention, and a reason for each, as a sentence."""
 
     device: str
     dtype: Dtype
@@ -225,12 +225,12 @@ class LoadPlan:
 
     @property
     def precision(self) -> Precision:
-        """The plan's name in --precision: float16 → fp16, float16 in 4bit → 4bit."""
+        """The value of --precision that stands for this plan: float16 → fp16, float16 in 4bit → 4bit."""
         return self.quantisation or SHORT_NAMES[self.dtype]
 
     @property
     def reasons(self) -> tuple[tuple[str, str, str], ...]:
-        """(what, choice, reason) for each choice, in the order in which they were made."""
+        """The choices as (what, choice, reason), in the order in which `plan` makes them."""
         return (
             ("device", self.device, self.device_reason),
             ("dtype", self.dtype, self.dtype_reason),
@@ -242,7 +242,7 @@ class LoadPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Framing:
-    """The section of a clip that is looked at, and the way in which its frames become the model's squares."""
+    """The section of a clip from which the frames are taken, and how each frame becomes a square for the model."""
 
     start_s: float | None = None
     end_s: float | None = None
@@ -253,7 +253,7 @@ class Framing:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """The limits of the process that decodes a file."""
+    """The limits on the process that decodes a file."""
 
     timeout_s: float = 300.0
     """Wall-clock seconds; as much again, per core, in CPU seconds."""
@@ -313,7 +313,7 @@ class Frames:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The rules by which tokens are chosen; temperature 0 is greedy."""
+    """The settings by which tokens are chosen; temperature 0 is greedy."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -329,7 +329,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Counts in tokens, times in seconds, memory in bytes."""
+    """The figures of one answer: counts in tokens, times in seconds, memory in bytes."""
 
     prompt_tokens: int
     reused_tokens: int
@@ -374,7 +374,7 @@ class Turn:
 
 @dataclass(kw_only=True)
 class Conversation:
-    """The turns and media of a conversation; the one noun that changes."""
+    """The turns and media of a conversation; the only value of this module that changes."""
 
     attached: tuple[Frames, ...] = ()
     """The media that come with the next question."""
@@ -394,7 +394,7 @@ class Conversation:
         return tuple(self.turns[self.dropped :])
 
     def cut(self, kept: int) -> None:
-        """Forgets the turns behind the first `kept`; what came with the first of them is attached once more."""
+        """Removes the turns after the first `kept`; the media of the first removed turn are attached again."""
         if kept >= len(self.turns):
             return
         self.attached = self.turns[kept].media + self.attached
@@ -405,7 +405,7 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """Some text of an answer; the last piece of a stream carries the stop reason and the stats."""
+    """A piece of an answer's text; the last piece of a stream also has the stop reason and the stats."""
 
     text: str
     stop_reason: StopReason | None = None
@@ -416,7 +416,7 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer, joined from the deltas of a stream."""
 
     text: str
     stop_reason: StopReason
@@ -430,7 +430,7 @@ class Answer:
 
     @classmethod
     def of(cls, pieces: Iterable[Delta]) -> Answer:
-        """Folds a stream: [Delta("A "), Delta("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
+        """Joins a stream: [Delta("A "), Delta("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
         texts: list[str] = []
         for piece in pieces:
             texts.append(piece.text)
@@ -445,6 +445,6 @@ class Answer:
 
 
 def counted(number: float, noun: str) -> str:
-    """(1, "job") → "1 job", (1000, "job") → "1,000 jobs", (0.5, "GPU") → "0.5 GPUs"."""
+    """Writes a count: (1, "job") → "1 job", (1000, "job") → "1,000 jobs", (0.5, "GPU") → "0.5 GPUs"."""
     figure = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{figure} {noun}{'' if number == 1 else 's'}"

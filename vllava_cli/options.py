@@ -1,4 +1,4 @@
-"""The options of the command line, each declared once, with the reading of what stands behind them."""
+"""Declares each option of the command line once, and reads the values of options."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ ATTENTIONS = ("auto", "flash", "sdpa", "eager")
 
 
 class Several(tuple[Any, ...]):
-    """The values of one option, with commas between them."""
+    """The values of one option that takes a comma-separated list."""
 
 
 def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
-    """Let a function that raises a UsageError read an option: typer.Option(..., **read_by(time_of))."""
+    """Makes typer read an option by a function that may raise UsageError: typer.Option(..., **read_by(time_of))."""
 
     def parse(text: str) -> Any:
         try:
@@ -50,7 +50,7 @@ def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def counts_each(text: str) -> Several:
-    """ "1, 4,16" → (1, 4, 16)."""
+    """Reads a list of whole numbers from 1 to 9999: "1, 4,16" → (1, 4, 16)."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 5 and int(word) for word in words):
         raise typer.BadParameter(f"{text!r} is no list of numbers: give numbers from 1 to 9999, as 1,4,16")
@@ -58,7 +58,7 @@ def counts_each(text: str) -> Several:
 
 
 def one_of(*known: str, are_several: bool = False) -> dict[str, Any]:
-    """Let an option take one of `known`, or several with commas between: typer.Option(..., **one_of("a", "b"))."""
+    """Lets an option take one of `known`, or a comma-separated list of them: typer.Option(..., **one_of("a", "b"))."""
 
     def parse(text: str) -> str | Several:
         names = [name.strip() for name in text.split(",")] if are_several else [text]
@@ -72,7 +72,7 @@ def one_of(*known: str, are_several: bool = False) -> dict[str, Any]:
 
 
 def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Completes the last name of a list: "fp16,b" → "fp16,bf16"."""
+    """Makes a function that completes the last name of a list: "fp16,b" → "fp16,bf16"."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -83,21 +83,21 @@ def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list
 
 
 def models(incomplete: str) -> list[str]:
-    """Complete the demo and the models in the hub's cache; the shell completes folders."""
+    """Completes the names of the demo and of the models in the hub's cache; the shell completes folders."""
     from vllava_cli.engine.hub import cached_models
 
     return [name for name in (DEMO_MODEL, *cached_models()) if name.startswith(incomplete)]
 
 
 def row_fields() -> tuple[str, ...]:
-    """Name the fields that all rows of a batch have."""
+    """Returns the names of the fields that all rows of a batch have."""
     from vllava_cli.batch.jobs import ROW_KEYS
 
     return tuple(ROW_KEYS)
 
 
 def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, metavar: str = "N") -> dict[str, Any]:
-    """Let an option take a number from `least` to `most`."""
+    """Lets an option take a number from `least` to `most`: typer.Option(..., **number(int, 1))."""
     whole = "whole number" if kind is int else "number"
     bounds = f"{least} on" if most == inf else f"{least} to {most}"
 
@@ -114,7 +114,7 @@ def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, 
 
 
 def positive_time(text: str) -> float:
-    """Errors: UsageError."""
+    """Reads a time in seconds that isn't 0. Errors: UsageError."""
     found = time_of(text)
     if found == 0:
         raise UsageError(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5).")
@@ -122,7 +122,7 @@ def positive_time(text: str) -> float:
 
 
 def size_bytes(text: str) -> int:
-    """Bytes: "512M" → 536870912, "4G" → 4294967296."""
+    """Reads a size in bytes: "512M" → 536870912, "4G" → 4294967296."""
     digits = text.strip().upper().removesuffix("B").removesuffix("I")
     power = "KMGT".find(digits[-1:]) + 1 if digits else 0
     number = digits[:-1] if power else digits
@@ -380,7 +380,7 @@ Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the fi
 
 
 def rows_of(batch_size: str) -> int | None:
-    """auto → None, "16" → 16. Errors: UsageError."""
+    """Reads --batch-size: "auto" → None, "16" → 16. Errors: UsageError."""
     if batch_size == "auto":
         return None
     if not batch_size.isascii() or not batch_size.isdigit() or int(batch_size) < 1:
@@ -406,7 +406,7 @@ def wishes_of(
         ),
     ] = "auto",
 ) -> Wishes:
-    """Errors: UsageError."""
+    """Makes the wishes of these options. Errors: UsageError."""
     named = {"model": model, "revision": revision, "adapter": adapter, "device": device}
     if name := next((name for name, value in named.items() if value == ""), None):
         raise UsageError(f"--{name} is empty: name one, or leave the option out.")
@@ -427,14 +427,14 @@ def wishes_of(
 
 
 def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
-    """Add what --choices and --calibrate say to the sampling. Errors: UsageError."""
+    """Adds --choices and --calibrate to the sampling. Errors: UsageError."""
     if is_calibrated and not choices:
         raise UsageError("--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
 
 def framing(*, fit: FitWish = "crop", start: Start = None, end: End = None, at: At = None) -> Framing:
-    """Errors: UsageError."""
+    """Makes the framing of these options. Errors: UsageError."""
     return framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP)
 
 
@@ -488,7 +488,7 @@ def sampling_of(
 
 @dataclass(frozen=True)
 class Made:
-    """Marks a command's parameter whose value is made from several options: the parameters of the function `by`."""
+    """Marks a command's parameter whose value is made from several options, which are the parameters of `by`."""
 
     by: Callable[..., Any]
 
@@ -500,7 +500,7 @@ SamplingMade = Annotated[Sampling, Made(sampling_of)]
 
 
 def with_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Give typer the command with all its options: those of `Made` stand in the place of the value made from them."""
+    """Returns the command for typer: the options that `Made` names replace the parameter that is made from them."""
     signature = inspect.signature(command, eval_str=True)
     makers: dict[str, Callable[..., Any]] = {}
     options: list[inspect.Parameter] = []

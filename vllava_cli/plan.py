@@ -1,7 +1,8 @@
 """plan(wishes, hardware, checkpoint) -> LoadPlan: where and how a model is loaded, each choice with its reason. Pure.
 
-The rule, in order: the GPU with the most free memory in fp16, in 4bit, then the CPU in bf16 or fp32, in 4bit; the first
-whose memory is enough for weights, KV cache, activations and the libraries. A wish that can't be granted is refused.
+`plan` tries each GPU, the one with the most free memory first, in fp16 and in 4bit; then the CPU in bf16 or fp32 and
+in 4bit. It takes the first with enough memory for weights, KV cache, activations and the libraries. A wish that can't
+be granted is refused.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ PIP_FLASH_ATTN = "pip install flash-attn --no-build-isolation"
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A form of a model on a processor, whether it fits or not."""
+    """A processor, a precision and a context that a model may be loaded for; `fits` says if the memory is enough."""
 
     checkpoint: Checkpoint
     processor: Processor
@@ -89,24 +90,24 @@ class Attempt:
 
     @property
     def need(self) -> str:
-        """ "4bit needs 7.4 GiB with a context of 3080 tokens"."""
+        """A clause of a message: "4bit needs 7.4 GiB with a context of 3080 tokens"."""
         context = f" with a context of {self.context_tokens} tokens" if self.is_short else ""
         return f"{self.precision} needs {gib(self.needed_bytes)}{context}"
 
     @property
     def need_and_free(self) -> str:
-        """ "4bit needs 8.4 GiB and 15.2 of 15.6 GiB are free on Tesla T4"."""
+        """A clause of a message: "4bit needs 8.4 GiB and 15.2 of 15.6 GiB are free on Tesla T4"."""
         return f"{self.need} and {_free_text(self.processor)}"
 
     @property
     def need_and_total(self) -> str:
-        """ "4bit needs 8.4 GiB and fits into the 15.6 GiB of Tesla T4"."""
+        """A clause of a message: "4bit needs 8.4 GiB and fits into the 15.6 GiB of Tesla T4"."""
         owner = self.processor.name if self.processor.is_gpu else "RAM"
         return f"{self.need} and fits into the {self.processor.total_bytes / GIB:.1f} GiB of {owner}"
 
 
 def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
-    """Errors: WishError for a wish that can't be granted here, MemoryShortError where nothing fits."""
+    """Chooses the first attempt that fits. Errors: WishError for a wish that can't be granted, MemoryShortError."""
     tried = attempts(wishes, hardware, checkpoint)
     chosen = next((attempt for attempt in tried if attempt.fits), None)
     if chosen is None:
@@ -131,14 +132,14 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
 
 
 def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Suggest in sentences what would make this plan faster or more exact; empty where nothing would."""
+    """Returns sentences that say what would make this plan faster or more exact; empty if nothing would."""
     if is_tiny(checkpoint):
         return ()
     advice = []
     if plan.device == "cpu":
         advice += [*hardware.faults, _gpu_advice(hardware, checkpoint)]
         if plan.dtype == "float32" and plan.quantisation is None:
-            # A token takes as long as it takes to read the weights.
+            # The time of a token is the time that reading the weights takes.
             install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
             sizes = f"{gib(needed_bytes(checkpoint, plan.dtype, '4bit'))} instead of {gib(plan.needed_bytes)}"
             advice.append(f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact.")
@@ -160,7 +161,7 @@ def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[
 
 
 def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Attempt, ...]:
-    """List the processors and forms to try, best first; the last form is tried again with shorter contexts.
+    """Lists what to try, best first. On each processor the last precision is tried again with shorter contexts.
 
     Errors: WishError.
     """
@@ -192,7 +193,7 @@ def needed_bytes(
     *,
     is_eager: bool = False,
 ) -> int:
-    """Count all bytes that one device must hold for a conversation of `context_tokens`, usually the whole context."""
+    """Counts the bytes that a device must hold for a conversation of `context_tokens`; None is the whole context."""
     cache = checkpoint.cache_values_per_token * (context_tokens or checkpoint.context_tokens) * value_bytes(dtype)
     activations = cache * (EAGER_ACTIVATIONS_PER_CACHE if is_eager else ACTIVATIONS_PER_CACHE)
     weights = checkpoint.language_parameters * matrix_bytes(dtype, quantisation)
@@ -200,12 +201,12 @@ def needed_bytes(
 
 
 def value_bytes(dtype: Dtype) -> int:
-    """Bytes of a number outside of the language model's matrices."""
+    """The bytes of one number outside the language model's matrices, for example in the KV cache."""
     return 4 if dtype == "float32" else 2
 
 
 def matrix_bytes(dtype: Dtype, quantisation: Quantisation | None) -> float:
-    """Bytes of a number in the language model's matrices."""
+    """The bytes of one number in the language model's matrices."""
     return {"4bit": NF4_BYTES, "8bit": 1.0, None: float(value_bytes(dtype))}[quantisation]
 
 
@@ -214,20 +215,21 @@ def is_tiny(checkpoint: Checkpoint) -> bool:
 
 
 def gib(size_bytes: float) -> str:
-    """Rounded up, so that what is needed never looks smaller than what is free: 17_968_398_336 → "16.8 GiB"."""
+    """Writes needed bytes, rounded up: 17_968_398_336 → "16.8 GiB". So they never look smaller than free bytes."""
     return f"{math.ceil(size_bytes / GIB * 10) / 10:.1f} GiB"
 
 
 def free_gib(size_bytes: float) -> str:
-    """Rounded down, without the unit: 17_968_398_336 → "16.7"."""
+    """Writes free bytes in GiB, rounded down, without the unit: 17_968_398_336 → "16.7"."""
     return f"{math.floor(size_bytes / GIB * 10) / 10:.1f}"
 
 
 def _processors(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> list[Processor]:
-    """List the processors that can grant the wishes, best first: by free memory; a tiny model prefers the CPU.
+    """Lists the processors that can grant the wishes, best first: GPUs by free memory, then the CPU.
 
-    A wish that no GPU here can grant is refused rather than granted by the CPU: who asks for bf16 with a GPU in the
-    machine doesn't expect the slowest way to get it. So is a wish for flash, with the GPU's reason. Errors: WishError.
+    For a tiny model the CPU comes first. If there is a GPU but only the CPU can grant the precision or the attention,
+    the wish is refused: a user who asks for bf16 on a machine with a GPU doesn't expect the slowest way to get it.
+    Errors: WishError with the reason of the best processor.
     """
     gpus = sorted(hardware.accelerators, key=lambda gpu: gpu.free_bytes, reverse=True)
     candidates = [*gpus, hardware.cpu]
@@ -245,7 +247,7 @@ def _processors(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> l
 
 
 def _named(device: str, processors: list[Processor], hardware: Hardware) -> list[Processor]:
-    """List the processors that a device's name fits: "cuda" is every CUDA or ROCm GPU, "cuda:1" is one."""
+    """Lists the processors of this name: "cuda" is every CUDA or ROCm GPU, "cuda:1" is one. Errors: WishError."""
     if found := [each for each in processors if device in (each.device, each.device.partition(":")[0])]:
         return found
     here = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in hardware.accelerators)
@@ -256,7 +258,7 @@ def _named(device: str, processors: list[Processor], hardware: Hardware) -> list
 
 
 def _precision_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
-    """Say why a processor can't grant the precision, with the remedy; None where it can."""
+    """Says in a sentence why a processor can't grant the precision, with the remedy; None if it can."""
     precision, capability = wishes.precision, processor.capability
     if precision == "fp16" and not processor.is_gpu:
         better = "bf16" if hardware.has_cpu_bf16 else "fp32"
@@ -272,7 +274,7 @@ def _precision_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) 
 
 
 def _attention_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
-    """Say why a processor can't grant the attention, with the remedy; None where it can."""
+    """Says in a sentence why a processor can't grant the attention, with the remedy; None if it can."""
     if wishes.attention != "flash_attention_2":
         return None
     hurdle, remedy = _flash_hurdle(processor, hardware), "use --attention sdpa"
@@ -284,7 +286,7 @@ def _attention_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) 
 
 
 def _flash_hurdle(processor: Processor, hardware: Hardware) -> str | None:
-    """Say at the end of a sentence why flash-attn can't be used there; None where it can."""
+    """Returns a clause that says why flash-attn can't be used on this processor; None if it can."""
     if processor.kind not in ("cuda", "rocm"):
         return f"flash-attn runs on NVIDIA and AMD GPUs, not on {processor.name if processor.is_gpu else 'the CPU'}"
     capability = processor.capability
@@ -294,7 +296,7 @@ def _flash_hurdle(processor: Processor, hardware: Hardware) -> str | None:
 
 
 def _dtype(processor: Processor, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Dtype:
-    """Choose the dtype: the wished one, else the checkpoint's own on a GPU, else the fastest on this CPU."""
+    """Chooses the dtype: the wished one, else float16 on a GPU, else the fastest of this CPU (float32 if tiny)."""
     if wishes.precision == "bf16":
         return "bfloat16"
     if wishes.precision == "fp32":
@@ -364,18 +366,18 @@ def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Att
 
 
 def _free_text(processor: Processor) -> str:
-    """ "22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090"."""
+    """A clause of a message: "22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090"."""
     where = f"are free on {processor.name}" if processor.is_gpu else "of RAM are free"
     return f"{free_gib(processor.free_bytes)} of {processor.total_bytes / GIB:.1f} GiB {where}"
 
 
 def _version(capability: tuple[int, int]) -> str:
-    """(8, 9) → "8.9"."""
+    """Writes a compute capability: (8, 9) → "8.9"."""
     return f"{capability[0]}.{capability[1]}"
 
 
 def _shortage(tried: tuple[Attempt, ...], wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> str:
-    """Say what the model needs at least on each processor, the first change that would make it fit, and broken GPUs."""
+    """Writes what the model needs at least on each processor, the first change with which it fits, and GPUs' faults."""
     least = {attempt.processor.device: attempt.need_and_free for attempt in tried}
     fitting = _fitting(_changes(wishes, hardware), checkpoint)
     remedy = next(
@@ -391,7 +393,7 @@ _Change = tuple[str, Wishes, Hardware]
 
 
 def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
-    """Yield changes from the easiest on: fewer wishes, then bitsandbytes, then closed programs, then both."""
+    """Yields changes, the easiest first: fewer wishes, then bitsandbytes, then closed programs, then both."""
     anything = replace(wishes, device=None, precision=None)
     has_more = replace(hardware, has_bitsandbytes=True)
     if wishes.precision:
@@ -406,7 +408,7 @@ def _changes(wishes: Wishes, hardware: Hardware) -> Iterator[_Change]:
 
 
 def _fitting(changes: Iterator[_Change], checkpoint: Checkpoint) -> Iterator[tuple[str, Attempt]]:
-    """Yield the words of each change after which the model fits, and how it does. Errors: WishError."""
+    """Yields each change with which the model fits, as its words and the attempt that fits. Errors: WishError."""
     for words, wishes, hardware in changes:
         found = next((attempt for attempt in attempts(wishes, hardware, checkpoint) if attempt.fits), None)
         if found:
@@ -414,7 +416,7 @@ def _fitting(changes: Iterator[_Change], checkpoint: Checkpoint) -> Iterator[tup
 
 
 def _emptied(hardware: Hardware) -> Hardware:
-    """Empty the machine of other programs; never less memory is free than now."""
+    """Returns the hardware as if other programs were closed; free memory is never less than now."""
 
     def free(total_bytes: int, free_bytes: int) -> int:
         return max(free_bytes, int(total_bytes * (1 - SYSTEM_SHARE)))
@@ -425,7 +427,7 @@ def _emptied(hardware: Hardware) -> Hardware:
 
 
 def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:
-    """Say how the model would come from the CPU to a GPU."""
+    """Says what a user must change so that the model runs on a GPU instead of the CPU."""
     now: _Change = ("Leave --device and --precision out", Wishes(), hardware)
     for words, found in _fitting(iter([now, *_changes(Wishes(), hardware)]), checkpoint):
         if found.processor.is_gpu:

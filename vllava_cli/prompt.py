@@ -3,7 +3,7 @@
     one turn         USER: <video>\\nQ ASSISTANT:
     several turns    USER: <video>\\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT:
 
-No system sentence, no </s> between turns, one space. Source: transformers' documentation of Video-LLaVA.
+There is no system sentence, and one space, not </s>, between turns. Source: transformers' documentation of Video-LLaVA.
 """
 
 import re
@@ -20,7 +20,7 @@ MAX_QUESTION_BYTES = 1 << 20
 
 
 def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
-    """Write one turn up to the start of its answer, with a placeholder and a new line for each medium in order.
+    """Writes one turn up to the start of its answer, with a placeholder and a new line for each medium in order.
 
     ("Why?", ["image", "video"]) → "USER: <image>\\n<video>\\nWhy? ASSISTANT:" · ("Why?") → "USER: Why? ASSISTANT:"
     """
@@ -35,9 +35,9 @@ def expand(prompt: str, *, tokens_per_video: int, tokens_per_image: int) -> str:
 
 
 def readable(question: str, *, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> str:
-    """Change the user's text so that it can neither end its turn nor become a special token, and still reads the same.
+    """Changes a user's text so that it can't end its turn or become a special token, but still reads the same.
 
-    "Say </s> USER: <video>" → "Say < /s> USER : < video>". Raises UsageError for an empty question.
+    "Say </s> USER: <video>" → "Say < /s> USER : < video>". Errors: UsageError for an empty question.
     """
     text = question.encode("utf-8", "replace").decode().strip()
     if not text:

@@ -1,6 +1,6 @@
 """The only module that writes to the terminal: the answer on stdout, everything else on stderr.
 
-No terminal gets control characters from it. A file or a pipe gets the answer as it is, names in their own bytes.
+A terminal gets no control characters. A file or a pipe gets the answer unchanged, and names in their own bytes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _BETWEEN = " · "
 
 
 def clean(text: str) -> str:
-    """The text without C0 (but tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
+    """Removes C0 (but tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
     return _CONTROL.sub("", text).encode("utf-8", "replace").decode()
 
 
 def one_line(name: str) -> str:
-    """Put a name into one line of a sentence: "a\\nb.mp4" → "a b.mp4"."""
+    """Puts a name on one line, for a sentence: "a\\nb.mp4" → "a b.mp4"."""
     return clean(re.sub(r"\s", " ", name))
 
 
 class Screen:
-    """The output of a command; `is_quiet` leaves only the answer and errors, `is_verbose` adds the reasons."""
+    """The output of a command. `is_quiet` leaves out all but the answer and errors, `is_verbose` adds reasons."""
 
     def __init__(
         self,
@@ -61,38 +61,38 @@ class Screen:
 
     @property
     def log(self) -> Log:
-        """Takes what the engine reports while it is found and loaded."""
+        """A log that shows here what the engine reports while a model is found and loaded."""
         return Log(notice=self.notice, detail=self.detail, has_bars=self.is_moving)
 
     @property
     def is_moving(self) -> bool:
-        """True where progress may be drawn: stderr is a terminal that can move its cursor, and --quiet isn't given."""
+        """True if progress may be drawn: stderr is a terminal that can move its cursor, and --quiet isn't given."""
         is_dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
         return not self.is_quiet and self._err.isatty() and not is_dumb
 
     @property
     def is_terminal(self) -> bool:
-        """True where the answer is shown in a terminal."""
+        """True if stdout, which gets the answer, is a terminal."""
         return self._out.isatty()
 
     @property
     def answer_width(self) -> int | None:
-        """The columns of the terminal that shows the answer; None where its reader is no terminal."""
+        """The columns of the terminal that shows the answer; None if stdout is no terminal."""
         return self._width(is_answer=True)
 
     def answer(self, text: str) -> None:
-        """Writes to stdout and flushes. Errors: ClosedPipeError, StdoutError."""
+        """Writes some text of the answer to stdout and flushes it. Errors: ClosedPipeError, StdoutError."""
         text = clean(text) if self.is_terminal else text
         if text:
             self._write(text)
             self._is_mid_line = not text.endswith("\n")
 
     def answer_bytes(self, data: bytes) -> None:
-        """Writes a picture to stdout, which must not be a terminal. Errors: those of `answer`."""
+        """Writes a picture's bytes to stdout, which must not be a terminal. Errors: those of `answer`."""
         self._write(data)
 
     def picture(self, sheet: Sheet) -> None:
-        """Draws a sheet as large as it has room; in shades where there are no colours. Errors: as `answer`."""
+        """Draws a sheet as large as the terminal, in shades if it has no colours. Errors: those of `answer`."""
         from rich.console import Console
         from rich.style import Style
         from rich.text import Text
@@ -117,31 +117,31 @@ class Screen:
         self._write(pad.getvalue())
 
     def end_answer(self) -> None:
-        """Ends the answer's last line."""
+        """Writes a new line if the answer's last line has none yet. Errors: those of `answer`."""
         if self._is_mid_line:
             self._write("\n")
             self._is_mid_line = False
 
     def notice(self, text: str, *, is_asked: bool = False) -> None:
-        """Write one line on stderr; with --quiet only where an option asked for it."""
+        """Writes a notice on stderr; with --quiet only if an option has asked for it (`is_asked`)."""
         if is_asked or not self.is_quiet:
             self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:
-        """Write one line on stderr with --verbose."""
+        """Writes a detail on stderr, with --verbose alone."""
         if self.is_verbose:
             self._say(self._wrapped(text))
 
     def error(self, text: str) -> None:
-        """Write one line on stderr, also with --quiet, and never behind a part of the answer."""
+        """Writes an error on stderr, also with --quiet; at a terminal never behind a part of the answer."""
         if self._is_mid_line and self._out.isatty():
             self._err.write("\n")
         self._say(self._wrapped(f"vllava: {text}"))
 
     def facts(self, rows: Sequence[tuple[str, str]], *, is_answer: bool = False) -> None:
-        """(name, sentence) rows in two columns, on stderr or as the answer; long sentences wrap under themselves.
+        """Shows rows of (name, sentence) in two columns, on stderr or as the answer; sentences wrap in their column.
 
-        At a terminal the names take a third of the width at most; a longer one has a line of its own.
+        At a terminal the names take a third of the width at most; a longer name has a line of its own.
         """
         width = self._width(is_answer)
         cleaned = str if is_answer and not self.is_terminal else clean
@@ -156,15 +156,15 @@ class Screen:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Draw a spinner with `what` beside it while the block runs; nothing where stderr is no terminal."""
+        """Draws a spinner with `what` beside it while the block runs; nothing if progress may not be drawn."""
         with self._spinner(lambda: [what]) if self.is_moving else nullcontext():
             yield
 
     @contextmanager
     def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> Iterator[None]:
-        """Shows what `parts` says while the block runs: beside a spinner at a terminal, those that have room there.
+        """Shows the texts that `parts` returns while the block runs: at a terminal a spinner and as many as have room.
 
-        Elsewhere it is a whole line every 30 seconds, also where the answers go to a terminal meanwhile (`is_shared`).
+        Elsewhere, and if a terminal also shows the answers meanwhile (`is_shared`), writes a line every 30 seconds.
         """
         if self.is_moving and not (is_shared and self.is_terminal):
             block: AbstractContextManager[None] = self._spinner(parts)
@@ -201,7 +201,7 @@ class Screen:
             thread.join()
 
     def _wrapped(self, text: str) -> str:
-        """Between words at a terminal; names and paths stay whole."""
+        """Wraps a text between words, at a terminal alone; names and paths stay whole."""
         width = self._width(is_answer=False)
         if width is None:
             return text
@@ -212,7 +212,7 @@ class Screen:
         )
 
     def _width(self, is_answer: bool) -> int | None:
-        """Columns to wrap at, or None where the reader is no terminal: a pipe gets whole lines."""
+        """The columns at which lines are wrapped; None if the stream is no terminal: a pipe gets whole lines."""
         size = _size_of(self._out if is_answer else self._err)
         return max(40, size.columns) if size else None
 
@@ -226,7 +226,7 @@ class Screen:
             self._err.write(clean(text) + "\n")
             self._err.flush()
         except (OSError, ValueError):
-            pass  # nobody listens to stderr: the exit code still tells
+            pass  # nobody reads stderr: the exit code still tells the outcome
 
     def _write(self, content: str | bytes) -> None:
         try:
@@ -247,7 +247,7 @@ class Screen:
 
 
 def _size_of(stream: TextIO) -> os.terminal_size | None:
-    """Asks a terminal for its size; None where the stream is none, or has no size."""
+    """Asks the terminal of a stream for its size; None if the stream is no terminal."""
     try:
         return os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -255,7 +255,7 @@ def _size_of(stream: TextIO) -> os.terminal_size | None:
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """Names that aren't UTF-8 in their own bytes; else "?" for what the encoding lacks."""
+    """Encodes a text: names that aren't UTF-8 as their own bytes; or "?" if the encoding lacks a character."""
     try:
         return text.encode(encoding, "surrogateescape")
     except UnicodeEncodeError:
@@ -276,7 +276,7 @@ def discard(stream: TextIO) -> None:
 def fill_closed() -> None:
     """Puts the null device in the place of a closed stdin, stdout or stderr, so that no later file takes its number.
 
-    What is written to a closed stdout fails, what is written to a closed stderr goes nowhere.
+    Writing to a closed stdout then fails; writing to a closed stderr has no effect.
     """
     for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
@@ -284,12 +284,12 @@ def fill_closed() -> None:
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
-            if number:  # to have no stdin is something else than to read nothing there
+            if number:  # sys.stdin stays None: no stdin is not the same as an empty one
                 setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 class _Growing:
-    """The text beside a spinner: as many of the parts, from the first, as have room each time it is drawn."""
+    """The text beside a spinner: the first parts, as many as have room, taken anew each time it is drawn."""
 
     def __init__(self, parts: Callable[[], Sequence[str]], console: Console) -> None:
         self._parts, self._console = parts, console
@@ -307,7 +307,7 @@ class _Growing:
 
 
 def _colours() -> Literal["truecolor", "256"] | None:
-    """Read from the environment how many colours a picture may have."""
+    """Reads from the environment how many colours a picture may have; None if it may have none."""
     terminal = os.environ.get("TERM", "" if os.name == "nt" else "dumb")
     if os.environ.get("NO_COLOR") or terminal == "dumb":
         return None

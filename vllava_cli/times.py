@@ -1,4 +1,4 @@
-"""Times as a user writes and reads them, the section of a clip that they name, and how long a command takes."""
+"""Reads and writes times, makes the framing that times name, and measures how long the parts of a command take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST_S = 0.005
 
 
 def time_of(text: str) -> float:
-    """Seconds from "90", "1:30" or "0:01:30.5"."""
+    """Reads a time as seconds: "90", "1:30" or "0:01:30.5". Errors: UsageError."""
     parts = text.split(":")
     try:
         numbers = [float(part) for part in parts]
@@ -26,14 +26,14 @@ def time_of(text: str) -> float:
 
 
 def times_of(text: str) -> tuple[float, ...]:
-    """ "1.5,3,0:12" → (1.5, 3.0, 12.0)."""
+    """Reads times as seconds: "1.5,3,0:12" → (1.5, 3.0, 12.0). Errors: UsageError."""
     return tuple(time_of(part.strip()) for part in text.split(","))
 
 
 def framing_of(
     start_s: float | None, end_s: float | None, *, at_s: tuple[float, ...] | None, fit: Fit, most: int
 ) -> Framing:
-    """The framing that --start, --end and --at ask for; at most `most` times. Errors: UsageError."""
+    """Makes the framing of --start, --end and --at, which names `most` times at most. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
         raise UsageError("--at names the frames itself. Leave --start and --end out.")
     if at_s and len(at_s) > most:
@@ -44,7 +44,7 @@ def framing_of(
 
 
 def roughly(seconds: float) -> str:
-    """Round a guess: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
+    """Writes an estimated time: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     if seconds < 90 * 60:
@@ -55,7 +55,7 @@ def roughly(seconds: float) -> str:
 
 
 class Stopwatch:
-    """Measures parts of a command that follow one another, so that they add up to the whole."""
+    """Measures the parts of a command. Each begins when the part before it ends, so that they add up to the whole."""
 
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter, began_s: float | None = None) -> None:
         self._clock = clock
@@ -64,7 +64,7 @@ class Stopwatch:
         """Seconds by the names of parts, in the order in which they came first."""
 
     def lap(self, part: str, seconds: float | None = None) -> float:
-        """Ends a part, which began when the one before ended; where its length is known, the rest is the next one's."""
+        """Ends a part and returns its seconds. If the caller gives them, the rest of the time is the next part's."""
         if seconds is None:
             seconds = self._clock() - self._last_s
         self._last_s += seconds
@@ -72,6 +72,6 @@ class Stopwatch:
         return seconds
 
     def account(self) -> str:
-        """ "4.21 s: start 0.15, imports 4.06"; what rounds to nothing is part of the whole all the same."""
+        """Writes "4.21 s: start 0.15, imports 4.06". A part that rounds to 0.00 isn't named, but counts in the sum."""
         named = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self.parts.items() if seconds >= _LEAST_S)
         return f"{sum(self.parts.values()):.2f} s" + (f": {named}" if named else "")

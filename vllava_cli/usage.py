@@ -1,4 +1,4 @@
-"""The command line's own texts: usage lines, help, and the sentence of a usage error.
+"""Writes the texts of the command line: usage lines, help, and the sentence of a usage error.
 
 typer's own texts differ from release to release, show Python's types, and cut summaries off.
 """
@@ -28,7 +28,7 @@ OPEN_ENDED = {
 
 
 class _Described:
-    """The description that a command and the group of all commands give of themselves."""
+    """Writes the usage and help of a command, or of the group of all commands, in place of typer."""
 
     params: list[Any]
     no_args_is_help: bool
@@ -45,11 +45,11 @@ class _Described:
             raise
 
     def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002
-        """The whole summary, whatever the limit: it is wrapped where it is shown."""
+        """Returns the whole summary, whatever the limit: it is wrapped where it is shown."""
         return summary(self)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Write typographic apostrophes: those of ASCII end a quotation in typer's script for zsh."""
+        """Replaces ASCII apostrophes by typographic ones: the ASCII ones end a quotation in typer's script for zsh."""
         found = cast(list[Any], cast(Any, super()).shell_complete(ctx, incomplete))
         for each in found:
             each.help = each.help and each.help.replace("'", "\N{RIGHT SINGLE QUOTATION MARK}")
@@ -68,11 +68,11 @@ class _Described:
 
 
 class CliCommand(_Described, TyperCommand):
-    """A command that describes itself in our words, and takes options by their old names."""
+    """A command with our help texts, which also takes options by their old names."""
 
 
 class CliGroup(_Described, TyperGroup):
-    """All commands."""
+    """The group of all commands, with our help texts."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "COMMAND [ARGS]..."]
@@ -83,19 +83,19 @@ class CliGroup(_Described, TyperGroup):
 
 
 def summary(command: Any) -> str:
-    """The first sentence of a command's help, without its full stop."""
+    """Returns the first line of a command's help, without its full stop."""
     return str(command.help or "").partition("\n")[0].strip().rstrip(".")
 
 
 def described(parameter: Any) -> tuple[str, str]:
-    """("-m, --model ID", "A hub id.  [default: demo]") of an option or an argument."""
+    """Returns the two columns of an option or an argument: ("-m, --model ID", "A hub id.  [default: demo]")."""
     facts = (("env var", parameter.envvar or ""), ("default", default_of(parameter)))
     notes = "; ".join(f"{what}: {fact}" for what, fact in facts if fact)
     return named(parameter), f"{parameter.help}  [{notes}]" if notes else parameter.help
 
 
 def named(parameter: Any) -> str:
-    """ "-m, --model ID" of an option, "CLIP..." of an argument."""
+    """Writes the names and value of an option, "-m, --model ID", or of an argument, "CLIP..."."""
     value = str(parameter.metavar or parameter.name.upper())
     if _is_argument(parameter):
         return value
@@ -104,7 +104,7 @@ def named(parameter: Any) -> str:
 
 
 def default_of(parameter: Any) -> str:
-    """Name the value of an option that isn't given; "" for flags, and for options without a default."""
+    """Returns the text of an option's default; "" for arguments, flags, and options without a default."""
     if isinstance(parameter.show_default, str):
         return parameter.show_default
     is_silent = _is_argument(parameter) or parameter.is_flag or parameter.default is None
@@ -112,7 +112,7 @@ def default_of(parameter: Any) -> str:
 
 
 def fault_sentence(fault: Any) -> str:
-    """The sentence of a UsageFault: what is wrong with the command line, and where help is."""
+    """Writes the message of a UsageFault: what is wrong with the command line, and how to get help."""
     parameter = getattr(fault, "param", None)
     if parameter and not fault.message:
         return f"{named(parameter)} is missing. {' '.join(fault.ctx.get_usage().split())}"
@@ -124,7 +124,10 @@ def fault_sentence(fault: Any) -> str:
 
 
 def completed(words: Sequence[str], known: Container[str]) -> list[str]:
-    """["--ray", "a.mp4", "--force"] → ["--ray=local", "a.mp4", "--overwrite"]; what is behind -- stays as it is."""
+    """Fills in the values that words leave out, and replaces old names; words after -- stay as they are.
+
+    ["--ray", "a.mp4", "--force"] → ["--ray=local", "a.mp4", "--overwrite"].
+    """
     found = list(words)
     end = found.index("--") if "--" in found else len(found)
     for place, word in enumerate(words[:end]):

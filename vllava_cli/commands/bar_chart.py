@@ -1,6 +1,7 @@
-"""Figures as a picture: a part for each configuration, in it for each line bars whose length is speed, or thrift.
+"""Draws the figures of bench as a PNG: a section for each configuration, and in it a group of bars for each figure.
 
-So longer is better everywhere: a bar is a share of the limit, or of the best where no limit is known. Drawn by Pillow.
+A bar's length is the share of the limit, or of the best tool if no limit is known: a longer bar is always better. For
+memory, less is better, and its bar is longer. Pillow draws the picture.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from vllava_cli.engine.measuring.figures import Figure, Measured
 from vllava_cli.media.contact_sheet import fitted, printable
 
 WIDTH, MARGIN, NAMES, BARS, LINE = 1200, 40, 220, 560, 22
-# Okabe and Ito's blue and orange, which differ for all eyes, and a gray for what nobody reaches.
+# Okabe and Ito's blue and orange, which differ for all eyes, and a gray for the limit.
 COLOURS = {"vllava": (0, 114, 178), "the documentation's snippet": (230, 159, 0), "the limit": (187, 187, 187)}
 INK = (34, 34, 34)
 
 
 def chart_png(record: BenchRecord) -> bytes:
-    """The bytes of a PNG, 1200 pixels wide."""
+    """Draws a record as a PNG, 1200 pixels wide, and returns its bytes."""
     machine, clip, task = record.machine, record.clip, record.task
     chart = _Chart()
     chart.write(f"vllava bench: {record.model}", size=26)
@@ -47,7 +48,7 @@ def chart_png(record: BenchRecord) -> bytes:
 
 
 def bars_of(figure: Figure) -> dict[str, tuple[float, str]]:
-    """The length of each bar, from 0 to 1, and its text.
+    """Returns the length of each tool's bar, from 0 to 1, and the text beside it.
 
     400 tokens/s where the limit is 500 → {"vllava": (0.8, "400 tokens/s, 80% of the limit"), "the limit": (1.0, …)}
     """
@@ -64,7 +65,7 @@ def bars_of(figure: Figure) -> dict[str, tuple[float, str]]:
 
 
 class _Chart:
-    """Notes what is drawn from top to bottom, until it is known how high the picture is."""
+    """Collects what is to be drawn, from top to bottom; `png` draws it, when the height of the picture is known."""
 
     def __init__(self) -> None:
         self.top = MARGIN
@@ -77,7 +78,7 @@ class _Chart:
         self.top += max(LINE, size + 8)
 
     def bar(self, left: int, length: int, colour: tuple[int, int, int]) -> int:
-        """Returns where the text beside it begins."""
+        """Adds a bar and returns the left edge of the text beside it. All are pixels."""
         box = (left, self.top + 2, left + max(2, length), self.top + LINE - 3)
         self._strokes.append(lambda draw: draw.rectangle(box, fill=colour))
         return box[2] + 10

@@ -1,4 +1,4 @@
-"""`vllava bench`: how fast this tool is here, beside the documentation's snippet and the machine's limits.
+"""`vllava bench`: measures this tool on this machine, beside the documentation's snippet and the machine's limits.
 
 Each configuration is measured and shown as a table; the figures are saved, drawn, and compared with earlier ones.
 """
@@ -47,7 +47,7 @@ ATTENTIONS = {None: "auto", "flash_attention_2": "flash"}
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """One `vllava bench`. Without a clip, one of the demo's is measured; `random` names shapes instead of a model."""
+    """The request of `vllava bench`. Without a clip, the demo's is used; `random` names a model of random weights."""
 
     clip: Path | None = None
     wishes: tuple[Wishes, ...]
@@ -62,7 +62,7 @@ class Bench:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        """Errors: UsageError."""
+        """Refuses a --plot that isn't a .png, or is the file of --save or --compare. Errors: UsageError."""
         if self.plot and self.plot.suffix.lower() != ".png":
             raise UsageError(f"--plot writes PNG, and {self.plot.name!r} doesn't end in .png: name it so.")
         if self.plot and self.plot in (self.save, self.compare):
@@ -70,9 +70,9 @@ class Bench:
 
 
 def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
-    """[] → None, the usual question · ["a.mp4"] → a.mp4, it · ["Why?"] → None, "Why?" · ["a.mp4", "Why?"] → both.
+    """Splits the words into a clip, None if there is none, and a question, QUESTION if there is none.
 
-    Errors: UsageError.
+    ["a.mp4"] → a.mp4, QUESTION · ["Why?"] → None, "Why?" · ["a.mp4", "Why?"] → a.mp4, "Why?". Errors: UsageError.
     """
     if len(words) > 2:
         raise UsageError(f"bench measures with one clip and one question, and {len(words)} words were given: {USAGE}.")
@@ -90,7 +90,10 @@ Benchmark = Callable[..., "ModelBenchmark"]
 
 
 def run(bench: Bench, screen: Screen, benchmark: Benchmark | None = None) -> int:
-    """Returns 0, 1 if nothing could be measured or a check isn't met, 130 after Ctrl-C. Errors: any VllavaError."""
+    """Measures, saves and shows the figures. Errors: any VllavaError.
+
+    Returns 0; 1 if all configurations failed or a check isn't met; 130 after Ctrl-C.
+    """
     earlier = read_record(bench.compare) if bench.compare else None
     with _claimed(bench.save) as save, _claimed(bench.plot) as plot:
         record, is_cut = _Run(bench=bench, screen=screen, benchmark=benchmark or _benchmark).go()
@@ -116,7 +119,7 @@ def run(bench: Bench, screen: Screen, benchmark: Benchmark | None = None) -> int
 
 @dataclass(kw_only=True)
 class _Run:
-    """The configurations of a run; `trials` has each as far as it got, also while it is measured."""
+    """Measures the configurations of a run. `trials` has those that have begun, with the figures found so far."""
 
     bench: Bench
     screen: Screen
@@ -126,7 +129,7 @@ class _Run:
     """What is being measured, for the spinner."""
 
     def go(self) -> tuple[BenchRecord, bool]:
-        """Returns the record, and whether Ctrl-C cut it short. Errors: any VllavaError."""
+        """Measures all, and returns the record and whether Ctrl-C cut it short. Errors: any VllavaError."""
         path, task = self.bench.clip or DEMO_CLIP, self.bench.task
         (frames,) = read_clips([(path, Framing())], self.bench.limits, self.screen)
         if frames.kind != "video":
@@ -168,7 +171,7 @@ class _Run:
                 self._show_trial(self.trials[-1])
 
     def _measure(self, wishes: Wishes, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]) -> None:
-        """Notes the figures of the last trial as they come. Errors: any VllavaError."""
+        """Measures one configuration, and adds each figure to the last trial when it comes. Errors: any VllavaError."""
         from vllava_cli.engine.device_speed import planned
         from vllava_cli.hardware import probe
 
@@ -216,7 +219,7 @@ class _Run:
             yield
 
     def _show_above(self, record: BenchRecord) -> None:
-        """Says what a reader must know to take the figures for what they are."""
+        """Shows what the figures are about: the clip, the question, and how many measurements a figure has."""
         clip, task = record.clip, record.task
         if self.bench.clip is None:
             self.screen.notice(f"vllava: no clip was given, so a clip of the demo is used: {clip.path}")
@@ -230,7 +233,7 @@ class _Run:
         self._show("", rows)
 
     def _show_trial(self, trial: BenchTrial) -> None:
-        """Shows what was measured of it, and what ended it too early."""
+        """Shows the figures of a configuration, and the fault that ended it early."""
         below = report.notes(trial.lines)
         below += [("device", f"{report.speed(trial.speed)}.")] if trial.speed else []
         below += [("check", report.agreement(trial.agreement))] if trial.agreement else []
@@ -244,7 +247,7 @@ class _Run:
 
 
 def _show_below(record: BenchRecord, comparison: Comparison | None, screen: Screen) -> None:
-    """Shows all configurations below each other, and what changed."""
+    """Shows a summary of several configurations, and the changes since an earlier run."""
     width = screen.answer_width
     if len(record.trials) > 1:
         _show(screen, f"\nconfigurations\n{report.summary(record.trials, width)}", report.faults(record.trials))
@@ -263,14 +266,17 @@ def _show(screen: Screen, text: str, rows: Sequence[tuple[str, str]] = ()) -> No
 
 
 def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
-    """Errors: MemoryShortError."""
+    """Makes the benchmark of a configuration, whose device is measured first. Errors: MemoryShortError."""
     from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark, fastest
 
     return ModelBenchmark(plan=plan, speed=fastest(plan), **words)
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
-    """A model that can't be had is refused before torch is imported. Errors: any VllavaError."""
+    """Reads the tokens of the model; a model that isn't found is refused before torch is imported.
+
+    Errors: any VllavaError.
+    """
     if bench.random is not None:
         from vllava_cli.engine.measuring.random_weights import random_tokens
 
@@ -286,7 +292,7 @@ def _tokens(bench: Bench, screen: Screen) -> Tokens:
 
 @contextmanager
 def _claimed(path: Path | None) -> Iterator[Part | None]:
-    """A file that can be written, and that no other run writes meanwhile. Errors: OutputError, LockedError."""
+    """Yields a file that is locked until the block ends, or None without a path. Errors: OutputError, LockedError."""
     part = Part(path) if path else None
     try:
         yield part

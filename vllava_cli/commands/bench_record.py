@@ -1,6 +1,7 @@
-"""A run of bench as a value, the object that --json prints and --save writes, and what changed since an earlier run.
+"""The record of a run of bench, its JSON object for --json and --save, and the changes since an earlier run.
 
-A file is distrusted. Configurations are matched by what was loaded, figures by their names.
+A saved file is distrusted. `compare` matches configurations by the model, --precision and what was loaded, and figures
+by their names and units.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Verdict = Literal["better", "worse", "same", "unsure"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchMachine:
-    """The machine of a run, its libraries (None for what isn't installed) and the date in UTC."""
+    """The machine of a run, the versions of its libraries (None if one isn't installed) and the date in UTC."""
 
     cpu: str
     cores: int
@@ -54,7 +55,7 @@ class BenchMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFacts:
-    """The clip that was measured with."""
+    """The facts of the clip that a run used."""
 
     path: Path
     width: int
@@ -71,7 +72,7 @@ class ClipFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecord:
-    """A whole run, or as much of it as there was time for."""
+    """A run of bench; `trials` lacks configurations that Ctrl-C left out."""
 
     machine: BenchMachine
     model: str
@@ -84,9 +85,9 @@ class BenchRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureChange:
-    """The medians of one figure then and now; with factor 1.2 it is 1.2 times as good now.
+    """The medians of one figure in the earlier run and in this one; factor 1.2 means 1.2 times as good now.
 
-    The snippet didn't change: where it is better or worse as well, the machine was faster or slower.
+    The snippet itself doesn't change: if it is better or worse as well, the machine was faster or slower.
     """
 
     name: str
@@ -101,7 +102,7 @@ class FigureChange:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialChange:
-    """A configuration that is in both runs."""
+    """The changes in a configuration that both runs have."""
 
     configuration: str
     lines: tuple[FigureChange, ...]
@@ -109,7 +110,7 @@ class TrialChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A run beside an earlier one: its date, what else is different, and the configurations that it hasn't."""
+    """The changes since an earlier run, its date, other differences, and the configurations that it lacks."""
 
     measured_at: str
     differences: tuple[str, ...]
@@ -119,7 +120,7 @@ class Comparison:
 
 
 def object_of(record: BenchRecord) -> dict[str, Any]:
-    """Times in the unit of their line, memory in bytes but for lines in MiB, speeds in a second."""
+    """Makes the JSON object of a record: figures in the unit of their line, RAM in bytes, speeds per second."""
     found = asdict(record)
     for trial, values in zip(record.trials, found["trials"], strict=True):
         values["lines"] = [_line_of(figure) for figure in trial.lines]
@@ -130,7 +131,7 @@ def object_of(record: BenchRecord) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> BenchRecord:
-    """Reads what --save wrote. Errors: OutputError for anything else."""
+    """Reads the record that --save wrote. Errors: OutputError for any other file."""
     with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
         row = row_of(file.read(MAX_ROW_BYTES + 1))
     if row is None or row.get("type") != "bench":
@@ -145,6 +146,7 @@ def read_record(path: Path) -> BenchRecord:
 
 
 def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
+    """Compares a run with an earlier one (`then`)."""
     earlier = {_key(then, trial): trial for trial in reversed(then.trials) if trial.plan}
     pairs = [(earlier.get(_key(now, trial)), trial) for trial in now.trials]
     before, after = _circumstances(then), _circumstances(now)
@@ -163,7 +165,7 @@ def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
 
 
 class _FieldError(OutputError):
-    """A field that isn't what it must be; the file is named by who catches it."""
+    """A field has a wrong value; `read_record`, which catches this error, names the file."""
 
 
 def _line_of(figure: Figure) -> dict[str, Any]:
@@ -199,7 +201,7 @@ def _changes(then: BenchTrial, now: BenchTrial) -> Iterator[FigureChange]:
 
 
 def _judged(figure: Figure, then: Measured, now: Measured) -> tuple[float | None, Verdict]:
-    """How many times as good it is now, and whether the spreads allow to say so."""
+    """Returns how many times as good a figure is now, and the verdict, which depends on the spreads."""
     before = figure.goodness(then.median)
     factor = figure.goodness(now.median) / before if before and now.median else None
     if factor is None or (then.least <= now.most and now.least <= then.most):
@@ -210,7 +212,7 @@ def _judged(figure: Figure, then: Measured, now: Measured) -> tuple[float | None
 
 
 def _circumstances(record: BenchRecord) -> dict[str, str]:
-    """All that figures depend on: {"the CPU": "AMD EPYC (2 cores)", …, "torch": "2.13.0"}."""
+    """Returns all that figures depend on: {"the CPU": "AMD EPYC (2 cores)", …, "torch": "2.13.0"}."""
     machine, clip, task = record.machine, record.clip, record.task
     return {
         "the CPU": f"{machine.cpu} ({counted(machine.cores, 'core')})",

@@ -1,4 +1,4 @@
-"""The words of bench: numbers with three digits that matter, tables of aligned columns, sentences below them. Pure."""
+"""Writes the text of bench: numbers with three significant digits, aligned tables, and sentences below them. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Rows = Sequence[Sequence[str]]
 
 
 def number(value: float | None, like: float | None = None) -> str:
-    """12345.6 → "12,346", 41.23 → "41.2", 0.01234 → "0.0123", None → "-"; with the decimals of `like`."""
+    """Writes at least three digits: 12345.6 → "12,346", 41.23 → "41.2", 0.01234 → "0.0123", None → "-".
+
+    With `like`, the number has as many decimals as `like` would get.
+    """
     if value is None:
         return "-"
     size, decimals = abs(value if like is None else like), 0
@@ -28,17 +31,17 @@ def number(value: float | None, like: float | None = None) -> str:
 
 
 def times(factor: float | None, unit: str = "x") -> str:
-    """4.72 → "4.7x", 0.951 → "0.95x", 12.3 → "12x"."""
+    """Writes a factor: 4.72 → "4.7x", 0.951 → "0.95x", 12.3 → "12x", None → "-"."""
     return "-" if factor is None else f"{factor:,.{0 if factor >= 9.95 else 1 if factor >= 0.995 else 2}f}{unit}"
 
 
 def share(part: float | None) -> str:
-    """0.714 → "71%", 0.0042 → "0.42%"."""
+    """Writes a share: 0.714 → "71%", 0.0042 → "0.42%", None → "-"."""
     return times(None if part is None else 100 * part, "%")
 
 
 def speed(found: Speed) -> str:
-    """ "312 TFLOP/s in a large product, 1,550 GB/s in a large copy" """
+    """Writes "312 TFLOP/s in a large product, 1,550 GB/s in a large copy"."""
 
     def scaled(value: float) -> str:
         return f"{number(value / 1e12)} T" if value >= 1e13 else f"{number(value / 1e9)} G"
@@ -47,7 +50,10 @@ def speed(found: Speed) -> str:
 
 
 def agreement(found: Agreement) -> str:
-    """ "64 of 64 greedy tokens are those of generate (all must be); logits differ by 1.2e-05 at most, …: met." """
+    """Writes the result of --check in a sentence.
+
+    "64 of 64 greedy tokens are those of generate (all must be); logits differ by 1.2e-05 at most, …: met."
+    """
     demand = "all must be" if found.must_be_equal else "in this dtype they may differ"
     tokens = f"{found.equal_tokens} of {found.tokens} greedy tokens are those of generate ({demand})"
     difference = math.inf if found.largest_difference is None else found.largest_difference
@@ -56,9 +62,9 @@ def agreement(found: Agreement) -> str:
 
 
 def figures_table(figures: Sequence[Figure], width: int | None) -> str:
-    """The richest form that has room: spreads go first, then the limit's own column; None is any width.
+    """Writes the table of figures. If the width is too small, spreads are left out, then the limit's own column.
 
-    A line with a remark has its number behind its name; `notes` has the notes.
+    A width of None has room for all. If a figure has a remark, the number that `notes` gives it stands after its name.
     """
     marks = {remark: mark for mark, remark in notes(figures)}
 
@@ -73,17 +79,17 @@ def figures_table(figures: Sequence[Figure], width: int | None) -> str:
 
 
 def notes(figures: Iterable[Figure]) -> list[tuple[str, str]]:
-    """[("[1]", "The snippet ran out of memory.")], each sentence once."""
+    """Numbers the remarks of figures, each sentence once: [("[1]", "The snippet ran out of memory.")]."""
     return _numbered(figure.remark for figure in figures)
 
 
 def faults(trials: Iterable[BenchTrial]) -> list[tuple[str, str]]:
-    """Returns lines as `notes` does, about the faults that made configurations fail."""
+    """Numbers the faults that made configurations fail, each sentence once, as `notes` does."""
     return _numbered(trial.fault or "" for trial in trials)
 
 
 def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
-    """A line for each configuration with its main figures; where it failed, the number of its fault."""
+    """Writes the main figures of each configuration in a line; if one failed, the number of its fault as well."""
     marks, rows = {fault: mark for mark, fault in faults(trials)}, []
     for trial in trials:
         found = {figure.name: figure.ours for figure in trial.lines}
@@ -93,7 +99,7 @@ def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
 
 
 def changes_table(trial: TrialChange, width: int | None) -> str:
-    """Shows the snippet's change beside each of ours where there is room: it tells what the machine did."""
+    """Writes a table of changes. If it has room for the snippet's changes, they show what the machine itself did."""
     rows = [["", "", "then", "now", "change", "the snippet's"]]
     for each in trial.lines:
         changes = (each.factor, each.verdict), (each.snippet_factor, each.snippet_verdict)
@@ -104,7 +110,7 @@ def changes_table(trial: TrialChange, width: int | None) -> str:
 
 
 def change(factor: float | None, verdict: Verdict | None, *, is_memory: bool) -> str:
-    """ "1.2x faster", "4.2% slower", "1.3x more", "within the spread" """
+    """Writes a change: "1.2x faster", "4.2% slower", "1.3x more", "within the spread"."""
     if verdict is None:
         return "-"
     if verdict == "same" or factor is None:
@@ -115,7 +121,7 @@ def change(factor: float | None, verdict: Verdict | None, *, is_memory: bool) ->
 
 
 def _aligned(forms: Sequence[tuple[Rows, int]], width: int | None) -> str:
-    """The first of (rows, gap between columns) that fits, else the last; the first two columns are words."""
+    """Aligns the first (rows, gap between columns) that fits, else the last. The first two columns are words."""
     text = ""
     for rows, gap in forms:
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -131,7 +137,7 @@ def _median(measured: Measured | None) -> str:
 
 
 def _spread(measured: Measured | None) -> str:
-    """ "41.2 (40.8-42.0)", with the median's decimals; a value that was measured once stands alone."""
+    """Writes "41.2 (40.8-42.0)", with the median's decimals; "41.2" alone if it was measured once."""
     if measured is None or len(measured.values) == 1:
         return _median(measured)
     least, most = (number(value, like=measured.median) for value in (measured.least, measured.most))
@@ -139,5 +145,5 @@ def _spread(measured: Measured | None) -> str:
 
 
 def _numbered(texts: Iterable[str]) -> list[tuple[str, str]]:
-    """["a", "", "b", "a"] → [("[1]", "a"), ("[2]", "b")]."""
+    """Numbers texts, each once and without empty ones: ["a", "", "b", "a"] → [("[1]", "a"), ("[2]", "b")]."""
     return [(f"[{place}]", text) for place, text in enumerate(dict.fromkeys(filter(None, texts)), 1)]

@@ -1,4 +1,4 @@
-"""The values that `vllava bench` measures: this tool's, the snippet's, and the limit, which a roofline gives. Pure."""
+"""The figures of `vllava bench`: values of this tool and of the snippet, and the limit, from a roofline model. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchTask:
-    """The question that each configuration is measured with, how often, and so many times at once."""
+    """The question that each configuration answers, how often it is measured, and in which batch sizes."""
 
     question: str
     new_tokens: int = 64
@@ -29,7 +29,7 @@ class BenchTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The repeats of one measurement, in one unit; at least one."""
+    """The values of a measurement and its repeats, in one unit; there is at least one value."""
 
     values: tuple[float, ...]
 
@@ -48,7 +48,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A line of the table: this tool, the documentation's snippet, and the limit that the hardware sets."""
+    """A line of the table: values of this tool and of the documentation's snippet, and the limit of the hardware."""
 
     name: str
     unit: Unit
@@ -60,21 +60,21 @@ class Figure:
 
     @property
     def remark(self) -> str:
-        """The note and, where more than the limit was reached, how that can be."""
+        """The note and, if the figure is better than the limit, an explanation."""
         return " ".join(filter(None, [self.note, OVER if (self.of_limit or 0.0) > 1 else ""]))
 
     @property
     def of_snippet(self) -> float | None:
-        """How many times as fast as the snippet: 40 tokens/s beside 10 → 4; for memory, how many times as little."""
+        """The factor by which this tool is faster than the snippet, 40 tokens/s beside 10 → 4, or needs less memory."""
         return self._beside(self.snippet.median if self.snippet else None)
 
     @property
     def of_limit(self) -> float | None:
-        """The share of the limit that was reached: 40 tokens/s of 50 → 0.8; 1.2 s where 0.6 s would do → 0.5."""
+        """The share of the limit that this tool reaches: 40 tokens/s, limit 50 → 0.8; 1.2 s, limit 0.6 s → 0.5."""
         return self._beside(self.limit)
 
     def goodness(self, value: float) -> float:
-        """The value as a number that is better when it is higher: 40 tokens/s → 40, 0.5 s → 2."""
+        """Turns a value into a number of which a higher one is better: 40 tokens/s → 40, 0.5 s → 2."""
         return value if self.unit.endswith("/s") else 1 / value if value else 0.0
 
     def _beside(self, other: float | None) -> float | None:
@@ -84,7 +84,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """The result of a check: our tokens beside `generate`'s, our logits beside transformers' own forward pass."""
+    """The result of --check: how far our tokens and logits agree with those of transformers."""
 
     tokens: int
     equal_tokens: int
@@ -104,7 +104,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchTrial:
-    """One configuration, as --precision and --attention spell it: its figures, and the fault that ended it early."""
+    """One configuration, named as in --precision and --attention, its figures, and the fault that ended it early."""
 
     precision: str
     attention: str
@@ -116,7 +116,7 @@ class BenchTrial:
 
     @property
     def name(self) -> str:
-        """ "cuda:0, float16, 4bit, sdpa"; of what wasn't loaded "fp16, flash"."""
+        """The name by the plan, "cuda:0, float16, 4bit, sdpa"; without a plan by the options, "fp16, flash"."""
         if plan := self.plan:
             return ", ".join(filter(None, (plan.device, plan.dtype, plan.quantisation, plan.attention)))
         return f"{self.precision}, {self.attention}"
@@ -124,11 +124,11 @@ class BenchTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """The seconds that one answer of a model takes at least, held as planned, on a device of this speed.
+    """The least seconds that a model needs for an answer if it is loaded by this plan, on a device of this speed.
 
-    A pass needs its operations and has to move its bytes; the slower of the two is the limit. Norms, activations,
-    softmax, and the table of embeddings, of which a token reads one row, are not counted. A model that fits into a
-    CPU's caches may be faster than its memory, against which the bytes are counted.
+    A pass computes its operations and moves its bytes; the slower of the two is the limit. Norms, activations, softmax,
+    and the table of embeddings, of which a token reads one row, are not counted. A model that fits into a CPU's caches
+    may be faster than the limit, as bytes are counted at the speed of the memory.
     """
 
     config: Any
@@ -147,7 +147,7 @@ class Roofline:
 
     @property
     def vision_s(self) -> float:
-        """The eight frames in the trimmed tower and the projector."""
+        """The seconds for the eight frames in the trimmed tower and the projector, counted by their operations."""
         vision, hidden = self.config.vision_config, self.config.text_config.hidden_size
         patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
         tokens = patches + 1
@@ -158,13 +158,16 @@ class Roofline:
         return float(operations / self.speed.operations)
 
     def prefill_s(self, tokens: int) -> float:
-        """Each token attends to those before it, which is half of all pairs; there are logits of the last one."""
+        """The seconds in which a prompt of `tokens` tokens is prefilled.
+
+        Each token attends to those before it, which is half of all pairs. Only the last token has logits.
+        """
         operations = 2 * (self.checkpoint.language_parameters * tokens + self._head_parameters)
         operations += 2 * self._attention_values * tokens**2
         return max(operations / self.speed.operations, self.weight_bytes / self.speed.bytes)
 
     def step_s(self, sequences: int, tokens: float) -> float:
-        """One more token in each of so many sequences that hold `tokens` each."""
+        """The seconds of one step of decoding: a new token in each of `sequences`, which hold `tokens` each."""
         matrices = 2 * (self.checkpoint.language_parameters + self._head_parameters)
         operations = sequences * (matrices + 4 * self._attention_values * tokens)
         cache_bytes = sequences * tokens * self.checkpoint.cache_values_per_token * value_bytes(self.plan.dtype)
@@ -172,20 +175,20 @@ class Roofline:
 
     @property
     def first_token_s(self) -> float:
-        """The clip is encoded and the prompt is read: the first token comes with that."""
+        """The seconds until the first token: the clip is encoded and the prompt is prefilled."""
         return self.vision_s + self.prefill_s(self.prompt_tokens)
 
     def decode_s(self, sequences: int) -> float:
-        """All steps behind the first token, at the length that the sequences have on average."""
+        """The seconds of all steps after the first token, each at the average length of the sequences."""
         return (self.new_tokens - 1) * self.step_s(sequences, self.prompt_tokens + self.new_tokens / 2)
 
     def clips_s(self, clips: int) -> float:
-        """Each clip is encoded and its prompt read by itself, all are decoded side by side."""
+        """The seconds for a batch of clips: each is encoded and prefilled alone, and all are decoded together."""
         return clips * self.first_token_s + self.decode_s(clips)
 
     @property
     def _head_parameters(self) -> int:
-        """Counts the numbers in the matrix that makes logits."""
+        """The number of parameters in the matrix that makes the logits."""
         return int(self.config.text_config.hidden_size * self.config.text_config.vocab_size)
 
     @property

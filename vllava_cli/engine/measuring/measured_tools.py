@@ -1,8 +1,8 @@
-"""Both sides of a benchmark, with the same methods: what this tool's commands run, and what the documentation shows.
+"""The two sides of a benchmark, with the same methods: this tool's engine, and the documentation's snippet.
 
-The snippet is from_pretrained, pixels, `generate(do_sample=False)`. Its video processor needs torchvision, which isn't
-installed with this tool: pixels and ids come from `media.pixels` and `Tokens`, which give the same bits. The towers are
-whole, the cache is the one that generate makes. Nothing ends an answer before it has all its tokens.
+The snippet calls from_pretrained and `generate(do_sample=False)`. Its video processor needs torchvision, which isn't
+installed with this tool: pixels and ids come from `media.pixels` and `Tokens`, which give the same bits. Its towers are
+untrimmed, and `generate` makes its cache. On both sides an answer ends only when it has all its tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENDINGS = ("", " Why?", " What comes first?", " Tell me more about it.")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchQuestion:
-    """One question about one clip, and how many tokens answer it, whatever the model would say."""
+    """A question about a clip. Its answer always has `new_tokens` tokens, whatever the model would say."""
 
     tokens: Tokens
     frames: Frames
@@ -49,19 +49,19 @@ class BenchQuestion:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Errors: UsageError for an empty question, ContextError where the prompt doesn't fit."""
+        """The ids of the prompt. Errors: UsageError for an empty question, ContextError if the prompt doesn't fit."""
         return tuple(self.tokens.prompt_ids(self.conversation, self.question))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEngine:
-    """A loaded engine whose answers nothing ends too early: the ids that would are unset in its tokens."""
+    """A loaded engine whose answers never end early, as its tokens have no stop ids."""
 
     engine: Engine
     is_interrupted: Callable[[], bool]
 
     def forget(self) -> None:
-        """Drops all of earlier questions, prompts and clips."""
+        """Empties the prompt cache, and drops the features of all clips."""
         self.engine.prompt_cache = None
         self.engine.vision.forget()
 
@@ -70,7 +70,7 @@ class MeasuredEngine:
         return self._seconds(lambda: self.engine.vision.features(asked.frames, "crop"))
 
     def prefill_s(self, asked: BenchQuestion) -> float:
-        """Reads the whole prompt; the clip has been encoded before."""
+        """Measures the prefill of the whole prompt; the clip is encoded before."""
         self.engine.vision.features(asked.frames, "crop")
         self.engine.prompt_cache = None
         return self._seconds(lambda: self._read(asked))
@@ -80,13 +80,14 @@ class MeasuredEngine:
         return self._seconds(lambda: self.turn(asked, 1))
 
     def second_turn_s(self, asked: BenchQuestion, again: BenchQuestion) -> float:
-        """From a second question to its first token, in a conversation whose first turn was just answered."""
+        """Measures from a second question (`again`) to its first token; the first turn is answered before."""
         self.turn(asked, 2)
         return self._seconds(lambda: self.turn(again, 1))
 
     def answer(self, asked: BenchQuestion, *, sequences: int = 1) -> tuple[tuple[int, ...], float]:
-        """Answers it so many times at once; returns the ids of one, and the seconds from first tokens to last ones.
+        """Answers the question in `sequences` sequences at once, and measures from their first tokens to their last.
 
+        Returns the ids of the answer (empty if there are several sequences) and the seconds.
         Errors: MemoryShortError, ContextError.
         """
         if sequences == 1:
@@ -95,11 +96,11 @@ class MeasuredEngine:
         self.engine.prompt_cache = None
         questions = [asked.question + ENDINGS[number % len(ENDINGS)] for number in range(sequences)]
         found = self._batch(asked, [(asked.frames, question) for question in questions], sequences)
-        decoded = sum(stats.new_tokens - 1 for stats in found)  # an ending may leave less of the context
+        decoded = sum(stats.new_tokens - 1 for stats in found)  # an ending may leave less room in the context
         return (), max(stats.decode_s for stats in found) * sequences * (asked.new_tokens - 1) / max(1, decoded)
 
     def clips_s(self, asked: BenchQuestion, clips: int) -> float:
-        """Answers a question about each of so many clips, in batches as large as `vllava batch` would make them."""
+        """Measures the answers about `clips` clips, in batches as large as `vllava batch` would make them."""
         self.forget()
         # Equal frames are the same clip to the engine only where they are the same object.
         jobs = [(replace(asked.frames), asked.question) for _ in range(clips)]
@@ -107,7 +108,7 @@ class MeasuredEngine:
         return self._seconds(lambda: self._batch(asked, jobs, min(clips, most)))
 
     def turn(self, asked: BenchQuestion, new_tokens: int) -> tuple[Turn, Stats]:
-        """An answer in a conversation of its own, as the turn that it becomes; the cache holds it then."""
+        """Answers the question in its own conversation, and returns the turn; the prompt cache then holds the turn."""
         conversation, sampling = asked.conversation, _sampling(new_tokens)
         pieces = self.engine.stream(conversation, asked.question, sampling, cancel=Cancel(self.is_interrupted))
         stats = Answer.of(pieces).stats
@@ -115,7 +116,7 @@ class MeasuredEngine:
 
     @torch.inference_mode()
     def logits(self, asked: BenchQuestion, new_ids: Sequence[int]) -> Tensor:
-        """[len(new_ids), vocabulary] before each of these ids, as they are decoded one by one."""
+        """Returns the logits [len(new_ids), vocabulary] before each of these ids, which are decoded one by one."""
         self.forget()
         found = [self._read(asked)]
         cache = self.engine.prompt_cache
@@ -123,7 +124,7 @@ class MeasuredEngine:
             raise RuntimeError("a prompt that was read left no cache")
         for token in new_ids[:-1]:
             fed = torch.tensor([token], device=found[0].device)
-            found.append(self.engine.step(fed, len(cache.ids)).clone())  # they are good until the next step
+            found.append(self.engine.step(fed, len(cache.ids)).clone())  # the next step overwrites these logits
             cache.ids.append(token)
         cache.cache.set_length(len(cache.ids))
         return torch.stack(found)
@@ -138,7 +139,10 @@ class MeasuredEngine:
             raise KeyboardInterrupt from None
 
     def _batch(self, asked: BenchQuestion, jobs: Sequence[tuple[Frames, str]], most: int) -> list[Stats]:
-        """Errors: MemoryShortError, ContextError: fewer sequences at once would be another measurement."""
+        """Answers the jobs, `most` at once, and returns their stats.
+
+        Errors: ContextError; MemoryShortError, as going on with fewer jobs at once would be another measurement.
+        """
         requests = [AnswerRequest(key=key, medium=medium, question=text) for key, (medium, text) in enumerate(jobs)]
         given = iter([requests])
         scheduler: BatchScheduler[int] = BatchScheduler(
@@ -157,7 +161,7 @@ class MeasuredEngine:
 
 @dataclass(kw_only=True)
 class MeasuredSnippet:
-    """A model as from_pretrained gives it; what this tool's has as well may be shared with that."""
+    """A model as from_pretrained loads it; it may share parameters with this tool's model."""
 
     model: VideoLlavaForConditionalGeneration
     plan: LoadPlan
@@ -166,10 +170,11 @@ class MeasuredSnippet:
         self.model.generation_config.eos_token_id = None
 
     def share(self, ours: VideoLlavaForConditionalGeneration) -> None:
-        """Takes over all parameters that ours has as well, so that both compute with the same weights.
+        """Takes over all parameters that our model has as well, so that both compute with the same weights.
 
-        In a quantised plan towers and projector are its own: bitsandbytes quantises them, and this tool doesn't. Whole
-        towers aren't shared, or each layer's output, which transformers records by hooks, would be recorded twice.
+        In a quantised plan the snippet keeps its own towers and projector: bitsandbytes quantises these for the
+        snippet, and this tool doesn't. The towers' modules aren't shared, only their parameters: transformers records
+        each layer's output by hooks, and in a shared module it would do so twice.
         """
         self.model.model.language_model, self.model.lm_head = ours.model.language_model, ours.lm_head
         if self.plan.quantisation is None:
@@ -179,7 +184,7 @@ class MeasuredSnippet:
                 module._parameters |= {key: each for key, each in theirs.items() if key in module._parameters}
 
     def own_bytes(self, ours: nn.Module) -> int:
-        """Bytes of the parameters that it doesn't share; from then on they are in memory, not in a mapped file."""
+        """Counts the bytes of the parameters that it doesn't share, and reads them from a mapped file into memory."""
         shared = {id(parameter) for parameter in ours.parameters()}
         own = [parameter for parameter in self.model.parameters() if id(parameter) not in shared]
         for parameter in own:
@@ -191,7 +196,7 @@ class MeasuredSnippet:
 
     @torch.no_grad()
     def prefill_s(self, asked: BenchQuestion) -> float:
-        """Reads the whole prompt's embeddings into an empty cache."""
+        """Measures the prefill of the whole prompt; the clip is encoded before."""
         from transformers import DynamicCache
 
         ids = torch.tensor([asked.ids], device=self.model.device)
@@ -204,7 +209,7 @@ class MeasuredSnippet:
         return seconds_of(lambda: self.answer(asked, new_tokens=1), self.plan.device)
 
     def second_turn_s(self, _: BenchQuestion, again: BenchQuestion) -> float:
-        """It has no conversation: the whole prompt is read, clip and first turn included."""
+        """Measures the whole prompt, clip and first turn included, as the snippet has no conversation."""
         return self.first_token_s(again)
 
     def answer(
@@ -215,11 +220,14 @@ class MeasuredSnippet:
         sequences: int = 1,
         suppressed: Sequence[int] = (),
     ) -> tuple[tuple[int, ...], float]:
-        """Answers as `MeasuredEngine.answer` does, with the last ids on the host; `suppressed` ids never come."""
+        """Answers as `MeasuredEngine.answer` does, but always returns the ids of the first sequence.
+
+        The seconds end when the ids are on the host. The model never chooses a `suppressed` id.
+        """
         first_s: list[float] = []
 
         def note(ids: Tensor, _scores: object, **_: object) -> Tensor:
-            """Ends no answer. It is called behind each token, before the device has finished with it."""
+            """Notes the time of the first token; ends no answer. The device may still be computing meanwhile."""
             if not first_s:
                 finish(self.plan.device)
                 first_s.append(time.perf_counter())
@@ -238,12 +246,12 @@ class MeasuredSnippet:
         return tuple(made[0, ids.shape[1] :].tolist()), time.perf_counter() - first_s[0]
 
     def clips_s(self, asked: BenchQuestion, clips: int) -> float:
-        """It takes clips one after the other, so one is measured for all."""
+        """Measures one clip and counts it for all, as the snippet takes them one after the other."""
         return clips * seconds_of(lambda: self.answer(asked), self.plan.device)
 
     @torch.no_grad()
     def logits(self, asked: BenchQuestion, new_ids: Sequence[int]) -> Tensor:
-        """[len(new_ids), vocabulary] before each of these ids, from one pass over the prompt and all of them."""
+        """Returns the logits [len(new_ids), vocabulary] before each of these ids, from one pass over prompt and ids."""
         ids = torch.tensor([[*asked.ids, *new_ids[:-1]]], device=self.model.device)
         words = {"attention_mask": torch.ones_like(ids), "pixel_values_videos": self._pixels(asked)}
         logits: Tensor = self.model(input_ids=ids, logits_to_keep=len(new_ids), **words).logits[0]
@@ -251,7 +259,7 @@ class MeasuredSnippet:
 
     @torch.no_grad()
     def _features(self, asked: BenchQuestion) -> Tensor:
-        """[tokens, hidden] of the clip."""
+        """Returns the features [tokens, hidden] of the clip."""
         output = self.model.model.get_video_features(self._pixels(asked))
         features: Tensor = getattr(output, "pooler_output", output)
         return features.flatten(0, -2)
@@ -270,7 +278,7 @@ def _refuse_fewer(rows: int) -> None:
 
 
 def seconds_of(work: Callable[[], object], device: str) -> float:
-    """Runs `work` when nothing is under way any more, and reads the clock when the device has finished it."""
+    """Runs `work` on an idle device, and returns the seconds until the device has finished it."""
     finish(device)
     started_s = time.perf_counter()
     work()
@@ -279,13 +287,13 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
 
 
 def finish(device: str) -> None:
-    """Waits until a device that computes on its own has done all that it was given."""
+    """Waits until a GPU has done all its work; the CPU has none left when a call returns."""
     if device != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def free(device: str) -> None:
-    """Gives back the memory that nobody refers to any more."""
+    """Frees the memory of objects that are no longer in use, also on the GPU."""
     gc.collect()
     if device.startswith(("cuda", "xpu")):
         torch.accelerator.empty_cache()

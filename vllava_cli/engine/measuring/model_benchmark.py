@@ -1,6 +1,6 @@
-"""Measures a model: this tool beside the documentation's snippet beside the limit of the device.
+"""Measures a model with this tool and with the documentation's snippet, beside the limit of the device.
 
-Both compute in one process with the same weights, alternate, and are asked the same.
+Both tools run in one process, by turns, with the same weights and the same question.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ Faults = tuple[type[VllavaError], ...]
 
 @dataclass(kw_only=True)
 class ModelBenchmark:
-    """One configuration of a model, or of the random weights that `random` names, on a device of this speed.
+    """Measures one configuration of a model, or of the random weights that `random` names, on a device of this speed.
 
-    `report` gets a short phrase of what is being measured, `expect` about how many seconds all will take. Where
-    `is_interrupted` says so, KeyboardInterrupt is raised between two measurements.
+    `report` is called with a short phrase about what is being measured, `expect` with about the seconds that all will
+    take. If `is_interrupted()` is true, KeyboardInterrupt is raised between two measurements.
     """
 
     tokens: Tokens
@@ -75,12 +75,12 @@ class ModelBenchmark:
     def figures(self) -> Iterator[Figure]:
         """Yields each line of the table as soon as it is measured.
 
-        A tool that runs out of memory is missing in that line, with a note. Errors: UsageError, ContextError,
-        CheckpointError, MemoryShortError (both ran out, or while loading).
+        A tool that runs out of memory has no value in that line, and a note says so. Errors: UsageError, ContextError,
+        CheckpointError, MediaError, MemoryShortError (if both tools run out, or while loading).
         """
         asked = self.asked = self._asked()
         self.report("loading")
-        free(self.plan.device)  # an earlier configuration's models refer to each other, and would stay
+        free(self.plan.device)  # cycles would keep the models of an earlier configuration
         yield self._make(self.random) if self.random else self._load()
         yield self.reading or self._frames(self.frames.clip.path)
         prompt, decoded = len(asked.ids), asked.new_tokens - 1
@@ -109,9 +109,9 @@ class ModelBenchmark:
         )
 
     def check(self) -> Agreement:
-        """Our greedy tokens and logits beside transformers', once all figures are there. Errors: MemoryShortError.
+        """Compares our greedy tokens and logits with transformers', after `figures` ended. Errors: MemoryShortError.
 
-        transformers' own passes run through the snippet's whole towers, or ours where the snippet's are quantised.
+        transformers computes with the snippet's untrimmed towers, or with our towers if the snippet's are quantised.
         """
         self.report("comparing tokens and logits")
         asked, plan, model = self.asked, self.plan, self.ours.engine.model
@@ -132,7 +132,7 @@ class ModelBenchmark:
         )
 
     def _asked(self) -> BenchQuestion:
-        """The question, to a model whose answers nothing ends too early, with as many new tokens as fit."""
+        """Makes the question, without stop ids and with as many new tokens as fit. Errors: UsageError, ContextError."""
         context = self.plan.context_tokens or self.tokens.context_tokens
         tokens = replace(self.tokens, stop_ids=frozenset(), context_tokens=context)
         asked = BenchQuestion(tokens=tokens, frames=self.frames, question=self.task.question, new_tokens=LEAST_TOKENS)
@@ -145,7 +145,10 @@ class ModelBenchmark:
         return replace(asked, new_tokens=min(left, max(LEAST_TOKENS, self.task.new_tokens)))
 
     def _load(self) -> Figure:
-        """Loads both alternately; the last two stay. The limit is the time of a large copy of the files' bytes."""
+        """Measures loading both models, by turns; the last two stay.
+
+        The limit is the time in which the device copies as many bytes as the files of the weights have.
+        """
         plan, tokens, device, found = self.plan, self.asked.tokens, self.plan.device, dict[str, Any]()
         folder = tokens.checkpoint.folder
 
@@ -166,7 +169,7 @@ class ModelBenchmark:
         return Figure(name="load", unit="s", ours=ours, snippet=snippet, limit=limit)
 
     def _frames(self, path: Path) -> Figure:
-        """Reads the clip in the bounded process, beside the documentation's loop in another. Errors: MediaError."""
+        """Measures reading the clip in one decoder, and the documentation's loop in another. Errors: MediaError."""
         self.report("frames")
         loop_limits, note = replace(self.limits, timeout_s=min(LOOP_S, self.limits.timeout_s)), ""
         with DecoderClient(self.limits) as decoder, DecoderClient(loop_limits) as other:
@@ -180,7 +183,7 @@ class ModelBenchmark:
         return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
 
     def _make(self, name: str) -> Figure:
-        """Makes random weights for ours, and for what the snippet has beside them."""
+        """Makes random weights for our model, and for the parameters that only the snippet has."""
         with memory_faults(self.plan.device):
             model = empty_model(trimmed(random_config(name)), self.plan, NOT_QUANTISED)
             model.model.image_tower = None
@@ -196,10 +199,10 @@ class ModelBenchmark:
         self.ours = MeasuredEngine(engine=engine, is_interrupted=self.is_interrupted)
 
     def _peak(self, roof: Roofline) -> Figure:
-        """Memory in a first answer of each; by its time, the time of all others is estimated.
+        """Measures the memory of a first answer of each tool; from its time, it estimates that of all measurements.
 
-        The process holds both models, so ours is what is left without the parts that only the snippet has. On the CPU
-        it is the whole process, with Python, the libraries and what was decoded.
+        The process holds both models, so the parameters that only the snippet has are subtracted from our value. On the
+        CPU the value is that of the whole process, with Python, the libraries and the decoded frames.
         """
         device, spare_bytes = self.plan.device, self.snippet.own_bytes(self.ours.engine.model)
 
@@ -241,11 +244,11 @@ class ModelBenchmark:
     def alternate(
         self, *measures: Callable[[], float], repeat: int | None = None, faults: Faults = (MemoryShortError,)
     ) -> list[Measured | None]:
-        """Runs A B A B …, so that a change of the machine's speed meets both; the first round warms up.
+        """Runs the measurements by turns, A B A B …, so that a change of the machine's speed affects all of them.
 
-        Where that one took too long to be repeated, it is what counts. A measurement that fails by one of `faults` is
-        left out from then on and gives None. Raises KeyboardInterrupt before or after a measurement; errors: other
-        faults at once, and the last one's where all failed.
+        The first round warms up; it counts only if no other round follows. A measurement that fails by one of `faults`
+        is left out from then on and gives None. Raises KeyboardInterrupt before or after a measurement.
+        Errors: other faults at once; if all measurements failed, the fault of the last.
         """
         found: list[list[float]] = [[] for _ in measures]
         failed: dict[int, VllavaError] = {}
@@ -258,7 +261,7 @@ class ModelBenchmark:
                     with memory_faults(self.plan.device):
                         found[number].append(measures[number]())
                 except faults as exc:
-                    failed[number] = type(exc)(*exc.args)  # the error itself would hold all that was made
+                    failed[number] = type(exc)(*exc.args)  # the error itself would keep its frames' tensors in memory
                     free(self.plan.device)
             self._stop_if_interrupted()
             return time.perf_counter() - started_s
@@ -277,13 +280,13 @@ class ModelBenchmark:
 
 
 def fastest(plan: LoadPlan) -> Speed:
-    """The most that was found in some measurements: what disturbs one makes it slower, and a limit has to be none."""
+    """Measures the device three times and returns the highest speeds: a disturbance can only make one lower."""
     found = [device_speed.measured(plan) for _ in range(3)]
     return Speed(operations=max(each.operations for each in found), bytes=max(each.bytes for each in found))
 
 
 def expected_s(roof: Roofline, task: BenchTask, slowness: float) -> float:
-    """Seconds of all measurements but the first answers, which took so many times as long as at the limit."""
+    """Estimates the seconds of all further measurements; the first answers took `slowness` times their limit."""
     first_s, prefill_s = roof.first_token_s, roof.prefill_s(roof.prompt_tokens)
     rounds = [2 * roof.vision_s, 2 * prefill_s, 2 * first_s, 2 * first_s, roof.clips_s(CLIPS) + roof.clips_s(1)]
     rounds += [(1 + each) * first_s + 2 * roof.decode_s(each) for each in task.batches]
@@ -296,7 +299,7 @@ def _tokens_per_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Returns the most memory in use while `work` ran, models included; None, without running it, if nothing says."""
+    """Runs `work` and returns the peak memory, models included. If none can be measured: None, and nothing runs."""
     free(device)
     if device.startswith(("cuda", "xpu")):
         torch.accelerator.reset_peak_memory_stats(device)
@@ -305,7 +308,7 @@ def peak_bytes(work: Callable[[], object], device: str) -> int | None:
     if device != "cpu" or sys.platform != "linux":
         return None
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # freed memory goes to the system first, or it would count
+        trim(0)  # memory that was freed would count until the system has it back
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the process's peak begins anew
     except OSError:
@@ -316,5 +319,5 @@ def peak_bytes(work: Callable[[], object], device: str) -> int | None:
 
 
 def repeats_of(round_s: float, repeat: int) -> int:
-    """Counts the rounds that follow a first one of so many seconds: (0.1, 5) → 5; (20, 5) → 2; (60, 5) → 0."""
+    """Counts the rounds that follow a first round of so many seconds: (0.1, 5) → 5; (20, 5) → 2; (60, 5) → 0."""
     return repeat if round_s <= SLOW_S else min(repeat, int(SPENT_S / round_s))

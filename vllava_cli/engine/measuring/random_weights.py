@@ -1,7 +1,7 @@
 """Models of real shapes with random weights, made on the device, so that speed can be measured without a download.
 
-Parameters are drawn from one seeded generator, on the device and in the dtype in which they stay; what isn't random
-(positions, the frequencies of the rotary embedding) is as transformers makes it.
+Parameters are drawn from one seeded generator, on the device and in the dtype in which they stay; buffers
+(positions, the frequencies of the rotary embedding) are not random: transformers computes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEVIATION = 0.02
 
 
 def _sizes(hidden: int, inner: int, layers: int, heads: int, **others: int) -> dict[str, int]:
-    """Names the widths and depths as transformers' configs do."""
+    """Returns the sizes of a transformer under the names that transformers' configs have for them."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     return dict(zip(names, (hidden, inner, layers, heads), strict=True)) | others
 
@@ -43,7 +43,7 @@ SHAPES = {
 
 
 def random_tokens(name: str) -> Tokens:
-    """The demo's tokenizer with a checkpoint of these shapes; no weight is made.
+    """Returns the demo's tokenizer with a checkpoint of these shapes; no weight is made.
 
     Ids beyond the demo's vocabulary have no text.
     """
@@ -54,7 +54,7 @@ def random_tokens(name: str) -> Tokens:
 
 
 def random_config(name: str) -> VideoLlavaConfig:
-    """The config of a whole model, untrimmed, with the demo's placeholders."""
+    """Returns the config of a whole, untrimmed model, with the ids of the demo's placeholders."""
     from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
     (llama, towers), of_demo = SHAPES[name], read_config(demo.CHECKPOINT)
@@ -76,7 +76,7 @@ def random_config(name: str) -> VideoLlavaConfig:
 def empty_model(
     config: VideoLlavaConfig, plan: LoadPlan, not_quantised: Sequence[str]
 ) -> VideoLlavaForConditionalGeneration:
-    """A model whose parameters are on the meta device, and its buffers where they were computed, on the CPU."""
+    """Makes a model whose parameters are on the meta device, without values, and whose buffers are on the CPU."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForImageTextToText
 
@@ -94,7 +94,10 @@ def empty_model(
 
 @torch.no_grad()
 def fill(model: nn.Module, plan: LoadPlan) -> None:
-    """Makes the parameters that are still on the meta device, and brings all buffers to the plan's as they are."""
+    """Fills the parameters on the meta device, norms with 1 and 0, others at random.
+
+    Parameters and buffers are then on the plan's device.
+    """
     generator = torch.Generator(device=plan.device).manual_seed(SEED)
     for module in model.modules():
         is_norm = type(module).__name__.endswith("Norm")
@@ -108,7 +111,10 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
 
 
 def _parameter_like(empty: nn.Parameter, values: torch.Tensor) -> Any:
-    """A parameter of the same kind; bitsandbytes quantises one as it comes to its device, 8 bits from the CPU alone."""
+    """Makes a parameter with these values, of the same class as the empty one.
+
+    bitsandbytes quantises a parameter when it is moved to its device; for 8 bits, it must be moved from the CPU.
+    """
     if type(empty) is nn.Parameter:
         return nn.Parameter(values, requires_grad=False)
     settings = {name: value for name, value in vars(empty).items() if name != "SCB"}
