@@ -155,7 +155,7 @@ class Adapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The folder of a checkpoint, where it comes from, and the adapter to merge into it."""
+    """The folder of a checkpoint or of an adapter, and where it comes from."""
 
     model: str
     """The user's name for it: a hub id, a folder or "demo"."""

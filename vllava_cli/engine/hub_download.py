@@ -287,8 +287,8 @@ def _check_space(source: Source, files: list[RemoteFile]) -> None:
     free = shutil.disk_usage(existing).free
     if left > free:
         raise HubError(
-            f"The {source.kind} {source.model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has {free / 1e9:.1f} "
-            "GB free: make room there, or set HF_HOME to a folder of a larger disk."
+            f"The {source.kind} {source.model} takes {left / 1e9:.1f} GB more, and {cache_folder()} has "
+            f"{free / 1e9:.1f} GB free: make room there, or set HF_HOME to a folder of a larger disk."
         )
 
 
