@@ -296,6 +296,7 @@ DAMAGED_ROWS = [
     ("j.json", b'[{"a": 1}', "'j.json', line 1: it is not JSON (Expecting ',' delimiter)."),
     ("j.json", b'[{"a": 1}]\n[', "'j.json', line 2: it is not JSON (Extra data)."),
     ("j.json", b"[] []", "'j.json', line 1: it is not JSON (Extra data)."),
+    ("j.json", b'[\n{"a": 1},\n{"a": NaN}]', "'j.json': it is not JSON (NaN is not JSON)."),
     ("j.json", b"[", "'j.json', line 1: it is not JSON (Expecting value)."),
     ("j.json", b'[{"a": 1},\n{"a": "\xe9"}]', "'j.json', line 2: it is not UTF-8."),
     ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', row 1: it is longer than 1 MiB."),

@@ -224,10 +224,11 @@ class Location(NamedTuple):
 
     file: str
     number: int
+    """From 1; 0 where it is unknown in which line of the file a fault is."""
     unit: Literal["line", "row"] = "line"
 
     def __str__(self) -> str:
-        return f"{self.file}, {self.unit} {self.number}"
+        return f"{self.file}, {self.unit} {self.number}" if self.number else self.file
 
     def fault(self, what: str) -> UsageError:
         return UsageError(f"{self}: {what}. Mend it in an editor, or leave it out.")
@@ -314,11 +315,10 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
         most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
         remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
         raise UsageError(f"{file} has {most}. {remedy}.")
-    where = Location(file, 1)
-    text = text_of(data, where)
+    text = text_of(data, Location(file, 1))
     if not text.strip(_SPACE).startswith("["):
         raise UsageError(f"{file} is no JSON list. If each of its lines is an object, let its name end in .jsonl.")
-    for number, values in enumerate(_parsed(text, where), 1):
+    for number, values in enumerate(_parsed(text, Location(file, 0)), 1):
         yield _row(values, Location(file, number, "row"))
 
 
@@ -329,7 +329,7 @@ def _parsed(text: str, begin: Location) -> Any:
     except RecursionError as exc:
         raise begin.fault("it is nested too deeply") from exc
     except json.JSONDecodeError as exc:
-        where = begin._replace(number=begin.number + exc.lineno - 1)
+        where = begin._replace(number=max(begin.number, 1) + exc.lineno - 1)
         raise where.fault(f"it is not JSON ({exc.msg})") from exc
     except ValueError as exc:
         raise begin.fault(f"it is not JSON ({exc})") from exc
