@@ -23,9 +23,9 @@ def test_commas_stand_between_choices(text: str, choices: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("yes", "'yes' leaves no choice: give two or more, with commas between, yes,no."),
-        ("", "One of the choices '' is empty: give each a text, yes,no."),
-        ("yes,no, yes ", "'yes' is among the choices twice: leave one out."),
+        ("yes", "'yes' leaves no choice: give two or more, separated by commas, like yes,no."),
+        ("", "One of the choices '' is empty: give each a text, like yes,no."),
+        ("yes,no, yes ", "'yes' is given twice as a choice: leave one out."),
     ],
 )
 def test_what_leaves_no_choice_is_refused(text: str, message: str) -> None:

@@ -72,7 +72,7 @@ def test_help_is_a_command_too(shell: Run) -> None:
     assert shell("help", "merge") == shell("merge", "--help")
     assert shell("help") == shell("--help")
     assert shell("help", "nothing") == Shell(
-        code=2, out="", err="vllava: No such command 'nothing'. vllava -h lists what there is.\n"
+        code=2, out="", err="vllava: No such command 'nothing'. vllava -h shows the help.\n"
     )
 
 
@@ -86,7 +86,7 @@ def test_help_is_a_command_too(shell: Run) -> None:
         ),
         (
             ["bench", "--random-weights", "7b", "--model", "demo"],
-            "--random-weights measures no --model, no --revision and no --adapter. Give one of them.",
+            "--random-weights can't be combined with --model, --revision or --adapter. Leave it or them out.",
         ),
     ],
 )

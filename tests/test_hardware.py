@@ -222,7 +222,7 @@ def test_an_nvidia_driver_beside_a_torch_without_cuda_is_told(tmp_path: Path) ->
     unrelated = fake_torch(cuda=FakeCuda(warning="something unrelated is deprecated"))
     assert find_accelerators(unrelated, ram_free_bytes=GIB, root=tmp_path / "none") == ((), ())
     assert faults == (
-        "An NVIDIA driver is here but torch 2.13.0 is built without CUDA; "
+        "An NVIDIA driver is installed, but torch 2.13.0 is built without CUDA; "
         "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130.",
     )
 

@@ -151,12 +151,12 @@ OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
         (
             Wishes(device="cuda"),
             replace(box(), faults=(OLD_DRIVER,)),
-            f"--device cuda is not here; this machine has only cpu. {OLD_DRIVER}",
+            f"--device cuda is not available; this machine has only cpu. {OLD_DRIVER}",
         ),
         (
             Wishes(device="cuda:3"),
             box(T4, second(RTX_4090)),
-            "--device cuda:3 is not here; "
+            "--device cuda:3 is not available; "
             "this machine has cuda:0 (Tesla T4), cuda:1 (NVIDIA GeForce RTX 4090) and cpu.",
         ),
         (
@@ -263,7 +263,7 @@ def test_each_choice_on_a_roomy_gpu_has_its_reason() -> None:
         quantisation=None,
         attention="flash_attention_2",
         needed_bytes=2 * 7_366_000_000 + 5 * GIB // 2 + GIB // 2,
-        device_reason="A GPU is the fastest place; 22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090.",
+        device_reason="A GPU is the fastest device; 22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090.",
         dtype_reason="The checkpoint was released in fp16; "
         "fp16 needs 16.8 GiB and 22.1 of 24.0 GiB are free on NVIDIA GeForce RTX 4090.",
         quantisation_reason="None is needed: "
@@ -283,7 +283,8 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] =
             "NVIDIA GeForce RTX 2060; the CPU is much slower.",
             "This CPU has no bf16 instructions, so fp32 is its fastest; "
             "4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
-            "There is no room for fp32: fp32 needs 33.0 GiB, 4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
+            "The memory is too small for fp32: fp32 needs 33.0 GiB, "
+            "4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
             "One for each physical core that this process may use; OMP_NUM_THREADS overrides it.",
         ),
@@ -294,7 +295,7 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] =
         box(BUSY_4090, gpu("Tesla P40", 24, 23.5, (6, 1), index=1)),
         SEVEN_B,
         (
-            "A GPU is the fastest place; 23.5 of 24.0 GiB are free on Tesla P40 and no other GPU has more.",
+            "A GPU is the fastest device; 23.5 of 24.0 GiB are free on Tesla P40 and no other GPU has more.",
             "The checkpoint was released in fp16 and compute capability 6.1 computes it no faster than fp32, "
             "but in half the memory; fp16 needs 16.8 GiB and 23.5 of 24.0 GiB are free on Tesla P40.",
             "None is needed: fp16 needs 16.8 GiB and 23.5 of 24.0 GiB are free on Tesla P40.",

@@ -34,7 +34,7 @@ FRAMINGS = [
     ((1.0, 2.0, None), Framing(start_s=1.0, end_s=2.0, fit="pad")),
     ((0.0, None, ()), Framing(start_s=0.0, fit="pad")),
     ((None, None, (1.0, 2.0)), Framing(at_s=(1.0, 2.0), fit="pad")),
-    ((0.0, None, (1.0,)), "--at names the frames itself. Leave --start and --end out."),
+    ((0.0, None, (1.0,)), "--at can't be combined with --start and --end. Leave them out."),
     ((None, None, (1.0, 2.0, 3.0)), "--at names 3 times, more than the 2 that can be shown. Name fewer."),
     ((2.0, 2.0, None), "The part from 2 s to 2 s is empty: --end must come after --start."),
 ]

@@ -16,12 +16,12 @@ def checked(choices: Sequence[str]) -> tuple[str, ...]:
     """Strips the spaces around the choices. Errors: UsageError for fewer than two, an empty one, or equal ones."""
     found = tuple(choice.strip() for choice in choices)
     if "" in found:
-        raise UsageError(f"One of the choices {','.join(choices)!r} is empty: give each a text, yes,no.")
+        raise UsageError(f"One of the choices {','.join(choices)!r} is empty: give each a text, like yes,no.")
     if len(found) < 2:
-        raise UsageError(f"{','.join(found)!r} leaves no choice: give two or more, with commas between, yes,no.")
+        raise UsageError(f"{','.join(found)!r} leaves no choice: give two or more, separated by commas, like yes,no.")
     twice = next((choice for place, choice in enumerate(found) if choice in found[:place]), None)
     if twice is not None:
-        raise UsageError(f"{twice!r} is among the choices twice: leave one out.")
+        raise UsageError(f"{twice!r} is given twice as a choice: leave one out.")
     return found
 
 

@@ -138,7 +138,7 @@ def chat(
     from vllava_cli.commands.start import chat_clips
 
     if continue_ and session:
-        raise UsageError("--session names a session, --continue takes the last one. Give one of them.")
+        raise UsageError("--session and --continue can't be combined. Give one of them.")
     if sessions:
         from vllava_cli.commands.chat.recorder import list_sessions
 
@@ -257,7 +257,7 @@ def probe(
 ) -> int:
     """Say what clips are, and what is wrong with them.
 
-    It also says how their frames will be reached, and why so.
+    It also says how their frames are found, and why.
     """
     from vllava_cli.commands import probe as command
     from vllava_cli.commands.start import clip_paths
@@ -276,7 +276,7 @@ def frames(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png or .jpg, a folder/ (made where it lacks), or - for stdout.",
+            help="A .png or .jpg, a folder/ (made if it is missing), or - for stdout.",
             show_default="NAME-frames.png in the current folder; nothing with --show",
         ),
     ] = None,
@@ -325,7 +325,7 @@ def merge(
         list[str],
         typer.Argument(
             metavar="SHARD...",
-            help="What vllava batch --shard wrote, the files of its -o; or what --ray wrote, its folder or URL.",
+            help="The output files of vllava batch --shard, or the folder or URL that --ray wrote.",
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is already there.")] = False,
@@ -390,13 +390,15 @@ def bench(
 ) -> int:
     """Measure how fast this tool is on this machine.
 
-    The documentation's snippet and the machine's limits stand beside it.
+    Beside each figure stand the documentation's snippet and the machine's limits.
     """
     from vllava_cli.commands import bench as command
     from vllava_cli.engine.measuring.figures import BenchTask
 
     if random_weights and (adapter or revision or _is_given(context, "model")):
-        raise UsageError("--random-weights measures no --model, no --revision and no --adapter. Give one of them.")
+        raise UsageError(
+            "--random-weights can't be combined with --model, --revision or --adapter. Leave it or them out."
+        )
     clip, question = command.words_of(words or [])
     wishes_of = partial(given.wishes_of, model=model, revision=revision, adapter=adapter, device=device)
     request = command.Bench(
@@ -437,10 +439,10 @@ def doctor(
 def help_(
     *,
     name: Annotated[
-        str | None, typer.Argument(metavar="[COMMAND]", help="Whose help is wanted.", show_default="all commands")
+        str | None, typer.Argument(metavar="[COMMAND]", help="The command to explain.", show_default="all commands")
     ] = None,
 ) -> int:
-    """Show what there is, or what a command does and takes."""
+    """List the commands, or explain one of them."""
     raise typer.Exit(app(args=[*([name] if name else []), "--help"], prog_name="vllava", standalone_mode=False))
 
 

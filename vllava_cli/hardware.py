@@ -173,7 +173,7 @@ def _unseen_gpu(torch: Any, root: Path) -> list[str]:
     if not (root / "proc/driver/nvidia/version").exists() or torch.version.cuda or torch.version.hip:
         return []
     return [
-        f"An NVIDIA driver is here but torch {torch.__version__} is built without CUDA; "
+        f"An NVIDIA driver is installed, but torch {torch.__version__} is built without CUDA; "
         "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130."
     ]
 

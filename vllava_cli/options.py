@@ -53,7 +53,7 @@ def counts_each(text: str) -> Several:
     """Reads a list of whole numbers from 1 to 9999: "1, 4,16" → (1, 4, 16)."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 5 and int(word) for word in words):
-        raise typer.BadParameter(f"{text!r} is no list of numbers: give numbers from 1 to 9999, as 1,4,16")
+        raise typer.BadParameter(f"{text!r} is not a list of numbers: give some from 1 to 9999, as 1,4,16")
     return Several(dict.fromkeys(map(int, words)))
 
 
@@ -64,7 +64,7 @@ def one_of(*known: str, are_several: bool = False) -> dict[str, Any]:
         names = [name.strip() for name in text.split(",")] if are_several else [text]
         for name in names:
             if name not in known:
-                raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
+                raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}")
         return Several(dict.fromkeys(names)) if are_several else text
 
     metavar = "LIST" if are_several else "|".join(known)
@@ -190,7 +190,7 @@ At = Annotated[
     typer.Option(
         **read_by(times_of),
         metavar="TIMES",
-        help="Look at these moments: seconds or h:m:s, with commas between.",
+        help="Look at these moments: seconds or h:m:s, separated by commas.",
         show_default="eight, evenly spread",
     ),
 ]
@@ -205,7 +205,7 @@ Choices = Annotated[
     typer.Option(
         **read_by(choices_of),
         metavar="A,B,...",
-        help="Answer with the likeliest of these texts; commas stand between them.",
+        help="Answer with the likeliest of these texts, separated by commas.",
         show_default="the model's own words",
     ),
 ]
@@ -262,7 +262,7 @@ TableFormat = Annotated[
     Literal["jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
         **one_of("jsonl", "csv", "tsv", "parquet"),
-        help="What the rows are written as; with --ray, jsonl or parquet.",
+        help="The format of the rows; with --ray, jsonl or parquet.",
         show_default="by FILE's ending",
     ),
 ]
@@ -271,7 +271,7 @@ Fields = Annotated[
     typer.Option(
         metavar="NAMES",
         autocompletion=partly_completed(row_fields),
-        help="Only these fields of each row, with commas between.",
+        help="Only these fields of each row, separated by commas.",
         show_default="all",
     ),
 ]
@@ -286,10 +286,10 @@ Decoders = Annotated[
     int | None,
     typer.Option(**number(int, 1), help="How many processes decode clips.", show_default="one a core, 8 at most"),
 ]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try again what is an error in FILE.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Begin FILE anew.")]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try the jobs again that are errors in FILE.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite FILE.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop rows of clips that have changed since from FILE.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin nothing new after the first error.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no other job after the first error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say by each clip's header how much there is to do, and stop.")]
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
 ShardWish = Annotated[
@@ -306,7 +306,7 @@ Ray = Annotated[
     str | None,
     typer.Option(
         metavar="[ADDRESS]",
-        help="Let Ray share the jobs out: on this machine, or on the cluster at ray://HOST:10001, HOST:6379 or auto.",
+        help="Distribute the jobs with Ray: on this machine, or on the cluster at ray://HOST:10001, HOST:6379 or auto.",
     ),
 ]
 Actors = Annotated[
@@ -336,14 +336,15 @@ Allow = Annotated[
 BenchWords = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CLIP] [QUESTION]", help="What is measured with. Without a clip, one of the demo's is taken."
+        metavar="[CLIP] [QUESTION]",
+        help="The clip and the question to measure with. Without a clip, one of the demo's is taken.",
     ),
 ]
 Precisions = Annotated[
     Several | None,
     typer.Option(
         **one_of(*PRECISIONS, are_several=True),
-        help="auto, fp16, bf16, fp32, 8bit, 4bit, with commas between: each is measured.",
+        help="auto, fp16, bf16, fp32, 8bit, 4bit, separated by commas: each is measured.",
         show_default="auto",
     ),
 ]
@@ -351,7 +352,7 @@ Attentions = Annotated[
     Several | None,
     typer.Option(
         **one_of(*ATTENTIONS, are_several=True),
-        help="auto, flash, sdpa, eager, with commas between: each is measured, with each precision.",
+        help="auto, flash, sdpa, eager, separated by commas: each is measured, with each precision.",
         show_default="auto",
     ),
 ]
@@ -369,11 +370,11 @@ Batches = Annotated[
     typer.Option(
         parser=counts_each,
         metavar="LIST",
-        help="How many questions at once, with commas between.",
+        help="How many questions at once, separated by commas.",
         show_default="1,4,16",
     ),
 ]
-Check = Annotated[bool, typer.Option("--check", help="Also hold tokens and logits against generate's.")]
+Check = Annotated[bool, typer.Option("--check", help="Also compare tokens and logits with those of generate.")]
 Save = Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the figures here, as --json prints them.")]
 Compare = Annotated[Path | None, typer.Option(metavar="FILE", help="Say what changed since FILE was saved.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures as a chart.")]
@@ -384,7 +385,7 @@ def rows_of(batch_size: str) -> int | None:
     if batch_size == "auto":
         return None
     if not batch_size.isascii() or not batch_size.isdigit() or int(batch_size) < 1:
-        raise UsageError(f"--batch-size {batch_size} is no number of questions: give auto or a number from 1 on.")
+        raise UsageError(f"--batch-size {batch_size} is not a number of questions: give auto, or a number from 1 on.")
     return int(batch_size)
 
 
@@ -396,7 +397,7 @@ def wishes_of(
     device: Device = None,
     precision: Annotated[
         str,
-        typer.Option(**one_of(*PRECISIONS), help="How weights are held; auto decides by the memory found."),
+        typer.Option(**one_of(*PRECISIONS), help="The precision of the weights; auto decides by the free memory."),
     ] = "auto",
     attention: Annotated[
         str,
@@ -414,7 +415,7 @@ def wishes_of(
         from vllava_cli.engine.hub import is_local
 
         if is_local(model):
-            raise UsageError(f"--model {model} is none of the hub's, so it has no --revision. Leave one of them out.")
+            raise UsageError(f"--model {model} is not the hub's, so it has no --revision. Leave one of them out.")
     names = {"auto": None, "flash": "flash_attention_2"}
     return Wishes(
         model=model,
@@ -429,7 +430,7 @@ def wishes_of(
 def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
     """Adds --choices and --calibrate to the sampling. Errors: UsageError."""
     if is_calibrated and not choices:
-        raise UsageError("--calibrate weighs --choices, and there are none: add --choices yes,no, or leave it out.")
+        raise UsageError("--calibrate needs --choices: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
 

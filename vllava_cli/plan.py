@@ -254,7 +254,7 @@ def _named(device: str, processors: list[Processor], hardware: Hardware) -> list
     has = f"{here} and cpu" if here else "only cpu"
     if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", device):
         raise WishError(f'--device "{device}" is not the name of a device; this machine has {has}.')
-    raise WishError(" ".join((f"--device {device} is not here; this machine has {has}.", *hardware.faults)))
+    raise WishError(" ".join((f"--device {device} is not available; this machine has {has}.", *hardware.faults)))
 
 
 def _precision_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
@@ -313,7 +313,7 @@ def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) 
         return f"--device {wishes.device} was asked for; {free}"
     if processor.is_gpu:
         rivals = {attempt.processor.device for attempt in tried if attempt.processor.is_gpu}
-        return f"A GPU is the fastest place; {free}{' and no other GPU has more' if len(rivals) > 1 else ''}"
+        return f"A GPU is the fastest device; {free}{' and no other GPU has more' if len(rivals) > 1 else ''}"
     if is_tiny(chosen.checkpoint):
         return f"The model is so small that a GPU would take longer to start than the CPU to answer; {free}"
     if first.is_gpu:
@@ -349,7 +349,7 @@ def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wi
     if wishes.precision:
         return f"--precision {wishes.precision} was asked for; "
     whole = next(attempt for attempt in tried if attempt.processor == chosen.processor)
-    return f"There is no room for {whole.precision}: {whole.need}, "
+    return f"The memory is too small for {whole.precision}: {whole.need}, "
 
 
 def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Attention, str]:

@@ -35,7 +35,7 @@ def framing_of(
 ) -> Framing:
     """Makes the framing of --start, --end and --at, which names `most` times at most. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
-        raise UsageError("--at names the frames itself. Leave --start and --end out.")
+        raise UsageError("--at can't be combined with --start and --end. Leave them out.")
     if at_s and len(at_s) > most:
         raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
     if start_s is not None and end_s is not None and start_s >= end_s:

@@ -120,7 +120,7 @@ def fault_sentence(fault: Any) -> str:
         return f"{max(parameter.opts, key=len)}: {fault.message.rstrip('.')}."
     nearest = sorted(getattr(fault, "possibilities", None) or ())
     text = f"{fault.message.removesuffix('.')}. Did you mean {', '.join(nearest)}?" if nearest else fault.message
-    return f"{text if text[-1] in '.?' else f'{text}.'} {fault.ctx.command_path} -h lists what there is."
+    return f"{text if text[-1] in '.?' else f'{text}.'} {fault.ctx.command_path} -h shows the help."
 
 
 def completed(words: Sequence[str], known: Container[str]) -> list[str]:

@@ -216,7 +216,7 @@ def test_gpus_become_devices(gpus: str | None, devices: tuple[str, ...]) -> None
 @pytest.mark.parametrize("gpus", ["", ",", "0,", "0,,1", "all,0", "0,all"])
 def test_other_lists_of_gpus_are_refused(gpus: str) -> None:
     assert refused(devices_of, gpus, None) == (
-        f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers with commas between, 0,1."
+        f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers separated by commas, like 0,1."
     )
 
 

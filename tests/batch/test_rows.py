@@ -356,7 +356,9 @@ def test_fields_are_named_with_commas_between() -> None:
 def test_an_empty_field_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         fields_of(text)
-    assert str(caught.value) == f"--fields {text!r} has an empty name. Give names with commas between: path,answer."
+    assert (
+        str(caught.value) == f"--fields {text!r} has an empty name. Give names separated by commas, like path,answer."
+    )
 
 
 def test_a_file_has_all_lines_in_utf8_and_the_bytes_of_names_that_are_not() -> None:

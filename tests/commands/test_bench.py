@@ -230,7 +230,7 @@ def test_what_can_be_refused_is_refused_before_a_weight_is_read(small_checkpoint
         if name.suffix != ".safetensors":
             (tmp_path / name.name).write_bytes(name.read_bytes())
     for bench, error, message in (
-        (replace(BENCH, clip=demo.CLIPS / "two-shapes.png"), MediaError, "'two-shapes.png' is an image, and bench"),
+        (replace(BENCH, clip=demo.CLIPS / "two-shapes.png"), MediaError, "'two-shapes.png' is an image, but bench"),
         (replace(BENCH, wishes=(Wishes(model=str(tmp_path)),)), CheckpointError, "lacks"),
         (replace(BENCH, task=BenchTask(question="What? " * 5000)), ContextError, "tokens"),
     ):
@@ -245,8 +245,8 @@ def test_what_can_be_refused_is_refused_before_a_weight_is_read(small_checkpoint
         (["a.mp4"], (Path("a.mp4"), QUESTION)),
         (["Why?"], (None, "Why?")),
         (["a.mp4", "Why?"], (Path("a.mp4"), "Why?")),
-        (["a.mp4", "Why?", "b.mp4"], "one clip and one question, and 3 words were given"),
-        (["-"], "A clip from stdin, -, is read once"),
+        (["a.mp4", "Why?", "b.mp4"], "one clip and one question, but 3 words were given"),
+        (["-"], "bench reads its clip often, so it can't come from stdin"),
         (["a.mp4", " "], "The question is empty"),
     ],
 )
@@ -259,7 +259,7 @@ def test_words_are_a_clip_and_a_question_or_refused(words: list[str], meant: tup
 
 
 def test_a_chart_replaces_no_figures_and_is_a_png() -> None:
-    with pytest.raises(UsageError, match=r"--plot writes PNG, and 'a.jpg' doesn't end in .png"):
+    with pytest.raises(UsageError, match=r"--plot writes PNG: give a name that ends in .png instead of 'a.jpg'"):
         replace(BENCH, plot=Path("a.jpg"))
     with pytest.raises(UsageError, match="--plot would replace what is in 'a\\.png'"):
         replace(BENCH, plot=Path("a.png"), save=Path("a.png"))

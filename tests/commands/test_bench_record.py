@@ -63,7 +63,7 @@ def test_what_a_later_version_adds_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: row.update(version=2), "it is of version 2, and this vllava reads up to 1: update vllava"),
+        (lambda row: row.update(version=2), "its version is 2, but this vllava reads up to 1: update vllava"),
         (lambda row: row["machine"].pop("cpu"), "the object, machine: cpu is missing"),
         (lambda row: row["machine"]["versions"].update(torch=2), "machine, versions: torch is no text"),
         (lambda row: row.update(trials={}), "the object: trials is no list"),
@@ -71,11 +71,11 @@ def test_what_a_later_version_adds_is_left_alone(tmp_path: Path) -> None:
         (lambda row: row["clip"].update(path="a.mp4"), "the object, clip: path is no absolute path"),
         (
             lambda row: row["trials"][0]["lines"][1].update(unit="furlongs"),
-            "the object, trials, entry 1, lines, entry 2: unit is none of s, ms, tokens/s, clips/s, MiB",
+            "the object, trials, entry 1, lines, entry 2: unit is not one of s, ms, tokens/s, clips/s, MiB",
         ),
         (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[]), "ours: values is an empty list"),
         (lambda row: row["trials"][0]["lines"][0]["ours"].update(values=[-1]), "values: entry 1 is no number from 0"),
-        (lambda row: row["trials"][0]["plan"].update(quantisation="2bit"), "plan: quantisation is none of 8bit"),
+        (lambda row: row["trials"][0]["plan"].update(quantisation="2bit"), "plan: quantisation is not one of 8bit"),
         (lambda row: row["trials"][0]["speed"].update(bytes=True), "speed: bytes is no number"),
         (lambda row: row["trials"][0]["agreement"].update(must_be_equal=1), "must_be_equal is neither true nor false"),
     ],

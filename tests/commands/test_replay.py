@@ -206,7 +206,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (ask, ("made_with.prompt_sha256", "0" * 64), "the prompt's tokens are others here: the tokenizer's files"),
         (two, ("made_with.sampling.seed", None), "its tokens were drawn, and no seed is written down"),
         (chosen, ("stop_reason", "interrupted"), "it was interrupted before one of the choices was taken"),
-        (ask, ("made_with.device", "cuda:7"), "--device cuda:7 is not here; this machine has only "),
+        (ask, ("made_with.device", "cuda:7"), "--device cuda:7 is not available; this machine has only "),
         (ask, ("made_with.dtype", "bfloat16"), "the dtype was bfloat16, and is float32 here"),
         (ask, ("revision", "abc"), "the revision was abc, and is none here"),
         (ask, ("model", "./nowhere"), "There is no model folder ./nowhere"),

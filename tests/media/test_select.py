@@ -60,8 +60,8 @@ def test_nothing_can_be_picked_from_nothing(frame_count: int, wanted: int) -> No
         (Framing(end_s=0.0), "--end 0 s is not after --start 0 s. Give a later --end."),
         (Framing(at_s=(1.0, -2.0)), "--at has -2 seconds. Give times from 0 on."),
         (Framing(at_s=(math.nan,)), "--at has nan seconds. Give times from 0 on."),
-        (Framing(at_s=(1.0,), start_s=0.5), "--at names the frames itself. Leave --start and --end out."),
-        (Framing(at_s=(1.0,), end_s=0.5), "--at names the frames itself. Leave --start and --end out."),
+        (Framing(at_s=(1.0,), start_s=0.5), "--at can't be combined with --start and --end. Leave them out."),
+        (Framing(at_s=(1.0,), end_s=0.5), "--at can't be combined with --start and --end. Leave them out."),
     ],
 )
 def test_a_framing_that_is_wrong_for_any_clip(framing: Framing, message: str) -> None:

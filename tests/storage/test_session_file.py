@@ -355,15 +355,15 @@ def test_unknown_keys_are_ignored() -> None:
 
 def test_a_later_version_is_refused() -> None:
     assert fault_of(HEADER_ROW | {"version": 2, "fit": "new"}) == (
-        "it is of version 2, and this vllava reads up to 1: update vllava"
+        "its version is 2, but this vllava reads up to 1: update vllava"
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ((TURN_ROW,), "line 1: type is none of session"),
-        ((HEADER_ROW, HEADER_ROW), "line 2: type is none of turn, undo"),
+        ((TURN_ROW,), "line 1: type is not one of session"),
+        ((HEADER_ROW, HEADER_ROW), "line 2: type is not one of turn, undo"),
         ((HEADER_ROW, TURN_ROW | {"number": 2}), "line 2: number is 2, but only 0 turns came before"),
         ((HEADER_ROW, TURN_ROW, UNDO_ROW | {"number": 3}), "line 3: number is 3, but only 1 turns came before"),
         ((HEADER_ROW, UNDO_ROW | {"number": 0}), "line 2: number is no whole number from 1"),
@@ -380,7 +380,7 @@ def test_rows_in_a_wrong_order_are_refused(rows: tuple[dict[str, object], ...], 
         ("model", (None, 1, ["demo"]), "no text"),
         ("revision", (1, {}), "no text"),
         ("model", ("",), "empty"),
-        ("fit", ("CROP", None, 1, []), "none of crop, pad, squash"),
+        ("fit", ("CROP", None, 1, []), "not one of crop, pad, squash"),
         ("started_at", ("", "yesterday", "2026-13-01T00:00:00Z"), "no date with a time"),
     ],
 )
@@ -403,7 +403,7 @@ AT_S = "media, entry 1, framing: at_s"
         (("question",), (None, 1, []), "question is no text"),
         (("answer_ids",), (None, 1, "2", {}), "answer_ids is no list"),
         (("answer_ids", 1), (-1, 1.0, True, "1", None, 2**63, 10**400), f"answer_ids: entry 2 is {WHOLE}"),
-        (("stop_reason",), ("", "stop", None), f"stop_reason is none of {STOPS}"),
+        (("stop_reason",), ("", "stop", None), f"stop_reason is not one of {STOPS}"),
         (("probabilities",), ([0.5],), "probabilities is 1 numbers for 0 choices"),
         (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: entry 1 is no number from 0 to 1"),
         (("sampling",), (None, []), "sampling is no object"),
@@ -417,7 +417,7 @@ AT_S = "media, entry 1, framing: at_s"
         (("stats", "peak_bytes"), (-1, 1.0), f"stats: peak_bytes is {WHOLE}"),
         (("media", 0), (None, [], "x"), "media: entry 1 is no object"),
         (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, entry 1: path is no absolute path"),
-        (("media", 0, "kind"), ("audio", None), "media, entry 1: kind is none of video, image"),
+        (("media", 0, "kind"), ("audio", None), "media, entry 1: kind is not one of video, image"),
         (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, entry 1: sha256 is no SHA-256"),
         (("media", 0, "framing", "start_s"), ("1", -1), f"media, entry 1, framing: start_s is {SECONDS}"),
         (("media", 0, "framing", "at_s"), ([0] * 9,), f"{AT_S} is a list of 9 where at most 8 can be"),

@@ -219,7 +219,9 @@ def devices_of(gpus: str | None, device: str | None) -> tuple[str, ...]:
         raise UsageError("--gpus and --device both say where the model runs. Give one of them.")
     names = [name.strip() for name in gpus.split(",")]
     if not all(names) or ("all" in names and len(names) > 1):
-        raise UsageError(f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers with commas between, 0,1.")
+        raise UsageError(
+            f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers separated by commas, like 0,1."
+        )
     return tuple(f"cuda:{name}" if name.isdigit() else name for name in names)
 
 

@@ -204,7 +204,7 @@ def fields_of(text: str) -> tuple[str, ...]:
     """ "path, error.kind" → ("path", "error.kind"). Errors: UsageError."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
-        raise UsageError(f"--fields {text!r} has an empty name. Give names with commas between: path,answer.")
+        raise UsageError(f"--fields {text!r} has an empty name. Give names separated by commas, like path,answer.")
     return names
 
 

@@ -64,7 +64,7 @@ class Bench:
     def __post_init__(self) -> None:
         """Refuses a --plot that isn't a .png, or is the file of --save or --compare. Errors: UsageError."""
         if self.plot and self.plot.suffix.lower() != ".png":
-            raise UsageError(f"--plot writes PNG, and {self.plot.name!r} doesn't end in .png: name it so.")
+            raise UsageError(f"--plot writes PNG: give a name that ends in .png instead of {self.plot.name!r}.")
         if self.plot and self.plot in (self.save, self.compare):
             raise UsageError(f"--plot would replace what is in {self.plot.name!r}: name another file.")
 
@@ -75,9 +75,11 @@ def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
     ["a.mp4"] → a.mp4, QUESTION · ["Why?"] → None, "Why?" · ["a.mp4", "Why?"] → a.mp4, "Why?". Errors: UsageError.
     """
     if len(words) > 2:
-        raise UsageError(f"bench measures with one clip and one question, and {len(words)} words were given: {USAGE}.")
+        raise UsageError(f"bench measures with one clip and one question, but {len(words)} words were given: {USAGE}.")
     if STDIN in words:
-        raise UsageError("A clip from stdin, -, is read once, and bench reads it often: save it to a file, name that.")
+        raise UsageError(
+            "bench reads its clip often, so it can't come from stdin (-): save it to a file and name that."
+        )
     has_clip = len(words) == 2 or (len(words) == 1 and names_a_clip(words[0]))
     question = QUESTION if len(words) == has_clip else words[-1]
     if not question.strip():
@@ -133,7 +135,7 @@ class _Run:
         path, task = self.bench.clip or DEMO_CLIP, self.bench.task
         (frames,) = read_clips([(path, Framing())], self.bench.limits, self.screen)
         if frames.kind != "video":
-            raise MediaError(f"{path.name!r} is an image, and bench measures with a video: name one.")
+            raise MediaError(f"{path.name!r} is an image, but bench measures with a video: name one.")
         tokens = _tokens(self.bench, self.screen)
         tokens.prompt_ids(Conversation(attached=(frames,)), task.question)
         with self.screen.waiting("Looking at this machine"):

@@ -139,7 +139,7 @@ def read_record(path: Path) -> BenchRecord:
     saved = Fields(row, "the object", error=_FieldError)
     try:
         if (version := saved.whole("version", least=1)) > VERSION:
-            raise _FieldError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
+            raise _FieldError(f"its version is {version}, but this vllava reads up to {VERSION}: update vllava")
         return saved.build(BenchRecord, task=saved.build(BenchTask))
     except _FieldError as exc:
         refuse_damaged(path, str(exc))

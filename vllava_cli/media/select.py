@@ -30,7 +30,7 @@ def check_trim(framing: Framing) -> None:
         if not (math.isfinite(time_s) and time_s >= 0):
             raise UsageError(f"--at has {time_s:g} seconds. Give times from 0 on.")
     if framing.at_s and (framing.start_s is not None or framing.end_s is not None):
-        raise UsageError("--at names the frames itself. Leave --start and --end out.")
+        raise UsageError("--at can't be combined with --start and --end. Leave them out.")
     start_s = framing.start_s or 0.0
     if framing.end_s is not None and framing.end_s <= start_s:
         raise UsageError(f"--end {framing.end_s:g} s is not after --start {start_s:g} s. Give a later --end.")

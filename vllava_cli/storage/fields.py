@@ -109,7 +109,7 @@ class Fields:
     def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
         value = self._value(key)
         found = next((word for word in words if word == value), None)
-        return found if found is not None else self.refuse(key, f"none of {', '.join(map(str, words))}")
+        return found if found is not None else self.refuse(key, f"not one of {', '.join(map(str, words))}")
 
     def whole(self, key: str, *, least: int = 0) -> int:
         value = self._value(key)

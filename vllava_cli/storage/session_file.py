@@ -251,7 +251,7 @@ def _header(fields: Fields) -> SessionRecord:
     fields.one_of("type", ("session",))
     version = fields.whole("version", least=1)
     if version > VERSION:
-        raise SessionError(f"it is of version {version}, and this vllava reads up to {VERSION}: update vllava")
+        raise SessionError(f"its version is {version}, but this vllava reads up to {VERSION}: update vllava")
     return SessionRecord(
         model=fields.filled("model"),
         revision=fields.maybe("revision", fields.filled),

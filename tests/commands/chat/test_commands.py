@@ -112,7 +112,7 @@ REFUSED = [
     ("/open a.mp4 --start", f"--start wants a value: {OPEN}"),
     ("/open a.mp4\nWhy?", f"A command is one line of text: {OPEN}"),
     ("/open a\0.mp4", f"A command is one line of text: {OPEN}"),
-    ("/open --at 1 --end 2 a.mp4", "--at names the frames itself. Leave --start and --end out."),
+    ("/open --at 1 --end 2 a.mp4", "--at can't be combined with --start and --end. Leave them out."),
     ("/frames a.png b.png", 'Name one file, in "quotes" if it has spaces, not 2: /frames [--show] [FILE].'),
     ("/retry 0.7", f"0.7 is too much here: {RETRY}"),
     ("/retry --verbose on", f"There is no --verbose here: {RETRY}"),

@@ -293,7 +293,7 @@ def test_without_a_session_there_is_none_to_continue(shell: Run, tmp_path: Path)
     ("words", "message"),
     [
         (["-"], "stdin, -, is where a chat's questions come from: save the clip to a file and name that."),
-        (["-c", "--session", "x"], "--session names a session, --continue takes the last one. Give one of them."),
+        (["-c", "--session", "x"], "--session and --continue can't be combined. Give one of them."),
     ],
 )
 def test_what_does_not_go_together_is_a_usage_error(words: list[str], message: str, shell: Run) -> None:

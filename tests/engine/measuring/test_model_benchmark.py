@@ -94,7 +94,7 @@ def test_a_clip_without_time_stamps_has_no_figure_of_the_loop(making: Making, tm
     steps = making("tiny", frames=frames, task=replace(making.task, repeat=0)).figures()
     reading = (next(steps), next(steps))[1]
     assert reading.ours and reading.snippet is None
-    assert reading.note.startswith("There is no figure of the documentation's loop: '")
+    assert reading.note.startswith("The documentation's loop has no figure: '")
     earlier = making("tiny", reading=reading).figures()
     assert (next(earlier), next(earlier))[1] == reading
 

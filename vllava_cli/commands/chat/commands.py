@@ -29,7 +29,7 @@ _EDIT = re.compile(r"([0-9]{1,9})(?:\s+(.*))?", re.DOTALL)
 _FRAMING = (
     Option(name="--start", value="TIME", help="Look from here on: seconds or h:m:s."),
     Option(name="--end", value="TIME", help="Look up to here."),
-    Option(name="--at", value="TIMES", help="Look at these moments, with commas between."),
+    Option(name="--at", value="TIMES", help="Look at these moments, separated by commas."),
 )
 _SAMPLING = tuple(
     Option(name=f"--{name}", value="on|off" if setting.likely == ("on", "off") else "X", help=setting.help)

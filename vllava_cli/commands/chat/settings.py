@@ -115,7 +115,7 @@ _ALL = (
     Setting(
         name="choices",
         field="choices",
-        help="Texts with commas between, yes,no: the likeliest is the answer; none lets the model speak.",
+        help="Texts separated by commas, like yes,no: the likeliest is the answer; none lets the model speak.",
         parse=lambda value: () if value.lower() == "none" else choices_of(value),
         likely=("none", "yes,no"),
     ),

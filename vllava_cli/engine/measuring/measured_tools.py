@@ -274,7 +274,7 @@ def _sampling(new_tokens: int) -> Sampling:
 
 
 def _refuse_fewer(rows: int) -> None:
-    raise MemoryShortError(f"The memory ran out: there is room for {rows} rows at once, so ask for fewer of them.")
+    raise MemoryShortError(f"The memory ran out: only {rows} questions fit at once, so choose a smaller --batch-size.")
 
 
 def seconds_of(work: Callable[[], object], device: str) -> float:

@@ -178,7 +178,7 @@ class ModelBenchmark:
                 other.documented(path)
                 measures.append(partial(seconds_of, partial(other.documented, path), "cpu"))
             except MediaError as exc:
-                note = f"There is no figure of the documentation's loop: {str(exc).partition('. ')[0]}."
+                note = f"The documentation's loop has no figure: {str(exc).partition('. ')[0]}."
             ours, *loop = self.alternate(*measures, faults=())
         return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
 
