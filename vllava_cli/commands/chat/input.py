@@ -104,7 +104,7 @@ class TerminalLines:
             app.exit(exception=EOFError)
 
     def _right(self) -> StyleAndTextTuples:
-        """Returns the text at the right of the edited line; none later, so that the question alone stays on the screen."""
+        """Returns the text at the right of the edited line; none later, so the question alone stays on the screen."""
         return [] if get_app().is_done else [("class:left", self._left)]
 
 
