@@ -313,7 +313,7 @@ def _change(clip: ShownClip) -> str | None:
 
 
 def _chosen(replay: Replay) -> list[Entry]:
-    """Reads the rows to replay. Errors: UsageError if there are none, or no row has one of the ids."""
+    """Reads the rows to replay. Errors: UsageError if there are none, or an id is in no row."""
     name = "stdin" if replay.rows == STDIN else f"'{replay.rows}'"
     every = [entry for entry in entries(_rows(replay.rows)) if not replay.ids or entry.id in replay.ids]
     if unknown := set(replay.ids) - {entry.id for entry in every}:
