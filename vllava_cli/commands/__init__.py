@@ -1,1 +1,1 @@
-"""The commands: each is a function of a request and a screen that returns the exit code."""
+"""The commands. Each is a function that takes a request and a screen, and returns the exit code."""

@@ -1,4 +1,4 @@
-"""`vllava ask`: one question about some clips, one streamed answer."""
+"""`vllava ask`: answers one question about some clips, and streams the answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ask:
 
 
 def run(ask: Ask, screen: Screen) -> int:
-    """Answers and returns the exit code: 0, or 130 after Ctrl-C. Errors: any VllavaError."""
+    """Answers the question and returns the exit code: 0, or 130 after Ctrl-C. Errors: any VllavaError."""
     watch = Stopwatch(began_s=BEGAN_S)
     watch.lap("start")
     with Hashing() as hashing:

@@ -1,4 +1,4 @@
-"""`vllava demo`: what the embedded model can be asked, and where its clips are."""
+"""`vllava demo`: prints what the embedded model can be asked, and where its clips are."""
 
 import shlex
 
@@ -23,7 +23,7 @@ KINDS = (
 
 
 def run(screen: Screen, *, paths_only: bool = False) -> int:
-    """Prints the clips' paths, or those with what can be asked about them."""
+    """Prints what the demo model can be asked, its clips, and commands to try; or the clips' paths alone."""
     if paths_only:
         screen.answer("".join(f"{clip}\n" for clip in demo.clips()))
         return 0

@@ -1,4 +1,4 @@
-"""`vllava doctor`: what this machine has, how a model would be loaded on it and why, and what would make it faster.
+"""`vllava doctor`: says what this machine has, how a model would be loaded here and why, and what would speed it up.
 
 Nothing is fetched and no weight is read.
 """
@@ -27,7 +27,7 @@ PACKAGES = ("torch", "transformers", "av", "pillow", "accelerate", "bitsandbytes
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """All that the doctor found; `fault` is why the model can't be loaded here, None where it can."""
+    """The findings of the doctor; `fault` says why the model can't be loaded here, and is None if it can."""
 
     hardware: Hardware
     versions: dict[str, str | None]
@@ -50,7 +50,7 @@ class Health:
 
 
 def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
-    """Prints the findings; returns 0 where the model can be loaded here (once it is fetched), else 1."""
+    """Prints the findings; returns 0 if the model can be loaded here (once it is fetched), else 1."""
     with screen.waiting("Looking at this machine"):
         health = examine(wishes)
     if as_json:
@@ -63,7 +63,7 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 
 
 def examine(wishes: Wishes) -> Health:
-    """Collects the facts; an unknown model or an impossible wish becomes `fault`."""
+    """Collects the findings; an error, as for an unknown model or an impossible wish, becomes `fault`."""
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import check
     from vllava_cli.engine.tokens import read_tokens
@@ -86,7 +86,10 @@ def examine(wishes: Wishes) -> Health:
 
 
 def _with_files(health: Health, wishes: Wishes) -> tuple[Checkpoint, Health]:
-    """Finds the model's files. Errors: HubError where too little is here to know the model, CheckpointError."""
+    """Finds the model's files on this disk; returns the checkpoint, and `health` with facts about the files.
+
+    Errors: HubError if too few files are here to describe the model, CheckpointError.
+    """
     from vllava_cli.engine import hub
     from vllava_cli.engine.adapter import described
     from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, describe
@@ -101,7 +104,7 @@ def _with_files(health: Health, wishes: Wishes) -> tuple[Checkpoint, Health]:
         missing = hub.missing_weights(source.folder)
         is_here = not missing or source.revision is None
         if is_here:
-            hub.fetch_weights(source)  # nothing is: it raises where a folder lacks some, or one is damaged
+            hub.fetch_weights(source)  # fetches nothing here; raises if a file is missing or damaged
     elif wishes.model == DEFAULT_MODEL:
         checkpoint = replace(DEFAULT_CHECKPOINT, adapter=adapter)
     else:
@@ -119,7 +122,7 @@ def _with_files(health: Health, wishes: Wishes) -> tuple[Checkpoint, Health]:
 
 
 def _adapter_here(name: str) -> Source:
-    """Errors: HubError for what is not on this disk."""
+    """Finds an adapter on this disk. Errors: HubError if it isn't there, or lacks files."""
     from vllava_cli.engine import hub
 
     source = hub.find_here(name, kind="adapter")

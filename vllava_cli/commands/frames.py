@@ -1,4 +1,4 @@
-"""`vllava frames`: the frames that the model is shown, as a contact sheet, one by one, or drawn in the terminal."""
+"""`vllava frames`: shows the frames that the model sees: on a contact sheet, in single files, or in the terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sheets:
 
     @property
     def folder(self) -> Path | None:
-        """Name the folder for files that are called as their clips; None where -o names a file or stdout."""
+        """The folder for files that are named after their clips; None if -o names a file or stdout."""
         if not self.output:
             return Path()
         is_folder = self.output.endswith(os.sep) or os.path.isdir(self.output)
@@ -51,21 +51,24 @@ class Sheets:
 
     @property
     def has_files(self) -> bool:
-        """Say whether anything is written into files."""
+        """True if anything is written into files."""
         return self.output != STDOUT if self.output else not self.is_shown
 
     def target(self, clip: Path) -> Path:
-        """Name the file of a clip's sheet."""
+        """Returns the path of a clip's sheet: the file that -o names, or NAME-frames.png in the folder."""
         return Path(self.output or "") if self.folder is None else self.folder / f"{name_of(clip)}-frames.png"
 
     def check_free(self, target: Path) -> None:
-        """Errors: OutputError where something is there already and isn't to be replaced."""
+        """Checks that `target` may be written. Errors: OutputError if it exists and isn't to be replaced."""
         if not self.is_overwriting:
             check_free(target, "Give --overwrite to replace it, or another name with -o.")
 
 
 def run(sheets: Sheets, screen: Screen) -> int:
-    """Goes through all clips; returns 1 if one of them could not be used or written, else 0. Errors: UsageError."""
+    """Draws the frames of each clip; returns 1 if a clip couldn't be read or written, else 0.
+
+    Errors: UsageError; those of `recipe_of` and `make_folder`.
+    """
     _check(sheets, screen)
     from vllava_cli.media.decoder.stdin_file import Reader
 
@@ -92,7 +95,7 @@ def run(sheets: Sheets, screen: Screen) -> int:
 
 
 def recipe_of(model: str, screen: Screen) -> VideoRecipe:
-    """Read how a model wants its frames. Errors: CheckpointError."""
+    """Finds the recipe by which a model's frames are preprocessed. Errors: CheckpointError."""
     if model == DEFAULT_MODEL:
         from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 
@@ -108,7 +111,7 @@ def recipe_of(model: str, screen: Screen) -> VideoRecipe:
 
 
 def frame_name(name: str, number: int, count: int, time_s: float) -> str:
-    """Sorts in order of the frames: ("a", 1, 8, 3.5) → "a-1-00m03.500s.png"."""
+    """Names a frame's file; names sort in the order of the frames: ("a", 1, 8, 3.5) → "a-1-00m03.500s.png"."""
     milliseconds = round(time_s * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     digits = len(str(count))
@@ -116,7 +119,7 @@ def frame_name(name: str, number: int, count: int, time_s: float) -> str:
 
 
 def _check(sheets: Sheets, screen: Screen) -> None:
-    """Raises a UsageError for what doesn't go together."""
+    """Raises a UsageError for options that exclude each other."""
     if sheets.is_each and (sheets.is_shown or sheets.is_whole):
         raise UsageError("--each writes whole frames, a file each. Leave --show and --whole out.")
     if (sheets.is_each or sheets.is_whole) and sheets.framing.fit != "crop":

@@ -1,4 +1,4 @@
-"""`vllava probe`: what each file is, how its frames will be reached and why, and what is wrong with it."""
+"""`vllava probe`: says what each file is, how its frames will be reached and why, and what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Probe:
 
 
 def run(probe: Probe, screen: Screen) -> int:
-    """Goes through all files, printing each as it is done; returns 1 if one of them could not be used, else 0."""
+    """Prints the facts about each file as soon as they are known; returns 1 if a file couldn't be used, else 0."""
     from vllava_cli.media.decoder.stdin_file import Reader
 
     with Reader(probe.limits) as reader:
@@ -49,7 +49,7 @@ def run(probe: Probe, screen: Screen) -> int:
 
 
 def report(clip: Clip) -> dict[str, Any]:
-    """The object that --json prints for one file; what isn't known is null."""
+    """Returns the object that --json prints for a file; unknown values are null."""
     found = vars(clip) | {
         "path": str(clip.path),
         "duration_s": None if clip.duration_s is None else round(clip.duration_s, 6),
@@ -60,7 +60,7 @@ def report(clip: Clip) -> dict[str, Any]:
 
 
 def rows(clip: Clip) -> list[tuple[str, str]]:
-    """(name, sentence) for a reader; an image has no duration, rate or way."""
+    """Returns a (name, text) row for each fact about a clip; an image has no duration, rate, frame count or way."""
     turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
     found = [
         ("container", clip.container),
@@ -75,7 +75,7 @@ def rows(clip: Clip) -> list[tuple[str, str]]:
 
 
 def _duration(duration_s: float | None) -> str:
-    """12.5 → "12.50 s", 3723.25 → "3723.25 s (1:02:03)"."""
+    """Writes a duration: 12.5 → "12.50 s", 3723.25 → "3723.25 s (1:02:03)"."""
     if duration_s is None:
         return "not known"
     minutes, seconds = divmod(int(duration_s), 60)

@@ -1,6 +1,6 @@
-"""The object `made_with` of a row, which says how an answer was made, and the whole report of an answer.
+"""Writes and reads `made_with`, the object in a row that says how an answer was made; writes an answer's report.
 
-ask, chat and batch write it; `entries` reads such rows as values that replay makes their answers again from.
+ask, chat and batch write `made_with`. `entries` reads rows for replay, which makes their answers again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Loaded:
 
     @classmethod
     def of(cls, plan: LoadPlan, checkpoint: Checkpoint) -> Loaded:
-        """Describe what this plan loads here."""
+        """Describes the checkpoint as `plan` loads it, with the libraries of this machine."""
         adapter = checkpoint.adapter
         further = ("bitsandbytes",) * bool(plan.quantisation) + ("peft",) * bool(adapter)
         return cls(
@@ -95,7 +95,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownClip:
-    """The section of a clip that was shown, and its file's size and hash."""
+    """The framing in which a clip was shown, and the size and hash of the clip's file."""
 
     framing: Framing
     bytes: int | None = None
@@ -107,7 +107,7 @@ class ShownClip:
     """The times of its frames, to four digits; None for an image."""
 
     def hashed(self, found: Future[Fingerprint] | None) -> ShownClip:
-        """Add size and hash, and wait for them; unchanged where the clip is gone or no hash was begun."""
+        """Waits for size and hash and adds them; returns the clip unchanged if they can't be computed."""
         try:
             known = found.result() if found else None
         except (MediaError, StoppedError, CancelledError):
@@ -117,7 +117,7 @@ class ShownClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """All that an answer follows from, beside its question and the clips' paths; and its ids."""
+    """All that an answer depends on, except the question and the clips' paths; and the ids of the answer."""
 
     loaded: Loaded
     fit: Fit
@@ -128,11 +128,11 @@ class Making:
 
     @property
     def seed(self) -> int | None:
-        """The seed of the draw; None where nothing was drawn."""
+        """The seed with which tokens were drawn; None if none was drawn."""
         return self.sampling.seed if is_drawn(self.sampling) else None
 
     def row(self) -> dict[str, Any]:
-        """Write the object; about 800 bytes and 7 for each token of the answer."""
+        """Returns the object `made_with`: about 800 bytes of JSON, and 7 for each token of the answer."""
         found = vars(self.loaded) | vars(self)
         found |= {
             "versions": dict(self.loaded.versions),
@@ -145,12 +145,12 @@ class Making:
 
 
 def is_drawn(sampling: Sampling) -> bool:
-    """Say whether tokens are drawn, so that a seed matters."""
+    """Returns True if tokens are drawn at random, so that a seed matters."""
     return sampling.temperature > 0 and not sampling.choices
 
 
 def seeded(sampling: Sampling) -> Sampling:
-    """Add a seed to the sampling, drawn here, where one is needed and none was given."""
+    """Adds a random seed to the sampling if tokens are drawn and no seed was given."""
     if not is_drawn(sampling) or sampling.seed is not None:
         return sampling
     return replace(sampling, seed=secrets.randbits(SEED_BITS))
@@ -164,7 +164,7 @@ def sampling_row(sampling: Sampling) -> dict[str, Any]:
 
 
 def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
-    """Read what `Making.row` wrote. Errors: those of `fields`."""
+    """Reads an object that `Making.row` wrote. Errors: those of `fields`."""
     versions = fields.inside("versions")
     loaded = fields.build(
         Loaded,
@@ -186,7 +186,7 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
 
 
 def others(loaded: Loaded) -> tuple[str, ...]:
-    """Name the libraries that have another release now: ("transformers was 5.17.0, and is 5.23.0 here",)."""
+    """Says which libraries have another release now: ("transformers was 5.17.0, and is 5.23.0 here",)."""
     found = ((name, release, _release(name)) for name, release in loaded.versions)
     return tuple(f"{name} was {then}, and is {now or 'missing'} here" for name, then, now in found if now != then)
 
@@ -221,7 +221,7 @@ def _read_adapter(fields: Fields) -> AdapterFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """An answer as its row has it, with all that it follows from."""
+    """An answer that was read from a row, with all that the answer depends on."""
 
     turn: Turn
     """Without media; the row has no stats but the stray tokens."""
@@ -232,7 +232,7 @@ class Recorded:
 
     @property
     def sampling(self) -> Sampling:
-        """The sampling of the replay: an answer that Ctrl-C stopped is made again as far as it went."""
+        """The sampling for replay: an answer that Ctrl-C stopped is made again up to as many tokens as it had."""
         if self.turn.stop_reason != "interrupted":
             return self.turn.sampling
         made = len(self.turn.answer_ids) + self.turn.stats.stray_tokens
@@ -241,7 +241,7 @@ class Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row of the file; without `recorded` there is a `reason` why it can't be replayed."""
+    """A row of a file: its answer in `recorded`, or the `reason` why the row can't be replayed."""
 
     number: int
     """The row's number, from 1."""
@@ -251,7 +251,7 @@ class Entry:
 
 
 def entries(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
-    """Yields one for each row, in their order; the turns before a turn of a chat are taken from the rows before it."""
+    """Yields an Entry for each row, in order; the earlier turns of a chat are taken from the rows before it."""
     talks: dict[str, list[Entry]] = {}
     for number, row in enumerate(rows, 1):
         id, turn, session = row.get("id"), row.get("turn"), row.get("session")
@@ -263,12 +263,12 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
         if isinstance(turn, int) and isinstance(session, str):
             talk = talks.setdefault(session, [])
             if 1 <= turn <= len(talk) + 1:
-                talk[turn - 1 :] = [entry]  # what it replaces, and all behind that, was undone
+                talk[turn - 1 :] = [entry]  # the turn that this row replaces, and those behind it, were undone
         yield entry
 
 
 def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[Entry]]) -> Recorded:
-    """Errors: ReplayError."""
+    """Reads the answer of a row. Errors: ReplayError if the answer can't be made again."""
     if (error := row.get("error")) is not None:
         kind = error.get("kind") if isinstance(error, dict) else error
         raise ReplayError(f"the row is an error ({kind}), which has no answer")
@@ -290,7 +290,7 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
 
 
 def _read_turn(fields: Fields, making: Making) -> Turn:
-    """Errors: ReplayError."""
+    """Reads the turn of a row, without media. Errors: ReplayError."""
     choices, stop_reason = making.sampling.choices, fields.one_of("stop_reason", get_args(StopReason))
     parts = fields.inside("probabilities") if choices and stop_reason != "interrupted" else None
     stray = fields.whole("stray")
@@ -309,7 +309,10 @@ def _read_turn(fields: Fields, making: Making) -> Turn:
 
 
 def _named_clips(fields: Fields, shown: Sequence[ShownClip]) -> tuple[ShownClip, ...]:
-    """Read the clips: a batch's row has one in itself, other rows have a list. Errors: ReplayError."""
+    """Adds paths and times to the clips: a batch's row has those of its one clip, other rows have a list of clips.
+
+    Errors: ReplayError.
+    """
     has_list = fields.has("clips")
     named = fields.each("clips", lambda clips, place: clips.inside(place)) if has_list else (fields,)
     found = [(each.name("path"), each.maybe("frame_times_s", partial(each.each, read=Fields.number))) for each in named]
@@ -320,7 +323,7 @@ def _named_clips(fields: Fields, shown: Sequence[ShownClip]) -> tuple[ShownClip,
 
 
 def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded, ...]:
-    """Find the turns before this one. Errors: ReplayError where one isn't in the file or can't be used."""
+    """Finds the turns before the row's turn. Errors: ReplayError if one isn't in the file or can't be used."""
     turn, session = fields.whole("turn", least=1), fields.maybe("session", fields.text)
     before = talks.get(session or "", [])[: turn - 1]
     if len(before) < turn - 1:
@@ -332,9 +335,10 @@ def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded
 
 
 def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:
-    """Write the object that --json prints of the last turn; times in seconds, memory in bytes.
+    """Returns the object that --json prints for the last turn; times in seconds, memory in bytes.
 
-    `clips` say more of the conversation's media. Only an answer that was to be chosen has probabilities.
+    `clips` has the framing, size and hash of each of the conversation's media. Only an answer with choices has
+    probabilities.
     """
     turn, plan, checkpoint = conversation.turns[-1], engine.plan, engine.tokens.checkpoint
     stats, choices = turn.stats, turn.sampling.choices
@@ -373,7 +377,7 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
 
 
 def counts(stats: Stats) -> str:
-    """ "2070 prompt tokens (2056 reused), 12 new, 31.0 tokens/s", or "2.5 s a token" where that is slow."""
+    """Writes "2070 prompt tokens (2056 reused), 12 new, 31.0 tokens/s", or "2.5 s a token" if the rate is below 1."""
     steps, rate = stats.new_tokens - 1, ""
     if steps > 0 and stats.decode_s:
         is_slow = stats.decode_s > steps
@@ -382,28 +386,28 @@ def counts(stats: Stats) -> str:
 
 
 def first_token(stats: Stats, stop_reason: StopReason | None) -> str:
-    """ "first token 0.46 s", or that none came before the answer was interrupted."""
+    """Writes "first token 0.46 s", or "no token in 0.46 s" if the answer was interrupted before a token came."""
     came = _has_token(stats, stop_reason)
     return f"first token {stats.first_token_s:.2f} s" if came else f"no token in {stats.first_token_s:.2f} s"
 
 
 def _has_token(stats: Stats, stop_reason: StopReason | None) -> bool:
-    """Say whether a token came; an answer that is empty because it ended at once has the one that ended it."""
+    """Returns True if a token came; an empty answer that ended by itself had the token that ends an answer."""
     return stats.new_tokens > 0 or stop_reason != "interrupted"
 
 
 def clip_row(frames: Frames) -> dict[str, Any]:
-    """Describe a clip as a row names it."""
+    """Returns the object that describes a clip in a row: its path, kind and frame times."""
     return {"path": str(frames.clip.path), "kind": frames.kind, "frame_times_s": rounded_times(frames)}
 
 
 def rounded_times(frames: Frames) -> tuple[float, ...] | None:
-    """Round the times of the frames to four digits; None for an image."""
+    """Rounds the times of the frames to four decimals; None for an image."""
     return None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
 
 
 def version_of(package: str) -> str | None:
     try:
         return metadata.version(package)
-    except (metadata.PackageNotFoundError, ValueError):  # a ValueError for a name that can't be one
+    except (metadata.PackageNotFoundError, ValueError):  # a ValueError for a name that no package can have
         return None

@@ -57,9 +57,9 @@ class Replay:
 
 
 def run(replay: Replay, screen: Screen) -> int:
-    """Returns 0 where all answers are the same, 1 where some differ, 2 where some can't be made again.
+    """Returns 0 if all answers are the same, 1 if some differ, 2 if some can't be made again.
 
-    Errors: UsageError where there is nothing to replay; those of stdout.
+    Errors: UsageError if there is nothing to replay; those of stdout.
     """
     from vllava_cli.media.decoder.stdin_file import Reader
 
@@ -83,7 +83,7 @@ def run(replay: Replay, screen: Screen) -> int:
 
 
 class Replayer:
-    """Makes the answers of rows again, one after the other: holds the clips of the last row, and one engine."""
+    """Makes the answers of rows again, one by one; holds one engine, and the frames of the last row's clips."""
 
     def __init__(self, reader: Reader, screen: Screen, total: int) -> None:
         self._reader, self._screen, self._total = reader, screen, total
@@ -97,7 +97,7 @@ class Replayer:
         """The reason why the wanted engine can't be loaded."""
 
     def verdict(self, entry: Entry) -> dict[str, Any]:
-        """Returns the object of --json about a row. Errors: none of a single row; KeyboardInterrupt."""
+        """Returns the object that --json prints for a row; an error of the row becomes the object's `reason`."""
         self._done += 1
         then = entry.recorded
         if then is None:
@@ -109,11 +109,11 @@ class Replayer:
             return _verdict(entry, reason=str(exc), others=releases)
 
     def _turn(self, recorded: Recorded) -> Turn:
-        """Makes the answer as it is made now. Errors: any VllavaError."""
+        """Answers the row's question again and returns the new turn. Errors: any VllavaError."""
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Reading frames"):
             for clip in recorded.clips:
                 self._check(clip)
-            known = self._frames  # those of the row before aren't decoded again
+            known = self._frames  # clips of the row before aren't decoded again
             self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.clips}
         frames = [self._frames[clip] for clip in recorded.clips]
         conversation = conversation_of(recorded, frames)
@@ -126,7 +126,7 @@ class Replayer:
         return conversation.turns[-1]
 
     def _check(self, clip: ShownClip) -> None:
-        """Errors: ReplayError for a clip that isn't what it was."""
+        """Checks that a clip's file is still what it was. Errors: ReplayError."""
         if clip.path == STDIN:
             raise ReplayError("its clip came from stdin, and nobody kept it")
         if "://" in clip.path and scheme_of(clip.path):
@@ -139,7 +139,7 @@ class Replayer:
             raise ReplayError(change)
 
     def _loaded(self, wanted: Loaded, kinds: Collection[MediaKind]) -> Engine:
-        """Returns the engine that a row wants, loaded once for rows that want the same. Errors: ReplayError."""
+        """Returns the engine that a row asks for; the last engine is reused if it is the same. Errors: ReplayError."""
         wanted = replace(wanted, versions=())
         if wanted != self._wanted:
             self._wanted = wanted
@@ -160,9 +160,9 @@ class Replayer:
 def _verdict(
     entry: Entry, *, now: Turn | None = None, reason: str = "", others: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Make the object of --json.
+    """Returns the object that --json prints for a row.
 
-    Its `token` is the first that is another, counted from 1; None where only the text or a probability is another.
+    `token` is the number of the first token that differs, from 1; None if only the text or a probability differs.
     """
     kind, token, then = "cannot", None, None
     if now and entry.recorded:
@@ -188,7 +188,7 @@ def _answer_row(turn: Turn) -> dict[str, Any]:
 
 
 def verdict_lines(verdict: Mapping[str, Any]) -> str:
-    """Write a verdict as lines, with both answers where they differ; a break inside of a text becomes a space."""
+    """Writes a verdict as lines, with both answers if they differ; a line break inside a text becomes a space."""
     kind, name = verdict["verdict"], verdict["id"] or f"row {verdict['row']}"
     lines = [f"{name}: can't: {verdict['reason'].removesuffix('.')}" if kind == "cannot" else f"{name}: {kind}"]
     if kind == "differs":
@@ -201,7 +201,11 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
 
 
 def first_other(then: Turn, now: Turn) -> int | None:
-    """Counts to the first token that is another, from 1; one behind the last where only the end is."""
+    """Returns the number of the first token that differs, from 1; None if no token and no stop reason differs.
+
+    If one answer only ends earlier, or for another reason, it is the number behind the last common token. An answer
+    that Ctrl-C stopped is compared up to its last token.
+    """
     old, new = then.answer_ids, now.answer_ids
     is_end_same = then.stop_reason == now.stop_reason
     if then.stop_reason == "interrupted":
@@ -213,7 +217,7 @@ def first_other(then: Turn, now: Turn) -> int | None:
 
 
 def _is_same(then: Turn, now: Turn) -> bool:
-    """Compare texts and probabilities; the text of an answer that Ctrl-C stopped may lack its end."""
+    """Compares texts and probabilities; the text of an answer that Ctrl-C stopped may lack its end."""
     is_cut = then.stop_reason == "interrupted" and now.answer.startswith(then.answer)
     is_near = len(then.probabilities) == len(now.probabilities) and all(
         abs(old - new) <= TOLERANCE for old, new in zip(then.probabilities, now.probabilities, strict=True)
@@ -223,7 +227,10 @@ def _is_same(then: Turn, now: Turn) -> bool:
 
 @gc_paused()
 def _load(wanted: Loaded, kinds: Collection[MediaKind], screen: Screen) -> Engine:
-    """Errors: ReplayError before a weight is read where anything is another here, any VllavaError."""
+    """Loads the engine that a row asks for.
+
+    Errors: ReplayError, before a weight is read, if the engine would differ from the row's; any VllavaError.
+    """
     from vllava_cli.engine.adapter import locate
 
     wishes = Wishes(
@@ -251,25 +258,25 @@ def _load(wanted: Loaded, kinds: Collection[MediaKind], screen: Screen) -> Engin
     adapter = [f"with {wanted.adapter.name}"] if wanted.adapter else []
     model = ", ".join([wanted.model, *adapter, wanted.precision, wanted.attention])
     screen.notice(f"vllava: replaying on {wanted.device}, as the rows say: {model}.")
-    # What doesn't fit into a shorter context is said when its row is replayed.
+    # `check` does nothing: a prompt that a shorter context can't hold is refused when its row is replayed.
     return start(wishes, tokens, kinds, screen.log, Stopwatch(), check=lambda _: None)[0]
 
 
 def conversation_of(recorded: Recorded, frames: Sequence[Frames]) -> Conversation:
-    """Makes the conversation before the question: the answers of earlier turns are those of their rows."""
+    """Makes the conversation as it was before the row's question; earlier turns have the answers of their rows."""
     left = list(frames)
     turns = []
     for each in recorded.earlier:
-        count = len(each.clips) - (len(frames) - len(left))  # those that came with this turn
+        count = len(each.clips) - (len(frames) - len(left))  # the clips that came with this turn
         media, left = left[:count], left[count:]
         turns.append(replace(each.turn, media=tuple(media)))
     return Conversation(attached=tuple(left), fit=recorded.making.fit, turns=turns)
 
 
 def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
-    """Finds how many turns were no longer in the context: so many that the prompt is the one of the row.
+    """Finds how many of the oldest turns weren't in the context: with so many dropped, the prompt is that of the row.
 
-    Errors: ReplayError where none is.
+    Errors: ReplayError if no number of dropped turns gives that prompt.
     """
     from vllava_cli.engine.tokens import digest_of
 
@@ -281,7 +288,7 @@ def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
 
 
 def _sampled(clip: ShownClip, reader: Reader) -> Frames:
-    """Errors: ReplayError where the clip can't be read or its frames are at other times."""
+    """Reads the frames of a clip. Errors: ReplayError if it can't be read, or the frames are at other times."""
     from vllava_cli.media.select import spread
 
     path = Path(clip.path)
@@ -297,7 +304,7 @@ def _sampled(clip: ShownClip, reader: Reader) -> Frames:
 
 
 def _change(clip: ShownClip) -> str | None:
-    """Says how the file differs from what it was, as far as the row knows that."""
+    """Says how a clip's file differs from the size and hash in the row; None if it doesn't, or the row has neither."""
     path = Path(clip.path)
     if clip.bytes is None:
         return f"the row has no size of {quoted(path)} beside its SHA-256" if clip.sha256 else None
@@ -306,7 +313,7 @@ def _change(clip: ShownClip) -> str | None:
 
 
 def _chosen(replay: Replay) -> list[Entry]:
-    """Errors: UsageError."""
+    """Reads the rows to replay. Errors: UsageError if there are none, or an id is in no row."""
     name = "stdin" if replay.rows == STDIN else f"'{replay.rows}'"
     every = [entry for entry in entries(_rows(replay.rows)) if not replay.ids or entry.id in replay.ids]
     if unknown := set(replay.ids) - {entry.id for entry in every}:
@@ -317,7 +324,7 @@ def _chosen(replay: Replay) -> list[Entry]:
 
 
 def _rows(name: str) -> Iterator[Mapping[str, Any]]:
-    """Errors: UsageError."""
+    """Yields the rows of a file, or those on stdin if `name` is "-". Errors: UsageError."""
     try:
         if name == STDIN:
             stdin = sys.stdin.buffer if sys.stdin else None
@@ -329,7 +336,10 @@ def _rows(name: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _grouped(chosen: Sequence[Entry]) -> list[Entry]:
-    """Puts those of one engine together, in the order in which engines come first; what needs none stays in place."""
+    """Puts the rows of each engine together, engines in order of their first row.
+
+    A row that can't be replayed goes with the row before it.
+    """
     order: dict[Loaded, int] = {}
     last = 0
     keyed = []

@@ -1,6 +1,6 @@
-"""Contact sheets as files: their names and forms; none is overwritten unasked.
+"""Writes contact sheets as files: chooses names and forms, and overwrites no file unasked.
 
-Shared by `vllava frames` and `/frames` in a chat.
+`vllava frames` and `/frames` in a chat share these functions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_sheet(sheet: Sheet, target: Path, *, is_overwriting: bool = False) -> 
 
 
 def form_of(target: Path) -> PictureForm:
-    """a.png → "PNG", a.jpg → "JPEG", a → "PNG". Errors: UsageError for any other ending."""
+    """Tells the form from a name's ending: a.png → "PNG", a.jpg → "JPEG", a → "PNG". Errors: UsageError for others."""
     suffix = target.suffix.lower()
     if suffix not in ("", ".png", ".jpg", ".jpeg"):
         raise UsageError(
@@ -38,7 +38,7 @@ def form_of(target: Path) -> PictureForm:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes it, with those above it, where it isn't there. Errors: OutputError."""
+    """Makes a folder, and the folders above it, where they are missing. Errors: OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -48,13 +48,13 @@ def make_folder(folder: Path) -> None:
 
 
 def free_sheet_path(clip: Path, folder: Path) -> Path:
-    """Name a sheet that isn't there yet: "holiday-frames.png", else "holiday-frames-2.png" and so on."""
+    """Returns a path at which no file is yet: "holiday-frames.png", else "holiday-frames-2.png" and so on."""
     numbered = (folder / f"{name_of(clip)}-frames{suffix}.png" for suffix in chain([""], map("-{}".format, count(2))))
     return next(path for path in numbered if not os.path.lexists(path))
 
 
 def name_of(clip: Path) -> str:
-    """Name the files of a clip: a/holiday.mp4 → "holiday", - → "stdin"; letters that can't be shown become "_"."""
+    """Names the files of a clip: a/holiday.mp4 → "holiday", - → "stdin"; unprintable letters become "_"."""
     if str(clip) == "-":
         return "stdin"
     whole = clip if clip.name and clip.name != ".." else clip.resolve()
@@ -66,18 +66,21 @@ def name_of(clip: Path) -> str:
 
 
 def title_of(clip: Path) -> str:
-    """Name a clip above its frames: a/holiday.mp4 → "holiday.mp4"."""
+    """Returns the title above a clip's frames: a/holiday.mp4 → "holiday.mp4"."""
     return "stdin" if str(clip) == "-" else clip.name or str(clip.resolve())
 
 
 def check_free(target: Path, remedy: str = "Name another file.") -> None:
-    """Raises an OutputError where something is there already."""
+    """Raises an OutputError if `target` exists already."""
     if os.path.lexists(target):
         raise OutputError(f"{quoted(target)} is already there. {remedy}")
 
 
 def write(target: Path, data: bytes, *, is_overwriting: bool = False, mode: int | None = None) -> Path:
-    """Replaces a file in one step, and writes to a device or a named pipe; returns `target`. Errors: OutputError."""
+    """Writes a file in one step, or into a device or a named pipe; returns `target`.
+
+    Errors: OutputError, also if `target` exists and `is_overwriting` is False.
+    """
     if not is_overwriting:
         check_free(target)
     with as_output_error(target):

@@ -1,6 +1,6 @@
-"""Start-up before the first answer: words become clips and a question, clips are read, the model is found and loaded.
+"""Prepares the first answer: turns words into clips and a question, reads the clips, finds and loads the model.
 
-Commands share it. Faults of files, model and prompt are found before a weight is read.
+Several commands share these functions. Faults of files, model and prompt are found before a weight is read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ USAGE = 'vllava ask CLIP... "QUESTION"'
 
 
 def split_words(words: list[str], stdin: TextIO | None) -> tuple[tuple[Path, ...], str | None]:
-    """Clips and question; None → the question is to be read from stdin.
+    """Splits words into clips and a question; the question is None if it is to be read from stdin. Errors: UsageError.
 
     ["a.mp4", "Why?"] → (a.mp4,), "Why?" · ["a.mp4", "-"] → (a.mp4,), None · ["a.mp4"] → (a.mp4,), None ·
     ["-", "Why?"] → (-,), "Why?": the clip is on stdin
@@ -53,9 +53,9 @@ def split_words(words: list[str], stdin: TextIO | None) -> tuple[tuple[Path, ...
 
 
 def clip_paths(words: list[str], stdin: TextIO | None) -> tuple[Path, ...]:
-    """["a.mp4", "-"] → (a.mp4, -); "./-" is a file of that name.
+    """Turns words into paths: ["a.mp4", "-"] → (a.mp4, -). - is stdin; "./-" is a file named "-".
 
-    Errors: UsageError for more than one -, or where stdin is a terminal or closed.
+    Errors: UsageError for more than one -, or if stdin is a terminal or closed.
     """
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
@@ -67,20 +67,20 @@ def clip_paths(words: list[str], stdin: TextIO | None) -> tuple[Path, ...]:
 
 
 def chat_clips(words: list[str]) -> tuple[Path, ...]:
-    """The clips of a chat. Errors: UsageError for -, because questions come from stdin."""
+    """Turns words into the paths of a chat's clips. Errors: UsageError for -, because questions come from stdin."""
     if STDIN in words:
         raise UsageError("stdin, -, is where a chat's questions come from: save the clip to a file and name that.")
     return tuple(map(Path, words))
 
 
 def names_a_clip(word: str) -> bool:
-    """Say whether a word can only be meant as a file: it exists, or is one word that ends like a media file."""
+    """Returns True if a word must mean a clip: such a file exists, or it is one word that ends like a media file."""
     exists = os.path.exists(word)
     return exists or (word.lower().endswith(MEDIA_SUFFIXES) and not any(map(str.isspace, word)))
 
 
 def question_of(given: str | None, stdin: TextIO | None) -> str:
-    """The question as given, else all of a piped stdin. Errors: UsageError where there is none, or too much."""
+    """Returns the given question, else all text of a piped stdin. Errors: UsageError if there is none, or too much."""
     if given is None and (stdin is None or stdin.isatty()):
         raise UsageError(f"No question was given: {USAGE}, or pipe it to stdin.")
     data = stdin.buffer.read(MAX_QUESTION_BYTES + 1) if given is None and stdin else b""
@@ -93,9 +93,9 @@ def question_of(given: str | None, stdin: TextIO | None) -> str:
 
 
 def for_each(clips: Iterable[Path], do: Callable[[Path], None], screen: Screen, *, is_json: bool) -> int:
-    """Does something with each clip; one that can't be used or written is reported, and the others go on.
+    """Calls `do` with each clip. A clip that can't be read or written is reported, and the next one follows.
 
-    Returns 1 if there was such a clip, else 0. Errors: any other than MediaError and OutputError; those of stdout.
+    Returns 1 if a clip was reported, else 0. Errors: those of stdout; those of `do` except MediaError and OutputError.
     """
     failures = 0
     for clip in clips:
@@ -121,10 +121,10 @@ def prepare(
     watch: Stopwatch,
     on_file: Callable[[Path], object] = lambda _: None,
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
-    """Returns the clips' frames, the model's tokenizer, and how long the frames took in seconds.
+    """Returns the clips' frames, the model's tokenizer, and how long reading the frames took in seconds.
 
-    `watch` gets the parts of all that. `on_file` is called with the file of each clip once its frames are read; that of
-    stdin is gone afterwards. Errors: any VllavaError.
+    `watch` measures each part. `on_file` is called with each clip's file after the frames are read; the temporary file
+    that holds stdin is deleted before `prepare` returns. Errors: any VllavaError.
     """
     from vllava_cli.media.decoder.stdin_file import Reader
 
@@ -138,7 +138,7 @@ def prepare(
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
-        wait_for_imports = import_in_background()  # only now: what can be refused at once is refused without it
+        wait_for_imports = import_in_background()  # only now: a command that the checks above refuse needs no imports
         media = sampled(reader, clips, screen)
         frames_s = watch.lap("frames")
         for clip, _ in clips:
@@ -155,7 +155,7 @@ def prepare(
 
 
 def read_clips(clips: Sequence[tuple[Path, Framing]], limits: DecodeLimits, screen: Screen) -> tuple[Frames, ...]:
-    """Reads the eight frames of each clip in a decoding process of their own. Errors: MediaError, UsageError."""
+    """Reads the eight frames of each clip in a new decoding process. Errors: MediaError, UsageError."""
     from vllava_cli.media.decoder.stdin_file import Reader
 
     with Reader(limits) as reader:
@@ -174,10 +174,10 @@ def start(
     *,
     check: Callable[[Tokens], object],
 ) -> tuple[Engine, float]:
-    """Returns the loaded engine, and how long the weights took in seconds; the log gets the plan's reasons.
+    """Returns the loaded engine, and how long loading took in seconds; the log gets the plan's reasons.
 
-    `check` is called with the tokens again where memory gives less context than the checkpoint has. Errors: any
-    VllavaError.
+    If memory allows only a shorter context than the checkpoint's, `check` is called with tokens that have that context.
+    Errors: any VllavaError.
     """
     from vllava_cli.engine import hub
     from vllava_cli.engine.device_speed import planned
@@ -204,7 +204,7 @@ def start(
 
 
 def warn_of_demo(model: str, screen: Screen) -> None:
-    """Says that the demo model is no measure of Video-LLaVA."""
+    """Prints, if `model` is the demo model, that its answers say nothing about Video-LLaVA's quality."""
     if model == DEMO_MODEL:
         screen.notice(
             "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality."
@@ -212,7 +212,7 @@ def warn_of_demo(model: str, screen: Screen) -> None:
 
 
 def warn_of_many(count: int, screen: Screen) -> None:
-    """Says that several clips at once are more than the model was trained for."""
+    """Warns, if there are several clips, that the model was trained on one clip at a time."""
     if count > 1:
         screen.notice(
             "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly."
@@ -220,7 +220,7 @@ def warn_of_many(count: int, screen: Screen) -> None:
 
 
 def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Screen) -> tuple[Frames, ...]:
-    """Reads each clip and says what is wrong with it."""
+    """Reads the frames of each clip and prints each fault of the clips."""
     from vllava_cli.media.select import spread
 
     with screen.waiting("Reading frames"):
@@ -231,7 +231,7 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
 
 
 def shown(deltas: Iterator[Delta], screen: Screen, form: AnswerForm) -> Iterator[Delta]:
-    """Passes the deltas of an answer on, and shows their texts where they are to be streamed."""
+    """Yields the deltas of an answer; if `form` is "stream", each text is printed first."""
     with screen.waiting("Reading; Ctrl-C stops"):
         first = next(deltas)
     for delta in chain([first], deltas):

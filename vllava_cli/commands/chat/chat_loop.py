@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
-    """The command line of one `vllava chat`."""
+    """The request of one `vllava chat`."""
 
     clips: tuple[Path, ...]
     wishes: Wishes
@@ -46,12 +46,15 @@ class Chat:
 
 
 def run(chat: Chat, screen: Screen) -> int:
-    """Answers until the input ends; returns 0, or 1 where a line of a pipe failed. Errors: any VllavaError."""
+    """Answers until the input ends; returns 0, 1 if a line of a pipe failed, 130 if Ctrl-C ended a pipe's chat.
+
+    Errors: any VllavaError.
+    """
     with ExitStack() as ends:
         file, record = _session(chat)
         if file:
             ends.callback(file.close)
-        if record and chat.clips:  # one command line can begin a session and go on with it
+        if record and chat.clips:  # the command line that began a session also goes on with it
             known = {path for path, _ in clips_of(record)}
             if other := next((clip for clip in chat.clips if clip.absolute() not in known), None):
                 raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
@@ -63,7 +66,7 @@ def run(chat: Chat, screen: Screen) -> int:
 
 
 def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
-    """The chat with the session's model and fit."""
+    """Returns the chat with the session's fit and, unless a model was named, the session's model and adapter."""
     if record is None:
         return chat
     wishes = chat.wishes
@@ -74,7 +77,7 @@ def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
 
 
 def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
-    """The session to go on with, locked; none where the chat is a new one."""
+    """Opens the session to go on with, and locks its file; returns (None, None) for a new chat."""
     if chat.is_continued:
         return resume(find_session(chat.continued))
     if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
@@ -85,7 +88,7 @@ def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
 def _controller(
     chat: Chat, file: Journal | None, record: SessionRecord | None, screen: Screen, ends: ExitStack
 ) -> ChatController:
-    """The conversation with everything that it needs, the weights last."""
+    """Makes the controller of the chat, with all that it needs; the weights are loaded last."""
     named = tuple((clip, chat.framing) for clip in chat.clips)
     shown = tuple((medium.path, medium.framing) for medium in record.media) if record else named
     clips = clips_of(record) if record else tuple(dict.fromkeys(named))
@@ -108,7 +111,7 @@ def _controller(
         tokens.prompt_ids(Conversation(attached=conversation.attached), "?")
 
     check(tokens)
-    kinds = {medium.kind for medium in media} or {"video"}  # clips that come later bring their tower with them
+    kinds = {medium.kind for medium in media} or {"video"}  # the tower for other media is loaded once they come
     engine, load_s = start(chat.wishes, tokens, kinds, screen.log, watch, check=check)
     screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(
@@ -128,7 +131,7 @@ def _controller(
 
 
 def _header(checkpoint: Checkpoint, chat: Chat, record: SessionRecord | None) -> SessionRecord:
-    """The session without turns; model and adapter are named such that they are found again from any folder."""
+    """Returns the session without turns; it names model and adapter so that they are found from any folder."""
     adapter = checkpoint.adapter
     is_name = checkpoint.model == DEMO_MODEL or checkpoint.revision is not None
     return SessionRecord(
@@ -159,9 +162,10 @@ def _lines(chat: ChatController) -> Lines:
 
 
 def _loop(chat: ChatController, lines: Lines) -> int:
-    """One entry after the other. A fault, or Ctrl-C, ends an entry and not the chat, but for a script's.
+    """Carries out one entry after the other, and returns the exit code.
 
-    A question that is put up for editing comes back with its new words, or "" where it was given up.
+    An error ends an entry and not the chat; so does Ctrl-C, unless the entries come from a pipe. `read` returns a
+    question that was edited with its new words, or "" if the editing was given up.
     """
     failures = 0
     while not (chat.was_interrupted and not lines.is_watched):
@@ -169,7 +173,7 @@ def _loop(chat: ChatController, lines: Lines) -> int:
         chat.prefill_next()
         edited, chat.edited = chat.edited, 0
         try:
-            # A terminal is put back in order before a request to end is followed.
+            # The terminal is put back in order before a signal ends the process.
             with chat.ending.held() if chat.has_editor else nullcontext():
                 line = lines.read(left=left, default=chat.question_of(edited) if edited else "")
             if line is None:

@@ -1,6 +1,6 @@
-"""The slash commands, each a function that enters itself into the table, and the meaning of a line.
+"""Carries out a line of a chat: a question, or a slash command, which is a function in the table `COMMANDS`.
 
-The parser, /help, Tab and the man page read the table.
+`perform`, /help, Tab and the man page read the table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COMMANDS: dict[str, SlashCommand] = {}
 def perform(chat: ChatController, line: str) -> None:
     """Carries out a line. Errors: UsageError with the usage of the command, any VllavaError.
 
-    "Why?" is a question · "quit" and "/bye" leave · " /etc on the screen?" is a question, for its leading space
+    "Why?" is a question · "quit" and "/bye" leave · " /etc on the screen?" is a question, because of its leading space
     """
     text = line.strip()
     found = _LINE.fullmatch(line.rstrip())
@@ -74,7 +74,7 @@ def perform(chat: ChatController, line: str) -> None:
 
 
 def help_rows(topic: str | None = None) -> list[tuple[str, str]]:
-    """(keys to type, effect) for everything, or for one command. Errors: UsageError."""
+    """Returns (what to type, what it does) rows for all commands and keys, or for one command. Errors: UsageError."""
     if topic is None:
         return [*((command.listed, command.help) for command in COMMANDS.values()), *KEYS]
     command = _command_of(topic.removeprefix("/").lower())
@@ -83,7 +83,7 @@ def help_rows(topic: str | None = None) -> list[tuple[str, str]]:
 
 
 def _refuse_files(text: str) -> None:
-    """Refuses files that were dropped onto the terminal: they are neither a question nor a command."""
+    """Refuses a line of files that were dropped onto the terminal: it is neither a question nor a command."""
 
     def is_file(name: str) -> bool:
         is_plain = os.path.isabs(name) or name.lower().endswith(MEDIA_SUFFIXES)  # noqa: PTH117
@@ -105,7 +105,7 @@ def _command_of(name: str) -> SlashCommand:
 def _command(
     arguments: str = "", *, options: tuple[Option, ...] = (), others: tuple[str, ...] = ()
 ) -> Callable[[Run], Run]:
-    """Enters a function into the table of commands: its name is the command's, its docstring the help."""
+    """Enters a function into `COMMANDS`: the command gets the function's name, and its docstring as the help text."""
 
     def enter(run: Run) -> Run:
         name = run.__name__.removeprefix("_")

@@ -1,4 +1,4 @@
-"""A conversation and all that can be done to it; it reads no line and knows no exit code."""
+"""Carries out what a user does to a conversation (ask, undo, open …), but reads no lines and knows no exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHUNK_TOKENS = 128
 class BackgroundPrefill:
     """Reads clips into the KV cache while a question is typed, so that the first answer starts as fast as later ones.
 
-    Between `start` and `stop` the engine belongs to its thread.
+    Between `start` and `stop` only the background thread may use the engine.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -42,7 +42,7 @@ class BackgroundPrefill:
         self._reading: Future[object] | None = None
 
     def start(self, conversation: Conversation) -> None:
-        """Begins to read all of the next prompt but its question; a failure shows when the question is asked."""
+        """Begins to read the next prompt up to its question; an error shows only when the question is asked."""
         from vllava_cli.engine.kv_cache import Prompt
 
         self.stop()
@@ -55,7 +55,7 @@ class BackgroundPrefill:
             )
 
     def stop(self) -> None:
-        """Waits for the end of the current chunk; all that was read so far stays in the cache."""
+        """Waits for the end of the current chunk; the tokens that were read stay in the cache."""
         self._is_stopped.set()
         while self._reading and not self._reading.done():
             with suppress(KeyboardInterrupt):  # the engine must be free first
@@ -64,7 +64,7 @@ class BackgroundPrefill:
 
 @dataclass(kw_only=True)
 class ChatController:
-    """One conversation at a time, with the engine that answers and the recorder of its session file."""
+    """Holds one conversation at a time, with the engine that answers and the recorder that writes the session file."""
 
     engine: Engine
     conversation: Conversation
@@ -91,7 +91,7 @@ class ChatController:
 
     @property
     def left_tokens(self) -> int:
-        """How many more tokens fit into the context."""
+        """The number of tokens that still fit into the context."""
         tokens = self.engine.tokens
         return max(0, tokens.context_tokens - tokens.used(self.conversation))
 
@@ -106,14 +106,14 @@ class ChatController:
         return f"About {clip_names(media)}." if media else "No clip is open: /open FILE opens one."
 
     def ask(self, question: str) -> None:
-        """Streams an answer; however it ends, the turn is saved before anything else can happen.
+        """Streams an answer; however the answer ends, the turn is saved before a signal ends the process.
 
-        Errors: any VllavaError, then the conversation is as before.
+        Errors: any VllavaError; the conversation is then as before.
         """
         self._put(question, self.settings.sampling, len(self.conversation.turns) + 1)
 
     def retry(self, settings: Settings | None = None) -> None:
-        """Asks the last question again, perhaps with other settings for this once."""
+        """Asks the last question again, with `settings` for this once if given. Errors: those of `ask`; UsageError."""
         if not self.conversation.turns:
             raise UsageError("There is no question to ask again yet.")
         sampling = (settings or self.settings).sampling
@@ -124,7 +124,10 @@ class ChatController:
         self._put(self.questions[-1], sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
-        """Asks turn `number`, from 1, with other words; the turns behind it are dropped. Errors: UsageError."""
+        """Asks `question` in place of turn `number`, from 1; the turns behind it are dropped.
+
+        Errors: those of `ask`; UsageError if there is no such turn.
+        """
         self.question_of(number)
         count = len(self.conversation.turns)
         if number < count:
@@ -132,7 +135,7 @@ class ChatController:
         self._put(question, self.settings.sampling, number)
 
     def question_of(self, number: int) -> str:
-        """The question of a turn. Errors: UsageError where there is none of that number."""
+        """Returns the question of turn `number`, from 1. Errors: UsageError if there is no such turn."""
         count = len(self.conversation.turns)
         if not 1 <= number <= count:
             known = f"the last one is {count}" if count else "none was asked yet"
@@ -140,7 +143,7 @@ class ChatController:
         return self.questions[number - 1]
 
     def undo(self) -> None:
-        """Takes the last turn back; its clips are attached to the next question."""
+        """Takes the last turn back; its clips go with the next question. Errors: UsageError if there is no turn."""
         if not self.conversation.turns:
             raise UsageError("There is nothing to undo.")
         question = " ".join(self.questions[-1].split())
@@ -157,7 +160,10 @@ class ChatController:
         self.screen.notice(f"Forgot {counted(count, 'turn')}. {self.about}")
 
     def open(self, clips: Sequence[FramedClip]) -> None:
-        """Begins a new conversation about other clips. Errors: those of reading them; then the old one goes on."""
+        """Begins a new conversation about other clips.
+
+        Errors: those of `read`; ContextError if the clips can't fit. The old conversation then goes on.
+        """
         fresh = Conversation(attached=self.read(clips), fit=self.conversation.fit)
         self.engine.tokens.prompt_ids(fresh, "?")
         warn_of_many(len(fresh.attached), self.screen)
@@ -165,7 +171,7 @@ class ChatController:
         self.screen.notice(f"A new conversation. {self.about}")
 
     def add(self, clips: Sequence[FramedClip]) -> None:
-        """Attaches clips to the next question. Errors: those of reading them; ContextError where they can't fit."""
+        """Attaches clips to the next question. Errors: those of `read`; ContextError if the clips can't fit."""
         media = self.read(clips)
         self.prefill.stop()
         self.engine.tokens.prompt_ids(Conversation(attached=self.conversation.media + media), "?")
@@ -174,11 +180,11 @@ class ChatController:
         self.screen.notice(f"Attached to the next question: {clip_names(self.conversation.attached)}.")
 
     def read(self, clips: Sequence[FramedClip]) -> tuple[Frames, ...]:
-        """The frames of clips; those in use needn't be read again. Errors: MediaError, UsageError."""
+        """Returns the frames of clips; clips that are in use aren't read again. Errors: MediaError, UsageError."""
         return self.recorder.cache.frames(clips, lambda missing: read_clips(missing, self.limits, self.screen))
 
     def resume(self, record: SessionRecord, frames: Mapping[FramedClip, Frames], *, is_same_file: bool = False) -> None:
-        """Goes on with a session, in the same file or in a new one. Errors: ContextError."""
+        """Goes on with a session, in its own file if `is_same_file`, else in a new one. Errors: ContextError."""
         with self.screen.waiting("Comparing the clips with what they were"):
             found = changes(record)
         for change in found:
@@ -199,18 +205,18 @@ class ChatController:
         self.screen.notice(f"Going on after {counted(count, 'turn')}. {self.about}{last}")
 
     def prefill_next(self) -> None:
-        """Begins to read the clips of the next question in the background."""
+        """Begins to read the next question's clips in the background, if the question is typed into an editor."""
         if self.has_editor:
             self.prefill.start(self.conversation)
 
     def close(self) -> None:
-        """Gives the engine and the session file back; turns that a Ctrl-C left out of the file are written now."""
+        """Stops background prefill, writes turns that a Ctrl-C left out of the session file, and closes the file."""
         with self._changing():
             pass
         self.recorder.close()
 
     def _put(self, question: str, sampling: Sampling, number: int) -> None:
-        """Makes turn `number` of a question, in place of the one that is there; a failure brings that back."""
+        """Answers a question as turn `number`, in place of that turn and those behind it; an error brings them back."""
         conversation, watch = self.conversation, Stopwatch()
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
         sampling = seeded(sampling)
@@ -233,14 +239,14 @@ class ChatController:
         self.was_interrupted = turn.stop_reason == "interrupted"
         if self.form == "json":
             file, clips = self.recorder.file, [self.recorder.shown(frames) for frames in conversation.media]
-            # turn and session say which rows before this one are its conversation
+            # replay finds the earlier turns of the conversation by `turn` and `session`
             row = {"turn": len(conversation.turns), "session": str(file.path) if file else None}
             self.screen.answer(json_of(row | report(conversation, clips, self.engine)) + "\n")
         end_answer(turn, len(conversation.turns), self.screen, self.form, took=watch.account())
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """A change of the conversation: it is saved, however it ends, before a request to end is followed."""
+        """Saves the conversation at the end of the block, however that ends; SIGTERM and SIGHUP wait for it."""
         with self.ending.held():
             try:
                 self.prefill.stop()
@@ -263,7 +269,7 @@ class ChatController:
                         pass
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
                     deltas.close()
-                    if len(self.conversation.turns) == before:  # it came before the stream had begun
+                    if len(self.conversation.turns) == before:  # the Ctrl-C came before the stream had begun
                         raise
                 finally:
                     if len(self.conversation.turns) > before:
@@ -273,12 +279,12 @@ class ChatController:
                         self.frames_s = self.load_s = 0.0
 
     def _begin(self, conversation: Conversation) -> None:
-        """Goes on with another conversation, in a file of its own."""
+        """Replaces the conversation by another one, which gets a session file of its own."""
         self.prefill.stop()
         self.recorder.begin_another()
         self.conversation = conversation
 
 
 def _turns_are(first: int, last: int) -> str:
-    """(1, 1) → "Turn 1 is", (2, 5) → "Turns 2 to 5 are"."""
+    """Begins a sentence about turns: (1, 1) → "Turn 1 is", (2, 5) → "Turns 2 to 5 are"."""
     return f"Turn {first} is" if first == last else f"Turns {first} to {last} are"

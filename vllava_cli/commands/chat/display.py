@@ -24,7 +24,7 @@ _STOPS: dict[StopReason, str] = {
 
 
 def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, took: str) -> None:
-    """Ends a turn's answer, or prints it now; then the notices about it. `took` says where the time went."""
+    """Ends a streamed answer, or prints a whole one; then prints notices about the turn. `took` lists its times."""
     if form == "whole":
         screen.answer(turn.answer)
     if form != "json":
@@ -49,7 +49,7 @@ def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, too
 def state_rows(
     engine: Engine, conversation: Conversation, settings: Settings, *, file: str
 ) -> Iterator[tuple[str, str]]:
-    """(name, sentence) rows for /show: context, turns, settings, plan and file."""
+    """Yields (name, text) rows for /show: context, turns, settings, plan and file."""
     tokens, checkpoint = engine.tokens, engine.tokens.checkpoint
     used = tokens.used(conversation)
     clips = sum(tokens.tokens_of(medium.kind) for medium in conversation.media)
@@ -68,7 +68,7 @@ def state_rows(
 
 
 def markdown(conversation: Conversation, *, model: str) -> str:
-    """The clips with the moments that the model saw, then each question as a quotation and its answer."""
+    """Writes each turn as Markdown: its clips with their frames' times, its question as a quotation, and its answer."""
     blocks = [f"# {_escaped(clip_names(conversation.media)) or 'A conversation'}\n", f"Model: {_escaped(model)}\n"]
     for turn in conversation.turns:
         for frames in turn.media:
@@ -81,7 +81,7 @@ def markdown(conversation: Conversation, *, model: str) -> str:
 
 
 def frame_times(frames: Frames) -> str:
-    """ "8 frames at 0:00.00 0:01.25 …", or "one picture"."""
+    """Writes "8 frames at 0:00.00 0:01.25 …", or "one picture" for an image."""
     if frames.kind == "image":
         return "one picture"
     from vllava_cli.media.contact_sheet import clock
@@ -90,10 +90,10 @@ def frame_times(frames: Frames) -> str:
 
 
 def clip_names(media: tuple[Frames, ...]) -> str:
-    """ "dog.mp4, cat.png" """
+    """Lists the names of clips: "dog.mp4, cat.png"."""
     return ", ".join(one_line(medium.clip.path.name) for medium in media)
 
 
 def _escaped(text: str) -> str:
-    """Characters that Markdown would read otherwise, escaped: "a_b" → "a\\_b"."""
+    """Escapes the characters that mean something in Markdown: "a_b" → "a\\_b"."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>#" else letter for letter in text)

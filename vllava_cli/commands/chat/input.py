@@ -1,4 +1,4 @@
-"""Reads a question or a command at a time: edited at a terminal, with completions, or as plain lines from a pipe."""
+"""Reads the entries of a chat, one at a time: from an editor with completions, or as plain lines from a pipe."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ META_COLUMNS = 80
 
 
 class TerminalLines:
-    """Lines that a person types: with history, completion, pasting and editing."""
+    """Reads entries that a person types, with history, completion, pasting and editing."""
 
     has_prompt = is_watched = True
 
@@ -56,7 +56,7 @@ class TerminalLines:
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
-        """`questions` are those of the turns so far; `history_fault` says why no history is written."""
+        """`questions` returns the questions of the turns so far. `history_fault` says why none is written."""
         history, self.history_fault = _private_history(history_path)
         self._left = ""
         self._is_leaving = False
@@ -76,9 +76,9 @@ class TerminalLines:
         )
 
     def read(self, *, left: str, default: str = "") -> str | None:
-        """One entry, perhaps of several lines; None at the end of the input.
+        """Reads an entry, perhaps of several lines; returns None at the end of the input.
 
-        `left` is shown beside the prompt. `default` is there to be edited: "" then means that it was given up.
+        `left` is shown beside the prompt. `default` is put into the editor; "" is returned if its editing is given up.
         """
         self._left = left
         while True:
@@ -92,7 +92,7 @@ class TerminalLines:
                 return text
 
     def leave(self) -> None:
-        """Makes the read that goes on, or else the next one, return None; may be called by a signal's handler."""
+        """Makes the current `read`, or else the next one, return None. A signal's handler may call this."""
         self._is_leaving = True
         loop = self._session.app.loop
         if loop:
@@ -104,12 +104,12 @@ class TerminalLines:
             app.exit(exception=EOFError)
 
     def _right(self) -> StyleAndTextTuples:
-        """Only while the line is edited: the question alone stays on the screen."""
+        """Returns the text at the right of the edited line; none later, so the question alone stays on the screen."""
         return [] if get_app().is_done else [("class:left", self._left)]
 
 
 class PlainLines:
-    """Lines of a pipe or a file, each read when it is asked for; `prompt_to` gets a prompt if both are terminals."""
+    """Reads entries as plain lines, only when asked. `prompt_to` gets a prompt if it and stdin are terminals."""
 
     def __init__(self, stdin: TextIO, prompt_to: TextIO | None = None) -> None:
         self._stdin = stdin
@@ -120,9 +120,9 @@ class PlainLines:
         """Whether a person sees a prompt, and would like to be greeted."""
 
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
-        """One entry, or None at the end.
+        """Reads an entry; returns None at the end of the input.
 
-        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt where nobody types.
+        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt if no person types.
         """
         while True:
             try:
@@ -172,7 +172,7 @@ def lines_for(
     questions: Callable[[], Sequence[str]] = tuple,
     prompt_to: TextIO | None = None,
 ) -> Lines:
-    """An editor if both ends are terminals that can move the cursor, else plain lines.
+    """Returns an editor if stdin and stdout are terminals that can move the cursor, else a reader of plain lines.
 
     A plain prompt goes to `prompt_to`, usually stderr, so that stdout has answers only.
     """
@@ -186,12 +186,12 @@ def lines_for(
 
 
 def _is_open(text: str) -> bool:
-    '''True if a block begins with """ and hasn't ended.'''
+    '''Returns True if the text begins a block with """ and doesn't end it.'''
     return text.lstrip().startswith(QUOTES) and text.count(QUOTES) == 1
 
 
 def _entry_of(text: str) -> str:
-    """The entry in the typed text: the inside of a block, which is always a question; "" if there is none."""
+    """Returns the entry in the typed text, "" if there is none; the inside of a block is always made a question."""
     if not text.strip():
         return ""
     if not text.lstrip().startswith(QUOTES):
@@ -219,7 +219,7 @@ def _keys() -> KeyBindings:
 
 
 def _private_history(path: Path | None) -> tuple[History, str | None]:
-    """The history in the file, made if needed; else one in memory and, if a file was wanted, why it isn't used."""
+    """Opens the history file and makes it if needed; else returns a history in memory, and why the file isn't used."""
     if path is None:
         return InMemoryHistory(), None
     try:
@@ -234,7 +234,7 @@ def _private_history(path: Path | None) -> tuple[History, str | None]:
 
 
 def _opened(path: Path | str) -> int:
-    """A descriptor that appends to the file, which only its owner may then read. Errors: OSError."""
+    """Opens a file to append to it, and lets only its owner read it; returns the descriptor. Errors: OSError."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -246,7 +246,7 @@ def _opened(path: Path | str) -> int:
 
 
 class _PrivateHistory(FileHistory):
-    """Appends each entry in one write; an entry that can't be written is only remembered until the end."""
+    """Appends each entry to the file in one write; an entry that can't be written stays in memory only."""
 
     def store_string(self, string: str) -> None:
         lines = "".join(f"+{line}\n" for line in string.split("\n"))
@@ -257,7 +257,7 @@ class _PrivateHistory(FileHistory):
 class ChatCompleter(Completer):
     """Offers commands, their options and values, turns, topics and files for Tab; nothing inside a question.
 
-    `questions` are those of the turns so far. Only the first names of a folder are read.
+    `questions` returns the questions of the turns so far. Of a folder, only the first MOST_LISTED names are read.
     """
 
     def __init__(self, questions: Callable[[], Sequence[str]]) -> None:
@@ -306,7 +306,7 @@ def _whole(text: str) -> Word:
 
 
 def _names() -> list[tuple[str, str]]:
-    """The commands by all their names; a space follows where anything may."""
+    """Returns (name, help) rows of all commands; a name ends with a space if arguments or options may follow it."""
     return [
         (f"/{name} " if command.arguments or command.options else f"/{name}", command.help)
         for command in COMMANDS.values()
@@ -319,7 +319,7 @@ def _values(name: str) -> list[tuple[str, str]]:
 
 
 def _matching(word: Word, rows: Sequence[tuple[str, str]]) -> Iterator[Completion]:
-    """The (text, explanation) rows that begin with the word."""
+    """Yields a completion for each (text, explanation) row whose text begins with the word."""
     for text, meta in rows:
         if text.startswith(word.text):
             plain = clean(" ".join(meta.split()))
@@ -328,7 +328,7 @@ def _matching(word: Word, rows: Sequence[tuple[str, str]]) -> Iterator[Completio
 
 
 def _files(word: Word, *, is_media_first: bool) -> Iterator[Completion]:
-    """Files that begin with the word, sorted, folders with a slash; none whose name has control characters."""
+    """Yields the files that begin with the word, sorted, folders with a slash; no names with control characters."""
     if word.raw == "~":
         yield Completion("~/", -1)
         return

@@ -1,6 +1,6 @@
-"""Words and options after a slash command's name, parted as a shell would part them.
+"""Splits the text behind a slash command's name into words and options, as a shell would.
 
-Pure, but for looking whether a file is there.
+Pure, except that it looks whether files exist.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Run = Callable[["ChatController", "Arguments"], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """--NAME of a command, with the name of its value; "" where it takes none."""
+    """An option of a slash command: --NAME, and the name of the option's value, "" if it takes none."""
 
     name: str
     value: str = ""
@@ -47,7 +47,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class SlashCommand:
-    """One command: the words that it takes, and the other names that it may be called by."""
+    """A slash command: its names, the words and options that it takes, its help, and the function that runs it."""
 
     name: str
     others: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class SlashCommand:
 
     @property
     def usage(self) -> str:
-        """With the options, of many only the first ones: "/save [--overwrite] FILE"."""
+        """The usage line, with the options or the first ones of many: "/save [--overwrite] FILE"."""
         shown = [f"[{option.typed}]" for option in self.options]
         if len(shown) > MOST_SHOWN:
             shown[MOST_SHOWN - 1 :] = ["..."]
@@ -67,7 +67,7 @@ class SlashCommand:
 
     @property
     def listed(self) -> str:
-        """Without the options, and with all names: "/save FILE", "/bye, /quit, /exit"."""
+        """The command with all its names and without options: "/save FILE", "/bye, /quit, /exit"."""
         names = ", ".join(f"/{name}" for name in (self.name, *self.others))
         return f"{names} {self.arguments}".rstrip()
 
@@ -75,14 +75,14 @@ class SlashCommand:
         return next((option for option in self.options if option.name == name), None)
 
     def refuse(self, fault: str) -> UsageError:
-        """The error for a line: its fault, and the usage of the command."""
+        """Returns the error for a line: the fault, and the command's usage line."""
         sentence = f"{fault}: {self.usage}"
         return UsageError(sentence if sentence.endswith(".") else f"{sentence}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """One word: `raw` as typed, from `start` of the line; `plain` without its quotes."""
+    """A word of a line: `raw` is the word as typed, from index `start` on; `plain` is the word without its quotes."""
 
     plain: str
     raw: str
@@ -92,12 +92,12 @@ class Word:
 
     @property
     def is_home(self) -> bool:
-        """True if the word begins with a ~ that means a home."""
+        """True if the word begins with a ~ that isn't quoted and so means a home folder."""
         return self.raw.startswith("~")
 
     @property
     def text(self) -> str:
-        """The word without quotes, ~ replaced by the home."""
+        """The word without quotes, with ~ replaced by the home folder."""
         return _expanded(self.plain) if self.is_home else self.plain
 
     @property
@@ -107,7 +107,7 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The words after a command: options by their names, and the others."""
+    """The text behind a command's name, split into options and other words."""
 
     command: SlashCommand
     rest: str
@@ -117,14 +117,14 @@ class Arguments:
     words: tuple[Word, ...] = ()
 
     def texts(self, *, most: int) -> tuple[str, ...]:
-        """The words, at most so many. Errors: UsageError."""
+        """Returns the words. Errors: UsageError for more than `most` words, or an open quote."""
         if len(self.words) > most:
             raise self.command.refuse(f"{self.words[most].raw} is too much here")
         self._check_quotes()
         return tuple(word.text for word in self.words)
 
     def path(self) -> Path:
-        """The file that must be named. Errors: UsageError."""
+        """Returns the one file that must be named. Errors: UsageError."""
         return self.paths(least=1, most=1)[0]
 
     @property
@@ -132,14 +132,17 @@ class Arguments:
         return "--overwrite" in self.options
 
     def target(self) -> Path:
-        """The file to write. Errors: UsageError; OutputError for one that is there and isn't to be replaced."""
+        """Returns the file to write. Errors: UsageError; OutputError if it exists and --overwrite isn't given."""
         path = self.path()
         if not self.is_overwriting:
             check_free(path, f"/{self.command.name} --overwrite FILE replaces it.")
         return path
 
     def paths(self, *, least: int = 0, most: int | None = None) -> tuple[Path, ...]:
-        """The files that the words name; one, where all of them together are the name of a file. Errors: UsageError."""
+        """Returns the files that the words name; one file, if all words together are the name of a file.
+
+        Errors: UsageError for fewer than `least` or more than `most` files, or an open quote.
+        """
         if len(self.words) < least or not all(word.text for word in self.words):
             raise self.command.refuse("No file was named")
         together = _expanded(self.rest[self.words[0].start : self.words[-1].end]) if self.words else ""
@@ -158,7 +161,7 @@ class Arguments:
 
 
 def arguments_of(command: SlashCommand, rest: str) -> Arguments:
-    """Parts the options of the command from the words. Errors: UsageError."""
+    """Splits the text behind a command's name into options and other words. Errors: UsageError."""
     if "\n" in rest or "\0" in rest:
         raise command.refuse("A command is one line of text")
     options: dict[str, str] = {}
@@ -178,7 +181,7 @@ def arguments_of(command: SlashCommand, rest: str) -> Arguments:
 
 
 def split(line: str) -> tuple[Word, ...]:
-    r"""The words of a line; never fails. "a 'b c' d\ e" → a, b c, d e."""
+    r"""Splits a line into words and never fails: "a 'b c' d\ e" → a, b c, d e."""
     source = io.StringIO(line)
     lexer = shlex.shlex(source, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""
@@ -187,17 +190,17 @@ def split(line: str) -> tuple[Word, ...]:
     while found := _NO_SPACE.search(line, end):
         try:
             plain, is_open = lexer.get_token() or "", False
-        except ValueError:  # the end came within quotes, or behind a backslash
+        except ValueError:  # the line ended within quotes, or behind a backslash
             plain, is_open = lexer.token, True
         is_last = is_open or lexer.state is None  # type: ignore[attr-defined]
-        end = len(line) if is_last else source.tell() - 1  # a space behind the word was read, too
+        end = len(line) if is_last else source.tell() - 1  # the lexer also read the space behind the word
         start = found.start()
         words.append(Word(plain=plain, raw=line[start:end], start=start, is_open=is_open))
     return tuple(words)
 
 
 def quoted(name: str) -> str:
-    r"""A file name as `split` reads it: "my clip.mp4" → "my\ clip.mp4", "~a" → "\~a", "--a" → "./--a"."""
+    r"""Quotes a file name for `split`: "my clip.mp4" → "my\ clip.mp4", "~a" → "\~a", "--a" → "./--a"."""
     escaped = _SPECIAL.sub(r"\\\1", name)
     if escaped.startswith("--"):
         return f"./{escaped}"
@@ -205,9 +208,9 @@ def quoted(name: str) -> str:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """ "frmaes" → " Did you mean /frames?" with the names as they are given; "" where none is near.
+    """Suggests names: "/frmaes" → " Did you mean /frames?"; "" if no name is near.
 
-    Names that begin with what was typed come before names that only look like it.
+    All names that begin with the typed name are suggested; if there are none, the one that looks most like it.
     """
     typed = name.lower()
     found = [each for each in names if typed and each.startswith(typed)] or get_close_matches(typed, names, n=1)
@@ -218,7 +221,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, str]:
-    """--start 1:20 or --start=1:20 → ("--start", "1:20"); takes the value off the words that are left."""
+    """Reads an option, --start 1:20 or --start=1:20 → ("--start", "1:20"); takes its value off the words in `left`."""
     typed, has_value, value = word.text.partition("=")
     name = typed.replace("_", "-")
     name = _OLD_NAMES.get(name, name)
@@ -233,11 +236,11 @@ def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, s
 
 
 def _expanded(name: str) -> str:
-    """The name with its ~ or ~user replaced by that home; it stays as it is where there is no such user."""
+    """Replaces ~ or ~user by that home folder; the name stays as it is if there is no such user."""
     return os.path.expanduser(name)  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 
 def _path(name: str) -> Path:
-    """ "-" is a file of that name here, because stdin is where the questions come from."""
+    """Makes a path of a name; "-" means a file of that name here, because stdin is where the questions come from."""
     path = Path(name)
     return path.absolute() if name == "-" else path

@@ -1,4 +1,4 @@
-"""Writes a conversation to its session file, turn by turn; finds and lists such files, and restores from them."""
+"""Writes a conversation to its session file, turn by turn; finds and lists sessions, and restores conversations."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class _Origin:
     fingerprint: Future[Fingerprint]
 
     def is_of(self, clip: FramedClip, facts: tuple[int, ...] | None) -> bool:
-        """Say whether the clip is this one, and its file wasn't written to since."""
+        """Returns True if `clip` is this clip, and its file wasn't written to since the frames were read."""
         is_unchanged = bool(facts) and self.facts == facts
         return is_unchanged and (self.path, self.framing) == (_absolute(clip[0]), clip[1])
 
 
 class FrameCache:
-    """The frames of clips that are in use, so that none is decoded and encoded twice; keeps nothing alive itself."""
+    """Finds the frames of clips in use, so that no clip is decoded and encoded twice. It keeps no frames alive."""
 
     def __init__(self) -> None:
         self.origins: WeakKeyDictionary[Frames, _Origin] = WeakKeyDictionary()
@@ -63,7 +63,7 @@ class FrameCache:
     def frames(
         self, clips: Sequence[FramedClip], read: Callable[[Sequence[FramedClip]], Sequence[Frames]]
     ) -> tuple[Frames, ...]:
-        """The frames of all clips; `read` is asked for those that aren't here, or whose file was written to since."""
+        """Returns the frames of all clips; `read` gives those of clips that aren't in use, or were written to since."""
         facts = {clip: _facts(clip[0]) for clip in clips}
         found: dict[FramedClip, Frames | None] = {
             clip: next((each for each, origin in self.origins.items() if origin.is_of(clip, facts[clip])), None)
@@ -76,7 +76,7 @@ class FrameCache:
         return tuple(known for clip in clips if (known := found[clip]))
 
     def add(self, clip: FramedClip, frames: Frames, facts: tuple[int, ...] | None = None) -> None:
-        """Takes note of where frames came from, and begins to hash that file."""
+        """Notes which clip the frames came from, and begins to hash the clip's file."""
         path = _absolute(clip[0])
         if frames not in self.origins:
             self.origins[frames] = _Origin(
@@ -84,15 +84,15 @@ class FrameCache:
             )
 
     def close(self) -> None:
-        """Gives up the hashes that aren't done."""
+        """Stops hashing; hashes that aren't done are given up."""
         self._hashing.close()
 
 
 @dataclass(kw_only=True)
 class SessionRecorder:
-    """Writes one conversation after the other to session files, each of which begins with its first turn.
+    """Writes one conversation after the other to session files; a file is made when its first turn is saved.
 
-    A file that can't be written is reported once, and asking goes on; later turns try again.
+    A file that can't be written is reported once, and the chat goes on; later turns try again.
     """
 
     header: SessionRecord
@@ -108,7 +108,7 @@ class SessionRecorder:
     _is_fault_reported: bool = False
 
     def save(self, conversation: Conversation) -> None:
-        """Brings the file up to the conversation."""
+        """Writes to the file what changed in the conversation; a VllavaError is printed, not raised."""
         try:
             self._append_changes(conversation)
             self._is_fault_reported = False
@@ -118,7 +118,7 @@ class SessionRecorder:
                 self.screen.error(f"{exc} This conversation isn't kept; /save FILE writes it elsewhere.")
 
     def begin_another(self) -> None:
-        """Writes the next conversation to a file of its own."""
+        """Closes the file, so that the next conversation is written to a file of its own."""
         self._close_file()
         self.turns = []
         self.path = None
@@ -126,7 +126,7 @@ class SessionRecorder:
         self.header = replace(self.header, started_at=utc_now())
 
     def record(self, conversation: Conversation) -> SessionRecord:
-        """The conversation as a session. Errors: MediaError for a clip that can't be read any more."""
+        """Returns the conversation as a session. Errors: MediaError for a clip that can't be read any more."""
         return replace(
             self.header,
             fit=conversation.fit,
@@ -135,17 +135,17 @@ class SessionRecorder:
         )
 
     def shown(self, frames: Frames) -> ShownClip:
-        """A clip as a row names it; without size and hash where it can't be read any more."""
+        """Describes a clip for a row; size and hash are None if the clip can't be read any more."""
         origin = self.cache.origins[frames]
         return ShownClip(framing=origin.framing).hashed(self._hashed(origin))
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Stops hashing and closes the file."""
         self.cache.close()
         self._close_file()
 
     def _append_changes(self, conversation: Conversation) -> None:
-        """The file's turns and the conversation's begin alike; the rest is replaced or undone."""
+        """Appends rows for the turns that differ from those in the file, or an undo row if turns are only missing."""
         turns = conversation.turns
         same = next(
             (number for number, (old, new) in enumerate(zip(self.turns, turns, strict=False)) if old is not new),
@@ -177,7 +177,7 @@ class SessionRecorder:
         )
 
     def _hashed(self, origin: _Origin) -> Future[Fingerprint]:
-        """The fingerprint, waited for."""
+        """Waits until the clip's fingerprint is computed, and returns it as a future that is done."""
         if not origin.fingerprint.done():
             with self.screen.waiting(f"Hashing {origin.path}, so that a later run knows it again"):
                 origin.fingerprint.exception()
@@ -190,7 +190,7 @@ class SessionRecorder:
 
 
 def list_sessions(screen: Screen, *, is_json: bool) -> int:
-    """Prints a line for each conversation, the last one first; returns 0."""
+    """Prints a line for each session, the one that was written to last first; returns 0."""
     folder = sessions_folder()
     found = list(sessions(folder))
     for path, record in found if is_json else ():
@@ -211,7 +211,10 @@ def list_sessions(screen: Screen, *, is_json: bool) -> int:
 
 
 def find_session(id: str | None) -> Path:
-    """The session of that id, or of the only one that begins so; None is the last one. Errors: SessionError."""
+    """Returns the file of the session with this id, or with the only id that begins so; None means the last session.
+
+    Errors: SessionError.
+    """
     folder = sessions_folder()
     found = (path for path, _ in sessions(folder))
     if id is None:
@@ -227,14 +230,14 @@ def find_session(id: str | None) -> Path:
 
 
 def _sentence(record: SessionRecord) -> str:
-    """ "2 turns about dog.mp4. The last question: What is it doing?" """
+    """Describes a session: "2 turns about dog.mp4. The last question: What is it doing?"."""
     about = ", ".join(one_line(path.name) for path in dict.fromkeys(medium.path for medium in record.media))
     last = f" The last question: {one_line(record.turns[-1].turn.question)}" if record.turns else ""
     return f"{counted(len(record.turns), 'turn')} about {about or 'no clip'}.{last}"
 
 
 def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
-    """The clips of a session in their order, each once for a framing. Errors: MediaError for one that is gone."""
+    """Returns the clips of a session in order, each once for a framing. Errors: MediaError for a clip that is gone."""
     for medium in record.media:
         if not os.path.exists(medium.path):
             fault = differs(medium.path, medium.fingerprint)
@@ -243,7 +246,7 @@ def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
 
 
 def changes(record: SessionRecord) -> list[str]:
-    """A sentence for each clip that has changed."""
+    """Returns a sentence for each clip whose file has changed since the session recorded it."""
     found = {medium.path: differs(medium.path, medium.fingerprint) for medium in record.media}
     return [f"{change} The answers so far are about the old one." for change in found.values() if change]
 
@@ -251,9 +254,9 @@ def changes(record: SessionRecord) -> list[str]:
 def restored(
     record: SessionRecord, frames: Mapping[FramedClip, Frames], tokens: Tokens, *, model: str
 ) -> tuple[Conversation, int]:
-    """The conversation, and how many of its answers had to be tokenised anew.
+    """Returns the conversation of a session, and how many of its answers had to be tokenised anew.
 
-    Those are answers of another model and answers that were edited: their ids aren't those of the text.
+    Answers of another model, or edited since, are tokenised anew: their ids aren't those of their text.
     """
 
     def shown(media: Sequence[MediumRecord]) -> tuple[Frames, ...]:
@@ -270,12 +273,15 @@ def restored(
 
 
 def utc_now() -> str:
-    """2026-11-22T19:40:05Z"""
+    """Returns the time now, in UTC: 2026-11-22T19:40:05Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_own(turn: Turn, tokens: Tokens) -> bool:
-    """A choice needn't read as its ids do: a word of the prompt's own in it is parted before it is tokenised."""
+    """Returns True if the ids of the turn's answer are this tokenizer's ids of its text.
+
+    The ids of a choice may decode to another text: a role or special token in the choice is split before tokenising.
+    """
     if turn.stop_reason == "choice" and turn.answer_ids == tokens.answer_ids(turn.answer):
         return True
     return tokens.are_of(turn.answer_ids, turn.answer, is_cut=turn.stop_reason in _CUT)
@@ -286,7 +292,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _facts(path: Path) -> tuple[int, ...] | None:
-    """Numbers that stay as long as a file does; None for a folder, whose pictures may change unseen."""
+    """Returns numbers that change when a file is written to; None for a folder, whose pictures may change unseen."""
     try:
         facts = path.stat()
     except OSError:

@@ -15,13 +15,13 @@ from vllava_cli.nouns import Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that /set changes and /set alone lists."""
+    """The values of all settings: /set NAME VALUE changes one, /set alone lists them."""
 
     sampling: Sampling = field(default_factory=Sampling)
     is_verbose: bool = False
 
     def changed(self, name: str, value: str) -> Settings:
-        """The settings with one of them changed: changed("top_p", "0.9"). Errors: UsageError."""
+        """Returns the settings with one of them changed: changed("top_p", "0.9"). Errors: UsageError."""
         setting = setting_of(name)
         try:
             content = setting.parse(value)
@@ -32,14 +32,14 @@ class Settings:
         return replace(self, sampling=replace(self.sampling, **{setting.field: content}))
 
     def rows(self) -> list[tuple[str, str]]:
-        """(name, value) of each, as /set takes them."""
+        """Returns (name, value) of each setting, written as /set takes them."""
         values = {**vars(self.sampling), "is_verbose": self.is_verbose}
         return [(setting.name, _written(values[setting.field])) for setting in SETTINGS.values()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One of them: its name in the chat, and the field of `Sampling`, or of `Settings`, that it stands for."""
+    """A setting: its name in the chat, and the field of `Sampling`, or of `Settings`, that it stands for."""
 
     name: str
     field: str
@@ -52,7 +52,7 @@ class Setting:
 
 
 def setting_of(name: str) -> Setting:
-    """The setting of a name; "top_p" is "top-p". Errors: UsageError."""
+    """Finds a setting by its name; "top_p" means "top-p". Errors: UsageError."""
     plain = name.lower().replace("_", "-")
     if plain not in SETTINGS:
         raise UsageError(f"There is no setting {name}.{nearest(plain, tuple(SETTINGS))} /set lists them.")
@@ -70,7 +70,7 @@ def _switch(value: str) -> bool:
 
 
 def _written(value: object) -> str:
-    """1.0 → "1", True → "on", ("yes", "no") → "yes,no", None → "none"."""
+    """Writes a value as /set takes it: 1.0 → "1", True → "on", ("yes", "no") → "yes,no", None → "none"."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
