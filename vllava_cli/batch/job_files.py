@@ -81,7 +81,7 @@ def _exact(row: JobRow) -> JobRow:
 
 
 def _folder(file: Path, videos: Path | None) -> str:
-    """Returns the folder in which clips are looked up, "" for the current one. Errors: UsageError for no folder."""
+    """Returns the folder in which clips are looked up, "" for the current one. Errors: UsageError if it is none."""
     if videos is not None and not os.path.isdir(videos):
         raise UsageError(f"{quoted(videos)} is no folder: name the one that the clips are in with --videos.")
     folder = videos or file.parent

@@ -47,7 +47,7 @@ class Merge:
 
 
 def run(merge: Merge, screen: Screen) -> int:
-    """Writes all rows or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
+    """Writes all rows of the shards or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
     _check_out(merge)
     with ExitStack() as fetched:
         paths = [path for name in merge.shards for path in _paths(name, fetched, screen)]
@@ -66,7 +66,7 @@ def run(merge: Merge, screen: Screen) -> int:
 
 
 def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
-    """Returns the files that `name` stands for: a file, a folder's parts, or a copy of a URL's run, in `fetched`."""
+    """Returns the files that `name` stands for: a file, a folder's parts, or a URL's copy, which `fetched` deletes."""
     if is_url(name):
         folder = fetched.enter_context(scratch())
         with screen.waiting(f"Fetching {name}"):
@@ -253,7 +253,7 @@ def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int)
 
 
 def _line(path: object, question: object) -> str:
-    """Writes a job as one line of a message: ("a b.mp4", "What\\nis it?") → "  a b.mp4: What is it?"."""
+    """Formats a job as one line of a message: ("a b.mp4", "What\\nis it?") → "  a b.mp4: What is it?"."""
     words = " ".join(str(question).split())
     asked = words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]}…"
     return f"  {' '.join(str(path).split())}: {asked}"

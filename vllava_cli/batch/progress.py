@@ -1,4 +1,4 @@
-"""Counts the jobs of a run and writes its messages: progress, clips that can't be read, a dry run's plan, the outcome."""
+"""Counts the jobs of a run and writes its messages: progress, unreadable clips, the plan of a dry run, the outcome."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Writes a duration: 27 → "0:27", 3723 → "1:02:03", 200000 → "2 d 7:33:20"."""
+    """Formats a duration: 27 → "0:27", 3723 → "1:02:03", 200000 → "2 d 7:33:20"."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

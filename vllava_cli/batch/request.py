@@ -83,7 +83,7 @@ class RayOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRequest:
-    """All that one `vllava batch` was asked for."""
+    """The request of one `vllava batch`, with all its options."""
 
     inputs: Inputs
     wishes: Wishes
@@ -107,7 +107,7 @@ class BatchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionWords:
-    """The words and questions of a command line, and whether --quiet was given; `notice` warns of an old -q QUESTION."""
+    """The words and questions of a command line, and whether --quiet was given; `notice` warns of -q QUESTION."""
 
     words: Sequence[str]
     questions: Sequence[str]
@@ -246,7 +246,7 @@ def ray_options_of(
     fields: str | None = None,
     is_pruning: bool = False,
 ) -> RayOptions | None:
-    """Reads the options of --ray, None without --ray; refuses options that can't be used with it, or only with it."""
+    """Reads the options of --ray; None without it. Refuses options that can't be used with --ray, or only with it."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
     for flag, value in about_ray if address is None else ():
         if value is not None:
