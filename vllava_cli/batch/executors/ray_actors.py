@@ -181,7 +181,7 @@ class EngineActor:
         self._engine: Engine | None = None
 
     def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes]]:
-        """Answers clips: a column of pickled `DecodedClip` → one of pickled `Result`, or of the text of a VllavaError."""
+        """Answers clips: a column of pickled `DecodedClip` → one of pickled `Result`, or of the text of an error."""
         clips: list[DecodedClip] = [pickle.loads(clip) for clip in batch[CLIP]]
         try:
             return {RESULT: [pickle.dumps(result) for result in self.results(clips)]}
