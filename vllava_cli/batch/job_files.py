@@ -324,7 +324,7 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
 
 
 def _parsed(text: str, begin: Location) -> Any:
-    """Parses a JSON text that begins at `begin`. Errors: UsageError with the line of the fault."""
+    """Parses a JSON text that begins at `begin`. Errors: UsageError, with the line of the fault if it is known."""
     try:
         return _DECODER.decode(text.rstrip(_SPACE))
     except RecursionError as exc:
