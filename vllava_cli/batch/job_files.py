@@ -1,8 +1,8 @@
-"""Clips and questions from a jobs file: its rows, the fields that name them or come back, and the paths of clips.
+"""Reads clips and questions from a jobs file: its rows, their fields, and the paths of the clips that they name.
 
-The file is JSON lines, a JSON list, CSV or TSV. Memory is bounded by the longest row, or by a list's own bound; a
-damaged row ends the reading. A name stands for the file itself, for one with an ending added, or for one of a
-benchmark's forms.
+The file is JSON lines, a JSON list, CSV or TSV. Only one row is held in memory, but a JSON list is held whole; both
+have a limit. The first damaged row ends the reading. A row names a clip by its file's name, by that name without the
+ending, or by the id that a benchmark gives the clip.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def requests_in(
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
-    Names are looked up in `videos`, else in the file's own folder; what isn't there becomes a path in it all the same.
-    `notice` gets a sentence for each field that can't come back. Errors: UsageError for a file that can't be read and
-    at the first damaged row.
+    Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't there gets a path in that
+    folder all the same. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
+    UsageError for a file that can't be read and for the first damaged row.
     """
     names, reported = ClipNames(_folder(file, videos)), set[str]()
     for row in map(_exact, rows(file, stdin=stdin)):
@@ -71,7 +71,7 @@ def requests_in(
 
 
 def _exact(row: JobRow) -> JobRow:
-    """With names in their own bytes, where the row is one of ours: path_bytes beside path."""
+    """Restores names that aren't UTF-8 if vllava wrote the row: path_bytes beside path holds their bytes."""
     if not any(key.endswith(BYTES) for key in row.values):
         return row
     try:
@@ -81,7 +81,7 @@ def _exact(row: JobRow) -> JobRow:
 
 
 def _folder(file: Path, videos: Path | None) -> str:
-    """ "" for the current one."""
+    """Returns the folder in which clips are looked up, "" for the current one. Errors: UsageError if it is none."""
     if videos is not None and not os.path.isdir(videos):
         raise UsageError(f"{quoted(videos)} is no folder: name the one that the clips are in with --videos.")
     folder = videos or file.parent
@@ -89,7 +89,7 @@ def _folder(file: Path, videos: Path | None) -> str:
 
 
 def _name(row: JobRow) -> tuple[str, str]:
-    """Finds the field that names the clip, and returns it with the name."""
+    """Returns the key of the field that names the clip, and the name. Errors: UsageError."""
     for key in NAME_KEYS:
         value = row.values.get(key)
         if value is None or value == "":
@@ -104,13 +104,13 @@ def _name(row: JobRow) -> tuple[str, str]:
 
 
 def _shown(row: JobRow) -> str:
-    """The names of its fields, of very many the first ones: "name, q"."""
+    """Returns the names of a row's fields, "name, q", cut off where they are too long for a message."""
     text = ", ".join(row.values)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _check_encodable(text: str, key: str, where: Location) -> None:
-    """A name may be of any bytes, a question is text."""
+    """Raises a UsageError for a lone surrogate; in a name it may stand for a byte that isn't UTF-8."""
     try:
         text.encode() if key == _QUESTION else os.fsencode(text)
     except UnicodeEncodeError as exc:
@@ -118,7 +118,7 @@ def _check_encodable(text: str, key: str, where: Location) -> None:
 
 
 def _question(row: JobRow) -> str | None:
-    """None where the row has none, or an empty one."""
+    """Returns the question of a row; None if it is missing or empty. Errors: UsageError."""
     value = row.values.get(_QUESTION)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -129,9 +129,10 @@ def _question(row: JobRow) -> str | None:
 
 
 def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, object], set[str]]:
-    """All but the used ones, and those that can't come back: their name in the row is another field's.
+    """Returns the fields to copy into the row of the result, without the `used` ones, and the keys of those left out.
 
-    What a row says of itself it keeps for itself: "answer" → "job_answer".
+    The keys of a result's own fields are renamed: "answer" → "job_answer". If there is a "job_answer" already, "answer"
+    is left out.
     """
     fields, gone = {}, set()
     for key, value in values.items():
@@ -141,7 +142,7 @@ def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, obj
         if name != key and name in values:
             gone.add(key)
         else:
-            # A million rows have the same few names.
+            # Interned, because a million rows have the same few names.
             fields[sys.intern(name)] = value
     return fields, gone
 
@@ -153,7 +154,7 @@ class _Listing(NamedTuple):
 
 
 class ClipNames:
-    """Looks names up in a folder, "" being the current one; each folder is listed once for all names."""
+    """Finds clips by their names in a folder, "" for the current one; each folder is listed only once."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -162,7 +163,7 @@ class ClipNames:
         """Paths by names, those of a benchmark apart: there are many questions about each clip."""
 
     def path(self, name: str, *, is_of_benchmark: bool = False) -> str:
-        """The path of a clip; where none is found, the name in the folder, as if it were there."""
+        """Returns the path of the clip with this name; if none is found, the path that it would have in the folder."""
         path = self._known.get((name, is_of_benchmark))
         if path is None:
             found = filter(None, map(self._found, forms(name) if is_of_benchmark else (name,)))
@@ -182,7 +183,7 @@ class ClipNames:
 
 
 def forms(name: str) -> Iterator[str]:
-    """The names that a benchmark's files have for a clip, the likeliest first.
+    """Yields the names that a clip's file may have in a benchmark, the likeliest first.
 
     "1QIUV7WYKXg" → itself, "v_1QIUV7WYKXg" (ActivityNet-QA) · "7010" → itself, "v_7010", "video7010" (MSRVTT-QA),
     "vid7010" (MSVD-QA)
@@ -196,7 +197,7 @@ def forms(name: str) -> Iterator[str]:
 
 
 def _listed(folder: str) -> _Listing:
-    """Empty where the folder can't be read: its clips are missing then, one by one."""
+    """Lists a folder. One that can't be read counts as empty: each of its clips becomes a row about a missing file."""
     try:
         names = frozenset(os.listdir(folder or os.curdir))  # noqa: PTH208
     except OSError:
@@ -210,7 +211,7 @@ def _listed(folder: str) -> _Listing:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """The likelier ending comes first; of two that differ in nothing but case, always the same one."""
+    """Returns the sort key of a file name: the likelier ending first, then the name, so that the order is fixed."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
     return _RANKS.get(suffix, len(_RANKS)), name
 
@@ -220,7 +221,7 @@ def _joined(folder: str, name: str) -> str:
 
 
 class Location(NamedTuple):
-    """Written "'jobs.jsonl', line 3"; rows of a JSON list are counted themselves."""
+    """A place in a jobs file, for messages: "'a.jsonl', line 3", or "'a.json', row 3" in a JSON list."""
 
     file: str
     number: int
@@ -243,7 +244,7 @@ class JobRow(NamedTuple):
 
 
 def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
-    """Reads the rows as the file's ending says; - is stdin, with an object a line. Errors: UsageError."""
+    """Yields the rows of a file, in the format of its ending; - is stdin, as JSON lines. Errors: UsageError."""
     if file == Path(STDIN):
         source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
         with as_output_error("stdin", "read", error=UsageError):
@@ -258,10 +259,10 @@ def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
 
 
 def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
-    """The first row names the fields; all values are text."""
+    """Yields the rows of a CSV or TSV file, whose first row names the fields; all values are text."""
     texts = (text for _, text in lines(source, file))
     first = next(texts, "")
-    # TGIF-QA's own files end in .csv, and have tabs; where a comma is the decimal point, spreadsheets write semicolons.
+    # TGIF-QA's own .csv files have tabs; spreadsheets write semicolons where a comma is the decimal point.
     if "," not in first:
         delimiter = next((sign for sign in ("\t", ";") if sign in first), delimiter)
     header: list[str] = []
@@ -277,7 +278,7 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
 
 
 def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Location, list[str]]]:
-    """Yields the cells of each row that has any; a cell in quotes may go over several lines."""
+    """Yields the location and the cells of each row that isn't empty; a cell in quotes may span several lines."""
     length = 0
 
     def counted() -> Iterator[str]:
@@ -302,14 +303,14 @@ def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Lo
 
 
 def objects(source: BinaryIO, file: str) -> Iterator[JobRow]:
-    """An object a line; empty lines are left out. Errors: UsageError."""
+    """Yields a row for the JSON object in each line; empty lines are skipped. Errors: UsageError."""
     for where, text in lines(source, file):
         if text.strip(_SPACE):
             yield _row(_parsed(text, where), where)
 
 
 def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
-    """The objects of one list. Errors: UsageError."""
+    """Yields a row for each object of a JSON list. Errors: UsageError."""
     data = source.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
         most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
@@ -323,7 +324,7 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
 
 
 def _parsed(text: str, begin: Location) -> Any:
-    """What JSON says in a text that begins in that line."""
+    """Parses a JSON text that begins at `begin`. Errors: UsageError, with the line of the fault if it is known."""
     try:
         return _DECODER.decode(text.rstrip(_SPACE))
     except RecursionError as exc:
@@ -348,7 +349,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _finite(text: str) -> float:
-    """An infinity could be read, but not be written into a row again."""
+    """Parses a number. Errors: ValueError for an infinity, which can't be written into a row."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{text} is too large a number")
@@ -356,7 +357,7 @@ def _finite(text: str) -> float:
 
 
 def lines(source: BinaryIO, file: str) -> Iterator[tuple[Location, str]]:
-    """Each with its line break. Errors: UsageError for one that is too long or not UTF-8."""
+    """Yields each line with its location and line break. Errors: UsageError for a line too long or not UTF-8."""
     line = 0
     while data := source.readline(MAX_JOB_BYTES + 1):
         line += 1
@@ -367,7 +368,7 @@ def lines(source: BinaryIO, file: str) -> Iterator[tuple[Location, str]]:
 
 
 def text_of(data: bytes, begin: Location) -> str:
-    """Text that begins in that line; a byte order mark is no part of it. Errors: UsageError."""
+    """Decodes UTF-8 that begins at `begin`; a byte order mark is dropped. Errors: UsageError."""
     try:
         return data.decode("utf-8-sig" if begin.number == 1 else "utf-8")
     except UnicodeDecodeError as exc:

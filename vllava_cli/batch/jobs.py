@@ -1,8 +1,8 @@
-"""Jobs: one question about one clip each. Their ids, the clips that they share, and the lists of them on the disk.
+"""Jobs, each one question about one clip: their ids, the clips that they share, and the lists of jobs on the disk.
 
-An id is the same in every run that would ask the same of the same file. FILE.jobs beside the output FILE lists the jobs
-of a shard as JSON lines before the first answer, so that `vllava merge` knows what must have a row; the lists of one
-run agree in `of`, `all_jobs` and `checksum`.
+A job has the same id in every run that asks the same question about the same file with the same settings. FILE.jobs
+beside the output FILE lists the jobs of a shard as JSON lines. It is written before the first answer, so that
+`vllava merge` knows which jobs must have a row. The lists of one run have the same `of`, `all_jobs` and `checksum`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NOTHING: Mapping[str, object] = {}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRequest:
-    """A question about a clip, as it was asked for; `fields` come back in the row."""
+    """A question about a clip, as the user asked it; `fields` are copied into its row."""
 
     path: str
     question: str
@@ -48,7 +48,7 @@ class JobRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A request whose file was looked at; size in bytes, both -1 where there is no such file and for a URL."""
+    """A request with an id and the state of its file; `size` (bytes) and `mtime_ns` are -1 for a URL or no file."""
 
     id: str
     path: str
@@ -61,11 +61,11 @@ class Job:
 
     @property
     def state(self) -> dict[str, int] | None:
-        """The state of the file, as rows have it."""
+        """The state of the file as its row has it; None for a missing file and for a URL."""
         return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
 
     def id_at(self, state: object, signature: str) -> str:
-        """The id that the job would have of a file in this state, which a row says; "" for what is no state."""
+        """Returns the id that the job has if its file is in the `state` of a row; "" if `state` is malformed."""
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
@@ -83,7 +83,7 @@ class ClipJobs:
         return Path(self.jobs[0].path)
 
     def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
-        """Each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
+        """Returns each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
         asked: dict[str, list[Job]] = {}
         for job in self.jobs:
             asked.setdefault(job.question, []).append(job)
@@ -92,7 +92,7 @@ class ClipJobs:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """The jobs that one of several runs takes; `number` counts from 1."""
+    """One of the `of` parts into which --shard splits the jobs; `number` counts from 1."""
 
     number: int
     of: int
@@ -106,7 +106,7 @@ _File = tuple[str, int, int]
 
 
 def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
-    """The jobs, in order; those that are equal in all get different ids, the same ones in each run."""
+    """Makes a job of each request, in order. Equal jobs get different ids, which are the same in each run."""
     files: dict[str, _File] = {}
     """By the path as it was asked for: each file is looked at once."""
     questions: dict[str, str] = {}
@@ -135,7 +135,7 @@ def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
 
 
 def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
-    """Groups jobs in the order in which their clips come first: jobs about a, b, a → (a, a), (b)."""
+    """Groups jobs by clip, in the order in which the clips first appear: jobs about a, b, a → (a, a), (b)."""
     by_path: dict[str, list[Job]] = {}
     for job in jobs:
         by_path.setdefault(job.path, []).append(job)
@@ -149,14 +149,14 @@ def has_changed(job: Job) -> bool:
 
 
 def signature(model: str, revision: str | None, settings: Mapping[str, object]) -> str:
-    """Returns the part of an id that all jobs of a run share: equal text for equal settings, whatever their order."""
+    """Returns the text that goes into the ids of all jobs of a run; the order of `settings` doesn't change it."""
     return json.dumps([model, revision, settings], sort_keys=True, separators=(",", ":"))
 
 
 def settings_of(
     wishes: Wishes, framing: Framing, sampling: Sampling, adapter: Adapter | None = None
 ) -> dict[str, object]:
-    """All that changes an answer, and nothing that doesn't: a greedy run has no use for a seed."""
+    """Returns all settings that change an answer and no others: the seed of a greedy run is left out."""
     return {
         "precision": wishes.precision,
         "attention": wishes.attention,
@@ -167,12 +167,12 @@ def settings_of(
 
 
 def shard_number(id: str, of: int) -> int:
-    """The number, from 1, of the shard that a job belongs to."""
+    """Returns the number, from 1, of the shard that the job with this id belongs to."""
     return int(id, 16) % of + 1
 
 
 class ListedJob(NamedTuple):
-    """A row of a list; the id as 16 bytes."""
+    """A job in a list, FILE.jobs; its id is 16 bytes."""
 
     id: bytes
     path: str
@@ -181,7 +181,7 @@ class ListedJob(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class JobList:
-    """The first row of a list."""
+    """A list of jobs, FILE.jobs, as its first row describes it."""
 
     path: Path
     shard: int
@@ -195,7 +195,7 @@ class JobList:
 
     @classmethod
     def read(cls, path: Path) -> JobList:
-        """Errors: OutputError where it can't be read or is no list."""
+        """Reads the first row of a list. Errors: OutputError where the file can't be read or is no list."""
         header = next(read_rows(path), {})
         numbers = [header.get(name) for name in ("shard", "of", "jobs", "all_jobs")]
         shard, of, jobs, all_jobs = (number if type(number) is int else -1 for number in numbers)
@@ -206,7 +206,7 @@ class JobList:
         return cls(path=path, shard=shard, of=of, jobs=jobs, all_jobs=all_jobs, checksum=checksum)
 
     def listed(self) -> Iterator[ListedJob]:
-        """Its jobs, read anew each time. Errors: OutputError."""
+        """Yields the jobs of the list; the file is read anew each time. Errors: OutputError."""
         rows = read_rows(self.path)
         next(rows, None)
         count = 0
@@ -220,12 +220,12 @@ class JobList:
 
 
 def list_path(output: Path) -> Path:
-    """a/b.jsonl → a/b.jsonl.jobs"""
+    """Returns the path of an output's list: a/b.jsonl → a/b.jsonl.jobs."""
     return output.with_name(f"{output.name}.jobs")
 
 
 def id_of(row: Mapping[str, object]) -> bytes | None:
-    """The 16 bytes of a row's id, None where it has none."""
+    """Returns the 16 bytes of a row's id; None if the row has no valid id."""
     text = row.get("id")
     if not isinstance(text, str) or len(text) != ID_DIGITS:
         return None
@@ -237,7 +237,7 @@ def id_of(row: Mapping[str, object]) -> bytes | None:
 
 
 def write_lists(paths: Mapping[int, Path], of: int, jobs: Collection[Job]) -> None:
-    """Writes the lists of some of the `of` shards, by their numbers; `jobs` are those of all. Errors: OutputError."""
+    """Writes a list for each shard number in `paths`; `jobs` are those of all `of` shards. Errors: OutputError."""
     checksum = sum(int(job.id, 16) for job in jobs) % (1 << 128)
     shares: dict[int, list[Job]] = {number: [] for number in paths}
     for job in jobs:
@@ -270,7 +270,7 @@ def _used(sampling: Sampling) -> dict[str, object]:
 def _file(path: str) -> _File:
     if "://" in path and scheme_of(path):
         return path, -1, -1
-    # Only where a Path may be written differently, as "./a.mp4" is: to make one of each of a million takes seconds.
+    # A Path is made only where it may change the text, as for "./a.mp4": to make a million of them takes seconds.
     if os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path:
         path = str(Path(path))
     return path, *_facts(path)
@@ -285,7 +285,7 @@ def _facts(path: str) -> tuple[int, int]:
 
 
 def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
-    """Each part with its length before it, so that no two jobs are spelled alike."""
+    """Hashes the parts of a job, each with its length before it, so that different jobs never give the same text."""
     path, size, mtime_ns = file
     parts = [
         signature.encode(),

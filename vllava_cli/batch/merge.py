@@ -1,8 +1,8 @@
-"""`vllava merge` makes the outputs of a batch's shards one, once it is sure that every job has its one row.
+"""`vllava merge`: joins the outputs of a batch's shards in one file, if every job has exactly one row.
 
-Rows that a run goes on with are held against its jobs in the same manner: those of clips that have changed are stale. A
-clip with another time of change, but as many bytes and the same SHA-256 as its row says, is the same clip: its row
-becomes that of the job that asks the same now. Ids are in memory, rows are not.
+`stale` compares the rows of an earlier run with the jobs of the run that continues it: rows of clips that have changed
+are stale. A clip with another modification time, but with the size and the SHA-256 that its row records, is unchanged:
+its row gets the id of the job that asks the same question now. Ids are held in memory, rows are not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Merge:
 
 
 def run(merge: Merge, screen: Screen) -> int:
-    """Writes all rows or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
+    """Writes all rows of the shards or nothing; returns 0. Errors: UsageError, LockedError, ShardError, OutputError."""
     _check_out(merge)
     with ExitStack() as fetched:
         paths = [path for name in merge.shards for path in _paths(name, fetched, screen)]
@@ -56,7 +56,7 @@ def run(merge: Merge, screen: Screen) -> int:
         with screen.waiting(f"Reading {counted(len(shards), 'shard')}"):
             whole_run = merged(shards)
         with screen.waiting(f"Writing {merge.out}"):
-            if merge.out.exists():  # under its lock, so that no batch may be writing to it
+            if merge.out.exists():  # its lock makes sure that no batch is writing to it
                 with Journal.open(merge.out) as journal:
                     journal.rewrite(whole_run.rows())
             else:
@@ -66,7 +66,7 @@ def run(merge: Merge, screen: Screen) -> int:
 
 
 def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
-    """The shard itself, those in a folder, or a run below a URL, fetched for as long as it is needed."""
+    """Returns the files that `name` stands for: a file, a folder's parts, or a URL's copy, which `fetched` deletes."""
     if is_url(name):
         folder = fetched.enter_context(scratch())
         with screen.waiting(f"Fetching {name}"):
@@ -92,7 +92,7 @@ def _check_out(merge: Merge) -> None:
 
 
 def _check_files(out: Path, shards: Sequence[ShardOutput]) -> None:
-    """Raises a UsageError where one file is named twice, as OUT or as a SHARD, also under different names."""
+    """Raises a UsageError if a file is named twice, as OUT or as a SHARD, even by two different names."""
     taken = {_identity(out)}
     for shard in shards:
         files = {_identity(path) for path in (shard.path, shard.journal, shard.jobs and shard.jobs.path) if path}
@@ -153,7 +153,7 @@ class ShardOutput:
         return cls(path=path, journal=journal if has_begun else None, jobs=jobs)
 
     def rows(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """(id, row) of each. Errors: OutputError."""
+        """Yields (id, row) for each row. Errors: OutputError."""
         for number, row in enumerate(read_rows(self.journal) if self.journal else (), 1):
             id = id_of(row)
             if id is None:
@@ -164,10 +164,7 @@ class ShardOutput:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The outputs that a batch has as parts in a folder, sorted, also those of which only the list is there yet.
-
-    Errors: OutputError.
-    """
+    """Returns a batch's parts in a folder, sorted, also those that have only a list so far. Errors: OutputError."""
     with as_output_error(folder, "read"):
         names = {path.name.removesuffix(".jobs").removesuffix(".journal") for path in folder.iterdir()}
         return [folder / name for name in sorted(names) if PART.fullmatch(name)]
@@ -175,7 +172,7 @@ def shards_in(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class MergedShards:
-    """Shards that have each job once."""
+    """Shards in which each job has exactly one row."""
 
     shards: Sequence[ShardOutput]
     ids: Collection[bytes]
@@ -185,7 +182,7 @@ class MergedShards:
     """How many are left out because no list has their id."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Read anew, in the order of the shards. Errors: OutputError, also where a file has changed since."""
+        """Reads the rows again, in the order of the shards. Errors: OutputError, also if a file has lost rows since."""
         awaited = set(self.ids)
         for shard in self.shards:
             for id, row in shard.rows():
@@ -197,7 +194,7 @@ class MergedShards:
 
 
 def merged(shards: Sequence[ShardOutput]) -> MergedShards:
-    """Errors: ShardError where a job has two rows or none, or a whole shard is missing; OutputError."""
+    """Checks that each job has one row. Errors: ShardError for two rows, none, or a missing shard; OutputError."""
     _check_lists(shards)
     awaited = {job.id for shard in shards if shard.jobs for job in shard.jobs.listed()}
     owners: dict[bytes, ShardOutput] = {}
@@ -220,7 +217,7 @@ def merged(shards: Sequence[ShardOutput]) -> MergedShards:
 
 
 def _check_lists(shards: Sequence[ShardOutput]) -> None:
-    """Raises a ShardError unless the lists are of one run, and as many as it had shards."""
+    """Raises a ShardError if the lists are of different runs, or if one of the run's shards is missing."""
     lists = [shard.jobs for shard in shards if shard.jobs]
     for other in lists[1:]:
         one = lists[0]
@@ -240,7 +237,7 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
 
 
 def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int) -> str:
-    """Names the shards to run again, and the first of the missing jobs."""
+    """Writes the message about missing rows: the shards to run again, and the first jobs without a row."""
     names: list[str] = []
     lines: list[str] = []
     for shard in shards:
@@ -256,16 +253,16 @@ def _missing(shards: Sequence[ShardOutput], missing: set[bytes], job_count: int)
 
 
 def _line(path: object, question: object) -> str:
-    """("a b.mp4", "What\\nis it?") → "  a b.mp4: What is it?" """
+    """Formats a job as one line of a message: ("a b.mp4", "What\\nis it?") → "  a b.mp4: What is it?"."""
     words = " ".join(str(question).split())
     asked = words if len(words) <= _MOST_LETTERS else f"{words[:_MOST_LETTERS]}…"
     return f"  {' '.join(str(path).split())}: {asked}"
 
 
 def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> list[str]:
-    """Sentences about jobs that don't have one row and rows that nobody asked for, with the first ten of each.
+    """Returns sentences about jobs without exactly one row and about rows of no job, with the first ten of each.
 
-    `ids` are those of all rows now, `before` those that were there when the run began.
+    `ids` are the ids of all rows now, `before` the ids of the rows that were there when the run began.
     """
     is_seen = dict.fromkeys((bytes.fromhex(job.id) for job in jobs), False)
     twice, foreign = [], []
@@ -284,21 +281,21 @@ def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[byt
 
 
 def first_of(names: Sequence[str], rest: str = "", *, most: int = MOST_NAMED) -> str:
-    """ "a, b", and how many more there are."""
+    """Joins the first `most` names and counts the others: "a, b and 3 more"; `rest` stands before "and"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f"{rest} and {more:,} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StaleRows:
-    """Rows by their ids."""
+    """The ids of rows whose clips have changed, and of rows whose clips were only touched."""
 
     changed: Collection[str] = ()
     touched: Mapping[str, Job] = field(default_factory=dict)
     """Only the time of change of their clips is another; with the jobs that they are rows of."""
 
     def settled(self, rows: Iterable[Row], *, is_pruning: bool) -> Iterator[Row]:
-        """All rows with the ids of now; those of changed clips only where they aren't pruned."""
+        """Yields the rows to keep: rows of touched clips get their new ids, those of changed clips may be pruned."""
         for row in rows:
             if job := self.touched.get(row["id"]):
                 yield {**row, "id": job.id, CLIP_STATE: job.state}
@@ -306,7 +303,7 @@ class StaleRows:
                 yield row
 
     def report(self, path: Path, screen: Screen, *, is_pruning: bool) -> None:
-        """Says what became of the stale rows in the file."""
+        """Reports what became of the stale rows in the file."""
         for stale_rows, what, fate in (
             (self.touched, "clips with another time of change and the same bytes", "kept"),
             (self.changed, "clips that have changed since", "dropped" if is_pruning else "kept, --prune drops them"),
@@ -316,7 +313,7 @@ class StaleRows:
 
 
 class _Lone(NamedTuple):
-    """A row whose id is no job's; the print is that of its clip, as far as it is known."""
+    """A row whose id no job has; `print` is the fingerprint of its clip, None if the row has none."""
 
     id: str
     state: object
@@ -326,8 +323,8 @@ class _Lone(NamedTuple):
 def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], signature: str) -> StaleRows:
     """Finds the stale rows; `jobs` are those of this shard, `every` those of all shards.
 
-    Rows of other clips, questions and settings aren't, nor are those of a clip that is missing now. Where it decides, a
-    clip is hashed.
+    Rows of other clips, questions or settings are not stale, nor are rows of a clip that is missing now. A clip is
+    hashed only where its hash decides.
     """
     current = {job.id for job in every}
     known: set[str] = set()
@@ -352,7 +349,7 @@ def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], sign
 
 
 def _is_same(job: Job, lone: _Lone, known: dict[tuple[str, Fingerprint], bool]) -> bool:
-    """True if the clip has the bytes that its row says; a clip of another size isn't read."""
+    """True if the clip still has the content that its row records; a clip of another size isn't read."""
     if lone.print is None or not isinstance(lone.state, dict) or lone.state.get("bytes") != job.size:
         return False
     key = job.path, lone.print
@@ -362,7 +359,7 @@ def _is_same(job: Job, lone: _Lone, known: dict[tuple[str, Fingerprint], bool]) 
 
 
 def _print_of(row: Row) -> Fingerprint | None:
-    """None for an error, and where the clip wasn't hashed."""
+    """Returns the fingerprint of a row's clip; None for an error and for a clip that wasn't hashed."""
     try:
         (clip,) = row[MADE_WITH]["clips"]
         return Fingerprint(bytes=clip["bytes"], sha256=clip["sha256"]) if clip["sha256"] else None

@@ -1,9 +1,9 @@
-"""Outputs for rows: stdout as they come, journals that know which jobs are done, or objects below a URL.
+"""The outputs of a batch: rows go to stdout as they come, to journals that know the done jobs, or to objects at a URL.
 
-A plain JSONL file is its own journal. Any other form is written in one step when the run ends, in the order of the
-jobs; its journal stands beside it. A run on Ray writes parts. In a folder they are journals, part-00001-of-00016.jsonl,
-each with the rows whose ids say so. Below a URL they are objects, each with the rows of some seconds; of the rows of a
-job the last one counts.
+A JSONL file with all fields is its own journal. Any other file is written in one step when the run ends, in the order
+of the jobs, and has its journal beside it. A run on Ray writes parts. In a folder the parts are journals,
+part-00001-of-00016.jsonl, and the id of a job decides in which part its row is. Below a URL the parts are objects, each
+with the rows of a few seconds; if a job has several rows there, the last one counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TABLE = "rows.parquet"
 
 
 class Output:
-    """Rows of a run. Errors: LockedError, OutputError, ClosedPipeError, from each method."""
+    """A place for the rows of a run. Errors of each method: LockedError, OutputError, ClosedPipeError."""
 
     is_kept = True
     """Whether the same command could go on with what is here."""
@@ -49,33 +49,33 @@ class Output:
         """The ids that had a row when it was opened."""
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
-        """Learns what is done and forgets what is to be done again; a dry run writes nothing."""
+        """Learns which jobs are done, and drops the rows of jobs to be done again; a dry run writes nothing."""
 
     def is_done(self, job: Job) -> bool:
         return bytes.fromhex(job.id) in self.has_failed
 
     def had_failed(self, job: Job) -> bool:
-        """True if the job has a row already, and that is an error."""
+        """True if the job already has a row, and that row is an error."""
         return self.has_failed.get(bytes.fromhex(job.id), False)
 
     def put(self, row: Mapping[str, Any]) -> None:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Writes the rows that wait for others, if there are any; without it they are written when many are there."""
+        """Lets the output write the rows that it has collected; otherwise it waits until it has many."""
 
     def finish(self, jobs: Sequence[Job]) -> None:
-        """Writes the table, if one was asked for."""
+        """Writes the rows that are still held back, and the table if one was asked for."""
 
     def ids(self) -> Iterable[bytes]:
-        """The ids of all rows, read again from where they are."""
+        """Reads the ids of all rows from the output again."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Keeps what came; also called after a failure."""
+        """Writes the rows that are still held back and closes the output; also called after a failure."""
 
     def resume(self, journal: Journal, jobs: Sequence[Job]) -> None:
-        """Learns from a journal, and drops the rows of what is to be done again."""
+        """Learns from a journal which jobs are done, and drops the rows of jobs to be done again."""
         if self.destination.is_overwriting:
             learn(islice(journal.rows(), 1), journal.path)
             journal.rewrite(())
@@ -92,7 +92,7 @@ class Output:
         self.before = self.has_failed.keys()
 
     def foresee(self, journal: Path) -> None:
-        """Learns what `resume` would, and changes nothing."""
+        """Learns from a journal as `resume` does, but changes nothing; the journal may be missing."""
         with as_output_error(journal):
             is_there = journal.exists()
         if is_there and not self.destination.is_overwriting:
@@ -100,7 +100,7 @@ class Output:
         self.before = self.has_failed.keys()
 
     def counted(self, known: Mapping[bytes, bool]) -> dict[bytes, bool]:
-        """The rows that count as done."""
+        """Returns the rows that count as done; errors don't with --retry-errors."""
         return {id: failed for id, failed in known.items() if not (failed and self.destination.is_retrying)}
 
 
@@ -114,7 +114,7 @@ def opened(
     every: Sequence[Job] = (),
     is_dry: bool = False,
 ) -> Iterator[Output]:
-    """The output, locked where that can be; `every` are the jobs of all shards.
+    """Opens the output and closes it at the end; files are locked meanwhile. `every` are the jobs of all shards.
 
     Errors: LockedError; OutputError for a file that is no output of a batch.
     """
@@ -157,7 +157,7 @@ class FileOutput(Output):
         self._settle(self._journal, jobs, every)
 
     def _settle(self, journal: Journal, jobs: Sequence[Job], every: Sequence[Job]) -> None:
-        """Says which rows are of clips that have changed, and drops them with --prune; a touched clip's stay."""
+        """Reports rows of changed clips and, with --prune, drops them; rows of touched clips get their new ids."""
         if self.has_failed.keys() <= {bytes.fromhex(job.id) for job in every}:
             return
         is_pruning = self.destination.is_pruning
@@ -174,7 +174,7 @@ class FileOutput(Output):
         self._journal.append(row)
 
     def finish(self, jobs: Sequence[Job]) -> None:
-        """Writes the table, if one was asked for: the jobs in their order, then rows of earlier commands."""
+        """Writes the table, if one was asked for: rows in the order of the jobs, then rows of earlier commands."""
         destination = self.destination
         if destination.has_table and destination.path and self._journal:
             lines = _table(destination, jobs, self.info).lines(ordered(self._journal.path, jobs))
@@ -186,7 +186,7 @@ class FileOutput(Output):
 
 
 class _Parts(Output):
-    """Rows that wait for others, to be written together."""
+    """An output that collects rows and writes many of them together."""
 
     def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
         super().__init__(destination, info, screen)
@@ -215,7 +215,7 @@ class FolderOutput(_Parts):
     _journals: Sequence[Journal] = ()
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
-        """Opens the parts, writes the lists, learns what is done."""
+        """Opens the parts, writes their lists of jobs, and learns which jobs are done; a dry run writes nothing."""
         folder, ending = Path(self.destination.parts or ""), "parquet" if self.destination.is_parquet else "jsonl"
         of = _part_count(folder, ending) or parts_for(len(every))
         outputs = {number: folder / f"part-{number:05}-of-{of:05}.{ending}" for number in range(1, of + 1)}
@@ -267,7 +267,7 @@ class StoreOutput(_Parts):
     _number = 0
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
-        """Writes the list, learns what is done."""
+        """Learns which jobs are done, and writes the list of jobs; a dry run writes nothing."""
         self._objects = Objects(self.destination.parts or "")
         with scratch() as folder:
             path = rows_into(self._objects, folder)
@@ -311,12 +311,15 @@ class StoreOutput(_Parts):
 
 
 def parts_for(jobs: int) -> int:
-    """1 up to 65,536 jobs, 16 for a million, at most 256."""
+    """Returns the number of parts for so many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
     return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
 
 
 def _part_count(folder: Path, ending: str) -> int:
-    """How many parts are here already, 0 for none. Errors: OutputError where they are not of one run."""
+    """Returns how many parts the run in a folder has, by the names of those that are there; 0 if there are none.
+
+    Errors: OutputError for parts of several runs or of another format.
+    """
     found = shards_in(folder) if folder.exists() else []
     kinds = {match.group(2, 3) for path in found if (match := PART.fullmatch(path.name))}
     if len(kinds) > 1 or any(kind != ending for _, kind in kinds):
@@ -330,7 +333,7 @@ def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Tabl
 
 
 def _check_table(destination: Destination) -> None:
-    """A table is written at the end of a long run: a file that it would replace is reported before the run."""
+    """Raises an OutputError before a long run if the table at its end may not replace the file that is there."""
     path, journal = destination.path, destination.journal
     if path is None or journal == path:
         return
@@ -345,7 +348,7 @@ def _check_table(destination: Destination) -> None:
 
 
 def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
-    """Maps the id of each row to whether it is an error. Errors: OutputError for rows of something else."""
+    """Maps the id of each row to whether the row is an error. Errors: OutputError for rows that no batch wrote."""
     has_failed: dict[bytes, bool] = {}
     for row in rows:
         if not is_row(row):
@@ -355,7 +358,7 @@ def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
 
 
 def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a journal in the order of jobs, the others behind; only their offsets are held in memory."""
+    """Yields the rows of a journal in the order of `jobs`, then the others; only their offsets are held in memory."""
     with path.open("rb") as file:
         offsets: dict[str, int] = {}
         offset = 0
@@ -373,7 +376,10 @@ def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
 
 
 def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str], fields: Sequence[str]) -> None:
-    """A file in bounded memory: typed columns, the jobs' further `fields` behind them as text, as `made_with` is."""
+    """Writes rows as a Parquet file, in bounded memory.
+
+    The columns have types; `made_with` and the jobs' further `fields`, which come last, are text.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,6 +1,6 @@
-"""Before a weight is read: every clip's header is opened, in several processes, while the libraries are imported.
+"""Reads the header of every clip, in several processes, before weights are read and while libraries are imported.
 
-The clips that can be used are read on from there at once; what can't be used is known by the time the model is loaded.
+Then the frames of the good clips are read ahead at once. Clips that can't be used are known before the model is loaded.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Headers:
 
 
 class Preflight:
-    """Goes through the headers of all clips in a thread of its own, then has the good ones' frames read ahead.
+    """Reads the headers of all clips in its own thread, then starts to read ahead the frames of the good clips.
 
-    Without a `framing` it is over with the headers.
+    Without a `framing` only the headers are read.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Preflight:
         self._thread.start()
 
     def wait(self, slice_s: float) -> bool:
-        """Waits at most so many seconds, and returns True if all headers are known. Errors: what stopped the thread."""
+        """Waits at most `slice_s` seconds; returns True if all headers are known. Errors: any that ended the thread."""
         self._thread.join(slice_s)
         if self._thread.is_alive():
             return False
@@ -84,7 +84,7 @@ class Preflight:
                 for read in reads:
                     self._note(read)
             self._ahead.stop()
-            if self._left:  # what keeps its reader busy may only be slow: its frames will show
+            if self._left:  # a header that takes long may only be slow: reading the frames will show
                 headers.good += self._left.values()
                 headers.unopened = len(self._left)
                 headers.kinds |= {"video", "image"}

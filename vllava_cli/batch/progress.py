@@ -1,4 +1,4 @@
-"""The counts of a run, and its messages on stderr: how far it is, what can't be read, what became of the jobs."""
+"""Counts the jobs of a run and writes its messages: progress, unreadable clips, the plan of a dry run, the outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_NAMED = 5
 
 @dataclass(kw_only=True)
 class Progress:
-    """The counts of a run."""
+    """The counts of the jobs of a run."""
 
     total: int = 0
     """Jobs that were asked for."""
@@ -41,23 +41,23 @@ class Progress:
     """What a dry run can't know of the jobs, and why."""
 
     def begin(self) -> None:
-        """The model is ready: speed is measured from here on."""
+        """Notes that the model is ready; speed is measured from then on."""
         if self.ready_s is None:
             self.ready_s, self.at_ready = time.perf_counter(), self.now
 
     @property
     def has_begun(self) -> bool:
-        """True if the model may be at work."""
+        """True once `begin` was called: the model may be at work."""
         return self.ready_s is not None
 
     @property
     def done(self) -> int:
-        """Jobs that have a row now."""
+        """The number of jobs that have a row now."""
         return self.skipped + self.now
 
     @property
     def now(self) -> int:
-        """Jobs that got their row in this run."""
+        """The number of jobs that got their row in this run."""
         return self.answered + self.errors.total()
 
     @property
@@ -66,21 +66,21 @@ class Progress:
 
     @property
     def failed(self) -> int:
-        """Jobs whose row is an error."""
+        """The number of jobs whose row is an error."""
         return self.skipped_errors + self.errors.total()
 
     def note(self, kind: str | None) -> None:
-        """Counts a job that has its row; `kind` is that of its error."""
+        """Counts a job that got its row; `kind` is the kind of its error, None for an answer."""
         if kind:
             self.errors[kind] += 1
         else:
             self.answered += 1
 
     def parts(self, counters: Counters, *, now_s: float, waiting_for: str = "loading the model") -> list[str]:
-        """["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"], without what isn't known yet.
+        """Returns the parts of the line that shows the progress; parts that aren't known yet are left out.
 
-        Before the first answer: ["0/100", "loading the model"], then ["0/100", "reading the first clips; Ctrl-C
-        stops"].
+        ["0/100", "loading the model"], then ["0/100", "reading the first clips; Ctrl-C stops"], then
+        ["12/100", "3.2 clips/s", "0:27 left", "1 error", "GPU 14.2 GiB"]
         """
         since_s = now_s - (self.ready_s or now_s)
         since = self.now - self.at_ready
@@ -102,7 +102,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """27 → "0:27", 3723 → "1:02:03", 200000 → "2 d 7:33:20"."""
+    """Formats a duration: 27 → "0:27", 3723 → "1:02:03", 200000 → "2 d 7:33:20"."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -111,7 +111,7 @@ def clock(seconds: float) -> str:
 
 
 def report_unreadable(bad: Sequence[JobError], total: int, screen: Screen, *, has_rows: bool = True) -> None:
-    """Names the clips whose headers can't be read."""
+    """Names the first few of the clips whose headers can't be read, with the reasons."""
     if not bad:
         return
     screen.notice(f"vllava: {len(bad):,} of {counted(total, 'clip')} can't be read:")
@@ -122,14 +122,14 @@ def report_unreadable(bad: Sequence[JobError], total: int, screen: Screen, *, ha
 
 
 def report_unused(names: Sequence[str], screen: Screen) -> None:
-    """Says which fields of the jobs change nothing: some are called like an option."""
+    """Says which fields of the jobs have no effect; a field may be named like an option."""
     if names:
         are = "is" if len(names) == 1 else "are"
         screen.notice(f"vllava: {first_of(names, most=MOST_NAMED)} in the jobs {are} passed through, not used.")
 
 
 def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> None:
-    """Answers --dry-run; there are no `headers` where none was opened."""
+    """Writes the answer of a dry run to stdout; `headers` is None if no clip was opened."""
     jobs = [f"{'at most ' if progress.unknown else ''}{progress.left:,} to answer"]
     jobs += [f"{progress.skipped:,} done before"] if progress.skipped else []
     jobs += [f"{progress.errors.total():,} about clips that can't be read"] if progress.errors else []
@@ -147,7 +147,7 @@ def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> 
 
 
 def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_resume: bool) -> None:
-    """Sums the run up; errors also with --quiet."""
+    """Writes the summary of a run; with --quiet only errors and jobs that are left."""
     took = clock(time.perf_counter() - progress.started_s)
     answered = f"{progress.answered:,} of {counted(progress.total, 'job')} answered in {took}"
     skipped = f", {progress.skipped:,} done before and skipped" if progress.skipped else ""
@@ -166,6 +166,6 @@ def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_
 
 
 def report_stats(stats: Mapping[str, float], screen: Screen) -> None:
-    """One line for programs, also with --quiet: it was asked for."""
+    """Writes the figures as one line of JSON for programs, also with --quiet, because --stats asked for it."""
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
     screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)

@@ -1,6 +1,6 @@
-"""The request of one `vllava batch`, and the words of a command line turned into it.
+"""The request of one `vllava batch`, and the functions that make it from the words of a command line.
 
-Pure, but for a look whether a word is a file. Errors: UsageError, from each function.
+The functions are pure, except that they look whether a word is a file. Errors of each function: UsageError.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Destination:
 
     @property
     def journal(self) -> Path | None:
-        """out.jsonl → out.jsonl; out.csv → out.csv.journal; stdout has none."""
+        """The path of the journal: out.jsonl → out.jsonl, out.csv → out.csv.journal; None without a file."""
         if self.path is None:
             return None
         return self.path.with_name(f"{self.path.name}.journal") if self.has_table else self.path
@@ -70,7 +70,7 @@ class Destination:
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """The cluster that answers, and its share of engines and GPUs."""
+    """The cluster that answers, how many engines and GPUs it uses, and which URLs it may fetch."""
 
     address: str = LOCAL
     """"local", "auto", "host:port" or "ray://host:port"."""
@@ -83,7 +83,7 @@ class RayOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRequest:
-    """All that one `vllava batch` was asked for."""
+    """The request of one `vllava batch`, with all its options."""
 
     inputs: Inputs
     wishes: Wishes
@@ -107,7 +107,7 @@ class BatchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionWords:
-    """The words and the questions of a command line, and whether -q was the --quiet that it means."""
+    """The words and questions of a command line, and whether --quiet was given; `notice` warns of -q QUESTION."""
 
     words: Sequence[str]
     questions: Sequence[str]
@@ -118,9 +118,10 @@ class QuestionWords:
     def of(
         cls, line: Sequence[str], words: Sequence[str], questions: Sequence[str], *, has_jobs: bool, is_quiet: bool
     ) -> Self:
-        """Reads -q QUESTION as earlier versions took it, where the word behind -q can't be anything else.
+        """Reads -q QUESTION as -Q QUESTION, as earlier versions did, where the word after -q can only be a question.
 
-        That is a word that names no clip: with --jobs, where the first word is a path, or where there are several.
+        Such a word names no clip, there is no -Q, and one of these holds: there is --jobs, the first word is a path, or
+        there are several such words.
         """
         options = line[: line.index("--")] if "--" in line else line
         behind = [text for word, text in pairwise(options) if word == "-q" and text in words and not _is_path(text)]
@@ -142,7 +143,7 @@ def inputs_of(
     is_recursive: bool,
     is_null: bool,
 ) -> Inputs:
-    """Takes the paths from the words: all with -Q, none with --jobs, else all but the first."""
+    """Makes the inputs: with -Q all words are paths, with --jobs none is, else the first word is the question."""
     if any(not question.strip() for question in questions):
         raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
     if jobs is not None:
@@ -179,7 +180,7 @@ def destination_of(
     is_pruning: bool = False,
     is_safe: bool = False,
 ) -> Destination:
-    """- is stdout, as no name is; with --ray it is a folder or a URL."""
+    """Makes the destination of -o: no name and - mean stdout, and with --ray the name is a folder or a URL."""
     path = None if name is None or name == STDIN else Path(name)
     flags = (("--retry-errors", is_retrying), ("--overwrite", is_overwriting), ("--prune", is_pruning))
     for flag, is_given in flags:
@@ -212,7 +213,7 @@ def destination_of(
 
 
 def devices_of(gpus: str | None, device: str | None) -> tuple[str, ...]:
-    """ "all" → ("all",), "0,2" → ("cuda:0", "cuda:2"), "cpu,cpu" → ("cpu", "cpu")."""
+    """Reads --gpus: "all" → ("all",), "0,2" → ("cuda:0", "cuda:2"), "cpu,cpu" → ("cpu", "cpu")."""
     if gpus is None:
         return ()
     if device is not None:
@@ -226,7 +227,7 @@ def devices_of(gpus: str | None, device: str | None) -> tuple[str, ...]:
 
 
 def shard_of(text: str | None) -> Shard | None:
-    """ "3/16" → Shard(number=3, of=16)."""
+    """Reads --shard: "3/16" → Shard(number=3, of=16)."""
     if text is None:
         return None
     parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
@@ -247,7 +248,7 @@ def ray_options_of(
     fields: str | None = None,
     is_pruning: bool = False,
 ) -> RayOptions | None:
-    """None without --ray; what can't be used with it is refused."""
+    """Reads the options of --ray; None without it. Refuses options that can't be used with --ray, or only with it."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
     for flag, value in about_ray if address is None else ():
         if value is not None:
@@ -271,7 +272,7 @@ def ray_options_of(
 
 
 def _check_question(words: Sequence[str]) -> None:
-    """Checks the first of the words, which is the question."""
+    """Raises a UsageError unless the first of the words is a question."""
     if not words:
         raise UsageError(f"No question and no clip was given: {USAGE}.")
     if _is_path(words[0]):

@@ -1,7 +1,7 @@
 """The row of a job: a JSON object with the same keys in the same order for an answer and an error, and its columns.
 
-`Table` writes rows as JSON lines, CSV, or TSV in the way of jq's @tsv; all or some of their fields. A field may reach
-inside: error.kind. One that a row doesn't have is null there, and null is empty in a table.
+`Table` writes all or some fields of rows as JSON lines, as CSV, or as TSV like jq's @tsv. A field may name a value
+inside an object: error.kind. A field that a row lacks is null in JSON lines and empty in CSV and TSV.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class JobError:
 
     @classmethod
     def of_clip(cls, error: Exception, path: Path) -> JobError:
-        """The error of a clip whose frames can't be read."""
+        """Makes the error of a clip whose frames can't be read."""
         match error:
             case UsageError():
                 return cls(kind="trim", message=str(error))
@@ -86,7 +86,7 @@ class JobError:
 
     @classmethod
     def of_question(cls, error: Exception) -> JobError:
-        """The error of a question that can't be answered."""
+        """Makes the error of a question that can't be answered."""
         kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
             (ContextError, "context"),
             (MemoryShortError, "memory"),
@@ -115,7 +115,7 @@ class Result:
 
 
 def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
-    """The row of a result, times and seconds rounded to what they can mean."""
+    """Makes the row of a result, with times and seconds rounded to four decimals."""
     job, answer, error, making = result.job, result.answer, result.error, result.making
     row: dict[str, Any] = {
         "id": job.id,
@@ -140,34 +140,34 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
 
 
 def is_row(row: Mapping[str, Any]) -> bool:
-    """True if a row of some file was written by a batch, by whichever version."""
+    """True if a batch of any version of vllava wrote this row."""
     return id_of(row) is not None and all(key in row for key in FIRST_KEYS)
 
 
 def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns of all rows, then each further field of a job."""
+    """Returns the columns that all rows of a run have, then the further fields of its jobs."""
     return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further_fields(jobs))
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
-    """The names of what jobs have besides clip and question."""
+    """Returns the names of the fields that jobs have besides the clip and the question."""
     return tuple(dict.fromkeys(readable(name) for job in jobs for name in job.fields))
 
 
 def table_columns(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
-    """`columns_of` without the objects that are no cells, and with the bytes of paths where some need them."""
+    """Returns `columns_of` without clip_state and made_with, and with path_bytes if a path isn't UTF-8."""
     columns = [name for name in columns_of(jobs, choices) if name not in (CLIP_STATE, MADE_WITH)]
-    columns[2:2] = path_columns(jobs)  # behind id and path
+    columns[2:2] = path_columns(jobs)  # after id and path
     return tuple(columns)
 
 
 def path_columns(jobs: Sequence[Job]) -> tuple[str, ...]:
-    """The column of the bytes of paths, where one of them isn't UTF-8."""
+    """Returns the column path_bytes if the path of a job isn't UTF-8, else no column."""
     return () if all(is_portable(job.path) for job in jobs) else (PATH_BYTES,)
 
 
 def check_fields(names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
-    """Raises a UsageError for a field that would be empty in every row; without jobs nothing is known to be."""
+    """Raises a UsageError for a field that no row will have; without jobs nothing is checked."""
     if not names or not jobs:
         return
     columns = columns_of(jobs, choices)
@@ -181,7 +181,7 @@ def check_fields(names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str
 
 
 def _partings(field: str) -> Iterator[tuple[str, str]]:
-    """ "a.b.c" → ("a.b.c", ""), ("a", "b.c"), ("a.b", "c"): names may have dots themselves."""
+    """Yields each way to read a field, as names may have dots: "a.b.c" → ("a.b.c", ""), ("a", "b.c"), ("a.b", "c")."""
     yield field, ""
     for at, letter in enumerate(field):
         if letter == ".":
@@ -189,19 +189,22 @@ def _partings(field: str) -> Iterator[tuple[str, str]]:
 
 
 def _last_line(error: Exception) -> str:
-    """KeyError("width") → "KeyError: 'width'": of a traceback that another process sent, the line that says what."""
+    """Returns the type and last line of an error: KeyError("width") → "KeyError: 'width'".
+
+    The text of an error from another process may be a whole traceback.
+    """
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[-1:]])
 
 
 def format_of(path: Path | None, wished: Format | None = None) -> Format:
-    """Chooses the format: the named one, else the one of the file's ending, else JSON lines: a/b.CSV → "csv"."""
+    """Returns the wished format, else the one of the file's ending, else JSON lines: a/b.CSV → "csv"."""
     ending = path.suffix[1:].lower() if path else ""
     return wished or (cast(Format, ending) if ending in get_args(Format) else "jsonl")
 
 
 def fields_of(text: str) -> tuple[str, ...]:
-    """ "path, error.kind" → ("path", "error.kind"). Errors: UsageError."""
+    """Reads --fields: "path, error.kind" → ("path", "error.kind"). Errors: UsageError."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise UsageError(f"--fields {text!r} has an empty name. Give names separated by commas, like path,answer.")
@@ -210,7 +213,7 @@ def fields_of(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """The form of a finished file. For csv and tsv the fields must be given, else none are all."""
+    """The format and fields of an output. CSV and TSV need `fields`; JSON lines without `fields` have all."""
 
     format: Format
     fields: tuple[str, ...] = ()
@@ -218,12 +221,12 @@ class Table:
     """Whether an apostrophe comes before a text that begins with =, +, - or @: spreadsheets would compute it."""
 
     def lines(self, rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
-        """Yields all lines of the file, with their ends: the header, then one for each row."""
+        """Yields all lines of the file, with their line breaks: the header, then one line for each row."""
         yield from self.header()
         yield from map(self.line, rows)
 
     def header(self) -> list[str]:
-        """Returns the first line of a table; nothing for JSON lines."""
+        """Returns the first line of CSV or TSV, in a list; an empty list for JSON lines."""
         return [] if self.format == "jsonl" else [self._cells(map(readable, self.fields))]
 
     def line(self, row: Mapping[str, object]) -> str:
@@ -238,12 +241,15 @@ class Table:
         if self.format == "tsv":
             return "\t".join(cell.translate(_TSV) for cell in cells) + "\n"
         line = io.StringIO()
-        csv.writer(line, lineterminator="\r\n").writerow(cells)  # which has cells with either of them quoted
+        csv.writer(line, lineterminator="\r\n").writerow(cells)  # so cells with \r or \n are quoted
         return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _value(row: Mapping[str, object], field: str) -> object:
-    """Under its full name, else inside: ({"error": {"kind": 1}}, "error.kind") → 1; names may have dots themselves."""
+    """Finds a field, also inside an object: ({"error": {"kind": 1}}, "error.kind") → 1; None if the row lacks it.
+
+    The full name is tried first, as names may have dots.
+    """
     if field in row:
         return row[field]
     at = field.find(".")
@@ -256,7 +262,11 @@ def _value(row: Mapping[str, object], field: str) -> object:
 
 
 def _cell(value: object, *, is_safe: bool) -> str:
-    """None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'; safe, "=1" → "'=1", and -1 → "-1"."""
+    """Formats a value as a cell: None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'.
+
+    With `is_safe`, a text that a spreadsheet would compute gets an apostrophe, but a number doesn't: "=1" → "'=1",
+    -1 → "-1".
+    """
     if value is None:
         return ""
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""`vllava batch`: finds the jobs, skips those that are done, answers the rest, a row for each whatever happens."""
+"""`vllava batch`: finds the jobs, skips those that are done, and answers the rest; each job gets exactly one row."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
     progress = Progress()
     from vllava_cli.engine.adapter import foreseen, locate
 
-    # A dry run looks for the checkpoint on this disk alone.
+    # A dry run looks for the checkpoint on this machine alone.
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen)
@@ -108,7 +108,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
                 faults = mismatches(jobs, out.ids(), out.before)
         for fault in faults:
             screen.error(f"The rows don't match the jobs: {fault}")
-    is_planned = batch.is_dry and batch.ray is not None  # whatever failed before
+    is_planned = batch.is_dry and batch.ray is not None  # a plan succeeds whatever failed before
     return 1 if complaints or (progress.failed and not is_planned) or faults else 0
 
 
@@ -123,7 +123,7 @@ def run_info(batch: BatchRequest, source: Source) -> RunInfo:
 
 
 def jobs_of(batch: BatchRequest, info: RunInfo, screen: Screen) -> tuple[list[Job], int]:
-    """The jobs of all shards, and how many faults of folders were reported; writes the list of this shard."""
+    """Returns the jobs of all shards and the number of faulty folders; writes the list of this shard."""
     complaints: list[str] = []
     every = make_jobs(_requests(batch.inputs, complaints.append, screen), info.signature)
     for complaint in complaints:
@@ -151,7 +151,7 @@ def _requests(given: Inputs, complain: Callable[[str], None], screen: Screen) ->
 
 
 def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
-    """Refuses URLs that may not be fetched before anything is asked for. Errors: UsageError."""
+    """Raises a UsageError for a URL that may not be fetched, before anything is fetched."""
     schemes = allowed(batch.ray.allowed).schemes if batch.ray else ()
     for job in jobs:
         scheme = scheme_of(job.path) if "://" in job.path else None
@@ -162,7 +162,7 @@ def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
 
 
 def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
-    """Describes what can't be known of the jobs where the checkpoint isn't here; "" where all is known."""
+    """Says what can't be known about the jobs because the checkpoint isn't on this machine; "" if all is known."""
     from vllava_cli.nouns import UNKNOWN_REVISION
 
     whats = ["done"] * has_rows + ["in the shard"] * bool(batch.shard)
@@ -174,7 +174,7 @@ def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
 
 @dataclass(kw_only=True)
 class _Work:
-    """The work of a run. Each result is a row before the next one is asked for."""
+    """The work of a run: each result is written as a row before the executor is asked for the next one."""
 
     batch: BatchRequest
     source: Source
@@ -198,7 +198,10 @@ class _Work:
         )
 
     def do(self, clip_jobs: list[ClipJobs]) -> None:
-        """All of it, or as much as there is time for. Errors: any VllavaError; KeyboardInterrupt."""
+        """Answers the jobs until all are done or the run stops; a dry run only reports its plan.
+
+        Errors: any VllavaError; KeyboardInterrupt.
+        """
         if self.batch.is_dry and (self.batch.ray or not clip_jobs):
             report_plan(self.progress, None if self.batch.ray else Headers(), self.screen)
             return
@@ -217,11 +220,11 @@ class _Work:
             self._report_stats()
 
     def is_stopping(self) -> bool:
-        """True if nothing new is to be begun."""
+        """True if no further job may be begun: after Ctrl-C, or after an error with --fail-fast."""
         return self.is_interrupted() or self.has_failed
 
     def _do_here(self, clip_jobs: list[ClipJobs]) -> None:
-        """Reads the headers in this machine's processes, then answers the clips that can be used."""
+        """Reads the headers of the clips on this machine, then answers the jobs about the good clips."""
         from vllava_cli.media.decoder.pool import Pool, default_workers
 
         batch = self.batch
@@ -243,7 +246,7 @@ class _Work:
                 self._answer(self._here(pool, preflight), headers.good)
 
     def _await(self, preflight: Preflight, total: int) -> None:
-        """Waits for the headers; the libraries of an engine are imported meanwhile."""
+        """Waits until the headers are read, and imports the libraries of an engine meanwhile."""
 
         def parts() -> list[str]:
             return [f"Reading headers: {preflight.headers.done:,}/{total:,}"]
@@ -257,14 +260,14 @@ class _Work:
         self.watch.lap("headers")
 
     def _here(self, pool: Pool, preflight: Preflight) -> Executor:
-        """The executor of this machine. Errors: any VllavaError."""
+        """Makes the executor: a worker for each device of --gpus, or an engine in this process. Errors: VllavaError."""
         warn_of_demo(self.source.model, self.screen)
         batch, screen, headers = self.batch, self.screen, preflight.headers
         longest = max(len(job.question) for clip in headers.good for job in clip.jobs)
         if preflight.frames is None:
             from vllava_cli.batch.executors.processes import worker_pool
 
-            pool.close()  # the processes have decoders of their own
+            pool.close()  # the workers have their own decoders
             return worker_pool(batch, self.source, headers.kinds, longest, self.control)
         with screen.waiting("Reading the model's files"):
             tokens = local.read_tokens(self.source)
@@ -287,7 +290,7 @@ class _Work:
             return self.progress.parts(control.counters, now_s=time.perf_counter(), waiting_for=control.waiting_for)
 
         with closing(executor.outcomes(clip_jobs)) as results:
-            with self.screen.progress(parts, is_shared=False):  # rows reach the terminal only from the first one on
+            with self.screen.progress(parts, is_shared=False):  # no row is on the terminal yet
                 first = list(islice(results, 1))
             with self.screen.progress(parts, is_shared=not self.out.is_kept):
                 for result in chain(first, results):

@@ -1,1 +1,1 @@
-"""Files that outlive crashes: rows, journals, locks, replacements in one step, object stores, distrusted fields."""
+"""Files that survive crashes: rows, journals, locks, replacement in one step, object stores, and checks of fields."""

@@ -1,4 +1,4 @@
-"""Objects from JSON files that others wrote, edit, cut and mix up: each field is read as the value that it must be."""
+"""Reads objects from JSON files that anybody may have edited or damaged: the value of each field is checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parsed_object(data: bytes) -> dict[str, Any]:
-    """b'{"a": 1}' → {"a": 1}. Errors: ValueError, which says why not."""
+    """Parses a JSON object: b'{"a": 1}' → {"a": 1}. Errors: ValueError, whose text is the reason."""
     try:
         found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except RecursionError:
@@ -46,7 +46,7 @@ def parsed_object(data: bytes) -> dict[str, Any]:
 
 
 def check_json_file(path: Path, *, most_bytes: int) -> None:
-    """Raises a CheckpointError for a file that may hang, never end or fill the memory when it is read."""
+    """Raises a CheckpointError for a file larger than `most_bytes`, or not regular, as its reader may never end."""
     try:
         facts = path.stat()
     except OSError as exc:
@@ -63,7 +63,10 @@ def unusable(path: Path, reason: str) -> CheckpointError:
 
 
 class Fields:
-    """Errors: the given one, a fragment that begins with the place, "line 3: answer_ids is missing"."""
+    """The fields of a JSON object. A method reads the field `key` and checks that the value has the method's type.
+
+    Errors: `error`, whose text is a fragment that begins with `where`: "line 3: answer_ids is missing".
+    """
 
     def __init__(self, values: Mapping[str, Any], where: str, *, error: type[VllavaError]) -> None:
         self._values = values
@@ -103,7 +106,7 @@ class Fields:
         return value if isinstance(value, str) else self.refuse(key, "no text")
 
     def filled(self, key: str) -> str:
-        """Read a text that isn't empty."""
+        """Reads a text that isn't empty."""
         return self.text(key) or self.refuse(key, "empty")
 
     def one_of(self, key: str, words: Sequence[_Word]) -> _Word:
@@ -147,14 +150,14 @@ class Fields:
         return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "no absolute path")
 
     def name(self, key: str) -> str:
-        """Read a text that a file may have as its name, a path or a URL."""
+        """Reads a text that can be the name, the path or the URL of a file."""
         text = self.text(key)
         return text if text and _is_name(text) else self.refuse(key, "no name of a file")
 
     def build(self, kind: type[_Value], **given: Any) -> _Value:
-        """A dataclass with the fields of the same names, read as its annotations say; `given` come from elsewhere.
+        """Makes a dataclass from the fields of the same names, read by its annotations; `given` are values as they are.
 
-        Numbers are from 0 on, a list of measured ones isn't empty, and a missing field has its default, if it has one.
+        Numbers must be 0 or more, and a list of floats must not be empty. A missing field gets its default, if any.
         """
         hints = _hints(cast(Any, kind))
         optional = {each.name for each in fields(cast(Any, kind)) if each.default is not MISSING}
@@ -189,7 +192,7 @@ class Fields:
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Returns the types of a dataclass's fields; to read them anew for each row would take most of its time."""
+    """Returns the types of a dataclass's fields. Without the cache this takes most of the time of reading a row."""
     return get_type_hints(kind)
 
 

@@ -1,8 +1,8 @@
 """Regular files: opened, locked against a second writer, and replaced in one step.
 
-A new content grows under another name, .NAME.part, and takes its place at once: what stood there stays until then,
-whatever dies or runs full. A kill may leave the other name behind; the next writer of the file takes it over. On
-Windows nothing keeps a second writer out.
+New content is written to .NAME.part, which then replaces NAME in one step. Until then NAME keeps its old content, even
+if the process dies or the disk runs full. A killed process may leave .NAME.part behind; the next writer of NAME reuses
+it. On Windows nothing keeps a second writer out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRIES, _PAUSE_S = 5, 0.02
 def as_output_error(
     path: Path | str, verb: str = "written", *, error: type[VllavaError] = OutputError
 ) -> Iterator[None]:
-    """Turns errors of the system into one sentence that names the file; a text is a name that is quoted already."""
+    """Turns errors of the system into one sentence that names the file; a `path` that is text is used as it is."""
     try:
         yield
     except (OSError, ValueError) as exc:
@@ -44,7 +44,7 @@ def as_output_error(
 
 
 def check_regular(path: Path) -> None:
-    """Raises an OutputError for what is there and no regular file."""
+    """Raises an OutputError if the path is a folder, a pipe or anything else but a regular file; it may be missing."""
     with suppress(FileNotFoundError):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -54,20 +54,20 @@ def check_regular(path: Path) -> None:
 
 
 def opened(path: Path, flags: int, mode: int = 0o666) -> int:
-    """Returns a descriptor of a regular file. Errors: OutputError for anything else, OSError."""
+    """Opens a regular file and returns its descriptor. Errors: OutputError for anything else; OSError."""
     check_regular(path)
     return os.open(path, flags | _FLAGS, mode)
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Errors: OSError, also where only a part found room."""
+    """Writes the data with one call. Errors: OSError, also if there was room for only a part of the data."""
     written = os.write(descriptor, data)
     if written != len(data):
         raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes found room")
 
 
 def sync_folder(path: Path) -> None:
-    """Keeps a new file's name over a power loss, where folders can be synced."""
+    """Syncs the folder of a new file, where that is possible, so that the file's name survives a power loss."""
     with suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -77,7 +77,7 @@ def sync_folder(path: Path) -> None:
 
 
 def private_fault(path: Path) -> str | None:
-    """Says in a clause why others could have written to a file or folder; None where they couldn't."""
+    """Returns a clause that says why other users could have written to a file or folder; None if they couldn't."""
     facts = path.stat()
     if sys.platform == "win32":
         return None
@@ -87,10 +87,10 @@ def private_fault(path: Path) -> str | None:
 
 
 def locked(path: Path, mode: int = 0o666, *, reported_as: Path | None = None, is_shared: bool = False) -> int:
-    """Opens the file that has this name, locks it and returns its descriptor; errors name it `reported_as`.
+    """Opens the file that has this name, locks it and returns its descriptor; messages call it `reported_as`.
 
-    It is opened to append to it, and made where it lacks; a shared lock needs no more than reading, as on a network's
-    disk. Errors: LockedError, OutputError.
+    The file is opened for appending, and created if it is missing. For a shared lock it is opened for reading, which is
+    enough, also on a network's disk. Errors: LockedError, OutputError.
     """
     flags = os.O_RDONLY if is_shared else os.O_RDWR | os.O_APPEND | os.O_CREAT
     while True:
@@ -103,11 +103,11 @@ def locked(path: Path, mode: int = 0o666, *, reported_as: Path | None = None, is
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # the name came to another file in between
+            os.close(descriptor)  # another file got the name in between: try that one
 
 
 def release(descriptor: int) -> None:
-    """Unlocks and closes: closing alone doesn't unlock while a process made by fork has the file open, too."""
+    """Unlocks and closes a descriptor: closing alone doesn't unlock while a forked process has the file open, too."""
     if sys.platform != "win32":
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -115,7 +115,7 @@ def release(descriptor: int) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Says whether this process or another one is writing to that file; False where it can't be known."""
+    """True if this process or another one is writing to the file; False if that can't be known."""
     try:
         os.close(locked(path, is_shared=True))
     except LockedError:
@@ -126,7 +126,7 @@ def is_locked(path: Path) -> bool:
 
 
 def is_same(descriptor: int, path: Path) -> bool:
-    """Says whether that name is still the open file's."""
+    """True if `path` still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -134,7 +134,10 @@ def is_same(descriptor: int, path: Path) -> bool:
 
 
 def _lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
-    """Tries for a moment: a process that asks `is_locked` holds a shared lock for an instant."""
+    """Locks an open file. Errors: LockedError, OutputError.
+
+    It tries for a moment, because another process holds a shared lock for an instant in `is_locked`.
+    """
     if sys.platform == "win32":
         return
     kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
@@ -155,13 +158,13 @@ def _lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
 
 
 def atomic_write(path: Path, pieces: Iterable[bytes], *, mode: int | None = None) -> None:
-    """Writes a file in bounded memory and replaces one that is there. Errors: OutputError, LockedError."""
+    """Writes a file, in bounded memory, that replaces `path` once it is whole. Errors: OutputError, LockedError."""
     with Part(path, mode=mode) as part:
         part.fill(pieces)
 
 
 class Part:
-    """A file that takes another one's place when its block ends well; locked, and with that one's mode or the given.
+    """A new file that replaces `path` when its `with` block ends without an error; locked, with `mode` or the old mode.
 
     Errors: OutputError; LockedError where another vllava is writing the same file.
     """
@@ -193,7 +196,7 @@ class Part:
             self.end()
 
     def fill(self, pieces: Iterable[bytes]) -> None:
-        """Appends; an error that `pieces` raises is left as it is."""
+        """Appends the pieces; an error that `pieces` raises is passed on unchanged."""
         pending = bytearray()
         for piece in pieces:
             pending += piece
@@ -203,7 +206,7 @@ class Part:
         self._append(pending)
 
     def put(self) -> None:
-        """Brings the content to the disk, then to its place."""
+        """Syncs the content to the disk, then moves the file to its place."""
         with as_output_error(self._name):
             os.fsync(self._descriptor)
             if sys.platform == "win32":  # where an open file can't be moved
@@ -214,7 +217,7 @@ class Part:
             sync_folder(self._target)
 
     def taken(self) -> int | None:
-        """Hands over the descriptor, still locked, if the file took its place; else ends and returns None."""
+        """Returns the descriptor, still locked, if the file took its place; else deletes the file and returns None."""
         if self._is_put:
             descriptor, self._descriptor = self._descriptor, -1
             return descriptor
@@ -222,7 +225,7 @@ class Part:
         return None
 
     def end(self) -> None:
-        """Gives the lock back; leaves nothing behind if the file hasn't taken its place."""
+        """Releases the lock, and deletes the file if it hasn't taken its place."""
         if not self._is_put:
             with suppress(OSError):
                 self.path.unlink()

@@ -1,7 +1,7 @@
-r"""Rows in files, one JSON object a line, written, read and distrusted in bounded memory; a journal appends them.
+r"""Rows in files, one JSON object in each line: written, read and checked in bounded memory; a journal appends them.
 
-A line is ASCII, and its text is valid Unicode, though a file may have a name that is neither. Such a text is written
-readably, and its bytes in base64 in a field beside it:
+A line is ASCII, and its texts are valid Unicode. A file's name may not be valid: then its text is written in a readable
+form, and its bytes are written in base64 in a field beside it:
 {"path": "caf\udce9.mp4"} → {"path": "caf\\xe9.mp4", "path_bytes": "Y2Fm6S5tcDQ="}
 """
 
@@ -34,7 +34,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of an open file, which messages call `path`. Errors: as `read_rows`, OSError."""
+    """Yields the rows of an open file, which messages call `path`. Errors: those of `read_rows`, and OSError."""
     number = 0
     line = file.readline(MAX_ROW_BYTES + 1)
     while line:
@@ -51,7 +51,7 @@ def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def row_of(line: bytes) -> dict[str, Any] | None:
-    """Reads the object in a line, None for anything else; a line cut short is no object, so its break may lack."""
+    """Reads the object in a line; None if the line is anything else or cut short. Its line break may be missing."""
     if len(line) > MAX_ROW_BYTES:
         return None
     try:
@@ -64,7 +64,7 @@ def row_of(line: bytes) -> dict[str, Any] | None:
 
 
 def line_of(row: Mapping[str, object]) -> bytes:
-    """Writes a row as a line. Errors: ValueError for a NaN or an infinity, and for a row that is too long."""
+    """Formats a row as a line. Errors: ValueError for a NaN or an infinity, and for a row that is too long."""
     line = json_of(row).encode("ascii") + b"\n"
     if len(line) > MAX_ROW_BYTES:
         raise ValueError(f"a row of {len(line):,} bytes is longer than {MAX_ROW_BYTES:,}")
@@ -72,7 +72,7 @@ def line_of(row: Mapping[str, object]) -> bytes:
 
 
 def json_of(row: Mapping[str, Any], *, default: Callable[[Any], object] | None = None) -> str:
-    """Writes a row as ASCII that any reader of JSON takes. Errors: ValueError for a NaN or an infinity."""
+    """Formats a row as ASCII that any reader of JSON accepts. Errors: ValueError for a NaN or an infinity."""
     text = json.dumps(dict(row), allow_nan=False, default=default)
     return json.dumps(portable(json.loads(text))) if "\\ud" in text else text
 
@@ -86,7 +86,7 @@ def refuse_damaged(path: Path, what: str) -> NoReturn:
 
 
 def is_portable(text: str) -> bool:
-    """Says whether the text is valid: without surrogates alone, as bytes become that aren't UTF-8."""
+    """True if the text has no lone surrogates; in a file's name they stand for bytes that aren't UTF-8."""
     return text.isascii() or readable(text) == text
 
 
@@ -99,7 +99,7 @@ def readable(text: str) -> str:
 
 
 def portable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes a row's text readable and adds the bytes of what wasn't; `exact` undoes it."""
+    """Makes the texts of a row valid and adds the bytes of those that weren't; `exact` undoes this."""
     found = {readable(key): _mapped(value, readable, portable) for key, value in row.items()}
     for key, value in row.items():
         if data := _bytes_of(value):
@@ -108,9 +108,9 @@ def portable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def exact(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes the row of before `portable`; bytes that aren't those of the text beside them, as it was edited, stay.
+    """Restores the row that `portable` was given; bytes that don't fit the text beside them, which was edited, stay.
 
-    Errors: RecursionError for what is nested too deeply.
+    Errors: RecursionError for a row that is nested too deeply.
     """
     found = {key: _mapped(value, str, exact) for key, value in row.items()}
     for key, value in row.items():
@@ -123,7 +123,7 @@ def exact(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapped(value: Any, text: Callable[[str], str], row: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
-    """Changes each text and each object in a value."""
+    """Changes each text in a value by `text` and each object by `row`."""
     if isinstance(value, str):
         return text(value)
     if isinstance(value, Mapping):
@@ -132,7 +132,10 @@ def _mapped(value: Any, text: Callable[[str], str], row: Callable[[Mapping[str, 
 
 
 def _bytes_of(value: Any) -> Any:
-    """Encodes a text in base64, a list's one by one; None for valid ones, and for a surrogate that is no byte."""
+    """Encodes the bytes of an invalid text in base64; in a list each text.
+
+    Returns None for valid text, and for text with a surrogate that stands for no byte.
+    """
     if isinstance(value, list | tuple):
         codes = [_bytes_of(item) if isinstance(item, str) else None for item in value]
         return codes if any(codes) else None
@@ -145,7 +148,7 @@ def _bytes_of(value: Any) -> Any:
 
 
 def _text_of(code: Any, readable_text: Any) -> Any:
-    """Decodes what `_bytes_of` made; None where the bytes are not those of the readable text."""
+    """Decodes what `_bytes_of` encoded; None if the bytes are not those of the readable text."""
     if isinstance(code, list) and isinstance(readable_text, list) and len(code) == len(readable_text):
         pairs = zip(code, readable_text, strict=True)
         texts = [text if item is None else _text_of(item, text) for item, text in pairs]
@@ -168,12 +171,12 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class Journal:
-    """An append-only file of rows that one process writes and any may read; locked until `close`, for one thread.
+    """An append-only file of rows that one thread of one process writes and any may read. It is locked until `close`.
 
-    A row that `append` returned from is on the disk: it outlives SIGKILL and, as far as the disk keeps its word, a
-    power loss. A row cut short by either is cut off when the file is opened again; one cut short by a full disk, at
-    once. Other whole rows stay as they are until `rewrite`, a file that isn't a journal always. If the process dies,
-    its forks hold the lock on.
+    When `append` returns, the row is on the disk: it survives SIGKILL and, if the disk keeps its word, a power loss. A
+    row that one of these cut short is removed when the file is opened again; a row that a full disk cut short is
+    removed at once. Whole rows change only in `rewrite`, and a file that isn't a journal never changes. If the process
+    dies, forked processes keep the lock.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -185,9 +188,9 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, *, is_private: bool = False) -> Self:
-        """Opens or makes the file, locks it, and cuts off a torn last row; a private one is made with mode 0600.
+        """Opens or creates the file, locks it, and cuts off a torn last row; a new private file has mode 0600.
 
-        Errors: LockedError; OutputError where it is no journal or can't be written.
+        Errors: LockedError; OutputError if the file is no journal or can't be written.
         """
         journal = cls(path, locked(path, 0o600 if is_private else 0o666))
         try:
@@ -213,7 +216,7 @@ class Journal:
         self.extend((row,))
 
     def extend(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Adds rows with one write: all or nothing, but for a crash, which may keep the first few. Errors: as above."""
+        """Adds rows with one write: all or none, but a crash may leave the first few. Errors: those of `append`."""
         data = b"".join(map(line_of, rows))
         with as_output_error(self.path):
             self._cut()
@@ -229,9 +232,9 @@ class Journal:
                 raise
 
     def rewrite(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Puts these rows, which may come from `rows`, in place of all: in one step, with the lock never given back.
+        """Replaces all rows by these, which may come from `Journal.rows`, in one step; the journal stays locked.
 
-        Errors: as `append`; the rows of before stay then.
+        Errors: those of `append`; the old rows stay then.
         """
         with as_output_error(self.path):
             self._cut()
@@ -250,27 +253,27 @@ class Journal:
         return read_rows(self.path)
 
     def close(self) -> None:
-        """Gives the lock back; may be called twice."""
+        """Closes the file and releases the lock; may be called twice."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             release(descriptor)
 
     def _cut(self) -> None:
-        """Cut a torn write off; also done before a write, as the cut after a failed one may have failed as well."""
+        """Cuts off what a failed write left; repeated before the next write, as the cut may have failed as well."""
         if self._is_torn:
             os.ftruncate(self._descriptor, self._end)
             self._is_torn = False
 
 
 def check_start(path: Path) -> None:
-    """Raises an OutputError for a file that can't be read, or that has something, but doesn't start with a row."""
+    """Raises an OutputError for a file that can't be read, or that isn't empty and doesn't start with a row."""
     with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
         if file.seek(0, os.SEEK_END):
             _check_first(file, path)
 
 
 def _repair(descriptor: int, path: Path) -> None:
-    """Cuts off a torn last row, or ends a whole one that lacks its line break. Errors: OutputError, OSError."""
+    """Cuts off a torn last row, or adds the line break that a whole one lacks. Errors: OutputError, OSError."""
     with os.fdopen(descriptor, "rb", closefd=False) as file:
         size = file.seek(0, os.SEEK_END)
         if not size:
@@ -290,7 +293,7 @@ def _repair(descriptor: int, path: Path) -> None:
 
 
 def _check_first(file: BinaryIO, path: Path) -> None:
-    """Raises an OutputError unless the file starts with a row, or with what may have become one."""
+    """Raises an OutputError unless the file starts with a row, or consists of the beginning of one."""
     file.seek(0)
     line = file.readline(MAX_ROW_BYTES)
     is_torn_row = not line.endswith(b"\n") and line.isascii()
@@ -299,7 +302,7 @@ def _check_first(file: BinaryIO, path: Path) -> None:
 
 
 def _last_line(file: BinaryIO, end: int, path: Path) -> tuple[int, bytes]:
-    """Finds the line whose last byte, a line break or not, is the one before `end`, and where it starts."""
+    """Returns the start of the line that ends before the offset `end`, and the line. It may lack its line break."""
     start, upper = 0, end - 1
     while upper > 0:
         lower = max(0, upper - _BLOCK_BYTES)

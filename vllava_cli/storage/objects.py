@@ -1,6 +1,6 @@
-"""Rows in an object store, by fsspec: s3://BUCKET/RUN, gs://…. An object is put whole and never appended to.
+"""Rows in an object store, s3://BUCKET/RUN or gs://…, by fsspec. An object is put whole and never appended to.
 
-Nothing here is locked, as nothing there can be: two runs that write to one place at once do the same work twice.
+Objects are not locked: two runs that write to one URL at the same time do the same work twice.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _ROWS = re.compile(r"rows-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
 def is_url(name: str) -> bool:
-    """ "s3://bucket/run" is one; "c:/x", "/a" and "s3:/x" are not."""
+    """True for a URL such as "s3://bucket/run"; False for "c:/x", "/a" and "s3:/x"."""
     return bool(_URL.fullmatch(name))
 
 
 class Objects:
-    """The objects below a URL. Errors: OutputError, from each of them."""
+    """The objects below a URL. Errors of each method: OutputError."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         with _as_output_error(self.url):
             import fsspec
 
-            # No listings are kept: what another process puts there is seen.
+            # Listings are not cached, so that objects of other processes are seen.
             self._files, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
 
     def names(self) -> list[str]:
-        """List the names directly below the URL, sorted; none where there is nothing yet."""
+        """Lists the names directly below the URL, sorted; [] if nothing is there yet."""
         with _as_output_error(self.url, "read"):
             self._files.invalidate_cache()
             try:
@@ -51,9 +51,9 @@ class Objects:
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
     def put(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Writes a whole object: it is there at the end or not at all.
+        """Writes an object whole or not at all.
 
-        A file of fsspec is put where it ends, also by an error; in a transaction it is thrown away then.
+        fsspec puts a file when its `with` block ends, even by an error; in a transaction it discards the file then.
         """
         with (
             _as_output_error(f"{self.url}/{name}"),
@@ -77,18 +77,18 @@ class Objects:
                 self._files.rm_file(f"{self._root}/{name}")
 
     def row_names(self) -> list[str]:
-        """List the objects that hold rows, in the order in which they were put."""
+        """Lists the objects that hold rows, in the order in which they were put."""
         return sorted((name for name in self.names() if _ROWS.fullmatch(name)), key=_number)
 
     def put_rows(self, rows: Iterable[Mapping[str, object]], number: int) -> None:
-        """Upload rows as one object. A random suffix keeps its name unique across runs."""
+        """Uploads rows as one object. A random suffix keeps its name unique across runs."""
         self.put(f"rows-{number:06}-{secrets.token_hex(4)}.jsonl", map(line_of, rows))
 
     def next_number(self) -> int:
         return max(map(_number, self.row_names()), default=0) + 1
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines of all rows, in the order of the objects."""
+        """Yields the lines of all rows, in the order of the objects."""
         for name in self.row_names():
             with _as_output_error(f"{self.url}/{name}", "read"), self._files.open(f"{self._root}/{name}", "rb") as file:
                 yield from iter(partial(BufferedReader(file).readline, MAX_ROW_BYTES + 1), b"")
@@ -96,7 +96,7 @@ class Objects:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Make a folder for objects on their way, gone afterwards. Errors: OutputError where none can be made."""
+    """Makes a temporary folder for objects and deletes it afterwards. Errors: OutputError if it can't be made."""
     try:
         folder = TemporaryDirectory(prefix="vllava-")
     except OSError as exc:
@@ -107,9 +107,9 @@ def scratch() -> Iterator[Path]:
 
 
 def rows_into(objects: Objects, folder: Path) -> Path:
-    """Fetches what a run has put there as run.jsonl in a folder, its list beside it; of a job's rows the last one.
+    """Fetches the rows of a run into `folder`, the last row of each job, and its list; returns the path of the rows.
 
-    The rows are read from the store once: others may arrive meanwhile.
+    The rows are read from the store only once, because others may arrive meanwhile.
     """
     path, fetched = folder / LIST.removesuffix(".jobs"), folder / "fetched"
     if LIST in objects.names():
@@ -129,7 +129,7 @@ def rows_into(objects: Objects, folder: Path) -> Path:
 
 @contextmanager
 def _as_output_error(url: str, verb: str = "written to") -> Iterator[None]:
-    """Turn whatever a store's library raises into one sentence."""
+    """Turns whatever a store's library raises into an OutputError of one sentence."""
     try:
         yield
     except (OutputError, KeyboardInterrupt):

@@ -1,8 +1,8 @@
 """The file of a chat: a journal whose first row is the header, then a row for each turn and each undo.
 
-A turn's row replaces the turn of its number and all behind it, an undo's row forgets them: a file is only appended to.
-A turn that was appended stays whatever dies. A file that can't be a session is refused in one sentence, untouched, and
-each field that is read is checked.
+Rows are only appended: a turn's row replaces the turn with its number and all later ones, an undo's row removes them. A
+turn that was appended stays, whatever process dies. A file that can't be a session is refused with one sentence and
+isn't changed. Each field is checked when it is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class MediumRecord:
-    """A clip as it was shown: its path, its content, and the moments of it that the model saw."""
+    """A clip as it was shown: its path, its fingerprint, and the times of the frames that the model saw."""
 
     path: Path
     """Absolute."""
@@ -43,7 +43,7 @@ class MediumRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnRecord:
-    """A turn without its frames, and the clips that they came from."""
+    """A turn without its frames, and records of the clips that the frames came from."""
 
     turn: Turn
     media: tuple[MediumRecord, ...]
@@ -54,7 +54,7 @@ class TurnRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRecord:
-    """A session: its model, its turns, those undone or replaced left out, and what comes with the next question."""
+    """A session: its model, its turns without those undone or replaced, and the clips for the next question."""
 
     model: str
     revision: str | None
@@ -71,9 +71,9 @@ class SessionRecord:
 
 
 def create(path: Path, record: SessionRecord) -> Journal:
-    """Makes a session file, for its user alone, and folders to it where they lack. Errors: LockedError, OutputError.
+    """Creates a session file for its user alone, and the missing folders above it. Errors: LockedError, OutputError.
 
-    No other process may write to it until the journal is closed.
+    No other process may write to the file until the journal is closed.
     """
     missing = [parent for parent in path.absolute().parents if not os.path.lexists(parent)]
     with as_output_error(path):
@@ -96,7 +96,7 @@ def create(path: Path, record: SessionRecord) -> Journal:
 
 
 def begin(folder: Path, record: SessionRecord, now: datetime) -> Journal:
-    """Creates a session under a name of its own, also if others begin in the same second.
+    """Creates a session with a unique name, even if other sessions begin in the same second.
 
     Names sort by time: 2026-11-22T19-40-05Z.jsonl, then 2026-11-22T19-40-05Z_2.jsonl.
     """
@@ -112,8 +112,8 @@ def begin(folder: Path, record: SessionRecord, now: datetime) -> Journal:
 
 
 def resume(path: Path) -> tuple[Journal, SessionRecord]:
-    """Opens a session to go on with it, and reads it. Errors: SessionError, LockedError, OutputError."""
-    read(path)  # before the journal may mend what isn't a session
+    """Opens a session that is to be continued, and reads it. Errors: SessionError, LockedError, OutputError."""
+    read(path)  # before the journal may repair a file that isn't a session
     journal = Journal.open(path, is_private=True)
     try:
         return journal, read(path)
@@ -138,14 +138,14 @@ def read(path: Path) -> SessionRecord:
 
 
 def sessions_folder() -> Path:
-    """The folder of sessions without a name of their own: ~/.local/state/vllava/sessions on Linux."""
+    """Returns the folder of sessions that the user gave no path: ~/.local/state/vllava/sessions on Linux."""
     from platformdirs import user_state_path
 
     return user_state_path("vllava", appauthor=False) / "sessions"
 
 
 def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
-    """The sessions in a folder, the one that was written to last first; unreadable ones are left out."""
+    """Yields the sessions in a folder, the last written one first; unreadable ones are left out."""
     dated = []
     with suppress(OSError):
         for path in folder.iterdir():
@@ -158,7 +158,7 @@ def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
 
 
 def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
-    """The header, then the turns, then, as an undo of nothing, what is attached."""
+    """Yields the rows of a session: its header, its turns, and its attached clips in an undo that removes nothing."""
     yield {
         "type": "session",
         "version": VERSION,
@@ -176,7 +176,7 @@ def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
 
 
 def turn_row(number: int, record: TurnRecord) -> dict[str, object]:
-    """Adds a turn; one of a number that there is replaces that and all behind it."""
+    """Returns the row of a turn, which replaces an earlier turn with this number and all later ones."""
     turn = record.turn
     return {
         "type": "turn",
@@ -194,7 +194,7 @@ def turn_row(number: int, record: TurnRecord) -> dict[str, object]:
 
 
 def undo_row(number: int, attached: Sequence[MediumRecord] = ()) -> dict[str, object]:
-    """Forgets the turn of that number and all behind it; then `attached` is attached."""
+    """Returns the row that removes the turn with this number and all later ones, and then attaches clips."""
     return {"type": "undo", "number": number, "media": list(map(_medium_row, attached))}
 
 
@@ -225,7 +225,7 @@ def _medium_row(medium: MediumRecord) -> dict[str, object]:
 
 
 def _folded(rows: Iterable[Mapping[str, Any]]) -> SessionRecord:
-    """The session that rows add up to. Errors: SessionError, a fragment: "line 3: answer_ids is missing"."""
+    """Builds a session from its rows. Errors: SessionError with a fragment: "line 3: answer_ids is missing"."""
     turns: list[TurnRecord] = []
     attached: tuple[MediumRecord, ...] = ()
     header: SessionRecord | None = None
@@ -264,7 +264,7 @@ def _header(fields: Fields) -> SessionRecord:
 def _turn(fields: Fields, fit: Fit) -> TurnRecord:
     sampling = read_sampling(fields.inside("sampling"))
     probabilities: tuple[float, ...] = ()
-    if fields.has("probabilities"):  # files from before there were choices have none
+    if fields.has("probabilities"):  # files of older versions have none
         probabilities = fields.each("probabilities", lambda values, place: values.number(place, least=0, most=1.0))
     if len(probabilities) not in (0, len(sampling.choices)):
         fields.refuse("probabilities", f"{len(probabilities)} numbers for {len(sampling.choices)} choices")
@@ -287,7 +287,7 @@ def _medium(fields: Fields, fit: Fit) -> MediumRecord:
 
 
 def _check_free(path: Path) -> None:
-    """Raises an OutputError for what is there and no empty file."""
+    """Raises an OutputError if the path exists and isn't an empty file."""
     if os.path.isdir(path):
         raise OutputError(f"{quoted(path)} is a folder. Name a file.")
     if os.path.lexists(path) and not (os.path.isfile(path) and path.stat().st_size == 0):

@@ -13,7 +13,7 @@ from vllava_cli.interrupt import never
 
 @dataclass(kw_only=True)
 class Counters:
-    """Counts of one engine; those of several add up."""
+    """The counts of one engine, or the sums of several engines."""
 
     clips: int = 0
     new_tokens: int = 0
@@ -28,7 +28,7 @@ class Counters:
     """The GPU memory of this process."""
 
     def add(self, other: Counters) -> None:
-        """Adds up all but the loading, which happens side by side."""
+        """Adds the counts of another engine; `load_s` becomes the longer one, as engines load at the same time."""
         self.clips += other.clips
         self.new_tokens += other.new_tokens
         self.decode_s += other.decode_s
@@ -42,7 +42,7 @@ class Counters:
 
 @dataclass(kw_only=True)
 class RunControl:
-    """The ties between a run and its executor: whether to stop, where messages go, and what was counted."""
+    """The connection between a run and its executor: whether to stop, where messages go, and what was counted."""
 
     is_stopping: Callable[[], bool] = never
     """Whether nothing new is to be begun."""
@@ -60,11 +60,11 @@ class RunControl:
 
 
 class Executor(Protocol):
-    """Answers jobs. `tests/batch/executors/test_contract.py` holds what each executor keeps."""
+    """Answers jobs. `tests/batch/executors/test_contract.py` checks this contract for every executor."""
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
-        """One result for each job, in the order in which they end; fewer once the run is stopping.
+        """Yields one result for each job, in the order in which the jobs end; fewer if the run is stopped.
 
-        What is wrong with a clip or a question is its result. Errors: VllavaError where no engine can be had.
+        A fault of a clip or a question becomes a result. Errors: VllavaError if no engine can be loaded.
         """
         ...

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerKey:
-    """The jobs that an answer belongs to: several where the same was asked more than once."""
+    """The jobs that an answer belongs to, several if they ask the same question, and the facts for their rows."""
 
     jobs: tuple[Job, ...]
     times_s: tuple[float, ...] | None = None
@@ -48,7 +48,7 @@ class AnswerKey:
 class LocalExecutor:
     """Answers all jobs about the clips whose frames `reads` gives.
 
-    Notices name a clip that is damaged but can be used, and of memory that ran out.
+    Notices report clips that are damaged but usable, and that memory ran out.
     """
 
     engine: Engine
@@ -92,7 +92,7 @@ class LocalExecutor:
     def _queries(
         self, most: int, *, is_waiting: bool
     ) -> Sequence[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] | None:
-        """Clips until there are `most` queries, or none is ready."""
+        """Takes clips until they make `most` queries or no clip is ready; None when all clips are taken."""
         given: list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] = []
         while len(given) < most and not self.reads.is_over:
             is_idle = is_waiting and not given
@@ -115,7 +115,8 @@ class LocalExecutor:
         for text in frames.clip.faults:
             self.control.notice(text)
         size = clip.jobs[0].size
-        is_counted = size >= 0 and frames.clip.container != "folder"  # nobody has counted a URL or a folder's pictures
+        # The size of a URL or of a folder's pictures is unknown.
+        is_counted = size >= 0 and frames.clip.container != "folder"
         key = AnswerKey(
             jobs=clip.jobs,
             times_s=None if frames.kind == "image" else frames.times_s,
@@ -158,10 +159,10 @@ class LocalExecutor:
 
 @gc_paused()
 def import_engine() -> None:
-    """Spends the seconds that torch and transformers take where the caller has nothing else to do.
+    """Imports torch and transformers, which takes seconds, at a time when the caller has nothing else to do.
 
-    Decoders want the same cores. Threads that spin while they wait for each other then make a pass take twenty times as
-    long, so they sleep instead, which must be set before the library is loaded.
+    OpenMP's threads are told to sleep while they wait for each other. If they spin, they take cores from the decoders,
+    and a pass takes twenty times as long. The variable must be set before the library is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import vllava_cli.engine.batch
@@ -170,7 +171,7 @@ def import_engine() -> None:
 
 @gc_paused()
 def read_tokens(source: Source) -> Tokens:
-    """Errors: CheckpointError."""
+    """Reads the description and the tokenizer of a checkpoint. Errors: CheckpointError."""
     from vllava_cli.engine import tokens
     from vllava_cli.engine.checkpoint import describe
 
@@ -186,9 +187,10 @@ def load_engine(
     is_quiet: bool = True,
     watch: Stopwatch | None = None,
 ) -> Engine:
-    """Loads the engine; how long the weights took is counted. Errors: any VllavaError.
+    """Loads the engine, and sets `load_s` of the counters. Errors: any VllavaError.
 
-    That memory gives less context than the checkpoint has is no reason to refuse: what doesn't fit becomes a row.
+    A context that is shorter than the checkpoint's for lack of memory is accepted: a question that doesn't fit becomes
+    a row with an error.
     """
     log = Log(notice=control.notice, detail=control.detail, has_bars=not is_quiet)
     watch = watch or Stopwatch()
@@ -197,7 +199,7 @@ def load_engine(
 
 
 def change_of(clip: ClipJobs) -> JobError | None:
-    """The error of a file that was another one when the run began."""
+    """Returns the error of a clip whose file has changed or vanished since the run began; None if it hasn't."""
     if not has_changed(clip.jobs[0]):
         return None
     name = quoted(clip.path)

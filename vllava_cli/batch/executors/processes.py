@@ -1,9 +1,9 @@
 """The executor with several engines: a process for each device, one queue. A process may die, and no job is lost.
 
-The clips that a process had when it died are suspects: each is tried again alone, so that one clip takes no other with
-it. A process is sent `ClipJobs`, None when there are no more, and STOP when no other is to be begun. It sends
-("ready", rows at once, seconds), ("result", result, its counters), ("notice", text), ("detail", text), and
-("failure", error) where it can't have an engine.
+The clips that a worker held when it died are suspects: each is tried again alone, so that a clip that kills its worker
+takes no other clip with it. The parent sends `ClipJobs`, None when there are no more clips, and STOP when no further
+clip may be begun. A worker sends ("ready", rows at once, seconds), ("result", result, its counters), ("notice", text),
+("detail", text), and ("failure", error) if it can't load an engine.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class WorkerHandle:
 
     @property
     def clips(self) -> tuple[ClipJobs, ...]:
-        """The clips of `jobs`, with all their jobs."""
+        """The clips of the jobs in `jobs`, each once, with all their jobs, also those that have a result."""
         return tuple({id(clip): clip for clip in self.jobs.values()}.values())
 
     def give(self, clip: ClipJobs) -> None:
@@ -84,7 +84,7 @@ class WorkerHandle:
         self.send(clip)
 
     def send(self, message: ClipJobs | str | None) -> None:
-        """A process that is gone shows when its end of the wire is read."""
+        """Sends a message. A dead worker raises no error here; it is noticed when the wire is read."""
         with suppress(OSError):
             self.wire.send(message)
 
@@ -94,7 +94,7 @@ class WorkerHandle:
 
     @property
     def ending(self) -> str:
-        """How the process has ended: -9 → "SIGKILL", 1 → "status 1"."""
+        """The way in which the process ended, by its exit code: -9 → "SIGKILL", 1 → "status 1"."""
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"status {code}"
@@ -105,7 +105,7 @@ class WorkerHandle:
 
 
 class WorkerPool:
-    """Answers clips' jobs in the processes that `starts` start, one each."""
+    """Answers clips' jobs in worker processes; each function in `starts` starts one worker."""
 
     def __init__(self, starts: Sequence[Callable[[], WorkerHandle]], control: RunControl) -> None:
         self._starts, self._control = starts, control
@@ -121,7 +121,7 @@ class WorkerPool:
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
         """Answers as `Executor.outcomes` does.
 
-        Errors: the one that keeps a process from loading its model; VllavaError where all die.
+        Errors: the error that kept a worker from loading its engine; VllavaError if all workers die.
         """
         self._queue.extend(clip_jobs)
         try:
@@ -141,7 +141,7 @@ class WorkerPool:
         return bool(self._queue or self._suspects)
 
     def _hand_out(self) -> None:
-        """Gives each process as many clips as it takes, and says when there are no more."""
+        """Gives each worker as many clips as it takes, and tells the workers when no more clips will come."""
         is_stopping = self._control.is_stopping()
         for worker in self._workers:
             while not is_stopping and (clip := self._next(worker)):
@@ -152,7 +152,10 @@ class WorkerPool:
                 worker.send(STOP if is_stopping else None)
 
     def _next(self, worker: WorkerHandle) -> ClipJobs | None:
-        """A suspect for a process that has nothing else to lose; else the next clip, unless it has a suspect."""
+        """Returns the next clip for a worker; None if no clip waits, or if the worker has enough or holds a suspect.
+
+        A suspect is given only to a worker that holds no other clip.
+        """
         clips = worker.clips
         if self._suspects and not clips:
             return self._suspects.popleft()
@@ -184,7 +187,7 @@ class WorkerPool:
                 raise error
 
     def _lose(self, worker: WorkerHandle) -> Iterator[Result]:
-        """Replaces a process that ended; its clips wait to be tried again."""
+        """Replaces a worker whose process ended, and queues its clips again; yields errors for those given up."""
         self._workers.remove(worker)
         worker.process.join()
         self._gone.add(replace(worker.counters, used_bytes=None))
@@ -202,7 +205,10 @@ class WorkerPool:
             self._replace(worker)
 
     def _try_again(self, clip: ClipJobs, worker: WorkerHandle) -> Iterator[Result]:
-        """A process that died while it loaded the model says nothing about its clips."""
+        """Queues a clip of a dead worker again, as a suspect if the worker had loaded its engine.
+
+        After `MOST_TRIES` deaths over the clip, yields an error for each of its jobs instead.
+        """
         if not worker.is_ready:
             self._queue.append(clip)
             return
@@ -215,7 +221,7 @@ class WorkerPool:
             yield Result(job=job, error=JobError(kind="bug", message=message))
 
     def _replace(self, worker: WorkerHandle) -> None:
-        """Errors: VllavaError where no process is left."""
+        """Replaces a dead worker on its device, or gives the device up. Errors: VllavaError if no worker is left."""
         losses = worker.losses + 1
         if worker.is_ready and losses < MOST_LOSSES:
             successor = worker.restart()
@@ -236,7 +242,7 @@ class WorkerPool:
             )
 
     def _count(self) -> None:
-        """Brings the sum up to date."""
+        """Sets the counters of the run to the sums over all workers, dead ones included."""
         total = Counters()
         for counters in (self._gone, *(worker.counters for worker in self._workers)):
             total.add(counters)
@@ -246,7 +252,7 @@ class WorkerPool:
 def worker_pool(
     batch: BatchRequest, source: Source, kinds: set[MediaKind], longest: int, control: RunControl
 ) -> WorkerPool:
-    """A pool with a worker for each device of the batch. Errors: WishError where there is none."""
+    """Makes a pool with a worker for each device of the batch. Errors: WishError if there is no device."""
     from vllava_cli.media.decoder.pool import default_workers
 
     names = batch.devices
@@ -273,7 +279,7 @@ def start_worker(setup: WorkerSetup) -> WorkerHandle:
 
 
 def work(wire: Connection, setup: WorkerSetup) -> None:
-    """Runs in a worker process until there are no more clips, or until the other end is gone."""
+    """Runs in a worker process until there are no more clips, or until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, but the parent decides
     try:
         answer(wire, setup)
@@ -284,9 +290,9 @@ def work(wire: Connection, setup: WorkerSetup) -> None:
 
 
 def answer(wire: Connection, setup: WorkerSetup) -> None:
-    """Answers the clips that come in with an engine of this process.
+    """Loads an engine in this process and answers the clips that arrive on the wire.
 
-    Errors: VllavaError where no engine can be had; BrokenPipeError where nobody listens any more.
+    Errors: VllavaError if no engine can be loaded; BrokenPipeError if the parent is gone.
     """
     from vllava_cli.media.decoder.pool import Pool
 
@@ -312,7 +318,7 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
 
 
 def _listen(wire: Connection, clips: queue.SimpleQueue[ClipJobs | None], is_stopped: threading.Event) -> None:
-    """Takes what comes in at once, so that the readers of files need only their own queue."""
+    """Moves messages from the wire to `clips`, where the pool takes them; STOP and a closed wire set `is_stopped`."""
     try:
         while not is_stopped.is_set():
             message = wire.recv()

@@ -1,7 +1,7 @@
 """The stages that run on a cluster, a clip of the manifest → its frames → its results, and the queue of results.
 
-Neither stage raises for a clip. Only an engine that can't be had ends the run: then its error comes instead of
-results. The queue is on the cluster's head, so that a client may be the driver.
+A fault of a clip raises no error in a stage. Only an engine that can't be loaded ends the run: the stage gives the
+engine's error instead of results. The queue is on the cluster's head, so that the driver may be a client from outside.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class DecodedClip:
 
 
 def manifest_row(clip: ClipJobs) -> dict[str, bytes]:
-    """The path in the system's bytes, as names need not be UTF-8; the jobs as JSON in ASCII, for the same reason."""
+    """Makes a row of the manifest. The path is in the system's bytes, as it may not be UTF-8; jobs are ASCII JSON."""
     jobs = [
         {"id": job.id, "question": job.question, "size": job.size, "mtime_ns": job.mtime_ns, "fields": dict(job.fields)}
         for job in clip.jobs
@@ -99,26 +99,26 @@ def manifest_row(clip: ClipJobs) -> dict[str, bytes]:
 
 
 def clip_jobs_in(row: Mapping[str, Any]) -> ClipJobs:
-    """The clip that a row of the manifest was written from."""
+    """Restores a clip and its jobs from a row of the manifest."""
     path = os.fsdecode(row["path"])
     return ClipJobs(jobs=tuple(Job(path=path, **job) for job in json.loads(row["jobs"])))
 
 
 def decode(row: Mapping[str, Any], setup: StageSetup) -> dict[str, bytes]:
-    """The stage on CPUs: a row of the manifest → a row with a pickled `DecodedClip`."""
+    """Runs the stage on CPUs for one clip: a row of the manifest → a row with a pickled `DecodedClip`."""
     with suppress(OSError):
         os.chdir(setup.folder)
     return {CLIP: pickle.dumps(decoded(clip_jobs_in(row), setup), protocol=pickle.HIGHEST_PROTOCOL)}
 
 
 def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
-    """Fetches the clip where it is a URL; the bounded process that this process keeps reads it."""
+    """Reads the frames of a clip with the decoder of this process; a URL is fetched first. Raises no error."""
     started_s = time.perf_counter()
     try:
         with _local(clip, setup) as (path, fetched):
             found = _read(clip, path, setup)
             if found.frames:
-                with suppress(MediaError):  # of a file that can't be read any more nothing is known
+                with suppress(MediaError):  # a file that can't be read any more gets no fingerprint
                     hashed = fetched or (fingerprint(path) if setup.batch.is_hashing else None)
                     found = replace(found, fingerprint=hashed)
     except Exception as exc:
@@ -127,7 +127,7 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
 
 
 def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
-    """The header is read first, as it is on one machine before any model is loaded."""
+    """Reads the header, then the frames. A fault that the header shows is early: no engine is loaded for it."""
     from vllava_cli.media.pixels import fitted
 
     framing, is_early = setup.batch.framing, True
@@ -139,7 +139,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         error = local.change_of(clip)
     except Exception as exc:
         error = JobError.of_clip(exc, path)
-        if path != clip.path:  # messages about a fetched file name its URL
+        if path != clip.path:  # messages about a fetched file show its URL instead
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))
     return DecodedClip(clip=clip, error=error, is_early=is_early) if error else DecodedClip(clip=clip, frames=frames)
@@ -147,7 +147,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
 
 @contextmanager
 def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[tuple[Path, Fingerprint | None]]:
-    """The clip's file, and the fingerprint of one that was fetched."""
+    """Gives the file of a clip. A URL is fetched into a temporary file, which has a fingerprint."""
     name = clip.jobs[0].path
     if scheme_of(name) is None:
         yield clip.path, None
@@ -158,7 +158,7 @@ def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[tuple[Path, Fingerprin
 
 @cache
 def _decoder(limits: DecodeLimits) -> DecoderClient:
-    """One for each process, which Ray uses for many clips: a new one would cost more than most clips take."""
+    """Returns the one decoder of this process. Ray gives a process many clips; a new decoder costs more than most."""
     return DecoderClient(limits)
 
 
@@ -168,7 +168,7 @@ def _fetcher(words: tuple[str, ...]) -> Fetcher:
 
 
 class EngineActor:
-    """The stage on GPUs: an engine in each actor, loaded with the first clips and the towers that they need."""
+    """The stage on GPUs. Each actor loads an engine when the first clips come, with the towers that they need."""
 
     def __init__(self, setup: StageSetup, reports: QueueReporter) -> None:
         reports.begun()
@@ -181,7 +181,7 @@ class EngineActor:
         self._engine: Engine | None = None
 
     def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes]]:
-        """A column of pickled `DecodedClip` → one of pickled `Result`, or of a sentence where there is no engine."""
+        """Answers clips: a column of pickled `DecodedClip` → one of pickled `Result`, or of the text of an error."""
         clips: list[DecodedClip] = [pickle.loads(clip) for clip in batch[CLIP]]
         try:
             return {RESULT: [pickle.dumps(result) for result in self.results(clips)]}
@@ -189,7 +189,7 @@ class EngineActor:
             return {RESULT: [pickle.dumps(str(exc))]}
 
     def results(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
-        """One for each job. Errors: VllavaError where the engine can't be had."""
+        """Yields one result for each job. Errors: VllavaError if the engine can't be loaded."""
         good = [clip for clip in clips if clip.frames]
         if not self._engine and (good or not all(clip.is_early for clip in clips)):
             self._load({clip.frames.kind for clip in good if clip.frames})
@@ -204,14 +204,14 @@ class EngineActor:
             self._reports.settled()
 
     def _answered(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
-        """Whatever breaks is an error of the clips that it broke, and the next clips get a new engine."""
+        """Yields the engine's results. After an exception the other jobs get errors, and later clips a new engine."""
         left = {job.id: job for clip in clips for job in clip.clip.jobs}
         prints = {clip.clip.jobs[0].path: clip.fingerprint for clip in clips}
         try:
             for result in self._outcomes(clips):
                 del left[result.job.id]
                 making, known = result.making, prints[result.job.path]
-                if making and known:  # its clip has the size and the hash that it was decoded with
+                if making and known:  # size and hash are of the file that was decoded
                     shown = tuple(replace(each, bytes=known.bytes, sha256=known.sha256) for each in making.clips)
                     result = replace(result, making=replace(making, clips=shown))
                 yield result
@@ -222,14 +222,14 @@ class EngineActor:
 
     def _outcomes(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
         if clips and self._engine:
-            batch = replace(self._setup.batch, is_hashing=False)  # that was done where the clips are
+            batch = replace(self._setup.batch, is_hashing=False)  # clips were hashed where they were decoded
             reads, longest = DecodedReads(clips), self._setup.longest
             yield from local.LocalExecutor(
                 engine=self._engine, batch=batch, reads=reads, control=RunControl(), longest=longest
             ).outcomes(())
 
     def _load(self, kinds: set[MediaKind]) -> None:
-        """Loads the checkpoint of this machine, which need not be where the driver has it. Errors: any VllavaError."""
+        """Loads the engine. The checkpoint may be in another folder than on the driver. Errors: any VllavaError."""
         from vllava_cli.engine.adapter import locate
 
         source, batch = self._setup.source, self._setup.batch
@@ -240,7 +240,7 @@ class EngineActor:
 
 
 class DecodedReads:
-    """Clips that are all decoded, given as `ReadAhead` gives them."""
+    """Gives clips that are decoded already, by the methods of `ReadAhead`."""
 
     waited_s = 0.0
 
@@ -277,7 +277,7 @@ class Allocation:
 
 @dataclass(frozen=True, kw_only=True)
 class RayPass:
-    """One pass over a manifest."""
+    """The settings of one pass over a manifest."""
 
     setup: StageSetup
     allocation: Allocation
@@ -289,7 +289,7 @@ class RayPass:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueItems:
-    """The items that came since the last call; results are pickled."""
+    """The answer to one call of `ResultQueue.take`; results are pickled."""
 
     results: tuple[bytes, ...]
     is_over: bool = False
@@ -300,10 +300,10 @@ class QueueItems:
 
 
 class ResultQueue:
-    """An actor that does several things at once. The stages run in a thread of it.
+    """An actor that runs the stages in a thread and hands their results to the driver; it takes several calls at once.
 
-    It gives up where engines crash in a loop before their first answer, for example for lack of memory: starts are
-    counted by actor, whose id stays the same when it is started again.
+    The queue gives up if engines crash in a loop before their first answer, for example for lack of memory. It counts
+    starts for each actor, because an actor keeps its id when it is started again.
     """
 
     def __init__(self, task: RayPass) -> None:
@@ -320,16 +320,16 @@ class ResultQueue:
         return vllava_cli.__version__
 
     def begun(self, actor: str) -> None:
-        """A process for an engine was started for this actor, for the first time or again."""
+        """Notes that a process was started for this engine's actor, for the first time or again."""
         with self._lock:
             self._starts[actor] += 1
 
     def settled(self) -> None:
-        """An engine has answered something: from now on nothing is in vain."""
+        """Notes that an engine has answered something; from then on no start counts as vain."""
         self._has_settled = True
 
     def take(self, most: int) -> QueueItems:
-        """Waits a second for a first result, not for others."""
+        """Returns at most `most` results. Waits up to a second for the first of them, not for others."""
         results: list[bytes] = []
         with suppress(queue.Empty):
             while len(results) < most and not self._is_over:
@@ -338,7 +338,7 @@ class ResultQueue:
                     self._is_over = True
                 else:
                     results.append(result)
-        with self._lock:  # how many ended before anything was answered, as far as their next start shows
+        with self._lock:  # engines that ended before any answer; an end shows at the actor's next start
             vain = 0 if self._has_settled else self._starts.total() - len(self._starts)
             has_each_tried = min(self._starts.values(), default=0) >= LEAST_EACH
         if not results and self._may_be_hopeless and vain >= MOST_VAIN_STARTS and has_each_tried:
@@ -357,12 +357,12 @@ class ResultQueue:
 
 @dataclass(frozen=True)
 class QueueReporter:
-    """The reports of an actor to the queue. It can't report what ends its process."""
+    """Sends the reports of an engine's actor to the queue. An actor can't report the end of its own process."""
 
     queue: Any
 
     def begun(self) -> None:
-        """Waits until it is known there, as what follows may end the process."""
+        """Reports a start and waits until the queue has noted it, as loading an engine may end the process."""
         import ray
 
         with suppress(ray.exceptions.RayError):
@@ -378,13 +378,13 @@ def _results(task: RayPass) -> Iterator[bytes]:
 
 
 def _stages(task: RayPass) -> Any:
-    """Manifest → a clip a block → frames → results."""
+    """Makes the dataset of the stages: manifest → one clip in each block → frames → results."""
     import ray
     from ray import data
 
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A group that is given up is missed by the driver, which knows all ids; here it must not end the others.
+    # A group of clips that Ray gives up must not end the others; the driver knows all ids and sees which are missing.
     context.max_errored_blocks = -1
     share, setup = task.allocation, task.setup
     clips = data.read_parquet(task.manifest).repartition(target_num_rows_per_block=1)

@@ -1,6 +1,6 @@
 """The executor on a Ray cluster: passes over a manifest of clips until each job has its result.
 
-What ends each process that touches a clip becomes its error. A driver may be a client from outside of the cluster.
+A clip that ends every process that it is given to gets an error. The driver may be a client from outside the cluster.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """The share of one machine that Ray may use."""
+    """The CPUs and GPUs of one machine that Ray may use."""
 
     cpus: int
     gpus: int = 0
@@ -70,12 +70,12 @@ class Node:
 
 @contextmanager
 def connected(address: str, detail: Callable[[str], object]) -> Iterator[tuple[Node, ...]]:
-    """Connects to a cluster, or starts one of this machine alone; gives what the machines have.
+    """Connects to a cluster, or starts one on this machine alone; gives the CPUs and GPUs of each machine.
 
-    `detail` gets each line that Ray prints meanwhile. Errors: UsageError without Ray; ClusterError where no cluster
-    answers.
+    `detail` is called with each line that Ray prints meanwhile. Errors: UsageError if Ray isn't installed;
+    ClusterError if no cluster answers.
     """
-    # stdout is where Ray prints, from a thread, what becomes of machines and tasks.
+    # A thread of Ray prints messages about machines and tasks to stdout.
     with redirect_stdout(_Lines(detail)):
         ray = _imported()
         if address not in (LOCAL, "auto"):
@@ -93,7 +93,10 @@ def connected(address: str, detail: Callable[[str], object]) -> Iterator[tuple[N
 
 
 def take_results(task: RayPass, *, is_stopping: Callable[[], bool]) -> Iterator[QueueItems]:
-    """At least one a second or two, with or without results. Errors: ClusterError for another vllava there."""
+    """Runs a pass on the cluster; yields items every second or two, with or without results.
+
+    Errors: ClusterError if the cluster has another version of vllava.
+    """
     import ray
     from ray.exceptions import RayError
 
@@ -151,7 +154,7 @@ class RayExecutor:
             yield from self._passes(share)
 
     def _passes(self, allocation: Allocation) -> Iterator[Result]:
-        """Until nothing is left: what a pass leaves out is asked for again, a clip at a time."""
+        """Makes passes until no job is left. After the first pass, engines are given one clip at a time."""
         setup, passes_alone = self._setup(), 0
         while self._left and not self.control.is_stopping():
             before = len(self._left)
@@ -170,7 +173,7 @@ class RayExecutor:
                 self._left = {}
 
     def _setup(self) -> StageSetup:
-        """Leaves out what only this process needs: the words that name a million clips. Errors: CheckpointError."""
+        """Makes the setup of the stages, without the inputs, which may be a million paths. Errors: CheckpointError."""
         return StageSetup(
             batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
             source=self.source,
@@ -180,7 +183,7 @@ class RayExecutor:
         )
 
     def _pass(self, setup: StageSetup, allocation: Allocation) -> Generator[Result, None, str | None]:
-        """Returns why the cluster ended before all was handed out, None where it didn't."""
+        """Makes one pass and yields its results. Returns the fault that ended the pass early, or None."""
         manifest = write_manifest(self.batch.destination.parts or "", group_by_clip(self._left.values()))
         few_left = self.has_earlier_answers and len(self._left) <= MOST_SUSPECTS
         task = RayPass(
@@ -203,7 +206,7 @@ class RayExecutor:
         return None
 
     def _new(self, items: QueueItems) -> Iterator[Result]:
-        """The results of jobs that have none yet. Errors: ClusterError where there was no engine."""
+        """Yields the results of jobs that had none yet. Errors: ClusterError if no engine could be loaded."""
         paths: set[str] = set()
         for found in map(pickle.loads, items.results):
             if isinstance(found, str):
@@ -217,7 +220,7 @@ class RayExecutor:
 
 
 def write_manifest(folder: str, clip_jobs: Iterable[ClipJobs]) -> str:
-    """Writes the clips as parquet into a folder or below a URL, and returns where. Errors: OutputError."""
+    """Writes the clips as Parquet into a folder or below a URL; returns the file's path or URL. Errors: OutputError."""
     if is_url(folder):
         objects = Objects(folder)
         with scratch() as local:
@@ -242,7 +245,7 @@ def _write_parquet(path: Path, clip_jobs: Iterable[ClipJobs]) -> None:
 
 
 def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
-    """Shares the CPUs and GPUs out: engines, decoders, clips at once. Errors: WishError where there are too few."""
+    """Divides the CPUs and GPUs among engines and decoders. Errors: WishError if there are too few of them."""
     options, cpus = batch.ray or RayOptions(), sum(node.cpus for node in nodes)
     if cpus < LEAST_CPUS:
         raise WishError(
@@ -253,7 +256,7 @@ def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
     if gpus is None:
         gpus = 1.0 if batch.wishes.device != "cpu" and any(node.gpus for node in nodes) else 0.0
     most = cpus - SPARE_CPUS
-    if gpus:  # a part of a GPU is never put together from two: 0.4 goes twice into each
+    if gpus:  # a share of a GPU never spans two GPUs: 0.4 fits twice into each
         each = [math.floor(1 / gpus) * node.gpus if gpus < 1 else math.floor(node.gpus / gpus) for node in nodes]
         most = min(sum(each), most)
     if most < 1:
@@ -265,7 +268,7 @@ def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
         is_short_of_gpus = gpus and most < cpus - SPARE_CPUS
         what = f"{counted(gpus, 'GPU')} each" if is_short_of_gpus else f"{cpus} CPUs, of which 2 stay free"
         raise WishError(f"--actors {actors} is more than the {most} that the cluster has room for, with {what}.")
-    # Half of the CPUs decode where engines have no GPU, and no engine has more than a machine can give.
+    # Without GPUs half of the CPUs decode, and no engine gets more CPUs than any machine can give.
     share = min((cpus - SPARE_CPUS) // (2 * actors), min(node.cpus for node in nodes) - 1)
     cpus_per_actor = 1 if gpus else max(1, share)
     return Allocation(
@@ -278,9 +281,9 @@ def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
 
 
 def _init(ray: Any, address: str) -> None:
-    """A head that was only just started, or is busy, refuses clients for a while although it listens."""
+    """Starts Ray. A head that was just started, or is busy, may refuse a client at first, so a client tries again."""
     settings: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:  # whatever RAY_ADDRESS says: "local" is a cluster of our own
+    if address == LOCAL:  # whatever RAY_ADDRESS says, "local" starts a cluster of our own
         settings["include_dashboard"] = False
     for wait_s in (*_AGAIN_S, None):
         try:
@@ -294,7 +297,7 @@ def _init(ray: Any, address: str) -> None:
 
 
 class _Lines(io.TextIOBase):
-    """A stream whose lines go to a function."""
+    """A stream that calls a function with each line."""
 
     def __init__(self, report: Callable[[str], object]) -> None:
         self._report = report
@@ -311,7 +314,7 @@ class _Lines(io.TextIOBase):
 
 
 def _imported() -> Any:
-    """Ray without its tips, reports of use and warnings, which come while it is imported and begun."""
+    """Imports Ray with its usage reports and warnings switched off. Errors: UsageError if Ray isn't installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -324,7 +327,7 @@ def _imported() -> Any:
 
 
 def _check_reach(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Checks that a server listens there, as Ray itself would try for minutes. Errors: UsageError, ClusterError."""
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
@@ -336,14 +339,14 @@ def _check_reach(address: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of it; where its server sent a traceback, the end of that as well."""
+    """Returns the first line of an error; if a traceback of the server follows, its last line, too."""
     first, *others = str(error).strip().splitlines() or [type(error).__name__]
     sentence = f"{first} {others[-1].strip()}" if others and first.endswith(":") else first
     return sentence.rstrip(".:")
 
 
 def _sentence(error: Exception) -> str:
-    """A traceback of another machine as a sentence."""
+    """Makes a sentence of an error that may hold a traceback from another machine."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     missing = next((line for line in lines if "ModuleNotFoundError" in line), None)
     if missing:
