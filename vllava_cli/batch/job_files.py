@@ -34,7 +34,7 @@ _QUESTION = "question"
 MOST_SHOWN = 200
 _SPACE = " \t\r\n"
 MAX_JOB_BYTES = 1 << 20
-"""Far below what a row of the output may have: a job's fields come back in one, beside the answer."""
+"""Far less than a row of the output may have, because a job's fields are copied into it beside the answer."""
 MAX_LIST_BYTES = 64 << 20
 """A list is in memory while it is read; the questions of a benchmark have some MB."""
 _RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
@@ -160,7 +160,7 @@ class ClipNames:
         self._folder = folder
         self._listings: dict[str, _Listing] = {}
         self._known: dict[tuple[str, bool], str] = {}
-        """Paths by names, those of a benchmark apart: there are many questions about each clip."""
+        """The paths that were found, by name and `is_of_benchmark`; there are many questions about each clip."""
 
     def path(self, name: str, *, is_of_benchmark: bool = False) -> str:
         """Returns the path of the clip with this name; if none is found, the path that it would have in the folder."""

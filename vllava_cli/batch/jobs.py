@@ -29,12 +29,12 @@ FIRST_KEYS = (
 )
 """The keys that a row has had from the first version on."""
 PATH_BYTES = "path_bytes"
-"""Only in the row of a path that isn't UTF-8, as files have it."""
+"""The key of a path's bytes in base64; only rows in files have it, and only if the path isn't UTF-8."""
 CLIP_STATE = "clip_state"
 ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
-"""The keys of a row in their order; a job's further fields come behind, under other names."""
+"""The keys of a row in their order; a job's further fields come after these, under other names."""
 _NOTHING: Mapping[str, object] = {}
-"""One for all: a dictionary for each of a million jobs would take 64 MB."""
+"""Shared by all jobs: a dictionary for each of a million jobs would take 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +108,7 @@ _File = tuple[str, int, int]
 def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
     """Makes a job of each request, in order. Equal jobs get different ids, which are the same in each run."""
     files: dict[str, _File] = {}
-    """By the path as it was asked for: each file is looked at once."""
+    """The files by the path in the request, so that the state of each is read once."""
     questions: dict[str, str] = {}
     seen: dict[str, int] = {}
     jobs: list[Job] = []
@@ -187,11 +187,11 @@ class JobList:
     shard: int
     of: int
     jobs: int
-    """In this list."""
+    """The number of jobs in this list."""
     all_jobs: int
-    """In the lists of all shards."""
+    """The number of jobs in the lists of all shards."""
     checksum: str
-    """The sum of the ids of all shards, in hex digits: as many jobs as in another run need not be the same ones."""
+    """The sum of the ids of all shards, in hex digits; it tells runs with equally many, but different jobs apart."""
 
     @classmethod
     def read(cls, path: Path) -> JobList:

@@ -130,11 +130,11 @@ class ShardOutput:
     """The files that one shard of a batch left behind."""
 
     path: Path
-    """As it was named: what -o had, or the journal of a table."""
+    """The path that the user named: the output of -o, or the journal of a table."""
     journal: Path | None
-    """Where its rows are; None where it has a list, but no row yet."""
+    """The file with the rows; None if the shard has a list but no rows yet."""
     jobs: JobList | None
-    """None where no list is beside it."""
+    """The list of jobs beside the output; None if there is none."""
 
     @classmethod
     def found(cls, path: Path) -> ShardOutput:
@@ -177,9 +177,9 @@ class MergedShards:
     shards: Sequence[ShardOutput]
     ids: Collection[bytes]
     errors: int
-    """How many rows are errors."""
+    """The number of rows that are errors."""
     stale_rows: int
-    """How many are left out because no list has their id."""
+    """The number of rows that are left out because no list has their id."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Reads the rows again, in the order of the shards. Errors: OutputError, also if a file has lost rows since."""
@@ -292,7 +292,7 @@ class StaleRows:
 
     changed: Collection[str] = ()
     touched: Mapping[str, Job] = field(default_factory=dict)
-    """Only the time of change of their clips is another; with the jobs that they are rows of."""
+    """The current job for each row whose clip changed only in its modification time."""
 
     def settled(self, rows: Iterable[Row], *, is_pruning: bool) -> Iterator[Row]:
         """Yields the rows to keep: rows of touched clips get their new ids, those of changed clips may be pruned."""

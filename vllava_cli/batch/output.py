@@ -30,7 +30,7 @@ from vllava_cli.storage.objects import LIST, Objects, is_url, rows_into, scratch
 
 JOBS_PER_PART, MOST_PARTS = 65_536, 256
 MOST_ROWS, MOST_S = 1000, 5.0
-"""Of an object, and how long its first row waits: what a killed driver had waiting is answered again."""
+"""The most rows of an object, and how long its first row waits. Rows that wait in a killed driver are lost."""
 ROWS_PER_GROUP = 4096
 TABLE = "rows.parquet"
 
@@ -39,14 +39,14 @@ class Output:
     """A place for the rows of a run. Errors of each method: LockedError, OutputError, ClosedPipeError."""
 
     is_kept = True
-    """Whether the same command could go on with what is here."""
+    """Whether the same command can continue from the rows of this output."""
 
     def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
         self.destination, self.info, self.screen = destination, info, screen
         self.has_failed: dict[bytes, bool] = {}
-        """Whether the row of each done job is an error; an id takes half as much memory in bytes."""
+        """Whether the row of each done job is an error, by id; as bytes an id takes half as much memory as in hex."""
         self.before: Collection[bytes] = ()
-        """The ids that had a row when it was opened."""
+        """The ids that had a row when the output was opened."""
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
         """Learns which jobs are done, and drops the rows of jobs to be done again; a dry run writes nothing."""

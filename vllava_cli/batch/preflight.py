@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
 
 PATIENCE_S = 15.0
-"""After so long without any header the rest is not waited for: one slow file doesn't hold up all others."""
+"""If no header comes for so long, the rest is not waited for, so that a slow file doesn't delay all others."""
 MOST_READS = 64
 
 
@@ -32,9 +32,9 @@ class Headers:
     kinds: set[MediaKind] = field(default_factory=set)
     videos: int = 0
     duration_s: float = 0.0
-    """Of all videos whose header says it."""
+    """The total duration of the videos whose headers tell theirs."""
     unknown: int = 0
-    """Videos whose header doesn't."""
+    """The number of videos whose header tells no duration."""
     unopened: int = 0
     """Clips whose header took too long; they count as good."""
 

@@ -16,7 +16,7 @@ from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 
 MOST_NAMED = 5
-"""How many clips are named that can't be read; the rows have them all."""
+"""How many unreadable clips are named in the message; the rows have them all."""
 
 
 @dataclass(kw_only=True)
@@ -31,12 +31,12 @@ class Progress:
     """Skipped jobs whose row is an error."""
     answered: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    """Of this run, by kind."""
+    """The number of errors of each kind in this run."""
     started_s: float = field(default_factory=time.perf_counter)
     ready_s: float | None = None
     """When the model was ready."""
     at_ready: int = 0
-    """Jobs that had got their row in this run by then: headers cost no answer."""
+    """Jobs that got their row before the model was ready; they don't count for the speed."""
     unknown: str = ""
     """What a dry run can't know of the jobs, and why."""
 

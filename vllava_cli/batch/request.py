@@ -48,7 +48,7 @@ class Destination:
     """A folder, or a URL."""
     format: Format = "jsonl"
     is_parquet: bool = False
-    """Only of parts."""
+    """Whether the parts are Parquet."""
     fields: tuple[str, ...] = ()
     is_safe: bool = False
     """Whether texts that a spreadsheet would compute get an apostrophe."""
@@ -75,7 +75,7 @@ class RayOptions:
     address: str = LOCAL
     """"local", "auto", "host:port" or "ray://host:port"."""
     actors: int | None = None
-    """How many engines; None decides by what the cluster has, as for their GPUs."""
+    """The number of engines; None chooses it by the cluster. The same holds for `gpus_per_actor`."""
     gpus_per_actor: float | None = None
     allowed: tuple[str, ...] = ()
     """The schemes that --allow named."""
@@ -95,14 +95,14 @@ class BatchRequest:
     """How many questions are answered at once; None decides by the memory."""
     decoders: int | None = None
     devices: tuple[str, ...] = ()
-    """One worker process for each; none is the plan's own device, in this process."""
+    """The devices with a worker process each; if empty, this process uses the device of the plan."""
     ray: RayOptions | None = None
     shard: Shard | None = None
     is_failing_fast: bool = False
     is_dry: bool = False
     has_stats: bool = False
     is_hashing: bool = False
-    """Rows have the SHA-256 of their clips."""
+    """Whether rows get the SHA-256 of their clips."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,10 +42,10 @@ _INNER = {
         *(f"adapter.{name}" for name in AdapterFacts._fields),
     ),
 }
-"""The fields inside of the objects that rows have."""
+"""The fields inside the objects of a row."""
 Format = Literal["jsonl", "csv", "tsv"]
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""The tab and the end of a line as well: some programs drop them, and see what stands behind."""
+"""Tab and carriage return are among them, as some programs drop them and read the formula behind."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
@@ -63,7 +63,7 @@ class RunInfo:
     revision: str | None
     choices: tuple[str, ...] = ()
     signature: str = ""
-    """That of the jobs' ids."""
+    """The signature in the ids of the jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +109,9 @@ class Result:
     error: JobError | None = None
     seconds: float = 0.0
     precision: Precision | None = None
-    """Of the engine that it came to; None before a model is loaded."""
+    """The precision of the engine; None before a model is loaded."""
     making: Making | None = None
-    """Of an answer."""
+    """The facts about how the answer was made; None for an error."""
 
 
 def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class Table:
     format: Format
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether an apostrophe comes before a text that begins with =, +, - or @: spreadsheets would compute it."""
+    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would compute it."""
 
     def lines(self, rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
         """Yields all lines of the file, with their line breaks: the header, then one line for each row."""

@@ -33,20 +33,20 @@ class Health:
     versions: dict[str, str | None]
     model: str
     is_here: bool = False
-    """All of the model's files are on this disk."""
+    """True if all of the model's files are on this disk."""
     model_bytes: int = 0
-    """The model's size on disk, or that of its download."""
+    """The size of the weights on this disk; if files are missing, about the size of what is left to fetch."""
     here_bytes: int = 0
-    """The size of its weights on this disk."""
+    """The size of the weights on this disk, downloads that broke off included."""
     missing: tuple[str, ...] = ()
-    """Files that are left to fetch of a model that is here in part."""
+    """The names of the files that are left to fetch, if the model is on this disk in part."""
     place: str = ""
     adapter: Adapter | None = None
     plan: LoadPlan | None = None
     fault: str | None = None
     advice: tuple[str, ...] = ()
     kept: tuple[CachedWeights, ...] = ()
-    """Quantised weights of any model that later starts read."""
+    """The contents of the weight cache: quantised weights of any model, for later starts."""
 
 
 def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:

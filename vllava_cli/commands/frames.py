@@ -24,20 +24,20 @@ class Sheets:
     clips: tuple[Path, ...]
     framing: Framing
     model: str = DEFAULT_MODEL
-    """Whose square the frames are brought to."""
+    """The model for whose input the frames are made square."""
     output: str | None = None
-    """A file, a folder (one that ends with / is made), "-" for stdout.
+    """A file, a folder, or "-" for stdout; a folder whose name ends with / is made.
 
-    None → NAME-frames.png in the current folder, or nothing if it is shown.
+    None → NAME-frames.png in the current folder, or no file if the sheet is drawn in the terminal.
     """
     is_whole: bool = False
-    """The frames uncropped."""
+    """True if the sheet shows the frames uncropped."""
     is_each: bool = False
-    """One file for each frame, uncropped, instead of a sheet."""
+    """True if each frame gets a file of its own, uncropped, instead of a sheet."""
     is_shown: bool = False
-    """The sheet is drawn in the terminal."""
+    """True if the sheet is drawn in the terminal."""
     is_overwriting: bool = False
-    """Existing files are replaced."""
+    """True if existing files are replaced."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     is_json: bool = False
 

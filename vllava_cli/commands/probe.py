@@ -15,7 +15,7 @@ KEYS = (
     *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "duration_s", "fps"),
     *("is_rate_constant", "frame_count", "way", "way_reason", "faults"),
 )
-"""The keys of --json, in their order."""
+"""The keys of an object that --json prints, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Probe:
 
     files: tuple[Path, ...]
     is_full: bool = False
-    """Decode every frame, to find damage that the index doesn't show."""
+    """True if every frame is decoded, to find damage that the index doesn't show."""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     is_json: bool = False
 

@@ -45,10 +45,10 @@ KEYS = (
     *("versions", "device", "precision", "dtype", "quantisation", "attention", "adapter"),
     *("fit", "clips", "sampling", "prompt_sha256", "answer_ids"),
 )
-"""The keys of the object, in its order."""
+"""The keys of `made_with`, in order."""
 LIBRARIES = ("transformers", "torch", "av")
 SEED_BITS = 32
-"""The size of a drawn seed: JSON's readers keep whole numbers up to 53 bits."""
+"""The bits of a drawn seed; they are few because readers of JSON keep whole numbers up to 53 bits only."""
 
 
 class AdapterFacts(NamedTuple):
@@ -73,7 +73,7 @@ class Loaded:
     attention: Attention
     adapter: AdapterFacts | None = None
     versions: tuple[tuple[str, str], ...] = ()
-    """The libraries with their releases."""
+    """Pairs of a library and its release."""
 
     @classmethod
     def of(cls, plan: LoadPlan, checkpoint: Checkpoint) -> Loaded:
@@ -100,11 +100,11 @@ class ShownClip:
     framing: Framing
     bytes: int | None = None
     sha256: str | None = None
-    """The hash of the file; of a folder, that of `fingerprint`."""
+    """The SHA-256 of the file; for a folder, the one that `fingerprint` makes of all its pictures."""
     path: str = ""
-    """The clip's name in a row, which `made_with` leaves out, as it does the times."""
+    """The clip's path in the row. `made_with` has neither the path nor the times."""
     times_s: tuple[float, ...] | None = None
-    """The times of its frames, to four digits; None for an image."""
+    """The times of the clip's frames, rounded to four decimals; None for an image."""
 
     def hashed(self, found: Future[Fingerprint] | None) -> ShownClip:
         """Waits for size and hash and adds them; returns the clip unchanged if they can't be computed."""
@@ -224,11 +224,11 @@ class Recorded:
     """An answer that was read from a row, with all that the answer depends on."""
 
     turn: Turn
-    """Without media; the row has no stats but the stray tokens."""
+    """The turn, without media; of its stats, only the stray tokens are in the row."""
     making: Making
     clips: tuple[ShownClip, ...]
     earlier: tuple[Recorded, ...] = ()
-    """The turns before it, in a chat."""
+    """The turns before this one in the same conversation of a chat."""
 
     @property
     def sampling(self) -> Sampling:

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from vllava_cli.media.decoder.stdin_file import Reader
 
 EXIT_CODES = {"same": 0, "differs": 1, "cannot": 2}
-"""The exit code is that of the worst row."""
+"""The exit code of each verdict; a run ends with the highest one."""
 TOLERANCE = 1e-4
-"""The probability of a choice may differ by this much."""
+"""The most by which the probability of a choice may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Replayer:
         self._done = 0
         self._frames: dict[ShownClip, Frames] = {}
         self._changes: dict[ShownClip, str | None] = {}
-        """The change of each file since its row was made: each is hashed once."""
+        """How each file has changed since its row was made, None if it hasn't; each file is hashed once."""
         self._wanted: Loaded | None = None
         self._engine: Engine | None = None
         self._fault = ""

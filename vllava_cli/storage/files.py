@@ -24,7 +24,7 @@ if sys.platform != "win32":
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLAGS = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Opening doesn't block: a named pipe that came in between would wait for its other end."""
+"""Opening never blocks, as it would if a named pipe took the file's place after the check."""
 CHUNK_BYTES = 1 << 20
 """The bytes of a file that are read or written at once."""
 _TRIES, _PAUSE_S = 5, 0.02

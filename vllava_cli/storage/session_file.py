@@ -25,7 +25,7 @@ from vllava_cli.storage.jsonl import Journal, read_rows
 
 VERSION = 1
 MAX_BYTES = 64 << 20
-"""A turn has some kB."""
+"""The largest session file that is read; a turn has some kB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class MediumRecord:
     """A clip as it was shown: its path, its fingerprint, and the times of the frames that the model saw."""
 
     path: Path
-    """Absolute."""
+    """The absolute path."""
     kind: MediaKind
     fingerprint: Fingerprint
     framing: Framing
-    """Its fit is the session's."""
+    """The framing; its fit is that of the session."""
     times_s: tuple[float, ...]
 
 
@@ -47,7 +47,7 @@ class TurnRecord:
 
     turn: Turn
     media: tuple[MediumRecord, ...]
-    """Attached to this question; the first one has the clips that the session was opened with."""
+    """The clips attached to this question; the first turn has those that the session was opened with."""
     ended_at: str
     """UTC, to the second: 2026-11-22T19:40:05Z."""
 

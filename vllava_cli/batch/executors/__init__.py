@@ -45,7 +45,7 @@ class RunControl:
     """The connection between a run and its executor: whether to stop, where messages go, and what was counted."""
 
     is_stopping: Callable[[], bool] = never
-    """Whether nothing new is to be begun."""
+    """Returns True if no further job may be begun."""
     notice: Callable[[str], object] = str
     detail: Callable[[str], object] = str
     on_ready: Callable[[], object] = never

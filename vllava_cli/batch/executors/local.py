@@ -37,11 +37,11 @@ class AnswerKey:
     jobs: tuple[Job, ...]
     times_s: tuple[float, ...] | None = None
     sampling: Sampling | None = None
-    """With the seed that this question is answered with."""
+    """The sampling of this question, with its seed."""
     clip: ShownClip | None = None
     hashed: Future[Fingerprint] | None = None
     error: JobError | None = None
-    """Of a clip that couldn't be read; nothing else is known of it then."""
+    """The error of a clip that can't be read; the other facts are None then."""
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ class LocalExecutor:
     reads: ReadAhead[ClipJobs, Frames] | DecodedReads
     control: RunControl
     longest: int = 0
-    """Characters of the longest question."""
+    """The number of characters in the longest question."""
 
     def __post_init__(self) -> None:
         from vllava_cli.engine.batch import rows_that_fit

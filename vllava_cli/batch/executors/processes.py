@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 STOP = "stop"
 AHEAD = 2
-"""How many times as many clips as rows a process is given ahead."""
+"""A worker is given this many clips for each row that it answers at once."""
 MOST_TRIES = 3
 """How many processes may die over a clip before it is given up."""
 MOST_LOSSES = 6
-"""How many may die in a row on a device, without an answer, before it is given up."""
+"""How many processes may die in a row on a device, without an answer, before the device is given up."""
 _ROWS_AT_FIRST = 4
 _SLICE_S = 0.5
 
@@ -48,11 +48,11 @@ class WorkerSetup:
     """The settings that a worker is started with."""
 
     batch: BatchRequest
-    """With the device and the decoders of this worker."""
+    """The request, with the device and the number of decoders of this worker."""
     source: Source
     kinds: frozenset[MediaKind]
     longest: int
-    """Characters of the longest question."""
+    """The number of characters in the longest question."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,13 +64,13 @@ class WorkerHandle:
     wire: Connection
     restart: Callable[[], WorkerHandle]
     most_clips: int = AHEAD * _ROWS_AT_FIRST
-    """How many it is given at once."""
+    """How many clips the worker holds at most."""
     counters: Counters = field(default_factory=Counters)
     is_ready: bool = False
     has_all: bool = False
-    """Whether it knows that nothing more comes."""
+    """Whether the worker was told that no more clips come."""
     jobs: dict[str, ClipJobs] = field(default_factory=dict)
-    """By the ids of the jobs without a result."""
+    """The clip of each job without a result, by the job's id."""
     losses: int = 0
     """How many processes on this device have ended in a row without any answer, before this one."""
 
@@ -116,7 +116,7 @@ class WorkerPool:
         """How many processes have died over a clip, by its path."""
         self._workers: list[WorkerHandle] = []
         self._gone = Counters()
-        """The counts of those that have ended."""
+        """The counts of the workers that have ended."""
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
         """Answers as `Executor.outcomes` does.

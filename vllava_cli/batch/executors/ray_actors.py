@@ -41,15 +41,15 @@ from functools import partial
 import vllava_cli
 
 CLIP, RESULT = "clip", "result"
-"""The one column behind each stage."""
+"""The one column that each of the two stages writes."""
 MOST_WAITING = 4096
-"""Results that may lie here: when nobody takes them, the stages come to rest one after another."""
+"""The most results that wait in the queue. If it is full, the stages pause one after another."""
 TRIES = 5
-"""Of one group of clips, each ended by the end of a process. Then it is left out, and the driver sees that."""
+"""How often a group of clips is tried if its process ends each time. Then Ray leaves the group out."""
 MOST_VAIN_STARTS = 5 * TRIES
-"""A few groups of clips that end any process are no reason to give up; memory that is too small for any engine is."""
+"""The number of vain starts that ends a run. It is high, because a few groups of clips may end any process."""
 LEAST_EACH = 3
-"""One machine may be too small while others are still loading."""
+"""Each actor must have started this often, as one machine may be too small while others are still loading."""
 HOPELESS = (
     "Each engine of the cluster ended, time and again, before it had answered anything, mostly for want of memory. "
     "Give --precision 4bit, fewer --actors or a smaller --batch-size, or machines with more memory."
@@ -64,11 +64,11 @@ class StageSetup:
     batch: BatchRequest
     source: Source
     longest: int
-    """Characters of the longest question."""
+    """The number of characters in the longest question."""
     folder: str
-    """The driver's own: relative paths begin there on each machine that has it."""
+    """The driver's current folder. Relative paths begin there on each machine that has it."""
     recipe: VideoRecipe
-    """The checkpoint's: frames are made as small as the model takes them where they are decoded."""
+    """The checkpoint's preprocessing: frames are reduced to the model's size where they are decoded."""
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -83,10 +83,10 @@ class DecodedClip:
     frames: Frames | None = None
     error: JobError | None = None
     is_early: bool = False
-    """Whether the header showed the error, which is read before any model is loaded."""
+    """Whether the header showed the error; headers are read before a model is loaded."""
     seconds: float = 0.0
     fingerprint: Fingerprint | None = None
-    """Of a URL, and with --hash of a file."""
+    """The fingerprint of a URL's content; with --hash that of a file, too."""
 
 
 def manifest_row(clip: ClipJobs) -> dict[str, bytes]:
@@ -272,7 +272,7 @@ class Allocation:
     decoders: int
     """Most clips that are decoded at once, a CPU each."""
     clips: int
-    """How many an engine is given at once."""
+    """How many clips an engine is given at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +284,7 @@ class RayPass:
     manifest: str
     """A path or URL that all machines can read."""
     may_end_engines: bool = False
-    """Whether engines that end without a word are the clips' doing, as this cluster has answered others."""
+    """Whether the clips are to blame for engines that end, because this cluster has answered other clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,9 +294,9 @@ class QueueItems:
     results: tuple[bytes, ...]
     is_over: bool = False
     fault: str | None = None
-    """Why it is over before its time."""
+    """The reason why the pass ended early."""
     vain_starts: int = 0
-    """Engines that ended so far before anything was answered."""
+    """How many engines have ended before anything was answered."""
 
 
 class ResultQueue:

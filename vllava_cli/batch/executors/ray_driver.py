@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.parquet"
 CLIPS_PER_GROUP = 4096
-"""Of the manifest's row groups: how many clips are in memory while it is written."""
+"""The clips in a row group of the manifest, which are in memory together while it is written."""
 MOST_TAKEN = 1000
 """Results that are fetched, written and synced at once."""
 MOST_PASSES = 3
-"""With a clip at a time, before what is left is blamed and not the machines that it met."""
+"""The number of passes with one clip at a time. After them the clips are blamed, not the machines."""
 MOST_SUSPECTS = 50
-"""Jobs that an interrupted run may have left because they end what is asked about them."""
+"""If a run left at most so many jobs, their clips may be the ones that end engines."""
 LEAST_CPUS = 3
-"""One for an engine, one to decode, one to read the manifest: with fewer these wait for each other for ever."""
+"""An engine, a decoder and the reader of the manifest need a CPU each; with fewer CPUs they wait for ever."""
 SPARE_CPUS = 2
 CLIPS_ON_GPU, CLIPS_ON_CPU = 16, 4
 """Clips that an engine is given at once, where --batch-size doesn't say."""
 _CALLS_AT_ONCE = 8
 """Calls that a queue answers while it waits for results."""
 _HEAD = {"node:__internal_head__": 0.001}
-"""The one machine without which there is no cluster either."""
+"""Places the queue on the head, without which there is no cluster."""
 _PATIENCE_S = 10.0
 _CLIENT = "ray://"
 _AGAIN_S = (2.0, 5.0)
-"""How long to wait before a server that could not begin for a client is asked once more, and then again."""
+"""The pauses before the second and the third try to connect, if the server refuses a client."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -130,9 +130,9 @@ class RayExecutor:
     """Whether an earlier run has answered other jobs of this batch."""
     connect: Callable[[str, Callable[[str], object]], AbstractContextManager[tuple[Node, ...]]] = connected
     take: Callable[..., Iterator[QueueItems]] = take_results
-    """Both are Ray's; tests have others."""
+    """`connect` and `take` use Ray; tests replace them."""
     _left: dict[str, Job] = field(default_factory=dict)
-    """Jobs without a result, by id: one that comes twice, as after the end of a machine, counts once."""
+    """The jobs without a result, by id. A result that comes twice, as after a machine ended, counts once."""
     _has_answered: bool = False
     _has_reported_vain: bool = False
 

@@ -34,14 +34,14 @@ class Chat:
     clips: tuple[Path, ...]
     wishes: Wishes
     is_model_named: bool
-    """On the command line: a session's own model doesn't count then."""
+    """True if the command line names a model, which then replaces a session's own."""
     framing: Framing
     sampling: Sampling
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: AnswerForm = "stream"
     is_continued: bool = False
     continued: str | None = None
-    """The id of the session to go on with; None is the last one."""
+    """The id of the session to go on with, if `is_continued`; None means the last session."""
     session: Path | None = None
 
 

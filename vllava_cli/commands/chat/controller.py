@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
 
 CHUNK_TOKENS = 128
-"""Small, because a question that comes meanwhile waits for the end of a chunk."""
+"""The size of a chunk of background prefill. It is small, because a question waits until the current chunk ends."""
 
 
 class BackgroundPrefill:
@@ -75,16 +75,16 @@ class ChatController:
     ending: GracefulExit = field(default_factory=GracefulExit)
     form: AnswerForm = "stream"
     has_editor: bool = False
-    """Whether lines are typed into an editor: clips are read into the cache meanwhile, and /edit puts up a question."""
+    """True if lines are typed into an editor. Meanwhile clips are read into the cache, and /edit fills the editor."""
     edited: int = 0
-    """The number of the question that is put up for editing, 0 for none."""
+    """The number of the question that the editor offers for editing next; 0 for none."""
     is_over: bool = False
-    """Whether /bye was entered."""
+    """True if the chat is to end: after /bye, or at the end of the input."""
     was_interrupted: bool = False
-    """Whether the last answer was stopped by Ctrl-C."""
+    """True if Ctrl-C stopped the last answer."""
     frames_s: float = 0.0
     load_s: float = 0.0
-    """What the first answer had to wait for, reported once."""
+    """The time that frames and weights took, in seconds; the stats of the first answer alone report both."""
 
     def __post_init__(self) -> None:
         self.prefill = BackgroundPrefill(self.engine)

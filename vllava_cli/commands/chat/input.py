@@ -37,7 +37,7 @@ PROMPT = "> "
 CONTINUATION = "… "
 QUOTES = '"""'
 MAX_HISTORY_BYTES = 16 << 20
-"""All of it stays in memory."""
+"""The largest history file that is used; all of the history is held in memory."""
 MOST_LISTED = 5_000
 MOST_OFFERED = 500
 META_COLUMNS = 80
@@ -114,10 +114,10 @@ class PlainLines:
     def __init__(self, stdin: TextIO, prompt_to: TextIO | None = None) -> None:
         self._stdin = stdin
         self.is_watched = stdin.isatty()
-        """Whether a person types."""
+        """True if a person types."""
         self._prompt_to = prompt_to if prompt_to and self.is_watched and prompt_to.isatty() else None
         self.has_prompt = self._prompt_to is not None
-        """Whether a person sees a prompt, and would like to be greeted."""
+        """True if a person sees a prompt, and so should be greeted."""
 
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
         """Reads an entry; returns None at the end of the input.

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from vllava_cli.commands.chat.controller import ChatController
 
 MOST_SHOWN = 3
-"""Options in a usage line."""
+"""The most entries that a usage line has for options; the last entry is "..." if there are more options."""
 _OLD_NAMES = {"--force": "--overwrite"}
-"""Options by the names that they had earlier; those are taken, and no help shows them."""
+"""Earlier names of options and their names now; earlier names are accepted, but no help shows them."""
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 _SPECIAL = re.compile(r"""([\s'"\\])""")
 
@@ -55,7 +55,7 @@ class SlashCommand:
     help: str
     options: tuple[Option, ...] = ()
     run: Run
-    """Carries it out. Errors: any VllavaError."""
+    """Carries the command out. Errors: any VllavaError."""
 
     @property
     def usage(self) -> str:
@@ -88,7 +88,7 @@ class Word:
     raw: str
     start: int
     is_open: bool = False
-    """Whether a quote or a backslash at its end is without its other half."""
+    """True if a quote in the word isn't closed, or nothing follows a backslash at its end."""
 
     @property
     def is_home(self) -> bool:
@@ -111,9 +111,9 @@ class Arguments:
 
     command: SlashCommand
     rest: str
-    """All of it, as typed."""
+    """All text behind the command's name, as typed."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """The last value of each that was given."""
+    """The options that were given, by name, each with its last value."""
     words: tuple[Word, ...] = ()
 
     def texts(self, *, most: int) -> tuple[str, ...]:

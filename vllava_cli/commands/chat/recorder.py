@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FramedClip = tuple[Path, Framing]
 _CUT: tuple[StopReason, ...] = ("repetition", "interrupted")
-"""The text of such an answer may lack its end: a stray letter, half of a character."""
+"""After these stop reasons, an answer's text may lack its end: a stray letter, half of a character."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +99,12 @@ class SessionRecorder:
     """The session without turns."""
     screen: Screen
     path: Path | None = None
-    """The file of the next conversation; None → a new name in the state folder."""
+    """The path at which the conversation's file is made; None → a new name in the folder of sessions."""
     file: Journal | None = None
     cache: FrameCache = field(default_factory=FrameCache)
-    """Must have the frames of all clips that are asked about."""
+    """The cache, which must have the frames of all clips of the conversation."""
     turns: list[Turn] = field(default_factory=list)
-    """Those that are in the file."""
+    """The turns that are in the file."""
     _is_fault_reported: bool = False
 
     def save(self, conversation: Conversation) -> None:

@@ -45,10 +45,10 @@ class Setting:
     field: str
     help: str
     parse: Callable[[str], Any]
-    """Errors: ValueError and LookupError for what isn't as `wants` says; UsageError."""
+    """Reads a value. Errors: ValueError and LookupError for a value that isn't what `wants` says; UsageError."""
     wants: str = "on or off"
     likely: tuple[str, ...] = ("on", "off")
-    """Values for completion."""
+    """The values that Tab offers."""
 
 
 def setting_of(name: str) -> Setting:
