@@ -136,6 +136,7 @@ def shared(actors: int, cpus: int, gpus: float, decoders: int, clips: int) -> Al
         ((SERVER, SERVER), batch_of(ray=RayOptions(gpus_per_actor=3)), shared(4, 1, 3, 123, 16)),
         ((Node(cpus=4), SERVER), batch_of(), shared(8, 1, 1, 59, 16)),
         ((Node(cpus=64), PAIR), batch_of(wishes=Wishes(device="cpu")), shared(2, 1, 0, 63, 4)),
+        ((Node(cpus=0), Node(cpus=16), Node(cpus=16)), batch_of(), shared(2, 7, 0, 17, 4)),  # a head that only leads
     ],
 )
 def test_shares(nodes: tuple[Node, ...], wanted: BatchRequest, found: Allocation) -> None:

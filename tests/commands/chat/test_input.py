@@ -223,13 +223,15 @@ def test_a_block_without_an_end_is_refused() -> None:
     assert lines.read() is None
 
 
-@pytest.mark.parametrize("data", [b"x" * (1 << 20) + b"xyz\n", b'"""' + (b"x" * 9999 + b"\n") * 110])
+@pytest.mark.parametrize(
+    "data", [b"x" * (1 << 20) + b"xyz\n", b'"""' + (b"x" * 9999 + b"\n") * 110, "é".encode() * (1 << 20) + b"\nQ2\n"]
+)
 def test_an_entry_that_is_too_long_is_refused_and_no_more_is_read_of_it(data: bytes) -> None:
     stdin = Piped(data)
     lines = PlainLines(stdin, None)
     with pytest.raises(UsageError) as caught:
         lines.read()
-    told = "A question on stdin is longer than 1 MiB: give a shorter one. What comes behind it isn't read."
+    told = "A question on stdin is longer than 1 MiB: give a shorter one. The rest of the input is ignored."
     assert str(caught.value) == told
     assert (stdin.buffer.tell(), lines.read()) == ((1 << 20) + 1, None)
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import queue
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vllava_cli
 from vllava_cli.batch.executors import RunControl, local
 from vllava_cli.batch.jobs import ClipJobs, Job
 from vllava_cli.batch.request import BatchRequest
@@ -33,12 +37,6 @@ from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
     from vllava_cli.nouns import Source
-import queue
-import threading
-from collections import Counter
-from functools import partial
-
-import vllava_cli
 
 CLIP, RESULT = "clip", "result"
 """The one column that each of the two stages writes."""

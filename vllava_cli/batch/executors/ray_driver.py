@@ -246,6 +246,7 @@ def _write_parquet(path: Path, clip_jobs: Iterable[ClipJobs]) -> None:
 
 def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
     """Divides the CPUs and GPUs among engines and decoders. Errors: WishError if there are too few of them."""
+    nodes = tuple(node for node in nodes if node.cpus)  # the head of many a cluster takes no work
     options, cpus = batch.ray or RayOptions(), sum(node.cpus for node in nodes)
     if cpus < LEAST_CPUS:
         raise WishError(

@@ -136,24 +136,23 @@ class PlainLines:
                     return text
 
     def _entry(self) -> str | None:
-        text = self._line(PROMPT)
-        while text and _is_open(text) and len(text) <= MAX_QUESTION_BYTES:
-            more = self._line(CONTINUATION, MAX_QUESTION_BYTES + 1 - len(text))
-            if more is None:
+        text, left_bytes = "", MAX_QUESTION_BYTES
+        while not text or _is_open(text):
+            self._show(CONTINUATION if text else PROMPT)
+            line = self._stdin.buffer.readline(left_bytes + 1)
+            if text and not line:
                 raise UsageError(f"The question that begins with {QUOTES} has no end: close it with {QUOTES}.")
-            text += more
-        if text and len(text) > MAX_QUESTION_BYTES:
-            self._stdin = TextIOWrapper(BytesIO())
-            most = f"{MAX_QUESTION_BYTES >> 20} MiB"
-            raise UsageError(
-                f"A question on stdin is longer than {most}: give a shorter one. What comes behind it isn't read."
-            )
-        return _entry_of(text) if text is not None else None
-
-    def _line(self, prompt: str, most_bytes: int = MAX_QUESTION_BYTES + 1) -> str | None:
-        self._show(prompt)
-        line = self._stdin.buffer.readline(most_bytes).decode("utf-8", "replace")
-        return line.replace("\r\n", "\n") or None
+            if not line:
+                return None
+            left_bytes -= len(line)
+            if left_bytes < 0:
+                self._stdin = TextIOWrapper(BytesIO())
+                raise UsageError(
+                    f"A question on stdin is longer than {MAX_QUESTION_BYTES >> 20} MiB: give a shorter one. The rest "
+                    "of the input is ignored."
+                )
+            text += line.decode("utf-8", "replace").replace("\r\n", "\n")
+        return _entry_of(text)
 
     def _show(self, text: str) -> None:
         if self._prompt_to:
