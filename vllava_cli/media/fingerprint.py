@@ -49,7 +49,7 @@ class Hashing:
         The file is opened at once, so nothing changes when another replaces it later, or when it is removed.
         """
         file: BinaryIO | None = None
-        with suppress(MediaError):  # a folder has no content; the thread meets other errors again
+        with suppress(MediaError):  # the thread reads folders, and meets other errors again
             file = opened_file(path)
         return self._thread.submit(fingerprint, path, self._is_over.is_set, file)
 

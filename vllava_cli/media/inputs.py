@@ -63,7 +63,7 @@ def _piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
 def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
     """Returns the media files in a folder, sorted; with `is_recursive`, also those in the folders below it.
 
-    Each folder is read once, so that a loop of links ends; and by its own path, if it has one here, not by a link's.
+    Each folder is read once, so that a loop of links ends. Its own path is used rather than that of a link to it.
     """
     found: list[str] = []
     faults: list[OSError] = []

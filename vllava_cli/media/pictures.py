@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
-    """How a stored picture becomes upright: it is mirrored left to right, then turned clockwise by `rotation` degrees."""
+    """How to bring a stored picture upright: mirror it left to right, then turn it clockwise by `rotation` degrees."""
 
     rotation: int = 0
     is_mirrored: bool = False
@@ -53,8 +53,8 @@ class Converter:
 def matrix_of(frame: VideoFrame) -> bytes | None:
     """Returns a frame's display matrix, 36 bytes, or None; other side data of the frame doesn't matter.
 
-    PyAV before 19 names each kind of side data by a table. If a frame has a kind that the table lacks, `side_data` fails
-    until that kind gets a name.
+    PyAV before 19 names each kind of side data by a table. If a frame has a kind that isn't in the table, `side_data`
+    fails until that kind gets a name.
     """
     try:
         attached = frame.side_data

@@ -82,7 +82,7 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
 
 
 def has_recipe(folder: Path) -> bool:
-    """Returns True if a file in the folder says how frames are prepared. Errors: CheckpointError if it is unreadable."""
+    """Returns True if a file in the folder says how to prepare frames. Errors: CheckpointError if it can't be read."""
     return _found(folder) is not None
 
 

@@ -37,9 +37,10 @@ def check_trim(framing: Framing) -> None:
 
 
 def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
-    """Returns the documentation's positions: those of the count that the file reports, if it has all of these frames.
+    """Returns the documentation's positions: `pick(reported)` if the file has those frames, else `pick(frame_count)`.
 
-    reference(60) → (0, 7, …, 52) · reference(60, reported=64) → (0, 8, …, 56) · reference(40, reported=64) → pick(40)
+    `reported` is the number of frames that the file itself reports, 0 if it reports none. reference(60) → (0, 7, …, 52)
+    · reference(60, reported=64) → (0, 8, …, 56) · reference(40, reported=64) → pick(40)
     """
     if reported > 0 and pick(reported)[-1] < frame_count:
         return pick(reported)
@@ -112,9 +113,9 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
 
 
 def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
-    """Repeats frames evenly if they are fewer than the model sees; an image stays as it is.
+    """Repeats frames evenly if there are fewer than the model sees; an image stays as it is.
 
-    Errors: UsageError if they are more, and those of `check_shape`.
+    Errors: UsageError if there are more, and those of `check_shape`.
     """
     check_shape(frames.clip.width, frames.clip.height, fit)
     if frames.kind == "image" or len(frames.times_s) == wanted:
