@@ -1,4 +1,4 @@
 """Media: a file on disk → the `Frames` that the model sees → tensors.
 
-`sample` is the entry for every file, video or image; `pixels` alone knows torch. Nothing is imported here.
+`sample` reads every file, video or image; only `pixels` imports torch. This module imports nothing.
 """

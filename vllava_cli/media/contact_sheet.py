@@ -1,8 +1,8 @@
-"""A clip's frames for eyes: a contact sheet as the bytes of a file or as characters, with the time under each frame.
+"""Draws a clip's frames as a contact sheet, with a time under each: as the bytes of an image file, or as characters.
 
-As characters, a half block, ▀, is two pixels, its foreground the upper, its background the lower; `screen` turns the
-runs of one colour into what its terminal understands. The frames are those of the file, or the squares that the model
-gets, within two levels of 255: Pillow's bicubic stands in for torch's.
+In characters, a half block (▀) shows two pixels: its foreground is the upper one, its background the lower one.
+`screen` writes the runs of one colour in the way that its terminal understands. The frames are those of the file, or
+the squares that the model gets. These may differ by two levels of 255: Pillow's bicubic stands in for torch's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sheet:
-    """The tiles of one clip [T, H, W, 3] uint8 with a label below each, and two lines above them all."""
+    """A contact sheet of one clip: tiles [T, H, W, 3] uint8, a label below each, and two lines of text above all."""
 
     name: str
     facts: str
@@ -62,7 +62,7 @@ class Sheet:
 
     @classmethod
     def of(cls, frames: Frames, name: str, tiles: Tiles, *, fit: Fit = "crop") -> Sheet:
-        """A sheet of frames that were `tiled`."""
+        """Makes a sheet of frames that `tiled` returned."""
         text = facts(frames)
         if tiles != "whole":
             text += f"; seen as {tiles.crop_width}x{tiles.crop_height}, {fit}"
@@ -71,7 +71,7 @@ class Sheet:
 
 
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
-    """The same frames no larger than they are drawn. Errors: MediaError, as `seen`."""
+    """Resizes frames to the size in which they are drawn: whole, or as the model sees them. Errors: those of `seen`."""
     if tiles != "whole":
         return replace(frames, pixels=seen(frames, tiles, fit=fit))
     _, height, width, _ = frames.pixels.shape
@@ -81,7 +81,7 @@ def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetLayout:
-    """The places of a sheet's tiles, in pixels."""
+    """The grid of a sheet and the sizes of its parts, in pixels."""
 
     columns: int
     rows: int
@@ -94,7 +94,7 @@ class SheetLayout:
         return max(width, _LEAST_WIDTH), _HEADER + self.rows * (self.tile[1] + _LABEL + _GAP) - _GAP + _MARGIN
 
     def corner(self, number: int) -> tuple[int, int]:
-        """Upper left corner of the n-th tile, which is centred in its cell."""
+        """Returns the upper left corner of a tile, counted from 0; each tile is centred in its cell."""
         row, column = divmod(number, self.columns)
         inner = (self.cell_width - self.tile[0]) // 2
         return _MARGIN + column * (self.cell_width + _GAP) + inner, _HEADER + row * (self.tile[1] + _LABEL + _GAP)
@@ -102,7 +102,7 @@ class SheetLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class ColourRun:
-    """Neighbours of the same colours; None is the terminal's own."""
+    """Characters side by side in the same two colours; None is the terminal's own colour."""
 
     text: str
     upper: Colour | None = None
@@ -110,7 +110,7 @@ class ColourRun:
 
 
 def seen(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Pixels:
-    """[T, S, S, 3]: what the model is shown of each frame, before the colours are normalised.
+    """Returns the squares [T, S, S, 3] that the model is shown, before their colours are normalised.
 
     Errors: those of `check_shape`.
     """
@@ -124,7 +124,7 @@ def seen(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Pixels:
 
 
 def sheet_layout(count: int, width: int, height: int) -> SheetLayout:
-    """sheet_layout(8, 1920, 1080) → 4 x 2 tiles of 360x202; sheet_layout(8, 1080, 1920) → 8 x 1 of 202x360."""
+    """Lays out tiles of a size: (8, 1920, 1080) → 4 x 2 tiles of 360x202; (8, 1080, 1920) → 8 x 1 of 202x360."""
     tile = _tile(width, height)
     cell_width = max(tile[0], _LEAST)
     if count <= 8:
@@ -135,7 +135,7 @@ def sheet_layout(count: int, width: int, height: int) -> SheetLayout:
 
 
 def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
-    """All tiles in order on dark paper, as the bytes of a file."""
+    """Draws all tiles in order on a dark background, and returns the bytes of an image file."""
     _, height, width, _ = sheet.tiles.shape
     layout = sheet_layout(len(sheet.tiles), width, height)
     paper = Image.new("RGB", layout.size, _PAPER)
@@ -154,12 +154,12 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
 
 
 def frame_png(pixels: Pixels) -> bytes:
-    """One frame [H, W, 3] as it is."""
+    """Encodes one frame [H, W, 3] as a PNG of the same size."""
     return _encoded(Image.fromarray(pixels), "PNG")
 
 
 def clock(time_s: float) -> str:
-    """3.5 → "0:03.50", 3723.25 → "1:02:03.25"."""
+    """Writes a time: 3.5 → "0:03.50", 3723.25 → "1:02:03.25"."""
     hundredths = round(time_s * 100)
     minutes, rest = divmod(hundredths, 6000)
     hours, minutes = divmod(minutes, 60)
@@ -168,7 +168,7 @@ def clock(time_s: float) -> str:
 
 
 def facts(frames: Frames) -> str:
-    """ "1920x1080, h264, 25 frames a second, 0:12.50" """
+    """Writes the facts of a clip in one line: "1920x1080, h264, 25 frames a second, 0:12.50"."""
     clip = frames.clip
     rate = f"{counted(float(f'{clip.fps:.4g}'), 'frame')} a second" if clip.fps else ""
     length = clock(clip.duration_s) if clip.duration_s is not None else ""
@@ -176,13 +176,13 @@ def facts(frames: Frames) -> str:
 
 
 def printable(text: str) -> str:
-    """A name in the letters of the built-in font: "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
+    """Removes accents from a name, "Caf\u00e9" → "Cafe"; control characters and the like become "?"."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if letter.isprintable() else "?" for letter in plain)
 
 
 def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, or its beginning and its end, where it is wider than `width` pixels."""
+    """Shortens a text that is wider than `width` pixels to its beginning and its end, with … between them."""
     shown, length = text, len(text)
     while length > 2 and (len(shown) > 1000 or font.getlength(shown) > width):
         length = min(length - 1, 999)
@@ -192,9 +192,9 @@ def fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
 
 
 def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None = None) -> Iterator[list[ColourRun]]:
-    """A list of runs for each line: tiles, and the labels below them.
+    """Yields the runs of each line: lines of tiles, and the labels below the tiles.
 
-    With `shades`, characters from dark to bright, one for each two pixels, there are no colours.
+    `shades` are characters from dark to bright. With them, a character stands for two pixels and has no colour.
     """
     _, height, width, _ = sheet.tiles.shape
     per_row, tile_columns, tile_lines = character_grid(len(sheet.tiles), width / height, columns, lines)
@@ -215,9 +215,10 @@ def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None =
 
 
 def character_grid(count: int, aspect: float, columns: int, lines: int) -> tuple[int, int, int]:
-    """Tiles in a row, and the width and height of each: the largest that all fit, else tiles that scroll by.
+    """Returns the number of tiles in a row, and the width and height of a tile, in characters.
 
-    (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
+    The tiles are the largest that all fit on the screen. If those are too narrow for a time, the tiles get larger, and
+    the sheet scrolls. (8 squares, 60x40) → 4 a row of 14x7; (8 squares, 200x24) → 8 a row of 24x12
     """
     found: tuple[int, int, int] | None = None
     for per_row in sorted({min(each, count) for each in (*_PER_ROW, min(count, 8))}, reverse=True):
@@ -230,7 +231,7 @@ def character_grid(count: int, aspect: float, columns: int, lines: int) -> tuple
 
 
 def _tile(width: int, height: int) -> tuple[int, int]:
-    """Large pictures shrink to a longest side of 360; tiny ones grow by a whole factor; others stay."""
+    """A tile's size: large pictures shrink to a longest side of 360, tiny ones grow by a whole factor, others stay."""
     longest = max(width, height)
     if longest < _SHORT:
         factor = _SHORT // longest
@@ -254,13 +255,13 @@ def _encoded(image: Image.Image, form: PictureForm) -> bytes:
 
 
 def _tile_size(per_row: int, aspect: float, columns: int, lines: int) -> tuple[int, int]:
-    """The largest tile of this width / height with `per_row` in a row of `columns`, and at most `lines` high."""
+    """Returns the largest tile of this width / height, at most `lines` high, if `per_row` of them share `columns`."""
     width = max(1, min((columns + _COLUMN_GAP) // per_row - _COLUMN_GAP, int(2 * lines * aspect)))
     return width, max(1, min(math.ceil(width / aspect / 2), lines))
 
 
 def _spread(tiles: list[Pixels]) -> list[Pixels]:
-    """Turns tiles to grey, from black to white over the whole sheet: with few shades, all of them are needed."""
+    """Turns tiles to grey, from black to white over the whole sheet, so that all of the few shades are used."""
     light = np.stack(tiles) @ np.array((0.299, 0.587, 0.114))
     darkest, brightest = light.min(), light.max()
     greys = (light - darkest) / max(brightest - darkest, 1.0) * 255
@@ -268,7 +269,7 @@ def _spread(tiles: list[Pixels]) -> list[Pixels]:
 
 
 def _runs(upper: Pixels, lower: Pixels, shades: str | None) -> list[ColourRun]:
-    """Two rows of pixels [W, 3] → one line of characters."""
+    """Makes one line of characters from two rows of pixels [W, 3]."""
     if shades:
         levels = (upper[:, 0].astype(int) + lower[:, 0]) // 2
         return [ColourRun(text="".join(shades[level * len(shades) // 256] for level in levels))]
@@ -277,7 +278,7 @@ def _runs(upper: Pixels, lower: Pixels, shades: str | None) -> list[ColourRun]:
 
 
 def _kept(image: Image.Image, recipe: VideoRecipe) -> tuple[float, float, float, float]:
-    """The box of a picture that a crop leaves: only that part is resized."""
+    """Returns the box of a picture that "crop" keeps: (left, top, right, bottom). Only this part is resized."""
     height, width = short_side_size((image.height, image.width), recipe.short_side)
     top, left = crop_corner((height, width), recipe)
     across, down = image.width / width, image.height / height

@@ -21,8 +21,8 @@ from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.file_check import MAX_PIXELS, check_file
 from vllava_cli.nouns import Clip
 
-# Containers that hold pictures themselves. Those that name other files or hosts (hls, concat, dash, sdp, …) are left
-# out; the last line is here so that a sound file can be told from a file that isn't media.
+# Containers that hold the pictures themselves. Containers that name other files or hosts (hls, concat, dash, sdp, …)
+# are left out. The last line is here so that a sound file isn't mistaken for a file that isn't media.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,ogg,asf,mxf,nut,dv,yuv4mpegpipe,"
     "gif,apng,mjpeg,"
@@ -37,15 +37,15 @@ _SIGNATURES = re.compile(
     re.DOTALL,
 )
 
-# What PyAV raises on damaged files, beside its own tree.
+# PyAV raises these on damaged files: errors of its own tree, and several of Python's.
 DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, OverflowError)
 
 
 @contextmanager
 def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]:
-    """The container of `path`; errors of the libraries inside the `with` body become a `MediaError` too.
+    """Opens a file's container for a `with` block; errors of the libraries, in the block too, become a `MediaError`.
 
-    FFmpeg decodes the first frames to find out what the header doesn't say, 40 ms of 1080p, unless it has no decoders.
+    FFmpeg decodes the first frames to find out what the header doesn't say (40 ms of 1080p), unless it has no decoders.
     """
     check_file(path)
     options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
@@ -59,13 +59,13 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The video that a player would show: the one marked as default, else the first; never cover art."""
+    """Returns the video stream that a player would show: the default one, else the first one; never cover art."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
         raise MediaError(f"{quoted(path)} has {what}. Name a file with moving pictures or an image.")
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
-    context: VideoCodecContext | None = stream.codec_context  # None where FFmpeg has no decoder
+    context: VideoCodecContext | None = stream.codec_context  # None if FFmpeg has no decoder
     if context is None:
         raise MediaError(f"{quoted(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
     check_size(path, context.width, context.height)
@@ -74,10 +74,11 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
-    """A video's facts by its container: the size as stored, and as many frames as there should be packets.
+    """Returns a video's facts as its container states them; the size is as stored, before rotation.
 
-    That number is 0 for unknown. An edit list shortens a mov's index, rightly. Of FFmpeg's short names, the container's
-    is the one that the file's own name ends with: "mov,mp4,…" and a.mp4 → "mp4".
+    `frame_count` is the number of packets that the container announces, 0 if it announces none. For a mov it is the
+    length of FFmpeg's index, which leaves out the frames that an edit list cuts. Some containers have several short
+    names in FFmpeg; the ending of the file's name chooses among them: "mov,mp4,…" and a.mp4 → "mp4".
     """
     context, names = stream.codec_context, container.format.name.split(",")
     ending = path.suffix.lower().removeprefix(".")
@@ -94,7 +95,7 @@ def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> C
 
 
 def codec_name(stream: VideoStream) -> str:
-    """The codec's name, not that of the library that decodes it: "av1" for libdav1d."""
+    """Returns the codec's name, not the name of the library that decodes it: "av1" for libdav1d."""
     return stream.codec_context.codec.canonical_name
 
 

@@ -1,4 +1,4 @@
-"""Checks of a media file before a decoder is needed: is it there, may it be read; and the endings of media files."""
+"""Checks that a media file exists and may be read, before a decoder is needed, and lists the endings of media files."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _KINDS = (
 
 
 def check_file(path: Path) -> None:
-    """Raises a `MediaError` unless `path` is a regular file, not empty, that may be read; opens nothing else."""
+    """Raises a `MediaError` unless `path` is a readable regular file that isn't empty. Opens no pipe and no device."""
     opened_file(path).close()
 
 
 def opened_file(path: Path) -> BinaryIO:
-    """The bytes of a file, unbuffered. Errors: those of `check_file`."""
+    """Opens a file for reading, unbuffered. Errors: those of `check_file`."""
     name = quoted(path)
     try:
         _check_facts(name, path.stat())

@@ -1,4 +1,4 @@
-"""Fingerprints tell an unchanged clip from a changed one: its size and the SHA-256 of its content."""
+"""Computes the fingerprint of a clip, its size and the SHA-256 of its content, and says whether a clip has changed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from vllava_cli.storage.files import CHUNK_BYTES
 
 
 class StoppedError(Exception):
-    """The caller asked to stop; not a failure."""
+    """Hashing was stopped because the caller asked for it; this is not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The size and content of a file; of a folder, of its pictures together, with their names and in their order."""
+    """The size and SHA-256 of a file, or of all pictures of a folder together, with their names and their order."""
 
     bytes: int
     sha256: str
 
 
 class Hashing:
-    """Fingerprints of clips, computed one after the other in a thread while the model works."""
+    """Computes fingerprints of clips, one after the other, in a thread while the model works."""
 
     def __init__(self) -> None:
         self._is_over = threading.Event()
@@ -44,22 +44,25 @@ class Hashing:
         self.close()
 
     def begin(self, path: Path) -> Future[Fingerprint]:
-        """The file is opened at once: what replaces it or removes it later changes nothing. Raises no error itself."""
+        """Queues a clip; the future has its fingerprint or the error.
+
+        The file is opened at once, so nothing changes when another replaces it later, or when it is removed.
+        """
         file: BinaryIO | None = None
-        with suppress(MediaError):  # of a folder, or one that the thread meets again
+        with suppress(MediaError):  # the thread reads folders, and meets other errors again
             file = opened_file(path)
         return self._thread.submit(fingerprint, path, self._is_over.is_set, file)
 
     def close(self) -> None:
-        """Gives up the rest within a mebibyte; its futures then raise a StoppedError or are cancelled."""
+        """Stops hashing within a mebibyte; futures that aren't done yet raise a StoppedError or are cancelled."""
         self._is_over.set()
         self._thread.shutdown(cancel_futures=True)
 
 
 def fingerprint(path: Path, is_stopped: Callable[[], bool] = never, file: BinaryIO | None = None) -> Fingerprint:
-    """Reads all of a file, which may be open already, or of the pictures of a folder.
+    """Computes the fingerprint of a file, which may be open already as `file`, or of the pictures of a folder.
 
-    Errors: MediaError; StoppedError within a mebibyte.
+    Errors: MediaError; StoppedError, at most a mebibyte after `is_stopped` returns True.
     """
     whole, size = hashlib.sha256(), 0
     if file is None and os.path.isdir(path):
@@ -82,7 +85,7 @@ def fingerprint(path: Path, is_stopped: Callable[[], bool] = never, file: Binary
 
 
 def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = never) -> str | None:
-    """A sentence about the difference from `recorded`; None if there is none. Hashes only where the sizes agree."""
+    """Returns a sentence that says how a clip differs from `recorded`, else None. Hashes only where the sizes agree."""
     if sentence := resized(path, recorded.bytes):
         return sentence
     try:
@@ -93,7 +96,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
 
 
 def resized(path: Path, size: int) -> str | None:
-    """A sentence about a clip that is gone or has another size than `size`; else None."""
+    """Returns a sentence if a clip is gone, can't be read or isn't `size` bytes large; else None."""
     try:
         now = sum(file.stat().st_size for file in (_pictures(path) if os.path.isdir(path) else (path,)))
     except (FileNotFoundError, NotADirectoryError):

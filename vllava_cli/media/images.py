@@ -1,7 +1,7 @@
-"""Images, read with Pillow: stills, animations that FFmpeg can't read (WebP, AVIF), and folders of pictures as clips.
+"""Reads images with Pillow: stills, animations that FFmpeg can't read (WebP, AVIF), and folders of pictures as clips.
 
-`look` finds by content whether a file is a still image, an animation or a video. Pillow runs with the plugins named
-here only, so that a file can't choose one that starts other programs.
+`look` tells still images, animations and videos apart by their content. Pillow uses only the plugins named here, so
+that a file can't choose a plugin that starts other programs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vllava_cli.nouns import Clip, Frames, Framing
 Look = Literal["still", "animation", "video"]
 
 _FORMATS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Ppm")
-for _format in _FORMATS:  # importing a plugin registers it; Pillow would import all of them for one that is missing
+for _format in _FORMATS:  # an import registers the plugin; if one is missing, Pillow imports all of them
     import_module(f"PIL.{_format}ImagePlugin")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -69,12 +69,12 @@ IMAGE_ERRORS = (
 
 
 def read_still(path: Path) -> Frames:
-    """The image as one upright RGB frame at 0 s, as `Image.convert("RGB")` has it: transparency is dropped."""
+    """Reads an image as one upright RGB frame at 0 s; as `Image.convert("RGB")` does, it drops transparency."""
     check_file(path)
     with opened_image(path) as image:
         stored, turn = stored_image(path, image), turn_of(image)
         loaded = rgb(image)[np.newaxis]
-        pixels = upright(loaded, turn_of(image))  # again, because Pillow turns a TIFF by itself while it loads it
+        pixels = upright(loaded, turn_of(image))  # not `turn`: Pillow turns a TIFF by itself while it loads it
     pages, (_, height, width, _) = stored.frame_count, pixels.shape
     fault = f"Only the first of the {pages} pages of {quoted(path)} is used."
     faults = (fault,) if stored.codec == "tiff" and pages > 1 else ()
@@ -83,7 +83,10 @@ def read_still(path: Path) -> Frames:
 
 
 def read_animation(path: Path, framing: Framing) -> Frames:
-    """The frames that a framing asks for, each composed over those before it; durations give the times."""
+    """Reads the frames that a framing asks for; each is drawn over the frames before it.
+
+    Their times follow from the durations in the file. Errors: MediaError.
+    """
     with opened_image(path) as image:
         starts_s, duration_s = _starts(image, path)
         chosen = choose(starts_s, framing, duration_s=duration_s, name=quoted(path))
@@ -110,7 +113,10 @@ def read_animation(path: Path, framing: Framing) -> Frames:
 
 
 def read_folder(path: Path, framing: Framing) -> Frames:
-    """A folder of pictures as a clip of one second each, all as large as the first shown; only those are decoded."""
+    """Reads a folder of pictures as a clip that shows each picture for one second.
+
+    Reads only the pictures that the framing asks for, and scales them to the size of the first of these in the folder.
+    """
     pictures, others = _listing(path)
     count = len(pictures)
     chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
@@ -135,18 +141,18 @@ def read_folder(path: Path, framing: Framing) -> Frames:
 
 
 def folder_pictures(path: Path) -> tuple[Path, ...]:
-    """The pictures directly in a folder, in the order in which they are shown. Errors: MediaError."""
+    """Returns the pictures directly in a folder, in the order in which they are shown. Errors: MediaError."""
     return _listing(path)[0]
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts as people count: natural("b.png") < natural("B2.png") < natural("b10.png")."""
+    """Makes a key that sorts names as people count: natural("b.png") < natural("B2.png") < natural("b10.png")."""
     parts = re.split(r"(\d+)", Path(name).stem.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def look(path: Path) -> Look:
-    """The kind of a file by its content: an animation moves like a video, but FFmpeg can't decode it."""
+    """Finds the kind of a file by its content; an "animation" moves like a video, but FFmpeg can't decode it."""
     try:
         with opened_image(path) as image:
             if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _has_second_frame(image):
@@ -168,7 +174,7 @@ def _has_second_frame(image: Image.Image) -> bool:
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
-    """The image, not yet decoded. Errors: MediaError, because of an `UnidentifiedImageError` for what is no image."""
+    """Opens an image without decoding it. Errors: MediaError, from `UnidentifiedImageError` if the file is no image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -184,7 +190,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 
 
 def stored_image(path: Path, image: Image.Image) -> Clip:
-    """An image's facts by its header: the size as stored, and all of its frames or pages."""
+    """Returns an image's facts from its header: the size as stored, and the number of all its frames or pages."""
     codec = (image.format or "").lower()
     return Clip(
         path=path,
@@ -199,7 +205,7 @@ def stored_image(path: Path, image: Image.Image) -> Clip:
 
 
 def rgb(image: Image.Image) -> Pixels:
-    """[H, W, 3]. Sixteen-bit grey is reduced to its high byte; Pillow alone would turn most of it white."""
+    """Converts an image to [H, W, 3]. 16-bit grey is reduced to its high byte; Pillow alone turns most of it white."""
     if not image.mode.startswith("I"):
         return np.asarray(image.convert("RGB"))
     grey = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -209,7 +215,7 @@ def rgb(image: Image.Image) -> Pixels:
 
 
 def turn_of(image: Image.Image) -> Orientation:
-    """EXIF's orientation, 1 to 8; a damaged EXIF block doesn't make the picture unusable."""
+    """Reads EXIF's orientation, 1 to 8; if the EXIF block is damaged, the picture is used as it is stored."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except IMAGE_ERRORS:
@@ -218,7 +224,10 @@ def turn_of(image: Image.Image) -> Orientation:
 
 
 def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
-    """Seconds at which each decodable frame starts, and the last one ends: 0.1 s and 0.2 s long → ((0.0, 0.1), 0.3)."""
+    """Returns the seconds at which each decodable frame starts, and the second at which the last one ends.
+
+    Frames of 0.1 s and 0.2 s → ((0.0, 0.1), 0.3). Errors: MediaError if no frame can be decoded.
+    """
     starts_ms = [0]
     for index in range(getattr(image, "n_frames", 1)):
         try:
@@ -233,7 +242,7 @@ def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
 
 
 def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
-    """The pictures directly in a folder, in order, and the number of other entries; hidden ones don't count."""
+    """Returns the pictures directly in a folder, in order, and the number of other entries; ignores hidden entries."""
     try:
         with os.scandir(path) as entries:
             visible = list(islice((entry for entry in entries if not entry.name.startswith(".")), MAX_ENTRIES + 1))
@@ -252,7 +261,7 @@ def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:
-    """Looks at the name's ending, then at the first bytes; a file that may not be read passes until it is picked."""
+    """Checks the name's ending, then the first bytes. An unreadable file passes, and fails if its frame is chosen."""
     if not entry.name.lower().endswith(_PICTURES):
         return False
     try:

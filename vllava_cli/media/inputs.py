@@ -1,4 +1,4 @@
-"""The clips that words name: files, folders and what is piped in, as paths in the order in which they were given."""
+"""Finds the clips that words name: files, folders and the paths on stdin, in the order in which they were given."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Tell = Callable[[str], None]
 
 
 def paths(words: Sequence[str], *, stdin: BinaryIO | None, is_recursive: bool, is_null: bool, tell: Tell) -> list[str]:
-    """A file stays as given, there or not; a folder becomes the media files in it, sorted; - the paths on stdin.
+    """Returns the paths of the clips that `words` name; - stands for the paths on stdin.
 
-    `tell` gets a sentence for each folder that has none or can't be read. Errors: UsageError.
+    A folder becomes the media files in it, sorted; any other path stays as given, whether such a file exists or not.
+    `tell` gets a sentence for each folder that has no media files or can't be read. Errors: UsageError.
     """
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
@@ -35,14 +36,14 @@ def paths(words: Sequence[str], *, stdin: BinaryIO | None, is_recursive: bool, i
 
 
 def piped(stdin: BinaryIO | None, example: str) -> BinaryIO:
-    """stdin, where something is piped into it. Errors: UsageError."""
+    """Returns stdin if something is piped into it. Errors: UsageError if not, which shows `example` as the remedy."""
     if stdin is None or stdin.isatty():
         raise UsageError(f"- reads stdin, which is not a pipe here: {example}.")
     return stdin
 
 
 def _piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
-    """The paths on stdin, a line each or NUL between them. Errors: UsageError."""
+    """Reads the paths on stdin, each on a line of its own, or with NUL between them. Errors: UsageError."""
     source = piped(stdin, "find … | vllava batch QUESTION -, or name the files")
     try:
         data = source.read(MAX_BYTES + 1)
@@ -60,7 +61,10 @@ def _piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
 
 
 def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
-    """Each real folder is read once, under its own name rather than a link's, so that no loop of links is endless."""
+    """Returns the media files in a folder, sorted; with `is_recursive`, also those in the folders below it.
+
+    Each folder is read once, so that a loop of links ends. Its own path is used rather than that of a link to it.
+    """
     found: list[str] = []
     faults: list[OSError] = []
     waiting, links = [folder], deque[str]()
@@ -89,5 +93,5 @@ def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
         is_shallow = has_inner and not is_recursive
         remedy = "Add --recursive for the folders in it" if is_shallow else "Name a folder that has some"
         tell(f"{quoted(Path(folder))} has no videos or images in it. {remedy}.")
-    # Part by part, as if each folder had been sorted: nothing in a name sorts before NUL.
+    # Paths are compared part by part, as if each folder had been sorted: no letter of a name sorts before NUL.
     return sorted(found, key=lambda path: path.replace(os.sep, "\0"))

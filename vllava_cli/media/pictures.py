@@ -1,4 +1,4 @@
-"""Decoded frames → upright RGB: the conversion of transformers' documentation, then the turn of the display matrix."""
+"""Decoded frames → upright RGB: converts them as transformers' documentation does, then applies the display matrix."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Orientation:
     is_mirrored: bool = False
 
     def turned(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Two sides of the stored picture, once it is upright: (1920, 1080) → (1080, 1920) after 90 degrees."""
+        """Returns the size of a stored picture once it is upright: (1920, 1080) → (1080, 1920) after 90 degrees."""
         return size[::-1] if self.rotation in (90, 270) else size
 
 
 class Converter:
-    """Frames → RGB, just as `frame.to_ndarray(format="rgb24")` has it; one for each thread.
+    """Converts frames to RGB exactly as `frame.to_ndarray(format="rgb24")` does; each thread needs its own converter.
 
-    `to_ndarray` makes its tables anew for every frame, which takes longer than a small picture does; a converter keeps
-    them.
+    `to_ndarray` makes its tables anew for every frame, which takes longer than converting a small picture. A converter
+    makes them once.
     """
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def write(self, frame: VideoFrame, target: Pixels) -> None:
-        """Fills `target`, [H, W, 3]; a frame of another size is scaled to it."""
+        """Writes a frame as RGB into `target`, [H, W, 3]; a frame of another size is scaled to it."""
         height, width, _ = target.shape
         if (frame.width, frame.height) == (width, height):
             picture = self._reformatter.reformat(frame, format="rgb24")
@@ -51,9 +51,10 @@ class Converter:
 
 
 def matrix_of(frame: VideoFrame) -> bytes | None:
-    """The display matrix, 36 bytes, whatever else a decoder attached to the frame.
+    """Returns a frame's display matrix, 36 bytes, or None; other side data of the frame doesn't matter.
 
-    PyAV before 19 names each kind of side data from a table, and lists none of a frame's where one is newer than that.
+    PyAV before 19 names each kind of side data by a table. If a frame has a kind that isn't in the table, `side_data`
+    fails until that kind gets a name.
     """
     try:
         attached = frame.side_data
@@ -69,7 +70,7 @@ def matrix_of(frame: VideoFrame) -> bytes | None:
 def orientation_of(matrix: bytes | None) -> Orientation:
     """Reads a display matrix: nine 32-bit numbers a b u c d v x y w map (x, y) to (ax + cy, bx + dy), y downwards.
 
-    a = 0, b = 1, c = -1, d = 0 → 90 degrees clockwise. Angles between the right ones are rounded to the nearest.
+    a = 0, b = 1, c = -1, d = 0 → 90 degrees clockwise. Other angles are rounded to the nearest multiple of 90 degrees.
     """
     if matrix is None or len(matrix) != 36:
         return Orientation()
@@ -83,7 +84,7 @@ def orientation_of(matrix: bytes | None) -> Orientation:
 
 
 def upright(pixels: Pixels, turn: Orientation) -> Pixels:
-    """pixels [T, H, W, 3] → [T, H, W, 3], or [T, W, H, 3] after 90 or 270 degrees."""
+    """Brings stored pictures upright: [T, H, W, 3] → [T, H, W, 3], or [T, W, H, 3] after 90 or 270 degrees."""
     if turn == Orientation():
         return pixels
     if turn.is_mirrored:
@@ -93,7 +94,7 @@ def upright(pixels: Pixels, turn: Orientation) -> Pixels:
 
 
 def _unnamed(kinds: type[Type], value: int) -> Type:
-    """A kind of side data that PyAV's table lacks: 31 → Type.KIND_31."""
+    """Makes the member for a kind of side data that PyAV's table lacks: 31 → Type.KIND_31."""
     kind: Any = object.__new__(kinds)
     kind._name_, kind._value_ = f"KIND_{value}", value
     return cast(Type, kind)

@@ -1,4 +1,4 @@
-"""Frames → tensors, bit for bit what transformers' processors give, without torchvision; torch lives here alone."""
+"""Frames → tensors, bit for bit as transformers makes them, without torchvision; media imports torch only here."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from vllava_cli.nouns import Checkpoint, Fit, Frames, MediaKind, VideoRecipe
 
 
 def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Tensor:
-    """[1, T, 3, S, S] float32 on the CPU. With "crop", the output of transformers' VideoLlavaVideoProcessor.
+    """Makes pixels [1, T, 3, S, S], float32 on the CPU; with "crop", those of transformers' VideoLlavaVideoProcessor.
 
-    "pad" first widens the picture to a square with the recipe's mean colour, "squash" resizes both sides to the square.
+    "pad" first widens each frame to a square with the recipe's mean colour; "squash" resizes both sides to the square.
     """
     return _normalise(_fitted(frames.pixels, recipe, fit), recipe)[None]
 
 
 def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
-    """The same video no larger than the tower takes it, [T, S, S, 3]: `video_pixels` are equal, bit for bit.
+    """Reduces a video to the squares [T, S, S, 3] that the tower takes; its `video_pixels` stay the same, bit for bit.
 
-    A 1080p clip's 50 MB become 1.2 MB. What can't be fitted twice without a difference is returned as it is: a still
-    image, or where the recipe's square isn't what it resizes to. So are frames for which memory is too short; the
-    model's own thread reports that.
+    The 50 MB of a 1080p clip become 1.2 MB. Frames that a second fitting would change are returned as they are: a still
+    image, or any frames if the recipe's square differs from its short side. So are frames for which there is too little
+    memory; the model's own thread reports that.
     """
     if frames.kind == "image" or {recipe.crop_height, recipe.crop_width} != {recipe.short_side}:
         return frames
@@ -43,7 +43,7 @@ def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
 
 
 def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
-    """[1, 3, S, S] float32: the output of the checkpoint's own VideoLlavaImageProcessor for a still image."""
+    """Makes pixels [1, 3, S, S], float32, of a still image with the checkpoint's own VideoLlavaImageProcessor."""
     processor = _image_processor(folder)
     image = frames.pixels[0]
     options: dict[str, Any] = {}
@@ -51,17 +51,17 @@ def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
         options["size"] = {"height": processor.crop_size["height"], "width": processor.crop_size["width"]}
     if fit == "pad":
         image = padded(image, processor.image_mean)
-    # Newer versions warn unless they are told which name the result should have; older ones don't know the option.
+    # Newer versions of transformers warn if this option is missing; older ones don't know it.
     if "return_legacy_image_output" in inspect.signature(processor.preprocess).parameters:
         options["return_legacy_image_output"] = False
-    # Without the format a picture 3 pixels high would be taken for one with channels first.
+    # Without the format, a picture 3 pixels high would be taken for one with channels first.
     batch = processor.preprocess([image], return_tensors="pt", input_data_format="channels_last", **options)
     (tensor,) = batch.values()
     return cast("Tensor", tensor)
 
 
 def mean_colour(kind: MediaKind, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """The mean colour of what a checkpoint's preprocessing expects of a kind: (123, 117, 104)."""
+    """Returns the mean colour that a checkpoint's preprocessing expects of videos or of images: (123, 117, 104)."""
     if kind == "video":
         return padding_colour(checkpoint.video_recipe.mean)
     return padding_colour(tuple(_image_processor(checkpoint.folder).image_mean))
@@ -77,12 +77,12 @@ def _image_processor(folder: Path) -> Any:
 
 
 def _fitted(pixels: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
-    """[T, H, W, 3] → [T, 3, S, S] uint8; what is made on the way is of one frame at a time."""
+    """Makes frames squares, one at a time to save memory: [T, H, W, 3] → [T, 3, S, S] uint8."""
     return torch.cat([_square(frame, recipe, fit).contiguous() for frame in pixels])
 
 
 def _square(frame: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
-    """[H, W, 3] → [1, 3, S, S] uint8."""
+    """Makes a frame a square: [H, W, 3] → [1, 3, S, S] uint8."""
     whole = padded(frame, recipe.mean) if fit == "pad" else frame
     uint8 = torch.from_numpy(whole).permute(2, 0, 1).contiguous()[None]
     if fit == "crop":
@@ -91,7 +91,7 @@ def _square(frame: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tens
 
 
 def _resize(pixels: Tensor, size: Size) -> Tensor:
-    """Bicubic in uint8, on the CPU: in float, or on a GPU, the last bit would differ."""
+    """Resizes bicubically, in uint8 on the CPU: in float, or on a GPU, the last bit would differ."""
     if _size(pixels) == size:
         return pixels
     return functional.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)
@@ -103,7 +103,7 @@ def _crop(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
 
 
 def _normalise(pixels: Tensor, recipe: VideoRecipe) -> Tensor:
-    """(x - mean * 255) / (std * 255) in float32, fused: another order differs in the last bit."""
+    """Computes (x - mean * 255) / (std * 255) in float32; another order of the steps would differ in the last bit."""
     mean = torch.tensor(recipe.mean).mul(255.0).view(3, 1, 1)
     std = torch.tensor(recipe.std).mul(255.0).view(3, 1, 1)
     return pixels.to(torch.float32).sub_(mean).div_(std)

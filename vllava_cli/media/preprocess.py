@@ -1,6 +1,6 @@
-"""The preprocessing that a checkpoint's JSON files ask for, and the sizes that follow from it.
+"""Reads the preprocessing that a checkpoint's JSON files ask for, and computes the sizes that follow from it.
 
-Free of torch. Only what `pixels` reproduces exactly is accepted: another recipe is an error, never other pixels.
+Needs no torch. A recipe that `pixels` can't reproduce exactly is an error, so the model never gets other pixels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EXPECTED: Mapping[str, Any] = {
     "resample": 3,
     "rescale_factor": 1 / 255,
 }
-# What VideoLlavaVideoProcessor takes where a file is silent.
+# The values that VideoLlavaVideoProcessor uses for keys that a file doesn't have.
 _DEFAULTS: Mapping[str, Any] = {
     **_EXPECTED,
     "size": {"shortest_edge": 224},
@@ -45,8 +45,9 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 def read_video_recipe(folder: Path) -> VideoRecipe:
-    """The recipe of the first that exists, as transformers looks for it: `video_processor` in processor_config.json,
-    video_preprocessor_config.json, preprocessor_config.json."""
+    """Reads the recipe for videos from the first of these that exists, in transformers' order: `video_processor` in
+    processor_config.json, video_preprocessor_config.json, preprocessor_config.json. Errors: CheckpointError.
+    """
     if not (found := _found(folder)):
         what = "has no preprocessor_config.json, which says how frames are prepared"
         raise CheckpointError(f"{folder} {what}: copy the base's.")
@@ -81,12 +82,12 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
 
 
 def has_recipe(folder: Path) -> bool:
-    """Say whether a file describes how frames are prepared. Errors: CheckpointError where it can't be read."""
+    """Returns True if a file in the folder says how to prepare frames. Errors: CheckpointError if it can't be read."""
     return _found(folder) is not None
 
 
 def short_side_size(size: Size, short_side: int) -> Size:
-    """The size once its short side is `short_side`, the long one truncated: (480, 640) to 224 → (224, 298)."""
+    """Scales a size so that its short side is `short_side`; truncates the long one: (480, 640) to 224 → (224, 298)."""
     height, width = size
     if width <= height:
         return int(short_side * height / width), short_side
@@ -94,13 +95,13 @@ def short_side_size(size: Size, short_side: int) -> Size:
 
 
 def crop_corner(size: Size, recipe: VideoRecipe) -> tuple[int, int]:
-    """(top, left) of the square that is cut from the middle: (224, 298) → (0, 37)."""
+    """Returns (top, left) of the square that is cut from the middle of a picture: (224, 298) → (0, 37)."""
     height, width = size
     return int((height - recipe.crop_height) / 2.0), int((width - recipe.crop_width) / 2.0)
 
 
 def padded(frame: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray[np.uint8]:
-    """[H, W, 3] in the middle of a square of the mean colour; the odd row or column goes below or right."""
+    """Puts a frame [H, W, 3] in the middle of a square of the mean colour; an odd row or column goes below or right."""
     height, width, _ = frame.shape
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
@@ -111,7 +112,7 @@ def padded(frame: npt.NDArray[np.uint8], mean: tuple[float, ...]) -> npt.NDArray
 
 
 def padding_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
-    """The mean as a colour: (0.481, 0.458, 0.408) → (123, 117, 104)."""
+    """Returns the mean as a colour: (0.481, 0.458, 0.408) → (123, 117, 104)."""
     return tuple(round(value * 255) for value in mean)
 
 

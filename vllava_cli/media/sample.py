@@ -1,6 +1,6 @@
-"""The exact eight: `sample` gives the frames that decoding the whole file and picking the reference positions gives.
+"""`sample` returns a file's eight frames, exactly those that a full decode gives at the reference positions.
 
-`probe` gives the facts that are found on the way, `header` those that need no decoding.
+`probe` returns a file's facts, which `sample` finds on the way; `header` only the facts that need no decoding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _MICROSECONDS = 1_000_000
 
 
 def sample(path: Path, framing: Framing) -> Frames:
-    """The frames of a video (eight) or an image (one), [T, H, W, 3] RGB, upright; the content decides which it is.
+    """Returns eight frames of a video or one of an image, [T, H, W, 3] RGB, upright; the content decides which it is.
 
-    `at_s` gives one frame for each time instead, in the order given; a trim concerns videos only. A folder of pictures
-    is a video. Raises a `MediaError` for a file that can't be used, a `UsageError` for a wrong trim.
+    `at_s` asks for one frame at each of its times instead, in the order given. Times don't apply to images. A folder of
+    pictures is a video. Errors: MediaError for a file that can't be used, UsageError for a wrong trim.
     """
     check_trim(framing)
     with _memory_faults(path):
@@ -46,7 +46,7 @@ def sample(path: Path, framing: Framing) -> Frames:
 
 
 def probe(path: Path, *, is_full: bool = False) -> Clip:
-    """The facts of a file, found on the way that `sample` takes; `is_full` decodes every frame of a video instead."""
+    """Returns the facts of a file, as `sample` finds them; `is_full` decodes every frame of a video instead."""
     if is_full and not os.path.isdir(path):
         check_file(path)
         with _memory_faults(path):
@@ -59,10 +59,11 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
 
 
 def header(path: Path) -> Clip:
-    """The facts in a file's header, read in a millisecond or two; 0, None or "" for what it doesn't have, and no way.
+    """Reads the facts in a file's header, in a millisecond or two. A fact that it doesn't have is 0, None or "".
 
-    A video's width and height are as stored; its frames are counted only by some containers. Errors: the MediaErrors
-    of `sample` for what can't be opened, and one for a folder. What lies damaged behind the header isn't seen.
+    `way` is always None. A video's width and height are as stored, before rotation; its frames are counted only by some
+    containers. Errors: MediaError for a folder, and for a file that `sample` couldn't open. Damage behind the header
+    isn't noticed.
     """
     check_file(path)
     kind = look(path)
@@ -72,7 +73,7 @@ def header(path: Path) -> Clip:
         stored, turn = stored_image(path, image), turn_of(image)
         if kind == "animation":
             return replace(stored, kind="video")
-        has_own_turn = stored.codec == "tiff"  # Pillow turns its size by itself
+        has_own_turn = stored.codec == "tiff"  # Pillow turns the size of a TIFF by itself
         width, height = image.size if has_own_turn else turn.turned(image.size)
         return replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation)
 
@@ -86,7 +87,7 @@ def _memory_faults(path: Path) -> Iterator[None]:
 
 
 def _undecoded(path: Path) -> Clip | None:
-    """None where a decoder may know better: the header tells no size, or a wrong one."""
+    """Reads a video's header without decoders; None if its size is missing or wrong, which a decoder may correct."""
     try:
         clip = _video_header(path, has_decoders=False)
     except MediaError:
@@ -95,7 +96,7 @@ def _undecoded(path: Path) -> Clip | None:
 
 
 def _video_header(path: Path, *, has_decoders: bool) -> Clip:
-    """The stream's own length where the container has one for each stream, else that of the whole file."""
+    """Reads a video's header. The duration is the stream's own if the container has it, else that of the whole file."""
     with opened(path, has_decoders=has_decoders) as container:
         stream = video_stream(container, path)
         own_s = stream.duration * stream.time_base if stream.duration and stream.time_base else None

@@ -12,9 +12,9 @@ from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
 
 
 def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
-    """The reference positions `int(i * n / 8)` of n frames: pick(60) → (0, 7, 15, 22, 30, 37, 45, 52).
+    """Returns the reference positions `int(i * n / 8)` of n frames: pick(60) → (0, 7, 15, 22, 30, 37, 45, 52).
 
-    Fewer frames than wanted are each used, in order, repeated evenly: pick(3) → (0, 0, 0, 1, 1, 1, 2, 2).
+    If there are fewer frames than wanted, each is repeated evenly, in order: pick(3) → (0, 0, 0, 1, 1, 1, 2, 2).
     """
     if frame_count < 1 or wanted < 1:
         raise ValueError(f"{wanted} of {frame_count} frames can't be picked")
@@ -22,7 +22,7 @@ def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
 
 
 def check_trim(framing: Framing) -> None:
-    """Raises a `UsageError` for a trim that is wrong whatever the clip is."""
+    """Raises a `UsageError` for times that are wrong for any clip, such as an --end that isn't after --start."""
     for option, time_s in (("--start", framing.start_s), ("--end", framing.end_s)):
         if time_s is not None and not (math.isfinite(time_s) and time_s >= 0):
             raise UsageError(f"{option} is {time_s:g} seconds. Give a time from 0 on.")
@@ -37,9 +37,10 @@ def check_trim(framing: Framing) -> None:
 
 
 def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
-    """The documentation's positions: by the count that the file reports, if it reports one and has those frames.
+    """Returns the documentation's positions: `pick(reported)` if the file has those frames, else `pick(frame_count)`.
 
-    reference(60) → (0, 7, …, 52) · reference(60, reported=64) → (0, 8, …, 56) · reference(40, reported=64) → pick(40)
+    `reported` is the number of frames that the file itself reports, 0 if it reports none. reference(60) → (0, 7, …, 52)
+    · reference(60, reported=64) → (0, 8, …, 56) · reference(40, reported=64) → pick(40)
     """
     if reported > 0 and pick(reported)[-1] < frame_count:
         return pick(reported)
@@ -49,7 +50,7 @@ def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
 def choose(
     times_s: Sequence[float], framing: Framing, *, duration_s: float, name: str, reported: int = 0
 ) -> tuple[int, ...]:
-    """Positions of the frames that a framing asks for, of those with these times: eight, or one for each `at_s`."""
+    """Returns the positions in `times_s` of the frames that a framing asks for: eight, or one for each of its times."""
     if framing.at_s:
         return tuple(shown_at(times_s, time_s, duration_s=duration_s, name=name) for time_s in framing.at_s)
     if framing.start_s is None and framing.end_s is None:
@@ -59,16 +60,16 @@ def choose(
 
 
 def shown_at(times_s: Sequence[float], time_s: float, *, duration_s: float, name: str) -> int:
-    """The frame that a player shows at a time: shown_at([0.0, 0.5, 1.0], 0.7) → 1."""
+    """Returns the position of the frame that a player shows at a time: shown_at([0.0, 0.5, 1.0], 0.7) → 1."""
     if time_s >= duration_s:
         raise past_the_end("--at", time_s, duration_s=duration_s, name=name)
     return max((index for index, start_s in enumerate(times_s) if start_s <= time_s), default=0)
 
 
 def in_play(times_s: Sequence[float], framing: Framing, *, duration_s: float, name: str) -> tuple[int, ...]:
-    """Indices of the frames with start <= t < end, t counted from the clip's first frame.
+    """Returns the positions of the frames with start <= t < end; t counts from the clip's first frame.
 
-    in_play([0.0, 0.5, 1.0, 1.5], start 0.5, end 1.5) → (1, 2). `name` is the clip's, as messages show it.
+    in_play([0.0, 0.5, 1.0, 1.5], start 0.5, end 1.5) → (1, 2). Messages call the clip `name`.
     """
     start_s = framing.start_s or 0.0
     end_s = math.inf if framing.end_s is None else framing.end_s
@@ -79,7 +80,7 @@ def in_play(times_s: Sequence[float], framing: Framing, *, duration_s: float, na
 
 
 def nothing_between(framing: Framing, *, duration_s: float, name: str) -> MediaError:
-    """The error for a trim in which no frame lies."""
+    """Makes the error for a trim in which no frame lies."""
     start_s = framing.start_s or 0.0
     if start_s >= duration_s:
         return past_the_end("--start", start_s, duration_s=duration_s, name=name)
@@ -88,13 +89,13 @@ def nothing_between(framing: Framing, *, duration_s: float, name: str) -> MediaE
 
 
 def past_the_end(option: str, time_s: float, *, duration_s: float, name: str) -> MediaError:
-    """The error for a time at which nothing is shown any more."""
+    """Makes the error for a time that isn't before the end of the clip."""
     remedy = "Start earlier." if option == "--start" else "Choose an earlier time."
     return MediaError(f"{option} {time_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. {remedy}")
 
 
 def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
-    """The first tick of `base` seconds that is at `time_s` or later; `is_after`: later only.
+    """Returns the first tick of `base` seconds at `time_s` or later; with `is_after`, the first one after `time_s`.
 
     first_tick(0.1, Fraction(1, 10)) → 1, though 0.1 is a little more than a tenth.
     """
@@ -112,9 +113,9 @@ def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:
 
 
 def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
-    """Repeats frames evenly where they are fewer than the model sees; an image stays as it is.
+    """Repeats frames evenly if there are fewer than the model sees; an image stays as it is.
 
-    Errors: UsageError for more frames, and those of `check_shape`.
+    Errors: UsageError if there are more, and those of `check_shape`.
     """
     check_shape(frames.clip.width, frames.clip.height, fit)
     if frames.kind == "image" or len(frames.times_s) == wanted:
@@ -127,9 +128,9 @@ def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
 
 
 def check_shape(width: int, height: int, fit: Fit) -> None:
-    """Raises a MediaError for a frame that would fill the memory on the way to the model's square.
+    """Raises a MediaError for a frame so long and thin that resizing it would fill the memory.
 
-    A crop is resized to its short side, a pad widened to its long one, before the square is cut or made.
+    "crop" resizes the whole frame to the short side before the square is cut; "pad" makes a square of its long side.
     """
     longest, shortest = max(width, height), min(width, height)
     if longest > {"crop": 1000 * shortest, "pad": 1 << 14, "squash": 1 << 18}[fit]:

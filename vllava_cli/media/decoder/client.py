@@ -1,6 +1,6 @@
-"""`DecoderClient` gives what `sample`, `probe` and `header` give, but a bounded process does the decoding.
+"""`DecoderClient` runs `sample`, `probe` and `header` in another process, which has limits of time and memory.
 
-The process is reused for many files. Whatever a file does to it, the caller gets frames or one sentence.
+The process is reused for many files. Whatever a file does to it, the caller gets frames, or an error of one sentence.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KILL_S = 5.0
 _PIPE_BYTES = 1 << 20
 """Linux gives a pipe 64 KiB; with a megabyte, frames pass in half the time."""
 
-# Imports the very package that runs here, wherever it lies, without adding a folder to those that are searched.
+# Imports the same package that runs here, wherever it is, without adding a folder to sys.path.
 _BOOT = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -44,18 +44,18 @@ _SETTINGS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",  # each more takes 64 MiB of the address space
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # with the next: memory that one file gave back serves the next file
+    "MALLOC_ARENA_MAX": "2",  # each further arena takes 64 MiB of the address space
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # with the next line: freed memory is kept for the next file
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
 
 
 class KilledError(Exception):
-    """The client was killed, perhaps in the middle of this call."""
+    """The client was killed, perhaps during this very call."""
 
 
 class NoAnswerError(Exception):
-    """Why there is no answer, as the end of a sentence that begins with the file's name."""
+    """The process gave no answer; the message is the end of a sentence that begins with the file's name."""
 
     def __init__(self, reason: str, *, is_certain: bool = False) -> None:
         super().__init__(reason)
@@ -67,8 +67,8 @@ class DecoderClient:
     """Runs `sample`, `probe` and `header` in one process at a time.
 
     Calls from several threads wait for each other; a forked process needs a client of its own. A decoding process that
-    dies is replaced. A file is blamed only for what it does to a fresh process: one that has read other files before
-    may suffer from those. `command` stands in for the real process in tests.
+    dies is replaced. A file is blamed only if a fresh process fails on it: a process that has read other files may
+    suffer from those. Tests use `command` to replace the real process.
     """
 
     def __init__(self, limits: DecodeLimits | None = None, *, command: Sequence[str] | None = None) -> None:
@@ -86,31 +86,31 @@ class DecoderClient:
 
     @property
     def pid(self) -> int | None:
-        """The number of the decoding process, None while there is none."""
+        """The id of the decoding process; None while there is none."""
         return self._process.popen.pid if self._process else None
 
     def start(self) -> None:
-        """Starts the process ahead of the first file and returns at once; a failure shows with the first file."""
+        """Starts the process before the first file and returns at once. A failure is reported with the first file."""
         with self._lock, suppress(NoAnswerError):
             self._ready_process()
 
     def sample(self, path: Path, framing: Framing, *, tiles: Tiles | None = None) -> Frames:
-        """Like `sample.sample`; with `tiles`, only these come back: the process makes them of the frames.
+        """Runs `sample.sample` in the process; with `tiles`, the process reduces the frames to tiles.
 
-        Errors: MediaError, UsageError; DecoderBugError for what is our own fault.
+        Errors: MediaError, UsageError; DecoderBugError for a bug of ours; KilledError.
         """
         return cast(Frames, self._ask("sample", path, framing=framing, tiles=tiles))
 
     def probe(self, path: Path, *, is_full: bool = False) -> Clip:
-        """Like `sample.probe`. Errors: those of `sample`."""
+        """Runs `sample.probe` in the process. Errors: those of `sample`."""
         return cast(Clip, self._ask("probe", path, is_full=is_full))
 
     def header(self, path: Path) -> Clip:
-        """Like `sample.header`. Errors: those of `sample`."""
+        """Runs `sample.header` in the process. Errors: those of `sample`."""
         return cast(Clip, self._ask("header", path))
 
     def documented(self, path: Path) -> Clip:
-        """Gives the frames of `full_decode.documented`. Errors: those of `sample`."""
+        """Runs `full_decode.documented` in the process. Errors: those of `sample`."""
         return cast(Clip, self._ask("documented", path))
 
     def close(self) -> None:
@@ -120,9 +120,9 @@ class DecoderClient:
             self._process = None
 
     def kill(self) -> None:
-        """Ends the process for good, from any thread; a call that is under way, and later ones, raise KilledError.
+        """Ends the process for good, from any thread; the call that is under way and later calls raise KilledError.
 
-        A process that the system can't end, because a disk doesn't answer, is left behind after some seconds.
+        If the system can't end the process, because a disk doesn't answer, it is left behind after some seconds.
         """
         self._is_killed = True
         if process := self._process:
@@ -151,7 +151,7 @@ class DecoderClient:
         while True:
             process = self._ready_process()
             try:
-                self._check_life()  # only now: of `kill` and this, at least one sees what the other has set
+                self._check_life()  # only now: either this sees that `kill` was called, or `kill` sees the process
                 return process.answer(request)
             except NoAnswerError as failure:
                 self.close()
@@ -176,9 +176,9 @@ class DecoderClient:
 
 
 class DecoderProcess:
-    """A process that decodes; `files` counts those that it was given.
+    """A process that decodes; `files` counts the requests that it was sent.
 
-    Errors: NoAnswerError, after which only `end` may be called.
+    Errors: NoAnswerError. After that, only `end` may be called.
     """
 
     def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None) -> None:
@@ -193,7 +193,7 @@ class DecoderProcess:
             fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def answer(self, request: protocol.Request) -> Frames | Clip:
-        """The process's answer to one request. Errors: also those of `protocol.read_reply` that are about the file."""
+        """Sends a request and returns the answer. Errors: NoAnswerError, MediaError, UsageError, DecoderBugError."""
         self._wait_until_ready()
         self.files += 1
         limits = self._limits
@@ -231,12 +231,12 @@ class DecoderProcess:
 
 
 def _server_command(limits: DecodeLimits) -> list[str]:
-    """The command that runs the server. -P: the current folder, which may hold a hostile av.py, is not searched."""
+    """Returns the command that runs the server; -P keeps it from importing a hostile av.py of the current folder."""
     return [sys.executable, "-P", "-c", _BOOT, str(Path(vllava_cli.__file__).absolute()), str(limits.memory_bytes)]
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Starts a process, without the entries of PYTHONPATH that lead to the current folder: empty or relative ones."""
+    """Starts a process without the empty and relative entries of PYTHONPATH, which lead to the current folder."""
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     environment = os.environ | _SETTINGS | {"PYTHONPATH": os.pathsep.join(folders)}
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
@@ -251,7 +251,7 @@ def _not_started(why: str) -> NoAnswerError:
 
 
 def _failure(ending: str, limits: DecodeLimits, *, is_over: bool) -> NoAnswerError:
-    """Why a process went away in the middle of an answer."""
+    """Makes the error for a process that ended in the middle of an answer."""
     if is_over or ending == "SIGXCPU":
         remedy = "Raise --decode-timeout or cut it with --start and --end."
         return NoAnswerError(f"took longer than {limits.timeout_s:g} s to decode. {remedy}", is_certain=True)
@@ -262,7 +262,7 @@ def _failure(ending: str, limits: DecodeLimits, *, is_over: bool) -> NoAnswerErr
 
 
 def _ending(popen: subprocess.Popen[bytes]) -> str:
-    """The end of a process: "SIGSEGV", "status 1"; "no answer" if it has closed its pipe but lives."""
+    """Tells how a process ended: "SIGSEGV", "status 1"; "no answer" if it closed its pipe but still runs."""
     try:
         status = popen.wait(timeout=_END_S)
     except subprocess.TimeoutExpired:
@@ -277,11 +277,11 @@ def _ending(popen: subprocess.Popen[bytes]) -> str:
 
 @contextmanager
 def _deadline(popen: subprocess.Popen[bytes], timeout_s: float) -> Iterator[Callable[[], bool]]:
-    """Kills the process unless the body ends in time; yields a function that says whether it did."""
+    """Kills the process unless the `with` body ends in time; yields a function that returns True if it was killed."""
     done, over = threading.Event(), threading.Event()
 
     def watch() -> None:
-        """Counts slices, not the clock: the time for which both processes lie stopped (Ctrl-Z) is no decoding."""
+        """Counts slices of waiting, not the clock: while both processes are stopped (Ctrl-Z), nothing is decoded."""
         left_s = timeout_s
         while left_s > 0:
             slice_s = min(left_s, _SLICE_S)
@@ -303,7 +303,7 @@ def _deadline(popen: subprocess.Popen[bytes], timeout_s: float) -> Iterator[Call
 
 
 def _folder_for(path: Path) -> str:
-    """The folder in which the process looks a relative path up; "" where that doesn't matter or the folder is gone."""
+    """Returns the folder in which the process looks up a relative path; "" if none is needed or it is gone."""
     if not path.is_absolute():
         with suppress(OSError):
             return str(Path.cwd())

@@ -1,4 +1,4 @@
-"""`Pool` reads many files in several bounded processes ahead of its caller: no file ever stops the others."""
+"""`Pool` reads many files ahead of its caller, in several bounded processes; a bad file never stops the others."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ _SLICE_S = 0.1
 
 
 def default_workers(cores: int) -> int:
-    """One for each physical core, at least 1 and at most 8: that many keep up with any one model.
+    """Returns a number of workers, one for each physical core and at most 8: so many keep up with any one model.
 
-    More would take memory, and on a spinning disk or a network drive get into each other's way.
+    More would take memory, and would slow each other down on a spinning disk or a network drive.
     """
     return max(1, min(cores, _MAX_WORKERS))
 
 
 class Pool:
-    """Guards that work side by side, each started with its first file; at the end all are killed, also busy ones.
+    """Decoding processes that work side by side. Each starts with its first file; `close` kills all, even busy ones.
 
-    `files` is asked in the workers' threads, one at a time, and no further than the limits allow: it may be endless. It
-    shouldn't wait in `sys.stdin.buffer`, which can't be left at the end of a process; `os.read` can.
+    The workers' threads take from `files` one at a time, and no more than the limits allow, so `files` may be endless.
+    It shouldn't wait in `sys.stdin.buffer`, because a thread that waits there keeps this process from ending; it may
+    wait in `os.read`.
 
-    Memory: the limit of `DecodeLimits` holds for each child alone, nothing holds their sum. What was measured is
-    0.07 GB for a child that reads small clips, 0.2 GB for 1080p and 0.5 GB for 4K: the four of a laptop with 8 GB take
-    2 GB there, unless they meet monsters. When RAM runs out, Linux ends a child before any other process; its file is
-    read once more by the next one, and only then has a fault. In this process the frames that lie ready take
-    `max_bytes`, and those of one clip for each worker beside (0.05 GB of 1080p, 0.2 GB of 4K, until they are fitted).
+    Memory: `DecodeLimits` limits each process alone; nothing limits their sum. A process was measured to take 0.07 GB
+    for small clips, 0.2 GB for 1080p and 0.5 GB for 4K: the four on a laptop with 8 GB take 2 GB for 4K, unless a file
+    is extreme. When RAM runs out, Linux ends a decoding process before any other. The next process reads its file once
+    more, and only if that fails too, the file has a fault. In this process, the frames that are ready take `max_bytes`,
+    and each worker has those of one more clip (0.05 GB for 1080p, 0.2 GB for 4K, until they are fitted).
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Pool:
         self.close()
 
     def headers(self, files: Files[K]) -> ReadAhead[K, Clip]:
-        """Reads the facts in each file's header, like `sample.header`."""
+        """Reads the facts in each file's header, as `sample.header` does."""
         return self._ahead(files, [guard.header for guard in self._guards])
 
     def frames(self, files: Files[K], framing: Framing) -> ReadAhead[K, Frames]:
@@ -74,14 +75,14 @@ class Pool:
         return self._ahead(files, [partial(self._frames, guard, framing) for guard in self._guards])
 
     def fit_to(self, recipe: VideoRecipe) -> None:
-        """Reduces frames from now on to the size that a model takes, which saves its own thread that work.
+        """Reduces all later frames to the size that a model takes, so that the model's thread needn't do it.
 
-        Call it once torch is imported: importing it is too much for threads that are to read ahead.
+        Call this once torch is imported; the threads that read ahead would take too long to import it.
         """
         self._recipe = recipe
 
     def close(self) -> None:
-        """Ends all processes at once; what was not ready by then never will be."""
+        """Ends all processes at once; files that aren't ready by then are never read."""
         for ahead in self._aheads:
             ahead.stop()
         for guard in self._guards:
@@ -103,7 +104,7 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Read(Generic[K, T]):
-    """The result of reading one file: `found`, Frames or a Clip, or else the `fault`."""
+    """The result of reading one file: `found`, which is Frames or a Clip, or else the `fault`."""
 
     key: K
     found: T | None
@@ -114,10 +115,10 @@ class Read(Generic[K, T]):
 
 
 class ReadAhead(Generic[K, T]):
-    """Files that are being read ahead, a thread for each reader; `take` belongs to one thread.
+    """Reads files ahead, in a thread for each reader. Only one thread may call `take`.
 
-    A file is begun only while what lies ready takes less than `max_bytes`, and is no more than 1024 files, or is
-    nothing at all. What is read beside that is one file for each reader.
+    A file is begun only if the results that are ready take less than `max_bytes` and are fewer than 1024, or if none is
+    ready. Besides those, each reader may be reading one file.
     """
 
     def __init__(self, files: Files[K], readers: Sequence[Callable[[Path], T]], *, max_bytes: int) -> None:
@@ -138,10 +139,10 @@ class ReadAhead(Generic[K, T]):
             threading.Thread(target=self._work, args=(reader,), name=f"read ahead {number}", daemon=True).start()
 
     def take(self, most: int, *, is_waiting: bool, is_interrupted: Callable[[], bool] = never) -> list[Read[K, T]]:
-        """Takes the files that are ready, at most so many, in order of completion; [] where none is.
+        """Takes the results that are ready, at most `most`, in the order of their completion; [] if none is ready.
 
-        `is_waiting`: until something is, or all is over, or `is_interrupted` says yes. What `files` raised is raised
-        here, once all that was begun before is taken.
+        With `is_waiting`, waits until one is ready, all is over, or `is_interrupted` is True. An error that `files`
+        raised is raised here, after the results of all files begun before it were taken.
         """
         with self._change:
             if is_waiting:
@@ -156,12 +157,12 @@ class ReadAhead(Generic[K, T]):
 
     @property
     def is_over(self) -> bool:
-        """Nothing is ready, and nothing will be."""
+        """True if nothing is ready and nothing will be."""
         with self._change:
             return self._is_dry and not self._failure
 
     def stop(self, failure: BaseException | None = None) -> None:
-        """Begins no further file; those that were begun can still be taken, then `take` raises the failure."""
+        """Begins no further file. The results of files already begun can be taken; then `take` raises the failure."""
         with self._change:
             self._is_ended = True
             self._failure = failure or self._failure
@@ -172,7 +173,7 @@ class ReadAhead(Generic[K, T]):
         return self._is_ended and not self._busy and not self._ready
 
     def _wait(self, is_interrupted: Callable[[], bool]) -> None:
-        """Waits in slices: Ctrl-C gets through everywhere, and a handler that only sets a flag is heard."""
+        """Waits in slices, so that Ctrl-C works on every system and the flag of a signal's handler is noticed."""
         started_s = time.perf_counter()
         try:
             while not (self._ready or self._is_dry or is_interrupted()):
@@ -193,7 +194,10 @@ class ReadAhead(Generic[K, T]):
                 self._change.notify_all()
 
     def _next(self) -> tuple[K, Path] | None:
-        """The next file, once the limits allow it; counted before another worker can see the end of the files."""
+        """Returns the next file once the limits allow it; None if there is none.
+
+        The file is counted as busy before another worker can see the end of the files.
+        """
         with self._turn:
             with self._change:
                 self._change.wait_for(lambda: self._is_ended or self._has_capacity)
@@ -201,7 +205,7 @@ class ReadAhead(Generic[K, T]):
                     return None
             try:
                 file = next(self._files)
-            except BaseException as exc:  # whatever the caller's own code raises: `take` raises it there
+            except BaseException as exc:  # the caller's own code may raise anything: `take` raises it in the caller
                 self.stop(None if isinstance(exc, StopIteration) else exc)
                 return None
             with self._change:
@@ -214,7 +218,7 @@ class ReadAhead(Generic[K, T]):
 
 
 def _read(reader: Callable[[Path], T], key: K, path: Path) -> Read[K, T] | None:
-    """None where the pool was closed meanwhile."""
+    """Reads a file; returns None if the pool was closed meanwhile."""
     started_s = time.perf_counter()
     found, fault = None, None
     try:

@@ -1,6 +1,6 @@
 """The messages between `DecoderClient` and its process: a pickled `Request`, then a line of ASCII JSON and raw pixels.
 
-The client trusts nothing that comes back: every value is checked before it is used or memory is taken for it.
+The client trusts no answer: it checks every value before it uses the value or takes memory for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_LINE = 1 << 18
 
 
 class ProtocolError(VllavaError):
-    """The other end sent an answer that makes no sense."""
+    """The decoding process sent an answer that makes no sense."""
 
 
 class OutOfMemoryError(Exception):
@@ -38,12 +38,12 @@ class OutOfMemoryError(Exception):
 
 
 class DecoderBugError(Exception):
-    """An error in the decoding process that is no fault of the file; its message is the traceback from there."""
+    """An error in the decoding process that isn't the file's fault; the message is that process's traceback."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call of `sample`, `probe` or `header`; `cpu_s` are the CPU seconds that it may take."""
+    """A call that the process carries out, with its arguments; it may take `cpu_s` CPU seconds."""
 
     call: Call
     path: Path
@@ -61,7 +61,7 @@ class Request:
 
 
 def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """The line for a clip's facts, or the one before the pixels of frames; `pixels` may be their `pictures`."""
+    """Returns the line for a Clip, or for Frames; the latter has the shape of `pixels`, which are sent after it."""
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
@@ -69,14 +69,14 @@ def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = No
 
 
 def pictures(frames: Frames) -> npt.NDArray[np.uint8]:
-    """The pixels in one piece; of frames that are all the same, those of one: [1, H, W, 3]."""
+    """Returns the pixels to send, in one piece of memory; if all frames are the same, only one: [1, H, W, 3]."""
     pixels = frames.pixels
     is_one = len(set(frames.times_s)) == 1 and all(np.array_equal(pixels[0], other) for other in pixels[1:])
     return np.ascontiguousarray(pixels[:1] if is_one else pixels)
 
 
 def error_line(error: Exception) -> bytes:
-    """The line for a call that failed; an error that is neither the file's nor the user's is a bug."""
+    """Returns the line for a failed call: a lack of memory, the file's fault, the user's fault, or else a bug."""
     if _is_memory_short(error):
         return _line({"is": "memory error"})
     if isinstance(error, MediaError | UsageError):
@@ -86,10 +86,10 @@ def error_line(error: Exception) -> bytes:
 
 
 def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames | Clip:
-    """The answer to `request`, its frames no larger than `max_bytes`.
+    """Reads the answer to `request`; its frames may be no larger than `max_bytes`.
 
-    Errors: MediaError and UsageError as the child raised them; OutOfMemoryError; DecoderBugError; EOFError where the
-    stream ends; ProtocolError for anything that a sound child wouldn't say.
+    Errors: MediaError and UsageError as the process raised them; OutOfMemoryError; DecoderBugError; EOFError if the
+    stream ends; ProtocolError for anything that a sound process wouldn't send.
     """
     limit = _MAX_LINE + 32 * request.max_frames
     line = stream.readline(limit)
@@ -129,7 +129,7 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     pixels = np.empty((count, *shape[1:]), np.uint8)
     if stream.readinto(pixels.reshape(-1)) < pixels.size:  # type: ignore[attr-defined]
         raise EOFError
-    if count < len(times_s):  # all of them are that one, in the same memory
+    if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
     return Frames(clip=clip, pixels=pixels, times_s=times_s)
 
@@ -141,7 +141,7 @@ def _facts(clip: Clip) -> dict[str, Any]:
 
 
 def _clip(fields: Fields, request: Request) -> Clip:
-    """The facts of a clip; only a header may leave its size open."""
+    """Reads the facts of a clip; only the answer to `header` may leave its size open. Errors: ProtocolError."""
     clip = fields.inside("clip").build(Clip, path=request.path)
     least = 0 if request.call == "header" else 1
     is_sized = min(clip.width, clip.height) >= least and clip.width * clip.height <= MAX_PIXELS
@@ -151,7 +151,7 @@ def _clip(fields: Fields, request: Request) -> Clip:
 
 
 def _is_memory_short(error: BaseException | None) -> bool:
-    """Say whether an error began with a lack of memory: Python's, FFmpeg's (ENOMEM) or a thread's (EAGAIN)."""
+    """Returns True if an error began with a lack of memory: Python's, FFmpeg's (ENOMEM) or a thread's (EAGAIN)."""
     while error is not None and not isinstance(error, MemoryError | BlockingIOError):
         error = error.__cause__
     return error is not None

@@ -22,7 +22,7 @@ from vllava_cli.nouns import Clip, Frames
 
 try:
     import resource
-except ImportError:  # Windows: the parent's clock is the only limit
+except ImportError:  # on Windows, the parent's clock is the only limit
     resource = None  # type: ignore[assignment]
 
 _MODULES = (*("vllava_cli.media.sample", "av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),)
@@ -32,32 +32,32 @@ _SMALL_STACK_BYTES = 1 << 18
 
 
 def main() -> None:
-    """Answers what comes on stdin until that ends; `sys.argv[1]` is the memory limit in bytes."""
+    """Answers the requests on stdin until stdin ends; `sys.argv[1]` is the memory limit in bytes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, but the parent decides
     requests, replies = taken_pipes()
     watch_parent(requests)
-    for module in _MODULES:  # after the pipes are taken: what an import prints must not land on them
+    for module in _MODULES:  # after the pipes are taken: an import may print, and nothing of that may get into them
         import_module(module)
     memory_bytes = int(sys.argv[1])
     bound(memory_bytes)
-    with suppress(OSError):  # where RAM runs out, Linux ends this process before the one that holds the model
+    with suppress(OSError):  # when RAM runs out, Linux ends this process before the one that holds the model
         Path("/proc/self/oom_score_adj").write_text("1000")
     replies.write(protocol.READY)
     replies.flush()
     gc.freeze()
     while requests.peek(1):
         answer(pickle.load(requests), replies, memory_bytes)
-        gc.collect()  # containers lie in cycles: until they are found, their decoders' threads keep their stacks
+        gc.collect()  # containers are in reference cycles: until collected, their decoders' threads keep their stacks
 
 
 def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> None:
-    """Sends exactly one reply, whatever happens."""
+    """Carries out a request and sends exactly one reply, whatever happens."""
     pixels = None
     try:
         bound_cpu(request.cpu_s)
         result = _result(request)
         if isinstance(result, Frames):
-            if result.pixels.nbytes > memory_bytes:  # more than the caller takes, and the system may hold no limit
+            if result.pixels.nbytes > memory_bytes:  # more than the caller takes; the system may enforce no limit
                 raise MemoryError
             pixels = protocol.pictures(result)
         line = protocol.result_line(result, pixels)
@@ -95,7 +95,7 @@ def _result(request: protocol.Request) -> Frames | Clip:
 
 
 def taken_pipes() -> tuple[BufferedReader, BinaryIO]:
-    """stdin and stdout under other numbers; what a library reads or prints goes to the null device instead."""
+    """Returns stdin and stdout under other numbers; from then on, libraries read from and print to the null device."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -105,7 +105,7 @@ def taken_pipes() -> tuple[BufferedReader, BinaryIO]:
 
 
 def watch_parent(requests: BinaryIO) -> None:
-    """Ends this process when its parent ends, or when that closes the pipe; not on Windows."""
+    """Starts a thread that ends this process when its parent ends or closes the pipe. Does nothing on Windows."""
     if hasattr(select, "poll"):
         before = threading.stack_size(_SMALL_STACK_BYTES)
         threading.Thread(target=_end_with, args=(os.getppid(), requests), daemon=True).start()
@@ -115,7 +115,7 @@ def watch_parent(requests: BinaryIO) -> None:
 def _end_with(parent: int, requests: BinaryIO) -> None:
     """Ends this process, even in the middle of a file, when the parent is gone or has closed the pipe.
 
-    Linux could send a signal instead, but at the end of the thread that started us, not of the process.
+    Linux could send a signal instead, but when the thread that started this process ends, not when the parent does.
     """
     pipe_end = select.poll()
     pipe_end.register(requests, 0)
@@ -125,7 +125,7 @@ def _end_with(parent: int, requests: BinaryIO) -> None:
 
 
 def bound(memory_bytes: int) -> None:
-    """Sets limits for the process's whole life. macOS refuses or ignores RLIMIT_AS: there the clocks must do."""
+    """Limits this process for its whole life. macOS refuses or ignores RLIMIT_AS; there only the time is limited."""
     if resource is None:
         return
     for limit, most in (
@@ -141,7 +141,7 @@ def bound(memory_bytes: int) -> None:
 
 
 def bound_cpu(seconds: int) -> None:
-    """Lets the system end this process with SIGXCPU after so many more CPU seconds."""
+    """Lets the system end this process with SIGXCPU after `seconds` more CPU seconds."""
     if resource is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)

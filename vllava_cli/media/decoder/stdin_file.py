@@ -1,7 +1,6 @@
-"""stdin as a clip: `Reader` decodes clips by the names that the user gave, of which `-` is stdin.
+"""stdin as a clip: `Reader` decodes clips by the names that the user gave; the name `-` means stdin.
 
-Decoders need a file that they can seek in, so stdin is copied to a private temporary one, which goes away whatever
-happens.
+A decoder must be able to seek in its file, so stdin is copied to a private temporary file, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SLICE_S = 0.5
 
 
 class Reader(DecoderClient):
-    """A `DecoderClient` that also knows `-`: in messages that is stdin, as a clip's path it stays `-`."""
+    """A `DecoderClient` that also reads `-`, which is stdin: messages say stdin, and the clip's path stays `-`."""
 
     def __init__(self, limits: DecodeLimits | None = None, *, stdin: BinaryIO | None = None) -> None:
         super().__init__(limits)
@@ -45,17 +44,17 @@ class Reader(DecoderClient):
             self.close()
 
     def check(self, name: Path) -> None:
-        """Refuses at once what needs no decoding to be refused. Errors: MediaError."""
+        """Raises a MediaError at once for a file that can be refused without decoding: one that is missing, say."""
         if name != Path(STDIN) and not os.path.isdir(name):
             check_file(name)
 
     def file(self, name: Path) -> Path:
-        """The file that a name stands for, which for stdin is there until the end of the `with`. Errors: MediaError."""
+        """Returns the file for a name; the copy of stdin is there until the end of the `with`. Errors: MediaError."""
         if name != Path(STDIN):
             return name
         if self._spooled is None:
             is_main = threading.current_thread() is threading.main_thread()
-            if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it would leave the file behind
+            if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # SIGTERM would leave the file behind
                 self._ends.enter_context(GracefulExit.watched())
             self._spooled = self._ends.enter_context(spooled(self._stdin or sys.stdin.buffer))
         return self._spooled
@@ -76,9 +75,9 @@ class Reader(DecoderClient):
 
 @contextmanager
 def spooled(stdin: BinaryIO, *, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
-    """A temporary file with all of `stdin`, which only this user may read; it goes away at the end of the `with`.
+    """Copies all of `stdin` to a temporary file that only this user may read; removes it at the end of the `with`.
 
-    Errors: MediaError where stdin is empty, larger than `max_bytes`, or can't be kept.
+    Errors: MediaError if stdin is empty, larger than `max_bytes`, or can't be copied.
     """
     try:
         descriptor, name = tempfile.mkstemp(prefix="vllava-")
@@ -113,7 +112,7 @@ def _copy(stdin: BinaryIO, descriptor: int, max_bytes: int) -> None:
 
 
 def _next(source: BinaryIO) -> bytes:
-    """Waits in slices: a signal that comes just before a read would otherwise be noticed only after it."""
+    """Reads the next bytes. Waits in slices, because a signal just before a read would be noticed only after it."""
     while os.name == "posix" and not select.select([source], [], [], _SLICE_S)[0]:
         pass
     return os.read(source.fileno(), CHUNK_BYTES)

@@ -1,4 +1,4 @@
-"""A URL that the user allowed → a private temporary file, which goes away once it was read."""
+"""Fetches a URL that the user allowed into a private temporary file, which is removed once the clip was read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedClip:
-    """A clip on this machine's disk, and its size and SHA-256 as they came."""
+    """A clip on this machine's disk, with the size and SHA-256 of the bytes that came."""
 
     path: Path
     fingerprint: Fingerprint
@@ -35,7 +35,7 @@ class FetchedClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetcher:
-    """Fetches what `allowed` names; may be sent to other processes, and used by several threads."""
+    """Fetches the URLs that `allowed` permits. It may be sent to other processes, and used by several threads."""
 
     allowed: Allowed
     most_bytes: int = MOST_BYTES
@@ -46,12 +46,12 @@ class Fetcher:
     sleep: Callable[[float], object] = time.sleep
 
     def check(self, url: str) -> None:
-        """Refuses at once what needs no network to be refused. Errors: FetchError."""
+        """Raises a FetchError at once for a URL that can be refused without the network."""
         self.allowed.scheme(url)
 
     @contextmanager
     def fetched(self, url: str) -> Iterator[FetchedClip]:
-        """The file is there until the end of the `with`. Errors: FetchError, MissingError."""
+        """Fetches a URL into a file, which exists until the end of the `with`. Errors: FetchError, MissingError."""
         scheme = self.allowed.scheme(url)
         with _as_fetch_error():
             descriptor, name = tempfile.mkstemp(prefix="vllava-", suffix=suffix_of(url))
@@ -103,7 +103,7 @@ class Fetcher:
 
 @contextmanager
 def _as_fetch_error() -> Iterator[None]:
-    """Errors of the disk become a FetchError; a full one may have space again once other clips were read."""
+    """Turns errors of the disk into a FetchError; a full disk may have space again once other clips were read."""
     try:
         yield
     except OSError as exc:

@@ -1,8 +1,8 @@
-"""http:// and https://: every address is checked as its connection is made, every scheme as its request is.
+"""Opens http:// and https:// URLs. Each address is checked before it is connected to, each scheme before its request.
 
-So URLs with literal addresses, redirects and names that lead to other addresses from one moment to the next are all
-covered. Proxies of the environment would connect elsewhere unchecked, so none is used; no cookie is kept, and no
-compression is asked for. aiohttp runs in fsspec's thread.
+This covers URLs with literal addresses, redirects, and names whose address changes from one moment to the next.
+Proxies of the environment aren't used, because they would connect to addresses that nobody checks. No cookie is kept,
+and no compression is asked for. aiohttp runs in fsspec's thread.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _Found = TypeVar("_Found")
 
 @contextmanager
 def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Content]:
-    """The content of a URL, or of the one that it redirects to. Errors: FetchError."""
+    """Opens the content of a URL, or of the URL to which it redirects. Errors: FetchError."""
     connection = _Connection(url, allowed, timeouts)
     try:
         response = connection.run(connection.open)
@@ -57,12 +57,12 @@ def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Cont
         read = partial(connection.run, partial(response.content.read, CHUNK_BYTES))
         yield Content(size_bytes=response.content_length, blocks=paced(url, read, timeouts))
     finally:
-        with suppress(FetchError):  # nothing may hide why it ends
+        with suppress(FetchError):  # closing must not hide the error that ended the `with`
             connection.run(connection.close)
 
 
 class _Connection:
-    """A session for one URL, in fsspec's thread. Its sockets and its requests are checked."""
+    """A session of aiohttp for one URL, in fsspec's thread. It checks its sockets and its requests."""
 
     def __init__(self, url: str, allowed: Allowed, timeouts: Timeouts) -> None:
         self._url, self._allowed, self._timeouts = url, allowed, timeouts
@@ -70,7 +70,7 @@ class _Connection:
         self._session: ClientSession | None = None
 
     def run(self, step: Callable[[], Awaitable[_Found]]) -> _Found:
-        """Waits for a step; errors of aiohttp become a FetchError."""
+        """Runs a step in fsspec's thread and returns its result; errors of aiohttp become a FetchError."""
         from fsspec.asyn import get_loop, sync
 
         async def run() -> _Found:
@@ -104,7 +104,7 @@ class _Connection:
             await self._session.close()
 
     def _socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """Opens a socket for an address. Errors: OSError if it isn't allowed; other types would be lost on the way."""
+        """Opens a socket for an address. Errors: OSError if it isn't allowed; other types would be lost in aiohttp."""
         try:
             self._allowed.check_address(info[4][0], self._url)
         except FetchError as exc:
@@ -113,7 +113,7 @@ class _Connection:
         return socket.socket(family=info[0], type=info[1], proto=info[2])
 
     async def _checked(self, request: ClientRequest, send: Callable[[ClientRequest], Any]) -> ClientResponse:
-        """Checks and sends the request for the URL, then for each that it redirects to. Errors: FetchError."""
+        """Checks a request and sends it: the one for the URL, and one for each redirect. Errors: FetchError."""
         scheme = request.url.scheme
         if scheme not in self._allowed.schemes:
             raise beyond(self._url, without_secrets(str(request.url)), f"add --allow {scheme}")
@@ -122,7 +122,7 @@ class _Connection:
 
 
 def _check_status(url: str, status: int) -> None:
-    """Raises the error that a status stands for, unless it is good."""
+    """Raises the error that a status stands for, unless the status is 200."""
     if status == 200:
         return
     if status in _MISSING:
@@ -135,7 +135,7 @@ def _check_status(url: str, status: int) -> None:
 
 
 def _fault_of(url: str, exc: Exception) -> FetchError:
-    """The sentence for an exception of aiohttp or of the system; aiohttp's own texts have the whole URL in them."""
+    """Makes the error for an exception of aiohttp or the system, without aiohttp's texts: these show the whole URL."""
     import aiohttp
 
     match exc:
@@ -160,5 +160,5 @@ def _fault_of(url: str, exc: Exception) -> FetchError:
 
 
 def _is_busy(exc: OSError) -> bool:
-    """Say whether the name server only had no answer yet."""
+    """Returns True if the name server had no answer yet, so that another attempt may succeed."""
     return isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN

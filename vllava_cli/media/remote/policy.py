@@ -1,7 +1,7 @@
-"""The URLs and addresses that may be reached, which is only what `--allow` named, how fast, and how faults are told.
+"""Decides which URLs and addresses `--allow` permits, and when a download is too slow; writes the errors about URLs.
 
-A URL that leads to this machine's own files or memory, or wraps another URL, is never allowed. Private ranges of
-addresses are as good as public ones: clusters live there. A URL may carry secrets, which no message shows.
+A URL that leads to this machine's own files or memory, or wraps another URL, is never allowed. Private addresses are
+treated like public ones, because clusters have them. A URL may carry secrets, which no message shows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _WRAPPERS = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """The schemes and addresses that a user agreed to: none, unless it is named."""
+    """The schemes and the kinds of addresses that the user agreed to; none, unless `--allow` names some."""
 
     schemes: frozenset[str] = frozenset()
     """The schemes in lower case."""
@@ -65,13 +65,13 @@ class Allowed:
     """loopback: this machine itself · link-local: a cloud's metadata service and others of this network segment."""
 
     def check_address(self, address: str, url: str) -> None:
-        """Raises a FetchError for the address that a URL leads to, unless the user agreed to it."""
+        """Raises a FetchError for an address to which a URL leads, unless the user agreed to its kind."""
         kind = kind_of(address)
         if kind is not None and kind not in self.addresses:
             raise beyond(url, address, "name another host" if kind == "nowhere" else f"add --allow {kind}")
 
     def scheme(self, url: str) -> str:
-        """The scheme of a URL that may be fetched. Errors: FetchError for any other."""
+        """Returns the scheme of a URL that may be fetched. Errors: FetchError for any other URL."""
         scheme, shown = scheme_of(url), without_secrets(url)
         if scheme is None:
             raise FetchError(f"{shown} is no URL: name it with its scheme, s3://bucket/clip.mp4.")
@@ -85,12 +85,12 @@ class Allowed:
 
 
 class PassingError(FetchError):
-    """A fault that may be gone a moment later."""
+    """A fault that may be gone a moment later, so that another attempt may succeed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """An open URL. Errors while `blocks` are read: FetchError, MissingError, PassingError."""
+    """The content of an open URL. Errors while `blocks` are read: FetchError, MissingError, PassingError."""
 
     size_bytes: int | None
     """The size by the server, None if it doesn't say."""
@@ -99,7 +99,10 @@ class Content:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """The time that a server may take. 4 GB take at most three days; a server that sends next to nothing, a minute."""
+    """The time that a server may take.
+
+    4 GB take at most three days; a server that sends next to nothing is given up after a minute.
+    """
 
     connect_s: float = 20
     silence_s: float = 60
@@ -112,7 +115,7 @@ class Timeouts:
 
 
 def allowed(words: Sequence[str]) -> Allowed:
-    """Reads the words of `--allow`: ["s3,https", "loopback"]. Errors: UsageError for what is never allowed."""
+    """Reads the words of `--allow`: ["s3,https", "loopback"]. Errors: UsageError for a scheme that is never allowed."""
     named = {word.strip().lower() for each in words for word in each.split(",")}
     schemes, addresses = named - {LOOPBACK, LINK_LOCAL}, named & {LOOPBACK, LINK_LOCAL}
     for scheme in sorted(schemes):
@@ -125,7 +128,10 @@ def allowed(words: Sequence[str]) -> Allowed:
 
 
 def scheme_of(path: str) -> str | None:
-    """ "S3://b/k" → "s3", "zip::s3://b/k" → "zip"; None for a local path: "./s3:/x", "a:b", "C:\\x", "C://x"."""
+    """Returns the scheme of a URL: "S3://b/k" → "s3", "zip::s3://b/k" → "zip".
+
+    None for a local path: "./s3:/x", "a:b", "C:\\x", "C://x".
+    """
     found = _URL.match(path)
     if not found or (found[2] == "::" and "://" not in path):
         return None
@@ -133,9 +139,9 @@ def scheme_of(path: str) -> str | None:
 
 
 def kind_of(address: str) -> AddressKind | None:
-    """The kind of an address, also of one wrapped in another; None for the internet and for private networks.
+    """Returns the kind of an address; None for an address of the internet or of a private network.
 
-    "nowhere" stands also for text that is no address.
+    If an IPv6 address wraps an IPv4 address, the inner one counts. "nowhere" stands also for text that is no address.
     """
     try:
         parsed = ip_address(address)
@@ -152,9 +158,9 @@ def kind_of(address: str) -> AddressKind | None:
 
 
 def paced(url: str, read: Callable[[], bytes], timeouts: Timeouts) -> Iterator[bytes]:
-    """The blocks that `read` gives until it gives nothing. The time that the caller takes between two doesn't count.
+    """Yields the blocks that `read` returns until it returns none; only the time in `read` counts, not the caller's.
 
-    Errors: FetchError for a download that is too slow; the next attempt would be no faster.
+    Errors: FetchError for a download that is too slow. It is no PassingError, as the next attempt would be no faster.
     """
     size, taken_s, begun_s = 0, 0.0, timeouts.clock()
     while block := read():
@@ -187,7 +193,7 @@ def beyond(url: str, where: str, remedy: str) -> FetchError:
 
 
 def without_secrets(url: str) -> str:
-    """The URL as messages show it: "https://me:word@host/a.mp4?X-Signature=5#t" → "https://host/a.mp4"."""
+    """Removes login, query and fragment: "https://me:word@host/a.mp4?X-Signature=5#t" → "https://host/a.mp4"."""
     head, mark, rest = url.partition("://")
     rest = re.split("[?#]", rest, maxsplit=1)[0]
     authority, slash, path = rest.partition("/")
@@ -195,13 +201,13 @@ def without_secrets(url: str) -> str:
 
 
 def scrubbed(text: str, url: str) -> str:
-    """The first line of a library's message about a URL, without the URL's secrets and the full stop."""
+    """Returns the first line of a library's message about a URL, without the URL's secrets and the full stop."""
     line = (text.strip().splitlines() or [""])[0].replace(url, without_secrets(url))
     return _one_line(re.sub(r"(\w://[^\s?#]*)[?#][^\s'\")]*", r"\1", line)).rstrip(" .")
 
 
 def suffix_of(url: str) -> str:
-    """The ending of a URL's path, "" unless media have it: "s3://b/A.MP4?v=1" → ".mp4"."""
+    """Returns the ending of a URL's path if media have it, else "": "s3://b/A.MP4?v=1" → ".mp4"."""
     path = without_secrets(url).partition("://")[2].partition("/")[2]
     suffix = PurePosixPath(unquote(path)).suffix.lower()
     return suffix if suffix in MEDIA_SUFFIXES else ""

@@ -1,8 +1,8 @@
-"""s3://, gs:// and whatever else fsspec knows: a file that is read in large blocks, by the library of that scheme.
+"""Opens s3://, gs:// and other URLs that fsspec knows; the library of the scheme reads them in large blocks.
 
 A bucket's endpoint comes from the environment or from fsspec's configuration (AWS_ENDPOINT_URL, FSSPEC_S3_ENDPOINT_URL,
-STORAGE_EMULATOR_HOST), not from the URL: it is the user's own word, and its address isn't checked. Where the URL names
-a host (ftp, sftp, webhdfs, smb, …), that host's addresses are, though only once: its library connects by itself later.
+STORAGE_EMULATOR_HOST), not from the URL. The user set it, so its address isn't checked. If the URL names a host (ftp,
+sftp, webhdfs, smb, …), the addresses of that host are checked, though only once: its library connects by itself later.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PASSING = ("HTTPClientError", "ConnectionError", "ClientError", "ResponseStream
 
 @contextmanager
 def opened_store(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Content]:
-    """Errors: FetchError, also for a library that isn't installed and for an address that isn't allowed."""
+    """Opens a URL. Errors: FetchError, also if the scheme's library isn't installed or an address isn't allowed."""
     scheme = allowed.scheme(url)
     if scheme not in _BUCKETS:
         _check_host(url, allowed)
@@ -74,7 +74,7 @@ def opened_store(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Con
 
 @contextmanager
 def _as_fetch_error(url: str, scheme: str) -> Iterator[None]:
-    """Errors of the library become a FetchError."""
+    """Turns errors of the library into a FetchError."""
     try:
         yield
     except FetchError:
@@ -94,7 +94,7 @@ def _filesystem(url: str, scheme: str) -> Any:
         raise unfetched(url, f"the library for {scheme} isn't installed", f"Run {what}" if package else what) from exc
     except ValueError as exc:
         raise unfetched(url, f"fsspec knows no scheme {scheme}") from exc
-    except Exception as exc:  # a configuration that its library refuses
+    except Exception as exc:  # the library refuses its configuration
         raise fault_of(url, scheme, exc) from exc
 
 
@@ -109,7 +109,7 @@ def _check_host(url: str, allowed: Allowed) -> None:
 
 
 def fault_of(url: str, scheme: str, exc: Exception) -> FetchError:
-    """The sentence for an error of a library."""
+    """Makes the FetchError for an error of a scheme's library."""
     code, names = _code(exc), {kind.__name__ for kind in type(exc).__mro__}
     reason = scrubbed(str(exc), url) or type(exc).__name__
     if isinstance(exc, FileNotFoundError) or code in (404, 410):
@@ -128,7 +128,7 @@ def fault_of(url: str, scheme: str, exc: Exception) -> FetchError:
 
 
 def _code(exc: Exception) -> int | None:
-    """HTTP's, where the library keeps it."""
+    """Returns the HTTP status of an error, None if the library doesn't keep it."""
     code = str(getattr(exc, "code", getattr(exc, "status", None)))
     return int(code) if code.isdecimal() else None
 

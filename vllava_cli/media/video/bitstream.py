@@ -1,4 +1,4 @@
-"""Reads just enough of a packet to find where decoding may start, what is shown, and what nothing else depends on.
+"""Reads just enough of a packet to tell if decoding may start there, if it is shown, and if other frames need it.
 
 Pure, on bytes. Sources: ITU-T H.264 and H.265 (NAL units, recovery point), RFC 6386 (VP8), the VP9 and AV1 bitstream
 specifications, ISO/IEC 13818-2 and 14496-2 (picture and VOP headers).
@@ -35,7 +35,7 @@ _HEVC_UNREFERENCED = (0, 2, 4, 6, 8, 10, 12, 14)
 
 @dataclass(frozen=True, kw_only=True)
 class Bitstream:
-    """The coding of a stream's packets; made by `Bitstream.of` from FFmpeg's codec name and extradata."""
+    """Knows how a stream's packets are coded; `Bitstream.of` makes it from FFmpeg's codec name and the extradata."""
 
     codec: str
     length_bytes: int = 0
@@ -53,7 +53,7 @@ class Bitstream:
         return cls(codec=codec, temporal_layers=_layers(head) if codec == "hevc" else 0)
 
     def start(self, packet: memoryview) -> Start:
-        """Say whether decoding may start at a packet that the container calls a key frame."""
+        """Tells how well decoding may start at a packet that the container calls a key frame."""
         match self.codec:
             case "h264":
                 return self._h264_start(packet)
@@ -72,11 +72,11 @@ class Bitstream:
 
     @property
     def hides_frames(self) -> bool:
-        """Say whether packets may hold nothing to show."""
+        """True if some packets may hold no frame that is shown."""
         return self.codec in ("vp8", "vp9")
 
     def is_shown(self, packet: memoryview) -> bool:
-        """False for a packet that only updates what later ones refer to: VP8's and VP9's hidden frames."""
+        """Returns False for a hidden frame of VP8 or VP9, which isn't shown and only serves later frames."""
         if self.codec == "vp8":
             return len(packet) > 0 and bool(packet[0] & 16)
         if self.codec == "vp9" and len(packet):
@@ -85,7 +85,7 @@ class Bitstream:
         return True
 
     def is_droppable(self, packet: memoryview) -> bool:
-        """Say whether no other frame refers to this one, so that it needn't be decoded unless it is wanted itself."""
+        """Returns True if no other frame refers to this one: it needs decoding only if it is wanted itself."""
         match self.codec:
             case "h264":
                 head = next((head for head, _ in self._units(packet) if head & 31 in _H264_SLICES), 0xFF)
@@ -120,7 +120,7 @@ class Bitstream:
         return False
 
     def _units(self, packet: memoryview) -> Iterator[tuple[int, int]]:
-        """(first byte, its position) of each NAL unit."""
+        """Yields the first byte of each NAL unit, and its position."""
         if not self.length_bytes:
             yield from _marked_units(packet)
             return
@@ -140,7 +140,10 @@ def _marked_units(packet: memoryview) -> Iterator[tuple[int, int]]:
 
 
 def _recovers_at_once(message: memoryview) -> bool:
-    """Say whether an SEI unit begins with a recovery point whose frame count is 0: 06 01 80 → payload 6, "1" → 0."""
+    """Returns True if an SEI unit has a recovery point with the frame count 0.
+
+    06 01 80 → payload type 6, one byte, whose first bit "1" is the number 0.
+    """
     at = 0
     while at + 2 < len(message):
         kind, at = _sei_number(message, at)
@@ -152,7 +155,7 @@ def _recovers_at_once(message: memoryview) -> bool:
 
 
 def _sei_number(message: memoryview, at: int) -> tuple[int, int]:
-    """The number and the position behind it: ff ff 03 → 513."""
+    """Reads a number; returns it and the position behind it: ff ff 03 → 513."""
     number = 0
     while at < len(message) and message[at] == 0xFF:
         number, at = number + 255, at + 1
@@ -160,7 +163,7 @@ def _sei_number(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def _layers(extradata: bytes) -> int:
-    """Temporal layers by the sequence parameter set among start-coded units, 0 if there is none."""
+    """Reads HEVC's temporal layers from the sequence parameter set among start-coded units; 0 if there is none."""
     for head, at in _marked_units(memoryview(extradata)):
         if head >> 1 & 63 == 33 and at + 2 < len(extradata):
             return (extradata[at + 2] >> 1 & 7) + 1
@@ -168,16 +171,16 @@ def _layers(extradata: bytes) -> int:
 
 
 def _vp9_head(packet: memoryview) -> int:
-    """The header from show_existing_frame on, in the lowest three bits: existing, inter, shown.
+    """Returns three bits of the header: show_existing_frame, frame_type (0 is a key frame), show_frame.
 
-    Before it come the frame marker "10", two bits of the profile, and one more bit for profile 3.
+    Before them come the frame marker "10", two bits of the profile, and one more bit for profile 3.
     """
     is_profile_3 = packet[0] >> 4 & 3 == 3
     return (packet[0] if is_profile_3 else packet[0] >> 1) & 7
 
 
 def _av1_is_key(packet: memoryview) -> bool:
-    """A temporal unit with a sequence header whose first frame is a key frame that is shown."""
+    """Returns True for a temporal unit with a sequence header whose first frame is a shown key frame."""
     at, has_sequence = 0, False
     while at < len(packet):
         kind, has_extension, has_size = packet[at] >> 3 & 15, packet[at] & 4, packet[at] & 2
@@ -192,7 +195,7 @@ def _av1_is_key(packet: memoryview) -> bool:
 
 
 def _leb128(packet: memoryview, at: int) -> tuple[int, int]:
-    """The number and the position behind it: e5 8e 26 → 624485."""
+    """Reads a LEB128 number; returns it and the position behind it: e5 8e 26 → 624485."""
     number = 0
     for shift in range(0, 56, 7):
         if at >= len(packet):

@@ -1,7 +1,7 @@
-"""Decodes the runs of an index and gives the wanted frames; whatever isn't exactly as expected is a `DistrustError`.
+"""Decodes the runs of an index and returns the wanted frames; raises a `DistrustError` if anything isn't as expected.
 
-Runs are shared out among a few decoders in threads (FFmpeg works outside Python's lock), each with a container of its
-own: two groups decoded beside each other take half the time, whatever the codec.
+A few decoders share the runs, each in a thread and with a container of its own (FFmpeg works outside Python's lock).
+Two groups that are decoded at the same time take half the time, whatever the codec.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _THREAD_BYTES = 400 << 20
 def parallelism(
     lengths: Sequence[int], *, frame_pixels: int, cores: int, shares_frames: bool = True
 ) -> tuple[int, int]:
-    """The fastest number of decoders that share runs of so many frames, and the threads of each.
+    """Returns the fastest number of decoders for runs of so many frames, and the number of threads for each decoder.
 
-    8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads. Big
-    pictures and little work make it small.
+    8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads. Large
+    pictures, which take memory, and little work reduce both numbers.
     """
     affordable = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
     most = min(cores, affordable, max(1, frame_pixels * sum(lengths) // _PIXELS_WORTH_A_DECODER))
@@ -48,7 +48,7 @@ def parallelism(
         return min(most // decoders, _MAX_DECODERS if shares_frames else 1)
 
     def frames_in_a_row(decoders: int) -> float:
-        """The time that the work takes, in frames that one thread decodes."""
+        """Estimates the time of the work, as the number of frames that one thread decodes in that time."""
         speed = threads(decoders) * _THREAD_GAIN if threads(decoders) > 1 else 1.0
         return max(*lengths, sum(lengths) / decoders) / speed
 
@@ -58,7 +58,7 @@ def parallelism(
 
 @dataclass(kw_only=True)
 class DecodedRuns:
-    """The wanted frames, in the order of their `pts`, as they come out of the decoders."""
+    """The wanted frames, one for each of `pts` and in their order; decoders write them as they come."""
 
     pts: tuple[int, ...]
     pixels: Pixels
@@ -67,7 +67,7 @@ class DecodedRuns:
     """The display matrices that were met."""
 
     def take(self, frame: VideoFrame, converter: Converter) -> None:
-        """Fills every place of a frame, which is converted once. Errors: DamageError for one of another size."""
+        """Converts a frame once and writes it to each place that wants it. Errors: DamageError for another size."""
         if (frame.height, frame.width) != self.pixels.shape[1:3]:
             raise DamageError("its frames change their size")
         first, *others = (place for place, pts in enumerate(self.pts) if pts == frame.pts)
@@ -78,7 +78,10 @@ class DecodedRuns:
 
 
 def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...]) -> DecodedRuns:
-    """The frames of all runs; `container` is the first decoder's, and no frame of it has been decoded yet."""
+    """Decodes all runs and returns the frames at `pts`.
+
+    The first decoder uses `container`, of which no frame may have been decoded yet. Errors: DistrustError.
+    """
     stream = video_stream(container, path)
     width, height = stream.codec_context.width, stream.codec_context.height
     decoded = DecodedRuns(pts=pts, pixels=np.empty((len(pts), height, width, 3), np.uint8))
@@ -116,7 +119,7 @@ def _work(
     context, converter = stream.codec_context, Converter()
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
     context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
-    if threads > 1 or context.name == "libdav1d":  # whose own threads would get into each other's way
+    if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete
         context.thread_count = threads
     while True:
         try:
@@ -125,11 +128,14 @@ def _work(
             return
         for frame in _wanted_frames(container, stream, run):
             decoded.take(frame, converter)
-            del frame  # a decoder that makes up a part of a picture takes it from frames that nobody keeps
+            del frame  # released at once: a decoder may fill a gap in a picture from released frames
 
 
 def _wanted_frames(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[VideoFrame]:
-    """The wanted frames of a run; every frame that leaves the decoder must be the next one that is presented."""
+    """Yields the wanted frames of a run. Errors: DistrustError.
+
+    Every frame that leaves the decoder must be the next one in presentation order.
+    """
     bitstream, dropped, expected = bitstream_of(stream), set[int](), iter(run.presented)
     for packet in arriving(container, stream, run):
         if packet.size and packet.pts not in run.wanted and bitstream.is_droppable(memoryview(packet)):

@@ -1,6 +1,6 @@
-"""Decodes a file from its beginning to its end: slow, always right, and the measure of what the indexes give.
+"""Decodes a file from its beginning to its end, which is slow but always right; the indexes must give the same frames.
 
-Frames are converted on the way where their positions can be foreseen; else a second pass is made.
+Frames whose positions can be foreseen are converted on the way; otherwise a second pass converts them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class FullDecode:
     """The foreseen frames, as stored."""
 
     def frames(self, framing: Framing, reason: str) -> Frames:
-        """The frames that a framing asks for, from a second pass where they weren't foreseen. Drops `pixels`."""
+        """Returns the frames that a framing asks for; decodes again if they weren't foreseen. Empties `pixels`.
+
+        `reason` is a clause that says why the whole file was decoded.
+        """
         path, times_s = self.clip.path, self.times_s
         chosen = choose(
             times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
@@ -68,9 +71,9 @@ class FullDecode:
 
 
 def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
-    """Decodes everything, in several threads; where anything is damaged, just as the documentation's loop does.
+    """Decodes a whole file with frame threads; if anything is damaged, without them, as the documentation's loop does.
 
-    A decoder of several threads may conceal damage in other ways than one of a single thread.
+    Frame threads may conceal damage in another way. The frames at the positions `foreseen` are converted on the way.
     """
     with opened(path) as container:
         known = _Pass(container, path, is_threaded=not is_damaged).run(foreseen)
@@ -81,9 +84,9 @@ def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = F
 
 
 def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
-    """`decode_all` of a file that has just been opened and whose frames haven't been counted.
+    """Decodes a whole file that has just been opened, like `decode_all`, when the number of its frames isn't known.
 
-    Its packets are counted first, so that the wanted frames can be converted on the way; small files are read once.
+    It counts the packets first, so that the wanted frames can be converted on the way. A small file is read only once.
     """
     counting, packet_bytes = _Pass(container, path, is_threaded=True), 0
     packets: list[Packet[VideoStream]] = []
@@ -99,7 +102,7 @@ def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
-    """The eight of `total` frames by transformers' documentation, which decodes every one up to the last of them."""
+    """Returns the eight of `total` frames that transformers' documentation picks, decoding all up to the last one."""
     frames, indices = [], np.arange(0, total, total / FRAMES_PER_CLIP).astype(int)
     container.seek(0)
     for index, frame in enumerate(container.decode(video=0)):
@@ -111,9 +114,9 @@ def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
 
 
 def documented(path: Path) -> Clip:
-    """Reads a video as transformers' documentation does, into RGB, for its time alone. Errors: MediaError.
+    """Reads a video into RGB as transformers' documentation does, so that the time can be measured. Errors: MediaError.
 
-    Where the container doesn't say how many frames it has, its packets are counted first.
+    If the container doesn't say how many frames it has, its packets are counted first. The pixels are dropped.
     """
     with opened(path) as container:
         stream = video_stream(container, path)
@@ -124,7 +127,7 @@ def documented(path: Path) -> Clip:
 
 
 class _Pass:
-    """One pass over a file, and what it met."""
+    """One pass over a file; it keeps the wanted frames and counts packets and damage."""
 
     def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool) -> None:
         self._path, self._container = path, container
@@ -165,10 +168,10 @@ class _Pass:
             return []
 
     def frames(self, wanted: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> Iterator[VideoFrame]:
-        """Every frame that the decoder shows, in order, damaged ones included; the wanted ones go into `pixels`.
+        """Yields every frame that the decoder gives, in order, damaged ones too; puts the wanted ones into `pixels`.
 
-        The documentation's loop stops with an error at the first packet that the decoder refuses; here such packets
-        are counted and passed over, as players do. Where the container itself breaks off, that is the end.
+        The documentation's loop stops with an error at the first packet that the decoder refuses. This pass counts such
+        packets and skips them, as players do. If the container itself breaks off, the frames end there.
         """
         index, shape, converter = 0, (0, 0, 3), Converter()
         for packet in packets or self.packets():
@@ -183,7 +186,7 @@ class _Pass:
                 yield frame
 
     def run(self, foreseen: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> FullDecode:
-        """Decodes the whole file, of which `packets` may have been read."""
+        """Decodes the whole file; `packets` are all of its packets if they have been read already."""
         all_pts, duration = list[int | None](), 0
         base, matrix = self.stream.time_base or Fraction(1), None
         width, height, pixel_format = 0, 0, ""
@@ -236,7 +239,10 @@ class _Pass:
 
 
 def _times(all_pts: Sequence[int | None], base: Fraction, rate: Fraction) -> tuple[tuple[float, ...], float]:
-    """Seconds from the first frame, and frames per second; the declared rate gives both if a pts is missing."""
+    """Returns the times of the frames, in seconds from the first one, and the frame rate, per second.
+
+    If a pts is missing, both follow from the declared `rate`.
+    """
     known = [pts for pts in all_pts if pts is not None]
     if len(known) < len(all_pts):
         return tuple(float(index / rate) for index in range(len(all_pts))), float(rate)

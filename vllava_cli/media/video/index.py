@@ -1,6 +1,6 @@
 """The indexes find a file's frames without decoding: by one pass over its packets, or by an MP4's own sample table.
 
-A *display index* is a frame's position in presentation order; its *pts* is the time at which it is presented, in the
+A *display index* is a frame's position in presentation order. Its *pts* is the time at which it is presented, in the
 stream's time base.
 """
 
@@ -30,15 +30,15 @@ MAX_FRAMES = 5_000_000
 REORDERING = 64
 """Packets behind a wanted one that a decoder may ask for before it gives the frame, its own threads included."""
 
-# Containers whose seeking by time is a guess, but whose packets say exactly where they lie.
+# Containers in which seeking by time is a guess, but whose packets have exact positions in bytes.
 _BYTE_SEEKS = ("mpegts", "mpeg")
 _KEY, _DISCARD = 1, 2
 
 
 class DistrustError(Exception):
-    """The frames can't be reached this way for certain; the message is a clause that says why, for the user.
+    """An index can't give the frames for certain; the message is a clause that tells the user why.
 
-    `packets` is how many were counted on the way, 0 for none.
+    `packets` is the number of packets that were counted, 0 if none were.
     """
 
     def __init__(self, reason: str, *, packets: int = 0) -> None:
@@ -47,7 +47,7 @@ class DistrustError(Exception):
 
 
 class DamageError(DistrustError):
-    """A needed group can't be decoded cleanly: no other index will help."""
+    """A group of pictures that is needed can't be decoded cleanly; no other index will help."""
 
 
 PacketId = tuple[int, int, int]
@@ -56,7 +56,7 @@ PacketId = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of packets from a key frame on, and the frames to take from it."""
+    """Packets that are decoded together, from a key frame on, and the frames to take from them."""
 
     seek_to: int
     """A time stamp, or a position in bytes where `seeks_bytes`."""
@@ -72,7 +72,7 @@ class Run:
 
 
 class Index(ABC):
-    """The frames of a file as its sample table or its packets list them. Errors of all methods: DistrustError."""
+    """The frames of a file as its sample table or its packets list them. Every method may raise a DistrustError."""
 
     source: str
     """The subject of a sentence: "One pass over the packets"."""
@@ -81,22 +81,22 @@ class Index(ABC):
 
     @abstractmethod
     def pts(self, display_index: int) -> int:
-        """The presentation time of a frame."""
+        """Returns the presentation time of a frame."""
 
     @abstractmethod
     def count_before(self, pts: int) -> int:
-        """The number of frames presented before `pts`."""
+        """Returns the number of frames presented before `pts`."""
 
     @abstractmethod
     def end(self) -> int:
-        """The time at which the last frame's own time is over."""
+        """Returns the time at which the last frame's duration ends."""
 
     @abstractmethod
     def is_rate_constant(self) -> bool:
-        """Say whether all frames are equally far apart."""
+        """Returns True if all frames are equally far apart."""
 
     def runs(self, display_indices: Sequence[int]) -> tuple[Run, ...]:
-        """The runs to decode for these frames, one for each group of pictures that holds some of them."""
+        """Returns the runs to decode for these frames, one for each group of pictures that holds some of them."""
         groups: dict[int, list[int]] = {}
         for display_index in sorted(set(display_indices)):
             groups.setdefault(self._start_for(display_index), []).append(display_index)
@@ -104,11 +104,11 @@ class Index(ABC):
 
     @abstractmethod
     def _start_for(self, display_index: int) -> int:
-        """The key frame that decoding starts from, as a number of the index's own."""
+        """Returns the number, by the index's own count, of the key frame where decoding starts for a frame."""
 
     @abstractmethod
     def _run(self, start: int, display_indices: Sequence[int]) -> Run:
-        """The run from that key frame for these frames, which ascend."""
+        """Makes the run from the key frame `start` that has these frames; `display_indices` ascend."""
 
 
 def bitstream_of(stream: VideoStream) -> Bitstream:
@@ -117,7 +117,10 @@ def bitstream_of(stream: VideoStream) -> Bitstream:
 
 
 def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[Packet[VideoStream]]:
-    """Seeks to a run and yields its packets, each compared with its id; the empty one too, if the file ends there."""
+    """Seeks to a run and yields its packets, each compared with its id. Errors: DistrustError.
+
+    If the run reaches the end of the file, the empty packet comes last, which makes the decoder give its last frames.
+    """
     container.seek(run.seek_to, stream=stream, unsupported_byte_offset=run.seeks_bytes)
     ids = iter(run.packets)
     awaited = next(ids, None)
@@ -139,12 +142,12 @@ def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
 
 
 class PacketIndex(Index):
-    """The frames of a file as one pass over its packets lists them; they are numbered in the file's order."""
+    """The frames of a file as one pass over its packets lists them. Packets are numbered in the file's order."""
 
     source = "One pass over the packets"
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        """Reads the whole file. Errors: DistrustError, which counts the packets of a file that can't be indexed."""
+        """Reads all packets of the file. Errors: DistrustError, which has their number unless `_check` raises it."""
         self._packet_pts, self._positions, self._sizes = array("q"), array("q"), array("q")
         self._hidden: set[int] = set()
         self._starts: list[tuple[int, Start]] = []
@@ -191,7 +194,7 @@ class PacketIndex(Index):
             raise DistrustError(trouble or "it has no packets", packets=packets)
 
     def _add(self, packet: Packet[VideoStream], bitstream: Bitstream) -> str:
-        """Notes a packet; gives the reason why it can't be relied on, if there is one."""
+        """Adds a packet; returns a clause that says why the packet can't be relied on, or "" if it can."""
         number = len(self._packet_pts)
         if packet.pts is None:
             return "its frames carry no time stamps"
@@ -210,7 +213,7 @@ class PacketIndex(Index):
         return ""
 
     def _check(self) -> None:
-        """Presentation order must follow from the time stamps alone, group by group."""
+        """Raises a DistrustError unless the presentation order follows from the time stamps alone, group by group."""
         if not self._keys or self._keys[0] != 0:
             raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
         if self.frame_count == 0:
@@ -224,12 +227,15 @@ class PacketIndex(Index):
 
     @cached_property
     def _open_keys(self) -> set[int]:
-        """Keys that earlier frames may refer over: those marked open that frames presented before them follow."""
+        """The key frames after which, in the file, frames may still refer to the group before.
+
+        They are marked open, and some frames after them are presented before them.
+        """
         opened = (number for number, start in self._starts if start == "open")
         return {key for key in opened if (self._pts[key + 1 : key + 1 + REORDERING] < self._pts[key]).any()}
 
     def _keys_until(self, pts: int) -> int:
-        """The number of keys presented at `pts` or before; the pts of keys ascend."""
+        """Returns the number of key frames presented at `pts` or before; the pts of key frames ascend."""
         return bisect_right(self._keys, pts, key=lambda number: int(self._pts[number]))
 
     def _start_for(self, display_index: int) -> int:
@@ -246,7 +252,7 @@ class PacketIndex(Index):
         until = min(needed + 1 + REORDERING, self.packet_count)
         columns = (column[start:until] for column in (self._packet_pts, self._positions, self._sizes))
         return Run(
-            # a packet earlier, since the key frame may begin within another one
+            # one packet earlier, because the key frame may begin inside that packet
             seek_to=max(0, self._positions[max(0, start - 1)]) if self._seeks_bytes else first,
             seeks_bytes=self._seeks_bytes,
             packets=tuple(zip(*columns, strict=True)),
@@ -256,17 +262,17 @@ class PacketIndex(Index):
 
 
 class Mp4Index(Index):
-    """The frames of an MP4 or MOV as its sample table lists them: only the groups that are needed are read.
+    """The frames of an MP4 or MOV as its sample table lists them; reads only the packets of groups that are needed.
 
-    The table has decoding times, not presentation times. Those of a group are read with its packets; the rest follows
-    from two facts that hold in these files: no frame is presented before its decoding time, and nothing decoded before
-    a key frame is presented after it. A group is numbered by its key frame's place.
+    The table has decoding times, not presentation times. The presentation times of a group are read with its packets.
+    The rest follows from two facts that hold in these files: no frame is presented before its decoding time, and no
+    frame decoded before a key frame is presented after it. Groups are numbered in the order of their key frames.
     """
 
     source = "The file's own sample table"
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        """Reads no packet yet. Errors: DistrustError where the table doesn't list every frame."""
+        """Reads the table, but no packet. Errors: DistrustError if the table can't give every frame."""
         self._container, self._stream = container, stream
         self._entries = stream.index_entries
         self.frame_count = self.packet_count = len(self._entries)
@@ -311,7 +317,7 @@ class Mp4Index(Index):
         return not steps or max(steps) - min(steps) <= 1
 
     def _key_for(self, display_index: int) -> int:
-        """The last group whose key frame is presented at `display_index` or before."""
+        """Returns the last group whose key frame is presented at `display_index` or before."""
         key = bisect_right(self._keys, display_index) - 1
         while self._key_index(key) > display_index:
             key -= 1
@@ -320,13 +326,16 @@ class Mp4Index(Index):
         return key
 
     def _start_for(self, display_index: int) -> int:
-        """The group that decoding starts with: one earlier where frames reach back over the key frame."""
+        """Returns the group at which decoding starts: one earlier if frames refer back over its key frame."""
         key = self._key_for(display_index)
         reaches_back = self._key_index(key) > self._keys[key]
         return max(0, key - 1) if reaches_back and self._starts[key] == "open" else key
 
     def _key_index(self, key: int) -> int:
-        """A key frame's display index: all frames decoded before it, and those after it that are presented before."""
+        """Returns the display index of a group's key frame.
+
+        It counts all frames decoded before the key frame, and those decoded after it but presented before it.
+        """
         if key not in self._key_indices:
             first = self._key_pts(key)
             self._key_indices[key] = self._keys[key] + sum(pts < first for pts in self._decoded(key, until=first))
@@ -336,7 +345,7 @@ class Mp4Index(Index):
         return self._group(key)[0][0]
 
     def _certain(self, key: int, place: int) -> list[int]:
-        """The pts from a key frame on, ascending; those up to `place` are certain to be all there are."""
+        """Returns the pts from a key frame on, ascending; up to `place`, none is missing. Errors: DistrustError."""
         presented = self._presented(key, until=self._key_pts(key))
         if place < len(presented):
             presented = self._presented(key, until=presented[place])
@@ -354,7 +363,10 @@ class Mp4Index(Index):
         return presented
 
     def _decoded(self, key: int, *, until: int) -> list[int]:
-        """The pts, in decoding order, from a group on until no later packet can be presented at `until` or before."""
+        """Returns pts in decoding order, from a group on.
+
+        The last group is the last one that may have a frame presented at `until` or before.
+        """
         found = [pts for pts, _ in self._group(key)]
         for later in range(key + 1, len(self._keys)):
             if self._entries[self._keys[later]].timestamp > until:
@@ -363,7 +375,7 @@ class Mp4Index(Index):
         return found
 
     def _group(self, key: int) -> tuple[tuple[int, int], ...]:
-        """(pts, duration) of one group's packets, in decoding order, each packet compared with its table entry."""
+        """Reads (pts, duration) of a group's packets, in decoding order; compares each packet with its table entry."""
         if key in self._groups:
             return self._groups[key]
         after = self._keys[key + 1] if key + 1 < len(self._keys) else self.frame_count

@@ -1,7 +1,7 @@
-"""The frames of a video, by the first of three ways that is sure: by its sample table, by its packets, decoded through.
+"""Reads a video's frames by the first of three ways that is sure: its sample table, its packets, or a full decode.
 
-The first two decode only the groups of pictures that are needed, and give up at the first sign that something isn't as
-the index says; the third is always right.
+The first two decode only the groups of pictures that are needed, and give up at the first sign that the file isn't as
+its index says. The third is always right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _MOST = 0.75
 
 
 def sample_video(path: Path, framing: Framing) -> Frames:
-    """The frames that a framing asks for. A table that promises too much isn't asked again. Errors: MediaError."""
+    """Reads the frames that a framing asks for. Errors: MediaError.
+
+    If the sample table proves wrong, the packets are tried. If a frame is damaged, the whole file is decoded at once.
+    """
     for has_table in (True, False):
         with opened(path) as container:
             stream = video_stream(container, path)
@@ -51,7 +54,7 @@ def sample_video(path: Path, framing: Framing) -> Frames:
 
 
 def has_constant_rate(path: Path) -> bool:
-    """Say whether the frames of a file whose way is "seek" are equally far apart."""
+    """Returns True if the file's index says that all frames are equally far apart. Errors: DistrustError."""
     with opened(path) as container:
         return _index(container, video_stream(container, path), has_table=True).is_rate_constant()
 
@@ -66,7 +69,7 @@ def _index(container: InputContainer, stream: VideoStream, *, has_table: bool) -
 
 
 class Timeline:
-    """An index with its ticks read as seconds from the first frame."""
+    """Converts between an index's pts and seconds from the first frame; knows the frame rate and the duration."""
 
     def __init__(self, path: Path, index: Index, stream: VideoStream) -> None:
         self.name, self.index, self.reported = quoted(path), index, stream.frames
@@ -82,7 +85,7 @@ class Timeline:
         return float((pts - self._first) * self._base)
 
     def display_indices(self, framing: Framing) -> tuple[int, ...]:
-        """The frames that a framing asks for: eight, or one for each of its times."""
+        """Returns the display indices that a framing asks for: eight, or one for each of its times."""
         count = self.index.frame_count
         if framing.at_s:
             return tuple(self._shown_at(time_s) for time_s in framing.at_s)
@@ -95,7 +98,7 @@ class Timeline:
         return tuple(first + place for place in pick(after - first))
 
     def _before(self, time_s: float, *, is_after: bool = False) -> int:
-        """The number of frames presented before `time_s`; `is_after`: at it or before."""
+        """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
         if time_s > self.duration_s:
             return self.index.frame_count
         return self.index.count_before(self._first + first_tick(time_s, self._base, is_after=is_after))
@@ -129,7 +132,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
 
 
 def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
-    """The clip with its frames counted, and how they are reached."""
+    """Returns the clip's facts with the number of its frames, the way in which they are reached, and its faults."""
     decoded, count, promised = sum(len(run.presented) for run in runs), index.frame_count, stored.frame_count
     is_most = decoded > _MOST * count
     but = ", but most of them are needed" if is_most else ""
