@@ -41,9 +41,9 @@ _LEAST_COLUMNS = 8
 """A tile's least width in columns, which holds a time."""
 _COLUMN_GAP = 1
 _OTHER_LINES = 3
-"""The name, the facts, and the prompt that comes after."""
+"""Lines of the screen that aren't tiles: the name, the facts, and the shell's prompt afterwards."""
 _WORTH = 1.25
-"""Fewer tiles a row are taken only where they are larger by this factor."""
+"""Fewer tiles are put in a row only if that makes them larger by this factor."""
 _BICUBIC = Image.Resampling.BICUBIC
 
 Colour = tuple[int, int, int]
@@ -58,7 +58,7 @@ class Sheet:
     facts: str
     tiles: Pixels
     labels: tuple[str, ...]
-    """Times; "" below an image."""
+    """The times of the frames; "" for an image."""
 
     @classmethod
     def of(cls, frames: Frames, name: str, tiles: Tiles, *, fit: Fit = "crop") -> Sheet:

@@ -10,11 +10,11 @@ from typing import BinaryIO
 from vllava_cli.errors import MediaError, os_reason, quoted
 
 MAX_PIXELS = 89_478_485
-"""The largest picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
+"""The most pixels of a picture that is decoded: Pillow's own limit, 2.7 times an 8K frame."""
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".m2ts", ".mts", ".ts"),
 )
-"""The likeliest first: where only the name of a clip is known and several files have it, this order decides."""
+"""The likeliest first. If a clip is named without its ending and several files fit, the first ending here wins."""
 IMAGE_SUFFIXES = (".apng", ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 _KINDS = (

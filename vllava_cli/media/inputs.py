@@ -14,7 +14,7 @@ from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import STDIN
 
 MAX_BYTES = 256 << 20
-"""The limit of the paths on stdin: some millions of them."""
+"""The most bytes of paths that are read from stdin: some millions of paths."""
 Tell = Callable[[str], None]
 
 

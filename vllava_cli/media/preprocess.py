@@ -22,10 +22,10 @@ Size = tuple[int, int]
 """(height, width)"""
 
 MOST_SIDE = 4096
-"""Pixels of a frame as the model takes it."""
+"""The longest side, in pixels, of a frame as the model takes it."""
 MOST_SHOWN = 80
 MOST = 1e9
-"""The limit of a mean or another factor."""
+"""Numbers in a file, such as a mean, must be smaller than this."""
 _EXPECTED: Mapping[str, Any] = {
     "do_resize": True,
     "do_center_crop": True,

@@ -60,7 +60,7 @@ class NoAnswerError(Exception):
     def __init__(self, reason: str, *, is_certain: bool = False) -> None:
         super().__init__(reason)
         self.is_certain = is_certain
-        """A fresh process wouldn't do better."""
+        """True if a fresh process would fail, too."""
 
 
 class DecoderClient:

@@ -111,7 +111,7 @@ class Read(Generic[K, T]):
     fault: Exception | None
     """MediaError, UsageError or DecoderBugError; anything else is our bug."""
     seconds: float
-    """The time of the worker, the start of its process included."""
+    """The time that the worker took, including the start of its process."""
 
 
 class ReadAhead(Generic[K, T]):
@@ -127,7 +127,7 @@ class ReadAhead(Generic[K, T]):
         self._turn = threading.Lock()
         """Held by the one worker that may ask for the next file."""
         self._change = threading.Condition()
-        """Held for everything below; `stop` may come from a signal's handler, which its lock allows."""
+        """Guards all attributes below. Its lock is reentrant, because a signal's handler may call `stop`."""
         self._ready = deque[Read[K, T]]()
         self._ready_bytes = 0
         self._busy = 0

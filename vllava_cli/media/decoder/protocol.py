@@ -26,7 +26,7 @@ Call = Literal["sample", "probe", "header", "documented"]
 
 _MAX_TRACEBACK = 1 << 15
 _MAX_LINE = 1 << 18
-"""The longest line, without the times of the frames: a traceback may take six bytes a letter."""
+"""The length of the longest line without the frames' times: in JSON, a letter of a traceback takes up to six bytes."""
 
 
 class ProtocolError(VllavaError):
@@ -53,7 +53,7 @@ class Request:
     framing: Framing = field(default_factory=Framing)
     is_full: bool = False
     tiles: Tiles | None = None
-    """Of the frames, only their tiles are to come back."""
+    """The tiles to which the process reduces the frames; None for whole frames."""
 
     @property
     def max_frames(self) -> int:

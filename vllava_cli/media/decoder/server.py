@@ -26,7 +26,7 @@ except ImportError:  # on Windows, the parent's clock is the only limit
     resource = None  # type: ignore[assignment]
 
 _MODULES = (*("vllava_cli.media.sample", "av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),)
-"""The modules that decoding takes; they would be imported in the middle of a file, where memory may be short."""
+"""The modules that decoding needs. They are imported early, because memory may be short in the middle of a file."""
 _OPEN_FILES = 64
 _SMALL_STACK_BYTES = 1 << 18
 

@@ -39,10 +39,10 @@ class Fetcher:
 
     allowed: Allowed
     most_bytes: int = MOST_BYTES
-    """The size of the largest clip."""
+    """The size of the largest clip that is fetched."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     waits_s: tuple[float, ...] = (1.0, 3.0, 9.0)
-    """The pauses before each further attempt where a fault may pass."""
+    """The pauses before each further attempt after a PassingError."""
     sleep: Callable[[float], object] = time.sleep
 
     def check(self, url: str) -> None:

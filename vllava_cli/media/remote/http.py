@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https")
 
 _ENCODED = re.compile(r"([A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
-"""A URL that is sent as it is: a signature is often one of its very letters."""
+"""Matches a URL that is sent unchanged, because a signature often holds only for its exact letters."""
 _PASSING = (408, 425, 429)
 _MISSING = (404, 410)
 _REFUSED = (401, 403, 407)

@@ -23,10 +23,10 @@ LOOPBACK = "loopback"
 LINK_LOCAL = "link-local"
 
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]+"
-"""Two letters or more: C:// is a drive."""
+"""A scheme has two letters or more: C:// is a drive."""
 _URL = re.compile(rf"({_SCHEME})(://|::)")
 _CHAIN = re.compile(rf"::{_SCHEME}(://|::)")
-"""http://[::1]/x isn't one, nor is s3://b/a::b.mp4."""
+"""Finds chains of URLs. http://[::1]/x is no chain, nor is s3://b/a::b.mp4."""
 
 _NEVER = frozenset(
     (
@@ -36,7 +36,7 @@ _NEVER = frozenset(
         *("zip", "tar", "libarchive", "blosc", "gzip", "bz2", "xz", "zstd"),
     )
 )
-"""fsspec's schemes for this machine's own files and memory, and for those that only pass on to another scheme."""
+"""fsspec's schemes for this machine's own files and memory, and its schemes that only wrap another scheme."""
 
 AddressKind = Literal["loopback", "link-local", "nowhere"]
 
@@ -93,7 +93,7 @@ class Content:
     """The content of an open URL. Errors while `blocks` are read: FetchError, MissingError, PassingError."""
 
     size_bytes: int | None
-    """The size by the server, None if it doesn't say."""
+    """The size that the server states; None if it states none."""
     blocks: Iterator[bytes]
 
 
@@ -107,9 +107,9 @@ class Timeouts:
     connect_s: float = 20
     silence_s: float = 60
     block_s: float = 120
-    """Until an answer begins, or its next bytes are there, however many single bytes of its headers come by then."""
+    """The longest wait for the answer or for its next bytes, even if single bytes of its headers arrive meanwhile."""
     grace_s: float = 60
-    """After that, a download must have come at `least_bytes_per_s` on average."""
+    """From then on, a download must be at least as fast as `least_bytes_per_s` on average."""
     least_bytes_per_s: int = 16 << 10
     clock: Callable[[], float] = time.monotonic
 

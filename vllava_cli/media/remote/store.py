@@ -30,7 +30,7 @@ from vllava_cli.media.remote.policy import (
 BLOCK_BYTES = 8 << 20
 
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "adl", "abfs", "abfss", "oci", "oss", "tos", "hf", "r2")
-"""Schemes whose URLs name a bucket, no host."""
+"""Schemes whose URLs name a bucket, not a host."""
 _PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -48,7 +48,7 @@ _ALIASES = {"s3a": "s3", "gcs": "gs"}
 _LASTING_ERRNOS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG)
 _UNKNOWN = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError")
 _PASSING = ("HTTPClientError", "ConnectionError", "ClientError", "ResponseStreamingError", "RetryError")
-"""Classes of botocore, aiohttp, requests and google, by name: none of them need be installed."""
+"""Names of classes of botocore, aiohttp, requests and google; none of these libraries needs to be installed."""
 
 
 @contextmanager

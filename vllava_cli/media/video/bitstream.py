@@ -23,7 +23,7 @@ INTRA = frozenset(
 """Codecs in which every frame stands alone."""
 
 SEEKABLE = INTRA | {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4", "ffv1"}
-"""Codecs whose key frames are known to be clean starts, or can be told from those that aren't."""
+"""Codecs whose key frames are clean starts, or can be told apart from key frames that aren't."""
 
 ONE_FRAME_PER_SAMPLE = SEEKABLE - {"vp8", "vp9"}
 """Codecs in which each sample of an mp4 shows exactly one frame; VP8 and VP9 may hide some."""
@@ -39,9 +39,9 @@ class Bitstream:
 
     codec: str
     length_bytes: int = 0
-    """Bytes before each NAL unit that tell its length; 0 where start codes part them."""
+    """The number of bytes before each NAL unit that hold its length; 0 if start codes separate the units."""
     temporal_layers: int = 0
-    """HEVC: layers that frames may refer within; 0 is unknown."""
+    """The number of HEVC's temporal layers; 0 if it isn't known."""
 
     @classmethod
     def of(cls, codec: str, extradata: bytes | None) -> Bitstream:

@@ -24,11 +24,11 @@ from vllava_cli.media.video.index import DamageError, Run, arriving, bitstream_o
 
 _MAX_DECODERS = 4
 _PIXELS_WORTH_A_DECODER = 6_000_000
-"""About 0.02 s of decoding: less isn't worth opening the file once more."""
+"""About 0.02 s of decoding; for less work, opening the file once more doesn't pay."""
 _SLOW_THREADS = ("vp8", "vp9")
 """Codecs that two threads decode no faster than one."""
 _THREAD_GAIN = 0.85
-"""Threads that share a run wait for each other."""
+"""The speed of each thread if several share a run, because they wait for each other."""
 _THREAD_BYTES = 400 << 20
 """The memory that the pictures of all decoder threads together may take."""
 
@@ -64,7 +64,7 @@ class DecodedRuns:
     pixels: Pixels
     """[T, H, W, 3], as stored."""
     matrices: set[bytes | None] = field(default_factory=set)
-    """The display matrices that were met."""
+    """The display matrices of all wanted frames; None for a frame without one."""
 
     def take(self, frame: VideoFrame, converter: Converter) -> None:
         """Converts a frame once and writes it to each place that wants it. Errors: DamageError for another size."""

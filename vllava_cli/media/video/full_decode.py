@@ -37,9 +37,9 @@ class FullDecode:
     """Seconds from the first frame."""
     orientation: Orientation
     reported: int
-    """Frames by the container's own count, 0 if it has none: what the documentation's positions go by."""
+    """The number of frames that the container states, 0 if none; the documentation's positions follow from it."""
     is_clean: bool
-    """Every packet gave a frame, and none of them was damaged."""
+    """True if every packet gave a frame and no frame was damaged."""
     pixels: dict[int, Pixels]
     """The foreseen frames, as stored."""
 
@@ -137,11 +137,11 @@ class _Pass:
         """The wanted frames, as stored."""
         self.packet_count = 0
         self.is_cut = False
-        """The container itself broke off with an error."""
+        """True if the container itself broke off with an error."""
         self._refused = 0
-        """Packets that could not be decoded."""
+        """The number of packets that couldn't be decoded."""
         self._corrupt = 0
-        """Frames that the decoder gave, but had to make up in part."""
+        """The number of frames of which the decoder had to make up a part."""
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         packets = self._container.demux(self.stream)

@@ -25,10 +25,10 @@ from vllava_cli.media.container import DECODE_ERRORS
 from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
 
 MAX_FRAMES = 5_000_000
-"""46 hours at 30 frames a second; an index of so many takes 200 MB."""
+"""46 hours at 30 frames a second; an index of so many frames takes 200 MB."""
 
 REORDERING = 64
-"""Packets behind a wanted one that a decoder may ask for before it gives the frame, its own threads included."""
+"""The most packets after a wanted one that a decoder, with its threads, may need before it gives the frame."""
 
 # Containers in which seeking by time is a guess, but whose packets have exact positions in bytes.
 _BYTE_SEEKS = ("mpegts", "mpeg")
@@ -51,7 +51,7 @@ class DamageError(DistrustError):
 
 
 PacketId = tuple[int, int, int]
-"""The dts in a sample table, else the pts; the position in the file; the size: by these a packet is known again."""
+"""Identifies a packet: its dts (in a sample table) or pts, its position in the file, its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Run:
     """Packets that are decoded together, from a key frame on, and the frames to take from them."""
 
     seek_to: int
-    """A time stamp, or a position in bytes where `seeks_bytes`."""
+    """A time stamp, or a position in bytes if `seeks_bytes`."""
     packets: tuple[PacketId, ...]
     """The packets that must arrive, in this order."""
     presented: tuple[int, ...] = ()
@@ -68,7 +68,7 @@ class Run:
     """The pts of the wanted frames."""
     seeks_bytes: bool = False
     is_by_dts: bool = False
-    """Packets are known by their dts."""
+    """True if the packets' ids have their dts, not their pts."""
 
 
 class Index(ABC):

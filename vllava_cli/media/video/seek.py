@@ -25,7 +25,7 @@ from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4I
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MOST = 0.75
-"""The share of decoded frames above which the way is no longer called seeking."""
+"""If a larger share of the frames is decoded, the clip's `way` is "decode", not "seek"."""
 
 
 def sample_video(path: Path, framing: Framing) -> Frames:
