@@ -92,7 +92,7 @@ class Sequence(Generic[K]):
         return self._text
 
     def begin(self, *, is_first_of_medium: bool) -> None:
-        """Starts the clock as the prompt is read, and notes the tokens that it reuses: none if it is the first."""
+        """Starts the clock as the prompt is read; notes what it reuses, which is nothing for the first of a medium."""
         self.started_s = time.perf_counter()
         self.tower_calls, self.reused_tokens = (1, 0) if is_first_of_medium else (0, self.shared)
 
