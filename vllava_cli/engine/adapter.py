@@ -75,7 +75,7 @@ def locate(wishes: Wishes, log: Log = SILENT) -> Source:
 
 
 def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
-    """Finds both without the network; the revision is UNKNOWN_REVISION if the model or its adapter isn't here.
+    """Finds a model and its adapter without the network; the revision is UNKNOWN_REVISION if one isn't here.
 
     Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
     """
@@ -178,7 +178,7 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
 
 
 def plain(name: str) -> str:
-    """Returns a plain name, the same for all versions: language_model.model.norm → language_model.norm."""
+    """Returns a name common to all versions of transformers: language_model.model.norm → language_model.norm."""
     name = name.removeprefix("model.")
     name = re.sub(r"^language_model\.model\.", "language_model.", name)
     return name.replace("language_model.lm_head", "lm_head").replace("_tower.vision_model.", "_tower.")
@@ -226,7 +226,7 @@ def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
 
 
 def _alpha(path: Path, settings: Mapping[str, Any], module: str) -> float:
-    """Returns the alpha of a module, which is given by its name in training. Errors: CheckpointError."""
+    """Returns the alpha of a module; `module` is its name in training. Errors: CheckpointError."""
     given: Any = settings.get("lora_alpha")
     for pattern, alpha in _object(settings, "alpha_pattern").items():
         literal = _LITERAL.fullmatch(pattern)
@@ -323,7 +323,7 @@ def _add(module: Any, tensors: dict[str, torch.Tensor], change: ModuleChange) ->
 
 
 def _quantise(module: Any, weight: nn.Parameter) -> None:
-    """Quantises a weight as the weight of a bitsandbytes module is, and puts it in the place of that."""
+    """Replaces the weight of a bitsandbytes module by another weight, quantised in the same way."""
     import bitsandbytes
 
     old, device = module.weight, module.weight.device

@@ -329,7 +329,7 @@ class DecodeBatch:
 
     @torch.inference_mode()
     def leave(self, staying: abc.Sequence[int]) -> None:
-        """Removes all rows but these, and leading columns that none of them uses if there are LEAST_TRIMMED or more."""
+        """Removes all rows but `staying`, and leading columns that no row uses, if they are LEAST_TRIMMED or more."""
         rows = torch.tensor(staying, device=self.is_used.device)
         is_used, self.logits = self.is_used[rows], self.logits[rows]
         first = int(is_used.any(dim=0).int().argmax())
@@ -355,7 +355,7 @@ class DecodeBatch:
 
 @torch.inference_mode()
 def read_prefixes(llama: Llama, embeddings: Iterable[Tensor], cancel: Cancel = NEVER) -> list[KVCache]:
-    """Reads equally long embeddings [1, T, hidden], each into a cache of its own. Errors: CancelError."""
+    """Prefills equally long beginnings of prompts [1, T, hidden], each in its own cache. Errors: CancelError."""
     cache = KVCache(len(llama.blocks))
     inputs = torch.cat([*embeddings])
     llama(inputs, cache.layers, cancel=cancel)

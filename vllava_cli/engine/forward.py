@@ -143,7 +143,7 @@ def _memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
 
 
 def free_bytes(device: str) -> int:
-    """Returns the bytes of a device's memory that are free now; on a CPU, those of RAM that this process may use."""
+    """Returns the bytes of a GPU's memory that are free now; for the CPU, the free RAM that this process may use."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     return int(torch.xpu.mem_get_info(device)[0]) if device.startswith("xpu") else free_ram_bytes()

@@ -119,7 +119,7 @@ class Engine:
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
         """Feeds an id [1] behind the first `held` ids of the cache, and returns the logits [vocabulary] behind it.
 
-        They are valid until the next step. Errors: CancelError, MemoryShortError.
+        The logits are valid until the next step. Errors: CancelError, MemoryShortError.
         """
         with self.passes():
             if self.graph:
@@ -173,7 +173,7 @@ class Engine:
             token = sequence.pick(logits)
             while True:
                 reading, held = _reading(token), len(cache.ids)
-                if self.runs_ahead:  # even a token that fills the context is fed: the cache has capacity for it
+                if self.runs_ahead:  # even a token that fills the context is fed: there is capacity for it
                     token = self._next(sequence, token, held, cancel)
                 number = reading()
                 if self.runs_ahead:

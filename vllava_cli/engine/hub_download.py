@@ -58,7 +58,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "mode
     if constants.HF_HUB_OFFLINE:
         raise HubError(f"{lack} and HF_HUB_OFFLINE is set: unset it where there is a network.")
     limit_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
-    pool = ThreadPoolExecutor(1)  # in a thread, the limit includes looking up an address and trying several
+    pool = ThreadPoolExecutor(1)  # in a thread, so that looking up and trying addresses counts, too
     try:
         with refusals(model, revision, kind):
             info = pool.submit(HfApi().model_info, model, revision=revision, timeout=limit_s + 1).result(limit_s)

@@ -163,7 +163,7 @@ class Llama(nn.Module):
         if self._is_sdpa and attend is None:
             if mask is None and start and tokens > 1 and positions is None:
                 mask = causal_mask(tokens, start + tokens, self.device)
-            if mask is not None:  # converted once, not by the kernel in each layer
+            if mask is not None:  # converted once here, else each layer would do it again
                 mask = torch.zeros_like(mask, dtype=inputs.dtype).masked_fill_(~mask, float("-inf"))
         shared = PassInputs(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)

@@ -39,7 +39,7 @@ NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_pr
 def load(
     plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, log: Log = SILENT, cache: WeightCache | None = None
 ) -> Engine:
-    """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read before it is needed.
+    """Loads the weights into an engine; a tower for a kind that isn't in `kinds` is loaded only when it is needed.
 
     transformers makes the modules without memory and then fills each parameter once, from the mapped file straight to
     the device; tensors for which no module has a place are never touched.
@@ -260,7 +260,7 @@ def quantisation_config(plan: LoadPlan) -> BitsAndBytesConfig:
 
 
 def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Tokens, unneeded: Collection[str]) -> None:
-    """Raises CheckpointError for missing or unfit weights; transformers would only warn, and use random ones."""
+    """Raises CheckpointError for missing, surplus or resized weights; transformers would warn and use random ones."""
     kept = config.vision_config.num_hidden_layers
     surplus = [key for key in sorted(info["unexpected_keys"]) if not _is_left_out(key, kept, unneeded)]
     resized = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])

@@ -92,7 +92,7 @@ class Sequence(Generic[K]):
         return self._text
 
     def begin(self, *, is_first_of_medium: bool) -> None:
-        """Starts the clock as the prompt is read; notes what it reuses, which is nothing for the first of a medium."""
+        """Starts the clock as the prompt is read; notes the tokens that it reuses: none for the first of a medium."""
         self.started_s = time.perf_counter()
         self.tower_calls, self.reused_tokens = (1, 0) if is_first_of_medium else (0, self.shared)
 
@@ -128,7 +128,7 @@ class Sequence(Generic[K]):
         return self.text.text[start:]
 
     def choose(self, probabilities: tuple[float, ...]) -> None:
-        """Ends the answer with the likeliest choice; on a tie, with the first of them. Errors: OverflowedError."""
+        """Ends the answer with the likeliest choice; on a tie, with the first. Errors: OverflowedError."""
         if not all(map(math.isfinite, probabilities)):
             raise overflowed()
         best = probabilities.index(max(probabilities))
@@ -200,7 +200,7 @@ class Sampler:
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         most, best = scores.max(dim=0, keepdim=True)
         if self._sampling.temperature:
-            # The largest score is subtracted, so that no temperature makes one overflow.
+            # The largest score is subtracted from all, so that no temperature makes a score overflow.
             temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
             kept = nucleus(torch.softmax((scores - most) / temperature, dim=-1), self._sampling.top_p)
             # torch.multinomial does the same, but first checks the probabilities, and waits for the device to do that.

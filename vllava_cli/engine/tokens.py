@@ -70,7 +70,7 @@ class Tokenizer:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
-        """Returns the ids of a text; if it `has_start`, they begin with <s>."""
+        """Returns the ids of a text; with `has_start` they begin with <s>."""
         return tuple(self.backend.encode(text, add_special_tokens=has_start).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -261,7 +261,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
     generation = read_settings(checkpoint.folder / "generation_config.json")
     stop_ids = _ids(generation.get("eos_token_id")) or _ids(tokenizer.id_of(tokenizer.eos_token))
     rows = range(config.text_config.vocab_size)
-    banned_ids = {token for token in rows if tokenizer.backend.id_to_token(token) is None}  # a row may lack a token
+    banned_ids = {token for token in rows if tokenizer.backend.id_to_token(token) is None}  # an id may lack a token
     banned_ids |= _ids([config.video_token_id, config.image_token_id]) | _ids(tokenizer.id_of(tokenizer.pad_token))
     return Tokens(
         checkpoint=checkpoint,
@@ -288,7 +288,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         _add_missing(backend, settings.get("added_tokens_decoder"))
     with _refusals(path):
         backend.encode("")  # fails if a template names tokens that the file lacks
-    backend.no_truncation()  # a training run may have left both in the file
+    backend.no_truncation()  # a training run may have left it in the file
     backend.no_padding()
     return Tokenizer(backend=backend, pad_token=_text(names.get("pad_token")), eos_token=_text(names.get("eos_token")))
 
