@@ -68,7 +68,7 @@ class StoredTensor:
 def locate(wishes: Wishes, log: Log = SILENT) -> Source:
     """Finds a checkpoint and the adapter that the user wishes for, and warns if they may not belong together.
 
-    Errors: UsageError where peft is missing, CheckpointError, HubError.
+    Errors: UsageError if peft is missing, CheckpointError, HubError.
     """
     source = hub.locate(wishes.model, wishes.revision, log=log)
     return _joined(source, hub.locate_adapter(wishes.adapter, log=log) if wishes.adapter else None, log)
@@ -77,7 +77,7 @@ def locate(wishes: Wishes, log: Log = SILENT) -> Source:
 def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
     """Finds a model and its adapter without the network; the revision is UNKNOWN_REVISION if one isn't here.
 
-    Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
+    Errors: UsageError if peft is missing, CheckpointError; HubError for a name that no hub takes.
     """
     source = hub.find_here(wishes.model, wishes.revision)
     if source is None:
@@ -107,7 +107,7 @@ def _joined(source: Source, found: Source | None, log: Log) -> Source:
 
 
 def described(source: Source) -> Adapter:
-    """Reads and checks an adapter's files. Errors: UsageError where peft is missing, CheckpointError."""
+    """Reads and checks an adapter's files. Errors: UsageError if peft is missing, CheckpointError."""
     folder, weights = source.folder, source.folder / ADAPTER_WEIGHTS
     if not (folder / ADAPTER_CONFIG).exists():
         if (folder / CONFIG).exists():

@@ -33,7 +33,7 @@ ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
     """Finds the folder with a checkpoint's description, and fetches the files that the cache lacks from the hub.
 
-    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    Errors: CheckpointError for an unknown folder, HubError if the hub can't help.
     """
     source = find_here(model, revision)
     if source and source.revision is None:
@@ -55,7 +55,7 @@ def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Sou
 def locate_adapter(name: str, *, log: Log = SILENT) -> Source:
     """Finds the folder with a LoRA adapter's files, and fetches the files that the cache lacks from the hub.
 
-    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    Errors: CheckpointError for an unknown folder, HubError if the hub can't help.
     """
     source = find_here(name, kind="adapter")
     missing = missing_adapter(source)

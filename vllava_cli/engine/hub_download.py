@@ -209,7 +209,7 @@ class RemoteFile:
             ) from exc
 
     def _complete(self, bar: Any) -> None:
-        """Completes `part`. If an earlier download began it and it is damaged, it is fetched anew. Errors: HubError."""
+        """Completes `part`. A damaged file that an earlier download began is fetched anew. Errors: HubError."""
         is_taken_up = self.part.exists()
         with self.part.open("ab") as sink:
             self._grow(sink, bar)

@@ -197,7 +197,7 @@ class WeightCache:
 
     @contextmanager
     def _alone(self) -> Iterator[Path]:
-        """Yields an empty folder that no other process writes to, and removes it. Errors: LockedError, OutputError."""
+        """Yields a new folder that is this process's alone, then removes it. Errors: LockedError, OutputError."""
         descriptor = locked(self.folder / LOCK)
         part = self.folder / PART
         try:
@@ -212,7 +212,7 @@ class WeightCache:
         model.save_pretrained(part, max_shard_size=SHARD_SIZE)
         (part / LABEL).write_text(label_of(origin, named, part), encoding="utf-8")
         for path in part.iterdir():
-            with path.open("rb+") as file:  # else a power cut could leave the name without the content
+            with path.open("rb+") as file:  # else a power cut could leave the name and lose the content
                 os.fsync(file.fileno())
         target = self.folder / origin.name
         shutil.rmtree(target, ignore_errors=True)
