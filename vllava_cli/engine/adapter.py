@@ -1,7 +1,7 @@
-"""LoRA adapters: finds one, checks it against a checkpoint by the headers of its files, and merges it into a model.
+"""Finds a LoRA adapter, checks it against a checkpoint by the headers of their files, and merges it into a model.
 
-Trainers name modules as their version of transformers does. All are compared by their plain names. torch is imported
-only to merge.
+An adapter names modules as the version of transformers did with which it was trained, so modules are compared by their
+plain names. torch is imported only to merge.
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ class StoredTensor:
 
 
 def locate(wishes: Wishes, log: Log = SILENT) -> Source:
-    """Finds a checkpoint and the adapter that is wished for; the log gets what a user may not expect.
+    """Finds a checkpoint and the adapter that the user wishes for, and warns if they may not belong together.
 
-    Errors: UsageError where peft is missing, CheckpointError, HubError.
+    Errors: UsageError if peft is missing, CheckpointError, HubError.
     """
     source = hub.locate(wishes.model, wishes.revision, log=log)
     return _joined(source, hub.locate_adapter(wishes.adapter, log=log) if wishes.adapter else None, log)
 
 
 def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
-    """Does the same without the network; the revision is UNKNOWN_REVISION where the model or its adapter isn't here.
+    """Finds a model and its adapter without the network; the revision is UNKNOWN_REVISION if one isn't here.
 
-    Errors: UsageError where peft is missing, CheckpointError; HubError for a name that no hub takes.
+    Errors: UsageError if peft is missing, CheckpointError; HubError for a name that no hub takes.
     """
     source = hub.find_here(wishes.model, wishes.revision)
     if source is None:
@@ -90,7 +90,7 @@ def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
 
 
 def _joined(source: Source, found: Source | None, log: Log) -> Source:
-    """A checkpoint with the adapter that was found for it."""
+    """Returns a checkpoint with the adapter that was found for it, and warns if they may not belong together."""
     if found:
         source = replace(source, adapter=described(found))
         base = base_of(found.folder)
@@ -107,7 +107,7 @@ def _joined(source: Source, found: Source | None, log: Log) -> Source:
 
 
 def described(source: Source) -> Adapter:
-    """Reads and checks an adapter's files. Errors: UsageError where peft is missing, CheckpointError."""
+    """Reads and checks an adapter's files. Errors: UsageError if peft is missing, CheckpointError."""
     folder, weights = source.folder, source.folder / ADAPTER_WEIGHTS
     if not (folder / ADAPTER_CONFIG).exists():
         if (folder / CONFIG).exists():
@@ -134,9 +134,9 @@ def described(source: Source) -> Adapter:
 
 
 def changes(checkpoint: Checkpoint) -> list[ModuleChange]:
-    """Lists the changes of the checkpoint's adapter, a module each; no adapter → [].
+    """Lists the changes that the checkpoint's adapter makes, one for each module; no adapter → [].
 
-    Errors: CheckpointError where a tensor has no place in the checkpoint.
+    Errors: CheckpointError if a tensor has no place in the checkpoint, is missing, or has the wrong shape.
     """
     adapter = checkpoint.adapter
     if adapter is None:
@@ -178,14 +178,17 @@ def tensors_of(folder: Path) -> dict[str, StoredTensor]:
 
 
 def plain(name: str) -> str:
-    """A module's or tensor's name whichever version gave it: language_model.model.norm → language_model.norm."""
+    """Returns a name common to all versions of transformers: language_model.model.norm → language_model.norm."""
     name = name.removeprefix("model.")
     name = re.sub(r"^language_model\.model\.", "language_model.", name)
     return name.replace("language_model.lm_head", "lm_head").replace("_tower.vision_model.", "_tower.")
 
 
 def _fault(module: str, sizes: Mapping[str, Shape], stored: Mapping[str, StoredTensor], *, is_dora: bool) -> str | None:
-    """Says which part of a module's change peft would fill up with random values, or couldn't multiply."""
+    """Returns a clause about a part of a module's change that is missing or has the wrong shape; None if all fit.
+
+    peft would fill a missing part with random values.
+    """
     needed = {part: stored[f"{module}.{part}"].shape for part in ("weight", "bias") if part in sizes}
     if added := sizes.keys() - needed:
         is_embedding = any(part.startswith("lora_embedding") for part in added)
@@ -208,7 +211,7 @@ def _fault(module: str, sizes: Mapping[str, Shape], stored: Mapping[str, StoredT
 
 
 def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
-    """Errors: CheckpointError, by name, for what can't be merged into a matrix."""
+    """Raises CheckpointError for a setting that keeps an adapter from being merged; `named` is its name."""
     kind, start = settings.get("peft_type"), settings.get("init_lora_weights")
     base_class = _object(settings, "auto_mapping").get("base_model_class", "VideoLlavaForConditionalGeneration")
     fault = next((name for name in UNMERGEABLE if settings.get(name)), None)
@@ -223,7 +226,7 @@ def _check_settings(named: str, settings: Mapping[str, Any]) -> None:
 
 
 def _alpha(path: Path, settings: Mapping[str, Any], module: str) -> float:
-    """Returns the alpha of a module, by the name that it had in training. Errors: CheckpointError."""
+    """Returns the alpha of a module; `module` is its name in training. Errors: CheckpointError."""
     given: Any = settings.get("lora_alpha")
     for pattern, alpha in _object(settings, "alpha_pattern").items():
         literal = _LITERAL.fullmatch(pattern)
@@ -244,7 +247,7 @@ def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, plan: LoadPlan) -> None:
-    """Merges the adapter into the modules that are loaded, one after the other; peft computes what is merged.
+    """Merges the adapter into the modules that are loaded, one after another; peft computes the merged weights.
 
     Errors: CheckpointError, MemoryShortError.
     """
@@ -263,15 +266,15 @@ def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, pla
                     _merge_into(modules[change.module], change, checkpoint.folder, adapter, getattr(torch, plan.dtype))
     except (MemoryShortError, CheckpointError, KeyboardInterrupt):
         raise
-    except Exception as exc:  # peft, safetensors and torch each have their own types
+    except Exception as exc:  # peft, safetensors and torch each raise their own types
         raise CheckpointError(f"The adapter {adapter.name} can't be merged: {reason_of(exc)}.") from exc
 
 
 def _merge_into(module: Any, change: ModuleChange, folder: Path, adapter: Adapter, dtype: torch.dtype) -> None:
-    """Changes one module of the checkpoint in `folder`.
+    """Merges a change into one module of the model that was loaded from `folder`.
 
-    Where it is quantised already, its weight is read from the checkpoint once more, changed in the type that is
-    computed in and quantised again, so that no more than one matrix is ever held twice.
+    If the module is already quantised, its weight is read from the folder again, changed in `dtype` and quantised anew,
+    so that memory never holds more than one matrix twice.
     """
     from safetensors import safe_open
     from torch import nn
@@ -296,7 +299,7 @@ def _merge_into(module: Any, change: ModuleChange, folder: Path, adapter: Adapte
 
 
 def _add(module: Any, tensors: dict[str, torch.Tensor], change: ModuleChange) -> None:
-    """Adds the product of a change's tensors, as peft does it."""
+    """Adds the product of a change's tensors to the weight of a module; peft computes it."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from torch import float32, nn
@@ -320,7 +323,7 @@ def _add(module: Any, tensors: dict[str, torch.Tensor], change: ModuleChange) ->
 
 
 def _quantise(module: Any, weight: nn.Parameter) -> None:
-    """Puts a weight into a module of bitsandbytes in the form that it had."""
+    """Replaces the weight of a bitsandbytes module by another weight, quantised in the same way."""
     import bitsandbytes
 
     old, device = module.weight, module.weight.device

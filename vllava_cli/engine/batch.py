@@ -1,7 +1,7 @@
-"""Many questions answered side by side: rows are taken in as others finish, and none is lost when memory runs out.
+"""Answers many questions side by side: rows join a batch as others finish, and none is lost when memory runs out.
 
-A clip goes through its tower once and its part of the prompt through the model once, however many questions there are.
-Rows form a left-padded batch that they join and leave.
+A clip goes through its tower once, and its part of the prompt through the model once, however many questions there are
+about the clip. The batch is padded on the left; each row is one answer being made.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHARE = 0.7
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerRequest(Generic[K]):
-    """One question about one medium; `key` is the caller's."""
+    """One question about one medium; the caller chooses `key`, and the result has it, too."""
 
     key: K
     medium: Frames
@@ -53,7 +53,7 @@ class AnswerRequest(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerResult(Generic[K]):
-    """The answer to a request, or the fault that prevented it. `seconds` count from where its prompt was read."""
+    """The answer to a request, or the fault that prevented it; `seconds` begin when its prompt begins to be read."""
 
     key: K
     answer: Answer | None = None
@@ -62,9 +62,9 @@ class AnswerResult(Generic[K]):
 
 
 class NextRequests(Protocol[K]):
-    """Gives requests, about `most`, all those about one medium together; [] where none is ready, None at the end.
+    """Gives about `most` requests, all those about one medium together; [] if none is ready, None at the end.
 
-    A request that can't be made is given as a result already.
+    With `is_waiting`, it waits until one is ready. If a request can't be made, its result comes in its place.
     """
 
     def __call__(self, most: int, *, is_waiting: bool) -> abc.Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
@@ -74,7 +74,7 @@ class NextRequests(Protocol[K]):
 class BatchScheduler(Generic[K]):
     """Answers the requests of a source, at most `most_rows` at once; after a cancel, only those that were begun.
 
-    `on_shortage` is called with the new number of rows at once after memory ran out.
+    If memory runs out, it answers fewer at once, and calls `on_shortage` with their number.
     """
 
     engine: Engine
@@ -102,7 +102,7 @@ class BatchScheduler(Generic[K]):
         self._banned = torch.tensor(self.engine.tokens.banned_ids, device=self.engine.model.device)
 
     def answers(self, source: NextRequests[K]) -> Iterator[AnswerResult[K]]:
-        """Every request comes back once, in the order in which they end; a fault in one concerns no other."""
+        """Yields one result for each request, in the order in which they end; a fault in one affects no other."""
         while True:
             self._take(source)
             if self._rows or self._waiting:
@@ -114,9 +114,9 @@ class BatchScheduler(Generic[K]):
                 yield self._ended.popleft()
 
     def _pass(self) -> MemoryShortError | None:
-        """Takes in rows that wait and decodes a token for each row.
+        """Takes in rows that wait and decodes a token for each row; returns an error if memory ran out.
 
-        Where memory runs out the sentence alone is given: the error itself would hold all tensors of the pass.
+        The returned error is a copy: the one that was raised would keep all tensors of the pass in memory.
         """
         try:
             with memory_faults(self.engine.plan.device, self.engine.plan):
@@ -128,7 +128,7 @@ class BatchScheduler(Generic[K]):
         return None
 
     def _take(self, source: NextRequests[K]) -> None:
-        """Lets requests wait for the rows that are free, once these are half of all."""
+        """Takes requests from the source for the free rows, once half of all rows are free; after a cancel, none."""
         if self.cancel.is_asked():
             self._is_over = True
             self._given.clear()
@@ -167,7 +167,10 @@ class BatchScheduler(Generic[K]):
         return free if 2 * free >= self.most_rows else 0
 
     def _begin(self) -> None:
-        """Takes in rows that wait, as many as are free. They stay waiting until then, so that a failure loses none."""
+        """Reads the prompts of rows that wait, as many as the batch has place for, and takes these rows in.
+
+        A row waits until that is done, so that a failure loses none.
+        """
         free = self._free()
         while free and self._waiting:
             rows = self._next(free)
@@ -187,7 +190,7 @@ class BatchScheduler(Generic[K]):
             self._prefixes = {medium: prefix for medium, prefix in self._prefixes.items() if medium in wanted}
 
     def _next(self, free: int) -> list[Sequence[K]]:
-        """The first row that waits, and others with equally long beginnings, no more than are read at once."""
+        """Returns the first row that waits, and others with shared beginnings as long, as many as one pass can read."""
         shared, longest = self._waiting[0].shared, 0
         rows: list[Sequence[K]] = []
         media: set[Frames] = set()
@@ -203,7 +206,7 @@ class BatchScheduler(Generic[K]):
         return rows
 
     def _read(self, rows: list[Sequence[K]]) -> DecodeBatch:
-        """Reads their prompts. Errors: CancelError, where none of them had been begun."""
+        """Reads the prompts of rows into a new batch. Errors: CancelError, unless a row was begun before."""
         engine, shared = self.engine, rows[0].shared
         cancel = NEVER if any(row.was_begun for row in rows) else self.cancel
         first = {_medium(row): row for row in reversed(rows) if _medium(row) not in self._prefixes}
@@ -220,7 +223,7 @@ class BatchScheduler(Generic[K]):
         return DecodeBatch.of(engine.llama, prefixes, [row.prompt.ids[shared:] for row in rows], cancel)
 
     def _score(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
-        """Ends rows that choose among given answers: they are done as soon as their prompts are read."""
+        """Scores the choices of rows whose prompts were just read, and ends the rows: they decode nothing."""
         scores = self.engine.score(batch.cache, batch.is_used, batch.logits, rows, NEVER)
         for row, probabilities in zip(rows, scores, strict=True):
             try:
@@ -230,7 +233,7 @@ class BatchScheduler(Generic[K]):
                 self._end(row, exc)
 
     def _advance(self) -> None:
-        """One token for each row; those that end with it leave."""
+        """Decodes one token for each row; rows that end with it leave the batch."""
         if self._batch is None:
             return
         batch, rows = self._batch, self._rows
@@ -260,16 +263,16 @@ class BatchScheduler(Generic[K]):
         batch.step([row.ids[-1] for row in self._rows])
 
     def _end(self, row: Sequence[K], fault: VllavaError | None = None) -> None:
-        """Notes the answer of a row that left, or its fault."""
+        """Adds the result of a row that left: its answer, or the fault."""
         answer = None if fault else row.answer()
         since_s = time.perf_counter() - row.started_s
         seconds = answer.stats.first_token_s + answer.stats.decode_s if answer else since_s
         self._ended.append(AnswerResult(key=row.key, answer=answer, fault=fault, seconds=seconds))
 
     def _retreat(self, fault: MemoryShortError) -> None:
-        """Begins all rows anew, half as many at once.
+        """Begins all rows anew, half as many at once, after memory ran out.
 
-        A row that was alone already has failed: it was too large, not the others too many, so these go on as before it.
+        A row that was alone when memory ran out is too large: it fails, and the others go on in their usual number.
         """
         self._waiting.extendleft(row.again() for row in reversed(self._rows))
         self._batch, self._rows, self._prefixes = None, [], {}
@@ -304,7 +307,10 @@ class DecodeBatch:
         rests: abc.Sequence[abc.Sequence[int]],
         cancel: Cancel = NEVER,
     ) -> DecodeBatch:
-        """A batch of prompts: their read beginnings, equally long, and the ids behind them. Errors: CancelError."""
+        """Makes a batch of prompts, each from a beginning that was read already and the ids behind it.
+
+        The beginnings are equally long. Errors: CancelError.
+        """
         cache = KVCache(len(llama.blocks))
         for layer, *parts in zip(cache.layers, *(prefix.layers for prefix in prefixes), strict=True):
             layer.put(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
@@ -323,7 +329,7 @@ class DecodeBatch:
 
     @torch.inference_mode()
     def leave(self, staying: abc.Sequence[int]) -> None:
-        """Keeps these rows only, and no columns that they don't need."""
+        """Removes all rows but `staying`, and leading columns that no row uses, if they are LEAST_TRIMMED or more."""
         rows = torch.tensor(staying, device=self.is_used.device)
         is_used, self.logits = self.is_used[rows], self.logits[rows]
         first = int(is_used.any(dim=0).int().argmax())
@@ -334,7 +340,7 @@ class DecodeBatch:
 
     @torch.inference_mode()
     def join(self, other: DecodeBatch) -> None:
-        """Adds the other's rows behind these; the shorter ones are padded on their left."""
+        """Adds the rows of another batch behind these; the shorter batch is padded on its left."""
         length = max(self.is_used.shape[1], other.is_used.shape[1])
         self.logits = torch.cat([self.logits, other.logits])
         self.is_used = torch.cat([pad(each.is_used, (length - each.is_used.shape[1], 0)) for each in (self, other)])
@@ -342,14 +348,14 @@ class DecodeBatch:
             mine.put(_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
 
     def _feed(self, ids: Tensor, is_real: Tensor, cancel: Cancel = NEVER) -> None:
-        """Feeds [B, new] ids behind the cache's; a row's real ones stand on the right."""
+        """Feeds ids [B, new] behind those in the cache; `is_real` [B, new] is False for the padding on their left."""
         hidden, self.is_used = feed_rows(self.llama, self.cache.layers, self.is_used, ids, is_real, cancel)
         self.logits = self.llama.logits(hidden[:, -1])
 
 
 @torch.inference_mode()
 def read_prefixes(llama: Llama, embeddings: Iterable[Tensor], cancel: Cancel = NEVER) -> list[KVCache]:
-    """Reads equally long beginnings of prompts [1, T, hidden], each into a cache of its own. Errors: CancelError."""
+    """Prefills equally long beginnings of prompts [1, T, hidden], each in its own cache. Errors: CancelError."""
     cache = KVCache(len(llama.blocks))
     inputs = torch.cat([*embeddings])
     llama(inputs, cache.layers, cancel=cancel)
@@ -379,12 +385,12 @@ def rows_that_fit(engine: Engine, sampling: Sampling, *, question_characters: in
 
 
 def rows_in(free: int, row_bytes: int, *, most: int) -> int:
-    """rows_in(10, 2, most=64) → 3; rows_in(0, 2, most=64) → 1."""
+    """Counts the rows that fit into a share of free bytes: rows_in(10, 2, most=64) → 3; rows_in(0, 2, most=64) → 1."""
     return max(1, min(most, int(free * SHARE) // max(1, row_bytes)))
 
 
 def used_bytes(device: torch.device) -> int | None:
-    """The memory that this process has reserved on a GPU; None on the CPU."""
+    """Returns the bytes that this process has reserved on a GPU; None on the CPU."""
     return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None
 
 
@@ -393,5 +399,5 @@ def _medium(row: Sequence[K]) -> Frames:
 
 
 def _stacked(upper: Tensor, lower: Tensor, length: int) -> Tensor:
-    """[B, heads, L, size] above [C, heads, M, size], both padded on the left of their positions."""
+    """Joins [B, heads, L, size] and [C, heads, M, size] to [B + C, heads, length, size], padded on the left."""
     return torch.cat([pad(each, (0, 0, length - each.shape[-2], 0)) for each in (upper, lower)])

@@ -1,4 +1,4 @@
-"""Describes a checkpoint by its config files: sizes, context, tokens per medium; and what a folder of one lacks.
+"""Describes a checkpoint by its config files: sizes, context, tokens per medium; and tells which files it lacks.
 
 No weight is read.
 """
@@ -62,7 +62,7 @@ DEFAULT_CHECKPOINT = Checkpoint(
 
 
 def describe(source: Source) -> Checkpoint:
-    """The facts of a checkpoint. Errors: CheckpointError for any folder that is no Video-LLaVA checkpoint."""
+    """Reads the facts of a checkpoint. Errors: CheckpointError for a folder that is no Video-LLaVA checkpoint."""
     check_architecture(source.folder, named=source.model)
     missing = []
     if source.revision is None and not (source.folder / "tokenizer.json").exists():
@@ -108,18 +108,18 @@ def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Chec
 
 
 def read_config(folder: Path) -> VideoLlavaConfig:
-    """transformers' own config object, with its defaults for what the file leaves out. Errors: CheckpointError."""
+    """Reads a config as transformers does, with its defaults for what the file leaves out. Errors: CheckpointError."""
     from transformers import VideoLlavaConfig
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # it warns of what is refused here, or does no harm
+    logging.set_verbosity_error()  # it warns of values that are refused here or do no harm
     path = folder / CONFIG
     given = read_object(path)
     for part, values in ((part, given[part]) for part in PARTS if isinstance(given.get(part), dict)):
         _check_numbers(path, part, {name: value for name, value in values.items() if value is not None})
     try:
         config = VideoLlavaConfig.from_dict(given)
-    except Exception as exc:  # its strict classes raise many types for a bad value, and name the cause behind
+    except Exception as exc:  # its strict classes raise many types for a bad value, and keep the cause
         raise unusable(path, reason_of(exc.__cause__ or exc)) from exc
     for part in PARTS:
         _check_numbers(path, part, vars(getattr(config, part)))
@@ -129,7 +129,7 @@ def read_config(folder: Path) -> VideoLlavaConfig:
 
 
 def check_architecture(folder: Path, *, named: str | None = None) -> None:
-    """Raises CheckpointError where config.json is missing, unreadable, or of a model that this tool can't run."""
+    """Raises CheckpointError if config.json is missing, unreadable, or of a model that this tool can't run."""
     path = folder / CONFIG
     if not path.exists():
         raise no_config(folder, named or str(folder))
@@ -150,7 +150,7 @@ def check_architecture(folder: Path, *, named: str | None = None) -> None:
 
 
 def _check_numbers(path: Path, part: str, values: Mapping[str, Any]) -> None:
-    """Errors: CheckpointError for a number of a config's part that no model has."""
+    """Raises CheckpointError if a value in a part of the config isn't a whole number from 1 to its limit in MOST."""
     for name, most in MOST.items():
         value = values.get(name, most)
         if type(value) is not int or not 1 <= value <= most:
@@ -158,7 +158,7 @@ def _check_numbers(path: Path, part: str, values: Mapping[str, Any]) -> None:
 
 
 def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
-    """Errors: CheckpointError for numbers that each may be, but not together."""
+    """Raises CheckpointError for settings of the vision towers that are unknown or don't fit together."""
     vision, layers = config.vision_config, config.vision_feature_layer
     if vision.patch_size > vision.image_size:
         raise unusable(path, f"patch_size is {vision.patch_size} and image_size {vision.image_size}")
@@ -170,7 +170,7 @@ def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
 
 
 def _check_language(path: Path, config: VideoLlavaConfig) -> None:
-    """Errors: CheckpointError for words that transformers doesn't know, and for numbers that it can't compute with."""
+    """Raises CheckpointError for words that transformers doesn't know, and for numbers that it can't compute with."""
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -191,7 +191,7 @@ def _check_language(path: Path, config: VideoLlavaConfig) -> None:
 
 
 def _tower_parameters(vision: Any) -> int:
-    """A CLIP vision tower's, biases and norms included."""
+    """Counts the parameters of a CLIP vision tower, biases and norms included."""
     hidden, inner, patch = vision.hidden_size, vision.intermediate_size, vision.patch_size
     layer = 4 * (hidden + 1) * hidden + 2 * hidden * inner + inner + hidden + 4 * hidden
     embeddings = hidden * (1 + 3 * patch**2 + (vision.image_size // patch) ** 2 + 1)
@@ -199,7 +199,7 @@ def _tower_parameters(vision: Any) -> int:
 
 
 def base_of(folder: Path) -> str | None:
-    """The name of the model that a folder's was made from, as far as its files say. Errors: CheckpointError."""
+    """Reads which model a folder's model or adapter was made from; None if no file says it. Errors: CheckpointError."""
     for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), (CONFIG, "_name_or_path")):
         base = read_object(folder / name).get(key) if (folder / name).exists() else None
         if isinstance(base, str) and base and Path(base) != folder:
@@ -208,14 +208,14 @@ def base_of(folder: Path) -> str | None:
 
 
 def no_config(folder: Path, named: str) -> CheckpointError:
-    """A folder without config.json: an adapter's, perhaps."""
+    """Makes the error for a folder without config.json, which may be an adapter's."""
     if (folder / ADAPTER_CONFIG).exists():
         return CheckpointError(f"{named} is an adapter: give --model {base_of(folder) or 'BASE'} --adapter {named}.")
     return CheckpointError(f"The folder {folder} is no checkpoint: it has no {CONFIG}.")
 
 
 def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:
-    """A folder that lacks files of weights."""
+    """Makes the error for a folder that lacks files of weights."""
     if (folder / ADAPTER_CONFIG).exists():
         return no_config(folder, str(folder))
     pickled = sorted(

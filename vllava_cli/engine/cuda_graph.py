@@ -1,7 +1,7 @@
-"""Steps of decoding over a cache that doesn't move, so that a GPU can be given a whole step at once.
+"""Decodes over a cache that doesn't move, so that the host can give the GPU a whole step at once.
 
-On CUDA a step is captured as a graph, once for each length of cache in parts of `PART_TOKENS`: what takes the host a
-thousand calls takes one then. Where capturing isn't possible, and on other devices, the same step runs call by call.
+On CUDA a step is captured as a graph, once for each length of cache in parts of `PART_TOKENS`: then the host makes one
+call instead of a thousand. If a step can't be captured, and on other devices, it runs call by call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROUNDINGS = 64
 
 @dataclass(kw_only=True)
 class _Fixed:
-    """A layer's buffers as far as a step looks; a token is written to a position that only the device knows."""
+    """The part of a layer's buffers that a step reads. A token goes to a position that only the device knows."""
 
     keys: Tensor
     """[1, kv heads, L, size], of which the positions behind `position` hold nothing yet."""
@@ -45,9 +45,9 @@ class _Fixed:
 
 
 class CudaGraphDecoder:
-    """Feeds one token after another into a cache of one row that stays where it is.
+    """Feeds one token after another into a cache of one row, whose buffers don't move.
 
-    The layers don't count what is fed: `KVCache.set_length` sets their length at the end.
+    The layers don't count the tokens that are fed: the caller sets their length at the end, by `KVCache.set_length`.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class CudaGraphDecoder:
 
     @torch.inference_mode()
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
-        """Feeds an id [1] behind `held` tokens; the logits [vocabulary] are good until the next step.
+        """Feeds an id [1] behind `held` tokens; returns the logits [vocabulary], which are valid until the next step.
 
-        Errors: CancelError, where the step isn't captured.
+        Errors: CancelError, but only for a step that isn't captured.
         """
         self._token.copy_(token)
         self._position.fill_(held)
@@ -94,12 +94,12 @@ class CudaGraphDecoder:
         return self._llama.logits(hidden[0, 0])
 
     def _capture(self, record: Recorder, looked: int) -> None:
-        """Records the step; the first one is held against the same step call by call."""
+        """Captures the step over `looked` positions, unless that fails or the first one differs from the plain step."""
         try:
             replay, logits = record(lambda: self._pass(looked))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # there are operations that can't be captured
+        except RuntimeError:  # some operations can't be captured
             self.graphs.clear()
         else:
             if self.graphs or self._agrees(replay, logits, looked):
@@ -109,7 +109,7 @@ class CudaGraphDecoder:
         self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
-        """True if a captured step gives the logits of the plain one, up to rounding. Both write the same cache."""
+        """Returns True if a captured step gives the plain step's logits, up to rounding. Both write the same cache."""
         replay()
         captured, plain = logits.clone(), self._pass(looked)
         bound = ROUNDINGS * torch.finfo(plain.dtype).eps * float(plain.abs().max())
@@ -117,13 +117,16 @@ class CudaGraphDecoder:
 
 
 class CudaRecorder:
-    """Records a step as a CUDA graph, behind one run for what libraries set up at first."""
+    """Records a step as a CUDA graph, after a plain run in which libraries set themselves up."""
 
     def __init__(self) -> None:
         self._pool: Any = None
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """The step, to be run again, and where it leaves its result. Errors: RuntimeError where that is impossible."""
+        """Returns a function that replays the step, and the tensor with its result.
+
+        Errors: RuntimeError if an operation can't be captured.
+        """
         cuda: Any = torch.cuda
         self._pool = self._pool or cuda.graph_pool_handle()
         aside = cuda.Stream()
@@ -138,10 +141,11 @@ class CudaRecorder:
 
 
 def in_parts(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """One query row over many keys, in parts that a GPU reads side by side: a head alone would keep few of its cores.
+    """Computes attention of one query to many keys, in parts of PART_TOKENS keys that a GPU reads side by side.
 
-    Each part gives its own average and the logarithm of its softmax's sum, by which the averages are weighed. For one
-    row of queries [1, heads, 1, size], L a multiple of PART_TOKENS, and a mask.
+    Whole heads would keep few of its cores busy. Each part gives an average and the logarithm of its softmax's sum, by
+    which the averages are weighed. The query is [1, heads, 1, size] with as many kv heads, L is a multiple of
+    PART_TOKENS, and there is a mask; `by_torch` takes anything else.
     """
     heads, held = keys.shape[1], keys.shape[2]
     if mask is None or query.shape[1] != heads or held % PART_TOKENS:
@@ -157,7 +161,7 @@ def in_parts(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
         )
     else:
         averages, sums = kernels._scaled_dot_product_efficient_attention(query, some_keys, some_values, bias, True)[:2]
-    # sums: the logarithm of each part's softmax's sum, [parts, heads, 1 or more] in float32.
+    # sums: the logarithm of the sum of each part's softmax, [parts, heads, 1 or more] in float32.
     weights = sums[:, :, :1, None].softmax(dim=0).to(averages.dtype)
     merged: Tensor = (averages * weights).sum(dim=0, keepdim=True)
     return merged

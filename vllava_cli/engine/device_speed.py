@@ -19,7 +19,7 @@ CPU_BYTES, GPU_BYTES = 64 << 20, 256 << 20
 
 
 def measured(plan: LoadPlan, *, measure_s: float = 0.1) -> Speed:
-    """Measures the device of a plan in the dtype of the plan. Errors: MemoryShortError."""
+    """Measures the speed of a plan's device, in the plan's dtype. Errors: MemoryShortError."""
     is_cpu = plan.device == "cpu"
     side, size_bytes = (CPU_SIDE, CPU_BYTES) if is_cpu else (GPU_SIDE, GPU_BYTES)
     with memory_faults(plan.device), torch.inference_mode():
@@ -39,12 +39,12 @@ PROMPT_TOKENS, ANSWER_TOKENS = 2070, 64
 
 
 def bf16_gain(*, measure_s: float = 0.05) -> float:
-    """Measures how many times as fast as in fp32 the CPU answers in bf16: products of many rows, and of one."""
+    """Measures how many times as fast the CPU answers in bf16 as in fp32, by products of many rows and of one row."""
     return _answer_s(torch.float32, measure_s) / _answer_s(torch.bfloat16, measure_s)
 
 
 def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
-    """Makes a plan, with bf16 on the CPU measured where the choice depends on it. Errors: those of `plan`."""
+    """Makes a plan, and measures bf16 on the CPU first if the choice depends on it. Errors: those of `plan`."""
     chosen = plan(wishes, hardware, checkpoint)
     is_wished = wishes.precision in ("fp16", "bf16", "fp32")
     if chosen.device != "cpu" or is_wished or is_tiny(checkpoint) or hardware.cpu_bf16_gain is not None:
@@ -54,7 +54,7 @@ def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadP
 
 @torch.inference_mode()
 def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
-    """Returns the seconds of an answer for each number in a model's matrices."""
+    """Measures the seconds that an answer takes for each number in a model's matrices."""
     prompt = torch.ones(PREFILL_ROWS, PREFILL_SIDE, dtype=dtype)
     square = torch.ones(PREFILL_SIDE, PREFILL_SIDE, dtype=dtype)
     token, wide = torch.ones(1, STEP_WIDTHS[0], dtype=dtype), torch.ones(STEP_WIDTHS, dtype=dtype)
@@ -64,7 +64,7 @@ def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
 
 
 def _per_second(work: Callable[[], Tensor], measure_s: float) -> float:
-    """Measures how often work is done in a second, after a first time that doesn't count."""
+    """Measures how often `work` can be done in a second; its first run doesn't count."""
     _finish(work())
     count, started_s = 0, time.perf_counter()
     while (took_s := time.perf_counter() - started_s) < measure_s or not count:
@@ -74,5 +74,5 @@ def _per_second(work: Callable[[], Tensor], measure_s: float) -> float:
 
 
 def _finish(result: Tensor) -> None:
-    """Waits for a device that computes on its own; a look at one number does so everywhere."""
+    """Waits until a device has computed a result, by reading one number of it, which waits on every device."""
     result.view(-1)[:1].cpu()

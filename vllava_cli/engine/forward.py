@@ -1,6 +1,6 @@
-"""The model's passes: ids to embeddings, prefill in chunks, a step of decoding, padded rows; and memory that runs out.
+"""The model's passes: embedding ids, prefill in chunks, a step of decoding, padded rows; and the lack of memory.
 
-Embeddings go to the language model directly: that is the same in every version of transformers, and can be interrupted.
+Embeddings go to the language model directly: that works in every version of transformers, and can be interrupted.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ GPU_CHUNK_TOKENS = 4096
 
 @torch.inference_mode()
 def embed(llama: Llama, ids: Sequence[int], features: Features, tokens: Tokens) -> torch.Tensor:
-    """Embeddings [1, len(ids), hidden], a feature row in the place of each placeholder.
+    """Returns the embeddings [1, len(ids), hidden] of ids, with a row of features in the place of each placeholder.
 
-    Raises ValueError where rows and placeholders differ in number: the model itself would go on in silence.
+    Errors: ValueError if there are more or fewer rows than placeholders; the model itself would go on in silence.
     """
     row = torch.tensor([ids], device=llama.device)
     embeddings = llama.embedded(row)
@@ -52,9 +52,9 @@ def prefill(
     cancel: Cancel = NEVER,
     chunk_tokens: int | None = None,
 ) -> torch.Tensor:
-    """Feeds embeddings [1, T, hidden] behind the cache's, in chunks, and returns the logits [vocabulary] of the last.
+    """Feeds embeddings [1, T, hidden] behind the tokens in the cache, in chunks; returns the last logits [vocabulary].
 
-    Errors: CancelError; the cache then holds the chunks before that.
+    Errors: CancelError; the cache then holds the chunks that were fed before.
     """
     usual = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
     for chunk in torch.split(embeddings, chunk_tokens or usual, dim=1):
@@ -65,9 +65,9 @@ def prefill(
 
 @torch.inference_mode()
 def step(llama: Llama, token: torch.Tensor, cache: KVCache, held: int, cancel: Cancel = NEVER) -> torch.Tensor:
-    """Feeds one id [1] behind the `held` of the cache and returns the logits [vocabulary] of the next.
+    """Feeds one id [1] behind the `held` tokens of the cache, and returns the logits [vocabulary] behind the id.
 
-    Errors: CancelError; the cache then holds what it held.
+    Errors: CancelError; the cache then holds the `held` tokens.
     """
     return llama.logits(_read(llama, llama.embedded(token[None]), cache, held, cancel)[0, 0])
 
@@ -80,7 +80,7 @@ def feed_rows(
     is_real: torch.Tensor,
     cancel: Cancel = NEVER,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Feeds ids [B, T], of which `is_real`, behind L positions of a cache, of which `is_used` [B, L] belong to a row.
+    """Feeds ids [B, T] behind the L positions of a cache; `is_real` [B, T] and `is_used` [B, L] are False for padding.
 
     Returns the hidden states [B, T, hidden] and the new `is_used` [B, L + T]. Each row keeps its own positions: padding
     is masked and not counted, so a row has the logits that it would have alone, up to the rounding of a larger product.
@@ -92,7 +92,7 @@ def feed_rows(
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids [R, W] and which of them are real: [(5, 6), (7,)] → [[5, 6], [0, 7]], [[True, True], [False, True]]."""
+    """Pads ids, and tells which are real: [(5, 6), (7,)] → [[5, 6], [0, 7]], [[True, True], [False, True]]."""
     width = max(map(len, rows))
     ids = [[0] * (width - len(row)) + list(row) for row in rows]
     are_real = [[False] * (width - len(row)) + [True] * len(row) for row in rows]
@@ -100,7 +100,10 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[to
 
 
 def _read(llama: Llama, inputs: torch.Tensor, cache: KVCache, held: int, cancel: Cancel) -> torch.Tensor:
-    """The hidden states of inputs behind the `held` of the cache. Errors: CancelError; the cache holds as many then."""
+    """Feeds inputs behind the `held` tokens of the cache; returns their hidden states.
+
+    Errors: CancelError; the cache then holds the `held` tokens.
+    """
     try:
         return llama(inputs, cache.layers, start=held, cancel=cancel)
     except CancelError:
@@ -110,10 +113,10 @@ def _read(llama: Llama, inputs: torch.Tensor, cache: KVCache, held: int, cancel:
 
 @contextmanager
 def memory_faults(device: str, plan: LoadPlan | None = None) -> Iterator[None]:
-    """Turns running out of memory into one sentence, which says what the plan counted and what there is."""
+    """Turns running out of memory into a MemoryShortError, which says what the plan counted and what is free."""
     try:
         yield
-    except Exception as exc:  # a file of weights that can't be mapped: each library has its own type for it
+    except Exception as exc:  # each library raises its own type, also for weights that can't be mapped
         text = str(exc).lower()
         signs = ("allocate memory", "out of memory", "os error 12")  # "Cannot allocate memory (os error 12)"
         if isinstance(exc, torch.OutOfMemoryError | MemoryError) or any(sign in text for sign in signs):
@@ -122,7 +125,7 @@ def memory_faults(device: str, plan: LoadPlan | None = None) -> Iterator[None]:
 
 
 def _memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
-    """The error with the memory that was needed, that is free, and the remedies that the plan doesn't use yet."""
+    """Makes an error that names the memory that the plan counted, the free memory, and what the user may try."""
     counted = ""
     if plan:
         form = f"{plan.quantisation} in {plan.dtype}" if plan.quantisation else plan.dtype
@@ -140,7 +143,7 @@ def _memory_short(device: str, plan: LoadPlan | None) -> MemoryShortError:
 
 
 def free_bytes(device: str) -> int:
-    """The memory of a device that is free now; of RAM, what this process may use."""
+    """Returns the bytes of a GPU's memory that are free now; for the CPU, the free RAM that this process may use."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     return int(torch.xpu.mem_get_info(device)[0]) if device.startswith("xpu") else free_ram_bytes()

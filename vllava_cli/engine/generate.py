@@ -1,8 +1,8 @@
 """The engine: a generator that prefills a question, decodes an answer and yields it in pieces. It never prints.
 
 Time to first token is the time to the first `next()`; interruption, length and loops all end the same stream. On CUDA
-the next step is under way before a token is read: the host learns of a token while the GPU works on the one behind it,
-so that showing text costs no time. Elsewhere a step begins when the token in front of it was wanted.
+the next step is started before the host reads a token: the GPU works on that step while the host shows the token, so
+that showing text costs no time. On other devices a step begins only when the caller wants more text.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Engine:
     """Decodes where the cache doesn't move."""
 
     def __post_init__(self) -> None:
-        # CUDA works on its own: it is given a cache that doesn't move, and the next step before a token is read.
+        # CUDA computes on its own: it gets a cache that doesn't move, and the next step before the host reads a token.
         self.is_static = self.runs_ahead = self.model.device.type == "cuda"
         self.llama = Llama(self.model, self.plan.attention)
         self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower)
@@ -63,11 +63,11 @@ class Engine:
     ) -> Generator[Delta, None, None]:
         """Yields an answer as it is decoded; the last delta has the stop reason and the stats.
 
-        With choices there is one delta: the likeliest of them, whole, with the probabilities of all.
+        With choices there is one delta: the likeliest choice, whole, with the probabilities of all choices.
 
-        `cancel` is asked between the layers of each pass and behind each token. When the stream ends, by whatever but
-        an error, the turn so far is added to the conversation. Errors: UsageError, ContextError, MemoryShortError,
-        OverflowedError.
+        `cancel` is checked after each token and, except on CUDA, between the layers of each pass. When the stream ends
+        without an error, even if it is closed, the turn so far is added to the conversation. Errors: UsageError,
+        ContextError, CheckpointError, MemoryShortError, OverflowedError.
         """
         sequence = Sequence.of(None, self.tokens, conversation, question, sampling)
         calls = self.vision.calls
@@ -89,15 +89,15 @@ class Engine:
         )
 
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
-        """Drops the oldest turns until a question and its answer fit, and returns the indices of those that went."""
+        """Drops the oldest turns until a question and its answer fit, and returns the indices of the dropped turns."""
         before, conversation.dropped = conversation.dropped, dropped(self.tokens, conversation, question, sampling)
         return range(before, conversation.dropped)
 
     def read(self, prompt: Prompt, *, cancel: Cancel = NEVER, chunk_tokens: int | None = None) -> Tensor:
-        """Prefills what the cache lacks of a prompt, and returns the logits [vocabulary] behind its last id.
+        """Prefills the part of a prompt that the cache lacks, and returns the logits [vocabulary] behind its last id.
 
-        Errors: CancelError, with what was read in the cache; MemoryShortError; whatever else breaks a pass off costs
-        the cache.
+        Errors: CancelError, MemoryShortError. After CancelError the cache keeps what was read; after any other error it
+        is dropped.
         """
         with self.passes():
             cache = self._cut(prompt)
@@ -117,9 +117,9 @@ class Engine:
         return self.prompt_cache.covers(prompt, self.tokens.media_starts(prompt.ids, prompt.media))
 
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
-        """Feeds an id [1] behind `held` ids of the cache; the logits [vocabulary] are good until the next step.
+        """Feeds an id [1] behind the first `held` ids of the cache, and returns the logits [vocabulary] behind it.
 
-        Errors: CancelError; those of `passes`.
+        The logits are valid until the next step. Errors: CancelError, MemoryShortError.
         """
         with self.passes():
             if self.graph:
@@ -129,9 +129,9 @@ class Engine:
     def score(
         self, cache: KVCache, is_used: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
     ) -> list[tuple[float, ...]]:
-        """The probability of each choice behind each sequence's prompt; all choose among the same ones.
+        """Returns the probability of each choice behind each sequence's prompt; the choices are the same for all.
 
-        The arguments are those of `log_likelihoods`. Errors: CancelError.
+        `cache`, `is_used` and `logits` are those of `log_likelihoods`. Errors: CancelError.
         """
         first = sequences[0]
         scores = log_likelihoods(self.llama, cache, is_used, logits, first.options, cancel)
@@ -148,18 +148,18 @@ class Engine:
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Runs passes; whatever but CancelError breaks one off leaves uneven layers, so the cache is dropped."""
+        """Runs passes in the block; drops the cache on any error but CancelError, since its layers are then uneven."""
         try:
             with memory_faults(self.plan.device, self.plan):
                 yield
-        except CancelError:  # the layers are even again
+        except CancelError:  # the layers hold the same tokens again
             raise
         except BaseException:
             self.prompt_cache = self.graph = None
             raise
 
     def _deltas(self, sequence: Sequence[None], cancel: Cancel) -> Generator[Delta, None, None]:
-        """The text of an answer until something ends it. The cache then holds its ids, but the last one perhaps."""
+        """Yields the text of an answer until something ends it. The cache then holds its ids, perhaps not the last."""
         sequence.reused_tokens = self.reusable(sequence.prompt)
         logits = self.read(sequence.prompt, cancel=cancel)
         cache = self._read_cache
@@ -173,7 +173,7 @@ class Engine:
             token = sequence.pick(logits)
             while True:
                 reading, held = _reading(token), len(cache.ids)
-                if self.runs_ahead:  # the last token that the context holds is still read: there is capacity for it
+                if self.runs_ahead:  # even a token that fills the context is fed: there is capacity for it
                     token = self._next(sequence, token, held, cancel)
                 number = reading()
                 if self.runs_ahead:
@@ -191,7 +191,7 @@ class Engine:
                 cache.cache.set_length(len(cache.ids))
 
     def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> Turn:
-        """Adds the turn as far as it came to the conversation."""
+        """Adds the answer so far to the conversation, as a turn, and returns the turn."""
         sequence.tower_calls = self.vision.calls - calls_before
         answer = sequence.answer(peak_bytes=_peak_bytes(self.model.device))
         turn = Turn(
@@ -210,10 +210,10 @@ class Engine:
         return turn
 
     def _next(self, sequence: Sequence[None], token: Tensor, held: int, cancel: Cancel) -> Tensor:
-        return sequence.pick(self.step(token.clamp(min=0), held, cancel))  # OVERFLOWED may not be read yet
+        return sequence.pick(self.step(token.clamp(min=0), held, cancel))  # the unread id may be OVERFLOWED
 
     def _cut(self, prompt: Prompt) -> PromptCache:
-        """The cache, cut back to the ids that a prompt shares with it, or a new one."""
+        """Returns the cache, cut back to the ids that it shares with a prompt, or an empty one if they share none."""
         reused = self.reusable(prompt)
         if self.prompt_cache is None or not reused:
             self.prompt_cache = PromptCache(cache=self._emptied())
@@ -222,7 +222,7 @@ class Engine:
         return self.prompt_cache
 
     def _emptied(self) -> KVCache:
-        """A cache with nothing in it; one that doesn't move stays, and what was captured over it."""
+        """Returns an empty cache. One that doesn't move is emptied and used again, since steps are captured over it."""
         if not self.is_static:
             return KVCache(len(self.llama.blocks))
         if self.graph is None:
@@ -239,7 +239,7 @@ class Engine:
 
 
 def _reading(token: Tensor) -> Callable[[], int]:
-    """Sends an id [1] to the host; the returned function waits for it, and for nothing that was begun after it."""
+    """Starts sending an id [1] to the host. The returned function waits for the id, but for no work begun later."""
     if token.device.type != "cuda":
         return lambda: int(token)
     cuda: Any = torch.cuda
@@ -251,7 +251,7 @@ def _reading(token: Tensor) -> Callable[[], int]:
 
 
 def _peak_bytes(device: torch.device) -> int | None:
-    """The most memory that was in use: the GPU's own count, or the process's resident set."""
+    """Returns the most memory that was in use: what CUDA counts, or the process's resident set; None on Windows."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -1,7 +1,7 @@
-"""Finds a checkpoint's files: in a folder, the embedded demo, the hub's cache or, where they aren't here yet, the hub.
+"""Finds a checkpoint's files: in a folder, the embedded demo, the hub's cache or, if they aren't here yet, the hub.
 
-A complete cache is used without asking the network. Only json, tokenizer and safetensors files are ever
-fetched: no pickles, no code.
+If the cache is complete, the network isn't asked. Only JSON, tokenizer and safetensors files are ever fetched: no
+pickles, no code.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Source:
-    """The folder with the checkpoint's description, fetched from the hub where the cache lacks some of it.
+    """Finds the folder with a checkpoint's description, and fetches the files that the cache lacks from the hub.
 
-    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    Errors: CheckpointError for an unknown folder, HubError if the hub can't help.
     """
     source = find_here(model, revision)
     if source and source.revision is None:
@@ -44,18 +44,18 @@ def locate(model: str, revision: str | None = None, *, log: Log = SILENT) -> Sou
         return _described(*ask(model, revision, lack=lack(model, source, missing)), log)
     from huggingface_hub import try_to_load_from_cache
 
-    # None where a file is neither here nor known to be missing in its repository.
+    # A state is None if the file is neither here nor known to be missing in its repository.
     states = {name: try_to_load_from_cache(model, name, revision=source.revision) for name in (CONFIG, *USUAL)}
     if unknown := [name for name, state in states.items() if state is None]:
-        with suppress(HubError):  # a checkpoint can be used as it is; an adapter is refused later
+        with suppress(HubError):  # a checkpoint is used as it is; an adapter is refused later
             return _described(*ask(model, source.revision, lack=lack(model, source, unknown)), log)
     return source
 
 
 def locate_adapter(name: str, *, log: Log = SILENT) -> Source:
-    """The folder with a LoRA adapter's files, fetched from the hub where the cache lacks one of them.
+    """Finds the folder with a LoRA adapter's files, and fetches the files that the cache lacks from the hub.
 
-    Errors: CheckpointError for an unknown folder, HubError where the hub can't help.
+    Errors: CheckpointError for an unknown folder, HubError if the hub can't help.
     """
     source = find_here(name, kind="adapter")
     missing = missing_adapter(source)
@@ -67,7 +67,7 @@ def locate_adapter(name: str, *, log: Log = SILENT) -> Source:
 
 
 def missing_adapter(source: Source | None) -> list[str]:
-    """The names of an adapter's files that the hub's cache lacks; of a folder nothing is ever fetched."""
+    """Lists an adapter's files that the hub's cache lacks; [] for a user's folder, into which nothing is fetched."""
     if source and source.revision is None:
         return []
     return [file for file in ADAPTER_FILES if not source or not (source.folder / file).exists()]
@@ -90,9 +90,9 @@ def find_here(model: str, revision: str | None = None, *, kind: SourceKind = "mo
 
 
 def fetch_weights(source: Source, *, log: Log = SILENT) -> None:
-    """Fetches the safetensors files of a hub checkpoint where they are missing; all are then whole, by their headers.
+    """Fetches the safetensors files that a checkpoint of the hub lacks, and checks by their headers that all are whole.
 
-    Errors: HubError; CheckpointError for a folder that has none, and for a file that is damaged.
+    Errors: HubError; CheckpointError for a user's folder that lacks weights, and for a file that is damaged.
     """
     folder, model = source.folder, source.model
     missing = missing_weights(folder)
@@ -111,40 +111,40 @@ def fetch_weights(source: Source, *, log: Log = SILENT) -> None:
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a safetensors file, by its header. Errors: CheckpointError."""
+    """Reads the shape of each tensor from the header of a safetensors file. Errors: CheckpointError."""
     from safetensors import safe_open
 
     check_json_file(path, most_bytes=MAX_WEIGHTS_BYTES)
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
-    except Exception as exc:  # safetensors has a type of its own
+    except Exception as exc:  # safetensors raises a type of its own
         raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
 
 
 def missing_description(folder: Path) -> list[str]:
-    """The names of files that say what a checkpoint is and that aren't in `folder`: [] → complete."""
+    """Lists the files that describe a checkpoint and that `folder` lacks; [] if it is complete."""
     missing = [row[0] for row in NEEDED if not any((folder / name).exists() for name in row)]
     return missing or ([] if has_recipe(folder) else ["preprocessor_config.json"])
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The names of the weight files that `folder` should have and lacks: [] → complete. Errors: CheckpointError."""
+    """Lists the weight files that `folder` should have and lacks; [] if it is complete. Errors: CheckpointError."""
     return [name for name in weight_files(folder) if not (folder / name).exists()]
 
 
 def weights_bytes(source: Source) -> int:
-    """The bytes that the weights take on this disk, downloads that broke off included."""
+    """Counts the bytes that the weights take on this disk, those of downloads that broke off included."""
     arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
     files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
     return sum(path.stat().st_size for path in files if path.exists())
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files that weights are read from, whether they are here or not.
+    """Lists the files that the weights are read from, whether they are here or not.
 
-    One file goes before shards, as in transformers: saving again leaves an index of shards that are gone. Errors:
-    CheckpointError for an index that names no files of this folder.
+    A single file is preferred to shards, as in transformers: saving a model again may leave an index of shards that are
+    gone. Errors: CheckpointError for an index that names no files of this folder.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).exists() or not index.exists():
@@ -161,12 +161,12 @@ def _is_name(shard: object) -> bool:
 
 
 def lack(model: str, source: Source | None, missing: list[str], *, kind: SourceKind = "model") -> str:
-    """Begins the sentence of an error: what isn't here."""
+    """Makes the beginning of an error's message, which says what isn't here."""
     return f"The {kind} {model} {f'lacks {missing[0]}' if source else 'is not'} in the cache {cache_folder()}"
 
 
 def cached_models() -> list[str]:
-    """The hub ids of the Video-LLaVA checkpoints in the cache, sorted."""
+    """Lists the hub ids of the Video-LLaVA checkpoints in the cache, sorted."""
     configs = sorted(cache_folder().glob("models--*--*/snapshots/*/config.json"))
     found = (path.parents[2].name.removeprefix("models--").replace("--", "/") for path in configs if _is_ours(path))
     return list(dict.fromkeys(found))
@@ -181,7 +181,7 @@ def _is_ours(config: Path) -> bool:
 
 
 def is_local(model: str) -> bool:
-    """True if a name is that of a folder, or of the demo model, and none of the hub's."""
+    """Returns True if a name is that of a folder or of the demo model, and no hub id."""
     looks_like_path = model.startswith((".", "~", os.sep)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     return model == DEMO_MODEL or looks_like_path or os.path.isdir(model)
 
@@ -197,7 +197,7 @@ def _existing_folder(model: str, kind: SourceKind) -> Path:
 
 
 def _described(source: Source, names: frozenset[str], log: Log) -> Source:
-    """Fetches all description files; those that the repository lacks are noted as its library does."""
+    """Fetches a checkpoint's description files; marks those that the repository lacks as the hub's library does."""
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
     _fetched(source, sorted(known & names), log)
     with suppress(OSError):
@@ -209,7 +209,7 @@ def _described(source: Source, names: frozenset[str], log: Log) -> Source:
 
 
 def _fetched(source: Source, names: Iterable[str], log: Log) -> Source:
-    """Fetches files, and those last by which a later start finds the others."""
+    """Fetches files, the configs last: a later start looks for these, and then finds the others beside them."""
     found_by = {CONFIG, ADAPTER_CONFIG}
     fetch(source, [name for name in names if name not in found_by], has_bar=log.has_bars)
     fetch(source, [name for name in names if name in found_by])
@@ -217,6 +217,6 @@ def _fetched(source: Source, names: Iterable[str], log: Log) -> Source:
 
 
 def _check_listed(source: Source, listed: frozenset[str], names: Iterable[str], reason: str) -> None:
-    """Errors: HubError where the repository lacks one of the files."""
+    """Raises HubError if `listed`, the files of a repository, lacks one of `names`."""
     if lacking := [name for name in names if name not in listed]:
         raise HubError(f"The hub's {source.kind} {source.model} has no {lacking[0]}: {reason}, so name another one.")

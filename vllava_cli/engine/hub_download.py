@@ -1,7 +1,7 @@
 """Asks the hub about a repository and fetches its files into the cache, in the layout that the hub's library reads.
 
-The part of a file that has arrived stays when its download breaks off, and the next one goes on behind it. The library
-itself removes it, since its version 1.18 (findings/hub-download-begins-anew.sh).
+When a download breaks off, the part of the file that has arrived stays, and the next download goes on behind it. The
+hub's library removes that part since its version 1.18 (findings/hub-download-begins-anew.sh).
 """
 
 from __future__ import annotations
@@ -32,32 +32,33 @@ AT_ONCE = 4
 
 
 def cache_folder() -> Path:
-    """The folder of the hub's cache: HF_HUB_CACHE, HF_HOME or the default."""
+    """Returns the folder of the hub's cache, as HF_HUB_CACHE or HF_HOME set it, or the default."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def repository_folder(model: str) -> Path:
-    """The folder of the cache that keeps a model's files."""
+    """Returns the folder of the cache that holds a model's files."""
     from huggingface_hub.file_download import repo_folder_name
 
     return cache_folder() / repo_folder_name(repo_id=model, repo_type="model")
 
 
 def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "model") -> tuple[Source, frozenset[str]]:
-    """Returns where the cache shows a revision, whose commit it remembers, and the names of its files.
+    """Asks the hub for a revision. Returns its source, whose folder may not exist yet, and the names of its files.
 
-    The sentence of an error begins with `lack`, which says what isn't here. Errors: HubError.
+    The cache remembers the commit of the revision. The message of an error begins with `lack`, which says what isn't
+    here. Errors: HubError.
     """
     from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it would print what the hub advertises
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the library would print what the hub advertises
     if constants.HF_HUB_OFFLINE:
         raise HubError(f"{lack} and HF_HUB_OFFLINE is set: unset it where there is a network.")
     limit_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_S
-    pool = ThreadPoolExecutor(1)  # the limit holds also where an address isn't found or one after the other is tried
+    pool = ThreadPoolExecutor(1)  # in a thread, so that looking up and trying addresses counts, too
     try:
         with refusals(model, revision, kind):
             info = pool.submit(HfApi().model_info, model, revision=revision, timeout=limit_s + 1).result(limit_s)
@@ -74,7 +75,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "mode
             f"{lack} and the hub can't be reached ({str(exc) or type(exc).__name__}): run hf download {model} where "
             f"there is a network{other}."
         ) from exc
-    except (ValueError, LookupError, TypeError, AttributeError) as exc:  # whatever its library stumbles over
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:  # the answer isn't the hub's
         raise HubError(
             f"{lack} and what answers at {constants.ENDPOINT} is not the hub: log in to this network first, or correct "
             "HF_ENDPOINT."
@@ -83,7 +84,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "mode
         pool.shutdown(wait=False)
     repository, branch = repository_folder(model), revision or "main"
     if branch != commit:
-        with suppress(OSError):  # where the cache can't be written to, a later download says so
+        with suppress(OSError):  # if the cache can't be written to, a later download says so
             reference = repository / "refs" / branch
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(commit, encoding="utf-8")
@@ -92,7 +93,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "mode
 
 @contextmanager
 def refusals(model: str, revision: str | None, kind: SourceKind) -> Iterator[None]:
-    """Turns an answer of the hub that refuses something into one sentence. Errors: HubError."""
+    """Turns a refusal of the hub into an error of one sentence. Errors: HubError."""
     from huggingface_hub import constants, errors
 
     try:
@@ -118,19 +119,19 @@ def refusals(model: str, revision: str | None, kind: SourceKind) -> Iterator[Non
 
 
 def plain(name: str | None) -> str:
-    """A name from the hub, as a file in a folder. Errors: ValueError where it would lead elsewhere."""
+    """Returns a file name that the hub gave. Errors: ValueError if it would lead out of a folder."""
     if not name or not is_plain(name):
         raise ValueError(name)
     return name
 
 
 def is_plain(name: str) -> bool:
-    """True if a name is that of a file in the folder itself: "config.json", and neither "a/b" nor ".."."""
+    """Returns True if a name stays directly inside a folder: "config.json" does, "a/b" and ".." don't."""
     return name not in ("", ".", "..") and not set(name) & set('/\\:"\0')
 
 
 def fetch(source: Source, names: Iterable[str], *, has_bar: bool = False) -> None:
-    """Fetches those of these files that the source's folder lacks, several at once. Errors: HubError."""
+    """Fetches the named files that the source's folder lacks, several at once. Errors: HubError."""
     todo = [name for name in names if not (source.folder / name).exists()]
     is_over = threading.Event()
     pool = ThreadPoolExecutor(AT_ONCE)
@@ -141,7 +142,7 @@ def fetch(source: Source, names: Iterable[str], *, has_bar: bool = False) -> Non
             try:
                 _all(pool.submit(file.fetch, bar) for file in files)
             except KeyboardInterrupt:
-                bar.leave = True  # it says how much has arrived
+                bar.leave = True  # the bar then says how much has arrived
                 raise
     finally:
         is_over.set()
@@ -149,11 +150,11 @@ def fetch(source: Source, names: Iterable[str], *, has_bar: bool = False) -> Non
 
 
 def _look_up(source: Source, name: str, is_over: threading.Event) -> RemoteFile:
-    """Errors: HubError."""
+    """Asks the hub for the size and the ETag of a file. Errors: HubError."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(source.model, name, revision=source.revision)
-    for is_last in (False, True):  # a connection that was kept open may have been closed by the hub meanwhile
+    for is_last in (False, True):  # tries twice: the hub may have closed a connection that was kept open
         try:
             with refusals(source.model, source.revision, source.kind):
                 found = get_hf_file_metadata(url, timeout=STALL_S)
@@ -167,7 +168,7 @@ def _look_up(source: Source, name: str, is_over: threading.Event) -> RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file of the hub on its way into the cache, in a thread of its own."""
+    """A file of the hub that a thread fetches into the cache."""
 
     source: Source
     name: str
@@ -180,7 +181,7 @@ class RemoteFile:
 
     @property
     def part(self) -> Path:
-        """The file of the bytes that have arrived so far."""
+        """The file that holds the bytes that have arrived so far."""
         return self.blob.with_name(f"{self.blob.name}.incomplete")
 
     @property
@@ -188,7 +189,7 @@ class RemoteFile:
         return next((path.stat().st_size for path in (self.blob, self.part) if path.exists()), 0)
 
     def fetch(self, bar: Any) -> None:
-        """Fetches the content into the cache, and links it into the source's folder. Errors: HubError."""
+        """Fetches the file into the cache, and links it into the source's folder. Errors: HubError."""
         from huggingface_hub.utils import WeakFileLock
 
         repository = self.blob.parent.parent
@@ -208,7 +209,7 @@ class RemoteFile:
             ) from exc
 
     def _complete(self, bar: Any) -> None:
-        """Completes `part`. Where it turns out to be damaged, all of it is fetched anew, once."""
+        """Completes `part`. A damaged file that an earlier download began is fetched anew. Errors: HubError."""
         is_taken_up = self.part.exists()
         with self.part.open("ab") as sink:
             self._grow(sink, bar)
@@ -240,7 +241,7 @@ class RemoteFile:
                 self.is_over.wait(pause_s)
 
     def _receive(self, sink: IO[bytes], bar: Any) -> None:
-        """Appends the bytes behind the end of `sink`."""
+        """Asks the hub for the bytes that `sink` lacks, and appends them."""
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         start = sink.tell()
@@ -248,7 +249,7 @@ class RemoteFile:
         request = get_session().stream("GET", self.url, headers=headers, timeout=STALL_S, follow_redirects=True)
         with refusals(self.source.model, None, self.source.kind), request as response:
             hf_raise_for_status(response)
-            if start and response.status_code != 206:  # all of it, whatever was asked for
+            if start and response.status_code != 206:  # the hub sends the whole file all the same
                 sink.seek(0)
                 sink.truncate()
                 _count(bar, -start)
@@ -256,11 +257,11 @@ class RemoteFile:
                 if self.is_over.is_set():
                     raise _broken_off(self.name)
                 sink.write(chunk)
-                sink.flush()  # a process that is ended keeps it, too
+                sink.flush()  # so that the chunk stays even if the process is killed
                 _count(bar, len(chunk))
 
     def _is_sound(self) -> bool:
-        """True if `part` has the size and, where the ETag is one, the SHA-256 that the hub names."""
+        """Returns True if `part` has the size that the hub names and, if the ETag is a SHA-256, that SHA-256."""
         if self.size is not None and self.bytes_here != self.size:
             return False
         with self.part.open("rb") as part:
@@ -273,7 +274,7 @@ def _count(bar: Any, size: int) -> None:
 
 
 def _all(futures: Iterable[Future[Found]]) -> list[Found]:
-    """The results of all; the first error is raised at once."""
+    """Waits for all futures and returns their results; raises the first error at once."""
     begun = list(futures)
     for future in wait(begun, return_when=FIRST_EXCEPTION).done:
         future.result()
@@ -281,7 +282,7 @@ def _all(futures: Iterable[Future[Found]]) -> list[Found]:
 
 
 def _check_space(source: Source, files: list[RemoteFile]) -> None:
-    """Errors: HubError where the disk is too small for what is missing."""
+    """Raises HubError if the disk has too little space for the bytes that are missing."""
     left = sum((file.size or 0) - file.bytes_here for file in files)
     existing = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
@@ -293,7 +294,7 @@ def _check_space(source: Source, files: list[RemoteFile]) -> None:
 
 
 def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
-    """A line on stderr that goes away in the end, with room for the ^C of a terminal."""
+    """Makes a progress bar on stderr that disappears at the end. It leaves space for the ^C of a terminal."""
     from huggingface_hub.utils import tqdm
 
     return tqdm(  # type: ignore[no-untyped-call]
@@ -309,10 +310,10 @@ def _bar(files: list[RemoteFile], *, is_shown: bool) -> Any:
 
 
 def _link(blob: Path, name: Path) -> None:
-    name.unlink(missing_ok=True)  # a link whose blob was removed
+    name.unlink(missing_ok=True)  # there may be a link to a blob that was removed
     try:
         name.symlink_to(os.path.relpath(blob, name.parent))
-    except OSError:  # not everybody may make links on Windows
+    except OSError:  # on Windows not every user may make links
         shutil.copyfile(blob, name)
 
 

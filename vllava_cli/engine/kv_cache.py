@@ -1,7 +1,7 @@
-"""The KV cache: layers with capacity behind what they hold, and the prompt that a cache stands for.
+"""The KV cache: layers with spare capacity behind their tokens, and the prompt that a cache stands for.
 
-A step of decoding copies its own token into a layer and no other; a prompt that begins as an earlier one did is
-prefilled only from where they differ.
+A step of decoding copies only its own token into a layer. A prompt that begins as the prompt before it did is prefilled
+only from where the two differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPARE_TOKENS = 64
 
 
 class PreallocatedCacheLayer:
-    """`keys` and `values` [B, heads, L, size] are the first L positions of larger buffers."""
+    """A layer of the cache: `keys` and `values` [B, heads, L, size] are the first L positions of larger buffers."""
 
     def __init__(self, least_capacity: int = 0) -> None:
         self.keys = self.values = torch.empty(0)
@@ -33,7 +33,7 @@ class PreallocatedCacheLayer:
 
     @property
     def buffers(self) -> tuple[Tensor, Tensor]:
-        """The larger tensors [B, heads, capacity, size] themselves."""
+        """The whole tensors [B, heads, capacity, size] of keys and of values."""
         if self._buffers is None:
             raise RuntimeError("a layer without capacity")
         return self._buffers
@@ -43,7 +43,7 @@ class PreallocatedCacheLayer:
         return self._buffers[0].shape[2] if self._buffers else 0
 
     def update(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends [B, heads, new, size] each, and returns all that the layer then holds."""
+        """Appends keys and values [B, heads, new, size], and returns all that the layer then holds."""
         length, new = len(self), key_states.shape[2]
         if not length:
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
@@ -57,17 +57,17 @@ class PreallocatedCacheLayer:
         return self.keys, self.values
 
     def put(self, keys: Tensor, values: Tensor) -> None:
-        """Replaces what the layer holds. The tensors may share memory with others: nothing is written into them."""
+        """Replaces the layer's keys and values. They may share memory with others: nothing is written into them."""
         self.keys, self.values, self._buffers = keys, values, None
 
     def set_length(self, length: int) -> None:
-        """Sets how many first positions of the buffers are held; does nothing where there is no buffer yet."""
+        """Makes the layer hold the first `length` positions of its buffers; does nothing if it has no buffers yet."""
         if self._buffers:
             self.keys, self.values = (buffer.narrow(2, 0, length) for buffer in self._buffers)
 
 
 class KVCache:
-    """The layers of all blocks, which hold the same tokens but while a pass runs."""
+    """The cache's layers, one for each block. They hold the same tokens, except while a pass runs."""
 
     def __init__(self, layers: int, *, least_capacity: int = 0) -> None:
         self.layers = [PreallocatedCacheLayer(least_capacity) for _ in range(layers)]
@@ -76,7 +76,7 @@ class KVCache:
         return len(self.layers[0])
 
     def set_length(self, length: int) -> None:
-        """Cuts every layer back to its first positions, also where some hold more than others."""
+        """Makes every layer hold its first `length` positions, even if some layers hold more than others."""
         for layer in self.layers:
             layer.set_length(length)
 
@@ -92,17 +92,17 @@ class Prompt:
 
 @dataclass(kw_only=True)
 class PromptCache:
-    """One KV cache with the ids that it was fed, in order, and the prompt whose media are among them."""
+    """A KV cache with the ids that it was fed, in order, and the prompt whose media their placeholders stand for."""
 
     cache: KVCache
     prompt: Prompt = Prompt()
     ids: list[int] = field(default_factory=list)
 
     def covers(self, prompt: Prompt, starts: Sequence[int]) -> int:
-        """Counts the first ids of a prompt that need no prefill: at most all but one.
+        """Counts the first ids of a prompt that need no prefill; the last id always needs one.
 
-        `starts` has the position of each medium's first placeholder: equal ids mean equal features only as far as the
-        media themselves are the same.
+        `starts` has the position of each medium's first placeholder: placeholders of different media have the same ids,
+        so the count ends where the media or their fit differ.
         """
         equal = takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, prompt.ids[:-1], strict=False))
         shared = sum(1 for _ in equal)
@@ -118,7 +118,7 @@ class PromptCache:
 
 
 def _enlarged(held: Tensor, size: int) -> Tensor:
-    """[B, heads, size, ...] that begins with what is held; zeros behind it, as masked NaN would still be NaN."""
+    """Copies keys or values into a longer buffer. Zeros follow them: a masked NaN would still make the result NaN."""
     rows, heads, length, width = held.shape
     buffer = held.new_zeros((rows, heads, size, width))
     buffer[:, :, :length] = held

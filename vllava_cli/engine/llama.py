@@ -1,7 +1,7 @@
-"""The language model's pass in as few operations as it takes: transformers' weights, without its modules' calls.
+"""Runs the language model in as few operations as possible, with transformers' weights but without its modules.
 
-A token of a small model costs what Python and PyTorch spend on calling operations: here these are a third as many.
-Query, key and value are one product, so are the two into the MLP; both residual sums are part of a product.
+A token of a small model takes the time in which Python and PyTorch call operations; here they call a third as many.
+Query, key and value are one product, so are gate and up of the MLP; both residual sums are part of a product.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHANGING_ROTATIONS = ("dynamic", "longrope")
 
 
 class CacheLayer(Protocol):
-    """A layer's cache; `update` appends [B, kv heads, T, size] each and returns all that it then holds."""
+    """A layer's cache; `update` appends keys and values [B, kv heads, T, size] and returns all that the layer holds."""
 
     def update(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -53,7 +53,8 @@ class PassInputs:
 class Norm:
     """A root-mean-square norm, x * weight / √(mean of x² + ε).
 
-    In float32 on the CPU, where PyTorch's own is a dozen small operations: x / hypot(‖x‖, √(n * ε)) * (weight * √n).
+    PyTorch's own is a dozen small operations in float32 on the CPU. There it is computed in fewer, as
+    x / hypot(‖x‖, √(n * ε)) * (weight * √n).
     """
 
     def __init__(self, module: Any) -> None:
@@ -66,7 +67,7 @@ class Norm:
             self._scaled, self._least = self._weight * root, self._weight.new_tensor([root * self._epsilon**0.5])
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """[N, width] → the same."""
+        """Normalises each row: [N, width] → [N, width]."""
         if not self._is_small:
             return functional.rms_norm(hidden, self._shape, self._weight, self._epsilon)
         length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
@@ -74,7 +75,7 @@ class Norm:
 
 
 class Block(nn.Module):
-    """One layer, [B * T, hidden] to the same."""
+    """One layer of the language model: [B * T, hidden] → [B * T, hidden]."""
 
     def __init__(self, layer: Any, attend: Attend, *, heads: int, kv_heads: int) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """A model's language part. The matrices of each layer are joined once; transformers' modules keep views of them."""
+    """The language model. The matrices of each layer are joined once; transformers' modules keep views of them."""
 
     __call__: Callable[..., Tensor]
 
@@ -133,11 +134,11 @@ class Llama(nn.Module):
         return self._embedding.device
 
     def embedded(self, ids: Tensor) -> Tensor:
-        """[B, T] → [B, T, hidden]."""
+        """Returns the embeddings of ids: [B, T] → [B, T, hidden]."""
         return functional.embedding(ids, self._embedding)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., hidden] → [..., vocabulary]."""
+        """Returns the logits of hidden states: [..., hidden] → [..., vocabulary]."""
         found: Tensor = self._head(hidden)
         return found
 
@@ -152,9 +153,9 @@ class Llama(nn.Module):
         attend: Attend | None = None,
         cancel: Cancel = NEVER,
     ) -> Tensor:
-        """[B, T, hidden] behind what the layers hold → the last hidden states, as long.
+        """Feeds embeddings [B, T, hidden] behind the tokens in `layers`; returns the last hidden states [B, T, hidden].
 
-        The T tokens are at `start` and behind, or at `positions` [B, T]; `mask` is as in `Attend`, and `attend`
+        The T tokens have the positions from `start` on, or `positions` [B, T]. `mask` is as in `Attend`, and `attend`
         replaces the usual kernel. Errors: CancelError; some layers then hold the T tokens, others don't.
         """
         rows, tokens, width = inputs.shape
@@ -162,7 +163,7 @@ class Llama(nn.Module):
         if self._is_sdpa and attend is None:
             if mask is None and start and tokens > 1 and positions is None:
                 mask = causal_mask(tokens, start + tokens, self.device)
-            if mask is not None:  # what each kernel's call would make of it is made once
+            if mask is not None:  # converted once here, else each layer would do it again
                 mask = torch.zeros_like(mask, dtype=inputs.dtype).masked_fill_(~mask, float("-inf"))
         shared = PassInputs(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)
@@ -174,7 +175,7 @@ class Llama(nn.Module):
         return self._norm(hidden).view(rows, tokens, width)
 
     def _rotations_at(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines, [B or 1, 1, T, size] each."""
+        """Returns the cosines and the signed sines of the T tokens, [T, size] or [B or 1, 1, T, size] each."""
         if self._table is None:
             places = torch.arange(start, start + inputs.shape[1], device=self.device)[None]
             return self._rotation(inputs, places if positions is None else positions)
@@ -184,7 +185,7 @@ class Llama(nn.Module):
         return cosines[start : start + inputs.shape[1]], sines[start : start + inputs.shape[1]]
 
     def _rotation(self, like: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The sine of the first half has its sign turned, so that turning needs no other."""
+        """Returns cosines and sines, [B or 1, 1, T, size] each. The sines' first half is negated for `_rotated`."""
         cosines, sines = self._rotary(like, places)
         first, second = sines.chunk(2, dim=-1)
         return cosines[:, None], torch.cat((-first, second), dim=-1)[:, None]
@@ -192,7 +193,7 @@ class Llama(nn.Module):
 
 def _by_heads(states: Tensor, rows: int, tokens: int, size: int) -> Tensor:
     """[B * T, heads * size] → [B, heads, T, size]."""
-    if tokens == 1:  # it lies so already: a view is one operation less
+    if tokens == 1:  # the memory has this order already: a view is one operation less
         return states.view(rows, -1, 1, size)
     return states.view(rows, tokens, -1, size).transpose(1, 2)
 
@@ -209,7 +210,7 @@ def _rotated(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def _joined(*modules: nn.Module) -> Product:
-    """One product for several; quantised matrices can't be joined, and are asked one after another."""
+    """Joins modules into one product. Quantised matrices can't be joined: they are multiplied one after another."""
     linear = [module for module in modules if type(module) is nn.Linear]
     if len(linear) < len(modules):
         return lambda states: torch.cat([module(states) for module in modules], dim=-1)
@@ -224,7 +225,7 @@ def _joined(*modules: nn.Module) -> Product:
 
 
 def _added(module: nn.Module) -> Sum:
-    """A product with the residual that it is added to."""
+    """Makes a function that adds a module's product to the residual, in one operation if possible."""
     if type(module) is not nn.Linear or module.bias is not None:
         return lambda residual, states: residual + module(states)
     transposed = module.weight.t()
@@ -232,7 +233,7 @@ def _added(module: nn.Module) -> Sum:
 
 
 def by_torch(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's fused kernels."""
+    """Computes attention with PyTorch's fused kernels."""
     new, held = query.shape[2], keys.shape[2]
     is_first = mask is None and new == held > 1
     if mask is None and 1 < new < held:
@@ -244,7 +245,7 @@ def by_torch(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
 
 
 def written_out(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Products and a softmax in float32, as transformers' eager attention."""
+    """Computes attention as transformers' eager attention does, by products and a softmax in float32."""
     new, held = query.shape[2], keys.shape[2]
     groups = query.shape[1] // keys.shape[1]
     if groups > 1:
@@ -258,7 +259,7 @@ def written_out(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 
 
 def by_flash(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """flash-attn's kernel, whose causal mask ends at the last key; it knows no other, so that PyTorch's takes those."""
+    """Computes attention with flash-attn, whose causal mask ends at the last key; `by_torch` takes any other mask."""
     if mask is not None:
         return by_torch(query, keys, values, mask)
     import flash_attn
@@ -269,15 +270,16 @@ def by_flash(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
 
 
 def causal_mask(new: int, held: int, device: torch.device) -> Tensor:
-    """[1, 1, new, held] bool: the last `new` of `held` positions see themselves and what is before them."""
+    """Makes a mask [1, 1, new, held] bool: the last `new` of `held` positions see themselves and those before them."""
     places = torch.arange(held, device=device)
     return (places <= places[held - new :, None])[None, None]
 
 
 def padded_mask(is_used: Tensor, new: int) -> Tensor | None:
-    """[B, 1, new, L] for rows of which `is_used` [B, L] says what is theirs; None where the causal mask does.
+    """Makes a mask [B, 1, new, L] bool for rows with padding; None if there is no padding: the causal mask is enough.
 
-    The last `new` positions are those that ask. One that is padding sees itself, since a softmax over nothing is NaN.
+    `is_used` [B, L] is False for padding. The last `new` positions are the queries. A query that is padding sees
+    itself, since a softmax over nothing is NaN.
     """
     if bool(is_used.all()):
         return None

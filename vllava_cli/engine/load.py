@@ -39,13 +39,13 @@ NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_pr
 def load(
     plan: LoadPlan, tokens: Tokens, kinds: Iterable[MediaKind], *, log: Log = SILENT, cache: WeightCache | None = None
 ) -> Engine:
-    """Loads the weights; a tower for a kind that isn't among `kinds` is neither made nor read before it is needed.
+    """Loads the weights into an engine; a tower for a kind that isn't in `kinds` is loaded only when it is needed.
 
     transformers makes the modules without memory and then fills each parameter once, from the mapped file straight to
-    the device; tensors that no module has a place for are never touched.
+    the device; tensors for which no module has a place are never touched.
 
-    With a cache, weights that are to be quantised are read from there if it has them, and are put there if not.
-    Errors: CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
+    If the plan quantises, quantised weights come from the cache if it has them; if not, they are put there. Errors:
+    CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
     """
     hush(has_bars=log.has_bars)
     kinds = set(kinds)
@@ -54,15 +54,16 @@ def load(
         model = _quantised(plan, tokens, kinds, cache)
     else:
         model = _read(plan, tokens, TOWERS - {f"{kind}_tower" for kind in kinds})
-    if plan.threads and THREADS_SETTING not in os.environ:  # who sets that has chosen
+    if plan.threads and THREADS_SETTING not in os.environ:  # a user who sets it has chosen
         torch.set_num_threads(plan.threads)
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, plan, tokens), log=log)
 
 
 def check(plan: LoadPlan, tokens: Tokens) -> None:
-    """Raises what an answer about a video would raise before it begins; no weight is read.
+    """Raises the errors that a question about a video would raise before its answer begins; no weight is read.
 
-    On the meta device a tensor has a name and a size, and no value. Errors: CheckpointError, ContextError.
+    The model is loaded on the meta device, where a tensor has a size but no values. Errors: CheckpointError,
+    ContextError.
     """
     hush(has_bars=False)
     tokens.prompt_ids(Conversation(attached=(blank_frames("video", tokens),)), "What?")
@@ -74,13 +75,13 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
 def hush(*, has_bars: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels of the hub that nobody asked for
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of missing kernels that aren't needed
     show = transformers_logging.enable_progress_bar if has_bars else transformers_logging.disable_progress_bar
     show()
 
 
 def load_documented(plan: LoadPlan, checkpoint: Checkpoint) -> VideoLlavaForConditionalGeneration:
-    """The whole model as transformers' documentation loads it; bitsandbytes chooses what it quantises, towers as well.
+    """Loads the whole model as transformers' documentation does; bitsandbytes chooses what to quantise, towers as well.
 
     Errors: CheckpointError, MemoryShortError.
     """
@@ -94,7 +95,7 @@ def load_documented(plan: LoadPlan, checkpoint: Checkpoint) -> VideoLlavaForCond
 
 
 def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
-    """The tower for a kind alone, for a model that was loaded without it; towers are never quantised.
+    """Loads the tower for one kind of media, for a model that was loaded without it; towers are never quantised.
 
     Errors: CheckpointError, MemoryShortError.
     """
@@ -106,7 +107,7 @@ def tower(plan: LoadPlan, tokens: Tokens, kind: MediaKind) -> torch.nn.Module:
 def _quantised(
     plan: LoadPlan, tokens: Tokens, kinds: set[MediaKind], cache: WeightCache
 ) -> VideoLlavaForConditionalGeneration:
-    """The kept language model, or the checkpoint's, which is then kept; towers are the checkpoint's, as they are."""
+    """Loads the quantised language model from the cache, or quantises it and keeps it there; then loads the towers."""
     checkpoint, settings = tokens.checkpoint, quantisation_config(plan).to_dict()
     origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
     model, kept = None, cache.find(origin) if origin else None
@@ -119,7 +120,7 @@ def _quantised(
     if model is None:
         model = _read(plan, tokens, TOWERS)
         again = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
-        if origin and origin == again:  # nobody changed it meanwhile
+        if origin and origin == again:  # the checkpoint hasn't changed meanwhile
             cache.keep(model, origin, named=checkpoint.name)
     for kind in kinds:
         setattr(model.model, f"{kind}_tower", tower(plan, tokens, kind))
@@ -129,7 +130,7 @@ def _quantised(
 def _read(
     plan: LoadPlan, tokens: Tokens, lacking: Collection[str], *, kept: Path | None = None
 ) -> VideoLlavaForConditionalGeneration:
-    """The model without some parts, from the checkpoint or from the folder of weights that were `kept`."""
+    """Loads the model without the `lacking` parts, from the checkpoint or from the cache's folder `kept`."""
     folder = kept or tokens.checkpoint.folder
     config, options = trimmed(read_config(tokens.checkpoint.folder)), _options(plan)
     if kept:
@@ -146,7 +147,7 @@ def _read(
 def _from_pretrained(
     lacking: Collection[str], folder: Path, config: VideoLlavaConfig, options: dict[str, Any], device: str
 ) -> tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]:
-    """The model, and what transformers found out about the tensors. Errors: CheckpointError, MemoryShortError."""
+    """Loads a model; returns it with transformers' report on its tensors. Errors: CheckpointError, MemoryShortError."""
     try:
         with memory_faults(device), without_adapter(folder) as plain:
             found: tuple[VideoLlavaForConditionalGeneration, dict[str, Any]]
@@ -156,15 +157,15 @@ def _from_pretrained(
         raise
     except _UnfitConfigError as exc:
         raise unusable(folder / CONFIG, reason_of(exc)) from exc
-    except Exception as exc:  # safetensors, transformers and torch each have their own types
+    except Exception as exc:  # safetensors, transformers and torch each raise their own types
         raise CheckpointError(f"The weights in {folder} can't be loaded: {reason_of(exc)}.") from exc
 
 
 @contextmanager
 def without_adapter(folder: Path) -> Iterator[Path]:
-    """A folder with the same files but for an adapter's config.
+    """Yields a folder with the same files, except an adapter's config.
 
-    Where peft is installed, from_pretrained would put the adapter on top of weights that are merged already.
+    If peft is installed, from_pretrained would add the adapter to weights into which it is already merged.
     """
     if not (folder / ADAPTER_CONFIG).exists():
         yield folder
@@ -177,13 +178,14 @@ def without_adapter(folder: Path) -> Iterator[Path]:
 
 
 class _UnfitConfigError(Exception):
-    """No modules can be made as a config says."""
+    """The modules that a config describes can't be made."""
 
 
 def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
-    """The model's class, whose instances lack these parts; without a language model no words go in or come out.
+    """Makes a class of the model whose instances lack these parts; without the language model there is no head.
 
-    By its name and module transformers knows how to translate the published tensor names.
+    It has the name and the module of the original class, by which transformers knows how to translate the published
+    tensor names.
     """
     from transformers import VideoLlavaForConditionalGeneration as Whole
 
@@ -191,7 +193,7 @@ def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGener
         def __init__(self, config: VideoLlavaConfig) -> None:
             try:
                 super().__init__(config)
-            except Exception as exc:  # torch and transformers each have their own types
+            except Exception as exc:  # torch and transformers each raise their own types
                 raise _UnfitConfigError(exc) from exc
             for part in parts:
                 setattr(self.model, part, None)
@@ -214,9 +216,9 @@ def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGener
 
 
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
-    """Removes the vision layers that run in vain: 24 layers, features of layer -2 → 23 layers, -1.
+    """Removes the vision layers whose output isn't used: 24 layers, features of layer -2 → 23 layers, -1.
 
-    Source: the tower's hidden_states[-2] is the output of its last layer but one, so nothing behind that is used.
+    The features are the tower's hidden_states[-2], the output of its last layer but one; the last layer runs in vain.
     """
     layer = config.vision_feature_layer
     if isinstance(layer, int) and layer < -1:
@@ -226,11 +228,11 @@ def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
 
 
 def _options(plan: LoadPlan) -> dict[str, Any]:
-    """The arguments of from_pretrained for a plan."""
+    """Makes the arguments of from_pretrained for a plan."""
     from transformers import GenerationConfig
 
     options: dict[str, Any] = {
-        "generation_config": GenerationConfig(),  # so that nothing is read for generate, which nobody calls
+        "generation_config": GenerationConfig(),  # else a file is read for `generate`, which is never called
         "dtype": getattr(torch, plan.dtype),
         "attn_implementation": plan.attention,
         "use_safetensors": True,
@@ -258,7 +260,7 @@ def quantisation_config(plan: LoadPlan) -> BitsAndBytesConfig:
 
 
 def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Tokens, unneeded: Collection[str]) -> None:
-    """A gap would leave random weights behind a mere warning, so it is an error here."""
+    """Raises CheckpointError for missing, surplus or resized weights; transformers would warn and use random ones."""
     kept = config.vision_config.num_hidden_layers
     surplus = [key for key in sorted(info["unexpected_keys"]) if not _is_left_out(key, kept, unneeded)]
     resized = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
@@ -273,7 +275,7 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
 
 
 def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
-    """True if a tensor is of a part that isn't needed, or of a layer of a tower that runs in vain."""
+    """Returns True if a tensor belongs to a part that isn't needed, or to a tower's layer that runs in vain."""
     found = re.search(r"(\w+_tower)\.(?:.*encoder\.layers\.(\d+)\.)?", key)
     if found is None:
         return any(part in key for part in unneeded) or ("language_model" in unneeded and "lm_head" in key)

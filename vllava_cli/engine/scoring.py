@@ -1,7 +1,7 @@
-"""Scores given answers behind a prompt that the KV cache holds; nothing is decoded, and the cache stays.
+"""Scores given answers behind a prompt that the KV cache holds; nothing is decoded, and the cache isn't changed.
 
-An option's log-likelihood is the sum over its tokens, the end of the answer not counted, and isn't divided by their
-number: a longer option has more to be wrong in, and one that begins another is never the less likely of the two.
+An option's log-likelihood is the sum over its tokens, without the end of the answer, and isn't divided by their number.
+So a longer option can be wrong in more tokens, and an option is never less likely than another that begins with it.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def log_likelihoods(
     options: Sequence[ChoiceIds],
     cancel: Cancel = NEVER,
 ) -> torch.Tensor:
-    """log P(option | prompt) [B, n] float32 for n options behind each of B prompts. Errors: CancelError.
+    """Returns log P(option | prompt) [B, n] in float32, for n options behind each of B prompts. Errors: CancelError.
 
-    `cache` has B rows of L positions, of which `is_used` [B, L] are real; it is as before afterwards. `logits`
-    [B, vocabulary] are those behind each prompt: an option's first token is read off them, so that an option of one
-    token needs no pass. No last token is fed.
+    `cache` has B rows of L positions, of which `is_used` [B, L] are real; it isn't changed. `logits` [B, vocabulary]
+    are those behind each prompt: they score the first token of each option, so that an option of one token needs no
+    pass. The last token of an option is never fed.
     """
     firsts = torch.tensor([option[0] for option in options], device=logits.device)
     scores = logits.float().log_softmax(-1)[:, firsts]
@@ -55,9 +55,9 @@ def log_likelihoods(
 
 
 def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> list[tuple[float, ...]]:
-    """Softmax over the last dimension of log-likelihoods [B, n] less those about blank clips, in float64 on the CPU.
+    """Returns the softmax over the n options of log-likelihoods [B, n], less those about blank clips if they are given.
 
-    They add up to 1. Not every GPU has float64.
+    Each row adds up to 1. It is computed on the CPU, in float64, which not every GPU has.
     """
     weighed = scores.cpu().double()
     weighed = weighed if blank is None else weighed - blank.cpu().double()
@@ -66,9 +66,9 @@ def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> li
 
 @dataclass(kw_only=True)
 class Calibrator:
-    """Scores options behind prompts whose clips are blank: these are the answers that the model prefers anyway.
+    """Scores options behind prompts whose clips are blank: this shows what the model prefers without a clip.
 
-    Each prompt is scored once. The passes have a cache of their own.
+    The scores of a prompt are remembered. The passes have a cache of their own.
     """
 
     model: VideoLlavaForConditionalGeneration
@@ -78,9 +78,9 @@ class Calibrator:
     _known: dict[tuple[tuple[int, ...], tuple[ChoiceIds, ...]], torch.Tensor] = field(default_factory=dict)
 
     def scores(self, ids: tuple[int, ...], options: tuple[ChoiceIds, ...], cancel: Cancel = NEVER) -> torch.Tensor:
-        """The log-likelihood [n] of each option behind a prompt, earlier turns and all, with each clip a blank one.
+        """Returns the log-likelihood [n] of each option behind a whole prompt in which each clip is a blank one.
 
-        The clips of the prompt are read off its placeholders. Errors: CancelError.
+        The placeholders among the ids say which clips the prompt has. Errors: CancelError.
         """
         key = (ids, options)
         if key not in self._known:
@@ -104,13 +104,13 @@ class Calibrator:
 
     def _blank_features(self, kind: MediaKind, cancel: Cancel) -> torch.Tensor:
         if kind not in self._blank:
-            vision = VisionEncoder(model=self.model, tokens=self.tokens)  # its own: these calls are not counted
+            vision = VisionEncoder(model=self.model, tokens=self.tokens)  # not the engine's, which counts its calls
             self._blank[kind] = vision.features(blank_frames(kind, self.tokens), "crop", cancel)
         return self._blank[kind]
 
 
 def blank_frames(kind: MediaKind, tokens: Tokens) -> Frames:
-    """A clip of the mean colour of the checkpoint's preprocessing: what it is of any size, after any fit."""
+    """Makes a clip of the mean colour of the checkpoint's preprocessing, which looks the same in any size and fit."""
     recipe = tokens.checkpoint.video_recipe
     count = FRAMES_PER_CLIP if kind == "video" else 1
     pixels = np.empty((count, recipe.crop_height, recipe.crop_width, 3), np.uint8)
@@ -120,7 +120,7 @@ def blank_frames(kind: MediaKind, tokens: Tokens) -> Frames:
 
 
 def _passes(row_count: int, options: Sequence[ChoiceIds]) -> Iterator[tuple[list[int], list[int]]]:
-    """(row, column) of all options of several tokens, those of like length together, ROWS at a time."""
+    """Yields the rows and columns of options of several tokens in the scores, ROWS at a time, sorted by length."""
     columns = sorted((len(option), column) for column, option in enumerate(options) if len(option) > 1)
     places = [(row, column) for _, column in columns for row in range(row_count)]
     for start in range(0, len(places), ROWS):
@@ -136,7 +136,7 @@ def _rest(
     options: Sequence[ChoiceIds],
     cancel: Cancel,
 ) -> torch.Tensor:
-    """The log-likelihood [R] of each option's tokens from the second on, behind row `rows[r]` of the cache."""
+    """Returns the log-likelihood [R] of each option's tokens from the second on, behind row `rows[r]` of the cache."""
     index = torch.tensor(rows, device=is_used.device)
     fed, is_fed = left_padded([option[:-1] for option in options], is_used.device)
     wanted, _ = left_padded([option[1:] for option in options], is_used.device)
@@ -147,9 +147,9 @@ def _rest(
 
 
 class _RowsAside:
-    """Some rows of a layer; what is fed behind them is forgotten.
+    """Some rows of a cache layer; the layer forgets the tokens that are fed behind them.
 
-    They are copied only while the layer works: a copy of all layers would take gigabytes an option.
+    The rows are copied only while the layer works: copies of all layers would take gigabytes for each option.
     """
 
     def __init__(self, layer: Any, rows: torch.Tensor) -> None:

@@ -40,7 +40,7 @@ _SIGNS = re.compile(rf"\s*{HARD_SIGN}+")
 
 @dataclass(kw_only=True, eq=False)
 class Sequence(Generic[K]):
-    """One answer on its way; `key` is the caller's."""
+    """One answer being made; the caller chooses its `key`."""
 
     key: K
     tokens: Tokens
@@ -64,7 +64,11 @@ class Sequence(Generic[K]):
 
     @classmethod
     def of(cls, key: K, tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> Sequence[K]:
-        """Errors: UsageError for an empty question or choices that can't be compared, ContextError."""
+        """Makes the sequence that answers a question.
+
+        Errors: UsageError for an empty question, for choices that can't be compared, and for calibrating without a
+        clip; ContextError, CheckpointError.
+        """
         ids = tokens.prompt_ids(conversation, question)
         prompt = Prompt(ids=tuple(ids), media=conversation.media, fit=conversation.fit)
         options = tokens.option_ids(sampling.choices, prompt_tokens=len(ids)) if sampling.choices else ()
@@ -81,25 +85,25 @@ class Sequence(Generic[K]):
 
     @property
     def text(self) -> Detokenizer:
-        """The text so far; from the first use on it is made with each id."""
+        """The text so far. The first use makes it; from then on each new id adds to it."""
         if self._text is None:
             guard = self.sampling.has_guard
             self._text = Detokenizer.of(self.tokens.tokenizer, self.ids, drops_strays=guard)
         return self._text
 
     def begin(self, *, is_first_of_medium: bool) -> None:
-        """Starts the time: its prompt is read now, the first about its medium or one of which that is read already."""
+        """Starts the clock as the prompt is read; notes the tokens that it reuses: none for the first of a medium."""
         self.started_s = time.perf_counter()
         self.tower_calls, self.reused_tokens = (1, 0) if is_first_of_medium else (0, self.shared)
 
     def pick(self, logits: Tensor) -> Tensor:
-        """The next id as [1] on the device, by a random state of its own, so that no other sequence changes it."""
+        """Chooses the next id [1] on the logits' device, with a random state that no other sequence changes."""
         if self._sampler is None:
             self._sampler = Sampler(self.sampling, self.tokens.banned_ids, logits.device)
         return self._sampler.pick(logits)
 
     def push(self, token: int) -> StopReason | None:
-        """Takes the next id, and says why the answer ends with it, if it does. Errors: OverflowedError."""
+        """Adds the next id; returns why the answer ends with it, or None if it goes on. Errors: OverflowedError."""
         if token == OVERFLOWED:
             raise overflowed()
         self.first_s = self.first_s or time.perf_counter()
@@ -109,7 +113,7 @@ class Sequence(Generic[K]):
         if self._text:
             self._text.push(token)
         self.ids.append(token)
-        # Where the model itself would go on:
+        # Reasons to stop although the model would go on:
         if self.sampling.has_guard and self._is_repeating(token):
             self.stop = "repetition"
         elif len(self.ids) >= self.sampling.max_new_tokens:
@@ -119,12 +123,12 @@ class Sequence(Generic[K]):
         return self.stop
 
     def new_text(self) -> str:
-        """The text that came since this was called last."""
+        """Returns the text that came since the last call."""
         start, self._shown = self._shown, len(self.text.text)
         return self.text.text[start:]
 
     def choose(self, probabilities: tuple[float, ...]) -> None:
-        """Ends with the likeliest of the sampling's choices, the first of equals. Errors: OverflowedError."""
+        """Ends the answer with the likeliest choice; on a tie, with the first. Errors: OverflowedError."""
         if not all(map(math.isfinite, probabilities)):
             raise overflowed()
         best = probabilities.index(max(probabilities))
@@ -133,7 +137,7 @@ class Sequence(Generic[K]):
         self._text = Detokenizer(tokenizer=self.tokens.tokenizer, ids=list(self.ids), text=text)
 
     def answer(self, *, peak_bytes: int | None = None) -> Answer:
-        """The answer as far as it came; interrupted where nothing has ended it."""
+        """Returns the answer so far; its stop reason is "interrupted" if nothing has ended it."""
         now = time.perf_counter()
         first = self.first_s or now
         stats = Stats(
@@ -156,18 +160,18 @@ class Sequence(Generic[K]):
         )
 
     def again(self) -> Sequence[K]:
-        """A new sequence for the same question."""
+        """Returns a sequence that answers the same question anew, marked as one that was begun before."""
         return replace(self, ids=[], stop=None, first_s=None, _sampler=None, _text=None, was_begun=True)
 
     def _is_repeating(self, token: int) -> bool:
-        """True if the answer loops, stray tokens not counted; before the first possible one the text isn't needed."""
+        """Returns True if the answer loops, stray tokens left out. The text is made only once a token may be stray."""
         if self._text is None and token not in self.tokens.tokenizer.hard_sign_ids:
             return is_looping(self.ids)
         return self.text.is_straying or is_looping(self.text.likely_ids)
 
 
 def is_looping(ids: abc.Sequence[int]) -> bool:
-    """True if the ids end in the same few tokens over and over: [5, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] → True."""
+    """Returns True if the ids end in the same tokens over and over: [5, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] → True."""
     for period in range(1, min(LONGEST_PHRASE, len(ids) // SENTENCE_REPEATS) + 1):
         repeats = SENTENCE_REPEATS if period >= SENTENCE_TOKENS else max(PHRASE_REPEATS, -(-PHRASE_TOKENS // period))
         needed = period * (WORD_REPEATS if period == 1 else repeats)
@@ -177,7 +181,7 @@ def is_looping(ids: abc.Sequence[int]) -> bool:
 
 
 class Sampler:
-    """Chooses the tokens of one answer by its settings, with a random state of its own on the logits' device."""
+    """Chooses the tokens of one answer as its sampling says, with a random state of its own on the logits' device."""
 
     def __init__(self, sampling: Sampling, banned_ids: tuple[int, ...], device: torch.device) -> None:
         self._sampling = sampling
@@ -189,24 +193,24 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     def pick(self, logits: Tensor) -> Tensor:
-        """The next id [1] from logits [vocabulary], on their device, without waiting for it.
+        """Chooses the next id [1] from logits [vocabulary], on their device and without waiting for the device.
 
-        A banned id never comes; OVERFLOWED stands for logits that are no numbers.
+        A banned id is never chosen. The id is OVERFLOWED if logits are infinite or not numbers.
         """
         scores = logits.float().index_fill(0, self._banned, float("-inf"))
         most, best = scores.max(dim=0, keepdim=True)
         if self._sampling.temperature:
-            # Less the largest no temperature overflows.
+            # The largest score is subtracted from all, so that no temperature makes a score overflow.
             temperature = max(self._sampling.temperature, SMALLEST_TEMPERATURE)
             kept = nucleus(torch.softmax((scores - most) / temperature, dim=-1), self._sampling.top_p)
-            # What torch.multinomial does after it has waited for the device to check them.
+            # torch.multinomial does the same, but first checks the probabilities, and waits for the device to do that.
             noise = torch.empty_like(kept).exponential_(1, generator=self._generator)
             best = (kept / noise).argmax(dim=0, keepdim=True)
         return best.where(most.isfinite(), OVERFLOWED)
 
 
 def greedy(logits: Tensor, banned: Tensor) -> list[int]:
-    """The likeliest id of each row [B, vocabulary] that isn't banned; OVERFLOWED for a row of other than numbers."""
+    """Returns the likeliest id of each row [B, vocabulary] that isn't banned; OVERFLOWED for a row that overflowed."""
     most, best = logits.float().index_fill(1, banned, float("-inf")).max(dim=-1)
     ids: list[int] = best.where(most.isfinite(), OVERFLOWED).tolist()
     return ids
@@ -230,10 +234,10 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 @dataclass(kw_only=True)
 class Detokenizer:
-    """Turns ids into text that grows.
+    """Turns ids into text, one id after another.
 
-    What may still change is held back: a run of bytes, of which none are kept as they are once one makes no character,
-    and, with `drops_strays`, a "Ъ" that may still begin a Cyrillic word.
+    Text that may still change is held back: a run of byte tokens, since one wrong byte makes replacement characters of
+    the whole run; and, with `drops_strays`, a "Ъ" that may still begin a Cyrillic word.
     """
 
     tokenizer: Tokenizer
@@ -253,7 +257,7 @@ class Detokenizer:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, ids: abc.Sequence[int], *, drops_strays: bool = True) -> Detokenizer:
-        """The state behind these ids. Without a "Ъ" among them their text is made at once."""
+        """Makes a detokenizer that has taken these ids. If no "Ъ" is among them, their text is decoded at once."""
         made = cls(tokenizer=tokenizer, drops_strays=drops_strays)
         if ids and not (drops_strays and not tokenizer.hard_sign_ids.isdisjoint(ids)):
             made.produced, made._open = len(ids) - 1, list(ids[:-1])
@@ -263,7 +267,7 @@ class Detokenizer:
         return made
 
     def push(self, token: int) -> None:
-        """Adds an id, and to the text what it completes."""
+        """Adds an id, and adds to `text` what the id completes."""
         self.produced += 1
         self._open.append(token)
         whole = self._whole()
@@ -278,14 +282,14 @@ class Detokenizer:
             self.text = whole
 
     def rest(self) -> None:
-        """Ends the answer: adds the text that was held back. A "Ъ" at its end is stray."""
+        """Ends the answer: adds the text that was held back, except a "Ъ" at the end, which is stray."""
         self._drop_signs()
         self._accept()
         self.text = self._whole()
 
     @property
     def likely_ids(self) -> list[int]:
-        """All ids that came but those that are or may be stray."""
+        """The ids that came, without those that are or may be stray."""
         return self.ids + self._open
 
     @property
@@ -303,7 +307,11 @@ class Detokenizer:
         return self.tokenizer.decode(self.ids + self._signs + self._open)
 
     def _is_sign(self, whole: str) -> bool:
-        """Holds back a new "Ъ" that no Cyrillic letter is in front of; else decides on those that were held back."""
+        """Returns True for a new "Ъ" without a Cyrillic letter before it, and holds it back.
+
+        Any other text decides on the "Ъ" that were held back: if it begins with a Cyrillic letter, they belong to the
+        text, otherwise they are stray.
+        """
         known = self.tokenizer.decode(self.ids + self._signs)
         new = whole[len(known) :]
         if _SIGNS.fullmatch(new) and not _is_cyrillic(whole.rstrip(HARD_SIGN)[-1:]):

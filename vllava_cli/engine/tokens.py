@@ -1,8 +1,8 @@
-"""Turns questions into token ids by the checkpoint's tokenizer: whole prompts that fit, turns dropped so that they do.
+"""Turns questions into token ids with the checkpoint's tokenizer, and counts the turns to drop so that a prompt fits.
 
-The file is read as it is by the `tokenizers` library. transformers' AutoTokenizer rebuilds the pipeline of a
-LlamaTokenizer checkpoint and drops the file's normaliser: behind <video> the lone ▁ is then missing that the model was
-trained with.
+The `tokenizers` library reads tokenizer.json as it is. transformers' AutoTokenizer rebuilds the pipeline of a
+LlamaTokenizer checkpoint and drops the file's normaliser: behind <video> a lone ▁ is then missing, with which the
+model was trained.
 """
 
 from __future__ import annotations
@@ -59,50 +59,50 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokenizer:
-    """Text to ids and back."""
+    """Turns text into token ids, and token ids into text."""
 
     backend: tokenizers.Tokenizer
     pad_token: str | None
     eos_token: str | None
 
     def __len__(self) -> int:
-        """The number of tokens, added ones included."""
+        """The number of tokens in the vocabulary, added ones included."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, has_start: bool) -> tuple[int, ...]:
-        """The ids of a text, behind <s> where it `has_start`."""
+        """Returns the ids of a text; with `has_start` they begin with <s>."""
         return tuple(self.backend.encode(text, add_special_tokens=has_start).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; special tokens are left out, and so are ids that no token has."""
+        """Returns the text of ids, without special tokens and without ids that no token has."""
         return str(self.backend.decode(list(ids)))
 
     def id_of(self, token: str | None) -> int | None:
-        """The id of a token, or None: "<video>" → 32001."""
+        """Returns the id of a token, None if there is no such token: "<video>" → 32001."""
         found: int | None = None if token is None else self.backend.token_to_id(token)
         return found
 
     def ends_bytes(self, token: int) -> bool:
-        """True if a run of bytes is over with this id: special tokens, and ids that no token has, are passed over."""
+        """Returns True if this id ends a run of byte tokens. Special tokens and ids that no token has don't end it."""
         text = self.backend.id_to_token(token)
         return text is not None and text not in self.special_tokens and not _BYTE.fullmatch(text)
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
-        """The tokens that text must not turn into: ("<unk>", "<s>", "</s>", "<image>", …)."""
+        """The tokens that a user's text must not turn into: ("<unk>", "<s>", "</s>", "<image>", …)."""
         added = self.backend.get_added_tokens_decoder()
         return tuple(token.content for _, token in sorted(added.items()) if token.special)
 
     @cached_property
     def hard_sign_ids(self) -> frozenset[int]:
-        """The ids that can end a "Ъ": the letter's own token, with and without a space, or its last byte."""
+        """The ids that can complete a "Ъ": the letter's own token, with and without a space, and its last byte."""
         texts = (HARD_SIGN, f" {HARD_SIGN}", f"a{HARD_SIGN}", 2 * HARD_SIGN)
         return frozenset(ids[-1] for text in texts if (ids := self.encode(text, has_start=False)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A checkpoint's tokenizer with the ids that have a meaning of their own."""
+    """A checkpoint's tokenizer, with the ids that stand for media, end an answer or may not be in one."""
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
@@ -117,9 +117,10 @@ class Tokens:
     """The checkpoint's own sampling settings, which aren't obeyed: ("repetition_penalty 1.1",)."""
 
     def prompt_ids(self, conversation: Conversation, question: str) -> list[int]:
-        """The ids of the conversation up to and including "ASSISTANT:" of the new question.
+        """Returns the ids of the conversation and of the new question, up to and including its "ASSISTANT:".
 
-        Errors: UsageError for an empty question, ContextError for a prompt that leaves no room for an answer.
+        Errors: UsageError for an empty question, ContextError for a prompt that leaves no room for an answer,
+        CheckpointError for a tokenizer that makes too many or too few placeholders.
         """
         ids = self.unchecked_ids(conversation, question)
         kinds = Counter(medium.kind for medium in conversation.media)
@@ -128,20 +129,20 @@ class Tokens:
         return ids
 
     def unchecked_ids(self, conversation: Conversation, question: str) -> list[int]:
-        """The ids of `prompt_ids`, however long. Errors: UsageError for an empty question."""
+        """Returns the ids of `prompt_ids`, however many they are. Errors: UsageError for an empty question."""
         ids = self.finished_ids(conversation)
         media = conversation.attached if ids else conversation.media
         return [*ids, *self._question_ids(question, media, is_first=not ids)]
 
     def known_ids(self, conversation: Conversation) -> list[int]:
-        """The beginning of the next prompt, whatever its question will be: up to the last placeholder that waits."""
+        """Returns the ids that begin the next prompt, whatever its question: those of its turns and attached media."""
         if conversation.attached:
             ids = self.unchecked_ids(conversation, "?")
             return ids[: self.media_end(ids)]
         return self.finished_ids(conversation)
 
     def finished_ids(self, conversation: Conversation) -> list[int]:
-        """The ids of the turns in the window, each answer as the model produced it; no turns → []."""
+        """Returns the ids of the turns in the window, each answer with the ids that the model made; no turns → []."""
         ids: list[int] = []
         for number, turn in enumerate(conversation.window):
             dropped = conversation.turns[: conversation.dropped] if number == 0 else []
@@ -151,13 +152,13 @@ class Tokens:
         return ids
 
     def used(self, conversation: Conversation) -> int:
-        """The tokens of context that the window and the media that wait for the next question take."""
+        """Counts the tokens of context that the turns in the window take, and the media that wait for a question."""
         ids = self.finished_ids(conversation)
         waiting = conversation.attached if ids else conversation.media
         return len(ids) + sum(self.tokens_of(medium.kind) for medium in waiting)
 
     def media_starts(self, ids: Sequence[int], media: Sequence[Frames]) -> list[int]:
-        """The position of each medium's first placeholder in a prompt that shows `media`."""
+        """Returns the position of each medium's first placeholder in a prompt that shows `media`."""
         starts: list[int] = []
         position = 0
         for medium in media:
@@ -167,24 +168,25 @@ class Tokens:
         return starts
 
     def media_end(self, ids: Sequence[int]) -> int:
-        """The position behind the last placeholder of a prompt that has some."""
+        """Returns the position behind the last placeholder of a prompt; the prompt must have one."""
         return 1 + max(position for position, token in enumerate(ids) if token in self.placeholders.values())
 
     def tokens_of(self, kind: MediaKind) -> int:
-        """The number of tokens of a medium."""
+        """Returns the number of tokens that a video or an image takes."""
         return self.checkpoint.tokens_per_video if kind == "video" else self.checkpoint.tokens_per_image
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
-        """The ids of an answer that this model didn't give by itself."""
+        """Returns the ids of an answer that the model didn't decode, for example of a choice; an empty text → ()."""
         if not text.strip():
             return ()
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
 
     def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[ChoiceIds, ...]:
-        """The ids of each choice as an answer, what stands behind "ASSISTANT:" where the whole string is tokenised.
+        """Returns the ids of each choice as an answer: those behind "ASSISTANT:" if the whole text were tokenised.
 
-        That is so for a vocabulary in which a space only begins a token, as Llama's. Errors: UsageError for fewer than
-        two choices, for an empty one and for two that are the same; ContextError where one doesn't fit behind a prompt.
+        A choice alone gives the same ids in a vocabulary in which a space only begins tokens, as in Llama's. Errors:
+        UsageError for fewer than two choices, for an empty one and for two that the model reads alike; ContextError if
+        a choice doesn't fit behind the prompt.
         """
         options = tuple(map(self.answer_ids, checked(choices)))
         for place, ids in enumerate(options):
@@ -200,9 +202,9 @@ class Tokens:
         return options
 
     def are_of(self, ids: Sequence[int], answer: str, *, is_cut: bool) -> bool:
-        """True if these ids can be kept for an answer: ids of this tokenizer that read so and hold no placeholder.
+        """Returns True if these ids can be used for an answer: an answer may hold them, and their text is the answer.
 
-        Those of an answer that `is_cut` may say more at its end.
+        If the answer `is_cut`, their text only has to begin with it.
         """
         if not self.can_hold(ids):
             return False
@@ -210,7 +212,7 @@ class Tokens:
         return text.startswith(answer) if is_cut else text == answer
 
     def can_hold(self, ids: Sequence[int]) -> bool:
-        """True if ids may stand in an answer: each is a token's, and none a placeholder, padding or an end."""
+        """Returns True if an answer may hold these ids: all have tokens; none is a placeholder, <pad> or a stop."""
         forbidden = {*self.banned_ids, *self.stop_ids}
         return all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids)
 
@@ -226,7 +228,7 @@ class Tokens:
 
     @cached_property
     def _encode(self) -> Callable[..., tuple[int, ...]]:
-        """Remembers: each turn asks for all earlier ones, and 2056 placeholders take 4 ms."""
+        """Encodes texts and remembers their ids: each prompt needs all earlier turns; 2056 placeholders take 4 ms."""
         return lru_cache(MOST_KNOWN)(self.tokenizer.encode)
 
     def _check_placeholders(self, ids: list[int], kinds: Counter[MediaKind]) -> None:
@@ -253,13 +255,13 @@ class Tokens:
 
 
 def read_tokens(checkpoint: Checkpoint) -> Tokens:
-    """The checkpoint's tokens. Errors: CheckpointError where the files can't be used."""
+    """Reads a checkpoint's tokenizer and special ids. Errors: CheckpointError for files that can't be used."""
     config = read_config(checkpoint.folder)
     tokenizer = read_tokenizer(checkpoint.folder)
     generation = read_settings(checkpoint.folder / "generation_config.json")
     stop_ids = _ids(generation.get("eos_token_id")) or _ids(tokenizer.id_of(tokenizer.eos_token))
     rows = range(config.text_config.vocab_size)
-    banned_ids = {token for token in rows if tokenizer.backend.id_to_token(token) is None}  # a row may have no token
+    banned_ids = {token for token in rows if tokenizer.backend.id_to_token(token) is None}  # an id may lack a token
     banned_ids |= _ids([config.video_token_id, config.image_token_id]) | _ids(tokenizer.id_of(tokenizer.pad_token))
     return Tokens(
         checkpoint=checkpoint,
@@ -273,7 +275,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint. Errors: CheckpointError where its files can't be used."""
+    """Reads the tokenizer of a checkpoint. Errors: CheckpointError for files that can't be used."""
     import tokenizers
 
     path = folder / "tokenizer.json"
@@ -285,8 +287,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     with _refusals(folder / "tokenizer_config.json", "added_tokens_decoder: "):
         _add_missing(backend, settings.get("added_tokens_decoder"))
     with _refusals(path):
-        backend.encode("")  # where a template names tokens that it lacks
-    backend.no_truncation()  # what a training run left in the file
+        backend.encode("")  # fails if a template names tokens that the file lacks
+    backend.no_truncation()  # a training run may have left it in the file
     backend.no_padding()
     return Tokenizer(backend=backend, pad_token=_text(names.get("pad_token")), eos_token=_text(names.get("eos_token")))
 
@@ -298,17 +300,17 @@ def _refusals(path: Path, what: str = "") -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as exc:  # tokenizers raises bare Exception, and its Rust's panics are not even that
+    except BaseException as exc:  # tokenizers raises bare Exception; a panic of its Rust code is a BaseException
         raise unusable(path, f"{what}{reason_of(exc)}") from exc
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is none. Errors: CheckpointError."""
+    """Reads the object in a JSON file; no file → {}. Errors: CheckpointError."""
     return read_object(path) if path.exists() else {}
 
 
 def _add_missing(backend: tokenizers.Tokenizer, added: Any) -> None:
-    """Adds the tokens that only tokenizer_config.json has, as long as they get the ids that it says."""
+    """Adds the tokens that only tokenizer_config.json lists, if they get the ids that it gives them."""
     import tokenizers
 
     for number, settings in sorted((added or {}).items(), key=lambda item: int(item[0])):
@@ -319,18 +321,18 @@ def _add_missing(backend: tokenizers.Tokenizer, added: Any) -> None:
 
 
 def _text(token: Any) -> str | None:
-    """ "<pad>" → "<pad>", {"content": "<pad>", …} → "<pad>"."""
+    """Returns the text of a token, None if it has none: "<pad>" or {"content": "<pad>", …} → "<pad>"."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
 
 
 def digest_of(ids: Sequence[int]) -> str:
-    """The SHA-256 of ids as decimal numbers with commas between them: [1, 2] → that of "1,2"."""
+    """Returns the SHA-256 of ids, written as decimal numbers with commas between them: [1, 2] → that of "1,2"."""
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
 
 
 def unobeyed(generation: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sampling settings of a generation_config.json that this tool doesn't take over.
+    """Lists the sampling settings of a generation_config.json that this tool ignores.
 
     {"eos_token_id": 2, "repetition_penalty": 1.1, "top_k": 50} → ("repetition_penalty 1.1",)
     """
@@ -342,15 +344,16 @@ def unobeyed(generation: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _ids(value: Any) -> frozenset[int]:
-    """2 → {2}, [2, 3] → {2, 3}, None → {}; what is no number is left out."""
+    """Returns a config's ids as a set: 2 → {2}, [2, 3] → {2, 3}, None → {}; values that are no numbers are left out."""
     return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))
 
 
 def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> int:
     """Counts the oldest turns that must be dropped so that a question and its answer fit. Errors: UsageError.
 
-    The media stay. As what remains must be prefilled again behind them, enough turns go to leave a quarter of the
-    text's context free, so that this is rare; but the last turn goes only for the question itself.
+    Turns that are already dropped are counted, too. All media stay, and a drop costs a prefill of the turns behind
+    them. To make drops rare, a drop leaves a quarter of the context beside the media free if it can; but the last turn
+    is dropped only if the question and its answer don't fit otherwise.
     """
     options = tokens.option_ids(sampling.choices) if sampling.choices else ()
     answer = max(map(len, options), default=min(sampling.max_new_tokens, ANSWER_TOKENS))
@@ -364,7 +367,7 @@ def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling:
         if lengths[0] <= most:
             return number
     if lengths[-1] >= tokens.context_tokens:
-        return conversation.dropped  # nothing would help: the question itself is refused
+        return conversation.dropped  # no drop would help: `prompt_ids` refuses the question
     roomy = (number for number, length in zip(gone[:-1], lengths, strict=False) if length <= most - spare)
     tight = (number for number, length in zip(gone, lengths, strict=True) if length <= most)
     return next(roomy, next(tight, gone[-1]))

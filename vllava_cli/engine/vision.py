@@ -1,4 +1,4 @@
-"""The features that the vision towers give for each clip, computed once as long as the clip's frames are in use."""
+"""Computes the features of clips with the vision towers, and keeps them as long as the clips' frames are in use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Features = dict[MediaKind, torch.Tensor]
 
 @dataclass(kw_only=True)
 class VisionEncoder:
-    """The features of clips, each computed once for a fit; a video of the 7B model takes 17 MB."""
+    """Computes the features of each clip once for a fit, and keeps them; those of a video take 17 MB (7B model)."""
 
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens
@@ -37,7 +37,7 @@ class VisionEncoder:
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
 
     def rows(self, prompt: Prompt, start: int, cancel: Cancel = NEVER) -> Features:
-        """The features of the prompt's placeholders from `start` on. Errors: CancelError."""
+        """Returns the features for the placeholders of a prompt from position `start` on. Errors: CancelError."""
         rows: Features = {}
         for kind, token in self.tokens.placeholders.items():
             media = [medium for medium in prompt.media if medium.kind == kind]
@@ -52,12 +52,12 @@ class VisionEncoder:
         self._seen.clear()
 
     def features(self, medium: Frames, fit: Fit, cancel: Cancel = NEVER) -> torch.Tensor:
-        """The projected features of one medium, [tokens, hidden]. Errors: CancelError."""
+        """Returns the projected features of one medium, [tokens, hidden]. Errors: CancelError."""
         return self.all_features((medium,), fit, cancel)[0]
 
     @torch.inference_mode()
     def all_features(self, media: Sequence[Frames], fit: Fit, cancel: Cancel = NEVER) -> list[torch.Tensor]:
-        """The projected features of each medium, [tokens, hidden]; those of a kind go through their tower together.
+        """Returns the projected features [tokens, hidden] of each medium; media of a kind share a pass of their tower.
 
         Errors: CancelError.
         """

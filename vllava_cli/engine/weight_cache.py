@@ -1,8 +1,8 @@
 """Quantised weights on this disk, a folder for each set, so that later starts needn't quantise again.
 
-The folder's name is a hash of the checkpoint's files, the form, the settings and the versions of the libraries, so a
-set can never be stale. A set is written under another name, brought to the disk and renamed in one step; a failure is
-no error: then nothing is kept. torch is not needed here.
+The folder's name is a hash of the paths, sizes and dates of the checkpoint's files, the form, the settings and the
+versions of the libraries, so a set can never be stale. A set is written under another name, flushed to the disk and
+renamed in one step. If that fails, nothing is kept, and no error is raised. torch isn't imported.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FREE_PER_BYTE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """All that quantised weights follow from."""
+    """All that determines the values of quantised weights."""
 
     files: tuple[dict[str, Any], ...]
     """Path, size and dates of the checkpoint's files, which aren't read. In the hub's cache a path behind all links is
@@ -76,9 +76,9 @@ class CachedWeights:
 def origin_of(
     folder: Path, plan: LoadPlan, settings: dict[str, Any], *, adapter: Adapter | None = None
 ) -> Origin | None:
-    """The origin of weights from the checkpoint in `folder` under a plan that quantises.
+    """Returns the origin of the weights that a quantising plan makes of the checkpoint in `folder`.
 
-    None where the checkpoint's files can't be looked at.
+    `settings` are those of bitsandbytes. Returns None if the checkpoint's files can't be examined.
     """
     try:
         paths = sorted({path.resolve(strict=True) for name in ORIGINAL_FILES for path in folder.glob(name)})
@@ -99,7 +99,7 @@ def origin_of(
 
 
 def cache_folder() -> Path:
-    """The cache's folder: below VLLAVA_CACHE, else ~/.cache/vllava on Linux."""
+    """Returns the cache's folder, which is below VLLAVA_CACHE or, if that isn't set, below ~/.cache/vllava on Linux."""
     from platformdirs import user_cache_path
 
     wish = os.environ.get("VLLAVA_CACHE")
@@ -107,13 +107,13 @@ def cache_folder() -> Path:
 
 
 def all_cached(cache: Path) -> tuple[CachedWeights, ...]:
-    """All sets, by model; nothing where nothing is kept or can be read."""
+    """Lists all sets, sorted by model; empty if the cache holds none or can't be read."""
     found = (weights for folder in _folders(cache) if (weights := read_cached(folder)))
     return tuple(sorted(found, key=lambda weights: (weights.model, weights.precision, weights.folder)))
 
 
 def read_cached(folder: Path) -> CachedWeights | None:
-    """The set in a folder; None for one that is not here, not complete or not ours."""
+    """Describes the set in a folder; None if the folder is missing, incomplete or not ours."""
     label = _label(folder)
     if label is None:
         return None
@@ -122,7 +122,7 @@ def read_cached(folder: Path) -> CachedWeights | None:
 
 
 def label_of(origin: Origin, model: str, folder: Path) -> str:
-    """The LABEL for the files that are in `folder` by now."""
+    """Makes the content of LABEL for the files that `folder` holds now."""
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     return json.dumps({"model": model, "sizes": sizes, "origin": asdict(origin)}, indent=1)
 
@@ -137,7 +137,7 @@ class WeightCache:
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
 
     def find(self, origin: Origin) -> Path | None:
-        """The folder with weights of this origin, if there is one that nobody else could have written to."""
+        """Returns the folder with weights of this origin; None if there is none or another user could write to it."""
         folder = self.folder / origin.name
         if not read_cached(folder):
             return None
@@ -148,7 +148,7 @@ class WeightCache:
         return folder
 
     def drop_if_damaged(self, folder: Path, reason: str) -> None:
-        """Removes a set that is proved to be damaged, by its sizes or headers, and says why another isn't used."""
+        """Removes a set if the sizes or headers of its files show that it is damaged; else logs why it isn't used."""
         try:
             for path in folder.glob("*.safetensors"):
                 shapes_in(path)
@@ -162,7 +162,7 @@ class WeightCache:
             self._report(f"those kept in {folder} stay there unused: {reason}")
 
     def keep(self, model: VideoLlavaForConditionalGeneration, origin: Origin, *, named: str) -> None:
-        """Writes a model that was quantised just now, if it is worth it and the disk has enough free space."""
+        """Writes a model that was just quantised, if it is large enough and the disk has enough free space."""
         size = sum(value.nbytes for value in model.state_dict().values())
         if size < self.least_bytes:
             return
@@ -174,7 +174,7 @@ class WeightCache:
                 self._write(model, origin, part, named=named)
         except LockedError:
             self._report(f"not kept in {self.folder}: another vllava is keeping some there now")
-        except Exception as exc:  # a full disk has another type in each library
+        except Exception as exc:  # each library raises another type for a full disk
             self._report(f"not kept in {self.folder}: {reason_of(exc)}")
         else:
             target = self.folder / origin.name
@@ -186,7 +186,7 @@ class WeightCache:
         self.log.detail(f"weights: {what}.")
 
     def _check_folder(self, size: int) -> None:
-        """Errors: OutputError for a folder that isn't the user's alone, or a disk with too little free space."""
+        """Makes the folder. Errors: OutputError if it isn't the user's alone, or the disk has too little free space."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if fault := private_fault(self.folder):
             raise OutputError(f"{fault}; run chmod 700, or set VLLAVA_CACHE to a folder of your own")
@@ -197,7 +197,7 @@ class WeightCache:
 
     @contextmanager
     def _alone(self) -> Iterator[Path]:
-        """An empty PART that no other process writes to, removed in the end. Errors: LockedError, OutputError."""
+        """Yields a new folder that is this process's alone, then removes it. Errors: LockedError, OutputError."""
         descriptor = locked(self.folder / LOCK)
         part = self.folder / PART
         try:
@@ -212,21 +212,21 @@ class WeightCache:
         model.save_pretrained(part, max_shard_size=SHARD_SIZE)
         (part / LABEL).write_text(label_of(origin, named, part), encoding="utf-8")
         for path in part.iterdir():
-            with path.open("rb+") as file:  # a name may outlive a power cut that its content doesn't
+            with path.open("rb+") as file:  # else a power cut could leave the name and lose the content
                 os.fsync(file.fileno())
         target = self.folder / origin.name
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
         sync_folder(target)
         paths, form = [file["path"] for file in origin.files], list(origin.form)
-        for folder in _folders(self.folder):  # sets of the same checkpoint in the same form, made before it changed
+        for folder in _folders(self.folder):  # older sets of this checkpoint in this form are of no use
             old = label["origin"] if folder != target and (label := _label(folder)) else None
             if old and ([file["path"] for file in old["files"]], old["form"]) == (paths, form):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _label(folder: Path) -> Any:
-    """The content of LABEL, where the files have the sizes that it names, else None."""
+    """Reads LABEL; None if it isn't ours, or if the files don't have the sizes that it names."""
     try:
         label = json.loads((folder / LABEL).read_text(encoding="utf-8"))
         is_whole = all((folder / name).stat().st_size == size for name, size in label["sizes"].items())
