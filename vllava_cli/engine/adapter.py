@@ -31,10 +31,10 @@ UNMERGEABLE = (
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
     *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora"),
 )
-"""Settings with which a module's answer isn't that of one changed matrix, or not of one that an adapter names."""
+"""Settings with which an adapter isn't a change of the matrices that it names."""
 SWITCHES = ("use_dora", "use_rslora")
 REBASED = ("corda", "kasa", "loftq", "lora_ga", "olora", "pissa")
-"""Beginnings that change the base's own weights: an adapter that is trained from there fits no published base."""
+"""Initialisations that change the base's own weights: such an adapter fits no published base."""
 _TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>[\w.]+?)\.(?:base_layer\.)?(?P<part>weight|bias|lora_embedding_[AB]"
     r"|lora_magnitude_vector|lora_A\.weight|lora_B\.(?:weight|bias))"

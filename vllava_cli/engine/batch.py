@@ -48,7 +48,7 @@ class AnswerRequest(Generic[K]):
     medium: Frames
     question: str
     seed: int | None = None
-    """Used where the sampling has none."""
+    """The seed to use if the sampling has none."""
 
 
 @dataclass(frozen=True, kw_only=True)

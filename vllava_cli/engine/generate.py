@@ -44,7 +44,7 @@ class Engine:
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
     log: Log = SILENT
     graph: CudaGraphDecoder | None = field(default=None, init=False)
-    """Decodes where the cache doesn't move."""
+    """Decodes over a cache that doesn't move; None until it is needed."""
 
     def __post_init__(self) -> None:
         # CUDA computes on its own: it gets a cache that doesn't move, and the next step before the host reads a token.

@@ -21,7 +21,7 @@ from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source, SourceKind
 from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))
-"""A checkpoint has a file of each row."""
+"""Rows of file names; a checkpoint has at least one file of each row."""
 USUAL = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 """Files that a checkpoint may lack, and whose absence changes its answers."""
 OTHERS = ("special_tokens_map.json", "added_tokens.json", "video_preprocessor_config.json")

@@ -27,7 +27,7 @@ Found = TypeVar("Found")
 STALL_S = 10.0
 """A download that stands still for so long is asked for anew."""
 PAUSES_S = (0.0, 1.0, 2.0)
-"""Before further attempts, as long as nothing arrives."""
+"""The pauses before further attempts while nothing arrives."""
 AT_ONCE = 4
 
 
@@ -177,7 +177,7 @@ class RemoteFile:
     blob: Path
     """The file of the cache with its content, named by its ETag."""
     is_over: threading.Event
-    """Set when nobody waits for it any more."""
+    """Set when the caller no longer waits for the file."""
 
     @property
     def part(self) -> Path:

@@ -45,7 +45,7 @@ class PassInputs:
     rows: int
     tokens: int
     cosines: Tensor
-    """[B or 1, 1, T, size], as the sines are; the first half of those has its sign flipped."""
+    """[T, size] or [B or 1, 1, T, size], like the sines, whose first half is negated."""
     sines: Tensor
     mask: Tensor | None
 

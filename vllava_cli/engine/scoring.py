@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROWS = 16
 """The most options that are fed at once: one layer's keys and values are in memory that often while it works."""
 MOST_KNOWN = 256
-"""Prompts of which the scores about blank clips are remembered; one of the 7B model takes 20 KB."""
+"""The number of prompts whose scores about blank clips are remembered; one of the 7B model takes 20 KB."""
 
 
 @torch.inference_mode()

@@ -34,7 +34,7 @@ MOST_BYTES = 64 << 20
 ChoiceIds = tuple[int, ...]
 """The ids of a choice as an answer."""
 MOST_KNOWN = 1024
-"""Texts of which the ids are remembered; one with a video of the 7B model takes 30 KB."""
+"""The number of texts whose ids are remembered; one with a video of the 7B model takes 30 KB."""
 ANSWER_TOKENS = 256
 """The tokens of context that are kept free for an answer; a longer one may still come where there are more."""
 _NEUTRAL: dict[str, tuple[object, ...]] = {

@@ -48,8 +48,8 @@ class Origin:
     """All that determines the values of quantised weights."""
 
     files: tuple[dict[str, Any], ...]
-    """Path, size and dates of the checkpoint's files, which aren't read. In the hub's cache a path behind all links is
-    the name of a content; a copy that takes the old date with it still has its own date of change here."""
+    """Path, size and dates of the checkpoint's files, which aren't read. Links are resolved: in the hub's cache the
+    path then names the content. A copy that keeps the old modification date still has a change date of its own."""
     form: tuple[str, ...]
     """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
@@ -68,7 +68,7 @@ class CachedWeights:
 
     folder: Path
     model: str
-    """The name by which a user had them made."""
+    """The name under which the user loaded the model."""
     precision: str
     bytes: int
 

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.clips import APNG, VP9, Encoding, cut, full_decode, truth, write_animation, write_clip
 from tests.media import zoo
+from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.sample import probe, sample
 from vllava_cli.media.video.decode import parallelism
+from vllava_cli.media.video.index import DistrustError, PacketIndex
 from vllava_cli.nouns import Framing
 
 TABLE = "The file's own sample table tells where each frame is; at most"
@@ -44,6 +47,15 @@ def test_the_reason_for_the_way(tmp_path: Path, name: str, make: Maker, reason: 
     expected = reason if reason.startswith((TABLE, SCAN)) else f"Decoded through: {reason}."
     assert clip.way_reason == expected
     assert clip.way == ("seek" if reason.startswith((TABLE, SCAN)) else "decode")
+
+
+@pytest.mark.parametrize("change", [zoo.doubled_stamps, zoo.from_second_on])
+def test_packets_are_counted_though_their_order_is_not_to_be_relied_on(tmp_path: Path, change: Any) -> None:
+    """With the number, the full decode that follows knows which frames to convert, and is made once."""
+    path = zoo.remuxed(zoo.CLOSED, change)(tmp_path / "a.mkv", 400)
+    with opened(path) as container, pytest.raises(DistrustError) as caught:
+        PacketIndex(container, video_stream(container, path))
+    assert caught.value.packets == len(zoo.packets_of(path)) > 300
 
 
 def test_vp9_in_an_mp4_is_scanned_for_hidden_frames(tmp_path: Path) -> None:

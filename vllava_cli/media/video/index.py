@@ -147,7 +147,7 @@ class PacketIndex(Index):
     source = "One pass over the packets"
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        """Reads all packets of the file. Errors: DistrustError, which has their number unless `_check` raises it."""
+        """Reads all packets of the file. Errors: DistrustError, which has their number."""
         self._packet_pts, self._positions, self._sizes = array("q"), array("q"), array("q")
         self._hidden: set[int] = set()
         self._starts: list[tuple[int, Start]] = []
@@ -161,7 +161,8 @@ class PacketIndex(Index):
         self._presented: npt.NDArray[np.int64] = np.sort(self._pts[shown])
         self.frame_count = len(self._presented)
         self._keys = [number for number, start in self._starts if start != "none"]
-        self._check()
+        if fault := self._fault():
+            raise DistrustError(fault, packets=self.packet_count)
 
     def pts(self, display_index: int) -> int:
         return int(self._presented[display_index])
@@ -212,18 +213,16 @@ class PacketIndex(Index):
         self._ends = max(self._ends if number else packet.pts, packet.pts + (packet.duration or 0))
         return ""
 
-    def _check(self) -> None:
-        """Raises a DistrustError unless the presentation order follows from the time stamps alone, group by group."""
+    def _fault(self) -> str:
+        """Returns a clause if the presentation order doesn't follow from the time stamps, group by group, else ""."""
         if not self._keys or self._keys[0] != 0:
-            raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
+            return "it doesn't begin with a frame that can be decoded by itself"
         if self.frame_count == 0:
-            raise DistrustError("none of its packets is shown")
+            return "none of its packets is shown"
         if (np.diff(self._presented) <= 0).any():
-            raise DistrustError("two of its frames carry the same time stamp")
+            return "two of its frames carry the same time stamp"
         latest = np.maximum.accumulate(self._pts)
-        for key in self._keys[1:]:
-            if latest[key - 1] >= self._pts[key]:
-                raise DistrustError("its time stamps jump back")
+        return "its time stamps jump back" if any(latest[key - 1] >= self._pts[key] for key in self._keys[1:]) else ""
 
     @cached_property
     def _open_keys(self) -> set[int]:
