@@ -68,7 +68,7 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tokenizer.model only": (
         lambda folder: (folder / "tokenizer.json").rename(folder / "tokenizer.model"),
-        f"{LACKS} tokenizer.json (tokenizer.model alone won't do): {COPY}, which it was trained from.",
+        f"{LACKS} tokenizer.json (tokenizer.model alone isn't enough): {COPY}, which it was trained from.",
     ),
     "pickled weights": (
         pickled,

@@ -86,7 +86,7 @@ def test_help_is_a_command_too(shell: Run) -> None:
         ),
         (
             ["bench", "--random-weights", "7b", "--model", "demo"],
-            "--random-weights can't be combined with --model, --revision or --adapter. Leave it or them out.",
+            "--random-weights can't be combined with --model, --revision or --adapter. Leave out one or the others.",
         ),
     ],
 )

@@ -333,7 +333,7 @@ def merge(
 ) -> int:
     """Join the outputs of a batch's shards into one.
 
-    It makes sure that every job is in it once.
+    The output has each job exactly once.
     """
     from vllava_cli.batch import merge as command
 
@@ -397,7 +397,7 @@ def bench(
 
     if random_weights and (adapter or revision or _is_given(context, "model")):
         raise UsageError(
-            "--random-weights can't be combined with --model, --revision or --adapter. Leave it or them out."
+            "--random-weights can't be combined with --model, --revision or --adapter. Leave out one or the others."
         )
     clip, question = command.words_of(words or [])
     wishes_of = partial(given.wishes_of, model=model, revision=revision, adapter=adapter, device=device)

@@ -117,7 +117,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """The measured speed of a device, per second."""
+    """The measured speed of a device: operations and bytes per second."""
 
     operations: float
     """Multiplications and additions, in a large product of matrices."""

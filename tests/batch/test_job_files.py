@@ -14,7 +14,7 @@ from vllava_cli.batch.job_files import MAX_JOB_BYTES, MAX_LIST_BYTES, NAME_KEYS,
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError
 
-MEND = "Mend it in an editor, or leave it out."
+MEND = "Correct it in an editor, or leave it out."
 
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
@@ -134,7 +134,7 @@ def test_names_are_looked_up_among_the_videos_if_named() -> None:
 def test_videos_must_be_a_folder() -> None:
     touched("a.mp4")
     for name in ("gone", "a.mp4"):
-        expected = f"'{name}' is no folder: name the one that the clips are in with --videos."
+        expected = f"'{name}' is no folder: give --videos the folder that the clips are in."
         assert refusal({"video": "a", "question": "?"}, videos=Path(name)) == expected
 
 
@@ -303,15 +303,15 @@ DAMAGED_ROWS = [
     ("j.csv", b"a,b\n1,2\n3\n", "'j.csv', line 3: it has 1 cells, the header 2."),
     ("j.csv", b"a,b\n1,2,3\n", "'j.csv', line 2: it has 3 cells, the header 2."),
     ("j.csv", b"a,b , b\n1,2,3\n", "'j.csv', line 1: two columns are called 'b'."),
-    ("j.csv", b'a,b\n1,"2\n3,4\n', "'j.csv', line 2: it can't be parted into cells (unexpected end of data)."),
-    ("j.tsv", b'a\tb\n1\t2\n"3" 4\t5\n', "'j.tsv', line 3: it can't be parted into cells ('\t' expected after '\"')."),
+    ("j.csv", b'a,b\n1,"2\n3,4\n', "'j.csv', line 2: it can't be split into cells (unexpected end of data)."),
+    ("j.tsv", b'a\tb\n1\t2\n"3" 4\t5\n', "'j.tsv', line 3: it can't be split into cells ('\t' expected after '\"')."),
     ("j.csv", b"a\n1\n\xe9\n", "'j.csv', line 3: it is not UTF-8."),
     ("j.csv", b"\xff\xfea\x00", "'j.csv', line 1: it is not UTF-8."),
     ("j.csv", b"a" + b",a" * 600_000, "'j.csv', line 1: it is longer than 1 MiB."),
     (
         "j.csv",
         b'a\n"' + b"x\n" * 600_000 + b'"',
-        "'j.csv', line 2: it can't be parted into cells (field larger than field limit (131072)).",
+        "'j.csv', line 2: it can't be split into cells (field larger than field limit (131072)).",
     ),
 ]
 

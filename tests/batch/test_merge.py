@@ -323,7 +323,7 @@ def test_a_full_disk_leaves_everything_as_it_was(is_overwriting: bool) -> None:
     with little_room():
         message = str(refused(*shards, is_overwriting=is_overwriting))
     assert message.startswith("'all.jsonl' can't be written: only 1,000 of ")
-    assert message.endswith(" bytes found room. Free some room, or name another file.")
+    assert message.endswith(" bytes could be written. Free some disk space, or name another file.")
 
 
 def test_names_reach_the_terminal_without_control_characters(shell: Run) -> None:
@@ -363,4 +363,4 @@ def test_what_lacks_what_is_twice_and_what_is_foreign_is_told() -> None:
     assert missing.startswith(f"14 without a row: {every[1].id} '1.mp4' 'Why?', ")
     assert missing.endswith(" … and 4 more.")
     assert twice == f"1 with two rows: {every[0].id}."
-    assert unknown == f"1 that nobody asked for: {foreign[0].id}."
+    assert unknown == f"1 of no job: {foreign[0].id}."

@@ -170,7 +170,7 @@ def test_what_is_left_after_ctrl_c_is_told_with_how_to_go_on() -> None:
         "vllava: Interrupted with 2 jobs left. The same command goes on with them."
     ]
     assert ended(tally(answered=8), is_interrupted=True, can_resume=False)[1:] == [
-        "vllava: Interrupted with 2 jobs left. Nothing is kept to go on from without -o FILE."
+        "vllava: Interrupted with 2 jobs left. Without -o FILE nothing is saved, so the run can't be resumed."
     ]
 
 

@@ -290,7 +290,7 @@ def test_a_cluster_has_its_options(actors: str | None, count: int | None) -> Non
         ({"gpus": "all"}, "--gpus can't be used with --ray. Say how many engines with --actors."),
         (
             {"shard": "1/2"},
-            "--shard can't be used with --ray. Ray shares the jobs out by itself: leave one of them out.",
+            "--shard can't be used with --ray. Ray distributes the jobs itself: leave one of them out.",
         ),
         ({"fields": "id"}, "--fields can't be used with --ray. Merge the parts and take the fields with jq."),
         (

@@ -89,7 +89,7 @@ def test_a_full_disk_is_one_sentence_and_whole_rows_and_the_run_goes_on_later(vl
     words = (*DEMO, HAPPENS, ".", "-o", out)
     full = vllava.run(*words, "--quiet", folder=clips, max_bytes=1500)
     assert full.code == 1
-    told = r"vllava: '.*out\.jsonl' can't be written: .*\. Free some room, or name another file\.\n"
+    told = r"vllava: '.*out\.jsonl' can't be written: .*\. Free some disk space, or name another file\.\n"
     assert re.fullmatch(told, full.err)
     assert 0 < len(rows_of(out)) < 9
     assert vllava.run(*words, folder=clips).code == 1

@@ -133,7 +133,7 @@ def test_the_row_of_a_touched_clip_counts_where_its_hash_is_known() -> None:
     before = rows()
     touch("a")
     jobs = jobs_about("a", "b", questions=questions)
-    told = "vllava: 3 rows in 'out.jsonl' of clips with another time of change and the same bytes: kept.\n"
+    told = "vllava: 3 rows in 'out.jsonl' of clips whose time of change differs, but not their content: kept.\n"
     assert run(jobs) == ([], told)
     assert [row["id"] for row in rows()] == ids(jobs)
     state = {"bytes": 6, "mtime_ns": Path("a").stat().st_mtime_ns}
@@ -159,7 +159,7 @@ def test_of_two_rows_of_a_touched_clip_one_counts() -> None:
     touch("a")
     assert run(jobs_about("a")) == (
         [],
-        "vllava: 1 row in 'out.jsonl' of clips with another time of change and the same bytes: kept.\n"
+        "vllava: 1 row in 'out.jsonl' of clips whose time of change differs, but not their content: kept.\n"
         "vllava: 1 row in 'out.jsonl' of clips that have changed since: kept, --prune drops them.\n",
     )
     assert run(jobs_about("a"), is_pruning=True)[0] == [] and ids(jobs_about("a")) == [row["id"] for row in rows()]

@@ -116,7 +116,7 @@ def test_several_media_are_taken_with_a_warning(
     report = json.loads(done.out)
     assert [each["path"] for each in report["clips"]] == [str(clip), str(other_clip)]
     assert done.err == (
-        "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly.\n"
+        "vllava: warning: the model was trained on one clip at a time, so answers about several may be poor.\n"
     )
 
 

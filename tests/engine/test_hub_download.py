@@ -80,7 +80,7 @@ def test_a_download_that_breaks_off_is_taken_up(name: str, server: Hub, publishe
     server.breaks[name] = half = len((published / name).read_bytes()) // 2
     with pytest.raises(HubError) as caught:
         fetched()
-    assert str(caught.value) == f"The download of {name} broke off: run the same again, and it goes on from there."
+    assert str(caught.value) == f"The download of {name} broke off: run the same command again to continue it."
     blobs = hub_download.repository_folder(MODEL) / "blobs"
     complete = {path.name for path in published.iterdir() if (blobs / etag_of(path.name, path.read_bytes())).exists()}
     server.breaks.clear()
@@ -191,7 +191,7 @@ def test_one_file_of_weights_goes_before_shards(server: Hub, published: Path) ->
 
 
 LACK = "The model owner/model is not in the cache {cache} and "
-LOG_IN = "log in anew with hf auth login, or unset HF_TOKEN."
+LOG_IN = "log in again with hf auth login, or unset HF_TOKEN."
 GATED = "ask for access at {url}/owner/model, then log in with hf auth login."
 NAME = "check the name, or log in with hf auth login."
 PORTAL = "log in to this network first, or correct HF_ENDPOINT."

@@ -44,7 +44,7 @@ def naming_another(text: str) -> None:
 
 NEITHER = "'x.mp4' is neither a video nor an image that can be read. Check the file or convert it to mp4."
 DAMAGED = "'x.mp4' is truncated or damaged: nothing in it can be decoded. Copy or download it again."
-SILENT = "'x.mp4' has sound but no video. Name a file with moving pictures or an image."
+SILENT = "'x.mp4' has sound but no video. Name a video or an image."
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,7 @@ def test_metadata_that_is_not_utf8() -> None:
 def test_a_codec_without_a_decoder() -> None:
     data = write_clip(Path("x.mkv"), 3, encoding=FFV1).read_bytes()
     Path("x.mkv").write_bytes(data.replace(b"V_FFV1", b"V_NONE"))
-    assert message_for(Path("x.mkv")) == (
-        "'x.mkv' is coded in a way that nothing here can decode. Convert it to mp4 (H.264)."
-    )
+    assert message_for(Path("x.mkv")) == ("'x.mkv' has a codec that can't be decoded here. Convert it to mp4 (H.264).")
 
 
 def test_colours_that_nothing_here_can_convert() -> None:

@@ -89,7 +89,7 @@ def test_differences_are_told() -> None:
     before = fingerprint(path)
     assert differs(path, before) is None
     path.write_bytes(b"b" * 1234)
-    assert differs(path, before) == "'clip.mp4' has changed since: as many bytes as then, other content."
+    assert differs(path, before) == "'clip.mp4' has changed since: the size is the same, but not the content."
     with pytest.raises(StoppedError):
         differs(path, before, lambda: True)
     path.write_bytes(b"a" * 2345)

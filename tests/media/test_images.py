@@ -250,4 +250,4 @@ def test_a_folder_without_pictures_or_that_is_not_there() -> None:
 def test_a_folder_of_too_many_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_pictures(3)
     monkeypatch.setattr(images, "MAX_ENTRIES", 2)
-    assert folder_message(path) == "'holiday' has more than 2 entries. Move those to show to a smaller folder."
+    assert folder_message(path) == "'holiday' has more than 2 entries. Move the pictures to show into a smaller folder."

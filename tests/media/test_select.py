@@ -52,10 +52,10 @@ def test_nothing_can_be_picked_from_nothing(frame_count: int, wanted: int) -> No
 @pytest.mark.parametrize(
     ("framing", "message"),
     [
-        (Framing(start_s=-1.0), "--start is -1 seconds. Give a time from 0 on."),
-        (Framing(end_s=-0.5), "--end is -0.5 seconds. Give a time from 0 on."),
-        (Framing(start_s=math.nan), "--start is nan seconds. Give a time from 0 on."),
-        (Framing(end_s=math.inf), "--end is inf seconds. Give a time from 0 on."),
+        (Framing(start_s=-1.0), "--start is -1 seconds. Give a time of 0 or more."),
+        (Framing(end_s=-0.5), "--end is -0.5 seconds. Give a time of 0 or more."),
+        (Framing(start_s=math.nan), "--start is nan seconds. Give a time of 0 or more."),
+        (Framing(end_s=math.inf), "--end is inf seconds. Give a time of 0 or more."),
         (Framing(start_s=3.0, end_s=3.0), "--end 3 s is not after --start 3 s. Give a later --end."),
         (Framing(end_s=0.0), "--end 0 s is not after --start 0 s. Give a later --end."),
         (Framing(at_s=(1.0, -2.0)), "--at has -2 seconds. Give times from 0 on."),

@@ -193,7 +193,7 @@ def test_a_file_that_is_no_journal_is_refused_untouched(data: bytes) -> None:
 def test_more_damage_than_a_crash_makes_is_refused_untouched(data: bytes) -> None:
     path = written(data)
     assert message_for(path) == (
-        "'x.jsonl' can't be used: its last rows are damaged. Mend it in an editor, or name another file."
+        "'x.jsonl' can't be used: its last rows are damaged. Correct it in an editor, or name another file."
     )
     assert path.read_bytes() == data
 
@@ -266,12 +266,12 @@ def test_a_fork_does_not_keep_the_lock_of_a_journal_that_was_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "reason"), [(3, 40, f"only 40 of {ROW_BYTES} bytes found room"), (1, 0, "file too large")]
+    ("rows", "more", "reason"), [(3, 40, f"only 40 of {ROW_BYTES} bytes could be written"), (1, 0, "file too large")]
 )
 def test_a_full_disk_leaves_whole_rows_and_is_told(rows: int, more: int, reason: str) -> None:
     with child(FULL, "x.jsonl", str(rows * ROW_BYTES + more)) as process:
         output = process.communicate()[0]
-    said = f"'x.jsonl' can't be written: {reason}. Free some room, or name another file."
+    said = f"'x.jsonl' can't be written: {reason}. Free some disk space, or name another file."
     assert (process.returncode, output) == (0, f"{rows} {rows * ROW_BYTES} {said}\n")
     assert [row["number"] for row in read_rows(Path("x.jsonl"))] == [*range(rows), "there is room again"]
 
@@ -404,8 +404,8 @@ def test_a_full_disk_keeps_the_rows_of_before_a_rewrite() -> None:
         output = process.communicate()[0]
     assert process.returncode == 0
     assert re.fullmatch(
-        r"'x\.jsonl' can't be written: only [\d,]+ of [\d,]+ bytes found room\. "
-        r"Free some room, or name another file\.\n",
+        r"'x\.jsonl' can't be written: only [\d,]+ of [\d,]+ bytes could be written\. "
+        r"Free some disk space, or name another file\.\n",
         output,
     )
     assert Path("x.jsonl").read_bytes() == b'{"number": 0}\n{"number": 1}\n'

@@ -55,7 +55,7 @@ def test_a_damaged_row_in_the_middle_is_told_by_its_number(line: bytes) -> None:
     path = written(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
     assert next(read_rows(path)) == {"a": 1}
     assert message_for(path) == (
-        "'x.jsonl' can't be used: line 2 is damaged. Mend it in an editor, or name another file."
+        "'x.jsonl' can't be used: line 2 is damaged. Correct it in an editor, or name another file."
     )
 
 

@@ -83,7 +83,7 @@ def _exact(row: JobRow) -> JobRow:
 def _folder(file: Path, videos: Path | None) -> str:
     """Returns the folder in which clips are looked up, "" for the current one. Errors: UsageError if it is none."""
     if videos is not None and not os.path.isdir(videos):
-        raise UsageError(f"{quoted(videos)} is no folder: name the one that the clips are in with --videos.")
+        raise UsageError(f"{quoted(videos)} is no folder: give --videos the folder that the clips are in.")
     folder = videos or file.parent
     return "" if folder == Path() else str(folder)
 
@@ -232,7 +232,7 @@ class Location(NamedTuple):
         return f"{self.file}, {self.unit} {self.number}" if self.number else self.file
 
     def fault(self, what: str) -> UsageError:
-        return UsageError(f"{self}: {what}. Mend it in an editor, or leave it out.")
+        return UsageError(f"{self}: {what}. Correct it in an editor, or leave it out.")
 
     def too_long(self) -> UsageError:
         return self.fault(f"it is longer than {MAX_JOB_BYTES >> 20} MiB")
@@ -244,7 +244,10 @@ class JobRow(NamedTuple):
 
 
 def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
-    """Yields the rows of a file, in the format of its ending; - is stdin, as JSON lines. Errors: UsageError."""
+    """Reads a file in the format that its extension names, and yields its rows. Errors: UsageError.
+
+    The file - is stdin, read as JSON lines.
+    """
     if file == Path(STDIN):
         source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
         with as_output_error("stdin", "read", error=UsageError):
@@ -295,7 +298,7 @@ def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Lo
         try:
             cells = next(reader, None)
         except csv.Error as exc:
-            raise where.fault(f"it can't be parted into cells ({exc})") from exc
+            raise where.fault(f"it can't be split into cells ({exc})") from exc
         if cells is None:
             return
         if cells:

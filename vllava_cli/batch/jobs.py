@@ -61,7 +61,7 @@ class Job:
 
     @property
     def state(self) -> dict[str, int] | None:
-        """The state of the file as its row has it; None for a missing file and for a URL."""
+        """The file's size and time of change, as rows store them; None for a missing file and for a URL."""
         return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
 
     def id_at(self, state: object, signature: str) -> str:
@@ -220,7 +220,7 @@ class JobList:
 
 
 def list_path(output: Path) -> Path:
-    """Returns the path of an output's list: a/b.jsonl → a/b.jsonl.jobs."""
+    """Returns the path of an output's list of jobs: a/b.jsonl → a/b.jsonl.jobs."""
     return output.with_name(f"{output.name}.jobs")
 
 
@@ -285,7 +285,10 @@ def _facts(path: str) -> tuple[int, int]:
 
 
 def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
-    """Hashes the parts of a job, each with its length before it, so that different jobs never give the same text."""
+    """Returns a hash of a job's parts.
+
+    The length of each part is hashed before it, so that no two jobs hash the same bytes.
+    """
     path, size, mtime_ns = file
     parts = [
         signature.encode(),

@@ -276,7 +276,7 @@ def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[byt
     missing = [
         f"{job.id} {quoted(Path(job.path))} {job.question!r}" for job in jobs if not is_seen[bytes.fromhex(job.id)]
     ]
-    kinds = (("without a row", missing), ("with two rows", twice), ("that nobody asked for", foreign))
+    kinds = (("without a row", missing), ("with two rows", twice), ("of no job", foreign))
     return [f"{len(found):,} {what}: {first_of(found, ' …')}." for what, found in kinds if found]
 
 
@@ -305,7 +305,7 @@ class StaleRows:
     def report(self, path: Path, screen: Screen, *, is_pruning: bool) -> None:
         """Reports what became of the stale rows in the file."""
         for stale_rows, what, fate in (
-            (self.touched, "clips with another time of change and the same bytes", "kept"),
+            (self.touched, "clips whose time of change differs, but not their content", "kept"),
             (self.changed, "clips that have changed since", "dropped" if is_pruning else "kept, --prune drops them"),
         ):
             if stale_rows:

@@ -159,7 +159,7 @@ def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_
         screen.error(f"{counted(failed, 'job')} of {progress.total:,} failed: {', '.join(kinds)}.{again}")
     if left := progress.left:
         why = "Interrupted" if is_interrupted else "Stopped by --fail-fast"
-        resume = "Nothing is kept to go on from without -o FILE."
+        resume = "Without -o FILE nothing is saved, so the run can't be resumed."
         if can_resume:
             resume = f"The same command goes on with {'it' if left == 1 else 'them'}."
         screen.error(f"{why} with {counted(left, 'job')} left. {resume}")

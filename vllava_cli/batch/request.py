@@ -107,7 +107,9 @@ class BatchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionWords:
-    """The words and questions of a command line, and whether --quiet was given; `notice` warns of -q QUESTION."""
+    """The arguments and questions of a command line, and whether --quiet was given.
+
+    `notice` warns a user who wrote -q QUESTION, as -q means --quiet."""
 
     words: Sequence[str]
     questions: Sequence[str]
@@ -257,7 +259,7 @@ def ray_options_of(
         return None
     for flag, is_given, remedy in (
         ("--gpus", gpus is not None, "Say how many engines with --actors"),
-        ("--shard", shard is not None, "Ray shares the jobs out by itself: leave one of them out"),
+        ("--shard", shard is not None, "Ray distributes the jobs itself: leave one of them out"),
         ("--fields", fields is not None, "Merge the parts and take the fields with jq"),
         ("--prune", is_pruning, "Merge the parts: rows of clips that have changed are left out"),
     ):

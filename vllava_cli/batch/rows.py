@@ -115,7 +115,7 @@ class Result:
 
 
 def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
-    """Makes the row of a result, with times and seconds rounded to four decimals."""
+    """Makes the row of a result, with the frames' times and the measured seconds rounded to four decimals."""
     job, answer, error, making = result.job, result.answer, result.error, result.making
     row: dict[str, Any] = {
         "id": job.id,

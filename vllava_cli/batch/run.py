@@ -158,7 +158,7 @@ def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
         if scheme and not batch.ray:
             raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
         if scheme and scheme not in schemes:
-            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme}, if it is meant.")
+            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
 
 
 def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:

@@ -1,4 +1,4 @@
-"""`vllava bench`: measures this tool on this machine, beside the documentation's snippet and the machine's limits.
+"""`vllava bench`: measures this tool on this machine, beside transformers' documented snippet and the machine's limits.
 
 Each configuration is measured and shown as a table; the figures are saved, drawn, and compared with earlier ones.
 """

@@ -89,7 +89,7 @@ def faults(trials: Iterable[BenchTrial]) -> list[tuple[str, str]]:
 
 
 def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
-    """Writes the main figures of each configuration in a line; if one failed, the number of its fault as well."""
+    """Writes a line for each configuration with its main figures; a failed one has the mark that `faults` gives it."""
     marks, rows = {fault: mark for mark, fault in faults(trials)}, []
     for trial in trials:
         found = {figure.name: figure.ours for figure in trial.lines}

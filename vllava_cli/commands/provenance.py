@@ -232,7 +232,7 @@ class Recorded:
 
     @property
     def sampling(self) -> Sampling:
-        """The sampling for replay: an answer that Ctrl-C stopped is made again up to as many tokens as it had."""
+        """The sampling for replay. If Ctrl-C stopped the answer, its number of tokens becomes the limit."""
         if self.turn.stop_reason != "interrupted":
             return self.turn.sampling
         made = len(self.turn.answer_ids) + self.turn.stats.stray_tokens
@@ -273,15 +273,15 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
         kind = error.get("kind") if isinstance(error, dict) else error
         raise ReplayError(f"the row is an error ({kind}), which has no answer")
     if not fields.has(MADE_WITH):
-        raise ReplayError(f"{MADE_WITH} is missing: an older vllava wrote the row, or it isn't an answer's")
+        raise ReplayError(f"{MADE_WITH} is missing: the row is from an older vllava, or isn't an answer")
     making = read_making(
         fields.inside(MADE_WITH), model=fields.filled("model"), revision=fields.maybe("revision", fields.filled)
     )
     turn = _read_turn(fields, making)
     if is_drawn(turn.sampling) and turn.sampling.seed is None:
-        raise ReplayError("its tokens were drawn, and no seed is written down")
+        raise ReplayError("its tokens were sampled, and the row has no seed")
     if turn.sampling.choices and turn.stop_reason == "interrupted":
-        raise ReplayError("it was interrupted before one of the choices was taken")
+        raise ReplayError("it was interrupted before a choice was made")
     clips = _named_clips(fields, making.clips)
     earlier = _earlier(fields, talks) if fields.has("turn") else ()
     if earlier and clips[: len(earlier[-1].clips)] != earlier[-1].clips:

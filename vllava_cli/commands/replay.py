@@ -119,7 +119,7 @@ class Replayer:
         conversation = conversation_of(recorded, frames)
         engine = self._loaded(recorded.making.loaded, {each.kind for each in frames} or {"video"})
         if not all(engine.tokens.can_hold(turn.answer_ids) for turn in conversation.turns):
-            raise ReplayError("an earlier answer has ids that are no text of this model")
+            raise ReplayError("an earlier answer has token ids that this model can't produce")
         conversation.dropped = dropped(conversation, recorded.turn, engine.tokens)
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Answering"):
             Answer.of(engine.stream(conversation, recorded.turn.question, recorded.sampling))
@@ -128,7 +128,7 @@ class Replayer:
     def _check(self, clip: ShownClip) -> None:
         """Checks that a clip's file is still what it was. Errors: ReplayError."""
         if clip.path == STDIN:
-            raise ReplayError("its clip came from stdin, and nobody kept it")
+            raise ReplayError("its clip came from stdin and wasn't saved")
         if "://" in clip.path and scheme_of(clip.path):
             url = without_secrets(clip.path)
             raise ReplayError(f"its clip is the URL {url}: save it, and put that path in the row")

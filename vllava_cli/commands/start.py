@@ -191,7 +191,7 @@ def start(
     for what, choice, reason in chosen.reasons:
         log.detail(f"{what}: {choice}. {reason}")
     if tokens.unobeyed:
-        log.detail(f"sampling: the checkpoint's own settings are not obeyed: {', '.join(tokens.unobeyed)}.")
+        log.detail(f"sampling: these settings of the checkpoint are ignored: {', '.join(tokens.unobeyed)}.")
     if chosen.context_tokens:
         tokens = replace(tokens, context_tokens=chosen.context_tokens)
         check(tokens)
@@ -215,7 +215,7 @@ def warn_of_many(count: int, screen: Screen) -> None:
     """Warns, if there are several clips, that the model was trained on one clip at a time."""
     if count > 1:
         screen.notice(
-            "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly."
+            "vllava: warning: the model was trained on one clip at a time, so answers about several may be poor."
         )
 
 

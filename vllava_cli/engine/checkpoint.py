@@ -67,7 +67,7 @@ def describe(source: Source) -> Checkpoint:
     missing = []
     if source.revision is None and not (source.folder / "tokenizer.json").exists():
         is_slow = (source.folder / "tokenizer.model").exists()
-        missing.append("tokenizer.json" + " (tokenizer.model alone won't do)" * is_slow)
+        missing.append("tokenizer.json" + " (tokenizer.model alone isn't enough)" * is_slow)
     if source.revision is None and not any((source.folder / name).exists() for name in PREPROCESSORS):
         missing.append(PREPROCESSORS[0])
     if missing:

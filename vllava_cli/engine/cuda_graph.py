@@ -105,7 +105,9 @@ class CudaGraphDecoder:
             if self.graphs or self._agrees(replay, logits, looked):
                 self.graphs[looked] = replay, logits
                 return
-            self._notice("vllava: this GPU's captured steps give other numbers than its plain ones: going on without.")
+            self._notice(
+                "vllava: this GPU's captured steps give other numbers than its plain ones: continuing without them."
+            )
         self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:

@@ -159,7 +159,10 @@ class Engine:
             raise
 
     def _deltas(self, sequence: Sequence[None], cancel: Cancel) -> Generator[Delta, None, None]:
-        """Yields the text of an answer until something ends it. The cache then holds its ids, perhaps not the last."""
+        """Yields the text of an answer until the answer ends.
+
+        The KV cache then holds the answer's ids; the last one may be missing, as no pass has read it.
+        """
         sequence.reused_tokens = self.reusable(sequence.prompt)
         logits = self.read(sequence.prompt, cancel=cancel)
         cache = self._read_cache

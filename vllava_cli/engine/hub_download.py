@@ -114,7 +114,7 @@ def refusals(model: str, revision: str | None, kind: SourceKind) -> Iterator[Non
         raise HubError(f"The hub's {kind} {model} has no revision {revision}: leave --revision out for main.") from exc
     except errors.HfHubHTTPError as exc:
         status = exc.response.status_code
-        remedy = "log in anew with hf auth login, or unset HF_TOKEN" if status in (401, 403) else "try again later"
+        remedy = "log in again with hf auth login, or unset HF_TOKEN" if status in (401, 403) else "try again later"
         raise HubError(f"The hub answers with status {status} about {model}: {remedy}.") from exc
 
 
@@ -318,4 +318,4 @@ def _link(blob: Path, name: Path) -> None:
 
 
 def _broken_off(name: str) -> HubError:
-    return HubError(f"The download of {name} broke off: run the same again, and it goes on from there.")
+    return HubError(f"The download of {name} broke off: run the same command again to continue it.")

@@ -269,7 +269,7 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
         if keys:
             raise CheckpointError(
                 f"The weights in {tokens.checkpoint.folder} don't match its config: {len(keys)} {what}, "
-                f"{keys[0]} among them; take its files from the original again, or, if a newer transformers has saved "
+                f"{keys[0]} among them; copy its files from the original again, or, if a newer transformers has saved "
                 f"it, pip install -U transformers."
             )
 

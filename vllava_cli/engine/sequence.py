@@ -164,7 +164,10 @@ class Sequence(Generic[K]):
         return replace(self, ids=[], stop=None, first_s=None, _sampler=None, _text=None, was_begun=True)
 
     def _is_repeating(self, token: int) -> bool:
-        """Returns True if the answer loops, stray tokens left out. The text is made only once a token may be stray."""
+        """Returns True if the answer repeats itself; stray letters between the repeats don't hide that.
+
+        The ids alone are compared until one of them may be a stray letter. From then on the text is looked at.
+        """
         if self._text is None and token not in self.tokens.tokenizer.hard_sign_ids:
             return is_looping(self.ids)
         return self.text.is_straying or is_looping(self.text.likely_ids)

@@ -37,7 +37,7 @@ class VisionEncoder:
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
 
     def rows(self, prompt: Prompt, start: int, cancel: Cancel = NEVER) -> Features:
-        """Returns the features for the placeholders of a prompt from position `start` on. Errors: CancelError."""
+        """Returns the features for the placeholder ids of a prompt from position `start` on. Errors: CancelError."""
         rows: Features = {}
         for kind, token in self.tokens.placeholders.items():
             media = [medium for medium in prompt.media if medium.kind == kind]

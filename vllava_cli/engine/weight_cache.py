@@ -226,7 +226,7 @@ class WeightCache:
 
 
 def _label(folder: Path) -> Any:
-    """Reads LABEL; None if it isn't ours, or if the files don't have the sizes that it names."""
+    """Reads a folder's label; None if vllava didn't write it, or if a file has another size than the label says."""
     try:
         label = json.loads((folder / LABEL).read_text(encoding="utf-8"))
         is_whole = all((folder / name).stat().st_size == size for name, size in label["sizes"].items())

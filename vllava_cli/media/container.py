@@ -63,11 +63,11 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
-        raise MediaError(f"{quoted(path)} has {what}. Name a file with moving pictures or an image.")
+        raise MediaError(f"{quoted(path)} has {what}. Name a video or an image.")
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     context: VideoCodecContext | None = stream.codec_context  # None if FFmpeg has no decoder
     if context is None:
-        raise MediaError(f"{quoted(path)} is coded in a way that nothing here can decode. Convert it to mp4 (H.264).")
+        raise MediaError(f"{quoted(path)} has a codec that can't be decoded here. Convert it to mp4 (H.264).")
     check_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream

@@ -92,7 +92,7 @@ def differs(path: Path, recorded: Fingerprint, is_stopped: Callable[[], bool] = 
         is_same = fingerprint(path, is_stopped) == recorded
     except MediaError as exc:
         return str(exc)
-    return None if is_same else f"{quoted(path)} has changed since: as many bytes as then, other content."
+    return None if is_same else f"{quoted(path)} has changed since: the size is the same, but not the content."
 
 
 def resized(path: Path, size: int) -> str | None:

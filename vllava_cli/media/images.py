@@ -250,7 +250,7 @@ def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
         raise MediaError(f"{quoted(path)} can't be read: {os_reason(exc)}. Check the folder.") from exc
     if len(visible) > MAX_ENTRIES:
         raise MediaError(
-            f"{quoted(path)} has more than {MAX_ENTRIES:,} entries. Move those to show to a smaller folder."
+            f"{quoted(path)} has more than {MAX_ENTRIES:,} entries. Move the pictures to show into a smaller folder."
         )
     names = sorted((entry.name for entry in visible if _is_picture(entry)), key=natural)
     if names:

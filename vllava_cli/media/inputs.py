@@ -48,7 +48,7 @@ def _piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
     try:
         data = source.read(MAX_BYTES + 1)
     except OSError as exc:
-        raise UsageError(f"stdin can't be read: {os_reason(exc)}. Pipe paths into it, a line each.") from exc
+        raise UsageError(f"stdin can't be read: {os_reason(exc)}. Pipe paths into it, one a line.") from exc
     if len(data) > MAX_BYTES:
         most = f"more than {MAX_BYTES >> 20} MiB of paths, the most that is read"
         raise UsageError(f"stdin has {most}. Name the folders that they are in.")

@@ -87,7 +87,7 @@ def _memory_faults(path: Path) -> Iterator[None]:
 
 
 def _undecoded(path: Path) -> Clip | None:
-    """Reads a video's header without decoders; None if its size is missing or wrong, which a decoder may correct."""
+    """Reads a video's header without opening its codec; None if the width or height isn't in it or can't be right."""
     try:
         clip = _video_header(path, has_decoders=False)
     except MediaError:

@@ -25,7 +25,7 @@ def check_trim(framing: Framing) -> None:
     """Raises a `UsageError` for times that are wrong for any clip, such as an --end that isn't after --start."""
     for option, time_s in (("--start", framing.start_s), ("--end", framing.end_s)):
         if time_s is not None and not (math.isfinite(time_s) and time_s >= 0):
-            raise UsageError(f"{option} is {time_s:g} seconds. Give a time from 0 on.")
+            raise UsageError(f"{option} is {time_s:g} seconds. Give a time of 0 or more.")
     for time_s in framing.at_s:
         if not (math.isfinite(time_s) and time_s >= 0):
             raise UsageError(f"--at has {time_s:g} seconds. Give times from 0 on.")

@@ -39,7 +39,7 @@ def as_output_error(
         yield
     except (OSError, ValueError) as exc:
         name = path if isinstance(path, str) else quoted(path)
-        remedy = "Free some room" if getattr(exc, "errno", None) in _NO_SPACE else "Check the path"
+        remedy = "Free some disk space" if getattr(exc, "errno", None) in _NO_SPACE else "Check the path"
         raise error(f"{name} can't be {verb}: {os_reason(exc)}. {remedy}, or name another file.") from exc
 
 
@@ -63,7 +63,7 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
     """Writes the data with one call. Errors: OSError, also if there was room for only a part of the data."""
     written = os.write(descriptor, data)
     if written != len(data):
-        raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes found room")
+        raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes could be written")
 
 
 def sync_folder(path: Path) -> None:
@@ -225,7 +225,7 @@ class Part:
         return None
 
     def end(self) -> None:
-        """Releases the lock, and deletes the file if it hasn't taken its place."""
+        """Releases the lock, and deletes the temporary file if it hasn't replaced the target."""
         if not self._is_put:
             with suppress(OSError):
                 self.path.unlink()

@@ -82,7 +82,7 @@ def refuse_foreign(path: Path) -> NoReturn:
 
 
 def refuse_damaged(path: Path, what: str) -> NoReturn:
-    raise OutputError(f"{quoted(path)} can't be used: {what}. Mend it in an editor, or name another file.")
+    raise OutputError(f"{quoted(path)} can't be used: {what}. Correct it in an editor, or name another file.")
 
 
 def is_portable(text: str) -> bool:

@@ -54,7 +54,7 @@ def test_a_worker_that_is_killed_costs_no_job_and_doubles_none(vllava: Zygote, c
     os.kill(first, signal.SIGKILL)
     done = run.wait()
     assert done.code == 1
-    assert "the process on cpu ended (SIGKILL): its clips are begun anew" in done.err
+    assert "the process on cpu ended (SIGKILL): its clips are started again" in done.err
     assert by_id(rows_of(together)) == by_id(rows_of(alone))
     assert not Path(f"/proc/{second}").exists()
 

@@ -183,7 +183,7 @@ def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:
     with memory_for(executor.engine, 2):
         results = list(executor.outcomes(()))
     assert len(results) == 4 and not [result for result in results if result.error]
-    assert said == ["vllava: memory ran out: going on with 2 questions at once."]
+    assert said == ["vllava: memory ran out: continuing with 2 questions at once."]
     assert executor.control.counters.rows_at_once == 2
 
 
@@ -193,4 +193,6 @@ def test_one_question_too_many_for_the_memory_is_an_outcome(engine: Engine) -> N
     with memory_for(executor.engine, 0):
         kinds = [result.error.kind for result in executor.outcomes(()) if result.error]
     assert kinds == ["memory"] * 2
-    assert said == [f"vllava: memory ran out: going on with {rows} at once." for rows in ("1 question", "2 questions")]
+    assert said == [
+        f"vllava: memory ran out: continuing with {rows} at once." for rows in ("1 question", "2 questions")
+    ]

@@ -72,7 +72,7 @@ def test_what_a_dead_process_had_is_tried_again_clip_by_clip() -> None:
     pooled = Pooled(scripts={"cpu": [{"deadly": names(1)}, {"is_lazy": True}]}, units=clips(*range(20)), stop_at=7)
     assert paths(pooled.run()) == names(0)
     assert pooled.given == [("cpu", names(0, 1)), ("cpu", [*names(1), STOP])]
-    assert pooled.notices == ["vllava: the process on cpu ended (SIGKILL): its clips are begun anew."]
+    assert pooled.notices == ["vllava: the process on cpu ended (SIGKILL): its clips are started again."]
 
 
 def test_other_processes_take_what_a_dead_one_had() -> None:
@@ -80,7 +80,7 @@ def test_other_processes_take_what_a_dead_one_had() -> None:
     assert paths(pooled.run()) == names(*range(20))
     assert [device for device, _ in pooled.given] == ["cuda:0", "cuda:1"]
     assert pooled.notices == [
-        "vllava: the process on cuda:0 ended (SIGKILL): its clips are begun anew.",
+        "vllava: the process on cuda:0 ended (SIGKILL): its clips are started again.",
         "vllava: cuda:0 is given up: the other processes go on.",
     ]
 

@@ -109,7 +109,7 @@ REFUSED = [
     ("/open", f"No file was named: {OPEN}"),
     ("/open 'a.mp4", f"The quote in 'a.mp4 isn't closed: {OPEN}"),
     ("/open --strat 5 a.mp4", f"There is no --strat here: {OPEN}"),
-    ("/open a.mp4 --start", f"--start wants a value: {OPEN}"),
+    ("/open a.mp4 --start", f"--start needs a value: {OPEN}"),
     ("/open a.mp4\nWhy?", f"A command is one line of text: {OPEN}"),
     ("/open a\0.mp4", f"A command is one line of text: {OPEN}"),
     ("/open --at 1 --end 2 a.mp4", "--at can't be combined with --start and --end. Leave them out."),
@@ -118,10 +118,10 @@ REFUSED = [
     ("/retry --verbose on", f"There is no --verbose here: {RETRY}"),
     ("/retry --temperature hot", "temperature can't be hot: give a number from 0 to 100."),
     ("/undo 2", "2 is too much here: /undo."),
-    ("/edit", "No question was named: /edit N [QUESTION]."),
+    ("/edit", "Give the number of a question: /edit N [QUESTION]."),
     ("/edit 0 a", "A question has a number from 1: /edit N [QUESTION]."),
     ("/edit 2", "/edit N QUESTION: the new words are missing."),
-    ("/set temperature", "temperature wants a value: /set [NAME VALUE]."),
+    ("/set temperature", "temperature needs a value: /set [NAME VALUE]."),
     ("/set temprature 1", "There is no setting temprature. Did you mean temperature? /set lists them."),
     ("/set temperature 1 2", "2 is too much here: /set [NAME VALUE]."),
     ("/load --force a.json", "There is no --force here: /load FILE."),
@@ -197,7 +197,7 @@ def test_every_command_is_explained() -> None:
     with pytest.raises(UsageError, match=r"^There is no /sav\. Did you mean /save\? /help lists the commands\.$"):
         help_rows("sav")
     assert help_rows("save") == [
-        ("/save [--overwrite] FILE", "Keep the conversation in a file that /load reads, for you alone."),
+        ("/save [--overwrite] FILE", "Save the conversation to a file that only you can read; /load opens it."),
         ("--overwrite", "Replace a file that is already there."),
     ]
     assert [name for name, _ in help_rows("set")] == ["/set [NAME VALUE]", *SETTINGS]
@@ -327,7 +327,7 @@ def test_another_model_and_a_changed_clip_are_reported_when_a_session_is_loaded(
     size = (demo.CLIPS / "blue-star-grows.mp4").stat().st_size
     assert here.enter("/load saved.jsonl") == (
         f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, {size:,} now. "
-        "The answers so far are about the old one.\n"
+        "The answers so far are about the old clip.\n"
         "vllava: warning: 2 answers of another model, or edited since: read as text.\n"
         "Going on after 2 turns. About clip.mp4. The last question: And its[2J colour?\n"
     )

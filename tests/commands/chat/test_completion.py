@@ -71,7 +71,10 @@ def test_words(line: str, lines: list[str], tmp_path: Path) -> None:
 
 def test_the_menu_tells_what_each_is() -> None:
     (bye,) = completions("/by")
-    assert (bye.display_text, bye.display_meta_text) == ("/bye", "Leave; so do Ctrl-D, and quit or exit alone.")
+    assert (bye.display_text, bye.display_meta_text) == (
+        "/bye",
+        "Leave the chat, like Ctrl-D, or quit or exit alone on a line.",
+    )
     second, first = completions("/edit ")
     assert (first.text, first.display_text, first.display_meta_text) == ("1 ", "1", "What is this?")
     assert second.display_meta_text.startswith("Is it[31m a dog? And what") and second.display_meta_text.endswith("…")

@@ -71,7 +71,7 @@ def test_undo_takes_the_last_turn_back_here_and_in_the_file(here: Stage) -> None
 
 def test_what_came_with_a_turn_that_is_undone_comes_with_the_next(here: Stage) -> None:
     assert here.enter(f"/add {STAR}") == (
-        "vllava: warning: the model was trained on one clip at a time: about several it may answer poorly.\n"
+        "vllava: warning: the model was trained on one clip at a time, so answers about several may be poor.\n"
         "Attached to the next question: yellow-star.png.\n"
     )
     here.enter("What shape is it?", "/undo", "What colour is it?")
@@ -386,7 +386,7 @@ def test_ctrl_c_stops_an_answer_which_is_saved(stage: Make, engine: Engine) -> N
     with at_pass(engine, 3, signalled(signal.SIGINT)):
         answer, notice = here.enter(HAPPENS).splitlines()
     assert MOVES.startswith(answer)
-    assert notice == "Stopped. What was said is kept; /undo takes it back."
+    assert notice == "Stopped. The text so far is kept; /undo removes it."
     assert here.chat.was_interrupted
     assert [(row["answer"], row["stop_reason"]) for row in here.rows()] == [(answer, "interrupted")]
     here.enter("/retry")
@@ -424,7 +424,7 @@ def test_a_turn_that_ends_before_its_first_token_is_saved_and_an_empty_line(form
     assert [(row["answer"], row["stop_reason"]) for row in here.rows()] == [("", "interrupted")]
     end_answer(here.chat.conversation.turns[0], 1, here.chat.screen, here.chat.form, took="0.50 s")
     assert here.out.getvalue() == "\n"
-    assert here.err.getvalue() == "Stopped. What was said is kept; /undo takes it back.\n"
+    assert here.err.getvalue() == "Stopped. The text so far is kept; /undo removes it.\n"
 
 
 def test_names_bring_no_control_characters(stage: Make, tmp_path: Path) -> None:

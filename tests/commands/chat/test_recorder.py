@@ -255,7 +255,7 @@ def test_a_changed_clip_is_reported_and_a_missing_one_refused(
     clip.write_bytes(clip.read_bytes()[:left] + added)
     (change,) = changes(here.record)
     assert change.startswith(f"'{clip}' has changed since: ") and fault in change
-    assert change.endswith(". The answers so far are about the old one.")
+    assert change.endswith(". The answers so far are about the old clip.")
     clip.unlink()
     with pytest.raises(MediaError) as caught:
         clips_of(here.record)

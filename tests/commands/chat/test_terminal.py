@@ -158,7 +158,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     terminal.prompts()
     terminal.ask_at_length("what is this")
     terminal.type(CTRL_C)
-    stopped = "Stopped. What was said is kept; /undo takes it back."
+    stopped = "Stopped. The text so far is kept; /undo removes it."
     terminal.shows(stopped, ">")
     shown = terminal.between("> what is this", stopped)
     terminal.ask_at_length("what then")
@@ -255,7 +255,7 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert again.err.splitlines() == [
         DEMO_NOTICE,
         f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, 5,871 now. "
-        "The answers so far are about the old one.",
+        "The answers so far are about the old clip.",
         "Going on after 2 turns. About clip.mp4. The last question: And its colour?",
     ]
 

@@ -506,7 +506,7 @@ def fake(code: str) -> Sequence[str]:
 
 
 LONG, SHORT = DecodeLimits(), DecodeLimits(timeout_s=0.1)
-NONSENSE = "'a.mp4' made the decoder answer nonsense ({}). Convert it to mp4 (H.264)."
+NONSENSE = "'a.mp4' made the decoder send an invalid answer ({}). Convert it to mp4 (H.264)."
 FACTS = protocol.result_line(Clip(path=Path("a.mp4"), kind="video", width=64, height=48, frame_count=8))
 
 

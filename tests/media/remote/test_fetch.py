@@ -61,7 +61,7 @@ def test_a_clip_larger_than_the_bound_is_refused(
     assert (waits, list(folder.iterdir())) == ([], [])
 
 
-FULL = "'{}' can't keep clips: no space left on device. Free some room, or set TMPDIR to another one."
+FULL = "'{}' can't keep clips: no space left on device. Free some disk space, or set TMPDIR to another one."
 
 
 def test_a_disk_with_too_little_room_is_not_filled_but_asked_again(

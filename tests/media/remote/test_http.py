@@ -152,7 +152,10 @@ FORBIDDEN = "is refused: the server doesn't let us read it. Check the URL's sign
         (status(401), FORBIDDEN.format(401)),
         (status(403), FORBIDDEN.format(403)),
         (status(204), "can't be fetched: the server answers 204. Check the URL."),
-        (content(b"x", Content_Encoding="gzip"), "can't be fetched: it is sent compressed, which nobody asked for."),
+        (
+            content(b"x", Content_Encoding="gzip"),
+            "can't be fetched: the server compressed it, though that wasn't requested.",
+        ),
         (redirect("file:///etc/passwd"), "can't be fetched: it redirects to a scheme that isn't allowed."),
         (redirect("/a.mp4"), "can't be fetched: its redirects lead nowhere."),
     ],
@@ -197,7 +200,7 @@ def test_a_server_that_falls_silent_or_whose_head_never_ends_is_left(
     for answer, timeouts in ((stalling(site), Timeouts(silence_s=0.05)), (drip, Timeouts(block_s=0.05))):
         site.answers["/a.mp4"] = answer
         error = refusal(fetcher(timeouts=timeouts), site.url("/a.mp4"))
-        assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server keeps silent. Try again later."
+        assert str(error) == f"{site.url('/a.mp4')} can't be fetched: the server doesn't respond. Try again later."
     assert len(waits) == 6
 
 
@@ -262,7 +265,7 @@ def test_a_port_that_nobody_listens_at_is_tried_again(fetcher: Make, waits: list
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "[::1", "a b", "127.1", "2130706433"])
 def test_a_host_that_does_not_exist_is_told_at_once(fetcher: Make, waits: list[float], host: str) -> None:
     error = refusal(fetcher("http"), f"http://{host}/a.mp4")
-    assert re.search(r"can't be fetched: (there is no such host|it is no good URL)\. Check the URL\.$", str(error))
+    assert re.search(r"can't be fetched: (there is no such host|it isn't a valid URL)\. Check the URL\.$", str(error))
     assert waits == []
 
 

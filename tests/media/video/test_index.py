@@ -26,7 +26,7 @@ Maker = Callable[[Path, int], Path]
         ("a.mp4", zoo.encoded(zoo.CLOSED), f"{TABLE} 64 of 400 are decoded."),
         ("a.mkv", zoo.encoded(zoo.CLOSED), f"{SCAN} 64 of 400 are decoded."),
         ("a.mp4", zoo.edited(zoo.CLOSED, (33.0, 3.4)), f"{SCAN} 56 of 330 are decoded."),
-        ("a.mkv", zoo.remuxed(zoo.CLOSED, zoo.doubled_stamps), "two of its frames carry the same time stamp"),
+        ("a.mkv", zoo.remuxed(zoo.CLOSED, zoo.doubled_stamps), "two of its frames have the same time stamp"),
         (
             "a.mkv",
             zoo.blocks_moved(zoo.encoded(zoo.CLOSED), lambda n, t: -950 * (n > t // 2)),
@@ -37,7 +37,7 @@ Maker = Callable[[Path, int], Path]
             zoo.remuxed(zoo.CLOSED, zoo.from_second_on),
             "it doesn't begin with a frame that can be decoded by itself",
         ),
-        ("a.h264", zoo.encoded(Encoding(container="h264")), "its frames carry no time stamps"),
+        ("a.h264", zoo.encoded(Encoding(container="h264")), "its frames have no time stamps"),
         ("a.asf", zoo.encoded(Encoding(codec="wmv2")), "frames coded in wmv2 may depend on any frame before them"),
         ("a.png", zoo.encoded(APNG), "frames coded in apng may depend on any frame before them"),
     ],

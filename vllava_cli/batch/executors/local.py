@@ -154,7 +154,7 @@ class LocalExecutor:
 
     def _report_shortage(self, rows: int) -> None:
         self.control.counters.rows_at_once, noun = rows, "question" if rows == 1 else "questions"
-        self.control.notice(f"vllava: memory ran out: going on with {rows} {noun} at once.")
+        self.control.notice(f"vllava: memory ran out: continuing with {rows} {noun} at once.")
 
 
 @gc_paused()

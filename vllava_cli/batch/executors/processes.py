@@ -196,7 +196,7 @@ class WorkerPool:
             return
         if worker.jobs:
             self._control.notice(
-                f"vllava: the process on {worker.device} ended ({worker.ending}): its clips are begun anew."
+                f"vllava: the process on {worker.device} ended ({worker.ending}): its clips are started again."
             )
         for clip in worker.clips:
             rest = tuple(job for job in clip.jobs if job.id in worker.jobs)

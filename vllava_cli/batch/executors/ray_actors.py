@@ -49,7 +49,7 @@ MOST_VAIN_STARTS = 5 * TRIES
 LEAST_EACH = 3
 """Each actor must have started this often, as one machine may be too small while others are still loading."""
 HOPELESS = (
-    "Each engine of the cluster ended, time and again, before it had answered anything, mostly for want of memory. "
+    "Each engine of the cluster ended again and again before it had answered anything, mostly for lack of memory. "
     "Give --precision 4bit, fewer --actors or a smaller --batch-size, or machines with more memory."
 )
 _WAIT_S = 1.0

@@ -137,7 +137,7 @@ class RayExecutor:
     _has_reported_vain: bool = False
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:
-        """Answers as `Executor.outcomes` does. Errors: ClusterError, WishError; OutputError for the manifest."""
+        """Yields a result for each job, as `Executor.outcomes` asks. Errors: ClusterError, WishError, OutputError."""
         options = self.batch.ray or RayOptions()
         self._left = {job.id: job for clip in clip_jobs for job in clip.jobs}
         self.control.waiting_for = "Starting Ray" if options.address == LOCAL else f"Connecting to {options.address}"
@@ -167,7 +167,7 @@ class RayExecutor:
             allocation = replace(allocation, clips=1)
             passes_alone += fault is None
             if passes_alone > MOST_PASSES:
-                message = "Each process of the cluster that was given this clip ended without a word."
+                message = "Each process of the cluster that was given this clip ended without an error message."
                 error = JobError(kind="bug", message=f"{message} Ask about it alone, with ask.")
                 yield from (Result(job=job, error=error) for job in self._left.values())
                 self._left = {}

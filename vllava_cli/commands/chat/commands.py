@@ -142,9 +142,9 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
     return tuple((path, framing) for path in paths)
 
 
-@_command("[FILE]", options=(Option(name="--show", help="Draw them here, in the terminal."),))
+@_command("[FILE]", options=(Option(name="--show", help="Draw the frames in the terminal."),))
 def _frames(chat: ChatController, given: Arguments) -> None:
-    """Say which instants the model sees, and draw them into FILE, a PNG or JPEG."""
+    """List the times of the frames that the model sees, and draw the frames into FILE, a PNG or JPEG."""
     from vllava_cli.media.contact_sheet import Sheet, tiled
 
     path = next(iter(given.paths(most=1)), None)
@@ -192,7 +192,7 @@ def _edit(chat: ChatController, given: Arguments) -> None:
     """Ask question N with other words, and drop what follows it."""
     found = _EDIT.fullmatch(given.rest)
     if not found or int(found[1]) == 0:
-        raise given.command.refuse("A question has a number from 1" if given.rest else "No question was named")
+        raise given.command.refuse("A question has a number from 1" if given.rest else "Give the number of a question")
     if found[2]:
         chat.edit(int(found[1]), found[2])
         return
@@ -212,7 +212,7 @@ def _set(chat: ChatController, given: Arguments) -> None:
         return
     name = setting_of(words[0]).name
     if len(words) == 1:
-        raise given.command.refuse(f"{name} wants a value")
+        raise given.command.refuse(f"{name} needs a value")
     chat.settings = chat.settings.changed(name, " ".join(words[1:]))
     chat.screen.is_verbose = chat.settings.is_verbose
     chat.screen.facts([row for row in chat.settings.rows() if row[0] == name])
@@ -228,7 +228,7 @@ def _show(chat: ChatController, _: Arguments) -> None:
 
 @_command("FILE", options=_OVERWRITE)
 def _save(chat: ChatController, given: Arguments) -> None:
-    """Keep the conversation in a file that /load reads, for you alone."""
+    """Save the conversation to a file that only you can read; /load opens it."""
     path = given.target()
     if is_locked(path):
         raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
@@ -239,7 +239,7 @@ def _save(chat: ChatController, given: Arguments) -> None:
 
 @_command("FILE")
 def _load(chat: ChatController, given: Arguments) -> None:
-    """Go on with a conversation that was saved."""
+    """Continue a saved conversation."""
     record = read(given.path())
     clips = clips_of(record)
     chat.resume(record, dict(zip(clips, chat.read(clips), strict=True)))
@@ -247,7 +247,7 @@ def _load(chat: ChatController, given: Arguments) -> None:
 
 @_command("FILE", options=_OVERWRITE)
 def _export(chat: ChatController, given: Arguments) -> None:
-    """Write the conversation as Markdown, for you alone."""
+    """Write the conversation to a Markdown file that only you can read."""
     path = given.target()
     data = markdown(chat.conversation, model=chat.recorder.header.model).encode()
     write(path, data, is_overwriting=given.is_overwriting, mode=0o600)
@@ -262,13 +262,13 @@ def _clear(chat: ChatController, _: Arguments) -> None:
 
 @_command("[COMMAND]")
 def _help(chat: ChatController, given: Arguments) -> None:
-    """List the commands and keys, or explain one with its options."""
+    """List the commands and keys, or explain one command with its options."""
     chat.screen.facts(help_rows(next(iter(given.texts(most=1)), None)))
 
 
 @_command(others=("quit", "exit"))
 def _bye(chat: ChatController, _: Arguments) -> None:
-    """Leave; so do Ctrl-D, and quit or exit alone."""
+    """Leave the chat, like Ctrl-D, or quit or exit alone on a line."""
     chat.is_over = True
 
 

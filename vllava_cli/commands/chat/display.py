@@ -34,7 +34,7 @@ def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, too
             screen.notice(shares(turn.sampling.choices, turn.probabilities))
     match turn.stop_reason:
         case "interrupted":
-            screen.notice("Stopped. What was said is kept; /undo takes it back.")
+            screen.notice("Stopped. The text so far is kept; /undo removes it.")
         case "length":
             tokens = counted(turn.stats.new_tokens, "token")
             screen.notice(f"Cut off after {tokens}: /set max-new-tokens allows more.")

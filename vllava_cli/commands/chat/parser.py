@@ -231,7 +231,7 @@ def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, s
     if not option.value or has_value:
         return name, value
     if not left:
-        raise command.refuse(f"{name} wants a value")
+        raise command.refuse(f"{name} needs a value")
     return name, left.pop(0).text
 
 

@@ -179,7 +179,7 @@ class SessionRecorder:
     def _hashed(self, origin: _Origin) -> Future[Fingerprint]:
         """Waits until the clip's fingerprint is computed, and returns it as a future that is done."""
         if not origin.fingerprint.done():
-            with self.screen.waiting(f"Hashing {origin.path}, so that a later run knows it again"):
+            with self.screen.waiting(f"Hashing {origin.path}, so that a later run recognises it"):
                 origin.fingerprint.exception()
         return origin.fingerprint
 
@@ -248,7 +248,7 @@ def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
 def changes(record: SessionRecord) -> list[str]:
     """Returns a sentence for each clip whose file has changed since the session recorded it."""
     found = {medium.path: differs(medium.path, medium.fingerprint) for medium in record.media}
-    return [f"{change} The answers so far are about the old one." for change in found.values() if change]
+    return [f"{change} The answers so far are about the old clip." for change in found.values() if change]
 
 
 def restored(

@@ -211,7 +211,7 @@ class DecoderProcess:
                 reason = "has frames that take more memory than there is. Scale it down."
                 failure = NoAnswerError(reason, is_certain=True)
             except protocol.ProtocolError as exc:
-                failure = NoAnswerError(f"made the decoder answer nonsense ({exc}). Convert it to mp4 (H.264).")
+                failure = NoAnswerError(f"made the decoder send an invalid answer ({exc}). Convert it to mp4 (H.264).")
         raise failure
 
     def end(self) -> None:

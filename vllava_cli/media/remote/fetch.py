@@ -108,7 +108,7 @@ def _as_fetch_error() -> Iterator[None]:
         yield
     except OSError as exc:
         is_full = exc.errno in _NO_ROOM
-        remedy = f"{'Free some room' if is_full else 'Check the folder'}, or set TMPDIR to another one."
+        remedy = f"{'Free some disk space' if is_full else 'Check the folder'}, or set TMPDIR to another one."
         kind = PassingError if is_full else FetchError
         raise kind(f"{quoted(Path(tempfile.gettempdir()))} can't keep clips: {os_reason(exc)}. {remedy}") from exc
 

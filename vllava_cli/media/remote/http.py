@@ -53,7 +53,7 @@ def opened_http(url: str, allowed: Allowed, timeouts: Timeouts) -> Iterator[Cont
         response = connection.run(connection.open)
         _check_status(url, response.status)
         if response.headers.get("Content-Encoding", "identity") not in ("", "identity"):
-            raise unfetched(url, "it is sent compressed, which nobody asked for", "Name another server")
+            raise unfetched(url, "the server compressed it, though that wasn't requested", "Name another server")
         read = partial(connection.run, partial(response.content.read, CHUNK_BYTES))
         yield Content(size_bytes=response.content_length, blocks=paced(url, read, timeouts))
     finally:
@@ -148,9 +148,9 @@ def _fault_of(url: str, exc: Exception) -> FetchError:
         case aiohttp.ClientConnectorDNSError() if not _is_busy(exc.os_error):
             return unfetched(url, "there is no such host")
         case aiohttp.InvalidURL() | ValueError():
-            return unfetched(url, "it is no good URL")
+            return unfetched(url, "it isn't a valid URL")
         case asyncio.TimeoutError():
-            return passing(url, "the server keeps silent")
+            return passing(url, "the server doesn't respond")
         case aiohttp.ClientPayloadError():
             return passing(url, "the connection ended before the file did")
         case aiohttp.ClientOSError() if exc.errno and exc.errno > 0:

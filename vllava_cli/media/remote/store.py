@@ -1,8 +1,9 @@
 """Opens s3://, gs:// and other URLs that fsspec knows; the library of the scheme reads them in large blocks.
 
 A bucket's endpoint comes from the environment or from fsspec's configuration (AWS_ENDPOINT_URL, FSSPEC_S3_ENDPOINT_URL,
-STORAGE_EMULATOR_HOST), not from the URL. The user set it, so its address isn't checked. If the URL names a host (ftp,
-sftp, webhdfs, smb, …), the addresses of that host are checked, though only once: its library connects by itself later.
+STORAGE_EMULATOR_HOST), not from the URL. The user set it, so vllava doesn't check its address. If the URL names a
+host (ftp, sftp, webhdfs, smb, …), vllava checks once that the host's addresses are allowed. The scheme's library
+connects later, without such a check.
 """
 
 from __future__ import annotations

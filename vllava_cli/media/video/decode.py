@@ -152,9 +152,9 @@ def _wanted_frames(container: InputContainer, stream: VideoStream, run: Run) -> 
                 continue
             due = next((pts for pts in expected if pts not in dropped), None)
             if frame.pts != due or frame.is_corrupt:
-                raise DamageError("decoding from a key frame gave other frames than those that were expected")
+                raise DamageError("decoding from a key frame gave other frames than expected")
             if due in run.wanted:
                 yield frame
             if due == run.presented[-1]:
                 return
-    raise DamageError("the decoder kept a frame that is needed to itself")
+    raise DamageError("the decoder didn't return a frame that is needed")

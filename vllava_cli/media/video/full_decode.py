@@ -170,8 +170,8 @@ class _Pass:
     def frames(self, wanted: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> Iterator[VideoFrame]:
         """Yields every frame that the decoder gives, in order, damaged ones too; puts the wanted ones into `pixels`.
 
-        The documentation's loop stops with an error at the first packet that the decoder refuses. This pass counts such
-        packets and skips them, as players do. If the container itself breaks off, the frames end there.
+        The loop in transformers' documentation stops with an error at the first packet that the decoder refuses. This
+        pass counts such packets and skips them, as players do. If the container breaks off, the frames end there.
         """
         index, shape, converter = 0, (0, 0, 3), Converter()
         for packet in packets or self.packets():

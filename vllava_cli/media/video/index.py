@@ -104,7 +104,7 @@ class Index(ABC):
 
     @abstractmethod
     def _start_for(self, display_index: int) -> int:
-        """Returns the number, by the index's own count, of the key frame where decoding starts for a frame."""
+        """Returns the position, in the index's own list, of the key frame where decoding must start for a frame."""
 
     @abstractmethod
     def _run(self, start: int, display_indices: Sequence[int]) -> Run:
@@ -117,7 +117,7 @@ def bitstream_of(stream: VideoStream) -> Bitstream:
 
 
 def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[Packet[VideoStream]]:
-    """Seeks to a run and yields its packets, each compared with its id. Errors: DistrustError.
+    """Seeks to a run and yields its packets; each must be the packet that the index expects. Errors: DistrustError.
 
     If the run reaches the end of the file, the empty packet comes last, which makes the decoder give its last frames.
     """
@@ -138,7 +138,7 @@ def arriving(container: InputContainer, stream: VideoStream, run: Run) -> Iterat
             break
         yield packet
         awaited = next(ids, None)
-    raise DistrustError("seeking led to other packets than those that were expected")
+    raise DistrustError("seeking led to other packets than expected")
 
 
 class PacketIndex(Index):
@@ -198,7 +198,7 @@ class PacketIndex(Index):
         """Adds a packet; returns a clause that says why the packet can't be relied on, or "" if it can."""
         number = len(self._packet_pts)
         if packet.pts is None:
-            return "its frames carry no time stamps"
+            return "its frames have no time stamps"
         if packet.is_corrupt:
             return "one of its packets is damaged"
         if number >= MAX_FRAMES:
@@ -220,7 +220,7 @@ class PacketIndex(Index):
         if self.frame_count == 0:
             return "none of its packets is shown"
         if (np.diff(self._presented) <= 0).any():
-            return "two of its frames carry the same time stamp"
+            return "two of its frames have the same time stamp"
         latest = np.maximum.accumulate(self._pts)
         return "its time stamps jump back" if any(latest[key - 1] >= self._pts[key] for key in self._keys[1:]) else ""
 
@@ -358,7 +358,7 @@ class Mp4Index(Index):
         first = self._key_pts(key)
         presented = sorted(pts for pts in self._decoded(key, until=until) if pts >= first)
         if any(before == after for before, after in pairwise(presented)):
-            raise DistrustError("two of its frames carry the same time stamp")
+            raise DistrustError("two of its frames have the same time stamp")
         return presented
 
     def _decoded(self, key: int, *, until: int) -> list[int]:
@@ -382,7 +382,7 @@ class Mp4Index(Index):
         run = Run(seek_to=ids[0][0], packets=ids, is_by_dts=True)
         for packet in islice(arriving(self._container, self._stream, run), len(ids)):
             if packet.pts is None or packet.dts is None or packet.pts < packet.dts:
-                raise DistrustError("its frames carry no time stamps, or wrong ones")
+                raise DistrustError("its frames have no time stamps, or wrong ones")
             if not found:
                 self._starts[key] = self._bitstream.start(memoryview(packet))
                 if self._starts[key] == "none":
