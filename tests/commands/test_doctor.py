@@ -76,6 +76,6 @@ def test_a_model_that_is_here_in_part_is_told_with_what_is_missing(hub_cache: Pa
     default = doctor.examine(Wishes(model="LanguageBind/Video-LLaVA-7B-hf"))
     assert (default.is_here, default.missing) == (False, ("tokenizer.json", "preprocessor_config.json"))
     assert doctor.examine(Wishes(model="owner/model")).fault == (
-        f"The model owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model and ask the "
-        "doctor again."
+        f"The model owner/model lacks tokenizer.json in the cache {hub_cache}: run hf download owner/model, then "
+        "vllava doctor again."
     )

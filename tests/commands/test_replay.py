@@ -198,7 +198,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (ask, ("clips.0.path", "gone.mp4"), "There is no file 'gone.mp4' any more"),
         (ask, ("clips.0.path", "longer.mp4"), resized),
         (bare, ("path", "longer.mp4"), resized),
-        (ask, ("clips.0.path", "same-size.mp4"), "'same-size.mp4' has changed since: as many bytes as then, other"),
+        (ask, ("clips.0.path", "same-size.mp4"), "'same-size.mp4' has changed since: the size is the same, but"),
         (pictures, ("clips.0.path", "more"), "'more' has changed since: "),
         (ask, ("clips.0.path", "-"), "its clip came from stdin and wasn't saved"),
         (ask, ("clips.0.path", "https://u:p@h/a.mp4"), "its clip is the URL https://h/a.mp4: save it, and put that"),

@@ -133,7 +133,7 @@ def _adapter_here(name: str) -> Source:
 
 
 def _lacking(lack: str, name: str) -> HubError:
-    return HubError(f"{lack}: run hf download {name} and run vllava doctor again.")
+    return HubError(f"{lack}: run hf download {name}, then vllava doctor again.")
 
 
 def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -243,7 +243,9 @@ def test_clips_are_named_once_with_their_framing(here: Stage) -> None:
     assert changes(here.record) == []
 
 
-@pytest.mark.parametrize(("left", "added", "fault"), [(0, b"", "8,496 bytes then, 0 now"), (-1, b"x", "other content")])
+@pytest.mark.parametrize(
+    ("left", "added", "fault"), [(0, b"", "8,496 bytes then, 0 now"), (-1, b"x", "but not the content")]
+)
 def test_a_changed_clip_is_reported_and_a_missing_one_refused(
     left: int, added: bytes, fault: str, stage: Make, tmp_path: Path
 ) -> None:
