@@ -78,5 +78,5 @@ def test_a_dry_run_counts(place: Destination) -> None:
 
 
 def test_a_scheme_that_was_not_named_is_told_before_a_cluster_is_asked(place: Destination) -> None:
-    with pytest.raises(Exception, match=r"^https://h/a\.mp4 may not be fetched: add --allow https, if it is meant\.$"):
+    with pytest.raises(Exception, match=r"^https://h/a\.mp4 may not be fetched: add --allow https to permit it\.$"):
         run(request(place, ("https://u:p@h/a.mp4?sig=x",)), Reading().screen())
