@@ -138,7 +138,7 @@ def test_the_doctor_fetches_no_adapter(published: Path, quick: Run) -> None:
     assert done.code == 1
     fault = json.loads(done.out)["fault"]
     assert fault.startswith("The adapter owner/adapter is not in the cache ")
-    assert fault.endswith(": run hf download owner/adapter and run vllava doctor again.")
+    assert fault.endswith(": run hf download owner/adapter, then vllava doctor again.")
 
 
 def test_bench_measures_with_the_adapter_and_not_with_random_weights(adapter: Path, quick: Run) -> None:
