@@ -25,7 +25,7 @@ MOST_READS = 64
 
 @dataclass(kw_only=True)
 class Headers:
-    """What was found in the headers of clips that were read so far."""
+    """The facts found in the headers of clips that were read so far."""
 
     good: list[ClipJobs] = field(default_factory=list)
     bad: list[tuple[ClipJobs, JobError]] = field(default_factory=list)
