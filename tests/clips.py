@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -194,6 +195,8 @@ class Truth:
     reported: int
     """How many frames the container says that it holds, 0 if it doesn't."""
     matrix: tuple[int, ...]
+    is_raw: bool
+    """Whether the file is a coded stream without a container."""
 
     @property
     def count(self) -> int:
@@ -201,17 +204,31 @@ class Truth:
 
     @property
     def positions(self) -> list[int]:
-        """Counted from what the container reports, as the documentation does, if all of them are there."""
-        is_usable = self.reported > 0 and 7 * self.reported // 8 < self.count
+        """Counted from what the container reports, if the file has the eight of these and no more frames than that."""
+        is_usable = self.reported >= self.count and 7 * self.reported // 8 < self.count
         total = self.reported if is_usable else self.count
         return [int(i * total / 8) for i in range(8)]
 
     def times_s(self, positions: Iterable[int]) -> list[float]:
-        """Seconds from the first frame on; the declared rate tells them where any time stamp is missing."""
+        """Seconds from the first frame on; the declared rate tells them where a time stamp is missing or made up.
+
+        Where the stamps fall back half a second before three others, another part begins, one step after those.
+        """
         known = [stamp for stamp in self.stamps if stamp is not None]
-        if len(known) < self.count:
+        if self.is_raw or len(known) < self.count:
             return [float(position / self.rate) for position in positions]
-        return [float((known[position] - known[0]) * self.base) for position in positions]
+        falls = any(not 0 <= (after - before) * self.base < 47000 for before, after in pairwise(known))
+        parts = [known[:1] if falls else known]
+        for stamp in known[1:] if falls else ():
+            is_other = sum((other - stamp) * self.base >= 0.5 for other in parts[-1]) > 2
+            parts.append([stamp]) if is_other or (stamp - parts[-1][-1]) * self.base > 47000 else parts[-1].append(
+                stamp
+            )
+        found, start = list[int](), 0
+        for part in map(sorted, parts):
+            found += [start + stamp - part[0] for stamp in part]
+            start = 2 * found[-1] - max((time for time in found if time < found[-1]), default=found[-1])
+        return [float(found[position] * self.base) for position in positions]
 
     def pictures(self, positions: Iterable[int]) -> dict[int, Pixels]:
         """[H, W, 3] each, upright, of the first frame's size.
@@ -235,7 +252,11 @@ def truth(path: Path) -> Truth:
     """Decodes every packet in order; those that the decoder refuses are passed over."""
     with av.open(str(path)) as container:
         stream = shown_stream(container)
-        rate, reported = stream.average_rate or stream.guessed_rate or Fraction(25), stream.frames
+        is_raw = container.format.name in ("h264", "hevc", "mjpeg", "m4v", "mpegvideo", "h263")
+        rate = (None if is_raw else stream.average_rate) or stream.guessed_rate or Fraction(25)
+        reported = stream.frames
+        hidden = reported - len(stream.index_entries) if "mov" in container.format.name else 0
+        hidden = max(0, hidden) + sum(bool(entry.flags & 2) for entry in stream.index_entries)
         facts = [
             (frame.pts, (frame.width, frame.height), frame.time_base, _matrix(frame))
             for frame in _sequential(container, stream)
@@ -247,7 +268,8 @@ def truth(path: Path) -> Truth:
         sizes=list(sizes),
         base=bases[0],
         rate=rate,
-        reported=reported,
+        reported=reported - hidden,
+        is_raw=is_raw,
         matrix=matrices[0],
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.clips import FFV1, cut, index_of, picture, write_clip, write_sound, write_two_videos
+from tests.clips import FFV1, Encoding, cut, index_of, picture, write_clip, write_sound, write_two_videos
 from tests.media.zoo import remuxed, spread, x264
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, video_stream
@@ -40,6 +40,19 @@ def make_loop() -> None:
 def naming_another(text: str) -> None:
     write_clip(Path(WHOLE))
     Path("x.mp4").write_text(text)
+
+
+def segmented() -> tuple[bytes, bytes]:
+    """Returns the beginning of a segmented stream, and its segments."""
+    whole = write_clip(Path(WHOLE), encoding=Encoding(muxer_options={"movflags": "frag_keyframe+empty_moov"}))
+    data = whole.read_bytes()
+    at = data.index(b"moof") - 4
+    return data[:at], data[at:]
+
+
+def encrypted() -> None:
+    key = {"encryption_key": "76a6c65c5ea762046bd749a2e632ccbb", "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}
+    write_clip(Path("x.mp4"), encoding=Encoding(muxer_options={"encryption_scheme": "cenc-aes-ctr", **key}))
 
 
 NEITHER = "'x.mp4' is neither a video nor an image that can be read. Check the file or convert it to mp4."
@@ -73,6 +86,15 @@ SILENT = "'x.mp4' has sound but no video. Name a video or an image."
         (lambda: cut(write_clip(Path("whole.mkv")), 0.02, "x.mp4"), DAMAGED),
         (lambda: Path("x.mp4").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), DAMAGED),
         (lambda: write_sound(Path("x.mp4")), SILENT),
+        (
+            lambda: Path("x.mp4").write_bytes(segmented()[0]),
+            "'x.mp4' is the beginning of a segmented stream: join it with its segments.",
+        ),
+        (
+            lambda: Path("x.mp4").write_bytes(segmented()[1]),
+            "'x.mp4' is a later part of a segmented stream: put the stream's beginning before it.",
+        ),
+        (encrypted, "'x.mp4' is encrypted: nothing in it can be shown. Name a copy that isn't."),
     ],
 )
 def test_a_file_that_cannot_be_used(make: Callable[[], object], message: str) -> None:

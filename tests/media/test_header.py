@@ -52,7 +52,7 @@ CLIPS: dict[str, tuple[Callable[[], Path], Clip]] = {
     ),
     "no length": (
         lambda: write_clip(Path("a.h264"), encoding=replace(H264, container="h264")),
-        video("a.h264", fps=25.0, duration_s=None, frame_count=0),
+        video("a.h264", duration_s=None, frame_count=0),
     ),
     "animation": (
         lambda: write_animation(Path("a.webp")),

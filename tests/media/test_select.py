@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.media.select import check_trim, choose, first_tick, in_play, pick, reference, shown_at, spread
+from vllava_cli.media.select import (
+    check_trim,
+    choose,
+    first_tick,
+    in_play,
+    is_steady,
+    pick,
+    reference,
+    shown_at,
+    spread,
+)
 from vllava_cli.nouns import Clip, Fit, Frames, Framing
 
 TIMES_S = tuple(index / 2 for index in range(8))
@@ -104,14 +114,29 @@ def test_a_trim_that_leaves_no_frame(start_s: float, end_s: float | None, messag
 
 
 @pytest.mark.parametrize(
+    ("steps", "tick_s", "is_constant"),
+    [
+        ([], 1, True),
+        ([33, 34, 33], 0.001, True),
+        ([33, 67], 0.001, False),
+        ([1, 2, 1], 1 / 30, False),
+        ([3, 4, 3], 0.01, True),
+        ([3003, 3003, 6006], 1 / 90000, False),
+    ],
+)
+def test_a_rate_is_constant_if_its_steps_differ_by_rounding(steps: list[int], tick_s: float, is_constant: bool) -> None:
+    assert is_steady(steps, tick_s) == is_constant
+
+
+@pytest.mark.parametrize(
     ("frame_count", "reported", "expected"),
     [
         (60, 0, pick(60)),
         (60, 60, pick(60)),
         (60, 64, pick(64)),  # its last position, 56, is there
-        (60, 50, pick(50)),
         (60, 69, pick(60)),  # 60 isn't
-        (3, 2, pick(2)),
+        (60, 50, pick(60)),  # fewer than are there: those of the first fragment, say
+        (3, 2, pick(3)),
     ],
 )
 def test_the_reported_count_gives_the_positions_where_they_exist(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import av
@@ -32,7 +32,8 @@ from tests.media.zoo import (
     x264,
     x265,
 )
-from vllava_cli.media.sample import sample
+from vllava_cli.errors import MediaError
+from vllava_cli.media.sample import probe, sample
 from vllava_cli.media.select import pick
 from vllava_cli.nouns import Frames, Framing, Way
 
@@ -174,6 +175,10 @@ CONTAINERS = [
     animal("fragments-dash.mp4", replace(CLOSED, muxer_options={"movflags": "frag_keyframe+empty_moov+dash"})),
     animal("fragments-delay.mp4", replace(CLOSED, muxer_options={"movflags": "frag_keyframe+delay_moov"})),
     animal("fragment-each.mp4", replace(CLOSED, muxer_options={"movflags": "frag_every_frame+empty_moov"})),
+    *(
+        animal(f"first-fragment-in-header-{number}.mp4", replace(CLOSED, muxer_options={"movflags": flags}))
+        for number, flags in enumerate(zoo.FIRST_FRAGMENT)
+    ),
     animal("fragments-hevc.mp4", replace(x265(), muxer_options=FRAGMENTED)),
     animal("no-edit-list.mp4", replace(CLOSED, muxer_options={"use_editlist": "0"})),
     animal("negative-offsets.mp4", replace(CLOSED, muxer_options={"movflags": "negative_cts_offsets"})),
@@ -223,6 +228,7 @@ COUNTS = [
     animal("counted-as-three.avi", patched(CLOSED, lambda data: zoo.avi_count(data, 3))),
     animal("counted-as-none.avi", patched(MPEG4_B, lambda data: zoo.avi_count(data, 0))),
     animal("counted-in-tag.mkv", zoo.tagged),
+    animal("dropped.avi", remuxed(MJPEG, zoo.dropped, first="plain.mov")),
     *(animal(f"few.{end}", CLOSED, None, 1, 2, 3, 7, 8, 9) for end in ("mp4", "mkv", "ts", "avi", "h264")),
     animal("few.webm", VP9, None, 1, 2, 7, 8, 9),
     animal("few-av1.mp4", zoo.svt_av1(), None, 1, 2, 7, 8, 9),
@@ -238,6 +244,7 @@ COUNTS = [
 STAMPS = [
     *animals("variable", "mp4 mkv", timed(CLOSED, _irregular)),
     animal("variable-hevc.mp4", timed(x265(), _irregular)),
+    *animals("slides", "mp4 mkv ts", timed(CLOSED, zoo.slides)),
     animal("long-pause.mkv", timed(CLOSED, lambda i: 100 * i + 600_000 * (i > 12))),
     *animals("doubled", "mkv mp4", remuxed(CLOSED, zoo.doubled_stamps)),
     animal("all-alike.mkv", remuxed(CLOSED, zoo.all_alike)),
@@ -294,6 +301,7 @@ ENDED = [
     for name, maker in (
         ("index-first.mp4", replace(CLOSED, muxer_options={"movflags": "faststart"})),
         ("fragments.mp4", replace(CLOSED, muxer_options=FRAGMENTED)),
+        ("first-fragment.mp4", replace(CLOSED, muxer_options={"movflags": zoo.FIRST_FRAGMENT[0]})),
         ("open.mkv", OPEN),
         ("b-pyramid.ts", CLOSED),
         ("raw.h264", CLOSED),
@@ -373,6 +381,10 @@ def places(got: Frames, expected: Truth, positions: Sequence[int]) -> list[int |
     ]
 
 
+def _animal(name: str) -> Animal:
+    return next(each for each in chain(*FILES.values()) if each.name == name and LONG in each.frames)
+
+
 def cases(animals: Sequence[Animal]) -> list[ParameterSet]:
     return [pytest.param(entry, count, id=f"{entry.name}-{count}") for entry in animals for count in entry.frames]
 
@@ -385,6 +397,38 @@ def test_the_eight_frames_of_a_plain_decode(tmp_path: Path, entry: Animal, frame
     assert got.times_s == pytest.approx(expected.times_s(expected.positions), abs=1e-9)
     if entry.way and frames == LONG:
         assert got.clip.way == entry.way, got.clip.way_reason
+    quick, full = probe(path), probe(path, is_full=True)
+    assert (quick.frame_count, quick.is_rate_constant) == (full.frame_count, full.is_rate_constant)
+    assert (quick.duration_s, quick.fps) == pytest.approx((full.duration_s, full.fps), abs=1e-9)
+    if not entry.name.startswith(("ends-at", "counted", "begins")):
+        assert (quick.faults, full.faults) == ((), ())
+
+
+DURATIONS = {
+    "b-pyramid.avi": (40.0, 10.0),
+    "first-fragment-in-header-0.mp4": (40.0, 10.0),
+    "dropped.avi": (40.0, 378 / 39.9),
+    "ends-early.mp4": (29.5, 10.0),
+    "starts-late.mp4": (37.5, 10.0),
+    "slides.mp4": (390.4, 399 / 390.36),
+    "slides.mkv": (390.46, 399 / 390.36),
+    "slides.ts": (390.4, 399 / 390.36),
+    "raw.h264": (40.0, 10.0),
+    "raw.hevc": (40.0, 10.0),
+    "two-in-a-row.ts": (40.0, 10.0),
+    "two-in-a-row-back.ts": (40.0, 10.0),
+    "two-in-a-row.mpg": (40.0, 10.0),
+    "jumps-back.mkv": (40.0, 10.0),
+}
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_the_duration_and_the_rate_are_those_of_the_presentation(tmp_path: Path, name: str) -> None:
+    path = _animal(name).make(tmp_path / name, LONG)
+    clip = probe(path)
+    assert (clip.duration_s, clip.fps) == pytest.approx(DURATIONS[name], abs=1e-3)
+    with pytest.raises(MediaError, match="is past the end of"):
+        sample(path, Framing(at_s=(DURATIONS[name][0] + 0.01,)))
 
 
 @pytest.mark.parametrize(("entry", "frames"), cases(DAMAGED))
@@ -528,8 +572,5 @@ def _first_frame(path: Path) -> VideoFrame:
 
 @pytest.mark.parametrize(("name", "is_odd"), ODDITIES, ids=[name for name, _ in ODDITIES])
 def test_an_odd_file_is_odd(tmp_path: Path, name: str, is_odd: Callable[[Look], object]) -> None:
-    entry = next(
-        entry for entries in FILES.values() for entry in entries if entry.name == name and LONG in entry.frames
-    )
-    path = entry.make(tmp_path / name, LONG)
+    path = _animal(name).make(tmp_path / name, LONG)
     assert is_odd(Look(path=path, packets=zoo.packets_of(path), truth=truth(path)))

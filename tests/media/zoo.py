@@ -57,6 +57,9 @@ VP9 = Encoding(
 )
 
 
+FIRST_FRAGMENT = (*("frag_keyframe", "frag_keyframe+default_base_moof", "frag_keyframe+default_base_moof+global_sidx"),)
+"""Options of FFmpeg's mp4 muxer with which the header lists the first fragment as if it were all."""
+
 _WRITTEN: dict[str, bytes] = {}
 """Encoding takes longer than all else here, and most odd files begin as the same few plain ones."""
 
@@ -141,6 +144,11 @@ def patched(maker: Maker | Encoding, patch: Callable[[bytes], bytes]) -> Maker:
 
 
 # --- time stamps
+
+
+def slides(index: int) -> int:
+    """Milliseconds: ten frames within a second, then nothing until ten seconds later; 0, 40, …, 360, 10000, …"""
+    return 10_000 * (index // 10) + 40 * (index % 10)
 
 
 def doubled_stamps(packets: list[av.Packet]) -> Iterable[av.Packet]:
@@ -289,6 +297,11 @@ def spread(packets: list[av.Packet]) -> Iterable[av.Packet]:
     for number, packet in enumerate(packets):
         packet.time_base, packet.pts, packet.dts = Fraction(1, 10000), 1000 * number, 1000 * number
         yield packet
+
+
+def dropped(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """Without frames 100 to 120, whose places stay empty."""
+    yield from (packet for number, packet in enumerate(packets) if not 100 <= number <= 120)
 
 
 def from_second_on(packets: list[av.Packet]) -> Iterable[av.Packet]:

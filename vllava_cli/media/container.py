@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.file_check import MAX_PIXELS, check_file
-from vllava_cli.nouns import Clip
+from vllava_cli.media.mp4_boxes import stream_part
 
 # Containers that hold the pictures themselves. Containers that name other files or hosts (hls, concat, dash, sdp, …)
 # are left out. The last line is here so that a sound file isn't mistaken for a file that isn't media.
@@ -73,27 +73,6 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
-    """Returns a video's facts as its container states them; the size is as stored, before rotation.
-
-    `frame_count` is the number of packets that the container announces, 0 if it announces none. For a mov it is the
-    length of FFmpeg's index, which leaves out the frames that an edit list cuts. Some containers have several short
-    names in FFmpeg; the ending of the file's name chooses among them: "mov,mp4,…" and a.mp4 → "mp4".
-    """
-    context, names = stream.codec_context, container.format.name.split(",")
-    ending = path.suffix.lower().removeprefix(".")
-    return Clip(
-        path=path,
-        kind="video",
-        width=context.width,
-        height=context.height,
-        frame_count=len(stream.index_entries) if "mov" in names else stream.frames,
-        codec=codec_name(stream),
-        container=ending if ending in names else names[0],
-        pixel_format=context.pix_fmt or "",
-    )
-
-
 def codec_name(stream: VideoStream) -> str:
     """Returns the codec's name, not the name of the library that decodes it: "av1" for libdav1d."""
     return stream.codec_context.codec.canonical_name
@@ -109,6 +88,8 @@ def check_size(path: Path, width: int, height: int) -> None:
 def _fault_of(path: Path, exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
         return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+    if part := stream_part(path):
+        return part
     head = b""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(12)

@@ -14,12 +14,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.container import opened, stored_clip, video_stream
+from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.file_check import check_file
 from vllava_cli.media.images import look, opened_image, read_animation, read_folder, read_still, stored_image, turn_of
+from vllava_cli.media.mp4_boxes import stream_part
 from vllava_cli.media.select import check_trim
 from vllava_cli.media.video.full_decode import decode_all
-from vllava_cli.media.video.seek import has_constant_rate, sample_video
+from vllava_cli.media.video.seek import sample_video
+from vllava_cli.media.video.stated import declared_rate, stored_clip
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MICROSECONDS = 1_000_000
@@ -31,18 +33,7 @@ def sample(path: Path, framing: Framing) -> Frames:
     `at_s` asks for one frame at each of its times instead, in the order given. Times don't apply to images. A folder of
     pictures is a video. Errors: MediaError for a file that can't be used, UsageError for a wrong trim.
     """
-    check_trim(framing)
-    with _memory_faults(path):
-        if os.path.isdir(path):
-            return read_folder(path, framing)
-        check_file(path)
-        match look(path):
-            case "still":
-                return read_still(path)
-            case "animation":
-                return read_animation(path, framing)
-            case "video":
-                return sample_video(path, framing)
+    return _read(path, framing)
 
 
 def probe(path: Path, *, is_full: bool = False) -> Clip:
@@ -52,10 +43,7 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
         with _memory_faults(path):
             if look(path) == "video":
                 return replace(decode_all(path).clip, way_reason="Every frame was decoded, as was asked.")
-    clip = sample(path, Framing()).clip
-    if clip.kind == "image" or clip.is_rate_constant is not None:
-        return clip
-    return replace(clip, is_rate_constant=has_constant_rate(path))
+    return _read(path, Framing(), tells_rate=True).clip
 
 
 def header(path: Path) -> Clip:
@@ -76,6 +64,21 @@ def header(path: Path) -> Clip:
         has_own_turn = stored.codec == "tiff"  # Pillow turns the size of a TIFF by itself
         width, height = image.size if has_own_turn else turn.turned(image.size)
         return replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation)
+
+
+def _read(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
+    check_trim(framing)
+    with _memory_faults(path):
+        if os.path.isdir(path):
+            return read_folder(path, framing)
+        check_file(path)
+        match look(path):
+            case "still":
+                return read_still(path)
+            case "animation":
+                return read_animation(path, framing)
+            case "video":
+                return sample_video(path, framing, tells_rate=tells_rate)
 
 
 @contextmanager
@@ -100,10 +103,13 @@ def _video_header(path: Path, *, has_decoders: bool) -> Clip:
     with opened(path, has_decoders=has_decoders) as container:
         stream = video_stream(container, path)
         own_s = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        stored = stored_clip(container, stream, path)
+        if part := "" if stored.frame_count else stream_part(path):
+            raise MediaError(part)
         return replace(
-            stored_clip(container, stream, path),
+            stored,
             duration_s=_positive(own_s) or _positive(container.duration and container.duration / _MICROSECONDS),
-            fps=_positive(stream.average_rate or stream.guessed_rate),
+            fps=_positive(declared_rate(container, stream)),
         )
 
 

@@ -10,6 +10,9 @@ from fractions import Fraction
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
 
+_STEADY_S = 0.0015
+"""Steps between frames that differ by less are equal: many containers round to milliseconds."""
+
 
 def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
     """Returns the reference positions `int(i * n / 8)` of n frames: pick(60) → (0, 7, 15, 22, 30, 37, 45, 52).
@@ -37,12 +40,13 @@ def check_trim(framing: Framing) -> None:
 
 
 def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
-    """Returns the documentation's positions: `pick(reported)` if the file has those frames, else `pick(frame_count)`.
+    """Returns the eight positions in a file of `frame_count` frames, of which the container reports `reported`, or 0.
 
-    `reported` is the number of frames that the file itself reports, 0 if it reports none. reference(60) → (0, 7, …, 52)
-    · reference(60, reported=64) → (0, 8, …, 56) · reference(40, reported=64) → pick(40)
+    As in the documentation's loop, the reported number counts, but only if the file has no more frames than that, and
+    if it has all eight. reference(60) → (0, 7, …, 52) · reference(60, reported=64) → (0, 8, …, 56) ·
+    reference(60, reported=25) → pick(60) · reference(40, reported=64) → pick(40)
     """
-    if reported > 0 and pick(reported)[-1] < frame_count:
+    if reported >= frame_count and pick(reported)[-1] < frame_count:
         return pick(reported)
     return pick(frame_count)
 
@@ -92,6 +96,29 @@ def past_the_end(option: str, time_s: float, *, duration_s: float, name: str) ->
     """Makes the error for a time that isn't before the end of the clip."""
     remedy = "Start earlier." if option == "--start" else "Choose an earlier time."
     return MediaError(f"{option} {time_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. {remedy}")
+
+
+def is_steady(steps: Sequence[int], tick_s: float) -> bool:
+    """Returns True if frames so many ticks apart come at a constant rate; the ticks may have rounded their times.
+
+    Ticks of 1 ms: [33, 34, 33] → True, [33, 67] → False. Ticks of a thirtieth of a second: [1, 2, 1] → False.
+    """
+    least, most = (min(steps), max(steps)) if len(steps) else (0, 0)
+    return (most - least) * tick_s < _STEADY_S or (most - least <= 1 and least >= 2)
+
+
+def last_duration(last: int, before: int, *, own: int, end: int) -> int:
+    """Returns how long the last frame is shown, in ticks; 0 if nothing tells.
+
+    `last` and `before` are the times of the last two frames, `own` is the duration in the last one's packet, and `end`
+    is where the container says that the video ends. An MP4 with B-frames keeps the durations of other frames in its
+    packets, and FFmpeg guesses those of a Matroska file from the average rate. So the container's end counts before
+    them, unless it is much later than the last frame: then the sound is longer, or the file was cut.
+    """
+    left = end - last
+    if 0 < left <= max(own, last - before):
+        return left
+    return own or last - before
 
 
 def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:

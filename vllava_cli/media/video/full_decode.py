@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from heapq import nlargest
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +19,24 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.container import DECODE_ERRORS, opened, stored_clip, video_stream
+from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
+from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
 from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
-from vllava_cli.media.select import choose, pick, reference
+from vllava_cli.media.select import choose, is_steady, last_duration, pick, reference
+from vllava_cli.media.video.stated import (
+    clock_restart,
+    declared_end,
+    declared_rate,
+    has_no_clock,
+    reported_frames,
+    stored_clip,
+)
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
-UNKNOWN_RATE = Fraction(25)
 _SMALL_BYTES = 16 << 20
-_STEADY_S = 0.0015
-"""Steps between frames that differ by less are equal: many containers round to milliseconds."""
+_RECENT = 64
+_JUMP_S = 0.5
+"""A frame that is this much earlier than one before it begins another part, with a clock of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +105,7 @@ def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
         packet_bytes += packet.size
         if packet_bytes <= _SMALL_BYTES:
             packets.append(packet)
-    foreseen = reference(max(1, counting.packet_count), reported=counting.stream.frames)
+    foreseen = reference(max(1, counting.packet_count - counting.hidden), reported=counting.reported)
     if counting.is_cut or packet_bytes > _SMALL_BYTES:
         return decode_all(path, foreseen)
     known = counting.run(foreseen, packets)
@@ -136,6 +147,8 @@ class _Pass:
         self.pixels: dict[int, Pixels] = {}
         """The wanted frames, as stored."""
         self.packet_count = 0
+        self.hidden = 0
+        """The number of packets whose frames an edit list leaves out."""
         self.is_cut = False
         """True if the container itself broke off with an error."""
         self._refused = 0
@@ -156,7 +169,12 @@ class _Pass:
             if packet is None:
                 return
             self.packet_count += packet.size > 0
+            self.hidden += packet.is_discard
             yield packet
+
+    @property
+    def reported(self) -> int:
+        return reported_frames(self._container, self.stream, hidden=self.hidden)
 
     def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         try:
@@ -187,7 +205,7 @@ class _Pass:
 
     def run(self, foreseen: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> FullDecode:
         """Decodes the whole file; `packets` are all of its packets if they have been read already."""
-        all_pts, duration = list[int | None](), 0
+        all_pts, own = list[int | None](), 0
         base, matrix = self.stream.time_base or Fraction(1), None
         width, height, pixel_format = 0, 0, ""
         for frame in self.frames(foreseen, packets):
@@ -195,25 +213,29 @@ class _Pass:
                 base, matrix = frame.time_base or base, matrix_of(frame)
                 width, height, pixel_format = frame.width, frame.height, frame.format.name
             all_pts.append(frame.pts)
-            duration = frame.duration
-        if not all_pts:
-            raise MediaError(
-                f"No frame of {quoted(self._path)} could be decoded: it is damaged. Copy or download it again."
-            )
-        rate = self.stream.average_rate or self.stream.guessed_rate or UNKNOWN_RATE
-        times_s, fps = _times(all_pts, base, rate)
+            own = frame.duration
+        self._check(len(all_pts))
+        rate = declared_rate(self._container, self.stream)
+        stamps = [pts for pts in all_pts if pts is not None]
+        if len(stamps) < len(all_pts) or has_no_clock(self._container):
+            base, stamps, own = 1 / rate, list(range(len(all_pts))), 1
+        pts = _in_order(stamps, jump=round(_JUMP_S / base), restart=clock_restart(self._container, base))
+        times_s = tuple(float((each - pts[0]) * base) for each in pts)
+        fps = (len(times_s) - 1) / times_s[-1] if times_s[-1] > 0 else float(rate)
+        end = declared_end(self._container, self.stream)
+        shown_s = float(last_duration(pts[-1], pts[-2:][0], own=own, end=end) * base)
         stored = stored_clip(self._container, self.stream, self._path)
-        count, steps, orientation = len(times_s), np.diff(times_s), orientation_of(matrix)
+        count, orientation = len(times_s), orientation_of(matrix)
         width, height = orientation.turned((width, height))
         clip = replace(
             stored,
             width=width,
             height=height,
             frame_count=count,
-            duration_s=max(times_s) + (float(duration * base) if duration else 1 / fps),
+            duration_s=times_s[-1] + (shown_s or 1 / fps),
             fps=fps,
             pixel_format=pixel_format,
-            is_rate_constant=len(steps) == 0 or bool(np.ptp(steps) < _STEADY_S),
+            is_rate_constant=is_steady(np.diff(pts).tolist(), float(base)),
             way="decode",
             rotation=orientation.rotation,
             faults=self._faults(count, stored.frame_count),
@@ -222,10 +244,18 @@ class _Pass:
             clip=clip,
             times_s=times_s,
             orientation=orientation,
-            reported=self.stream.frames,
+            reported=self.reported,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,
         )
+
+    def _check(self, decoded: int) -> None:
+        """Raises a MediaError if nothing was decoded, or if what was decoded can only be noise."""
+        if (self._refused or not decoded) and is_encrypted(self._path):
+            raise MediaError(f"{quoted(self._path)} is encrypted: nothing in it can be shown. Name a copy that isn't.")
+        if not decoded:
+            fault = f"No frame of {quoted(self._path)} could be decoded: it is damaged. Copy or download it again."
+            raise MediaError(stream_part(self._path) or fault)
 
     def _faults(self, decoded: int, promised: int) -> tuple[str, ...]:
         name, expected = quoted(self._path), max(promised, self.packet_count)
@@ -238,14 +268,29 @@ class _Pass:
         return ()
 
 
-def _times(all_pts: Sequence[int | None], base: Fraction, rate: Fraction) -> tuple[tuple[float, ...], float]:
-    """Returns the times of the frames, in seconds from the first one, and the frame rate, per second.
+def _in_order(stamps: Sequence[int], *, jump: int, restart: float) -> list[int]:
+    """Returns the times of frames, in the order in which they are shown, as times that never fall.
 
-    If a pts is missing, both follow from the declared `rate`.
+    Where a time is `jump` or more earlier than three before it, another part begins, such as the second of two files
+    that were joined: it is put behind the first part. FFmpeg takes some of these falls for an overrun of the clock;
+    then the time is `restart` or more later. Other disorder is sorted: an AVI has the times of decoding, and a damaged
+    file may show a frame too early. With jump 1: [0, 1, 2, 3, 0, 1] → [0, 1, 2, 3, 4, 5] · [0, 2, 1] → [0, 1, 2]
     """
-    known = [pts for pts in all_pts if pts is not None]
-    if len(known) < len(all_pts):
-        return tuple(float(index / rate) for index in range(len(all_pts))), float(rate)
-    times_s = tuple(float((pts - known[0]) * base) for pts in known)
-    fps = (len(times_s) - 1) / times_s[-1] if times_s[-1] > 0 else float(rate)
-    return times_s, fps
+    if all(0 <= after - before < restart for before, after in pairwise(stamps)):
+        return list(stamps)
+    found, part = list[int](), list[int]()
+    for stamp in stamps:
+        falls = len(part) > 2 and nlargest(3, part[-_RECENT:])[-1] >= stamp + jump
+        if falls or (part and stamp - part[-1] >= restart):
+            found, part = _joined(found, part), []
+        part.append(stamp)
+    return _joined(found, part)
+
+
+def _joined(found: list[int], part: Sequence[int]) -> list[int]:
+    """Puts a part of a file behind the parts before it, one step after their last frame."""
+    ordered = sorted(part)
+    if not found:
+        return ordered
+    start = found[-1] + next((found[-1] - other for other in reversed(found) if other < found[-1]), 0)
+    return found + [start + stamp - ordered[0] for stamp in ordered]

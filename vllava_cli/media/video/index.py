@@ -11,8 +11,10 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +24,9 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from vllava_cli.media.container import DECODE_ERRORS
+from vllava_cli.media.mp4_boxes import has_fragments
 from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
+from vllava_cli.media.video.stated import MPEG, clock_restart
 
 MAX_FRAMES = 5_000_000
 """46 hours at 30 frames a second; an index of so many frames takes 200 MB."""
@@ -30,9 +34,8 @@ MAX_FRAMES = 5_000_000
 REORDERING = 64
 """The most packets after a wanted one that a decoder, with its threads, may need before it gives the frame."""
 
-# Containers in which seeking by time is a guess, but whose packets have exact positions in bytes.
-_BYTE_SEEKS = ("mpegts", "mpeg")
 _KEY, _DISCARD = 1, 2
+_NEVER = 1 << 63
 
 
 class DistrustError(Exception):
@@ -78,6 +81,8 @@ class Index(ABC):
     """The subject of a sentence: "One pass over the packets"."""
     frame_count: int
     packet_count: int
+    hidden_count = 0
+    """The number of packets whose frames an edit list leaves out."""
 
     @abstractmethod
     def pts(self, display_index: int) -> int:
@@ -88,12 +93,12 @@ class Index(ABC):
         """Returns the number of frames presented before `pts`."""
 
     @abstractmethod
-    def end(self) -> int:
-        """Returns the time at which the last frame's duration ends."""
+    def last_packet_duration(self) -> int:
+        """Returns the duration in the packet of the frame that is presented last, 0 if it has none."""
 
     @abstractmethod
-    def is_rate_constant(self) -> bool:
-        """Returns True if all frames are equally far apart."""
+    def steps(self) -> Sequence[int]:
+        """Returns the times between the frames, in order."""
 
     def runs(self, display_indices: Sequence[int]) -> tuple[Run, ...]:
         """Returns the runs to decode for these frames, one for each group of pictures that holds some of them."""
@@ -151,8 +156,9 @@ class PacketIndex(Index):
         self._packet_pts, self._positions, self._sizes = array("q"), array("q"), array("q")
         self._hidden: set[int] = set()
         self._starts: list[tuple[int, Start]] = []
-        self._ends = 0
-        self._seeks_bytes = container.format.name in _BYTE_SEEKS
+        self._last = (-_NEVER, 0)
+        self._seeks_bytes = container.format.name in MPEG
+        self._restart = clock_restart(container, stream.time_base or Fraction(1))
         self._read(container, stream)
         self._pts: npt.NDArray[np.int64] = np.frombuffer(self._packet_pts, np.int64)
         self.packet_count = len(self._pts)
@@ -170,12 +176,12 @@ class PacketIndex(Index):
     def count_before(self, pts: int) -> int:
         return int(np.searchsorted(self._presented, pts))
 
-    def end(self) -> int:
-        return max(self._ends, int(self._presented[-1]))
+    def last_packet_duration(self) -> int:
+        return self._last[1]
 
-    def is_rate_constant(self) -> bool:
-        steps = np.diff(self._presented)
-        return len(steps) == 0 or int(steps.max() - steps.min()) <= 1
+    def steps(self) -> Sequence[int]:
+        steps: list[int] = np.diff(self._presented).tolist()
+        return steps
 
     def _read(self, container: InputContainer, stream: VideoStream) -> None:
         bitstream, packets, trouble = bitstream_of(stream), 0, ""
@@ -206,11 +212,13 @@ class PacketIndex(Index):
         self._packet_pts.append(packet.pts)
         self._positions.append(-1 if packet.pos is None else packet.pos)
         self._sizes.append(packet.size)
+        self.hidden_count += packet.is_discard
         if packet.is_discard or (bitstream.hides_frames and not bitstream.is_shown(memoryview(packet))):
             self._hidden.add(number)
+        elif packet.pts >= self._last[0]:
+            self._last = packet.pts, packet.duration or 0
         if packet.is_keyframe or number == 0:
             self._starts.append((number, bitstream.start(memoryview(packet))))
-        self._ends = max(self._ends if number else packet.pts, packet.pts + (packet.duration or 0))
         return ""
 
     def _fault(self) -> str:
@@ -221,6 +229,8 @@ class PacketIndex(Index):
             return "none of its packets is shown"
         if (np.diff(self._presented) <= 0).any():
             return "two of its frames have the same time stamp"
+        if (np.diff(self._presented) >= self._restart).any():
+            return "its clock begins anew"
         latest = np.maximum.accumulate(self._pts)
         return "its time stamps jump back" if any(latest[key - 1] >= self._pts[key] for key in self._keys[1:]) else ""
 
@@ -270,7 +280,7 @@ class Mp4Index(Index):
 
     source = "The file's own sample table"
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, path: Path) -> None:
         """Reads the table, but no packet. Errors: DistrustError if the table can't give every frame."""
         self._container, self._stream = container, stream
         self._entries = stream.index_entries
@@ -283,6 +293,8 @@ class Mp4Index(Index):
             raise DistrustError("its container has no sample table")
         if self._bitstream.codec not in ONE_FRAME_PER_SAMPLE:
             raise DistrustError(f"samples coded in {self._bitstream.codec} may hold no frame or several")
+        if has_fragments(path):
+            raise DistrustError("its fragments list frames of their own")
         flags = [entry.flags for entry in self._entries]
         self._keys = [number for number, each in enumerate(flags) if each & _KEY]
         if not flags or len(flags) != stream.frames or len(flags) > MAX_FRAMES:
@@ -308,12 +320,11 @@ class Mp4Index(Index):
             return 0
         return self._key_index(key) + sum(other < pts for other in self._presented(key, until=pts))
 
-    def end(self) -> int:
-        return max(pts + duration for pts, duration in self._group(len(self._keys) - 1))
+    def last_packet_duration(self) -> int:
+        return max(self._group(len(self._keys) - 1))[1]
 
-    def is_rate_constant(self) -> bool:
-        steps = [after - before for before, after in pairwise([entry.timestamp for entry in self._entries])]
-        return not steps or max(steps) - min(steps) <= 1
+    def steps(self) -> Sequence[int]:
+        return [after - before for before, after in pairwise([entry.timestamp for entry in self._entries])]
 
     def _key_for(self, display_index: int) -> int:
         """Returns the last group whose key frame is presented at `display_index` or before."""

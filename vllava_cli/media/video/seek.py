@@ -15,37 +15,52 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import quoted
-from vllava_cli.media.container import codec_name, opened, stored_clip, video_stream
+from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.pictures import orientation_of, upright
-from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.select import (
+    first_tick,
+    is_steady,
+    last_duration,
+    nothing_between,
+    past_the_end,
+    pick,
+    reference,
+)
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
-from vllava_cli.media.video.full_decode import UNKNOWN_RATE, decode_all, decode_uncounted
+from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
+from vllava_cli.media.video.stated import declared_end, declared_rate, reported_frames, stored_clip
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MOST = 0.75
 """If a larger share of the frames is decoded, the clip's `way` is "decode", not "seek"."""
 
 
-def sample_video(path: Path, framing: Framing) -> Frames:
+def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
     """Reads the frames that a framing asks for. Errors: MediaError.
 
     If the sample table proves wrong, the packets are tried. If a frame is damaged, the whole file is decoded at once.
+    With `tells_rate`, the clip says whether its rate is constant, which takes a while in a long one.
     """
     for has_table in (True, False):
         with opened(path) as container:
             stream = video_stream(container, path)
-            reported, index = stream.frames, None
+            index = None
             if bitstream_of(stream).codec not in SEEKABLE:
                 reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
                 return decode_uncounted(container, path).frames(framing, reason)
             try:
-                index = _index(container, stream, has_table=has_table)
-                return _sampled(path, container, Timeline(path, index, stream), framing)
+                index = _index(path, container, stream, has_table=has_table)
+                timeline = Timeline(path, index, container, stream)
+                frames = _sampled(path, container, timeline, framing)
+                if not tells_rate:
+                    return frames
+                return replace(frames, clip=replace(frames.clip, is_rate_constant=timeline.is_rate_constant))
             except DistrustError as exc:
                 reason, is_damaged = str(exc), isinstance(exc, DamageError)
                 count = max(1, index.frame_count if index else exc.packets)
+                reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
         if is_damaged or not isinstance(index, Mp4Index):
             break
     is_whole = framing == Framing(fit=framing.fit)
@@ -53,16 +68,10 @@ def sample_video(path: Path, framing: Framing) -> Frames:
     return decode_all(path, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
-def has_constant_rate(path: Path) -> bool:
-    """Returns True if the file's index says that all frames are equally far apart. Errors: DistrustError."""
-    with opened(path) as container:
-        return _index(container, video_stream(container, path), has_table=True).is_rate_constant()
-
-
-def _index(container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
+def _index(path: Path, container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
     if has_table:
         try:
-            return Mp4Index(container, stream)
+            return Mp4Index(container, stream, path)
         except DistrustError:
             pass
     return PacketIndex(container, stream)
@@ -71,15 +80,21 @@ def _index(container: InputContainer, stream: VideoStream, *, has_table: bool) -
 class Timeline:
     """Converts between an index's pts and seconds from the first frame; knows the frame rate and the duration."""
 
-    def __init__(self, path: Path, index: Index, stream: VideoStream) -> None:
-        self.name, self.index, self.reported = quoted(path), index, stream.frames
+    def __init__(self, path: Path, index: Index, container: InputContainer, stream: VideoStream) -> None:
+        self.name, self.index = quoted(path), index
+        self.reported = reported_frames(container, stream, hidden=index.hidden_count)
         self._base = stream.time_base or Fraction(1)
         self._first, last = index.pts(0), index.pts(index.frame_count - 1)
-        rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_RATE)
         length_s = self.time_s(last)
-        self.fps = (index.frame_count - 1) / length_s if length_s > 0 else rate
-        end = index.end()
-        self.duration_s = self.time_s(end) if end > last else length_s + 1 / self.fps
+        self.fps = (index.frame_count - 1) / length_s if length_s > 0 else float(declared_rate(container, stream))
+        before = index.pts(max(0, index.frame_count - 2))
+        own, end = index.last_packet_duration(), declared_end(container, stream)
+        shown_s = float(last_duration(last, before, own=own, end=end) * self._base)
+        self.duration_s = length_s + (shown_s or 1 / self.fps)
+
+    @property
+    def is_rate_constant(self) -> bool:
+        return is_steady(self.index.steps(), float(self._base))
 
     def time_s(self, pts: int) -> float:
         return float((pts - self._first) * self._base)
@@ -135,6 +150,7 @@ def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
     """Returns the clip's facts with the number of its frames, the way in which they are reached, and its faults."""
     decoded, count, promised = sum(len(run.presented) for run in runs), index.frame_count, stored.frame_count
     is_most = decoded > _MOST * count
+    decoded = min(decoded, count)  # runs may share frames
     but = ", but most of them are needed" if is_most else ""
     found = f"{count} of {promised} frames of {quoted(stored.path)}"
     fault = f"{found} could be decoded: the file is truncated or damaged."
