@@ -195,6 +195,8 @@ class Truth:
     reported: int
     """How many frames the container says that it holds, 0 if it doesn't."""
     matrix: tuple[int, ...]
+    lead_s: Fraction
+    """The seconds of sound before the first frame, if they can be noticed."""
     is_raw: bool
     """Whether the file is a coded stream without a container."""
 
@@ -228,7 +230,7 @@ class Truth:
         for part in map(sorted, parts):
             found += [start + stamp - part[0] for stamp in part]
             start = 2 * found[-1] - max((time for time in found if time < found[-1]), default=found[-1])
-        return [float(found[position] * self.base) for position in positions]
+        return [float(found[position] * self.base + self.lead_s) for position in positions]
 
     def pictures(self, positions: Iterable[int]) -> dict[int, Pixels]:
         """[H, W, 3] each, upright, of the first frame's size.
@@ -261,7 +263,11 @@ def truth(path: Path) -> Truth:
             (frame.pts, (frame.width, frame.height), frame.time_base, _matrix(frame))
             for frame in _sequential(container, stream)
         ]
+        begins = [
+            stream.start_time * stream.time_base for stream in container.streams.audio if stream.start_time is not None
+        ]
     stamps, sizes, bases, matrices = zip(*facts, strict=True)
+    lead_s = stamps[0] * bases[0] - min(begins) if begins and stamps[0] is not None else Fraction()
     return Truth(
         path=path,
         stamps=list(stamps),
@@ -270,6 +276,7 @@ def truth(path: Path) -> Truth:
         rate=rate,
         reported=reported - hidden,
         is_raw=is_raw,
+        lead_s=lead_s if lead_s > 0.1 else Fraction(),
         matrix=matrices[0],
     )
 

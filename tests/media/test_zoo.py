@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -193,6 +194,7 @@ CONTAINERS = [
     animal("no-cues.mkv", replace(CLOSED, muxer_options={"live": "1"})),
     animal("cluster-each.mkv", replace(CLOSED, muxer_options={"cluster_time_limit": "0"})),
     *animals("sound", "mp4 mkv ts avi", zoo.with_sound),
+    *animals("sound-first", "mp4 mkv ts", partial(zoo.with_sound, lead=20)),
     *animals("second-is-default", "mkv mp4", zoo.second_is_default),
     animal("subtitles-first.mkv", zoo.with_subtitles),
     animal("cover-first.mp4", zoo.cover_first),
@@ -419,6 +421,7 @@ DURATIONS = {
     "two-in-a-row-back.ts": (40.0, 10.0),
     "two-in-a-row.mpg": (40.0, 10.0),
     "jumps-back.mkv": (40.0, 10.0),
+    "sound-first.mp4": (42.0, 10.0),
 }
 
 

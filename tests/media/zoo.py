@@ -545,14 +545,16 @@ def started_late(maker: Maker, skip: float, *, unit: int = 1) -> Maker:
 # --- several streams
 
 
-def with_sound(path: Path, frames: int) -> Path:
-    """Video and sound in turn, the sound's stream first."""
+def with_sound(path: Path, frames: int, *, lead: int = 0) -> Path:
+    """Video and sound in turn, the sound's stream first; the video begins `lead` tenths of a second after the sound."""
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=16000, layout="mono")
         video = container.add_stream("libx264", rate=10, options=dict(CLOSED.options))
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         for index in range(frames):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index), format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts, frame.time_base = index + lead, Fraction(1, 10)
+            container.mux(video.encode(frame))
             for _ in range(2):
                 quiet = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
                 quiet.rate = 16000

@@ -28,6 +28,7 @@ from vllava_cli.media.video.stated import (
     declared_end,
     declared_rate,
     has_no_clock,
+    origin,
     reported_frames,
     stored_clip,
 )
@@ -45,7 +46,7 @@ class FullDecode:
 
     clip: Clip
     times_s: tuple[float, ...]
-    """Seconds from the first frame."""
+    """Seconds from the first frame, or from the beginning of the sound before it."""
     orientation: Orientation
     reported: int
     """The number of frames that the container states, 0 if none; the documentation's positions follow from it."""
@@ -217,11 +218,13 @@ class _Pass:
         self._check(len(all_pts))
         rate = declared_rate(self._container, self.stream)
         stamps = [pts for pts in all_pts if pts is not None]
-        if len(stamps) < len(all_pts) or has_no_clock(self._container):
+        has_clock = len(stamps) == len(all_pts) and not has_no_clock(self._container)
+        if not has_clock:
             base, stamps, own = 1 / rate, list(range(len(all_pts))), 1
         pts = _in_order(stamps, jump=round(_JUMP_S / base), restart=clock_restart(self._container, base))
-        times_s = tuple(float((each - pts[0]) * base) for each in pts)
-        fps = (len(times_s) - 1) / times_s[-1] if times_s[-1] > 0 else float(rate)
+        start = origin(self._container, self.stream, pts[0]) if has_clock else 0
+        times_s = tuple(float((each - start) * base) for each in pts)
+        fps = (len(times_s) - 1) / float((pts[-1] - pts[0]) * base) if pts[-1] > pts[0] else float(rate)
         end = declared_end(self._container, self.stream)
         shown_s = float(last_duration(pts[-1], pts[-2:][0], own=own, end=end) * base)
         stored = stored_clip(self._container, self.stream, self._path)

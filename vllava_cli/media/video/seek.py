@@ -30,7 +30,7 @@ from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
-from vllava_cli.media.video.stated import declared_end, declared_rate, reported_frames, stored_clip
+from vllava_cli.media.video.stated import declared_end, declared_rate, origin, reported_frames, stored_clip
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MOST = 0.75
@@ -78,26 +78,30 @@ def _index(path: Path, container: InputContainer, stream: VideoStream, *, has_ta
 
 
 class Timeline:
-    """Converts between an index's pts and seconds from the first frame; knows the frame rate and the duration."""
+    """Converts between an index's pts and a clip's seconds; knows the frame rate and the duration.
+
+    A clip's seconds count from its first frame, or from the beginning of the sound before it.
+    """
 
     def __init__(self, path: Path, index: Index, container: InputContainer, stream: VideoStream) -> None:
         self.name, self.index = quoted(path), index
         self.reported = reported_frames(container, stream, hidden=index.hidden_count)
         self._base = stream.time_base or Fraction(1)
-        self._first, last = index.pts(0), index.pts(index.frame_count - 1)
-        length_s = self.time_s(last)
+        first, last = index.pts(0), index.pts(index.frame_count - 1)
+        self._origin = origin(container, stream, first)
+        length_s = float((last - first) * self._base)
         self.fps = (index.frame_count - 1) / length_s if length_s > 0 else float(declared_rate(container, stream))
         before = index.pts(max(0, index.frame_count - 2))
         own, end = index.last_packet_duration(), declared_end(container, stream)
         shown_s = float(last_duration(last, before, own=own, end=end) * self._base)
-        self.duration_s = length_s + (shown_s or 1 / self.fps)
+        self.duration_s = self.time_s(last) + (shown_s or 1 / self.fps)
 
     @property
     def is_rate_constant(self) -> bool:
         return is_steady(self.index.steps(), float(self._base))
 
     def time_s(self, pts: int) -> float:
-        return float((pts - self._first) * self._base)
+        return float((pts - self._origin) * self._base)
 
     def display_indices(self, framing: Framing) -> tuple[int, ...]:
         """Returns the display indices that a framing asks for: eight, or one for each of its times."""
@@ -116,7 +120,7 @@ class Timeline:
         """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
         if time_s > self.duration_s:
             return self.index.frame_count
-        return self.index.count_before(self._first + first_tick(time_s, self._base, is_after=is_after))
+        return self.index.count_before(self._origin + first_tick(time_s, self._base, is_after=is_after))
 
     def _shown_at(self, time_s: float) -> int:
         if time_s >= self.duration_s:

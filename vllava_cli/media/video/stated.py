@@ -23,6 +23,7 @@ _RAW = ("h264", "hevc", "m4v", "mpegvideo", "h263", "mjpeg")
 MPEG = ("mpegts", "mpeg")
 """FFmpeg's names of MPEG's own containers, whose clock has 33 bits, and in which seeking by time is a guess."""
 _RESTART_S = (1 << 32) / 90_000
+_LEAD_S = 0.1
 _MICROSECONDS = 1_000_000
 
 
@@ -73,6 +74,17 @@ def clock_restart(container: InputContainer, base: Fraction) -> float:
     FFmpeg takes a fall of MPEG's clock for its overrun if the rest is less than half of its range, 13 hours.
     """
     return _RESTART_S / base if container.format.name in MPEG else math.inf
+
+
+def origin(container: InputContainer, stream: VideoStream, first: int) -> int:
+    """Returns the time from which a clip's times count, in the stream's time base: that of its first frame, `first`.
+
+    If the sound begins a tenth of a second before the video or earlier, times count from there, as in a player.
+    """
+    if not container.streams.audio or container.start_time is None or not stream.time_base:
+        return first
+    start = round(Fraction(container.start_time, _MICROSECONDS) / stream.time_base)
+    return start if (first - start) * stream.time_base >= _LEAD_S else first
 
 
 def declared_end(container: InputContainer, stream: VideoStream) -> int:
