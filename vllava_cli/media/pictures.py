@@ -42,9 +42,9 @@ class Converter:
         """Writes a frame as RGB into `target`, [H, W, 3]; a frame of another size is scaled to it."""
         height, width, _ = target.shape
         if (frame.width, frame.height) == (width, height):
-            picture = self._reformatter.reformat(frame, format="rgb24")
+            picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
         else:
-            picture = self._reformatter.reformat(frame, format="rgb24", width=width, height=height)
+            picture = self._reformatter.reformat(frame, format="rgb24", width=width, height=height, threads=1)
         plane = picture.planes[0]
         rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
         target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
