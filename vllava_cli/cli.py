@@ -262,8 +262,8 @@ def probe(
     from vllava_cli.commands import probe as command
     from vllava_cli.commands.start import clip_paths
 
-    request = command.Probe(files=clip_paths(clips, sys.stdin), is_full=full, limits=limits, is_json=json)
-    return command.run(request, Screen(is_quiet=quiet))
+    files = clip_paths(clips, sys.stdin)
+    return command.run(files, Screen(is_quiet=quiet), limits=limits, is_full=full, is_json=json)
 
 
 @_command(no_args_is_help=True)
@@ -360,8 +360,8 @@ def replay(
     """Make the answers of rows again, and say which are the same."""
     from vllava_cli.commands import replay as command
 
-    request = command.Replay(rows=rows, ids=tuple(id or ()), limits=limits, is_json=json)
-    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
+    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    return command.run(rows, screen, limits=limits, ids=id or (), is_json=json)
 
 
 @_command()

@@ -109,11 +109,6 @@ class Hardware:
             free_bytes=self.ram_free_bytes,
         )
 
-    @property
-    def is_cpu_bf16_faster(self) -> bool:
-        """True if bf16 was measured to be faster than fp32; without a measurement, if the CPU has bf16 instructions."""
-        return self.has_cpu_bf16 if self.cpu_bf16_gain is None else self.cpu_bf16_gain > 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:

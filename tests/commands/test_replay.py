@@ -17,11 +17,11 @@ import torch
 from tests.batch.fork_server import Zygote
 from tests.batch.parts import Reading
 from vllava_cli import demo
-from vllava_cli.commands.replay import Replay, dropped, run
+from vllava_cli.commands.replay import dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import digest_of, read_tokens
 from vllava_cli.errors import ReplayError, UsageError
-from vllava_cli.nouns import Conversation, Sampling, Source, Stats, Turn
+from vllava_cli.nouns import Conversation, DecodeLimits, Sampling, Source, Stats, Turn
 
 Row = dict[str, Any]
 HAPPENS, COLOUR = "What happens in this video?", "What colour is it?"
@@ -85,7 +85,7 @@ def replayed(*rows: Row, ids: tuple[str, ...] = (), is_json: bool = False) -> tu
     """(exit code, stdout, stderr)."""
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     reading = Reading()
-    code = run(Replay(rows="rows.jsonl", ids=ids, is_json=is_json), reading.screen())
+    code = run("rows.jsonl", reading.screen(), limits=DecodeLimits(), ids=ids, is_json=is_json)
     return code, *reading.said
 
 
@@ -306,7 +306,7 @@ def test_a_file_without_rows_is_a_usage_error(content: str | None, said: str) ->
     if content is not None:
         Path("rows.jsonl").write_text(content)
     with pytest.raises(UsageError) as caught:
-        run(Replay(rows="rows.jsonl"), Reading().screen())
+        run("rows.jsonl", Reading().screen(), limits=DecodeLimits())
     assert str(caught.value) == said
 
 
@@ -316,7 +316,7 @@ def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stdin", Pipe(b'{"id": "7", "error": {"kind": "bug"}}\n'))
     reading = Reading()
-    assert run(Replay(rows="-"), reading.screen()) == 2
+    assert run("-", reading.screen(), limits=DecodeLimits()) == 2
     assert reading.said == (
         "7: can't: the row is an error (bug), which has no answer\n",
         "vllava: of 1 answer: 1 that can't be made again.\n",

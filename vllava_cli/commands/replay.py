@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ from vllava_cli.nouns import (
     Conversation,
     DecodeLimits,
     Frames,
-    Framing,
     MediaKind,
     Turn,
     Wishes,
@@ -44,29 +44,18 @@ TOLERANCE = 1e-4
 """The most by which the probability of a choice may differ."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """The request of one `vllava replay`."""
-
-    rows: str
-    """A file of JSON lines, or "-" for stdin."""
-    ids: tuple[str, ...] = ()
-    """The ids of the rows to replay; none means all rows."""
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    is_json: bool = False
-
-
-def run(replay: Replay, screen: Screen) -> int:
+def run(name: str, screen: Screen, *, limits: DecodeLimits, ids: Collection[str] = (), is_json: bool = False) -> int:
     """Returns 0 if all answers are the same, 1 if some differ, 2 if some can't be made again.
 
+    `name` is that of a file of JSON lines, or "-" for stdin. With `ids`, only the rows of these ids are replayed.
     Errors: UsageError if there is nothing to replay; those of stdout.
     """
     from vllava_cli.media.decoder.stdin_file import Reader
 
-    chosen = _grouped(_chosen(replay))
+    chosen = _grouped(_chosen(name, ids))
     counts: Counter[str] = Counter()
     noticed: set[str] = set()
-    with Reader(replay.limits) as reader:
+    with Reader(limits) as reader:
         replayer = Replayer(reader, screen, len(chosen))
         for entry in chosen:
             verdict = replayer.verdict(entry)
@@ -75,7 +64,7 @@ def run(replay: Replay, screen: Screen) -> int:
                 if other not in noticed:
                     screen.notice(f"vllava: when these rows were made, {other}.")
                 noticed.add(other)
-            screen.answer(json_of(verdict) + "\n" if replay.is_json else verdict_lines(verdict))
+            screen.answer(json_of(verdict) + "\n" if is_json else verdict_lines(verdict))
     kinds = (("same", "same"), ("differs", "other"), ("cannot", "that can't be made again"))
     parts = ", ".join(f"{counts[kind]:,} {words}" for kind, words in kinds if counts[kind])
     screen.notice(f"vllava: of {counted(counts.total(), 'answer')}: {parts}.")
@@ -89,8 +78,7 @@ class Replayer:
         self._reader, self._screen, self._total = reader, screen, total
         self._done = 0
         self._frames: dict[ShownClip, Frames] = {}
-        self._changes: dict[ShownClip, str | None] = {}
-        """How each file has changed since its row was made, None if it hasn't; each file is hashed once."""
+        self._change = cache(_change)  # so that each file is hashed once
         self._wanted: Loaded | None = None
         self._engine: Engine | None = None
         self._fault = ""
@@ -111,11 +99,11 @@ class Replayer:
     def _turn(self, recorded: Recorded) -> Turn:
         """Answers the row's question again and returns the new turn. Errors: any VllavaError."""
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Reading frames"):
-            for clip in recorded.clips:
+            for clip in recorded.making.clips:
                 self._check(clip)
             known = self._frames  # clips of the row before aren't decoded again
-            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.clips}
-        frames = [self._frames[clip] for clip in recorded.clips]
+            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.making.clips}
+        frames = [self._frames[clip] for clip in recorded.making.clips]
         conversation = conversation_of(recorded, frames)
         engine = self._loaded(recorded.making.loaded, {each.kind for each in frames} or {"video"})
         if not all(engine.tokens.can_hold(turn.answer_ids) for turn in conversation.turns):
@@ -132,10 +120,7 @@ class Replayer:
         if "://" in clip.path and scheme_of(clip.path):
             url = without_secrets(clip.path)
             raise ReplayError(f"its clip is the URL {url}: save it, and put that path in the row")
-        file = replace(clip, times_s=None, framing=Framing())
-        if file not in self._changes:
-            self._changes[file] = _change(clip)
-        if change := self._changes[file]:
+        if change := self._change(Path(clip.path), clip.bytes, clip.sha256):
             raise ReplayError(change)
 
     def _loaded(self, wanted: Loaded, kinds: Collection[MediaKind]) -> Engine:
@@ -267,7 +252,7 @@ def conversation_of(recorded: Recorded, frames: Sequence[Frames]) -> Conversatio
     left = list(frames)
     turns = []
     for each in recorded.earlier:
-        count = len(each.clips) - (len(frames) - len(left))  # the clips that came with this turn
+        count = len(each.making.clips) - (len(frames) - len(left))  # the clips that came with this turn
         media, left = left[:count], left[count:]
         turns.append(replace(each.turn, media=tuple(media)))
     return Conversation(attached=tuple(left), fit=recorded.making.fit, turns=turns)
@@ -303,20 +288,18 @@ def _sampled(clip: ShownClip, reader: Reader) -> Frames:
     return frames
 
 
-def _change(clip: ShownClip) -> str | None:
+def _change(path: Path, size_bytes: int | None, sha256: str | None) -> str | None:
     """Says how a clip's file differs from the size and hash in the row; None if it doesn't, or the row has neither."""
-    path = Path(clip.path)
-    if clip.bytes is None:
-        return f"the row has no size of {quoted(path)} beside its SHA-256" if clip.sha256 else None
-    recorded = Fingerprint(bytes=clip.bytes, sha256=clip.sha256) if clip.sha256 else None
-    return differs(path, recorded) if recorded else resized(path, clip.bytes)
+    if size_bytes is None:
+        return f"the row has no size of {quoted(path)} beside its SHA-256" if sha256 else None
+    return differs(path, Fingerprint(bytes=size_bytes, sha256=sha256)) if sha256 else resized(path, size_bytes)
 
 
-def _chosen(replay: Replay) -> list[Entry]:
+def _chosen(rows: str, ids: Collection[str]) -> list[Entry]:
     """Reads the rows to replay. Errors: UsageError if there are none, or an id is in no row."""
-    name = "stdin" if replay.rows == STDIN else f"'{replay.rows}'"
-    every = [entry for entry in entries(_rows(replay.rows)) if not replay.ids or entry.id in replay.ids]
-    if unknown := set(replay.ids) - {entry.id for entry in every}:
+    name = "stdin" if rows == STDIN else f"'{rows}'"
+    every = [entry for entry in entries(_rows(rows)) if not ids or entry.id in ids]
+    if unknown := set(ids) - {entry.id for entry in every}:
         raise UsageError(f"No row of {name} has the id {min(unknown)}: jq -r .id lists them.")
     if not every:
         raise UsageError(f"{name} has no rows. Name what ask --json, chat --json or batch wrote.")
