@@ -343,10 +343,6 @@ class Stats:
     load_s: float = 0.0
     peak_bytes: int | None = None
 
-    @property
-    def prefilled_tokens(self) -> int:
-        return self.prompt_tokens - self.reused_tokens
-
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:

@@ -80,16 +80,13 @@ class Screen:
         """The columns of the terminal that shows the answer; None if stdout is no terminal."""
         return self._width(is_answer=True)
 
-    def answer(self, text: str) -> None:
-        """Writes some text of the answer to stdout and flushes it. Errors: ClosedPipeError, StdoutError."""
-        text = clean(text) if self.is_terminal else text
-        if text:
-            self._write(text)
-            self._is_mid_line = not text.endswith("\n")
-
-    def answer_bytes(self, data: bytes) -> None:
-        """Writes a picture's bytes to stdout, which must not be a terminal. Errors: those of `answer`."""
-        self._write(data)
+    def answer(self, content: str | bytes) -> None:
+        """Writes some text of the answer, or a picture's bytes, to stdout. Errors: ClosedPipeError, StdoutError."""
+        if isinstance(content, str) and self.is_terminal:
+            content = clean(content)
+        if content:
+            self._write(content)
+            self._is_mid_line = isinstance(content, str) and not content.endswith("\n")
 
     def picture(self, sheet: Sheet) -> None:
         """Draws a sheet as large as the terminal, in shades if it has no colours. Errors: those of `answer`."""
@@ -154,24 +151,18 @@ class Screen:
             for line in lines:
                 self._say(line)
 
-    @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def waiting(self, what: str) -> AbstractContextManager[None]:
         """Draws a spinner with `what` beside it while the block runs; nothing if progress may not be drawn."""
-        with self._spinner(lambda: [what]) if self.is_moving else nullcontext():
-            yield
+        return self._spinner(lambda: [what]) if self.is_moving else nullcontext()
 
-    @contextmanager
-    def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> Iterator[None]:
+    def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> AbstractContextManager[None]:
         """Shows the texts that `parts` returns while the block runs: at a terminal a spinner and as many as have room.
 
         Elsewhere, and if a terminal also shows the answers meanwhile (`is_shared`), writes a line every 30 seconds.
         """
         if self.is_moving and not (is_shared and self.is_terminal):
-            block: AbstractContextManager[None] = self._spinner(parts)
-        else:
-            block = nullcontext() if self.is_quiet else self._repeated(parts)
-        with block:
-            yield
+            return self._spinner(parts)
+        return nullcontext() if self.is_quiet else self._repeated(parts)
 
     @contextmanager
     def _spinner(self, parts: Callable[[], Sequence[str]]) -> Iterator[None]:

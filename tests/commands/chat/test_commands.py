@@ -7,6 +7,7 @@ import json
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
 from vllava_cli.commands.chat.display import markdown
 from vllava_cli.commands.chat.settings import SETTINGS, Settings
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
-from vllava_cli.nouns import Conversation, Framing, Sampling
+from vllava_cli.nouns import Conversation, Framing, Sampling, Stats, Turn
+from vllava_cli.screen import Screen
 from vllava_cli.storage.session_file import read
 
 Make = Callable[..., Stage]
@@ -30,39 +32,55 @@ A, B = Path("a.mp4"), Path("b.mp4")
 
 
 class Listed:
-    """A chat that lists what it is asked to do."""
+    """A chat of two turns that lists what it is asked to read and to answer."""
 
     def __init__(self) -> None:
-        self.conversation = Conversation(fit="pad")
+        stats = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
+        last = Turn(question="Why?", answer="", answer_ids=(), stop_reason="end", sampling=Sampling(), stats=stats)
+        self.conversation = Conversation(fit="pad", turns=[last, last])
+        self.questions = ("What?", "Why?")
         self.settings = Settings()
+        self.screen = Screen(is_quiet=True)
         self.is_over = self.has_editor = False
         self.calls: Calls = []
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *values: self.calls.append((name, *values))
+    def read(self, clips: Any) -> None:
+        self.calls.append(("read", clips))
+        raise MediaError("it is only listed")
+
+    def ask(self, question: str, **words: Any) -> None:
+        self.calls.append(("ask", question, words))
+
+    def question_of(self, number: int) -> None:
+        self.calls.append(("question_of", number))
 
 
 def calls_of(line: str) -> Calls:
     chat = Listed()
-    perform(chat, line)  # type: ignore[arg-type]
+    with suppress(MediaError):
+        perform(chat, line)  # type: ignore[arg-type]
     return [*chat.calls, *([("bye",)] if chat.is_over else [])]
 
 
 def opened(*paths: Path, **framing: Any) -> tuple[Any, ...]:
-    return ("open", tuple((path, Framing(fit="pad", **framing)) for path in paths))
+    return ("read", tuple((path, Framing(fit="pad", **framing)) for path in paths))
+
+
+def asked(question: str) -> tuple[Any, ...]:
+    return ("ask", question, {})
 
 
 def retried(**sampling: Any) -> tuple[Any, ...]:
-    return ("retry", Settings(sampling=Sampling(**sampling)))
+    return ("ask", "Why?", {"sampling": Sampling(**sampling), "number": 2})
 
 
 LINES: list[tuple[str, tuple[Any, ...]]] = [
-    ("Why?", ("ask", "Why?")),
-    ("  Why?\n", ("ask", "Why?")),
-    (" /etc in the picture?", ("ask", "/etc in the picture?")),
-    ("/7 or /8?", ("ask", "/7 or /8?")),
-    ("/7" + "x" * 100_000, ("ask", "/7" + "x" * 100_000)),
-    ("a.mp4", ("ask", "a.mp4")),
+    ("Why?", asked("Why?")),
+    ("  Why?\n", asked("Why?")),
+    (" /etc in the picture?", asked("/etc in the picture?")),
+    ("/7 or /8?", asked("/7 or /8?")),
+    ("/7" + "x" * 100_000, asked("/7" + "x" * 100_000)),
+    ("a.mp4", asked("a.mp4")),
     ("/open a.mp4", opened(A)),
     ("/open a.mp4 b.mp4  ", opened(A, B)),
     ("/open --start 1:20 --end 1:30 a.mp4", opened(A, start_s=80.0, end_s=90.0)),
@@ -72,15 +90,12 @@ LINES: list[tuple[str, tuple[Any, ...]]] = [
     ("/open 'my clip.mp4' it\\'s.mp4", opened(Path("my clip.mp4"), Path("it's.mp4"))),
     ("/open ~/a.mp4", opened(Path.home() / "a.mp4")),
     ("/open '~/a.mp4'", opened(Path("~/a.mp4"))),
-    ("/add --at 1,2.5 a.mp4", ("add", ((A, Framing(at_s=(1.0, 2.5), fit="pad")),))),
-    ("/retry", ("retry", None)),
+    ("/add --at 1,2.5 a.mp4", opened(A, at_s=(1.0, 2.5))),
+    ("/retry", retried()),
     ("/retry --top_p=0.9 --seed none", retried(top_p=0.9)),
     ("/retry --choices yes,no --calibrate on", retried(choices=("yes", "no"), is_calibrated=True)),
-    ("/undo", ("undo",)),
-    ("/edit 2 new  words 'as they are", ("edit", 2, "new  words 'as they are")),
-    ("/clear", ("clear",)),
     *((line, ("bye",)) for line in ("/bye", "/bye ", "/exit", "/quit", "/q", "quit", "Exit ")),
-    (" quit", ("ask", "quit")),
+    (" quit", asked("quit")),
 ]
 
 
@@ -142,6 +157,8 @@ def test_a_question_without_words_is_put_up_for_editing_where_there_is_an_editor
     chat.has_editor = True
     perform(chat, "/edit 2")  # type: ignore[arg-type]
     assert (chat.calls, vars(chat)["edited"]) == ([("question_of", 2)], 2)
+    words = "new  words 'as they are"
+    assert calls_of(f"/edit 2 {words}") == [("question_of", 2), ("ask", words, {"number": 2})]
 
 
 def test_a_file_with_spaces_needs_no_quotes(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,13 +192,13 @@ def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_fo
         )
         ((_, clips),) = calls_of(f"/open {text}")
         assert set(clips) == {(path, Framing(fit="pad"))}
-        assert calls_of(f" {line}") == [("ask", text)]
+        assert calls_of(f" {line}") == [asked(text)]
 
 
 def test_only_media_are_told_from_questions_by_a_relative_name(in_folder: Path) -> None:
     for name in ("dog", "a.mp4"):
         (in_folder / name).touch()
-    assert calls_of("dog") == [("ask", "dog")]
+    assert calls_of("dog") == [asked("dog")]
     with pytest.raises(UsageError, match=r"^A file is no question: /open a\.mp4 "):
         calls_of("a.mp4")
 

@@ -19,10 +19,11 @@ from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
 from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.commands.chat.display import end_answer
+from vllava_cli.commands.chat.parser import quoted
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ClosedPipeError, ContextError, MediaError, MemoryShortError, StdoutError, UsageError
 from vllava_cli.interrupt import GracefulExit
-from vllava_cli.nouns import Framing, Stats
+from vllava_cli.nouns import Stats
 
 Make = Callable[..., Stage]
 REFUSED = "I am a tiny demo model: I only know moving shapes.\n"
@@ -431,8 +432,7 @@ def test_names_bring_no_control_characters(stage: Make, tmp_path: Path) -> None:
     name = "a\x1b[31m\u202eb.mp4"
     shutil.copy(demo.CLIPS / CLIP, tmp_path / name)
     here = stage()
-    here.chat.add([(tmp_path / name, Framing())])
-    here.enter(HAPPENS)
+    here.enter(f"/add {quoted(name)}", HAPPENS)
     assert here.err.getvalue() == "Attached to the next question: a[31mb.mp4.\n"
     assert here.rows()[0]["media"][0]["path"] == str(tmp_path / name)
     assert "\x1b" not in here.enter("/frames") + here.enter("/export it.md") + here.enter("/clear")

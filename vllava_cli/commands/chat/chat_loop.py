@@ -181,7 +181,7 @@ def _loop(chat: ChatController, lines: Lines) -> int:
             elif not edited:
                 perform(chat, line)
             elif line:
-                chat.edit(edited, line)
+                perform(chat, f"/edit {edited} {line}")
         except StdoutError:
             raise
         except VllavaError as exc:

@@ -127,14 +127,10 @@ class Arguments:
         """Returns the one file that must be named. Errors: UsageError."""
         return self.paths(least=1, most=1)[0]
 
-    @property
-    def is_overwriting(self) -> bool:
-        return "--overwrite" in self.options
-
     def target(self) -> Path:
         """Returns the file to write. Errors: UsageError; OutputError if it exists and --overwrite isn't given."""
         path = self.path()
-        if not self.is_overwriting:
+        if "--overwrite" not in self.options:
             check_free(path, f"/{self.command.name} --overwrite FILE replaces it.")
         return path
 
