@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, StdoutError
@@ -229,12 +229,8 @@ class Screen:
                 self._out.flush()
         except UnicodeEncodeError:
             self._write(_encoded(str(content), self._out.encoding))
-        except BrokenPipeError as exc:
-            discard(self._out)
-            raise ClosedPipeError from exc
         except OSError as exc:
-            discard(self._out)
-            raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+            raise stdout_error(self._out, exc) from exc
 
 
 def _size_of(stream: TextIO) -> os.terminal_size | None:
@@ -253,15 +249,19 @@ def _encoded(text: str, encoding: str) -> bytes:
         return text.encode(encoding, "replace")
 
 
-def discard(stream: TextIO) -> None:
-    """Points a broken stream's descriptor at the null device, so that Python's own flush at exit is silent."""
-    try:
+def stdout_error(stream: TextIO, cause: OSError) -> StdoutError:
+    """Returns the error for a stdout that can't be written; if the reader closed the pipe, it has no message.
+
+    The descriptor then leads to the null device, so that Python's own flush at exit is silent.
+    """
+    with suppress(OSError, ValueError):
         descriptor = stream.fileno()
-    except (OSError, ValueError):
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, descriptor)
-    os.close(null)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
+    if isinstance(cause, BrokenPipeError):
+        return ClosedPipeError()
+    return StdoutError(f"The answer can't be written to stdout: {cause.strerror or cause}.")
 
 
 def fill_closed() -> None:

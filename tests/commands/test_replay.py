@@ -16,12 +16,14 @@ import torch
 
 from tests.batch.fork_server import Zygote
 from tests.batch.parts import Reading
+from tests.commands.turns import turn
+from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.commands.replay import dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import digest_of, read_tokens
 from vllava_cli.errors import ReplayError, UsageError
-from vllava_cli.nouns import Conversation, DecodeLimits, Sampling, Source, Stats, Turn
+from vllava_cli.nouns import Conversation, DecodeLimits, Source
 
 Row = dict[str, Any]
 HAPPENS, COLOUR = "What happens in this video?", "What colour is it?"
@@ -305,9 +307,7 @@ def test_rows_are_named_by_their_id(made: dict[str, list[Row]]) -> None:
 def test_a_file_without_rows_is_a_usage_error(content: str | None, said: str) -> None:
     if content is not None:
         Path("rows.jsonl").write_text(content)
-    with pytest.raises(UsageError) as caught:
-        run("rows.jsonl", Reading().screen(), limits=DecodeLimits())
-    assert str(caught.value) == said
+    assert refused(UsageError, run, "rows.jsonl", Reading().screen(), limits=DecodeLimits()) == said
 
 
 def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,11 +325,7 @@ def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_turns_that_no_longer_were_in_the_context_are_found_by_the_prompt() -> None:
     tokens = read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT)))
-    stats = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
-    turns = [
-        Turn(question=each, answer="Red.", answer_ids=(400,), stop_reason="end", sampling=Sampling(), stats=stats)
-        for each in (HAPPENS, COLOUR, "Why?")
-    ]
+    turns = [turn(each, "Red.", answer_ids=(400,)) for each in (HAPPENS, COLOUR, "Why?")]
     for gone in range(4):
         prompt = tokens.unchecked_ids(Conversation(turns=turns, dropped=gone), "And then?")
         then = replace(turns[0], question="And then?", prompt_sha256=digest_of(prompt))

@@ -20,7 +20,6 @@ from vllava_cli.media.inputs import piped
 from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import (
     STDIN,
-    Answer,
     Conversation,
     DecodeLimits,
     Frames,
@@ -85,16 +84,31 @@ class Replayer:
         """The reason why the wanted engine can't be loaded."""
 
     def verdict(self, entry: Entry) -> dict[str, Any]:
-        """Returns the object that --json prints for a row; an error of the row becomes the object's `reason`."""
+        """Returns the object that --json prints for a row; an error of the row becomes the object's `reason`.
+
+        `token` is the number of the first token that differs, from 1; None if only the text or a probability differs.
+        """
         self._done += 1
-        then = entry.recorded
-        if then is None:
-            return _verdict(entry, reason=entry.reason)
-        releases = others(then.making.loaded)
-        try:
-            return _verdict(entry, now=self._turn(then), others=releases)
-        except VllavaError as exc:
-            return _verdict(entry, reason=str(exc), others=releases)
+        now, reason, then = None, entry.reason, entry.recorded.turn if entry.recorded else None
+        if entry.recorded:
+            try:
+                now = self._turn(entry.recorded)
+            except VllavaError as exc:
+                reason = str(exc)
+        kind, token = "cannot", None
+        if then and now:
+            token = None if then.probabilities else first_other(then, now)
+            kind = "same" if token is None and _is_same(then, now) else "differs"
+        return {
+            "row": entry.number,
+            "id": entry.id,
+            "verdict": kind,
+            "token": token,
+            "then": _answer_row(then) if then and now else None,
+            "now": _answer_row(now) if now else None,
+            "reason": reason or None,
+            "others": list(others(entry.recorded.making.loaded)) if entry.recorded else [],
+        }
 
     def _turn(self, recorded: Recorded) -> Turn:
         """Answers the row's question again and returns the new turn. Errors: any VllavaError."""
@@ -110,7 +124,8 @@ class Replayer:
             raise ReplayError("an earlier answer has token ids that this model can't produce")
         conversation.dropped = dropped(conversation, recorded.turn, engine.tokens)
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Answering"):
-            Answer.of(engine.stream(conversation, recorded.turn.question, recorded.sampling))
+            for _ in engine.stream(conversation, recorded.turn.question, recorded.sampling):
+                pass
         return conversation.turns[-1]
 
     def _check(self, clip: ShownClip) -> None:
@@ -140,30 +155,6 @@ class Replayer:
         if self._engine is None:
             raise ReplayError(self._fault)
         return self._engine
-
-
-def _verdict(
-    entry: Entry, *, now: Turn | None = None, reason: str = "", others: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Returns the object that --json prints for a row.
-
-    `token` is the number of the first token that differs, from 1; None if only the text or a probability differs.
-    """
-    kind, token, then = "cannot", None, None
-    if now and entry.recorded:
-        then = entry.recorded.turn
-        token = None if then.probabilities else first_other(then, now)
-        kind = "same" if token is None and _is_same(then, now) else "differs"
-    return {
-        "row": entry.number,
-        "id": entry.id,
-        "verdict": kind,
-        "token": token,
-        "then": _answer_row(then) if then else None,
-        "now": _answer_row(now) if now else None,
-        "reason": reason or None,
-        "others": list(others),
-    }
 
 
 def _answer_row(turn: Turn) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import stat
@@ -14,15 +13,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.batch.parts import Terminal
 from tests.checkpoints import write_checkpoint
 from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
+from tests.commands.turns import turn
 from tests.engine.engines import engine_of
+from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
 from vllava_cli.commands.chat.display import markdown
 from vllava_cli.commands.chat.settings import SETTINGS, Settings
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
-from vllava_cli.nouns import Conversation, Framing, Sampling, Stats, Turn
+from vllava_cli.nouns import Conversation, Framing, Sampling
 from vllava_cli.screen import Screen
 from vllava_cli.storage.session_file import read
 
@@ -35,9 +37,7 @@ class Listed:
     """A chat of two turns that lists what it is asked to read and to answer."""
 
     def __init__(self) -> None:
-        stats = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
-        last = Turn(question="Why?", answer="", answer_ids=(), stop_reason="end", sampling=Sampling(), stats=stats)
-        self.conversation = Conversation(fit="pad", turns=[last, last])
+        self.conversation = Conversation(fit="pad", turns=[turn("What?"), turn("Why?")])
         self.questions = ("What?", "Why?")
         self.settings = Settings()
         self.screen = Screen(is_quiet=True)
@@ -147,9 +147,7 @@ REFUSED = [
 @pytest.mark.usefixtures("in_folder")
 @pytest.mark.parametrize(("line", "message"), REFUSED)
 def test_refusals_are_one_sentence(line: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        calls_of(line)
-    assert str(caught.value) == message
+    assert refused(UsageError, calls_of, line) == message
 
 
 def test_a_question_without_words_is_put_up_for_editing_where_there_is_an_editor() -> None:
@@ -249,13 +247,8 @@ def test_frames_names_the_moments_and_draws_what_the_model_saw(here: Stage) -> N
             here.enter(line)
 
 
-class TerminalText(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_frames_are_drawn_in_a_terminal_and_into_a_file_only_where_one_is_named(here: Stage) -> None:
-    here.chat.screen._out = drawn = TerminalText()
+    here.chat.screen._out = drawn = Terminal()
     assert here.enter("/frames --show") == f"{CLIP}  {TIMES}\n"
     assert CLIP in drawn.getvalue()
     assert here.enter("/frames sheet.png --show").endswith("sheet.png\n")
@@ -282,9 +275,10 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(here: Stage) -> N
 
 
 def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) -> None:
-    with pytest.raises(LockedError) as caught:
-        here.enter(f"/save --overwrite {here.path}")
-    assert str(caught.value) == f"'{here.path}' is the file of a chat that goes on. Name another file."
+    assert (
+        refused(LockedError, here.enter, f"/save --overwrite {here.path}")
+        == f"'{here.path}' is the file of a chat that goes on. Name another file."
+    )
     written = here.path.read_bytes()
     here.enter(f"/load {here.path}", "And its colour?")
     assert here.path.read_bytes() == written
@@ -303,9 +297,7 @@ def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) ->
 def test_a_copy_that_cannot_be_written_leaves_nothing(name: str, fault: str, here: Stage) -> None:
     Path("folder").mkdir()
     before = sorted(Path().rglob("*"))
-    with pytest.raises(OutputError) as caught:
-        here.enter(f"/save --overwrite {name}")
-    assert str(caught.value) == fault
+    assert refused(OutputError, here.enter, f"/save --overwrite {name}") == fault
     assert sorted(Path().rglob("*")) == before
 
 

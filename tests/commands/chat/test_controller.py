@@ -182,14 +182,6 @@ def test_open_begins_a_conversation_in_a_file_of_its_own(here: Stage) -> None:
     assert (here.chat.questions, here.calls) == ((HAPPENS,), 2), "it is encoded once"
 
 
-def test_a_clip_attached_twice_is_encoded_once(here: Stage) -> None:
-    here.enter(f"/add {demo.CLIPS / CLIP}", "What shape is it?")
-    first, second = here.chat.conversation.media
-    assert first is second
-    assert here.calls == 1
-    assert stats(here).prompt_tokens > 2 * 136
-
-
 def test_a_clip_that_cannot_be_read_leaves_the_conversation_alone(here: Stage) -> None:
     Path("broken.mp4").write_bytes((demo.CLIPS / CLIP).read_bytes()[:500])
     conversation, written = here.chat.conversation, here.path.read_bytes()
@@ -355,7 +347,7 @@ def test_ctrl_c_before_the_stream_has_begun_leaves_the_turns(
     written = here.path.read_bytes()
     with monkeypatch.context() as patch:
         if place == "stream":
-            patch.setattr("vllava_cli.commands.chat.controller.shown", fail(KeyboardInterrupt()))
+            patch.setattr("vllava_cli.commands.chat.controller.show", fail(KeyboardInterrupt()))
         else:
             patch.setattr(here.chat.engine, "make_room", fail(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):

@@ -9,25 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
+from tests.commands.turns import turn
 from vllava_cli.commands.chat.display import markdown, state_rows
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling, StopReason, Turn
 
 Make = Callable[..., Stage]
-STATS = Stats(prompt_tokens=20, reused_tokens=5, new_tokens=3, first_token_s=0.456, decode_s=0.5)
-
-
-def turn(question: str, answer: str, *media: Frames, stop_reason: StopReason = "end") -> Turn:
-    return Turn(
-        question=question,
-        answer=answer,
-        answer_ids=(),
-        media=media,
-        stop_reason=stop_reason,
-        sampling=Sampling(),
-        stats=STATS,
-    )
 
 
 def shown(engine: Engine, conversation: Conversation, settings: Settings | None = None) -> list[tuple[str, str]]:

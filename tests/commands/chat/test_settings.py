@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.refusals import refused
 from vllava_cli.commands.chat.settings import SETTINGS, Settings
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Sampling
@@ -39,9 +40,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "value", "remedy"), REFUSED)
 def test_values_out_of_their_limits_are_refused(name: str, value: str, remedy: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        Settings().changed(name, value)
-    assert str(caught.value) == f"{name} can't be {value}: {remedy}."
+    assert refused(UsageError, Settings().changed, name, value) == f"{name} can't be {value}: {remedy}."
 
 
 @pytest.mark.parametrize(
@@ -54,9 +53,7 @@ def test_values_out_of_their_limits_are_refused(name: str, value: str, remedy: s
     ],
 )
 def test_an_unknown_name_and_a_single_choice_are_refused(name: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        Settings().changed(name, "1")
-    assert str(caught.value) == message
+    assert refused(UsageError, Settings().changed, name, "1") == message
 
 
 def test_rows_are_what_set_takes() -> None:

@@ -39,9 +39,8 @@ class Chat:
     sampling: Sampling
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: AnswerForm = "stream"
-    is_continued: bool = False
     continued: str | None = None
-    """The id of the session to go on with, if `is_continued`; None means the last session."""
+    """The id of the session to go on with, or LAST."""
     session: Path | None = None
 
 
@@ -78,7 +77,7 @@ def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
 
 def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
     """Opens the session to go on with, and locks its file; returns (None, None) for a new chat."""
-    if chat.is_continued:
+    if chat.continued is not None:
         return resume(find_session(chat.continued))
     if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
         return resume(chat.session)

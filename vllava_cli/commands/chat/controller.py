@@ -13,7 +13,7 @@ from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
-from vllava_cli.commands.start import AnswerForm, read_clips, shown
+from vllava_cli.commands.start import AnswerForm, read_clips, show
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling, counted
@@ -196,18 +196,17 @@ class ChatController:
     def _answer(self, question: str, sampling: Sampling) -> None:
         before = len(self.conversation.turns)
         with sigint_flag() as is_stopped:
-            deltas = self.engine.stream(
+            texts = self.engine.stream(
                 self.conversation,
                 question,
                 sampling,
                 cancel=Cancel(lambda: is_stopped() or self.ending.is_asked()),
             )
-            with closing(deltas):
+            with closing(texts):
                 try:
-                    for _ in shown(deltas, self.screen, self.form):
-                        pass
+                    show(texts, self.screen, self.form)
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
-                    deltas.close()
+                    texts.close()
                     if len(self.conversation.turns) == before:  # the Ctrl-C came before the stream had begun
                         raise
                 finally:

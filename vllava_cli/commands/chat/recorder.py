@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.errors import MediaError, SessionError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
-from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn, counted
+from vllava_cli.nouns import LAST, Conversation, Frames, Framing, StopReason, Turn, counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage.jsonl import Journal, json_of
 from vllava_cli.storage.session_file import (
@@ -203,14 +203,14 @@ def list_sessions(screen: Screen, *, is_json: bool) -> int:
     return 0
 
 
-def find_session(id: str | None) -> Path:
-    """Returns the file of the session with this id, or with the only id that begins so; None means the last session.
+def find_session(id: str) -> Path:
+    """Returns the file of the session with this id, or with the only id that begins so; LAST means the last session.
 
     Errors: SessionError.
     """
     folder = sessions_folder()
     found = (path for path, _ in sessions(folder))
-    if id is None:
+    if id == LAST:
         if last := next(found, None):
             return last
         raise SessionError(f"There is no session to continue in {folder}: vllava chat CLIP begins one.")
