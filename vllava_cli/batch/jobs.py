@@ -65,7 +65,7 @@ class Job:
         return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
 
     def id_at(self, state: object, signature: str) -> str:
-        """Returns the id that the job has if its file is in the `state` of a row; "" if `state` is malformed."""
+        """Returns the id that the job would have with the file size and time in `state`; "" if `state` is malformed."""
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""

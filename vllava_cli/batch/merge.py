@@ -260,7 +260,7 @@ def _line(path: object, question: object) -> str:
 
 
 def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> list[str]:
-    """Returns sentences about jobs without exactly one row and about rows of no job, with the first ten of each.
+    """Returns sentences about jobs without exactly one row and rows that belong to no job, with the first ten of each.
 
     `ids` are the ids of all rows now, `before` the ids of the rows that were there when the run began.
     """

@@ -45,14 +45,14 @@ _INNER = {
 """The fields inside the objects of a row."""
 Format = Literal["jsonl", "csv", "tsv"]
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""Tab and carriage return are among them, as some programs drop them and read the formula behind."""
+"""Tab and carriage return are among them, as some programs drop them and read the formula after them."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
-"""missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
-changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: too
-little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+"""missing: no such file · fetch: it can't be fetched from its URL · unreadable: neither a video nor an image, or
+damaged · changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context,
+memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ ROTATION = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "orig
 MOST_ROTATION = 1e12
 """The limit of the rotary embedding's numbers."""
 MOST_TOKENS = 1 << 18
-"""The limit of a video's length; one of the published checkpoint has 2056."""
+"""The most tokens that a video may have; with the published checkpoint it has 2056."""
 DEFAULT_CHECKPOINT = Checkpoint(
     model=DEFAULT_MODEL,
     folder=Path(),

@@ -1,6 +1,6 @@
 """Asks the hub about a repository and fetches its files into the cache, in the layout that the hub's library reads.
 
-When a download breaks off, the part of the file that has arrived stays, and the next download goes on behind it. The
+When a download breaks off, the part of the file that has arrived stays, and the next download continues after it. The
 hub's library removes that part since its version 1.18 (findings/hub-download-begins-anew.sh).
 """
 
@@ -25,7 +25,7 @@ ANSWER_S = 4.0
 """The limit for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
 Found = TypeVar("Found")
 STALL_S = 10.0
-"""A download that stands still for so long is asked for anew."""
+"""A download that stalls for this long is requested again."""
 PAUSES_S = (0.0, 1.0, 2.0)
 """The pauses before further attempts while nothing arrives."""
 AT_ONCE = 4

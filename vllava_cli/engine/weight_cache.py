@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LABEL = "kept.json"
 """Describes the set of a folder. It is written last."""
 LAYOUT = 2
-"""The layout of the sets; raised where load.py begins to hold weights in another way."""
+"""The layout of the sets; increase it when load.py begins to hold weights in another way."""
 PART = ".part"
 LOCK = ".lock"
 ORIGINAL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -53,7 +53,7 @@ class Origin:
     form: tuple[str, ...]
     """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
-    """bitsandbytes' own, as JSON."""
+    """The settings of bitsandbytes, as JSON."""
     versions: tuple[str, ...]
     layout: int = LAYOUT
 

@@ -158,7 +158,7 @@ def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
 
 
 def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
-    """Yields the rows of a session: its header, its turns, and its attached clips in an undo that removes nothing."""
+    """Yields the rows of a session: its header, its turns, and, for attached clips, an undo that removes no turn."""
     yield {
         "type": "session",
         "version": VERSION,

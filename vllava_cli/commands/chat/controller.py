@@ -124,7 +124,7 @@ class ChatController:
         self._put(self.questions[-1], sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
-        """Asks `question` in place of turn `number`, from 1; the turns behind it are dropped.
+        """Asks `question` in place of turn `number`, from 1; the turns after it are dropped.
 
         Errors: those of `ask`; UsageError if there is no such turn.
         """
@@ -216,7 +216,7 @@ class ChatController:
         self.recorder.close()
 
     def _put(self, question: str, sampling: Sampling, number: int) -> None:
-        """Answers a question as turn `number`, in place of that turn and those behind it; an error brings them back."""
+        """Answers a question as turn `number`, in place of that turn and those after it; an error brings them back."""
         conversation, watch = self.conversation, Stopwatch()
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
         sampling = seeded(sampling)

@@ -44,7 +44,7 @@ class FullDecode:
     """The foreseen frames, as stored."""
 
     def frames(self, framing: Framing, reason: str) -> Frames:
-        """Returns the frames that a framing asks for; decodes again if they weren't foreseen. Empties `pixels`.
+        """Returns the frames that a framing asks for; decodes the file again if `pixels` lacks one. Empties `pixels`.
 
         `reason` is a clause that says why the whole file was decoded.
         """

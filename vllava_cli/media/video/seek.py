@@ -1,4 +1,4 @@
-"""Reads a video's frames by the first of three ways that is sure: its sample table, its packets, or a full decode.
+"""Reads a video's frames in the first of three ways that works: by its sample table, its packets, or a full decode.
 
 The first two decode only the groups of pictures that are needed, and give up at the first sign that the file isn't as
 its index says. The third is always right.
