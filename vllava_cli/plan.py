@@ -45,7 +45,7 @@ TINY_PARAMETERS = 100_000_000
 """With a smaller model the CPU has answered before a GPU has started."""
 
 SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
-"""Context beside one video, for its questions and answers, where memory is short: enough for a few of them, or for one
+"""Context besides one video, for its questions and answers, where memory is short: enough for a few of them, or for one
 with the longest answer that the default allows."""
 
 SYSTEM_SHARE = 0.15

@@ -31,7 +31,7 @@ _BETWEEN = " · "
 
 
 def clean(text: str) -> str:
-    """Removes C0 (but tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
+    """Removes C0 (except tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
     return _CONTROL.sub("", text).encode("utf-8", "replace").decode()
 
 

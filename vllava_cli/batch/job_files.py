@@ -317,7 +317,7 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
     data = source.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
         most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
-        remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
+        remedy = f"Write one object a line, as many as you like: jq -c '.[]' {file} > jobs.jsonl"
         raise UsageError(f"{file} has {most}. {remedy}.")
     text = text_of(data, Location(file, 1))
     if not text.strip(_SPACE).startswith("["):

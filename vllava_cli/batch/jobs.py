@@ -191,7 +191,7 @@ class JobList:
     all_jobs: int
     """The number of jobs in the lists of all shards."""
     checksum: str
-    """The sum of the ids of all shards, in hex digits; it tells runs with equally many, but different jobs apart."""
+    """The sum of the ids of all shards, in hex digits; it differs if two runs have equally many, but other jobs."""
 
     @classmethod
     def read(cls, path: Path) -> JobList:
@@ -202,7 +202,7 @@ class JobList:
         checksum = header.get("checksum")
         is_sound = header.get("type") == "jobs" and 1 <= shard <= of and 0 <= jobs <= all_jobs
         if not is_sound or not isinstance(checksum, str):
-            _refuse(path, "its first row doesn't say whose jobs it lists")
+            _refuse(path, "its first row doesn't describe a list of jobs")
         return cls(path=path, shard=shard, of=of, jobs=jobs, all_jobs=all_jobs, checksum=checksum)
 
     def listed(self) -> Iterator[ListedJob]:

@@ -102,7 +102,7 @@ class Preflight:
         headers, clip, found = self.headers, read.key, read.found
         del self._left[clip.jobs[0].path]
         if found is None:
-            error = read.fault or RuntimeError("a header was read to nothing")
+            error = read.fault or RuntimeError("reading a header gave neither facts nor a fault")
             headers.bad.append((clip, JobError.of_clip(error, clip.path)))
             return
         headers.good.append(clip)

@@ -51,7 +51,7 @@ class Destination:
     """Whether the parts are Parquet."""
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether texts that a spreadsheet would compute get an apostrophe."""
+    """Whether texts that a spreadsheet would evaluate get an apostrophe."""
     is_retrying: bool = False
     is_overwriting: bool = False
     is_pruning: bool = False

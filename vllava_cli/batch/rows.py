@@ -218,7 +218,7 @@ class Table:
     format: Format
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would compute it."""
+    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would evaluate it."""
 
     def lines(self, rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
         """Yields all lines of the file, with their line breaks: the header, then one line for each row."""
@@ -264,7 +264,7 @@ def _value(row: Mapping[str, object], field: str) -> object:
 def _cell(value: object, *, is_safe: bool) -> str:
     """Formats a value as a cell: None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'.
 
-    With `is_safe`, a text that a spreadsheet would compute gets an apostrophe, but a number doesn't: "=1" → "'=1",
+    With `is_safe`, a text that a spreadsheet would evaluate gets an apostrophe, but a number doesn't: "=1" → "'=1",
     -1 → "-1".
     """
     if value is None:

@@ -284,7 +284,7 @@ def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
         ids = tokens.unchecked_ids(replace(conversation, dropped=gone), then.question)
         if digest_of(ids) == then.prompt_sha256:
             return gone
-    raise ReplayError("the prompt's tokens are others here: the tokenizer's files have changed, or the row has")
+    raise ReplayError("the prompt's tokens differ here: the tokenizer's files have changed, or the row has")
 
 
 def _sampled(clip: ShownClip, reader: Reader) -> Frames:
@@ -299,7 +299,7 @@ def _sampled(clip: ShownClip, reader: Reader) -> Frames:
     times_s = rounded_times(frames)
     if times_s != clip.times_s:
         then, now = _seconds(clip.times_s), _seconds(times_s)
-        raise ReplayError(f"the frames of {quoted(path)} are others: at {then} then, at {now} now")
+        raise ReplayError(f"the frames of {quoted(path)} are at other times: {then} then, {now} now")
     return frames
 
 

@@ -122,7 +122,7 @@ def described(source: Source) -> Adapter:
     if pickled.exists() and not weights.exists():
         raise CheckpointError(
             f"The adapter {source.model} has its weights in {pickled.name}, and vllava reads them from safetensors "
-            "files only: load it with peft where you trust it, and save it with save_pretrained."
+            "files only: load it with peft if you trust it, and save it with save_pretrained."
         )
     hub.shapes_in(weights)
     if util.find_spec("peft") is None:

@@ -35,7 +35,7 @@ MOST_ON_GPU = 64
 MOST_ON_CPU = 32
 """With the demo model 32 rows take a third of the time of 8, and 48 no less than 32; see docs/batch.md."""
 ANSWER_TOKENS = 128
-"""The length of answer that memory is kept free for; where longer ones don't fit, fewer rows go on."""
+"""Memory is kept free for answers of this length; if longer ones don't fit, fewer rows continue."""
 SHARE = 0.7
 """The part of the free memory that is used: a row that joins is in memory twice for a moment, layer by layer."""
 
@@ -167,7 +167,7 @@ class BatchScheduler(Generic[K]):
         return free if 2 * free >= self.most_rows else 0
 
     def _begin(self) -> None:
-        """Reads the prompts of rows that wait, as many as the batch has place for, and takes these rows in.
+        """Reads the prompts of rows that wait, as many as the batch has room for, and takes these rows in.
 
         A row waits until that is done, so that a failure loses none.
         """

@@ -224,7 +224,7 @@ def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:
     if pickled and not (folder / "model.safetensors.index.json").exists():
         return CheckpointError(
             f"The model folder {folder} has its weights in {pickled[0]}, and vllava reads them from safetensors files "
-            "only: load it with transformers where you trust it, and save it with save_pretrained."
+            "only: load it with transformers if you trust it, and save it with save_pretrained."
         )
     return _lacking(folder, missing, "copy the weights there again from where they were saved, or take")
 

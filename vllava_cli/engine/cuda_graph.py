@@ -105,9 +105,7 @@ class CudaGraphDecoder:
             if self.graphs or self._agrees(replay, logits, looked):
                 self.graphs[looked] = replay, logits
                 return
-            self._notice(
-                "vllava: this GPU's captured steps give other numbers than its plain ones: continuing without them."
-            )
+            self._notice("vllava: this GPU's captured steps differ from its plain ones: continuing without them.")
         self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:

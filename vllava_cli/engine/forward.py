@@ -29,7 +29,7 @@ GPU_CHUNK_TOKENS = 4096
 def embed(llama: Llama, ids: Sequence[int], features: Features, tokens: Tokens) -> torch.Tensor:
     """Returns the embeddings [1, len(ids), hidden] of ids, with a row of features in the place of each placeholder.
 
-    Errors: ValueError if there are more or fewer rows than placeholders; the model itself would go on in silence.
+    Errors: ValueError if there are more or fewer rows than placeholders; the model itself would raise no error.
     """
     row = torch.tensor([ids], device=llama.device)
     embeddings = llama.embedded(row)

@@ -225,7 +225,7 @@ class Engine:
         return self.prompt_cache
 
     def _emptied(self) -> KVCache:
-        """Returns an empty cache. One that doesn't move is emptied and used again, since steps are captured over it."""
+        """Returns an empty cache. The one that doesn't move is emptied and used again: steps are captured over it."""
         if not self.is_static:
             return KVCache(len(self.llama.blocks))
         if self.graph is None:

@@ -77,7 +77,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "mode
         ) from exc
     except (ValueError, LookupError, TypeError, AttributeError) as exc:  # the answer isn't the hub's
         raise HubError(
-            f"{lack} and what answers at {constants.ENDPOINT} is not the hub: log in to this network first, or correct "
+            f"{lack} and the server at {constants.ENDPOINT} is not the hub: log in to this network first, or correct "
             "HF_ENDPOINT."
         ) from exc
     finally:
@@ -218,7 +218,7 @@ class RemoteFile:
         _count(bar, -self.bytes_here)
         self.part.unlink()
         if not is_taken_up:
-            raise HubError(f"What came from the hub as {self.name} is damaged: try again, or from another network.")
+            raise HubError(f"The hub's file {self.name} arrived damaged: try again, or use another network.")
         self._complete(bar)
 
     def _grow(self, sink: IO[bytes], bar: Any) -> None:

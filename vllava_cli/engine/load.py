@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOWERS = {"video_tower", "image_tower"}
 PARTS = TOWERS | {"language_model", "multi_modal_projector"}
-"""The parts of the model, beside its head."""
+"""The parts of the model, besides its head."""
 THREADS_SETTING = "OMP_NUM_THREADS"
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
@@ -114,7 +114,7 @@ def _quantised(
     if kept:
         try:
             model = _read(plan, tokens, TOWERS, kept=kept)
-            cache.log.detail(f"weights: read as they were kept in {kept}.")
+            cache.log.detail(f"weights: read from the weight cache, {kept}.")
         except CheckpointError as exc:
             cache.drop_if_damaged(kept, reason_of(exc))
     if model is None:

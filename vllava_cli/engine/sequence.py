@@ -221,7 +221,7 @@ def greedy(logits: Tensor, banned: Tensor) -> list[int]:
 
 def overflowed() -> OverflowedError:
     return OverflowedError(
-        "The model's numbers overflowed: try --precision bf16 or fp32; where it runs in those, its weights are damaged."
+        "The model's numbers overflowed: try --precision bf16 or fp32; if neither helps, its weights are damaged."
     )
 
 

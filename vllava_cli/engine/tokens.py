@@ -192,7 +192,7 @@ class Tokens:
         for place, ids in enumerate(options):
             if ids in options[:place]:
                 first, second = choices[options.index(ids)], choices[place]
-                raise UsageError(f"The model reads the choices {first!r} and {second!r} alike: leave one out.")
+                raise UsageError(f"To the model, the choices {first!r} and {second!r} are the same: leave one out.")
         longest = max(map(len, options))
         if prompt_tokens + longest > self.context_tokens:
             raise ContextError(
@@ -352,7 +352,7 @@ def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling:
     """Counts the oldest turns that must be dropped so that a question and its answer fit. Errors: UsageError.
 
     Turns that are already dropped are counted, too. All media stay, and a drop costs a prefill of the turns after them.
-    To make drops rare, a drop leaves a quarter of the context beside the media free if it can; but the last turn is
+    To make drops rare, a drop leaves a quarter of the context besides the media free if it can; but the last turn is
     dropped only if the question and its answer don't fit otherwise.
     """
     options = tokens.option_ids(sampling.choices) if sampling.choices else ()

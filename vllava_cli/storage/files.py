@@ -148,7 +148,7 @@ def _lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
         except BlockingIOError as exc:
             if not left:
                 raise LockedError(
-                    f"{quoted(name)} is being written by another vllava. Wait for its end, or name another file."
+                    f"{quoted(name)} is being written by another vllava. Wait until it ends, or name another file."
                 ) from exc
             time.sleep(_PAUSE_S)
         except OSError as exc:

@@ -138,7 +138,7 @@ def read(path: Path) -> SessionRecord:
 
 
 def sessions_folder() -> Path:
-    """Returns the folder of sessions that the user gave no path: ~/.local/state/vllava/sessions on Linux."""
+    """Returns the folder for sessions without a path from the user: ~/.local/state/vllava/sessions on Linux."""
     from platformdirs import user_state_path
 
     return user_state_path("vllava", appauthor=False) / "sessions"

@@ -118,9 +118,13 @@ class ChatController:
             raise UsageError("There is no question to ask again yet.")
         sampling = (settings or self.settings).sampling
         if not settings and sampling.choices:
-            self.screen.notice("A choice doesn't vary, so the answer will be the same: /set choices none lifts it.")
+            self.screen.notice(
+                "A choice doesn't vary, so the answer will be the same: /set choices none removes the choices."
+            )
         elif not settings and sampling.temperature == 0:
-            self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
+            self.screen.notice(
+                "The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it."
+            )
         self._put(self.questions[-1], sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
@@ -194,7 +198,7 @@ class ChatController:
         tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
         if renewed:
             answers = counted(renewed, "answer")
-            self.screen.notice(f"vllava: warning: {answers} of another model, or edited since: read as text.")
+            self.screen.notice(f"vllava: warning: tokenised again: {answers} of another model, or edited since.")
         if is_same_file:
             self.conversation = conversation
             self.recorder.turns = list(conversation.turns)

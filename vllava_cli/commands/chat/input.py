@@ -122,7 +122,7 @@ class PlainLines:
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
         """Reads an entry; returns None at the end of the input.
 
-        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt if no person types.
+        Errors: UsageError for a block without an end or for too long an entry; KeyboardInterrupt if no person types.
         """
         while True:
             try:

@@ -119,7 +119,7 @@ class Arguments:
     def texts(self, *, most: int) -> tuple[str, ...]:
         """Returns the words. Errors: UsageError for more than `most` words, or an open quote."""
         if len(self.words) > most:
-            raise self.command.refuse(f"{self.words[most].raw} is too much here")
+            raise self.command.refuse(f"{self.words[most].raw} is one word too many")
         self._check_quotes()
         return tuple(word.text for word in self.words)
 

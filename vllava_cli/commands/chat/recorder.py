@@ -241,7 +241,7 @@ def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
     for medium in record.media:
         if not os.path.exists(medium.path):
             fault = differs(medium.path, medium.fingerprint)
-            raise MediaError(f"{fault} The session is about it: put it back, or begin anew.")
+            raise MediaError(f"{fault} The session is about it: put it back, or begin a new session.")
     return tuple(dict.fromkeys((medium.path, medium.framing) for medium in record.media))
 
 

@@ -10,8 +10,8 @@ from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, LoadPlan, Speed
 from vllava_cli.plan import matrix_bytes, value_bytes
 
 OVER = (
-    "More than the limit, which is measured as well: at another moment, when this machine was slower, or without what "
-    "caches spare here."
+    "More than the limit: this machine was slower when the limit was measured, or its caches save work that the limit "
+    "counts."
 )
 Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
 """Rates are better when they are higher, all others when they are lower."""

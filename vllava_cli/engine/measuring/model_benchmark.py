@@ -1,4 +1,4 @@
-"""Measures a model with this tool and with the documentation's snippet, beside the limit of the device.
+"""Measures a model with this tool and with the documentation's snippet, and compares with the limit of the device.
 
 Both tools run in one process, by turns, with the same weights and the same question.
 """

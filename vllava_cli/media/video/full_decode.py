@@ -57,7 +57,7 @@ class FullDecode:
         stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
         for index in tuple(found):
             stored[[place for place, other in enumerate(chosen) if other == index]] = found.pop(index)
-        clip = replace(self.clip, way_reason=f"Decoded through: {reason}.")
+        clip = replace(self.clip, way_reason=f"Decoded in full: {reason}.")
         pixels = upright(stored, self.orientation)
         return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
 

@@ -116,7 +116,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     stored = stored_clip(container, video_stream(container, path), path)
     decoded = decode_runs(path, container, runs, pts)
     if len(decoded.matrices) > 1:
-        raise DamageError("its frames are rotated differently")
+        raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
     width, height = orientation.turned((stored.width, stored.height))
     clip = replace(
