@@ -71,7 +71,7 @@ def test_summaries_are_short_enough_for_every_list(name: str) -> None:
         "ask a.mp4 Why --fit wide": "--fit: 'wide' is not one of crop, pad, squash.",
         "ask a.mp4 Why --start noon": "--start: 'noon' is not a time: give seconds (90.5) or h:m:s (0:01:30.5).",
         "ask a.mp4 Why --at 1,noon": "--at: 'noon' is not a time: give seconds (90.5) or h:m:s (0:01:30.5).",
-        "ask a.mp4 Why --decode-timeout 0": "--decode-timeout: '0' leaves no time: give seconds (90.5) or h:m:s "
+        "ask a.mp4 Why --decode-timeout 0": "--decode-timeout: '0' is not above 0: give seconds (90.5) or h:m:s "
         "(0:01:30.5).",
         "ask a.mp4 Why --decode-memory 0": "--decode-memory: '0' is not a size: give bytes with K, M or G (512M, 4G).",
         "ask a.mp4 Why --max-new-tokens 0": "--max-new-tokens: '0' is no whole number from 1 on.",

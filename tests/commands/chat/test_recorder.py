@@ -243,7 +243,7 @@ def test_a_changed_clip_is_reported_and_a_missing_one_refused(
     assert change.endswith(". The answers so far are about the old clip.")
     clip.unlink()
     assert refused(MediaError, clips_of, here.record) == (
-        f"There is no file '{clip}' any more. The session is about it: put it back, or begin anew."
+        f"There is no file '{clip}' any more. The session is about it: put it back, or begin a new session."
     )
 
 

@@ -188,7 +188,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     other = shell("chat", "--session", session)
     assert (other.code, other.out) == (75, "")
     assert other.err == (
-        f"vllava: '{session}' is being written by another vllava. Wait for its end, or name another file.\n"
+        f"vllava: '{session}' is being written by another vllava. Wait until it ends, or name another file.\n"
     )
     resumed.enter("/set max-new-tokens 5", "max-new-tokens  5")
     resumed.enter("what is in this clip", "Cut off after 5 tokens: /set max-new-tokens allows more.")
@@ -240,7 +240,7 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert kept[1]["question"] == "What shape\nis it?"
 
     assert shell("chat", "--session", "talk.jsonl", CLIP) == Shell.failed(
-        f"The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.", code=2
+        f"The session isn't about '{CLIP}'. Leave this clip out, and /open or /add it in the chat.", code=2
     )
     shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
     asked = b"How many shapes are there?\nWhat happens?\n/bye\nNever asked\n"
@@ -260,7 +260,7 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
 
     clip.unlink()
     assert shell("chat", "--session", "talk.jsonl") == Shell.failed(
-        f"There is no file '{clip}' any more. The session is about it: put it back, or begin anew."
+        f"There is no file '{clip}' any more. The session is about it: put it back, or begin a new session."
     )
     assert len(turns(tmp_path / "talk.jsonl")) == 6
 

@@ -92,7 +92,7 @@ def _refuse_files(text: str) -> None:
 
     if is_file(text) or all(is_file(word.text) for word in split(text)):
         raise UsageError(
-            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
         )
 
 
@@ -168,7 +168,7 @@ def _frames(chat: ChatController, given: Arguments) -> None:
     if len(media) > 1 and not is_folder:
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     if is_drawn and not chat.screen.is_terminal:
-        raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
+        raise UsageError("--show draws in a terminal, and stdout isn't one here. Name a file instead.")
     recipe, fit = chat.engine.tokens.checkpoint.video_recipe, chat.conversation.fit
     for frames in media:
         clip = frames.clip.path
@@ -191,9 +191,11 @@ def _retry(chat: ChatController, given: Arguments) -> None:
     for name, value in given.options.items():
         settings = settings.changed(name.removeprefix("--"), value)
     if not given.options and settings.sampling.choices:
-        chat.screen.notice("A choice doesn't vary, so the answer will be the same: /set choices none lifts it.")
+        chat.screen.notice(
+            "A choice doesn't vary, so the answer will be the same: /set choices none removes the choices."
+        )
     elif not given.options and settings.sampling.temperature == 0:
-        chat.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
+        chat.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it.")
     chat.ask(chat.questions[-1], sampling=settings.sampling, number=count)
 
 
@@ -223,7 +225,7 @@ def _edit(chat: ChatController, given: Arguments) -> None:
     elif chat.has_editor:
         chat.edited = number
     else:
-        raise UsageError("/edit N QUESTION: the new words are missing.")
+        raise UsageError("/edit N QUESTION: the new question is missing.")
 
 
 @_command("[NAME VALUE]")
@@ -255,7 +257,7 @@ def _save(chat: ChatController, given: Arguments) -> None:
     """Save the conversation to a file that only you can read; /load opens it."""
     path = given.target()
     if is_locked(path):
-        raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
+        raise LockedError(f"{quoted(path)} is the file of a chat that is still open. Name another file.")
     data = b"".join(map(line_of, rows_of(chat.recorder.record(chat.conversation))))
     write(path, data, is_overwriting="--overwrite" in given.options, mode=0o600)
     chat.screen.notice(f"Saved in {path}.")

@@ -128,7 +128,7 @@ class ChatController:
         tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
         if renewed:
             answers = counted(renewed, "answer")
-            self.screen.notice(f"vllava: warning: {answers} of another model, or edited since: read as text.")
+            self.screen.notice(f"vllava: warning: tokenised again: {answers} of another model, or edited since.")
         if is_same_file:
             self.conversation = conversation
             self.recorder.turns = list(conversation.turns)
@@ -150,7 +150,7 @@ class ChatController:
         self.recorder.close()
 
     def ask(self, question: str, *, sampling: Sampling | None = None, number: int | None = None) -> None:
-        """Streams an answer, as the next turn or in place of turn `number`, from 1, and those behind it.
+        """Streams an answer, as the next turn or in place of turn `number`, from 1, and those after it.
 
         However the answer ends, the turn is saved before a signal ends the process. Errors: any VllavaError; the
         conversation is then as before.

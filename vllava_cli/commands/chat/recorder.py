@@ -60,7 +60,7 @@ class FrameCache:
     def frames(
         self, clips: Sequence[FramedClip], read: Callable[[Sequence[FramedClip]], Sequence[Frames]]
     ) -> tuple[Frames, ...]:
-        """Returns the frames of all clips; `read` gives those of clips that aren't in use, or were written to since."""
+        """Returns the frames of all clips; `read` gives those of clips that aren't in use or have changed."""
         versions = {clip: _version(clip) for clip in clips}
         found = {clip: known for clip, version in versions.items() if (known := self._known.get(version))}
         missing = [clip for clip in versions if clip not in found]
@@ -230,11 +230,11 @@ def _sentence(record: SessionRecord) -> str:
 
 
 def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
-    """Returns the clips of a session in order, each once for a framing. Errors: MediaError for a clip that is gone."""
+    """Returns the clips of a session in order, once for each framing. Errors: MediaError for a clip that is gone."""
     for medium in record.media:
         if not os.path.exists(medium.path):
             fault = differs(medium.path, medium.fingerprint)
-            raise MediaError(f"{fault} The session is about it: put it back, or begin anew.")
+            raise MediaError(f"{fault} The session is about it: put it back, or begin a new session.")
     return tuple(dict.fromkeys((medium.path, medium.framing) for medium in record.media))
 
 
