@@ -190,12 +190,11 @@ def _retry(chat: ChatController, given: Arguments) -> None:
         raise UsageError("There is no question to ask again yet.")
     for name, value in given.options.items():
         settings = settings.changed(name.removeprefix("--"), value)
+    same = "so the answer will be the same"
     if not given.options and settings.sampling.choices:
-        chat.screen.notice(
-            "A choice doesn't vary, so the answer will be the same: /set choices none removes the choices."
-        )
+        chat.screen.notice(f"A choice doesn't vary, {same}: /set choices none removes the choices.")
     elif not given.options and settings.sampling.temperature == 0:
-        chat.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it.")
+        chat.screen.notice(f"The temperature is 0, {same}: /retry --temperature 0.8 varies it.")
     chat.ask(chat.questions[-1], sampling=settings.sampling, number=count)
 
 
