@@ -22,7 +22,7 @@ from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
 from vllava_cli.commands.chat.display import markdown
-from vllava_cli.commands.chat.settings import SETTINGS, Settings
+from vllava_cli.commands.chat.settings import SETTINGS
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
 from vllava_cli.nouns import Conversation, Framing, Sampling
 from vllava_cli.screen import Screen
@@ -39,7 +39,7 @@ class Listed:
     def __init__(self) -> None:
         self.conversation = Conversation(fit="pad", turns=[turn("What?"), turn("Why?")])
         self.questions = ("What?", "Why?")
-        self.settings = Settings()
+        self.sampling = Sampling()
         self.screen = Screen(is_quiet=True)
         self.is_over = self.has_editor = False
         self.calls: Calls = []
@@ -372,11 +372,11 @@ def test_export_writes_markdown(here: Stage) -> None:
 
 
 def test_set_changes_the_settings_and_reads_them_back(here: Stage) -> None:
-    before = here.chat.settings
+    before = here.chat.sampling
     for line in ("/set temperature -1", "/set colour red", "/retry --temperature hot"):
         with pytest.raises(UsageError):
             here.enter(line)
-    assert here.chat.settings == before
+    assert here.chat.sampling == before
     assert here.enter("/set top_p 0.5") == "top-p  0.5\n"
     assert here.enter("/set Choices moves left, moves right") == "choices  moves left,moves right\n"
     assert here.enter("/set choices none", "/set verbose on") == "verbose  on\n"

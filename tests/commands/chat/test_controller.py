@@ -93,7 +93,7 @@ def test_retry_asks_the_same_with_other_settings_for_once(here: Stage) -> None:
     here.enter("/retry --temperature 3 --seed 1")
     (turn,) = here.chat.conversation.turns
     assert (turn.question, turn.sampling.temperature, turn.sampling.seed) == (HAPPENS, 3.0, 1)
-    assert here.chat.settings.sampling.temperature == 0
+    assert here.chat.sampling.temperature == 0
     assert here.enter("/retry") == (
         f"{MOVES}The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it.\n"
     )

@@ -13,7 +13,6 @@ from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
-from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.start import AnswerForm, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
@@ -118,7 +117,7 @@ def _controller(
     controller = ChatController(
         engine=engine,
         conversation=conversation,
-        settings=Settings(sampling=chat.sampling, is_verbose=screen.is_verbose),
+        sampling=chat.sampling,
         screen=screen,
         recorder=recorder,
         limits=chat.limits,

@@ -14,7 +14,7 @@ from vllava_cli.commands.chat.controller import ChatController, turns_are
 from vllava_cli.commands.chat.display import clip_names, frame_times, markdown, state_rows
 from vllava_cli.commands.chat.parser import Arguments, Option, Run, SlashCommand, arguments_of, nearest, split
 from vllava_cli.commands.chat.recorder import FramedClip, clips_of
-from vllava_cli.commands.chat.settings import SETTINGS, setting_of
+from vllava_cli.commands.chat.settings import SETTINGS, changed, setting_of, setting_rows
 from vllava_cli.commands.sheets import free_sheet_path, make_folder, title_of, write, write_sheet
 from vllava_cli.commands.start import warn_of_many
 from vllava_cli.errors import LockedError, UsageError, quoted
@@ -185,17 +185,17 @@ def _frames(chat: ChatController, given: Arguments) -> None:
 @_command(options=_SAMPLING)
 def _retry(chat: ChatController, given: Arguments) -> None:
     """Ask the last question again, with other settings for this once."""
-    settings, count = chat.settings, len(chat.conversation.turns)
+    sampling, count = chat.sampling, len(chat.conversation.turns)
     if not count:
         raise UsageError("There is no question to ask again yet.")
     for name, value in given.options.items():
-        settings = settings.changed(name.removeprefix("--"), value)
+        sampling = changed(sampling, name.removeprefix("--"), value)
     same = "so the answer will be the same"
-    if not given.options and settings.sampling.choices:
+    if not given.options and sampling.choices:
         chat.screen.notice(f"A choice doesn't vary, {same}: /set choices none removes the choices.")
-    elif not given.options and settings.sampling.temperature == 0:
+    elif not given.options and sampling.temperature == 0:
         chat.screen.notice(f"The temperature is 0, {same}: /retry --temperature 0.8 varies it.")
-    chat.ask(chat.questions[-1], sampling=settings.sampling, number=count)
+    chat.ask(chat.questions[-1], sampling=sampling, number=count)
 
 
 @_command()
@@ -233,14 +233,17 @@ def _set(chat: ChatController, given: Arguments) -> None:
     is_list = bool(given.words) and given.words[0].text.lower() == "choices"
     words = given.texts(most=len(given.words) if is_list else 2)
     if not words:
-        chat.screen.facts(chat.settings.rows())
+        chat.screen.facts(setting_rows(chat.sampling, is_verbose=chat.screen.is_verbose))
         return
-    name = setting_of(words[0]).name
-    if len(words) == 1:
+    name, value = setting_of(words[0]).name, " ".join(words[1:])
+    if not value:
         raise given.command.refuse(f"{name} needs a value")
-    chat.settings = chat.settings.changed(name, " ".join(words[1:]))
-    chat.screen.is_verbose = chat.settings.is_verbose
-    chat.screen.facts([row for row in chat.settings.rows() if row[0] == name])
+    if name == "verbose":
+        chat.screen.is_verbose = SETTINGS[name].read(value)
+    else:
+        chat.sampling = changed(chat.sampling, name, value)
+    rows = setting_rows(chat.sampling, is_verbose=chat.screen.is_verbose)
+    chat.screen.facts([row for row in rows if row[0] == name])
 
 
 @_command()
@@ -248,7 +251,8 @@ def _show(chat: ChatController, _: Arguments) -> None:
     """Show the settings, how the model is loaded, and how much context is used."""
     file = chat.recorder.file
     name = str(file.path) if file else "a file that begins with the first answer"
-    chat.screen.facts(list(state_rows(chat.engine, chat.conversation, chat.settings, file=name)))
+    settings = setting_rows(chat.sampling, is_verbose=chat.screen.is_verbose)
+    chat.screen.facts(list(state_rows(chat.engine, chat.conversation, settings, file=name)))
 
 
 @_command("FILE", options=_OVERWRITE)

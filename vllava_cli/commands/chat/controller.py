@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
-from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
 from vllava_cli.commands.start import AnswerForm, read_clips, show
 from vllava_cli.errors import UsageError
@@ -68,7 +67,7 @@ class ChatController:
 
     engine: Engine
     conversation: Conversation
-    settings: Settings
+    sampling: Sampling
     screen: Screen
     recorder: SessionRecorder
     limits: DecodeLimits
@@ -157,7 +156,7 @@ class ChatController:
         """
         conversation, watch = self.conversation, Stopwatch()
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
-        sampling = seeded(sampling or self.settings.sampling)
+        sampling = seeded(sampling or self.sampling)
         number = number or len(conversation.turns) + 1
         with self.changing():
             conversation.cut(number - 1)
