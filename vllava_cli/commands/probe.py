@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vllava_cli.commands.start import for_each
-from vllava_cli.nouns import Clip, DecodeLimits, counted
+from vllava_cli.hardware import cpu_cores
+from vllava_cli.nouns import STDIN, Clip, DecodeLimits, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
@@ -19,27 +22,45 @@ KEYS = (
 
 
 def run(
-    files: Iterable[Path], screen: Screen, *, limits: DecodeLimits, is_full: bool = False, is_json: bool = False
+    files: Sequence[Path], screen: Screen, *, limits: DecodeLimits, is_full: bool = False, is_json: bool = False
 ) -> int:
     """Prints the facts about each file as soon as they are known; returns 1 if a file couldn't be used, else 0.
 
     With `is_full`, every frame is decoded, to find damage that the index doesn't show.
     """
-    from vllava_cli.media.decoder.stdin_file import Reader
-
-    with Reader(limits) as reader:
+    with ExitStack() as ends:
+        read = _reading(files, limits, is_full, ends)
 
         def show(file: Path) -> None:
             with screen.waiting(f"Reading {file}"):
-                clip = reader.probe(file, is_full=is_full)
+                clip = read(file)
             if is_json:
                 screen.answer(json_of(report(clip)) + "\n")
                 return
-            name = "stdin" if str(clip.path) == "-" else str(clip.path).replace("\n", "?")
+            name = "stdin" if str(clip.path) == STDIN else str(clip.path).replace("\n", "?")
             screen.answer(f"{name}\n")
             screen.facts([(f"  {row}", text) for row, text in rows(clip)], is_answer=True)
 
         return for_each(files, show, screen, is_json=is_json)
+
+
+def _reading(files: Sequence[Path], limits: DecodeLimits, is_full: bool, ends: ExitStack) -> Callable[[Path], Clip]:
+    """Returns a function that probes the files in turn; where there are several, some are read ahead side by side."""
+    from vllava_cli.media.decoder.pool import Pool, default_workers, in_order
+    from vllava_cli.media.decoder.stdin_file import Reader
+
+    if len(files) < 2 or Path(STDIN) in files:
+        return partial(ends.enter_context(Reader(limits)).probe, is_full=is_full)
+    pool = ends.enter_context(Pool(min(len(files), default_workers(cpu_cores())), limits))
+    reads = in_order(pool.probes(enumerate(files), is_full=is_full))
+
+    def next_clip(_: Path) -> Clip:
+        read = next(reads)
+        if read.found is None:
+            raise read.fault or KeyboardInterrupt
+        return read.found
+
+    return next_clip
 
 
 def report(clip: Clip) -> dict[str, Any]:

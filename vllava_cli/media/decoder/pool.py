@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -69,6 +70,10 @@ class Pool:
     def headers(self, files: Files[K]) -> ReadAhead[K, Clip]:
         """Reads the facts in each file's header, as `sample.header` does."""
         return self._ahead(files, [guard.header for guard in self._guards])
+
+    def probes(self, files: Files[K], *, is_full: bool = False) -> ReadAhead[K, Clip]:
+        """Reads the facts about each file, as `sample.probe` does."""
+        return self._ahead(files, [partial(guard.probe, is_full=is_full) for guard in self._guards])
 
     def frames(self, files: Files[K], framing: Framing) -> ReadAhead[K, Frames]:
         """Reads as many frames of each file as the model sees."""
@@ -215,6 +220,18 @@ class ReadAhead(Generic[K, T]):
     @property
     def _has_capacity(self) -> bool:
         return not self._ready or (self._ready_bytes < self._max_bytes and len(self._ready) < _MAX_READY)
+
+
+def in_order(ahead: ReadAhead[int, T]) -> Iterator[Read[int, T]]:
+    """Yields the results for the keys 0, 1, 2, … in this order, each as soon as it and those before it are ready."""
+    ready = dict[int, Read[int, T]]()
+    for number in count():
+        while number not in ready:
+            taken = ahead.take(_MAX_READY, is_waiting=True)
+            if not taken and ahead.is_over:
+                return
+            ready |= {read.key: read for read in taken}
+        yield ready.pop(number)
 
 
 def _read(reader: Callable[[Path], T], key: K, path: Path) -> Read[K, T] | None:
