@@ -71,18 +71,15 @@ def ids(name: str = "out.jsonl") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("destination", "journal", "has_table"),
+    ("destination", "journal"),
     [
-        (to(None), None, False),
-        (to(None, "csv"), None, True),
-        (to("o.jsonl"), "o.jsonl", False),
-        (to("o.jsonl", fields=("path",)), "o.jsonl.journal", True),
-        (to("o.csv", "csv"), "o.csv.journal", True),
-        (to("d/o.tsv", "tsv", ("path",)), "d/o.tsv.journal", True),
+        (to("o.jsonl"), "o.jsonl"),
+        (to("o.jsonl", fields=("path",)), "o.jsonl.journal"),
+        (to("d/o.tsv", "tsv", ("path",)), "d/o.tsv.journal"),
     ],
 )
-def test_a_plain_jsonl_file_is_its_own_journal(destination: Destination, journal: str | None, has_table: bool) -> None:
-    assert (destination.journal, destination.has_table) == (Path(journal) if journal else None, has_table)
+def test_a_plain_jsonl_file_is_its_own_journal(destination: Destination, journal: str) -> None:
+    assert destination.path and destination.journal_of(destination.path) == Path(journal)
 
 
 def test_rows_go_to_stdout_as_they_come_and_nothing_counts_as_done() -> None:
