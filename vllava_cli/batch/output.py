@@ -351,12 +351,11 @@ def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
 
 
 def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str], fields: Sequence[str]) -> None:
-    """Writes rows as a Parquet file, in bounded memory.
+    """Writes the rows of jobs as a Parquet file, in bounded memory.
 
     The columns have types; `made_with` and the jobs' further `fields`, which come last, are text.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     text, number = pa.string(), pa.float64()
     columns = dict.fromkeys(("id", "path", "question", "answer", "stop_reason"), text)
@@ -366,9 +365,17 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequen
     if choices:
         columns["probabilities"] = pa.map_(text, number)
     columns |= {name: columns.get(name, text) for name in fields}
-    schema, left = pa.schema(columns), map(portable, rows)
+    write_groups(path, columns, (_cells(row, columns, text) for row in map(portable, rows)))
+
+
+def write_groups(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a Parquet file in groups of rows, so that few rows are in memory; `columns` has the type of each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, left = pa.schema(columns), iter(rows)
     with pq.ParquetWriter(path, schema) as writer:
-        while group := [_cells(row, columns, text) for row in islice(left, ROWS_PER_GROUP)]:
+        while group := list(islice(left, ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 

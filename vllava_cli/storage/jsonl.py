@@ -43,9 +43,9 @@ def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
         following = file.readline(MAX_ROW_BYTES + 1)
         if row is not None:
             yield row
+        elif number == 1 and (following or not _is_beginning(line)):
+            refuse_foreign(path)
         elif following:
-            if number == 1:
-                refuse_foreign(path)
             refuse_damaged(path, f"line {number} is damaged")
         line = following
 
@@ -162,11 +162,12 @@ def _text_of(code: Any, readable_text: Any) -> Any:
     return text if not is_portable(text) and readable(text) == readable_text else None
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raises a ValueError for NaN and the infinities, which Python would read."""
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 """One decoder for all rows: json.loads would make one for each, a quarter of the time of reading a row."""
 
 
@@ -265,13 +266,6 @@ class Journal:
             self._is_torn = False
 
 
-def check_start(path: Path) -> None:
-    """Raises an OutputError for a file that can't be read, or that isn't empty and doesn't start with a row."""
-    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
-        if file.seek(0, os.SEEK_END):
-            _check_first(file, path)
-
-
 def _repair(descriptor: int, path: Path) -> None:
     """Cuts off a torn last row, or adds the line break that a whole one lacks. Errors: OutputError, OSError."""
     with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -279,7 +273,10 @@ def _repair(descriptor: int, path: Path) -> None:
         if not size:
             sync_folder(path)
             return
-        _check_first(file, path)
+        file.seek(0)
+        first = file.readline(MAX_ROW_BYTES)
+        if row_of(first) is None and not _is_beginning(first):
+            refuse_foreign(path)
         start, last = _last_line(file, size, path)
         if row_of(last) is None:
             if start and row_of(_last_line(file, start, path)[1]) is None:
@@ -292,13 +289,9 @@ def _repair(descriptor: int, path: Path) -> None:
         os.fsync(descriptor)
 
 
-def _check_first(file: BinaryIO, path: Path) -> None:
-    """Raises an OutputError unless the file starts with a row, or consists of the beginning of one."""
-    file.seek(0)
-    line = file.readline(MAX_ROW_BYTES)
-    is_torn_row = not line.endswith(b"\n") and line.isascii()
-    if row_of(line) is None and not (is_torn_row and (line == b"{" or line.startswith(b'{"'))):
-        refuse_foreign(path)
+def _is_beginning(line: bytes) -> bool:
+    """True if the line may be the beginning of a row, all that a crash left of the first one."""
+    return not line.endswith(b"\n") and line.isascii() and (line == b"{" or line.startswith(b'{"'))
 
 
 def _last_line(file: BinaryIO, end: int, path: Path) -> tuple[int, bytes]:

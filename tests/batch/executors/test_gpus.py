@@ -13,19 +13,8 @@ from tests.batch.conftest import by_id, rows_of, until, until_rows
 from tests.batch.fork_server import Zygote
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-WORDS = (
-    "batch",
-    "--model",
-    "demo",
-    "--batch-size",
-    "2",
-    "-Q",
-    "What happens in this video?",
-    "-Q",
-    "What colour is it?",
-)
-
-
+QUESTIONS = ("What happens in this video?", "What colour is it?")
+WORDS = ("batch", "--model", "demo", "--batch-size", "2", "-Q", QUESTIONS[0], "-Q", QUESTIONS[1])
 WORKER, DECODER = b"spawn_main", b"vllava_cli.media.decoder.server"
 
 

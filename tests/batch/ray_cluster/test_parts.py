@@ -109,17 +109,6 @@ def test_a_dry_run_looks_and_writes_nothing(four: Destination) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
 
 
-def test_a_torn_row_is_done_again(four: Destination) -> None:
-    every = jobs(12)
-    with opened_output(four, every) as parts:
-        put(parts, rows(every))
-    part = next(path for path in sorted(Path("out").glob("*.jsonl")) if path.stat().st_size)
-    torn = json.loads(part.read_text().splitlines()[-1])["id"]
-    part.write_bytes(part.read_bytes()[:-9])
-    with opened_output(four, every) as parts:
-        assert [job.id for job in every if not parts.is_done(job)] == [torn]
-
-
 def test_the_number_of_parts_stays_what_it_was(four: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
     every = jobs(12)
     with opened_output(four, every[:6], ABOUT) as parts:
@@ -127,13 +116,9 @@ def test_the_number_of_parts_stays_what_it_was(four: Destination, monkeypatch: p
     monkeypatch.setattr(module, "parts_for", lambda _: 9)
     with opened_output(four, every) as parts:
         assert [parts.is_done(job) for job in every] == [True] * 6 + [False] * 6
+        with pytest.raises(LockedError), opened_output(four, every):
+            pass
     assert len(list(Path("out").glob("*.jsonl"))) == 4
-
-
-def test_one_driver_at_a_time(four: Destination) -> None:
-    every = jobs(2)
-    with opened_output(four, every), pytest.raises(LockedError), opened_output(four, every):
-        pass
 
 
 def test_what_is_no_output_of_a_batch_is_left_alone(four: Destination) -> None:
