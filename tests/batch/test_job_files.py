@@ -140,41 +140,42 @@ def test_a_row_that_can_be_no_job_is_named(row: dict[str, object], fault: str) -
     assert refusal(GOOD, row) == f"'j.jsonl', line 2: {fault}. {MEND}"
 
 
-def test_the_questions_of_msvd_qa() -> None:
-    touched("YouTubeClips/-8y1Q0rA3n8_108_115.avi", "YouTubeClips/vid1305.avi")
-    as_evaluated = {"video_name": "-8y1Q0rA3n8_108_115", "question": "who slices the bread?", "question_id": "v_1301_2"}
-    as_published = {"answer": "knife", "id": 30937, "question": "what cuts the bread?", "video_id": 1305}
-    assert read(written("test_q.json", as_evaluated, as_published), videos=Path("YouTubeClips")) == [
-        JobRequest(
-            path="YouTubeClips/-8y1Q0rA3n8_108_115.avi",
-            question="who slices the bread?",
-            fields={"question_id": "v_1301_2"},
+@pytest.mark.parametrize(
+    ("clip", "row", "found"),
+    [
+        (
+            "-8y1Q0rA3n8_108_115.avi",
+            {"video_name": "-8y1Q0rA3n8_108_115", "question": "who slices the bread?", "question_id": "v_1301_2"},
+            {"question_id": "v_1301_2"},
         ),
-        JobRequest(
-            path="YouTubeClips/vid1305.avi",
-            question="what cuts the bread?",
-            fields={"job_answer": "knife", "job_id": 30937},
+        (
+            "vid1305.avi",
+            {"answer": "knife", "id": 30937, "question": "what cuts the bread?", "video_id": 1305},
+            {"job_answer": "knife", "job_id": 30937},
         ),
+        (
+            "v_1QIUV7WYKXg.mp4",
+            {"video_name": "1QIUV7WYKXg", "question": "is there a hat", "question_id": "v_1QIUV7WYKXg_3"},
+            {"question_id": "v_1QIUV7WYKXg_3"},
+        ),
+        (
+            "tumblr_nk172bbdPI1u1lr18o1_250.gif",
+            {"video_name": "tumblr_nk172bbdPI1u1lr18o1_250", "question": "what does he hold?", "question_id": 12},
+            {"question_id": 12},
+        ),
+    ],
+    ids=["MSVD-QA as it is evaluated", "MSVD-QA as it is published", "ActivityNet-QA", "TGIF-QA"],
+)
+def test_the_questions_of_benchmarks_are_read(clip: str, row: dict[str, object], found: dict[str, object]) -> None:
+    touched(f"clips/{clip}", "clips/v_-gone.mp4.part")
+    gone = {"video_name": "-gone", "question": "Where?"}
+    assert read(written("test_q.json", row, gone), videos=Path("clips")) == [
+        JobRequest(path=f"clips/{clip}", question=str(row["question"]), fields=found),
+        JobRequest(path="clips/-gone", question="Where?"),
     ]
 
 
-def test_the_questions_of_activitynet_qa() -> None:
-    touched("v1-2/v_1QIUV7WYKXg.mp4", "v1-2/v_-gone.mp4.part")
-    rows = [
-        {"video_name": "1QIUV7WYKXg", "question": "does the runner wear a hat", "question_id": "v_1QIUV7WYKXg_3"},
-        {"video_name": "-gone", "question": "where is the rope", "question_id": "v_-gone_1"},
-    ]
-    assert read(written("test_q.json", *rows), videos=Path("v1-2")) == [
-        JobRequest(
-            path="v1-2/v_1QIUV7WYKXg.mp4",
-            question="does the runner wear a hat",
-            fields={"question_id": "v_1QIUV7WYKXg_3"},
-        ),
-        JobRequest(path="v1-2/-gone", question="where is the rope", fields={"question_id": "v_-gone_1"}),
-    ]
-
-
-def test_the_questions_of_tgif_qa() -> None:
+def test_the_tables_of_tgif_qa_are_read() -> None:
     touched("gifs/tumblr_nk172bbdPI1u1lr18o1_250.gif")
     header = ["gif_name", "question", "answer", "question_type", "vid_id", "key"]
     cells = ["tumblr_nk172bbdPI1u1lr18o1_250", "what does the man hold, and why ?", "cup", "object", "FRAMEQA7", "12"]
@@ -183,15 +184,12 @@ def test_the_questions_of_tgif_qa() -> None:
         question="what does the man hold, and why ?",
         fields={"job_answer": "cup", "question_type": "object", "vid_id": "FRAMEQA7", "key": "12"},
     )
-    # Published with tabs under .csv; converted by others to commas, and to JSON for the evaluation.
+    # Published with tabs under .csv; converted by others to commas.
     tabs = "".join("\t".join(row) + "\n" for row in (header, cells))
     commas = "".join(",".join(f'"{cell}"' for cell in row) + "\r\n" for row in (header, cells))
     for name, text in (("t.csv", tabs), ("t.tsv", tabs), ("c.csv", commas)):
         Path(name).write_text(text)
         assert read(Path(name), videos=Path("gifs")) == [expected]
-    as_evaluated = {"video_name": cells[0], "question": cells[1], "question_id": 12}
-    (one,) = read(written("test_q.json", as_evaluated), videos=Path("gifs"))
-    assert one == JobRequest(path=expected.path, question=expected.question, fields={"question_id": 12})
 
 
 class Terminal(io.BytesIO):

@@ -16,6 +16,7 @@ from vllava_cli.batch.jobs import FIRST_KEYS
 from vllava_cli.batch.rows import (
     COLUMNS,
     ErrorKind,
+    Format,
     JobError,
     Result,
     RunInfo,
@@ -70,6 +71,11 @@ def test_the_row_of_an_answer_has_every_key_in_order() -> None:
         ("made_with", MAKING.row()),
     ]
 
+    greedy = replace(MAKING, sampling=Sampling(seed=7))
+    choosing = replace(MAKING, sampling=Sampling(temperature=0.5, seed=7, choices=("yes", "no")))
+    for making in (greedy, choosing):
+        assert row_of(replace(result, making=making), ABOUT)["seed"] is None, "no seed was used"
+
 
 def test_the_row_of_an_error_has_the_same_keys() -> None:
     row = row_of(bad(job(id="7"), "missing"), ABOUT)
@@ -83,13 +89,6 @@ def test_the_row_of_an_error_has_the_same_keys() -> None:
         "seconds": 0.0,
         "error": {"kind": "missing", "message": "It is missing."},
     }
-
-
-def test_a_row_names_a_seed_only_where_one_was_used() -> None:
-    greedy = replace(MAKING, sampling=Sampling(seed=7))
-    choosing = replace(MAKING, sampling=Sampling(temperature=0.5, seed=7, choices=("yes", "no")))
-    for making in (greedy, choosing):
-        assert row_of(Result(job=job(), answer=answer(), making=making), ABOUT)["seed"] is None
 
 
 def test_probabilities_and_then_further_fields_of_a_job_stand_behind_everything_else() -> None:
@@ -219,20 +218,21 @@ def test_json_lines_of_some_fields_have_them_in_that_order_and_null_for_what_is_
     ]
 
 
-def test_csv_has_a_header_and_quotes_what_must_be() -> None:
-    assert "".join(Table("csv", FIELDS).lines([ROW, FAILED])) == (
-        "path,answer,frame_times_s,seconds,is_new,error,probabilities\n"
-        'a b.mp4,"It\'s ""red"", 1\t2\\\r\nüm","[0,0.5]",1.25,true,,"{""yes"":0.75,""no"":0.25}"\n'
-        'b.mp4,,,,,"{""kind"":""missing"",""message"":""There is no file.""}",\n'
-    )
+CSV = (
+    "path,answer,frame_times_s,seconds,is_new,error,probabilities\n"
+    'a b.mp4,"It\'s ""red"", 1\t2\\\r\nüm","[0,0.5]",1.25,true,,"{""yes"":0.75,""no"":0.25}"\n'
+    'b.mp4,,,,,"{""kind"":""missing"",""message"":""There is no file.""}",\n'
+)
+TSV = (
+    "path\tanswer\tframe_times_s\tseconds\tis_new\terror\tprobabilities\n"
+    'a b.mp4\tIt\'s "red", 1\\t2\\\\\\r\\nüm\t[0,0.5]\t1.25\ttrue\t\t{"yes":0.75,"no":0.25}\n'
+    'b.mp4\t\t\t\t\t{"kind":"missing","message":"There is no file."}\t\n'
+)
 
 
-def test_tsv_has_a_header_and_escapes_as_jq_does() -> None:
-    assert "".join(Table("tsv", FIELDS).lines([ROW, FAILED])) == (
-        "path\tanswer\tframe_times_s\tseconds\tis_new\terror\tprobabilities\n"
-        'a b.mp4\tIt\'s "red", 1\\t2\\\\\\r\\nüm\t[0,0.5]\t1.25\ttrue\t\t{"yes":0.75,"no":0.25}\n'
-        'b.mp4\t\t\t\t\t{"kind":"missing","message":"There is no file."}\t\n'
-    )
+@pytest.mark.parametrize(("format", "text"), [("csv", CSV), ("tsv", TSV)])
+def test_csv_quotes_what_must_be_and_tsv_escapes_as_jq_does(format: Format, text: str) -> None:
+    assert "".join(Table(format, FIELDS).lines([ROW, FAILED])) == text
 
 
 def test_safe_cells_have_an_apostrophe_before_what_a_spreadsheet_would_compute() -> None:

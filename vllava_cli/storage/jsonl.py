@@ -115,8 +115,10 @@ def exact(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: _mapped(value, str, exact) for key, value in row.items()}
     for key, value in row.items():
         name = key.removesuffix(BYTES)
-        text = _text_of(value, row.get(name)) if name != key else None
-        if text is not None:
+        if name == key or name not in row:
+            continue
+        text = _decoded(value, row[name])
+        if _bytes_of(text) == value and _mapped(text, readable, portable) == row[name]:
             found[name] = text
             del found[key]
     return found
@@ -147,19 +149,14 @@ def _bytes_of(value: Any) -> Any:
         return None
 
 
-def _text_of(code: Any, readable_text: Any) -> Any:
-    """Decodes what `_bytes_of` encoded; None if the bytes are not those of the readable text."""
-    if isinstance(code, list) and isinstance(readable_text, list) and len(code) == len(readable_text):
-        pairs = zip(code, readable_text, strict=True)
-        texts = [text if item is None else _text_of(item, text) for item, text in pairs]
-        return texts if any(code) and None not in texts else None
-    if not isinstance(code, str) or not isinstance(readable_text, str):
-        return None
+def _decoded(code: Any, shown: Any) -> Any:
+    """Decodes what `_bytes_of` encoded; a text without a code, or with one that isn't base64, stays as it is shown."""
+    if isinstance(code, list) and isinstance(shown, list):
+        return [_decoded(*pair) for pair in zip(code, shown, strict=False)]
     try:
-        text = base64.b64decode(code, validate=True).decode("utf-8", "surrogateescape")
-    except ValueError:
-        return None
-    return text if not is_portable(text) and readable(text) == readable_text else None
+        return base64.b64decode(code, validate=True).decode("utf-8", "surrogateescape")
+    except (TypeError, ValueError):
+        return shown
 
 
 def refuse_constant(name: str) -> NoReturn:

@@ -22,6 +22,7 @@ from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import JobError
 from vllava_cli.demo import CLIPS
 from vllava_cli.errors import LockedError, OutputError, ShardError
+from vllava_cli.media.fingerprint import fingerprint
 from vllava_cli.storage.objects import Objects
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
@@ -261,6 +262,7 @@ def test_a_clip_is_fetched_and_decoded(store: Any, bucket: Destination, tmp_path
     units = list(group_by_clip(make_jobs([JobRequest(path=url, question="Why?") for url in urls], "settings")))
     fetched, absent, bad, local = (decoded(unit, setup) for unit in units)
     assert fetched.frames and local.frames
+    assert (fetched.fingerprint, local.fingerprint) == (fingerprint(CLIPS / "blue-star-grows.mp4"), None)
     assert (fetched.frames.pixels == local.frames.pixels).all()
     assert absent.error and (absent.error.kind, absent.is_early) == ("missing", True)
     said = f"{urls[2]} is neither a video nor an image that can be read. Check the file or convert it to mp4."

@@ -120,14 +120,10 @@ def shared(actors: int, cpus: int, gpus: float, decoders: int, clips: int) -> Al
     ("nodes", "wanted", "found"),
     [
         ((Node(cpus=3),), batch_of(), shared(1, 1, 0, 1, 4)),
-        ((Node(cpus=8),), batch_of(), shared(1, 3, 0, 4, 4)),
         ((PAIR, PAIR, PAIR), batch_of(), shared(3, 1, 0, 2, 4)),
-        ((PAIR, PAIR, PAIR), batch_of(ray=RayOptions(actors=4)), shared(4, 1, 0, 1, 4)),
         ((PAIR, PAIR, PAIR), batch_of(ray=RayOptions(actors=2), decoders=1, most_rows=7), shared(2, 1, 0, 1, 7)),
         ((WORKSTATION,), batch_of(), shared(1, 1, 1, 14, 16)),
         ((WORKSTATION,), batch_of(wishes=Wishes(device="cpu")), shared(1, 7, 0, 8, 4)),
-        ((WORKSTATION,), batch_of(ray=RayOptions(gpus_per_actor=0.5)), shared(2, 1, 0.5, 13, 16)),
-        ((SERVER, SERVER), batch_of(), shared(16, 1, 1, 111, 16)),
         ((SERVER, SERVER), batch_of(ray=RayOptions(gpus_per_actor=0.4)), shared(32, 1, 0.4, 95, 16)),
         ((SERVER, SERVER), batch_of(ray=RayOptions(gpus_per_actor=3)), shared(4, 1, 3, 123, 16)),
         ((Node(cpus=4), SERVER), batch_of(), shared(8, 1, 1, 59, 16)),
@@ -157,11 +153,6 @@ def test_shares(nodes: tuple[Node, ...], wanted: BatchRequest, found: Allocation
             (SERVER,),
             batch_of(ray=RayOptions(actors=9)),
             "--actors 9 is more than the 8 that the cluster has room for, with 1 GPU each.",
-        ),
-        (
-            (SERVER,),
-            batch_of(ray=RayOptions(gpus_per_actor=9)),
-            "No machine of the cluster has 9 GPUs for an actor. Give fewer with --gpus-per-actor.",
         ),
         (
             (Node(cpus=8),),

@@ -153,7 +153,15 @@ class RayExecutor:
 
     def _passes(self, allocation: Allocation) -> Iterator[Result]:
         """Makes passes until no job is left. After the first pass, engines are given one clip at a time."""
-        setup, passes_alone = self._setup(), 0
+        # The stages don't get the inputs, which may be a million paths.
+        setup = StageSetup(
+            batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
+            source=self.source,
+            longest=max(len(job.question) for job in self._left.values()),
+            folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
+            recipe=read_video_recipe(self.source.folder),
+        )
+        passes_alone = 0
         while self._left and not self.control.is_stopping():
             before = len(self._left)
             fault = yield from self._pass(setup, allocation)
@@ -169,16 +177,6 @@ class RayExecutor:
                 error = JobError(kind="bug", message=f"{message} Ask about it alone, with ask.")
                 yield from (Result(job=job, error=error) for job in self._left.values())
                 self._left = {}
-
-    def _setup(self) -> StageSetup:
-        """Makes the setup of the stages, without the inputs, which may be a million paths. Errors: CheckpointError."""
-        return StageSetup(
-            batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
-            source=self.source,
-            longest=max(len(job.question) for job in self._left.values()),
-            folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
-            recipe=read_video_recipe(self.source.folder),
-        )
 
     def _pass(self, setup: StageSetup, allocation: Allocation) -> Generator[Result, None, str | None]:
         """Makes one pass and yields its results. Returns the fault that ended the pass early, or None."""
