@@ -128,7 +128,7 @@ def test_what_keeps_a_job_from_being_answered_has_a_kind(
 ) -> None:
     """Errors about a question have no name of a clip."""
     (tmp_path / "here.mp4").touch()
-    found = JobError.of_clip(error, tmp_path / name) if name else JobError.of_question(error)
+    found = JobError.of(error, tmp_path / name if name else None)
     assert found == JobError(kind=kind, message=str(error))
 
 
@@ -141,8 +141,7 @@ def test_what_keeps_a_job_from_being_answered_has_a_kind(
     ],
 )
 def test_our_own_bug_is_told_with_its_type_on_one_line(error: Exception, message: str) -> None:
-    assert JobError.of_clip(error, Path("a.mp4")) == JobError(kind="bug", message=message)
-    assert JobError.of_question(error) == JobError(kind="bug", message=message)
+    assert JobError.of(error) == JobError.of(error, Path("a.mp4")) == JobError(kind="bug", message=message)
 
 
 PLAIN = (

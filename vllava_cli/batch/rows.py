@@ -23,6 +23,7 @@ from vllava_cli.errors import (
     FetchError,
     MediaError,
     MemoryShortError,
+    MissingError,
     OverflowedError,
     UsageError,
     VllavaError,
@@ -69,26 +70,16 @@ class JobError:
     message: str
 
     @classmethod
-    def of_clip(cls, error: Exception, path: Path) -> JobError:
-        """Makes the error of a clip whose frames can't be read."""
-        match error:
-            case UsageError():
-                return cls(kind="trim", message=str(error))
-            case FetchError():
-                return cls(kind="missing" if error.is_missing else "fetch", message=str(error))
-            case MediaError():
-                exists = os.path.exists(path)
-                return cls(kind="unreadable" if exists else "missing", message=str(error))
-        return cls(kind="bug", message=_last_line(error))
-
-    @classmethod
-    def of_question(cls, error: Exception) -> JobError:
-        """Makes the error of a question that can't be answered."""
+    def of(cls, error: Exception, path: Path | None = None) -> JobError:
+        """Makes the error of a question that can't be answered, or of the clip at `path`, which can't be read."""
         kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
+            (UsageError, "trim" if path else "question"),
+            (MissingError, "missing"),
+            (FetchError, "fetch"),
+            (MediaError, "missing" if path and not os.path.exists(path) else "unreadable"),
             (ContextError, "context"),
             (MemoryShortError, "memory"),
             (OverflowedError, "overflow"),
-            (UsageError, "question"),
         )
         kind = next((kind for family, kind in kinds if isinstance(error, family)), "bug")
         message = str(error) if isinstance(error, VllavaError) else _last_line(error)

@@ -21,7 +21,6 @@ from vllava_cli.storage.files import Part, as_output_error, locked, opened, rele
 
 MAX_ROW_BYTES = 16 << 20
 BYTES = "_bytes"
-_BLOCK_BYTES = 1 << 16
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -271,9 +270,7 @@ def _repair(descriptor: int, path: Path) -> None:
             sync_folder(path)
             return
         file.seek(0)
-        first = file.readline(MAX_ROW_BYTES)
-        if row_of(first) is None and not _is_beginning(first):
-            refuse_foreign(path)
+        next(rows_in(file, path), None)  # refuses a file that doesn't begin with a row
         start, last = _last_line(file, size, path)
         if row_of(last) is None:
             if start and row_of(_last_line(file, start, path)[1]) is None:
@@ -293,16 +290,10 @@ def _is_beginning(line: bytes) -> bool:
 
 def _last_line(file: BinaryIO, end: int, path: Path) -> tuple[int, bytes]:
     """Returns the start of the line that ends before the offset `end`, and the line. It may lack its line break."""
-    start, upper = 0, end - 1
-    while upper > 0:
-        lower = max(0, upper - _BLOCK_BYTES)
-        file.seek(lower)
-        found = file.read(upper - lower).rfind(b"\n")
-        if found >= 0:
-            start = lower + found + 1
-            break
-        upper = lower
-    if end - start > MAX_ROW_BYTES:
+    lower = max(0, end - MAX_ROW_BYTES - 1)
+    file.seek(lower)
+    tail = file.read(end - lower)
+    begin = tail.rfind(b"\n", 0, -1) + 1
+    if len(tail) - begin > MAX_ROW_BYTES:
         refuse_foreign(path)
-    file.seek(start)
-    return start, file.read(end - start)
+    return lower + begin, tail[begin:]

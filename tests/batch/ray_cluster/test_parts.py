@@ -217,12 +217,12 @@ def test_rows_wait_for_others_but_not_for_long(store: Any, bucket: Destination) 
 def test_a_put_that_breaks_off_leaves_no_object(store: Any, bucket: Destination) -> None:
     objects = Objects(str(bucket.parts))
 
-    def pieces() -> Iterator[bytes]:
-        yield b"x" * (6 << 20)  # more than s3fs holds back: a part of it is with the server
+    def broken() -> Iterator[dict[str, str]]:
+        yield {"x": "x" * (6 << 20)}  # more than s3fs holds back: a part of it is with the server
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        objects.put("rows-000001-00000000.jsonl", pieces())
+        objects.put_rows(broken(), 1)
     assert names(store, bucket) == []
     objects.put_rows(rows(jobs(2)), 1)
     assert len(names(store, bucket)) == 1

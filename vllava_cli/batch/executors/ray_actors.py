@@ -116,7 +116,7 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
                     hashed = fetched or (fingerprint(path) if setup.batch.is_hashing else None)
                     found = replace(found, fingerprint=hashed)
     except Exception as exc:
-        found = DecodedClip(clip=clip, error=JobError.of_clip(exc, clip.path), is_early=True)
+        found = DecodedClip(clip=clip, error=JobError.of(exc, clip.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
 
 
@@ -132,7 +132,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
         error = local.change_of(clip)
     except Exception as exc:
-        error = JobError.of_clip(exc, path)
+        error = JobError.of(exc, path)
         if path != clip.path:  # messages about a fetched file show its URL instead
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))
@@ -222,7 +222,7 @@ class EngineActor:
         except Exception as exc:
             self._engine = None
             for job in left.values():
-                yield Result(job=job, error=JobError.of_question(exc))
+                yield Result(job=job, error=JobError.of(exc))
 
     def _load(self, kinds: set[MediaKind]) -> None:
         """Loads the engine. The checkpoint may be in another folder than on the driver. Errors: any VllavaError."""
