@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from vllava_cli.errors import LockedError, OutputError
-from vllava_cli.storage import files as files_module
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.jsonl import MAX_ROW_BYTES, Journal, read_rows
 
@@ -72,19 +70,6 @@ with Journal.open(path) as journal:
         journal.rewrite({"generation": generation, "padding": "x" * 50_000} for _ in range(50))
         os.write(1, b"%d\\n" % generation)
 """
-FULL_REWRITE = """
-with Journal.open(path) as journal:
-    journal.append({"number": 0})
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))
-    try:
-        journal.rewrite({"padding": "x" * 99_988} for _ in range(50))
-    except OutputError as exc:
-        print(exc)
-    journal.append({"number": 1})
-"""
-
-
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
@@ -358,38 +343,6 @@ def test_no_other_journal_can_be_opened_around_a_rewrite(monkeypatch: pytest.Mon
         try_to_open()
     assert refusals == [True] * 3
     Journal.open(path).close()
-
-
-def test_a_journal_that_was_opened_before_a_rewrite_and_locked_after_it_has_the_new_rows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = Path("x.jsonl")
-    lock = files_module._lock
-    first = Journal.open(path)
-
-    def rewrite_and_lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
-        monkeypatch.setattr(files_module, "_lock", lock)
-        first.rewrite([{"a": 1}])
-        first.close()
-        lock(descriptor, name, is_shared=is_shared)
-
-    monkeypatch.setattr(files_module, "_lock", rewrite_and_lock)
-    with Journal.open(path) as second:
-        second.append({"b": 2})
-    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
-
-
-def test_a_full_disk_keeps_the_rows_of_before_a_rewrite() -> None:
-    with child(FULL_REWRITE, "x.jsonl") as process:
-        output = process.communicate()[0]
-    assert process.returncode == 0
-    assert re.fullmatch(
-        r"'x\.jsonl' can't be written: only [\d,]+ of [\d,]+ bytes could be written\. "
-        r"Free some disk space, or name another file\.\n",
-        output,
-    )
-    assert Path("x.jsonl").read_bytes() == b'{"number": 0}\n{"number": 1}\n'
-    assert [each.name for each in Path().iterdir()] == ["x.jsonl"]
 
 
 def test_an_interrupt_just_after_the_new_rows_took_their_place_loses_neither_rows_nor_lock(
