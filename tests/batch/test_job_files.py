@@ -355,7 +355,7 @@ def names(in_a_folder: None) -> ClipNames:  # noqa: ARG001
         (
             *("j.json", b"", MAX_LIST_BYTES + (64 << 20), MAX_LIST_BYTES + (8 << 20)),
             "'j.json' has more than 64 MiB, the most that is read of a list. "
-            "Write an object a line, which may be any number: jq -c '.[]' 'j.json' > jobs.jsonl.",
+            "Write one object a line, as many as you like: jq -c '.[]' 'j.json' > jobs.jsonl.",
         ),
     ],
     ids=["one line", "one line of a table", "one row", "a list"],

@@ -223,7 +223,7 @@ def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> 
 
 HEADER = {"type": "jobs", "shard": 1, "of": 2, "jobs": 2, "all_jobs": 10, "checksum": "0" * 32}
 ENTRY = {"id": "0" * 32, "path": "a.mp4", "question": "Why?"}
-UNSAID = "its first row doesn't say whose jobs it lists"
+UNSAID = "its first row doesn't describe a list of jobs"
 CHANGES: list[dict[str, object]] = [
     *({"type": "session"}, {"shard": 0}, {"shard": 3}, {"shard": True}, {"of": "2"}, {"jobs": -1}, {"jobs": 11}),
     *({"all_jobs": None}, {"checksum": 7}),

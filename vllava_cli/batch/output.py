@@ -86,7 +86,7 @@ class Output:
         raise NotImplementedError
 
     def _counted(self, known: Mapping[bytes, bool]) -> dict[bytes, bool]:
-        """Returns the rows that count as done; errors don't with --retry-errors."""
+        """Returns the rows that count as done; with --retry-errors, rows with errors don't count."""
         return {id: failed for id, failed in known.items() if not (failed and self.destination.is_retrying)}
 
     def _write_parquet(self, path: Path, journal: Path, jobs: Sequence[Job]) -> None:
@@ -285,7 +285,7 @@ class StoreOutput(Output):
 
 
 def parts_for(jobs: int) -> int:
-    """Returns the number of parts for so many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
+    """Returns the number of parts for this many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
     return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
 
 
