@@ -15,7 +15,6 @@ from vllava_cli.media.select import (
     choose,
     first_tick,
     in_play,
-    is_steady,
     pick,
     reference,
     shown_at,
@@ -111,21 +110,6 @@ def test_a_trim_that_leaves_no_frame(start_s: float, end_s: float | None, messag
     with pytest.raises(MediaError) as error:
         in_play(TIMES_S, Framing(start_s=start_s, end_s=end_s), duration_s=4.0, name="'a.mp4'")
     assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("steps", "tick_s", "is_constant"),
-    [
-        ([], 1, True),
-        ([33, 34, 33], 0.001, True),
-        ([33, 67], 0.001, False),
-        ([1, 2, 1], 1 / 30, False),
-        ([3, 4, 3], 0.01, True),
-        ([3003, 3003, 6006], 1 / 90000, False),
-    ],
-)
-def test_a_rate_is_constant_if_its_steps_differ_by_rounding(steps: list[int], tick_s: float, is_constant: bool) -> None:
-    assert is_steady(steps, tick_s) == is_constant
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,6 @@ from fractions import Fraction
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
 
-_STEADY_S = 0.0015
-"""Steps between frames that differ by less are equal: many containers round to milliseconds."""
-
 
 def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
     """Returns the reference positions `int(i * n / 8)` of n frames: pick(60) → (0, 7, 15, 22, 30, 37, 45, 52).
@@ -96,29 +93,6 @@ def past_the_end(option: str, time_s: float, *, duration_s: float, name: str) ->
     """Makes the error for a time that isn't before the end of the clip."""
     remedy = "Start earlier." if option == "--start" else "Choose an earlier time."
     return MediaError(f"{option} {time_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. {remedy}")
-
-
-def is_steady(steps: Sequence[int], tick_s: float) -> bool:
-    """Returns True if frames so many ticks apart come at a constant rate; the ticks may have rounded their times.
-
-    Ticks of 1 ms: [33, 34, 33] → True, [33, 67] → False. Ticks of a thirtieth of a second: [1, 2, 1] → False.
-    """
-    least, most = (min(steps), max(steps)) if len(steps) else (0, 0)
-    return (most - least) * tick_s < _STEADY_S or (most - least <= 1 and least >= 2)
-
-
-def last_duration(last: int, before: int, *, own: int, end: int) -> int:
-    """Returns how long the last frame is shown, in ticks; 0 if nothing tells.
-
-    `last` and `before` are the times of the last two frames, `own` is the duration in the last one's packet, and `end`
-    is where the container says that the video ends. An MP4 with B-frames keeps the durations of other frames in its
-    packets, and FFmpeg guesses those of a Matroska file from the average rate. So the container's end counts before
-    them, unless it is much later than the last frame: then the sound is longer, or the file was cut.
-    """
-    left = end - last
-    if 0 < left <= max(own, last - before):
-        return left
-    return own or last - before
 
 
 def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from heapq import nlargest
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,8 @@ from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
 from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
 from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
-from vllava_cli.media.select import choose, is_steady, last_duration, pick, reference
+from vllava_cli.media.select import choose, pick, reference
+from vllava_cli.media.video.presentation import JUMP_S, Presentation, in_order
 from vllava_cli.media.video.stated import (
     clock_restart,
     declared_end,
@@ -35,9 +34,6 @@ from vllava_cli.media.video.stated import (
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 _SMALL_BYTES = 16 << 20
-_RECENT = 64
-_JUMP_S = 0.5
-"""A frame that is this much earlier than one before it begins another part, with a clock of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,41 +212,42 @@ class _Pass:
             all_pts.append(frame.pts)
             own = frame.duration
         self._check(len(all_pts))
-        rate = declared_rate(self._container, self.stream)
-        stamps = [pts for pts in all_pts if pts is not None]
-        has_clock = len(stamps) == len(all_pts) and not has_no_clock(self._container)
-        if not has_clock:
-            base, stamps, own = 1 / rate, list(range(len(all_pts))), 1
-        pts = _in_order(stamps, jump=round(_JUMP_S / base), restart=clock_restart(self._container, base))
-        start = origin(self._container, self.stream, pts[0]) if has_clock else 0
-        times_s = tuple(float((each - start) * base) for each in pts)
-        fps = (len(times_s) - 1) / float((pts[-1] - pts[0]) * base) if pts[-1] > pts[0] else float(rate)
-        end = declared_end(self._container, self.stream)
-        shown_s = float(last_duration(pts[-1], pts[-2:][0], own=own, end=end) * base)
+        shown = self._presentation(all_pts, base, own)
         stored = stored_clip(self._container, self.stream, self._path)
-        count, orientation = len(times_s), orientation_of(matrix)
+        count, orientation = len(shown.times_s), orientation_of(matrix)
         width, height = orientation.turned((width, height))
         clip = replace(
             stored,
             width=width,
             height=height,
             frame_count=count,
-            duration_s=times_s[-1] + (shown_s or 1 / fps),
-            fps=fps,
+            duration_s=shown.duration_s,
+            fps=shown.fps,
             pixel_format=pixel_format,
-            is_rate_constant=is_steady(np.diff(pts).tolist(), float(base)),
+            is_rate_constant=shown.is_rate_constant,
             way="decode",
             rotation=orientation.rotation,
             faults=self._faults(count, stored.frame_count),
         )
         return FullDecode(
             clip=clip,
-            times_s=times_s,
+            times_s=shown.times_s,
             orientation=orientation,
             reported=self.reported,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,
         )
+
+    def _presentation(self, all_pts: Sequence[int | None], base: Fraction, own: int) -> Presentation:
+        """Finds when the decoded frames are shown; `own` is the duration in the last one's packet."""
+        container, stream = self._container, self.stream
+        rate = declared_rate(container, stream)
+        stamps = [pts for pts in all_pts if pts is not None]
+        if len(stamps) < len(all_pts) or has_no_clock(container):
+            return Presentation.of(range(len(all_pts)), base=1 / rate, rate=rate, own=1)
+        stamps = in_order(stamps, jump=round(JUMP_S / base), restart=clock_restart(container, base))
+        start, end = origin(container, stream, stamps[0]), declared_end(container, stream)
+        return Presentation.of(stamps, base=base, rate=rate, own=own, end=end, start=start)
 
     def _check(self, decoded: int) -> None:
         """Raises a MediaError if nothing was decoded, or if what was decoded can only be noise."""
@@ -269,31 +266,3 @@ class _Pass:
         if self._corrupt:
             return (f"{self._corrupt} of {decoded} frames of {name} are damaged: parts of them are made up.",)
         return ()
-
-
-def _in_order(stamps: Sequence[int], *, jump: int, restart: float) -> list[int]:
-    """Returns the times of frames, in the order in which they are shown, as times that never fall.
-
-    Where a time is `jump` or more earlier than three before it, another part begins, such as the second of two files
-    that were joined: it is put behind the first part. FFmpeg takes some of these falls for an overrun of the clock;
-    then the time is `restart` or more later. Other disorder is sorted: an AVI has the times of decoding, and a damaged
-    file may show a frame too early. With jump 1: [0, 1, 2, 3, 0, 1] → [0, 1, 2, 3, 4, 5] · [0, 2, 1] → [0, 1, 2]
-    """
-    if all(0 <= after - before < restart for before, after in pairwise(stamps)):
-        return list(stamps)
-    found, part = list[int](), list[int]()
-    for stamp in stamps:
-        falls = len(part) > 2 and nlargest(3, part[-_RECENT:])[-1] >= stamp + jump
-        if falls or (part and stamp - part[-1] >= restart):
-            found, part = _joined(found, part), []
-        part.append(stamp)
-    return _joined(found, part)
-
-
-def _joined(found: list[int], part: Sequence[int]) -> list[int]:
-    """Puts a part of a file behind the parts before it, one step after their last frame."""
-    ordered = sorted(part)
-    if not found:
-        return ordered
-    start = found[-1] + next((found[-1] - other for other in reversed(found) if other < found[-1]), 0)
-    return found + [start + stamp - ordered[0] for stamp in ordered]

@@ -19,8 +19,6 @@ from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.pictures import orientation_of, upright
 from vllava_cli.media.select import (
     first_tick,
-    is_steady,
-    last_duration,
     nothing_between,
     past_the_end,
     pick,
@@ -30,6 +28,7 @@ from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
+from vllava_cli.media.video.presentation import is_steady, last_duration
 from vllava_cli.media.video.stated import declared_end, declared_rate, origin, reported_frames, stored_clip
 from vllava_cli.nouns import Clip, Frames, Framing
 
