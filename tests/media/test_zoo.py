@@ -207,6 +207,7 @@ EDITS = [
     animal("starts-late.mp4", zoo.edited(CLOSED, (37.5, 0.7)), None, LONG),
     animal("starts-at-key.mp4", zoo.edited(CLOSED, (33.0, 3.4)), None, LONG),
     animal("starts-open.mp4", zoo.edited(OPEN, (30.0, 4.1)), None, LONG),
+    animal("cut-between-b-frames.mp4", remuxed(CLOSED, lambda packets: packets[:-2])),
     animal("ends-early.mp4", zoo.edited(CLOSED, (29.5, 0.2)), None, LONG),
     animal("pause-first.mp4", zoo.edited(CLOSED, (3.0, -1), (30.0, 0.2)), None, LONG),
     animal("middle-left-out.mp4", zoo.edited(CLOSED, (10.0, 0.2), (20.0, 15.3)), None, LONG),

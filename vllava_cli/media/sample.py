@@ -21,10 +21,12 @@ from vllava_cli.media.mp4_boxes import stream_part
 from vllava_cli.media.select import check_trim
 from vllava_cli.media.video.full_decode import decode_all
 from vllava_cli.media.video.seek import sample_video
-from vllava_cli.media.video.stated import declared_rate, stored_clip
+from vllava_cli.media.video.stated import declared_rate, origin, stored_clip
 from vllava_cli.nouns import Clip, Frames, Framing
 
 _MICROSECONDS = 1_000_000
+_MOST_FPS = 10_000
+"""A header that states more frames a second than this states the ticks of its clock."""
 
 
 def sample(path: Path, framing: Framing) -> Frames:
@@ -102,17 +104,18 @@ def _video_header(path: Path, *, has_decoders: bool) -> Clip:
     """Reads a video's header. The duration is the stream's own if the container has it, else that of the whole file."""
     with opened(path, has_decoders=has_decoders) as container:
         stream = video_stream(container, path)
-        own_s = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        base, start = stream.time_base or Fraction(1), stream.start_time or 0
+        own_s = (start + stream.duration - origin(container, stream, start)) * base if stream.duration else None
         stored = stored_clip(container, stream, path)
         if part := "" if stored.frame_count else stream_part(path):
             raise MediaError(part)
         return replace(
             stored,
             duration_s=_positive(own_s) or _positive(container.duration and container.duration / _MICROSECONDS),
-            fps=_positive(declared_rate(container, stream)),
+            fps=_positive(declared_rate(container, stream), most=_MOST_FPS),
         )
 
 
-def _positive(number: float | Fraction | None) -> float | None:
+def _positive(number: float | Fraction | None, *, most: float = math.inf) -> float | None:
     value = float(number) if number else 0.0
-    return value if 0 < value < math.inf else None
+    return value if 0 < value < most else None

@@ -87,8 +87,8 @@ class Timeline:
         self.reported = reported_frames(container, stream, hidden=index.hidden_count)
         self._base = stream.time_base or Fraction(1)
         first, last = index.pts(0), index.pts(index.frame_count - 1)
-        self._origin = origin(container, stream, first)
-        length_s = float((last - first) * self._base)
+        self._origin, self._length = origin(container, stream, first), last - first
+        length_s = float(self._length * self._base)
         self.fps = (index.frame_count - 1) / length_s if length_s > 0 else float(declared_rate(container, stream))
         before = index.pts(max(0, index.frame_count - 2))
         own, end = index.last_packet_duration(), declared_end(container, stream)
@@ -97,7 +97,9 @@ class Timeline:
 
     @property
     def is_rate_constant(self) -> bool:
-        return is_steady(self.index.steps(), float(self._base))
+        """True if all frames are equally far apart; a table of decoding times must cover the presentation, too."""
+        steps, tick_s = self.index.steps(), float(self._base)
+        return is_steady(steps, tick_s) and is_steady([sum(steps), self._length], tick_s)
 
     def time_s(self, pts: int) -> float:
         return float((pts - self._origin) * self._base)
