@@ -137,6 +137,7 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
         None if end is None else time_of(end),
         at_s=None if at is None else times_of(at),
         fit=chat.conversation.fit,
+        background=chat.conversation.background,
         most=FRAMES_PER_CLIP,
     )
     return tuple((path, framing) for path in paths)

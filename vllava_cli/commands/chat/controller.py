@@ -164,7 +164,7 @@ class ChatController:
 
         Errors: those of `read`; ContextError if the clips can't fit. The old conversation then goes on.
         """
-        fresh = Conversation(attached=self.read(clips), fit=self.conversation.fit)
+        fresh = replace(self.conversation, attached=self.read(clips), turns=[], dropped=0)
         self.engine.tokens.prompt_ids(fresh, "?")
         warn_of_many(len(fresh.attached), self.screen)
         self._begin(fresh)
