@@ -39,7 +39,7 @@ def framing_of(
     most: int,
     background: str = WHITE,
 ) -> Framing:
-    """Makes the framing of --start, --end and --at, which names `most` times at most. Errors: UsageError."""
+    """Makes the framing of --start, --end and --at; --at names at most `most` times. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
         raise UsageError("--at can't be combined with --start and --end. Leave them out.")
     if at_s and len(at_s) > most:

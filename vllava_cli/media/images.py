@@ -119,7 +119,7 @@ def read_animation(path: Path, framing: Framing) -> Frames:
         is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
         rotation=turn.rotation,
         way="decode",
-        way_reason="Decoded through: each frame of an animation is drawn over those before it.",
+        way_reason="Decoded in full: each frame of an animation is drawn over those before it.",
         faults=(fault,) if decoded < expected else (),
     )
     return Frames(clip=clip, pixels=pixels, times_s=tuple(starts_s[index] for index in chosen))
