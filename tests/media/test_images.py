@@ -270,6 +270,13 @@ def test_a_truncated_image(name: str) -> None:
     assert message == f"'b-{name}' is a truncated or damaged image. Copy or download it again."
 
 
+def test_a_still_avif_that_cannot_be_opened_is_no_video() -> None:
+    path = cut(write_image("a.avif"), 0.5, "b.avif")
+    assert message_for(path) == (
+        "'b.avif' is damaged, or an AVIF image of a rare kind, which vllava doesn't open. Convert it to PNG."
+    )
+
+
 def test_an_image_that_would_fill_the_memory() -> None:
     for side, size in ((10_000, "10000x10000 pixels, more than 89 million"), (20_000, "larger than 89 million pixels")):
         header = b"P6\n%d %d\n255\n" % (side, side)

@@ -138,14 +138,20 @@ def mpo_count(image: Image.Image) -> int:
 def _open_avif(file: IO[bytes], name: str | bytes) -> Image.Image:
     """Opens an AVIF image; a file with a sequence and a still picture shows the sequence, whichever brand comes first.
 
-    libavif goes by the first brand.
+    libavif goes by the first brand. A still picture that it can't open must not get to FFmpeg, which would show a tile.
     """
-    content = file
     if _has_sequence(file):
         data = bytearray(file.read())
         data[8:12] = b"avis"
-        content = BytesIO(data)
-    return AvifImagePlugin.AvifImageFile(content, name)
+        return AvifImagePlugin.AvifImageFile(BytesIO(data), name)
+    brand = file.read(12)[8:]
+    file.seek(0)
+    try:
+        return AvifImagePlugin.AvifImageFile(file, name)
+    except SyntaxError as exc:
+        if brand == b"avif" and AvifImagePlugin.SUPPORTED:
+            raise RefusedError("damaged, or an AVIF image of a rare kind") from exc
+        raise
 
 
 def _open_heif(file: IO[bytes], name: str | bytes) -> Image.Image:
