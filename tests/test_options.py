@@ -35,6 +35,16 @@ def test_lists_of_counts_are_read() -> None:
             read(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [("navy", "#000080"), ("#FFF", "#ffffff"), ("rgb(0, 128, 255)", "#0080ff"), ("#0a0b0c", "#0a0b0c")],
+)
+def test_a_colour_is_a_name_or_numbers(text: str, colour: str) -> None:
+    assert options.colour_of(text) == colour
+    with pytest.raises(UsageError, match=r"^'\#12' is not a colour: give a name \(grey\) or #rrggbb \(#00ff7f\)\.$"):
+        options.colour_of("#12")
+
+
 def test_choices_and_their_calibration_become_part_of_the_sampling() -> None:
     warm, answers = Sampling(temperature=0.5), options.Several(("yes", "no"))
     assert options.choosing(warm, None, is_calibrated=False) == warm

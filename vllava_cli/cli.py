@@ -17,7 +17,7 @@ import typer
 from vllava_cli import __version__
 from vllava_cli import options as given
 from vllava_cli.errors import INTERRUPTED, UsageError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL
+from vllava_cli.nouns import DEFAULT_MODEL, WHITE
 from vllava_cli.screen import Screen, fill_closed, stdout_error
 from vllava_cli.times import framing_of
 from vllava_cli.usage import CliCommand, CliGroup, UsageFault, fault_sentence
@@ -282,6 +282,7 @@ def frames(
     show: Annotated[bool, typer.Option("--show", help="Draw the sheet in the terminal.")] = False,
     model: given.Model = DEFAULT_MODEL,
     fit: given.FitWish = "crop",
+    background: given.Background = WHITE,
     whole: Annotated[bool, typer.Option("--whole", help="Draw whole frames, not what the model sees of them.")] = False,
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
@@ -303,7 +304,7 @@ def frames(
 
     request = command.Sheets(
         clips=clip_paths(clips, sys.stdin),
-        framing=framing_of(start, end, at_s=at, fit=fit, most=MOST_TIMES),
+        framing=framing_of(start, end, at_s=at, fit=fit, background=background, most=MOST_TIMES),
         model=model,
         output=output,
         is_whole=whole,

@@ -18,6 +18,7 @@ FRAMES_PER_CLIP = 8
 DEFAULT_MODEL = "LanguageBind/Video-LLaVA-7B-hf"
 DEMO_MODEL = "demo"
 UNKNOWN_REVISION = ""
+WHITE = "#ffffff"
 STDIN = "-"
 """The name of a clip or a file of rows that comes from stdin."""
 LAST = "last"
@@ -246,6 +247,8 @@ class Framing:
     at_s: tuple[float, ...] = ()
     """The frames shown at these times instead of the reference positions; excludes start_s and end_s."""
     fit: Fit = "crop"
+    background: str = WHITE
+    """The colour behind transparent frames, "#rrggbb"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,6 +375,8 @@ class Conversation:
     attached: tuple[Frames, ...] = ()
     """The media that come with the next question."""
     fit: Fit = "crop"
+    background: str = WHITE
+    """The background of clips that are attached later."""
     turns: list[Turn] = field(default_factory=list)
     dropped: int = 0
     """The oldest turns that are no longer part of the prompt; their media stand before its first turn."""

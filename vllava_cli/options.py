@@ -17,6 +17,7 @@ from vllava_cli.nouns import (
     DEFAULT_MODEL,
     DEMO_MODEL,
     FRAMES_PER_CLIP,
+    WHITE,
     Attention,
     DecodeLimits,
     Fit,
@@ -47,6 +48,18 @@ def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
         return Several(found) if isinstance(found, tuple) else found
 
     return {"parser": parse}
+
+
+def colour_of(text: str) -> str:
+    """Reads a colour: "navy" → "#000080", "#FFF" → "#ffffff". Errors: UsageError."""
+    if text == WHITE:  # typer reads the default, too
+        return text
+    from vllava_cli.media.pictures import colour_code
+
+    try:
+        return colour_code(text)
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not a colour: give a name (grey) or #rrggbb (#00ff7f).") from exc
 
 
 def one_of(*known: str) -> dict[str, Any]:
@@ -171,6 +184,15 @@ FitWish = Annotated[
     typer.Option(
         **one_of(*get_args(Fit)),
         help="How a frame becomes square: crop cuts the sides off, pad adds bars, squash distorts.",
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        **read_by(colour_of),
+        metavar="COLOUR",
+        help="What is behind transparent pictures: a name or #rrggbb.",
+        show_default="white",
     ),
 ]
 Start = Annotated[
@@ -431,9 +453,11 @@ def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
 
-def framing(*, fit: FitWish = "crop", start: Start = None, end: End = None, at: At = None) -> Framing:
+def framing(
+    *, fit: FitWish = "crop", background: Background = WHITE, start: Start = None, end: End = None, at: At = None
+) -> Framing:
     """Makes the framing of these options. Errors: UsageError."""
-    return framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP)
+    return framing_of(start, end, at_s=at, fit=fit, background=background, most=FRAMES_PER_CLIP)
 
 
 def limits_of(

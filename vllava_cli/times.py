@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Fit, Framing
+from vllava_cli.nouns import WHITE, Fit, Framing
 
 BEGAN_S = time.perf_counter() - time.process_time()
 """The moment when this process began: its CPU time until this import was Python's own start."""
@@ -31,7 +31,13 @@ def times_of(text: str) -> tuple[float, ...]:
 
 
 def framing_of(
-    start_s: float | None, end_s: float | None, *, at_s: tuple[float, ...] | None, fit: Fit, most: int
+    start_s: float | None,
+    end_s: float | None,
+    *,
+    at_s: tuple[float, ...] | None,
+    fit: Fit,
+    most: int,
+    background: str = WHITE,
 ) -> Framing:
     """Makes the framing of --start, --end and --at; --at names at most `most` times. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
@@ -40,7 +46,7 @@ def framing_of(
         raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
     if start_s is not None and end_s is not None and start_s >= end_s:
         raise UsageError(f"The part from {start_s:g} s to {end_s:g} s is empty: --end must come after --start.")
-    return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit)
+    return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit, background=background)
 
 
 def roughly(seconds: float) -> str:

@@ -64,6 +64,15 @@ def test_each_frame_is_written_as_the_model_gets_it(shell: Run, clip: Path, tmp_
     assert (written == reference_eight(full_decode(clip))).all()
 
 
+def test_a_transparent_picture_lies_on_white_or_the_colour_that_is_named(shell: Run, tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 48)).save(tmp_path / "a.png")
+    for words, colour in (([], (255, 255, 255)), (["--background", "navy"], (0, 0, 128))):
+        assert shell("frames", tmp_path / "a.png", "--each", "--overwrite", "-o", f"{tmp_path}/out/", *words).code == 0
+        (name,) = names(tmp_path / "out")
+        assert Image.open(tmp_path / "out" / name).getpixel((5, 5)) == colour
+    assert shell("frames", tmp_path / "a.png", "--background", "#12").code == 2
+
+
 @pytest.mark.parametrize("words", [{}, {"is_whole": True}], ids=["seen", "whole"])
 def test_a_huge_picture_costs_the_caller_its_tile(words: dict[str, bool], tmp_path: Path) -> None:
     large = huge_picture(tmp_path / "large.ppm", 4000)

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.clips import Encoding, picture, write_animation, write_clip, write_sound
+from tests.media.heif import IROT, coded, grid, sequence, write_heif
 
 FRAMES = 16
 LONG_FRAMES = 60
@@ -116,7 +117,7 @@ _LONG = (
     "mpeg2.ts",
 )
 _AVIF_TIMES = re.compile(rb"((?:mvhd|tkhd|mdhd)\x01...).{16}", re.DOTALL)
-_STILLS = ("png", "jpg", "webp", "gif", "bmp", "tiff", "avif", "ppm")
+_STILLS = ("png", "jpg", "webp", "gif", "bmp", "tiff", "avif", "ppm", "jp2")
 _ANIMATIONS = ("webp", "avif", "gif", "png")
 
 
@@ -128,6 +129,9 @@ def make_seeds(folder: Path) -> tuple[Seed, ...]:
         **{f"long-{name}": _maker(_VIDEOS[name], LONG_FRAMES) for name in _LONG},
         **{f"still.{suffix}": _write_still for suffix in _STILLS},
         **{f"animation.{suffix}": _write_animation for suffix in _ANIMATIONS},
+        "still.heic": lambda path: write_heif(path, grid(picture(5), 2, 2, IROT[3])),
+        "burst.heic": lambda path: write_heif(path, [coded(picture(number)) for number in range(3)]),
+        "sequence.heics": lambda path: write_heif(path, [], brands=b"hevcmsf1", movie=sequence(path, 3)),
         "sound.mp4": write_sound,
         "cover.mp3": lambda path: write_sound(path, codec="mp3", cover=folder / "still.jpg"),
     }

@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
+from vllava_cli.nouns import WHITE, Adapter, Framing, Sampling, Wishes, counted
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
 
@@ -156,11 +156,15 @@ def signature(model: str, revision: str | None, settings: Mapping[str, object]) 
 def settings_of(
     wishes: Wishes, framing: Framing, sampling: Sampling, adapter: Adapter | None = None
 ) -> dict[str, object]:
-    """Returns all settings that change an answer and no others: the seed of a greedy run is left out."""
+    """Returns all settings that change an answer and no others: the seed of a greedy run is left out.
+
+    A setting that older releases didn't have is left out where it has its default, so that ids stay.
+    """
+    frames = {name: value for name, value in asdict(framing).items() if (name, value) != ("background", WHITE)}
     return {
         "precision": wishes.precision,
         "attention": wishes.attention,
-        "framing": asdict(framing),
+        "framing": frames,
         "sampling": _used(sampling),
         **({"adapter": adapter.sha256} if adapter else {}),
     }

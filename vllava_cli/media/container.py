@@ -64,6 +64,8 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     if not streams:
         what = "sound but no video" if container.streams.audio else "no video"
         raise MediaError(f"{quoted(path)} has {what}. Name a video or an image.")
+    if "msf1" in container.metadata.get("compatible_brands", ""):  # HEIF: a sequence comes before the still pictures
+        streams.sort(key=lambda stream: stream.frames <= 1)
     stream = next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
     context: VideoCodecContext | None = stream.codec_context  # None if FFmpeg has no decoder
     if context is None:

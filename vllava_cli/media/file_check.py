@@ -15,7 +15,10 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".m2ts", ".mts", ".ts"),
 )
 """The likeliest first. If a clip is named without its ending and several files fit, the first ending here wins."""
-IMAGE_SUFFIXES = (".apng", ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2k", ".jp2"),
+    *(".jpeg", ".jpg", ".jpx", ".png", ".tif", ".tiff", ".webp"),
+)
 MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),

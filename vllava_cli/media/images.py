@@ -1,7 +1,7 @@
-"""Reads images with Pillow: stills, animations that FFmpeg can't read (WebP, AVIF), and folders of pictures as clips.
+"""Reads images with Pillow: stills, animations that FFmpeg can't read (WebP, AVIF), and several pictures as clips.
 
-`look` tells still images, animations and videos apart by their content. Pillow uses only the plugins named here, so
-that a file can't choose a plugin that starts other programs.
+`look` tells still images, animations and videos apart by their content. Several pictures are a folder of them, or one
+HEIF file with a burst.
 """
 
 from __future__ import annotations
@@ -12,29 +12,37 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.container import check_size
 from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
-from vllava_cli.media.pictures import Orientation, Pixels, upright
+from vllava_cli.media.image_formats import (
+    FORMATS,
+    PICTURE,
+    RefusedError,
+    coded_size,
+    heif_orientation,
+    heif_places,
+    mpo_count,
+    page_places,
+    turns_itself,
+)
+from vllava_cli.media.pictures import Orientation, Pixels, over, upright
 from vllava_cli.media.select import choose
-from vllava_cli.nouns import Clip, Frames, Framing
+from vllava_cli.nouns import WHITE, Clip, Frames, Framing
 
-Look = Literal["still", "animation", "video"]
+Look = Literal["still", "animation", "burst", "video"]
 
-_FORMATS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Ppm")
-for _format in _FORMATS:  # an import registers the plugin; if one is missing, Pillow imports all of them
-    import_module(f"PIL.{_format}ImagePlugin")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Orientation(is_mirrored=True),
@@ -46,13 +54,14 @@ _TURNS = {
     8: Orientation(rotation=270),
 }
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+
 MAX_ENTRIES = 100_000
-_PICTURES = (*(suffix for suffix in IMAGE_SUFFIXES if suffix != ".heic"), ".pgm", ".pnm", ".ppm")
-_SIGNATURES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|P[1-6]\s|RIFF....WEBP|....ftyp(avi[fs]|mif1|msf1)", re.DOTALL
-)
+_PICTURES = (*IMAGE_SUFFIXES, ".pgm", ".pnm", ".ppm")
 _TICK_S = 0.0015
 """Steps that differ by less are equal: an animation's times are whole milliseconds."""
+_SHORTEST_MS, _UNSTATED_MS = 10, 100
+"""A frame of 10 ms or less is shown for 100 ms, as Firefox, Chromium and WebKit do."""
 
 IMAGE_ERRORS = (
     OSError,
@@ -68,16 +77,17 @@ IMAGE_ERRORS = (
 )
 
 
-def read_still(path: Path) -> Frames:
-    """Reads an image as one upright RGB frame at 0 s; as `Image.convert("RGB")` does, it drops transparency."""
+def read_still(path: Path, background: str = WHITE) -> Frames:
+    """Reads an image as one upright RGB frame at 0 s; the background shows through where the image is transparent."""
     check_file(path)
     with opened_image(path) as image:
+        pictures, noun = to_first(image)
         stored, turn = stored_image(path, image), turn_of(image)
-        loaded = rgb(image)[np.newaxis]
-        pixels = upright(loaded, turn_of(image))  # not `turn`: Pillow turns a TIFF by itself while it loads it
-    pages, (_, height, width, _) = stored.frame_count, pixels.shape
-    fault = f"Only the first of the {pages} pages of {quoted(path)} is used."
-    faults = (fault,) if stored.codec == "tiff" and pages > 1 else ()
+        pixels = rgb(image, background)[np.newaxis]
+        if not turns_itself(image):
+            pixels = upright(pixels, turn)
+    _, height, width, _ = pixels.shape
+    faults = (f"Only the first of the {pictures} {noun} of {quoted(path)} is used.",) if pictures > 1 else ()
     clip = replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation, faults=faults)
     return Frames(clip=clip, pixels=pixels, times_s=(0.0,))
 
@@ -93,23 +103,42 @@ def read_animation(path: Path, framing: Framing) -> Frames:
         frames: dict[int, Pixels] = {}
         for index in sorted(set(chosen)):
             image.seek(index)
-            frames[index] = rgb(image)
-        stored = stored_image(path, image)
+            frames[index] = rgb(image, framing.background)
+        stored, turn = stored_image(path, image), turn_of(image)
     decoded, expected = len(starts_s), stored.frame_count
     fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
+    pixels = upright(np.stack([frames[index] for index in chosen]), turn)
     clip = replace(
         stored,
         kind="video",
+        width=pixels.shape[2],
+        height=pixels.shape[1],
         frame_count=decoded,
         duration_s=duration_s,
-        fps=decoded / duration_s if duration_s else None,
+        fps=decoded / duration_s,
         is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
+        rotation=turn.rotation,
         way="decode",
         way_reason="Decoded in full: each frame of an animation is drawn over those before it.",
         faults=(fault,) if decoded < expected else (),
     )
-    pixels = np.stack([frames[index] for index in chosen])
     return Frames(clip=clip, pixels=pixels, times_s=tuple(starts_s[index] for index in chosen))
+
+
+def read_burst(path: Path, framing: Framing) -> Frames:
+    """Reads the pictures of an HEIF file as a clip that shows each for one second, like a folder of pictures."""
+    with opened_image(path) as image:
+        places = heif_places(image)
+        chosen = choose(range(len(places)), framing, duration_s=len(places), name=quoted(path))
+        stills = dict[int, Frames]()
+        for index in sorted(set(chosen)):
+            image.seek(places[index])
+            check_size(path, *coded_size(image))
+            stored, rotation = stored_image(path, image), turn_of(image).rotation
+            pixels = rgb(image, framing.background)[np.newaxis]
+            clip = replace(stored, height=pixels.shape[1], width=pixels.shape[2], rotation=rotation)
+            stills[index] = Frames(clip=clip, pixels=pixels, times_s=(0.0,))
+    return _slides(path, stills, chosen, count=len(places), reason="Only the pictures that are shown are decoded.")
 
 
 def read_folder(path: Path, framing: Framing) -> Frames:
@@ -120,22 +149,23 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     pictures, others = _listing(path)
     count = len(pictures)
     chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
-    stills = {index: read_still(pictures[index]) for index in sorted(set(chosen))}
+    stills = {index: read_still(pictures[index], framing.background) for index in sorted(set(chosen))}
+    reason = "Each picture is a file of its own: only those that are shown are read."
+    slides = _slides(path, stills, chosen, count=count, reason=reason)
+    faults = (*_left_out(path, others), *slides.clip.faults)
+    return replace(slides, clip=replace(slides.clip, container="folder", rotation=0, faults=faults))
+
+
+def slides_clip(first: Clip, count: int) -> Clip:
+    """Returns the facts of a clip that shows `count` pictures for a second each; `first` are those of one picture."""
+    return replace(first, kind="video", frame_count=count, duration_s=float(count), fps=1.0, is_rate_constant=True)
+
+
+def _slides(path: Path, stills: Mapping[int, Frames], chosen: Sequence[int], *, count: int, reason: str) -> Frames:
+    """Makes a clip of `count` seconds from pictures, scaled to the size of the first of those that were read."""
     first = stills[min(stills)].clip
-    clip = replace(
-        first,
-        path=path,
-        kind="video",
-        frame_count=count,
-        duration_s=float(count),
-        fps=1.0,
-        container="folder",
-        is_rate_constant=True,
-        rotation=0,
-        way="seek",
-        way_reason="Each picture is a file of its own: only those that are shown are read.",
-        faults=tuple(_faults(path, others, [still.clip for still in stills.values()])),
-    )
+    faults = tuple(_faults(path, [still.clip for still in stills.values()]))
+    clip = replace(slides_clip(first, count), path=path, way="seek", way_reason=reason, faults=faults)
     pixels = np.stack([_scaled(stills[index], first) for index in chosen])
     return Frames(clip=clip, pixels=pixels, times_s=tuple(float(index) for index in chosen))
 
@@ -155,7 +185,9 @@ def look(path: Path) -> Look:
     """Finds the kind of a file by its content; an "animation" moves like a video, but FFmpeg can't decode it."""
     try:
         with opened_image(path) as image:
-            if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _has_second_frame(image):
+            if image.format == "HEIF":
+                return "burst" if len(heif_places(image)) > 1 else "still"
+            if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _moves(image):
                 return "still"
             return "animation" if image.format in ("WEBP", "AVIF") else "video"
     except MediaError as exc:
@@ -164,9 +196,10 @@ def look(path: Path) -> Look:
         raise
 
 
-def _has_second_frame(image: Image.Image) -> bool:
+def _moves(image: Image.Image) -> bool:
+    """Returns True if an image has a second frame, next to the picture for readers that don't know about animations."""
     try:
-        image.seek(1)
+        image.seek(2 if image.info.get("default_image") else 1)
     except IMAGE_ERRORS:
         return False
     return True
@@ -178,9 +211,11 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
-                check_size(path, image.width, image.height)
+            with Image.open(path, formats=FORMATS) as image:
+                check_size(path, *coded_size(image))
                 yield image
+    except RefusedError as exc:
+        raise MediaError(f"{quoted(path)} is {exc}, which vllava doesn't open. Convert it to PNG.") from exc
     except Image.DecompressionBombError as exc:
         raise MediaError(
             f"{quoted(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
@@ -204,18 +239,53 @@ def stored_image(path: Path, image: Image.Image) -> Clip:
     )
 
 
-def rgb(image: Image.Image) -> Pixels:
-    """Converts an image to [H, W, 3]. 16-bit grey is reduced to its high byte; Pillow alone turns most of it white."""
-    if not image.mode.startswith("I"):
-        return np.asarray(image.convert("RGB"))
-    grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-    if image.mode != "I" or grey.max() > 255:
-        grey >>= 8
-    return np.repeat(grey.astype(np.uint8)[..., np.newaxis], 3, axis=2)
+def rgb(image: Image.Image, background: str = WHITE) -> Pixels:
+    """Converts an image to [H, W, 3], over a background where it is transparent."""
+    if image.mode.startswith(("I", "F")):
+        return _grey(image, background)
+    if image.has_transparency_data:
+        return over(np.asarray(image.convert("RGBA")), background)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey(image: Image.Image, background: str) -> Pixels:
+    """Converts whole numbers of 16 bits and more, and fractions; Pillow alone turns most of them white or black.
+
+    Whole numbers up to 65,535 lose their low byte. Fractions from 0 to 1 become 0 to 255. Other values are stretched
+    from the least to the greatest, as viewers of measurements do.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+    least, most = float(values.min()), float(values.max())
+    is_whole = image.mode.startswith("I")
+    if is_whole and most <= 65535:
+        shades = values.clip(0) // (1 if image.mode == "I" and most <= 255 else 256)
+    elif least >= 0 and most <= 255:
+        shades = values * (255 if most <= 1 else 1)
+    else:
+        shades = (values - least) * (255 / ((most - least) or 1)) + 0.5
+    if image.format == "TIFF" and cast(TiffImageFile, image).tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        shades = 255 - shades
+    pixels = np.repeat(shades.astype(np.uint8)[..., np.newaxis], 4, axis=2)
+    pixels[..., 3] = 255 * (values != image.info.get("transparency", -1))
+    return over(pixels, background)
+
+
+def to_first(image: Image.Image) -> tuple[int, str]:
+    """Goes to the picture that stands for the file; returns the number of its pictures, and the noun for them."""
+    match image.format:
+        case "TIFF":
+            return len(page_places(image)), "pages"
+        case "MPO":
+            return mpo_count(image), "pictures"
+        case "PNG" if image.info.get("default_image"):
+            image.seek(1)
+    return 1, "pictures"
 
 
 def turn_of(image: Image.Image) -> Orientation:
     """Reads EXIF's orientation, 1 to 8; if the EXIF block is damaged, the picture is used as it is stored."""
+    if image.format == "HEIF":
+        return heif_orientation(image)
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except IMAGE_ERRORS:
@@ -235,7 +305,8 @@ def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
             image.load()
         except IMAGE_ERRORS:
             break
-        starts_ms.append(starts_ms[-1] + int(image.info.get("duration", 0)))
+        stated_ms = int(image.info.get("duration", 0))
+        starts_ms.append(starts_ms[-1] + (stated_ms if stated_ms > _SHORTEST_MS else _UNSTATED_MS))
     if len(starts_ms) == 1:
         raise MediaError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
     return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
@@ -268,7 +339,7 @@ def _is_picture(entry: os.DirEntry[str]) -> bool:
         if not stat.S_ISREG(entry.stat().st_mode):
             return False
         with Path(entry.path).open("rb") as file:
-            return bool(_SIGNATURES.match(file.read(12)))
+            return bool(PICTURE.match(file.read(12)))
     except PermissionError:
         return True
     except OSError:
@@ -279,13 +350,16 @@ def _scaled(still: Frames, first: Clip) -> Pixels:
     pixels: Pixels = still.pixels[0]
     if (still.clip.width, still.clip.height) == (first.width, first.height):
         return pixels
-    return rgb(Image.fromarray(pixels).resize((first.width, first.height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize((first.width, first.height), Image.Resampling.BICUBIC))
 
 
-def _faults(path: Path, others: int, read: Sequence[Clip]) -> Iterator[str]:
+def _left_out(path: Path, others: int) -> Iterator[str]:
     if others:
         entries = "1 entry" if others == 1 else f"{others} entries"
         yield f"{entries} of {quoted(path)} left out: not a picture."
+
+
+def _faults(path: Path, read: Sequence[Clip]) -> Iterator[str]:
     first = read[0]
     scaled = sum((clip.width, clip.height) != (first.width, first.height) for clip in read)
     if scaled:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from PIL import ImageColor
+
+from vllava_cli.nouns import WHITE
 
 Pixels = npt.NDArray[np.uint8]
+_BAND = 256
+"""The rows of a picture that are laid over a background at once, which bounds the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +35,22 @@ class Orientation:
         return size[::-1] if self.rotation in (90, 270) else size
 
 
+_PADDING = ("rawvideo", "huffyuv", "ffvhuff")
+"""Codecs whose fourth byte of a pixel may stand there only to make it four: then it is 0 everywhere."""
+
+
 class Converter:
     """Converts frames to RGB exactly as `frame.to_ndarray(format="rgb24")` does; each thread needs its own converter.
+
+    Transparent frames are then laid over a background, as browsers and editors do.
 
     `to_ndarray` makes its tables anew for every frame, which takes longer than converting a small picture. A converter
     makes them once.
     """
 
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
+    def __init__(self, background: str = WHITE, codec: str = "") -> None:
+        self._background, self._may_pad = background, codec in _PADDING
+        self._reformatter, self._alpha_reformatter = VideoReformatter(), VideoReformatter()
 
     def write(self, frame: VideoFrame, target: Pixels) -> None:
         """Writes a frame as RGB into `target`, [H, W, 3]; a frame of another size is scaled to it."""
@@ -48,6 +62,21 @@ class Converter:
         plane = picture.planes[0]
         rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
         target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
+        if _has_alpha(frame.format.name):
+            with_alpha = self._alpha_reformatter.reformat(frame, format="rgba", width=width, height=height)
+            plane = with_alpha.planes[0]
+            rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
+            alpha = rows[:height, 3 : width * 4 : 4, np.newaxis]
+            is_padding = self._may_pad and not alpha.any()
+            if not is_padding and alpha.min() < 255:
+                target[...] = over(np.concatenate((target, alpha), axis=2), self._background)
+
+
+@cache
+def _has_alpha(name: str) -> bool:
+    """Returns True if a pixel format, "yuva444p10le", says how transparent each pixel is."""
+    pixel_format = VideoFormat(name, 16, 16)
+    return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
 
 
 def matrix_of(frame: VideoFrame) -> bytes | None:
@@ -91,6 +120,24 @@ def upright(pixels: Pixels, turn: Orientation) -> Pixels:
         pixels = pixels[:, :, ::-1]
     turned = np.rot90(pixels, k=-turn.rotation // 90, axes=(1, 2))
     return np.ascontiguousarray(turned)
+
+
+def colour_code(text: str) -> str:
+    """Writes a colour as "#rrggbb": "navy" → "#000080". Errors: ValueError."""
+    red, green, blue = ImageColor.getrgb(text)[:3]
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def over(pixels: Pixels, background: str) -> Pixels:
+    """Lays a picture with transparency over a background, "#rrggbb": [H, W, 4] → [H, W, 3]."""
+    behind = np.frombuffer(bytes.fromhex(background.removeprefix("#")), np.uint8).astype(np.uint16)
+    opaque = np.ascontiguousarray(pixels[..., :3])
+    for top in range(0, len(pixels), _BAND):
+        band = pixels[top : top + _BAND]
+        alpha = band[..., 3:].astype(np.uint16)
+        if alpha.min() < 255:
+            opaque[top : top + _BAND] = (band[..., :3] * alpha + behind * (255 - alpha) + 127) // 255
+    return opaque
 
 
 def _unnamed(kinds: type[Type], value: int) -> Type:

@@ -16,7 +16,19 @@ from pathlib import Path
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.file_check import check_file
-from vllava_cli.media.images import look, opened_image, read_animation, read_folder, read_still, stored_image, turn_of
+from vllava_cli.media.image_formats import heif_places, turns_itself
+from vllava_cli.media.images import (
+    look,
+    opened_image,
+    read_animation,
+    read_burst,
+    read_folder,
+    read_still,
+    slides_clip,
+    stored_image,
+    to_first,
+    turn_of,
+)
 from vllava_cli.media.mp4_boxes import stream_part
 from vllava_cli.media.select import check_trim
 from vllava_cli.media.video.full_decode import decode_all
@@ -60,11 +72,13 @@ def header(path: Path) -> Clip:
     if kind == "video":
         return _undecoded(path) or _video_header(path, has_decoders=True)
     with opened_image(path) as image:
+        to_first(image)
         stored, turn = stored_image(path, image), turn_of(image)
         if kind == "animation":
             return replace(stored, kind="video")
-        has_own_turn = stored.codec == "tiff"  # Pillow turns the size of a TIFF by itself
-        width, height = image.size if has_own_turn else turn.turned(image.size)
+        if kind == "burst":
+            return slides_clip(stored, len(heif_places(image)))
+        width, height = image.size if turns_itself(image) else turn.turned(image.size)
         return replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation)
 
 
@@ -76,9 +90,11 @@ def _read(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
         check_file(path)
         match look(path):
             case "still":
-                return read_still(path)
+                return read_still(path, framing.background)
             case "animation":
                 return read_animation(path, framing)
+            case "burst":
+                return read_burst(path, framing)
             case "video":
                 return sample_video(path, framing, tells_rate=tells_rate)
 

@@ -8,6 +8,7 @@ isn't changed. Each field is checked when it is read.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from typing import Any, get_args
 from vllava_cli import __version__
 from vllava_cli.errors import OutputError, SessionError, quoted
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Sampling, Turn
+from vllava_cli.nouns import FRAMES_PER_CLIP, WHITE, Fit, Framing, MediaKind, Sampling, Turn
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.jsonl import Journal, read_rows
@@ -68,6 +69,11 @@ class SessionRecord:
     def media(self) -> tuple[MediumRecord, ...]:
         """All clips in the order in which the prompt shows them."""
         return tuple(medium for turn in self.turns for medium in turn.media) + self.attached
+
+    @property
+    def background(self) -> str:
+        """The background of its last clip, which is that of the next."""
+        return self.media[-1].framing.background if self.media else WHITE
 
 
 def create(path: Path, record: SessionRecord) -> Journal:
@@ -210,16 +216,25 @@ def read_sampling(fields: Fields) -> Sampling:
 
 def read_framing(fields: Fields, fit: Fit) -> Framing:
     """Reads the framing in a session's or an answer's row. Errors: those of `fields`."""
-    return fields.build(Framing, at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP), fit=fit)
+    background = fields.text("background") if fields.has("background") else WHITE
+    if not re.fullmatch("#[0-9a-f]{6}", background):
+        fields.refuse("background", f"{background!r}, not a colour like {WHITE}")
+    at_s = fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP)
+    return fields.build(Framing, at_s=at_s, fit=fit, background=background)
+
+
+def framing_row(framing: Framing) -> dict[str, object]:
+    """Returns the object that `read_framing` reads, without the fit, and without a background that is white."""
+    part: dict[str, object] = {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": list(framing.at_s)}
+    return part if framing.background == WHITE else {**part, "background": framing.background}
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:
-    framing = medium.framing
     return {
         "path": os.fspath(medium.path),
         "kind": medium.kind,
         **asdict(medium.fingerprint),
-        "framing": {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": framing.at_s},
+        "framing": framing_row(medium.framing),
         "times_s": medium.times_s,
     }
 

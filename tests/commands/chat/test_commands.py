@@ -359,6 +359,20 @@ def test_the_fit_of_a_session_goes_on(here: Stage, tmp_path: Path) -> None:
     assert (record.fit, record.media[0].framing.fit) == ("pad", "pad")
 
 
+def test_the_background_of_a_session_goes_on(here: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "saved.jsonl"
+    here.enter(f"/save {path}")
+    assert "background" not in path.read_text()
+    path.write_text(path.read_text().replace('"start_s": null', '"background": "#000080", "start_s": null'))
+    here.enter(f"/load {path}", f"/add {demo.CLIPS / 'yellow-star.png'}", "And its colour?")
+    here.enter(f"/open {demo.CLIPS / 'yellow-star.png'}", "What shape is it?")
+    (last, *_, before) = (read(other) for other in reversed(here.others()[-2:]))
+    assert [medium.framing.background for medium in (*before.media, *last.media)] == ["#000080"] * 3
+    path.write_text(path.read_text().replace("#000080", "navy"))
+    with pytest.raises(SessionError, match="background is 'navy', not a colour like #ffffff"):
+        read(path)
+
+
 def test_export_writes_markdown(here: Stage) -> None:
     here.enter("Is *this* a\n# heading?")
     assert here.enter("/export talk.md") == "Exported to talk.md.\n"

@@ -66,14 +66,15 @@ def run(chat: Chat, screen: Screen) -> int:
 
 
 def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
-    """Returns the chat with the session's fit and, unless a model was named, the session's model and adapter."""
+    """Returns the chat with the session's fit, background and, unless a model was named, its model and adapter."""
     if record is None:
         return chat
     wishes = chat.wishes
     if not chat.is_model_named:
         adapter = wishes.adapter or record.adapter
         wishes = replace(wishes, model=record.model, revision=record.revision, adapter=adapter)
-    return replace(chat, wishes=wishes, framing=replace(chat.framing, fit=record.fit))
+    framing = replace(chat.framing, fit=record.fit, background=record.background)
+    return replace(chat, wishes=wishes, framing=framing)
 
 
 def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
@@ -105,7 +106,9 @@ def _controller(
     ends.callback(recorder.close)
     for clip in clips:
         recorder.cache.add(clip, frames[clip])
-    conversation = Conversation(attached=tuple(frames[clip] for clip in shown), fit=chat.framing.fit)
+    framing = chat.framing
+    attached = tuple(frames[clip] for clip in shown)
+    conversation = Conversation(attached=attached, fit=framing.fit, background=framing.background)
 
     def check(tokens: Tokens) -> None:
         tokens.prompt_ids(Conversation(attached=conversation.attached), "?")

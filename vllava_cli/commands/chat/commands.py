@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vllava_cli.commands.chat.controller import ChatController, turns_are
@@ -121,7 +122,7 @@ def _command(
 @_command("PATH...", options=_FRAMING)
 def _open(chat: ChatController, given: Arguments) -> None:
     """Begin a new conversation about other videos or images."""
-    fresh = Conversation(attached=chat.read(_clips(chat, given)), fit=chat.conversation.fit)
+    fresh = replace(chat.conversation, attached=chat.read(_clips(chat, given)), turns=[], dropped=0)
     chat.engine.tokens.prompt_ids(fresh, "?")  # if the clips can't fit, the old conversation goes on
     warn_of_many(len(fresh.attached), chat.screen)
     chat.begin(fresh)
@@ -147,6 +148,7 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
         None if end is None else time_of(end),
         at_s=None if at is None else times_of(at),
         fit=chat.conversation.fit,
+        background=chat.conversation.background,
         most=FRAMES_PER_CLIP,
     )
     return tuple((path, framing) for path in paths)

@@ -256,7 +256,7 @@ def restored(
         return tuple(frames[medium.path, medium.framing] for medium in media)
 
     renewed = 0
-    conversation = Conversation(attached=shown(record.attached), fit=record.fit)
+    conversation = Conversation(attached=shown(record.attached), fit=record.fit, background=record.background)
     for each in record.turns:
         is_own = record.model == model and _is_own(each.turn, tokens)
         renewed += not is_own

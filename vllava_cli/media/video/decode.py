@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
 from vllava_cli.media.pictures import Converter, Pixels, matrix_of
 from vllava_cli.media.video.index import DamageError, Run, arriving, bitstream_of
+from vllava_cli.nouns import WHITE
 
 _MAX_DECODERS = 4
 _PIXELS_WORTH_A_DECODER = 6_000_000
@@ -77,8 +78,10 @@ class DecodedRuns:
         self.matrices.add(matrix_of(frame))
 
 
-def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...]) -> DecodedRuns:
-    """Decodes all runs and returns the frames at `pts`.
+def decode_runs(
+    path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...], background: str = WHITE
+) -> DecodedRuns:
+    """Decodes all runs and returns the frames at `pts`, over a background where they are transparent.
 
     The first decoder uses `container`, of which no frame may have been decoded yet. Errors: DistrustError.
     """
@@ -97,7 +100,7 @@ def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts:
     def work_apart() -> None:
         try:
             with opened(path) as other:
-                _work(other, video_stream(other, path), waiting, decoded, threads)
+                _work(other, video_stream(other, path), waiting, decoded, threads, background)
         except BaseException:
             waiting.clear()  # nothing more is worth decoding once one run has failed
             raise
@@ -105,7 +108,7 @@ def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts:
     with ThreadPoolExecutor(decoders) as pool:
         others = [pool.submit(work_apart) for _ in range(decoders - 1)]
         try:
-            _work(container, stream, waiting, decoded, threads)
+            _work(container, stream, waiting, decoded, threads, background)
         finally:
             waiting.clear()
         for other in others:
@@ -114,9 +117,14 @@ def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts:
 
 
 def _work(
-    container: InputContainer, stream: VideoStream, waiting: deque[Run], decoded: DecodedRuns, threads: int
+    container: InputContainer,
+    stream: VideoStream,
+    waiting: deque[Run],
+    decoded: DecodedRuns,
+    threads: int,
+    background: str,
 ) -> None:
-    context, converter = stream.codec_context, Converter()
+    context, converter = stream.codec_context, Converter(background, stream.codec_context.name)
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
     context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
     if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete

@@ -31,7 +31,7 @@ from vllava_cli.media.video.stated import (
     reported_frames,
     stored_clip,
 )
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
+from vllava_cli.nouns import FRAMES_PER_CLIP, WHITE, Clip, Frames, Framing, counted
 
 _SMALL_BYTES = 16 << 20
 
@@ -60,7 +60,8 @@ class FullDecode:
         chosen = choose(
             times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
         )
-        found = dict(self.pixels) if set(chosen) <= self.pixels.keys() else self._decoded_again(frozenset(chosen))
+        is_foreseen, wanted = set(chosen) <= self.pixels.keys(), frozenset(chosen)
+        found = dict(self.pixels) if is_foreseen else self._decoded_again(wanted, framing.background)
         self.pixels.clear()  # so that no picture is in memory twice
         stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
         for index in tuple(found):
@@ -69,34 +70,36 @@ class FullDecode:
         pixels = upright(stored, self.orientation)
         return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
 
-    def _decoded_again(self, wanted: frozenset[int]) -> dict[int, Pixels]:
+    def _decoded_again(self, wanted: frozenset[int], background: str) -> dict[int, Pixels]:
         with opened(self.clip.path) as container:
-            again = _Pass(container, self.clip.path, is_threaded=self.is_clean)
+            again = _Pass(container, self.clip.path, is_threaded=self.is_clean, background=background)
             for _ in again.frames(wanted):
                 if len(again.pixels) == len(wanted):
                     return again.pixels
         raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
 
 
-def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
+def decode_all(
+    path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False, background: str = WHITE
+) -> FullDecode:
     """Decodes a whole file with frame threads; if anything is damaged, without them, as the documentation's loop does.
 
     Frame threads may conceal damage in another way. The frames at the positions `foreseen` are converted on the way.
     """
     with opened(path) as container:
-        known = _Pass(container, path, is_threaded=not is_damaged).run(foreseen)
+        known = _Pass(container, path, is_threaded=not is_damaged, background=background).run(foreseen)
     if is_damaged or known.is_clean:
         return known
     with opened(path) as again:
-        return _Pass(again, path, is_threaded=False).run(foreseen or pick(len(known.times_s)))
+        return _Pass(again, path, is_threaded=False, background=background).run(foreseen or pick(len(known.times_s)))
 
 
-def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
+def decode_uncounted(container: InputContainer, path: Path, background: str) -> FullDecode:
     """Decodes a whole file that has just been opened, like `decode_all`, when the number of its frames isn't known.
 
     It counts the packets first, so that the wanted frames can be converted on the way. A small file is read only once.
     """
-    counting, packet_bytes = _Pass(container, path, is_threaded=True), 0
+    counting, packet_bytes = _Pass(container, path, is_threaded=True, background=background), 0
     packets: list[Packet[VideoStream]] = []
     for packet in counting.packets():
         packet_bytes += packet.size
@@ -104,9 +107,9 @@ def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
             packets.append(packet)
     foreseen = reference(max(1, counting.packet_count - counting.hidden), reported=counting.reported)
     if counting.is_cut or packet_bytes > _SMALL_BYTES:
-        return decode_all(path, foreseen)
+        return decode_all(path, foreseen, background=background)
     known = counting.run(foreseen, packets)
-    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True)
+    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True, background=background)
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
@@ -137,8 +140,8 @@ def documented(path: Path) -> Clip:
 class _Pass:
     """One pass over a file; it keeps the wanted frames and counts packets and damage."""
 
-    def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool) -> None:
-        self._path, self._container = path, container
+    def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool, background: str) -> None:
+        self._path, self._container, self._background = path, container, background
         self.stream = video_stream(container, path)
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
         self.pixels: dict[int, Pixels] = {}
@@ -188,7 +191,7 @@ class _Pass:
         The loop in transformers' documentation stops with an error at the first packet that the decoder refuses. This
         pass counts such packets and skips them, as players do. If the container breaks off, the frames end there.
         """
-        index, shape, converter = 0, (0, 0, 3), Converter()
+        index, shape, converter = 0, (0, 0, 3), Converter(self._background, self.stream.codec_context.name)
         for packet in packets or self.packets():
             for frame in self._decoded(packet):
                 self._corrupt += frame.is_corrupt

@@ -48,7 +48,7 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
             index = None
             if bitstream_of(stream).codec not in SEEKABLE:
                 reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-                return decode_uncounted(container, path).frames(framing, reason)
+                return decode_uncounted(container, path, framing.background).frames(framing, reason)
             try:
                 index = _index(path, container, stream, has_table=has_table)
                 timeline = Timeline(path, index, container, stream)
@@ -62,9 +62,10 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
         if is_damaged or not isinstance(index, Mp4Index):
             break
-    is_whole = framing == Framing(fit=framing.fit)
+    is_whole = framing == Framing(fit=framing.fit, background=framing.background)
     foreseen = reference(count, reported=reported) if is_whole else ()
-    return decode_all(path, foreseen, is_damaged=is_damaged).frames(framing, reason)
+    whole = decode_all(path, foreseen, is_damaged=is_damaged, background=framing.background)
+    return whole.frames(framing, reason)
 
 
 def _index(path: Path, container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
@@ -134,7 +135,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     runs = index.runs(display_indices)
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     stored = stored_clip(container, video_stream(container, path), path)
-    decoded = decode_runs(path, container, runs, pts)
+    decoded = decode_runs(path, container, runs, pts, framing.background)
     if len(decoded.matrices) > 1:
         raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
