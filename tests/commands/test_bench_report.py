@@ -97,7 +97,8 @@ def test_each_note_has_one_number_and_more_than_a_limit_is_explained() -> None:
     assert [line[:20].rstrip() for line in report.figures_table(figures, None).splitlines()[1:]] == [
         *("decode, batch 1 [1]", "decode, batch 16 [2]", "decode, batch 1", "decode, batch 16 [3]")
     ]
-    assert report.notes((*figures, BATCH)) == [("[1]", OVER), ("[2]", f"{BATCH.note} {OVER}"), ("[3]", BATCH.note)]
+    remarks = [figure.remark for figure in (*figures, BATCH)]
+    assert report.numbered(remarks) == [("[1]", OVER), ("[2]", f"{BATCH.note} {OVER}"), ("[3]", BATCH.note)]
 
 
 def test_a_summary_has_a_row_for_each_configuration() -> None:
@@ -109,7 +110,6 @@ def test_a_summary_has_a_row_for_each_configuration() -> None:
     assert report.summary((TRIAL, FAULTY), 60).splitlines()[0] == (
         "precision attention decode/s first ms prefill/s peak MiB"
     )
-    assert report.faults((TRIAL, FAULTY, FAULTY)) == [("[1]", "fp16 can't be had on a CPU: leave it out.")]
 
 
 def test_a_change_stands_beside_the_snippets() -> None:

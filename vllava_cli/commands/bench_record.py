@@ -83,7 +83,7 @@ class BenchRecord:
     trials: tuple[BenchTrial, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FigureChange:
     """The medians of one figure in the earlier run and in this one; factor 1.2 means 1.2 times as good now.
 
@@ -95,12 +95,12 @@ class FigureChange:
     then: float
     now: float
     factor: float | None
-    verdict: Verdict
+    verdict: Verdict | None
     snippet_factor: float | None
     snippet_verdict: Verdict | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrialChange:
     """The changes in a configuration that both runs have."""
 
@@ -147,19 +147,14 @@ def read_record(path: Path) -> BenchRecord:
 
 def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
     """Compares a run with an earlier one (`then`)."""
-    earlier = {_key(then, trial): trial for trial in reversed(then.trials) if trial.plan}
-    pairs = [(earlier.get(_key(now, trial)), trial) for trial in now.trials]
+    earlier = {(then.model, old.precision, old.name): old for old in reversed(then.trials) if old.plan}
+    pairs = [(earlier.get((now.model, trial.precision, trial.name)), trial) for trial in now.trials]
     before, after = _circumstances(then), _circumstances(now)
+    changed = [what for what in before if after.get(what, before[what]) != before[what]]
     return Comparison(
         measured_at=then.machine.measured_at,
-        differences=tuple(
-            f"{what} was {before[what]}, is {after[what]}"
-            for what in before
-            if after.get(what, before[what]) != before[what]
-        ),
-        trials=tuple(
-            TrialChange(configuration=trial.name, lines=tuple(_changes(old, trial))) for old, trial in pairs if old
-        ),
+        differences=tuple(f"{what} was {before[what]}, is {after[what]}" for what in changed),
+        trials=tuple(TrialChange(trial.name, tuple(_changes(old, trial))) for old, trial in pairs if old),
         unmatched=tuple(trial.name for old, trial in pairs if not old),
     )
 
@@ -176,32 +171,19 @@ def _line_of(figure: Figure) -> dict[str, Any]:
     return found | {"of_snippet": figure.of_snippet, "of_limit": figure.of_limit, "note": figure.remark}
 
 
-def _key(record: BenchRecord, trial: BenchTrial) -> tuple[str, ...]:
-    return (record.model, trial.precision, trial.name if trial.plan else "")
-
-
 def _changes(then: BenchTrial, now: BenchTrial) -> Iterator[FigureChange]:
     earlier = {(figure.name, figure.unit): figure for figure in then.lines}
     for figure in now.lines:
         old = earlier.get((figure.name, figure.unit))
-        if not (old and old.ours and figure.ours):
-            continue
-        factor, verdict = _judged(figure, old.ours, figure.ours)
-        of_snippet = _judged(figure, old.snippet, figure.snippet) if old.snippet and figure.snippet else (None, None)
-        yield FigureChange(
-            name=figure.name,
-            unit=figure.unit,
-            then=old.ours.median,
-            now=figure.ours.median,
-            factor=factor,
-            verdict=verdict,
-            snippet_factor=of_snippet[0],
-            snippet_verdict=of_snippet[1],
-        )
+        if old and old.ours and figure.ours:
+            ours, snippet = _judged(figure, old.ours, figure.ours), _judged(figure, old.snippet, figure.snippet)
+            yield FigureChange(figure.name, figure.unit, old.ours.median, figure.ours.median, *ours, *snippet)
 
 
-def _judged(figure: Figure, then: Measured, now: Measured) -> tuple[float | None, Verdict]:
+def _judged(figure: Figure, then: Measured | None, now: Measured | None) -> tuple[float | None, Verdict | None]:
     """Returns how many times as good a figure is now, and the verdict, which depends on the spreads."""
+    if not (then and now):
+        return None, None
     before = figure.goodness(then.median)
     factor = figure.goodness(now.median) / before if before and now.median else None
     if factor is None or (then.least <= now.most and now.least <= then.most):

@@ -64,9 +64,9 @@ def agreement(found: Agreement) -> str:
 def figures_table(figures: Sequence[Figure], width: int | None) -> str:
     """Writes the table of figures. If the width is too small, spreads are left out, then the limit's own column.
 
-    A width of None has room for all. If a figure has a remark, the number that `notes` gives it stands after its name.
+    A width of None has room for all. If a figure has a remark, its number (`numbered`) stands after the figure's name.
     """
-    marks = {remark: mark for mark, remark in notes(figures)}
+    marks = {remark: mark for mark, remark in numbered(figure.remark for figure in figures)}
 
     def cells(figure: Figure, shown: Callable[[Measured | None], str]) -> list[str]:
         name = " ".join(filter(None, [figure.name, marks.get(figure.remark)]))
@@ -78,19 +78,14 @@ def figures_table(figures: Sequence[Figure], width: int | None) -> str:
     return _aligned([([HEADS, *rich], 2), ([HEADS, *plain], 2), ([SHORT_HEADS, *short], 1)], width)
 
 
-def notes(figures: Iterable[Figure]) -> list[tuple[str, str]]:
-    """Numbers the remarks of figures, each sentence once: [("[1]", "The snippet ran out of memory.")]."""
-    return _numbered(figure.remark for figure in figures)
-
-
-def faults(trials: Iterable[BenchTrial]) -> list[tuple[str, str]]:
-    """Numbers the faults that made configurations fail, each sentence once, as `notes` does."""
-    return _numbered(trial.fault or "" for trial in trials)
+def numbered(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Numbers remarks, each once and without empty ones: ["a", "", "b", "a"] → [("[1]", "a"), ("[2]", "b")]."""
+    return [(f"[{place}]", text) for place, text in enumerate(dict.fromkeys(filter(None, texts)), 1)]
 
 
 def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
-    """Writes a line for each configuration with its main figures; a failed one has the mark that `faults` gives it."""
-    marks, rows = {fault: mark for mark, fault in faults(trials)}, []
+    """Writes a line for each configuration with its main figures; a failed one has the number of its fault."""
+    marks, rows = {fault: mark for mark, fault in numbered(trial.fault or "" for trial in trials)}, []
     for trial in trials:
         found = {figure.name: figure.ours for figure in trial.lines}
         attention = " ".join(filter(None, [trial.attention, marks.get(trial.fault or "")]))
@@ -142,8 +137,3 @@ def _spread(measured: Measured | None) -> str:
         return _median(measured)
     least, most = (number(value, like=measured.median) for value in (measured.least, measured.most))
     return f"{number(measured.median)} ({least}-{most})"
-
-
-def _numbered(texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Numbers texts, each once and without empty ones: ["a", "", "b", "a"] → [("[1]", "a"), ("[2]", "b")]."""
-    return [(f"[{place}]", text) for place, text in enumerate(dict.fromkeys(filter(None, texts)), 1)]

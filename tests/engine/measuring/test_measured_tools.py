@@ -19,14 +19,16 @@ from vllava_cli.errors import CheckpointError
 from vllava_cli.nouns import Dtype, Quantisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-VISION_LAYER = 4 * (128 * 128 + 128) + 2 * 128 * 256 + 256 + 128 + 4 * 128
-"""The numbers of a layer of the demo's towers: attention, MLP, two norms."""
 
 
-def test_the_snippet_holds_only_what_ours_leaves_out(demo_tools: ModelBenchmark) -> None:
+def test_the_snippet_has_towers_of_its_own_and_our_language_model(demo_tools: ModelBenchmark) -> None:
     snippet, ours = demo_tools.snippet, demo_tools.ours.engine.model
-    image_tower = sum(each.numel() for each in snippet.model.model.image_tower.parameters())
-    assert snippet.own_bytes(ours) == 4 * (VISION_LAYER + image_tower)
+    others = (
+        snippet.model.model.image_tower,
+        snippet.model.model.video_tower,
+        snippet.model.model.multi_modal_projector,
+    )
+    assert snippet.own_bytes(ours) == 4 * sum(each.numel() for part in others for each in part.parameters())
     assert snippet.model.model.language_model is ours.model.language_model
     whole, trimmed = snippet.model.config, ours.config
     assert (whole.vision_config.num_hidden_layers, whole.vision_feature_layer) == (4, -2)

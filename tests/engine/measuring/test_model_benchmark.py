@@ -198,7 +198,7 @@ def test_one_that_runs_out_of_memory_is_asked_no_more_and_where_all_do_it_ends(t
     assert turns(lambda: short() or out_of_memory(), lambda: 5.0) == [None, Measured(values=(5.0,) * 3)]
     assert recorded.names == ["short"] * 3
     with pytest.raises(MemoryShortError, match="The memory of cpu ran out"):
-        turns(out_of_memory, out_of_memory)
+        turns(out_of_memory, lambda: out_of_memory())
 
 
 @pytest.mark.parametrize(("calls", "measured"), [(0, []), (1, ["a"]), (2, ["a", "b"])])

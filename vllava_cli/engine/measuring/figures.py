@@ -140,12 +140,6 @@ class Roofline:
     new_tokens: int
 
     @property
-    def weight_bytes(self) -> float:
-        """The bytes that each pass of the language model reads, however many sequences it has."""
-        matrices = self.checkpoint.language_parameters * matrix_bytes(self.plan.dtype, self.plan.quantisation)
-        return matrices + self._head_parameters * value_bytes(self.plan.dtype)
-
-    @property
     def vision_s(self) -> float:
         """The seconds for the eight frames in the trimmed tower and the projector, counted by their operations."""
         vision, hidden = self.config.vision_config, self.config.text_config.hidden_size
@@ -157,41 +151,31 @@ class Roofline:
         operations = FRAMES_PER_CLIP * (vision.num_hidden_layers * layer + embedding + projector)
         return float(operations / self.speed.operations)
 
-    def prefill_s(self, tokens: int) -> float:
-        """The seconds in which a prompt of `tokens` tokens is prefilled.
+    def pass_s(self, new: int, *, held: float = 0, sequences: int = 1) -> float:
+        """The seconds of a pass over `new` tokens behind the `held` tokens of each sequence.
 
-        Each token attends to those before it, which is half of all pairs. Only the last token has logits.
+        Each token attends to those before it. Only a sequence's last token has logits. However many sequences there
+        are, the weights are read once.
         """
-        operations = 2 * (self.checkpoint.language_parameters * tokens + self._head_parameters)
-        operations += 2 * self._attention_values * tokens**2
-        return max(operations / self.speed.operations, self.weight_bytes / self.speed.bytes)
-
-    def step_s(self, sequences: int, tokens: float) -> float:
-        """The seconds of one step of decoding: a new token in each of `sequences`, which hold `tokens` each."""
-        matrices = 2 * (self.checkpoint.language_parameters + self._head_parameters)
-        operations = sequences * (matrices + 4 * self._attention_values * tokens)
-        cache_bytes = sequences * tokens * self.checkpoint.cache_values_per_token * value_bytes(self.plan.dtype)
-        return max(operations / self.speed.operations, (self.weight_bytes + cache_bytes) / self.speed.bytes)
+        text, checkpoint, plan = self.config.text_config, self.checkpoint, self.plan
+        head = text.hidden_size * text.vocab_size
+        attention = text.num_hidden_layers * text.num_attention_heads * text.head_dim
+        pairs = new * (held + new / 2)  # each token attends to half of the new ones
+        operations = sequences * (2 * (checkpoint.language_parameters * new + head) + 4 * attention * pairs)
+        read_bytes = checkpoint.language_parameters * matrix_bytes(plan.dtype, plan.quantisation)
+        read_bytes += (head + sequences * held * checkpoint.cache_values_per_token) * value_bytes(plan.dtype)
+        return float(max(operations / self.speed.operations, read_bytes / self.speed.bytes))
 
     @property
     def first_token_s(self) -> float:
         """The seconds until the first token: the clip is encoded and the prompt is prefilled."""
-        return self.vision_s + self.prefill_s(self.prompt_tokens)
+        return self.vision_s + self.pass_s(self.prompt_tokens)
 
     def decode_s(self, sequences: int) -> float:
         """The seconds of all steps after the first token, each at the average length of the sequences."""
-        return (self.new_tokens - 1) * self.step_s(sequences, self.prompt_tokens + self.new_tokens / 2)
+        held = self.prompt_tokens + self.new_tokens / 2
+        return (self.new_tokens - 1) * self.pass_s(1, held=held, sequences=sequences)
 
     def clips_s(self, clips: int) -> float:
         """The seconds for a batch of clips: each is encoded and prefilled alone, and all are decoded together."""
         return clips * self.first_token_s + self.decode_s(clips)
-
-    @property
-    def _head_parameters(self) -> int:
-        """The number of parameters in the matrix that makes the logits."""
-        return int(self.config.text_config.hidden_size * self.config.text_config.vocab_size)
-
-    @property
-    def _attention_values(self) -> int:
-        text = self.config.text_config
-        return int(text.num_hidden_layers * text.num_attention_heads * text.head_dim)

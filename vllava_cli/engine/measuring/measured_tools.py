@@ -23,13 +23,10 @@ from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Stats, Turn
+from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Turn
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
-
-ENDINGS = ("", " Why?", " What comes first?", " Tell me more about it.")
-"""They follow the questions of a batch, whose prompts differ in length as those of a user do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,48 +82,41 @@ class MeasuredEngine:
         return self._seconds(lambda: self.turn(again, 1))
 
     def answer(self, asked: BenchQuestion, *, sequences: int = 1) -> tuple[tuple[int, ...], float]:
-        """Answers the question in `sequences` sequences at once, and measures from their first tokens to their last.
+        """Answers the question in `sequences` sequences at once; returns the ids of the first answer and the seconds.
 
-        Returns the ids of the answer (empty if there are several sequences) and the seconds.
-        Errors: MemoryShortError, ContextError.
+        The seconds are those from the first tokens to the last. Errors: MemoryShortError, ContextError.
         """
         if sequences == 1:
-            turn, stats = self.turn(asked, asked.new_tokens)
-            return turn.answer_ids, stats.decode_s
+            turn = self.turn(asked, asked.new_tokens)
+            return turn.answer_ids, turn.stats.decode_s
         self.engine.prompt_cache = None
-        questions = [asked.question + ENDINGS[number % len(ENDINGS)] for number in range(sequences)]
-        found = self._batch(asked, [(asked.frames, question) for question in questions], sequences)
-        decoded = sum(stats.new_tokens - 1 for stats in found)  # an ending may leave less room in the context
-        return (), max(stats.decode_s for stats in found) * sequences * (asked.new_tokens - 1) / max(1, decoded)
+        answers = self._batch(asked, [asked.frames] * sequences, sequences)
+        return answers[0].ids, max(each.stats.decode_s for each in answers)
 
     def clips_s(self, asked: BenchQuestion, clips: int) -> float:
         """Measures the answers about `clips` clips, in batches as large as `vllava batch` would make them."""
         self.forget()
         # Equal frames are the same clip to the engine only where they are the same object.
-        jobs = [(replace(asked.frames), asked.question) for _ in range(clips)]
+        media = [replace(asked.frames) for _ in range(clips)]
         most = rows_that_fit(self.engine, _sampling(asked.new_tokens), question_characters=len(asked.question))
-        return self._seconds(lambda: self._batch(asked, jobs, min(clips, most)))
+        return self._seconds(lambda: self._batch(asked, media, min(clips, most)))
 
-    def turn(self, asked: BenchQuestion, new_tokens: int) -> tuple[Turn, Stats]:
+    def turn(self, asked: BenchQuestion, new_tokens: int) -> Turn:
         """Answers the question in its own conversation, and returns the turn; the prompt cache then holds the turn."""
-        conversation, sampling = asked.conversation, _sampling(new_tokens)
-        pieces = self.engine.stream(conversation, asked.question, sampling, cancel=Cancel(self.is_interrupted))
-        stats = Answer.of(pieces).stats
-        return conversation.turns[-1], stats
+        conversation, cancel = asked.conversation, Cancel(self.is_interrupted)
+        for _ in self.engine.stream(conversation, asked.question, _sampling(new_tokens), cancel=cancel):
+            pass
+        return conversation.turns[-1]
 
     @torch.inference_mode()
     def logits(self, asked: BenchQuestion, new_ids: Sequence[int]) -> Tensor:
         """Returns the logits [len(new_ids), vocabulary] before each of these ids, which are decoded one by one."""
         self.forget()
         found = [self._read(asked)]
-        cache = self.engine.prompt_cache
-        if cache is None:
-            raise RuntimeError("a prompt that was read left no cache")
-        for token in new_ids[:-1]:
+        for held, token in enumerate(new_ids[:-1], len(asked.ids)):
             fed = torch.tensor([token], device=found[0].device)
-            found.append(self.engine.step(fed, len(cache.ids)).clone())  # the next step overwrites these logits
-            cache.ids.append(token)
-        cache.cache.set_length(len(cache.ids))
+            found.append(self.engine.step(fed, held).clone())  # the next step overwrites these logits
+        self.forget()  # the cache holds more than the prompt that it stands for
         return torch.stack(found)
 
     def _seconds(self, work: Callable[[], object]) -> float:
@@ -138,14 +128,13 @@ class MeasuredEngine:
         except CancelError:
             raise KeyboardInterrupt from None
 
-    def _batch(self, asked: BenchQuestion, jobs: Sequence[tuple[Frames, str]], most: int) -> list[Stats]:
-        """Answers the jobs, `most` at once, and returns their stats.
+    def _batch(self, asked: BenchQuestion, media: Sequence[Frames], most: int) -> list[Answer]:
+        """Answers the question about each of the media, `most` at once.
 
-        Errors: ContextError; MemoryShortError, as going on with fewer jobs at once would be another measurement.
+        Errors: MemoryShortError, as going on with fewer at once would be another measurement.
         """
-        requests = [AnswerRequest(key=key, medium=medium, question=text) for key, (medium, text) in enumerate(jobs)]
-        given = iter([requests])
-        scheduler: BatchScheduler[int] = BatchScheduler(
+        given = iter([[AnswerRequest(key=None, medium=medium, question=asked.question) for medium in media]])
+        scheduler: BatchScheduler[None] = BatchScheduler(
             engine=self.engine,
             sampling=_sampling(asked.new_tokens),
             fit="crop",
@@ -154,34 +143,20 @@ class MeasuredEngine:
             on_shortage=_refuse_fewer,
         )
         finished = list(scheduler.answers(lambda _, *, is_waiting: next(given, None)))  # noqa: ARG005
-        if fault := next((each.fault for each in finished if each.fault), None):
+        for fault in filter(None, (each.fault for each in finished)):
             raise fault
-        return [each.answer.stats for each in finished if each.answer]
+        return [each.answer for each in finished if each.answer]
 
 
 @dataclass(kw_only=True)
 class MeasuredSnippet:
-    """A model as from_pretrained loads it; it may share parameters with this tool's model."""
+    """A model as from_pretrained loads it; its language model may be that of this tool's model."""
 
     model: VideoLlavaForConditionalGeneration
     plan: LoadPlan
 
     def __post_init__(self) -> None:
         self.model.generation_config.eos_token_id = None
-
-    def share(self, ours: VideoLlavaForConditionalGeneration) -> None:
-        """Takes over all parameters that our model has as well, so that both compute with the same weights.
-
-        In a quantised plan the snippet keeps its own towers and projector: bitsandbytes quantises these for the
-        snippet, and this tool doesn't. The towers' modules aren't shared, only their parameters: transformers records
-        each layer's output by hooks, and in a shared module it would do so twice.
-        """
-        self.model.model.language_model, self.model.lm_head = ours.model.language_model, ours.lm_head
-        if self.plan.quantisation is None:
-            others = dict(ours.named_modules())
-            for name, module in self.model.named_modules():
-                theirs = others[name]._parameters if name in others else {}
-                module._parameters |= {key: each for key, each in theirs.items() if key in module._parameters}
 
     def own_bytes(self, ours: nn.Module) -> int:
         """Counts the bytes of the parameters that it doesn't share, and reads them from a mapped file into memory."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from vllava_cli.engine import device_speed
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import weight_files
@@ -26,7 +25,7 @@ from vllava_cli.engine.measuring.figures import Agreement, BenchTask, Figure, Me
 from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet, free, seconds_of
 from vllava_cli.engine.measuring.random_weights import empty_model, fill, random_config
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.errors import ContextError, MediaError, MemoryShortError, VllavaError
+from vllava_cli.errors import ContextError, MediaError, MemoryShortError
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan, Speed
 
@@ -39,12 +38,9 @@ TOLERANCE = 1e-3
 """For any logit in fp32."""
 LOOP_S = 60.0
 """The time of the documentation's loop: it decodes a film from its beginning to its end."""
-SLOW_S = 10.0
-"""A round that takes longer is repeated less often."""
-SPENT_S = 50.0
-"""About the time that all rounds of one measurement may take then."""
+SLOW_S, SPENT_S = 10.0, 50.0
+"""A round that takes longer than SLOW_S is repeated less often, so that all rounds take about SPENT_S."""
 Tool = MeasuredEngine | MeasuredSnippet
-Faults = tuple[type[VllavaError], ...]
 
 
 @dataclass(kw_only=True)
@@ -83,7 +79,7 @@ class ModelBenchmark:
         free(self.plan.device)  # cycles would keep the models of an earlier configuration
         yield self._make(self.random) if self.random else self._load()
         yield self.reading or self._frames(self.frames.clip.path)
-        prompt, decoded = len(asked.ids), asked.new_tokens - 1
+        prompt = len(asked.ids)
         roof = Roofline(
             config=self.ours.engine.model.config,
             checkpoint=self.tokens.checkpoint,
@@ -93,20 +89,16 @@ class ModelBenchmark:
             new_tokens=asked.new_tokens,
         )
         peak = self._peak(roof)  # first, while nothing but the weights is in memory
-        yield self._figure("vision", "ms", lambda tool: 1000 * tool.vision_s(asked), 1000 * roof.vision_s)
-        limit = prompt / roof.prefill_s(prompt)
-        yield self._figure("prefill", "tokens/s", lambda tool: prompt / tool.prefill_s(asked), limit)
-        yield self._figure(
-            "first token", "ms", lambda tool: 1000 * tool.first_token_s(asked), 1000 * roof.first_token_s
-        )
+        yield self._timed("vision", lambda tool: tool.vision_s(asked), roof.vision_s)
+        yield self._timed("prefill", lambda tool: tool.prefill_s(asked), roof.pass_s(prompt), prompt, "tokens/s")
+        yield self._timed("first token", lambda tool: tool.first_token_s(asked), roof.first_token_s)
         yield self._second_turn(roof)
         for number in self.task.batches:
-            rate = partial(_tokens_per_s, asked, number)
-            yield self._figure(f"decode, batch {number}", "tokens/s", rate, number * decoded / roof.decode_s(number))
+            answer = partial(_decode_s, asked, number)
+            decoded = number * (asked.new_tokens - 1)
+            yield self._timed(f"decode, batch {number}", answer, roof.decode_s(number), decoded, "tokens/s")
         yield peak
-        yield self._figure(
-            "batch", "clips/s", lambda tool: CLIPS / tool.clips_s(asked, CLIPS), CLIPS / roof.clips_s(CLIPS)
-        )
+        yield self._timed("batch", lambda tool: tool.clips_s(asked, CLIPS), roof.clips_s(CLIPS), CLIPS, "clips/s")
 
     def check(self) -> Agreement:
         """Compares our greedy tokens and logits with transformers', after `figures` ended. Errors: MemoryShortError.
@@ -163,7 +155,7 @@ class ModelBenchmark:
             free(device)
             return seconds_of(lambda: found.update(engine=load(plan, tokens, {"video"})), device)
 
-        snippet, ours = self.alternate(load_snippet, load_ours, faults=())
+        snippet, ours = self.alternate(load_snippet, load_ours, is_strict=True)
         self._take(found["snippet"], found["engine"])
         limit = sum((folder / name).stat().st_size for name in weight_files(folder)) / self.speed.bytes
         return Figure(name="load", unit="s", ours=ours, snippet=snippet, limit=limit)
@@ -179,11 +171,11 @@ class ModelBenchmark:
                 measures.append(partial(seconds_of, partial(other.documented, path), "cpu"))
             except MediaError as exc:
                 note = f"The documentation's loop has no figure: {str(exc).partition('. ')[0]}."
-            ours, *loop = self.alternate(*measures, faults=())
+            ours, *loop = self.alternate(*measures)
         return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
 
     def _make(self, name: str) -> Figure:
-        """Makes random weights for our model, and for the parameters that only the snippet has."""
+        """Makes random weights for our model, and for the parts that only the snippet has."""
         with memory_faults(self.plan.device):
             model = empty_model(trimmed(random_config(name)), self.plan, NOT_QUANTISED)
             model.model.image_tower = None
@@ -194,8 +186,9 @@ class ModelBenchmark:
         return Figure(name="load", unit="s", note="Random weights are made, not loaded.")
 
     def _take(self, snippet: Any, engine: Engine) -> None:
+        """Makes the two tools; the snippet takes over our language model, so that both have the same one."""
+        snippet.model.language_model, snippet.lm_head = engine.model.model.language_model, engine.model.lm_head
         self.snippet = MeasuredSnippet(model=snippet, plan=self.plan)
-        self.snippet.share(engine.model)
         self.ours = MeasuredEngine(engine=engine, is_interrupted=self.is_interrupted)
 
     def _peak(self, roof: Roofline) -> Figure:
@@ -221,11 +214,21 @@ class ModelBenchmark:
     def _second_turn(self, roof: Roofline) -> Figure:
         name, asked = "first token, turn 2", self.asked
         try:
-            again = replace(asked, turns=(self.ours.turn(asked, LEAST_TOKENS)[0],))
-            limit = 1000 * roof.prefill_s(len(again.ids) - len(asked.ids))
+            again = replace(asked, turns=(self.ours.turn(asked, LEAST_TOKENS),))
+            limit_s = roof.pass_s(len(again.ids) - len(asked.ids))
         except ContextError:
             return Figure(name=name, unit="ms", note="The context has no room for a second turn.")
-        return self._figure(name, "ms", lambda tool: 1000 * tool.second_turn_s(asked, again), limit)
+        return self._timed(name, lambda tool: tool.second_turn_s(asked, again), limit_s)
+
+    def _timed(
+        self, name: str, work: Callable[[Tool], float], limit_s: float, amount: float = 0, unit: Unit = "ms"
+    ) -> Figure:
+        """Measures the seconds that `work` returns, shown in ms or as a rate: `amount` divided by the seconds."""
+
+        def shown(seconds: float) -> float:
+            return amount / max(seconds, SHORTEST_S) if amount else 1000 * seconds
+
+        return self._figure(name, unit, lambda tool: shown(work(tool)), shown(limit_s))
 
     def _figure(
         self,
@@ -242,60 +245,52 @@ class ModelBenchmark:
         return Figure(name=name, unit=unit, ours=ours, snippet=snippet, limit=limit, note=note)
 
     def alternate(
-        self, *measures: Callable[[], float], repeat: int | None = None, faults: Faults = (MemoryShortError,)
+        self, *measures: Callable[[], float], repeat: int | None = None, is_strict: bool = False
     ) -> list[Measured | None]:
         """Runs the measurements by turns, A B A B …, so that a change of the machine's speed affects all of them.
 
-        The first round warms up; it counts only if no other round follows. A measurement that fails by one of `faults`
-        is left out from then on and gives None. Raises KeyboardInterrupt before or after a measurement.
-        Errors: other faults at once; if all measurements failed, the fault of the last.
+        The first round warms up; it counts only if no other round follows. A measurement that runs out of memory gives
+        None and isn't repeated; if it `is_strict` or the last one left, its MemoryShortError is raised. Raises
+        KeyboardInterrupt before or after a measurement.
         """
-        found: list[list[float]] = [[] for _ in measures]
-        failed: dict[int, VllavaError] = {}
-
-        def run_round() -> float:
+        found: dict[Callable[[], float], list[float]] = {measure: [] for measure in measures}
+        rounds, done = 1, 0
+        while done < rounds:
             started_s = time.perf_counter()
-            for number in [number for number in range(len(measures)) if number not in failed]:
+            for measure in list(found):
                 self._stop_if_interrupted()
                 try:
                     with memory_faults(self.plan.device):
-                        found[number].append(measures[number]())
-                except faults as exc:
-                    failed[number] = type(exc)(*exc.args)  # the error itself would keep its frames' tensors in memory
-                    free(self.plan.device)
+                        found[measure].append(measure())
+                    continue
+                except MemoryShortError:
+                    if is_strict or len(found) == 1:
+                        raise
+                    del found[measure]
+                free(self.plan.device)  # the error, which kept the tensors of its frames, is gone by now
             self._stop_if_interrupted()
-            return time.perf_counter() - started_s
-
-        for _ in range(repeats_of(run_round(), self.task.repeat if repeat is None else repeat)):
-            run_round()
-        if len(failed) == len(measures):
-            raise failed[len(measures) - 1]
-        return [
-            None if number in failed else Measured(values=tuple(each[1:] or each)) for number, each in enumerate(found)
-        ]
+            if not done:
+                rounds += repeats_of(time.perf_counter() - started_s, self.task.repeat if repeat is None else repeat)
+            done += 1
+        values = [found.get(measure, []) for measure in measures]
+        return [Measured(values=tuple(each[1:] or each)) if each else None for each in values]
 
     def _stop_if_interrupted(self) -> None:
         if self.is_interrupted():
             raise KeyboardInterrupt
 
 
-def fastest(plan: LoadPlan) -> Speed:
-    """Measures the device three times and returns the highest speeds: a disturbance can only make one lower."""
-    found = [device_speed.measured(plan) for _ in range(3)]
-    return Speed(operations=max(each.operations for each in found), bytes=max(each.bytes for each in found))
-
-
 def expected_s(roof: Roofline, task: BenchTask, slowness: float) -> float:
     """Estimates the seconds of all further measurements; the first answers took `slowness` times their limit."""
-    first_s, prefill_s = roof.first_token_s, roof.prefill_s(roof.prompt_tokens)
-    rounds = [2 * roof.vision_s, 2 * prefill_s, 2 * first_s, 2 * first_s, roof.clips_s(CLIPS) + roof.clips_s(1)]
+    first_s = roof.first_token_s
+    rounds = [2 * roof.vision_s, 2 * roof.pass_s(roof.prompt_tokens), 2 * first_s, 2 * first_s]
     rounds += [(1 + each) * first_s + 2 * roof.decode_s(each) for each in task.batches]
+    rounds.append(roof.clips_s(CLIPS) + roof.clips_s(1))
     return sum(slowness * each * (1 + repeats_of(slowness * each, task.repeat)) for each in rounds)
 
 
-def _tokens_per_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
-    _, decode_s = tool.answer(asked, sequences=sequences)
-    return sequences * (asked.new_tokens - 1) / max(decode_s, SHORTEST_S)
+def _decode_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
+    return tool.answer(asked, sequences=sequences)[1]
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int | None:

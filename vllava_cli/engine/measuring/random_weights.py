@@ -1,11 +1,12 @@
 """Models of real shapes with random weights, made on the device, so that speed can be measured without a download.
 
-Parameters are drawn from one seeded generator, on the device and in the dtype in which they stay; buffers
-(positions, the frequencies of the rotary embedding) are not random: transformers computes them.
+Parameters are drawn on the device and in the dtype in which they stay, from a seed that their name gives: two models
+have the same values. Buffers (positions, the frequencies of the rotary embedding) are computed by transformers.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,24 +23,13 @@ from vllava_cli.nouns import LoadPlan, Source
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-SEED = 0
 DEVIATION = 0.02
 """The deviation with which Llama's training began: activations neither vanish nor overflow in 16 bits."""
 
 
-def _sizes(hidden: int, inner: int, layers: int, heads: int, **others: int) -> dict[str, int]:
-    """Returns the sizes of a transformer under the names that transformers' configs have for them."""
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return dict(zip(names, (hidden, inner, layers, heads), strict=True)) | others
-
-
-_TOWERS = _sizes(1024, 4096, 24, 16, image_size=224, patch_size=14)
-SHAPES = {
-    "7b": (_sizes(4096, 11008, 32, 32, vocab_size=32064), _TOWERS),
-    "1b": (_sizes(2048, 5632, 22, 16, vocab_size=32064), _TOWERS),
-    "tiny": (_sizes(256, 704, 4, 8, vocab_size=1024), _sizes(128, 256, 4, 4, image_size=64, patch_size=16)),
-}
-"""The names that --random-weights knows: a Llama, and the CLIP towers before it."""
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+LLAMAS = {"7b": (4096, 11008, 32, 32), "1b": (2048, 5632, 22, 16), "tiny": (256, 704, 4, 8)}
+"""The names that --random-weights knows, with the SIZES of the language model."""
 
 
 def random_tokens(name: str) -> Tokens:
@@ -57,16 +47,21 @@ def random_config(name: str) -> VideoLlavaConfig:
     """Returns the config of a whole, untrimmed model, with the ids of the demo's placeholders."""
     from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
-    (llama, towers), of_demo = SHAPES[name], read_config(demo.CHECKPOINT)
+    is_tiny, of_demo, llama = name == "tiny", read_config(demo.CHECKPOINT), dict(zip(SIZES, LLAMAS[name], strict=True))
     text = LlamaConfig(
         **llama,
-        num_key_value_heads=llama["num_attention_heads"],
+        vocab_size=1024 if is_tiny else 32064,
         max_position_embeddings=DEFAULT_CHECKPOINT.context_tokens,
         pad_token_id=of_demo.text_config.pad_token_id,
     )
+    tower = CLIPVisionConfig(
+        **dict(zip(SIZES, (128, 256, 4, 4) if is_tiny else (1024, 4096, 24, 16), strict=True)),
+        image_size=64 if is_tiny else 224,
+        patch_size=16 if is_tiny else 14,
+    )
     return VideoLlavaConfig(
         text_config=text,
-        vision_config=CLIPVisionConfig(**towers),
+        vision_config=tower,
         image_token_index=of_demo.image_token_id,
         video_token_index=of_demo.video_token_id,
         tie_word_embeddings=False,
@@ -98,11 +93,12 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
 
     Parameters and buffers are then on the plan's device.
     """
-    generator = torch.Generator(device=plan.device).manual_seed(SEED)
-    for module in model.modules():
+    generator = torch.Generator(device=plan.device)
+    for path, module in model.named_modules():
         is_norm = type(module).__name__.endswith("Norm")
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:
+                generator.manual_seed(zlib.crc32(f"{path}.{name}".encode()))
                 values = torch.empty(parameter.shape, dtype=getattr(torch, plan.dtype), device=plan.device)
                 values.fill_(name == "weight") if is_norm else values.normal_(0.0, DEVIATION, generator=generator)
                 module._parameters[name] = _parameter_like(parameter, values)
