@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vllava_cli.commands.bench_record import BenchRecord
-from vllava_cli.commands.bench_report import number, share, speed, times
+from vllava_cli.commands.bench_report import BenchRecord, number, share, speed, times
 from vllava_cli.engine.measuring.figures import Figure, Measured
 from vllava_cli.media.contact_sheet import fitted, printable
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli import demo
 from vllava_cli.commands import bench_report as report
-from vllava_cli.commands.bench_record import (
+from vllava_cli.commands.bench_report import (
     BenchMachine,
     BenchRecord,
-    ClipFacts,
     Comparison,
     compare,
     object_of,
@@ -97,7 +95,7 @@ def run(bench: Bench, screen: Screen, benchmark: Callable[..., ModelBenchmark] |
         measuring = _Run(bench=bench, screen=screen, benchmark=benchmark or _benchmark)
         record, is_cut = measuring.record()
         comparison = compare(earlier, record) if earlier else None
-        found = object_of(record) | ({"comparison": asdict(comparison)} if comparison else {})
+        found = object_of(record) | ({"comparison": comparison} if comparison else {})
         if saved:
             saved.fill([line_of(found)])
         if plotted:
@@ -119,8 +117,6 @@ class _Run:
     screen: Screen
     benchmark: Callable[..., ModelBenchmark]
     trials: list[BenchTrial] = field(default_factory=list)
-    phrase: str = ""
-    """What is being measured, for the spinner."""
 
     def record(self) -> tuple[BenchRecord, bool]:
         """Measures all, and returns the record and whether Ctrl-C cut it short. Errors: any VllavaError."""
@@ -134,8 +130,8 @@ class _Run:
             from vllava_cli.hardware import probe
 
             machine = BenchMachine.of(probe())
-        model, clip = tokens.checkpoint, ClipFacts.of(frames.clip)
-        record = BenchRecord(machine=machine, model=model.name, revision=model.revision, clip=clip, task=task)
+        model = tokens.checkpoint
+        record = BenchRecord(machine=machine, model=model.name, revision=model.revision, clip=frames.clip, task=task)
         self._show_above(record)
         if self.bench.random is None:
             from vllava_cli.engine import hub
@@ -160,13 +156,14 @@ class _Run:
         """
         attention = "flash" if wishes.attention == "flash_attention_2" else wishes.attention or "auto"
         self.trials.append(BenchTrial(precision=wishes.precision or "auto", attention=attention))
-        several = len(self.bench.wishes) > 1
-        what = "this configuration" if several else "all"
-        place = [f"{len(self.trials)} of {len(self.bench.wishes)}"] if several else []
-        self.phrase = "how fast the device is"
+        place = f"configuration {len(self.trials)} of {len(self.bench.wishes)}"
+
+        def progress() -> list[str]:
+            return [f"Measuring {place}: {counted(len(self.trials[-1].lines), 'figure')} found"]
+
         try:
             plan = self._plan(wishes, tokens)
-            with self.screen.progress(lambda: [f"Measuring: {self.phrase}", *place], is_shared=False):
+            with self.screen.progress(progress, is_shared=False):
                 earlier = (figure for trial in self.trials for figure in trial.lines)
                 benchmark = self.benchmark(
                     plan=plan,
@@ -177,8 +174,7 @@ class _Run:
                     frames=frames,
                     task=self.bench.task,
                     is_interrupted=is_interrupted,
-                    report=partial(setattr, self, "phrase"),
-                    expect=lambda s: self.screen.notice(f"vllava: about {roughly(s)} to measure {what}."),
+                    expect=lambda s: self.screen.notice(f"vllava: about {roughly(s)} to measure {place}."),
                 )
                 self._note(speed=benchmark.speed)
                 for figure in benchmark.figures():
@@ -236,11 +232,11 @@ class _Run:
             faults = report.numbered(trial.fault or "" for trial in self.trials)
             self._show(f"\nconfigurations\n{report.summary(self.trials, width)}", *faults)
         if comparison:
-            rows = [("different", f"{text}.") for text in comparison.differences]
-            rows += [("not in it", configuration) for configuration in comparison.unmatched]
-            self._show(f"\nagainst the run of {comparison.measured_at}\n", *rows)
-            for trial in comparison.trials:
-                self._show(f"{trial.configuration}\n{report.changes_table(trial, width)}")
+            rows = [("different", f"{text}.") for text in comparison["differences"]]
+            rows += [("not in it", configuration) for configuration in comparison["unmatched"]]
+            self._show(f"\nagainst the run of {comparison['measured_at']}\n", *rows)
+            for trial in comparison["trials"]:
+                self._show(f"{trial['configuration']}\n{report.changes_table(trial['lines'], width)}")
 
     def _show(self, text: str, *rows: tuple[str, str]) -> None:
         if not self.bench.is_json:
@@ -260,7 +256,7 @@ def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
     """Reads the tokens of the model; a model that isn't found is refused before torch is imported."""
     if bench.random is not None:
-        from vllava_cli.engine.measuring.random_weights import random_tokens
+        from vllava_cli.engine.measuring.measured_tools import random_tokens
 
         return random_tokens(bench.random)
     from vllava_cli.engine.adapter import locate

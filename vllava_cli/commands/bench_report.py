@@ -1,20 +1,181 @@
-"""Writes the text of bench: numbers with three significant digits, aligned tables, and sentences below them. Pure."""
+"""The record of a run of bench, as a JSON object and as text, and the changes since an earlier run.
+
+A saved file is distrusted. `compare` matches configurations by the model, --precision and what was loaded, and figures
+by their names and units. Texts are numbers with three significant digits, aligned tables, and sentences below them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
 
-from vllava_cli.commands.bench_record import TrialChange, Verdict
-from vllava_cli.engine.measuring.figures import Agreement, BenchTrial, Figure, Measured
-from vllava_cli.nouns import Speed
+from vllava_cli import __version__
+from vllava_cli.commands.provenance import version_of
+from vllava_cli.engine.measuring.figures import Agreement, BenchTask, BenchTrial, Figure, Measured
+from vllava_cli.errors import OutputError
+from vllava_cli.nouns import Clip, Hardware, Speed, counted
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.files import as_output_error, opened
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, refuse_damaged, refuse_foreign, row_of
 
+VERSION = 1
+PACKAGES = ("torch", "transformers", "av", "bitsandbytes")
+CLIP_FIELDS = ("path", "width", "height", "frame_count", "duration_s", "codec")
+"""The facts of a clip that are saved."""
+Verdict = Literal["better", "worse", "same", "unsure"]
+"""same: the spreads overlap, so no change is certain · unsure: one of them was measured once, so it has no spread."""
 HEADS = ("", "", "vllava", "snippet", "times as fast", "limit", "of limit")
 SHORT_HEADS = ("", "", "vllava", "snippet", "faster", "limit")
 SUMMARY = ("precision", "attention", "decode tokens/s", "first token ms", "prefill tokens/s", "peak MiB")
 SHORT_SUMMARY = ("precision", "attention", "decode/s", "first ms", "prefill/s", "peak MiB")
 SUMMARISED = ("decode, batch 1", "first token", "prefill", "peak memory")
 Rows = Sequence[Sequence[str]]
+Comparison = dict[str, Any]
+"""The changes since an earlier run, as --json prints them: its date, what else is different (which may be why), the
+figures of each configuration that both runs have, and the names of those that the earlier run lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchMachine:
+    """The machine of a run, the versions of its libraries (None if one isn't installed) and the date in UTC."""
+
+    cpu: str
+    cores: int
+    ram_bytes: int
+    gpus: tuple[str, ...]
+    versions: dict[str, str | None]
+    measured_at: str
+
+    @classmethod
+    def of(cls, hardware: Hardware) -> BenchMachine:
+        versions: dict[str, str | None] = {"vllava": __version__, "python": platform.python_version()}
+        return cls(
+            cpu=hardware.cpu_name,
+            cores=hardware.cpu_cores,
+            ram_bytes=hardware.ram_total_bytes,
+            gpus=tuple(gpu.name for gpu in hardware.accelerators),
+            versions=versions | {name: version_of(name) for name in PACKAGES},
+            measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecord:
+    """A run of bench; `trials` lacks configurations that Ctrl-C left out."""
+
+    machine: BenchMachine
+    model: str
+    """As it was named, or "random 7b"."""
+    revision: str | None
+    clip: Clip
+    task: BenchTask
+    trials: tuple[BenchTrial, ...] = ()
+
+
+def object_of(record: BenchRecord) -> dict[str, Any]:
+    """Makes the JSON object of a record: figures in the unit of their line, RAM in bytes, speeds per second."""
+    found = asdict(record)
+    for trial, values in zip(record.trials, found["trials"], strict=True):
+        values["lines"] = [_line_of(figure) for figure in trial.lines]
+        if trial.agreement:
+            values["agreement"]["is_met"] = trial.agreement.is_met
+    found["clip"] = {name: found["clip"][name] for name in CLIP_FIELDS}
+    found["clip"]["path"] = os.fspath(record.clip.path.absolute())
+    return {"type": "bench", "version": VERSION, **found.pop("task"), **found, "frames": None}
+
+
+def read_record(path: Path) -> BenchRecord:
+    """Reads the record that --save wrote. Errors: OutputError for any other file."""
+    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
+        row = row_of(file.read(MAX_ROW_BYTES + 1))
+    if row is None or row.get("type") != "bench":
+        refuse_foreign(path)
+    if isinstance(clip := row.get("clip"), dict):
+        row |= {"clip": clip | {"kind": "video"}}
+    saved = Fields(row, "the object", error=_FieldError)
+    try:
+        if (version := saved.whole("version", least=1)) > VERSION:
+            raise _FieldError(f"its version is {version}, but this vllava reads up to {VERSION}: update vllava")
+        return saved.build(BenchRecord, task=saved.build(BenchTask))
+    except _FieldError as exc:
+        refuse_damaged(path, str(exc))
+
+
+def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
+    """Compares a run with an earlier one (`then`)."""
+    earlier = {(then.model, old.precision, old.name): old for old in reversed(then.trials) if old.plan}
+    pairs = [(earlier.get((now.model, trial.precision, trial.name)), trial) for trial in now.trials]
+    before, after = _circumstances(then), _circumstances(now)
+    changed = [what for what in before if after.get(what, before[what]) != before[what]]
+    return {
+        "measured_at": then.machine.measured_at,
+        "differences": [f"{what} was {before[what]}, is {after[what]}" for what in changed],
+        "trials": [{"configuration": new.name, "lines": list(_changes(old, new))} for old, new in pairs if old],
+        "unmatched": [trial.name for old, trial in pairs if not old],
+    }
+
+
+class _FieldError(OutputError):
+    """A field has a wrong value; `read_record`, which catches this error, names the file."""
+
+
+def _line_of(figure: Figure) -> dict[str, Any]:
+    found = asdict(figure)
+    for side, measured in (("ours", figure.ours), ("snippet", figure.snippet)):
+        if measured:
+            found[side] |= {"median": measured.median, "least": min(measured.values), "most": max(measured.values)}
+    return found | {"of_snippet": figure.of_snippet, "of_limit": figure.of_limit, "note": figure.remark}
+
+
+def _changes(then: BenchTrial, now: BenchTrial) -> Iterator[dict[str, Any]]:
+    """Yields the change of each figure that both runs have: its medians, factors (1.2: 1.2 times as good), verdicts.
+
+    The snippet itself doesn't change: if it is better or worse as well, the machine was faster or slower.
+    """
+    earlier = {(figure.name, figure.unit): figure for figure in then.lines}
+    for figure in now.lines:
+        old = earlier.get((figure.name, figure.unit))
+        if old and old.ours and figure.ours:
+            found = {"name": figure.name, "unit": figure.unit, "then": old.ours.median, "now": figure.ours.median}
+            found["factor"], found["verdict"] = _judged(figure, old.ours, figure.ours)
+            found["snippet_factor"], found["snippet_verdict"] = _judged(figure, old.snippet, figure.snippet)
+            yield found
+
+
+def _judged(figure: Figure, then: Measured | None, now: Measured | None) -> tuple[float | None, Verdict | None]:
+    """Returns how many times as good a figure is now, and the verdict, which depends on the spreads."""
+    if not (then and now):
+        return None, None
+    before = figure.goodness(then.median)
+    factor = figure.goodness(now.median) / before if before and now.median else None
+    if factor is None or (min(then.values) <= max(now.values) and min(now.values) <= max(then.values)):
+        return factor, "same"
+    if figure.unit != "MiB" and 1 in (len(then.values), len(now.values)):
+        return factor, "unsure"
+    return factor, "better" if factor > 1 else "worse"
+
+
+def _circumstances(record: BenchRecord) -> dict[str, str]:
+    """Returns all that figures depend on: {"the CPU": "AMD EPYC (2 cores)", …, "torch": "2.13.0"}."""
+    machine, clip, task = record.machine, record.clip, record.task
+    return {
+        "the CPU": f"{machine.cpu} ({counted(machine.cores, 'core')})",
+        "the RAM": f"{machine.ram_bytes / 2**30:.0f} GiB",
+        "the GPU": ", ".join(machine.gpus) or "none",
+        "the model": record.model,
+        "the clip": f"{clip.path.name} ({clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')})",
+        "the question": repr(task.question),
+        "--max-new-tokens": str(task.new_tokens),
+        "--batch-size": ",".join(map(str, task.batches)),
+        "the revision": record.revision or "none",
+        **{name: release or "not installed" for name, release in machine.versions.items()},
+    }
 
 
 def number(value: float | None, like: float | None = None) -> str:
@@ -93,13 +254,13 @@ def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
     return _aligned([([SUMMARY, *rows], 2), ([SHORT_SUMMARY, *rows], 1)], width)
 
 
-def changes_table(trial: TrialChange, width: int | None) -> str:
+def changes_table(lines: Sequence[Mapping[str, Any]], width: int | None) -> str:
     """Writes a table of changes. If it has room for the snippet's changes, they show what the machine itself did."""
     rows = [["", "", "then", "now", "change", "the snippet's"]]
-    for each in trial.lines:
-        changes = (each.factor, each.verdict), (each.snippet_factor, each.snippet_verdict)
-        words = (change(factor, verdict, is_memory=each.unit == "MiB") for factor, verdict in changes)
-        rows.append([each.name, each.unit, number(each.then), number(each.now), *words])
+    for each in lines:
+        medians, is_memory = [number(each["then"]), number(each["now"])], each["unit"] == "MiB"
+        words = (change(each[f"{of}factor"], each[f"{of}verdict"], is_memory=is_memory) for of in ("", "snippet_"))
+        rows.append([each["name"], each["unit"], *medians, *words])
     brief = [[row[0], "", *row[2:5]] for row in rows]
     return _aligned([(rows, 2), ([row[:5] for row in rows], 1), (brief, 1)], width)
 
@@ -135,5 +296,5 @@ def _spread(measured: Measured | None) -> str:
     """Writes "41.2 (40.8-42.0)", with the median's decimals; "41.2" alone if it was measured once."""
     if measured is None or len(measured.values) == 1:
         return _median(measured)
-    least, most = (number(value, like=measured.median) for value in (measured.least, measured.most))
+    least, most = (number(bound(measured.values), like=measured.median) for bound in (min, max))
     return f"{number(measured.median)} ({least}-{most})"

@@ -43,7 +43,7 @@ def test_both_say_the_same_whoever_was_asked_before(demo_tools: ModelBenchmark) 
         ours.forget()
         assert ours.answer(asked)[0] == said
     assert ours.engine.vision.calls == looks + 2
-    assert snippet.answer(asked, sequences=3)[0] == said
+    assert snippet.answer(asked, 3)[0] == said
     assert len(said) == 12
 
 

@@ -14,8 +14,8 @@ from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import Making
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT
 from vllava_cli.engine.load import load
+from vllava_cli.engine.measuring.measured_tools import empty_model, random_config, random_tokens
 from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
-from vllava_cli.engine.measuring.random_weights import empty_model, random_config, random_tokens
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.nouns import Dtype, Quantisation
 

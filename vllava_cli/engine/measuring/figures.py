@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, LoadPlan, Speed
+from vllava_cli.nouns import Checkpoint, LoadPlan, Speed
 from vllava_cli.plan import matrix_bytes, value_bytes
 
 OVER = (
@@ -36,14 +36,6 @@ class Measured:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
-
-    @property
-    def least(self) -> float:
-        return min(self.values)
-
-    @property
-    def most(self) -> float:
-        return max(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +119,14 @@ class Roofline:
     """The least seconds that a model needs for an answer if it is loaded by this plan, on a device of this speed.
 
     A pass computes its operations and moves its bytes; the slower of the two is the limit. Norms, activations, softmax,
-    and the table of embeddings, of which a token reads one row, are not counted. A model that fits into a CPU's caches
-    may be faster than the limit, as bytes are counted at the speed of the memory.
+    the attention in the vision tower, and the table of embeddings, of which a token reads one row, are not counted. A
+    model that fits into a CPU's caches may be faster than the limit, as bytes are counted at the speed of the memory.
     """
 
-    config: Any
-    """A VideoLlavaConfig without the vision layers that run in vain."""
     checkpoint: Checkpoint
+    vision_parameters: int
+    """Those of the vision layers that are used, and of the projector."""
+    head_parameters: int
     plan: LoadPlan
     speed: Speed
     prompt_tokens: int
@@ -141,15 +134,8 @@ class Roofline:
 
     @property
     def vision_s(self) -> float:
-        """The seconds for the eight frames in the trimmed tower and the projector, counted by their operations."""
-        vision, hidden = self.config.vision_config, self.config.text_config.hidden_size
-        patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-        tokens = patches + 1
-        layer = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * tokens**2 * width
-        projector = 2 * tokens * (width * hidden + hidden**2)
-        embedding = 2 * patches * 3 * vision.patch_size**2 * width
-        operations = FRAMES_PER_CLIP * (vision.num_hidden_layers * layer + embedding + projector)
-        return float(operations / self.speed.operations)
+        """The seconds for the eight frames in the tower and the projector."""
+        return 2 * self.vision_parameters * self.checkpoint.tokens_per_video / self.speed.operations
 
     def pass_s(self, new: int, *, held: float = 0, sequences: int = 1) -> float:
         """The seconds of a pass over `new` tokens behind the `held` tokens of each sequence.
@@ -157,14 +143,12 @@ class Roofline:
         Each token attends to those before it. Only a sequence's last token has logits. However many sequences there
         are, the weights are read once.
         """
-        text, checkpoint, plan = self.config.text_config, self.checkpoint, self.plan
-        head = text.hidden_size * text.vocab_size
-        attention = text.num_hidden_layers * text.num_attention_heads * text.head_dim
+        matrices, cache_values = self.checkpoint.language_parameters, self.checkpoint.cache_values_per_token
         pairs = new * (held + new / 2)  # each token attends to half of the new ones
-        operations = sequences * (2 * (checkpoint.language_parameters * new + head) + 4 * attention * pairs)
-        read_bytes = checkpoint.language_parameters * matrix_bytes(plan.dtype, plan.quantisation)
-        read_bytes += (head + sequences * held * checkpoint.cache_values_per_token) * value_bytes(plan.dtype)
-        return float(max(operations / self.speed.operations, read_bytes / self.speed.bytes))
+        operations = 2 * sequences * (matrices * new + self.head_parameters + cache_values * pairs)
+        read_bytes = matrices * matrix_bytes(self.plan.dtype, self.plan.quantisation)
+        read_bytes += (self.head_parameters + sequences * held * cache_values) * value_bytes(self.plan.dtype)
+        return max(operations / self.speed.operations, read_bytes / self.speed.bytes)
 
     @property
     def first_token_s(self) -> float:

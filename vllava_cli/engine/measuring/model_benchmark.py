@@ -5,9 +5,7 @@ Both tools run in one process, by turns, with the same weights and the same ques
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
-from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.device_speed import peak_bytes, seconds_of
+from vllava_cli.engine.forward import free, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import weight_files
-from vllava_cli.engine.load import NOT_QUANTISED, load, load_documented, trimmed
+from vllava_cli.engine.load import load, load_documented
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask, Figure, Measured, Roofline, Unit
-from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet, free, seconds_of
-from vllava_cli.engine.measuring.random_weights import empty_model, fill, random_config
+from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet, random_models
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ContextError, MediaError, MemoryShortError
 from vllava_cli.media.decoder.client import DecoderClient
@@ -47,8 +45,8 @@ Tool = MeasuredEngine | MeasuredSnippet
 class ModelBenchmark:
     """Measures one configuration of a model, or of the random weights that `random` names, on a device of this speed.
 
-    `report` is called with a short phrase about what is being measured, `expect` with about the seconds that all will
-    take. If `is_interrupted()` is true, KeyboardInterrupt is raised between two measurements.
+    `expect` is called with about the seconds that all will take. If `is_interrupted()` is true, KeyboardInterrupt is
+    raised between two measurements.
     """
 
     tokens: Tokens
@@ -62,7 +60,6 @@ class ModelBenchmark:
     """How long that takes, where an earlier configuration was measured."""
     task: BenchTask
     is_interrupted: Callable[[], bool]
-    report: Callable[[str], object]
     expect: Callable[[float], object]
     asked: BenchQuestion = field(init=False)
     snippet: MeasuredSnippet = field(init=False)
@@ -75,14 +72,14 @@ class ModelBenchmark:
         CheckpointError, MediaError, MemoryShortError (if both tools run out, or while loading).
         """
         asked = self.asked = self._asked()
-        self.report("loading")
         free(self.plan.device)  # cycles would keep the models of an earlier configuration
         yield self._make(self.random) if self.random else self._load()
         yield self.reading or self._frames(self.frames.clip.path)
-        prompt = len(asked.ids)
+        prompt, model = len(asked.ids), self.ours.engine.model
         roof = Roofline(
-            config=self.ours.engine.model.config,
             checkpoint=self.tokens.checkpoint,
+            vision_parameters=_size(model.model.video_tower) + _size(model.model.multi_modal_projector),
+            head_parameters=_size(model.lm_head),
             plan=self.plan,
             speed=self.speed,
             prompt_tokens=prompt,
@@ -92,20 +89,21 @@ class ModelBenchmark:
         yield self._timed("vision", lambda tool: tool.vision_s(asked), roof.vision_s)
         yield self._timed("prefill", lambda tool: tool.prefill_s(asked), roof.pass_s(prompt), prompt, "tokens/s")
         yield self._timed("first token", lambda tool: tool.first_token_s(asked), roof.first_token_s)
-        yield self._second_turn(roof)
         for number in self.task.batches:
-            answer = partial(_decode_s, asked, number)
-            decoded = number * (asked.new_tokens - 1)
-            yield self._timed(f"decode, batch {number}", answer, roof.decode_s(number), decoded, "tokens/s")
+            name, decoded = f"decode, batch {number}", number * (asked.new_tokens - 1)
+            work = partial(self._decode_s, number)
+            yield self._timed(name, work, roof.decode_s(number), decoded, "tokens/s")
         yield peak
         yield self._timed("batch", lambda tool: tool.clips_s(asked, CLIPS), roof.clips_s(CLIPS), CLIPS, "clips/s")
+
+    def _decode_s(self, sequences: int, tool: Tool) -> float:
+        return tool.answer(self.asked, sequences)[1]
 
     def check(self) -> Agreement:
         """Compares our greedy tokens and logits with transformers', after `figures` ended. Errors: MemoryShortError.
 
         transformers computes with the snippet's untrimmed towers, or with our towers if the snippet's are quantised.
         """
-        self.report("comparing tokens and logits")
         asked, plan, model = self.asked, self.plan, self.ours.engine.model
         plain = MeasuredSnippet(model=model, plan=plan) if plan.quantisation else self.snippet
         with memory_faults(plan.device):
@@ -162,7 +160,6 @@ class ModelBenchmark:
 
     def _frames(self, path: Path) -> Figure:
         """Measures reading the clip in one decoder, and the documentation's loop in another. Errors: MediaError."""
-        self.report("frames")
         loop_limits, note = replace(self.limits, timeout_s=min(LOOP_S, self.limits.timeout_s)), ""
         with DecoderClient(self.limits) as decoder, DecoderClient(loop_limits) as other:
             measures = [partial(seconds_of, partial(decoder.sample, path, Framing()), "cpu")]
@@ -175,14 +172,9 @@ class ModelBenchmark:
         return Figure(name="frames", unit="s", ours=ours, snippet=loop[0] if loop else None, note=note)
 
     def _make(self, name: str) -> Figure:
-        """Makes random weights for our model, and for the parts that only the snippet has."""
         with memory_faults(self.plan.device):
-            model = empty_model(trimmed(random_config(name)), self.plan, NOT_QUANTISED)
-            model.model.image_tower = None
-            fill(model, self.plan)
-            snippet = empty_model(random_config(name), self.plan, ("lm_head",))
-            self._take(snippet, Engine(model=model, tokens=self.asked.tokens, plan=self.plan))
-            fill(snippet, self.plan)
+            ours, snippet = random_models(name, self.plan)
+        self._take(snippet, Engine(model=ours, tokens=self.asked.tokens, plan=self.plan))
         return Figure(name="load", unit="s", note="Random weights are made, not loaded.")
 
     def _take(self, snippet: Any, engine: Engine) -> None:
@@ -211,15 +203,6 @@ class ModelBenchmark:
             return Figure(name=peak.name, unit=peak.unit, note="This system doesn't say how much memory was in use.")
         return peak
 
-    def _second_turn(self, roof: Roofline) -> Figure:
-        name, asked = "first token, turn 2", self.asked
-        try:
-            again = replace(asked, turns=(self.ours.turn(asked, LEAST_TOKENS),))
-            limit_s = roof.pass_s(len(again.ids) - len(asked.ids))
-        except ContextError:
-            return Figure(name=name, unit="ms", note="The context has no room for a second turn.")
-        return self._timed(name, lambda tool: tool.second_turn_s(asked, again), limit_s)
-
     def _timed(
         self, name: str, work: Callable[[Tool], float], limit_s: float, amount: float = 0, unit: Unit = "ms"
     ) -> Figure:
@@ -238,7 +221,6 @@ class ModelBenchmark:
         limit: float | None = None,
         repeat: int | None = None,
     ) -> Figure:
-        self.report(name)
         snippet, ours = self.alternate(partial(measure, self.snippet), partial(measure, self.ours), repeat=repeat)
         missing = {"This tool ran out of memory.": ours, "The snippet ran out of memory.": snippet}
         note = next((sentence for sentence, found in missing.items() if found is None), "")
@@ -250,30 +232,32 @@ class ModelBenchmark:
         """Runs the measurements by turns, A B A B …, so that a change of the machine's speed affects all of them.
 
         The first round warms up; it counts only if no other round follows. A measurement that runs out of memory gives
-        None and isn't repeated; if it `is_strict` or the last one left, its MemoryShortError is raised. Raises
+        None; if it `is_strict`, or all of them run out in a round, the MemoryShortError is raised. Raises
         KeyboardInterrupt before or after a measurement.
         """
-        found: dict[Callable[[], float], list[float]] = {measure: [] for measure in measures}
-        rounds, done = 1, 0
-        while done < rounds:
-            started_s = time.perf_counter()
-            for measure in list(found):
+
+        def run_round() -> list[float | None]:
+            found: list[float | None] = []
+            for measure in measures:
                 self._stop_if_interrupted()
                 try:
                     with memory_faults(self.plan.device):
-                        found[measure].append(measure())
-                    continue
+                        found.append(measure())
+                        continue
                 except MemoryShortError:
-                    if is_strict or len(found) == 1:
+                    if is_strict or found == [None] * (len(measures) - 1):
                         raise
-                    del found[measure]
+                found.append(None)
                 free(self.plan.device)  # the error, which kept the tensors of its frames, is gone by now
             self._stop_if_interrupted()
-            if not done:
-                rounds += repeats_of(time.perf_counter() - started_s, self.task.repeat if repeat is None else repeat)
-            done += 1
-        values = [found.get(measure, []) for measure in measures]
-        return [Measured(values=tuple(each[1:] or each)) if each else None for each in values]
+            return found
+
+        started_s = time.perf_counter()
+        rounds = [run_round()]
+        round_s = time.perf_counter() - started_s
+        rounds += [run_round() for _ in range(repeats_of(round_s, self.task.repeat if repeat is None else repeat))]
+        values = [[value for value in column if value is not None] for column in zip(*rounds, strict=True)]
+        return [Measured(values=tuple(each[1:] or each)) if len(each) == len(rounds) else None for each in values]
 
     def _stop_if_interrupted(self) -> None:
         if self.is_interrupted():
@@ -283,34 +267,14 @@ class ModelBenchmark:
 def expected_s(roof: Roofline, task: BenchTask, slowness: float) -> float:
     """Estimates the seconds of all further measurements; the first answers took `slowness` times their limit."""
     first_s = roof.first_token_s
-    rounds = [2 * roof.vision_s, 2 * roof.pass_s(roof.prompt_tokens), 2 * first_s, 2 * first_s]
+    rounds = [2 * roof.vision_s, 2 * roof.pass_s(roof.prompt_tokens), 2 * first_s]
     rounds += [(1 + each) * first_s + 2 * roof.decode_s(each) for each in task.batches]
     rounds.append(roof.clips_s(CLIPS) + roof.clips_s(1))
     return sum(slowness * each * (1 + repeats_of(slowness * each, task.repeat)) for each in rounds)
 
 
-def _decode_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
-    return tool.answer(asked, sequences=sequences)[1]
-
-
-def peak_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Runs `work` and returns the peak memory, models included. If none can be measured: None, and nothing runs."""
-    free(device)
-    if device.startswith(("cuda", "xpu")):
-        torch.accelerator.reset_peak_memory_stats(device)
-        work()
-        return int(torch.accelerator.max_memory_allocated(device))
-    if device != "cpu" or sys.platform != "linux":
-        return None
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # memory that was freed would count until the system has it back
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the process's peak begins anew
-    except OSError:
-        return None
-    work()
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), None)
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def repeats_of(round_s: float, repeat: int) -> int:
