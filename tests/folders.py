@@ -73,7 +73,7 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled weights": (
         pickled,
         "The model folder FOLDER has its weights in pytorch_model.bin, and vllava reads them from safetensors files "
-        "only: load it with transformers where you trust it, and save it with save_pretrained.",
+        "only: load it with transformers if you trust it, and save it with save_pretrained.",
     ),
     "no weights": (
         tensors_of,

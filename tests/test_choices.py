@@ -23,7 +23,7 @@ def test_commas_stand_between_choices(text: str, choices: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("yes", "'yes' leaves no choice: give two or more, separated by commas, like yes,no."),
+        ("yes", "'yes' is only one choice: give two or more, separated by commas, like yes,no."),
         ("", "One of the choices '' is empty: give each a text, like yes,no."),
         ("yes,no, yes ", "'yes' is given twice as a choice: leave one out."),
     ],

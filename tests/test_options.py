@@ -56,7 +56,7 @@ def test_a_function_that_refuses_a_text_reads_an_option() -> None:
     assert times("1.5, 3,0:12") == options.Several((1.5, 3.0, 12.0))
     with pytest.raises(typer.BadParameter, match=r"^'noon' is not a time: give .*\(0:01:30.5\)$"):
         times("1,noon")
-    with pytest.raises(UsageError, match="leaves no time"):
+    with pytest.raises(UsageError, match="is not above 0"):
         options.positive_time("0")
 
 

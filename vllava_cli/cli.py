@@ -255,7 +255,7 @@ def probe(
     json: given.JsonLines = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Say what clips are, and what is wrong with them.
+    """Show the facts about clips, and what is wrong with them.
 
     It also says how their frames are found, and why.
     """
@@ -355,7 +355,7 @@ def replay(
     limits: given.LimitsMade,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
     verbose: given.Verbose = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict on each row, and errors.")] = False,
 ) -> int:
     """Make the answers of rows again, and say which are the same."""
     from vllava_cli.commands import replay as command
@@ -390,7 +390,7 @@ def bench(
 ) -> int:
     """Measure how fast this tool is on this machine.
 
-    Beside each figure stand the documentation's snippet and the machine's limits.
+    Each figure is shown beside the documentation's snippet and the machine's limits.
     """
     from vllava_cli.commands import bench as command
     from vllava_cli.engine.measuring.figures import BenchTask
@@ -428,7 +428,7 @@ def doctor(
 ) -> int:
     """Show this machine, and how the model would be loaded.
 
-    It also says why so, and what would make it faster.
+    It also gives the reasons, and says what would make it faster.
     """
     from vllava_cli.commands import doctor as command
 

@@ -150,7 +150,7 @@ class Adapter:
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     sha256: str
-    """The hash of adapter_config.json and adapter_model.safetensors, one behind the other."""
+    """The hash of adapter_config.json and adapter_model.safetensors, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ class Checkpoint(Source):
     other_parameters: int
     """Towers, projector, embeddings, head and norms: kept in 16 or 32 bits."""
     tower_parameters: int
-    """The parameters of one vision tower; both are as large, and counted in `other_parameters`."""
+    """The parameters of one vision tower; both have the same size, and are counted in `other_parameters`."""
     cache_values_per_token: int
     """Numbers that the KV cache holds for one token: 2 * layers * heads * head size."""
     context_tokens: int
@@ -256,7 +256,7 @@ class DecodeLimits:
     """The limits on the process that decodes a file."""
 
     timeout_s: float = 300.0
-    """Wall-clock seconds; as much again, per core, in CPU seconds."""
+    """The most wall-clock seconds. The CPU seconds may be this number times the cores."""
     memory_bytes: int = 4 << 30
     """Address space of the decoding process."""
 

@@ -117,7 +117,7 @@ def positive_time(text: str) -> float:
     """Reads a time in seconds that isn't 0. Errors: UsageError."""
     found = time_of(text)
     if found == 0:
-        raise UsageError(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5).")
+        raise UsageError(f"{text!r} is not above 0: give seconds (90.5) or h:m:s (0:01:30.5).")
     return found
 
 
@@ -243,7 +243,7 @@ Jobs = Annotated[
 Videos = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="Where the clips are that --jobs names.", show_default="the folder of the jobs file"
+        metavar="FOLDER", help="The folder of the clips that --jobs names.", show_default="the folder of the jobs file"
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]
@@ -290,7 +290,7 @@ RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try the jobs 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite FILE.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop rows of clips that have changed since from FILE.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no other job after the first error.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say by each clip's header how much there is to do, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read clips' headers, say how much there is to do, and stop.")]
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
 ShardWish = Annotated[
     str | None,
@@ -319,7 +319,7 @@ GpusPerActor = Annotated[
 ]
 Hash = Annotated[
     bool,
-    typer.Option("--hash", help="Rows also say the SHA-256 of their clip: all of each file is read."),
+    typer.Option("--hash", help="Rows also have the SHA-256 of their clip: each file is read whole."),
 ]
 Allow = Annotated[
     list[str] | None,

@@ -32,8 +32,8 @@ NF4_BYTES = 0.5625
 """Per parameter: half a byte, and one fp32 scale for each block of 64."""
 
 ACTIVATIONS_PER_CACHE = 0.25
-"""A prefill's activations against the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a token, in
-one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
+"""A prefill's activations, as a part of the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a
+token, in one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
 
 EAGER_ACTIVATIONS_PER_CACHE = 1.0
 """Eager attention also holds the scores of every pair of tokens, and their softmax in fp32: 2 GiB for the 7B model."""
@@ -42,11 +42,11 @@ RUNTIME_BYTES = GIB // 2
 """Kernels, workspaces, and what an allocator can't reuse."""
 
 TINY_PARAMETERS = 100_000_000
-"""A smaller model is answered on the CPU before a GPU has started."""
+"""With a smaller model the CPU has answered before a GPU has started."""
 
 SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
-"""Context beside one video, for its questions and answers, where memory is short: enough for a few of them, or for
-one with the longest answer that is given unasked."""
+"""Context besides one video, for its questions and answers, where memory is short: enough for a few of them, or for one
+with the longest answer that the default allows."""
 
 SYSTEM_SHARE = 0.15
 """The part of a memory that the system and a desktop keep when all other programs are closed."""

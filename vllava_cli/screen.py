@@ -31,7 +31,7 @@ _BETWEEN = " · "
 
 
 def clean(text: str) -> str:
-    """Removes C0 (but tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
+    """Removes C0 (except tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
     return _CONTROL.sub("", text).encode("utf-8", "replace").decode()
 
 
@@ -128,12 +128,12 @@ class Screen:
             self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:
-        """Writes a detail on stderr, with --verbose alone."""
+        """Writes a detail on stderr, only with --verbose."""
         if self.is_verbose:
             self._say(self._wrapped(text))
 
     def error(self, text: str) -> None:
-        """Writes an error on stderr, also with --quiet; at a terminal never behind a part of the answer."""
+        """Writes an error on stderr, also with --quiet; at a terminal never on the same line as the answer."""
         if self._is_mid_line and self._out.isatty():
             self._err.write("\n")
         self._say(self._wrapped(f"vllava: {text}"))
@@ -201,7 +201,7 @@ class Screen:
             thread.join()
 
     def _wrapped(self, text: str) -> str:
-        """Wraps a text between words, at a terminal alone; names and paths stay whole."""
+        """Wraps a text between words, only at a terminal; names and paths stay whole."""
         width = self._width(is_answer=False)
         if width is None:
             return text

@@ -384,7 +384,7 @@ def test_a_list_that_is_too_long_is_not_read_whole() -> None:
     try:
         assert file_refusal("j.json") == (
             "'j.json' has more than 64 MiB, the most that is read of a list. "
-            "Write an object a line, which may be any number: jq -c '.[]' 'j.json' > jobs.jsonl."
+            "Write one object a line, as many as you like: jq -c '.[]' 'j.json' > jobs.jsonl."
         )
         assert tracemalloc.get_traced_memory()[1] < MAX_LIST_BYTES + (8 << 20)
     finally:

@@ -264,7 +264,7 @@ def test_a_first_row_that_says_something_else_is_refused(change: dict[str, objec
     rewritten(json.dumps(header) + "\n")
     assert JobList.read(PATH).jobs == 0
     assert message_for(json.dumps(header | change) + "\n") == (
-        f"'a.jsonl.jobs' can't be used as a list of jobs: its first row doesn't say whose jobs it lists. {AGAIN}"
+        f"'a.jsonl.jobs' can't be used as a list of jobs: its first row doesn't describe a list of jobs. {AGAIN}"
     )
 
 

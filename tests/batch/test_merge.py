@@ -186,17 +186,17 @@ def test_a_missing_shard_is_refused_by_its_number() -> None:
 def test_shards_of_different_runs_are_refused() -> None:
     shards = write_shards(jobs(8), 2)
     others = {
-        "of 8 others in 3": (jobs(8), 3),
-        "of 9 others in 2": (jobs(9), 2),
-        "of 8 others in 2": (jobs(9)[1:], 2),
+        "8 others in 3": (jobs(8), 3),
+        "9 others in 2": (jobs(9), 2),
+        "8 others in 2": (jobs(9)[1:], 2),
     }
     for what, (all_jobs, of) in others.items():
         write_lists({2: Path("2.jsonl.jobs")}, of, all_jobs)
         error = refused(*shards)
         assert (type(error), str(error)) == (
             ShardError,
-            f"'1.jsonl.jobs' and '2.jsonl.jobs' are not of one run, but of 8 jobs in 2 shards and {what}. "
-            "Run all shards again, with the same clips, questions and settings.",
+            f"'1.jsonl.jobs' and '2.jsonl.jobs' are of different runs: one has 8 jobs in 2 shards, the other "
+            f"{what}. Run all shards again, with the same clips, questions and settings.",
         )
 
 
@@ -262,7 +262,7 @@ def test_a_shard_that_is_being_written_is_refused_with_exit_code_75() -> None:
     assert (type(error), error.exit_code, str(error)) == (
         LockedError,
         75,
-        "'2.jsonl' is being written by another vllava. Wait for its end.",
+        "'2.jsonl' is being written by another vllava. Wait until it ends.",
     )
     merge(*shards)
 

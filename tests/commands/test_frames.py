@@ -164,8 +164,8 @@ def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> N
     [
         (["a.mp4", "b.mp4", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is no folder, and several files are to be written."),
-        (["a.mp4", "-o", "a.webp"], "'a.webp' ends like neither a PNG nor a JPEG, which a sheet can be"),
-        (["a.mp4", "--show"], "--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a"),
+        (["a.mp4", "-o", "a.webp"], "'a.webp' has neither the ending of a PNG nor that of a JPEG"),
+        (["a.mp4", "--show"], "--show draws in a terminal, and stdout isn't one here. Give -o FILE for a picture in a"),
         (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
         (["a.mp4", "--show", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
         (["a.mp4", "--each", "--fit", "pad"], "--each and --whole leave frames as they are. Leave --fit out."),

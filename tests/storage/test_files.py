@@ -109,7 +109,7 @@ def test_two_cannot_write_the_same_file_at_once() -> None:
     part.fill([b"first"])
     with pytest.raises(LockedError) as caught:
         atomic_write(Path("a"), [b"second"])
-    assert str(caught.value) == "'a' is being written by another vllava. Wait for its end, or name another file."
+    assert str(caught.value) == "'a' is being written by another vllava. Wait until it ends, or name another file."
     part.put()
     part.end()
     assert files() == {"a": b"first"}

@@ -218,7 +218,7 @@ def test_a_second_journal_of_the_same_file_is_refused() -> None:
         assert is_locked(path)
         assert list(read_rows(path)) == [{"a": 1}]
     assert str(caught.value) == (
-        "'x.jsonl' is being written by another vllava. Wait for its end, or name another file."
+        "'x.jsonl' is being written by another vllava. Wait until it ends, or name another file."
     )
     assert caught.value.exit_code == 75
     assert not is_locked(path)

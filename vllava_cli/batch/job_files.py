@@ -50,8 +50,8 @@ def requests_in(
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
-    Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't there gets a path in that
-    folder all the same. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
+    Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
+    in that folder. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
     UsageError for a file that can't be read and for the first damaged row.
     """
     names, reported = ClipNames(_folder(file, videos)), set[str]()
@@ -81,7 +81,7 @@ def _exact(row: JobRow) -> JobRow:
 
 
 def _folder(file: Path, videos: Path | None) -> str:
-    """Returns the folder in which clips are looked up, "" for the current one. Errors: UsageError if it is none."""
+    """Returns the folder of the clips, "" for the current one. Errors: UsageError if `videos` isn't a folder."""
     if videos is not None and not os.path.isdir(videos):
         raise UsageError(f"{quoted(videos)} is no folder: give --videos the folder that the clips are in.")
     folder = videos or file.parent
@@ -317,7 +317,7 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
     data = source.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
         most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
-        remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
+        remedy = f"Write one object a line, as many as you like: jq -c '.[]' {file} > jobs.jsonl"
         raise UsageError(f"{file} has {most}. {remedy}.")
     text = text_of(data, Location(file, 1))
     if not text.strip(_SPACE).startswith("["):
@@ -360,7 +360,7 @@ def _finite(text: str) -> float:
 
 
 def lines(source: BinaryIO, file: str) -> Iterator[tuple[Location, str]]:
-    """Yields each line with its location and line break. Errors: UsageError for a line too long or not UTF-8."""
+    """Yields each line with its location and line break. Errors: UsageError for one that is too long or isn't UTF-8."""
     line = 0
     while data := source.readline(MAX_JOB_BYTES + 1):
         line += 1

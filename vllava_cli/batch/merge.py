@@ -147,7 +147,7 @@ class ShardOutput:
             jobs = JobList.read(listing) if listing.exists() else None
             has_begun = journal.exists() or not jobs
         if is_locked(journal):
-            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait for its end.")
+            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait until it ends.")
         if has_begun:
             check_start(journal)
         return cls(path=path, journal=journal if has_begun else None, jobs=jobs)
@@ -223,9 +223,9 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
         one = lists[0]
         if (one.of, one.all_jobs, one.checksum) != (other.of, other.all_jobs, other.checksum):
             raise ShardError(
-                f"{quoted(one.path)} and {quoted(other.path)} are not of one run, but of "
-                f"{counted(one.all_jobs, 'job')} in {counted(one.of, 'shard')} and of {other.all_jobs:,} others in "
-                f"{other.of:,}. Run all shards again, with the same clips, questions and settings."
+                f"{quoted(one.path)} and {quoted(other.path)} are of different runs: "
+                f"one has {counted(one.all_jobs, 'job')} in {counted(one.of, 'shard')}, the other {other.all_jobs:,} "
+                f"others in {other.of:,}. Run all shards again, with the same clips, questions and settings."
             )
     of = lists[0].of if lists else 0
     absent = sorted(set(range(1, of + 1)) - {each.shard for each in lists})
@@ -260,7 +260,7 @@ def _line(path: object, question: object) -> str:
 
 
 def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> list[str]:
-    """Returns sentences about jobs without exactly one row and about rows of no job, with the first ten of each.
+    """Returns sentences about jobs without exactly one row and rows that belong to no job, with the first ten of each.
 
     `ids` are the ids of all rows now, `before` the ids of the rows that were there when the run began.
     """

@@ -100,7 +100,7 @@ class Output:
         self.before = self.has_failed.keys()
 
     def counted(self, known: Mapping[bytes, bool]) -> dict[bytes, bool]:
-        """Returns the rows that count as done; errors don't with --retry-errors."""
+        """Returns the rows that count as done; with --retry-errors, rows with errors don't count."""
         return {id: failed for id, failed in known.items() if not (failed and self.destination.is_retrying)}
 
 
@@ -311,7 +311,7 @@ class StoreOutput(_Parts):
 
 
 def parts_for(jobs: int) -> int:
-    """Returns the number of parts for so many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
+    """Returns the number of parts for this many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
     return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
 
 

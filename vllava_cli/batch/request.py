@@ -1,6 +1,6 @@
 """The request of one `vllava batch`, and the functions that make it from the words of a command line.
 
-The functions are pure, except that they look whether a word is a file. Errors of each function: UsageError.
+The functions are pure, except that they check whether a word is a file. Errors of each function: UsageError.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Destination:
     """Whether the parts are Parquet."""
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether texts that a spreadsheet would compute get an apostrophe."""
+    """Whether texts that a spreadsheet would evaluate get an apostrophe."""
     is_retrying: bool = False
     is_overwriting: bool = False
     is_pruning: bool = False
@@ -145,7 +145,7 @@ def inputs_of(
     is_recursive: bool,
     is_null: bool,
 ) -> Inputs:
-    """Makes the inputs: with -Q all words are paths, with --jobs none is, else the first word is the question."""
+    """Makes the inputs: the first word is the question, unless -Q or --jobs gives it; the other words are paths."""
     if any(not question.strip() for question in questions):
         raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
     if jobs is not None:
@@ -250,7 +250,7 @@ def ray_options_of(
     fields: str | None = None,
     is_pruning: bool = False,
 ) -> RayOptions | None:
-    """Reads the options of --ray; None without it. Refuses options that can't be used with --ray, or only with it."""
+    """Reads the options of --ray; None without it. Refuses options that --ray excludes, or that need --ray."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
     for flag, value in about_ray if address is None else ():
         if value is not None:

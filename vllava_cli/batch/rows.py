@@ -45,14 +45,14 @@ _INNER = {
 """The fields inside the objects of a row."""
 Format = Literal["jsonl", "csv", "tsv"]
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""Tab and carriage return are among them, as some programs drop them and read the formula behind."""
+"""Tab and carriage return are among them, as some programs drop them and read the formula after them."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
-"""missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
-changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: too
-little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+"""missing: no such file · fetch: it can't be fetched from its URL · unreadable: neither a video nor an image, or
+damaged · changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context,
+memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ class Table:
     format: Format
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would compute it."""
+    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would evaluate it."""
 
     def lines(self, rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
         """Yields all lines of the file, with their line breaks: the header, then one line for each row."""
@@ -264,7 +264,7 @@ def _value(row: Mapping[str, object], field: str) -> object:
 def _cell(value: object, *, is_safe: bool) -> str:
     """Formats a value as a cell: None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'.
 
-    With `is_safe`, a text that a spreadsheet would compute gets an apostrophe, but a number doesn't: "=1" → "'=1",
+    With `is_safe`, a text that a spreadsheet would evaluate gets an apostrophe, but a number doesn't: "=1" → "'=1",
     -1 → "-1".
     """
     if value is None:

@@ -254,7 +254,7 @@ def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
-    """Reads the tokens of the model; a model that isn't found is refused before torch is imported."""
+    """Reads the model's tokenizer; a model that isn't found is refused before torch is imported."""
     if bench.random is not None:
         from vllava_cli.engine.measuring.measured_tools import random_tokens
 

@@ -71,7 +71,7 @@ class BenchRecord:
 
     machine: BenchMachine
     model: str
-    """As it was named, or "random 7b"."""
+    """The name that the user gave, or "random 7b" for random weights."""
     revision: str | None
     clip: Clip
     task: BenchTask

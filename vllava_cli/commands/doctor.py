@@ -37,7 +37,7 @@ class Health:
     model_bytes: int = 0
     """The size of the weights on this disk; if files are missing, about the size of what is left to fetch."""
     here_bytes: int = 0
-    """The size of the weights on this disk, downloads that broke off included."""
+    """The size of the weights on this disk, including downloads that broke off."""
     missing: tuple[str, ...] = ()
     """The names of the files that are left to fetch, if the model is on this disk in part."""
     place: str = ""

@@ -203,7 +203,7 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
 def first_other(then: Turn, now: Turn) -> int | None:
     """Returns the number of the first token that differs, from 1; None if no token and no stop reason differs.
 
-    If one answer only ends earlier, or for another reason, it is the number behind the last common token. An answer
+    If one answer only ends earlier, or for another reason, the number is that after the last common token. An answer
     that Ctrl-C stopped is compared up to its last token.
     """
     old, new = then.answer_ids, now.answer_ids
@@ -274,7 +274,7 @@ def conversation_of(recorded: Recorded, frames: Sequence[Frames]) -> Conversatio
 
 
 def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
-    """Finds how many of the oldest turns weren't in the context: with so many dropped, the prompt is that of the row.
+    """Finds how many of the oldest turns weren't in the context: without these turns, the prompt is that of the row.
 
     Errors: ReplayError if no number of dropped turns gives that prompt.
     """
@@ -284,7 +284,7 @@ def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
         ids = tokens.unchecked_ids(replace(conversation, dropped=gone), then.question)
         if digest_of(ids) == then.prompt_sha256:
             return gone
-    raise ReplayError("the prompt's tokens are others here: the tokenizer's files have changed, or the row has")
+    raise ReplayError("the prompt's tokens differ here: the tokenizer's files have changed, or the row has")
 
 
 def _sampled(clip: ShownClip, reader: Reader) -> Frames:
@@ -299,7 +299,7 @@ def _sampled(clip: ShownClip, reader: Reader) -> Frames:
     times_s = rounded_times(frames)
     if times_s != clip.times_s:
         then, now = _seconds(clip.times_s), _seconds(times_s)
-        raise ReplayError(f"the frames of {quoted(path)} are others: at {then} then, at {now} now")
+        raise ReplayError(f"the frames of {quoted(path)} are at other times: {then} then, {now} now")
     return frames
 
 

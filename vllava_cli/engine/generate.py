@@ -94,7 +94,7 @@ class Engine:
         return range(before, conversation.dropped)
 
     def read(self, prompt: Prompt, *, cancel: Cancel = NEVER, chunk_tokens: int | None = None) -> Tensor:
-        """Prefills the part of a prompt that the cache lacks, and returns the logits [vocabulary] behind its last id.
+        """Prefills the part of a prompt that the cache lacks, and returns the logits [vocabulary] after its last id.
 
         Errors: CancelError, MemoryShortError. After CancelError the cache keeps what was read; after any other error it
         is dropped.
@@ -117,7 +117,7 @@ class Engine:
         return self.prompt_cache.covers(prompt, self.tokens.media_starts(prompt.ids, prompt.media))
 
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
-        """Feeds an id [1] behind the first `held` ids of the cache, and returns the logits [vocabulary] behind it.
+        """Feeds an id [1] after the first `held` ids of the cache, and returns the logits [vocabulary] for the next id.
 
         The logits are valid until the next step. Errors: CancelError, MemoryShortError.
         """
@@ -129,7 +129,7 @@ class Engine:
     def score(
         self, cache: KVCache, is_used: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
     ) -> list[tuple[float, ...]]:
-        """Returns the probability of each choice behind each sequence's prompt; the choices are the same for all.
+        """Returns the probability of each choice after each sequence's prompt; the choices are the same for all.
 
         `cache`, `is_used` and `logits` are those of `log_likelihoods`. Errors: CancelError.
         """
@@ -225,7 +225,7 @@ class Engine:
         return self.prompt_cache
 
     def _emptied(self) -> KVCache:
-        """Returns an empty cache. One that doesn't move is emptied and used again, since steps are captured over it."""
+        """Returns an empty cache. The one that doesn't move is emptied and used again: steps are captured over it."""
         if not self.is_static:
             return KVCache(len(self.llama.blocks))
         if self.graph is None:

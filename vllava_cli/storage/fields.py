@@ -46,7 +46,7 @@ def parsed_object(data: bytes) -> dict[str, Any]:
 
 
 def check_json_file(path: Path, *, most_bytes: int) -> None:
-    """Raises a CheckpointError for a file larger than `most_bytes`, or not regular, as its reader may never end."""
+    """Raises a CheckpointError for a file larger than `most_bytes`, or not regular, as reading it may never end."""
     try:
         facts = path.stat()
     except OSError as exc:
@@ -155,7 +155,7 @@ class Fields:
         return text if text and _is_name(text) else self.refuse(key, "no name of a file")
 
     def build(self, kind: type[_Value], **given: Any) -> _Value:
-        """Makes a dataclass from the fields of the same names, read by its annotations; `given` are values as they are.
+        """Makes a dataclass from the fields of the same names, read by its annotations; `given` values aren't checked.
 
         Numbers must be 0 or more, and a list of floats must not be empty. A missing field gets its default, if any.
         """

@@ -259,7 +259,7 @@ class Journal:
             release(descriptor)
 
     def _cut(self) -> None:
-        """Cuts off what a failed write left; repeated before the next write, as the cut may have failed as well."""
+        """Cuts off what a failed write left. The next write cuts again, as the cut may have failed as well."""
         if self._is_torn:
             os.ftruncate(self._descriptor, self._end)
             self._is_torn = False

@@ -114,18 +114,18 @@ REFUSED = [
     ("/open a\0.mp4", f"A command is one line of text: {OPEN}"),
     ("/open --at 1 --end 2 a.mp4", "--at can't be combined with --start and --end. Leave them out."),
     ("/frames a.png b.png", 'Name one file, in "quotes" if it has spaces, not 2: /frames [--show] [FILE].'),
-    ("/retry 0.7", f"0.7 is too much here: {RETRY}"),
+    ("/retry 0.7", f"0.7 is one word too many: {RETRY}"),
     ("/retry --verbose on", f"There is no --verbose here: {RETRY}"),
     ("/retry --temperature hot", "temperature can't be hot: give a number from 0 to 100."),
-    ("/undo 2", "2 is too much here: /undo."),
+    ("/undo 2", "2 is one word too many: /undo."),
     ("/edit", "Give the number of a question: /edit N [QUESTION]."),
     ("/edit 0 a", "A question has a number from 1: /edit N [QUESTION]."),
-    ("/edit 2", "/edit N QUESTION: the new words are missing."),
+    ("/edit 2", "/edit N QUESTION: the new question is missing."),
     ("/set temperature", "temperature needs a value: /set [NAME VALUE]."),
     ("/set temprature 1", "There is no setting temprature. Did you mean temperature? /set lists them."),
-    ("/set temperature 1 2", "2 is too much here: /set [NAME VALUE]."),
+    ("/set temperature 1 2", "2 is one word too many: /set [NAME VALUE]."),
     ("/load --force a.json", "There is no --force here: /load FILE."),
-    ("/quit now", "now is too much here: /bye."),
+    ("/quit now", "now is one word too many: /bye."),
 ]
 
 
@@ -171,7 +171,7 @@ def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_fo
             calls_of(line)
         text = line.strip()
         assert str(caught.value) == (
-            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
         )
         ((_, clips),) = calls_of(f"/open {text}")
         assert set(clips) == {(path, Framing(fit="pad"))}
@@ -221,7 +221,7 @@ def test_frames_names_the_moments_and_draws_what_the_model_saw(here: Stage) -> N
     assert Path("sheet.jpg").read_bytes().startswith(b"\xff\xd8\xff")
     with pytest.raises(OutputError, match=r"'sheet\.jpg' is already there"):
         here.enter("/frames sheet.jpg")
-    with pytest.raises(UsageError, match=r"'one.gif' ends like neither a PNG nor a JPEG"):
+    with pytest.raises(UsageError, match=r"'one.gif' has neither the ending of a PNG nor that of a JPEG"):
         here.enter("/frames one.gif")
     here.enter("/frames 'my sheets/'")
     assert [path.name for path in Path("my sheets").iterdir()] == [f"{SHEET}.png"]
@@ -267,7 +267,7 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(here: Stage) -> N
 def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) -> None:
     with pytest.raises(LockedError) as caught:
         here.enter(f"/save --overwrite {here.path}")
-    assert str(caught.value) == f"'{here.path}' is the file of a chat that goes on. Name another file."
+    assert str(caught.value) == f"'{here.path}' is the file of a chat that is still open. Name another file."
     written = here.path.read_bytes()
     here.enter(f"/load {here.path}", "And its colour?")
     assert here.path.read_bytes() == written
@@ -296,7 +296,7 @@ def test_what_cannot_be_loaded_leaves_the_conversation_alone(here: Stage) -> Non
     here.enter("/save saved.jsonl")
     Path("gone.jsonl").write_text(Path("saved.jsonl").read_text().replace(CLIP, "gone.mp4"))
     Path("other.jsonl").write_text('{"job": 1}\n')
-    with pytest.raises(MediaError, match="The session is about it: put it back, or begin anew"):
+    with pytest.raises(MediaError, match="The session is about it: put it back, or begin a new session"):
         here.enter("/load gone.jsonl")
     with pytest.raises(SessionError):
         here.enter("/load other.jsonl")
@@ -328,7 +328,7 @@ def test_another_model_and_a_changed_clip_are_reported_when_a_session_is_loaded(
     assert here.enter("/load saved.jsonl") == (
         f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, {size:,} now. "
         "The answers so far are about the old clip.\n"
-        "vllava: warning: 2 answers of another model, or edited since: read as text.\n"
+        "vllava: warning: tokenised again: 2 answers of another model, or edited since.\n"
         "Going on after 2 turns. About clip.mp4. The last question: And its[2J colour?\n"
     )
     here.enter("What does the star do?")
@@ -383,7 +383,7 @@ def rewritten(path: Path, **changes: object) -> None:
     path.write_text("\n".join([*before, json.dumps(json.loads(last) | changes)]) + "\n")
 
 
-EDITED = "vllava: warning: 1 answer of another model, or edited since: read as text.\n"
+EDITED = "vllava: warning: tokenised again: 1 answer of another model, or edited since.\n"
 
 
 @pytest.mark.parametrize("answer", ["A blue square.", "A red circle", "", "A red circle moves left. It is fast."])

@@ -94,7 +94,7 @@ def test_retry_asks_the_same_with_other_settings_for_once(here: Stage) -> None:
     assert (turn.question, turn.sampling.temperature, turn.sampling.seed) == (HAPPENS, 3.0, 1)
     assert here.chat.settings.sampling.temperature == 0
     assert here.enter("/retry") == (
-        f"{MOVES}The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.\n"
+        f"{MOVES}The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it.\n"
     )
     assert here.enter("/retry --temperature 0") == MOVES
     assert [number for number, _ in here.saved()] == [1, 1, 1, 1]
@@ -116,7 +116,7 @@ def test_a_choice_does_not_vary(stage: Make) -> None:
     here = stage(CLIP)
     said = here.enter("/set temperature 1", "/set choices left,right", "Which way does it move?")
     assert here.enter("/retry") == (
-        "left\nA choice doesn't vary, so the answer will be the same: /set choices none lifts it.\n"
+        "left\nA choice doesn't vary, so the answer will be the same: /set choices none removes the choices.\n"
         f"{said.splitlines()[1]}\n"
     )
     assert here.enter("/retry --choices right,left") == "left\nright <1%, left >99%\n"
@@ -132,7 +132,7 @@ def test_json_has_the_probabilities_and_no_notice(stage: Make) -> None:
 
 def test_choices_that_the_model_reads_alike_leave_everything_as_it_was(here: Stage) -> None:
     here.enter("/set choices </s>,< /s>")
-    with pytest.raises(UsageError, match="The model reads the choices '</s>' and '< /s>' alike: leave one out"):
+    with pytest.raises(UsageError, match="To the model, the choices '</s>' and '< /s>' are the same: leave one out"):
         here.enter(COLOUR)
     assert (here.chat.questions, len(here.saved())) == ((HAPPENS,), 1)
     assert here.enter("/set choices none", COLOUR) == "Red.\n"

@@ -262,7 +262,7 @@ def test_a_changed_clip_is_reported_and_a_missing_one_refused(
     with pytest.raises(MediaError) as caught:
         clips_of(here.record)
     assert str(caught.value) == (
-        f"There is no file '{clip}' any more. The session is about it: put it back, or begin anew."
+        f"There is no file '{clip}' any more. The session is about it: put it back, or begin a new session."
     )
 
 

@@ -50,7 +50,7 @@ def test_values_out_of_their_limits_are_refused(name: str, value: str, remedy: s
         ("temprature", "There is no setting temprature. Did you mean temperature? /set lists them."),
         ("t", "There is no setting t. Did you mean temperature or top-p? /set lists them."),
         ("colour", "There is no setting colour. /set lists them."),
-        ("choices", "'1' leaves no choice: give two or more, separated by commas, like yes,no."),
+        ("choices", "'1' is only one choice: give two or more, separated by commas, like yes,no."),
     ],
 )
 def test_an_unknown_name_and_a_single_choice_are_refused(name: str, message: str) -> None:

@@ -187,7 +187,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     other = shell("chat", "--session", session)
     assert (other.code, other.out) == (75, "")
     assert other.err == (
-        f"vllava: '{session}' is being written by another vllava. Wait for its end, or name another file.\n"
+        f"vllava: '{session}' is being written by another vllava. Wait until it ends, or name another file.\n"
     )
     resumed.enter("/set max-new-tokens 5", "max-new-tokens  5")
     resumed.enter("what is in this clip", "Cut off after 5 tokens: /set max-new-tokens allows more.")
@@ -241,7 +241,7 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert shell("chat", "--session", "talk.jsonl", CLIP) == Shell(
         code=2,
         out="",
-        err=f"vllava: The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.\n",
+        err=f"vllava: The session isn't about '{CLIP}'. Leave this clip out, and /open or /add it in the chat.\n",
     )
     shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
     asked = b"How many shapes are there?\nWhat happens?\n/bye\nNever asked\n"
@@ -263,7 +263,8 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert shell("chat", "--session", "talk.jsonl") == Shell(
         code=1,
         out="",
-        err=f"vllava: There is no file '{clip}' any more. The session is about it: put it back, or begin anew.\n",
+        err=f"vllava: There is no file '{clip}' any more. "
+        "The session is about it: put it back, or begin a new session.\n",
     )
     assert len(turns(tmp_path / "talk.jsonl")) == 6
 

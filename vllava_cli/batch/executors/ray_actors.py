@@ -45,9 +45,9 @@ MOST_WAITING = 4096
 TRIES = 5
 """How often a group of clips is tried if its process ends each time. Then Ray leaves the group out."""
 MOST_VAIN_STARTS = 5 * TRIES
-"""The number of vain starts that ends a run. It is high, because a few groups of clips may end any process."""
+"""The number of starts without an answer that ends a run; high, because a few groups of clips may end any process."""
 LEAST_EACH = 3
-"""Each actor must have started this often, as one machine may be too small while others are still loading."""
+"""Each actor must have started this many times: one machine may be too small while others are still loading."""
 HOPELESS = (
     "Each engine of the cluster ended again and again before it had answered anything, mostly for lack of memory. "
     "Give --precision 4bit, fewer --actors or a smaller --batch-size, or machines with more memory."
@@ -156,7 +156,7 @@ def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[tuple[Path, Fingerprin
 
 @cache
 def _decoder(limits: DecodeLimits) -> DecoderClient:
-    """Returns the one decoder of this process. Ray gives a process many clips; a new decoder costs more than most."""
+    """Returns the one decoder of this process. A process decodes many clips, and a new decoder costs time."""
     return DecoderClient(limits)
 
 
@@ -238,7 +238,7 @@ class EngineActor:
 
 
 class DecodedReads:
-    """Gives clips that are decoded already, by the methods of `ReadAhead`."""
+    """Has the methods of `ReadAhead`, but gives clips that were decoded by other processes."""
 
     waited_s = 0.0
 
@@ -268,7 +268,7 @@ class Allocation:
     cpus_per_actor: int
     gpus_per_actor: float
     decoders: int
-    """Most clips that are decoded at once, a CPU each."""
+    """How many clips are decoded at once at most; each takes a CPU."""
     clips: int
     """How many clips an engine is given at once."""
 
@@ -323,7 +323,7 @@ class ResultQueue:
             self._starts[actor] += 1
 
     def settled(self) -> None:
-        """Notes that an engine has answered something; from then on no start counts as vain."""
+        """Notes that an engine has answered something; from then on starts aren't counted against the run."""
         self._has_settled = True
 
     def take(self, most: int) -> QueueItems:

@@ -43,14 +43,14 @@ MOST_TAKEN = 1000
 MOST_PASSES = 3
 """The number of passes with one clip at a time. After them the clips are blamed, not the machines."""
 MOST_SUSPECTS = 50
-"""If a run left at most so many jobs, their clips may be the ones that end engines."""
+"""If an earlier run left at most this many jobs, their clips may be the ones that end engines."""
 LEAST_CPUS = 3
 """An engine, a decoder and the reader of the manifest need a CPU each; with fewer CPUs they wait for ever."""
 SPARE_CPUS = 2
 CLIPS_ON_GPU, CLIPS_ON_CPU = 16, 4
-"""Clips that an engine is given at once, where --batch-size doesn't say."""
+"""How many clips an engine is given at once if --batch-size isn't given."""
 _CALLS_AT_ONCE = 8
-"""Calls that a queue answers while it waits for results."""
+"""How many calls a queue answers at the same time: one may wait for results while others report."""
 _HEAD = {"node:__internal_head__": 0.001}
 """Places the queue on the head, without which there is no cluster."""
 _PATIENCE_S = 10.0
@@ -328,7 +328,7 @@ def _imported() -> Any:
 
 
 def _check_reach(address: str) -> None:
-    """Checks that a server listens there, as Ray itself would try for minutes. Errors: UsageError, ClusterError."""
+    """Checks that a server listens at `address`; Ray would try for minutes. Errors: UsageError, ClusterError."""
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()

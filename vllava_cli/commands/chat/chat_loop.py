@@ -57,7 +57,9 @@ def run(chat: Chat, screen: Screen) -> int:
         if record and chat.clips:  # the command line that began a session also goes on with it
             known = {path for path, _ in clips_of(record)}
             if other := next((clip for clip in chat.clips if clip.absolute() not in known), None):
-                raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
+                raise UsageError(
+                    f"The session isn't about '{other}'. Leave this clip out, and /open or /add it in the chat."
+                )
         controller = _controller(of_session(chat, record), file, record, screen, ends)
         controller.ending = ends.enter_context(GracefulExit.watched())
         lines = _lines(controller)

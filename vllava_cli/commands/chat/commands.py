@@ -91,7 +91,7 @@ def _refuse_files(text: str) -> None:
 
     if is_file(text) or all(is_file(word.text) for word in split(text)):
         raise UsageError(
-            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
         )
 
 
@@ -158,7 +158,7 @@ def _frames(chat: ChatController, given: Arguments) -> None:
     if len(media) > 1 and not is_folder:
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     if is_drawn and not chat.screen.is_terminal:
-        raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
+        raise UsageError("--show draws in a terminal, and stdout isn't one here. Name a file instead.")
     recipe, fit = chat.engine.tokens.checkpoint.video_recipe, chat.conversation.fit
     for frames in media:
         clip = frames.clip.path
@@ -198,7 +198,7 @@ def _edit(chat: ChatController, given: Arguments) -> None:
         return
     chat.question_of(int(found[1]))
     if not chat.has_editor:
-        raise UsageError("/edit N QUESTION: the new words are missing.")
+        raise UsageError("/edit N QUESTION: the new question is missing.")
     chat.edited = int(found[1])
 
 
@@ -231,7 +231,7 @@ def _save(chat: ChatController, given: Arguments) -> None:
     """Save the conversation to a file that only you can read; /load opens it."""
     path = given.target()
     if is_locked(path):
-        raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
+        raise LockedError(f"{quoted(path)} is the file of a chat that is still open. Name another file.")
     data = b"".join(map(line_of, rows_of(chat.recorder.record(chat.conversation))))
     write(path, data, is_overwriting=given.is_overwriting, mode=0o600)
     chat.screen.notice(f"Saved in {path}.")

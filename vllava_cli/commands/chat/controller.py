@@ -118,13 +118,17 @@ class ChatController:
             raise UsageError("There is no question to ask again yet.")
         sampling = (settings or self.settings).sampling
         if not settings and sampling.choices:
-            self.screen.notice("A choice doesn't vary, so the answer will be the same: /set choices none lifts it.")
+            self.screen.notice(
+                "A choice doesn't vary, so the answer will be the same: /set choices none removes the choices."
+            )
         elif not settings and sampling.temperature == 0:
-            self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
+            self.screen.notice(
+                "The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it."
+            )
         self._put(self.questions[-1], sampling, len(self.conversation.turns))
 
     def edit(self, number: int, question: str) -> None:
-        """Asks `question` in place of turn `number`, from 1; the turns behind it are dropped.
+        """Asks `question` in place of turn `number`, from 1; the turns after it are dropped.
 
         Errors: those of `ask`; UsageError if there is no such turn.
         """
@@ -194,7 +198,7 @@ class ChatController:
         tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
         if renewed:
             answers = counted(renewed, "answer")
-            self.screen.notice(f"vllava: warning: {answers} of another model, or edited since: read as text.")
+            self.screen.notice(f"vllava: warning: tokenised again: {answers} of another model, or edited since.")
         if is_same_file:
             self.conversation = conversation
             self.recorder.turns = list(conversation.turns)
@@ -216,7 +220,7 @@ class ChatController:
         self.recorder.close()
 
     def _put(self, question: str, sampling: Sampling, number: int) -> None:
-        """Answers a question as turn `number`, in place of that turn and those behind it; an error brings them back."""
+        """Answers a question as turn `number`, in place of that turn and those after it; an error brings them back."""
         conversation, watch = self.conversation, Stopwatch()
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
         sampling = seeded(sampling)

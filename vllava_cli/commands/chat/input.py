@@ -56,7 +56,7 @@ class TerminalLines:
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
-        """`questions` returns the questions of the turns so far. `history_fault` says why none is written."""
+        """`questions` returns the questions of the turns so far. `history_fault` says why no history is written."""
         history, self.history_fault = _private_history(history_path)
         self._left = ""
         self._is_leaving = False
@@ -104,7 +104,7 @@ class TerminalLines:
             app.exit(exception=EOFError)
 
     def _right(self) -> StyleAndTextTuples:
-        """Returns the text at the right of the edited line; none later, so the question alone stays on the screen."""
+        """Returns the text at the right of the edited line; once the line is entered, no text stays beside it."""
         return [] if get_app().is_done else [("class:left", self._left)]
 
 
@@ -122,7 +122,7 @@ class PlainLines:
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
         """Reads an entry; returns None at the end of the input.
 
-        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt if no person types.
+        Errors: UsageError for a block without an end or for too long an entry; KeyboardInterrupt if no person types.
         """
         while True:
             try:

@@ -1,6 +1,6 @@
-"""Splits the text behind a slash command's name into words and options, as a shell would.
+"""Splits the text after a slash command's name into words and options, as a shell would.
 
-Pure, except that it looks whether files exist.
+Pure, except that it checks whether files exist.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The text behind a command's name, split into options and other words."""
+    """The text after a command's name, split into options and other words."""
 
     command: SlashCommand
     rest: str
-    """All text behind the command's name, as typed."""
+    """All text after the command's name, as typed."""
     options: Mapping[str, str] = field(default_factory=dict)
     """The options that were given, by name, each with its last value."""
     words: tuple[Word, ...] = ()
@@ -119,7 +119,7 @@ class Arguments:
     def texts(self, *, most: int) -> tuple[str, ...]:
         """Returns the words. Errors: UsageError for more than `most` words, or an open quote."""
         if len(self.words) > most:
-            raise self.command.refuse(f"{self.words[most].raw} is too much here")
+            raise self.command.refuse(f"{self.words[most].raw} is one word too many")
         self._check_quotes()
         return tuple(word.text for word in self.words)
 
@@ -161,7 +161,7 @@ class Arguments:
 
 
 def arguments_of(command: SlashCommand, rest: str) -> Arguments:
-    """Splits the text behind a command's name into options and other words. Errors: UsageError."""
+    """Splits the text after a command's name into options and other words. Errors: UsageError."""
     if "\n" in rest or "\0" in rest:
         raise command.refuse("A command is one line of text")
     options: dict[str, str] = {}
@@ -236,7 +236,7 @@ def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, s
 
 
 def _expanded(name: str) -> str:
-    """Replaces ~ or ~user by that home folder; the name stays as it is if there is no such user."""
+    """Replaces ~ or ~user by the user's home folder; returns the name unchanged if there is no such user."""
     return os.path.expanduser(name)  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 

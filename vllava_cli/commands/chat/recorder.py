@@ -48,7 +48,7 @@ class _Origin:
     fingerprint: Future[Fingerprint]
 
     def is_of(self, clip: FramedClip, facts: tuple[int, ...] | None) -> bool:
-        """Returns True if `clip` is this clip, and its file wasn't written to since the frames were read."""
+        """Returns True if the frames came from `clip`, and its file hasn't been written to since."""
         is_unchanged = bool(facts) and self.facts == facts
         return is_unchanged and (self.path, self.framing) == (_absolute(clip[0]), clip[1])
 
@@ -63,7 +63,7 @@ class FrameCache:
     def frames(
         self, clips: Sequence[FramedClip], read: Callable[[Sequence[FramedClip]], Sequence[Frames]]
     ) -> tuple[Frames, ...]:
-        """Returns the frames of all clips; `read` gives those of clips that aren't in use, or were written to since."""
+        """Returns the frames of all clips; `read` gives those of clips that aren't in use or have changed."""
         facts = {clip: _facts(clip[0]) for clip in clips}
         found: dict[FramedClip, Frames | None] = {
             clip: next((each for each, origin in self.origins.items() if origin.is_of(clip, facts[clip])), None)
@@ -237,11 +237,11 @@ def _sentence(record: SessionRecord) -> str:
 
 
 def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
-    """Returns the clips of a session in order, each once for a framing. Errors: MediaError for a clip that is gone."""
+    """Returns the clips of a session in order, once for each framing. Errors: MediaError for a clip that is gone."""
     for medium in record.media:
         if not os.path.exists(medium.path):
             fault = differs(medium.path, medium.fingerprint)
-            raise MediaError(f"{fault} The session is about it: put it back, or begin anew.")
+            raise MediaError(f"{fault} The session is about it: put it back, or begin a new session.")
     return tuple(dict.fromkeys((medium.path, medium.framing) for medium in record.media))
 
 

@@ -90,7 +90,7 @@ _ALL = (
     Setting(
         name="top-p",
         field="top_p",
-        help="Sample only from the likeliest tokens that add up to it.",
+        help="Sample only from the likeliest tokens that add up to this probability.",
         parse=lambda value: _within(float(value), 0, 1),
         wants="a number from 0 to 1",
         likely=("0.5", "0.9", "1"),
@@ -98,7 +98,7 @@ _ALL = (
     Setting(
         name="seed",
         field="seed",
-        help="A number makes sampling repeatable; none is a new one each time.",
+        help="A number makes sampling repeatable; none draws a new one each time.",
         parse=lambda value: None if value.lower() == "none" else _within(int(value), 0, 2**63 - 1),
         wants="a whole number from 0 to 2^63 - 1, or none",
         likely=("none", "0", "1"),
