@@ -13,14 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from vllava_cli import demo
 from vllava_cli.commands import bench_report as report
-from vllava_cli.commands.bench_report import (
-    BenchMachine,
-    BenchRecord,
-    Comparison,
-    compare,
-    object_of,
-    read_record,
-)
 from vllava_cli.commands.start import names_a_clip, read_clips
 from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial
 from vllava_cli.errors import INTERRUPTED, MediaError, OutputError, UsageError, VllavaError
@@ -73,9 +65,7 @@ def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
     if len(words) > 2:
         raise UsageError(f"bench measures with one clip and one question, but {len(words)} words were given: {USAGE}.")
     if STDIN in words:
-        raise UsageError(
-            "bench reads its clip often, so it can't come from stdin (-): save it to a file and name that."
-        )
+        raise UsageError("bench reads its clip often, so it can't come from stdin: save it to a file and name that.")
     has_clip = len(words) == 2 or (len(words) == 1 and names_a_clip(words[0]))
     question = QUESTION if len(words) == has_clip else words[-1]
     if not question.strip():
@@ -89,13 +79,13 @@ def run(bench: Bench, screen: Screen, benchmark: Callable[..., ModelBenchmark] |
     Returns 0; 1 if all configurations failed or a check isn't met; 130 after Ctrl-C. Raises KeyboardInterrupt if that
     came before the first figure.
     """
-    earlier = read_record(bench.compare) if bench.compare else None
+    earlier = report.read_record(bench.compare) if bench.compare else None
     save, plot = (Part(path) if path else nullcontext() for path in (bench.save, bench.plot))
     with save as saved, plot as plotted:
-        measuring = _Run(bench=bench, screen=screen, benchmark=benchmark or _benchmark)
+        measuring = _Run(bench=bench, screen=screen, benchmark=benchmark)
         record, is_cut = measuring.record()
-        comparison = compare(earlier, record) if earlier else None
-        found = object_of(record) | ({"comparison": comparison} if comparison else {})
+        comparison = report.compare(earlier, record) if earlier else None
+        found = report.object_of(record) | ({"comparison": comparison} if comparison else {})
         if saved:
             saved.fill([line_of(found)])
         if plotted:
@@ -115,10 +105,10 @@ class _Run:
 
     bench: Bench
     screen: Screen
-    benchmark: Callable[..., ModelBenchmark]
+    benchmark: Callable[..., ModelBenchmark] | None
     trials: list[BenchTrial] = field(default_factory=list)
 
-    def record(self) -> tuple[BenchRecord, bool]:
+    def record(self) -> tuple[report.BenchRecord, bool]:
         """Measures all, and returns the record and whether Ctrl-C cut it short. Errors: any VllavaError."""
         path, task = self.bench.clip or DEMO_CLIP, self.bench.task
         (frames,) = read_clips([(path, Framing())], self.bench.limits, self.screen)
@@ -129,9 +119,9 @@ class _Run:
         with self.screen.waiting("Looking at this machine"):
             from vllava_cli.hardware import probe
 
-            machine = BenchMachine.of(probe())
-        model = tokens.checkpoint
-        record = BenchRecord(machine=machine, model=model.name, revision=model.revision, clip=frames.clip, task=task)
+            machine = report.BenchMachine.of(probe())
+        model, clip = tokens.checkpoint, frames.clip
+        record = report.BenchRecord(machine=machine, model=model.name, revision=model.revision, clip=clip, task=task)
         self._show_above(record)
         if self.bench.random is None:
             from vllava_cli.engine import hub
@@ -157,15 +147,15 @@ class _Run:
         attention = "flash" if wishes.attention == "flash_attention_2" else wishes.attention or "auto"
         self.trials.append(BenchTrial(precision=wishes.precision or "auto", attention=attention))
         place = f"configuration {len(self.trials)} of {len(self.bench.wishes)}"
-
-        def progress() -> list[str]:
-            return [f"Measuring {place}: {counted(len(self.trials[-1].lines), 'figure')} found"]
-
         try:
             plan = self._plan(wishes, tokens)
-            with self.screen.progress(progress, is_shared=False):
+            from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
+
+            with self.screen.progress(
+                lambda: [f"Measuring {place}", f"{len(self.trials[-1].lines)} figures so far"], is_shared=False
+            ):
                 earlier = (figure for trial in self.trials for figure in trial.lines)
-                benchmark = self.benchmark(
+                benchmark = (self.benchmark or ModelBenchmark)(
                     plan=plan,
                     limits=self.bench.limits,
                     reading=next((each for each in earlier if each.name == "frames"), None),
@@ -202,7 +192,7 @@ class _Run:
     def _note(self, **found: Any) -> None:
         self.trials[-1] = replace(self.trials[-1], **found)
 
-    def _show_above(self, record: BenchRecord) -> None:
+    def _show_above(self, record: report.BenchRecord) -> None:
         """Shows what the figures are about: the clip, the question, and how many measurements a figure has."""
         clip, task = record.clip, record.task
         if self.bench.clip is None:
@@ -225,7 +215,7 @@ class _Run:
         if trial.fault:
             self.screen.error(trial.fault if trial.plan else f"{trial.name}: {trial.fault}")
 
-    def show_below(self, comparison: Comparison | None) -> None:
+    def show_below(self, comparison: dict[str, Any] | None) -> None:
         """Shows a summary of several configurations, and the changes since an earlier run."""
         width = self.screen.answer_width
         if len(self.trials) > 1:
@@ -243,14 +233,6 @@ class _Run:
             self.screen.answer(text)
             if rows:
                 self.screen.facts(rows, is_answer=True)
-
-
-def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
-    """Makes the benchmark of a configuration, whose device is measured first. Errors: MemoryShortError."""
-    from vllava_cli.engine.device_speed import measured
-    from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
-
-    return ModelBenchmark(plan=plan, speed=measured(plan), **words)
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:

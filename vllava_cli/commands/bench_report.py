@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vllava_cli import __version__
 from vllava_cli.commands.provenance import version_of
@@ -28,17 +28,11 @@ VERSION = 1
 PACKAGES = ("torch", "transformers", "av", "bitsandbytes")
 CLIP_FIELDS = ("path", "width", "height", "frame_count", "duration_s", "codec")
 """The facts of a clip that are saved."""
-Verdict = Literal["better", "worse", "same", "unsure"]
-"""same: the spreads overlap, so no change is certain · unsure: one of them was measured once, so it has no spread."""
 HEADS = ("", "", "vllava", "snippet", "times as fast", "limit", "of limit")
 SHORT_HEADS = ("", "", "vllava", "snippet", "faster", "limit")
 SUMMARY = ("precision", "attention", "decode tokens/s", "first token ms", "prefill tokens/s", "peak MiB")
 SHORT_SUMMARY = ("precision", "attention", "decode/s", "first ms", "prefill/s", "peak MiB")
 SUMMARISED = ("decode, batch 1", "first token", "prefill", "peak memory")
-Rows = Sequence[Sequence[str]]
-Comparison = dict[str, Any]
-"""The changes since an earlier run, as --json prints them: its date, what else is different (which may be why), the
-figures of each configuration that both runs have, and the names of those that the earlier run lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +48,13 @@ class BenchMachine:
 
     @classmethod
     def of(cls, hardware: Hardware) -> BenchMachine:
-        versions: dict[str, str | None] = {"vllava": __version__, "python": platform.python_version()}
+        ours = {"vllava": __version__, "python": platform.python_version()}
         return cls(
             cpu=hardware.cpu_name,
             cores=hardware.cpu_cores,
             ram_bytes=hardware.ram_total_bytes,
             gpus=tuple(gpu.name for gpu in hardware.accelerators),
-            versions=versions | {name: version_of(name) for name in PACKAGES},
+            versions={**ours, **{name: version_of(name) for name in PACKAGES}},
             measured_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
 
@@ -82,7 +76,12 @@ def object_of(record: BenchRecord) -> dict[str, Any]:
     """Makes the JSON object of a record: figures in the unit of their line, RAM in bytes, speeds per second."""
     found = asdict(record)
     for trial, values in zip(record.trials, found["trials"], strict=True):
-        values["lines"] = [_line_of(figure) for figure in trial.lines]
+        for figure, line in zip(trial.lines, values["lines"], strict=True):
+            for side, measured in (("ours", figure.ours), ("snippet", figure.snippet)):
+                if measured:
+                    bounds = {"least": min(measured.values), "most": max(measured.values)}
+                    line[side] |= {"median": measured.median} | bounds
+            line |= {"of_snippet": figure.of_snippet, "of_limit": figure.of_limit, "note": figure.remark}
         if trial.agreement:
             values["agreement"]["is_met"] = trial.agreement.is_met
     found["clip"] = {name: found["clip"][name] for name in CLIP_FIELDS}
@@ -98,17 +97,17 @@ def read_record(path: Path) -> BenchRecord:
         refuse_foreign(path)
     if isinstance(clip := row.get("clip"), dict):
         row |= {"clip": clip | {"kind": "video"}}
-    saved = Fields(row, "the object", error=_FieldError)
+    saved = Fields(row, "the object", error=OutputError)
     try:
         if (version := saved.whole("version", least=1)) > VERSION:
-            raise _FieldError(f"its version is {version}, but this vllava reads up to {VERSION}: update vllava")
+            raise OutputError(f"its version is {version}, but this vllava reads up to {VERSION}: update vllava")
         return saved.build(BenchRecord, task=saved.build(BenchTask))
-    except _FieldError as exc:
+    except OutputError as exc:
         refuse_damaged(path, str(exc))
 
 
-def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
-    """Compares a run with an earlier one (`then`)."""
+def compare(then: BenchRecord, now: BenchRecord) -> dict[str, Any]:
+    """Returns the changes since the run `then` as --json prints them, and other differences that may explain them."""
     earlier = {(then.model, old.precision, old.name): old for old in reversed(then.trials) if old.plan}
     pairs = [(earlier.get((now.model, trial.precision, trial.name)), trial) for trial in now.trials]
     before, after = _circumstances(then), _circumstances(now)
@@ -119,18 +118,6 @@ def compare(then: BenchRecord, now: BenchRecord) -> Comparison:
         "trials": [{"configuration": new.name, "lines": list(_changes(old, new))} for old, new in pairs if old],
         "unmatched": [trial.name for old, trial in pairs if not old],
     }
-
-
-class _FieldError(OutputError):
-    """A field has a wrong value; `read_record`, which catches this error, names the file."""
-
-
-def _line_of(figure: Figure) -> dict[str, Any]:
-    found = asdict(figure)
-    for side, measured in (("ours", figure.ours), ("snippet", figure.snippet)):
-        if measured:
-            found[side] |= {"median": measured.median, "least": min(measured.values), "most": max(measured.values)}
-    return found | {"of_snippet": figure.of_snippet, "of_limit": figure.of_limit, "note": figure.remark}
 
 
 def _changes(then: BenchTrial, now: BenchTrial) -> Iterator[dict[str, Any]]:
@@ -148,8 +135,11 @@ def _changes(then: BenchTrial, now: BenchTrial) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def _judged(figure: Figure, then: Measured | None, now: Measured | None) -> tuple[float | None, Verdict | None]:
-    """Returns how many times as good a figure is now, and the verdict, which depends on the spreads."""
+def _judged(figure: Figure, then: Measured | None, now: Measured | None) -> tuple[float | None, str | None]:
+    """Returns how many times as good a figure is now, and the verdict: better, worse, same or unsure.
+
+    same: the spreads overlap, so no change is certain · unsure: one of them was measured once, so it has no spread.
+    """
     if not (then and now):
         return None, None
     before = figure.goodness(then.median)
@@ -203,11 +193,11 @@ def share(part: float | None) -> str:
 
 def speed(found: Speed) -> str:
     """Writes "312 TFLOP/s in a large product, 1,550 GB/s in a large copy"."""
-
-    def scaled(value: float) -> str:
-        return f"{number(value / 1e12)} T" if value >= 1e13 else f"{number(value / 1e9)} G"
-
-    return f"{scaled(found.operations)}FLOP/s in a large product, {scaled(found.bytes)}B/s in a large copy"
+    operations, data = (
+        f"{number(value / 1e12)} T" if value >= 1e13 else f"{number(value / 1e9)} G"
+        for value in (found.operations, found.bytes)
+    )
+    return f"{operations}FLOP/s in a large product, {data}B/s in a large copy"
 
 
 def agreement(found: Agreement) -> str:
@@ -265,7 +255,7 @@ def changes_table(lines: Sequence[Mapping[str, Any]], width: int | None) -> str:
     return _aligned([(rows, 2), ([row[:5] for row in rows], 1), (brief, 1)], width)
 
 
-def change(factor: float | None, verdict: Verdict | None, *, is_memory: bool) -> str:
+def change(factor: float | None, verdict: str | None, *, is_memory: bool) -> str:
     """Writes a change: "1.2x faster", "4.2% slower", "1.3x more", "within the spread"."""
     if verdict is None:
         return "-"
@@ -276,7 +266,7 @@ def change(factor: float | None, verdict: Verdict | None, *, is_memory: bool) ->
     return f"{text} (once)" if verdict == "unsure" else text
 
 
-def _aligned(forms: Sequence[tuple[Rows, int]], width: int | None) -> str:
+def _aligned(forms: Sequence[tuple[Sequence[Sequence[str]], int]], width: int | None) -> str:
     """Aligns the first (rows, gap between columns) that fits, else the last. The first two columns are words."""
     text = ""
     for rows, gap in forms:

@@ -9,10 +9,7 @@ from typing import Literal
 from vllava_cli.nouns import Checkpoint, LoadPlan, Speed
 from vllava_cli.plan import matrix_bytes, value_bytes
 
-OVER = (
-    "More than the limit: this machine was slower when the limit was measured, or its caches save work that the limit "
-    "counts."
-)
+OVER = "More than the limit: this machine was slower when that was measured, or its caches save work that it counts."
 Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
 """Rates are better when they are higher, all others when they are lower."""
 

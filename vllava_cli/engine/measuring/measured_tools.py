@@ -157,15 +157,12 @@ class MeasuredEngine:
         return [each.answer for each in finished if each.answer]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasuredSnippet:
     """A model as from_pretrained loads it; its language model may be that of this tool's model."""
 
     model: VideoLlavaForConditionalGeneration
     plan: LoadPlan
-
-    def __post_init__(self) -> None:
-        self.model.generation_config.eos_token_id = None
 
     def own_bytes(self, ours: nn.Module) -> int:
         """Counts the bytes of the parameters that it doesn't share, and reads them from a mapped file into memory."""
@@ -209,6 +206,7 @@ class MeasuredSnippet:
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
         ids = torch.tensor([asked.ids] * sequences, device=self.model.device)
+        self.model.generation_config.eos_token_id = None
         made = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

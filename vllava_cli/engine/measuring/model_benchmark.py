@@ -13,9 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from vllava_cli.engine.device_speed import peak_bytes, seconds_of
+from vllava_cli.engine.device_speed import measured, peak_bytes, seconds_of
 from vllava_cli.engine.forward import free, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import weight_files
@@ -39,6 +37,7 @@ LOOP_S = 60.0
 SLOW_S, SPENT_S = 10.0, 50.0
 """A round that takes longer than SLOW_S is repeated less often, so that all rounds take about SPENT_S."""
 Tool = MeasuredEngine | MeasuredSnippet
+Work = Callable[[Tool], float]
 
 
 @dataclass(kw_only=True)
@@ -52,7 +51,8 @@ class ModelBenchmark:
     tokens: Tokens
     random: str | None
     plan: LoadPlan
-    speed: Speed
+    measure: Callable[[LoadPlan], Speed] = measured
+    """Measures the device, before anything else."""
     frames: Frames
     limits: DecodeLimits
     """The limits of the processes that read the clip."""
@@ -64,6 +64,10 @@ class ModelBenchmark:
     asked: BenchQuestion = field(init=False)
     snippet: MeasuredSnippet = field(init=False)
     ours: MeasuredEngine = field(init=False)
+    speed: Speed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.speed = self.measure(self.plan)
 
     def figures(self) -> Iterator[Figure]:
         """Yields each line of the table as soon as it is measured.
@@ -76,28 +80,25 @@ class ModelBenchmark:
         yield self._make(self.random) if self.random else self._load()
         yield self.reading or self._frames(self.frames.clip.path)
         prompt, model = len(asked.ids), self.ours.engine.model
+        vision = (*model.model.video_tower.parameters(), *model.model.multi_modal_projector.parameters())
         roof = Roofline(
             checkpoint=self.tokens.checkpoint,
-            vision_parameters=_size(model.model.video_tower) + _size(model.model.multi_modal_projector),
-            head_parameters=_size(model.lm_head),
+            vision_parameters=sum(parameter.numel() for parameter in vision),
+            head_parameters=model.lm_head.weight.numel(),
             plan=self.plan,
             speed=self.speed,
             prompt_tokens=prompt,
             new_tokens=asked.new_tokens,
         )
         peak = self._peak(roof)  # first, while nothing but the weights is in memory
-        yield self._timed("vision", lambda tool: tool.vision_s(asked), roof.vision_s)
-        yield self._timed("prefill", lambda tool: tool.prefill_s(asked), roof.pass_s(prompt), prompt, "tokens/s")
-        yield self._timed("first token", lambda tool: tool.first_token_s(asked), roof.first_token_s)
-        for number in self.task.batches:
-            name, decoded = f"decode, batch {number}", number * (asked.new_tokens - 1)
-            work = partial(self._decode_s, number)
-            yield self._timed(name, work, roof.decode_s(number), decoded, "tokens/s")
+        yield self._figure("vision", "ms", lambda tool: tool.vision_s(asked), roof.vision_s)
+        yield self._figure("prefill", "tokens/s", lambda tool: tool.prefill_s(asked), roof.pass_s(prompt), prompt)
+        yield self._figure("first token", "ms", lambda tool: tool.first_token_s(asked), roof.first_token_s)
+        for rows in self.task.batches:
+            work, decoded = partial(_decode_s, asked, rows), rows * (asked.new_tokens - 1)
+            yield self._figure(f"decode, batch {rows}", "tokens/s", work, roof.decode_s(rows), decoded)
         yield peak
-        yield self._timed("batch", lambda tool: tool.clips_s(asked, CLIPS), roof.clips_s(CLIPS), CLIPS, "clips/s")
-
-    def _decode_s(self, sequences: int, tool: Tool) -> float:
-        return tool.answer(self.asked, sequences)[1]
+        yield self._figure("batch", "clips/s", lambda tool: tool.clips_s(asked, CLIPS), roof.clips_s(CLIPS), CLIPS)
 
     def check(self) -> Agreement:
         """Compares our greedy tokens and logits with transformers', after `figures` ended. Errors: MemoryShortError.
@@ -128,10 +129,8 @@ class ModelBenchmark:
         asked = BenchQuestion(tokens=tokens, frames=self.frames, question=self.task.question, new_tokens=LEAST_TOKENS)
         left = context - len(asked.ids)
         if left < LEAST_TOKENS:
-            raise ContextError(
-                f"The prompt has {len(asked.ids)} tokens and the context holds {context}: "
-                "shorten the question, so that there is room for an answer to measure."
-            )
+            counts = f"The prompt has {context - left} tokens, and the context holds {context}"
+            raise ContextError(f"{counts}: shorten the question, so that there is room for an answer.")
         return replace(asked, new_tokens=min(left, max(LEAST_TOKENS, self.task.new_tokens)))
 
     def _load(self) -> Figure:
@@ -203,28 +202,21 @@ class ModelBenchmark:
             return Figure(name=peak.name, unit=peak.unit, note="This system doesn't say how much memory was in use.")
         return peak
 
-    def _timed(
-        self, name: str, work: Callable[[Tool], float], limit_s: float, amount: float = 0, unit: Unit = "ms"
-    ) -> Figure:
-        """Measures the seconds that `work` returns, shown in ms or as a rate: `amount` divided by the seconds."""
-
-        def shown(seconds: float) -> float:
-            return amount / max(seconds, SHORTEST_S) if amount else 1000 * seconds
-
-        return self._figure(name, unit, lambda tool: shown(work(tool)), shown(limit_s))
-
     def _figure(
-        self,
-        name: str,
-        unit: Unit,
-        measure: Callable[[Tool], float],
-        limit: float | None = None,
-        repeat: int | None = None,
+        self, name: str, unit: Unit, work: Work, limit: float = 0, amount: float = 0, repeat: int | None = None
     ) -> Figure:
-        snippet, ours = self.alternate(partial(measure, self.snippet), partial(measure, self.ours), repeat=repeat)
+        """Measures what `work` returns: MiB, or seconds, shown in ms or as a rate (`amount` divided by the seconds)."""
+
+        def shown(value: float) -> float:
+            scaled = value if unit == "MiB" else 1000 * value
+            return amount / max(value, SHORTEST_S) if amount else scaled
+
+        works = (lambda: shown(work(self.snippet)), lambda: shown(work(self.ours)))
+        snippet, ours = self.alternate(*works, repeat=repeat)
         missing = {"This tool ran out of memory.": ours, "The snippet ran out of memory.": snippet}
         note = next((sentence for sentence, found in missing.items() if found is None), "")
-        return Figure(name=name, unit=unit, ours=ours, snippet=snippet, limit=limit, note=note)
+        most = shown(limit) if limit else None
+        return Figure(name=name, unit=unit, ours=ours, snippet=snippet, limit=most, note=note)
 
     def alternate(
         self, *measures: Callable[[], float], repeat: int | None = None, is_strict: bool = False
@@ -264,17 +256,16 @@ class ModelBenchmark:
             raise KeyboardInterrupt
 
 
+def _decode_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
+    return tool.answer(asked, sequences)[1]
+
+
 def expected_s(roof: Roofline, task: BenchTask, slowness: float) -> float:
     """Estimates the seconds of all further measurements; the first answers took `slowness` times their limit."""
-    first_s = roof.first_token_s
-    rounds = [2 * roof.vision_s, 2 * roof.pass_s(roof.prompt_tokens), 2 * first_s]
-    rounds += [(1 + each) * first_s + 2 * roof.decode_s(each) for each in task.batches]
-    rounds.append(roof.clips_s(CLIPS) + roof.clips_s(1))
+    one_s = roof.first_token_s
+    rounds = [2 * roof.vision_s, 2 * roof.pass_s(roof.prompt_tokens), 2 * one_s, roof.clips_s(CLIPS) + roof.clips_s(1)]
+    rounds += [(1 + each) * one_s + 2 * roof.decode_s(each) for each in task.batches]
     return sum(slowness * each * (1 + repeats_of(slowness * each, task.repeat)) for each in rounds)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def repeats_of(round_s: float, repeat: int) -> int:
