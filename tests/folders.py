@@ -53,6 +53,9 @@ def named(folder: Path) -> None:
 
 LACKS = "The model folder FOLDER lacks"
 COPY = "copy what is missing from the base checkpoint"
+AGAIN = (
+    "copy the weights there again from where they were saved, or take the base checkpoint, which it was trained from."
+)
 LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     "a Trainer's folder": (
         of_a_trainer,
@@ -77,18 +80,15 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no weights": (
         tensors_of,
-        f"{LACKS} model.safetensors: copy the weights there again from where they were saved, or "
-        "take the base checkpoint, which it was trained from.",
+        f"{LACKS} model.safetensors: {AGAIN}",
     ),
     "a shard that is gone": (
         without("model-00002-of-00003.safetensors"),
-        f"{LACKS} model-00002-of-00003.safetensors: copy the weights there again from where they "
-        "were saved, or take the base checkpoint, which it was trained from.",
+        f"{LACKS} model-00002-of-00003.safetensors: {AGAIN}",
     ),
     "an index that is gone": (
         without(INDEX),
-        f"{LACKS} {INDEX}: copy the weights there again from where they were saved, or take the base checkpoint, which "
-        "it was trained from.",
+        f"{LACKS} {INDEX}: {AGAIN}",
     ),
     "an adapter": (
         adapter,

@@ -49,26 +49,24 @@ def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
     return {"parser": parse}
 
 
-def counts_each(text: str) -> Several:
-    """Reads a list of whole numbers from 1 to 9999: "1, 4,16" → (1, 4, 16)."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and len(word) < 5 and int(word) for word in words):
-        raise typer.BadParameter(f"{text!r} is not a list of numbers: give some from 1 to 9999, as 1,4,16")
-    return Several(dict.fromkeys(map(int, words)))
+def one_of(*known: str) -> dict[str, Any]:
+    """Lets an option take one of `known`: typer.Option(..., **one_of("a", "b"))."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(known)}")
+        return text
+
+    return {"parser": parse, "metavar": "|".join(known), "autocompletion": partly_completed(lambda: known)}
 
 
-def one_of(*known: str, are_several: bool = False) -> dict[str, Any]:
-    """Lets an option take one of `known`, or a comma-separated list of them: typer.Option(..., **one_of("a", "b"))."""
+def several(one: dict[str, Any]) -> dict[str, Any]:
+    """Lets an option take a comma-separated list: typer.Option(..., **several(number(int, 1))) reads "1, 4,16"."""
 
-    def parse(text: str) -> str | Several:
-        names = [name.strip() for name in text.split(",")] if are_several else [text]
-        for name in names:
-            if name not in known:
-                raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}")
-        return Several(dict.fromkeys(names)) if are_several else text
+    def parse(text: str) -> Several:
+        return Several(dict.fromkeys(one["parser"](part.strip()) for part in text.split(",")))
 
-    metavar = "LIST" if are_several else "|".join(known)
-    return {"parser": parse, "metavar": metavar, "autocompletion": partly_completed(lambda: known)}
+    return {**one, "parser": parse, "metavar": "LIST"}
 
 
 def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -343,7 +341,7 @@ BenchWords = Annotated[
 Precisions = Annotated[
     Several | None,
     typer.Option(
-        **one_of(*PRECISIONS, are_several=True),
+        **several(one_of(*PRECISIONS)),
         help="auto, fp16, bf16, fp32, 8bit, 4bit, separated by commas: each is measured.",
         show_default="auto",
     ),
@@ -351,7 +349,7 @@ Precisions = Annotated[
 Attentions = Annotated[
     Several | None,
     typer.Option(
-        **one_of(*ATTENTIONS, are_several=True),
+        **several(one_of(*ATTENTIONS)),
         help="auto, flash, sdpa, eager, separated by commas: each is measured, with each precision.",
         show_default="auto",
     ),
@@ -368,8 +366,7 @@ Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), help="How often eac
 Batches = Annotated[
     Several | None,
     typer.Option(
-        parser=counts_each,
-        metavar="LIST",
+        **several(number(int, 1, 9999)),
         help="How many questions at once, separated by commas.",
         show_default="1,4,16",
     ),

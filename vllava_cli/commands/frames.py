@@ -154,7 +154,7 @@ def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -
     if sheets.is_shown and screen.is_terminal:
         screen.picture(sheet)
     if sheets.output == STDOUT:
-        screen.answer_bytes(sheet_picture(sheet))
+        screen.answer(sheet_picture(sheet))
     if not sheets.has_files:
         return []
     return [write_sheet(sheet, sheets.target(frames.clip.path), is_overwriting=sheets.is_overwriting)]

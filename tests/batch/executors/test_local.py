@@ -11,6 +11,7 @@ import pytest
 
 from tests.batch.executors.fakes import Listed, memory_for
 from tests.batch.parts import batch_of
+from tests.engine.engines import ask
 from vllava_cli import demo
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
@@ -20,7 +21,7 @@ from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
+from vllava_cli.nouns import Conversation, Frames, Framing, Sampling
 
 PATHS = {path.name: path for path in demo.clips()}
 RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))
@@ -109,7 +110,7 @@ def test_each_question_has_a_seed_of_its_own_that_gives_its_answer_again(engine:
         assert making and result.answer and result.precision == "fp32"
         conversation = Conversation(attached=(frames(RED),))
         alone = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
-        again = Answer.of(alone.stream(conversation, question, making.sampling))
+        again = ask(alone, conversation, question, making.sampling)
         (turn,) = conversation.turns
         assert (again.text, turn.answer_ids, turn.prompt_sha256) == (
             *(result.answer.text, making.answer_ids),

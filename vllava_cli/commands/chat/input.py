@@ -268,7 +268,9 @@ class ChatCompleter(Completer):
             return
         name, space, rest = line.partition(" ")
         if not space:
-            yield from _matching(_whole(line), _names())
+            names = [(f"/{name}", each) for each in COMMANDS.values() for name in (each.name, *each.others)]
+            rows = [(f"{name} " if each.arguments or each.options else name, each.help) for name, each in names]
+            yield from _matching(_whole(line), rows)
         elif command := COMMANDS.get(name[1:]):
             yield from self._of_arguments(command, rest)
 
@@ -302,15 +304,6 @@ class ChatCompleter(Completer):
 
 def _whole(text: str) -> Word:
     return Word(plain=text, raw=text, start=0)
-
-
-def _names() -> list[tuple[str, str]]:
-    """Returns (name, help) rows of all commands; a name ends with a space if arguments or options may follow it."""
-    return [
-        (f"/{name} " if command.arguments or command.options else f"/{name}", command.help)
-        for command in COMMANDS.values()
-        for name in (command.name, *command.others)
-    ]
 
 
 def _values(name: str) -> list[tuple[str, str]]:

@@ -127,14 +127,10 @@ class Arguments:
         """Returns the one file that must be named. Errors: UsageError."""
         return self.paths(least=1, most=1)[0]
 
-    @property
-    def is_overwriting(self) -> bool:
-        return "--overwrite" in self.options
-
     def target(self) -> Path:
         """Returns the file to write. Errors: UsageError; OutputError if it exists and --overwrite isn't given."""
         path = self.path()
-        if not self.is_overwriting:
+        if "--overwrite" not in self.options:
             check_free(path, f"/{self.command.name} --overwrite FILE replaces it.")
         return path
 
@@ -166,17 +162,23 @@ def arguments_of(command: SlashCommand, rest: str) -> Arguments:
         raise command.refuse("A command is one line of text")
     options: dict[str, str] = {}
     words: list[Word] = []
-    left = list(split(rest))
-    while left:
-        word = left.pop(0)
+    left = iter(split(rest))
+    for word in left:
         if word.raw == "--":
             words += left
-            break
-        if word.raw.startswith("--"):
-            name, value = _option(command, word, left)
-            options[name] = value
-        else:
+        elif not word.raw.startswith("--"):
             words.append(word)
+        else:
+            typed, has_value, value = word.text.partition("=")
+            name = typed.replace("_", "-")
+            option = command.option(_OLD_NAMES.get(name, name))
+            if not option or (has_value and not option.value):
+                raise command.refuse(f"There is no {word.raw} here")
+            if option.value and not has_value:
+                if (following := next(left, None)) is None:
+                    raise command.refuse(f"{option.name} needs a value")
+                value = following.text
+            options[option.name] = value
     return Arguments(command=command, rest=rest, options=options, words=tuple(words))
 
 
@@ -218,21 +220,6 @@ def nearest(name: str, names: Sequence[str]) -> str:
     if not last:
         return ""
     return f" Did you mean {', '.join(first)} or {last}?" if first else f" Did you mean {last}?"
-
-
-def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, str]:
-    """Reads an option, --start 1:20 or --start=1:20 → ("--start", "1:20"); takes its value off the words in `left`."""
-    typed, has_value, value = word.text.partition("=")
-    name = typed.replace("_", "-")
-    name = _OLD_NAMES.get(name, name)
-    option = command.option(name)
-    if not option or (has_value and not option.value):
-        raise command.refuse(f"There is no {word.raw} here")
-    if not option.value or has_value:
-        return name, value
-    if not left:
-        raise command.refuse(f"{name} needs a value")
-    return name, left.pop(0).text
 
 
 def _expanded(name: str) -> str:
