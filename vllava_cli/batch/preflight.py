@@ -103,7 +103,7 @@ class Preflight:
         del self._left[clip.jobs[0].path]
         if found is None:
             error = read.fault or RuntimeError("reading a header gave neither facts nor a fault")
-            headers.bad.append((clip, JobError.of_clip(error, clip.path)))
+            headers.bad.append((clip, JobError.of(error, clip.path)))
             return
         headers.good.append(clip)
         headers.kinds.add(found.kind)

@@ -58,14 +58,12 @@ class Destination:
 
     @property
     def has_table(self) -> bool:
-        return self.format != "jsonl" or bool(self.fields)
+        """True if the rows are written in another form when the run ends, so that they need journals of their own."""
+        return self.format != "jsonl" or bool(self.fields) or self.is_parquet
 
-    @property
-    def journal(self) -> Path | None:
-        """The path of the journal: out.jsonl → out.jsonl, out.csv → out.csv.journal; None without a file."""
-        if self.path is None:
-            return None
-        return self.path.with_name(f"{self.path.name}.journal") if self.has_table else self.path
+    def journal_of(self, output: Path) -> Path:
+        """Returns the path of an output's journal: out.jsonl → out.jsonl, out.csv → out.csv.journal."""
+        return output.with_name(f"{output.name}.journal") if self.has_table else output
 
 
 @dataclass(frozen=True, kw_only=True)

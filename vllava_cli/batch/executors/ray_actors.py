@@ -68,10 +68,6 @@ class StageSetup:
     recipe: VideoRecipe
     """The checkpoint's preprocessing: frames are reduced to the model's size where they are decoded."""
 
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        return self.batch.ray.allowed if self.batch.ray else ()
-
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedClip:
@@ -120,7 +116,7 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
                     hashed = fetched or (fingerprint(path) if setup.batch.is_hashing else None)
                     found = replace(found, fingerprint=hashed)
     except Exception as exc:
-        found = DecodedClip(clip=clip, error=JobError.of_clip(exc, clip.path), is_early=True)
+        found = DecodedClip(clip=clip, error=JobError.of(exc, clip.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
 
 
@@ -136,7 +132,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
         error = local.change_of(clip)
     except Exception as exc:
-        error = JobError.of_clip(exc, path)
+        error = JobError.of(exc, path)
         if path != clip.path:  # messages about a fetched file show its URL instead
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))
@@ -150,7 +146,7 @@ def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[tuple[Path, Fingerprin
     if scheme_of(name) is None:
         yield clip.path, None
         return
-    with _fetcher(setup.allowed).fetched(name) as fetched:
+    with _fetcher(setup.batch.ray.allowed if setup.batch.ray else ()).fetched(name) as fetched:
         yield fetched.path, fetched.fingerprint
 
 
@@ -203,10 +199,20 @@ class EngineActor:
 
     def _answered(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
         """Yields the engine's results. After an exception the other jobs get errors, and later clips a new engine."""
+        if not clips or not self._engine:
+            return
         left = {job.id: job for clip in clips for job in clip.clip.jobs}
         prints = {clip.clip.jobs[0].path: clip.fingerprint for clip in clips}
+        batch = replace(self._setup.batch, is_hashing=False)  # clips were hashed where they were decoded
         try:
-            for result in self._outcomes(clips):
+            executor = local.LocalExecutor(
+                engine=self._engine,
+                batch=batch,
+                reads=DecodedReads(clips),
+                control=RunControl(),
+                longest=self._setup.longest,
+            )
+            for result in executor.outcomes(()):
                 del left[result.job.id]
                 making, known = result.making, prints[result.job.path]
                 if making and known:  # size and hash are of the file that was decoded
@@ -216,15 +222,7 @@ class EngineActor:
         except Exception as exc:
             self._engine = None
             for job in left.values():
-                yield Result(job=job, error=JobError.of_question(exc))
-
-    def _outcomes(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
-        if clips and self._engine:
-            batch = replace(self._setup.batch, is_hashing=False)  # clips were hashed where they were decoded
-            reads, longest = DecodedReads(clips), self._setup.longest
-            yield from local.LocalExecutor(
-                engine=self._engine, batch=batch, reads=reads, control=RunControl(), longest=longest
-            ).outcomes(())
+                yield Result(job=job, error=JobError.of(exc))
 
     def _load(self, kinds: set[MediaKind]) -> None:
         """Loads the engine. The checkpoint may be in another folder than on the driver. Errors: any VllavaError."""
