@@ -4,6 +4,7 @@ VllavaError                  exit code 1 unless the class has another
 ├── UsageError               the command line itself is wrong                    exit 2
 │   └── WishError            an impossible --device, --precision or --attention  exit 2
 ├── MediaError               a clip or an image that can't be used
+│   ├── DamagedError         a clip of which nothing is left to see
 │   └── FetchError           a clip at a URL that can't be fetched
 │       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
@@ -43,6 +44,10 @@ class WishError(UsageError):
 
 
 class MediaError(VllavaError):
+    pass
+
+
+class DamagedError(MediaError):
     pass
 
 

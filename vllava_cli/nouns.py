@@ -288,7 +288,13 @@ class Clip:
     rotation: int = 0
     """Degrees clockwise that were applied to the stored picture: 0, 90, 180 or 270."""
     faults: tuple[str, ...] = ()
-    """Faults of a file that can still be used, a sentence each."""
+    """The damage of a file that can still be used, a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What is left out of a sound file, or changed, a sentence each: further pages, pictures that were scaled."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return (*self.faults, *self.notes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

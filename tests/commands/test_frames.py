@@ -114,6 +114,7 @@ def test_named_moments_come_in_the_order_given(shell: Run, clip: Path) -> None:
         "frame_times_s": [2.0, 0.5, 2.0],
         "outputs": ["clip-frames.png"],
         "faults": [],
+        "notes": [],
     }
 
 
@@ -123,7 +124,7 @@ def test_a_broken_clip_does_not_stop_the_others(shell: Run, clip: Path, tmp_path
     assert done == Shell(code=1, out="clip-frames.png\n", err=f"vllava: {message}\n")
     assert names(tmp_path) == ["clip-frames.png"]
     row = json.loads(shell("frames", "gone.mp4", "--json").out)
-    assert row == {"path": "gone.mp4", "error": message}
+    assert row == {"path": "gone.mp4", "error": message, "is_damaged": False}
 
 
 def test_an_existing_file_is_replaced_only_where_that_is_asked_for(shell: Run, clip: Path, tmp_path: Path) -> None:

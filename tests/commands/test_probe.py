@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.clips import MPEG4, picture, write_clip
+from tests.clips import MPEG4, cut, picture, write_clip
 from tests.commands.shell import Shell
 from vllava_cli.commands.probe import rows
 from vllava_cli.nouns import Clip
@@ -38,11 +38,23 @@ def test_a_video_and_an_image_are_a_block_each(shell: Run, tmp_path: Path) -> No
     assert lines[8:] == ["b.png", "  container  png", "  codec      png (rgb)", "  size       64x48"]
 
 
+def test_only_damaged_files_are_called_damaged(shell: Run, tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mp4")
+    cut(write_clip(tmp_path / "plain.avi", encoding=MPEG4), 0.7, "shorter.avi")
+    cut(whole, 0.5, "nothing.mp4")
+    Image.fromarray(picture(1)).save(tmp_path / "pages.tiff", save_all=True, append_images=[Image.new("L", (9, 9))])
+    (tmp_path / "notes.txt").write_text("Dear diary, today…")
+    names = ("whole.mp4", "shorter.avi", "nothing.mp4", "pages.tiff", "notes.txt", "gone.mp4")
+    rows = [json.loads(line) for line in shell("probe", "--json", *names).out.splitlines()]
+    assert [row["path"] for row in rows if row["is_damaged"]] == ["shorter.avi", "nothing.mp4"]
+    assert rows[3]["notes"] == ["Only the first of the 2 pages of 'pages.tiff' is used."]
+
+
 def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip: Path) -> None:
     done = shell("probe", "--json", clip, "gone.mp4", clip)
     first, missing, again = (json.loads(line) for line in done.out.splitlines())
     assert (done.code, done.err) == (1, f"vllava: {MISSING}\n")
-    assert missing == {"path": "gone.mp4", "error": MISSING}
+    assert missing == {"path": "gone.mp4", "error": MISSING, "is_damaged": False}
     assert first == again
     assert first.pop("way") in ("seek", "decode")
     assert first.pop("way_reason").endswith(".")
@@ -59,7 +71,9 @@ def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip:
         "fps": 10.0,
         "is_rate_constant": True,
         "frame_count": 24,
+        "is_damaged": False,
         "faults": [],
+        "notes": [],
     }
 
 

@@ -45,7 +45,7 @@ def test_a_photo_of_a_phone_is_whole_and_upright(properties: Sequence[bytes], ex
     assert difference(frames.pixels[0], expected) < 2
     for clip in (frames.clip, header(path), probe(path), probe(path, is_full=True)):
         assert (clip.kind, clip.width, clip.height, clip.rotation) == ("image", width, height, rotation)
-        assert (clip.frame_count, clip.codec, clip.way, clip.faults) == (1, "heif", None, ())
+        assert (clip.frame_count, clip.codec, clip.way, clip.remarks) == (1, "heif", None, ())
 
 
 def test_exif_does_not_turn_a_photo_again() -> None:
@@ -96,7 +96,7 @@ def test_several_pictures_are_a_clip_of_a_second_each() -> None:
     assert frames.times_s == (0.0, 1.0, 3.0, 4.0)
     clip = frames.clip
     assert (clip.kind, clip.frame_count, clip.duration_s, clip.fps, clip.width) == ("video", 5, 5.0, 1.0, 80)
-    assert clip.faults == ("1 of the 4 pictures read from 'burst.heic' were scaled to the size of the first, 80x96.",)
+    assert clip.notes == ("1 of the 4 pictures read from 'burst.heic' were scaled to the size of the first, 80x96.",)
     assert (header(path).kind, header(path).frame_count, probe(path, is_full=True).duration_s) == ("video", 5, 5.0)
 
 
@@ -130,7 +130,7 @@ def test_a_photo_passes_the_bounded_process_and_counts_in_a_folder() -> None:
         assert decoder.sample(Path("photos/a.heic"), WHOLE).pixels.shape == (1, 120, 200, 3)
         frames = decoder.sample(Path("photos"), WHOLE)
     assert [index_of(pixels) for pixels in frames.pixels] == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert frames.clip.faults == ("1 entry of 'photos' left out: not a picture.",)
+    assert frames.clip.notes == ("1 entry of 'photos' left out: not a picture.",)
 
 
 def test_a_crop_does_not_hide_a_picture_that_would_fill_the_memory() -> None:

@@ -200,17 +200,17 @@ def test_what_moves_is_told_by_the_content(name: str, kind: str, frames: int) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "faults"),
+    ("name", "form", "notes"),
     [
         ("a.tiff", "TIFF", ("Only the first of the 3 pages of 'a.tiff' is used.",)),
         ("a.jpg", "MPO", ("Only the first of the 3 pictures of 'a.jpg' is used.",)),
     ],
 )
-def test_of_several_pages_or_pictures_the_first_is_used(name: str, form: str, faults: tuple[str, ...]) -> None:
+def test_of_several_pages_or_pictures_the_first_is_used(name: str, form: str, notes: tuple[str, ...]) -> None:
     pages = [Image.fromarray(picture(index)) for index in (5, 6, 7)]
     pages[0].save(name, format=form, save_all=True, append_images=pages[1:], quality=95)
     frames = sample(Path(name), Framing())
-    assert (frames.kind, index_of(frames.pixels[0]), frames.clip.faults) == ("image", 5, faults)
+    assert (frames.kind, index_of(frames.pixels[0]), frames.clip.notes) == ("image", 5, notes)
 
 
 def test_a_preview_or_a_gain_map_is_not_another_picture() -> None:
@@ -220,7 +220,7 @@ def test_a_preview_or_a_gain_map_is_not_another_picture() -> None:
     before, _, last = Path("a.jpg").read_bytes().rpartition(b"\xff\xd8\xff")
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(note)) + note
     Path("a.jpg").write_bytes(before + b"\xff\xd8" + segment + b"\xff" + last)
-    assert sample(Path("a.jpg"), Framing()).clip.faults == ()
+    assert sample(Path("a.jpg"), Framing()).clip.remarks == ()
     reduced = TiffImagePlugin.ImageFileDirectory_v2()
     reduced[254] = 1
     with TiffImagePlugin.AppendingTiffWriter("a.tiff", True) as pages:
@@ -228,7 +228,7 @@ def test_a_preview_or_a_gain_map_is_not_another_picture() -> None:
             image.save(pages, format="TIFF", tiffinfo=tags)
             pages.newFrame()
     frames = sample(Path("a.tiff"), Framing())
-    assert (index_of(frames.pixels[0]), frames.clip.width, frames.clip.faults) == (5, 64, ())
+    assert (index_of(frames.pixels[0]), frames.clip.width, frames.clip.remarks) == (5, 64, ())
     assert (header(Path("a.tiff")).width, header(Path("a.tiff")).height) == (64, 48)
 
 
@@ -392,7 +392,7 @@ def test_what_is_no_picture_is_left_out_and_told() -> None:
     (path / "gone.png").symlink_to("nowhere")
     frames = read_folder(path, Framing())
     assert frames.clip.frame_count == 2
-    assert frames.clip.faults == ("5 entries of 'holiday' left out: not a picture.",)
+    assert frames.clip.notes == ("5 entries of 'holiday' left out: not a picture.",)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif", "ppm", "jp2"])
@@ -411,7 +411,7 @@ def test_pictures_of_other_sizes_are_scaled_to_the_first() -> None:
     frames = read_folder(path, Framing())
     assert (frames.pixels[0] == np.asarray(large)).all()
     assert (frames.pixels[4] == np.asarray(small.resize((80, 60), Image.Resampling.BICUBIC))).all()
-    assert frames.clip.faults == (
+    assert frames.clip.notes == (
         "1 of the 2 pictures read from 'holiday' were scaled to the size of the first, 80x60.",
     )
 
@@ -423,7 +423,7 @@ def test_a_photo_taken_upright_is_upright_before_it_is_scaled() -> None:
     Image.fromarray(picture(3, 80, 40)).save(path / "2.jpg", exif=exif)
     frames = read_folder(path, Framing())
     assert frames.pixels.shape == (8, 80, 40, 3)
-    assert frames.clip.faults == ()
+    assert frames.clip.remarks == ()
 
 
 def test_only_the_pictures_shown_are_decoded() -> None:

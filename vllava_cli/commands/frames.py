@@ -84,12 +84,16 @@ def run(sheets: Sheets, screen: Screen) -> int:
                 frames = reader.sample(clip, sheets.framing, tiles=tiles)
             written = _write_sheet(frames, tiles, sheets, screen) if tiles else _write_each(frames, sheets)
             if sheets.is_json:
-                row = clip_row(frames) | {"outputs": list(map(str, written)), "faults": list(frames.clip.faults)}
+                row = clip_row(frames) | {
+                    "outputs": list(map(str, written)),
+                    "faults": frames.clip.faults,
+                    "notes": frames.clip.notes,
+                }
                 screen.answer(json_of(row) + "\n")
             else:
                 screen.answer("".join(f"{path}\n" for path in written))
-            for fault in frames.clip.faults:
-                screen.notice(fault)
+            for remark in frames.clip.remarks:
+                screen.notice(remark)
 
         return for_each(sheets.clips, draw, screen, is_json=sheets.is_json)
 

@@ -16,7 +16,8 @@ from vllava_cli.storage.jsonl import json_of
 
 KEYS = (
     *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "duration_s", "fps"),
-    *("is_rate_constant", "frame_count", "way", "way_reason", "faults"),
+    *("is_rate_constant", "frame_count", "way", "way_reason", "is_damaged"),
+    *("faults", "notes"),
 )
 """The keys of an object that --json prints, in order."""
 
@@ -69,7 +70,7 @@ def report(clip: Clip) -> dict[str, Any]:
         "path": str(clip.path),
         "duration_s": None if clip.duration_s is None else round(clip.duration_s, 6),
         "fps": None if clip.fps is None else round(clip.fps, 6),
-        "faults": list(clip.faults),
+        "is_damaged": bool(clip.faults),
     }
     return {key: found[key] for key in KEYS}
 
@@ -86,7 +87,7 @@ def rows(clip: Clip) -> list[tuple[str, str]]:
         found += [("duration", _duration(clip.duration_s)), ("rate", _rate(clip)), ("frames", str(clip.frame_count))]
     if clip.way:
         found.append(("way", f"{clip.way}: {clip.way_reason}" if clip.way_reason else clip.way))
-    return found + [("fault", fault) for fault in clip.faults]
+    return found + [("fault", fault) for fault in clip.faults] + [("note", note) for note in clip.notes]
 
 
 def _duration(duration_s: float | None) -> str:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from vllava_cli.errors import MediaError, OutputError, StdoutError, UsageError
+from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError, UsageError
 from vllava_cli.imports import gc_paused, import_in_background
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
@@ -106,7 +106,8 @@ def for_each(clips: Iterable[Path], do: Callable[[Path], None], screen: Screen, 
         except (MediaError, OutputError) as exc:
             failures += 1
             if is_json:
-                screen.answer(json_of({"path": str(clip), "error": str(exc)}) + "\n")
+                is_damaged = isinstance(exc, DamagedError)
+                screen.answer(json_of({"path": str(clip), "error": str(exc), "is_damaged": is_damaged}) + "\n")
             screen.error(str(exc))
     return 1 if failures else 0
 
@@ -220,13 +221,13 @@ def warn_of_many(count: int, screen: Screen) -> None:
 
 
 def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Screen) -> tuple[Frames, ...]:
-    """Reads the frames of each clip and prints each fault of the clips."""
+    """Reads the frames of each clip, and prints the remarks about the clips."""
     from vllava_cli.media.select import spread
 
     with screen.waiting("Reading frames"):
         media = tuple(spread(reader.sample(clip, framing), framing.fit) for clip, framing in clips)
-    for fault in (fault for medium in media for fault in medium.clip.faults):
-        screen.notice(fault)
+    for remark in (remark for medium in media for remark in medium.clip.remarks):
+        screen.notice(remark)
     return media
 
 

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import MediaError, quoted
+from vllava_cli.errors import DamagedError, MediaError, quoted
 from vllava_cli.media.file_check import MAX_PIXELS, check_file
 from vllava_cli.media.mp4_boxes import stream_part
 
@@ -55,7 +55,7 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
     except MemoryError:
         raise
     except DECODE_ERRORS as exc:
-        raise MediaError(_fault_of(path, exc)) from exc
+        raise _fault_of(path, exc) from exc
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -87,14 +87,20 @@ def check_size(path: Path, width: int, height: int) -> None:
         raise MediaError(f"{quoted(path)} is {width}x{height} pixels, more than {limit} million. Scale it down first.")
 
 
-def _fault_of(path: Path, exc: Exception) -> str:
+def _fault_of(path: Path, exc: Exception) -> MediaError:
     if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
-        return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+        return MediaError(
+            f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+        )
     if part := stream_part(path):
-        return part
+        return MediaError(part)
     head = b""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(12)
     if _SIGNATURES.match(head):
-        return f"{quoted(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
-    return f"{quoted(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+        return DamagedError(
+            f"{quoted(path)} is truncated or damaged: nothing in it can be decoded. Copy or download it again."
+        )
+    return MediaError(
+        f"{quoted(path)} is neither a video nor an image that can be read. Check the file or convert it to mp4."
+    )

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from vllava_cli.errors import MediaError, os_reason, quoted
+from vllava_cli.errors import DamagedError, MediaError, os_reason, quoted
 from vllava_cli.media.container import check_size
 from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
 from vllava_cli.media.image_formats import (
@@ -87,8 +87,8 @@ def read_still(path: Path, background: str = WHITE) -> Frames:
         if not turns_itself(image):
             pixels = upright(pixels, turn)
     _, height, width, _ = pixels.shape
-    faults = (f"Only the first of the {pictures} {noun} of {quoted(path)} is used.",) if pictures > 1 else ()
-    clip = replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation, faults=faults)
+    notes = (f"Only the first of the {pictures} {noun} of {quoted(path)} is used.",) if pictures > 1 else ()
+    clip = replace(stored, width=width, height=height, frame_count=1, rotation=turn.rotation, notes=notes)
     return Frames(clip=clip, pixels=pixels, times_s=(0.0,))
 
 
@@ -152,8 +152,8 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     stills = {index: read_still(pictures[index], framing.background) for index in sorted(set(chosen))}
     reason = "Each picture is a file of its own: only those that are shown are read."
     slides = _slides(path, stills, chosen, count=count, reason=reason)
-    faults = (*_left_out(path, others), *slides.clip.faults)
-    return replace(slides, clip=replace(slides.clip, container="folder", rotation=0, faults=faults))
+    notes = (*_left_out(path, others), *slides.clip.notes)
+    return replace(slides, clip=replace(slides.clip, container="folder", rotation=0, notes=notes))
 
 
 def slides_clip(first: Clip, count: int) -> Clip:
@@ -164,8 +164,8 @@ def slides_clip(first: Clip, count: int) -> Clip:
 def _slides(path: Path, stills: Mapping[int, Frames], chosen: Sequence[int], *, count: int, reason: str) -> Frames:
     """Makes a clip of `count` seconds from pictures, scaled to the size of the first of those that were read."""
     first = stills[min(stills)].clip
-    faults = tuple(_faults(path, [still.clip for still in stills.values()]))
-    clip = replace(slides_clip(first, count), path=path, way="seek", way_reason=reason, faults=faults)
+    notes = tuple(_notes(path, [still.clip for still in stills.values()]))
+    clip = replace(slides_clip(first, count), path=path, way="seek", way_reason=reason, notes=notes)
     pixels = np.stack([_scaled(stills[index], first) for index in chosen])
     return Frames(clip=clip, pixels=pixels, times_s=tuple(float(index) for index in chosen))
 
@@ -221,7 +221,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
             f"{quoted(path)} is larger than {MAX_PIXELS // 1_000_000} million pixels. Scale it down first."
         ) from exc
     except IMAGE_ERRORS as exc:
-        raise MediaError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
+        raise DamagedError(f"{quoted(path)} is a truncated or damaged image. Copy or download it again.") from exc
 
 
 def stored_image(path: Path, image: Image.Image) -> Clip:
@@ -308,7 +308,7 @@ def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
         stated_ms = int(image.info.get("duration", 0))
         starts_ms.append(starts_ms[-1] + (stated_ms if stated_ms > _SHORTEST_MS else _UNSTATED_MS))
     if len(starts_ms) == 1:
-        raise MediaError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
+        raise DamagedError(f"No frame of {quoted(path)} could be decoded: it is damaged. Copy or download it again.")
     return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
 
 
@@ -359,7 +359,7 @@ def _left_out(path: Path, others: int) -> Iterator[str]:
         yield f"{entries} of {quoted(path)} left out: not a picture."
 
 
-def _faults(path: Path, read: Sequence[Clip]) -> Iterator[str]:
+def _notes(path: Path, read: Sequence[Clip]) -> Iterator[str]:
     first = read[0]
     scaled = sum((clip.width, clip.height) != (first.width, first.height) for clip in read)
     if scaled:
@@ -368,4 +368,4 @@ def _faults(path: Path, read: Sequence[Clip]) -> Iterator[str]:
             f"{first.width}x{first.height}."
         )
     for clip in read:
-        yield from clip.faults
+        yield from clip.notes

@@ -111,7 +111,7 @@ class LocalExecutor:
         error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
         if frames is None or error:
             return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
-        for text in frames.clip.faults:
+        for text in frames.clip.remarks:
             self.control.notice(text)
         size = clip.jobs[0].size
         # The size of a URL or of a folder's pictures is unknown.

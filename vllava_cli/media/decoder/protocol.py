@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from vllava_cli.errors import MediaError, UsageError, VllavaError
+from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
 from vllava_cli.storage.fields import Fields
@@ -60,6 +60,9 @@ class Request:
         return len(self.framing.at_s) or FRAMES_PER_CLIP
 
 
+_ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": UsageError}
+
+
 def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
     """Returns the line for a Clip, or for Frames; the latter has the shape of `pixels`, which are sent after it."""
     if isinstance(result, Clip):
@@ -79,9 +82,9 @@ def error_line(error: Exception) -> bytes:
     """Returns the line for a failed call: a lack of memory, the file's fault, the user's fault, or else a bug."""
     if _is_memory_short(error):
         return _line({"is": "memory error"})
-    if isinstance(error, MediaError | UsageError):
-        name = "usage error" if isinstance(error, UsageError) else "media error"
-        return _line({"is": name, "sentence": str(error)})
+    for name, kind in _ERRORS.items():
+        if isinstance(error, kind):
+            return _line({"is": name, "sentence": str(error)})
     return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]})
 
 
@@ -107,10 +110,8 @@ def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -
             return _read_frames(fields, stream, request, max_bytes)
         case "clip" if request.call != "sample":
             return _clip(fields, request)
-        case "media error":
-            raise MediaError(fields.text("sentence"))
-        case "usage error":
-            raise UsageError(fields.text("sentence"))
+        case name if name in _ERRORS:
+            raise _ERRORS[name](fields.text("sentence"))
         case "memory error":
             raise OutOfMemoryError
         case "bug":

@@ -65,8 +65,8 @@ class Reader(DecoderClient):
         except (MediaError, UsageError) as exc:
             raise type(exc)(self._without_path(str(exc))) from exc
         clip = found if isinstance(found, Clip) else found.clip
-        faults = tuple(self._without_path(fault) for fault in clip.faults)
-        clip = replace(clip, path=path, faults=faults, way_reason=self._without_path(clip.way_reason))
+        faults, notes = (tuple(map(self._without_path, texts)) for texts in (clip.faults, clip.notes))
+        clip = replace(clip, path=path, faults=faults, notes=notes, way_reason=self._without_path(clip.way_reason))
         return clip if isinstance(found, Clip) else replace(found, clip=clip)
 
     def _without_path(self, text: str) -> str:

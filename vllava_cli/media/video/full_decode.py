@@ -16,7 +16,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import MediaError, quoted
+from vllava_cli.errors import DamagedError, MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
 from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
 from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
@@ -258,7 +258,7 @@ class _Pass:
             raise MediaError(f"{quoted(self._path)} is encrypted: nothing in it can be shown. Name a copy that isn't.")
         if not decoded:
             fault = f"No frame of {quoted(self._path)} could be decoded: it is damaged. Copy or download it again."
-            raise MediaError(stream_part(self._path) or fault)
+            raise MediaError(part) if (part := stream_part(self._path)) else DamagedError(fault)
 
     def _faults(self, decoded: int, promised: int) -> tuple[str, ...]:
         name, expected = quoted(self._path), max(promised, self.packet_count)
