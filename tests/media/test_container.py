@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.clips import FFV1, cut, index_of, picture, write_clip, write_sound, write_two_videos
+from tests.clips import FFV1, Encoding, cut, index_of, picture, write_clip, write_sound, write_two_videos
 from tests.media.zoo import remuxed, spread, x264
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.file_check import check_file
-from vllava_cli.media.sample import sample
+from vllava_cli.media.sample import header, sample
 from vllava_cli.nouns import Framing
 
 
@@ -159,6 +159,16 @@ def test_a_codec_without_a_decoder() -> None:
     data = write_clip(Path("x.mkv"), 3, encoding=FFV1).read_bytes()
     Path("x.mkv").write_bytes(data.replace(b"V_FFV1", b"V_NONE"))
     assert message_for(Path("x.mkv")) == ("'x.mkv' has a codec that can't be decoded here. Convert it to mp4 (H.264).")
+
+
+def test_a_screen_recording_in_a_flash_video_is_refused_before_its_decoder_opens() -> None:
+    path = write_clip(Path("x.flv"), 3, encoding=Encoding(codec="flashsv", pix_fmt="bgr24"))
+    told = "'x.flv' is a Flash video coded in flashsv, which vllava doesn't open. Convert it to mp4 (H.264)."
+    assert message_for(path) == told
+    with pytest.raises(MediaError, match=re.escape(told)):
+        header(path)
+    with opened(path) as container:
+        assert container.streams.video[0].codec_context.pix_fmt is None
 
 
 def test_colours_that_nothing_here_can_convert() -> None:

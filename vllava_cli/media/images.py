@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.container import check_size
 from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
+from vllava_cli.media.motion_jpeg import is_motion_jpeg
 from vllava_cli.media.pictures import Orientation, Pixels, upright
 from vllava_cli.media.select import choose
 from vllava_cli.nouns import Clip, Frames, Framing
@@ -155,6 +156,8 @@ def look(path: Path) -> Look:
     """Finds the kind of a file by its content; an "animation" moves like a video, but FFmpeg can't decode it."""
     try:
         with opened_image(path) as image:
+            if image.format == "JPEG" and is_motion_jpeg(path, image.info):
+                return "video"
             if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _has_second_frame(image):
                 return "still"
             return "animation" if image.format in ("WEBP", "AVIF") else "video"
