@@ -11,19 +11,13 @@ import pytest
 from PIL import Image
 
 from tests.clips import FFV1, Encoding, cut, index_of, picture, write_clip, write_sound, write_two_videos
+from tests.media.faults import LIST, NEITHER, TEXT, message_for
 from tests.media.zoo import remuxed, spread, x264
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.file_check import check_file
 from vllava_cli.media.sample import header, sample
 from vllava_cli.nouns import Framing
-
-
-def message_for(path: Path) -> str:
-    with pytest.raises(MediaError) as error:
-        sample(path, Framing())
-    return str(error.value)
-
 
 WHOLE = "whole.mp4"
 
@@ -42,7 +36,7 @@ def naming_another(text: str) -> None:
     Path("x.mp4").write_text(text)
 
 
-NEITHER = "'x.mp4' is neither a video nor an image that can be read. Check the file or convert it to mp4."
+M3U8 = "'x.mp4' is a playlist (M3U8)" + LIST
 DAMAGED = "'x.mp4' is truncated or damaged: nothing in it can be decoded. Copy or download it again."
 SILENT = "'x.mp4' has sound but no video. Name a video or an image."
 
@@ -63,12 +57,15 @@ SILENT = "'x.mp4' has sound but no video. Name a video or an image."
             lambda: Path("x.mp4").symlink_to("x.mp4"),
             "'x.mp4' can't be read: too many levels of symbolic links. Check the path.",
         ),
-        (lambda: Path("x.mp4").write_text("Dear diary, today…\n" * 100), NEITHER),
+        (lambda: Path("x.mp4").write_text("Dear diary, today…\n" * 100), TEXT),
         (lambda: Path("x.mp4").write_bytes(b"x"), NEITHER),
         (lambda: Path("x.mp4").write_bytes(bytes(range(256)) * 20), NEITHER),
-        (lambda: naming_another(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{WHOLE}\n#EXT-X-ENDLIST\n"), NEITHER),
-        (lambda: naming_another(f"ffconcat version 1.0\nfile {WHOLE}\n"), NEITHER),
-        (lambda: Path("x.mp4").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\n" * 20), NEITHER),
+        (
+            lambda: naming_another(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{WHOLE}\n#EXT-X-ENDLIST\n"),
+            M3U8,
+        ),
+        (lambda: naming_another(f"ffconcat version 1.0\nfile {WHOLE}\n"), "'x.mp4' is a playlist" + LIST),
+        (lambda: Path("x.mp4").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\n" * 20), TEXT),
         (lambda: cut(write_clip(Path("whole.mp4")), 0.5, "x.mp4"), DAMAGED),
         (lambda: cut(write_clip(Path("whole.mkv")), 0.02, "x.mp4"), DAMAGED),
         (lambda: Path("x.mp4").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), DAMAGED),

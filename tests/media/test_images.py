@@ -119,12 +119,10 @@ def test_an_image_that_would_fill_the_memory() -> None:
         assert message_for(Path("a.ppm")) == f"'a.ppm' is {size}. Scale it down first."
 
 
-@pytest.mark.parametrize("text", ["%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "<svg xmlns='x'/>", "GIF"])
+@pytest.mark.parametrize("text", ["%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "<svg xmlns='x' width='9'/>"])
 def test_formats_that_would_start_other_programs_are_not_opened(text: str) -> None:
     Path("a.png").write_text(text)
-    assert message_for(Path("a.png")) == (
-        "'a.png' is neither a video nor an image that can be read. Check the file or convert it to mp4."
-    )
+    assert message_for(Path("a.png")) == ("'a.png' is text, not a video or an image. Check the path.")
 
 
 # --- folders of pictures

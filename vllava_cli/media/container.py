@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.file_check import MAX_PIXELS, opened_file
+from vllava_cli.media.unopened import what_it_is
 from vllava_cli.nouns import Clip
 
 # Containers that hold the pictures themselves. Containers that name other files or hosts (hls, concat, dash, sdp, …)
@@ -34,9 +35,10 @@ _FLV_CODECS = ("h264", "hevc", "av1", "libdav1d", "vp6", "vp6a", "vp6f", "vp8", 
 """FFmpeg's decoders that a Flash video may use; "flv" is Sorenson's H.263. Those of screen recordings stay shut."""
 _FLV_DECODERS = {"codec_whitelist": ",".join(_FLV_CODECS)}
 
-# matroska, mpeg, ogg, asf, gif, png, mp4, avi and webp
+# matroska, mpeg, ogg, asf, gif, png, flv, ivf, y4m, nut, mxf, mp4, avi and webp
 _SIGNATURES = re.compile(
-    rb"\x1a\x45\xdf\xa3|\0\0\x01\xba|OggS|0&\xb2u|GIF8|\x89PNG|....(ftyp|moov|mdat|wide|free|skip)|RIFF....(AVI |WEBP)",
+    rb"\x1a\x45\xdf\xa3|\0\0\x01\xba|OggS|0&\xb2u|GIF8|\x89PNG|FLV\x01|DKIF|YUV4MPEG2|nut/|\x06\x0e\x2b\x34|"
+    rb"....(ftyp|moov|mdat|wide|free|skip)|RIFF....(AVI |WEBP)",
     re.DOTALL,
 )
 
@@ -120,6 +122,9 @@ def check_size(path: Path, width: int, height: int) -> None:
 def _fault_of(path: Path, exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.errno == errno.ENOTSUP:  # FFmpeg's converter has no matrix for YCgCo, ICtCp
         return f"{quoted(path)} has colours coded in a way that nothing here can convert. Convert them to BT.709 first."
+    what = what_it_is(path)
+    if what:
+        return f"{quoted(path)} is {what}."
     head = b""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(12)
