@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.container import check_size
-from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
+from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, RARE_VIDEO_SUFFIXES, VIDEO_SUFFIXES, check_file
 from vllava_cli.media.motion_jpeg import is_motion_jpeg
 from vllava_cli.media.pictures import Orientation, Pixels, upright
 from vllava_cli.media.select import choose
@@ -258,7 +258,7 @@ def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
     names = sorted((entry.name for entry in visible if _is_picture(entry)), key=natural)
     if names:
         return tuple(path / name for name in names), len(visible) - len(names)
-    if any(entry.name.lower().endswith(VIDEO_SUFFIXES) for entry in visible):
+    if any(entry.name.lower().endswith((*VIDEO_SUFFIXES, *RARE_VIDEO_SUFFIXES)) for entry in visible):
         raise MediaError(f"{quoted(path)} has videos but no pictures in it. Name the videos themselves.")
     raise MediaError(f"{quoted(path)} is a folder. Name the video or image files in it.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 _HEAD_BYTES = 40 << 10
 """The first volume descriptor of a disc image begins after 32 KiB."""
-_TEXT_BYTES = 4096
+TEXT_BYTES = 4096
 _FEW_BYTES = 16
 """The first letters of anything may look like text."""
 _CONTROLS = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -75,7 +75,7 @@ def what_it_is(path: Path) -> str | None:
 
 def is_text(head: bytes) -> bool:
     """Returns True if a file that begins so is text in UTF-8, UTF-16 or, but for a tenth, ASCII. b"" is no text."""
-    head = head[:_TEXT_BYTES]
+    head = head[:TEXT_BYTES]
     if _CONTROLS.search(head):
         return head.startswith(_UTF_16)
     return head.decode(errors="replace").count("\N{REPLACEMENT CHARACTER}") * 10 < len(head)
