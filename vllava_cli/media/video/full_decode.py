@@ -44,7 +44,7 @@ class FullDecode:
     """The foreseen frames, as stored."""
 
     def frames(self, framing: Framing, reason: str) -> Frames:
-        """Returns the frames that a framing asks for; decodes again if they weren't foreseen. Empties `pixels`.
+        """Returns the frames that a framing asks for; decodes the file again if `pixels` lacks one. Empties `pixels`.
 
         `reason` is a clause that says why the whole file was decoded.
         """
@@ -57,7 +57,7 @@ class FullDecode:
         stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
         for index in tuple(found):
             stored[[place for place, other in enumerate(chosen) if other == index]] = found.pop(index)
-        clip = replace(self.clip, way_reason=f"Decoded through: {reason}.")
+        clip = replace(self.clip, way_reason=f"Decoded in full: {reason}.")
         pixels = upright(stored, self.orientation)
         return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
 
