@@ -111,3 +111,10 @@ def test_an_adapter_that_is_not_here_makes_other_answers(out: Path, hub_cache: P
 def test_without_rows_there_is_nothing_that_is_not_known(out: Path) -> None:
     for destination in (Destination(path=out, is_overwriting=True), Destination(path=out.with_name("new.jsonl"))):
         assert told(replace(request(out), destination=destination)) == "jobs      4: 4 to answer\n" + LENGTH
+
+
+def test_other_files_of_a_folder_are_a_notice_and_no_failure(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.srt", "b.rm"):
+        (tmp_path / name).write_bytes(Path(CLIPS[0]).read_bytes())
+    done = Shell.run("batch", "--model", "demo", "What?", ".", "--dry-run", folder=tmp_path)
+    assert (done.code, done.err) == (0, "vllava: 2 files of '.' were left out: 1 .rm, 1 .srt.\n")

@@ -66,6 +66,7 @@ _VIDEOS: dict[str, Encoding] = {
     "h264.avi": _video("libx264", f"{_H264} bf=0"),
     "h264.ts": _video("libx264", _H264),
     "h264.h264": _video("libx264", _H264, container="h264"),
+    "h264.flv": _video("libx264", _H264),
     "hevc.mp4": _video("libx265", _HEVC),
     "hevc.mkv": _video("libx265", _HEVC),
     "hevc.hevc": _video("libx265", _HEVC, container="hevc"),
@@ -94,6 +95,8 @@ _VIDEOS: dict[str, Encoding] = {
     "prores.mov": _video("prores_ks", pix_fmt="yuv422p10le"),
     "jpeg2000.mov": _video("jpeg2000", pix_fmt="rgb24"),
     "qtrle.mov": _video("qtrle", pix_fmt="argb"),
+    "flv1.flv": _video("flv", "g=6"),
+    "h263.h263": _video("h263", "g=6"),
     "ffv1.mkv": _video("ffv1"),
     "ffv1-alpha.mkv": _video("ffv1", pix_fmt="bgra"),
     "ffv1-10.mkv": _video("ffv1", pix_fmt="yuv420p10le"),
@@ -141,7 +144,8 @@ def make_seeds(folder: Path) -> tuple[Seed, ...]:
 
 
 def _maker(encoding: Encoding, frames: int) -> Callable[[Path], object]:
-    return lambda path: write_clip(path, frames, encoding=encoding)
+    width, height = (128, 96) if encoding.codec == "h263" else (64, 48)  # H.263 has five sizes, this is the smallest
+    return lambda path: write_clip(path, frames, encoding=encoding, width=width, height=height)
 
 
 def _write_still(path: Path) -> None:

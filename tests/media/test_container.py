@@ -11,19 +11,13 @@ import pytest
 from PIL import Image
 
 from tests.clips import FFV1, Encoding, cut, index_of, picture, write_clip, write_sound, write_two_videos
+from tests.media.faults import LIST, NEITHER, TEXT, message_for
 from tests.media.zoo import remuxed, spread, x264
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.file_check import check_file
-from vllava_cli.media.sample import sample
+from vllava_cli.media.sample import header, sample
 from vllava_cli.nouns import Framing
-
-
-def message_for(path: Path) -> str:
-    with pytest.raises(MediaError) as error:
-        sample(path, Framing())
-    return str(error.value)
-
 
 WHOLE = "whole.mp4"
 
@@ -55,7 +49,7 @@ def encrypted() -> None:
     write_clip(Path("x.mp4"), encoding=Encoding(muxer_options={"encryption_scheme": "cenc-aes-ctr", **key}))
 
 
-NEITHER = "'x.mp4' is neither a video nor an image that can be read. Check the file or convert it to mp4."
+M3U8 = "'x.mp4' is a playlist (M3U8)" + LIST
 DAMAGED = "'x.mp4' is truncated or damaged: nothing in it can be decoded. Copy or download it again."
 SILENT = "'x.mp4' has sound but no video. Name a video or an image."
 
@@ -76,12 +70,15 @@ SILENT = "'x.mp4' has sound but no video. Name a video or an image."
             lambda: Path("x.mp4").symlink_to("x.mp4"),
             "'x.mp4' can't be read: too many levels of symbolic links. Check the path.",
         ),
-        (lambda: Path("x.mp4").write_text("Dear diary, today…\n" * 100), NEITHER),
+        (lambda: Path("x.mp4").write_text("Dear diary, today…\n" * 100), TEXT),
         (lambda: Path("x.mp4").write_bytes(b"x"), NEITHER),
         (lambda: Path("x.mp4").write_bytes(bytes(range(256)) * 20), NEITHER),
-        (lambda: naming_another(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{WHOLE}\n#EXT-X-ENDLIST\n"), NEITHER),
-        (lambda: naming_another(f"ffconcat version 1.0\nfile {WHOLE}\n"), NEITHER),
-        (lambda: Path("x.mp4").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\n" * 20), NEITHER),
+        (
+            lambda: naming_another(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{WHOLE}\n#EXT-X-ENDLIST\n"),
+            M3U8,
+        ),
+        (lambda: naming_another(f"ffconcat version 1.0\nfile {WHOLE}\n"), "'x.mp4' is a playlist" + LIST),
+        (lambda: Path("x.mp4").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n\n" * 20), TEXT),
         (lambda: cut(write_clip(Path("whole.mp4")), 0.5, "x.mp4"), DAMAGED),
         (lambda: cut(write_clip(Path("whole.mkv")), 0.02, "x.mp4"), DAMAGED),
         (lambda: Path("x.mp4").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), DAMAGED),
@@ -181,6 +178,16 @@ def test_a_codec_without_a_decoder() -> None:
     data = write_clip(Path("x.mkv"), 3, encoding=FFV1).read_bytes()
     Path("x.mkv").write_bytes(data.replace(b"V_FFV1", b"V_NONE"))
     assert message_for(Path("x.mkv")) == ("'x.mkv' has a codec that can't be decoded here. Convert it to mp4 (H.264).")
+
+
+def test_a_screen_recording_in_a_flash_video_is_refused_before_its_decoder_opens() -> None:
+    path = write_clip(Path("x.flv"), 3, encoding=Encoding(codec="flashsv", pix_fmt="bgr24"))
+    told = "'x.flv' is a Flash video coded in flashsv, which vllava doesn't open. Convert it to mp4 (H.264)."
+    assert message_for(path) == told
+    with pytest.raises(MediaError, match=re.escape(told)):
+        header(path)
+    with opened(path) as container:
+        assert container.streams.video[0].codec_context.pix_fmt is None
 
 
 def test_colours_that_nothing_here_can_convert() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.media.zoo import CLOSED, plain_clip
 from vllava_cli.errors import UsageError
 from vllava_cli.media import inputs
 
@@ -66,6 +67,52 @@ def test_all_folders_below_are_read_when_asked_but_hidden_ones() -> None:
     touched("clips/b.mp4", "clips/b/c.mp4", "clips/b/a/z.gif", "clips/.git/d.mp4", "clips/b.mp4.d/e.mp4")
     expected = ["clips/b/a/z.gif", "clips/b/c.mp4", "clips/b.mp4", "clips/b.mp4.d/e.mp4"]
     assert found("clips", is_recursive=True) == (expected, [])
+
+
+def test_every_ending_of_a_file_that_is_read_is_found_in_a_folder() -> None:
+    endings = [
+        *("3g2", "263", "264", "265", "asf", "avi", "avif", "divx", "dv", "f4v", "flv", "gif", "h263", "h264", "hevc"),
+        *("ivf", "jpg", "m2t", "m2v", "m4v", "mjpeg", "mjpg", "mkv", "mov", "mp4", "mpg", "mpo", "mts", "mxf", "nut"),
+        *("obu", "ogg", "ogv", "ppm", "tod", "ts", "vob", "webm", "wmv", "y4m"),
+    ]
+    touched(*(f"clips/a.{ending}" for ending in endings))
+    assert found("clips") == (sorted(f"clips/a.{ending}" for ending in endings), [])
+
+
+def test_programs_in_typescript_are_no_transport_streams(tmp_path: Path) -> None:
+    plain = plain_clip(tmp_path / "clips.ts", 3, encoding=CLOSED).read_bytes()
+    touched("clips/empty.ts", "clips/a.ts", "clips/torn.mts", "clips/program.ts", "clips/module.MTS", "clips/words.ts")
+    Path("clips/a.ts").write_bytes(plain)
+    Path("clips/torn.mts").write_bytes(plain[99:])
+    Path("clips/program.ts").write_text("export const G = 71;\n")
+    Path("clips/module.MTS").write_text("// \N{LATIN SMALL LETTER E WITH ACUTE}\n" * 999)
+    Path("clips/words.ts").write_text("<?xml version='1.0'?><TS/>", encoding="utf-16")
+    os.mkfifo("clips/pipe.ts")
+    Path("clips/gone.ts").symlink_to("gone")
+    paths = [f"clips/{name}" for name in ("a.ts", "empty.ts", "gone.ts", "pipe.ts", "torn.mts")]
+    assert found("clips") == (paths, [])
+    assert noticed("clips") == ["3 files of 'clips' were left out: 2 .ts, 1 .mts."]
+
+
+def noticed(*words: str, is_recursive: bool = False) -> list[str]:
+    told: list[str] = []
+    inputs.paths(words, stdin=None, is_recursive=is_recursive, is_null=False, tell=lambda _: None, notice=told.append)
+    return told
+
+
+def test_the_other_files_of_folders_are_counted_in_one_sentence() -> None:
+    touched("a/b.mp4", "a/1.txt", "a/2.TXT", "a/.hidden.txt", "a/in/3.srt", "one/x.rm", "bare/README", "media/a.mp4")
+    touched(
+        *(f"many/{n}.{ending}" for ending in ["rm", "json", "txt", "srt", "xml", "nfo"] for n in range(len(ending)))
+    )
+    touched("many/LICENSE", "many/a.\xe9t\xe9", "many/a.a long ending of a name")
+    assert noticed("a") == ["2 files of 'a' were left out: 2 .txt."]
+    assert noticed("a", is_recursive=True) == ["3 files of 'a' were left out: 2 .txt, 1 .srt."]
+    assert noticed("one") == ["1 file of 'one' was left out: 1 .rm."]
+    assert noticed("bare") == ["1 file of 'bare' was left out."]
+    assert noticed("many") == ["21 files of 'many' were left out: 4 .json, 3 .nfo, 3 .srt, 3 .txt and 8 others."]
+    assert noticed("a", "media", "one", "gone") == ["3 files of 2 folders were left out: 2 .txt, 1 .rm."]
+    assert noticed("media", "a/1.txt") == []
 
 
 def test_a_folder_with_the_name_of_a_clip_is_none() -> None:

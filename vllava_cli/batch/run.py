@@ -144,7 +144,12 @@ def _requests(given: Inputs, complain: Callable[[str], None], screen: Screen) ->
         )
         return
     for path in inputs.paths(
-        given.paths, stdin=stdin, is_recursive=given.is_recursive, is_null=given.is_null, tell=complain
+        given.paths,
+        stdin=stdin,
+        is_recursive=given.is_recursive,
+        is_null=given.is_null,
+        tell=complain,
+        notice=lambda text: screen.notice(f"vllava: {text}"),
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)

@@ -18,22 +18,27 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import DamagedError, MediaError, quoted
-from vllava_cli.media.file_check import MAX_PIXELS, check_file
+from vllava_cli.media.file_check import MAX_PIXELS, opened_file
 from vllava_cli.media.mp4_boxes import stream_part
+from vllava_cli.media.unopened import what_it_is
 
 # Containers that hold the pictures themselves. Containers that name other files or hosts (hls, concat, dash, sdp, …)
 # are left out. The last line is here so that a sound file isn't mistaken for a file that isn't media.
 _FORMATS = (
-    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,av1,obu,ivf,ogg,asf,mxf,nut,dv,yuv4mpegpipe,"
-    "gif,apng,mjpeg,"
+    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h263,h264,hevc,av1,obu,ivf,ogg,asf,flv,mxf,nut,dv,"
+    "yuv4mpegpipe,gif,apng,mjpeg,"
     "mp3,wav,flac,aac"
 )
 OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _NO_DECODERS = {"codec_whitelist": "none"}
+_FLV_CODECS = ("h264", "hevc", "av1", "libdav1d", "vp6", "vp6a", "vp6f", "vp8", "vp9", "flv")
+"""FFmpeg's decoders that a Flash video may use; "flv" is Sorenson's H.263. Those of screen recordings stay shut."""
+_FLV_DECODERS = {"codec_whitelist": ",".join(_FLV_CODECS)}
 
-# matroska, mpeg, ogg, asf, gif, png, mp4, avi and webp
+# matroska, mpeg, ogg, asf, gif, png, flv, ivf, y4m, nut, mxf, mp4, avi and webp
 _SIGNATURES = re.compile(
-    rb"\x1a\x45\xdf\xa3|\0\0\x01\xba|OggS|0&\xb2u|GIF8|\x89PNG|....(ftyp|moov|mdat|wide|free|skip)|RIFF....(AVI |WEBP)",
+    rb"\x1a\x45\xdf\xa3|\0\0\x01\xba|OggS|0&\xb2u|GIF8|\x89PNG|FLV\x01|DKIF|YUV4MPEG2|nut/|\x06\x0e\x2b\x34|"
+    rb"....(ftyp|moov|mdat|wide|free|skip)|RIFF....(AVI |WEBP)",
     re.DOTALL,
 )
 
@@ -47,10 +52,15 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
 
     FFmpeg decodes the first frames to find out what the header doesn't say (40 ms of 1080p), unless it has no decoders.
     """
-    check_file(path)
-    options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS
+    file = opened_file(path)
     try:
-        with av.open(f"file:{path.absolute()}", "r", options=dict(options), metadata_errors="replace") as container:
+        with file:
+            head = file.read(3)
+        decoders = _FLV_DECODERS if head == b"FLV" else {}
+        options = OPTIONS | (decoders if has_decoders else _NO_DECODERS)
+        form = "mjpeg" if head == b"\xff\xd8\xff" else None  # by two pictures FFmpeg doesn't know it
+        name = f"file:{path.absolute()}"
+        with av.open(name, "r", format=form, options=options, metadata_errors="replace") as container:
             yield container
     except MemoryError:
         raise
@@ -70,6 +80,9 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     context: VideoCodecContext | None = stream.codec_context  # None if FFmpeg has no decoder
     if context is None:
         raise MediaError(f"{quoted(path)} has a codec that can't be decoded here. Convert it to mp4 (H.264).")
+    if container.format.name == "flv" and context.name not in _FLV_CODECS:
+        fault = f"{quoted(path)} is a Flash video coded in {codec_name(stream)}, which vllava doesn't open"
+        raise MediaError(f"{fault}. Convert it to mp4 (H.264).")
     check_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
@@ -94,6 +107,8 @@ def _fault_of(path: Path, exc: Exception) -> MediaError:
         )
     if part := stream_part(path):
         return MediaError(part)
+    if what := what_it_is(path):
+        return MediaError(f"{quoted(path)} is {what}.")
     head = b""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(12)

@@ -19,7 +19,14 @@ IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".j2k", ".jp2"),
     *(".jpeg", ".jpg", ".jpx", ".png", ".tif", ".tiff", ".webp"),
 )
-MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
+RARE_VIDEO_SUFFIXES = (
+    *(".vob", ".asf", ".flv", ".f4v", ".mxf", ".3g2", ".ogg", ".ogm", ".m2v", ".m1v", ".m2p", ".m2t", ".mpe", ".tod"),
+    *(".vro", ".evo", ".dv", ".divx", ".xvid", ".qt", ".mk3d", ".nut", ".mjpeg", ".mjpg", ".h263", ".263", ".h264"),
+    *(".264", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m"),
+)
+"""Endings of videos, too; but a clip that is named without its ending isn't looked for under them."""
+RARE_IMAGE_SUFFIXES = (".jfif", ".jpe", ".mpo", ".pgm", ".pnm", ".ppm")
+MEDIA_SUFFIXES = (*VIDEO_SUFFIXES, *RARE_VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *RARE_IMAGE_SUFFIXES)
 _KINDS = (
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),

@@ -51,7 +51,10 @@ _REFUSED = {
 }
 """The first 16 bytes of images that vllava doesn't open."""
 _ANY_REFUSED = re.compile(b"|".join(b"(?:" + pattern + b")" for pattern in _REFUSED.values()), re.DOTALL)
-_INSIDE = {"an SVG drawing": re.compile(rb"<svg[\s>:]"), "a DICOM image": re.compile(rb".{128}DICM", re.DOTALL)}
+_INSIDE = {
+    "an SVG drawing": re.compile(rb"(?is)\A(?!.*<html\b).*<svg[\s>:]"),
+    "a DICOM image": re.compile(rb".{128}DICM", re.DOTALL),
+}
 """What else the first 4 KiB must hold."""
 
 _DNG_VERSION, _SUB_FILE, _SUB_FILES = 50706, 254, 330

@@ -25,7 +25,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from vllava_cli.errors import DamagedError, MediaError, os_reason, quoted
 from vllava_cli.media.container import check_size
-from vllava_cli.media.file_check import IMAGE_SUFFIXES, MAX_PIXELS, VIDEO_SUFFIXES, check_file
+from vllava_cli.media.file_check import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    RARE_IMAGE_SUFFIXES,
+    RARE_VIDEO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_file,
+)
 from vllava_cli.media.image_formats import (
     FORMATS,
     PICTURE,
@@ -37,6 +44,7 @@ from vllava_cli.media.image_formats import (
     page_places,
     turns_itself,
 )
+from vllava_cli.media.motion_jpeg import is_motion_jpeg
 from vllava_cli.media.pictures import Orientation, Pixels, over, upright
 from vllava_cli.media.select import choose
 from vllava_cli.nouns import WHITE, Clip, Frames, Framing
@@ -57,7 +65,7 @@ _TURNS = {
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 MAX_ENTRIES = 100_000
-_PICTURES = (*IMAGE_SUFFIXES, ".pgm", ".pnm", ".ppm")
+_PICTURES = (*IMAGE_SUFFIXES, *RARE_IMAGE_SUFFIXES)
 _TICK_S = 0.0015
 """Steps that differ by less are equal: an animation's times are whole milliseconds."""
 _SHORTEST_MS, _UNSTATED_MS = 10, 100
@@ -187,6 +195,8 @@ def look(path: Path) -> Look:
         with opened_image(path) as image:
             if image.format == "HEIF":
                 return "burst" if len(heif_places(image)) > 1 else "still"
+            if image.format == "JPEG" and is_motion_jpeg(path, image.info):
+                return "video"
             if image.format not in ("GIF", "PNG", "WEBP", "AVIF") or not _moves(image):
                 return "still"
             return "animation" if image.format in ("WEBP", "AVIF") else "video"
@@ -326,7 +336,7 @@ def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
     names = sorted((entry.name for entry in visible if _is_picture(entry)), key=natural)
     if names:
         return tuple(path / name for name in names), len(visible) - len(names)
-    if any(entry.name.lower().endswith(VIDEO_SUFFIXES) for entry in visible):
+    if any(entry.name.lower().endswith((*VIDEO_SUFFIXES, *RARE_VIDEO_SUFFIXES)) for entry in visible):
         raise MediaError(f"{quoted(path)} has videos but no pictures in it. Name the videos themselves.")
     raise MediaError(f"{quoted(path)} is a folder. Name the video or image files in it.")
 

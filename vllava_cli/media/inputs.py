@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from vllava_cli.errors import UsageError, os_reason, quoted
-from vllava_cli.media.file_check import MEDIA_SUFFIXES
-from vllava_cli.nouns import STDIN
+from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
+from vllava_cli.media.file_check import MEDIA_SUFFIXES, opened_file
+from vllava_cli.media.unopened import TEXT_BYTES, is_text
+from vllava_cli.nouns import STDIN, counted
 
 MAX_BYTES = 256 << 20
 """The most bytes of paths that are read from stdin: some millions of paths."""
 Tell = Callable[[str], None]
+_MOST_ENDINGS, _LONGEST_ENDING = 4, 10
+"""So many endings of files that were left out are named, none of them longer."""
 
 
-def paths(words: Sequence[str], *, stdin: BinaryIO | None, is_recursive: bool, is_null: bool, tell: Tell) -> list[str]:
+def paths(
+    words: Sequence[str],
+    *,
+    stdin: BinaryIO | None,
+    is_recursive: bool,
+    is_null: bool,
+    tell: Tell,
+    notice: Tell = lambda _: None,
+) -> list[str]:
     """Returns the paths of the clips that `words` name; - stands for the paths on stdin.
 
     A folder becomes the media files in it, sorted; any other path stays as given, whether such a file exists or not.
-    `tell` gets a sentence for each folder that has no media files or can't be read. Errors: UsageError.
+    `tell` gets a sentence for each folder that has no media files or can't be read, `notice` one for all other files in
+    folders, which are left out. Errors: UsageError.
     """
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
     if "" in words:
         raise UsageError("'' is no path: is a shell variable empty? Name a file or a folder.")
     found: list[str] = []
+    left_out: dict[str, Counter[str]] = {}
     for word in words:
         for name in _piped_names(stdin, is_null=is_null) if word == STDIN else (word,):
-            found += _clips_in(name, is_recursive, tell) if os.path.isdir(name) else (name,)
+            if os.path.isdir(name):
+                clips, left_out[name] = _clips_in(name, is_recursive, tell)
+                found += clips
+            else:
+                found.append(name)
+    if any(left_out.values()):
+        notice(_left_out({folder: endings for folder, endings in left_out.items() if endings}))
     return found
 
 
@@ -60,12 +79,15 @@ def _piped_names(stdin: BinaryIO | None, *, is_null: bool) -> list[str]:
     return [os.fsdecode(line) for line in lines if line]
 
 
-def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
-    """Returns the media files in a folder, sorted; with `is_recursive`, also those in the folders below it.
+def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> tuple[list[str], Counter[str]]:
+    """Returns the media files in a folder, sorted, and counts the endings of all others; hidden files aren't counted.
+
+    With `is_recursive` the files in the folders below it are among them.
 
     Each folder is read once, so that a loop of links ends. Its own path is used rather than that of a link to it.
     """
     found: list[str] = []
+    others = Counter[str]()
     faults: list[OSError] = []
     waiting, links = [folder], deque[str]()
     seen: set[tuple[int, int]] = set()
@@ -83,8 +105,9 @@ def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
                 break
             seen.add((facts.st_dev, facts.st_ino))
             start = os.path.join(here, "")  # noqa: PTH118
-            shown = [name for name in files if not name.startswith(".") and name.lower().endswith(MEDIA_SUFFIXES)]
-            found += [start + name for name in shown]
+            for name in files:
+                if not name.startswith("."):
+                    found.append(start + name) if _is_clip(start + name) else others.update([_ending(name)])
             inner = sorted(start + name for name in folders if not name.startswith("."))
             has_inner = has_inner or bool(inner)
             for path in inner if is_recursive else ():
@@ -94,4 +117,38 @@ def _clips_in(folder: str, is_recursive: bool, tell: Tell) -> list[str]:
         remedy = "Add --recursive for the folders in it" if is_shallow else "Name a folder that has some"
         tell(f"{quoted(Path(folder))} has no videos or images in it. {remedy}.")
     # Paths are compared part by part, as if each folder had been sorted: no letter of a name sorts before NUL.
-    return sorted(found, key=lambda path: path.replace(os.sep, "\0"))
+    return sorted(found, key=lambda path: path.replace(os.sep, "\0")), others
+
+
+def _is_clip(path: str) -> bool:
+    """Checks a name's ending, and the first bytes where it may be that of a program in TypeScript.
+
+    A file that can't be read passes; it gets its own sentence later.
+    """
+    ending = path.lower()
+    if not ending.endswith((".ts", ".mts")):
+        return ending.endswith(MEDIA_SUFFIXES)
+    try:
+        with opened_file(Path(path)) as file:
+            return not is_text(file.read(TEXT_BYTES))
+    except (MediaError, OSError):
+        return True
+
+
+def _ending(name: str) -> str:
+    """Returns the ending of a file's name: "a.TXT" → ".txt"; "" if it has none that would tell anybody anything."""
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
+    return ending if ending.isascii() and ending.isprintable() and len(ending) <= _LONGEST_ENDING else ""
+
+
+def _left_out(endings_of: dict[str, Counter[str]]) -> str:
+    """Says how many files of some folders were left out: "3 files of 'clips' were left out: 2 .txt and 1 other."."""
+    endings = sum(endings_of.values(), Counter[str]())
+    total = endings.total()
+    named = sorted((-count, ending) for ending, count in endings.items() if ending)[:_MOST_ENDINGS]
+    rest = total + sum(count for count, _ in named)
+    parts = ", ".join(f"{-count:,} {ending}" for count, ending in named)
+    others = f" and {counted(rest, 'other')}" if rest and named else ""
+    where = quoted(Path(*endings_of)) if len(endings_of) == 1 else counted(len(endings_of), "folder")
+    were = "was" if total == 1 else "were"
+    return f"{counted(total, 'file')} of {where} {were} left out{': ' * bool(named)}{parts}{others}."

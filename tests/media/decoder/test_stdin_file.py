@@ -72,9 +72,7 @@ def test_messages_say_stdin_instead_of_the_temporary_file(tmp_path: Path) -> Non
         pytest.raises(MediaError) as caught,
     ):
         reader.sample(Path("-"), Framing())
-    assert str(caught.value) == (
-        "stdin is neither a video nor an image that can be read. Check the file or convert it to mp4."
-    )
+    assert str(caught.value) == ("stdin is text, not a video or an image. Check the path.")
 
 
 def test_faults_say_stdin_too(tmp_path: Path) -> None:
