@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -33,6 +33,8 @@ class Encoding:
     rotation: int = 0
     """Degrees clockwise that the display matrix asks for."""
     is_mirrored: bool = False
+    aspect: Fraction | None = None
+    """The shape of a stored pixel."""
 
 
 H264 = Encoding(options={"g": "12", "bf": "2"})
@@ -81,6 +83,8 @@ def write_clip(
         stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        if encoding.aspect:
+            stream.codec_context.sample_aspect_ratio = encoding.aspect
         if encoding.rotation or encoding.is_mirrored:
             stream.set_display_rotation(-encoding.rotation, hflip=encoding.is_mirrored)
         for index in range(frames):
@@ -194,6 +198,8 @@ class Truth:
     reported: int
     """How many frames the container says that it holds, 0 if it doesn't."""
     matrix: tuple[int, ...]
+    look: Callable[[Pixels], Pixels]
+    """What becomes of a stored frame before it is turned."""
 
     @property
     def count(self) -> int:
@@ -221,7 +227,8 @@ class Truth:
         wanted = set(positions)
         with av.open(str(self.path)) as container:
             frames = enumerate(_sequential(container, shown_stream(container)))
-            return {place: _shown(frame, self.sizes[0], self.matrix) for place, frame in frames if place in wanted}
+            wanted_frames = ((place, frame) for place, frame in frames if place in wanted)
+            return {place: _shown(frame, self.sizes[0], self.matrix, self.look) for place, frame in wanted_frames}
 
 
 def shown_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -231,7 +238,11 @@ def shown_stream(container: av.container.InputContainer) -> av.video.stream.Vide
     return min(moving, key=lambda stream: not stream.disposition & dispositions.default)
 
 
-def truth(path: Path) -> Truth:
+def as_it_is(stored: Pixels) -> Pixels:
+    return stored
+
+
+def truth(path: Path, look: Callable[[Pixels], Pixels] = as_it_is) -> Truth:
     """Decodes every packet in order; those that the decoder refuses are passed over."""
     with av.open(str(path)) as container:
         stream = shown_stream(container)
@@ -249,6 +260,7 @@ def truth(path: Path) -> Truth:
         rate=rate,
         reported=reported,
         matrix=matrices[0],
+        look=look,
     )
 
 
@@ -263,9 +275,11 @@ def _sequential(container: av.container.InputContainer, stream: av.video.stream.
             yield from packet.decode()
 
 
-def _shown(frame: av.VideoFrame, size: tuple[int, int], matrix: tuple[int, ...]) -> Pixels:
+def _shown(
+    frame: av.VideoFrame, size: tuple[int, int], matrix: tuple[int, ...], look: Callable[[Pixels], Pixels]
+) -> Pixels:
     scaling = {} if (frame.width, frame.height) == size else {"width": size[0], "height": size[1]}
-    pixels: Pixels = frame.to_ndarray(format="rgb24", **scaling)
+    pixels = look(frame.to_ndarray(format="rgb24", **scaling))
     a, b, c, d = matrix
     if a == d == 0:
         pixels, a, d = pixels.transpose(1, 0, 2), c, b

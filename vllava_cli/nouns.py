@@ -249,6 +249,8 @@ class Framing:
     at_s: tuple[float, ...] = ()
     """The frames shown at these times instead of the reference positions; excludes start_s and end_s."""
     fit: Fit = "crop"
+    is_as_stored: bool = False
+    """True if a video's pixels are those of the documentation: neither cropped nor stretched nor tone-mapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +271,7 @@ class Clip:
     kind: MediaKind
     width: int
     height: int
-    """The size as shown, after rotation."""
+    """The size as shown: cropped, stretched and rotated."""
     frame_count: int
     """Frames of the whole file: those of its index where its way is "seek", else those that could be decoded."""
     duration_s: float | None = None
@@ -287,6 +289,10 @@ class Clip:
     """The reason for this way, a sentence."""
     rotation: int = 0
     """Degrees clockwise that were applied to the stored picture: 0, 90, 180 or 270."""
+    sample_aspect_ratio: str | None = None
+    """The shape of a stored pixel, width:height, "64:45"; None where it is square or isn't known."""
+    crop: str | None = None
+    """The part of a stored picture that the container asks to show, WIDTHxHEIGHT+LEFT+TOP; None for all of it."""
     faults: tuple[str, ...] = ()
     """Faults of a file that can still be used, a sentence each."""
 

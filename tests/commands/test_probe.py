@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tests.clips import MPEG4, picture, write_clip
 from tests.commands.shell import Shell
+from tests.media.zoo import CLOSED, Maker, cropped, encoded
 from vllava_cli.commands.probe import rows
 from vllava_cli.nouns import Clip
 
@@ -55,12 +58,44 @@ def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip:
         "width": 64,
         "height": 48,
         "rotation": 0,
+        "sample_aspect_ratio": None,
+        "crop": None,
         "duration_s": 2.4,
         "fps": 10.0,
         "is_rate_constant": True,
         "frame_count": 24,
         "faults": [],
     }
+
+
+WIDE = replace(CLOSED, aspect=Fraction(64, 45), rotation=90)
+SHAPES: list[tuple[Maker, str, dict[str, object]]] = [
+    (
+        cropped(WIDE, 56, 36, -2, -2),
+        "36x80, cropped to 56x36+2+4, pixels of 64:45, turned by 90 degrees",
+        {"width": 36, "height": 80, "sample_aspect_ratio": "64:45", "crop": "56x36+2+4"},
+    ),
+    (
+        encoded(replace(CLOSED, aspect=Fraction(640, 639))),
+        "64x48, pixels of 640:639",
+        {"width": 64, "height": 48, "sample_aspect_ratio": "640:639", "crop": None},
+    ),
+    (
+        encoded(replace(CLOSED, aspect=Fraction(1))),
+        "64x48",
+        {"width": 64, "height": 48, "sample_aspect_ratio": None, "crop": None},
+    ),
+]
+
+
+@pytest.mark.parametrize("full", [(), ("--full",)])
+@pytest.mark.parametrize(("make", "size", "facts"), SHAPES)
+def test_a_size_is_as_shown_and_what_it_comes_from_beside_it(
+    shell: Run, tmp_path: Path, make: Maker, size: str, facts: dict[str, object], full: tuple[str, ...]
+) -> None:
+    make(tmp_path / "a.mp4", 9)
+    assert f"  size       {size}\n" in shell("probe", *full, "a.mp4").out
+    assert facts.items() <= json.loads(shell("probe", "--json", *full, "a.mp4").out).items()
 
 
 def test_a_full_probe_decodes_every_frame(shell: Run, clip: Path) -> None:

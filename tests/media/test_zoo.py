@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from _pytest.mark import ParameterSet
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from PIL import Image
 
-from tests.clips import APNG, FFV1, GIF, MJPEG, Encoding, Truth, shown_stream, truth
+from tests.clips import APNG, FFV1, GIF, MJPEG, Encoding, Pixels, Truth, as_it_is, shown_stream, truth
 from tests.media import zoo
 from tests.media.zoo import (
     CLOSED,
@@ -36,6 +38,8 @@ from vllava_cli.media.sample import sample
 from vllava_cli.media.select import pick
 from vllava_cli.nouns import Frames, Framing, Way
 
+Look = Callable[[Pixels], Pixels]
+
 WHOLE = Framing()
 SHORT, LONG = 30, 400
 
@@ -48,11 +52,24 @@ class Animal:
     make: Maker
     way: Way | None
     frames: tuple[int, ...]
+    look: Look = as_it_is
+    """How a person sees a stored frame, before it is turned."""
 
 
-def animal(name: str, make: Maker | Encoding, way: Way | None = None, *frames: int) -> Animal:
+def animal(name: str, make: Maker | Encoding, way: Way | None = None, *frames: int, look: Look = as_it_is) -> Animal:
     maker = encoded(make) if isinstance(make, Encoding) else make
-    return Animal(name=name, make=maker, way=way, frames=frames or (SHORT, LONG))
+    return Animal(name=name, make=maker, way=way, frames=frames or (SHORT, LONG), look=look)
+
+
+def wide(width: int, height: int, *box: int) -> Look:
+    """The part (left, top, right, bottom) of a frame, scaled to a size."""
+
+    def look(stored: Pixels) -> Pixels:
+        left, top, right, bottom = box or (0, 0, stored.shape[1], stored.shape[0])
+        part = Image.fromarray(stored[top:bottom, left:right])
+        return np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+
+    return look
 
 
 def _irregular(index: int) -> int:
@@ -78,9 +95,11 @@ def _decoded_too_early(number: int, pts: int, dts: int) -> tuple[int, int]:
     return pts, dts - 27000 * (number % 5 == 4)
 
 
-def animals(stem: str, endings: str, make: Maker | Encoding, way: Way | None = None) -> list[Animal]:
+def animals(
+    stem: str, endings: str, make: Maker | Encoding, way: Way | None = None, *, look: Look = as_it_is
+) -> list[Animal]:
     """The same in several containers."""
-    return [animal(f"{stem}.{ending}", make, way) for ending in endings.split()]
+    return [animal(f"{stem}.{ending}", make, way, look=look) for ending in endings.split()]
 
 
 ONE_KEY = zoo.marked(lambda number: number == 0)
@@ -350,7 +369,52 @@ DAMAGED = [
     )
 ]
 
+WIDE = replace(CLOSED, aspect=Fraction(64, 45))
+EDGES = dict(zip(zoo.CROP, (4, 8, 2, 6), strict=True))
+
+SHAPES = [
+    *animals("wide", "mp4 mkv ts avi", WIDE, look=wide(91, 48)),
+    animal("wide.h264", WIDE, look=wide(91, 48)),
+    animal("wide-mpeg2.mpg", replace(MPEG2_B, aspect=Fraction(16, 9) / Fraction(64, 48)), look=wide(85, 48)),
+    animal("wide-mpeg4.avi", replace(MPEG4_B, aspect=Fraction(2)), look=wide(128, 48)),
+    animal("wide-mjpeg.mov", replace(MJPEG, aspect=Fraction(4, 3)), look=wide(85, 48)),
+    animal("high.mp4", replace(CLOSED, aspect=Fraction(8, 9)), look=wide(64, 54)),
+    animal("high-turned.mp4", replace(CLOSED, aspect=Fraction(8, 9), rotation=90), look=wide(64, 54)),
+    animal("wide-mirrored.mp4", replace(WIDE, is_mirrored=True), look=wide(91, 48)),
+    animal("wide-by-rounding.mp4", replace(CLOSED, aspect=Fraction(640, 639))),
+    animal("far-too-wide.mp4", replace(CLOSED, aspect=Fraction(17))),
+    animal("wide-by-mistake.gif", replace(GIF, aspect=Fraction(3, 2))),
+    animal(
+        "pal.dv",
+        encoded(Encoding(codec="dvvideo", fps=25, aspect=Fraction(64, 45)), 720, 576),
+        None,
+        8,
+        look=wide(1024, 576),
+    ),
+    animal(
+        "shown-larger.mkv", zoo.shown_as(CLOSED, dict(zip(zoo.DISPLAY, (128, 48, 0), strict=True))), look=wide(128, 48)
+    ),
+    animal(
+        "shown-16-to-9.mkv", zoo.shown_as(CLOSED, dict(zip(zoo.DISPLAY, (16, 9, 3), strict=True))), look=wide(85, 48)
+    ),
+    animal("cropped.mkv", zoo.shown_as(CLOSED, EDGES), look=wide(56, 36, 2, 4, 58, 40)),
+    animal("cropped.webm", zoo.shown_as(VP9, EDGES), look=wide(56, 36, 2, 4, 58, 40)),
+    animal(
+        "cropped-wide.mkv",
+        zoo.shown_as(CLOSED, EDGES | dict(zip(zoo.DISPLAY, (112, 36, 0), strict=True))),
+        look=wide(112, 36, 2, 4, 58, 40),
+    ),
+    animal("cropped.mp4", zoo.cropped(CLOSED, 56, 36, -2, -2), look=wide(56, 36, 2, 4, 58, 40)),
+    animal(
+        "cropped-wide-turned.mp4",
+        zoo.cropped(replace(WIDE, rotation=90), 56, 36, -2, -2),
+        look=wide(80, 36, 2, 4, 58, 40),
+    ),
+    animal("cropped-outside.mp4", zoo.cropped(CLOSED, 56, 36, 20, 0), look=wide(75, 48)),
+]
+
 FILES = {
+    "shape": SHAPES,
     "codec": CODECS,
     "container": CONTAINERS,
     "edit": EDITS,
@@ -380,7 +444,7 @@ def cases(animals: Sequence[Animal]) -> list[ParameterSet]:
 @pytest.mark.parametrize(("entry", "frames"), cases([entry for entries in FILES.values() for entry in entries]))
 def test_the_eight_frames_of_a_plain_decode(tmp_path: Path, entry: Animal, frames: int) -> None:
     path = entry.make(tmp_path / entry.name, frames)
-    expected, got = truth(path), sample(path, WHOLE)
+    expected, got = truth(path, entry.look), sample(path, WHOLE)
     assert places(got, expected, expected.positions) == expected.positions
     assert got.times_s == pytest.approx(expected.times_s(expected.positions), abs=1e-9)
     if entry.way and frames == LONG:
@@ -440,7 +504,7 @@ def _falls(stamps: Sequence[int | None]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Sight:
     """What can be seen of a file without the sampler."""
 
     path: Path
@@ -457,7 +521,7 @@ class Look:
             return sum(entry.is_keyframe for entry in shown_stream(container).index_entries)
 
 
-ODDITIES: list[tuple[str, Callable[[Look], object]]] = [
+ODDITIES: list[tuple[str, Callable[[Sight], object]]] = [
     ("b-pyramid.mp4", lambda it: _falls([packet.pts for packet in it.packets])),
     (
         "open.mp4",
@@ -516,7 +580,7 @@ ODDITIES: list[tuple[str, Callable[[Look], object]]] = [
 ]
 
 
-def _kinds(it: Look) -> set[int]:
+def _kinds(it: Sight) -> set[int]:
     """The types of HEVC's units."""
     return {first >> 1 & 63 for packet in it.packets for first, _ in _heads(packet)}
 
@@ -527,9 +591,9 @@ def _first_frame(path: Path) -> VideoFrame:
 
 
 @pytest.mark.parametrize(("name", "is_odd"), ODDITIES, ids=[name for name, _ in ODDITIES])
-def test_an_odd_file_is_odd(tmp_path: Path, name: str, is_odd: Callable[[Look], object]) -> None:
+def test_an_odd_file_is_odd(tmp_path: Path, name: str, is_odd: Callable[[Sight], object]) -> None:
     entry = next(
         entry for entries in FILES.values() for entry in entries if entry.name == name and LONG in entry.frames
     )
     path = entry.make(tmp_path / name, LONG)
-    assert is_odd(Look(path=path, packets=zoo.packets_of(path), truth=truth(path)))
+    assert is_odd(Sight(path=path, packets=zoo.packets_of(path), truth=truth(path)))

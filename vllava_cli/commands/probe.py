@@ -12,8 +12,8 @@ from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
 KEYS = (
-    *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "duration_s", "fps"),
-    *("is_rate_constant", "frame_count", "way", "way_reason", "faults"),
+    *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "sample_aspect_ratio"),
+    *("crop", "duration_s", "fps", "is_rate_constant", "frame_count", "way", "way_reason", "faults"),
 )
 """The keys of an object that --json prints, in order."""
 
@@ -61,17 +61,24 @@ def report(clip: Clip) -> dict[str, Any]:
 
 def rows(clip: Clip) -> list[tuple[str, str]]:
     """Returns a (name, text) row for each fact about a clip; an image has no duration, rate, frame count or way."""
-    turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
     found = [
         ("container", clip.container),
         ("codec", f"{clip.codec} ({clip.pixel_format})" if clip.pixel_format else clip.codec),
-        ("size", f"{clip.width}x{clip.height}{turned}"),
+        ("size", _size(clip)),
     ]
     if clip.kind == "video":
         found += [("duration", _duration(clip.duration_s)), ("rate", _rate(clip)), ("frames", str(clip.frame_count))]
     if clip.way:
         found.append(("way", f"{clip.way}: {clip.way_reason}" if clip.way_reason else clip.way))
     return found + [("fault", fault) for fault in clip.faults]
+
+
+def _size(clip: Clip) -> str:
+    """Writes the size as shown, and how it came about: "1024x576, pixels of 64:45, turned by 90 degrees"."""
+    cropped = f", cropped to {clip.crop}" if clip.crop else ""
+    stretched = f", pixels of {clip.sample_aspect_ratio}" if clip.sample_aspect_ratio else ""
+    turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
+    return f"{clip.width}x{clip.height}{cropped}{stretched}{turned}"
 
 
 def _duration(duration_s: float | None) -> str:

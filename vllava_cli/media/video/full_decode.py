@@ -18,8 +18,9 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, opened, stored_clip, video_stream
-from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
+from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of
 from vllava_cli.media.select import choose, pick, reference
+from vllava_cli.media.video.display import Display, display_of
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 UNKNOWN_RATE = Fraction(25)
@@ -36,6 +37,8 @@ class FullDecode:
     times_s: tuple[float, ...]
     """Seconds from the first frame."""
     orientation: Orientation
+    display: Display
+    """How its frames are shown."""
     reported: int
     """The number of frames that the container states, 0 if none; the documentation's positions follow from it."""
     is_clean: bool
@@ -57,38 +60,42 @@ class FullDecode:
         stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
         for index in tuple(found):
             stored[[place for place, other in enumerate(chosen) if other == index]] = found.pop(index)
+        pixels = self.display.shown(stored, self.orientation)
         clip = replace(self.clip, way_reason=f"Decoded through: {reason}.")
-        pixels = upright(stored, self.orientation)
         return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
 
     def _decoded_again(self, wanted: frozenset[int]) -> dict[int, Pixels]:
         with opened(self.clip.path) as container:
-            again = _Pass(container, self.clip.path, is_threaded=self.is_clean)
+            is_as_stored = self.display.is_as_stored
+            again = _Pass(container, self.clip.path, is_threaded=self.is_clean, is_as_stored=is_as_stored)
             for _ in again.frames(wanted):
                 if len(again.pixels) == len(wanted):
                     return again.pixels
         raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
 
 
-def decode_all(path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
+def decode_all(
+    path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False, is_as_stored: bool = False
+) -> FullDecode:
     """Decodes a whole file with frame threads; if anything is damaged, without them, as the documentation's loop does.
 
     Frame threads may conceal damage in another way. The frames at the positions `foreseen` are converted on the way.
     """
     with opened(path) as container:
-        known = _Pass(container, path, is_threaded=not is_damaged).run(foreseen)
+        known = _Pass(container, path, is_threaded=not is_damaged, is_as_stored=is_as_stored).run(foreseen)
     if is_damaged or known.is_clean:
         return known
     with opened(path) as again:
-        return _Pass(again, path, is_threaded=False).run(foreseen or pick(len(known.times_s)))
+        exact = _Pass(again, path, is_threaded=False, is_as_stored=is_as_stored)
+        return exact.run(foreseen or pick(len(known.times_s)))
 
 
-def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
+def decode_uncounted(container: InputContainer, path: Path, *, is_as_stored: bool = False) -> FullDecode:
     """Decodes a whole file that has just been opened, like `decode_all`, when the number of its frames isn't known.
 
     It counts the packets first, so that the wanted frames can be converted on the way. A small file is read only once.
     """
-    counting, packet_bytes = _Pass(container, path, is_threaded=True), 0
+    counting, packet_bytes = _Pass(container, path, is_threaded=True, is_as_stored=is_as_stored), 0
     packets: list[Packet[VideoStream]] = []
     for packet in counting.packets():
         packet_bytes += packet.size
@@ -96,9 +103,9 @@ def decode_uncounted(container: InputContainer, path: Path) -> FullDecode:
             packets.append(packet)
     foreseen = reference(max(1, counting.packet_count), reported=counting.stream.frames)
     if counting.is_cut or packet_bytes > _SMALL_BYTES:
-        return decode_all(path, foreseen)
+        return decode_all(path, foreseen, is_as_stored=is_as_stored)
     known = counting.run(foreseen, packets)
-    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True)
+    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True, is_as_stored=is_as_stored)
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
@@ -129,10 +136,11 @@ def documented(path: Path) -> Clip:
 class _Pass:
     """One pass over a file; it keeps the wanted frames and counts packets and damage."""
 
-    def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool) -> None:
+    def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool, is_as_stored: bool) -> None:
         self._path, self._container = path, container
         self.stream = video_stream(container, path)
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
+        self._display = display_of(path, container, self.stream, is_as_stored=is_as_stored)
         self.pixels: dict[int, Pixels] = {}
         """The wanted frames, as stored."""
         self.packet_count = 0
@@ -202,11 +210,12 @@ class _Pass:
             )
         rate = self.stream.average_rate or self.stream.guessed_rate or UNKNOWN_RATE
         times_s, fps = _times(all_pts, base, rate)
-        stored = stored_clip(self._container, self.stream, self._path)
+        stored, display = stored_clip(self._container, self.stream, self._path), self._display
         count, steps, orientation = len(times_s), np.diff(times_s), orientation_of(matrix)
-        width, height = orientation.turned((width, height))
+        described = display.described(replace(stored, width=width, height=height))
+        width, height = orientation.turned(display.size((width, height)))
         clip = replace(
-            stored,
+            described,
             width=width,
             height=height,
             frame_count=count,
@@ -222,6 +231,7 @@ class _Pass:
             clip=clip,
             times_s=times_s,
             orientation=orientation,
+            display=display,
             reported=self.stream.frames,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,
