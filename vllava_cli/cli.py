@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -283,6 +284,7 @@ def frames(
     show: Annotated[bool, typer.Option("--show", help="Draw the sheet in the terminal.")] = False,
     model: given.Model = DEFAULT_MODEL,
     fit: given.FitWish = "crop",
+    as_stored: given.AsStored = False,
     whole: Annotated[bool, typer.Option("--whole", help="Draw whole frames, not what the model sees of them.")] = False,
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
@@ -304,7 +306,7 @@ def frames(
 
     request = command.Sheets(
         clips=clip_paths(clips, sys.stdin),
-        framing=framing_of(start, end, at_s=at, fit=fit, most=MOST_TIMES),
+        framing=replace(framing_of(start, end, at_s=at, fit=fit, most=MOST_TIMES), is_as_stored=as_stored),
         model=model,
         output=output,
         is_whole=whole,

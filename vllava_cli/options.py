@@ -175,6 +175,12 @@ FitWish = Annotated[
         help="How a frame becomes square: crop cuts the sides off, pad adds bars, squash distorts.",
     ),
 ]
+AsStored = Annotated[
+    bool,
+    typer.Option(
+        "--as-stored", help="Take a video's pixels as they are stored: not cropped, not stretched, HDR not converted."
+    ),
+]
 Start = Annotated[
     float | None,
     typer.Option(
@@ -434,9 +440,11 @@ def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
 
-def framing(*, fit: FitWish = "crop", start: Start = None, end: End = None, at: At = None) -> Framing:
+def framing(
+    *, fit: FitWish = "crop", as_stored: AsStored = False, start: Start = None, end: End = None, at: At = None
+) -> Framing:
     """Makes the framing of these options. Errors: UsageError."""
-    return framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP)
+    return replace(framing_of(start, end, at_s=at, fit=fit, most=FRAMES_PER_CLIP), is_as_stored=as_stored)
 
 
 def limits_of(

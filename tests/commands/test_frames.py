@@ -9,13 +9,15 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import full_decode, reference_eight
+from tests.clips import H264, full_decode, reference_eight, write_clip
 from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.commands.frames import Sheets, frame_name, recipe_of, run
@@ -62,6 +64,14 @@ def test_each_frame_is_written_as_the_model_gets_it(shell: Run, clip: Path, tmp_
     assert done.out.splitlines() == [f"out/{name}" for name in names(tmp_path / "out")]
     written = np.stack([np.asarray(Image.open(tmp_path / "out" / name)) for name in names(tmp_path / "out")])
     assert (written == reference_eight(full_decode(clip))).all()
+
+
+def test_frames_are_stretched_to_their_shape_unless_they_are_wanted_as_stored(shell: Run, tmp_path: Path) -> None:
+    wide = write_clip(tmp_path / "wide.mkv", encoding=replace(H264, aspect=Fraction(64, 45)))
+    for words, size in (((), (91, 48)), (("--as-stored",), (64, 48))):
+        (name,) = shell("frames", wide, "--each", "--at", "0", "--overwrite", *words).out.splitlines()
+        assert Image.open(tmp_path / name).size == size
+    assert (np.asarray(Image.open(tmp_path / name)) == full_decode(wide)[0]).all()
 
 
 @pytest.mark.parametrize("words", [{}, {"is_whole": True}], ids=["seen", "whole"])

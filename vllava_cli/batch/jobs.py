@@ -21,6 +21,7 @@ from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
+from vllava_cli.storage.session_file import framing_row
 
 ID_DIGITS = 32
 FIRST_KEYS = (
@@ -160,7 +161,7 @@ def settings_of(
     return {
         "precision": wishes.precision,
         "attention": wishes.attention,
-        "framing": asdict(framing),
+        "framing": {"fit": framing.fit, **framing_row(framing)},
         "sampling": _used(sampling),
         **({"adapter": adapter.sha256} if adapter else {}),
     }

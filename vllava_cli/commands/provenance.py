@@ -35,7 +35,7 @@ from vllava_cli.nouns import (
     counted,
 )
 from vllava_cli.storage.fields import Fields
-from vllava_cli.storage.session_file import read_framing, read_sampling
+from vllava_cli.storage.session_file import framing_row, read_framing, read_sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -202,9 +202,7 @@ def _quantisation(plan: LoadPlan) -> str | None:
 
 
 def _shown_row(clip: ShownClip) -> dict[str, Any]:
-    framing = clip.framing
-    part = {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": list(framing.at_s)}
-    return {"bytes": clip.bytes, "sha256": clip.sha256, **part}
+    return {"bytes": clip.bytes, "sha256": clip.sha256, **framing_row(clip.framing)}
 
 
 def _read_clip(fields: Fields, fit: Fit) -> ShownClip:

@@ -208,18 +208,26 @@ def read_sampling(fields: Fields) -> Sampling:
     )
 
 
+def framing_row(framing: Framing) -> dict[str, object]:
+    """Returns the object that `read_framing` reads; the fit isn't in it. What wasn't asked for before isn't named."""
+    row = asdict(framing) | {"at_s": list(framing.at_s)}
+    del row["fit"]
+    if not framing.is_as_stored:
+        del row["is_as_stored"]
+    return row
+
+
 def read_framing(fields: Fields, fit: Fit) -> Framing:
     """Reads the framing in a session's or an answer's row. Errors: those of `fields`."""
     return fields.build(Framing, at_s=fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP), fit=fit)
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:
-    framing = medium.framing
     return {
         "path": os.fspath(medium.path),
         "kind": medium.kind,
         **asdict(medium.fingerprint),
-        "framing": {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": framing.at_s},
+        "framing": framing_row(medium.framing),
         "times_s": medium.times_s,
     }
 

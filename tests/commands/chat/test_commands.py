@@ -7,6 +7,7 @@ import json
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vllava_cli.storage.session_file import read
 Make = Callable[..., Stage]
 Calls = list[tuple[Any, ...]]
 A, B = Path("a.mp4"), Path("b.mp4")
+AS_STORED = Framing(fit="pad", is_as_stored=True)
 
 
 class Listed:
@@ -34,6 +36,7 @@ class Listed:
 
     def __init__(self) -> None:
         self.conversation = Conversation(fit="pad")
+        self.is_as_stored = True
         self.settings = Settings()
         self.is_over = self.has_editor = False
         self.calls: Calls = []
@@ -49,7 +52,7 @@ def calls_of(line: str) -> Calls:
 
 
 def opened(*paths: Path, **framing: Any) -> tuple[Any, ...]:
-    return ("open", tuple((path, Framing(fit="pad", **framing)) for path in paths))
+    return ("open", tuple((path, replace(AS_STORED, **framing)) for path in paths))
 
 
 def retried(**sampling: Any) -> tuple[Any, ...]:
@@ -72,7 +75,7 @@ LINES: list[tuple[str, tuple[Any, ...]]] = [
     ("/open 'my clip.mp4' it\\'s.mp4", opened(Path("my clip.mp4"), Path("it's.mp4"))),
     ("/open ~/a.mp4", opened(Path.home() / "a.mp4")),
     ("/open '~/a.mp4'", opened(Path("~/a.mp4"))),
-    ("/add --at 1,2.5 a.mp4", ("add", ((A, Framing(at_s=(1.0, 2.5), fit="pad")),))),
+    ("/add --at 1,2.5 a.mp4", ("add", ((A, replace(AS_STORED, at_s=(1.0, 2.5))),))),
     ("/retry", ("retry", None)),
     ("/retry --top_p=0.9 --seed none", retried(top_p=0.9)),
     ("/retry --choices yes,no --calibrate on", retried(choices=("yes", "no"), is_calibrated=True)),
@@ -174,7 +177,7 @@ def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_fo
             f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
         )
         ((_, clips),) = calls_of(f"/open {text}")
-        assert set(clips) == {(path, Framing(fit="pad"))}
+        assert set(clips) == {(path, AS_STORED)}
         assert calls_of(f" {line}") == [("ask", text)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vllava_cli.commands.chat.controller import ChatController
@@ -139,7 +140,7 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
         fit=chat.conversation.fit,
         most=FRAMES_PER_CLIP,
     )
-    return tuple((path, framing) for path in paths)
+    return tuple((path, replace(framing, is_as_stored=chat.is_as_stored)) for path in paths)
 
 
 @_command("[FILE]", options=(Option(name="--show", help="Draw the frames in the terminal."),))
