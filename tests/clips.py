@@ -220,7 +220,7 @@ class Truth:
         return [float((known[position] - known[0]) * self.base) for position in positions]
 
     def pictures(self, positions: Iterable[int]) -> dict[int, Pixels]:
-        """[H, W, 3] each, upright, of the first frame's size.
+        """[H, W, 3] each, upright, of its own size.
 
         No frame is kept: what a decoder makes up for damaged parts depends on the memory that it has used before.
         """
@@ -228,7 +228,7 @@ class Truth:
         with av.open(str(self.path)) as container:
             frames = enumerate(_sequential(container, shown_stream(container)))
             wanted_frames = ((place, frame) for place, frame in frames if place in wanted)
-            return {place: _shown(frame, self.sizes[0], self.matrix, self.look) for place, frame in wanted_frames}
+            return {place: _shown(frame, self.look) for place, frame in wanted_frames}
 
 
 def shown_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -275,12 +275,9 @@ def _sequential(container: av.container.InputContainer, stream: av.video.stream.
             yield from packet.decode()
 
 
-def _shown(
-    frame: av.VideoFrame, size: tuple[int, int], matrix: tuple[int, ...], look: Callable[[Pixels], Pixels]
-) -> Pixels:
-    scaling = {} if (frame.width, frame.height) == size else {"width": size[0], "height": size[1]}
-    pixels = look(frame.to_ndarray(format="rgb24", **scaling))
-    a, b, c, d = matrix
+def _shown(frame: av.VideoFrame, look: Callable[[Pixels], Pixels]) -> Pixels:
+    pixels = look(frame.to_ndarray(format="rgb24"))
+    a, b, c, d = _matrix(frame)
     if a == d == 0:
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.clips import MPEG4, picture, write_clip
 from tests.commands.shell import Shell
-from tests.media.zoo import CLOSED, Maker, cropped, encoded
+from tests.media.zoo import CLOSED, Maker, cropped, encoded, hdr
 from vllava_cli.commands.probe import rows
 from vllava_cli.nouns import Clip
 
@@ -59,7 +59,9 @@ def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip:
         "height": 48,
         "rotation": 0,
         "sample_aspect_ratio": None,
+        "sizes": [],
         "crop": None,
+        "transfer": None,
         "duration_s": 2.4,
         "fps": 10.0,
         "is_rate_constant": True,
@@ -80,6 +82,7 @@ SHAPES: list[tuple[Maker, str, dict[str, object]]] = [
         "64x48, pixels of 640:639",
         {"width": 64, "height": 48, "sample_aspect_ratio": "640:639", "crop": None},
     ),
+    (encoded(hdr("smpte2084")), "64x48", {"transfer": "PQ"}),
     (
         encoded(replace(CLOSED, aspect=Fraction(1))),
         "64x48",
@@ -137,6 +140,7 @@ def test_a_name_that_is_not_utf8_is_told_readably_with_its_bytes_beside_it(
 def test_long_durations_are_also_told_by_the_clock_and_what_is_not_known_is_said() -> None:
     film = Clip(path=Path("a"), kind="video", width=4, height=3, frame_count=9, duration_s=3723.25)
     assert dict(rows(film))["duration"] == "3723.25 s (1:02:03)"
+    assert dict(rows(replace(film, transfer="HLG")))["colours"] == "HDR (HLG), shown in SDR"
     clip = Clip(path=Path("a"), kind="video", width=4, height=3, frame_count=9, rotation=90, faults=("One.", "Two."))
     assert rows(clip) == [
         ("container", ""),

@@ -40,7 +40,7 @@ from vllava_cli.nouns import Frames, Framing, Way
 
 Look = Callable[[Pixels], Pixels]
 
-WHOLE = Framing()
+WHOLE, AS_STORED = Framing(), Framing(is_as_stored=True)
 SHORT, LONG = 30, 400
 
 
@@ -54,11 +54,17 @@ class Animal:
     frames: tuple[int, ...]
     look: Look = as_it_is
     """How a person sees a stored frame, before it is turned."""
+    framing: Framing = WHOLE
 
 
 def animal(name: str, make: Maker | Encoding, way: Way | None = None, *frames: int, look: Look = as_it_is) -> Animal:
     maker = encoded(make) if isinstance(make, Encoding) else make
     return Animal(name=name, make=maker, way=way, frames=frames or (SHORT, LONG), look=look)
+
+
+def as_stored(name: str, make: Maker | Encoding) -> Animal:
+    """One that a person would see otherwise, but of which the stored pixels are wanted."""
+    return replace(animal(name, make), framing=AS_STORED)
 
 
 def wide(width: int, height: int, *box: int) -> Look:
@@ -123,15 +129,8 @@ CODECS = [
     animal("10-bit.mp4", replace(CLOSED, pix_fmt="yuv420p10le")),
     animal("full-range.mp4", replace(CLOSED, pix_fmt="yuvj420p")),
     animal("gray.mkv", replace(CLOSED, pix_fmt="gray")),
-    animal(
-        "hdr.mp4",
-        zoo.coloured(
-            x265("colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1", "yuv420p10le"),
-            color_primaries="bt2020",
-            color_trc="smpte2084",
-            colorspace="bt2020nc",
-        ),
-    ),
+    as_stored("hdr.mp4", zoo.hdr("smpte2084")),
+    as_stored("hdr-h264.mkv", zoo.hdr("arib-std-b67", replace(CLOSED, pix_fmt="yuv420p10le"))),
     *animals("hevc-open", "mp4 mkv ts", x265()),
     animal("hevc-closed.mp4", x265("open-gop=0")),
     animal("hevc-12-bit.mkv", x265(pix_fmt="yuv420p12le")),
@@ -254,6 +253,16 @@ COUNTS = [
     animal("ninety-minutes-1-fps.mp4", replace(CLOSED, fps=1), "seek", 5400),
 ]
 
+WIDE = replace(CLOSED, aspect=Fraction(64, 45))
+
+
+def wider(stored: Pixels) -> Pixels:
+    return wide(round(stored.shape[1] * 64 / 45), stored.shape[0])(stored)
+
+
+EDGES = dict(zip(zoo.CROP, (4, 8, 2, 6), strict=True))
+
+
 STAMPS = [
     *animals("variable", "mp4 mkv", timed(CLOSED, _irregular)),
     animal("variable-hevc.mp4", timed(x265(), _irregular)),
@@ -282,6 +291,9 @@ STAMPS = [
     *animals("two-sizes", "ts h264", zoo.two_in_a_row(0, 0, width=96, height=80)),
     animal("two-sizes.mkv", zoo.changing(CLOSED, [(64, 48), (96, 80)], "part.h264")),
     animal("two-sizes-vp9.mkv", zoo.changing(VP9, [(64, 48), (96, 80), (64, 48)], "part.webm")),
+    animal("three-sizes-vp8.webm", zoo.changing(VP8, [(64, 36), (128, 72), (36, 64)], "part.webm")),
+    animal("two-sizes-wide.mkv", zoo.changing(WIDE, [(64, 48), (96, 80)], "part.h264"), look=wider),
+    animal("turned-midway.mkv", zoo.turned_midway),
     animal("two-sizes-of-one-shape.mkv", zoo.changing(CLOSED, [(64, 48), (64, 48)], "part.h264")),
 ]
 
@@ -369,9 +381,6 @@ DAMAGED = [
     )
 ]
 
-WIDE = replace(CLOSED, aspect=Fraction(64, 45))
-EDGES = dict(zip(zoo.CROP, (4, 8, 2, 6), strict=True))
-
 SHAPES = [
     *animals("wide", "mp4 mkv ts avi", WIDE, look=wide(91, 48)),
     animal("wide.h264", WIDE, look=wide(91, 48)),
@@ -381,6 +390,9 @@ SHAPES = [
     animal("high.mp4", replace(CLOSED, aspect=Fraction(8, 9)), look=wide(64, 54)),
     animal("high-turned.mp4", replace(CLOSED, aspect=Fraction(8, 9), rotation=90), look=wide(64, 54)),
     animal("wide-mirrored.mp4", replace(WIDE, is_mirrored=True), look=wide(91, 48)),
+    as_stored("wide-turned-as-stored.mkv", replace(WIDE, rotation=90)),
+    as_stored("cropped-as-stored.mkv", zoo.shown_as(CLOSED, EDGES)),
+    as_stored("wide-mjpeg-as-stored.mov", replace(MJPEG, aspect=Fraction(4, 3))),
     animal("wide-by-rounding.mp4", replace(CLOSED, aspect=Fraction(640, 639))),
     animal("far-too-wide.mp4", replace(CLOSED, aspect=Fraction(17))),
     animal("wide-by-mistake.gif", replace(GIF, aspect=Fraction(3, 2))),
@@ -428,12 +440,12 @@ FILES = {
 def places(got: Frames, expected: Truth, positions: Sequence[int]) -> list[int | None]:
     """Which frame of the plain decode each of these is: the expected one where several are alike, None for none."""
     shown = expected.pictures(positions)
-    if len(got.pixels) == 8 and all(map(np.array_equal, got.pixels, (shown[place] for place in positions))):
+    if len(got.pixels) == 8 and all(map(np.array_equal, got.pictures, (shown[place] for place in positions))):
         return list(positions)
     everything = expected.pictures(range(expected.count))
     return [
         next((place for place, other in everything.items() if np.array_equal(picture, other)), None)
-        for picture in got.pixels
+        for picture in got.pictures
     ]
 
 
@@ -444,7 +456,7 @@ def cases(animals: Sequence[Animal]) -> list[ParameterSet]:
 @pytest.mark.parametrize(("entry", "frames"), cases([entry for entries in FILES.values() for entry in entries]))
 def test_the_eight_frames_of_a_plain_decode(tmp_path: Path, entry: Animal, frames: int) -> None:
     path = entry.make(tmp_path / entry.name, frames)
-    expected, got = truth(path, entry.look), sample(path, WHOLE)
+    expected, got = truth(path, entry.look), sample(path, entry.framing)
     assert places(got, expected, expected.positions) == expected.positions
     assert got.times_s == pytest.approx(expected.times_s(expected.positions), abs=1e-9)
     if entry.way and frames == LONG:
@@ -552,6 +564,13 @@ ODDITIES: list[tuple[str, Callable[[Sight], object]]] = [
     ("ends-early.mp4", lambda it: it.truth.count == 295),
     ("middle-left-out.mp4", lambda it: it.truth.count == 300),
     ("played-twice.mp4", lambda it: len(it.packets) != LONG),
+    ("cropped.mp4", lambda it: b"clap" in it.data),
+    ("cropped.mkv", lambda it: b"\x54\xbb\x82\0\4" in it.data),
+    ("three-sizes-vp8.webm", lambda it: set(it.truth.sizes) == {(64, 36), (128, 72), (36, 64)}),
+    (
+        "turned-midway.mkv",
+        lambda it: [picture.shape[:2] for picture in it.truth.pictures([0, LONG - 1]).values()] == [(48, 64), (64, 48)],
+    ),
     ("variable.mkv", lambda it: {b - a for a, b in pairwise(it.truth.stamps)} == {40, 200}),
     ("none.ts", lambda it: None in {packet.pts for packet in it.packets}),
     ("doubled-rarely.mkv", lambda it: len({packet.pts for packet in it.packets}) == LONG - 1),

@@ -226,6 +226,15 @@ def changing(encoding: Encoding, sizes: Sequence[tuple[int, int]], first: str, c
     return make
 
 
+def turned_midway(path: Path, frames: int) -> Path:
+    """H.264 whose second half says, in its own messages, that it is to be turned by 90 degrees."""
+    half = plain_clip(beside(path, "half.h264"), frames // 2, encoding=x264("bframes=0"))
+    turn = "h264_metadata=display_orientation=insert:rotate=90"
+    turned = remux(half, beside(path, "turned.h264"), spread, filters=turn)
+    path.write_bytes(half.read_bytes() + turned.read_bytes())
+    return remux(path.rename(beside(path, "both.h264")), path, spread)
+
+
 Clock = Callable[[int, int, int], tuple[int, int]]
 """(number of the frame in the file, its pts, its dts) → the pts and dts that it gets instead."""
 
@@ -641,6 +650,12 @@ def _copy(packets: Iterable[av.Packet], stream: av.stream.Stream, container: av.
 def coloured(encoding: Encoding, **colours: str) -> Encoding:
     """With the tags of another colour space."""
     return replace(encoding, options={**encoding.options, **colours})
+
+
+def hdr(transfer: str, encoding: Encoding | None = None) -> Encoding:
+    """Ten bits in BT.2020; the transfer is FFmpeg's name, smpte2084 for PQ, arib-std-b67 for HLG."""
+    x = x265(f"colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc", "yuv420p10le")
+    return coloured(encoding or x, color_primaries="bt2020", color_trc=transfer, colorspace="bt2020nc")
 
 
 # --- two views in one stream

@@ -13,7 +13,18 @@ from vllava_cli.storage.jsonl import json_of
 
 KEYS = (
     *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "sample_aspect_ratio"),
-    *("crop", "duration_s", "fps", "is_rate_constant", "frame_count", "way", "way_reason", "faults"),
+    *(
+        "sizes",
+        "crop",
+        "transfer",
+        "duration_s",
+        "fps",
+        "is_rate_constant",
+        "frame_count",
+        "way",
+        "way_reason",
+        "faults",
+    ),
 )
 """The keys of an object that --json prints, in order."""
 
@@ -54,6 +65,7 @@ def report(clip: Clip) -> dict[str, Any]:
         "path": str(clip.path),
         "duration_s": None if clip.duration_s is None else round(clip.duration_s, 6),
         "fps": None if clip.fps is None else round(clip.fps, 6),
+        "sizes": list(clip.sizes),
         "faults": list(clip.faults),
     }
     return {key: found[key] for key in KEYS}
@@ -64,6 +76,7 @@ def rows(clip: Clip) -> list[tuple[str, str]]:
     found = [
         ("container", clip.container),
         ("codec", f"{clip.codec} ({clip.pixel_format})" if clip.pixel_format else clip.codec),
+        *([("colours", f"HDR ({clip.transfer}), shown in SDR")] if clip.transfer else []),
         ("size", _size(clip)),
     ]
     if clip.kind == "video":
@@ -78,7 +91,8 @@ def _size(clip: Clip) -> str:
     cropped = f", cropped to {clip.crop}" if clip.crop else ""
     stretched = f", pixels of {clip.sample_aspect_ratio}" if clip.sample_aspect_ratio else ""
     turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
-    return f"{clip.width}x{clip.height}{cropped}{stretched}{turned}"
+    size = ", ".join(clip.sizes) or f"{clip.width}x{clip.height}"
+    return f"{size}{cropped}{stretched}{turned}"
 
 
 def _duration(duration_s: float | None) -> str:

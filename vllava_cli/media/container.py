@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.file_check import MAX_PIXELS, check_file
+from vllava_cli.media.tone_map import TRANSFERS
 from vllava_cli.nouns import Clip
 
 # Containers that hold the pictures themselves. Containers that name other files or hosts (hls, concat, dash, sdp, …)
@@ -91,6 +92,7 @@ def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> C
         codec=codec_name(stream),
         container=ending if ending in names else names[0],
         pixel_format=context.pix_fmt or "",
+        transfer=TRANSFERS.get(context.color_trc),
     )
 
 

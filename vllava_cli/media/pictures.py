@@ -13,6 +13,8 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from vllava_cli.media.tone_map import TRANSFERS, write_sdr
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -31,21 +33,20 @@ class Orientation:
 class Converter:
     """Converts frames to RGB exactly as `frame.to_ndarray(format="rgb24")` does; each thread needs its own converter.
 
-    `to_ndarray` makes its tables anew for every frame, which takes longer than converting a small picture. A converter
-    makes them once.
+    HDR frames are tone-mapped, unless they are wanted as stored. `to_ndarray` makes its tables anew for every frame,
+    which takes longer than converting a small picture. A converter makes them once.
     """
 
-    def __init__(self) -> None:
-        self._reformatter = VideoReformatter()
+    def __init__(self, *, is_as_stored: bool) -> None:
+        self._reformatter, self._is_as_stored = VideoReformatter(), is_as_stored
 
     def write(self, frame: VideoFrame, target: Pixels) -> None:
-        """Writes a frame as RGB into `target`, [H, W, 3]; a frame of another size is scaled to it."""
+        """Writes a frame as RGB into `target`, [H, W, 3]."""
+        if frame.color_trc in TRANSFERS and not self._is_as_stored:
+            write_sdr(frame, target, self._reformatter)
+            return
         height, width, _ = target.shape
-        if (frame.width, frame.height) == (width, height):
-            picture = self._reformatter.reformat(frame, format="rgb24")
-        else:
-            picture = self._reformatter.reformat(frame, format="rgb24", width=width, height=height)
-        plane = picture.planes[0]
+        plane = self._reformatter.reformat(frame, format="rgb24").planes[0]
         rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
         target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
 

@@ -62,7 +62,9 @@ class DecodedRuns:
 
     pts: tuple[int, ...]
     pixels: Pixels
-    """[T, H, W, 3], as stored."""
+    """[T, H, W, 3], of the stored size."""
+    is_as_stored: bool
+    """True if HDR isn't tone-mapped."""
     matrices: set[bytes | None] = field(default_factory=set)
     """The display matrices of all wanted frames; None for a frame without one."""
 
@@ -77,14 +79,17 @@ class DecodedRuns:
         self.matrices.add(matrix_of(frame))
 
 
-def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...]) -> DecodedRuns:
-    """Decodes all runs and returns the frames at `pts`.
+def decode_runs(
+    path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...], *, is_as_stored: bool = False
+) -> DecodedRuns:
+    """Decodes all runs and returns the frames at `pts`; HDR is tone-mapped, unless it is wanted as stored.
 
     The first decoder uses `container`, of which no frame may have been decoded yet. Errors: DistrustError.
     """
     stream = video_stream(container, path)
     width, height = stream.codec_context.width, stream.codec_context.height
-    decoded = DecodedRuns(pts=pts, pixels=np.empty((len(pts), height, width, 3), np.uint8))
+    pixels = np.empty((len(pts), height, width, 3), np.uint8)
+    decoded = DecodedRuns(pts=pts, pixels=pixels, is_as_stored=is_as_stored)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     decoders, threads = parallelism(
         [len(run.presented) for run in runs],
@@ -116,7 +121,7 @@ def decode_runs(path: Path, container: InputContainer, runs: Sequence[Run], pts:
 def _work(
     container: InputContainer, stream: VideoStream, waiting: deque[Run], decoded: DecodedRuns, threads: int
 ) -> None:
-    context, converter = stream.codec_context, Converter()
+    context, converter = stream.codec_context, Converter(is_as_stored=decoded.is_as_stored)
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
     context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
     if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete

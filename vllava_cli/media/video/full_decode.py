@@ -17,14 +17,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
-from vllava_cli.media.container import DECODE_ERRORS, opened, stored_clip, video_stream
-from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of
+from vllava_cli.media.container import DECODE_ERRORS, check_size, opened, stored_clip, video_stream
+from vllava_cli.media.pictures import Converter, Pixels, matrix_of, orientation_of
 from vllava_cli.media.select import choose, pick, reference
-from vllava_cli.media.video.display import Display, display_of
+from vllava_cli.media.video.display import Size, display_of
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 UNKNOWN_RATE = Fraction(25)
 _SMALL_BYTES = 16 << 20
+_MOST_SIZES = 16
+"""The most sizes of a clip that are named."""
 _STEADY_S = 0.0015
 """Steps between frames that differ by less are equal: many containers round to milliseconds."""
 
@@ -36,15 +38,14 @@ class FullDecode:
     clip: Clip
     times_s: tuple[float, ...]
     """Seconds from the first frame."""
-    orientation: Orientation
-    display: Display
-    """How its frames are shown."""
+    is_as_stored: bool
+    """True if the frames are only turned."""
     reported: int
     """The number of frames that the container states, 0 if none; the documentation's positions follow from it."""
     is_clean: bool
     """True if every packet gave a frame and no frame was damaged."""
     pixels: dict[int, Pixels]
-    """The foreseen frames, as stored."""
+    """The foreseen frames, as shown: [H, W, 3] each."""
 
     def frames(self, framing: Framing, reason: str) -> Frames:
         """Returns the frames that a framing asks for; decodes again if they weren't foreseen. Empties `pixels`.
@@ -57,17 +58,23 @@ class FullDecode:
         )
         found = dict(self.pixels) if set(chosen) <= self.pixels.keys() else self._decoded_again(frozenset(chosen))
         self.pixels.clear()  # so that no picture is in memory twice
-        stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
+        sizes = tuple((found[index].shape[1], found[index].shape[0]) for index in chosen)
+        width, height = map(max, zip(*sizes, strict=True))
+        pixels = np.zeros((len(chosen), height, width, 3), np.uint8)
         for index in tuple(found):
-            stored[[place for place, other in enumerate(chosen) if other == index]] = found.pop(index)
-        pixels = self.display.shown(stored, self.orientation)
-        clip = replace(self.clip, way_reason=f"Decoded through: {reason}.")
-        return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
+            picture = found.pop(index)
+            places = [place for place, other in enumerate(chosen) if other == index]
+            pixels[places, : picture.shape[0], : picture.shape[1]] = picture
+        return Frames(
+            clip=replace(self.clip, way_reason=f"Decoded through: {reason}."),
+            pixels=pixels,
+            times_s=tuple(times_s[index] for index in chosen),
+            sizes=sizes if set(sizes) != {(self.clip.width, self.clip.height)} else (),
+        )
 
     def _decoded_again(self, wanted: frozenset[int]) -> dict[int, Pixels]:
         with opened(self.clip.path) as container:
-            is_as_stored = self.display.is_as_stored
-            again = _Pass(container, self.clip.path, is_threaded=self.is_clean, is_as_stored=is_as_stored)
+            again = _Pass(container, self.clip.path, is_threaded=self.is_clean, is_as_stored=self.is_as_stored)
             for _ in again.frames(wanted):
                 if len(again.pixels) == len(wanted):
                     return again.pixels
@@ -142,7 +149,9 @@ class _Pass:
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
         self._display = display_of(path, container, self.stream, is_as_stored=is_as_stored)
         self.pixels: dict[int, Pixels] = {}
-        """The wanted frames, as stored."""
+        """The wanted frames, as shown."""
+        self.sizes: dict[Size, None] = {}
+        """The sizes of frames as shown, in the order in which they came."""
         self.packet_count = 0
         self.is_cut = False
         """True if the container itself broke off with an error."""
@@ -181,17 +190,26 @@ class _Pass:
         The loop in transformers' documentation stops with an error at the first packet that the decoder refuses. This
         pass counts such packets and skips them, as players do. If the container breaks off, the frames end there.
         """
-        index, shape, converter = 0, (0, 0, 3), Converter()
+        index, stored_sizes, converter = 0, set[Size](), Converter(is_as_stored=self._display.is_as_stored)
         for packet in packets or self.packets():
             for frame in self._decoded(packet):
                 self._corrupt += frame.is_corrupt
-                if index == 0:
-                    shape = frame.height, frame.width, 3
+                stored = frame.width, frame.height
+                if index in wanted or stored not in stored_sizes:
+                    stored_sizes.add(stored)
+                    turn = orientation_of(matrix_of(frame))
+                    self._note_size(turn.turned(self._display.size(stored)))
                 if index in wanted:
-                    self.pixels[index] = np.empty(shape, np.uint8)
-                    converter.write(frame, self.pixels[index])
+                    pixels = np.empty((1, frame.height, frame.width, 3), np.uint8)
+                    converter.write(frame, pixels[0])
+                    self.pixels[index] = self._display.shown(pixels, turn)[0]
                 index += 1
                 yield frame
+
+    def _note_size(self, size: Size) -> None:
+        check_size(self._path, *size)
+        if len(self.sizes) < _MOST_SIZES:
+            self.sizes[size] = None
 
     def run(self, foreseen: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> FullDecode:
         """Decodes the whole file; `packets` are all of its packets if they have been read already."""
@@ -213,7 +231,7 @@ class _Pass:
         stored, display = stored_clip(self._container, self.stream, self._path), self._display
         count, steps, orientation = len(times_s), np.diff(times_s), orientation_of(matrix)
         described = display.described(replace(stored, width=width, height=height))
-        width, height = orientation.turned(display.size((width, height)))
+        width, height = next(iter(self.sizes))
         clip = replace(
             described,
             width=width,
@@ -225,13 +243,13 @@ class _Pass:
             is_rate_constant=len(steps) == 0 or bool(np.ptp(steps) < _STEADY_S),
             way="decode",
             rotation=orientation.rotation,
+            sizes=tuple(f"{width}x{height}" for width, height in self.sizes) if len(self.sizes) > 1 else (),
             faults=self._faults(count, stored.frame_count),
         )
         return FullDecode(
             clip=clip,
             times_s=times_s,
-            orientation=orientation,
-            display=display,
+            is_as_stored=display.is_as_stored,
             reported=self.stream.frames,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,

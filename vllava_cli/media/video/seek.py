@@ -117,7 +117,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
     stored = display.described(stored_clip(container, stream, path))
-    decoded = decode_runs(path, container, runs, pts)
+    decoded = decode_runs(path, container, runs, pts, is_as_stored=framing.is_as_stored)
     if len(decoded.matrices) > 1:
         raise DamageError("its frames are rotated differently")
     orientation = orientation_of(decoded.matrices.pop())
