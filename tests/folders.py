@@ -53,6 +53,9 @@ def named(folder: Path) -> None:
 
 LACKS = "The model folder FOLDER lacks"
 COPY = "copy what is missing from the base checkpoint"
+AGAIN = (
+    "copy the weights there again from where they were saved, or take the base checkpoint, which it was trained from."
+)
 LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     "a Trainer's folder": (
         of_a_trainer,
@@ -73,22 +76,19 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled weights": (
         pickled,
         "The model folder FOLDER has its weights in pytorch_model.bin, and vllava reads them from safetensors files "
-        "only: load it with transformers where you trust it, and save it with save_pretrained.",
+        "only: load it with transformers if you trust it, and save it with save_pretrained.",
     ),
     "no weights": (
         tensors_of,
-        f"{LACKS} model.safetensors: copy the weights there again from where they were saved, or "
-        "take the base checkpoint, which it was trained from.",
+        f"{LACKS} model.safetensors: {AGAIN}",
     ),
     "a shard that is gone": (
         without("model-00002-of-00003.safetensors"),
-        f"{LACKS} model-00002-of-00003.safetensors: copy the weights there again from where they "
-        "were saved, or take the base checkpoint, which it was trained from.",
+        f"{LACKS} model-00002-of-00003.safetensors: {AGAIN}",
     ),
     "an index that is gone": (
         without(INDEX),
-        f"{LACKS} {INDEX}: copy the weights there again from where they were saved, or take the base checkpoint, which "
-        "it was trained from.",
+        f"{LACKS} {INDEX}: {AGAIN}",
     ),
     "an adapter": (
         adapter,

@@ -87,13 +87,7 @@ def box(
 
 
 H100 = gpu("NVIDIA H100 80GB HBM3", 79.6, 78.9, (9, 0))
-H200 = gpu("NVIDIA H200", 139.8, 139.2, (9, 0))
-A100 = gpu("NVIDIA A100-PCIE-40GB", 39.4, 38.9, (8, 0))
-L4 = gpu("NVIDIA L4", 22.0, 21.8, (8, 9))
 T4 = gpu("Tesla T4", 14.6, 14.4, (7, 5))
-V100 = gpu("Tesla V100-SXM2-16GB", 15.8, 15.4, (7, 0))
-V100_32 = gpu("Tesla V100-SXM2-32GB", 31.7, 31.4, (7, 0))
-RTX_5090 = gpu("NVIDIA GeForce RTX 5090", 31.4, 29.8, (12, 0))
 RTX_4090 = gpu("NVIDIA GeForce RTX 4090", 24.0, 22.1, (8, 9))
 BUSY_4090 = gpu("NVIDIA GeForce RTX 4090", 24.0, 3.2, (8, 9))
 RTX_4080 = gpu("NVIDIA GeForce RTX 4080", 16.0, 14.7, (8, 9))
@@ -108,10 +102,8 @@ P40 = gpu("Tesla P40", 24.0, 23.6, (6, 1))
 ARC = gpu("Intel(R) Arc(TM) A770 Graphics", 15.9, 15.5, kind="xpu")
 RX_7900 = gpu("AMD Radeon RX 7900 XTX", 24.0, 23.1, kind="rocm")
 RX_7600 = gpu("AMD Radeon RX 7600", 8.0, 7.0, kind="rocm")
-MI300 = gpu("AMD Instinct MI300X", 192.0, 191.0, kind="rocm")
 M1_8 = gpu("Apple M1 GPU", 5.3, 3.9, kind="mps")
 M2_16 = gpu("Apple M2 GPU", 10.7, 9.8, kind="mps")
-M2_24 = gpu("Apple M2 GPU", 16.0, 16.0, kind="mps")
 M3_MAX = gpu("Apple M3 Max GPU", 48.0, 48.0, kind="mps")
 
 
@@ -123,22 +115,11 @@ FLASH: Attention = "flash_attention_2"
 
 MACHINES = (
     Machine("H100 80 GB, flash-attn", box(H100, ram=256, free=240, flash=True), "cuda:0", attention=FLASH),
-    Machine("H200, no flash-attn", box(H200, ram=128, free=120), "cuda:0"),
-    Machine("A100 40 GB, flash-attn", box(A100, flash=True), "cuda:0", attention=FLASH),
-    Machine("A100 40 GB, no bitsandbytes", box(A100, bnb=False), "cuda:0"),
-    Machine("L4 24 GB, flash-attn", box(L4, flash=True), "cuda:0", attention=FLASH),
     Machine("T4 16 GB", box(T4, ram=12.7, free=11.0), "cuda:0", quantisation="4bit"),
-    Machine("T4 16 GB, flash-attn", box(T4, flash=True), "cuda:0", quantisation="4bit"),
-    Machine("T4 16 GB, no bitsandbytes, little RAM", box(T4, ram=12.7, free=11.0, bnb=False)),
-    Machine("V100 16 GB", box(V100), "cuda:0", quantisation="4bit"),
-    Machine("V100 32 GB, flash-attn", box(V100_32, flash=True), "cuda:0"),
-    Machine("RTX 5090 32 GB, flash-attn", box(RTX_5090, flash=True), "cuda:0", attention=FLASH),
     Machine("RTX 4090 24 GB", box(RTX_4090), "cuda:0"),
     Machine("RTX 4090 24 GB, flash-attn", box(RTX_4090, flash=True), "cuda:0", attention=FLASH),
-    Machine("RTX 4080 16 GB", box(RTX_4080), "cuda:0", quantisation="4bit"),
     Machine("RTX 4080 16 GB, flash-attn", box(RTX_4080, flash=True), "cuda:0", "float16", "4bit", FLASH),
     Machine("RTX 4080 16 GB, no bitsandbytes, bf16 CPU", box(RTX_4080, bf16=True, bnb=False), "cpu", "bfloat16"),
-    Machine("RTX 3090 24 GB", box(RTX_3090), "cuda:0"),
     Machine("RTX 3060 12 GB", box(RTX_3060), "cuda:0", quantisation="4bit"),
     Machine("RTX 4060 8 GB, no display", box(RTX_4060), "cuda:0", quantisation="4bit"),
     Machine("RTX 4060 8 GB, a desktop", box(RTX_4060_DESKTOP, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 2696),
@@ -147,32 +128,22 @@ MACHINES = (
     Machine("GTX 1050 4 GB", box(GTX_1050), "cpu", "float32", "4bit"),
     Machine("Tesla P40 24 GB", box(P40), "cuda:0"),
     Machine("two RTX 4090, the first busy", box(BUSY_4090, second(RTX_4090)), "cuda:1"),
-    Machine("two RTX 3060 12 GB", box(RTX_3060, second(RTX_3060)), "cuda:0", quantisation="4bit"),
     Machine("T4 and RTX 3090, flash-attn", box(T4, second(RTX_3090), flash=True), "cuda:1", attention=FLASH),
     Machine("one RTX 4090, nearly full, bf16 CPU", box(BUSY_4090, ram=64, free=50, bf16=True), "cpu", "bfloat16"),
     Machine("Mac M1 8 GB", box(M1_8, ram=8, free=3.9)),
     Machine("Mac M2 16 GB", box(M2_16, ram=16, free=9.8, bf16=True), "mps", quantisation="4bit"),
     Machine("Mac M2 16 GB, no bitsandbytes", box(M2_16, ram=16, free=9.8, bf16=True, bnb=False)),
-    Machine("Mac M2 24 GB", box(M2_24, ram=24, free=18, bf16=True), "mps", quantisation="4bit"),
-    Machine("Mac M3 Max 64 GB", box(M3_MAX, ram=64, free=52, bf16=True), "mps"),
     Machine("Mac M3 Max 64 GB, flash-attn flag", box(M3_MAX, ram=64, free=52, bf16=True, flash=True), "mps"),
     Machine("laptop 8 GB, bf16", box(ram=7.7, free=5.1, bf16=True)),
-    Machine("laptop 8 GB", box(ram=7.7, free=5.1)),
     Machine("laptop 16 GB, bf16", box(ram=15.5, free=11.2, bf16=True), "cpu", "bfloat16", "4bit"),
-    Machine("laptop 16 GB, bf16, no bitsandbytes", box(ram=15.5, free=11.2, bf16=True, bnb=False)),
     Machine("laptop 16 GB", box(ram=15.5, free=11.2), "cpu", "float32", "4bit"),
     Machine("laptop 32 GB, bf16", box(ram=31.1, free=25.5, bf16=True), "cpu", "bfloat16"),
     Machine("laptop 32 GB", box(ram=31.1, free=25.5), "cpu", "float32", "4bit"),
     Machine("laptop 32 GB, no bitsandbytes", box(ram=31.1, free=25.5, bnb=False)),
-    Machine("VPS 4 GB", box(ram=3.8, free=3.2)),
     Machine("server 64 GB", box(ram=62.5, free=58), "cpu", "float32"),
-    Machine("server 512 GB, amx_bf16", box(ram=503, free=480, bf16=True), "cpu", "bfloat16"),
-    Machine("container of 10 GiB, bf16", box(ram=10, free=9.5, bf16=True), "cpu", "bfloat16", "4bit"),
     Machine("container of 8 GiB, bf16", box(ram=8, free=7.8, bf16=True), "cpu", "bfloat16", "4bit"),
     Machine("Intel Arc A770 16 GB", box(ARC), "xpu:0", quantisation="4bit"),
     Machine("Intel Arc A770 16 GB, no bitsandbytes", box(ARC, bnb=False, bf16=True), "xpu:0", context_tokens=2696),
     Machine("Radeon RX 7900 XTX 24 GB", box(RX_7900), "cuda:0"),
-    Machine("Radeon RX 7900 XTX 24 GB, flash-attn", box(RX_7900, flash=True), "cuda:0"),
     Machine("Radeon RX 7600 8 GB, bf16 CPU", box(RX_7600, bf16=True), "cuda:0", "float16", "4bit", "sdpa", 3080),
-    Machine("Instinct MI300X 192 GB", box(MI300, ram=512, free=400), "cuda:0"),
 )

@@ -27,6 +27,7 @@ ROWS = WORDS + 64
 """Of the embedding and the head: 61 behind the last token have none."""
 TOKENS_PER_VIDEO = 8 * ((SIDE // PATCH) ** 2 + 1)
 TOKENS_PER_IMAGE = (SIDE // PATCH) ** 2
+ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 CORPUS = ["USER: What is in this clip? ASSISTANT: A red circle moves left. The dog is here, the the the. Why? Yes."] * 4
 
 
@@ -117,15 +118,7 @@ def _descriptions() -> dict[str, dict[str, Any]]:
             "transformers_version": "4.39.0.dev0",
         },
         "added_tokens.json": {"<image>": IMAGE, "<pad>": PAD, "<video>": VIDEO},
-        "special_tokens_map.json": {
-            name: _token(text)
-            for name, text in (
-                ("bos_token", "<s>"),
-                ("eos_token", "</s>"),
-                ("pad_token", "<pad>"),
-                ("unk_token", "<unk>"),
-            )
-        },
+        "special_tokens_map.json": {name: _token(text) for name, text in ROLES.items()},
         "tokenizer_config.json": _tokenizer_config(),
         "preprocessor_config.json": _preprocessor_config(),
     }
@@ -177,23 +170,12 @@ def _config() -> dict[str, Any]:
 def _tokenizer_config() -> dict[str, Any]:
     added = {0: "<unk>", 1: "<s>", 2: "</s>", IMAGE: "<image>", VIDEO: "<video>", PAD: "<pad>"}
     return {
+        **ROLES,
         "add_bos_token": True,
-        "add_eos_token": False,
-        "add_prefix_space": True,
         "added_tokens_decoder": {str(number): {**_token(text), "special": True} for number, text in added.items()},
-        "bos_token": "<s>",
-        "clean_up_tokenization_spaces": False,
-        "eos_token": "</s>",
         "legacy": False,
         "model_max_length": CONTEXT,
-        "pad_token": "<pad>",
-        "padding_side": "left",
-        "processor_class": "VideoLlavaProcessor",
-        "sp_model_kwargs": {},
-        "spaces_between_special_tokens": False,
         "tokenizer_class": "LlamaTokenizer",
-        "unk_token": "<unk>",
-        "use_default_system_prompt": False,
     }
 
 
@@ -202,9 +184,7 @@ def _token(text: str) -> dict[str, Any]:
 
 
 def _preprocessor_config() -> dict[str, Any]:
-    keys = ["images", "videos", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale"]
     return {
-        "_valid_processor_keys": [*keys, "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb"],
         "crop_size": {"height": SIDE, "width": SIDE},
         "do_center_crop": True,
         "do_convert_rgb": True,

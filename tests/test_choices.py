@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.refusals import refused
 from vllava_cli.choices import by_choice, checked, choices_of, shares
 from vllava_cli.errors import UsageError
 
@@ -23,15 +24,13 @@ def test_commas_stand_between_choices(text: str, choices: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("yes", "'yes' leaves no choice: give two or more, separated by commas, like yes,no."),
+        ("yes", "'yes' is only one choice: give two or more, separated by commas, like yes,no."),
         ("", "One of the choices '' is empty: give each a text, like yes,no."),
         ("yes,no, yes ", "'yes' is given twice as a choice: leave one out."),
     ],
 )
 def test_what_leaves_no_choice_is_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        choices_of(text)
-    assert str(caught.value) == message
+    assert refused(UsageError, choices_of, text) == message
 
 
 @pytest.mark.parametrize(

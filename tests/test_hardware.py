@@ -63,49 +63,65 @@ def test_name_and_bf16_are_read_from_cpuinfo(cpuinfo: str, facts: tuple[str | No
     assert cpu_facts(cpuinfo) == facts
 
 
-def test_a_v2_container_has_its_own_ram_and_its_file_cache_counts_as_free(tmp_path: Path) -> None:
-    write(tmp_path, "proc/self/cgroup", "0::/\n")
-    write(tmp_path, "sys/fs/cgroup/memory.max", f"{8 * GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/memory.current", f"{5 * GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/memory.stat", f"anon {2 * GIB}\nactive_file 7\ninactive_file {3 * GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/cpu.max", "250000 100000\n")
-    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (8 * GIB, 6 * GIB)
-    assert core_quota(root=tmp_path) == 2
+TOP = "sys/fs/cgroup/"
+GROUPS: dict[str, tuple[dict[str, object], tuple[int, int], int | None]] = {
+    "a v2 container, whose file cache counts as free": (
+        {
+            "proc/self/cgroup": "0::/",
+            TOP + "memory.max": 8 * GIB,
+            TOP + "memory.current": 5 * GIB,
+            TOP + "memory.stat": f"anon {2 * GIB}\nactive_file 7\ninactive_file {3 * GIB}",
+            TOP + "cpu.max": "250000 100000",
+        },
+        (8 * GIB, 6 * GIB),
+        2,
+    ),
+    "nested v2 groups, of which the tightest counts": (
+        {
+            "proc/self/cgroup": "0::/batch.slice/job.scope",
+            TOP + "batch.slice/job.scope/memory.max": "max",
+            TOP + "batch.slice/job.scope/cpu.max": "max 100000",
+            TOP + "batch.slice/memory.max": 16 * GIB,
+            TOP + "batch.slice/memory.current": 20 * GIB,
+            TOP + "batch.slice/cpu.max": "50000 100000",
+        },
+        (16 * GIB, 0),
+        1,
+    ),
+    "v1 groups, which have a folder per controller": (
+        {
+            "proc/self/cgroup": "5:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n2:cpuset:/\n1:name=systemd:/",
+            TOP + "memory/memory.limit_in_bytes": 4 * GIB,
+            TOP + "memory/memory.usage_in_bytes": GIB,
+            TOP + "memory/memory.stat": "total_inactive_file 0",
+            TOP + "cpu/docker/abc/cpu.cfs_quota_us": 400000,
+            TOP + "cpu/docker/abc/cpu.cfs_period_us": 100000,
+        },
+        (4 * GIB, 3 * GIB),
+        4,
+    ),
+    "v1 groups without a limit": (
+        {
+            "proc/self/cgroup": "5:memory:/\n3:cpu:/\n0::/",
+            TOP + "memory/memory.limit_in_bytes": 9223372036854771712,
+            TOP + "memory/memory.usage_in_bytes": GIB,
+            TOP + "cpu/cpu.cfs_quota_us": -1,
+            TOP + "cpu/cpu.cfs_period_us": 100000,
+        },
+        (64 * GIB, 50 * GIB),
+        None,
+    ),
+    "no groups": ({}, (64 * GIB, 50 * GIB), None),
+}
 
 
-def test_the_tightest_of_nested_v2_groups_counts(tmp_path: Path) -> None:
-    write(tmp_path, "proc/self/cgroup", "0::/batch.slice/job.scope\n")
-    write(tmp_path, "sys/fs/cgroup/batch.slice/job.scope/memory.max", "max\n")
-    write(tmp_path, "sys/fs/cgroup/batch.slice/job.scope/cpu.max", "max 100000\n")
-    write(tmp_path, "sys/fs/cgroup/batch.slice/memory.max", f"{16 * GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/batch.slice/memory.current", f"{20 * GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/batch.slice/cpu.max", "50000 100000\n")
-    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (16 * GIB, 0)
-    assert core_quota(root=tmp_path) == 1
-
-
-def test_v1_groups_have_a_folder_per_controller(tmp_path: Path) -> None:
-    write(
-        tmp_path, "proc/self/cgroup", "5:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n2:cpuset:/\n1:name=systemd:/\n"
-    )
-    write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{4 * GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{GIB}\n")
-    write(tmp_path, "sys/fs/cgroup/memory/memory.stat", "total_inactive_file 0\n")
-    write(tmp_path, "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us", "400000\n")
-    write(tmp_path, "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us", "100000\n")
-    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (4 * GIB, 3 * GIB)
-    assert core_quota(root=tmp_path) == 4
-
-
-def test_v1_groups_without_a_limit_and_no_groups_leave_everything(tmp_path: Path) -> None:
-    for _ in range(2):
-        assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == (64 * GIB, 50 * GIB)
-        assert core_quota(root=tmp_path) is None
-        write(tmp_path, "proc/self/cgroup", "5:memory:/\n3:cpu:/\n0::/\n")
-        write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
-        write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{GIB}\n")
-        write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
-        write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+@pytest.mark.parametrize("name", GROUPS)
+def test_control_groups_limit_ram_and_cores(name: str, tmp_path: Path) -> None:
+    files, ram, cores = GROUPS[name]
+    for path, content in files.items():
+        write(tmp_path, path, f"{content}\n")
+    assert limited_ram(64 * GIB, 50 * GIB, root=tmp_path) == ram
+    assert core_quota(root=tmp_path) == cores
 
 
 def test_two_threads_of_one_core_count_once(tmp_path: Path) -> None:

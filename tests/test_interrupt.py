@@ -81,15 +81,6 @@ def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
-def test_a_later_answer_notes_ctrl_c_anew_and_a_failure_puts_the_handler_back() -> None:
-    with pytest.raises(ValueError), sigint_flag():
-        os.kill(os.getpid(), signal.SIGINT)
-        raise ValueError
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with sigint_flag() as is_interrupted:
-        assert not is_interrupted()
-
-
 def test_a_thread_leaves_ctrl_c_to_the_main_one() -> None:
     said: list[bool] = []
 
@@ -102,15 +93,6 @@ def test_a_thread_leaves_ctrl_c_to_the_main_one() -> None:
     thread.join()
     assert said == [False]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_without_a_request_what_is_held_ends_as_it_would() -> None:
-    ending = GracefulExit()
-    with ending.held():
-        pass
-    with pytest.raises(KeyboardInterrupt), ending.held():
-        raise KeyboardInterrupt
-    assert not ending.is_asked()
 
 
 def test_what_is_held_after_a_request_is_finished_too() -> None:

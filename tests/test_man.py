@@ -27,18 +27,6 @@ def test_every_command_has_a_page() -> None:
     assert {page.name for page in PAGES} == {"vllava.1", *(f"vllava-{name}.1" for name in ROOT.commands)}
 
 
-@pytest.mark.parametrize("name", ["", *ROOT.commands])
-def test_every_option_is_in_its_page(name: str) -> None:
-    command = ROOT.commands[name] if name else ROOT
-    text = (REPOSITORY / "man" / (f"vllava-{name}.1" if name else "vllava.1")).read_text().replace("\\-", "-")
-    for parameter in command.params:
-        for option in [*parameter.opts, *parameter.secondary_opts]:
-            if option.startswith("-"):
-                assert option in text
-        if parameter.help:
-            assert parameter.help.replace("'", r"\(aq").replace('"', r"\(dq") in text
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_groff_and_mandoc_do_not_complain(page: Path) -> None:
     readers = {"groff": ["groff", "-man", "-ww", "-Tutf8"], "mandoc": ["mandoc", "-T", "lint", "-W", "warning"]}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.batch.parts import Terminal
 from vllava_cli.commands.chat.commands import COMMANDS, help_rows
 from vllava_cli.errors import ClosedPipeError, OutputError
 from vllava_cli.media.contact_sheet import Sheet
@@ -150,15 +151,6 @@ def test_a_notice_breaks_between_words_at_a_terminal_and_not_at_all_in_a_pipe() 
     screen, _, piped = a_screen()
     screen.notice("word " * 30)
     assert piped.getvalue().count("\n") == 1
-
-
-class Terminal(io.StringIO):
-    """80x24, as it doesn't tell its size."""
-
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
 
 
 class OldTerminal(Terminal):

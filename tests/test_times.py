@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.refusals import refused
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Framing
 from vllava_cli.times import Stopwatch, framing_of, roughly, time_of, times_of
@@ -20,9 +21,7 @@ def test_times_are_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "noon", "1:2:3:4", "-5", "nan", "inf", "1:-2", ":"])
 def test_other_times_are_refused_in_a_sentence(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        time_of(text)
-    assert str(caught.value) == f"{text!r} is not a time: give seconds (90.5) or h:m:s (0:01:30.5)."
+    assert refused(UsageError, time_of, text) == f"{text!r} is not a time: give seconds (90.5) or h:m:s (0:01:30.5)."
 
 
 def test_lists_of_times_are_read() -> None:
@@ -48,9 +47,7 @@ def test_framings(times: tuple[float | None, float | None, tuple[float, ...] | N
     if isinstance(outcome, Framing):
         assert framing() == outcome
         return
-    with pytest.raises(UsageError) as caught:
-        framing()
-    assert str(caught.value) == outcome
+    assert refused(UsageError, framing) == outcome
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,18 @@ def test_summaries_are_short_enough_for_every_list(name: str) -> None:
         "ask a.mp4 Why --precision int8": "--precision: 'int8' is not one of auto, fp16, bf16, fp32, 8bit, 4bit.",
         "ask a.mp4 Why --fit wide": "--fit: 'wide' is not one of crop, pad, squash.",
         "ask a.mp4 Why --start noon": "--start: 'noon' is not a time: give seconds (90.5) or h:m:s (0:01:30.5).",
+        "ask a.mp4 Why --at 1,noon": "--at: 'noon' is not a time: give seconds (90.5) or h:m:s (0:01:30.5).",
+        "ask a.mp4 Why --decode-timeout 0": "--decode-timeout: '0' is not above 0: give seconds (90.5) or h:m:s "
+        "(0:01:30.5).",
         "ask a.mp4 Why --decode-memory 0": "--decode-memory: '0' is not a size: give bytes with K, M or G (512M, 4G).",
         "ask a.mp4 Why --max-new-tokens 0": "--max-new-tokens: '0' is no whole number from 1 on.",
         "ask a.mp4 Why --seed 1.5": "--seed: '1.5' is no whole number from 0 to 9223372036854775807.",
         "ask a.mp4 Why --temperature nan": "--temperature: 'nan' is no number from 0 to 100.",
         "ask a.mp4 Why --top-p 1.5": "--top-p: '1.5' is no number from 0 to 1.",
         "batch Why a.mp4 --gpus-per-actor inf": "--gpus-per-actor: 'inf' is no number from 0 on.",
+        "bench --attention flash,": "--attention: '' is not one of auto, flash, sdpa, eager.",
         "bench --precision fp16,3bit": "--precision: '3bit' is not one of auto, fp16, bf16, fp32, 8bit, 4bit.",
-        "bench --batch-size 1,0": "--batch-size: '1,0' is not a list of numbers: give some from 1 to 9999, as 1,4,16.",
+        "bench --batch-size 1,0": "--batch-size: '0' is no whole number from 1 to 9999.",
         "ask --model": "Option '--model' requires an argument. vllava ask -h shows the help.",
         "ask --model demo": "CLIP... [QUESTION] is missing. Usage: vllava ask [OPTIONS] CLIP... [QUESTION]",
         "doctor --json=3": "Option '--json' does not take a value. vllava doctor -h shows the help.",
@@ -97,6 +101,7 @@ def test_options_are_taken_by_the_names_that_they_had() -> None:
         (["merge", "--force", "all.jsonl", "a.jsonl"], "overwrite", True),
         (["bench", "--batch=1,4"], "batch_size", (1, 4)),
         (["bench", "--batch", "1,4"], "batch_size", (1, 4)),
+        (["bench", "--precision", "8bit, fp16,8bit"], "precision", ("8bit", "fp16")),
     ):
         name, *rest = words
         made = ROOT.commands[name].make_context(name, rest)

@@ -19,7 +19,7 @@ from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling, Source
+from vllava_cli.nouns import Conversation, Frames, Framing, LoadPlan, Sampling, Source
 
 CLIPS = 250
 SEED = 1
@@ -96,7 +96,7 @@ def _engine(checkpoint: Path) -> Engine:
 def _answer(engine: Engine, frames: Frames, item: Item) -> str:
     """What the model says to the last question, after its own answers to those before."""
     conversation = Conversation(attached=(frames,))
-    said = [Answer.of(engine.stream(conversation, question, GREEDY)).text for question, _ in item.turns]
+    said = ["".join(engine.stream(conversation, question, GREEDY)) for question, _ in item.turns]
     return said[-1]
 
 

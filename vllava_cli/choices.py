@@ -18,7 +18,7 @@ def checked(choices: Sequence[str]) -> tuple[str, ...]:
     if "" in found:
         raise UsageError(f"One of the choices {','.join(choices)!r} is empty: give each a text, like yes,no.")
     if len(found) < 2:
-        raise UsageError(f"{','.join(found)!r} leaves no choice: give two or more, separated by commas, like yes,no.")
+        raise UsageError(f"{','.join(found)!r} is only one choice: give two or more, separated by commas, like yes,no.")
     twice = next((choice for place, choice in enumerate(found) if choice in found[:place]), None)
     if twice is not None:
         raise UsageError(f"{twice!r} is given twice as a choice: leave one out.")

@@ -17,11 +17,11 @@ import typer
 
 from vllava_cli import __version__
 from vllava_cli import options as given
-from vllava_cli.errors import INTERRUPTED, ClosedPipeError, UsageError, VllavaError
+from vllava_cli.errors import INTERRUPTED, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL
-from vllava_cli.screen import Screen, discard, fill_closed
+from vllava_cli.screen import Screen, fill_closed, stdout_error
 from vllava_cli.times import framing_of
-from vllava_cli.usage import LAST, CliCommand, CliGroup, UsageFault, fault_sentence
+from vllava_cli.usage import CliCommand, CliGroup, UsageFault, fault_sentence
 
 USAGE = 2
 OUR_BUG = 3
@@ -152,8 +152,7 @@ def chat(
         sampling=sampling,
         limits=limits,
         output="json" if json else "stream" if stream else "whole",
-        continued=None if continue_ == LAST else continue_,
-        is_continued=continue_ is not None,
+        continued=continue_,
         session=session,
     )
     return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
@@ -256,15 +255,15 @@ def probe(
     json: given.JsonLines = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Say what clips are, and what is wrong with them.
+    """Show the facts about clips, and what is wrong with them.
 
     It also says how their frames are found, and why.
     """
     from vllava_cli.commands import probe as command
     from vllava_cli.commands.start import clip_paths
 
-    request = command.Probe(files=clip_paths(clips, sys.stdin), is_full=full, limits=limits, is_json=json)
-    return command.run(request, Screen(is_quiet=quiet))
+    files = clip_paths(clips, sys.stdin)
+    return command.run(files, Screen(is_quiet=quiet), limits=limits, is_full=full, is_json=json)
 
 
 @_command(no_args_is_help=True)
@@ -357,13 +356,13 @@ def replay(
     limits: given.LimitsMade,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row, a line each.")] = False,
     verbose: given.Verbose = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what became of each row, and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict on each row, and errors.")] = False,
 ) -> int:
     """Make the answers of rows again, and say which are the same."""
     from vllava_cli.commands import replay as command
 
-    request = command.Replay(rows=rows, ids=tuple(id or ()), limits=limits, is_json=json)
-    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
+    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    return command.run(rows, screen, limits=limits, ids=id or (), is_json=json)
 
 
 @_command()
@@ -392,7 +391,7 @@ def bench(
 ) -> int:
     """Measure how fast this tool is on this machine.
 
-    Beside each figure stand the documentation's snippet and the machine's limits.
+    Each figure is shown beside the documentation's snippet and the machine's limits.
     """
     from vllava_cli.commands import bench as command
     from vllava_cli.engine.measuring.figures import BenchTask
@@ -430,7 +429,7 @@ def doctor(
 ) -> int:
     """Show this machine, and how the model would be loaded.
 
-    It also says why so, and what would make it faster.
+    It also gives the reasons, and says what would make it faster.
     """
     from vllava_cli.commands import doctor as command
 
@@ -477,9 +476,7 @@ def main() -> int:
         Screen().error(fault_sentence(exc))
         return USAGE
     except VllavaError as exc:
-        if str(exc):
-            Screen().error(str(exc))
-        return exc.exit_code
+        return _told(exc)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as exc:
@@ -488,7 +485,7 @@ def main() -> int:
         *_, (frame, _) = traceback.walk_tb(exc.__traceback__)
         # The parser prints help itself; everything else on stdout comes from a Screen.
         if isinstance(exc, OSError) and str(frame.f_globals.get("__name__")).endswith("click.utils"):
-            return _unprinted(exc)
+            return _told(stdout_error(sys.stdout, exc))
         traceback.print_exc()
         Screen().error("This is a bug in vllava: please report it with the lines above.")
         return OUR_BUG
@@ -499,15 +496,13 @@ def _flushed(code: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as exc:
-        discard(sys.stdout)
-        return code or _unprinted(exc)
+        fault = stdout_error(sys.stdout, exc)
+        return code or _told(fault)
     return code
 
 
-def _unprinted(exc: OSError) -> int:
-    """Prints why stdout can't be written, and returns the exit code. If the reader closed the pipe, prints nothing."""
-    discard(sys.stdout)
-    if isinstance(exc, BrokenPipeError):
-        return ClosedPipeError.exit_code
-    Screen().error(f"The output can't be written to stdout: {exc.strerror or exc}.")
-    return 1
+def _told(fault: VllavaError) -> int:
+    """Prints a failure that has a message, and returns its exit code."""
+    if str(fault):
+        Screen().error(str(fault))
+    return fault.exit_code

@@ -48,7 +48,7 @@ class MediaError(VllavaError):
 
 class FetchError(MediaError):
     is_missing = False
-    """True where nothing is there to fetch; else another attempt may get it."""
+    """True if there is nothing at the URL; else another attempt may succeed."""
 
 
 class MissingError(FetchError):

@@ -1,4 +1,4 @@
-"""probe() -> Hardware: the processors and the memory that this process may use. A broken GPU raises nothing.
+"""probe() -> Hardware: the processors and the memory that this process may use. A broken GPU raises no error.
 
 Facts come from torch (GPUs), from psutil (RAM, and cores outside Linux), from /proc and /sys. Containers, services and
 batch systems set limits by control groups (v1 and v2) and by `ulimit -v`; no other limit is read. `root` is the top of

@@ -70,7 +70,7 @@ class GracefulExit:
 
     def __init__(self) -> None:
         self.wake: Callable[[], object] = never
-        """Called, between any two instructions, when a signal came that is held back."""
+        """Called when a signal is held back; this may happen between any two instructions."""
         self._number: int | None = None
         self._is_held = False
 

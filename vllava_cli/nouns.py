@@ -5,7 +5,7 @@ Only `Conversation` changes. Nothing heavy is imported here; numpy appears in an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,8 @@ DEMO_MODEL = "demo"
 UNKNOWN_REVISION = ""
 STDIN = "-"
 """The name of a clip or a file of rows that comes from stdin."""
+LAST = "last"
+"""The id that stands for the session that was written to last."""
 
 Precision = Literal["fp16", "bf16", "fp32", "8bit", "4bit"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -111,11 +113,6 @@ class Hardware:
             free_bytes=self.ram_free_bytes,
         )
 
-    @property
-    def is_cpu_bf16_faster(self) -> bool:
-        """True if bf16 was measured to be faster than fp32; without a measurement, if the CPU has bf16 instructions."""
-        return self.has_cpu_bf16 if self.cpu_bf16_gain is None else self.cpu_bf16_gain > 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -152,7 +149,7 @@ class Adapter:
     revision: str | None
     """The commit of the hub's repository; None for a folder."""
     sha256: str
-    """The hash of adapter_config.json and adapter_model.safetensors, one behind the other."""
+    """The hash of adapter_config.json and adapter_model.safetensors, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +175,7 @@ class Checkpoint(Source):
     other_parameters: int
     """Towers, projector, embeddings, head and norms: kept in 16 or 32 bits."""
     tower_parameters: int
-    """The parameters of one vision tower; both are as large, and counted in `other_parameters`."""
+    """The parameters of one vision tower; both have the same size, and are counted in `other_parameters`."""
     cache_values_per_token: int
     """Numbers that the KV cache holds for one token: 2 * layers * heads * head size."""
     context_tokens: int
@@ -260,7 +257,7 @@ class DecodeLimits:
     """The limits on the process that decodes a file."""
 
     timeout_s: float = 300.0
-    """Wall-clock seconds; as much again, per core, in CPU seconds."""
+    """The most wall-clock seconds. The CPU seconds may be this number times the cores."""
     memory_bytes: int = 4 << 30
     """Address space of the decoding process."""
 
@@ -373,10 +370,6 @@ class Stats:
     load_s: float = 0.0
     peak_bytes: int | None = None
 
-    @property
-    def prefilled_tokens(self) -> int:
-        return self.prompt_tokens - self.reused_tokens
-
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
@@ -429,19 +422,8 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delta:
-    """A piece of an answer's text; the last piece of a stream also has the stop reason and the stats."""
-
-    text: str
-    stop_reason: StopReason | None = None
-    stats: Stats | None = None
-    probabilities: tuple[float, ...] = ()
-    """The same as in `Turn`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer, joined from the deltas of a stream."""
+    """An answer of a batch, which belongs to no conversation."""
 
     text: str
     stop_reason: StopReason
@@ -449,24 +431,9 @@ class Answer:
     probabilities: tuple[float, ...] = ()
     """The same as in `Turn`."""
     ids: tuple[int, ...] = ()
-    """The ids of the text, without stray ones; `Engine.stream` gives them to the turn instead."""
+    """The ids of the text, without stray ones."""
     prompt_sha256: str = ""
     """The same as in `Turn`."""
-
-    @classmethod
-    def of(cls, pieces: Iterable[Delta]) -> Answer:
-        """Joins a stream: [Delta("A "), Delta("dog.", stop_reason="end", …)] → Answer("A dog.", "end", …)."""
-        texts: list[str] = []
-        for piece in pieces:
-            texts.append(piece.text)
-            if piece.stop_reason and piece.stats:
-                return cls(
-                    text="".join(texts),
-                    stop_reason=piece.stop_reason,
-                    stats=piece.stats,
-                    probabilities=piece.probabilities,
-                )
-        raise ValueError("a stream of pieces ended without a stop reason")
 
 
 def counted(number: float, noun: str) -> str:

@@ -49,26 +49,24 @@ def read_by(read: Callable[[str], Any]) -> dict[str, Any]:
     return {"parser": parse}
 
 
-def counts_each(text: str) -> Several:
-    """Reads a list of whole numbers from 1 to 9999: "1, 4,16" → (1, 4, 16)."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and len(word) < 5 and int(word) for word in words):
-        raise typer.BadParameter(f"{text!r} is not a list of numbers: give some from 1 to 9999, as 1,4,16")
-    return Several(dict.fromkeys(map(int, words)))
+def one_of(*known: str) -> dict[str, Any]:
+    """Lets an option take one of `known`: typer.Option(..., **one_of("a", "b"))."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(known)}")
+        return text
+
+    return {"parser": parse, "metavar": "|".join(known), "autocompletion": partly_completed(lambda: known)}
 
 
-def one_of(*known: str, are_several: bool = False) -> dict[str, Any]:
-    """Lets an option take one of `known`, or a comma-separated list of them: typer.Option(..., **one_of("a", "b"))."""
+def several(one: dict[str, Any]) -> dict[str, Any]:
+    """Lets an option take a comma-separated list: typer.Option(..., **several(number(int, 1))) reads "1, 4,16"."""
 
-    def parse(text: str) -> str | Several:
-        names = [name.strip() for name in text.split(",")] if are_several else [text]
-        for name in names:
-            if name not in known:
-                raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}")
-        return Several(dict.fromkeys(names)) if are_several else text
+    def parse(text: str) -> Several:
+        return Several(dict.fromkeys(one["parser"](part.strip()) for part in text.split(",")))
 
-    metavar = "LIST" if are_several else "|".join(known)
-    return {"parser": parse, "metavar": metavar, "autocompletion": partly_completed(lambda: known)}
+    return {**one, "parser": parse, "metavar": "LIST"}
 
 
 def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -117,7 +115,7 @@ def positive_time(text: str) -> float:
     """Reads a time in seconds that isn't 0. Errors: UsageError."""
     found = time_of(text)
     if found == 0:
-        raise UsageError(f"{text!r} leaves no time: give seconds (90.5) or h:m:s (0:01:30.5).")
+        raise UsageError(f"{text!r} is not above 0: give seconds (90.5) or h:m:s (0:01:30.5).")
     return found
 
 
@@ -249,7 +247,7 @@ Jobs = Annotated[
 Videos = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="Where the clips are that --jobs names.", show_default="the folder of the jobs file"
+        metavar="FOLDER", help="The folder of the clips that --jobs names.", show_default="the folder of the jobs file"
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]
@@ -296,7 +294,7 @@ RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try the jobs 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite FILE.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop rows of clips that have changed since from FILE.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no other job after the first error.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say by each clip's header how much there is to do, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read clips' headers, say how much there is to do, and stop.")]
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
 ShardWish = Annotated[
     str | None,
@@ -325,7 +323,7 @@ GpusPerActor = Annotated[
 ]
 Hash = Annotated[
     bool,
-    typer.Option("--hash", help="Rows also say the SHA-256 of their clip: all of each file is read."),
+    typer.Option("--hash", help="Rows also have the SHA-256 of their clip: each file is read whole."),
 ]
 Allow = Annotated[
     list[str] | None,
@@ -349,7 +347,7 @@ BenchWords = Annotated[
 Precisions = Annotated[
     Several | None,
     typer.Option(
-        **one_of(*PRECISIONS, are_several=True),
+        **several(one_of(*PRECISIONS)),
         help="auto, fp16, bf16, fp32, 8bit, 4bit, separated by commas: each is measured.",
         show_default="auto",
     ),
@@ -357,7 +355,7 @@ Precisions = Annotated[
 Attentions = Annotated[
     Several | None,
     typer.Option(
-        **one_of(*ATTENTIONS, are_several=True),
+        **several(one_of(*ATTENTIONS)),
         help="auto, flash, sdpa, eager, separated by commas: each is measured, with each precision.",
         show_default="auto",
     ),
@@ -374,8 +372,7 @@ Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), help="How often eac
 Batches = Annotated[
     Several | None,
     typer.Option(
-        parser=counts_each,
-        metavar="LIST",
+        **several(number(int, 1, 9999)),
         help="How many questions at once, separated by commas.",
         show_default="1,4,16",
     ),

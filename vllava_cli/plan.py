@@ -32,8 +32,8 @@ NF4_BYTES = 0.5625
 """Per parameter: half a byte, and one fp32 scale for each block of 64."""
 
 ACTIVATIONS_PER_CACHE = 0.25
-"""A prefill's activations against the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a token, in
-one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
+"""A prefill's activations, as a part of the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a
+token, in one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
 
 EAGER_ACTIVATIONS_PER_CACHE = 1.0
 """Eager attention also holds the scores of every pair of tokens, and their softmax in fp32: 2 GiB for the 7B model."""
@@ -42,11 +42,11 @@ RUNTIME_BYTES = GIB // 2
 """Kernels, workspaces, and what an allocator can't reuse."""
 
 TINY_PARAMETERS = 100_000_000
-"""A smaller model is answered on the CPU before a GPU has started."""
+"""With a smaller model the CPU has answered before a GPU has started."""
 
 SHORT_CONTEXTS_EXTRA_TOKENS = (1024, 640)
-"""Context beside one video, for its questions and answers, where memory is short: enough for a few of them, or for
-one with the longest answer that is given unasked."""
+"""Context besides one video, for its questions and answers, where memory is short: enough for a few of them, or for one
+with the longest answer that the default allows."""
 
 SYSTEM_SHARE = 0.15
 """The part of a memory that the system and a desktop keep when all other programs are closed."""
@@ -56,7 +56,6 @@ FLASH_CAPABILITY = (8, 0)
 BF16_CAPABILITY = (8, 0)
 """Below it CUDA emulates bf16 and cuDNN has no bf16 convolution, which the towers begin with."""
 
-THREADS_REASON = "One for each physical core that this process may use; OMP_NUM_THREADS overrides it."
 PIP_BITSANDBYTES = "pip install -U bitsandbytes"
 PIP_FLASH_ATTN = "pip install flash-attn --no-build-isolation"
 
@@ -68,6 +67,7 @@ class Attempt:
     checkpoint: Checkpoint
     processor: Processor
     dtype: Dtype
+    dtype_reason: str
     quantisation: Quantisation | None = None
     context_tokens: int
     is_eager: bool
@@ -122,12 +122,14 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
         needed_bytes=chosen.needed_bytes,
         context_tokens=chosen.context_tokens if chosen.is_short else None,
         device_reason=f"{_device_reason(chosen, tried, wishes)}.",
-        dtype_reason=f"{_dtype_reason(chosen, wishes, hardware)}; {chosen.need_and_free}.",
+        dtype_reason=f"{chosen.dtype_reason}; {chosen.need_and_free}.",
         quantisation_reason=f"{_quantisation_reason(chosen, tried, wishes)}{chosen.need_and_free}.",
         attention_reason=attention_reason,
         # Hyper-threads share the units that products of matrices keep busy, so physical cores count.
         threads=hardware.cpu_cores if is_cpu else None,
-        threads_reason=THREADS_REASON if is_cpu else "",
+        threads_reason=(
+            "One for each physical core that this process may use; OMP_NUM_THREADS overrides it." if is_cpu else ""
+        ),
     )
 
 
@@ -167,10 +169,12 @@ def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tupl
     """
     found: list[Attempt] = []
     for processor in _processors(wishes, hardware, checkpoint):
+        dtype, reason = _dtype(processor, wishes, hardware, checkpoint)
         whole = Attempt(
             checkpoint=checkpoint,
             processor=processor,
-            dtype=_dtype(processor, wishes, hardware, checkpoint),
+            dtype=dtype,
+            dtype_reason=reason,
             context_tokens=checkpoint.context_tokens,
             is_eager=wishes.attention == "eager",
         )
@@ -237,9 +241,7 @@ def _processors(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> l
         candidates = _named(wishes.device, candidates, hardware)
     elif is_tiny(checkpoint) and wishes.attention != "flash_attention_2":
         candidates = [hardware.cpu, *gpus]
-    hurdles = [
-        _precision_hurdle(each, wishes, hardware) or _attention_hurdle(each, wishes, hardware) for each in candidates
-    ]
+    hurdles = [_hurdle(each, wishes, hardware) for each in candidates]
     able = [processor for processor, hurdle in zip(candidates, hurdles, strict=True) if hurdle is None]
     if hurdles[0] and (not able or (candidates[0].is_gpu and not able[0].is_gpu)):
         raise WishError(hurdles[0])
@@ -257,8 +259,8 @@ def _named(device: str, processors: list[Processor], hardware: Hardware) -> list
     raise WishError(" ".join((f"--device {device} is not available; this machine has {has}.", *hardware.faults)))
 
 
-def _precision_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
-    """Says in a sentence why a processor can't grant the precision, with the remedy; None if it can."""
+def _hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
+    """Says in a sentence why a processor can't grant precision and attention, with the remedy; None if it can."""
     precision, capability = wishes.precision, processor.capability
     if precision == "fp16" and not processor.is_gpu:
         better = "bf16" if hardware.has_cpu_bf16 else "fp32"
@@ -270,40 +272,47 @@ def _precision_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) 
         return f"{needs}; use --precision fp16."
     if precision in ("4bit", "8bit") and not hardware.has_bitsandbytes:
         return f"--precision {precision} needs bitsandbytes, which is not installed; {PIP_BITSANDBYTES}."
-    return None
-
-
-def _attention_hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
-    """Says in a sentence why a processor can't grant the attention, with the remedy; None if it can."""
     if wishes.attention != "flash_attention_2":
         return None
-    hurdle, remedy = _flash_hurdle(processor, hardware), "use --attention sdpa"
-    if hurdle and "installed" in hurdle:
-        remedy = f"{PIP_FLASH_ATTN}, or {remedy}"
-    elif hurdle is None and wishes.precision == "fp32":
-        hurdle, remedy = "flash-attn has no fp32", "use --precision fp16 or --attention sdpa"
-    return f"--attention flash is refused: {hurdle}; {remedy}." if hurdle else None
+    hurdle, remedy = _flash_hurdle(processor, hardware, is_fp32=precision == "fp32")
+    return f"--attention flash is refused: {hurdle}; {remedy} --attention sdpa." if hurdle else None
 
 
-def _flash_hurdle(processor: Processor, hardware: Hardware) -> str | None:
-    """Returns a clause that says why flash-attn can't be used on this processor; None if it can."""
-    if processor.kind not in ("cuda", "rocm"):
-        return f"flash-attn runs on NVIDIA and AMD GPUs, not on {processor.name if processor.is_gpu else 'the CPU'}"
+def _flash_hurdle(processor: Processor, hardware: Hardware, *, is_fp32: bool) -> tuple[str, str]:
+    """Returns a clause that says why flash-attn can't be used here, "" if it can, and the remedy besides sdpa."""
     capability = processor.capability
+    if processor.kind not in ("cuda", "rocm"):
+        name = processor.name if processor.is_gpu else "the CPU"
+        return f"flash-attn runs on NVIDIA and AMD GPUs, not on {name}", "use"
     if capability and capability < FLASH_CAPABILITY:
-        return f"flash-attn needs compute capability 8.0 and {processor.name} has {_version(capability)}"
-    return None if hardware.has_flash_attn else "flash-attn is not installed"
+        return f"flash-attn needs compute capability 8.0 and {processor.name} has {_version(capability)}", "use"
+    if not hardware.has_flash_attn:
+        return "flash-attn is not installed", f"{PIP_FLASH_ATTN}, or use"
+    return ("flash-attn has no fp32", "use --precision fp16 or") if is_fp32 else ("", "")
 
 
-def _dtype(processor: Processor, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> Dtype:
-    """Chooses the dtype: the wished one, else float16 on a GPU, else the fastest of this CPU (float32 if tiny)."""
-    if wishes.precision == "bf16":
-        return "bfloat16"
-    if wishes.precision == "fp32":
-        return "float32"
+def _dtype(processor: Processor, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Dtype, str]:
+    """Chooses the dtype, and says why: the wished one, else float16 on a GPU, else what is fastest on this CPU."""
+    capability, precision = processor.capability, wishes.precision
+    if precision in ("fp16", "bf16", "fp32"):
+        is_slow = not processor.is_gpu and precision == "bf16" and not hardware.has_cpu_bf16
+        but = ", though this CPU has no instructions for it, which makes it slow" if is_slow else ""
+        wished = next(dtype for dtype, name in SHORT_NAMES.items() if name == precision)
+        return wished, f"--precision {precision} was asked for{but}"
     if processor.is_gpu:
-        return "float16"
-    return "bfloat16" if hardware.is_cpu_bf16_faster and not is_tiny(checkpoint) else "float32"
+        slow = "computes it no faster than fp32, but in half the memory"
+        is_old = capability is not None and capability < FAST_FP16_CAPABILITY
+        old = f" and compute capability {_version(capability)} {slow}" if capability and is_old else ""
+        return "float16", f"The checkpoint was released in fp16{old}"
+    if is_tiny(checkpoint):
+        millions = checkpoint.parameters / 1e6
+        return "float32", f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
+    if gain := hardware.cpu_bf16_gain:
+        measured = f"In bf16 this CPU was measured to take {1 / gain:.2f} of fp32's time"
+        return "bfloat16" if gain > 1 else "float32", measured
+    if hardware.has_cpu_bf16:
+        return "bfloat16", "This CPU has bf16 instructions, which are faster than fp32"
+    return "float32", "This CPU has no bf16 instructions, so fp32 is its fastest"
 
 
 def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) -> str:
@@ -322,27 +331,6 @@ def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) 
     return f"There is no GPU that torch can use; {free}"
 
 
-def _dtype_reason(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> str:
-    processor, capability = chosen.processor, chosen.processor.capability
-    if wishes.precision in ("fp16", "bf16", "fp32"):
-        is_slow = not processor.is_gpu and wishes.precision == "bf16" and not hardware.has_cpu_bf16
-        but = ", though this CPU has no instructions for it, which makes it slow" if is_slow else ""
-        return f"--precision {wishes.precision} was asked for{but}"
-    if processor.is_gpu:
-        is_old = capability is not None and capability < FAST_FP16_CAPABILITY
-        slow = "computes it no faster than fp32, but in half the memory"
-        old = f" and compute capability {_version(capability)} {slow}" if capability and is_old else ""
-        return f"The checkpoint was released in fp16{old}"
-    if is_tiny(chosen.checkpoint):
-        millions = chosen.checkpoint.parameters / 1e6
-        return f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
-    if hardware.cpu_bf16_gain is not None:
-        return f"In bf16 this CPU was measured to take {1 / hardware.cpu_bf16_gain:.2f} of fp32's time"
-    if hardware.has_cpu_bf16:
-        return "This CPU has bf16 instructions, which are faster than fp32"
-    return "This CPU has no bf16 instructions, so fp32 is its fastest"
-
-
 def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) -> str:
     if chosen.quantisation is None:
         return "None is needed: "
@@ -355,10 +343,9 @@ def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wi
 def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Attention, str]:
     if wishes.attention:
         return wishes.attention, f"--attention {wishes.attention.partition('_')[0]} was asked for."
-    hurdle, capability = _flash_hurdle(chosen.processor, hardware), chosen.processor.capability
-    if hurdle is None and chosen.dtype == "float32":
-        hurdle = "flash-attn has no fp32"
-    if hurdle is None and capability:
+    hurdle, _ = _flash_hurdle(chosen.processor, hardware, is_fp32=chosen.dtype == "float32")
+    capability = chosen.processor.capability
+    if not hurdle and capability:
         reason = f"Flash-attn is installed and the GPU's compute capability is {_version(capability)}."
         return "flash_attention_2", reason
     # On AMD GPUs whether flash-attn works depends on how it was built, which can't be seen from here.
@@ -417,13 +404,10 @@ def _fitting(changes: Iterator[_Change], checkpoint: Checkpoint) -> Iterator[tup
 
 def _emptied(hardware: Hardware) -> Hardware:
     """Returns the hardware as if other programs were closed; free memory is never less than now."""
-
-    def free(total_bytes: int, free_bytes: int) -> int:
-        return max(free_bytes, int(total_bytes * (1 - SYSTEM_SHARE)))
-
-    gpus = (replace(gpu, free_bytes=free(gpu.total_bytes, gpu.free_bytes)) for gpu in hardware.accelerators)
-    ram_free_bytes = free(hardware.ram_total_bytes, hardware.ram_free_bytes)
-    return replace(hardware, accelerators=tuple(gpus), ram_free_bytes=ram_free_bytes)
+    processors = [*hardware.accelerators, hardware.cpu]
+    free = [max(each.free_bytes, int(each.total_bytes * (1 - SYSTEM_SHARE))) for each in processors]
+    gpus = tuple(replace(gpu, free_bytes=size) for gpu, size in zip(hardware.accelerators, free, strict=False))
+    return replace(hardware, accelerators=gpus, ram_free_bytes=free[-1])
 
 
 def _gpu_advice(hardware: Hardware, checkpoint: Checkpoint) -> str:

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, StdoutError
@@ -31,7 +31,7 @@ _BETWEEN = " · "
 
 
 def clean(text: str) -> str:
-    """Removes C0 (but tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
+    """Removes C0 (except tab and new line), DEL, C1 and bidirectional controls; lone surrogates become "?"."""
     return _CONTROL.sub("", text).encode("utf-8", "replace").decode()
 
 
@@ -80,16 +80,13 @@ class Screen:
         """The columns of the terminal that shows the answer; None if stdout is no terminal."""
         return self._width(is_answer=True)
 
-    def answer(self, text: str) -> None:
-        """Writes some text of the answer to stdout and flushes it. Errors: ClosedPipeError, StdoutError."""
-        text = clean(text) if self.is_terminal else text
-        if text:
-            self._write(text)
-            self._is_mid_line = not text.endswith("\n")
-
-    def answer_bytes(self, data: bytes) -> None:
-        """Writes a picture's bytes to stdout, which must not be a terminal. Errors: those of `answer`."""
-        self._write(data)
+    def answer(self, content: str | bytes) -> None:
+        """Writes some text of the answer, or a picture's bytes, to stdout. Errors: ClosedPipeError, StdoutError."""
+        if isinstance(content, str) and self.is_terminal:
+            content = clean(content)
+        if content:
+            self._write(content)
+            self._is_mid_line = isinstance(content, str) and not content.endswith("\n")
 
     def picture(self, sheet: Sheet) -> None:
         """Draws a sheet as large as the terminal, in shades if it has no colours. Errors: those of `answer`."""
@@ -128,12 +125,12 @@ class Screen:
             self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:
-        """Writes a detail on stderr, with --verbose alone."""
+        """Writes a detail on stderr, only with --verbose."""
         if self.is_verbose:
             self._say(self._wrapped(text))
 
     def error(self, text: str) -> None:
-        """Writes an error on stderr, also with --quiet; at a terminal never behind a part of the answer."""
+        """Writes an error on stderr, also with --quiet; at a terminal never on the same line as the answer."""
         if self._is_mid_line and self._out.isatty():
             self._err.write("\n")
         self._say(self._wrapped(f"vllava: {text}"))
@@ -154,24 +151,18 @@ class Screen:
             for line in lines:
                 self._say(line)
 
-    @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def waiting(self, what: str) -> AbstractContextManager[None]:
         """Draws a spinner with `what` beside it while the block runs; nothing if progress may not be drawn."""
-        with self._spinner(lambda: [what]) if self.is_moving else nullcontext():
-            yield
+        return self._spinner(lambda: [what]) if self.is_moving else nullcontext()
 
-    @contextmanager
-    def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> Iterator[None]:
+    def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> AbstractContextManager[None]:
         """Shows the texts that `parts` returns while the block runs: at a terminal a spinner and as many as have room.
 
         Elsewhere, and if a terminal also shows the answers meanwhile (`is_shared`), writes a line every 30 seconds.
         """
         if self.is_moving and not (is_shared and self.is_terminal):
-            block: AbstractContextManager[None] = self._spinner(parts)
-        else:
-            block = nullcontext() if self.is_quiet else self._repeated(parts)
-        with block:
-            yield
+            return self._spinner(parts)
+        return nullcontext() if self.is_quiet else self._repeated(parts)
 
     @contextmanager
     def _spinner(self, parts: Callable[[], Sequence[str]]) -> Iterator[None]:
@@ -201,7 +192,7 @@ class Screen:
             thread.join()
 
     def _wrapped(self, text: str) -> str:
-        """Wraps a text between words, at a terminal alone; names and paths stay whole."""
+        """Wraps a text between words, only at a terminal; names and paths stay whole."""
         width = self._width(is_answer=False)
         if width is None:
             return text
@@ -238,12 +229,8 @@ class Screen:
                 self._out.flush()
         except UnicodeEncodeError:
             self._write(_encoded(str(content), self._out.encoding))
-        except BrokenPipeError as exc:
-            discard(self._out)
-            raise ClosedPipeError from exc
         except OSError as exc:
-            discard(self._out)
-            raise StdoutError(f"The answer can't be written to stdout: {exc.strerror or exc}.") from exc
+            raise stdout_error(self._out, exc) from exc
 
 
 def _size_of(stream: TextIO) -> os.terminal_size | None:
@@ -262,15 +249,19 @@ def _encoded(text: str, encoding: str) -> bytes:
         return text.encode(encoding, "replace")
 
 
-def discard(stream: TextIO) -> None:
-    """Points a broken stream's descriptor at the null device, so that Python's own flush at exit is silent."""
-    try:
+def stdout_error(stream: TextIO, cause: OSError) -> StdoutError:
+    """Returns the error for a stdout that can't be written; if the reader closed the pipe, it has no message.
+
+    The descriptor then leads to the null device, so that Python's own flush at exit is silent.
+    """
+    with suppress(OSError, ValueError):
         descriptor = stream.fileno()
-    except (OSError, ValueError):
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, descriptor)
-    os.close(null)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
+    if isinstance(cause, BrokenPipeError):
+        return ClosedPipeError()
+    return StdoutError(f"The answer can't be written to stdout: {cause.strerror or cause}.")
 
 
 def fill_closed() -> None:

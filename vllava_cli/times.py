@@ -33,7 +33,7 @@ def times_of(text: str) -> tuple[float, ...]:
 def framing_of(
     start_s: float | None, end_s: float | None, *, at_s: tuple[float, ...] | None, fit: Fit, most: int
 ) -> Framing:
-    """Makes the framing of --start, --end and --at, which names `most` times at most. Errors: UsageError."""
+    """Makes the framing of --start, --end and --at; --at names at most `most` times. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
         raise UsageError("--at can't be combined with --start and --end. Leave them out.")
     if at_s and len(at_s) > most:

@@ -12,7 +12,8 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-LAST = "last"
+from vllava_cli.nouns import LAST
+
 UsageFault = cast(type[Exception], typer.BadParameter.__base__)
 """typer raises this for any command line that it can't read."""
 OLD_NAMES = {"--force": "--overwrite", "--batch": "--batch-size"}

@@ -41,12 +41,8 @@ def batch(tmp_path: Path) -> BatchRequest:
     )
 
 
-def test_by_the_process_itself(batch: BatchRequest, told: list[VideoRecipe]) -> None:
+def test_by_the_process_itself_and_by_a_process_for_each_device(batch: BatchRequest, told: list[VideoRecipe]) -> None:
     assert run(batch, Reading().screen()) == 0
-    assert told == [read_video_recipe(CHECKPOINT)]
-
-
-def test_by_a_process_for_each_device(batch: BatchRequest, told: list[VideoRecipe]) -> None:
     source = Source(model="demo", folder=CHECKPOINT)
     setup = WorkerSetup(batch=batch, source=source, kinds=frozenset({"video"}), longest=4)
     ours, theirs = multiprocessing.Pipe()
@@ -58,4 +54,4 @@ def test_by_a_process_for_each_device(batch: BatchRequest, told: list[VideoRecip
     while ours.poll():
         said.append(ours.recv()[0])
     assert said.count("result") == 1
-    assert told == [read_video_recipe(CHECKPOINT)]
+    assert told == [read_video_recipe(CHECKPOINT)] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,17 +59,9 @@ def test_a_row_is_a_clip_a_question_and_what_comes_back() -> None:
 
 
 def test_questions_are_for_the_rows_that_have_none() -> None:
-    file = written(
-        "j.jsonl",
-        {"video": "a"},
-        {"video": "b", "question": "Own?"},
-        {"video": "c", "question": None},
-        {"video": "d", "question": " "},
-    )
-    assert [(one.path, one.question) for one in read(file, questions=("Why?", "Who?"))] == [
-        *(("a", "Why?"), ("a", "Who?"), ("b", "Own?")),
-        *(("c", "Why?"), ("c", "Who?"), ("d", "Why?"), ("d", "Who?")),
-    ]
+    file = written("j.jsonl", {"video": "a"}, {"video": "b", "question": "Own?"}, {"video": "c", "question": " "})
+    found = [(one.path, one.question) for one in read(file, questions=("Why?", "Who?"))]
+    assert found == [("a", "Why?"), ("a", "Who?"), ("b", "Own?"), ("c", "Why?"), ("c", "Who?")]
 
 
 @pytest.mark.parametrize("nothing", ["", None])
@@ -89,15 +82,7 @@ def test_fields_that_a_row_has_for_itself_are_renamed() -> None:
 
 
 def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_once() -> None:
-    row = {
-        "video": "a",
-        "question": "Why?",
-        "job_question": 0,
-        "id": 1,
-        "answer": 1,
-        "job_answer": 2,
-        "job_job_answer": 3,
-    }
+    row = {**GOOD, "job_question": 0, "id": 1, "answer": 1, "job_answer": 2, "job_job_answer": 3}
     told: list[str] = []
     found = list(requests_in(written("j.jsonl", row, row), stdin=None, videos=None, questions=(), notice=told.append))
     fields = {"job_question": 0, "job_id": 1, "job_answer": 2, "job_job_answer": 3}
@@ -123,19 +108,14 @@ def test_names_are_looked_up_where_the_jobs_file_is() -> None:
     assert [one.path for one in read(Path("set/j.jsonl"), videos=Path())] == ["a.avi"]
 
 
-def test_names_are_looked_up_among_the_videos_if_named() -> None:
+def test_videos_are_in_the_folder_that_was_named() -> None:
     touched("set/videos/a.mp4", "set/a.avi", "clips/a.mkv")
-    file = written(
-        "set/j.jsonl", {"video": "a", "question": "?"}, {"video": str(Path("x.mp4").absolute()), "question": "?"}
-    )
-    assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", str(Path("x.mp4").absolute())]
-
-
-def test_videos_must_be_a_folder() -> None:
-    touched("a.mp4")
-    for name in ("gone", "a.mp4"):
+    absolute = str(Path("x.mp4").absolute())
+    file = written("set/j.jsonl", {"video": "a", "question": "?"}, {"video": absolute, "question": "?"})
+    assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", absolute]
+    for name in ("gone", "set/a.avi"):
         expected = f"'{name}' is no folder: give --videos the folder that the clips are in."
-        assert refusal({"video": "a", "question": "?"}, videos=Path(name)) == expected
+        assert refusal(GOOD, videos=Path(name)) == expected
 
 
 NO_CLIP = "it names no clip: it has {}, and needs one of video, path, clip, video_path, video_name, gif_name, video_id"
@@ -160,46 +140,42 @@ def test_a_row_that_can_be_no_job_is_named(row: dict[str, object], fault: str) -
     assert refusal(GOOD, row) == f"'j.jsonl', line 2: {fault}. {MEND}"
 
 
-def test_a_name_that_is_not_utf_8_comes_through() -> None:
-    (one,) = read(written("j.jsonl", {"video": "caf\udce9.mp4", "question": "?"}))
-    assert one.path == "caf\udce9.mp4"
-
-
-def test_the_questions_of_msvd_qa() -> None:
-    touched("YouTubeClips/-8y1Q0rA3n8_108_115.avi", "YouTubeClips/vid1305.avi")
-    as_evaluated = {"video_name": "-8y1Q0rA3n8_108_115", "question": "who slices the bread?", "question_id": "v_1301_2"}
-    as_published = {"answer": "knife", "id": 30937, "question": "what cuts the bread?", "video_id": 1305}
-    assert read(written("test_q.json", as_evaluated, as_published), videos=Path("YouTubeClips")) == [
-        JobRequest(
-            path="YouTubeClips/-8y1Q0rA3n8_108_115.avi",
-            question="who slices the bread?",
-            fields={"question_id": "v_1301_2"},
+@pytest.mark.parametrize(
+    ("clip", "row", "found"),
+    [
+        (
+            "-8y1Q0rA3n8_108_115.avi",
+            {"video_name": "-8y1Q0rA3n8_108_115", "question": "who slices the bread?", "question_id": "v_1301_2"},
+            {"question_id": "v_1301_2"},
         ),
-        JobRequest(
-            path="YouTubeClips/vid1305.avi",
-            question="what cuts the bread?",
-            fields={"job_answer": "knife", "job_id": 30937},
+        (
+            "vid1305.avi",
+            {"answer": "knife", "id": 30937, "question": "what cuts the bread?", "video_id": 1305},
+            {"job_answer": "knife", "job_id": 30937},
         ),
+        (
+            "v_1QIUV7WYKXg.mp4",
+            {"video_name": "1QIUV7WYKXg", "question": "is there a hat", "question_id": "v_1QIUV7WYKXg_3"},
+            {"question_id": "v_1QIUV7WYKXg_3"},
+        ),
+        (
+            "tumblr_nk172bbdPI1u1lr18o1_250.gif",
+            {"video_name": "tumblr_nk172bbdPI1u1lr18o1_250", "question": "what does he hold?", "question_id": 12},
+            {"question_id": 12},
+        ),
+    ],
+    ids=["MSVD-QA as it is evaluated", "MSVD-QA as it is published", "ActivityNet-QA", "TGIF-QA"],
+)
+def test_the_questions_of_benchmarks_are_read(clip: str, row: dict[str, object], found: dict[str, object]) -> None:
+    touched(f"clips/{clip}", "clips/v_-gone.mp4.part")
+    gone = {"video_name": "-gone", "question": "Where?"}
+    assert read(written("test_q.json", row, gone), videos=Path("clips")) == [
+        JobRequest(path=f"clips/{clip}", question=str(row["question"]), fields=found),
+        JobRequest(path="clips/-gone", question="Where?"),
     ]
 
 
-def test_the_questions_of_activitynet_qa() -> None:
-    touched("v1-2/v_1QIUV7WYKXg.mp4", "v1-2/v_-gone.mp4.part")
-    rows = [
-        {"video_name": "1QIUV7WYKXg", "question": "does the runner wear a hat", "question_id": "v_1QIUV7WYKXg_3"},
-        {"video_name": "-gone", "question": "where is the rope", "question_id": "v_-gone_1"},
-    ]
-    assert read(written("test_q.json", *rows), videos=Path("v1-2")) == [
-        JobRequest(
-            path="v1-2/v_1QIUV7WYKXg.mp4",
-            question="does the runner wear a hat",
-            fields={"question_id": "v_1QIUV7WYKXg_3"},
-        ),
-        JobRequest(path="v1-2/-gone", question="where is the rope", fields={"question_id": "v_-gone_1"}),
-    ]
-
-
-def test_the_questions_of_tgif_qa() -> None:
+def test_the_tables_of_tgif_qa_are_read() -> None:
     touched("gifs/tumblr_nk172bbdPI1u1lr18o1_250.gif")
     header = ["gif_name", "question", "answer", "question_type", "vid_id", "key"]
     cells = ["tumblr_nk172bbdPI1u1lr18o1_250", "what does the man hold, and why ?", "cup", "object", "FRAMEQA7", "12"]
@@ -208,15 +184,12 @@ def test_the_questions_of_tgif_qa() -> None:
         question="what does the man hold, and why ?",
         fields={"job_answer": "cup", "question_type": "object", "vid_id": "FRAMEQA7", "key": "12"},
     )
-    # Published with tabs under .csv; converted by others to commas, and to JSON for the evaluation.
+    # Published with tabs under .csv; converted by others to commas.
     tabs = "".join("\t".join(row) + "\n" for row in (header, cells))
     commas = "".join(",".join(f'"{cell}"' for cell in row) + "\r\n" for row in (header, cells))
     for name, text in (("t.csv", tabs), ("t.tsv", tabs), ("c.csv", commas)):
         Path(name).write_text(text)
         assert read(Path(name), videos=Path("gifs")) == [expected]
-    as_evaluated = {"video_name": cells[0], "question": cells[1], "question_id": 12}
-    (one,) = read(written("test_q.json", as_evaluated), videos=Path("gifs"))
-    assert one == JobRequest(path=expected.path, question=expected.question, fields={"question_id": 12})
 
 
 class Terminal(io.BytesIO):
@@ -224,18 +197,10 @@ class Terminal(io.BytesIO):
         return True
 
 
-def rows_read(name: str, data: bytes) -> list[tuple[int, dict[str, object]]]:
-    """The line, or the number in a list, and the values of each row."""
-    Path(name).write_bytes(data)
-    return [(row.where.number, row.values) for row in rows(Path(name), stdin=None)]
-
-
-def row_refusal(name: str, data: bytes) -> str:
-    Path(name).write_bytes(data)
-    return file_refusal(name)
-
-
-def file_refusal(name: str) -> str:
+def row_refusal(name: str, data: bytes | None) -> str:
+    """The sentence about a file with this content, or about the one that is there."""
+    if data is not None:
+        Path(name).write_bytes(data)
     with pytest.raises(UsageError) as caught:
         list(rows(Path(name), stdin=None))
     return str(caught.value)
@@ -273,39 +238,34 @@ TWO = [
 def test_rows_come_with_the_line_where_they_begin(
     name: str, data: bytes, expected: list[tuple[int, dict[str, object]]]
 ) -> None:
-    assert rows_read(name, data) == expected
+    Path(name).write_bytes(data)
+    assert [(row.where.number, row.values) for row in rows(Path(name), stdin=None)] == expected
 
 
 DEEP = b'{"a":' * 100_000
 DAMAGED_ROWS = [
     ("j.jsonl", b'{"a": 1}\n{"a": \n', "'j.jsonl', line 2: it is not JSON (Expecting value)."),
     ("j.jsonl", b'{"a": 1}\n[1]\n', "'j.jsonl', line 2: it is not a JSON object."),
-    ("j.jsonl", b'{"a": 1} {"a": 2}\n', "'j.jsonl', line 1: it is not JSON (Extra data)."),
     ("j.jsonl", b'{"a": NaN}\n', "'j.jsonl', line 1: it is not JSON (NaN is not JSON)."),
     ("j.jsonl", b'\n{"a": -1e999}\n', "'j.jsonl', line 2: it is not JSON (-1e999 is too large a number)."),
     ("j.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "'j.jsonl', line 2: it is not UTF-8."),
     ("j.jsonl", DEEP, "'j.jsonl', line 1: it is nested too deeply."),
     ("j.jsonl", b'{"a": "' + b"x" * MAX_JOB_BYTES + b'"}', "'j.jsonl', line 1: it is longer than 1 MiB."),
-    ("j.json", b'[{"a": 1}, {"a": }]', "'j.json', line 1: it is not JSON (Expecting value)."),
     ("j.json", b'[{"a": 1},\n3]', "'j.json', row 2: it is not a JSON object."),
     (
         "j.json",
         b'[\n{"a": 1} {"a": 1}]',
         "'j.json', line 2: it is not JSON (Expecting ',' delimiter).",
     ),
-    ("j.json", b'[{"a": 1}', "'j.json', line 1: it is not JSON (Expecting ',' delimiter)."),
     ("j.json", b'[{"a": 1}]\n[', "'j.json', line 2: it is not JSON (Extra data)."),
-    ("j.json", b"[] []", "'j.json', line 1: it is not JSON (Extra data)."),
     ("j.json", b'[\n{"a": 1},\n{"a": NaN}]', "'j.json': it is not JSON (NaN is not JSON)."),
     ("j.json", b"[", "'j.json', line 1: it is not JSON (Expecting value)."),
     ("j.json", b'[{"a": 1},\n{"a": "\xe9"}]', "'j.json', line 2: it is not UTF-8."),
     ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', row 1: it is longer than 1 MiB."),
     ("j.csv", b"a,b\n1,2\n3\n", "'j.csv', line 3: it has 1 cells, the header 2."),
-    ("j.csv", b"a,b\n1,2,3\n", "'j.csv', line 2: it has 3 cells, the header 2."),
     ("j.csv", b"a,b , b\n1,2,3\n", "'j.csv', line 1: two columns are called 'b'."),
     ("j.csv", b'a,b\n1,"2\n3,4\n', "'j.csv', line 2: it can't be split into cells (unexpected end of data)."),
     ("j.tsv", b'a\tb\n1\t2\n"3" 4\t5\n', "'j.tsv', line 3: it can't be split into cells ('\t' expected after '\"')."),
-    ("j.csv", b"a\n1\n\xe9\n", "'j.csv', line 3: it is not UTF-8."),
     ("j.csv", b"\xff\xfea\x00", "'j.csv', line 1: it is not UTF-8."),
     ("j.csv", b"a" + b",a" * 600_000, "'j.csv', line 1: it is longer than 1 MiB."),
     (
@@ -321,33 +281,27 @@ def test_a_damaged_row_is_named(name: str, data: bytes, message: str) -> None:
     assert row_refusal(name, data) == f"{message} {MEND}"
 
 
-def test_a_row_of_many_lines_has_its_limit_too() -> None:
-    cell = b'"' + b"x\n" * 60_000 + b'"'
-    header = b",".join(b"c%d" % number for number in range(10))
-    assert (
-        row_refusal("j.csv", header + b"\n" + b",".join([cell] * 10))
-        == f"'j.csv', line 2: it is longer than 1 MiB. {MEND}"
-    )
+NO_LIST = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
+NO_ENDING = " has no ending of a jobs file: name one with .jsonl, .ndjson, .json, .csv, .tsv."
 
 
-def test_a_json_file_that_is_no_list_is_told_what_it_may_be() -> None:
-    expected = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
-    assert row_refusal("j.json", b'{"a": 1}\n{"a": 2}\n') == expected
-    assert row_refusal("j.json", b"") == expected
-
-
-@pytest.mark.parametrize("name", ["j.txt", "j", "jsonl", "j.jsonl.gz"])
-def test_another_ending_is_refused_with_those_that_will_do(name: str) -> None:
-    expected = f"'{name}' has no ending of a jobs file: name one with .jsonl, .ndjson, .json, .csv, .tsv."
-    assert row_refusal(name, b'{"a": 1}') == expected
-
-
-def test_a_file_that_can_not_be_read_is_told() -> None:
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("j.json", b'{"a": 1}\n{"a": 2}\n', NO_LIST),
+        ("j.json", b"", NO_LIST),
+        *((name, b'{"a": 1}', f"'{name}'{NO_ENDING}") for name in ("j.txt", "jsonl", "j.jsonl.gz")),
+        (
+            "gone.json",
+            None,
+            "'gone.json' can't be read: no such file or directory. Check the path, or name another file.",
+        ),
+        ("folder.json", None, "'folder.json' can't be read: is a directory. Check the path, or name another file."),
+    ],
+)
+def test_what_is_no_jobs_file_is_told_what_it_may_be(name: str, data: bytes | None, said: str) -> None:
     Path("folder.json").mkdir()
-    for name, reason in (("gone.json", "no such file or directory"), ("folder.json", "is a directory")):
-        with pytest.raises(UsageError) as caught:
-            list(rows(Path(name), stdin=None))
-        assert str(caught.value) == f"'{name}' can't be read: {reason}. Check the path, or name another file."
+    assert row_refusal(name, data) == said
 
 
 def test_objects_come_on_stdin() -> None:
@@ -377,43 +331,6 @@ def test_a_long_file_is_never_held_whole(name: str) -> None:
         tracemalloc.stop()
 
 
-def test_a_list_that_is_too_long_is_not_read_whole() -> None:
-    with Path("j.json").open("wb") as file:
-        file.truncate(MAX_LIST_BYTES + (64 << 20))
-    tracemalloc.start()
-    try:
-        assert file_refusal("j.json") == (
-            "'j.json' has more than 64 MiB, the most that is read of a list. "
-            "Write an object a line, which may be any number: jq -c '.[]' 'j.json' > jobs.jsonl."
-        )
-        assert tracemalloc.get_traced_memory()[1] < MAX_LIST_BYTES + (8 << 20)
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_row_that_goes_on_from_line_to_line_is_not_read_to_its_end() -> None:
-    Path("j.csv").write_bytes(b"a,b\n" + b'"x\n",' * (2 << 20))
-    tracemalloc.start()
-    try:
-        assert file_refusal("j.csv") == f"'j.csv', line 2: it is longer than 1 MiB. {MEND}"
-        assert tracemalloc.get_traced_memory()[1] < 64 << 20
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize("name", ["j.jsonl", "j.csv"])
-def test_a_file_without_a_line_break_is_not_read_to_its_end(name: str) -> None:
-    with Path(name).open("wb") as file:
-        file.truncate(64 << 20)
-    tracemalloc.start()
-    try:
-        with pytest.raises(UsageError, match=r"line 1: it is longer than 1 MiB\."):
-            next(rows(Path(name), stdin=None))
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    finally:
-        tracemalloc.stop()
-
-
 CLIPS = (
     *("vid1305.avi", "video7010.mp4", "v_1QIUV7WYKXg.mkv", "tumblr_n1_400.gif", "-4wsuPCjDBc_5_15.avi", "12.mp4"),
     *("both.jpg", "both.gif", "both.webm", "both.avi", "LOUD.MP4", "a.b.mp4", "plain", "inner/v_deep.mp4"),
@@ -428,6 +345,35 @@ def names(in_a_folder: None) -> ClipNames:  # noqa: ARG001
     return ClipNames("clips")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "size", "most_bytes", "said"),
+    [
+        ("j.jsonl", b"", 64 << 20, 8 << 20, f"'j.jsonl', line 1: it is longer than 1 MiB. {MEND}"),
+        ("j.csv", b"", 64 << 20, 8 << 20, f"'j.csv', line 1: it is longer than 1 MiB. {MEND}"),
+        # A row that goes on from line to line.
+        ("j.csv", b"a,b\n" + b'"x\n",' * (2 << 20), 0, 64 << 20, f"'j.csv', line 2: it is longer than 1 MiB. {MEND}"),
+        (
+            *("j.json", b"", MAX_LIST_BYTES + (64 << 20), MAX_LIST_BYTES + (8 << 20)),
+            "'j.json' has more than 64 MiB, the most that is read of a list. "
+            "Write one object a line, as many as you like: jq -c '.[]' 'j.json' > jobs.jsonl.",
+        ),
+    ],
+    ids=["one line", "one line of a table", "one row", "a list"],
+)
+def test_what_is_too_long_is_not_read_to_its_end(
+    name: str, content: bytes, size: int, most_bytes: int, said: str
+) -> None:
+    Path(name).write_bytes(content)
+    if size:
+        os.truncate(name, size)
+    tracemalloc.start()
+    try:
+        assert row_refusal(name, None) == said
+        assert tracemalloc.get_traced_memory()[1] < most_bytes
+    finally:
+        tracemalloc.stop()
+
+
 FOUND = [
     ("plain", "clips/plain"),
     ("both.jpg", "clips/both.jpg"),
@@ -439,35 +385,29 @@ FOUND = [
     ("a.b", "clips/a.b.mp4"),
     ("inner/v_deep", "clips/inner/v_deep.mp4"),
     ("../clips/plain", "clips/../clips/plain"),
+    ("12", "clips/12.mp4"),
 ]
-OF_BENCHMARKS = [
-    ("1QIUV7WYKXg", "clips/v_1QIUV7WYKXg.mkv"),
-    ("1305", "clips/vid1305.avi"),
-    ("7010", "clips/video7010.mp4"),
-    ("inner/deep", "clips/inner/v_deep.mp4"),
-]
-MISSING = ["gone", "gone.mp4", "photo", "text", "nowhere/a", "..", "", "inner/", "loud", "²"]
+
+
+def test_a_name_is_the_file_itself_or_one_with_an_ending(names: ClipNames) -> None:
+    for name, path in FOUND:
+        assert {names.path(name, is_of_benchmark=known) for known in (False, True)} == {path}
+
+
+def test_a_benchmark_has_forms_of_its_own(names: ClipNames) -> None:
+    for name, file in (
+        *(("1QIUV7WYKXg", "v_1QIUV7WYKXg.mkv"), ("1305", "vid1305.avi")),
+        *(("7010", "video7010.mp4"), ("inner/deep", "inner/v_deep.mp4")),
+    ):
+        assert names.path(name, is_of_benchmark=True) == f"clips/{file}"
+        assert names.path(name) == f"clips/{name}"
 
 
 @pytest.mark.parametrize("is_of_benchmark", [False, True])
-@pytest.mark.parametrize(("name", "path"), [*FOUND, ("12", "clips/12.mp4")])
-def test_a_name_is_the_file_itself_or_one_with_an_ending(
-    names: ClipNames, name: str, path: str, is_of_benchmark: bool
-) -> None:
-    assert names.path(name, is_of_benchmark=is_of_benchmark) == path
-
-
-@pytest.mark.parametrize(("name", "path"), OF_BENCHMARKS)
-def test_a_benchmark_has_forms_of_its_own(names: ClipNames, name: str, path: str) -> None:
-    assert names.path(name, is_of_benchmark=True) == path
-    assert names.path(name) == f"clips/{name}"
-
-
-@pytest.mark.parametrize("is_of_benchmark", [False, True])
-@pytest.mark.parametrize("name", MISSING)
-def test_what_is_not_there_is_a_path_all_the_same(names: ClipNames, name: str, is_of_benchmark: bool) -> None:
-    assert names.path(name, is_of_benchmark=is_of_benchmark) == f"clips/{name}"
-    assert ClipNames("gone").path(name, is_of_benchmark=is_of_benchmark) == f"gone/{name}"
+def test_what_is_not_there_is_a_path_all_the_same(names: ClipNames, is_of_benchmark: bool) -> None:
+    for name in ("gone", "gone.mp4", "photo", "text", "nowhere/a", "..", "", "inner/", "loud", "²"):
+        assert names.path(name, is_of_benchmark=is_of_benchmark) == f"clips/{name}"
+        assert ClipNames("gone").path(name, is_of_benchmark=is_of_benchmark) == f"gone/{name}"
 
 
 def test_absolute_names_and_those_of_the_current_folder_stay_as_they_are(

@@ -82,12 +82,9 @@ def test_whatever_a_job_is_about_changes_its_id() -> None:
     others += [job_of(written("a.mp4", b"clips")), job_of(written("a.mp4", mtime_ns=1_000_000_008))]
     assert len({before.id, *(job.id for job in others)}) == 6
     assert job_of(written("a.mp4")) == before
-
-
-def test_parts_that_are_written_alike_together_are_different_jobs() -> None:
-    pairs = [("a", "-1b"), ("a-1", "b"), ("a", "b"), ("a", "b"), ("a", "b1"), ("", "ab")]
-    jobs = make_jobs([asked(path, question) for path, question in pairs], SIGNATURE)
-    assert len({job.id for job in jobs}) == 6
+    alike = [("a", "-1b"), ("a-1", "b"), ("a", "b"), ("a", "b"), ("a", "b1"), ("", "ab")]
+    jobs = make_jobs([asked(path, question) for path, question in alike], SIGNATURE)
+    assert len({job.id for job in jobs}) == 6, "parts that are written alike together are the same"
 
 
 def test_equal_jobs_have_ids_of_their_own_which_are_the_same_in_each_run() -> None:
@@ -99,23 +96,12 @@ def test_equal_jobs_have_ids_of_their_own_which_are_the_same_in_each_run() -> No
     assert make_jobs(wanted[2:], SIGNATURE) == [first[0], first[2]]
 
 
-@pytest.mark.parametrize("path", ["./a.mp4", "a.mp4", "a.mp4/", ".//a.mp4", "./././a.mp4", "a.mp4/."])
-def test_a_path_is_written_one_way(path: str) -> None:
+def test_a_path_is_written_one_way_and_stays_the_way_that_leads_there() -> None:
     written("a.mp4")
-    assert job_of(path) == job_of("a.mp4")
-
-
-@pytest.mark.parametrize(("path", "plain"), [("x//y", "x/y"), ("x/./y", "x/y"), ("x/../y", "x/../y"), (".x", ".x")])
-def test_a_path_stays_the_way_that_leads_there(path: str, plain: str) -> None:
-    assert job_of(path).path == plain
-
-
-def test_each_file_is_looked_at_once() -> None:
-    def changing() -> Iterator[JobRequest]:
-        yield asked(written("a.mp4", b"old"), "Who?")
-        yield asked(written("a.mp4", b"newer"), "Why?")
-
-    assert [job.size for job in make_jobs(changing(), SIGNATURE)] == [3, 3]
+    for path in ("./a.mp4", "a.mp4", "a.mp4/", ".//a.mp4", "./././a.mp4", "a.mp4/."):
+        assert job_of(path) == job_of("a.mp4")
+    for path, plain in (("x//y", "x/y"), ("x/./y", "x/y"), ("x/../y", "x/../y"), (".x", ".x")):
+        assert job_of(path).path == plain
 
 
 def test_a_million_jobs_share_what_they_can() -> None:
@@ -126,6 +112,12 @@ def test_a_million_jobs_share_what_they_can() -> None:
     assert first.question is second.question
     assert first.fields is second.fields == {}
     assert not hasattr(first, "__dict__")
+
+    def changing() -> Iterator[JobRequest]:
+        yield asked(written("a.mp4", b"old"), "Who?")
+        yield asked(written("a.mp4", b"newer"), "Why?")
+
+    assert [job.size for job in make_jobs(changing(), SIGNATURE)] == [3, 3], "a file was looked at twice"
 
 
 def test_a_job_knows_that_its_file_has_changed() -> None:
@@ -138,12 +130,6 @@ def test_a_job_knows_that_its_file_has_changed() -> None:
     assert has_changed(job)
     Path("a.mp4").unlink()
     assert has_changed(job)
-
-
-def test_a_signature_is_the_same_for_equal_settings() -> None:
-    assert signature("m", "r", {"a": 1, "b": (2.5,)}) == signature("m", "r", {"b": [2.5], "a": 1})
-    assert signature("m", "r", {"a": 1, "b": (2.5,)}) == '["m","r",{"a":1,"b":[2.5]}]'
-    assert signature("m", "r", {}) != signature("m", None, {})
 
 
 SAMPLED = Sampling(temperature=0.5)
@@ -171,17 +157,12 @@ def settings(noun: Wishes | Framing | Sampling) -> str:
     return signature("m", None, settings_of(wishes, framing, sampling))
 
 
-@pytest.mark.parametrize(("noun", "change"), MATTERS)
-def test_settings_that_change_an_answer_count(noun: Wishes | Framing | Sampling, change: dict[str, object]) -> None:
-    assert settings(replace(noun, **change)) != settings(noun)
-
-
-@pytest.mark.parametrize(("noun", "change"), IS_ALL_THE_SAME)
-def test_settings_that_change_nothing_do_not(noun: Wishes | Framing | Sampling, change: dict[str, object]) -> None:
-    assert settings(replace(noun, **change)) == settings(noun)
-
-
-def test_no_setting_was_forgotten() -> None:
+def test_settings_count_if_they_change_an_answer_and_none_was_forgotten() -> None:
+    for noun, change in MATTERS:
+        assert settings(replace(noun, **change)) != settings(noun)
+    for noun, change in IS_ALL_THE_SAME:
+        assert settings(replace(noun, **change)) == settings(noun)
+    assert signature("m", "r", {"b": (2.5,), "a": 1}) == '["m","r",{"a":1,"b":[2.5]}]'
     apart = {"model", "revision", "adapter"}
     tried = {name for _, change in MATTERS + IS_ALL_THE_SAME for name in change}
     assert tried == {field.name for noun in (Wishes, Framing, Sampling) for field in fields(noun)} - apart
@@ -219,12 +200,8 @@ PATH = Path("a.jsonl.jobs")
 AGAIN = "Run that shard of vllava batch again."
 
 
-def rewritten(*lines: str) -> None:
-    PATH.write_text("".join(lines))
-
-
 def message_for(*lines: str) -> str:
-    rewritten(*lines)
+    PATH.write_text("".join(lines))
     with pytest.raises(OutputError) as caught:
         list(JobList.read(PATH).listed())
     return str(caught.value)
@@ -245,52 +222,30 @@ def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> 
     assert (list(found.listed()), list(found.listed())) == (rows, rows)
 
 
+HEADER = {"type": "jobs", "shard": 1, "of": 2, "jobs": 2, "all_jobs": 10, "checksum": "0" * 32}
+ENTRY = {"id": "0" * 32, "path": "a.mp4", "question": "Why?"}
+UNSAID = "its first row doesn't describe a list of jobs"
+CHANGES: list[dict[str, object]] = [
+    *({"type": "session"}, {"shard": 0}, {"shard": 3}, {"shard": True}, {"of": "2"}, {"jobs": -1}, {"jobs": 11}),
+    *({"all_jobs": None}, {"checksum": 7}),
+]
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("rows", "fault"),
     [
-        {"type": "session"},
-        {"shard": 0},
-        {"shard": 3},
-        {"shard": True},
-        {"of": "2"},
-        {"jobs": -1},
-        {"jobs": 11},
-        {"all_jobs": None},
-        {"checksum": 7},
+        *(([HEADER | change, ENTRY, ENTRY], UNSAID) for change in CHANGES),
+        *(([HEADER, ENTRY, ENTRY | {key: 7}], "line 3 is no job") for key in ENTRY),
+        ([HEADER, ENTRY], "it has 1 job instead of 2"),
+        ([HEADER, ENTRY, ENTRY, ENTRY], "it has 3 jobs instead of 2"),
     ],
-    ids=str,
 )
-def test_a_first_row_that_says_something_else_is_refused(change: dict[str, object]) -> None:
-    header = {"type": "jobs", "shard": 1, "of": 2, "jobs": 0, "all_jobs": 10, "checksum": "0" * 32}
-    rewritten(json.dumps(header) + "\n")
-    assert JobList.read(PATH).jobs == 0
-    assert message_for(json.dumps(header | change) + "\n") == (
-        f"'a.jsonl.jobs' can't be used as a list of jobs: its first row doesn't say whose jobs it lists. {AGAIN}"
-    )
+def test_a_damaged_list_is_refused(rows: list[dict[str, object]], fault: str) -> None:
+    message = message_for(*(json.dumps(row) + "\n" for row in rows))
+    assert message == f"'a.jsonl.jobs' can't be used as a list of jobs: {fault}. {AGAIN}"
 
 
-@pytest.mark.parametrize("change", [{"id": "1"}, {"path": 7}, {"question": None}], ids=str)
-def test_a_row_that_is_no_job_is_refused(change: dict[str, object]) -> None:
-    write_lists({1: PATH}, 1, shards.jobs(3))
-    header, first, second, third = PATH.read_text().splitlines(keepends=True)
-    assert message_for(header, first, json.dumps(json.loads(second) | change) + "\n", third) == (
-        f"'a.jsonl.jobs' can't be used as a list of jobs: line 3 is no job. {AGAIN}"
-    )
-
-
-def test_a_list_that_was_cut_short_or_added_to_is_refused() -> None:
-    write_lists({1: PATH}, 1, shards.jobs(3))
-    lines = PATH.read_text().splitlines(keepends=True)
-    counts = {"2": lines[:3], "0": lines[:1], "4": [*lines, lines[1]]}
-    for count, kept in counts.items():
-        assert message_for(*kept) == (
-            f"'a.jsonl.jobs' can't be used as a list of jobs: it has {count} jobs instead of 3. {AGAIN}"
-        )
-
-
-@pytest.mark.parametrize(
-    "id", [None, 7, "", "0" * 31, "0" * 33, "g" * 32, "00 " * 10 + "00", "\uff10" * 32, [0] * 32], ids=repr
-)
-def test_what_is_not_32_hex_digits_is_no_id(id: object) -> None:
-    assert id_of({"id": id}) is None
+def test_what_is_not_32_hex_digits_is_no_id() -> None:
+    for id in (None, 7, "", "0" * 31, "0" * 33, "g" * 32, "00 " * 10 + "00", "\uff10" * 32, [0] * 32):
+        assert id_of({"id": id}) is None
     assert id_of({}) is None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,65 +71,51 @@ def test_shards_become_one_journal_that_a_batch_can_go_on_with(shell: Run) -> No
         journal.append(row(asking(path="another")))
 
 
-def test_few_are_counted_in_the_singular_and_quiet_says_nothing() -> None:
-    shards = write_shards(jobs(1), 1)
-    assert merge(*shards) == "vllava: 1 job of 1 shard: 1 answer, 0 errors.\n"
-    assert merge(*shards, out=Path("b.jsonl"), is_quiet=True) == ""
-    assert merge(*write_shards([], 2), out=Path("c.jsonl")) == "vllava: 0 jobs of 2 shards: 0 answers, 0 errors.\n"
-    assert Path("c.jsonl").read_bytes() == b""
-
-
 def test_an_output_that_is_there_is_replaced_only_if_asked() -> None:
     shards = write_shards(jobs(9), 2)
     OUT.write_bytes(b'{"a": 1}\n')
     OUT.chmod(0o600)
-    error = refused(*shards)
-    assert (type(error), str(error)) == (
-        OutputError,
-        "'all.jsonl' is already there. Give --overwrite to replace it, or name another file.",
-    )
+    said = "'all.jsonl' is already there. Give --overwrite to replace it, or name another file."
+    assert str(refused(*shards)) == said
     merge(*shards, is_overwriting=True)
     assert [found["path"] for found in read_rows(OUT)] == [f["path"] for path in shards for f in read_rows(path)]
     assert OUT.stat().st_mode & 0o777 == 0o600
-
-
-def test_an_output_that_vllava_did_not_write_or_is_writing_is_not_replaced() -> None:
-    shards = write_shards(jobs(9), 2)
     OUT.write_bytes(b"holiday video\n")
     assert str(refused(*shards, is_overwriting=True)) == "'all.jsonl' was not written by vllava. Name another file."
-    OUT.unlink()
-    with Journal.open(OUT) as journal:
-        journal.append({"a": 1})
+
+
+def test_a_file_that_is_being_written_is_refused_with_exit_code_75() -> None:
+    shards = write_shards(jobs(9), 2)
+    with Journal.open(shards[1]):
+        error = refused(*shards)
+    said = "'2.jsonl' is being written by another vllava. Wait until it ends."
+    assert (type(error), error.exit_code, str(error)) == (LockedError, 75, said)
+    merge(*shards)
+    with Journal.open(OUT):
         assert isinstance(refused(*shards, is_overwriting=True), LockedError)
 
 
-@pytest.mark.parametrize("name", ["-", "all.csv", "all.TSV"])
-def test_an_output_of_another_kind_is_a_usage_error(name: str) -> None:
-    error = refused(*write_shards(jobs(2), 2), out=Path(name))
-    assert (type(error), str(error)) == (
-        UsageError,
-        f"'{name}' can't be the output: a file of JSON lines is written. Name one: all.jsonl.",
-    )
+NO_LINES = "can't be the output: a file of JSON lines is written. Name one: all.jsonl."
+ITS_OWN = "is one of the shards' files and can't be the output. Name another one."
+TWICE = "is named twice. Name each shard once."
+SAME = ("1.jsonl", "1.jsonl.jobs", "link")
 
 
-@pytest.mark.parametrize("name", ["1.jsonl", "./1.jsonl", "1.jsonl.jobs", "link", "hard link"])
-def test_the_output_can_not_be_one_of_the_shards(name: str) -> None:
-    shards = write_shards(jobs(2), 2)
-    Path("link").symlink_to("1.jsonl")
-    Path("hard link").hardlink_to("1.jsonl")
-    error = refused(*shards, out=Path(name), is_overwriting=True)
-    assert (type(error), str(error)) == (
-        UsageError,
-        f"'{Path(name)}' is one of the shards' files and can't be the output. Name another one.",
-    )
-
-
-def test_a_shard_can_not_be_named_twice() -> None:
+@pytest.mark.parametrize(
+    ("name", "out", "said"),
+    [
+        *((None, name, f"'{name}' {NO_LINES}") for name in ("-", "all.csv", "all.TSV")),
+        *((None, name, f"'{name}' {ITS_OWN}") for name in (*SAME, "hard link")),
+        (None, "./1.jsonl", f"'1.jsonl' {ITS_OWN}"),
+        *((name, "all.jsonl", f"'{name}' {TWICE}") for name in SAME),
+    ],
+)
+def test_the_output_and_the_shards_must_be_files_of_their_own(name: str | None, out: str, said: str) -> None:
     one, two = write_shards(jobs(4), 2)
     Path("link").symlink_to("1.jsonl")
-    for name in ("1.jsonl", "link", "1.jsonl.jobs"):
-        error = refused(one, two, name)
-        assert (type(error), str(error)) == (UsageError, f"'{name}' is named twice. Name each shard once.")
+    Path("hard link").hardlink_to("1.jsonl")
+    error = refused(one, two, *([name] if name else []), out=Path(out), is_overwriting=True)
+    assert (type(error), str(error)) == (UsageError, said)
 
 
 def test_a_job_with_two_rows_is_refused_with_its_files() -> None:
@@ -145,9 +129,6 @@ def test_a_job_with_two_rows_is_refused_with_its_files() -> None:
         f"This job has two rows, in '1.jsonl' and '2.jsonl'. Leave one of them out.\n  {double['path']}: What happens?",
     )
     assert isinstance(refused(*without_lists(shards)), ShardError)
-
-
-def test_a_job_with_two_rows_in_one_file_is_refused() -> None:
     write_rows(Path("a.jsonl"), [row(job) for job in [*jobs(3), *jobs(1)]])
     assert str(refused("a.jsonl")) == (
         "This job has two rows, in 'a.jsonl'. Leave one of them out.\n  0.mp4: What happens?"
@@ -186,17 +167,17 @@ def test_a_missing_shard_is_refused_by_its_number() -> None:
 def test_shards_of_different_runs_are_refused() -> None:
     shards = write_shards(jobs(8), 2)
     others = {
-        "of 8 others in 3": (jobs(8), 3),
-        "of 9 others in 2": (jobs(9), 2),
-        "of 8 others in 2": (jobs(9)[1:], 2),
+        "8 others in 3": (jobs(8), 3),
+        "9 others in 2": (jobs(9), 2),
+        "8 others in 2": (jobs(9)[1:], 2),
     }
     for what, (all_jobs, of) in others.items():
         write_lists({2: Path("2.jsonl.jobs")}, of, all_jobs)
         error = refused(*shards)
         assert (type(error), str(error)) == (
             ShardError,
-            f"'1.jsonl.jobs' and '2.jsonl.jobs' are not of one run, but of 8 jobs in 2 shards and {what}. "
-            "Run all shards again, with the same clips, questions and settings.",
+            f"'1.jsonl.jobs' and '2.jsonl.jobs' are of different runs: one has 8 jobs in 2 shards, the other "
+            f"{what}. Run all shards again, with the same clips, questions and settings.",
         )
 
 
@@ -214,33 +195,30 @@ def test_rows_that_no_list_names_are_left_out_and_counted() -> None:
     assert OUT.read_bytes() == rows["1.jsonl"] + rows["2.jsonl"]
 
 
-def test_a_row_in_the_file_of_another_shard_counts() -> None:
-    one, two = write_shards(jobs(8), 2)
-    write_rows(one, [*read_rows(one), *read_rows(two)])
-    write_rows(two, [])
-    assert merge(one, two) == "vllava: 8 jobs of 2 shards: 8 answers, 0 errors.\n"
-
-
-def test_without_lists_it_is_said_that_missing_jobs_can_not_be_seen() -> None:
-    shards = without_lists(write_shards(jobs(60), 12))
-    rows = b"".join(path.read_bytes() for path in shards)
-    assert merge(*shards) == (
-        "vllava: No list of jobs, .jobs, is beside 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl, 5.jsonl, 6.jsonl, 7.jsonl, "
-        "8.jsonl, 9.jsonl, 10.jsonl and 2 more: jobs without a row can't be seen.\n"
-        "vllava: 60 jobs of 12 shards: 60 answers, 0 errors.\n"
-    )
-    assert OUT.read_bytes() == rows
-
-
 def test_a_shard_without_a_list_may_be_the_one_that_is_missing_and_keeps_all_its_rows() -> None:
     all_jobs = jobs(30)
     one, two, three = write_shards(all_jobs, 3)
+    write_rows(one, [*read_rows(one), *read_rows(two)])  # a row in the file of another shard counts
+    write_rows(two, [])
     without_lists([three])
     assert str(refused(one, three)) == "Of the shards, 2/3, 3/3 are missing. Name all 3 files."
     assert merge(one, two, three).splitlines() == [
         "vllava: No list of jobs, .jobs, is beside 3.jsonl: jobs without a row can't be seen.",
         "vllava: 30 jobs of 3 shards: 30 answers, 0 errors.",
     ]
+
+
+def test_without_lists_it_is_said_that_missing_jobs_can_not_be_seen() -> None:
+    shards = without_lists(write_shards(jobs(60), 12))
+    rows = b"".join(path.read_bytes() for path in shards)
+    beside = ", ".join(f"{number}.jsonl" for number in range(1, 11))
+    assert merge(*shards) == (
+        f"vllava: No list of jobs, .jobs, is beside {beside} and 2 more: jobs without a row can't be seen.\n"
+        "vllava: 60 jobs of 12 shards: 60 answers, 0 errors.\n"
+    )
+    assert OUT.read_bytes() == rows
+    assert merge(*shards, out=Path("b.jsonl"), is_quiet=True) == ""
+    assert merge(*write_shards(jobs(1), 1), out=Path("c.jsonl")) == "vllava: 1 job of 1 shard: 1 answer, 0 errors.\n"
 
 
 def test_the_rows_of_a_table_are_taken_from_its_journal_by_either_name() -> None:
@@ -253,18 +231,6 @@ def test_the_rows_of_a_table_are_taken_from_its_journal_by_either_name() -> None
     assert merge("1.csv", "2.csv.journal") == "vllava: 9 jobs of 2 shards: 9 answers, 0 errors.\n"
     assert OUT.read_bytes() == rows
     assert isinstance(refused("1.csv", "1.csv.journal", out=Path("b.jsonl")), UsageError)
-
-
-def test_a_shard_that_is_being_written_is_refused_with_exit_code_75() -> None:
-    shards = write_shards(jobs(9), 2)
-    with Journal.open(shards[1]):
-        error = refused(*shards)
-    assert (type(error), error.exit_code, str(error)) == (
-        LockedError,
-        75,
-        "'2.jsonl' is being written by another vllava. Wait for its end.",
-    )
-    merge(*shards)
 
 
 @pytest.mark.parametrize(
@@ -280,14 +246,9 @@ def test_what_is_no_shard_is_refused(data: bytes | None, message: str) -> None:
     if data is not None:
         Path("a").write_bytes(data)
     assert str(refused(*write_shards(jobs(2), 2), "a")) == message
-
-
-def test_a_folder_without_parts_is_no_shard() -> None:
     Path("folder").mkdir()
     said = "'folder' has no parts of a batch. Name the folder that -o had, or the files."
     assert str(refused("folder")) == said
-    assert isinstance(refused("."), OutputError)
-    assert isinstance(refused("/"), OutputError)
 
 
 def test_shards_that_change_while_they_are_read_are_refused() -> None:
@@ -336,29 +297,10 @@ def test_names_reach_the_terminal_without_control_characters(shell: Run) -> None
     )
 
 
-def test_a_name_that_is_not_utf8_keeps_its_bytes() -> None:
-    name = os.fsdecode(b"caf\xe9.mp4")
-    old = json.dumps({"id": "0" * 32, "path": name, "error": None})
-    Path("a.jsonl").write_text(old + "\n")
-    merge("a.jsonl")
-    merge(OUT, out=Path("again.jsonl"))
-    told = {"id": "0" * 32, "path": "caf\\xe9.mp4", "error": None, "path_bytes": "Y2Fm6S5tcDQ="}
-    assert [json.loads(path.read_text()) for path in (OUT, Path("again.jsonl"))] == [told, told]
-
-
-def ids(of: list[str]) -> list[bytes]:
-    return [bytes.fromhex(id) for id in of]
-
-
-def test_each_job_once_is_what_is_wanted_and_rows_of_earlier_runs_may_stay() -> None:
-    every, earlier = made_jobs(5), made_jobs(2, question="Before?")
-    there = ids([job.id for job in (*earlier, *every)])
-    assert not mismatches(every, there, before=ids([job.id for job in earlier]))
-
-
 def test_what_lacks_what_is_twice_and_what_is_foreign_is_told() -> None:
     every, foreign = made_jobs(15), made_jobs(1, question="Who?")
-    there = ids([job.id for job in (every[0], every[0], *foreign)])
+    there = [bytes.fromhex(job.id) for job in (every[0], every[0], *foreign)]
+    assert not mismatches(every[:1], there[1:], before=there[2:]), "rows of earlier runs may stay"
     missing, twice, unknown = mismatches(every, there, before=())
     assert missing.startswith(f"14 without a row: {every[1].id} '1.mp4' 'Why?', ")
     assert missing.endswith(" … and 4 more.")

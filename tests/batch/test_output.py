@@ -12,12 +12,11 @@ import pytest
 
 from tests.batch.parts import MAKING, Reading, answer, bad, good, job
 from vllava_cli.batch import output
-from vllava_cli.batch.jobs import Job
+from vllava_cli.batch.jobs import FIRST_KEYS, Job
 from vllava_cli.batch.output import Output
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import Format, Result, RunInfo, row_of
 from vllava_cli.errors import LockedError, OutputError
-from vllava_cli.storage.jsonl import Journal
 
 ABOUT = RunInfo(model="demo", revision=None)
 JOBS = [job(f"{letter}.mp4", id=letter * 32) for letter in "abcd"]
@@ -71,18 +70,15 @@ def ids(name: str = "out.jsonl") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("destination", "journal", "has_table"),
+    ("destination", "journal"),
     [
-        (to(None), None, False),
-        (to(None, "csv"), None, True),
-        (to("o.jsonl"), "o.jsonl", False),
-        (to("o.jsonl", fields=("path",)), "o.jsonl.journal", True),
-        (to("o.csv", "csv"), "o.csv.journal", True),
-        (to("d/o.tsv", "tsv", ("path",)), "d/o.tsv.journal", True),
+        (to("o.jsonl"), "o.jsonl"),
+        (to("o.jsonl", fields=("path",)), "o.jsonl.journal"),
+        (to("d/o.tsv", "tsv", ("path",)), "d/o.tsv.journal"),
     ],
 )
-def test_a_plain_jsonl_file_is_its_own_journal(destination: Destination, journal: str | None, has_table: bool) -> None:
-    assert (destination.journal, destination.has_table) == (Path(journal) if journal else None, has_table)
+def test_a_plain_jsonl_file_is_its_own_journal(destination: Destination, journal: str) -> None:
+    assert destination.path and destination.journal_of(destination.path) == Path(journal)
 
 
 def test_rows_go_to_stdout_as_they_come_and_nothing_counts_as_done() -> None:
@@ -119,58 +115,34 @@ def test_rows_are_kept_and_known_to_the_next_run() -> None:
 
 
 def test_errors_are_forgotten_when_they_are_to_be_tried_again() -> None:
-    put(to(), [good(B), bad(A), bad(C)])
-    assert put(to(is_retrying=True), [good(A)], [A, B, D])[1] == ["b"]
-    assert ids() == ["b", "C", "a"], "an error of a job that isn't asked for stays"
-
-
-def test_an_error_of_a_clip_that_has_changed_since_is_forgotten_too() -> None:
-    put(to(), [bad(A)])
-    changed = job(A.path, A.question, id="e" * 32)
+    put(to(), [good(B), bad(A), bad(C), bad(D)])
+    assert put(to(is_retrying=True), [good(A)], [A, B])[1] == ["b"]
+    assert ids() == ["b", "C", "D", "a"], "an error of a job that isn't asked for stays"
+    changed = job(C.path, C.question, id="e" * 32)
     put(to(is_retrying=True), [good(changed)], [changed])
-    assert ids() == ["e"]
-
-
-def test_an_error_of_another_model_is_kept() -> None:
-    put(to(), [bad(A)])
+    assert ids() == ["b", "D", "a", "e"], "the error of a clip that has changed since is forgotten, too"
     with output.opened(to(is_retrying=True), JOBS, RunInfo(model="other", revision=None), Reading().screen()) as out:
-        assert out.had_failed(A)
+        assert out.had_failed(D), "the error of another model stays"
 
 
 def old(about: Job, error: str | None = None) -> dict[str, Any]:
     """A row as it was before rows said what they were made with."""
-    return {
-        "id": about.id,
-        "path": about.path,
-        "question": about.question,
-        "answer": None if error else "A dog.",
-        "stop_reason": None if error else "end",
-        "frame_times_s": None,
-        "model": "demo",
-        "revision": None,
-        "precision": "fp32",
-        "seconds": 0.25,
-        "error": {"kind": error, "message": "No."} if error else None,
-    }
+    row = row_of(bad(about) if error else good(about), ABOUT)
+    return {key: row[key] for key in FIRST_KEYS}
 
 
-def test_a_file_of_an_older_version_is_gone_on_with() -> None:
+def test_files_of_an_older_version_are_gone_on_with() -> None:
     rows = [old(A), old(B, "unreadable")]
     Path("out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert put(to(), [good(C)]) == ("", ["a", "b"])
-    assert ids() == ["a", "B", "c"]
-    put(to(is_retrying=True), [good(B)])
-    assert ids() == ["a", "c", "b"]
+    assert put(to(is_retrying=True), [good(B)]) == ("", ["a"])
+    assert ids() == ["a", "b"]
     assert json.loads(Path("out.jsonl").read_text().splitlines()[0]) == rows[0]
-
-
-def test_a_table_of_an_older_version_gets_its_columns() -> None:
-    Path("out.csv.journal").write_text(json.dumps(old(A)) + "\n")
+    Path("out.csv.journal").write_text(json.dumps(rows[0]) + "\n")
     Path("out.csv").write_text("id\n")
     put(to("out.csv", "csv"), [Result(job=B, answer=answer(), precision="fp32", making=MAKING)], [A, B])
     head, first, second = csv.reader(Path("out.csv").read_text().splitlines())
     assert head[-4:] == ["seconds", "error", "stray", "seed"]
-    assert (first[-4:], second[-4:]) == (["0.25", "", "", ""], ["0.0", "", "0", "7"])
+    assert (first[-4:], second[-4:]) == (["0.0", "", "", ""], ["0.0", "", "0", "7"])
     put(to("out.csv", "csv", ("id", "made_with.device", "made_with.clips")), [], [A, B])
     clips = json.dumps(MAKING.row()["clips"], separators=(",", ":"))
     assert list(csv.reader(Path("out.csv").read_text().splitlines()))[1:] == [[A.id, "", ""], [B.id, "cpu", clips]]
@@ -186,26 +158,18 @@ def test_a_file_of_something_else_is_refused_and_stays(content: str) -> None:
         assert Path("out.jsonl").read_text() == content
 
 
-def test_a_file_that_another_run_writes_to_is_refused() -> None:
-    with Journal.open(Path("out.csv.journal")), pytest.raises(LockedError):
-        put(CSV, [])
-
-
 def test_a_table_is_written_at_the_end_in_the_order_of_the_jobs_with_older_rows_behind() -> None:
     put(CSV, [good(D)], [D])
-    put(CSV, [bad(C), good(A)], [A, B, C])
-    assert Path("out.csv").read_text() == "path,answer,error.kind\na.mp4,A dog.,\nc.mp4,,unreadable\nd.mp4,A dog.,\n"
-    assert ids("out.csv.journal") == ["d", "C", "a"]
-
-
-def test_a_run_that_dies_leaves_the_table_of_before() -> None:
-    put(CSV, [good(A)], [A])
     before = Path("out.csv").read_text()
     with pytest.raises(KeyboardInterrupt), output.opened(CSV, JOBS, ABOUT, Reading().screen()) as out:
-        out.put(row_of(good(B), ABOUT))
+        out.put(row_of(bad(C), ABOUT))
+        with pytest.raises(LockedError):
+            put(CSV, [])
         raise KeyboardInterrupt
-    assert Path("out.csv").read_text() == before
-    assert put(CSV, [])[1] == ["a", "b"]
+    assert Path("out.csv").read_text() == before, "a run that died has written the table"
+    assert put(CSV, [good(A)], [A, B, C]) == ("", ["c"])
+    assert Path("out.csv").read_text() == "path,answer,error.kind\na.mp4,A dog.,\nc.mp4,,unreadable\nd.mp4,A dog.,\n"
+    assert ids("out.csv.journal") == ["d", "C", "a"]
 
 
 def test_a_table_that_may_be_something_else_is_refused_before_the_run_and_stays() -> None:
@@ -221,14 +185,10 @@ def test_a_table_that_may_be_something_else_is_refused_before_the_run_and_stays(
     assert Path("out.csv").read_text() == "mine\n"
     put(to("out.csv", "csv", ("path",), is_overwriting=True), [good(A)])
     assert Path("out.csv").read_text() == "path\na.mp4\n"
-
-
-def test_a_folder_in_the_place_of_a_table_is_refused_before_the_run() -> None:
-    Path("out.csv").mkdir()
-    with pytest.raises(OutputError) as caught:
-        put(CSV, [])
-    assert str(caught.value) == "'out.csv' is a folder. Name a file."
-    assert not Path("out.csv.journal").exists()
+    Path("a folder.csv").mkdir()
+    with pytest.raises(OutputError, match=r"^'a folder\.csv' is a folder\. Name a file\.$"):
+        put(to("a folder.csv", "csv"), [])
+    assert not Path("a folder.csv.journal").exists()
 
 
 @pytest.mark.parametrize(

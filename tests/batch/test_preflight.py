@@ -52,18 +52,20 @@ def begun(
     return Preflight(cast(Pool, threads), units, framing, patience_s=patience_s)
 
 
-def ended(threads: Threads, units: list[ClipJobs], framing: Framing | None = FRAMING) -> Preflight:
-    preflight = begun(threads, units, framing)
-    assert preflight.wait(A_MOMENT_S)
-    return preflight
-
-
-UNITS = [clip_jobs("a.mp4", "Who?", "Why?"), clip_jobs("b.png"), clip_jobs("c.mp4"), clip_jobs("d.mp4")]
+UNITS = [
+    clip_jobs("a.mp4", "Who?", "Why?"),
+    clip_jobs("b.png"),
+    clip_jobs("c.mp4"),
+    clip_jobs("d.mp4"),
+    clip_jobs("e.mp4"),
+]
 
 
 def mixed(path: Path) -> Clip:
     if path.name == "c.mp4":
         raise MediaError("'c.mp4' is torn.")
+    if path.name == "e.mp4":
+        raise RuntimeError("no\nidea")
     if path.suffix == ".png":
         return a_clip(path, "image", None)
     return a_clip(path, duration_s=2.5 if path.name == "a.mp4" else None)
@@ -73,19 +75,23 @@ def mixed(path: Path) -> Clip:
 def test_headers_say_what_can_be_used_and_its_frames_are_read_ahead(framing: Framing | None) -> None:
     """Without a framing it is over with the headers."""
     threads = Threads(mixed)
-    preflight = ended(threads, UNITS, framing)
+    preflight = begun(threads, UNITS, framing)
+    assert preflight.wait(A_MOMENT_S)
     used = [UNITS[0], UNITS[1], UNITS[3]]
     assert (threads.frames_of, threads.framing) == ((used, framing) if framing else (None, None))
     assert preflight.frames == (cast(Any, "frames") if framing else None)
     assert preflight.headers == Headers(
         good=used,
-        bad=[(UNITS[2], JobError(kind="missing", message="'c.mp4' is torn."))],
+        bad=[
+            (UNITS[2], JobError(kind="missing", message="'c.mp4' is torn.")),
+            (UNITS[4], JobError(kind="bug", message="RuntimeError: idea")),
+        ],
         kinds={"video", "image"},
         videos=2,
         duration_s=2.5,
         unknown=1,
     )
-    assert preflight.headers.done == 4
+    assert preflight.headers.done == 5
 
 
 @pytest.mark.parametrize("are_good", [True, False])
@@ -102,16 +108,10 @@ def test_clips_keep_their_order_whichever_header_comes_first(are_good: bool) -> 
         return a_clip(path)
 
     units = [clip_jobs(f"{number}.mp4") for number in range(10)]
-    found = ended(Threads(header, workers=2), units).headers
+    preflight = begun(Threads(header, workers=2), units)
+    assert preflight.wait(A_MOMENT_S)
+    found = preflight.headers
     assert (found.good if are_good else [unit for unit, _ in found.bad]) == units
-
-
-def test_what_could_not_be_read_for_our_own_fault_is_told_as_such() -> None:
-    def header(_: Path) -> Clip:
-        raise RuntimeError("no\nidea")
-
-    preflight = ended(Threads(header), UNITS[:1])
-    assert preflight.headers.bad == [(UNITS[0], JobError(kind="bug", message="RuntimeError: idea"))]
 
 
 def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
@@ -128,25 +128,24 @@ def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
     is_over.set()
     found = preflight.headers
     assert found.good == UNITS == threads.frames_of
-    assert found.unopened >= 1 and found.videos + found.unopened == 4
+    assert found.unopened >= 1 and found.videos + found.unopened == 5
     assert found.kinds == {"video", "image"}
     assert found.unknown == 0
 
 
+class Failing(list[ClipJobs]):
+    """Can't be gone through a second time: that fails behind the first clip."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[ClipJobs]:
+        self.passes += 1
+        yield self[0]
+        if self.passes > 1:
+            raise KeyError("from the caller's own code")
+
+
 def test_what_stops_the_thread_is_raised_where_it_is_waited_for() -> None:
-    def units() -> Iterator[ClipJobs]:
-        yield UNITS[0]
-        raise KeyError("from the caller's own code")
-
-    class Failing(list[ClipJobs]):
-        """Counts like a list, but can't be gone through a second time."""
-
-        passes = 0
-
-        def __iter__(self) -> Iterator[ClipJobs]:
-            self.passes += 1
-            return super().__iter__() if self.passes == 1 else units()
-
     preflight = begun(Threads(mixed), Failing(UNITS[:1]))
     with pytest.raises(KeyError, match="caller"):
         preflight.wait(A_MOMENT_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from pathlib import Path
 
 import pytest
@@ -86,117 +86,119 @@ def faults(count: int) -> list[JobError]:
     return [JobError(kind="unreadable", message=f"'{number}.mp4' is torn.") for number in range(count)]
 
 
-def test_the_first_clips_that_cannot_be_read_are_named() -> None:
+@pytest.mark.parametrize(
+    ("bad", "total", "has_rows", "told"),
+    [
+        (0, 9, True, []),
+        (1, 1, True, ["vllava: 1 of 1 clip can't be read:", "  '0.mp4' is torn."]),
+        (
+            *(1005, 2000, True),
+            [
+                "vllava: 1,005 of 2,000 clips can't be read:",
+                *(f"  '{number}.mp4' is torn." for number in range(5)),
+                "  … and 1,000 more; their rows say why.",
+            ],
+        ),
+        (
+            *(6, 6, False),
+            [
+                "vllava: 6 of 6 clips can't be read:",
+                *(f"  '{number}.mp4' is torn." for number in range(5)),
+                "  … and 1 more.",
+            ],
+        ),
+    ],
+)
+def test_the_first_clips_that_cannot_be_read_are_named(bad: int, total: int, has_rows: bool, told: list[str]) -> None:
     reading = Reading()
-    progress.report_unreadable([], 9, reading.screen())
-    assert reading.said == ("", "")
-    progress.report_unreadable(faults(1), 1, reading.screen())
-    assert reading.said == ("", "vllava: 1 of 1 clip can't be read:\n  '0.mp4' is torn.\n")
-    reading = Reading()
-    progress.report_unreadable(faults(1005), 2000, reading.screen())
-    assert reading.said[1].splitlines() == [
-        "vllava: 1,005 of 2,000 clips can't be read:",
-        *(f"  '{number}.mp4' is torn." for number in range(5)),
-        "  … and 1,000 more; their rows say why.",
-    ]
-    reading = Reading()
-    progress.report_unreadable(faults(6), 6, reading.screen(), has_rows=False)
-    assert reading.said[1].splitlines()[-1] == "  … and 1 more."
+    progress.report_unreadable(faults(bad), total, reading.screen(), has_rows=has_rows)
+    assert (reading.said[0], reading.said[1].splitlines()) == ("", told)
 
 
-def found(**counts: float) -> Headers:
-    good_clips = [clip_jobs(f"{number}.mp4") for number in range(8)]
-    bad_clips = [(clip_jobs("bad.mp4"), fault) for fault in faults(int(counts.pop("bad", 0)))]
-    return Headers(good=good_clips, bad=bad_clips, **counts)  # type: ignore[arg-type]
+GOOD = [clip_jobs(f"{number}.mp4") for number in range(8)]
+BAD = [(clip_jobs("bad.mp4"), fault) for fault in faults(2)]
 
 
-def test_a_plan_says_what_there_is_to_do() -> None:
-    reading = Reading()
-    counts = tally(total=1200, skipped=100, errors={"missing": 3})
-    progress.report_plan(counts, found(videos=5, bad=2, unopened=1, unknown=1, duration_s=75.0), reading.screen())
-    assert reading.said == (
-        "jobs      1,200: 1,097 to answer, 100 done before, 3 about clips that can't be read\n"
-        "clips     5 videos, 2 images, 1 that took too long to open, 2 that can't be read\n"
-        "duration  1:15, and 1 video of unknown length\n",
-        "",
-    )
-
-
-def test_a_plan_says_nothing_of_what_there_is_not() -> None:
+@pytest.mark.parametrize(
+    ("counts", "headers", "told"),
+    [
+        (
+            tally(total=1200, skipped=100, errors={"missing": 3}),
+            Headers(good=GOOD, bad=BAD, videos=5, unopened=1, unknown=1, duration_s=75.0),
+            "jobs      1,200: 1,097 to answer, 100 done before, 3 about clips that can't be read\n"
+            "clips     5 videos, 2 images, 1 that took too long to open, 2 that can't be read\n"
+            "duration  1:15, and 1 video of unknown length\n",
+        ),
+        (
+            tally(total=8),
+            Headers(good=GOOD, videos=7),
+            "jobs      8: 8 to answer\nclips     7 videos, 1 image\nduration  0:00\n",
+        ),
+        (tally(total=8), None, "jobs  8: 8 to answer\n"),
+        (
+            tally(total=8, skipped=8),
+            Headers(),
+            "jobs      8: 0 to answer, 8 done before\nclips     none\nduration  0:00\n",
+        ),
+    ],
+)
+def test_a_plan_says_what_there_is_to_do(counts: Progress, headers: Headers | None, told: str) -> None:
     reading = Reading(is_quiet=True)
-    progress.report_plan(tally(total=8), found(videos=7), reading.screen())
-    assert reading.said[0] == "jobs      8: 8 to answer\nclips     7 videos, 1 image\nduration  0:00\n"
+    progress.report_plan(counts, headers, reading.screen())
+    assert reading.said == (told, "")
+
+
+FAILED = tally(answered=5, errors={"missing": 1, "unreadable": 3}, skipped=1, skipped_errors=1)
+FIVE = "vllava: 5 jobs of 10 failed: 3 unreadable, 1 missing, 1 in an earlier run."
+LEFT = "vllava: Interrupted with 2 jobs left."
+FAST = "vllava: Stopped by --fail-fast with 4 jobs left. The same command goes on with them."
+
+
+@pytest.mark.parametrize(
+    ("counts", "flags", "told"),
+    [
+        (tally(answered=10), {}, ["vllava: 10 of 10 jobs answered in 0:00."]),
+        (tally(total=1, answered=1), {}, ["vllava: 1 of 1 job answered in 0:00."]),
+        (tally(total=0), {}, ["vllava: there are no jobs."]),
+        (tally(answered=10), {"is_quiet": True}, []),
+        (
+            *(FAILED, {}),
+            [
+                "vllava: 5 of 10 jobs answered in 0:00, 1 done before and skipped.",
+                f"{FIVE} --retry-errors tries them again.",
+            ],
+        ),
+        (FAILED, {"is_quiet": True, "can_resume": False}, [FIVE]),
+        (
+            *(tally(answered=9), {"is_interrupted": True, "is_quiet": True}),
+            ["vllava: Interrupted with 1 job left. The same command goes on with it."],
+        ),
+        (
+            *(tally(answered=8), {"is_interrupted": True, "can_resume": False, "is_quiet": True}),
+            [f"{LEFT} Without -o FILE nothing is saved, so the run can't be resumed."],
+        ),
+        (
+            *(tally(answered=5, errors={"missing": 1}), {"is_quiet": True}),
+            ["vllava: 1 job of 10 failed: 1 missing. --retry-errors tries it again.", FAST],
+        ),
+    ],
+)
+def test_a_run_ends_with_one_line_and_what_failed_and_what_is_left(
+    counts: Progress, flags: dict[str, bool], told: list[str]
+) -> None:
+    flags = {"is_quiet": False, "is_interrupted": False, "can_resume": True} | flags
+    reading, counts.started_s = Reading(is_quiet=flags.pop("is_quiet")), time.perf_counter()
+    progress.report_end(counts, reading.screen(), **flags)
+    assert (reading.said[0], reading.said[1].splitlines()) == ("", told)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [("", ""), ("a", "a in the jobs is"), ("abcdefg", "a, b, c, d, e and 2 more in the jobs are")]
+)
+def test_fields_that_are_not_used_are_named_the_first_of_many(names: str, said: str) -> None:
     reading = Reading()
-    progress.report_plan(tally(total=8), None, reading.screen())
-    assert reading.said[0] == "jobs  8: 8 to answer\n"
-    reading = Reading()
-    progress.report_plan(tally(total=8, skipped=8), Headers(), reading.screen())
-    assert reading.said[0] == "jobs      8: 0 to answer, 8 done before\nclips     none\nduration  0:00\n"
-
-
-def ended(
-    counts: Progress, *, is_quiet: bool = False, is_interrupted: bool = False, can_resume: bool = True
-) -> list[str]:
-    reading = Reading(is_quiet=is_quiet)
-    progress.report_end(counts, reading.screen(), is_interrupted=is_interrupted, can_resume=can_resume)
-    out, err = reading.said
-    assert out == ""
-    return err.splitlines()
-
-
-def test_a_run_ends_with_one_line() -> None:
-    assert ended(tally(answered=10)) == ["vllava: 10 of 10 jobs answered in 0:00."]
-    assert ended(tally(total=1, answered=1)) == ["vllava: 1 of 1 job answered in 0:00."]
-    assert ended(tally(skipped=7, answered=3)) == ["vllava: 3 of 10 jobs answered in 0:00, 7 done before and skipped."]
-    assert ended(tally(total=0)) == ["vllava: there are no jobs."]
-    assert ended(tally(answered=10), is_quiet=True) == []
-
-
-def test_failures_are_counted_by_kind_the_most_frequent_first_also_with_quiet() -> None:
-    counts = tally(answered=5, errors={"missing": 1, "unreadable": 3}, skipped=1, skipped_errors=1)
-    failed = "vllava: 5 jobs of 10 failed: 3 unreadable, 1 missing, 1 in an earlier run."
-    assert ended(counts)[1:] == [f"{failed} --retry-errors tries them again."]
-    assert ended(counts, is_quiet=True, can_resume=False) == [failed]
-    assert ended(tally(answered=9, errors={"bug": 1}), can_resume=False)[1:] == ["vllava: 1 job of 10 failed: 1 bug."]
-
-
-def test_what_is_left_after_ctrl_c_is_told_with_how_to_go_on() -> None:
-    counts = tally(answered=9)
-    assert ended(counts, is_interrupted=True) == [
-        "vllava: 9 of 10 jobs answered in 0:00.",
-        "vllava: Interrupted with 1 job left. The same command goes on with it.",
-    ]
-    assert ended(tally(answered=8), is_interrupted=True, is_quiet=True) == [
-        "vllava: Interrupted with 2 jobs left. The same command goes on with them."
-    ]
-    assert ended(tally(answered=8), is_interrupted=True, can_resume=False)[1:] == [
-        "vllava: Interrupted with 2 jobs left. Without -o FILE nothing is saved, so the run can't be resumed."
-    ]
-
-
-def test_what_is_left_after_the_first_error_is_told() -> None:
-    assert ended(tally(answered=5, errors={"missing": 1}))[1:] == [
-        "vllava: 1 job of 10 failed: 1 missing. --retry-errors tries it again.",
-        "vllava: Stopped by --fail-fast with 4 jobs left. The same command goes on with them.",
-    ]
-
-
-def test_stats_are_one_line_of_json_also_with_quiet() -> None:
-    reading = Reading(is_quiet=True)
-    progress.report_stats({"wall_s": 1 / 3, "clips": 7}, reading.screen())
-    assert reading.said[1].startswith("vllava: stats: ")
-    assert json.loads(reading.said[1].removeprefix("vllava: stats: ")) == {"wall_s": 0.3333, "clips": 7}
-
-
-def test_fields_that_are_not_used_are_named_the_first_of_many() -> None:
-    for names, said in (
-        ((), ""),
-        (("start",), "vllava: start in the jobs is passed through, not used.\n"),
-        (tuple("abcdefg"), "vllava: a, b, c, d, e and 2 more in the jobs are passed through, not used.\n"),
-    ):
-        reading = Reading()
-        progress.report_unused(names, reading.screen())
-        assert reading.said == ("", said)
+    progress.report_unused(tuple(names), reading.screen())
+    assert reading.said == ("", f"vllava: {said} passed through, not used.\n" if said else "")
 
 
 @pytest.mark.parametrize("is_kept", [False, True])

@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import os
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from vllava_cli.batch.jobs import FIRST_KEYS
 from vllava_cli.batch.rows import (
     COLUMNS,
     ErrorKind,
+    Format,
     JobError,
     Result,
     RunInfo,
@@ -72,6 +71,11 @@ def test_the_row_of_an_answer_has_every_key_in_order() -> None:
         ("made_with", MAKING.row()),
     ]
 
+    greedy = replace(MAKING, sampling=Sampling(seed=7))
+    choosing = replace(MAKING, sampling=Sampling(temperature=0.5, seed=7, choices=("yes", "no")))
+    for making in (greedy, choosing):
+        assert row_of(replace(result, making=making), ABOUT)["seed"] is None, "no seed was used"
+
 
 def test_the_row_of_an_error_has_the_same_keys() -> None:
     row = row_of(bad(job(id="7"), "missing"), ABOUT)
@@ -87,24 +91,13 @@ def test_the_row_of_an_error_has_the_same_keys() -> None:
     }
 
 
-def test_a_row_names_a_seed_only_where_one_was_used() -> None:
-    greedy = replace(MAKING, sampling=Sampling(seed=7))
-    choosing = replace(MAKING, sampling=Sampling(temperature=0.5, seed=7, choices=("yes", "no")))
-    for making in (greedy, choosing):
-        assert row_of(Result(job=job(), answer=answer(), making=making), ABOUT)["seed"] is None
-
-
-def test_probabilities_come_with_choices_and_are_null_in_an_error() -> None:
-    chosen = Result(job=job(), answer=answer("yes", probabilities=(0.75, 0.25)))
-    assert list(row_of(chosen, YES_OR_NO).items())[len(COLUMNS) :] == [("probabilities", {"yes": 0.75, "no": 0.25})]
+def test_probabilities_and_then_further_fields_of_a_job_stand_behind_everything_else() -> None:
+    chosen = Result(job=job(question_id=3, job_answer="cat"), answer=answer("yes", probabilities=(0.75, 0.25)))
+    further = [("question_id", 3), ("job_answer", "cat")]
+    behind = [("probabilities", {"yes": 0.75, "no": 0.25}), *further]
+    assert list(row_of(chosen, YES_OR_NO).items())[len(COLUMNS) :] == behind
+    assert list(row_of(chosen, ABOUT).items())[len(COLUMNS) :] == further
     assert row_of(bad(), YES_OR_NO)["probabilities"] is None
-    assert "probabilities" not in row_of(chosen, ABOUT)
-
-
-def test_further_fields_of_a_job_stand_behind_everything_else() -> None:
-    row = row_of(Result(job=job(question_id=3, job_answer="cat"), answer=answer()), YES_OR_NO)
-    assert list(row.items())[-2:] == [("question_id", 3), ("job_answer", "cat")]
-    assert list(row)[-3] == "probabilities"
 
 
 def test_a_row_of_a_batch_is_told_from_other_objects() -> None:
@@ -116,50 +109,39 @@ def test_a_row_of_a_batch_is_told_from_other_objects() -> None:
         assert not is_row({key: value for key, value in row.items() if key != column})
 
 
-def test_what_keeps_a_clip_from_being_read_has_a_kind(tmp_path: Path) -> None:
-    here, gone = tmp_path / "here.mp4", tmp_path / "gone.mp4"
-    here.write_bytes(b"not a video")
-    damaged = MediaError("It is damaged.")
-    assert JobError.of_clip(damaged, here) == JobError(kind="unreadable", message="It is damaged.")
-    assert JobError.of_clip(damaged, gone) == JobError(kind="missing", message="It is damaged.")
-    assert JobError.of_clip(UsageError("--start is late."), here) == JobError(kind="trim", message="--start is late.")
-
-
-@pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "a\0.mp4", "here.mp4/inner.mp4"])
-def test_a_name_that_no_file_can_have_is_missing(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "name", "kind"),
+    [
+        (MediaError("Torn."), "here.mp4", "unreadable"),
+        (MediaError("Torn."), "gone.mp4", "missing"),
+        *((MediaError("Torn."), name, "missing") for name in ("x" * 300 + ".mp4", "a\0.mp4", "here.mp4/inner.mp4")),
+        (UsageError("--start is late."), "here.mp4", "trim"),
+        (ContextError("Too long."), None, "context"),
+        (MemoryShortError("Too much."), None, "memory"),
+        (OverflowedError("Infinite."), None, "overflow"),
+        (UsageError("Empty."), None, "question"),
+        (CheckpointError("It is torn."), None, "bug"),
+    ],
+)
+def test_what_keeps_a_job_from_being_answered_has_a_kind(
+    error: VllavaError, name: str | None, kind: ErrorKind, tmp_path: Path
+) -> None:
+    """Errors about a question have no name of a clip."""
     (tmp_path / "here.mp4").touch()
-    assert JobError.of_clip(MediaError("No."), tmp_path / name).kind == "missing"
+    found = JobError.of(error, tmp_path / name if name else None)
+    assert found == JobError(kind=kind, message=str(error))
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (RuntimeError("first\nlast"), "RuntimeError: last"),
-        (KeyError("width"), "KeyError: 'width'"),
+        (KeyError("a"), "KeyError: 'a'"),
         (ValueError(), "ValueError"),
-        (ValueError(" \n"), "ValueError"),
     ],
 )
 def test_our_own_bug_is_told_with_its_type_on_one_line(error: Exception, message: str) -> None:
-    assert JobError.of_clip(error, Path("a.mp4")) == JobError(kind="bug", message=message)
-    assert JobError.of_question(error) == JobError(kind="bug", message=message)
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (ContextError("Too long."), "context"),
-        (MemoryShortError("Too much."), "memory"),
-        (OverflowedError("Infinite."), "overflow"),
-        (UsageError("Empty."), "question"),
-    ],
-)
-def test_what_keeps_a_question_from_being_answered_has_a_kind(error: VllavaError, kind: ErrorKind) -> None:
-    assert JobError.of_question(error) == JobError(kind=kind, message=str(error))
-
-
-def test_a_fault_that_no_question_should_meet_keeps_its_sentence() -> None:
-    assert JobError.of_question(CheckpointError("It is torn.")) == JobError(kind="bug", message="It is torn.")
+    assert JobError.of(error) == JobError.of(error, Path("a.mp4")) == JobError(kind="bug", message=message)
 
 
 PLAIN = (
@@ -170,15 +152,10 @@ JOBS = [job(question_id=1, kind="a"), job(kind="b", **{"meta.data": {"fps": 25}}
 
 
 def test_columns_are_those_of_all_rows_and_then_each_further_field_once() -> None:
+    """A table has two objects only where they are named, and the bytes of paths only where one isn't UTF-8."""
     assert columns_of(JOBS, ()) == (*PLAIN, "question_id", "kind", "meta.data")
     assert columns_of([], ("yes", "no")) == (*PLAIN, "probabilities")
-
-
-def test_a_table_has_the_object_only_where_it_is_named() -> None:
     assert table_columns(JOBS, ("yes", "no")) == (*PLAIN[:-2], "probabilities", "question_id", "kind", "meta.data")
-
-
-def test_a_table_has_the_bytes_of_paths_only_where_one_is_not_utf8() -> None:
     odd = job("caf\udce9.mp4", split="test")
     assert table_columns([odd, job("b.mp4")], ()) == ("id", "path", "path_bytes", *PLAIN[2:-2], "split")
 
@@ -194,21 +171,12 @@ def test_a_table_has_the_bytes_of_paths_only_where_one_is_not_utf8() -> None:
 )
 def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:
     check_fields(("id", field), JOBS, ("yes", "a.b"))
+    check_fields((field + "x",), [], ())  # without jobs nobody knows their fields
 
 
 @pytest.mark.parametrize(
     "field",
-    [
-        "anwser",
-        "error.knd",
-        "error.kind.of",
-        "probabilities.no",
-        "meta",
-        "PATH",
-        ".",
-        "",
-        "made_with.devic",
-    ],
+    ["anwser", "error.knd", "error.kind.of", "probabilities.no", "meta", "PATH", ".", "", "made_with.devic"],
 )
 def test_fields_that_would_be_empty_in_every_row_are_refused(field: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -217,15 +185,8 @@ def test_fields_that_would_be_empty_in_every_row_are_refused(field: str) -> None
         f"--fields names {field!r}, which no row has. Rows have {', '.join(PLAIN)}, probabilities, question_id, kind, "
         "meta.data."
     )
-
-
-def test_probabilities_come_with_choices_alone() -> None:
     with pytest.raises(UsageError, match="'probabilities', which no row has"):
         check_fields(("probabilities",), JOBS, ())
-
-
-def test_without_jobs_nobody_knows_their_fields() -> None:
-    check_fields(("question_id",), [], ())
 
 
 ROW = {
@@ -239,25 +200,7 @@ ROW = {
 }
 FAILED = {"path": "b.mp4", "answer": None, "error": {"kind": "missing", "message": "There is no file."}}
 FIELDS = tuple(ROW)
-AWKWARD = [
-    "",
-    "a",
-    "a,b",
-    '"',
-    "\n",
-    "\r",
-    "a\rb",
-    "\r\n",
-    "\t",
-    "\\",
-    "\\t",
-    " a ",
-    "\0",
-    "\x1b[31m",
-    "ü",
-    "\u2028",
-    "'=1",
-]
+AWKWARD = ["", "a,b", '"', "\n", "\r", "a\rb", "\r\n", "\t", "\\", "\\t", " a ", "\0", "\x1b[31m", "ü", "\u2028", "'=1"]
 
 
 def test_json_lines_are_the_rows_themselves() -> None:
@@ -274,34 +217,26 @@ def test_json_lines_of_some_fields_have_them_in_that_order_and_null_for_what_is_
     ]
 
 
-def test_csv_has_a_header_and_quotes_what_must_be() -> None:
-    assert "".join(Table("csv", FIELDS).lines([ROW, FAILED])) == (
-        "path,answer,frame_times_s,seconds,is_new,error,probabilities\n"
-        'a b.mp4,"It\'s ""red"", 1\t2\\\r\nüm","[0,0.5]",1.25,true,,"{""yes"":0.75,""no"":0.25}"\n'
-        'b.mp4,,,,,"{""kind"":""missing"",""message"":""There is no file.""}",\n'
-    )
+CSV = (
+    "path,answer,frame_times_s,seconds,is_new,error,probabilities\n"
+    'a b.mp4,"It\'s ""red"", 1\t2\\\r\nüm","[0,0.5]",1.25,true,,"{""yes"":0.75,""no"":0.25}"\n'
+    'b.mp4,,,,,"{""kind"":""missing"",""message"":""There is no file.""}",\n'
+)
+TSV = (
+    "path\tanswer\tframe_times_s\tseconds\tis_new\terror\tprobabilities\n"
+    'a b.mp4\tIt\'s "red", 1\\t2\\\\\\r\\nüm\t[0,0.5]\t1.25\ttrue\t\t{"yes":0.75,"no":0.25}\n'
+    'b.mp4\t\t\t\t\t{"kind":"missing","message":"There is no file."}\t\n'
+)
 
 
-def test_tsv_has_a_header_and_escapes_as_jq_does() -> None:
-    assert "".join(Table("tsv", FIELDS).lines([ROW, FAILED])) == (
-        "path\tanswer\tframe_times_s\tseconds\tis_new\terror\tprobabilities\n"
-        'a b.mp4\tIt\'s "red", 1\\t2\\\\\\r\\nüm\t[0,0.5]\t1.25\ttrue\t\t{"yes":0.75,"no":0.25}\n'
-        'b.mp4\t\t\t\t\t{"kind":"missing","message":"There is no file."}\t\n'
-    )
+@pytest.mark.parametrize(("format", "text"), [("csv", CSV), ("tsv", TSV)])
+def test_csv_quotes_what_must_be_and_tsv_escapes_as_jq_does(format: Format, text: str) -> None:
+    assert "".join(Table(format, FIELDS).lines([ROW, FAILED])) == text
 
 
 def test_safe_cells_have_an_apostrophe_before_what_a_spreadsheet_would_compute() -> None:
-    row = {
-        "=a": "=1+1",
-        "b": "+1",
-        "c": "-x",
-        "d": "@SUM(1)",
-        "e": "\t=1",
-        "f": "\r=1",
-        "g": "a=1",
-        "h": "'=1",
-        "i": -1.5,
-    }
+    row = {"=a": "=1+1", "b": "+1", "c": "-x", "d": "@SUM(1)", "e": "\t=1", "f": "\r=1", "g": "a=1", "h": "'=1"}
+    row |= {"i": -1.5}
     assert list(Table("tsv", tuple(row), is_safe=True).lines([row])) == [
         "'=a\tb\tc\td\te\tf\tg\th\ti\n",
         "'=1+1\t'+1\t'-x\t'@SUM(1)\t'\\t=1\t'\\r=1\ta=1\t'=1\t-1.5\n",
@@ -310,14 +245,10 @@ def test_safe_cells_have_an_apostrophe_before_what_a_spreadsheet_would_compute()
     assert list(Table("csv", ("=a", "i")).lines([row])) == ["=a,i\n", "=1+1,-1.5\n"]
 
 
-def test_every_text_comes_back_from_csv() -> None:
+def test_every_text_comes_back_from_csv_and_from_tsv() -> None:
     row = {str(number): text for number, text in enumerate(AWKWARD)}
     text = "".join(Table("csv", tuple(row)).lines([row, row]))
     assert list(csv.reader(io.StringIO(text, newline=""))) == [list(row), AWKWARD, AWKWARD]
-
-
-def test_every_text_comes_back_from_tsv() -> None:
-    row = {str(number): text for number, text in enumerate(AWKWARD)}
     names = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
     cells = Table("tsv", tuple(row)).line(row).removesuffix("\n").split("\t")
     found = []
@@ -327,33 +258,16 @@ def test_every_text_comes_back_from_tsv() -> None:
     assert found == AWKWARD
 
 
-def test_tsv_is_that_of_jq() -> None:
-    if not shutil.which("jq"):
-        pytest.skip("jq is not installed")
-    row = {str(number): text for number, text in enumerate(AWKWARD) if text != "\0"} | {"a": 1.5, "b": True, "c": None}
-    done = subprocess.run(["jq", "-r", "[.[]] | @tsv"], input=Table("jsonl").line(row), capture_output=True, text=True)
-    assert Table("tsv", tuple(row)).line(row) == done.stdout
-
-
 def test_fields_reach_inside_but_a_name_with_dots_comes_first() -> None:
     row = {"a.b": 1, "a": {"b": 2, "c": {"d": 3}, "c.e": 4, "n": None}, "x.y": {"z": 5}, "t": "text", "l": [6]}
-    fields = ("a.b", "a.c.d", "a.c.e", "x.y.z", "a.n", "a.b.c", "t.x", "l.0", "", ".", "a.")
-    assert json.loads(Table("jsonl", fields).line(row)) == {
-        "a.b": 1,
-        "a.c.d": 3,
-        "a.c.e": 4,
-        "x.y.z": 5,
-        **dict.fromkeys(fields[4:]),
-    }
-
-
-def test_fields_are_named_with_commas_between() -> None:
-    assert fields_of("path") == ("path",)
-    assert fields_of(" path, error.kind ,a b") == ("path", "error.kind", "a b")
+    found = {"a.b": 1, "a.c.d": 3, "a.c.e": 4, "x.y.z": 5}
+    lacking = dict.fromkeys(("a.n", "a.b.c", "t.x", "l.0", "", ".", "a."))
+    assert json.loads(Table("jsonl", (*found, *lacking)).line(row)) == found | lacking
 
 
 @pytest.mark.parametrize("text", ["", " ", ",", "path,", ",path", "path,,answer"])
-def test_an_empty_field_is_refused(text: str) -> None:
+def test_fields_are_named_with_commas_between_and_an_empty_one_is_refused(text: str) -> None:
+    assert fields_of(" path, error.kind ,a b") == ("path", "error.kind", "a b")
     with pytest.raises(UsageError) as caught:
         fields_of(text)
     assert (

@@ -9,6 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def environment_of(home: Path, **more: str) -> dict[str, str]:
+    """A home of its own, and nothing of the caller's settings.
+
+    One thread: two of them on busy cores wait for each other, and answers took eight times as long.
+    """
+    root = str(Path(__file__).parents[2])
+    own = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": root}
+    return own | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | more
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shell:
     """The outcome of one command."""
@@ -18,21 +28,19 @@ class Shell:
     err: str
 
     @classmethod
+    def failed(cls, message: str, *, code: int = 1) -> Shell:
+        """A command that printed one message, and no answer."""
+        return cls(code=code, out="", err=f"vllava: {message}\n")
+
+    @classmethod
     def run(
         cls, *words: str | bytes | Path, folder: Path, stdin: bytes = b"", environment: dict[str, str] | None = None
     ) -> Shell:
         """Runs `python -m vllava_cli WORDS` in `folder` with a home and a model cache of its own."""
-        settings = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "OMP_NUM_THREADS": "1",
-        }
         done = subprocess.run(
             [sys.executable, "-m", "vllava_cli", *words],
             cwd=folder,
-            env=settings | (environment or {}),
+            env=environment_of(folder) | (environment or {}),
             input=stdin,
             capture_output=True,
             timeout=120,

@@ -8,20 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, environment_of
 from tests.hub_server import COMMIT, REFUSED, Hub, open_hub
+from tests.waiting import PATIENCE_S, wait_for
 
 Run = Callable[..., Shell]
 MODEL = "owner/model"
 ASK = ["--max-new-tokens", "4", "--model", MODEL]
 SHARD = "model-00002-of-00003.safetensors"
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -38,18 +37,6 @@ def nowhere() -> dict[str, str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     return {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0"}
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    late_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < late_s
-        time.sleep(0.01)
-
-
-def settings(home: Path) -> dict[str, str]:
-    root = Path(__file__).parents[2]
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
 
 def arrived(home: Path) -> list[int]:
@@ -86,12 +73,12 @@ def test_a_batch_that_is_stopped_in_a_download_goes_on_with_it(
     with subprocess.Popen(
         [sys.executable, "-m", "vllava_cli", *words],
         cwd=tmp_path,
-        env=settings(tmp_path) | server.environment,
+        env=environment_of(tmp_path, **server.environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        wait_for(lambda: 1000 in arrived(tmp_path))
+        assert wait_for(lambda: 1000 in arrived(tmp_path))
         process.send_signal(signal.SIGINT)
         _, told = process.communicate()
     assert process.returncode == 130
@@ -125,13 +112,13 @@ def interrupt_at(size: int, words: list[str], server: Hub, home: Path) -> None:
         sys.executable,
         ["-m", "vllava_cli", *words],
         cwd=str(home),
-        env=settings(home) | server.environment | {"TERM": "xterm-256color", "LANG": "C.UTF-8"},
+        env=environment_of(home, **server.environment, TERM="xterm-256color", LANG="C.UTF-8"),
         dimensions=(24, 60),
         encoding="utf-8",
         timeout=PATIENCE_S,
     )
     child.expect(r"\rFetching: +\d+%\|.{3,30}\| [\d.]+[kM]?/\d\.\d+M \[[^\r\n]*B/s\]")
-    wait_for(lambda: size in arrived(home))
+    assert wait_for(lambda: size in arrived(home))
     child.sendintr()
     child.expect(pexpect.EOF)
     child.close()
@@ -145,10 +132,9 @@ def test_without_a_network_one_sentence_says_so(
     words = {"ask": [clip, "Why?"], "batch": ["Why?", clip]}.get(command, [clip])
     done = shell(command, "--model", MODEL, *words, environment=nowhere)
     begin = f"The model owner/model is not in the cache {tmp_path}/.cache/huggingface/hub"
-    assert (done.code, done.out) == (1, "")
-    assert done.err == (
-        f"vllava: {begin} and the hub can't be reached ({REFUSED}): run hf download owner/model where there is a "
-        "network, or try --model demo, which is built in.\n"
+    assert done == Shell.failed(
+        f"{begin} and the hub can't be reached ({REFUSED}): run hf download owner/model where there is a network, or "
+        "try --model demo, which is built in."
     )
 
 

@@ -18,15 +18,15 @@ import pytest
 from PIL import Image
 
 from tests.clips import H264, full_decode, reference_eight, write_clip
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, environment_of
 from tests.media.zoo import CLOSED, changing
 from vllava_cli import demo
-from vllava_cli.commands.frames import Sheets, frame_name, recipe_of, run
+from vllava_cli.commands.frames import Sheets, frame_name, run
 from vllava_cli.commands.sheets import free_sheet_path, name_of, title_of
 from vllava_cli.media.contact_sheet import Sheet, sheet_picture, tiled
 from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import DEFAULT_MODEL, Framing
+from vllava_cli.nouns import Framing
 from vllava_cli.screen import Screen
 
 Run = Callable[..., Shell]
@@ -146,7 +146,7 @@ def test_an_existing_file_is_replaced_only_where_that_is_asked_for(shell: Run, c
     target.write_text("precious")
     done = shell("frames", clip)
     message = "'clip-frames.png' is already there. Give --overwrite to replace it, or another name with -o."
-    assert done == Shell(code=1, out="", err=f"vllava: {message}\n")
+    assert done == Shell.failed(message)
     (tmp_path / "clip-2-00m01.000s.png").touch()  # one frame that is there keeps all from being written
     done = shell("frames", clip, "--each", "--at", "0,1,2")
     assert (done.code, done.out, target.read_text()) == (1, "", "precious")
@@ -161,8 +161,8 @@ def test_a_folder_that_is_named_with_a_slash_is_made(shell: Run, clip: Path, oth
     assert shell("frames", clip, other_clip, "-o", "a/b/").out == "a/b/clip-frames.png\na/b/other-frames.png\n"
     assert shell("frames", clip, "--each", "--at", "1", "-o", "c/").out == "c/clip-1-00m01.000s.png\n"
     (tmp_path / "file").touch()
-    assert shell("frames", clip, "-o", "file/") == Shell(
-        code=1, out="", err="vllava: The folder 'file' can't be made: file exists. Choose another place.\n"
+    assert shell("frames", clip, "-o", "file/") == Shell.failed(
+        "The folder 'file' can't be made: file exists. Choose another place."
     )
 
 
@@ -177,8 +177,7 @@ def test_a_sheet_is_a_jpeg_where_its_name_says_so(shell: Run, clip: Path, tmp_pa
 def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     command = f"cat '{clip}' | {sys.executable} -m vllava_cli frames - -o - > '{sheet}'"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    assert subprocess.run(command, shell=True, env=environment).returncode == 0
+    assert subprocess.run(command, shell=True, env=environment_of(tmp_path)).returncode == 0
     assert shell("frames", "-", stdin=clip.read_bytes()).out == "stdin-frames.png\n"
     assert sheet.read_bytes() == (tmp_path / "stdin-frames.png").read_bytes()
 
@@ -188,8 +187,8 @@ def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> N
     [
         (["a.mp4", "b.mp4", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
         (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is no folder, and several files are to be written."),
-        (["a.mp4", "-o", "a.webp"], "'a.webp' ends like neither a PNG nor a JPEG, which a sheet can be"),
-        (["a.mp4", "--show"], "--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a"),
+        (["a.mp4", "-o", "a.webp"], "'a.webp' has neither the ending of a PNG nor that of a JPEG"),
+        (["a.mp4", "--show"], "--show draws in a terminal, and stdout isn't one here. Give -o FILE for a picture in a"),
         (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
         (["a.mp4", "--show", "--each"], "--each writes whole frames, a file each. Leave --show and --whole out."),
         (["a.mp4", "--each", "--fit", "pad"], "--each and --whole leave frames as they are. Leave --fit out."),
@@ -214,27 +213,19 @@ def test_a_file_is_written_and_nothing_drawn_where_there_is_no_terminal(shell: R
 
 def test_a_model_that_cannot_be_had_is_one_sentence(shell: Run, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert shell("frames", "-m", "./empty", clip) == Shell(
-        code=1, out="", err="vllava: The folder empty is no checkpoint: it has no config.json.\n"
-    )
+    fault = "The folder empty is no checkpoint: it has no config.json."
+    assert shell("frames", "-m", "./empty", clip) == Shell.failed(fault)
     assert shell("frames", "-m", "./empty", "--whole", clip).code == 0
-
-
-def test_the_default_models_square_is_known_without_its_files() -> None:
-    recipe = recipe_of(DEFAULT_MODEL, Screen(is_quiet=True))
-    assert (recipe.short_side, recipe.crop_height, recipe.crop_width) == (224, 224, 224)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals are made with pexpect")
 def test_a_terminal_shows_tiles_and_times_and_no_file_is_written(clip: Path, tmp_path: Path) -> None:
     import pexpect
 
-    root = str(Path(__file__).parents[2])
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": root, "TERM": "xterm-256color"}
     drawn, code = pexpect.run(
         f"{sys.executable} -m vllava_cli frames --quiet --show -m demo '{clip}'",
         cwd=str(tmp_path),
-        env=environment | {"COLORTERM": "truecolor"},  # type: ignore[arg-type]
+        env=environment_of(tmp_path, TERM="xterm-256color", COLORTERM="truecolor"),  # type: ignore[arg-type]
         dimensions=(40, 60),
         withexitstatus=True,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.parts import LOADED, MAKING
+from tests.commands.turns import STATS, turn
 from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.commands.provenance import (
@@ -35,9 +36,7 @@ from vllava_cli.nouns import (
     LoadPlan,
     Sampling,
     Source,
-    Stats,
     StopReason,
-    Turn,
 )
 from vllava_cli.storage.fields import Fields
 
@@ -107,45 +106,12 @@ def test_a_clip_that_is_hashed_is_what_was_opened(tmp_path: Path) -> None:
         assert clip.hashed(gone) == clip.hashed(None) == clip
 
 
-STATS = Stats(
-    prompt_tokens=2070,
-    reused_tokens=2056,
-    new_tokens=12,
-    tower_calls=1,
-    first_token_s=0.123456,
-    decode_s=0.5,
-    frames_s=1.00004,
-    load_s=2.5,
-    peak_bytes=1 << 30,
-)
-
-
 @dataclass(frozen=True)
 class Engine:
     """As much of an engine as a report looks at."""
 
     tokens: Tokens
     plan: LoadPlan = EXACT
-
-
-def test_an_answer_that_was_to_be_chosen_has_probabilities() -> None:
-    engine = Engine(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
-    sampling = Sampling(choices=("yes", "no"), is_calibrated=True)
-    chosen = Turn(
-        question="Why?",
-        answer="yes",
-        answer_ids=(1,),
-        stop_reason="choice",
-        sampling=sampling,
-        stats=STATS,
-        probabilities=(0.93, 0.07),
-    )
-    row = report(Conversation(turns=[chosen]), (), engine)  # type: ignore[arg-type]
-    assert list(row)[:3] == ["answer", "probabilities", "stop_reason"]
-    assert row["probabilities"] == {"yes": 0.93, "no": 0.07}
-    interrupted = replace(chosen, answer="", answer_ids=(), stop_reason="interrupted", probabilities=())
-    row = report(Conversation(turns=[interrupted]), (), engine)  # type: ignore[arg-type]
-    assert row["probabilities"] == {}
 
 
 @pytest.mark.parametrize(
@@ -160,10 +126,10 @@ def test_where_no_token_came_there_is_no_time_to_the_first(
     stop: StopReason, new_tokens: int, said: str, seconds: float | None
 ) -> None:
     engine = Engine(read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))))
-    stats = replace(STATS, new_tokens=new_tokens)
-    turn = Turn(question="Why?", answer="", answer_ids=(), stop_reason=stop, sampling=Sampling(), stats=stats)
+    stats = replace(STATS, new_tokens=new_tokens, first_token_s=0.123456)
+    asked = turn("Why?", stop_reason=stop, stats=stats)
     assert first_token(stats, stop) == said
-    assert report(Conversation(turns=[turn]), (), engine)["timings_s"]["first_token"] == seconds  # type: ignore[arg-type]
+    assert report(Conversation(turns=[asked]), (), engine)["timings_s"]["first_token"] == seconds  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -177,5 +143,5 @@ def test_where_no_token_came_there_is_no_time_to_the_first(
 )
 def test_counts_in_words(new_tokens: int, decode_s: float, said: str) -> None:
     """The first token isn't decoded but comes of the prefill."""
-    stats = Stats(prompt_tokens=2070, reused_tokens=2056, new_tokens=new_tokens, first_token_s=0.1, decode_s=decode_s)
-    assert counts(stats) == f"2070 prompt tokens (2056 reused), {said}"
+    stats = replace(STATS, new_tokens=new_tokens, decode_s=decode_s)
+    assert counts(stats) == f"20 prompt tokens (5 reused), {said}"

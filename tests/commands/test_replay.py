@@ -16,12 +16,14 @@ import torch
 
 from tests.batch.fork_server import Zygote
 from tests.batch.parts import Reading
+from tests.commands.turns import turn
+from tests.refusals import refused
 from vllava_cli import demo
-from vllava_cli.commands.replay import Replay, dropped, run
+from vllava_cli.commands.replay import dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import digest_of, read_tokens
 from vllava_cli.errors import ReplayError, UsageError
-from vllava_cli.nouns import Conversation, Sampling, Source, Stats, Turn
+from vllava_cli.nouns import Conversation, DecodeLimits, Source
 
 Row = dict[str, Any]
 HAPPENS, COLOUR = "What happens in this video?", "What colour is it?"
@@ -90,7 +92,7 @@ def replayed(*rows: Row, ids: tuple[str, ...] = (), is_json: bool = False) -> tu
     """(exit code, stdout, stderr)."""
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     reading = Reading()
-    code = run(Replay(rows="rows.jsonl", ids=ids, is_json=is_json), reading.screen())
+    code = run("rows.jsonl", reading.screen(), limits=DecodeLimits(), ids=ids, is_json=is_json)
     return code, *reading.said
 
 
@@ -209,8 +211,8 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (pictures, ("clips.0.path", "more"), "'more' has changed since: "),
         (ask, ("clips.0.path", "-"), "its clip came from stdin and wasn't saved"),
         (ask, ("clips.0.path", "https://u:p@h/a.mp4"), "its clip is the URL https://h/a.mp4: save it, and put that"),
-        (ask, ("clips.0.frame_times_s", [0.5]), f"the frames of '{RED}' are others: at 0.5 s then, at 0, 0.2917"),
-        (ask, ("made_with.prompt_sha256", "0" * 64), "the prompt's tokens are others here: the tokenizer's files"),
+        (ask, ("clips.0.frame_times_s", [0.5]), f"the frames of '{RED}' are at other times: 0.5 s then, 0, 0.2917"),
+        (ask, ("made_with.prompt_sha256", "0" * 64), "the prompt's tokens differ here: the tokenizer's files"),
         (two, ("made_with.sampling.seed", None), "its tokens were sampled, and the row has no seed"),
         (chosen, ("stop_reason", "interrupted"), "it was interrupted before a choice was made"),
         (ask, ("made_with.device", "cuda:7"), "--device cuda:7 is not available; this machine has only "),
@@ -260,7 +262,7 @@ def test_turns_of_a_chat_need_those_before_them(made: dict[str, list[Row]]) -> N
         ([broken, second], ["made_with is missing", "turn 1 of its conversation can't be used: made_with is missing"]),
         ([first, lone], [None, "turn 1 of its conversation isn't among the rows before it"]),
         ([first, moved], [None, "turn 1 of its conversation isn't among the rows before it"]),
-        ([edited, again], [None, "the prompt's tokens are others here"]),
+        ([edited, again], [None, "the prompt's tokens differ here"]),
         (
             [changed(first, ("clips.0.path", BLUE)), drawn],
             [f"'{BLUE}' has changed since", "its clips don't begin with"],
@@ -312,9 +314,7 @@ def test_rows_are_named_by_their_id(made: dict[str, list[Row]]) -> None:
 def test_a_file_without_rows_is_a_usage_error(content: str | None, said: str) -> None:
     if content is not None:
         Path("rows.jsonl").write_text(content)
-    with pytest.raises(UsageError) as caught:
-        run(Replay(rows="rows.jsonl"), Reading().screen())
-    assert str(caught.value) == said
+    assert refused(UsageError, run, "rows.jsonl", Reading().screen(), limits=DecodeLimits()) == said
 
 
 def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stdin", Pipe(b'{"id": "7", "error": {"kind": "bug"}}\n'))
     reading = Reading()
-    assert run(Replay(rows="-"), reading.screen()) == 2
+    assert run("-", reading.screen(), limits=DecodeLimits()) == 2
     assert reading.said == (
         "7: can't: the row is an error (bug), which has no answer\n",
         "vllava: of 1 answer: 1 that can't be made again.\n",
@@ -332,11 +332,7 @@ def test_rows_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_turns_that_no_longer_were_in_the_context_are_found_by_the_prompt() -> None:
     tokens = read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT)))
-    stats = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
-    turns = [
-        Turn(question=each, answer="Red.", answer_ids=(400,), stop_reason="end", sampling=Sampling(), stats=stats)
-        for each in (HAPPENS, COLOUR, "Why?")
-    ]
+    turns = [turn(each, "Red.", answer_ids=(400,)) for each in (HAPPENS, COLOUR, "Why?")]
     for gone in range(4):
         prompt = tokens.unchecked_ids(Conversation(turns=turns, dropped=gone), "And then?")
         then = replace(turns[0], question="And then?", prompt_sha256=digest_of(prompt))

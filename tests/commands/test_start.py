@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
 
+from tests.commands.turns import Piped, Terminal
+from tests.refusals import refused
 from vllava_cli.batch.job_files import MAX_JOB_BYTES
 from vllava_cli.commands.start import clip_paths, question_of, split_words, start
 from vllava_cli.demo import CHECKPOINT
@@ -15,17 +16,6 @@ from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import SILENT, MediaKind, Source, Wishes
 from vllava_cli.times import Stopwatch
-
-
-class Piped(io.TextIOWrapper):
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-
-
-class Terminal(Piped):
-    def isatty(self) -> bool:
-        return True
-
 
 SPLITS = [
     (["a.mp4", "Why?"], ["a.mp4"], "Why?"),
@@ -61,9 +51,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "message"), REFUSED)
 def test_words_that_are_refused(words: list[str], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        split_words(words, Piped(b""))
-    assert str(caught.value) == message
+    assert refused(UsageError, split_words, words, Piped(b"")) == message
 
 
 def test_a_file_that_is_called_like_stdin_is_still_a_file() -> None:
@@ -73,9 +61,7 @@ def test_a_file_that_is_called_like_stdin_is_still_a_file() -> None:
 def test_a_clip_is_not_waited_for_at_a_terminal() -> None:
     assert clip_paths(["a.mp4"], Terminal(b"")) == (Path("a.mp4"),)
     for stdin in (Terminal(b""), None):
-        with pytest.raises(UsageError) as caught:
-            clip_paths(["a.mp4", "-"], stdin)
-        assert str(caught.value) == (
+        assert refused(UsageError, clip_paths, ["a.mp4", "-"], stdin) == (
             "- reads a clip from stdin, which is not a pipe here: cat clip.mp4 | vllava …, or name a file."
         )
 
@@ -92,17 +78,19 @@ def test_a_question_from_a_pipe_has_an_end() -> None:
     whole = "x" * MAX_JOB_BYTES
     assert question_of(None, Piped(whole.encode())) == whole
     stdin = Piped(whole.encode() + b"xyz")
-    with pytest.raises(UsageError) as caught:
-        question_of(None, stdin)
-    assert str(caught.value) == "The question on stdin is longer than 1 MiB: give a shorter one."
+    assert (
+        refused(UsageError, question_of, None, stdin)
+        == "The question on stdin is longer than 1 MiB: give a shorter one."
+    )
     assert stdin.buffer.read() == b"yz"
 
 
 @pytest.mark.parametrize("given", ["", "  ", None])
 def test_an_empty_question_is_a_usage_error(given: str | None) -> None:
-    with pytest.raises(UsageError) as caught:
-        question_of(given, Piped(b"\n"))
-    assert str(caught.value) == "The question is empty: give it as the last argument, or on stdin with -."
+    assert (
+        refused(UsageError, question_of, given, Piped(b"\n"))
+        == "The question is empty: give it as the last argument, or on stdin with -."
+    )
 
 
 def needed_bytes(tokens: Tokens, *kinds: MediaKind) -> int:

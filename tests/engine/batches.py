@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tests.engine.engines import ask
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
 from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import Cancel
@@ -130,7 +131,7 @@ def streamed(engine: Engine, jobs: Iterable[Job], sampling: Sampling) -> dict[Jo
     for medium, question in jobs:
         engine.prompt_cache = None
         conversation = Conversation(attached=(medium,))
-        answers[medium, question] = Answer.of(engine.stream(conversation, question, sampling))
+        answers[medium, question] = ask(engine, conversation, question, sampling)
     return answers
 
 

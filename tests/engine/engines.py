@@ -17,6 +17,7 @@ from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import Tokens, read_tokens
+from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling, Source, Turn
@@ -55,8 +56,14 @@ def conversation_about(*paths: Path) -> Conversation:
     return Conversation(attached=tuple(sample(path, Framing()) for path in paths))
 
 
-def ask(engine: Engine, conversation: Conversation, question: str, sampling: Sampling = FREE) -> Answer:
-    return Answer.of(engine.stream(conversation, question, sampling))
+def ask(
+    engine: Engine, conversation: Conversation, question: str, sampling: Sampling = FREE, *, cancel: Cancel = NEVER
+) -> Answer:
+    """The whole answer, which is streamed as the conversation keeps it."""
+    text = "".join(engine.stream(conversation, question, sampling, cancel=cancel))
+    turn = conversation.turns[-1]
+    assert turn.answer == text
+    return Answer(text=text, stop_reason=turn.stop_reason, stats=turn.stats, probabilities=turn.probabilities)
 
 
 def new_ids(engine: Engine, conversation: Conversation, question: str, sampling: Sampling = FREE) -> list[int]:

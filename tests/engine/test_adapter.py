@@ -150,7 +150,7 @@ def test_quantised_weights_are_kept_for_each_adapter(published: Path, adapter: P
     assert details[0].startswith("vllava: kept the 4bit weights")
     assert [kept.model for kept in all_cached(tmp_path)] == [str(published), f"{published} + {adapter}"]
     again = start(adapter)
-    assert details[0].startswith("weights: read as they were kept")
+    assert details[0].startswith("weights: read from the weight cache")
     assert are_equal(again, first.model)
 
 
@@ -285,7 +285,7 @@ def test_pickled_adapters_are_refused(copy: Path) -> None:
         described(Source(model="my/adapter", folder=copy))
     assert str(caught.value) == (
         "The adapter my/adapter has its weights in adapter_model.bin, and vllava reads them from safetensors files "
-        "only: load it with peft where you trust it, and save it with save_pretrained."
+        "only: load it with peft if you trust it, and save it with save_pretrained."
     )
 
 

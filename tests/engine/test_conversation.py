@@ -11,13 +11,13 @@ import random
 import pytest
 
 from tests.engine.engines import FREE as GREEDY
-from tests.engine.engines import PATHS, after, greedy_ids
+from tests.engine.engines import PATHS, after, ask, greedy_ids
 from tests.reference import Reference
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.interrupt import Cancel
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
+from vllava_cli.nouns import Conversation, Frames, Framing, Sampling
 
 SEQUENCES = 200
 QUESTIONS = (
@@ -58,11 +58,9 @@ class Story:
     def ask(self, question: str = "", sampling: Sampling = GREEDY, *, patience: int = 10_000) -> None:
         question = question or self.random.choice(QUESTIONS)
         media = self.conversation.media
-        pieces = self.engine.stream(self.conversation, question, sampling, cancel=Cancel(after(patience)))
-        answer = Answer.of(pieces)
+        ask(self.engine, self.conversation, question, sampling, cancel=Cancel(after(patience)))
         turn = self.conversation.turns[-1]
-        assert (turn.answer, turn.stop_reason, turn.stats) == (answer.text, answer.stop_reason, answer.stats)
-        self.calls += answer.stats.tower_calls
+        self.calls += turn.stats.tower_calls
         (self.seen if turn.stop_reason != "interrupted" else self.begun).update(map(id, media))
         assert len(self.seen) <= self.calls <= len(self.seen | self.begun)
         if sampling == GREEDY:
@@ -110,9 +108,9 @@ def test_each_turn_prefills_only_what_it_adds(engine: Engine, shown: dict[str, F
     conversation = Conversation(attached=(shown["red-circle-moves-left.mp4"],))
     finished = 0
     for question in QUESTIONS[:5]:
-        answer = Answer.of(engine.stream(conversation, question, GREEDY))
+        answer = ask(engine, conversation, question, GREEDY)
         assert answer.stop_reason == "end"
-        assert answer.stats.prefilled_tokens == answer.stats.prompt_tokens - finished
+        assert answer.stats.reused_tokens == finished
         assert answer.stats.reused_tokens == finished
         finished = len(engine.tokens.finished_ids(conversation))
 
@@ -129,13 +127,13 @@ def test_a_clip_that_was_interrupted_in_prefill_is_taken_up_where_it_stopped(
     engine.prompt_cache = None
     engine.vision.forget()
     conversation = Conversation(attached=(shown["two-shapes.png"], shown["three-shapes.mp4"]))
-    first = Answer.of(engine.stream(conversation, "How many?", GREEDY, cancel=Cancel(lambda: holds(engine, 100))))
+    first = ask(engine, conversation, "How many?", GREEDY, cancel=Cancel(lambda: holds(engine, 100)))
     conversation.cut(0)
-    second = Answer.of(engine.stream(conversation, "How many?", GREEDY))
+    second = ask(engine, conversation, "How many?", GREEDY)
     assert (first.stop_reason, first.stats.tower_calls) == ("interrupted", 2)
     assert (second.stats.reused_tokens, second.stats.tower_calls) == (100, 0)
     engine.prompt_cache = None
-    whole = Answer.of(engine.stream(Conversation(attached=conversation.turns[0].media), "How many?", GREEDY))
+    whole = ask(engine, Conversation(attached=conversation.turns[0].media), "How many?", GREEDY)
     assert second.text == whole.text
 
 
@@ -143,24 +141,24 @@ def test_a_clip_opened_again_is_not_looked_at_again(engine: Engine, shown: dict[
     engine.vision.forget()
     clip, other = shown["three-shapes.mp4"], shown["blue-star-grows.mp4"]
     calls = [
-        Answer.of(engine.stream(Conversation(attached=(medium,)), "What is it?", GREEDY)).stats.tower_calls
+        ask(engine, Conversation(attached=(medium,)), "What is it?", GREEDY).stats.tower_calls
         for medium in (clip, other, clip)
     ]
     assert calls == [1, 1, 0]
     padded = Conversation(attached=(clip,), fit="pad")
-    assert Answer.of(engine.stream(padded, "What is it?", GREEDY)).stats.tower_calls == 1
+    assert ask(engine, padded, "What is it?", GREEDY).stats.tower_calls == 1
 
 
 def test_a_failure_leaves_the_conversation_as_it_was(engine: Engine, shown: dict[str, Frames]) -> None:
     conversation = Conversation(attached=(shown["three-shapes.mp4"],))
-    Answer.of(engine.stream(conversation, "How many?", GREEDY))
+    ask(engine, conversation, "How many?", GREEDY)
     turns = list(conversation.turns)
 
     def fail() -> bool:
         raise MemoryError
 
     with pytest.raises(MemoryShortError):
-        Answer.of(engine.stream(conversation, "And then?", GREEDY, cancel=Cancel(fail)))
+        ask(engine, conversation, "And then?", GREEDY, cancel=Cancel(fail))
     assert (conversation.turns, conversation.attached) == (turns, ())
 
 
@@ -169,10 +167,10 @@ def test_what_the_cache_holds_needs_no_second_look_even_if_it_was_forgotten(
 ) -> None:
     engine.prompt_cache = None
     conversation = Conversation(attached=(shown["three-shapes.mp4"],))
-    Answer.of(engine.stream(conversation, "How many?", GREEDY))
+    ask(engine, conversation, "How many?", GREEDY)
     engine.vision.forget()
     conversation.attached = (shown["blue-star-grows.mp4"],)
-    assert Answer.of(engine.stream(conversation, "And here?", GREEDY)).stats.tower_calls == 1
+    assert ask(engine, conversation, "And here?", GREEDY).stats.tower_calls == 1
 
 
 @pytest.mark.parametrize("passes", [1, 4], ids=["in prefill", "in decoding"])
@@ -182,7 +180,7 @@ def test_a_second_ctrl_c_in_the_middle_of_a_pass_costs_the_cache_and_nothing_els
     """Some layers have the tokens of that pass then, others don't."""
     engine.prompt_cache = None
     conversation = Conversation(attached=(shown["three-shapes.mp4"],))
-    Answer.of(engine.stream(conversation, "How many shapes are there?", GREEDY))
+    ask(engine, conversation, "How many shapes are there?", GREEDY)
     left = itertools.chain(itertools.repeat(True, passes - 1), [False])
 
     def break_off(*_: object) -> None:
@@ -191,13 +189,13 @@ def test_a_second_ctrl_c_in_the_middle_of_a_pass_costs_the_cache_and_nothing_els
 
     hook = engine.llama.blocks[-1].register_forward_pre_hook(break_off)
     with pytest.raises(KeyboardInterrupt):
-        Answer.of(engine.stream(conversation, "Tell me more about the shapes.", GREEDY))
+        ask(engine, conversation, "Tell me more about the shapes.", GREEDY)
     hook.remove()
     assert (len(conversation.turns), conversation.turns[1].stop_reason) == (2, "interrupted")
     assert engine.prompt_cache is None
-    after_it = Answer.of(engine.stream(conversation, "And its colour?", GREEDY))
+    after_it = ask(engine, conversation, "And its colour?", GREEDY)
     assert (after_it.stats.reused_tokens, after_it.stats.tower_calls) == (0, 0)
     fresh = Conversation(turns=conversation.turns[:2])
     engine.prompt_cache = None
-    Answer.of(engine.stream(fresh, "And its colour?", GREEDY))
+    ask(engine, fresh, "And its colour?", GREEDY)
     assert fresh.turns[2].answer_ids == conversation.turns[2].answer_ids

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.engine.engines import engine_like
+from tests.engine.engines import ask, engine_like
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
+from vllava_cli.nouns import Conversation, Frames, Sampling
 
 HAS_CUDA = torch.cuda.is_available()
 QUESTIONS = ("What happens in this video?", "And its colour?", "Tell me more about it.")
@@ -31,7 +31,7 @@ def talk(engine: Engine, medium: Frames, sampling: Sampling) -> list[tuple[str, 
     """What each turn of a conversation said, how it ended, its ids and how many ids were reused."""
     engine.prompt_cache = None
     conversation = Conversation(attached=(medium,))
-    said = [Answer.of(engine.stream(conversation, question, sampling)) for question in QUESTIONS]
+    said = [ask(engine, conversation, question, sampling) for question in QUESTIONS]
     ids = [turn.answer_ids for turn in conversation.turns]
     return [
         (answer.text, answer.stop_reason, turn, answer.stats.reused_tokens)
@@ -57,7 +57,7 @@ def test_a_conversation_is_the_same(
 def test_the_last_token_that_has_room_comes(runs_ahead: bool, random_engine: Engine, media: tuple[Frames, ...]) -> None:
     """No step goes beyond the context, where the room ends."""
     engine = static(engine_like(random_engine, context_tokens=PART_TOKENS), runs_ahead=runs_ahead)
-    answer = Answer.of(engine.stream(Conversation(attached=(media[0],)), "Why?", replace(LONG, max_new_tokens=999)))
+    answer = ask(engine, Conversation(attached=(media[0],)), "Why?", replace(LONG, max_new_tokens=999))
     assert answer.stop_reason == "context"
     assert answer.stats.prompt_tokens + answer.stats.new_tokens == PART_TOKENS
     assert engine.prompt_cache
@@ -72,10 +72,10 @@ def test_what_an_abandoned_answer_read_is_known(demo_engine: Engine, media: tupl
     pieces.close()
     assert engine.prompt_cache
     assert len(engine.prompt_cache.cache) == len(engine.prompt_cache.ids)
-    said = Answer.of(engine.stream(conversation, QUESTIONS[1], LONG))
+    said = ask(engine, conversation, QUESTIONS[1], LONG)
     demo_engine.prompt_cache = None
     before = Conversation(turns=conversation.turns[:-1])
-    assert Answer.of(demo_engine.stream(before, QUESTIONS[1], LONG)).text == said.text
+    assert ask(demo_engine, before, QUESTIONS[1], LONG).text == said.text
 
 
 def test_the_room_stays_for_the_next_conversation(demo_engine: Engine, media: tuple[Frames, ...]) -> None:
@@ -83,7 +83,7 @@ def test_the_room_stays_for_the_next_conversation(demo_engine: Engine, media: tu
     places = []
     for medium in media[:1] * 2:
         engine.prompt_cache = None  # as bench does
-        Answer.of(engine.stream(Conversation(attached=(medium,)), QUESTIONS[0], LONG))
+        ask(engine, Conversation(attached=(medium,)), QUESTIONS[0], LONG)
         assert engine.prompt_cache
         places.append(engine.prompt_cache.cache.layers[0].buffers[0].data_ptr())
     assert places[0] == places[1]
@@ -97,7 +97,7 @@ def test_a_pass_that_breaks_off_costs_the_room(demo_engine: Engine, media: tuple
 
     hook = engine.llama.blocks[0].register_forward_pre_hook(fail)
     with pytest.raises(ValueError, match="no pass today"):
-        Answer.of(engine.stream(Conversation(attached=(media[0],)), QUESTIONS[0], LONG))
+        ask(engine, Conversation(attached=(media[0],)), QUESTIONS[0], LONG)
     hook.remove()
     with pytest.raises(RuntimeError, match="without a prefill"):
         engine.step(torch.zeros(1, dtype=torch.long), 0)

@@ -114,7 +114,7 @@ def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None
     def is_interrupted() -> bool:
         return bool(engine.prompt_cache and len(engine.prompt_cache.ids) == prompt_tokens + 3)
 
-    answer = Answer.of(engine.stream(conversation, "what", FREE, cancel=Cancel(is_interrupted)))
+    answer = ask(engine, conversation, "what", FREE, cancel=Cancel(is_interrupted))
     assert answer.stop_reason == "interrupted"
     assert answer.stats.new_tokens == 4  # the last of them was not fed any more
     assert whole.text.startswith(answer.text)
@@ -126,7 +126,7 @@ def test_a_stream_that_is_dropped_keeps_its_turn(engine: Engine, clip: Path) -> 
     pieces = engine.stream(conversation, "what", FREE)
     first = next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    assert conversation.turns[0].answer == first.text
+    assert conversation.turns[0].answer == first
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, clip: Path) -> None:
@@ -202,8 +202,8 @@ def asked(engine: Engine, medium: Frames, sampling: Sampling, at: int | None) ->
     """An answer with Ctrl-C behind the n-th layer, the conversation, and how many layers were run."""
     conversation = Conversation(attached=(Frames(clip=medium.clip, pixels=medium.pixels, times_s=medium.times_s),))
     with Press(engine, at) as press:
-        pieces = engine.stream(conversation, QUESTION, sampling, cancel=Cancel(press.is_pressed))
-        return Answer.of(pieces), conversation, press.layers
+        answer = ask(engine, conversation, QUESTION, sampling, cancel=Cancel(press.is_pressed))
+        return answer, conversation, press.layers
 
 
 @pytest.mark.parametrize("is_static", [False, True], ids=["growing", "static"])
@@ -220,7 +220,7 @@ def test_no_layer_runs_behind_a_ctrl_c_and_the_next_answer_is_right(
         assert (run_layers, answer.stop_reason) == (at, "interrupted")
         assert whole.text.startswith(answer.text)
         conversation.cut(0)
-        again = Answer.of(engine.stream(conversation, QUESTION, SAMPLING))
+        again = ask(engine, conversation, QUESTION, SAMPLING)
         assert (again.text, again.stop_reason) == (whole.text, whole.stop_reason)
 
 
@@ -231,7 +231,7 @@ def test_choices_are_left_between_two_layers(media: tuple[Frames, ...], demo_eng
         answer, conversation, run_layers = asked(engine, media[0], CHOICES, at)
         assert (run_layers, answer.stop_reason, answer.text) == (at, "interrupted", "")
         conversation.cut(0)
-        again = Answer.of(engine.stream(conversation, QUESTION, CHOICES))
+        again = ask(engine, conversation, QUESTION, CHOICES)
         assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-6)
 
 

@@ -206,7 +206,7 @@ UNREACHED = "run hf download owner/model where there is a network, or try --mode
         ("revision", "The hub's model owner/model has no revision v2: leave --revision out for main."),
         ("503", "The hub answers with status 503 about owner/model: try again later."),
         ("401", "The hub answers with status 401 about owner/model: " + LOG_IN),
-        ("200", LACK + "what answers at {url} is not the hub: " + PORTAL),
+        ("200", LACK + "the server at {url} is not the hub: " + PORTAL),
         ("silent", LACK + "the hub doesn't answer within 0.1 seconds: try again, or set HF_HUB_ETAG_TIMEOUT to more."),
         ("offline", LACK + "HF_HUB_OFFLINE is set: unset it where there is a network."),
         ("refused", LACK + "the hub can't be reached ({refused}): " + UNREACHED),
@@ -326,9 +326,7 @@ def test_a_body_that_is_not_what_was_promised_is_an_error(server: Hub, published
     server.mangled[SHARDS[0]] = right[:-1] + b"!"
     with pytest.raises(HubError) as caught:
         hub.fetch_weights(source)
-    assert str(caught.value) == (
-        f"What came from the hub as {SHARDS[0]} is damaged: try again, or from another network."
-    )
+    assert str(caught.value) == (f"The hub's file {SHARDS[0]} arrived damaged: try again, or use another network.")
     server.mangled.clear()
     assert same_files(fetched().folder, published)
 

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import edit_json, write_checkpoint
-from tests.engine.engines import EXACT, FREE, conversation_about, engine_of, tokens_of
+from tests.engine.engines import EXACT, FREE, ask, conversation_about, engine_of, tokens_of
 from tests.reference import read_reference
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import THREADS_SETTING, load
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Framing, LoadPlan, MediaKind, Quantisation
+from vllava_cli.nouns import Framing, LoadPlan, MediaKind, Quantisation
 
 
 def loaded(folder: Path, plan: LoadPlan = EXACT, kinds: tuple[MediaKind, ...] = ("video",)) -> Engine:
@@ -103,15 +103,15 @@ def test_a_tower_that_comes_later_is_checked_too(tmp_path: Path, clip: Path) -> 
 def test_weights_have_the_planned_type(dtype: str, wanted: torch.dtype, small_checkpoint: Path, clip: Path) -> None:
     engine = loaded(small_checkpoint, replace(EXACT, dtype=dtype))  # type: ignore[arg-type]
     assert {parameter.dtype for parameter in engine.model.parameters()} == {wanted}
-    assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).stats.new_tokens == 24
+    assert ask(engine, conversation_about(clip), "what", FREE).stats.new_tokens == 24
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_planned_attention_is_used(attention: str, small_checkpoint: Path, clip: Path) -> None:
     engine = loaded(small_checkpoint, replace(EXACT, attention=attention))  # type: ignore[arg-type]
     assert engine.model.config._attn_implementation == attention
-    exact = Answer.of(loaded(small_checkpoint).stream(conversation_about(clip), "what", FREE))
-    assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).text == exact.text
+    exact = ask(loaded(small_checkpoint), conversation_about(clip), "what", FREE)
+    assert ask(engine, conversation_about(clip), "what", FREE).text == exact.text
 
 
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
@@ -121,7 +121,7 @@ def test_only_the_language_matrices_are_quantised(quantisation: str, small_check
     small = [name for name, value in engine.model.named_parameters() if value.dtype in (torch.uint8, torch.int8)]
     assert len(small) == 2 * 7
     assert all(re.match(r"model\.language_model\.layers\.\d\.(self_attn|mlp)\.", name) for name in small)
-    assert Answer.of(engine.stream(conversation_about(clip), "what", FREE)).stats.new_tokens == 24
+    assert ask(engine, conversation_about(clip), "what", FREE).stats.new_tokens == 24
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_code_beside_the_weights_is_never_run(tmp_path: Path, clip: Path) -> Non
     edit_json(folder / "tokenizer_config.json", auto_map=auto_map)
     edit_json(folder / "preprocessor_config.json", auto_map={"AutoImageProcessor": "modeling_trap.Trap"})
     engine = engine_of(folder)
-    Answer.of(engine.stream(conversation_about(clip), "what", FREE))
+    ask(engine, conversation_about(clip), "what", FREE)
     assert not trap.exists()
 
 

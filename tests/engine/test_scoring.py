@@ -282,7 +282,8 @@ def test_memory_that_runs_out_is_one_sentence_and_no_turn(
     assert (conversation.turns, len(conversation.attached)) == ([], 1)
     answer = ask(engine, conversation, "Memory?", Sampling(choices=PHRASES))
     assert answer.stop_reason == "choice"
-    assert answer.stats.prefilled_tokens == (answer.stats.prompt_tokens if number == 1 else 1)
+    prefilled = answer.stats.prompt_tokens - answer.stats.reused_tokens
+    assert prefilled == (answer.stats.prompt_tokens if number == 1 else 1)
 
 
 def test_without_a_clip_there_is_nothing_to_calibrate_by(engine: Engine) -> None:
@@ -323,10 +324,10 @@ def test_no_special_token_comes_of_a_choice(engine: Engine, shown: dict[str, Fra
 
 def test_choices_that_are_none_are_refused(engine: Engine) -> None:
     for choices, message in {
-        ("yes",): "'yes' leaves no choice: give two or more, separated by commas, like yes,no.",
+        ("yes",): "'yes' is only one choice: give two or more, separated by commas, like yes,no.",
         ("yes", " "): "One of the choices 'yes, ' is empty: give each a text, like yes,no.",
         ("yes", "no", " yes"): "'yes' is given twice as a choice: leave one out.",
-        ("</s>", "< /s>"): "The model reads the choices '</s>' and '< /s>' alike: leave one out.",
+        ("</s>", "< /s>"): "To the model, the choices '</s>' and '< /s>' are the same: leave one out.",
     }.items():
         with pytest.raises(UsageError) as caught:
             engine.tokens.option_ids(choices)

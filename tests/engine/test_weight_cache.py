@@ -113,7 +113,7 @@ def test_a_later_start_reads_what_the_first_kept_and_gives_the_same_bits(
     assert start.notices == [f"vllava: kept the {quantisation} weights (0.1 GiB) in {folder}; later starts read those."]
     assert start.details == []
     second = start(quantisation, kinds)
-    assert (start.notices, start.details) == ([], [f"weights: read as they were kept in {folder}."])
+    assert (start.notices, start.details) == ([], [f"weights: read from the weight cache, {folder}."])
     assert states(second).keys() == states(first).keys()
     assert all(torch.equal(value, states(first)[name]) for name, value in states(second).items())
     assert torch.equal(logits(second, clip), logits(first, clip))
@@ -132,7 +132,7 @@ def test_the_commands_read_what_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
         Stopwatch(),
         check=details.append,
     )
-    assert details[-1] == f"weights: read as they were kept in {start.cache / start.names[0]}."
+    assert details[-1] == f"weights: read from the weight cache, {start.cache / start.names[0]}."
 
 
 @pytest.mark.parametrize("quantisation", [None, "4bit"])
@@ -166,7 +166,7 @@ def test_an_image_after_a_video_reads_what_is_kept(start: Start) -> None:
     assert not [key for key in load_file(start.cache / name / "model.safetensors") if "tower" in key]
     engine = start("4bit", ("video", "image"))
     assert (start.names, start.notices) == ([name], [])
-    assert start.details == [f"weights: read as they were kept in {start.cache / name}."]
+    assert start.details == [f"weights: read from the weight cache, {start.cache / name}."]
     assert engine.model.model.image_tower is not None
 
 
@@ -190,7 +190,7 @@ def test_a_shortage_of_memory_costs_no_kept_weights(start: Start, clip: Path) ->
     weights.write_bytes(weights.read_bytes())
     with pytest.raises(MemoryShortError), address_space(weights.stat().st_size // 2):
         start()
-    read = f"weights: read as they were kept in {start.cache / name}."
+    read = f"weights: read from the weight cache, {start.cache / name}."
     assert start.details in ([], [read])  # where memory ran out depends on what earlier tests left free
     assert torch.equal(logits(start(), clip), fresh)
     assert start.details == [read]
@@ -201,7 +201,7 @@ def test_whole_weights_that_cannot_be_read_stay(start: Start) -> None:
     start()
     folder = start.cache / start.names[0]
     start.store.drop_if_damaged(folder, "no such kernel")
-    assert start.details == [f"weights: those kept in {folder} stay there unused: no such kernel."]
+    assert start.details == [f"weights: the cached set in {folder} stays there unused: no such kernel."]
     assert folder.exists()
 
 
@@ -215,11 +215,11 @@ def test_weights_that_others_could_have_written_are_not_read(start: Start) -> No
         path.chmod(mode)
         start()
         assert start.details[0] == (
-            f"weights: those kept in {folder} are not read: {path} is not yours alone, others may write to it."
+            f"weights: the cached set in {folder} is not read: {path} is not yours alone, others may write to it."
         )
         path.chmod(stat.S_IMODE(before))
     start()
-    assert start.details == [f"weights: read as they were kept in {folder}."]
+    assert start.details == [f"weights: read from the weight cache, {folder}."]
 
 
 @pytest.mark.parametrize("damage", ["cut", "scrambled", "gone", "label"])
@@ -234,11 +234,11 @@ def test_damaged_weights_are_dropped_and_quantised_anew(damage: str, start: Star
         path.write_bytes(whole[: len(whole) // 2] if damage in ("cut", "label") else b"\xff" * len(whole))
     assert torch.equal(logits(start(), clip), fresh)
     assert len(start.notices) == 1
-    dropped = f"weights: those kept in {folder} are damaged and dropped; they are quantised anew."
+    dropped = f"weights: the cached set in {folder} is damaged and dropped; the weights are quantised again."
     assert start.details == [dropped] * (damage == "scrambled")
     assert start.names == [folder.name]
     start()
-    assert start.details == [f"weights: read as they were kept in {folder}."]
+    assert start.details == [f"weights: read from the weight cache, {folder}."]
 
 
 def test_a_disk_that_runs_full_gets_nothing(start: Start, clip: Path) -> None:
@@ -262,7 +262,7 @@ def test_on_a_disk_with_little_free_space_nothing_is_kept(start: Start) -> None:
     start()
     assert (start.names, start.notices) == ([], [])
     assert start.details == [
-        f"weights: not kept in {start.cache}: they take 0.1 GiB, and of the disk only 0.0 GiB are free."
+        f"weights: not kept in {start.cache}: they take 0.1 GiB, and only 0.0 GiB of the disk are free."
     ]
 
 

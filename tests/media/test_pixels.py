@@ -194,7 +194,7 @@ def test_a_padded_image_shows_everything_on_the_mean_colour_and_a_squashed_one_d
 def test_a_folder_without_a_preprocessor_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         image_pixels(frames_of(scene(8, 8)[:1], "image"), tmp_path)
-    assert str(error.value) == f"{tmp_path} has no usable preprocessor_config.json: copy the base's."
+    assert str(error.value) == f"{tmp_path} has no usable preprocessor_config.json: copy the base model's."
 
 
 def given_to_the_model(frames: Frames, recipe_: VideoRecipe, fit: Fit) -> Pixels:

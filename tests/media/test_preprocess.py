@@ -116,7 +116,7 @@ def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         read_video_recipe(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path} has no preprocessor_config.json, which says how frames are prepared: copy the base's."
+        f"{tmp_path} has no preprocessor_config.json, which says how frames are prepared: copy the base model's."
     )
 
 

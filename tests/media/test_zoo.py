@@ -465,7 +465,7 @@ def test_the_eight_frames_of_a_plain_decode(tmp_path: Path, entry: Animal, frame
 
 @pytest.mark.parametrize(("entry", "frames"), cases(DAMAGED))
 def test_a_damaged_file_gives_frames_of_its_plain_decode(tmp_path: Path, entry: Animal, frames: int) -> None:
-    """Decoded through, it gives the usual eight.
+    """Decoded in full, it gives the usual eight.
 
     An index counts frames that can't be decoded too. What it picks must still be what a plain decode shows at these
     times, and lie no earlier than the index says, nor later than all packets before would bring it.

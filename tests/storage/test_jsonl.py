@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, exact, json_of, line_of, portable, read_rows, readable, row_of
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, exact, json_of, line_of, portable, read_rows, readable
 
 NAME = os.fsdecode(b"caf\xe9.mp4")
 ENCODED = "Y2Fm6S5tcDQ="
@@ -27,19 +27,12 @@ def written(data: bytes, name: str = "x.jsonl") -> Path:
     return Path(name)
 
 
-def message_for(path: Path) -> str:
-    with pytest.raises(OutputError) as caught:
-        list(read_rows(path))
-    return str(caught.value)
-
-
 def test_rows_come_in_order_and_an_empty_file_has_none() -> None:
     assert list(read_rows(written(b'{"a": 1}\n{"b": [2, null]}\n'))) == [{"a": 1}, {"b": [2, None]}]
     assert list(read_rows(written(b'{"a": 1}\n{"b": 2}'))) == [{"a": 1}, {"b": 2}]
     assert list(read_rows(written(b""))) == []
-    assert message_for(Path("none")) == (
-        "'none' can't be read: no such file or directory. Check the path, or name another file."
-    )
+    with pytest.raises(OutputError, match=r"^'none' can't be read: no such file or directory\."):
+        list(read_rows(Path("none")))
 
 
 @pytest.mark.parametrize("tail", [b"{", b'{"b": 2', b'{"b": 2}}', b"\n", b"\0\0\0\0", b'{"b": \xff}\n', b"[2]\n"])
@@ -49,14 +42,27 @@ def test_a_torn_last_row_is_left_out(tail: bytes) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"torn", b"[]", b'"text"', b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": \xff}', b'{"a": ' + b"[" * 99_999],
+    [
+        *(
+            b"",
+            b"torn",
+            b"[]",
+            b'"text"',
+            b'{"a": NaN}',
+            b'{"a": -Infinity}',
+            b'{"a": \xff}',
+            b'{"a": ' + b"[" * 99_999,
+        ),
+        b'{"x_bytes": "aaaa", "a": ' + b'{"a": ' * 900 + b"1" + b"}" * 901,
+    ],
 )
 def test_a_damaged_row_in_the_middle_is_told_by_its_number(line: bytes) -> None:
-    path = written(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
-    assert next(read_rows(path)) == {"a": 1}
-    assert message_for(path) == (
-        "'x.jsonl' can't be used: line 2 is damaged. Correct it in an editor, or name another file."
-    )
+    rows = read_rows(written(b'{"a": 1}\n' + line + b'\n{"b": 2}\n'))
+    assert next(rows) == {"a": 1}
+    with pytest.raises(OutputError) as caught:
+        next(rows)
+    said = "'x.jsonl' can't be used: line 2 is damaged. Correct it in an editor, or name another file."
+    assert str(caught.value) == said
 
 
 def test_a_line_longer_than_any_row_is_refused_in_bounded_memory() -> None:
@@ -64,7 +70,8 @@ def test_a_line_longer_than_any_row_is_refused_in_bounded_memory() -> None:
     with path.open("wb") as file:
         file.truncate(10 * MAX_ROW_BYTES)
     tracemalloc.start()
-    assert message_for(path) == "'x.jsonl' was not written by vllava. Name another file."
+    with pytest.raises(OutputError, match=r"^'x\.jsonl' was not written by vllava\. Name another file\.$"):
+        list(read_rows(path))
     assert tracemalloc.get_traced_memory()[1] < 5 * MAX_ROW_BYTES
     tracemalloc.stop()
 
@@ -82,11 +89,7 @@ def test_a_row_is_one_line_of_ascii() -> None:
 def test_what_could_not_be_read_again_is_not_a_row(value: object) -> None:
     with pytest.raises(ValueError, match=r"not JSON compliant|longer than 16,777,216"):
         line_of({"value": value})
-
-
-def test_a_row_that_is_nested_too_deeply_is_damaged_whatever_its_names_are() -> None:
-    deep = b'{"x_bytes": "aaaa", "a": ' + b'{"a": ' * 900 + b"1" + b"}" * 901
-    assert row_of(deep) is None
+    assert json_of({"path": Path("é"), "emoji": "🎬"}, default=str) == r'{"path": "\u00e9", "emoji": "\ud83c\udfac"}'
 
 
 @pytest.mark.parametrize(
@@ -143,12 +146,6 @@ def test_what_no_byte_stands_behind_is_only_readable() -> None:
 )
 def test_bytes_that_are_not_those_of_the_text_beside_them_are_a_field(row: dict[str, Any]) -> None:
     assert exact(row) == row
-
-
-def test_one_line_of_json_has_what_json_can_say() -> None:
-    assert json_of({"path": Path("é"), "emoji": "🎬"}, default=str) == r'{"path": "\u00e9", "emoji": "\ud83c\udfac"}'
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        json_of({"a": float("nan")})
 
 
 @given(st.binary(), st.text())

@@ -41,7 +41,8 @@ def test_rows_that_arrive_while_they_are_fetched_are_left_for_the_next_time(plac
 
 def test_an_object_without_line_breaks_is_not_read_to_its_end(place: str, tmp_path: Path) -> None:
     objects = Objects(place)
-    objects.put("rows-000001-00000000.jsonl", [b"x" * (1 << 20)] * 40)
+    (tmp_path / "long").write_bytes(b"x" * (40 << 20))
+    objects.put_file(tmp_path / "long", "rows-000001-00000000.jsonl")
     assert len(next(objects.lines())) == MAX_ROW_BYTES + 1
     with pytest.raises(OutputError) as caught:
         rows_into(objects, tmp_path)

@@ -13,10 +13,10 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
@@ -25,7 +25,7 @@ from vllava_cli.media.inputs import piped
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.nouns import STDIN
 from vllava_cli.storage.files import as_output_error
-from vllava_cli.storage.jsonl import BYTES, exact
+from vllava_cli.storage.jsonl import BYTES, exact, refuse_constant
 
 NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")
 """The first of these that a row has names its clip."""
@@ -37,6 +37,7 @@ MAX_JOB_BYTES = 1 << 20
 """Far less than a row of the output may have, because a job's fields are copied into it beside the answer."""
 MAX_LIST_BYTES = 64 << 20
 """A list is in memory while it is read; the questions of a benchmark have some MB."""
+_joined = os.path.join  # a Path for each of a million jobs costs seconds
 _RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
 
 
@@ -50,8 +51,8 @@ def requests_in(
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
-    Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't there gets a path in that
-    folder all the same. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
+    Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
+    in that folder. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
     UsageError for a file that can't be read and for the first damaged row.
     """
     names, reported = ClipNames(_folder(file, videos)), set[str]()
@@ -81,7 +82,7 @@ def _exact(row: JobRow) -> JobRow:
 
 
 def _folder(file: Path, videos: Path | None) -> str:
-    """Returns the folder in which clips are looked up, "" for the current one. Errors: UsageError if it is none."""
+    """Returns the folder of the clips, "" for the current one. Errors: UsageError if `videos` isn't a folder."""
     if videos is not None and not os.path.isdir(videos):
         raise UsageError(f"{quoted(videos)} is no folder: give --videos the folder that the clips are in.")
     folder = videos or file.parent
@@ -147,18 +148,12 @@ def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, obj
     return fields, gone
 
 
-class _Listing(NamedTuple):
-    names: frozenset[str]
-    by_stem: dict[str, str]
-    """The clip that a name without an ending stands for: "vid1305" → "vid1305.avi"."""
-
-
 class ClipNames:
     """Finds clips by their names in a folder, "" for the current one; each folder is listed only once."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._listings: dict[str, _Listing] = {}
+        self._listed = cache(_listed)
         self._known: dict[tuple[str, bool], str] = {}
         """The paths that were found, by name and `is_of_benchmark`; there are many questions about each clip."""
 
@@ -175,10 +170,7 @@ class ClipNames:
             return name
         inner, last = os.path.split(name)
         folder = _joined(self._folder, inner)
-        listing = self._listings.get(folder)
-        if listing is None:
-            listing = self._listings[folder] = _listed(folder)
-        found = last if last in listing.names else listing.by_stem.get(last)
+        found = self._listed(folder).get(last)
         return _joined(folder, found) if found else None
 
 
@@ -196,28 +188,27 @@ def forms(name: str) -> Iterator[str]:
         yield _joined(inner, f"vid{last}")
 
 
-def _listed(folder: str) -> _Listing:
-    """Lists a folder. One that can't be read counts as empty: each of its clips becomes a row about a missing file."""
+def _listed(folder: str) -> dict[str, str]:
+    """Maps each name in a folder to itself, and each clip's name without its ending to the clip: "a" → "a.avi".
+
+    A folder that can't be read counts as empty: each of its clips becomes a row about a missing file.
+    """
     try:
-        names = frozenset(os.listdir(folder or os.curdir))  # noqa: PTH208
+        names = os.listdir(folder or os.curdir)  # noqa: PTH208
     except OSError:
-        names = frozenset()
+        names = []
     by_stem: dict[str, str] = {}
     for name in sorted(names, key=_rank, reverse=True):
         stem, suffix = os.path.splitext(name)  # noqa: PTH122
         if suffix.lower() in _RANKS:
             by_stem[stem] = name
-    return _Listing(names, by_stem)
+    return by_stem | {name: name for name in names}
 
 
 def _rank(name: str) -> tuple[int, str]:
     """Returns the sort key of a file name: the likelier ending first, then the name, so that the order is fixed."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
     return _RANKS.get(suffix, len(_RANKS)), name
-
-
-def _joined(folder: str, name: str) -> str:
-    return os.path.join(folder, name) if folder else name  # noqa: PTH118
 
 
 class Location(NamedTuple):
@@ -317,7 +308,7 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
     data = source.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
         most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
-        remedy = f"Write an object a line, which may be any number: jq -c '.[]' {file} > jobs.jsonl"
+        remedy = f"Write one object a line, as many as you like: jq -c '.[]' {file} > jobs.jsonl"
         raise UsageError(f"{file} has {most}. {remedy}.")
     text = text_of(data, Location(file, 1))
     if not text.strip(_SPACE).startswith("["):
@@ -347,10 +338,6 @@ def _row(values: Any, where: Location) -> JobRow:
     return JobRow(where, values)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _finite(text: str) -> float:
     """Parses a number. Errors: ValueError for an infinity, which can't be written into a row."""
     number = float(text)
@@ -360,7 +347,7 @@ def _finite(text: str) -> float:
 
 
 def lines(source: BinaryIO, file: str) -> Iterator[tuple[Location, str]]:
-    """Yields each line with its location and line break. Errors: UsageError for a line too long or not UTF-8."""
+    """Yields each line with its location and line break. Errors: UsageError for one that is too long or isn't UTF-8."""
     line = 0
     while data := source.readline(MAX_JOB_BYTES + 1):
         line += 1
@@ -379,7 +366,7 @@ def text_of(data: bytes, begin: Location) -> str:
         raise where.fault("it is not UTF-8") from exc
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=_finite)
 _READERS: dict[str, Callable[[BinaryIO, str], Iterator[JobRow]]] = {
     ".jsonl": objects,
     ".ndjson": objects,

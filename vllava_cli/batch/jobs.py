@@ -66,7 +66,7 @@ class Job:
         return None if self.size < 0 else {"bytes": self.size, "mtime_ns": self.mtime_ns}
 
     def id_at(self, state: object, signature: str) -> str:
-        """Returns the id that the job has if its file is in the `state` of a row; "" if `state` is malformed."""
+        """Returns the id that the job would have with the file size and time in `state`; "" if `state` is malformed."""
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
@@ -192,7 +192,7 @@ class JobList:
     all_jobs: int
     """The number of jobs in the lists of all shards."""
     checksum: str
-    """The sum of the ids of all shards, in hex digits; it tells runs with equally many, but different jobs apart."""
+    """The sum of the ids of all shards, in hex digits; it differs if two runs have equally many, but other jobs."""
 
     @classmethod
     def read(cls, path: Path) -> JobList:
@@ -203,7 +203,7 @@ class JobList:
         checksum = header.get("checksum")
         is_sound = header.get("type") == "jobs" and 1 <= shard <= of and 0 <= jobs <= all_jobs
         if not is_sound or not isinstance(checksum, str):
-            _refuse(path, "its first row doesn't say whose jobs it lists")
+            _refuse(path, "its first row doesn't describe a list of jobs")
         return cls(path=path, shard=shard, of=of, jobs=jobs, all_jobs=all_jobs, checksum=checksum)
 
     def listed(self) -> Iterator[ListedJob]:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage import files
 from vllava_cli.storage.files import as_output_error, is_locked
-from vllava_cli.storage.jsonl import Journal, check_start, line_of, read_rows
+from vllava_cli.storage.jsonl import Journal, line_of, read_rows
 from vllava_cli.storage.objects import Objects, is_url, rows_into, scratch
 
 PART = re.compile(r"part-(\d{5})-of-(\d{5})\.(jsonl|parquet)")
@@ -147,9 +148,7 @@ class ShardOutput:
             jobs = JobList.read(listing) if listing.exists() else None
             has_begun = journal.exists() or not jobs
         if is_locked(journal):
-            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait for its end.")
-        if has_begun:
-            check_start(journal)
+            raise LockedError(f"{quoted(journal)} is being written by another vllava. Wait until it ends.")
         return cls(path=path, journal=journal if has_begun else None, jobs=jobs)
 
     def rows(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -223,9 +222,9 @@ def _check_lists(shards: Sequence[ShardOutput]) -> None:
         one = lists[0]
         if (one.of, one.all_jobs, one.checksum) != (other.of, other.all_jobs, other.checksum):
             raise ShardError(
-                f"{quoted(one.path)} and {quoted(other.path)} are not of one run, but of "
-                f"{counted(one.all_jobs, 'job')} in {counted(one.of, 'shard')} and of {other.all_jobs:,} others in "
-                f"{other.of:,}. Run all shards again, with the same clips, questions and settings."
+                f"{quoted(one.path)} and {quoted(other.path)} are of different runs: "
+                f"one has {counted(one.all_jobs, 'job')} in {counted(one.of, 'shard')}, the other {other.all_jobs:,} "
+                f"others in {other.of:,}. Run all shards again, with the same clips, questions and settings."
             )
     of = lists[0].of if lists else 0
     absent = sorted(set(range(1, of + 1)) - {each.shard for each in lists})
@@ -260,7 +259,7 @@ def _line(path: object, question: object) -> str:
 
 
 def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[bytes]) -> list[str]:
-    """Returns sentences about jobs without exactly one row and about rows of no job, with the first ten of each.
+    """Returns sentences about jobs without exactly one row and rows that belong to no job, with the first ten of each.
 
     `ids` are the ids of all rows now, `before` the ids of the rows that were there when the run began.
     """
@@ -335,27 +334,19 @@ def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], sign
             asked[row["path"], row["question"]].append(_Lone(row["id"], row.get(CLIP_STATE), _print_of(row)))
     free = {job.id for job in jobs} - known if asked else set()
     changed, touched = set[str](), dict[str, Job]()
-    is_same: dict[tuple[str, Fingerprint], bool] = {}
+    is_same = cache(lambda path, print: differs(Path(path), print) is None)
     for job in every if asked else ():
         for lone in asked.get((job.path, job.question), ()):
             if job.size < 0 or job.id_at(lone.state, signature) != lone.id:
                 continue
-            if job.id in free and _is_same(job, lone, is_same):
+            # A clip of another size isn't read.
+            is_alike = lone.print is not None and isinstance(lone.state, dict) and lone.state.get("bytes") == job.size
+            if job.id in free and is_alike and is_same(job.path, lone.print) and not has_changed(job):
                 free.remove(job.id)
                 touched[lone.id] = job
             else:
                 changed.add(lone.id)
     return StaleRows(changed=changed, touched=touched)
-
-
-def _is_same(job: Job, lone: _Lone, known: dict[tuple[str, Fingerprint], bool]) -> bool:
-    """True if the clip still has the content that its row records; a clip of another size isn't read."""
-    if lone.print is None or not isinstance(lone.state, dict) or lone.state.get("bytes") != job.size:
-        return False
-    key = job.path, lone.print
-    if key not in known:
-        known[key] = differs(Path(job.path), lone.print) is None and not has_changed(job)
-    return known[key]
 
 
 def _print_of(row: Row) -> Fingerprint | None:

@@ -47,9 +47,12 @@ class Output:
         """Whether the row of each done job is an error, by id; as bytes an id takes half as much memory as in hex."""
         self.before: Collection[bytes] = ()
         """The ids that had a row when the output was opened."""
+        self._rows: list[Mapping[str, Any]] = []
+        """Rows that wait to be written together."""
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
         """Learns which jobs are done, and drops the rows of jobs to be done again; a dry run writes nothing."""
+        raise NotImplementedError
 
     def is_done(self, job: Job) -> bool:
         return bytes.fromhex(job.id) in self.has_failed
@@ -59,13 +62,17 @@ class Output:
         return self.has_failed.get(bytes.fromhex(job.id), False)
 
     def put(self, row: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        self._rows.append(row)
+        if len(self._rows) >= (1 if self.destination.parts is None else MOST_ROWS):
+            self._write()
 
     def flush(self) -> None:
         """Lets the output write the rows that it has collected; otherwise it waits until it has many."""
+        self._write()
 
-    def finish(self, jobs: Sequence[Job]) -> None:
+    def finish(self, jobs: Sequence[Job]) -> None:  # noqa: ARG002
         """Writes the rows that are still held back, and the table if one was asked for."""
+        self._write()
 
     def ids(self) -> Iterable[bytes]:
         """Reads the ids of all rows from the output again."""
@@ -73,35 +80,18 @@ class Output:
 
     def close(self) -> None:
         """Writes the rows that are still held back and closes the output; also called after a failure."""
+        self._write()
 
-    def resume(self, journal: Journal, jobs: Sequence[Job]) -> None:
-        """Learns from a journal which jobs are done, and drops the rows of jobs to be done again."""
-        if self.destination.is_overwriting:
-            learn(islice(journal.rows(), 1), journal.path)
-            journal.rewrite(())
-            return
-        known = learn(journal.rows(), journal.path)
-        if self.destination.is_retrying and any(known.values()):
-            again = {(job.path, job.question, self.info.model) for job in jobs}
-            rows = journal.rows()
-            journal.rewrite(
-                row for row in rows if row["error"] is None or (row["path"], row["question"], row["model"]) not in again
-            )
-            known = learn(journal.rows(), journal.path)
-        self.has_failed |= known
-        self.before = self.has_failed.keys()
+    def _write(self) -> None:
+        raise NotImplementedError
 
-    def foresee(self, journal: Path) -> None:
-        """Learns from a journal as `resume` does, but changes nothing; the journal may be missing."""
-        with as_output_error(journal):
-            is_there = journal.exists()
-        if is_there and not self.destination.is_overwriting:
-            self.has_failed |= self.counted(learn(read_rows(journal), journal))
-        self.before = self.has_failed.keys()
-
-    def counted(self, known: Mapping[bytes, bool]) -> dict[bytes, bool]:
-        """Returns the rows that count as done; errors don't with --retry-errors."""
+    def _counted(self, known: Mapping[bytes, bool]) -> dict[bytes, bool]:
+        """Returns the rows that count as done; with --retry-errors, rows with errors don't count."""
         return {id: failed for id, failed in known.items() if not (failed and self.destination.is_retrying)}
+
+    def _write_parquet(self, path: Path, journal: Path, jobs: Sequence[Job]) -> None:
+        columns = (*path_columns(jobs), *further_fields(jobs))
+        write_parquet(path, ordered(journal, jobs), self.info.choices, columns)
 
 
 @contextmanager
@@ -118,10 +108,10 @@ def opened(
 
     Errors: LockedError; OutputError for a file that is no output of a batch.
     """
-    if destination.parts is not None:
-        kind: type[Output] = StoreOutput if is_url(destination.parts) else FolderOutput
+    if destination.parts is None and destination.path is None:
+        kind: type[Output] = StdoutOutput
     else:
-        kind = FileOutput if destination.path else StdoutOutput
+        kind = StoreOutput if is_url(destination.parts or "") else JournalOutput
     out = kind(destination, info, screen)
     try:
         out.prepare(jobs, every or jobs, is_dry=is_dry)
@@ -138,23 +128,67 @@ class StdoutOutput(Output):
         for line in () if is_dry else self._table.header():
             self.screen.answer(line)
 
-    def put(self, row: Mapping[str, Any]) -> None:
-        self.screen.answer(self._table.line(row))
+    def _write(self) -> None:
+        rows, self._rows = self._rows, []
+        for row in rows:
+            self.screen.answer(self._table.line(row))
 
 
-class FileOutput(Output):
-    _journal: Journal | None = None
+class JournalOutput(Output):
+    """Rows in journals: the journal of a file, or those of the parts in a folder."""
+
+    _journals: Mapping[Path, Journal] = {}
+    """The journal of each file that the user gets, in order."""
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
-        path = self.destination.journal
-        assert path
-        _check_table(self.destination)
+        destination = self.destination
+        if destination.path:
+            paths = [destination.path]
+            _check_table(destination)
+        else:
+            paths = _parts(Path(destination.parts or ""), "parquet" if destination.is_parquet else "jsonl", len(every))
+        journals = {path: destination.journal_of(path) for path in paths}
         if is_dry:
-            self.foresee(path)
+            for journal in journals.values():
+                self._foresee(journal)
             return
-        self._journal = Journal.open(path)
-        self.resume(self._journal, jobs)
-        self._settle(self._journal, jobs, every)
+        if not destination.path:
+            with as_output_error(paths[0].parent):
+                paths[0].parent.mkdir(parents=True, exist_ok=True)
+        self._journals = opened = {}
+        for path, journal in journals.items():
+            opened[path] = Journal.open(journal)
+        if not destination.path:
+            write_lists(dict(enumerate(map(list_path, paths), 1)), len(paths), jobs)
+        for each in opened.values():
+            self._resume(each, jobs)
+        if destination.path:
+            self._settle(opened[destination.path], jobs, every)
+
+    def _foresee(self, journal: Path) -> None:
+        """Learns from a journal as `_resume` does, but changes nothing; the journal may be missing."""
+        with as_output_error(journal):
+            is_there = journal.exists()
+        if is_there and not self.destination.is_overwriting:
+            self.has_failed |= self._counted(learn(read_rows(journal), journal))
+        self.before = self.has_failed.keys()
+
+    def _resume(self, journal: Journal, jobs: Sequence[Job]) -> None:
+        """Learns from a journal which jobs are done, and drops the rows of jobs to be done again."""
+        if self.destination.is_overwriting:
+            learn(islice(journal.rows(), 1), journal.path)
+            journal.rewrite(())
+            return
+        known = learn(journal.rows(), journal.path)
+        if self.destination.is_retrying and any(known.values()):
+            again = {(job.path, job.question, self.info.model) for job in jobs}
+            rows = journal.rows()
+            journal.rewrite(
+                row for row in rows if row["error"] is None or (row["path"], row["question"], row["model"]) not in again
+            )
+            known = learn(journal.rows(), journal.path)
+        self.has_failed |= known
+        self.before = self.has_failed.keys()
 
     def _settle(self, journal: Journal, jobs: Sequence[Job], every: Sequence[Job]) -> None:
         """Reports rows of changed clips and, with --prune, drops them; rows of touched clips get their new ids."""
@@ -169,99 +203,39 @@ class FileOutput(Output):
                 self.before = self.has_failed.keys()
         found.report(self.destination.path or journal.path, self.screen, is_pruning=is_pruning)
 
-    def put(self, row: Mapping[str, Any]) -> None:
-        assert self._journal
-        self._journal.append(row)
-
     def finish(self, jobs: Sequence[Job]) -> None:
-        """Writes the table, if one was asked for: rows in the order of the jobs, then rows of earlier commands."""
-        destination = self.destination
-        if destination.has_table and destination.path and self._journal:
-            lines = _table(destination, jobs, self.info).lines(ordered(self._journal.path, jobs))
-            atomic_write(destination.path, map(str.encode, lines))
-
-    def close(self) -> None:
-        if self._journal:
-            self._journal.close()
-
-
-class _Parts(Output):
-    """An output that collects rows and writes many of them together."""
-
-    def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
-        super().__init__(destination, info, screen)
-        self._rows: list[Mapping[str, Any]] = []
-
-    def put(self, row: Mapping[str, Any]) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= MOST_ROWS:
-            self._write()
-
-    def flush(self) -> None:
+        """Writes the tables, if they were asked for: rows in the order of the jobs, then rows of earlier commands."""
         self._write()
-
-    def close(self) -> None:
-        self._write()
-
-    def _write(self) -> None:
-        raise NotImplementedError
-
-    def _write_parquet(self, path: Path, journal: Path, jobs: Sequence[Job]) -> None:
-        columns = (*path_columns(jobs), *further_fields(jobs))
-        write_parquet(path, ordered(journal, jobs), self.info.choices, columns)
-
-
-class FolderOutput(_Parts):
-    _journals: Sequence[Journal] = ()
-
-    def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
-        """Opens the parts, writes their lists of jobs, and learns which jobs are done; a dry run writes nothing."""
-        folder, ending = Path(self.destination.parts or ""), "parquet" if self.destination.is_parquet else "jsonl"
-        of = _part_count(folder, ending) or parts_for(len(every))
-        outputs = {number: folder / f"part-{number:05}-of-{of:05}.{ending}" for number in range(1, of + 1)}
-        more = ".journal" if self.destination.is_parquet else ""
-        paths = [path.with_name(path.name + more) for path in outputs.values()]
-        if is_dry:
-            for path in paths:
-                self.foresee(path)
-            return
-        with as_output_error(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._journals = journals = []
-        for path in paths:
-            journals.append(Journal.open(path))
-        write_lists({number: list_path(path) for number, path in outputs.items()}, of, jobs)
-        for journal in journals:
-            self.resume(journal, jobs)
-
-    def finish(self, jobs: Sequence[Job]) -> None:
-        self._write()
-        for journal in self._journals if self.destination.is_parquet else ():
-            path = journal.path.with_name(journal.path.name.removesuffix(".journal"))
-            with Part(path) as part, as_output_error(path):
-                self._write_parquet(part.path, journal.path, jobs)
+        for path, journal in self._journals.items():
+            if self.destination.is_parquet:
+                with Part(path) as part, as_output_error(path):
+                    self._write_parquet(part.path, journal.path, jobs)
+            elif self.destination.has_table:
+                lines = _table(self.destination, jobs, self.info).lines(ordered(journal.path, jobs))
+                atomic_write(path, map(str.encode, lines))
 
     def ids(self) -> Iterator[bytes]:
-        for journal in self._journals:
+        for journal in self._journals.values():
             yield from (bytes.fromhex(row["id"]) for row in journal.rows())
 
     def close(self) -> None:
         try:
             self._write()
         finally:
-            for journal in self._journals:
+            for journal in self._journals.values():
                 journal.close()
 
     def _write(self) -> None:
+        rows, self._rows = self._rows, []
+        journals = list(self._journals.values())
         by_part: dict[int, list[Mapping[str, Any]]] = {}
-        for row in self._rows:
-            by_part.setdefault(shard_number(row["id"], len(self._journals)), []).append(row)
-        self._rows = []
+        for row in rows:
+            by_part.setdefault(shard_number(row["id"], len(journals)), []).append(row)
         for number, its in by_part.items():
-            self._journals[number - 1].extend(its)
+            journals[number - 1].extend(its)
 
 
-class StoreOutput(_Parts):
+class StoreOutput(Output):
     clock: Callable[[], float] = staticmethod(time.monotonic)
     _since_s = 0.0
     _number = 0
@@ -274,7 +248,7 @@ class StoreOutput(_Parts):
             known = learn(read_rows(path), path)
             if self.destination.is_overwriting:
                 known = {}
-            self.before, self.has_failed = known.keys(), self.counted(known)
+            self.before, self.has_failed = known.keys(), self._counted(known)
             if is_dry:
                 return
             if self.destination.is_overwriting:
@@ -311,20 +285,21 @@ class StoreOutput(_Parts):
 
 
 def parts_for(jobs: int) -> int:
-    """Returns the number of parts for so many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
+    """Returns the number of parts for this many jobs: 1 for up to 65,536 jobs, 16 for a million, at most 256."""
     return max(1, min(MOST_PARTS, -(-jobs // JOBS_PER_PART)))
 
 
-def _part_count(folder: Path, ending: str) -> int:
-    """Returns how many parts the run in a folder has, by the names of those that are there; 0 if there are none.
+def _parts(folder: Path, ending: str, job_count: int) -> list[Path]:
+    """Names the parts of a run in a folder: as many as are there, or as the jobs need if none is there.
 
-    Errors: OutputError for parts of several runs or of another format.
+    Errors: OutputError if parts of several runs or of another format are there.
     """
     found = shards_in(folder) if folder.exists() else []
     kinds = {match.group(2, 3) for path in found if (match := PART.fullmatch(path.name))}
     if len(kinds) > 1 or any(kind != ending for _, kind in kinds):
         raise OutputError(f"{quoted(folder)} has parts of another run, or of another --format. Name another folder.")
-    return int(kinds.pop()[0]) if kinds else 0
+    of = int(kinds.pop()[0]) if kinds else parts_for(job_count)
+    return [folder / f"part-{number:05}-of-{of:05}.{ending}" for number in range(1, of + 1)]
 
 
 def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Table:
@@ -334,13 +309,13 @@ def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Tabl
 
 def _check_table(destination: Destination) -> None:
     """Raises an OutputError before a long run if the table at its end may not replace the file that is there."""
-    path, journal = destination.path, destination.journal
-    if path is None or journal == path:
+    path = destination.path
+    if path is None or not destination.has_table:
         return
     with as_output_error(path):
         check_regular(path)
         is_there = path.exists() and path.stat().st_size > 0
-    if is_there and journal and not os.path.exists(journal) and not destination.is_overwriting:
+    if is_there and not os.path.exists(destination.journal_of(path)) and not destination.is_overwriting:
         raise OutputError(
             f"{quoted(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
             "it with --overwrite."
@@ -376,12 +351,11 @@ def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
 
 
 def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str], fields: Sequence[str]) -> None:
-    """Writes rows as a Parquet file, in bounded memory.
+    """Writes the rows of jobs as a Parquet file, in bounded memory.
 
     The columns have types; `made_with` and the jobs' further `fields`, which come last, are text.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     text, number = pa.string(), pa.float64()
     columns = dict.fromkeys(("id", "path", "question", "answer", "stop_reason"), text)
@@ -391,9 +365,17 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequen
     if choices:
         columns["probabilities"] = pa.map_(text, number)
     columns |= {name: columns.get(name, text) for name in fields}
-    schema, left = pa.schema(columns), map(portable, rows)
+    write_groups(path, columns, (_cells(row, columns, text) for row in map(portable, rows)))
+
+
+def write_groups(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a Parquet file in groups of rows, so that few rows are in memory; `columns` has the type of each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, left = pa.schema(columns), iter(rows)
     with pq.ParquetWriter(path, schema) as writer:
-        while group := [_cells(row, columns, text) for row in islice(left, ROWS_PER_GROUP)]:
+        while group := list(islice(left, ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
 
 PATIENCE_S = 15.0
-"""If no header comes for so long, the rest is not waited for, so that a slow file doesn't delay all others."""
+"""If no header arrives for this long, the wait ends, so that a slow file doesn't delay all others."""
 MOST_READS = 64
 
 
@@ -32,9 +32,9 @@ class Headers:
     kinds: set[MediaKind] = field(default_factory=set)
     videos: int = 0
     duration_s: float = 0.0
-    """The total duration of the videos whose headers tell theirs."""
+    """The total duration of the videos whose headers state a duration."""
     unknown: int = 0
-    """The number of videos whose header tells no duration."""
+    """The number of videos whose headers state no duration."""
     unopened: int = 0
     """Clips whose header took too long; they count as good."""
 
@@ -102,8 +102,8 @@ class Preflight:
         headers, clip, found = self.headers, read.key, read.found
         del self._left[clip.jobs[0].path]
         if found is None:
-            error = read.fault or RuntimeError("a header was read to nothing")
-            headers.bad.append((clip, JobError.of_clip(error, clip.path)))
+            error = read.fault or RuntimeError("reading a header gave neither facts nor a fault")
+            headers.bad.append((clip, JobError.of(error, clip.path)))
             return
         headers.good.append(clip)
         headers.kinds.add(found.kind)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vllava_cli.batch.executors import Counters
@@ -163,9 +162,3 @@ def report_end(progress: Progress, screen: Screen, *, is_interrupted: bool, can_
         if can_resume:
             resume = f"The same command goes on with {'it' if left == 1 else 'them'}."
         screen.error(f"{why} with {counted(left, 'job')} left. {resume}")
-
-
-def report_stats(stats: Mapping[str, float], screen: Screen) -> None:
-    """Writes the figures as one line of JSON for programs, also with --quiet, because --stats asked for it."""
-    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
-    screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)

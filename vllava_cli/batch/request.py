@@ -1,6 +1,6 @@
 """The request of one `vllava batch`, and the functions that make it from the words of a command line.
 
-The functions are pure, except that they look whether a word is a file. Errors of each function: UsageError.
+The functions are pure, except that they check whether a word is a file. Errors of each function: UsageError.
 """
 
 from __future__ import annotations
@@ -51,21 +51,19 @@ class Destination:
     """Whether the parts are Parquet."""
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether texts that a spreadsheet would compute get an apostrophe."""
+    """Whether texts that a spreadsheet would evaluate get an apostrophe."""
     is_retrying: bool = False
     is_overwriting: bool = False
     is_pruning: bool = False
 
     @property
     def has_table(self) -> bool:
-        return self.format != "jsonl" or bool(self.fields)
+        """True if the rows are written in another form when the run ends, so that they need journals of their own."""
+        return self.format != "jsonl" or bool(self.fields) or self.is_parquet
 
-    @property
-    def journal(self) -> Path | None:
-        """The path of the journal: out.jsonl → out.jsonl, out.csv → out.csv.journal; None without a file."""
-        if self.path is None:
-            return None
-        return self.path.with_name(f"{self.path.name}.journal") if self.has_table else self.path
+    def journal_of(self, output: Path) -> Path:
+        """Returns the path of an output's journal: out.jsonl → out.jsonl, out.csv → out.csv.journal."""
+        return output.with_name(f"{output.name}.journal") if self.has_table else output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +143,7 @@ def inputs_of(
     is_recursive: bool,
     is_null: bool,
 ) -> Inputs:
-    """Makes the inputs: with -Q all words are paths, with --jobs none is, else the first word is the question."""
+    """Makes the inputs: the first word is the question, unless -Q or --jobs gives it; the other words are paths."""
     if any(not question.strip() for question in questions):
         raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
     if jobs is not None:
@@ -250,7 +248,7 @@ def ray_options_of(
     fields: str | None = None,
     is_pruning: bool = False,
 ) -> RayOptions | None:
-    """Reads the options of --ray; None without it. Refuses options that can't be used with --ray, or only with it."""
+    """Reads the options of --ray; None without it. Refuses options that --ray excludes, or that need --ray."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
     for flag, value in about_ray if address is None else ():
         if value is not None:

@@ -23,6 +23,7 @@ from vllava_cli.errors import (
     FetchError,
     MediaError,
     MemoryShortError,
+    MissingError,
     OverflowedError,
     UsageError,
     VllavaError,
@@ -33,26 +34,23 @@ from vllava_cli.storage.jsonl import is_portable, line_of, portable, readable
 PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
 _INNER = {
-    "error": ("kind", "message"),
-    CLIP_STATE: ("bytes", "mtime_ns"),
-    MADE_WITH: (
-        *KEYS,
-        *(f"versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
-        *(f"sampling.{each.name}" for each in fields(Sampling)),
-        *(f"adapter.{name}" for name in AdapterFacts._fields),
-    ),
+    *("error.kind", "error.message", f"{CLIP_STATE}.bytes", f"{CLIP_STATE}.mtime_ns"),
+    *(f"{MADE_WITH}.{name}" for name in KEYS),
+    *(f"{MADE_WITH}.versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
+    *(f"{MADE_WITH}.sampling.{each.name}" for each in fields(Sampling)),
+    *(f"{MADE_WITH}.adapter.{name}" for name in AdapterFacts._fields),
 }
-"""The fields inside the objects of a row."""
+"""The fields inside the objects that all rows have."""
 Format = Literal["jsonl", "csv", "tsv"]
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""Tab and carriage return are among them, as some programs drop them and read the formula behind."""
+"""Tab and carriage return are among them, as some programs drop them and read the formula after them."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
-"""missing: no such file · fetch: it can't be had from its URL · unreadable: neither a video nor an image, or damaged ·
-changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context, memory: too
-little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+"""missing: no such file · fetch: it can't be fetched from its URL · unreadable: neither a video nor an image, or
+damaged · changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context,
+memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,26 +70,16 @@ class JobError:
     message: str
 
     @classmethod
-    def of_clip(cls, error: Exception, path: Path) -> JobError:
-        """Makes the error of a clip whose frames can't be read."""
-        match error:
-            case UsageError():
-                return cls(kind="trim", message=str(error))
-            case FetchError():
-                return cls(kind="missing" if error.is_missing else "fetch", message=str(error))
-            case MediaError():
-                exists = os.path.exists(path)
-                return cls(kind="unreadable" if exists else "missing", message=str(error))
-        return cls(kind="bug", message=_last_line(error))
-
-    @classmethod
-    def of_question(cls, error: Exception) -> JobError:
-        """Makes the error of a question that can't be answered."""
+    def of(cls, error: Exception, path: Path | None = None) -> JobError:
+        """Makes the error of a question that can't be answered, or of the clip at `path`, which can't be read."""
         kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
+            (UsageError, "trim" if path else "question"),
+            (MissingError, "missing"),
+            (FetchError, "fetch"),
+            (MediaError, "missing" if path and not os.path.exists(path) else "unreadable"),
             (ContextError, "context"),
             (MemoryShortError, "memory"),
             (OverflowedError, "overflow"),
-            (UsageError, "question"),
         )
         kind = next((kind for family, kind in kinds if isinstance(error, family)), "bug")
         message = str(error) if isinstance(error, VllavaError) else _last_line(error)
@@ -171,21 +159,12 @@ def check_fields(names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str
     if not names or not jobs:
         return
     columns = columns_of(jobs, choices)
-    inner = {**_INNER, PROBABILITIES: choices}
+    known = {PATH_BYTES, *columns, *_INNER, *(f"{PROBABILITIES}.{choice}" for choice in choices)}
+    # The values of other fields come from the jobs, and may be objects with any names.
+    others = tuple(f"{name}." for name in columns if name not in ("error", CLIP_STATE, MADE_WITH, PROBABILITIES))
     for field in names:
-        if field != PATH_BYTES and not any(
-            name in columns and (not rest or name not in inner or rest in inner[name])
-            for name, rest in _partings(field)
-        ):
+        if field not in known and not field.startswith(others):
             raise UsageError(f"--fields names {field!r}, which no row has. Rows have {', '.join(columns)}.")
-
-
-def _partings(field: str) -> Iterator[tuple[str, str]]:
-    """Yields each way to read a field, as names may have dots: "a.b.c" → ("a.b.c", ""), ("a", "b.c"), ("a.b", "c")."""
-    yield field, ""
-    for at, letter in enumerate(field):
-        if letter == ".":
-            yield field[:at], field[at + 1 :]
 
 
 def _last_line(error: Exception) -> str:
@@ -218,7 +197,7 @@ class Table:
     format: Format
     fields: tuple[str, ...] = ()
     is_safe: bool = False
-    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would compute it."""
+    """Whether a text that begins with =, +, - or @ gets an apostrophe, as a spreadsheet would evaluate it."""
 
     def lines(self, rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
         """Yields all lines of the file, with their line breaks: the header, then one line for each row."""
@@ -264,7 +243,7 @@ def _value(row: Mapping[str, object], field: str) -> object:
 def _cell(value: object, *, is_safe: bool) -> str:
     """Formats a value as a cell: None → "", "a" → "a", True → "true", [1, {"a": 2}] → '[1,{"a":2}]'.
 
-    With `is_safe`, a text that a spreadsheet would compute gets an apostrophe, but a number doesn't: "=1" → "'=1",
+    With `is_safe`, a text that a spreadsheet would evaluate gets an apostrophe, but a number doesn't: "=1" → "'=1",
     -1 → "-1".
     """
     if value is None:

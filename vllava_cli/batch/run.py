@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,6 @@ from vllava_cli.batch.progress import (
     Progress,
     report_end,
     report_plan,
-    report_stats,
     report_unreadable,
     report_unused,
 )
@@ -305,20 +305,16 @@ class _Work:
         self.has_failed |= self.batch.is_failing_fast and result.error is not None
 
     def _report_stats(self) -> None:
+        """Writes the figures as one line of JSON for programs, also with --quiet, because --stats asked for it."""
         now_s, progress, control = time.perf_counter(), self.progress, self.control
-        counters, answering_s = control.counters, now_s - (progress.ready_s or now_s)
-        stats = {"wall_s": now_s - progress.started_s, "answering_s": answering_s}
+        counters, answering_s = vars(control.counters).copy(), now_s - (progress.ready_s or now_s)
+        del counters["used_bytes"]
         if self.batch.ray:
-            stats |= {"connect_s": counters.load_s, "actors": control.engines if counters.load_s else 0}
+            load_s = counters["load_s"]
+            counters = {"connect_s": load_s, "actors": control.engines if load_s else 0, "clips": counters["clips"]}
         else:
-            stats |= {
-                "load_s": counters.load_s,
-                "idle_s": counters.idle_s,
-                "idle_share": counters.idle_s / answering_s / control.engines if answering_s else 0.0,
-                "decode_s": counters.decode_s,
-                "new_tokens": counters.new_tokens,
-                "tower_calls": counters.tower_calls,
-                "rows_at_once": counters.rows_at_once,
-            }
-        stats |= {"clips": counters.clips, "jobs": progress.now, "decoders": control.decoders}
-        report_stats(stats, self.screen)
+            counters["idle_share"] = counters["idle_s"] / answering_s / control.engines if answering_s else 0.0
+        stats = {"wall_s": now_s - progress.started_s, "answering_s": answering_s, **counters}
+        stats |= {"jobs": progress.now, "decoders": control.decoders}
+        rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in stats.items()}
+        self.screen.notice(f"vllava: stats: {json.dumps(rounded)}", is_asked=True)

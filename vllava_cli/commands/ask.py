@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
-from vllava_cli.commands.start import AnswerForm, prepare, shown, start
+from vllava_cli.commands.start import AnswerForm, prepare, show, start
 from vllava_cli.errors import INTERRUPTED
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Answer, Conversation, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.nouns import Conversation, DecodeLimits, Framing, Sampling, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
@@ -64,23 +64,24 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     check(tokens)
     engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen.log, watch, check=check)
     with sigint_flag() as is_interrupted:
-        deltas = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
-        answer = Answer.of(shown(deltas, screen, ask.output))
-    stats = replace(answer.stats, frames_s=frames_s, load_s=load_s)
+        texts = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
+        show(texts, screen, ask.output)
+    turn = conversation.turns[-1]
+    stats = replace(turn.stats, frames_s=frames_s, load_s=load_s)
     watch.lap("first token", stats.first_token_s)
     watch.lap("decoding")
     if ask.output == "json":
-        conversation.turns[-1] = replace(conversation.turns[-1], stats=stats)
-        if answer.stop_reason == "interrupted":
+        conversation.turns[-1] = replace(turn, stats=stats)
+        if turn.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
             clips_shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
         watch.lap("hashing")
         screen.answer(json_of(report(conversation, clips_shown, engine)) + "\n")
     elif ask.output == "whole":
-        screen.answer(answer.text)
+        screen.answer(turn.answer)
     screen.end_answer()
-    if answer.probabilities:
-        screen.detail(shares(ask.sampling.choices, answer.probabilities))
-    screen.detail(f"stopped: {answer.stop_reason}; {counts(stats)}; {watch.account()}")
-    return INTERRUPTED if answer.stop_reason == "interrupted" else 0
+    if turn.probabilities:
+        screen.detail(shares(ask.sampling.choices, turn.probabilities))
+    screen.detail(f"stopped: {turn.stop_reason}; {counts(stats)}; {watch.account()}")
+    return INTERRUPTED if turn.stop_reason == "interrupted" else 0

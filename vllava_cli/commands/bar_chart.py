@@ -78,7 +78,7 @@ class _Chart:
         self.top += max(LINE, size + 8)
 
     def bar(self, left: int, length: int, colour: tuple[int, int, int]) -> int:
-        """Adds a bar and returns the left edge of the text beside it. All are pixels."""
+        """Adds a bar and returns the left edge of the text beside it. All numbers are in pixels."""
         box = (left, self.top + 2, left + max(2, length), self.top + LINE - 3)
         self._strokes.append(lambda draw: draw.rectangle(box, fill=colour))
         return box[2] + 10

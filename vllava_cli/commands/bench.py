@@ -42,7 +42,7 @@ USAGE = 'vllava bench [CLIP] ["QUESTION"]'
 QUESTION = "What happens in this video?"
 DEMO_CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
 ATTENTIONS = {None: "auto", "flash_attention_2": "flash"}
-"""Kernels by the names of --attention, where they have others."""
+"""The names that --attention has for kernels, if they differ from the names in a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
 
 
 Benchmark = Callable[..., "ModelBenchmark"]
-"""Makes the benchmark of a configuration; a test has another one."""
+"""Makes the benchmark of a configuration; tests replace it."""
 
 
 def run(bench: Bench, screen: Screen, benchmark: Benchmark | None = None) -> int:
@@ -275,7 +275,7 @@ def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
-    """Reads the tokens of the model; a model that isn't found is refused before torch is imported.
+    """Reads the model's tokenizer; a model that isn't found is refused before torch is imported.
 
     Errors: any VllavaError.
     """

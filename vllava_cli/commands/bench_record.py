@@ -76,7 +76,7 @@ class BenchRecord:
 
     machine: BenchMachine
     model: str
-    """As it was named, or "random 7b"."""
+    """The name that the user gave, or "random 7b" for random weights."""
     revision: str | None
     clip: ClipFacts
     task: BenchTask
@@ -110,11 +110,11 @@ class TrialChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The changes since an earlier run, its date, other differences, and the configurations that it lacks."""
+    """The changes since an earlier run, its date, other differences, and the configurations that the run lacks."""
 
     measured_at: str
     differences: tuple[str, ...]
-    """They may be why: "torch was 2.10.0, is 2.13.0"."""
+    """Facts that may explain the changes: "torch was 2.10.0, is 2.13.0"."""
     trials: tuple[TrialChange, ...]
     unmatched: tuple[str, ...]
 

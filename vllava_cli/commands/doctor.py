@@ -37,7 +37,7 @@ class Health:
     model_bytes: int = 0
     """The size of the weights on this disk; if files are missing, about the size of what is left to fetch."""
     here_bytes: int = 0
-    """The size of the weights on this disk, downloads that broke off included."""
+    """The size of the weights on this disk, including downloads that broke off."""
     missing: tuple[str, ...] = ()
     """The names of the files that are left to fetch, if the model is on this disk in part."""
     place: str = ""
@@ -175,17 +175,10 @@ def _model(health: Health) -> list[tuple[str, str]]:
     rows = [("name", label)]
     if health.place:
         size = _size(health.model_bytes)
-        if health.is_here:
-            state = f"complete, {size}, in {health.place}"
-        elif health.missing:
-            more = f" and {len(health.missing) - 1} more" if len(health.missing) > 1 else ""
-            state = (
-                f"{_size(health.here_bytes)} of it here: about {size} to fetch into {health.place}, "
-                f"{health.missing[0]}{more}"
-            )
-        else:
-            state = f"not here yet: about {size} to fetch into {health.place}"
-        rows.append(("files", state))
+        begun = f"{_size(health.here_bytes)} of it here" if health.missing else "not here yet"
+        more = f" and {len(health.missing) - 1} more" if len(health.missing) > 1 else ""
+        to_fetch = f"{begun}: about {size} to fetch into {', '.join([health.place, *health.missing[:1]])}{more}"
+        rows.append(("files", f"complete, {size}, in {health.place}" if health.is_here else to_fetch))
     if health.adapter:
         rows.append(("adapter", f"{health.adapter.name}, in {health.adapter.folder}"))
     return rows

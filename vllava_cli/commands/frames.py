@@ -127,7 +127,7 @@ def _check(sheets: Sheets, screen: Screen) -> None:
     if sheets.is_shown and sheets.is_json:
         raise UsageError("--show draws on stdout, where --json prints. Leave one of them out.")
     if sheets.is_shown and not sheets.output and not screen.is_terminal:
-        raise UsageError("--show draws in a terminal, and stdout is none here. Give -o FILE for a picture in a file.")
+        raise UsageError("--show draws in a terminal, and stdout isn't one here. Give -o FILE for a picture in a file.")
     is_many = len(sheets.clips) > 1
     if sheets.output == STDOUT:
         if is_many or sheets.is_each or sheets.is_json:
@@ -154,7 +154,7 @@ def _write_sheet(frames: Frames, tiles: Tiles, sheets: Sheets, screen: Screen) -
     if sheets.is_shown and screen.is_terminal:
         screen.picture(sheet)
     if sheets.output == STDOUT:
-        screen.answer_bytes(sheet_picture(sheet))
+        screen.answer(sheet_picture(sheet))
     if not sheets.has_files:
         return []
     return [write_sheet(sheet, sheets.target(frames.clip.path), is_overwriting=sheets.is_overwriting)]

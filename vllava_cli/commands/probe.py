@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +29,28 @@ KEYS = (
 """The keys of an object that --json prints, in order."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The request of one `vllava probe`."""
+def run(
+    files: Iterable[Path], screen: Screen, *, limits: DecodeLimits, is_full: bool = False, is_json: bool = False
+) -> int:
+    """Prints the facts about each file as soon as they are known; returns 1 if a file couldn't be used, else 0.
 
-    files: tuple[Path, ...]
-    is_full: bool = False
-    """True if every frame is decoded, to find damage that the index doesn't show."""
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    is_json: bool = False
-
-
-def run(probe: Probe, screen: Screen) -> int:
-    """Prints the facts about each file as soon as they are known; returns 1 if a file couldn't be used, else 0."""
+    With `is_full`, every frame is decoded, to find damage that the index doesn't show.
+    """
     from vllava_cli.media.decoder.stdin_file import Reader
 
-    with Reader(probe.limits) as reader:
+    with Reader(limits) as reader:
 
         def show(file: Path) -> None:
             with screen.waiting(f"Reading {file}"):
-                clip = reader.probe(file, is_full=probe.is_full)
-            if probe.is_json:
+                clip = reader.probe(file, is_full=is_full)
+            if is_json:
                 screen.answer(json_of(report(clip)) + "\n")
                 return
             name = "stdin" if str(clip.path) == "-" else str(clip.path).replace("\n", "?")
             screen.answer(f"{name}\n")
             screen.facts([(f"  {row}", text) for row, text in rows(clip)], is_answer=True)
 
-        return for_each(probe.files, show, screen, is_json=probe.is_json)
+        return for_each(files, show, screen, is_json=is_json)
 
 
 def report(clip: Clip) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from vllava_cli.nouns import (
     Framing,
     LoadPlan,
     Precision,
+    Quantisation,
     Sampling,
     Stats,
     StopReason,
@@ -47,6 +48,7 @@ KEYS = (
 )
 """The keys of `made_with`, in order."""
 LIBRARIES = ("transformers", "torch", "av")
+KINDS: dict[Quantisation, str] = {"4bit": "nf4", "8bit": "int8"}
 SEED_BITS = 32
 """The bits of a drawn seed; they are few because readers of JSON keep whole numbers up to 53 bits only."""
 
@@ -86,7 +88,11 @@ class Loaded:
             device=plan.device,
             precision=plan.precision,
             dtype=plan.dtype,
-            quantisation=_quantisation(plan),
+            quantisation=(
+                f"bitsandbytes {KINDS[plan.quantisation]}, compute {SHORT_NAMES[plan.dtype]}"
+                if plan.quantisation
+                else None
+            ),
             attention=plan.attention,
             adapter=AdapterFacts(adapter.name, adapter.revision, adapter.sha256) if adapter else None,
             versions=tuple((name, here) for name in ("vllava", *LIBRARIES, *further) if (here := _release(name))),
@@ -196,11 +202,6 @@ def _release(library: str) -> str | None:
     return __version__ if library == "vllava" else version_of(library)
 
 
-def _quantisation(plan: LoadPlan) -> str | None:
-    kinds: Mapping[str, str] = {"4bit": "nf4", "8bit": "int8"}
-    return f"bitsandbytes {kinds[plan.quantisation]}, compute {SHORT_NAMES[plan.dtype]}" if plan.quantisation else None
-
-
 def _shown_row(clip: ShownClip) -> dict[str, Any]:
     return {"bytes": clip.bytes, "sha256": clip.sha256, **framing_row(clip.framing)}
 
@@ -224,7 +225,7 @@ class Recorded:
     turn: Turn
     """The turn, without media; of its stats, only the stray tokens are in the row."""
     making: Making
-    clips: tuple[ShownClip, ...]
+    """The making, whose clips also have their paths and times."""
     earlier: tuple[Recorded, ...] = ()
     """The turns before this one in the same conversation of a chat."""
 
@@ -280,11 +281,12 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
         raise ReplayError("its tokens were sampled, and the row has no seed")
     if turn.sampling.choices and turn.stop_reason == "interrupted":
         raise ReplayError("it was interrupted before a choice was made")
-    clips = _named_clips(fields, making.clips)
+    making = replace(making, clips=_named_clips(fields, making.clips))
     earlier = _earlier(fields, talks) if fields.has("turn") else ()
-    if earlier and clips[: len(earlier[-1].clips)] != earlier[-1].clips:
+    known = earlier[-1].making.clips if earlier else ()
+    if making.clips[: len(known)] != known:
         raise ReplayError("its clips don't begin with those of the turn before it")
-    return Recorded(turn=turn, making=making, clips=clips, earlier=earlier)
+    return Recorded(turn=turn, making=making, earlier=earlier)
 
 
 def _read_turn(fields: Fields, making: Making) -> Turn:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,9 @@ from vllava_cli.media.inputs import piped
 from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import (
     STDIN,
-    Answer,
     Conversation,
     DecodeLimits,
     Frames,
-    Framing,
     MediaKind,
     Turn,
     Wishes,
@@ -44,29 +43,18 @@ TOLERANCE = 1e-4
 """The most by which the probability of a choice may differ."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """The request of one `vllava replay`."""
-
-    rows: str
-    """A file of JSON lines, or "-" for stdin."""
-    ids: tuple[str, ...] = ()
-    """The ids of the rows to replay; none means all rows."""
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    is_json: bool = False
-
-
-def run(replay: Replay, screen: Screen) -> int:
+def run(name: str, screen: Screen, *, limits: DecodeLimits, ids: Collection[str] = (), is_json: bool = False) -> int:
     """Returns 0 if all answers are the same, 1 if some differ, 2 if some can't be made again.
 
+    `name` is that of a file of JSON lines, or "-" for stdin. With `ids`, only the rows of these ids are replayed.
     Errors: UsageError if there is nothing to replay; those of stdout.
     """
     from vllava_cli.media.decoder.stdin_file import Reader
 
-    chosen = _grouped(_chosen(replay))
+    chosen = _grouped(_chosen(name, ids))
     counts: Counter[str] = Counter()
     noticed: set[str] = set()
-    with Reader(replay.limits) as reader:
+    with Reader(limits) as reader:
         replayer = Replayer(reader, screen, len(chosen))
         for entry in chosen:
             verdict = replayer.verdict(entry)
@@ -75,7 +63,7 @@ def run(replay: Replay, screen: Screen) -> int:
                 if other not in noticed:
                     screen.notice(f"vllava: when these rows were made, {other}.")
                 noticed.add(other)
-            screen.answer(json_of(verdict) + "\n" if replay.is_json else verdict_lines(verdict))
+            screen.answer(json_of(verdict) + "\n" if is_json else verdict_lines(verdict))
     kinds = (("same", "same"), ("differs", "other"), ("cannot", "that can't be made again"))
     parts = ", ".join(f"{counts[kind]:,} {words}" for kind, words in kinds if counts[kind])
     screen.notice(f"vllava: of {counted(counts.total(), 'answer')}: {parts}.")
@@ -89,40 +77,55 @@ class Replayer:
         self._reader, self._screen, self._total = reader, screen, total
         self._done = 0
         self._frames: dict[ShownClip, Frames] = {}
-        self._changes: dict[ShownClip, str | None] = {}
-        """How each file has changed since its row was made, None if it hasn't; each file is hashed once."""
+        self._change = cache(_change)  # so that each file is hashed once
         self._wanted: Loaded | None = None
         self._engine: Engine | None = None
         self._fault = ""
         """The reason why the wanted engine can't be loaded."""
 
     def verdict(self, entry: Entry) -> dict[str, Any]:
-        """Returns the object that --json prints for a row; an error of the row becomes the object's `reason`."""
+        """Returns the object that --json prints for a row; an error of the row becomes the object's `reason`.
+
+        `token` is the number of the first token that differs, from 1; None if only the text or a probability differs.
+        """
         self._done += 1
-        then = entry.recorded
-        if then is None:
-            return _verdict(entry, reason=entry.reason)
-        releases = others(then.making.loaded)
-        try:
-            return _verdict(entry, now=self._turn(then), others=releases)
-        except VllavaError as exc:
-            return _verdict(entry, reason=str(exc), others=releases)
+        now, reason, then = None, entry.reason, entry.recorded.turn if entry.recorded else None
+        if entry.recorded:
+            try:
+                now = self._turn(entry.recorded)
+            except VllavaError as exc:
+                reason = str(exc)
+        kind, token = "cannot", None
+        if then and now:
+            token = None if then.probabilities else first_other(then, now)
+            kind = "same" if token is None and _is_same(then, now) else "differs"
+        return {
+            "row": entry.number,
+            "id": entry.id,
+            "verdict": kind,
+            "token": token,
+            "then": _answer_row(then) if then and now else None,
+            "now": _answer_row(now) if now else None,
+            "reason": reason or None,
+            "others": list(others(entry.recorded.making.loaded)) if entry.recorded else [],
+        }
 
     def _turn(self, recorded: Recorded) -> Turn:
         """Answers the row's question again and returns the new turn. Errors: any VllavaError."""
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Reading frames"):
-            for clip in recorded.clips:
+            for clip in recorded.making.clips:
                 self._check(clip)
             known = self._frames  # clips of the row before aren't decoded again
-            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.clips}
-        frames = [self._frames[clip] for clip in recorded.clips]
+            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.making.clips}
+        frames = [self._frames[clip] for clip in recorded.making.clips]
         conversation = conversation_of(recorded, frames)
         engine = self._loaded(recorded.making.loaded, {each.kind for each in frames} or {"video"})
         if not all(engine.tokens.can_hold(turn.answer_ids) for turn in conversation.turns):
             raise ReplayError("an earlier answer has token ids that this model can't produce")
         conversation.dropped = dropped(conversation, recorded.turn, engine.tokens)
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Answering"):
-            Answer.of(engine.stream(conversation, recorded.turn.question, recorded.sampling))
+            for _ in engine.stream(conversation, recorded.turn.question, recorded.sampling):
+                pass
         return conversation.turns[-1]
 
     def _check(self, clip: ShownClip) -> None:
@@ -132,10 +135,7 @@ class Replayer:
         if "://" in clip.path and scheme_of(clip.path):
             url = without_secrets(clip.path)
             raise ReplayError(f"its clip is the URL {url}: save it, and put that path in the row")
-        file = replace(clip, times_s=None, framing=Framing())
-        if file not in self._changes:
-            self._changes[file] = _change(clip)
-        if change := self._changes[file]:
+        if change := self._change(Path(clip.path), clip.bytes, clip.sha256):
             raise ReplayError(change)
 
     def _loaded(self, wanted: Loaded, kinds: Collection[MediaKind]) -> Engine:
@@ -155,30 +155,6 @@ class Replayer:
         if self._engine is None:
             raise ReplayError(self._fault)
         return self._engine
-
-
-def _verdict(
-    entry: Entry, *, now: Turn | None = None, reason: str = "", others: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Returns the object that --json prints for a row.
-
-    `token` is the number of the first token that differs, from 1; None if only the text or a probability differs.
-    """
-    kind, token, then = "cannot", None, None
-    if now and entry.recorded:
-        then = entry.recorded.turn
-        token = None if then.probabilities else first_other(then, now)
-        kind = "same" if token is None and _is_same(then, now) else "differs"
-    return {
-        "row": entry.number,
-        "id": entry.id,
-        "verdict": kind,
-        "token": token,
-        "then": _answer_row(then) if then else None,
-        "now": _answer_row(now) if now else None,
-        "reason": reason or None,
-        "others": list(others),
-    }
 
 
 def _answer_row(turn: Turn) -> dict[str, Any]:
@@ -203,7 +179,7 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
 def first_other(then: Turn, now: Turn) -> int | None:
     """Returns the number of the first token that differs, from 1; None if no token and no stop reason differs.
 
-    If one answer only ends earlier, or for another reason, it is the number behind the last common token. An answer
+    If one answer only ends earlier, or for another reason, the number is that after the last common token. An answer
     that Ctrl-C stopped is compared up to its last token.
     """
     old, new = then.answer_ids, now.answer_ids
@@ -267,14 +243,14 @@ def conversation_of(recorded: Recorded, frames: Sequence[Frames]) -> Conversatio
     left = list(frames)
     turns = []
     for each in recorded.earlier:
-        count = len(each.clips) - (len(frames) - len(left))  # the clips that came with this turn
+        count = len(each.making.clips) - (len(frames) - len(left))  # the clips that came with this turn
         media, left = left[:count], left[count:]
         turns.append(replace(each.turn, media=tuple(media)))
     return Conversation(attached=tuple(left), fit=recorded.making.fit, turns=turns)
 
 
 def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
-    """Finds how many of the oldest turns weren't in the context: with so many dropped, the prompt is that of the row.
+    """Finds how many of the oldest turns weren't in the context: without these turns, the prompt is that of the row.
 
     Errors: ReplayError if no number of dropped turns gives that prompt.
     """
@@ -284,7 +260,7 @@ def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
         ids = tokens.unchecked_ids(replace(conversation, dropped=gone), then.question)
         if digest_of(ids) == then.prompt_sha256:
             return gone
-    raise ReplayError("the prompt's tokens are others here: the tokenizer's files have changed, or the row has")
+    raise ReplayError("the prompt's tokens differ here: the tokenizer's files have changed, or the row has")
 
 
 def _sampled(clip: ShownClip, reader: Reader) -> Frames:
@@ -299,24 +275,22 @@ def _sampled(clip: ShownClip, reader: Reader) -> Frames:
     times_s = rounded_times(frames)
     if times_s != clip.times_s:
         then, now = _seconds(clip.times_s), _seconds(times_s)
-        raise ReplayError(f"the frames of {quoted(path)} are others: at {then} then, at {now} now")
+        raise ReplayError(f"the frames of {quoted(path)} are at other times: {then} then, {now} now")
     return frames
 
 
-def _change(clip: ShownClip) -> str | None:
+def _change(path: Path, size_bytes: int | None, sha256: str | None) -> str | None:
     """Says how a clip's file differs from the size and hash in the row; None if it doesn't, or the row has neither."""
-    path = Path(clip.path)
-    if clip.bytes is None:
-        return f"the row has no size of {quoted(path)} beside its SHA-256" if clip.sha256 else None
-    recorded = Fingerprint(bytes=clip.bytes, sha256=clip.sha256) if clip.sha256 else None
-    return differs(path, recorded) if recorded else resized(path, clip.bytes)
+    if size_bytes is None:
+        return f"the row has no size of {quoted(path)} beside its SHA-256" if sha256 else None
+    return differs(path, Fingerprint(bytes=size_bytes, sha256=sha256)) if sha256 else resized(path, size_bytes)
 
 
-def _chosen(replay: Replay) -> list[Entry]:
+def _chosen(rows: str, ids: Collection[str]) -> list[Entry]:
     """Reads the rows to replay. Errors: UsageError if there are none, or an id is in no row."""
-    name = "stdin" if replay.rows == STDIN else f"'{replay.rows}'"
-    every = [entry for entry in entries(_rows(replay.rows)) if not replay.ids or entry.id in replay.ids]
-    if unknown := set(replay.ids) - {entry.id for entry in every}:
+    name = "stdin" if rows == STDIN else f"'{rows}'"
+    every = [entry for entry in entries(_rows(rows)) if not ids or entry.id in ids]
+    if unknown := set(ids) - {entry.id for entry in every}:
         raise UsageError(f"No row of {name} has the id {min(unknown)}: jq -r .id lists them.")
     if not every:
         raise UsageError(f"{name} has no rows. Name what ask --json, chat --json or batch wrote.")

@@ -31,9 +31,7 @@ def form_of(target: Path) -> PictureForm:
     """Tells the form from a name's ending: a.png → "PNG", a.jpg → "JPEG", a → "PNG". Errors: UsageError for others."""
     suffix = target.suffix.lower()
     if suffix not in ("", ".png", ".jpg", ".jpeg"):
-        raise UsageError(
-            f"{quoted(target)} ends like neither a PNG nor a JPEG, which a sheet can be: name it .png or .jpg."
-        )
+        raise UsageError(f"{quoted(target)} has neither the ending of a PNG nor that of a JPEG: name it .png or .jpg.")
     return "JPEG" if suffix.startswith(".j") else "PNG"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from vllava_cli.errors import MediaError, OutputError, StdoutError, UsageError
 from vllava_cli.imports import gc_paused, import_in_background
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
-from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Delta, Frames, Framing, Log, MediaKind, Wishes
+from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
 from vllava_cli.prompt import MAX_QUESTION_BYTES
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
@@ -230,11 +230,10 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     return media
 
 
-def shown(deltas: Iterator[Delta], screen: Screen, form: AnswerForm) -> Iterator[Delta]:
-    """Yields the deltas of an answer; if `form` is "stream", each text is printed first."""
+def show(texts: Iterator[str], screen: Screen, form: AnswerForm) -> None:
+    """Waits for an answer to end; if `form` is "stream", prints its texts as they come."""
     with screen.waiting("Reading; Ctrl-C stops"):
-        first = next(deltas)
-    for delta in chain([first], deltas):
+        first = next(texts, "")
+    for text in chain([first], texts):
         if form == "stream":
-            screen.answer(delta.text)
-        yield delta
+            screen.answer(text)

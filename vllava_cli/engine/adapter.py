@@ -31,7 +31,7 @@ UNMERGEABLE = (
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
     *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora"),
 )
-"""Settings with which an adapter isn't a change of the matrices that it names."""
+"""Settings with which an adapter does something other than change the matrices that it names."""
 SWITCHES = ("use_dora", "use_rslora")
 REBASED = ("corda", "kasa", "loftq", "lora_ga", "olora", "pissa")
 """Initialisations that change the base's own weights: such an adapter fits no published base."""
@@ -48,9 +48,9 @@ class ModuleChange:
     """The change that an adapter makes to one module of the model."""
 
     module: str
-    """Its plain name."""
+    """The plain name of the module."""
     alpha: float
-    """Divided by the rank, or its root, it scales what is added."""
+    """The added matrix is scaled by alpha / rank, or by alpha / √rank if `is_rank_rooted`."""
     is_rank_rooted: bool
     tensors: dict[str, str] = field(default_factory=dict)
     """The adapter's tensor for each part: {"lora_A.weight": "base_model.model.….lora_A.weight", …}."""
@@ -75,9 +75,9 @@ def locate(wishes: Wishes, log: Log = SILENT) -> Source:
 
 
 def foreseen(wishes: Wishes, log: Log = SILENT) -> Source:
-    """Finds a model and its adapter without the network; the revision is UNKNOWN_REVISION if one isn't here.
+    """Finds a model and its adapter without the network; the revision is UNKNOWN_REVISION if either isn't here.
 
-    Errors: UsageError if peft is missing, CheckpointError; HubError for a name that no hub takes.
+    Errors: UsageError if peft is missing, CheckpointError; HubError for a name that can't be a hub id.
     """
     source = hub.find_here(wishes.model, wishes.revision)
     if source is None:
@@ -122,7 +122,7 @@ def described(source: Source) -> Adapter:
     if pickled.exists() and not weights.exists():
         raise CheckpointError(
             f"The adapter {source.model} has its weights in {pickled.name}, and vllava reads them from safetensors "
-            "files only: load it with peft where you trust it, and save it with save_pretrained."
+            "files only: load it with peft if you trust it, and save it with save_pretrained."
         )
     hub.shapes_in(weights)
     if util.find_spec("peft") is None:

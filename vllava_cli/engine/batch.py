@@ -30,12 +30,12 @@ CPU_PASS_TOKENS = 2048
 GPU_PASS_TOKENS = 8192
 """About how many tokens go through the model at once while prompts are read."""
 LEAST_TRIMMED = 64
-"""Fewer columns that no row needs are not worth a copy."""
+"""Columns that no row needs are removed once there are this many: removing them copies the cache."""
 MOST_ON_GPU = 64
 MOST_ON_CPU = 32
 """With the demo model 32 rows take a third of the time of 8, and 48 no less than 32; see docs/batch.md."""
 ANSWER_TOKENS = 128
-"""The length of answer that memory is kept free for; where longer ones don't fit, fewer rows go on."""
+"""Memory is kept free for answers of this length; if longer ones don't fit, fewer rows continue."""
 SHARE = 0.7
 """The part of the free memory that is used: a row that joins is in memory twice for a moment, layer by layer."""
 
@@ -87,10 +87,10 @@ class BatchScheduler(Generic[K]):
     """The rows of the batch, in its order."""
     _batch: DecodeBatch | None = None
     _given: deque[AnswerRequest[K]] = field(default_factory=deque)
-    """Requests beyond the rows that are free; a clip may have any number of questions."""
+    """Requests that wait for a free row; a clip may have any number of questions."""
     _waiting: deque[Sequence[K]] = field(default_factory=deque)
     _prefixes: dict[Frames, KVCache] = field(default_factory=dict)
-    """The read beginnings of the prompts about media that rows wait for or that were just read."""
+    """The shared beginning of the prompts about each medium, already read, while waiting rows may need it."""
     _ended: deque[AnswerResult[K]] = field(default_factory=deque)
     _in_pass: int = 0
     """The number of rows in the pass that runs, or that ran out of memory."""
@@ -167,7 +167,7 @@ class BatchScheduler(Generic[K]):
         return free if 2 * free >= self.most_rows else 0
 
     def _begin(self) -> None:
-        """Reads the prompts of rows that wait, as many as the batch has place for, and takes these rows in.
+        """Reads the prompts of rows that wait, as many as the batch has room for, and takes these rows in.
 
         A row waits until that is done, so that a failure loses none.
         """
@@ -190,7 +190,7 @@ class BatchScheduler(Generic[K]):
             self._prefixes = {medium: prefix for medium, prefix in self._prefixes.items() if medium in wanted}
 
     def _next(self, free: int) -> list[Sequence[K]]:
-        """Returns the first row that waits, and others with shared beginnings as long, as many as one pass can read."""
+        """Returns rows for one pass: the first waiting row, and others whose shared beginnings are equally long."""
         shared, longest = self._waiting[0].shared, 0
         rows: list[Sequence[K]] = []
         media: set[Frames] = set()
@@ -290,7 +290,7 @@ class BatchScheduler(Generic[K]):
 
 @dataclass(kw_only=True)
 class DecodeBatch:
-    """B rows that are decoded together; `logits` [B, vocabulary] are those behind each row's last id."""
+    """B rows that are decoded together; `logits` [B, vocabulary] are those after each row's last id."""
 
     llama: Llama
     cache: KVCache
@@ -307,7 +307,7 @@ class DecodeBatch:
         rests: abc.Sequence[abc.Sequence[int]],
         cancel: Cancel = NEVER,
     ) -> DecodeBatch:
-        """Makes a batch of prompts, each from a beginning that was read already and the ids behind it.
+        """Makes a batch of prompts, each from a beginning that was read already and the ids after it.
 
         The beginnings are equally long. Errors: CancelError.
         """
@@ -340,7 +340,7 @@ class DecodeBatch:
 
     @torch.inference_mode()
     def join(self, other: DecodeBatch) -> None:
-        """Adds the rows of another batch behind these; the shorter batch is padded on its left."""
+        """Adds the rows of another batch after these; the shorter batch is padded on its left."""
         length = max(self.is_used.shape[1], other.is_used.shape[1])
         self.logits = torch.cat([self.logits, other.logits])
         self.is_used = torch.cat([pad(each.is_used, (length - each.is_used.shape[1], 0)) for each in (self, other)])
@@ -348,7 +348,7 @@ class DecodeBatch:
             mine.put(_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
 
     def _feed(self, ids: Tensor, is_real: Tensor, cancel: Cancel = NEVER) -> None:
-        """Feeds ids [B, new] behind those in the cache; `is_real` [B, new] is False for the padding on their left."""
+        """Feeds ids [B, new] after those in the cache; `is_real` [B, new] is False for the padding on their left."""
         hidden, self.is_used = feed_rows(self.llama, self.cache.layers, self.is_used, ids, is_real, cancel)
         self.logits = self.llama.logits(hidden[:, -1])
 

@@ -39,7 +39,7 @@ ROTATION = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "orig
 MOST_ROTATION = 1e12
 """The limit of the rotary embedding's numbers."""
 MOST_TOKENS = 1 << 18
-"""The limit of a video's length; one of the published checkpoint has 2056."""
+"""The most tokens that a video may have; with the published checkpoint it has 2056."""
 DEFAULT_CHECKPOINT = Checkpoint(
     model=DEFAULT_MODEL,
     folder=Path(),
@@ -224,7 +224,7 @@ def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:
     if pickled and not (folder / "model.safetensors.index.json").exists():
         return CheckpointError(
             f"The model folder {folder} has its weights in {pickled[0]}, and vllava reads them from safetensors files "
-            "only: load it with transformers where you trust it, and save it with save_pretrained."
+            "only: load it with transformers if you trust it, and save it with save_pretrained."
         )
     return _lacking(folder, missing, "copy the weights there again from where they were saved, or take")
 

@@ -26,7 +26,7 @@ Replay = Callable[[], object]
 Recorder = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
 """Records a function: returns the step, and the tensor that it leaves its result in."""
 ROUNDINGS = 64
-"""A captured step may differ from the plain one by so many roundings of the largest logit."""
+"""A captured step may differ from the plain one by this many roundings of the largest logit."""
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,7 @@ class _Fixed:
     """The part of a layer's buffers that a step reads. A token goes to a position that only the device knows."""
 
     keys: Tensor
-    """[1, kv heads, L, size], of which the positions behind `position` hold nothing yet."""
+    """[1, kv heads, L, size], of which the positions after `position` hold nothing yet."""
     values: Tensor
     position: Tensor
 
@@ -67,7 +67,7 @@ class CudaGraphDecoder:
 
     @torch.inference_mode()
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
-        """Feeds an id [1] behind `held` tokens; returns the logits [vocabulary], which are valid until the next step.
+        """Feeds an id [1] after `held` tokens; returns the logits [vocabulary], which are valid until the next step.
 
         Errors: CancelError, but only for a step that isn't captured.
         """
@@ -94,7 +94,7 @@ class CudaGraphDecoder:
         return self._llama.logits(hidden[0, 0])
 
     def _capture(self, record: Recorder, looked: int) -> None:
-        """Captures the step over `looked` positions, unless that fails or the first one differs from the plain step."""
+        """Captures the step over `looked` positions; stops capturing if that fails or the first step is inexact."""
         try:
             replay, logits = record(lambda: self._pass(looked))
         except torch.OutOfMemoryError:
@@ -105,9 +105,7 @@ class CudaGraphDecoder:
             if self.graphs or self._agrees(replay, logits, looked):
                 self.graphs[looked] = replay, logits
                 return
-            self._notice(
-                "vllava: this GPU's captured steps give other numbers than its plain ones: continuing without them."
-            )
+            self._notice("vllava: this GPU's captured steps differ from its plain ones: continuing without them.")
         self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:

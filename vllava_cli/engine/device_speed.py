@@ -35,7 +35,7 @@ PREFILL_ROWS, PREFILL_SIDE = 64, 1024
 STEP_WIDTHS = (2048, 8192)
 """A matrix of more bytes than a core's caches hold, as those of a large model are."""
 PROMPT_TOKENS, ANSWER_TOKENS = 2070, 64
-"""A clip with a question, and an answer: how often a prefill's product counts against a step's."""
+"""The tokens of a clip with a question, and of an answer: how much a prefill and the steps of decoding count."""
 
 
 def bf16_gain(*, measure_s: float = 0.05) -> float:

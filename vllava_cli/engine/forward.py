@@ -22,14 +22,14 @@ from vllava_cli.plan import free_gib, gib
 
 CPU_CHUNK_TOKENS = 512
 GPU_CHUNK_TOKENS = 4096
-"""A clip and its question in one pass: a second one of few tokens would read all weights again."""
+"""Enough for a clip and its question: a second pass for a few tokens would read all weights again."""
 
 
 @torch.inference_mode()
 def embed(llama: Llama, ids: Sequence[int], features: Features, tokens: Tokens) -> torch.Tensor:
     """Returns the embeddings [1, len(ids), hidden] of ids, with a row of features in the place of each placeholder.
 
-    Errors: ValueError if there are more or fewer rows than placeholders; the model itself would go on in silence.
+    Errors: ValueError if there are more or fewer rows than placeholders; the model itself would raise no error.
     """
     row = torch.tensor([ids], device=llama.device)
     embeddings = llama.embedded(row)
@@ -52,7 +52,7 @@ def prefill(
     cancel: Cancel = NEVER,
     chunk_tokens: int | None = None,
 ) -> torch.Tensor:
-    """Feeds embeddings [1, T, hidden] behind the tokens in the cache, in chunks; returns the last logits [vocabulary].
+    """Feeds embeddings [1, T, hidden] after the tokens in the cache, in chunks; returns the last logits [vocabulary].
 
     Errors: CancelError; the cache then holds the chunks that were fed before.
     """
@@ -65,7 +65,7 @@ def prefill(
 
 @torch.inference_mode()
 def step(llama: Llama, token: torch.Tensor, cache: KVCache, held: int, cancel: Cancel = NEVER) -> torch.Tensor:
-    """Feeds one id [1] behind the `held` tokens of the cache, and returns the logits [vocabulary] behind the id.
+    """Feeds one id [1] after the `held` tokens of the cache, and returns the logits [vocabulary] for the next id.
 
     Errors: CancelError; the cache then holds the `held` tokens.
     """
@@ -80,7 +80,7 @@ def feed_rows(
     is_real: torch.Tensor,
     cancel: Cancel = NEVER,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Feeds ids [B, T] behind the L positions of a cache; `is_real` [B, T] and `is_used` [B, L] are False for padding.
+    """Feeds ids [B, T] after the L positions of a cache; `is_real` [B, T] and `is_used` [B, L] are False for padding.
 
     Returns the hidden states [B, T, hidden] and the new `is_used` [B, L + T]. Each row keeps its own positions: padding
     is masked and not counted, so a row has the logits that it would have alone, up to the rounding of a larger product.
@@ -100,7 +100,7 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[to
 
 
 def _read(llama: Llama, inputs: torch.Tensor, cache: KVCache, held: int, cancel: Cancel) -> torch.Tensor:
-    """Feeds inputs behind the `held` tokens of the cache; returns their hidden states.
+    """Feeds inputs after the `held` tokens of the cache; returns their hidden states.
 
     Errors: CancelError; the cache then holds the `held` tokens.
     """

@@ -26,7 +26,7 @@ from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
-from vllava_cli.nouns import SILENT, Conversation, Delta, LoadPlan, Log, MediaKind, Sampling, Turn
+from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind, Sampling, Turn
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -60,10 +60,8 @@ class Engine:
         sampling: Sampling,
         *,
         cancel: Cancel = NEVER,
-    ) -> Generator[Delta, None, None]:
-        """Yields an answer as it is decoded; the last delta has the stop reason and the stats.
-
-        With choices there is one delta: the likeliest choice, whole, with the probabilities of all choices.
+    ) -> Generator[str, None, None]:
+        """Yields the text of an answer, in pieces as they are decoded; with choices, the likeliest choice, whole.
 
         `cancel` is checked after each token and, except on CUDA, between the layers of each pass. When the stream ends
         without an error, even if it is closed, the turn so far is added to the conversation. Errors: UsageError,
@@ -74,19 +72,15 @@ class Engine:
 
         try:
             with suppress(CancelError):
-                yield from self._deltas(sequence, cancel)
+                yield from self._texts(sequence, cancel)
             if not sequence.options:
                 sequence.text.rest()
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
             self._keep(sequence, conversation, question, calls)
             raise
-        turn = self._keep(sequence, conversation, question, calls)
-        yield Delta(
-            text=sequence.new_text(),
-            stop_reason=turn.stop_reason,
-            stats=turn.stats,
-            probabilities=turn.probabilities,
-        )
+        self._keep(sequence, conversation, question, calls)
+        if text := sequence.new_text():
+            yield text
 
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range:
         """Drops the oldest turns until a question and its answer fit, and returns the indices of the dropped turns."""
@@ -94,7 +88,7 @@ class Engine:
         return range(before, conversation.dropped)
 
     def read(self, prompt: Prompt, *, cancel: Cancel = NEVER, chunk_tokens: int | None = None) -> Tensor:
-        """Prefills the part of a prompt that the cache lacks, and returns the logits [vocabulary] behind its last id.
+        """Prefills the part of a prompt that the cache lacks, and returns the logits [vocabulary] after its last id.
 
         Errors: CancelError, MemoryShortError. After CancelError the cache keeps what was read; after any other error it
         is dropped.
@@ -117,7 +111,7 @@ class Engine:
         return self.prompt_cache.covers(prompt, self.tokens.media_starts(prompt.ids, prompt.media))
 
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
-        """Feeds an id [1] behind the first `held` ids of the cache, and returns the logits [vocabulary] behind it.
+        """Feeds an id [1] after the first `held` ids of the cache, and returns the logits [vocabulary] for the next id.
 
         The logits are valid until the next step. Errors: CancelError, MemoryShortError.
         """
@@ -129,7 +123,7 @@ class Engine:
     def score(
         self, cache: KVCache, is_used: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
     ) -> list[tuple[float, ...]]:
-        """Returns the probability of each choice behind each sequence's prompt; the choices are the same for all.
+        """Returns the probability of each choice after each sequence's prompt; the choices are the same for all.
 
         `cache`, `is_used` and `logits` are those of `log_likelihoods`. Errors: CancelError.
         """
@@ -158,7 +152,7 @@ class Engine:
             self.prompt_cache = self.graph = None
             raise
 
-    def _deltas(self, sequence: Sequence[None], cancel: Cancel) -> Generator[Delta, None, None]:
+    def _texts(self, sequence: Sequence[None], cancel: Cancel) -> Generator[str, None, None]:
         """Yields the text of an answer until the answer ends.
 
         The KV cache then holds the answer's ids; the last one may be missing, as no pass has read it.
@@ -183,7 +177,7 @@ class Engine:
                     cache.ids.append(number)
                 stop = sequence.push(number)
                 if text := sequence.new_text():
-                    yield Delta(text=text)
+                    yield text
                 if stop or cancel.is_asked():
                     return
                 if not self.runs_ahead:
@@ -193,8 +187,8 @@ class Engine:
             if self.prompt_cache is cache:
                 cache.cache.set_length(len(cache.ids))
 
-    def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> Turn:
-        """Adds the answer so far to the conversation, as a turn, and returns the turn."""
+    def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> None:
+        """Adds the answer so far to the conversation, as a turn."""
         sequence.tower_calls = self.vision.calls - calls_before
         answer = sequence.answer(peak_bytes=_peak_bytes(self.model.device))
         turn = Turn(
@@ -210,7 +204,6 @@ class Engine:
         )
         conversation.turns.append(turn)
         conversation.attached = ()
-        return turn
 
     def _next(self, sequence: Sequence[None], token: Tensor, held: int, cancel: Cancel) -> Tensor:
         return sequence.pick(self.step(token.clamp(min=0), held, cancel))  # the unread id may be OVERFLOWED
@@ -225,7 +218,7 @@ class Engine:
         return self.prompt_cache
 
     def _emptied(self) -> KVCache:
-        """Returns an empty cache. One that doesn't move is emptied and used again, since steps are captured over it."""
+        """Returns an empty cache. The one that doesn't move is emptied and used again: steps are captured over it."""
         if not self.is_static:
             return KVCache(len(self.llama.blocks))
         if self.graph is None:

@@ -134,7 +134,7 @@ def missing_weights(folder: Path) -> list[str]:
 
 
 def weights_bytes(source: Source) -> int:
-    """Counts the bytes that the weights take on this disk, those of downloads that broke off included."""
+    """Counts the bytes that the weights take on this disk, including downloads that broke off."""
     arrived = (source.folder.parent.parent / "blobs").glob("*.incomplete") if source.revision else ()
     files = (*(source.folder / name for name in weight_files(source.folder)), *arrived)
     return sum(path.stat().st_size for path in files if path.exists())

@@ -1,6 +1,6 @@
 """Asks the hub about a repository and fetches its files into the cache, in the layout that the hub's library reads.
 
-When a download breaks off, the part of the file that has arrived stays, and the next download goes on behind it. The
+When a download breaks off, the part of the file that has arrived stays, and the next download continues after it. The
 hub's library removes that part since its version 1.18 (findings/hub-download-begins-anew.sh).
 """
 
@@ -25,7 +25,7 @@ ANSWER_S = 4.0
 """The limit for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise."""
 Found = TypeVar("Found")
 STALL_S = 10.0
-"""A download that stands still for so long is asked for anew."""
+"""A download that stalls for this long is requested again."""
 PAUSES_S = (0.0, 1.0, 2.0)
 """The pauses before further attempts while nothing arrives."""
 AT_ONCE = 4
@@ -77,7 +77,7 @@ def ask(model: str, revision: str | None, *, lack: str, kind: SourceKind = "mode
         ) from exc
     except (ValueError, LookupError, TypeError, AttributeError) as exc:  # the answer isn't the hub's
         raise HubError(
-            f"{lack} and what answers at {constants.ENDPOINT} is not the hub: log in to this network first, or correct "
+            f"{lack} and the server at {constants.ENDPOINT} is not the hub: log in to this network first, or correct "
             "HF_ENDPOINT."
         ) from exc
     finally:
@@ -218,7 +218,7 @@ class RemoteFile:
         _count(bar, -self.bytes_here)
         self.part.unlink()
         if not is_taken_up:
-            raise HubError(f"What came from the hub as {self.name} is damaged: try again, or from another network.")
+            raise HubError(f"The hub's file {self.name} arrived damaged: try again, or use another network.")
         self._complete(bar)
 
     def _grow(self, sink: IO[bytes], bar: Any) -> None:

@@ -1,7 +1,7 @@
-"""The KV cache: layers with spare capacity behind their tokens, and the prompt that a cache stands for.
+"""The KV cache: layers with spare capacity after their tokens, and the prompt that a cache stands for.
 
-A step of decoding copies only its own token into a layer. A prompt that begins as the prompt before it did is prefilled
-only from where the two differ.
+A step of decoding copies only its own token into a layer. A prompt is prefilled only from the first token at which it
+differs from the prompt before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from vllava_cli.nouns import Fit, Frames
 
 SPARE_TOKENS = 64
-"""The capacity that is added behind the tokens of a layer when it is full."""
+"""The capacity that is added after the tokens of a layer when it is full."""
 
 
 class PreallocatedCacheLayer:
@@ -92,7 +92,7 @@ class Prompt:
 
 @dataclass(kw_only=True)
 class PromptCache:
-    """A KV cache with the ids that it was fed, in order, and the prompt whose media their placeholders stand for."""
+    """A KV cache, the ids that it was fed, and the prompt that has the media for the placeholders among these ids."""
 
     cache: KVCache
     prompt: Prompt = Prompt()
@@ -112,7 +112,7 @@ class PromptCache:
         return shared
 
     def crop(self, length: int) -> None:
-        """Forgets everything behind the first `length` ids."""
+        """Forgets everything after the first `length` ids."""
         self.cache.set_length(length)
         del self.ids[length:]
 

@@ -153,7 +153,7 @@ class Llama(nn.Module):
         attend: Attend | None = None,
         cancel: Cancel = NEVER,
     ) -> Tensor:
-        """Feeds embeddings [B, T, hidden] behind the tokens in `layers`; returns the last hidden states [B, T, hidden].
+        """Feeds embeddings [B, T, hidden] after the tokens in `layers`; returns the last hidden states [B, T, hidden].
 
         The T tokens have the positions from `start` on, or `positions` [B, T]. `mask` is as in `Attend`, and `attend`
         replaces the usual kernel. Errors: CancelError; some layers then hold the T tokens, others don't.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOWERS = {"video_tower", "image_tower"}
 PARTS = TOWERS | {"language_model", "multi_modal_projector"}
-"""The parts of the model, beside its head."""
+"""The parts of the model, besides its head."""
 THREADS_SETTING = "OMP_NUM_THREADS"
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
 
@@ -114,7 +114,7 @@ def _quantised(
     if kept:
         try:
             model = _read(plan, tokens, TOWERS, kept=kept)
-            cache.log.detail(f"weights: read as they were kept in {kept}.")
+            cache.log.detail(f"weights: read from the weight cache, {kept}.")
         except CheckpointError as exc:
             cache.drop_if_damaged(kept, reason_of(exc))
     if model is None:
@@ -182,9 +182,9 @@ class _UnfitConfigError(Exception):
 
 
 def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGeneration]:
-    """Makes a class of the model whose instances lack these parts; without the language model there is no head.
+    """Makes a class of the model without these `parts`; without the language model it has no head, either.
 
-    It has the name and the module of the original class, by which transformers knows how to translate the published
+    The class has the name and the module of the original, by which transformers knows how to translate the published
     tensor names.
     """
     from transformers import VideoLlavaForConditionalGeneration as Whole
@@ -218,7 +218,7 @@ def _class_without(parts: Collection[str]) -> type[VideoLlavaForConditionalGener
 def trimmed(config: VideoLlavaConfig) -> VideoLlavaConfig:
     """Removes the vision layers whose output isn't used: 24 layers, features of layer -2 → 23 layers, -1.
 
-    The features are the tower's hidden_states[-2], the output of its last layer but one; the last layer runs in vain.
+    The features are the tower's hidden_states[-2], the output of its last layer but one; the last layer isn't needed.
     """
     layer = config.vision_feature_layer
     if isinstance(layer, int) and layer < -1:
@@ -275,7 +275,7 @@ def _check_complete(info: dict[str, Any], config: VideoLlavaConfig, tokens: Toke
 
 
 def _is_left_out(key: str, kept_layers: int, unneeded: Collection[str]) -> bool:
-    """Returns True if a tensor belongs to a part that isn't needed, or to a tower's layer that runs in vain."""
+    """Returns True if a tensor belongs to a part that isn't needed, or to a tower's layer whose output isn't used."""
     found = re.search(r"(\w+_tower)\.(?:.*encoder\.layers\.(\d+)\.)?", key)
     if found is None:
         return any(part in key for part in unneeded) or ("language_model" in unneeded and "lm_head" in key)

@@ -1,4 +1,4 @@
-"""Scores given answers behind a prompt that the KV cache holds; nothing is decoded, and the cache isn't changed.
+"""Scores given answers to a prompt that the KV cache holds; nothing is decoded, and the cache isn't changed.
 
 An option's log-likelihood is the sum over its tokens, without the end of the answer, and isn't divided by their number.
 So a longer option can be wrong in more tokens, and an option is never less likely than another that begins with it.
@@ -41,10 +41,10 @@ def log_likelihoods(
     options: Sequence[ChoiceIds],
     cancel: Cancel = NEVER,
 ) -> torch.Tensor:
-    """Returns log P(option | prompt) [B, n] in float32, for n options behind each of B prompts. Errors: CancelError.
+    """Returns log P(option | prompt) [B, n] in float32, for n options after each of B prompts. Errors: CancelError.
 
     `cache` has B rows of L positions, of which `is_used` [B, L] are real; it isn't changed. `logits` [B, vocabulary]
-    are those behind each prompt: they score the first token of each option, so that an option of one token needs no
+    are those after each prompt: they score the first token of each option, so that an option of one token needs no
     pass. The last token of an option is never fed.
     """
     firsts = torch.tensor([option[0] for option in options], device=logits.device)
@@ -55,7 +55,7 @@ def log_likelihoods(
 
 
 def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> list[tuple[float, ...]]:
-    """Returns the softmax over the n options of log-likelihoods [B, n], less those about blank clips if they are given.
+    """Returns the softmax over the n options of log-likelihoods [B, n], minus those about blank clips if given.
 
     Each row adds up to 1. It is computed on the CPU, in float64, which not every GPU has.
     """
@@ -66,7 +66,7 @@ def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> li
 
 @dataclass(kw_only=True)
 class Calibrator:
-    """Scores options behind prompts whose clips are blank: this shows what the model prefers without a clip.
+    """Scores options after prompts whose clips are blank: this shows what the model prefers without a clip.
 
     The scores of a prompt are remembered. The passes have a cache of their own.
     """
@@ -78,7 +78,7 @@ class Calibrator:
     _known: dict[tuple[tuple[int, ...], tuple[ChoiceIds, ...]], torch.Tensor] = field(default_factory=dict)
 
     def scores(self, ids: tuple[int, ...], options: tuple[ChoiceIds, ...], cancel: Cancel = NEVER) -> torch.Tensor:
-        """Returns the log-likelihood [n] of each option behind a whole prompt in which each clip is a blank one.
+        """Returns the log-likelihood [n] of each option after a whole prompt in which each clip is a blank one.
 
         The placeholders among the ids say which clips the prompt has. Errors: CancelError.
         """
@@ -136,7 +136,7 @@ def _rest(
     options: Sequence[ChoiceIds],
     cancel: Cancel,
 ) -> torch.Tensor:
-    """Returns the log-likelihood [R] of each option's tokens from the second on, behind row `rows[r]` of the cache."""
+    """Returns the log-likelihood [R] of each option's tokens from the second on, after row `rows[r]` of the cache."""
     index = torch.tensor(rows, device=is_used.device)
     fed, is_fed = left_padded([option[:-1] for option in options], is_used.device)
     wanted, _ = left_padded([option[1:] for option in options], is_used.device)
@@ -147,7 +147,7 @@ def _rest(
 
 
 class _RowsAside:
-    """Some rows of a cache layer; the layer forgets the tokens that are fed behind them.
+    """Some rows of a cache layer; the layer forgets the tokens that are fed after them.
 
     The rows are copied only while the layer works: copies of all layers would take gigabytes for each option.
     """

@@ -22,7 +22,7 @@ K = TypeVar("K")
 OVERFLOWED = -1
 """Stands for an id where logits are infinite or not numbers."""
 SMALLEST_TEMPERATURE = 1e-6
-"""Below it fp32 would divide by zero; it is as good as greedy."""
+"""A lower temperature would divide by zero in fp32; this one is as good as greedy."""
 WORD_REPEATS = 10
 """A single token this often in a row is a loop: "the the the…"."""
 PHRASE_REPEATS = 4
@@ -34,7 +34,7 @@ SENTENCE_TOKENS = 8
 """A phrase of this length or more is a loop when it came SENTENCE_REPEATS times."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CLOSE_TOKENS = 12
-"""Three strays within so many tokens are a loop."""
+"""Three stray letters within this many tokens are a loop."""
 _SIGNS = re.compile(rf"\s*{HARD_SIGN}+")
 
 
@@ -55,7 +55,7 @@ class Sequence(Generic[K]):
     reused_tokens: int = 0
     tower_calls: int = 0
     was_begun: bool = False
-    """True: its prompt had been read when memory ran out."""
+    """True if the prompt had already been read when memory ran out."""
     started_s: float = field(default_factory=time.perf_counter)
     first_s: float | None = None
     _sampler: Sampler | None = None
@@ -92,7 +92,7 @@ class Sequence(Generic[K]):
         return self._text
 
     def begin(self, *, is_first_of_medium: bool) -> None:
-        """Starts the clock as the prompt is read; notes the tokens that it reuses: none for the first of a medium."""
+        """Starts the clock; notes how many tokens another prompt about the medium has read: 0 for the first one."""
         self.started_s = time.perf_counter()
         self.tower_calls, self.reused_tokens = (1, 0) if is_first_of_medium else (0, self.shared)
 
@@ -221,7 +221,7 @@ def greedy(logits: Tensor, banned: Tensor) -> list[int]:
 
 def overflowed() -> OverflowedError:
     return OverflowedError(
-        "The model's numbers overflowed: try --precision bf16 or fp32; where it runs in those, its weights are damaged."
+        "The model's numbers overflowed: try --precision bf16 or fp32; if neither helps, its weights are damaged."
     )
 
 

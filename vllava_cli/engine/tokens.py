@@ -1,7 +1,7 @@
 """Turns questions into token ids with the checkpoint's tokenizer, and counts the turns to drop so that a prompt fits.
 
 The `tokenizers` library reads tokenizer.json as it is. transformers' AutoTokenizer rebuilds the pipeline of a
-LlamaTokenizer checkpoint and drops the file's normaliser: behind <video> a lone ▁ is then missing, with which the
+LlamaTokenizer checkpoint and drops the file's normaliser: the ids then lack a lone ▁ after <video>, with which the
 model was trained.
 """
 
@@ -168,7 +168,7 @@ class Tokens:
         return starts
 
     def media_end(self, ids: Sequence[int]) -> int:
-        """Returns the position behind the last placeholder of a prompt; the prompt must have one."""
+        """Returns the position after the last placeholder of a prompt; the prompt must have one."""
         return 1 + max(position for position, token in enumerate(ids) if token in self.placeholders.values())
 
     def tokens_of(self, kind: MediaKind) -> int:
@@ -182,17 +182,17 @@ class Tokens:
         return self._encode(prompt.readable(text, special_tokens=self.tokenizer.special_tokens), has_start=False)
 
     def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[ChoiceIds, ...]:
-        """Returns the ids of each choice as an answer: those behind "ASSISTANT:" if the whole text were tokenised.
+        """Returns the ids of each choice as an answer: those after "ASSISTANT:" if the whole text were tokenised.
 
         A choice alone gives the same ids in a vocabulary in which a space only begins tokens, as in Llama's. Errors:
         UsageError for fewer than two choices, for an empty one and for two that the model reads alike; ContextError if
-        a choice doesn't fit behind the prompt.
+        a choice doesn't fit after the prompt.
         """
         options = tuple(map(self.answer_ids, checked(choices)))
         for place, ids in enumerate(options):
             if ids in options[:place]:
                 first, second = choices[options.index(ids)], choices[place]
-                raise UsageError(f"The model reads the choices {first!r} and {second!r} alike: leave one out.")
+                raise UsageError(f"To the model, the choices {first!r} and {second!r} are the same: leave one out.")
         longest = max(map(len, options))
         if prompt_tokens + longest > self.context_tokens:
             raise ContextError(
@@ -351,9 +351,9 @@ def _ids(value: Any) -> frozenset[int]:
 def dropped(tokens: Tokens, conversation: Conversation, question: str, sampling: Sampling) -> int:
     """Counts the oldest turns that must be dropped so that a question and its answer fit. Errors: UsageError.
 
-    Turns that are already dropped are counted, too. All media stay, and a drop costs a prefill of the turns behind
-    them. To make drops rare, a drop leaves a quarter of the context beside the media free if it can; but the last turn
-    is dropped only if the question and its answer don't fit otherwise.
+    Turns that are already dropped are counted, too. All media stay, and a drop costs a prefill of the turns after them.
+    To make drops rare, a drop leaves a quarter of the context besides the media free if it can; but the last turn is
+    dropped only if the question and its answer don't fit otherwise.
     """
     options = tokens.option_ids(sampling.choices) if sampling.choices else ()
     answer = max(map(len, options), default=min(sampling.max_new_tokens, ANSWER_TOKENS))

@@ -26,7 +26,7 @@ Features = dict[MediaKind, torch.Tensor]
 
 @dataclass(kw_only=True)
 class VisionEncoder:
-    """Computes the features of each clip once for a fit, and keeps them; those of a video take 17 MB (7B model)."""
+    """Computes the features of each clip once for each fit, and keeps them; those of a video take 17 MB (7B model)."""
 
     model: VideoLlavaForConditionalGeneration
     tokens: Tokens

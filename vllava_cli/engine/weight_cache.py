@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LABEL = "kept.json"
 """Describes the set of a folder. It is written last."""
 LAYOUT = 2
-"""The layout of the sets; raised where load.py begins to hold weights in another way."""
+"""The layout of the sets; increase it when load.py begins to hold weights in another way."""
 PART = ".part"
 LOCK = ".lock"
 ORIGINAL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -53,7 +53,7 @@ class Origin:
     form: tuple[str, ...]
     """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
-    """bitsandbytes' own, as JSON."""
+    """The settings of bitsandbytes, as JSON."""
     versions: tuple[str, ...]
     layout: int = LAYOUT
 
@@ -143,7 +143,7 @@ class WeightCache:
             return None
         for path in (self.folder, folder, *folder.iterdir()):
             if fault := private_fault(path):
-                self._report(f"those kept in {folder} are not read: {path} is not yours alone, {fault}")
+                self._report(f"the cached set in {folder} is not read: {path} is not yours alone, {fault}")
                 return None
         return folder
 
@@ -156,10 +156,10 @@ class WeightCache:
         except CheckpointError:
             is_damaged = True
         if is_damaged:
-            self._report(f"those kept in {folder} are damaged and dropped; they are quantised anew")
+            self._report(f"the cached set in {folder} is damaged and dropped; the weights are quantised again")
             shutil.rmtree(folder, ignore_errors=True)
         else:
-            self._report(f"those kept in {folder} stay there unused: {reason}")
+            self._report(f"the cached set in {folder} stays there unused: {reason}")
 
     def keep(self, model: VideoLlavaForConditionalGeneration, origin: Origin, *, named: str) -> None:
         """Writes a model that was just quantised, if it is large enough and the disk has enough free space."""
@@ -193,7 +193,7 @@ class WeightCache:
         self.folder.chmod(0o700)
         free = self.free_bytes(self.folder)
         if free < FREE_PER_BYTE * size:
-            raise OutputError(f"they take {gib(size)}, and of the disk only {free_gib(free)} GiB are free")
+            raise OutputError(f"they take {gib(size)}, and only {free_gib(free)} GiB of the disk are free")
 
     @contextmanager
     def _alone(self) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 In characters, a half block (▀) shows two pixels: its foreground is the upper one, its background the lower one.
 `screen` writes the runs of one colour in the way that its terminal understands. The frames are those of the file, or
-the squares that the model gets. These may differ by two levels of 255: Pillow's bicubic stands in for torch's.
+the squares that the model gets. The squares may differ by two levels of 255: Pillow's bicubic stands in for torch's.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Hashing:
     def begin(self, path: Path) -> Future[Fingerprint]:
         """Queues a clip; the future has its fingerprint or the error.
 
-        The file is opened at once, so nothing changes when another replaces it later, or when it is removed.
+        The file is opened at once, so it may be replaced or removed later.
         """
         file: BinaryIO | None = None
         with suppress(MediaError):  # the thread reads folders, and meets other errors again

@@ -105,7 +105,7 @@ def read_animation(path: Path, framing: Framing) -> Frames:
         fps=decoded / duration_s if duration_s else None,
         is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
         way="decode",
-        way_reason="Decoded through: each frame of an animation is drawn over those before it.",
+        way_reason="Decoded in full: each frame of an animation is drawn over those before it.",
         faults=(fault,) if decoded < expected else (),
     )
     pixels = np.stack([frames[index] for index in chosen])

@@ -73,7 +73,7 @@ def _image_processor(folder: Path) -> Any:
     try:
         return VideoLlavaImageProcessor.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as exc:
-        raise CheckpointError(f"{folder} has no usable preprocessor_config.json: copy the base's.") from exc
+        raise CheckpointError(f"{folder} has no usable preprocessor_config.json: copy the base model's.") from exc
 
 
 def _fitted(frames: Frames, recipe: VideoRecipe, fit: Fit) -> Tensor:

@@ -50,7 +50,7 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
     """
     if not (found := _found(folder)):
         what = "has no preprocessor_config.json, which says how frames are prepared"
-        raise CheckpointError(f"{folder} {what}: copy the base's.")
+        raise CheckpointError(f"{folder} {what}: copy the base model's.")
     path, written = found
     values: dict[str, Any] = {
         key: default if written.get(key) is None else written[key] for key, default in _DEFAULTS.items()

@@ -62,7 +62,7 @@ def header(path: Path) -> Clip:
     """Reads the facts in a file's header, in a millisecond or two. A fact that it doesn't have is 0, None or "".
 
     `way` is always None. A video's width and height are as stored, before rotation; its frames are counted only by some
-    containers. Errors: MediaError for a folder, and for a file that `sample` couldn't open. Damage behind the header
+    containers. Errors: MediaError for a folder, and for a file that `sample` couldn't open. Damage after the header
     isn't noticed.
     """
     check_file(path)

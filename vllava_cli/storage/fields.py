@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vllava_cli.errors import CheckpointError, VllavaError
+from vllava_cli.storage.jsonl import refuse_constant
 
 MOST_BYTES = 4 << 20
 """The largest JSON file of a checkpoint: the published weights' index has 112 kB, the config 1 kB."""
@@ -37,7 +38,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def parsed_object(data: bytes) -> dict[str, Any]:
     """Parses a JSON object: b'{"a": 1}' → {"a": 1}. Errors: ValueError, whose text is the reason."""
     try:
-        found = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        found = json.loads(data.decode("utf-8-sig"), parse_constant=refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
@@ -46,7 +47,7 @@ def parsed_object(data: bytes) -> dict[str, Any]:
 
 
 def check_json_file(path: Path, *, most_bytes: int) -> None:
-    """Raises a CheckpointError for a file larger than `most_bytes`, or not regular, as its reader may never end."""
+    """Raises a CheckpointError for a file larger than `most_bytes`, or not regular, as reading it may never end."""
     try:
         facts = path.stat()
     except OSError as exc:
@@ -155,7 +156,7 @@ class Fields:
         return text if text and _is_name(text) else self.refuse(key, "no name of a file")
 
     def build(self, kind: type[_Value], **given: Any) -> _Value:
-        """Makes a dataclass from the fields of the same names, read by its annotations; `given` are values as they are.
+        """Makes a dataclass from the fields of the same names, read by its annotations; `given` values aren't checked.
 
         Numbers must be 0 or more, and a list of floats must not be empty. A missing field gets its default, if any.
         """
@@ -201,7 +202,3 @@ def _is_name(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"it says {constant} where a number is expected")

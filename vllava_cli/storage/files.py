@@ -148,7 +148,7 @@ def _lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
         except BlockingIOError as exc:
             if not left:
                 raise LockedError(
-                    f"{quoted(name)} is being written by another vllava. Wait for its end, or name another file."
+                    f"{quoted(name)} is being written by another vllava. Wait until it ends, or name another file."
                 ) from exc
             time.sleep(_PAUSE_S)
         except OSError as exc:
@@ -217,7 +217,7 @@ class Part:
             sync_folder(self._target)
 
     def taken(self) -> int | None:
-        """Returns the descriptor, still locked, if the file took its place; else deletes the file and returns None."""
+        """Returns the locked descriptor if the file has replaced `path`; else deletes the file and returns None."""
         if self._is_put:
             descriptor, self._descriptor = self._descriptor, -1
             return descriptor

@@ -21,7 +21,6 @@ from vllava_cli.storage.files import Part, as_output_error, locked, opened, rele
 
 MAX_ROW_BYTES = 16 << 20
 BYTES = "_bytes"
-_BLOCK_BYTES = 1 << 16
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -43,9 +42,9 @@ def rows_in(file: BinaryIO, path: Path) -> Iterator[dict[str, Any]]:
         following = file.readline(MAX_ROW_BYTES + 1)
         if row is not None:
             yield row
+        elif number == 1 and (following or not _is_beginning(line)):
+            refuse_foreign(path)
         elif following:
-            if number == 1:
-                refuse_foreign(path)
             refuse_damaged(path, f"line {number} is damaged")
         line = following
 
@@ -115,8 +114,10 @@ def exact(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: _mapped(value, str, exact) for key, value in row.items()}
     for key, value in row.items():
         name = key.removesuffix(BYTES)
-        text = _text_of(value, row.get(name)) if name != key else None
-        if text is not None:
+        if name == key or name not in row:
+            continue
+        text = _decoded(value, row[name])
+        if _bytes_of(text) == value and _mapped(text, readable, portable) == row[name]:
             found[name] = text
             del found[key]
     return found
@@ -147,26 +148,22 @@ def _bytes_of(value: Any) -> Any:
         return None
 
 
-def _text_of(code: Any, readable_text: Any) -> Any:
-    """Decodes what `_bytes_of` encoded; None if the bytes are not those of the readable text."""
-    if isinstance(code, list) and isinstance(readable_text, list) and len(code) == len(readable_text):
-        pairs = zip(code, readable_text, strict=True)
-        texts = [text if item is None else _text_of(item, text) for item, text in pairs]
-        return texts if any(code) and None not in texts else None
-    if not isinstance(code, str) or not isinstance(readable_text, str):
-        return None
+def _decoded(code: Any, shown: Any) -> Any:
+    """Decodes what `_bytes_of` encoded; a text without a code, or with one that isn't base64, stays as it is shown."""
+    if isinstance(code, list) and isinstance(shown, list):
+        return [_decoded(*pair) for pair in zip(code, shown, strict=False)]
     try:
-        text = base64.b64decode(code, validate=True).decode("utf-8", "surrogateescape")
-    except ValueError:
-        return None
-    return text if not is_portable(text) and readable(text) == readable_text else None
+        return base64.b64decode(code, validate=True).decode("utf-8", "surrogateescape")
+    except (TypeError, ValueError):
+        return shown
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raises a ValueError for NaN and the infinities, which Python would read."""
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 """One decoder for all rows: json.loads would make one for each, a quarter of the time of reading a row."""
 
 
@@ -259,17 +256,10 @@ class Journal:
             release(descriptor)
 
     def _cut(self) -> None:
-        """Cuts off what a failed write left; repeated before the next write, as the cut may have failed as well."""
+        """Cuts off what a failed write left. The next write cuts again, as the cut may have failed as well."""
         if self._is_torn:
             os.ftruncate(self._descriptor, self._end)
             self._is_torn = False
-
-
-def check_start(path: Path) -> None:
-    """Raises an OutputError for a file that can't be read, or that isn't empty and doesn't start with a row."""
-    with as_output_error(path, "read"), os.fdopen(opened(path, os.O_RDONLY), "rb") as file:
-        if file.seek(0, os.SEEK_END):
-            _check_first(file, path)
 
 
 def _repair(descriptor: int, path: Path) -> None:
@@ -279,7 +269,8 @@ def _repair(descriptor: int, path: Path) -> None:
         if not size:
             sync_folder(path)
             return
-        _check_first(file, path)
+        file.seek(0)
+        next(rows_in(file, path), None)  # refuses a file that doesn't begin with a row
         start, last = _last_line(file, size, path)
         if row_of(last) is None:
             if start and row_of(_last_line(file, start, path)[1]) is None:
@@ -292,27 +283,17 @@ def _repair(descriptor: int, path: Path) -> None:
         os.fsync(descriptor)
 
 
-def _check_first(file: BinaryIO, path: Path) -> None:
-    """Raises an OutputError unless the file starts with a row, or consists of the beginning of one."""
-    file.seek(0)
-    line = file.readline(MAX_ROW_BYTES)
-    is_torn_row = not line.endswith(b"\n") and line.isascii()
-    if row_of(line) is None and not (is_torn_row and (line == b"{" or line.startswith(b'{"'))):
-        refuse_foreign(path)
+def _is_beginning(line: bytes) -> bool:
+    """True if the line may be the beginning of a row, all that a crash left of the first one."""
+    return not line.endswith(b"\n") and line.isascii() and (line == b"{" or line.startswith(b'{"'))
 
 
 def _last_line(file: BinaryIO, end: int, path: Path) -> tuple[int, bytes]:
     """Returns the start of the line that ends before the offset `end`, and the line. It may lack its line break."""
-    start, upper = 0, end - 1
-    while upper > 0:
-        lower = max(0, upper - _BLOCK_BYTES)
-        file.seek(lower)
-        found = file.read(upper - lower).rfind(b"\n")
-        if found >= 0:
-            start = lower + found + 1
-            break
-        upper = lower
-    if end - start > MAX_ROW_BYTES:
+    lower = max(0, end - MAX_ROW_BYTES - 1)
+    file.seek(lower)
+    tail = file.read(end - lower)
+    begin = tail.rfind(b"\n", 0, -1) + 1
+    if len(tail) - begin > MAX_ROW_BYTES:
         refuse_foreign(path)
-    file.seek(start)
-    return start, file.read(end - start)
+    return lower + begin, tail[begin:]

@@ -50,19 +50,6 @@ class Objects:
                 return []
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
-    def put(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Writes an object whole or not at all.
-
-        fsspec puts a file when its `with` block ends, even by an error; in a transaction it discards the file then.
-        """
-        with (
-            _as_output_error(f"{self.url}/{name}"),
-            self._files.transaction,
-            self._files.open(f"{self._root}/{name}", "wb") as file,
-        ):
-            for piece in pieces:
-                file.write(piece)
-
     def put_file(self, path: Path, name: str) -> None:
         with _as_output_error(f"{self.url}/{name}"):
             self._files.put_file(str(path), f"{self._root}/{name}")
@@ -81,8 +68,17 @@ class Objects:
         return sorted((name for name in self.names() if _ROWS.fullmatch(name)), key=_number)
 
     def put_rows(self, rows: Iterable[Mapping[str, object]], number: int) -> None:
-        """Uploads rows as one object. A random suffix keeps its name unique across runs."""
-        self.put(f"rows-{number:06}-{secrets.token_hex(4)}.jsonl", map(line_of, rows))
+        """Uploads rows as one object, whole or not at all. A random suffix keeps its name unique across runs.
+
+        fsspec puts a file when its `with` block ends, even by an error; in a transaction it discards the file then.
+        """
+        name = f"rows-{number:06}-{secrets.token_hex(4)}.jsonl"
+        with (
+            _as_output_error(f"{self.url}/{name}"),
+            self._files.transaction,
+            self._files.open(f"{self._root}/{name}", "wb") as file,
+        ):
+            file.writelines(map(line_of, rows))
 
     def next_number(self) -> int:
         return max(map(_number, self.row_names()), default=0) + 1

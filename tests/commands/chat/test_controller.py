@@ -19,10 +19,11 @@ from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
 from tests.engine.engines import engine_of
 from vllava_cli import demo
 from vllava_cli.commands.chat.display import end_answer
+from vllava_cli.commands.chat.parser import quoted
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ClosedPipeError, ContextError, MediaError, MemoryShortError, StdoutError, UsageError
 from vllava_cli.interrupt import GracefulExit
-from vllava_cli.nouns import Framing, Stats
+from vllava_cli.nouns import Stats
 
 Make = Callable[..., Stage]
 REFUSED = "I am a tiny demo model: I only know moving shapes.\n"
@@ -92,9 +93,9 @@ def test_retry_asks_the_same_with_other_settings_for_once(here: Stage) -> None:
     here.enter("/retry --temperature 3 --seed 1")
     (turn,) = here.chat.conversation.turns
     assert (turn.question, turn.sampling.temperature, turn.sampling.seed) == (HAPPENS, 3.0, 1)
-    assert here.chat.settings.sampling.temperature == 0
+    assert here.chat.sampling.temperature == 0
     assert here.enter("/retry") == (
-        f"{MOVES}The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.\n"
+        f"{MOVES}The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies it.\n"
     )
     assert here.enter("/retry --temperature 0") == MOVES
     assert [number for number, _ in here.saved()] == [1, 1, 1, 1]
@@ -116,7 +117,7 @@ def test_a_choice_does_not_vary(stage: Make) -> None:
     here = stage(CLIP)
     said = here.enter("/set temperature 1", "/set choices left,right", "Which way does it move?")
     assert here.enter("/retry") == (
-        "left\nA choice doesn't vary, so the answer will be the same: /set choices none lifts it.\n"
+        "left\nA choice doesn't vary, so the answer will be the same: /set choices none removes the choices.\n"
         f"{said.splitlines()[1]}\n"
     )
     assert here.enter("/retry --choices right,left") == "left\nright <1%, left >99%\n"
@@ -132,7 +133,7 @@ def test_json_has_the_probabilities_and_no_notice(stage: Make) -> None:
 
 def test_choices_that_the_model_reads_alike_leave_everything_as_it_was(here: Stage) -> None:
     here.enter("/set choices </s>,< /s>")
-    with pytest.raises(UsageError, match="The model reads the choices '</s>' and '< /s>' alike: leave one out"):
+    with pytest.raises(UsageError, match="To the model, the choices '</s>' and '< /s>' are the same: leave one out"):
         here.enter(COLOUR)
     assert (here.chat.questions, len(here.saved())) == ((HAPPENS,), 1)
     assert here.enter("/set choices none", COLOUR) == "Red.\n"
@@ -179,14 +180,6 @@ def test_open_begins_a_conversation_in_a_file_of_its_own(here: Stage) -> None:
     assert [row["question"] for row in here.rows(other)] == ["What does the star do?"]
     assert here.enter(f"/open {demo.CLIPS / CLIP}", HAPPENS) == MOVES
     assert (here.chat.questions, here.calls) == ((HAPPENS,), 2), "it is encoded once"
-
-
-def test_a_clip_attached_twice_is_encoded_once(here: Stage) -> None:
-    here.enter(f"/add {demo.CLIPS / CLIP}", "What shape is it?")
-    first, second = here.chat.conversation.media
-    assert first is second
-    assert here.calls == 1
-    assert stats(here).prompt_tokens > 2 * 136
 
 
 def test_a_clip_that_cannot_be_read_leaves_the_conversation_alone(here: Stage) -> None:
@@ -354,7 +347,7 @@ def test_ctrl_c_before_the_stream_has_begun_leaves_the_turns(
     written = here.path.read_bytes()
     with monkeypatch.context() as patch:
         if place == "stream":
-            patch.setattr("vllava_cli.commands.chat.controller.shown", fail(KeyboardInterrupt()))
+            patch.setattr("vllava_cli.commands.chat.controller.show", fail(KeyboardInterrupt()))
         else:
             patch.setattr(here.chat.engine, "make_room", fail(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
@@ -431,8 +424,7 @@ def test_names_bring_no_control_characters(stage: Make, tmp_path: Path) -> None:
     name = "a\x1b[31m\u202eb.mp4"
     shutil.copy(demo.CLIPS / CLIP, tmp_path / name)
     here = stage()
-    here.chat.add([(tmp_path / name, Framing())])
-    here.enter(HAPPENS)
+    here.enter(f"/add {quoted(name)}", HAPPENS)
     assert here.err.getvalue() == "Attached to the next question: a[31mb.mp4.\n"
     assert here.rows()[0]["media"][0]["path"] == str(tmp_path / name)
     assert "\x1b" not in here.enter("/frames") + here.enter("/export it.md") + here.enter("/clear")

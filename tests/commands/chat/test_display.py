@@ -9,38 +9,26 @@ from pathlib import Path
 import numpy as np
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
+from tests.commands.turns import turn
 from vllava_cli.commands.chat.display import markdown, state_rows
-from vllava_cli.commands.chat.settings import Settings
+from vllava_cli.commands.chat.settings import setting_rows
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling, Stats, StopReason, Turn
+from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling, StopReason, Turn
 
 Make = Callable[..., Stage]
-STATS = Stats(prompt_tokens=20, reused_tokens=5, new_tokens=3, first_token_s=0.456, decode_s=0.5)
 
 
-def turn(question: str, answer: str, *media: Frames, stop_reason: StopReason = "end") -> Turn:
-    return Turn(
-        question=question,
-        answer=answer,
-        answer_ids=(),
-        media=media,
-        stop_reason=stop_reason,
-        sampling=Sampling(),
-        stats=STATS,
-    )
-
-
-def shown(engine: Engine, conversation: Conversation, settings: Settings | None = None) -> list[tuple[str, str]]:
+def shown(engine: Engine, conversation: Conversation, *settings: tuple[str, str]) -> list[tuple[str, str]]:
     engine.vision.calls = 0
-    return list(state_rows(engine, conversation, settings or Settings(), file="here.jsonl"))
+    return list(state_rows(engine, conversation, settings, file="here.jsonl"))
 
 
 def test_the_rows_come_in_one_order(engine: Engine) -> None:
-    settings = Settings(sampling=Sampling(temperature=0.7, seed=3))
-    assert shown(engine, Conversation(), settings) == [
+    settings = setting_rows(Sampling(temperature=0.7, seed=3), is_verbose=False)
+    assert shown(engine, Conversation(), *settings) == [
         ("context", "0 of 4096 tokens used, 0 of them by clips; 4096 left"),
         ("looked at", "0 clips since the start"),
-        *settings.rows(),
+        *settings,
         ("model", engine.tokens.checkpoint.model),
         ("device", "cpu: A test."),
         ("dtype", "float32: A test."),

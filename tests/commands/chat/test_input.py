@@ -9,23 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
-from prompt_toolkit.output import ColorDepth, DummyOutput
-from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.output import DummyOutput
 
+from tests.commands.turns import Piped, Terminal
+from tests.refusals import refused
 from vllava_cli.commands.chat.input import PlainLines, TerminalLines, lines_for
 from vllava_cli.errors import UsageError
-
-
-class Piped(io.TextIOWrapper):
-    def __init__(self, data: bytes | io.BytesIO = b"") -> None:
-        super().__init__(io.BytesIO(data) if isinstance(data, bytes) else data)
-
-
-class Terminal(Piped):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -150,51 +140,6 @@ def test_without_a_file_the_history_is_of_this_run(name: str, keys: PipeInput, t
     assert lines.read(left="") == "Why?"
 
 
-def test_a_damaged_history_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = tmp_path / "history"
-    path.write_bytes(b"\x00\xff\n+Why?\n\xff\xfe+\n\n+What \xff?\n")
-    with create_pipe_input() as keys:
-        lines = TerminalLines(history_path=path, input=keys, output=DummyOutput())
-    assert list(lines._session.history.load_history_strings()) == ["What �?", "Why?"]
-
-
-def test_turns_are_completed_with_what_was_asked_by_then(keys: PipeInput) -> None:
-    questions: list[str] = []
-    lines = typed(keys, "Why?\r", questions=lambda: questions)
-    questions.append(lines.read(left="") or "")
-    keys.send_text("/edit \t")
-    lines._session.default_buffer.on_text_changed += lambda buffer: (
-        keys.send_text("\r") if buffer.text == "/edit 1 " else None
-    )
-    assert lines.read(left="") == "/edit 1"
-
-
-class Seen(io.StringIO):
-    """A terminal's screen as the bytes that went to it."""
-
-    encoding = "utf-8"
-
-    def fileno(self) -> int:
-        raise io.UnsupportedOperation
-
-
-def drawn(keys: PipeInput, text: str) -> str:
-    """What the terminal gets: an empty prompt, then the text and Enter."""
-    screen = Seen()
-    output = Vt100_Output(screen, lambda: Size(rows=24, columns=60), term="xterm-256color", enable_cpr=False)
-    lines = TerminalLines(input=keys, output=output)
-    steps = iter([text, "\r"])
-    lines._session.app.after_render += lambda _: keys.send_text(next(steps, ""))
-    assert lines.read(left="1984 tokens left") == text
-    return screen.getvalue()
-
-
-def test_what_is_left_stands_dim_at_the_right_until_the_question_is_sent(keys: PipeInput) -> None:
-    screen = drawn(keys, "Why?")
-    assert f"> {' ' * (60 - 2 - 16)}\x1b[0;2m1984 tokens lef" in screen
-    assert screen.rpartition("\x1b[J\x1b[0m> ")[2].startswith("Why?\x1b[6D\x1b[0m\r\n")
-
-
 PIPED = {
     "questions": (b"Q1\nQ2\n", ["Q1", "Q2"]),
     "a last line without an end": (b"Q1\nQ2", ["Q1", "Q2"]),
@@ -217,9 +162,7 @@ def test_piped_entries(name: str) -> None:
 def test_a_block_without_an_end_is_refused() -> None:
     lines = PlainLines(Piped(b'Q1\n"""a\nb'), None)
     assert lines.read() == "Q1"
-    with pytest.raises(UsageError) as caught:
-        lines.read()
-    assert str(caught.value) == 'The question that begins with """ has no end: close it with """.'
+    assert refused(UsageError, lines.read) == 'The question that begins with """ has no end: close it with """.'
     assert lines.read() is None
 
 
@@ -291,25 +234,6 @@ def test_only_two_terminals_that_move_a_cursor_get_an_editor(
 ) -> None:
     monkeypatch.setenv("TERM", term)
     assert isinstance(lines_for(stdin(), stdout()), PlainLines)
-
-
-@pytest.fixture
-def terminal() -> Iterator[io.TextIOWrapper]:
-    ours, theirs = os.openpty()
-    with os.fdopen(theirs, "r+b", buffering=0) as raw, os.fdopen(ours, "rb", buffering=0):
-        yield io.TextIOWrapper(raw, encoding="utf-8", write_through=True)  # type: ignore[type-var]
-
-
-@pytest.mark.parametrize(("value", "depth"), [("1", ColorDepth.DEPTH_1_BIT), ("", ColorDepth.DEPTH_8_BIT)])
-def test_two_terminals_get_an_editor_without_colour_where_none_is_wanted(
-    value: str, depth: ColorDepth, terminal: io.TextIOWrapper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("NO_COLOR", value)
-    lines = lines_for(terminal, terminal, history_path=tmp_path / "history")
-    assert isinstance(lines, TerminalLines)
-    assert (lines.history_fault, lines._session.app.color_depth) == (None, depth)
-    assert (tmp_path / "history").exists()
 
 
 def test_a_closed_stdin_has_no_lines() -> None:

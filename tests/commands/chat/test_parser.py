@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllava_cli.commands.chat.parser import nearest, quoted, split
+from vllava_cli.commands.chat.parser import quoted, split
 
 WORDS = [
     ("", []),
@@ -52,17 +52,3 @@ def test_every_name_comes_back(name: str) -> None:
     assert word.text.removeprefix("./") == name.removeprefix("./")
     assert not word.is_open
     assert not word.raw.startswith("--")
-
-
-@pytest.mark.parametrize(
-    ("name", "suggestion"),
-    [
-        *((name, " Did you mean frames?") for name in ("frmaes", "fr", "FRA")),
-        ("s", " Did you mean set, show or save?"),
-        ("sa", " Did you mean save?"),
-        ("xyzzy", ""),
-        ("", ""),
-    ],
-)
-def test_a_mistyped_name_is_taken_for_the_nearest(name: str, suggestion: str) -> None:
-    assert nearest(name, ("frames", "set", "show", "save")) == suggestion

@@ -58,16 +58,6 @@ def test_what_is_read_already_or_not_there_is_not_read(stage: Make, here: Stage)
     assert [each.chat.prefill._reading for each in (here, empty, piped)] == [None] * 3
 
 
-def test_a_resumed_conversation_is_read_up_to_its_last_answer(here: Stage) -> None:
-    here.enter(HAPPENS)
-    here.chat.engine.prompt_cache = None
-    here.chat.prefill_next()
-    finish(here)
-    finished = len(here.chat.engine.tokens.finished_ids(here.chat.conversation))
-    here.enter("And its colour?")
-    assert here.chat.conversation.turns[1].stats.reused_tokens == finished
-
-
 @contextmanager
 def held(here: Stage) -> Iterator[None]:
     """A reading ends no chunk before it is stopped."""

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
+from tests.commands.turns import turn
+from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.commands.chat.recorder import (
     FrameCache,
@@ -33,7 +35,7 @@ from vllava_cli.commands.chat.recorder import (
     restored,
 )
 from vllava_cli.errors import MediaError, OutputError, SessionError
-from vllava_cli.nouns import Clip, Conversation, Frames, Framing, Sampling, Stats, Turn
+from vllava_cli.nouns import LAST, Clip, Conversation, Frames, Framing
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import Journal
 from vllava_cli.storage.session_file import SessionRecord, read, sessions_folder
@@ -62,12 +64,6 @@ def test_the_file_has_all_that_a_later_run_needs(here: Stage) -> None:
     assert (medium.path, medium.kind, medium.times_s) == (demo.CLIPS / CLIP, "video", frames.times_s)
     assert vars(medium.fingerprint) == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert each.turn.answer_ids == here.chat.conversation.turns[0].answer_ids
-
-
-def test_nothing_is_written_before_the_first_answer(stage: Make) -> None:
-    here = stage(CLIP)
-    here.enter("/clear")
-    assert not here.path.exists()
 
 
 class Later(datetime):
@@ -105,14 +101,6 @@ def test_ctrl_c_while_a_turn_is_written_loses_nothing(here: Stage, monkeypatch: 
     assert questions(here.record) == [HAPPENS, COLOUR]
 
 
-def test_an_undo_that_found_no_room_is_written_at_the_end(here: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", refuse)
-        assert here.enter("/undo").startswith(f"vllava: {FULL} {NOT_SAVED}")
-    here.chat.close()
-    assert questions(here.record) == []
-
-
 def test_a_file_that_is_there_is_never_written_to(stage: Make) -> None:
     here = stage(CLIP)
     here.path.write_text("mine\n")
@@ -132,11 +120,6 @@ def test_a_clip_that_is_gone_before_it_was_hashed_does_not_stop_the_chat(stage: 
     assert "gone.mp4" in first
     assert first.endswith(NOT_SAVED)
     assert here.enter(COLOUR) == "Red.\n"
-
-
-def turn(question: str) -> Turn:
-    stats = Stats(prompt_tokens=1, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
-    return Turn(question=question, answer="", answer_ids=(), stop_reason="end", sampling=Sampling(), stats=stats)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -259,10 +242,8 @@ def test_a_changed_clip_is_reported_and_a_missing_one_refused(
     assert change.startswith(f"'{clip}' has changed since: ") and fault in change
     assert change.endswith(". The answers so far are about the old clip.")
     clip.unlink()
-    with pytest.raises(MediaError) as caught:
-        clips_of(here.record)
-    assert str(caught.value) == (
-        f"There is no file '{clip}' any more. The session is about it: put it back, or begin anew."
+    assert refused(MediaError, clips_of, here.record) == (
+        f"There is no file '{clip}' any more. The session is about it: put it back, or begin a new session."
     )
 
 
@@ -334,10 +315,8 @@ def test_sessions_are_listed_the_last_one_first_and_found_by_what_only_their_id_
     assert (other["id"], row.pop("started_at")) == (first.stem, read(last).started_at)
     clips = [str(STAR), str(demo.CLIPS / CLIP)]
     assert row == {"id": last.stem, "path": str(last), "model": "demo", "clips": clips, "questions": [asked]}
-    assert [find_session(id) for id in (None, first.stem, last.stem)] == [last, first, last]
+    assert [find_session(id) for id in (LAST, first.stem, last.stem)] == [last, first, last]
     for id, fault in (("20", "2 sessions begin with 20"), ("dog", f"There is no session dog in {folder}")):
-        with pytest.raises(SessionError) as caught:
-            find_session(id)
-        assert str(caught.value) == f"{fault}: vllava chat --sessions lists them."
+        assert refused(SessionError, find_session, id) == f"{fault}: vllava chat --sessions lists them."
     last.rename(folder / "2026-11-23T08-00-00Z.jsonl")
     assert find_session("2026-11-23T").stem == "2026-11-23T08-00-00Z"

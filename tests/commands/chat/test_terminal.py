@@ -18,8 +18,8 @@ from pyte.modes import DECAWM, DECTCEM
 from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import SPECIAL, write_checkpoint
-from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, PASTE, TAB, UP, Terminal, environment
-from tests.commands.shell import Shell
+from tests.commands.chat.terminal import CTRL_C, CTRL_D, CTRL_U, ENTER, LEFT, PASTE, TAB, UP, Terminal
+from tests.commands.shell import Shell, environment_of
 from vllava_cli import demo
 from vllava_cli.screen import clean
 
@@ -71,6 +71,7 @@ def test_a_person_types_completes_pastes_edits_and_leaves(tmp_path: Path) -> Non
     before = terminal.left_tokens
     terminal.enter("What happens in this video?", "> What happens in this video?", MOVES)
     assert before > terminal.left_tokens > before - 50
+    assert sum(bool(LEFT.search(line)) for line in terminal.shown) == 1, "it stands beside the open prompt alone"
 
     terminal.type(f"/fra{TAB}")
     terminal.prompts("/frames")
@@ -142,7 +143,7 @@ def test_a_dumb_terminal_is_greeted_and_left_with_a_plain_word(tmp_path: Path) -
     shown, code = pexpect.run(
         f"{sys.executable} -m vllava_cli chat --model demo '{CLIP}'",
         cwd=str(tmp_path),
-        env=environment(tmp_path) | {"TERM": "dumb"},  # type: ignore[arg-type]
+        env=environment_of(tmp_path, TERM="dumb"),  # type: ignore[arg-type]
         events={"> ": "quit\n"},
         withexitstatus=True,
     )
@@ -187,7 +188,7 @@ def test_ctrl_c_keeps_what_was_said_and_a_killed_chat_goes_on(
     other = shell("chat", "--session", session)
     assert (other.code, other.out) == (75, "")
     assert other.err == (
-        f"vllava: '{session}' is being written by another vllava. Wait for its end, or name another file.\n"
+        f"vllava: '{session}' is being written by another vllava. Wait until it ends, or name another file.\n"
     )
     resumed.enter("/set max-new-tokens 5", "max-new-tokens  5")
     resumed.enter("what is in this clip", "Cut off after 5 tokens: /set max-new-tokens allows more.")
@@ -238,10 +239,8 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     assert [(row["type"], row["number"]) for row in kept] == [("turn", 1), ("turn", 2), ("undo", 2), ("turn", 2)]
     assert kept[1]["question"] == "What shape\nis it?"
 
-    assert shell("chat", "--session", "talk.jsonl", CLIP) == Shell(
-        code=2,
-        out="",
-        err=f"vllava: The session isn't about '{CLIP}'. Leave it out, and /open or /add it in the chat.\n",
+    assert shell("chat", "--session", "talk.jsonl", CLIP) == Shell.failed(
+        f"The session isn't about '{CLIP}'. Leave this clip out, and /open or /add it in the chat.", code=2
     )
     shutil.copy(demo.CLIPS / "three-shapes.mp4", clip)
     asked = b"How many shapes are there?\nWhat happens?\n/bye\nNever asked\n"
@@ -260,10 +259,8 @@ def test_lines_of_a_pipe_are_answered_plainly_and_a_session_goes_on(shell: Run, 
     ]
 
     clip.unlink()
-    assert shell("chat", "--session", "talk.jsonl") == Shell(
-        code=1,
-        out="",
-        err=f"vllava: There is no file '{clip}' any more. The session is about it: put it back, or begin anew.\n",
+    assert shell("chat", "--session", "talk.jsonl") == Shell.failed(
+        f"There is no file '{clip}' any more. The session is about it: put it back, or begin a new session."
     )
     assert len(turns(tmp_path / "talk.jsonl")) == 6
 
@@ -282,35 +279,23 @@ def test_a_chat_that_began_with_a_video_takes_a_picture_and_the_other_way_round(
     assert said[0] == said[1][::-1]
 
 
-def test_without_a_session_there_is_none_to_continue(shell: Run, tmp_path: Path) -> None:
-    folder = tmp_path / ".local/state/vllava/sessions"
-    assert shell("chat", "--continue") == Shell(
-        code=1, out="", err=f"vllava: There is no session to continue in {folder}: vllava chat CLIP begins one.\n"
-    )
-
-
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "message"),
     [
-        (["-"], "stdin, -, is where a chat's questions come from: save the clip to a file and name that."),
-        (["-c", "--session", "x"], "--session and --continue can't be combined. Give one of them."),
+        (["-"], 2, "stdin, -, is where a chat's questions come from: save the clip to a file and name that."),
+        (["-c", "--session", "x"], 2, "--session and --continue can't be combined. Give one of them."),
+        (["-c"], 1, "There is no session to continue in {}: vllava chat CLIP begins one."),
     ],
 )
-def test_what_does_not_go_together_is_a_usage_error(words: list[str], message: str, shell: Run) -> None:
-    assert shell("chat", *words) == Shell(code=2, out="", err=f"vllava: {message}\n")
+def test_what_cannot_begin_is_one_sentence(
+    words: list[str], code: int, message: str, shell: Run, tmp_path: Path
+) -> None:
+    fault = message.format(tmp_path / ".local/state/vllava/sessions")
+    assert shell("chat", *words) == Shell.failed(fault, code=code)
 
 
 def test_a_bad_clip_is_told_also_where_stdin_is_closed(tmp_path: Path) -> None:
-    done = subprocess.run(
-        f"exec {sys.executable} -m vllava_cli chat -q nothere.mp4 <&-",
-        shell=True,
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (
-        1,
-        "",
-        "vllava: There is no file 'nothere.mp4'. Check the path.\n",
-    )
+    command, settings = f"exec {sys.executable} -m vllava_cli chat -q nothere.mp4 <&-", environment_of(tmp_path)
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    told = "vllava: There is no file 'nothere.mp4'. Check the path.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)

@@ -61,7 +61,7 @@ def test_what_is_named_is_allowed_and_nothing_else(words: tuple[str, ...], expec
 def test_what_leads_to_no_other_machine_is_never_allowed(scheme: str) -> None:
     with pytest.raises(UsageError) as caught:
         allowed([f"s3,{scheme}"])
-    what = "can't be allowed: it leads to no other machine. Name local files by their paths."
+    what = "can't be allowed: it doesn't lead to another machine. Name local files by their paths."
     assert str(caught.value) == f"{scheme.lower()} {what}"
 
 
@@ -83,7 +83,7 @@ def test_a_named_scheme_may_be_fetched() -> None:
         ("gs://b/x.mp4", "gs://b/x.mp4 isn't allowed: add --allow gs."),
         ("https://me:secret@h/x?sig=secret#t", "https://h/x isn't allowed: add --allow https."),
         ("x.mp4", "x.mp4 is no URL: name it with its scheme, s3://bucket/clip.mp4."),
-        ("file:///x", "file:///x can't be fetched: file leads to no other machine. Name the clip's own URL."),
+        ("file:///x", "file:///x can't be fetched: file doesn't lead to another machine. Name the clip's own URL."),
     ],
 )
 def test_others_are_refused_with_a_remedy(url: str, sentence: str) -> None:

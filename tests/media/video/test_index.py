@@ -44,7 +44,7 @@ Maker = Callable[[Path, int], Path]
 )
 def test_the_reason_for_the_way(tmp_path: Path, name: str, make: Maker, reason: str) -> None:
     clip = sample(make(tmp_path / name, 400), Framing()).clip
-    expected = reason if reason.startswith((TABLE, SCAN)) else f"Decoded through: {reason}."
+    expected = reason if reason.startswith((TABLE, SCAN)) else f"Decoded in full: {reason}."
     assert clip.way_reason == expected
     assert clip.way == ("seek" if reason.startswith((TABLE, SCAN)) else "decode")
 
@@ -64,7 +64,7 @@ def test_vp9_in_an_mp4_is_scanned_for_hidden_frames(tmp_path: Path) -> None:
 
 def test_damage_in_a_needed_group_leads_to_decoding_through(tmp_path: Path) -> None:
     clip = sample(zoo.wiped(zoo.encoded(zoo.CLOSED), 0.3, 0.7, is_random=True)(tmp_path / "a.mp4", 400), Framing()).clip
-    assert clip.way_reason == "Decoded through: a frame that is needed can't be decoded."
+    assert clip.way_reason == "Decoded in full: a frame that is needed can't be decoded."
     assert clip.faults
 
 

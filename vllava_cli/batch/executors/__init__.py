@@ -29,15 +29,11 @@ class Counters:
 
     def add(self, other: Counters) -> None:
         """Adds the counts of another engine; `load_s` becomes the longer one, as engines load at the same time."""
-        self.clips += other.clips
-        self.new_tokens += other.new_tokens
-        self.decode_s += other.decode_s
-        self.idle_s += other.idle_s
-        self.load_s = max(self.load_s, other.load_s)
-        self.tower_calls += other.tower_calls
-        self.rows_at_once += other.rows_at_once
-        if other.used_bytes is not None:
-            self.used_bytes = (self.used_bytes or 0) + other.used_bytes
+        load_s = max(self.load_s, other.load_s)
+        for name, count in vars(other).items():
+            if count is not None:
+                setattr(self, name, (getattr(self, name) or 0) + count)
+        self.load_s = load_s
 
 
 @dataclass(kw_only=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Read, ReadAhead
     from vllava_cli.nouns import Source
 
+    Query = AnswerRequest["AnswerKey"] | AnswerResult["AnswerKey"]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerKey:
@@ -89,27 +91,24 @@ class LocalExecutor:
                 counters.used_bytes = used_bytes(self.engine.model.device)
                 yield from self._results(finished)
 
-    def _queries(
-        self, most: int, *, is_waiting: bool
-    ) -> Sequence[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] | None:
+    def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query] | None:
         """Takes clips until they make `most` queries or no clip is ready; None when all clips are taken."""
-        given: list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] = []
+        given: list[Query] = []
         while len(given) < most and not self.reads.is_over:
             is_idle = is_waiting and not given
             reads = self.reads.take(1, is_waiting=is_idle, is_interrupted=self.control.is_stopping)
             if not reads:
                 break
-            for read in reads:
-                given += self._queries_of(read)
+            given += self._queries_of(reads[0])
         return given if given or not self.reads.is_over else None
 
-    def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]]:
+    def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query]:
         from vllava_cli.engine.batch import AnswerRequest, AnswerResult
 
         self.control.counters.clips += 1
         self.control.counters.decode_s += read.seconds
         clip, frames = read.key, read.found
-        error = JobError.of_clip(read.fault, clip.path) if read.fault else change_of(clip)
+        error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
         if frames is None or error:
             return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
         for text in frames.clip.faults:
@@ -123,7 +122,7 @@ class LocalExecutor:
             clip=ShownClip(framing=self.batch.framing, bytes=size if is_counted else None),
             hashed=self._hashing.begin(clip.path) if self._hashing else None,
         )
-        queries: list[AnswerRequest[AnswerKey] | AnswerResult[AnswerKey]] = []
+        queries: list[Query] = []
         for question, jobs in clip.questions():
             sampling = seeded(self.batch.sampling)
             own = replace(key, jobs=jobs, sampling=sampling)
@@ -146,7 +145,7 @@ class LocalExecutor:
                 job=job,
                 answer=answer,
                 times_s=key.times_s,
-                error=JobError.of_question(finished.fault) if finished.fault else key.error,
+                error=JobError.of(finished.fault) if finished.fault else key.error,
                 seconds=finished.seconds,
                 precision=self._loaded.precision,
                 making=making,

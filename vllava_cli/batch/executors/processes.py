@@ -76,7 +76,7 @@ class WorkerHandle:
 
     @property
     def clips(self) -> tuple[ClipJobs, ...]:
-        """The clips of the jobs in `jobs`, each once, with all their jobs, also those that have a result."""
+        """The clips of the jobs in `jobs`, each once, with all their jobs, including those that have a result."""
         return tuple({id(clip): clip for clip in self.jobs.values()}.values())
 
     def give(self, clip: ClipJobs) -> None:

@@ -45,9 +45,9 @@ MOST_WAITING = 4096
 TRIES = 5
 """How often a group of clips is tried if its process ends each time. Then Ray leaves the group out."""
 MOST_VAIN_STARTS = 5 * TRIES
-"""The number of vain starts that ends a run. It is high, because a few groups of clips may end any process."""
+"""The number of starts without an answer that ends a run; high, because a few groups of clips may end any process."""
 LEAST_EACH = 3
-"""Each actor must have started this often, as one machine may be too small while others are still loading."""
+"""Each actor must have started this many times: one machine may be too small while others are still loading."""
 HOPELESS = (
     "Each engine of the cluster ended again and again before it had answered anything, mostly for lack of memory. "
     "Give --precision 4bit, fewer --actors or a smaller --batch-size, or machines with more memory."
@@ -67,10 +67,6 @@ class StageSetup:
     """The driver's current folder. Relative paths begin there on each machine that has it."""
     recipe: VideoRecipe
     """The checkpoint's preprocessing: frames are reduced to the model's size where they are decoded."""
-
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        return self.batch.ray.allowed if self.batch.ray else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +116,7 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
                     hashed = fetched or (fingerprint(path) if setup.batch.is_hashing else None)
                     found = replace(found, fingerprint=hashed)
     except Exception as exc:
-        found = DecodedClip(clip=clip, error=JobError.of_clip(exc, clip.path), is_early=True)
+        found = DecodedClip(clip=clip, error=JobError.of(exc, clip.path), is_early=True)
     return replace(found, seconds=time.perf_counter() - started_s)
 
 
@@ -136,7 +132,7 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
         error = local.change_of(clip)
     except Exception as exc:
-        error = JobError.of_clip(exc, path)
+        error = JobError.of(exc, path)
         if path != clip.path:  # messages about a fetched file show its URL instead
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))
@@ -150,13 +146,13 @@ def _local(clip: ClipJobs, setup: StageSetup) -> Iterator[tuple[Path, Fingerprin
     if scheme_of(name) is None:
         yield clip.path, None
         return
-    with _fetcher(setup.allowed).fetched(name) as fetched:
+    with _fetcher(setup.batch.ray.allowed if setup.batch.ray else ()).fetched(name) as fetched:
         yield fetched.path, fetched.fingerprint
 
 
 @cache
 def _decoder(limits: DecodeLimits) -> DecoderClient:
-    """Returns the one decoder of this process. Ray gives a process many clips; a new decoder costs more than most."""
+    """Returns the one decoder of this process. A process decodes many clips, and a new decoder costs time."""
     return DecoderClient(limits)
 
 
@@ -203,10 +199,20 @@ class EngineActor:
 
     def _answered(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
         """Yields the engine's results. After an exception the other jobs get errors, and later clips a new engine."""
+        if not clips or not self._engine:
+            return
         left = {job.id: job for clip in clips for job in clip.clip.jobs}
         prints = {clip.clip.jobs[0].path: clip.fingerprint for clip in clips}
+        batch = replace(self._setup.batch, is_hashing=False)  # clips were hashed where they were decoded
         try:
-            for result in self._outcomes(clips):
+            executor = local.LocalExecutor(
+                engine=self._engine,
+                batch=batch,
+                reads=DecodedReads(clips),
+                control=RunControl(),
+                longest=self._setup.longest,
+            )
+            for result in executor.outcomes(()):
                 del left[result.job.id]
                 making, known = result.making, prints[result.job.path]
                 if making and known:  # size and hash are of the file that was decoded
@@ -216,15 +222,7 @@ class EngineActor:
         except Exception as exc:
             self._engine = None
             for job in left.values():
-                yield Result(job=job, error=JobError.of_question(exc))
-
-    def _outcomes(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
-        if clips and self._engine:
-            batch = replace(self._setup.batch, is_hashing=False)  # clips were hashed where they were decoded
-            reads, longest = DecodedReads(clips), self._setup.longest
-            yield from local.LocalExecutor(
-                engine=self._engine, batch=batch, reads=reads, control=RunControl(), longest=longest
-            ).outcomes(())
+                yield Result(job=job, error=JobError.of(exc))
 
     def _load(self, kinds: set[MediaKind]) -> None:
         """Loads the engine. The checkpoint may be in another folder than on the driver. Errors: any VllavaError."""
@@ -238,7 +236,7 @@ class EngineActor:
 
 
 class DecodedReads:
-    """Gives clips that are decoded already, by the methods of `ReadAhead`."""
+    """Has the methods of `ReadAhead`, but gives clips that were decoded by other processes."""
 
     waited_s = 0.0
 
@@ -268,7 +266,7 @@ class Allocation:
     cpus_per_actor: int
     gpus_per_actor: float
     decoders: int
-    """Most clips that are decoded at once, a CPU each."""
+    """How many clips are decoded at once at most; each takes a CPU."""
     clips: int
     """How many clips an engine is given at once."""
 
@@ -323,7 +321,7 @@ class ResultQueue:
             self._starts[actor] += 1
 
     def settled(self) -> None:
-        """Notes that an engine has answered something; from then on no start counts as vain."""
+        """Notes that an engine has answered something; from then on starts aren't counted against the run."""
         self._has_settled = True
 
     def take(self, most: int) -> QueueItems:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ import vllava_cli
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.ray_actors import Allocation, QueueItems, RayPass, ResultQueue, StageSetup, manifest_row
 from vllava_cli.batch.jobs import ClipJobs, Job, group_by_clip
+from vllava_cli.batch.output import write_groups
 from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, RayOptions
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import ClusterError, UsageError, WishError
@@ -36,21 +36,19 @@ if TYPE_CHECKING:
     from vllava_cli.nouns import Source
 
 MANIFEST = "manifest.parquet"
-CLIPS_PER_GROUP = 4096
-"""The clips in a row group of the manifest, which are in memory together while it is written."""
 MOST_TAKEN = 1000
 """Results that are fetched, written and synced at once."""
 MOST_PASSES = 3
 """The number of passes with one clip at a time. After them the clips are blamed, not the machines."""
 MOST_SUSPECTS = 50
-"""If a run left at most so many jobs, their clips may be the ones that end engines."""
+"""If an earlier run left at most this many jobs, their clips may be the ones that end engines."""
 LEAST_CPUS = 3
 """An engine, a decoder and the reader of the manifest need a CPU each; with fewer CPUs they wait for ever."""
 SPARE_CPUS = 2
 CLIPS_ON_GPU, CLIPS_ON_CPU = 16, 4
-"""Clips that an engine is given at once, where --batch-size doesn't say."""
+"""How many clips an engine is given at once if --batch-size isn't given."""
 _CALLS_AT_ONCE = 8
-"""Calls that a queue answers while it waits for results."""
+"""How many calls a queue answers at the same time: one may wait for results while others report."""
 _HEAD = {"node:__internal_head__": 0.001}
 """Places the queue on the head, without which there is no cluster."""
 _PATIENCE_S = 10.0
@@ -155,7 +153,15 @@ class RayExecutor:
 
     def _passes(self, allocation: Allocation) -> Iterator[Result]:
         """Makes passes until no job is left. After the first pass, engines are given one clip at a time."""
-        setup, passes_alone = self._setup(), 0
+        # The stages don't get the inputs, which may be a million paths.
+        setup = StageSetup(
+            batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
+            source=self.source,
+            longest=max(len(job.question) for job in self._left.values()),
+            folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
+            recipe=read_video_recipe(self.source.folder),
+        )
+        passes_alone = 0
         while self._left and not self.control.is_stopping():
             before = len(self._left)
             fault = yield from self._pass(setup, allocation)
@@ -171,16 +177,6 @@ class RayExecutor:
                 error = JobError(kind="bug", message=f"{message} Ask about it alone, with ask.")
                 yield from (Result(job=job, error=error) for job in self._left.values())
                 self._left = {}
-
-    def _setup(self) -> StageSetup:
-        """Makes the setup of the stages, without the inputs, which may be a million paths. Errors: CheckpointError."""
-        return StageSetup(
-            batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
-            source=self.source,
-            longest=max(len(job.question) for job in self._left.values()),
-            folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
-            recipe=read_video_recipe(self.source.folder),
-        )
 
     def _pass(self, setup: StageSetup, allocation: Allocation) -> Generator[Result, None, str | None]:
         """Makes one pass and yields its results. Returns the fault that ended the pass early, or None."""
@@ -221,27 +217,19 @@ class RayExecutor:
 
 def write_manifest(folder: str, clip_jobs: Iterable[ClipJobs]) -> str:
     """Writes the clips as Parquet into a folder or below a URL; returns the file's path or URL. Errors: OutputError."""
+    import pyarrow as pa
+
+    columns, rows = {"path": pa.binary(), "jobs": pa.binary()}, map(manifest_row, clip_jobs)
     if is_url(folder):
         objects = Objects(folder)
         with scratch() as local:
-            _write_parquet(local / MANIFEST, clip_jobs)
+            write_groups(local / MANIFEST, columns, rows)
             objects.put_file(local / MANIFEST, MANIFEST)
         return f"{objects.url}/{MANIFEST}"
     path = Path(folder).absolute() / MANIFEST
     with Part(path) as part, as_output_error(path):
-        _write_parquet(part.path, clip_jobs)
+        write_groups(part.path, columns, rows)
     return str(path)
-
-
-def _write_parquet(path: Path, clip_jobs: Iterable[ClipJobs]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([("path", pa.binary()), ("jobs", pa.binary())])
-    with pq.ParquetWriter(path, schema) as writer:
-        left = iter(clip_jobs)
-        while group := [manifest_row(clip) for clip in islice(left, CLIPS_PER_GROUP)]:
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def allocate(nodes: tuple[Node, ...], batch: BatchRequest) -> Allocation:
@@ -328,7 +316,7 @@ def _imported() -> Any:
 
 
 def _check_reach(address: str) -> None:
-    """Checks that a server listens there, as Ray itself would try for minutes. Errors: UsageError, ClusterError."""
+    """Checks that a server listens at `address`; Ray would try for minutes. Errors: UsageError, ClusterError."""
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()

@@ -13,7 +13,6 @@ from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
-from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.start import AnswerForm, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
@@ -39,9 +38,8 @@ class Chat:
     sampling: Sampling
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: AnswerForm = "stream"
-    is_continued: bool = False
     continued: str | None = None
-    """The id of the session to go on with, if `is_continued`; None means the last session."""
+    """The id of the session to go on with, or LAST."""
     session: Path | None = None
 
 
@@ -57,7 +55,9 @@ def run(chat: Chat, screen: Screen) -> int:
         if record and chat.clips:  # the command line that began a session also goes on with it
             known = {path for path, _ in clips_of(record)}
             if other := next((clip for clip in chat.clips if clip.absolute() not in known), None):
-                raise UsageError(f"The session isn't about '{other}'. Leave it out, and /open or /add it in the chat.")
+                raise UsageError(
+                    f"The session isn't about '{other}'. Leave this clip out, and /open or /add it in the chat."
+                )
         controller = _controller(of_session(chat, record), file, record, screen, ends)
         controller.ending = ends.enter_context(GracefulExit.watched())
         lines = _lines(controller)
@@ -79,7 +79,7 @@ def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
 
 def _session(chat: Chat) -> tuple[Journal | None, SessionRecord | None]:
     """Opens the session to go on with, and locks its file; returns (None, None) for a new chat."""
-    if chat.is_continued:
+    if chat.continued is not None:
         return resume(find_session(chat.continued))
     if chat.session and os.path.exists(chat.session) and chat.session.stat().st_size:
         return resume(chat.session)
@@ -118,7 +118,7 @@ def _controller(
     controller = ChatController(
         engine=engine,
         conversation=conversation,
-        settings=Settings(sampling=chat.sampling, is_verbose=screen.is_verbose),
+        sampling=chat.sampling,
         screen=screen,
         recorder=recorder,
         limits=chat.limits,
@@ -183,7 +183,7 @@ def _loop(chat: ChatController, lines: Lines) -> int:
             elif not edited:
                 perform(chat, line)
             elif line:
-                chat.edit(edited, line)
+                perform(chat, f"/edit {edited} {line}")
         except StdoutError:
             raise
         except VllavaError as exc:

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vllava_cli.commands.chat.controller import ChatController
-from vllava_cli.commands.chat.display import frame_times, markdown, state_rows
+from vllava_cli.commands.chat.controller import ChatController, turns_are
+from vllava_cli.commands.chat.display import clip_names, frame_times, markdown, state_rows
 from vllava_cli.commands.chat.parser import Arguments, Option, Run, SlashCommand, arguments_of, nearest, split
 from vllava_cli.commands.chat.recorder import FramedClip, clips_of
-from vllava_cli.commands.chat.settings import SETTINGS, setting_of
+from vllava_cli.commands.chat.settings import SETTINGS, changed, setting_of, setting_rows
 from vllava_cli.commands.sheets import free_sheet_path, make_folder, title_of, write, write_sheet
+from vllava_cli.commands.start import warn_of_many
 from vllava_cli.errors import LockedError, UsageError, quoted
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
-from vllava_cli.nouns import FRAMES_PER_CLIP
+from vllava_cli.nouns import FRAMES_PER_CLIP, Conversation, counted
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.jsonl import line_of
 from vllava_cli.storage.session_file import read, rows_of
@@ -92,7 +93,7 @@ def _refuse_files(text: str) -> None:
 
     if is_file(text) or all(is_file(word.text) for word in split(text)):
         raise UsageError(
-            f"A file is no question: /open {text} begins anew with it, /add {text} goes with the next one."
+            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
         )
 
 
@@ -121,13 +122,22 @@ def _command(
 @_command("PATH...", options=_FRAMING)
 def _open(chat: ChatController, given: Arguments) -> None:
     """Begin a new conversation about other videos or images."""
-    chat.open(_clips(chat, given))
+    fresh = Conversation(attached=chat.read(_clips(chat, given)), fit=chat.conversation.fit)
+    chat.engine.tokens.prompt_ids(fresh, "?")  # if the clips can't fit, the old conversation goes on
+    warn_of_many(len(fresh.attached), chat.screen)
+    chat.begin(fresh)
+    chat.screen.notice(f"A new conversation. {chat.about}")
 
 
 @_command("PATH...", options=_FRAMING)
 def _add(chat: ChatController, given: Arguments) -> None:
     """Attach videos or images to the next question."""
-    chat.add(_clips(chat, given))
+    media, conversation = chat.read(_clips(chat, given)), chat.conversation
+    chat.prefill.stop()
+    chat.engine.tokens.prompt_ids(Conversation(attached=conversation.media + media), "?")
+    conversation.attached += media
+    warn_of_many(len(conversation.media), chat.screen)
+    chat.screen.notice(f"Attached to the next question: {clip_names(conversation.attached)}.")
 
 
 def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
@@ -159,7 +169,7 @@ def _frames(chat: ChatController, given: Arguments) -> None:
     if len(media) > 1 and not is_folder:
         raise UsageError(f"There are {len(media)} clips: name a folder for their sheets, or no file at all.")
     if is_drawn and not chat.screen.is_terminal:
-        raise UsageError("--show draws in a terminal, and stdout is none here. Name a file instead.")
+        raise UsageError("--show draws in a terminal, and stdout isn't one here. Name a file instead.")
     recipe, fit = chat.engine.tokens.checkpoint.video_recipe, chat.conversation.fit
     for frames in media:
         clip = frames.clip.path
@@ -176,16 +186,28 @@ def _frames(chat: ChatController, given: Arguments) -> None:
 @_command(options=_SAMPLING)
 def _retry(chat: ChatController, given: Arguments) -> None:
     """Ask the last question again, with other settings for this once."""
-    settings = chat.settings
+    sampling, count = chat.sampling, len(chat.conversation.turns)
+    if not count:
+        raise UsageError("There is no question to ask again yet.")
     for name, value in given.options.items():
-        settings = settings.changed(name.removeprefix("--"), value)
-    chat.retry(settings if given.options else None)
+        sampling = changed(sampling, name.removeprefix("--"), value)
+    same = "so the answer will be the same"
+    if not given.options and sampling.choices:
+        chat.screen.notice(f"A choice doesn't vary, {same}: /set choices none removes the choices.")
+    elif not given.options and sampling.temperature == 0:
+        chat.screen.notice(f"The temperature is 0, {same}: /retry --temperature 0.8 varies it.")
+    chat.ask(chat.questions[-1], sampling=sampling, number=count)
 
 
 @_command()
 def _undo(chat: ChatController, _: Arguments) -> None:
     """Take back the last question and its answer."""
-    chat.undo()
+    if not chat.conversation.turns:
+        raise UsageError("There is nothing to undo.")
+    question = " ".join(chat.questions[-1].split())
+    with chat.changing():
+        chat.conversation.cut(len(chat.conversation.turns) - 1)
+    chat.screen.notice(f"Took back: {question if len(question) <= 60 else f'{question[:59]}…'}")
 
 
 @_command("N [QUESTION]")
@@ -194,13 +216,16 @@ def _edit(chat: ChatController, given: Arguments) -> None:
     found = _EDIT.fullmatch(given.rest)
     if not found or int(found[1]) == 0:
         raise given.command.refuse("A question has a number from 1" if given.rest else "Give the number of a question")
+    number, count = int(found[1]), len(chat.conversation.turns)
+    chat.question_of(number)
     if found[2]:
-        chat.edit(int(found[1]), found[2])
-        return
-    chat.question_of(int(found[1]))
-    if not chat.has_editor:
-        raise UsageError("/edit N QUESTION: the new words are missing.")
-    chat.edited = int(found[1])
+        if number < count:
+            chat.screen.notice(f"{turns_are(number + 1, count)} dropped with the old question.")
+        chat.ask(found[2], number=number)
+    elif chat.has_editor:
+        chat.edited = number
+    else:
+        raise UsageError("/edit N QUESTION: the new question is missing.")
 
 
 @_command("[NAME VALUE]")
@@ -209,14 +234,17 @@ def _set(chat: ChatController, given: Arguments) -> None:
     is_list = bool(given.words) and given.words[0].text.lower() == "choices"
     words = given.texts(most=len(given.words) if is_list else 2)
     if not words:
-        chat.screen.facts(chat.settings.rows())
+        chat.screen.facts(setting_rows(chat.sampling, is_verbose=chat.screen.is_verbose))
         return
-    name = setting_of(words[0]).name
-    if len(words) == 1:
+    name, value = setting_of(words[0]).name, " ".join(words[1:])
+    if not value:
         raise given.command.refuse(f"{name} needs a value")
-    chat.settings = chat.settings.changed(name, " ".join(words[1:]))
-    chat.screen.is_verbose = chat.settings.is_verbose
-    chat.screen.facts([row for row in chat.settings.rows() if row[0] == name])
+    if name == "verbose":
+        chat.screen.is_verbose = SETTINGS[name].read(value)
+    else:
+        chat.sampling = changed(chat.sampling, name, value)
+    rows = setting_rows(chat.sampling, is_verbose=chat.screen.is_verbose)
+    chat.screen.facts([row for row in rows if row[0] == name])
 
 
 @_command()
@@ -224,7 +252,8 @@ def _show(chat: ChatController, _: Arguments) -> None:
     """Show the settings, how the model is loaded, and how much context is used."""
     file = chat.recorder.file
     name = str(file.path) if file else "a file that begins with the first answer"
-    chat.screen.facts(list(state_rows(chat.engine, chat.conversation, chat.settings, file=name)))
+    settings = setting_rows(chat.sampling, is_verbose=chat.screen.is_verbose)
+    chat.screen.facts(list(state_rows(chat.engine, chat.conversation, settings, file=name)))
 
 
 @_command("FILE", options=_OVERWRITE)
@@ -232,9 +261,9 @@ def _save(chat: ChatController, given: Arguments) -> None:
     """Save the conversation to a file that only you can read; /load opens it."""
     path = given.target()
     if is_locked(path):
-        raise LockedError(f"{quoted(path)} is the file of a chat that goes on. Name another file.")
+        raise LockedError(f"{quoted(path)} is the file of a chat that is still open. Name another file.")
     data = b"".join(map(line_of, rows_of(chat.recorder.record(chat.conversation))))
-    write(path, data, is_overwriting=given.is_overwriting, mode=0o600)
+    write(path, data, is_overwriting="--overwrite" in given.options, mode=0o600)
     chat.screen.notice(f"Saved in {path}.")
 
 
@@ -251,14 +280,19 @@ def _export(chat: ChatController, given: Arguments) -> None:
     """Write the conversation to a Markdown file that only you can read."""
     path = given.target()
     data = markdown(chat.conversation, model=chat.recorder.header.model).encode()
-    write(path, data, is_overwriting=given.is_overwriting, mode=0o600)
+    write(path, data, is_overwriting="--overwrite" in given.options, mode=0o600)
     chat.screen.notice(f"Exported to {path}.")
 
 
 @_command()
 def _clear(chat: ChatController, _: Arguments) -> None:
     """Begin again with the same videos and images."""
-    chat.clear()
+    conversation = chat.conversation
+    count, media = len(conversation.turns), conversation.media
+    with chat.changing():
+        conversation.cut(0)
+        conversation.attached = media
+    chat.screen.notice(f"Forgot {counted(count, 'turn')}. {chat.about}")
 
 
 @_command("[COMMAND]")

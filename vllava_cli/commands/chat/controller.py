@@ -1,4 +1,4 @@
-"""Carries out what a user does to a conversation (ask, undo, open …), but reads no lines and knows no exit codes."""
+"""Holds a conversation: asks questions, saves each change, and goes on with sessions; reads no lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
-from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import report, seeded
-from vllava_cli.commands.start import AnswerForm, read_clips, shown, warn_of_many
+from vllava_cli.commands.start import AnswerForm, read_clips, show
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
 from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling, counted
@@ -68,7 +67,7 @@ class ChatController:
 
     engine: Engine
     conversation: Conversation
-    settings: Settings
+    sampling: Sampling
     screen: Screen
     recorder: SessionRecorder
     limits: DecodeLimits
@@ -107,35 +106,6 @@ class ChatController:
         media = self.conversation.media
         return f"About {clip_names(media)}." if media else "No clip is open: /open FILE opens one."
 
-    def ask(self, question: str) -> None:
-        """Streams an answer; however the answer ends, the turn is saved before a signal ends the process.
-
-        Errors: any VllavaError; the conversation is then as before.
-        """
-        self._put(question, self.settings.sampling, len(self.conversation.turns) + 1)
-
-    def retry(self, settings: Settings | None = None) -> None:
-        """Asks the last question again, with `settings` for this once if given. Errors: those of `ask`; UsageError."""
-        if not self.conversation.turns:
-            raise UsageError("There is no question to ask again yet.")
-        sampling = (settings or self.settings).sampling
-        if not settings and sampling.choices:
-            self.screen.notice("A choice doesn't vary, so the answer will be the same: /set choices none lifts it.")
-        elif not settings and sampling.temperature == 0:
-            self.screen.notice("The temperature is 0, so the answer will be the same: /retry --temperature 0.8 varies.")
-        self._put(self.questions[-1], sampling, len(self.conversation.turns))
-
-    def edit(self, number: int, question: str) -> None:
-        """Asks `question` in place of turn `number`, from 1; the turns behind it are dropped.
-
-        Errors: those of `ask`; UsageError if there is no such turn.
-        """
-        self.question_of(number)
-        count = len(self.conversation.turns)
-        if number < count:
-            self.screen.notice(f"{_turns_are(number + 1, count)} dropped with the old question.")
-        self._put(question, self.settings.sampling, number)
-
     def question_of(self, number: int) -> str:
         """Returns the question of turn `number`, from 1. Errors: UsageError if there is no such turn."""
         count = len(self.conversation.turns)
@@ -143,43 +113,6 @@ class ChatController:
             known = f"the last one is {count}" if count else "none was asked yet"
             raise UsageError(f"There is no question {number}: {known}.")
         return self.questions[number - 1]
-
-    def undo(self) -> None:
-        """Takes the last turn back; its clips go with the next question. Errors: UsageError if there is no turn."""
-        if not self.conversation.turns:
-            raise UsageError("There is nothing to undo.")
-        question = " ".join(self.questions[-1].split())
-        with self._changing():
-            self.conversation.cut(len(self.conversation.turns) - 1)
-        self.screen.notice(f"Took back: {question if len(question) <= 60 else f'{question[:59]}…'}")
-
-    def clear(self) -> None:
-        """Forgets all turns; the clips stay."""
-        count, media = len(self.conversation.turns), self.conversation.media
-        with self._changing():
-            self.conversation.cut(0)
-            self.conversation.attached = media
-        self.screen.notice(f"Forgot {counted(count, 'turn')}. {self.about}")
-
-    def open(self, clips: Sequence[FramedClip]) -> None:
-        """Begins a new conversation about other clips.
-
-        Errors: those of `read`; ContextError if the clips can't fit. The old conversation then goes on.
-        """
-        fresh = Conversation(attached=self.read(clips), fit=self.conversation.fit)
-        self.engine.tokens.prompt_ids(fresh, "?")
-        warn_of_many(len(fresh.attached), self.screen)
-        self._begin(fresh)
-        self.screen.notice(f"A new conversation. {self.about}")
-
-    def add(self, clips: Sequence[FramedClip]) -> None:
-        """Attaches clips to the next question. Errors: those of `read`; ContextError if the clips can't fit."""
-        media = self.read(clips)
-        self.prefill.stop()
-        self.engine.tokens.prompt_ids(Conversation(attached=self.conversation.media + media), "?")
-        self.conversation.attached += media
-        warn_of_many(len(self.conversation.media), self.screen)
-        self.screen.notice(f"Attached to the next question: {clip_names(self.conversation.attached)}.")
 
     def read(self, clips: Sequence[FramedClip]) -> tuple[Frames, ...]:
         """Returns the frames of clips; clips that are in use aren't read again. Errors: MediaError, UsageError."""
@@ -196,12 +129,12 @@ class ChatController:
         tokens.prompt_ids(Conversation(attached=conversation.media, fit=record.fit), "?")
         if renewed:
             answers = counted(renewed, "answer")
-            self.screen.notice(f"vllava: warning: {answers} of another model, or edited since: read as text.")
+            self.screen.notice(f"vllava: warning: tokenised again: {answers} of another model, or edited since.")
         if is_same_file:
             self.conversation = conversation
             self.recorder.turns = list(conversation.turns)
         else:
-            self._begin(conversation)
+            self.begin(conversation)
         count = len(conversation.turns)
         last = f" The last question: {' '.join(self.questions[-1].split())}" if count else ""
         self.screen.notice(f"Going on after {counted(count, 'turn')}. {self.about}{last}")
@@ -213,21 +146,26 @@ class ChatController:
 
     def close(self) -> None:
         """Stops background prefill, writes turns that a Ctrl-C left out of the session file, and closes the file."""
-        with self._changing():
+        with self.changing():
             pass
         self.recorder.close()
 
-    def _put(self, question: str, sampling: Sampling, number: int) -> None:
-        """Answers a question as turn `number`, in place of that turn and those behind it; an error brings them back."""
+    def ask(self, question: str, *, sampling: Sampling | None = None, number: int | None = None) -> None:
+        """Streams an answer, as the next turn or in place of turn `number`, from 1, and those after it.
+
+        However the answer ends, the turn is saved before a signal ends the process. Errors: any VllavaError; the
+        conversation is then as before.
+        """
         conversation, watch = self.conversation, Stopwatch()
         before = (list(conversation.turns), conversation.attached, conversation.dropped)
-        sampling = seeded(sampling)
-        with self._changing():
+        sampling = seeded(sampling or self.sampling)
+        number = number or len(conversation.turns) + 1
+        with self.changing():
             conversation.cut(number - 1)
             try:
                 dropped = self.engine.make_room(conversation, question, sampling)
                 if dropped:
-                    turns = _turns_are(dropped.start + 1, dropped.stop)
+                    turns = turns_are(dropped.start + 1, dropped.stop)
                     self.screen.notice(f"{turns} no longer in the context, which was full; the clips still are.")
                 self._answer(question, sampling)
             except BaseException:
@@ -247,7 +185,7 @@ class ChatController:
         end_answer(turn, len(conversation.turns), self.screen, self.form, took=watch.account())
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def changing(self) -> Iterator[None]:
         """Saves the conversation at the end of the block, however that ends; SIGTERM and SIGHUP wait for it."""
         with self.ending.held():
             try:
@@ -259,18 +197,17 @@ class ChatController:
     def _answer(self, question: str, sampling: Sampling) -> None:
         before = len(self.conversation.turns)
         with sigint_flag() as is_stopped:
-            deltas = self.engine.stream(
+            texts = self.engine.stream(
                 self.conversation,
                 question,
                 sampling,
                 cancel=Cancel(lambda: is_stopped() or self.ending.is_asked()),
             )
-            with closing(deltas):
+            with closing(texts):
                 try:
-                    for _ in shown(deltas, self.screen, self.form):
-                        pass
+                    show(texts, self.screen, self.form)
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
-                    deltas.close()
+                    texts.close()
                     if len(self.conversation.turns) == before:  # the Ctrl-C came before the stream had begun
                         raise
                 finally:
@@ -280,13 +217,13 @@ class ChatController:
                         self.conversation.turns[-1] = replace(turn, stats=stats)
                         self.frames_s = self.load_s = 0.0
 
-    def _begin(self, conversation: Conversation) -> None:
+    def begin(self, conversation: Conversation) -> None:
         """Replaces the conversation by another one, which gets a session file of its own."""
         self.prefill.stop()
         self.recorder.begin_another()
         self.conversation = conversation
 
 
-def _turns_are(first: int, last: int) -> str:
+def turns_are(first: int, last: int) -> str:
     """Begins a sentence about turns: (1, 1) → "Turn 1 is", (2, 5) → "Turns 2 to 5 are"."""
     return f"Turn {first} is" if first == last else f"Turns {first} to {last} are"

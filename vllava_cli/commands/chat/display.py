@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
-from vllava_cli.commands.chat.settings import Settings
 from vllava_cli.commands.provenance import counts, first_token
 from vllava_cli.commands.start import AnswerForm
 from vllava_cli.nouns import Conversation, Frames, StopReason, Turn, counted
@@ -47,7 +46,7 @@ def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, too
 
 
 def state_rows(
-    engine: Engine, conversation: Conversation, settings: Settings, *, file: str
+    engine: Engine, conversation: Conversation, settings: Iterable[tuple[str, str]], *, file: str
 ) -> Iterator[tuple[str, str]]:
     """Yields (name, text) rows for /show: context, turns, settings, plan and file."""
     tokens, checkpoint = engine.tokens, engine.tokens.checkpoint
@@ -60,7 +59,7 @@ def state_rows(
         dropped = "; no longer in the context" if number <= conversation.dropped else ""
         yield f"turn {number}", f"{counts(turn.stats)}; {first_token(turn.stats, turn.stop_reason)}{end}{dropped}"
     yield "looked at", f"{counted(engine.vision.calls, 'clip')} since the start"
-    yield from settings.rows()
+    yield from settings
     yield "model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")
     for what, choice, reason in engine.plan.reasons:
         yield what, f"{choice}: {reason}"

@@ -56,7 +56,7 @@ class TerminalLines:
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
-        """`questions` returns the questions of the turns so far. `history_fault` says why none is written."""
+        """`questions` returns the questions of the turns so far. `history_fault` says why no history is written."""
         history, self.history_fault = _private_history(history_path)
         self._left = ""
         self._is_leaving = False
@@ -104,7 +104,7 @@ class TerminalLines:
             app.exit(exception=EOFError)
 
     def _right(self) -> StyleAndTextTuples:
-        """Returns the text at the right of the edited line; none later, so the question alone stays on the screen."""
+        """Returns the text at the right of the edited line; once the line is entered, no text stays beside it."""
         return [] if get_app().is_done else [("class:left", self._left)]
 
 
@@ -122,7 +122,7 @@ class PlainLines:
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
         """Reads an entry; returns None at the end of the input.
 
-        Errors: UsageError for a block without an end or too long an entry; KeyboardInterrupt if no person types.
+        Errors: UsageError for a block without an end or for too long an entry; KeyboardInterrupt if no person types.
         """
         while True:
             try:
@@ -268,7 +268,9 @@ class ChatCompleter(Completer):
             return
         name, space, rest = line.partition(" ")
         if not space:
-            yield from _matching(_whole(line), _names())
+            names = [(f"/{name}", each) for each in COMMANDS.values() for name in (each.name, *each.others)]
+            rows = [(f"{name} " if each.arguments or each.options else name, each.help) for name, each in names]
+            yield from _matching(_whole(line), rows)
         elif command := COMMANDS.get(name[1:]):
             yield from self._of_arguments(command, rest)
 
@@ -302,15 +304,6 @@ class ChatCompleter(Completer):
 
 def _whole(text: str) -> Word:
     return Word(plain=text, raw=text, start=0)
-
-
-def _names() -> list[tuple[str, str]]:
-    """Returns (name, help) rows of all commands; a name ends with a space if arguments or options may follow it."""
-    return [
-        (f"/{name} " if command.arguments or command.options else f"/{name}", command.help)
-        for command in COMMANDS.values()
-        for name in (command.name, *command.others)
-    ]
 
 
 def _values(name: str) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
-"""Splits the text behind a slash command's name into words and options, as a shell would.
+"""Splits the text after a slash command's name into words and options, as a shell would.
 
-Pure, except that it looks whether files exist.
+Pure, except that it checks whether files exist.
 """
 
 from __future__ import annotations
@@ -107,11 +107,11 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The text behind a command's name, split into options and other words."""
+    """The text after a command's name, split into options and other words."""
 
     command: SlashCommand
     rest: str
-    """All text behind the command's name, as typed."""
+    """All text after the command's name, as typed."""
     options: Mapping[str, str] = field(default_factory=dict)
     """The options that were given, by name, each with its last value."""
     words: tuple[Word, ...] = ()
@@ -119,7 +119,7 @@ class Arguments:
     def texts(self, *, most: int) -> tuple[str, ...]:
         """Returns the words. Errors: UsageError for more than `most` words, or an open quote."""
         if len(self.words) > most:
-            raise self.command.refuse(f"{self.words[most].raw} is too much here")
+            raise self.command.refuse(f"{self.words[most].raw} is one word too many")
         self._check_quotes()
         return tuple(word.text for word in self.words)
 
@@ -127,14 +127,10 @@ class Arguments:
         """Returns the one file that must be named. Errors: UsageError."""
         return self.paths(least=1, most=1)[0]
 
-    @property
-    def is_overwriting(self) -> bool:
-        return "--overwrite" in self.options
-
     def target(self) -> Path:
         """Returns the file to write. Errors: UsageError; OutputError if it exists and --overwrite isn't given."""
         path = self.path()
-        if not self.is_overwriting:
+        if "--overwrite" not in self.options:
             check_free(path, f"/{self.command.name} --overwrite FILE replaces it.")
         return path
 
@@ -161,22 +157,28 @@ class Arguments:
 
 
 def arguments_of(command: SlashCommand, rest: str) -> Arguments:
-    """Splits the text behind a command's name into options and other words. Errors: UsageError."""
+    """Splits the text after a command's name into options and other words. Errors: UsageError."""
     if "\n" in rest or "\0" in rest:
         raise command.refuse("A command is one line of text")
     options: dict[str, str] = {}
     words: list[Word] = []
-    left = list(split(rest))
-    while left:
-        word = left.pop(0)
+    left = iter(split(rest))
+    for word in left:
         if word.raw == "--":
             words += left
-            break
-        if word.raw.startswith("--"):
-            name, value = _option(command, word, left)
-            options[name] = value
-        else:
+        elif not word.raw.startswith("--"):
             words.append(word)
+        else:
+            typed, has_value, value = word.text.partition("=")
+            name = typed.replace("_", "-")
+            option = command.option(_OLD_NAMES.get(name, name))
+            if not option or (has_value and not option.value):
+                raise command.refuse(f"There is no {word.raw} here")
+            if option.value and not has_value:
+                if (following := next(left, None)) is None:
+                    raise command.refuse(f"{option.name} needs a value")
+                value = following.text
+            options[option.name] = value
     return Arguments(command=command, rest=rest, options=options, words=tuple(words))
 
 
@@ -220,23 +222,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f" Did you mean {', '.join(first)} or {last}?" if first else f" Did you mean {last}?"
 
 
-def _option(command: SlashCommand, word: Word, left: list[Word]) -> tuple[str, str]:
-    """Reads an option, --start 1:20 or --start=1:20 → ("--start", "1:20"); takes its value off the words in `left`."""
-    typed, has_value, value = word.text.partition("=")
-    name = typed.replace("_", "-")
-    name = _OLD_NAMES.get(name, name)
-    option = command.option(name)
-    if not option or (has_value and not option.value):
-        raise command.refuse(f"There is no {word.raw} here")
-    if not option.value or has_value:
-        return name, value
-    if not left:
-        raise command.refuse(f"{name} needs a value")
-    return name, left.pop(0).text
-
-
 def _expanded(name: str) -> str:
-    """Replaces ~ or ~user by that home folder; the name stays as it is if there is no such user."""
+    """Replaces ~ or ~user by the user's home folder; returns the name unchanged if there is no such user."""
     return os.path.expanduser(name)  # noqa: PTH111  (Path.expanduser raises for an unknown user)
 
 

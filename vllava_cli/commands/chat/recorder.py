@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.errors import MediaError, SessionError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
-from vllava_cli.nouns import Conversation, Frames, Framing, StopReason, Turn, counted
+from vllava_cli.nouns import LAST, Conversation, Frames, Framing, StopReason, Turn, counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage.jsonl import Journal, json_of
 from vllava_cli.storage.session_file import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
 
 FramedClip = tuple[Path, Framing]
+_Version = tuple[Path, Framing, object]
 _CUT: tuple[StopReason, ...] = ("repetition", "interrupted")
 """After these stop reasons, an answer's text may lack its end: a stray letter, half of a character."""
 
@@ -44,13 +46,7 @@ class _Origin:
 
     path: Path
     framing: Framing
-    facts: tuple[int, ...] | None
     fingerprint: Future[Fingerprint]
-
-    def is_of(self, clip: FramedClip, facts: tuple[int, ...] | None) -> bool:
-        """Returns True if `clip` is this clip, and its file wasn't written to since the frames were read."""
-        is_unchanged = bool(facts) and self.facts == facts
-        return is_unchanged and (self.path, self.framing) == (_absolute(clip[0]), clip[1])
 
 
 class FrameCache:
@@ -58,30 +54,27 @@ class FrameCache:
 
     def __init__(self) -> None:
         self.origins: WeakKeyDictionary[Frames, _Origin] = WeakKeyDictionary()
+        self._known: WeakValueDictionary[_Version, Frames] = WeakValueDictionary()
         self._hashing = Hashing()
 
     def frames(
         self, clips: Sequence[FramedClip], read: Callable[[Sequence[FramedClip]], Sequence[Frames]]
     ) -> tuple[Frames, ...]:
-        """Returns the frames of all clips; `read` gives those of clips that aren't in use, or were written to since."""
-        facts = {clip: _facts(clip[0]) for clip in clips}
-        found: dict[FramedClip, Frames | None] = {
-            clip: next((each for each, origin in self.origins.items() if origin.is_of(clip, facts[clip])), None)
-            for clip in facts
-        }
-        missing = [clip for clip in found if found[clip] is None]
+        """Returns the frames of all clips; `read` gives those of clips that aren't in use or have changed."""
+        versions = {clip: _version(clip) for clip in clips}
+        found = {clip: known for clip, version in versions.items() if (known := self._known.get(version))}
+        missing = [clip for clip in versions if clip not in found]
         for clip, frames in zip(missing, read(missing) if missing else (), strict=True):
-            self.add(clip, frames, facts[clip])
+            self.add(clip, frames, versions[clip])
             found[clip] = frames
-        return tuple(known for clip in clips if (known := found[clip]))
+        return tuple(found[clip] for clip in clips)
 
-    def add(self, clip: FramedClip, frames: Frames, facts: tuple[int, ...] | None = None) -> None:
+    def add(self, clip: FramedClip, frames: Frames, version: _Version | None = None) -> None:
         """Notes which clip the frames came from, and begins to hash the clip's file."""
-        path = _absolute(clip[0])
+        path, framing = _absolute(clip[0]), clip[1]
         if frames not in self.origins:
-            self.origins[frames] = _Origin(
-                path=path, framing=clip[1], facts=facts or _facts(path), fingerprint=self._hashing.begin(path)
-            )
+            self.origins[frames] = _Origin(path=path, framing=framing, fingerprint=self._hashing.begin(path))
+            self._known[version or _version(clip)] = frames
 
     def close(self) -> None:
         """Stops hashing; hashes that aren't done are given up."""
@@ -210,14 +203,14 @@ def list_sessions(screen: Screen, *, is_json: bool) -> int:
     return 0
 
 
-def find_session(id: str | None) -> Path:
-    """Returns the file of the session with this id, or with the only id that begins so; None means the last session.
+def find_session(id: str) -> Path:
+    """Returns the file of the session with this id, or with the only id that begins so; LAST means the last session.
 
     Errors: SessionError.
     """
     folder = sessions_folder()
     found = (path for path, _ in sessions(folder))
-    if id is None:
+    if id == LAST:
         if last := next(found, None):
             return last
         raise SessionError(f"There is no session to continue in {folder}: vllava chat CLIP begins one.")
@@ -237,11 +230,11 @@ def _sentence(record: SessionRecord) -> str:
 
 
 def clips_of(record: SessionRecord) -> tuple[FramedClip, ...]:
-    """Returns the clips of a session in order, each once for a framing. Errors: MediaError for a clip that is gone."""
+    """Returns the clips of a session in order, once for each framing. Errors: MediaError for a clip that is gone."""
     for medium in record.media:
         if not os.path.exists(medium.path):
             fault = differs(medium.path, medium.fingerprint)
-            raise MediaError(f"{fault} The session is about it: put it back, or begin anew.")
+            raise MediaError(f"{fault} The session is about it: put it back, or begin a new session.")
     return tuple(dict.fromkeys((medium.path, medium.framing) for medium in record.media))
 
 
@@ -291,10 +284,12 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  (resolve would name another file than the user did)
 
 
-def _facts(path: Path) -> tuple[int, ...] | None:
-    """Returns numbers that change when a file is written to; None for a folder, whose pictures may change unseen."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return (facts.st_ino, facts.st_size, facts.st_mtime_ns) if S_ISREG(facts.st_mode) else None
+def _version(clip: FramedClip) -> _Version:
+    """Returns values that change when a clip's file is written to; for a folder, which may change unseen, each time."""
+    path, framing = clip
+    facts: object = object()
+    with suppress(OSError):
+        found = path.stat()
+        if S_ISREG(found.st_mode):
+            facts = (found.st_ino, found.st_size, found.st_mtime_ns)
+    return _absolute(path), framing, facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllava_cli.choices import choices_of
@@ -14,32 +14,8 @@ from vllava_cli.nouns import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The values of all settings: /set NAME VALUE changes one, /set alone lists them."""
-
-    sampling: Sampling = field(default_factory=Sampling)
-    is_verbose: bool = False
-
-    def changed(self, name: str, value: str) -> Settings:
-        """Returns the settings with one of them changed: changed("top_p", "0.9"). Errors: UsageError."""
-        setting = setting_of(name)
-        try:
-            content = setting.parse(value)
-        except (ValueError, LookupError):
-            raise UsageError(f"{setting.name} can't be {value}: give {setting.wants}.") from None
-        if setting.field == "is_verbose":
-            return replace(self, is_verbose=content)
-        return replace(self, sampling=replace(self.sampling, **{setting.field: content}))
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Returns (name, value) of each setting, written as /set takes them."""
-        values = {**vars(self.sampling), "is_verbose": self.is_verbose}
-        return [(setting.name, _written(values[setting.field])) for setting in SETTINGS.values()]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A setting: its name in the chat, and the field of `Sampling`, or of `Settings`, that it stands for."""
+    """A setting: its name in the chat, and the field of `Sampling`, or of `Screen`, that it stands for."""
 
     name: str
     field: str
@@ -49,6 +25,25 @@ class Setting:
     wants: str = "on or off"
     likely: tuple[str, ...] = ("on", "off")
     """The values that Tab offers."""
+
+    def read(self, value: str) -> Any:
+        """Reads a value of this setting. Errors: UsageError."""
+        try:
+            return self.parse(value)
+        except (ValueError, LookupError):
+            raise UsageError(f"{self.name} can't be {value}: give {self.wants}.") from None
+
+
+def changed(sampling: Sampling, name: str, value: str) -> Sampling:
+    """Returns the sampling with one setting changed: changed(sampling, "top_p", "0.9"). Errors: UsageError."""
+    setting = setting_of(name)
+    return replace(sampling, **{setting.field: setting.read(value)})
+
+
+def setting_rows(sampling: Sampling, *, is_verbose: bool) -> list[tuple[str, str]]:
+    """Returns (name, value) of each setting, written as /set takes them."""
+    values = {**vars(sampling), "is_verbose": is_verbose}
+    return [(setting.name, _written(values[setting.field])) for setting in SETTINGS.values()]
 
 
 def setting_of(name: str) -> Setting:
@@ -90,7 +85,7 @@ _ALL = (
     Setting(
         name="top-p",
         field="top_p",
-        help="Sample only from the likeliest tokens that add up to it.",
+        help="Sample only from the likeliest tokens that add up to this probability.",
         parse=lambda value: _within(float(value), 0, 1),
         wants="a number from 0 to 1",
         likely=("0.5", "0.9", "1"),
@@ -98,7 +93,7 @@ _ALL = (
     Setting(
         name="seed",
         field="seed",
-        help="A number makes sampling repeatable; none is a new one each time.",
+        help="A number makes sampling repeatable; none draws a new one each time.",
         parse=lambda value: None if value.lower() == "none" else _within(int(value), 0, 2**63 - 1),
         wants="a whole number from 0 to 2^63 - 1, or none",
         likely=("none", "0", "1"),

@@ -10,8 +10,8 @@ from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, LoadPlan, Speed
 from vllava_cli.plan import matrix_bytes, value_bytes
 
 OVER = (
-    "More than the limit, which is measured as well: at another moment, when this machine was slower, or without what "
-    "caches spare here."
+    "More than the limit: this machine was slower when the limit was measured, or its caches save work that the limit "
+    "counts."
 )
 Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
 """Rates are better when they are higher, all others when they are lower."""
@@ -56,7 +56,7 @@ class Figure:
     snippet: Measured | None = None
     limit: float | None = None
     note: str = ""
-    """A sentence that says why one of them is missing."""
+    """A sentence that says why a value or the limit is missing."""
 
     @property
     def remark(self) -> str:
@@ -88,13 +88,13 @@ class Agreement:
 
     tokens: int
     equal_tokens: int
-    """Those up to the first that differs."""
+    """The number of tokens before the first one that differs."""
     largest_difference: float | None
-    """Of any logit at any of these positions, both given the same ids; None where it is no finite number."""
+    """The largest difference of any logit after the same ids; None if it isn't a finite number."""
     tolerance: float
     """The difference that is allowed in fp32. In 16 bits sums round differently, and another token may win."""
     must_be_equal: bool
-    """Whether it is judged: in fp32."""
+    """True if tokens must be equal and logits within the tolerance, as in fp32."""
 
     @property
     def is_met(self) -> bool:
@@ -132,7 +132,7 @@ class Roofline:
     """
 
     config: Any
-    """A VideoLlavaConfig without the vision layers that run in vain."""
+    """A VideoLlavaConfig without the vision layers whose output is never used."""
     checkpoint: Checkpoint
     plan: LoadPlan
     speed: Speed

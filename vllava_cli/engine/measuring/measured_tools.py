@@ -23,7 +23,7 @@ from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Stats, Turn
+from vllava_cli.nouns import Conversation, Frames, LoadPlan, Sampling, Stats, Turn
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -110,9 +110,10 @@ class MeasuredEngine:
     def turn(self, asked: BenchQuestion, new_tokens: int) -> tuple[Turn, Stats]:
         """Answers the question in its own conversation, and returns the turn; the prompt cache then holds the turn."""
         conversation, sampling = asked.conversation, _sampling(new_tokens)
-        pieces = self.engine.stream(conversation, asked.question, sampling, cancel=Cancel(self.is_interrupted))
-        stats = Answer.of(pieces).stats
-        return conversation.turns[-1], stats
+        for _ in self.engine.stream(conversation, asked.question, sampling, cancel=Cancel(self.is_interrupted)):
+            pass
+        turn = conversation.turns[-1]
+        return turn, turn.stats
 
     @torch.inference_mode()
     def logits(self, asked: BenchQuestion, new_ids: Sequence[int]) -> Tensor:

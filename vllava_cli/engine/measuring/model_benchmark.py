@@ -1,4 +1,4 @@
-"""Measures a model with this tool and with the documentation's snippet, beside the limit of the device.
+"""Measures a model with this tool and with the documentation's snippet, and compares with the limit of the device.
 
 Both tools run in one process, by turns, with the same weights and the same question.
 """
@@ -33,10 +33,10 @@ from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan, Speed
 CLIPS = 8
 """The size of the batch of clips that is measured as a whole."""
 LEAST_TOKENS = 2
-"""The first token comes with the prefill, so that there is a step of decoding behind it."""
+"""The prefill gives the first token; the second one is the first that a step of decoding gives."""
 MIB, SHORTEST_S = 1 << 20, 1e-6
 TOLERANCE = 1e-3
-"""For any logit in fp32."""
+"""How much any logit may differ from transformers' in fp32."""
 LOOP_S = 60.0
 """The time of the documentation's loop: it decodes a film from its beginning to its end."""
 SLOW_S = 10.0
@@ -61,9 +61,9 @@ class ModelBenchmark:
     speed: Speed
     frames: Frames
     limits: DecodeLimits
-    """Of the processes that read the clip."""
+    """The limits of the processes that read the clip."""
     reading: Figure | None
-    """How long that takes, where an earlier configuration was measured."""
+    """The time of reading the clip, if an earlier configuration has measured it already."""
     task: BenchTask
     is_interrupted: Callable[[], bool]
     report: Callable[[str], object]
@@ -199,7 +199,7 @@ class ModelBenchmark:
         self.ours = MeasuredEngine(engine=engine, is_interrupted=self.is_interrupted)
 
     def _peak(self, roof: Roofline) -> Figure:
-        """Measures the memory of a first answer of each tool; from its time, it estimates that of all measurements.
+        """Measures the memory of each tool's first answer; from its duration, estimates that of all measurements.
 
         The process holds both models, so the parameters that only the snippet has are subtracted from our value. On the
         CPU the value is that of the whole process, with Python, the libraries and the decoded frames.
@@ -319,5 +319,5 @@ def peak_bytes(work: Callable[[], object], device: str) -> int | None:
 
 
 def repeats_of(round_s: float, repeat: int) -> int:
-    """Counts the rounds that follow a first round of so many seconds: (0.1, 5) → 5; (20, 5) → 2; (60, 5) → 0."""
+    """Counts the rounds that follow a first round of this many seconds: (0.1, 5) → 5; (20, 5) → 2; (60, 5) → 0."""
     return repeat if round_s <= SLOW_S else min(repeat, int(SPENT_S / round_s))

@@ -26,7 +26,7 @@ _SLICE_S = 0.1
 
 
 def default_workers(cores: int) -> int:
-    """Returns a number of workers, one for each physical core and at most 8: so many keep up with any one model.
+    """Returns a number of workers, one for each physical core and at most 8: these keep up with any one model.
 
     More would take memory, and would slow each other down on a spinning disk or a network drive.
     """

@@ -49,7 +49,7 @@ _METADATA = frozenset(
         ),
     )
 )
-"""Addresses at which clouds give out credentials, beside 169.254.0.0/16."""
+"""Addresses at which clouds give out credentials, besides 169.254.0.0/16."""
 
 _WRAPPERS = tuple(map(IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
 """IPv6 with an IPv4 address at its end: NAT64, NAT64 of a site, IPv4-compatible."""
@@ -76,9 +76,11 @@ class Allowed:
         if scheme is None:
             raise FetchError(f"{shown} is no URL: name it with its scheme, s3://bucket/clip.mp4.")
         if _CHAIN.search(url) or "::" in url.partition("://")[0]:
-            raise FetchError(f"{shown} can't be fetched: it is a chain of URLs. Name the clip's own one.")
+            raise FetchError(f"{shown} can't be fetched: it is a chain of URLs. Name the clip's own URL.")
         if scheme in _NEVER:
-            raise FetchError(f"{shown} can't be fetched: {scheme} leads to no other machine. Name the clip's own URL.")
+            raise FetchError(
+                f"{shown} can't be fetched: {scheme} doesn't lead to another machine. Name the clip's own URL."
+            )
         if scheme not in self.schemes:
             raise FetchError(f"{shown} isn't allowed: add --allow {scheme}.")
         return scheme
@@ -120,7 +122,7 @@ def allowed(words: Sequence[str]) -> Allowed:
     schemes, addresses = named - {LOOPBACK, LINK_LOCAL}, named & {LOOPBACK, LINK_LOCAL}
     for scheme in sorted(schemes):
         if scheme in _NEVER:
-            what = "it leads to no other machine. Name local files by their paths"
+            what = "it doesn't lead to another machine. Name local files by their paths"
             raise UsageError(f"{scheme} can't be allowed: {what}.")
         if not re.fullmatch(_SCHEME, scheme):
             raise UsageError(f"{scheme!r} can't be allowed: name schemes, loopback or link-local, --allow s3,https.")

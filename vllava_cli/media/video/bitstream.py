@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Start = Literal["clean", "open", "none"]
-"""clean: from here on, in presentation order, decoding gives what a full decode gives · open: the same, but for frames
-that reach back; start one group earlier · none: not a place to start."""
+"""clean: from here on, in presentation order, decoding gives what a full decode gives · open: the same, except for
+frames that refer back; start one group earlier · none: not a place to start."""
 
 INTRA = frozenset(
     (
@@ -155,7 +155,7 @@ def _recovers_at_once(message: memoryview) -> bool:
 
 
 def _sei_number(message: memoryview, at: int) -> tuple[int, int]:
-    """Reads a number; returns it and the position behind it: ff ff 03 → 513."""
+    """Reads a number; returns it and the position after it: ff ff 03 → 513."""
     number = 0
     while at < len(message) and message[at] == 0xFF:
         number, at = number + 255, at + 1
@@ -195,7 +195,7 @@ def _av1_is_key(packet: memoryview) -> bool:
 
 
 def _leb128(packet: memoryview, at: int) -> tuple[int, int]:
-    """Reads a LEB128 number; returns it and the position behind it: e5 8e 26 → 624485."""
+    """Reads a LEB128 number; returns it and the position after it: e5 8e 26 → 624485."""
     number = 0
     for shift in range(0, 56, 7):
         if at >= len(packet):

@@ -36,7 +36,7 @@ _THREAD_BYTES = 400 << 20
 def parallelism(
     lengths: Sequence[int], *, frame_pixels: int, cores: int, shares_frames: bool = True
 ) -> tuple[int, int]:
-    """Returns the fastest number of decoders for runs of so many frames, and the number of threads for each decoder.
+    """Returns the fastest number of decoders for runs of this many frames, and the number of threads for each decoder.
 
     8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads. Large
     pictures, which take memory, and little work reduce both numbers.

@@ -48,7 +48,7 @@ class FullDecode:
     """The foreseen frames, as shown: [H, W, 3] each."""
 
     def frames(self, framing: Framing, reason: str) -> Frames:
-        """Returns the frames that a framing asks for; decodes again if they weren't foreseen. Empties `pixels`.
+        """Returns the frames that a framing asks for; decodes the file again if `pixels` lacks one. Empties `pixels`.
 
         `reason` is a clause that says why the whole file was decoded.
         """
@@ -66,7 +66,7 @@ class FullDecode:
             places = [place for place, other in enumerate(chosen) if other == index]
             pixels[places, : picture.shape[0], : picture.shape[1]] = picture
         return Frames(
-            clip=replace(self.clip, way_reason=f"Decoded through: {reason}."),
+            clip=replace(self.clip, way_reason=f"Decoded in full: {reason}."),
             pixels=pixels,
             times_s=tuple(times_s[index] for index in chosen),
             sizes=sizes if set(sizes) != {(self.clip.width, self.clip.height)} else (),

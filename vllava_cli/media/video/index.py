@@ -25,7 +25,7 @@ from vllava_cli.media.container import DECODE_ERRORS
 from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
 
 MAX_FRAMES = 5_000_000
-"""46 hours at 30 frames a second; an index of so many frames takes 200 MB."""
+"""46 hours at 30 frames a second; an index of this many frames takes 200 MB."""
 
 REORDERING = 64
 """The most packets after a wanted one that a decoder, with its threads, may need before it gives the frame."""
@@ -147,7 +147,7 @@ class PacketIndex(Index):
     source = "One pass over the packets"
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        """Reads all packets of the file. Errors: DistrustError, which has their number."""
+        """Reads all packets of the file. Errors: DistrustError, which has the number of packets."""
         self._packet_pts, self._positions, self._sizes = array("q"), array("q"), array("q")
         self._hidden: set[int] = set()
         self._starts: list[tuple[int, Start]] = []

@@ -1,4 +1,4 @@
-"""Reads a video's frames by the first of three ways that is sure: its sample table, its packets, or a full decode.
+"""Reads a video's frames in the first of three ways that works: by its sample table, its packets, or a full decode.
 
 The first two decode only the groups of pictures that are needed, and give up at the first sign that the file isn't as
 its index says. The third is always right.
@@ -119,7 +119,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     stored = display.described(stored_clip(container, stream, path))
     decoded = decode_runs(path, container, runs, pts, is_as_stored=framing.is_as_stored)
     if len(decoded.matrices) > 1:
-        raise DamageError("its frames are rotated differently")
+        raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
     pixels = display.shown(decoded.pixels, orientation)
     clip = replace(
