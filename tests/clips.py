@@ -18,6 +18,7 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = (1, 0, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +227,12 @@ class Truth:
         """
         wanted = set(positions)
         with av.open(str(self.path)) as container:
-            frames = enumerate(_sequential(container, shown_stream(container)))
-            wanted_frames = ((place, frame) for place, frame in frames if place in wanted)
-            return {place: _shown(frame, self.look) for place, frame in wanted_frames}
+            matrix, found = None, dict[int, Pixels]()
+            for place, frame in enumerate(_sequential(container, shown_stream(container))):
+                matrix = _matrix(frame) or matrix  # one beside a key frame holds until the next
+                if place in wanted:
+                    found[place] = _shown(frame, matrix or _UPRIGHT, self.look)
+            return found
 
 
 def shown_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -259,7 +263,7 @@ def truth(path: Path, look: Callable[[Pixels], Pixels] = as_it_is) -> Truth:
         base=bases[0],
         rate=rate,
         reported=reported,
-        matrix=matrices[0],
+        matrix=matrices[0] or _UPRIGHT,
         look=look,
     )
 
@@ -275,18 +279,18 @@ def _sequential(container: av.container.InputContainer, stream: av.video.stream.
             yield from packet.decode()
 
 
-def _shown(frame: av.VideoFrame, look: Callable[[Pixels], Pixels]) -> Pixels:
+def _shown(frame: av.VideoFrame, matrix: tuple[int, ...], look: Callable[[Pixels], Pixels]) -> Pixels:
     pixels = look(frame.to_ndarray(format="rgb24"))
-    a, b, c, d = _matrix(frame)
+    a, b, c, d = matrix
     if a == d == 0:
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1])
 
 
-def _matrix(frame: av.VideoFrame) -> tuple[int, ...]:
-    """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy)."""
+def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy); None for none."""
     try:
         numbers = struct.unpack("=9i", bytes(frame.side_data["DISPLAYMATRIX"]))
     except (KeyError, ValueError):  # ValueError: PyAV doesn't know all that is attached to the frame
-        return 1, 0, 0, 1
+        return None
     return numbers[0], numbers[1], numbers[3], numbers[4]

@@ -294,6 +294,7 @@ STAMPS = [
     animal("three-sizes-vp8.webm", zoo.changing(VP8, [(64, 36), (128, 72), (36, 64)], "part.webm")),
     animal("two-sizes-wide.mkv", zoo.changing(WIDE, [(64, 48), (96, 80)], "part.h264"), look=wider),
     animal("turned-midway.mkv", zoo.turned_midway),
+    animal("turned-by-keys.mp4", remuxed(x264("bframes=0"), zoo.spread, first="plain.h264", filters=zoo.TURN)),
     animal("two-sizes-of-one-shape.mkv", zoo.changing(CLOSED, [(64, 48), (64, 48)], "part.h264")),
 ]
 
@@ -567,6 +568,7 @@ ODDITIES: list[tuple[str, Callable[[Sight], object]]] = [
     ("cropped.mp4", lambda it: b"clap" in it.data),
     ("cropped.mkv", lambda it: b"\x54\xbb\x82\0\4" in it.data),
     ("three-sizes-vp8.webm", lambda it: set(it.truth.sizes) == {(64, 36), (128, 72), (36, 64)}),
+    ("turned-by-keys.mp4", lambda it: it.truth.matrix[0] == 0),
     (
         "turned-midway.mkv",
         lambda it: [picture.shape[:2] for picture in it.truth.pictures([0, LONG - 1]).values()] == [(48, 64), (64, 48)],

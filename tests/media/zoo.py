@@ -226,11 +226,14 @@ def changing(encoding: Encoding, sizes: Sequence[tuple[int, int]], first: str, c
     return make
 
 
+TURN = "h264_metadata=display_orientation=insert:rotate=90"
+"""Puts messages into H.264 that say how frames are turned; FFmpeg attaches each to one frame, but it holds after it."""
+
+
 def turned_midway(path: Path, frames: int) -> Path:
     """H.264 whose second half says, in its own messages, that it is to be turned by 90 degrees."""
     half = plain_clip(beside(path, "half.h264"), frames // 2, encoding=x264("bframes=0"))
-    turn = "h264_metadata=display_orientation=insert:rotate=90"
-    turned = remux(half, beside(path, "turned.h264"), spread, filters=turn)
+    turned = remux(half, beside(path, "turned.h264"), spread, filters=TURN)
     path.write_bytes(half.read_bytes() + turned.read_bytes())
     return remux(path.rename(beside(path, "both.h264")), path, spread)
 

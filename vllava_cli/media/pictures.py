@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from vllava_cli.media.tone_map import TRANSFERS, write_sdr
+from vllava_cli.nouns import Framing
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -37,8 +38,8 @@ class Converter:
     which takes longer than converting a small picture. A converter makes them once.
     """
 
-    def __init__(self, *, is_as_stored: bool) -> None:
-        self._reformatter, self._is_as_stored = VideoReformatter(), is_as_stored
+    def __init__(self, framing: Framing) -> None:
+        self._reformatter, self._is_as_stored = VideoReformatter(), framing.is_as_stored
 
     def write(self, frame: VideoFrame, target: Pixels) -> None:
         """Writes a frame as RGB into `target`, [H, W, 3]."""
@@ -49,6 +50,23 @@ class Converter:
         plane = self._reformatter.reformat(frame, format="rgb24").planes[0]
         rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
         target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
+
+
+class Turns:
+    """The display matrices of a stream's frames, in the order in which they are shown.
+
+    In H.264 and HEVC a message between frames may say how they are turned; FFmpeg attaches the matrix to one frame, but
+    it holds until the next message.
+    """
+
+    def __init__(self) -> None:
+        self._last: bytes | None = None
+
+    def of(self, frame: VideoFrame, *, is_wanted: bool = True) -> bytes | None:
+        """Returns the matrix of the next frame; None for a frame without one. Few of the unwanted frames are read."""
+        if is_wanted or frame.rotation:
+            self._last = matrix_of(frame) or self._last
+        return self._last
 
 
 def matrix_of(frame: VideoFrame) -> bytes | None:

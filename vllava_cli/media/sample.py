@@ -51,7 +51,7 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
         check_file(path)
         with _memory_faults(path):
             if look(path) == "video":
-                return replace(decode_all(path).clip, way_reason="Every frame was decoded, as was asked.")
+                return replace(decode_all(path, Framing()).clip, way_reason="Every frame was decoded, as was asked.")
     clip = sample(path, Framing()).clip
     if clip.kind == "image" or clip.is_rate_constant is not None:
         return clip

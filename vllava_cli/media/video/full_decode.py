@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, check_size, opened, stored_clip, video_stream
-from vllava_cli.media.pictures import Converter, Pixels, matrix_of, orientation_of
+from vllava_cli.media.pictures import Converter, Pixels, Turns, matrix_of, orientation_of
 from vllava_cli.media.select import choose, pick, reference
 from vllava_cli.media.video.display import Size, display_of
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
@@ -38,8 +38,6 @@ class FullDecode:
     clip: Clip
     times_s: tuple[float, ...]
     """Seconds from the first frame."""
-    is_as_stored: bool
-    """True if the frames are only turned."""
     reported: int
     """The number of frames that the container states, 0 if none; the documentation's positions follow from it."""
     is_clean: bool
@@ -56,7 +54,8 @@ class FullDecode:
         chosen = choose(
             times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
         )
-        found = dict(self.pixels) if set(chosen) <= self.pixels.keys() else self._decoded_again(frozenset(chosen))
+        is_foreseen = set(chosen) <= self.pixels.keys()
+        found = dict(self.pixels) if is_foreseen else self._decoded_again(frozenset(chosen), framing)
         self.pixels.clear()  # so that no picture is in memory twice
         sizes = tuple((found[index].shape[1], found[index].shape[0]) for index in chosen)
         width, height = map(max, zip(*sizes, strict=True))
@@ -72,37 +71,34 @@ class FullDecode:
             sizes=sizes if set(sizes) != {(self.clip.width, self.clip.height)} else (),
         )
 
-    def _decoded_again(self, wanted: frozenset[int]) -> dict[int, Pixels]:
+    def _decoded_again(self, wanted: frozenset[int], framing: Framing) -> dict[int, Pixels]:
         with opened(self.clip.path) as container:
-            again = _Pass(container, self.clip.path, is_threaded=self.is_clean, is_as_stored=self.is_as_stored)
+            again = _Pass(container, self.clip.path, framing, is_threaded=self.is_clean)
             for _ in again.frames(wanted):
                 if len(again.pixels) == len(wanted):
                     return again.pixels
         raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
 
 
-def decode_all(
-    path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False, is_as_stored: bool = False
-) -> FullDecode:
+def decode_all(path: Path, framing: Framing, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
     """Decodes a whole file with frame threads; if anything is damaged, without them, as the documentation's loop does.
 
     Frame threads may conceal damage in another way. The frames at the positions `foreseen` are converted on the way.
     """
     with opened(path) as container:
-        known = _Pass(container, path, is_threaded=not is_damaged, is_as_stored=is_as_stored).run(foreseen)
+        known = _Pass(container, path, framing, is_threaded=not is_damaged).run(foreseen)
     if is_damaged or known.is_clean:
         return known
     with opened(path) as again:
-        exact = _Pass(again, path, is_threaded=False, is_as_stored=is_as_stored)
-        return exact.run(foreseen or pick(len(known.times_s)))
+        return _Pass(again, path, framing, is_threaded=False).run(foreseen or pick(len(known.times_s)))
 
 
-def decode_uncounted(container: InputContainer, path: Path, *, is_as_stored: bool = False) -> FullDecode:
+def decode_uncounted(container: InputContainer, path: Path, framing: Framing) -> FullDecode:
     """Decodes a whole file that has just been opened, like `decode_all`, when the number of its frames isn't known.
 
     It counts the packets first, so that the wanted frames can be converted on the way. A small file is read only once.
     """
-    counting, packet_bytes = _Pass(container, path, is_threaded=True, is_as_stored=is_as_stored), 0
+    counting, packet_bytes = _Pass(container, path, framing, is_threaded=True), 0
     packets: list[Packet[VideoStream]] = []
     for packet in counting.packets():
         packet_bytes += packet.size
@@ -110,9 +106,9 @@ def decode_uncounted(container: InputContainer, path: Path, *, is_as_stored: boo
             packets.append(packet)
     foreseen = reference(max(1, counting.packet_count), reported=counting.stream.frames)
     if counting.is_cut or packet_bytes > _SMALL_BYTES:
-        return decode_all(path, foreseen, is_as_stored=is_as_stored)
+        return decode_all(path, framing, foreseen)
     known = counting.run(foreseen, packets)
-    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True, is_as_stored=is_as_stored)
+    return known if known.is_clean else decode_all(path, framing, foreseen, is_damaged=True)
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
@@ -143,11 +139,11 @@ def documented(path: Path) -> Clip:
 class _Pass:
     """One pass over a file; it keeps the wanted frames and counts packets and damage."""
 
-    def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool, is_as_stored: bool) -> None:
-        self._path, self._container = path, container
+    def __init__(self, container: InputContainer, path: Path, framing: Framing, *, is_threaded: bool) -> None:
+        self._path, self._container, self._framing = path, container, framing
         self.stream = video_stream(container, path)
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
-        self._display = display_of(path, container, self.stream, is_as_stored=is_as_stored)
+        self._display = display_of(path, container, self.stream, is_as_stored=framing.is_as_stored)
         self.pixels: dict[int, Pixels] = {}
         """The wanted frames, as shown."""
         self.sizes: dict[Size, None] = {}
@@ -190,14 +186,17 @@ class _Pass:
         The loop in transformers' documentation stops with an error at the first packet that the decoder refuses. This
         pass counts such packets and skips them, as players do. If the container breaks off, the frames end there.
         """
-        index, stored_sizes, converter = 0, set[Size](), Converter(is_as_stored=self._display.is_as_stored)
+        index, stored_sizes, turns = 0, set[Size](), Turns()
+        converter = Converter(self._framing)
         for packet in packets or self.packets():
             for frame in self._decoded(packet):
                 self._corrupt += frame.is_corrupt
                 stored = frame.width, frame.height
-                if index in wanted or stored not in stored_sizes:
+                is_looked_at = index in wanted or stored not in stored_sizes
+                matrix = turns.of(frame, is_wanted=is_looked_at)
+                if is_looked_at:
                     stored_sizes.add(stored)
-                    turn = orientation_of(matrix_of(frame))
+                    turn = orientation_of(matrix)
                     self._note_size(turn.turned(self._display.size(stored)))
                 if index in wanted:
                     pixels = np.empty((1, frame.height, frame.width, 3), np.uint8)
@@ -249,7 +248,6 @@ class _Pass:
         return FullDecode(
             clip=clip,
             times_s=times_s,
-            is_as_stored=display.is_as_stored,
             reported=self.stream.frames,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,

@@ -40,7 +40,7 @@ def sample_video(path: Path, framing: Framing) -> Frames:
             reported, index = stream.frames, None
             if bitstream_of(stream).codec not in SEEKABLE:
                 reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-                return decode_uncounted(container, path, is_as_stored=framing.is_as_stored).frames(framing, reason)
+                return decode_uncounted(container, path, framing).frames(framing, reason)
             try:
                 index = _index(container, stream, has_table=has_table)
                 return _sampled(path, container, Timeline(path, index, stream), framing)
@@ -51,8 +51,7 @@ def sample_video(path: Path, framing: Framing) -> Frames:
             break
     is_whole = framing == Framing(fit=framing.fit, is_as_stored=framing.is_as_stored)
     foreseen = reference(count, reported=reported) if is_whole else ()
-    whole = decode_all(path, foreseen, is_damaged=is_damaged, is_as_stored=framing.is_as_stored)
-    return whole.frames(framing, reason)
+    return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
 def has_constant_rate(path: Path) -> bool:
@@ -117,7 +116,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
     stored = display.described(stored_clip(container, stream, path))
-    decoded = decode_runs(path, container, runs, pts, is_as_stored=framing.is_as_stored)
+    decoded = decode_runs(path, container, runs, pts, framing)
     if len(decoded.matrices) > 1:
         raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
