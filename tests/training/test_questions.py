@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from training.asking import Item, Medium, name, reference
-from training.questions import items, worded
-from training.refusals import ADJECTIVES, NOUNS, PLACES, QUESTIONS, REFUSAL, VERBS, part, refusal
-from training.world import BACKGROUNDS, COLOURS, Scene, Thing, sample_scene, sample_still
+from training.questions import items
+from training.refusals import ADJECTIVES, NOUNS, PLACES, QUESTIONS, VERBS, part, refusal
+from training.world import BACKGROUNDS, COLOURS, Scene, Thing, sample_scene
 
 Answers = set[tuple[str, str]]
 
@@ -108,11 +108,6 @@ def test_yes_and_no_are_true() -> None:
         assert item.answer == ("Yes." if is_there else "No.")
 
 
-def test_yes_and_no_are_about_as_frequent() -> None:
-    said = [item.answer for _, item in asked(400) if item.kind == "yes/no"]
-    assert 0.4 < said.count("Yes.") / len(said) < 0.6
-
-
 def test_a_reference_means_one_thing_only() -> None:
     random = Random(3)
     for _ in range(400):
@@ -124,16 +119,6 @@ def test_a_reference_means_one_thing_only() -> None:
 
 def test_nothing_is_asked_in_two_ways_at_once() -> None:
     assert all("{" not in question for _, item in asked(100) for question, _ in item.turns)
-
-
-def test_wording_changes_only_the_first_letter_and_the_end() -> None:
-    item = Item(kind="colour", turns=(("What colour is it?", "Red."),))
-    variants = {worded(item, Random(seed)).question for seed in range(200)}
-    assert variants == {"What colour is it?", "What colour is it", "what colour is it?", "what colour is it"}
-
-
-def test_refusals_always_say_the_same() -> None:
-    assert {refusal(Random(seed)).answer for seed in range(50)} == {REFUSAL}
 
 
 @pytest.mark.parametrize("words", [NOUNS, PLACES, VERBS, ADJECTIVES, QUESTIONS])
@@ -150,9 +135,3 @@ def test_training_never_hears_a_kept_noun() -> None:
     heard = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
     kept_words = {*part(NOUNS, held_out=True), *part(PLACES, held_out=True)} - {"language"}
     assert not heard & kept_words  # "What language do they speak?" is a question of its own
-
-
-def test_pictures_are_asked_about_as_pictures() -> None:
-    random = Random(6)
-    kinds = {item.kind for _ in range(50) for item in items(sample_still(random), random, "image")}
-    assert kinds == {"image background", "image count", "image colour", "image shape", "image yes/no"}
