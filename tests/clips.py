@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -18,7 +19,6 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = (1, 0, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,9 +198,14 @@ class Truth:
     rate: Fraction
     reported: int
     """How many frames the container says that it holds, 0 if it doesn't."""
-    matrix: tuple[int, ...]
+    matrices: list[tuple[int, ...]]
+    """One for each frame; the one before holds for a frame without its own."""
     look: Callable[[Pixels], Pixels]
     """What becomes of a stored frame before it is turned."""
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        return self.matrices[0]
 
     @property
     def count(self) -> int:
@@ -227,12 +232,9 @@ class Truth:
         """
         wanted = set(positions)
         with av.open(str(self.path)) as container:
-            matrix, found = None, dict[int, Pixels]()
-            for place, frame in enumerate(_sequential(container, shown_stream(container))):
-                matrix = _matrix(frame) or matrix  # one beside a key frame holds until the next
-                if place in wanted:
-                    found[place] = _shown(frame, matrix or _UPRIGHT, self.look)
-            return found
+            frames = enumerate(_sequential(container, shown_stream(container)))
+            wanted_frames = ((place, frame) for place, frame in frames if place in wanted)
+            return {place: _shown(frame, self.matrices[place], self.look) for place, frame in wanted_frames}
 
 
 def shown_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -263,7 +265,7 @@ def truth(path: Path, look: Callable[[Pixels], Pixels] = as_it_is) -> Truth:
         base=bases[0],
         rate=rate,
         reported=reported,
-        matrix=matrices[0] or _UPRIGHT,
+        matrices=list(accumulate(matrices, lambda last, own: own or last, initial=(1, 0, 0, 1)))[1:],
         look=look,
     )
 

@@ -61,11 +61,18 @@ class Turns:
 
     def __init__(self) -> None:
         self._last: bytes | None = None
+        self._rotation: int | None = None
+        """FFmpeg's angle of the last matrix that was read; None before the first frame."""
 
-    def of(self, frame: VideoFrame, *, is_wanted: bool = True) -> bytes | None:
-        """Returns the matrix of the next frame; None for a frame without one. Few of the unwanted frames are read."""
-        if is_wanted or frame.rotation:
-            self._last = matrix_of(frame) or self._last
+    def of(self, frame: VideoFrame) -> bytes | None:
+        """Returns the matrix that holds for the next frame, None if none does.
+
+        Only frames with another angle than the last one are read: PyAV keeps those that are read in memory for a while.
+        """
+        if frame.rotation != self._rotation:
+            found = matrix_of(frame)
+            if found or self._rotation is None:
+                self._last, self._rotation = found, frame.rotation
         return self._last
 
 

@@ -160,7 +160,7 @@ def _wanted_frames(
             due = next((pts for pts in expected if pts not in dropped), None)
             if frame.pts != due or frame.is_corrupt:
                 raise DamageError("decoding from a key frame gave other frames than expected")
-            matrix = turns.of(frame, is_wanted=due in run.wanted)
+            matrix = turns.of(frame)
             if due in run.wanted:
                 yield frame, matrix
             if due == run.presented[-1]:

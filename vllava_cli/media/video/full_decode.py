@@ -192,9 +192,8 @@ class _Pass:
             for frame in self._decoded(packet):
                 self._corrupt += frame.is_corrupt
                 stored = frame.width, frame.height
-                is_looked_at = index in wanted or stored not in stored_sizes
-                matrix = turns.of(frame, is_wanted=is_looked_at)
-                if is_looked_at:
+                matrix = turns.of(frame)
+                if index in wanted or stored not in stored_sizes:
                     stored_sizes.add(stored)
                     turn = orientation_of(matrix)
                     self._note_size(turn.turned(self._display.size(stored)))
