@@ -202,7 +202,7 @@ def _bring_into_cache(path: Path) -> None:
 def _guarded(guard: DecoderClient, path: Path) -> DecoderResult:
     """What a user waits for: the request, decoding in the bounded process and the way back."""
     started_s = time.perf_counter()
-    frames: Frames = guard.sample(path, Framing())
+    frames: Frames = guard.sample(path, Framing(is_as_stored=True))
     seconds = time.perf_counter() - started_s
     offsets_s = tuple(time_s - frames.times_s[0] for time_s in frames.times_s)
     digest = hashlib.sha256(frames.pixels.tobytes()).hexdigest()

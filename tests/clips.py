@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import av
@@ -34,6 +34,8 @@ class Encoding:
     rotation: int = 0
     """Degrees clockwise that the display matrix asks for."""
     is_mirrored: bool = False
+    aspect: Fraction | None = None
+    """The shape of a stored pixel."""
 
 
 H264 = Encoding(options={"g": "12", "bf": "2"})
@@ -82,6 +84,8 @@ def write_clip(
         stream.width, stream.height, stream.pix_fmt = width, height, encoding.pix_fmt
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        if encoding.aspect:
+            stream.codec_context.sample_aspect_ratio = encoding.aspect
         if encoding.rotation or encoding.is_mirrored:
             stream.set_display_rotation(-encoding.rotation, hflip=encoding.is_mirrored)
         for index in range(frames):
@@ -194,11 +198,19 @@ class Truth:
     rate: Fraction
     reported: int
     """How many frames the container says that it holds, 0 if it doesn't."""
-    matrix: tuple[int, ...]
+    matrices: list[tuple[int, ...]]
+    """One for each frame; the one before holds for a frame without its own."""
+    look: Callable[[Pixels], Pixels]
+    """What becomes of a stored frame before it is turned."""
+
     lead_s: Fraction
     """The seconds of sound before the first frame, if they can be noticed."""
     is_raw: bool
     """Whether the file is a coded stream without a container."""
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        return self.matrices[0]
 
     @property
     def count(self) -> int:
@@ -233,14 +245,15 @@ class Truth:
         return [float(found[position] * self.base + self.lead_s) for position in positions]
 
     def pictures(self, positions: Iterable[int]) -> dict[int, Pixels]:
-        """[H, W, 3] each, upright, of the first frame's size.
+        """[H, W, 3] each, upright, of its own size.
 
         No frame is kept: what a decoder makes up for damaged parts depends on the memory that it has used before.
         """
         wanted = set(positions)
         with av.open(str(self.path)) as container:
             frames = enumerate(_sequential(container, shown_stream(container)))
-            return {place: _shown(frame, self.sizes[0], self.matrix) for place, frame in frames if place in wanted}
+            wanted_frames = ((place, frame) for place, frame in frames if place in wanted)
+            return {place: _shown(frame, self.matrices[place], self.look) for place, frame in wanted_frames}
 
 
 def shown_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -250,7 +263,11 @@ def shown_stream(container: av.container.InputContainer) -> av.video.stream.Vide
     return min(moving, key=lambda stream: not stream.disposition & dispositions.default)
 
 
-def truth(path: Path) -> Truth:
+def as_it_is(stored: Pixels) -> Pixels:
+    return stored
+
+
+def truth(path: Path, look: Callable[[Pixels], Pixels] = as_it_is) -> Truth:
     """Decodes every packet in order; those that the decoder refuses are passed over."""
     with av.open(str(path)) as container:
         stream = shown_stream(container)
@@ -277,7 +294,8 @@ def truth(path: Path) -> Truth:
         reported=reported - hidden,
         is_raw=is_raw,
         lead_s=lead_s if lead_s > 0.1 else Fraction(),
-        matrix=matrices[0],
+        matrices=list(accumulate(matrices, lambda last, own: own or last, initial=(1, 0, 0, 1)))[1:],
+        look=look,
     )
 
 
@@ -292,19 +310,18 @@ def _sequential(container: av.container.InputContainer, stream: av.video.stream.
             yield from packet.decode()
 
 
-def _shown(frame: av.VideoFrame, size: tuple[int, int], matrix: tuple[int, ...]) -> Pixels:
-    scaling = {} if (frame.width, frame.height) == size else {"width": size[0], "height": size[1]}
-    pixels: Pixels = frame.to_ndarray(format="rgb24", **scaling)
+def _shown(frame: av.VideoFrame, matrix: tuple[int, ...], look: Callable[[Pixels], Pixels]) -> Pixels:
+    pixels = look(frame.to_ndarray(format="rgb24"))
     a, b, c, d = matrix
     if a == d == 0:
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1])
 
 
-def _matrix(frame: av.VideoFrame) -> tuple[int, ...]:
-    """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy)."""
+def _matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """a, b, c, d of the display matrix, which maps (x, y) to (ax + cy, bx + dy); None for none."""
     try:
         numbers = struct.unpack("=9i", bytes(frame.side_data["DISPLAYMATRIX"]))
     except (KeyError, ValueError):  # ValueError: PyAV doesn't know all that is attached to the frame
-        return 1, 0, 0, 1
+        return None
     return numbers[0], numbers[1], numbers[3], numbers[4]

@@ -283,6 +283,7 @@ def frames(
     model: given.Model = DEFAULT_MODEL,
     fit: given.FitWish = "crop",
     background: given.Background = WHITE,
+    as_stored: given.AsStored = False,
     whole: Annotated[bool, typer.Option("--whole", help="Draw whole frames, not what the model sees of them.")] = False,
     each: Annotated[
         bool, typer.Option("--each", help="Write each frame, whole and unscaled, to a file of its own.")
@@ -304,7 +305,9 @@ def frames(
 
     request = command.Sheets(
         clips=clip_paths(clips, sys.stdin),
-        framing=framing_of(start, end, at_s=at, fit=fit, background=background, most=MOST_TIMES),
+        framing=framing_of(
+            start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=MOST_TIMES
+        ),
         model=model,
         output=output,
         is_whole=whole,

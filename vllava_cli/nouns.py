@@ -33,6 +33,8 @@ Fit = Literal["crop", "pad", "squash"]
 SourceKind = Literal["model", "adapter"]
 MediaKind = Literal["video", "image"]
 PictureForm = Literal["PNG", "JPEG"]
+Transfer = Literal["PQ", "HLG"]
+"""The two ways to code light that are called HDR."""
 Way = Literal["seek", "decode"]
 """The two ways to the frames of a file: seek to the groups of pictures that hold them, or decode all up to them."""
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
@@ -249,6 +251,8 @@ class Framing:
     fit: Fit = "crop"
     background: str = WHITE
     """The colour behind transparent frames, "#rrggbb"."""
+    is_as_stored: bool = False
+    """True if a video's pixels are those of the documentation: neither cropped nor stretched nor tone-mapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +273,7 @@ class Clip:
     kind: MediaKind
     width: int
     height: int
-    """The size as shown, after rotation."""
+    """The size as shown: cropped, stretched and rotated."""
     frame_count: int
     """Frames of the whole file: those of its index where its way is "seek", else those that could be decoded."""
     duration_s: float | None = None
@@ -279,6 +283,8 @@ class Clip:
     """FFmpeg's or Pillow's short name: "mp4", "matroska", "gif"; "folder" for a folder of pictures."""
     pixel_format: str = ""
     """The stored format: "yuv420p10le"."""
+    transfer: Transfer | None = None
+    """How an HDR video codes light; None for SDR."""
     is_rate_constant: bool | None = None
     """True where all frames are equally far apart; None where it isn't known."""
     way: Way | None = None
@@ -287,6 +293,15 @@ class Clip:
     """The reason for this way, a sentence."""
     rotation: int = 0
     """Degrees clockwise that were applied to the stored picture: 0, 90, 180 or 270."""
+    sample_aspect_ratio: str | None = None
+    """The shape of a stored pixel, width:height, "64:45"; None where it is square or isn't known."""
+    crop: str | None = None
+    """The part of a stored picture that the container asks to show, WIDTHxHEIGHT+LEFT+TOP; None for all of it."""
+    sizes: tuple[str, ...] = ()
+    """The sizes of frames that change their size, "320x180", in the order in which they come; () where all have one.
+
+    Sizes that none of the frames has that are looked at are in it only if the whole file was decoded.
+    """
     faults: tuple[str, ...] = ()
     """The damage of a file that can still be used, a sentence each."""
     notes: tuple[str, ...] = ()
@@ -304,6 +319,8 @@ class Frames:
     clip: Clip
     pixels: npt.NDArray[np.uint8]
     times_s: tuple[float, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
+    """The (width, height) of each frame, which lies in the upper left corner of its pixels; () for the clip's size."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -311,10 +328,18 @@ class Frames:
             raise ValueError(f"frames must be [T, H, W, 3] uint8, not {list(shape)} {self.pixels.dtype.name}")
         if shape[0] != len(self.times_s):
             raise ValueError(f"{shape[0]} frames with {len(self.times_s)} times")
+        if self.sizes and len(self.sizes) != shape[0]:
+            raise ValueError(f"{shape[0]} frames with {len(self.sizes)} sizes")
 
     @property
     def kind(self) -> MediaKind:
         return self.clip.kind
+
+    @property
+    def pictures(self) -> tuple[npt.NDArray[np.uint8], ...]:
+        """The frames one by one, each of its own size: [H, W, 3]."""
+        sizes = self.sizes or (self.pixels.shape[2:0:-1],) * len(self.pixels)
+        return tuple(frame[:height, :width] for frame, (width, height) in zip(self.pixels, sizes, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

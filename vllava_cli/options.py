@@ -195,6 +195,12 @@ Background = Annotated[
         show_default="white",
     ),
 ]
+AsStored = Annotated[
+    bool,
+    typer.Option(
+        "--as-stored", help="Take a video's pixels as they are stored: not cropped, not stretched, HDR not converted."
+    ),
+]
 Start = Annotated[
     float | None,
     typer.Option(
@@ -454,10 +460,16 @@ def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool
 
 
 def framing(
-    *, fit: FitWish = "crop", background: Background = WHITE, start: Start = None, end: End = None, at: At = None
+    *,
+    fit: FitWish = "crop",
+    background: Background = WHITE,
+    as_stored: AsStored = False,
+    start: Start = None,
+    end: End = None,
+    at: At = None,
 ) -> Framing:
     """Makes the framing of these options. Errors: UsageError."""
-    return framing_of(start, end, at_s=at, fit=fit, background=background, most=FRAMES_PER_CLIP)
+    return framing_of(start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=FRAMES_PER_CLIP)
 
 
 def limits_of(

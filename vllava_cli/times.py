@@ -38,6 +38,7 @@ def framing_of(
     fit: Fit,
     most: int,
     background: str = WHITE,
+    is_as_stored: bool = False,
 ) -> Framing:
     """Makes the framing of --start, --end and --at; --at names at most `most` times. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
@@ -46,7 +47,14 @@ def framing_of(
         raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
     if start_s is not None and end_s is not None and start_s >= end_s:
         raise UsageError(f"The part from {start_s:g} s to {end_s:g} s is empty: --end must come after --start.")
-    return Framing(start_s=start_s, end_s=end_s, at_s=tuple(at_s or ()), fit=fit, background=background)
+    return Framing(
+        start_s=start_s,
+        end_s=end_s,
+        at_s=tuple(at_s or ()),
+        fit=fit,
+        background=background,
+        is_as_stored=is_as_stored,
+    )
 
 
 def roughly(seconds: float) -> str:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import full_decode, reference_eight
+from tests.clips import H264, full_decode, reference_eight, write_clip
 from tests.commands.shell import Shell, environment_of
+from tests.media.zoo import CLOSED, changing
 from vllava_cli import demo
 from vllava_cli.commands.frames import Sheets, frame_name, run
 from vllava_cli.commands.sheets import free_sheet_path, name_of, title_of
@@ -71,6 +74,27 @@ def test_a_transparent_picture_lies_on_white_or_the_colour_that_is_named(shell: 
         (name,) = names(tmp_path / "out")
         assert Image.open(tmp_path / "out" / name).getpixel((5, 5)) == colour
     assert shell("frames", tmp_path / "a.png", "--background", "#12").code == 2
+
+
+def test_frames_are_stretched_to_their_shape_unless_they_are_wanted_as_stored(shell: Run, tmp_path: Path) -> None:
+    wide = write_clip(tmp_path / "wide.mkv", encoding=replace(H264, aspect=Fraction(64, 45)))
+    for words, size in (((), (91, 48)), (("--as-stored",), (64, 48))):
+        (name,) = shell("frames", wide, "--each", "--at", "0", "--overwrite", *words).out.splitlines()
+        assert Image.open(tmp_path / name).size == size
+    assert (np.asarray(Image.open(tmp_path / name)) == full_decode(wide)[0]).all()
+
+
+def test_frames_of_several_sizes_are_written_as_they_are_and_probe_names_the_sizes(shell: Run, tmp_path: Path) -> None:
+    changing(CLOSED, [(64, 36), (128, 72), (36, 64)], "part.h264")(tmp_path / "a.mkv", 24)
+    written = shell("frames", "a.mkv", "--each", "--at", "0,0.9,2.3").out.splitlines()
+    assert [Image.open(tmp_path / name).size for name in written] == [(64, 36), (128, 72), (36, 64)]
+    (name,) = shell("frames", "a.mkv", "--each", "--at", "0.9").out.splitlines()
+    assert Image.open(tmp_path / name).size == (128, 72)
+    assert "  size       64x36, 128x72, 36x64\n" in shell("probe", "a.mkv").out
+    facts = json.loads(shell("probe", "--json", "--full", "a.mkv").out)
+    assert (facts["sizes"], facts["width"], facts["height"]) == (["64x36", "128x72", "36x64"], 64, 36)
+    for words in ((), ("--whole",)):
+        assert shell("frames", "a.mkv", "--overwrite", *words) == Shell(code=0, out="a-frames.png\n", err="")
 
 
 @pytest.mark.parametrize("words", [{}, {"is_whole": True}], ids=["seen", "whole"])

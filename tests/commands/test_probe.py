@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tests.clips import MPEG4, cut, picture, write_clip
 from tests.commands.shell import Shell
+from tests.media.zoo import CLOSED, Maker, cropped, encoded, hdr
 from vllava_cli.commands.probe import rows
 from vllava_cli.nouns import Clip
 
@@ -67,6 +70,10 @@ def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip:
         "width": 64,
         "height": 48,
         "rotation": 0,
+        "sample_aspect_ratio": None,
+        "sizes": [],
+        "crop": None,
+        "transfer": None,
         "duration_s": 2.4,
         "fps": 10.0,
         "is_rate_constant": True,
@@ -75,6 +82,37 @@ def test_json_is_an_object_a_line_also_for_what_cannot_be_used(shell: Run, clip:
         "faults": [],
         "notes": [],
     }
+
+
+WIDE = replace(CLOSED, aspect=Fraction(64, 45), rotation=90)
+SHAPES: list[tuple[Maker, str, dict[str, object]]] = [
+    (
+        cropped(WIDE, 56, 36, -2, -2),
+        "36x80, cropped to 56x36+2+4, pixels of 64:45, turned by 90 degrees",
+        {"width": 36, "height": 80, "sample_aspect_ratio": "64:45", "crop": "56x36+2+4"},
+    ),
+    (
+        encoded(replace(CLOSED, aspect=Fraction(640, 639))),
+        "64x48, pixels of 640:639",
+        {"width": 64, "height": 48, "sample_aspect_ratio": "640:639", "crop": None},
+    ),
+    (encoded(hdr("smpte2084")), "64x48", {"transfer": "PQ"}),
+    (
+        encoded(replace(CLOSED, aspect=Fraction(1))),
+        "64x48",
+        {"width": 64, "height": 48, "sample_aspect_ratio": None, "crop": None},
+    ),
+]
+
+
+@pytest.mark.parametrize("full", [(), ("--full",)])
+@pytest.mark.parametrize(("make", "size", "facts"), SHAPES)
+def test_a_size_is_as_shown_and_what_it_comes_from_beside_it(
+    shell: Run, tmp_path: Path, make: Maker, size: str, facts: dict[str, object], full: tuple[str, ...]
+) -> None:
+    make(tmp_path / "a.mp4", 9)
+    assert f"  size       {size}\n" in shell("probe", *full, "a.mp4").out
+    assert facts.items() <= json.loads(shell("probe", "--json", *full, "a.mp4").out).items()
 
 
 def test_a_full_probe_decodes_every_frame(shell: Run, clip: Path) -> None:
@@ -116,6 +154,7 @@ def test_a_name_that_is_not_utf8_is_told_readably_with_its_bytes_beside_it(
 def test_long_durations_are_also_told_by_the_clock_and_what_is_not_known_is_said() -> None:
     film = Clip(path=Path("a"), kind="video", width=4, height=3, frame_count=9, duration_s=3723.25)
     assert dict(rows(film))["duration"] == "3723.25 s (1:02:03)"
+    assert dict(rows(replace(film, transfer="HLG")))["colours"] == "HDR (HLG), shown in SDR"
     clip = Clip(path=Path("a"), kind="video", width=4, height=3, frame_count=9, rotation=90, faults=("One.", "Two."))
     assert rows(clip) == [
         ("container", ""),

@@ -57,7 +57,10 @@ def written_and_read(making: Making) -> Making:
         lambda making: replace(making, clips=(ShownClip(framing=Framing(background="#000080")),)),
         lambda making: replace(
             making,
-            clips=(ShownClip(framing=Framing(start_s=1.0, end_s=2.5), bytes=9, sha256=SHA), *making.clips),
+            clips=(
+                ShownClip(framing=Framing(start_s=1.0, end_s=2.5, is_as_stored=True), bytes=9, sha256=SHA),
+                *making.clips,
+            ),
         ),
         lambda making: replace(
             making,

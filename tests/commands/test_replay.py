@@ -62,10 +62,15 @@ def made(vllava: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             *rows("ask", "--json", "--fit", "pad", "--at", "0.5,1", "--no-guard", *warm, RED, STAR, HAPPENS),
             *rows("ask", "--json", "--choices", "Yes.,No.", "--calibrate", "--end", "1.5", RED, "Is there a star?"),
             *rows("ask", "--json", ".", COLOUR),
+            *rows("ask", "--json", "--as-stored", RED, HAPPENS),
         ],
         "bf16": rows("ask", "--json", "--precision", "bf16", RED, HAPPENS),
-        "chat": rows("chat", "--json", "--session", "session.jsonl", RED, stdin=CHAT),
-        "batch": rows("batch", "-Q", HAPPENS, "-Q", COLOUR, RED, BLUE, STAR, "torn.mp4", "--hash", *warm, code=1),
+        "chat": rows("chat", "--json", "--as-stored", "--session", "session.jsonl", RED, stdin=CHAT),
+        "batch": rows(
+            *("batch", "-Q", HAPPENS, "-Q", COLOUR, RED, BLUE, STAR, "torn.mp4", "--hash", "--as-stored"),
+            *warm,
+            code=1,
+        ),
         "bare": rows("batch", HAPPENS, RED, "--choices", "Yes.,No."),
     }
     folder.rename(folder.parent / "moved")
@@ -109,6 +114,8 @@ def changed(row: Row, *places: tuple[str, Any]) -> Row:
 def test_the_answers_of_every_command_are_the_same_again(made: dict[str, list[Row]]) -> None:
     rows = [*made["ask"], *made["chat"], *made["batch"], *made["bare"]]
     good = [row for row in rows if not row.get("error")]
+    kept = [row for row in good if any(clip.get("is_as_stored") for clip in row["made_with"]["clips"])]
+    assert kept == [made["ask"][-1], *made["chat"], *(row for row in made["batch"] if not row["error"])]
     assert [row["turn"] for row in made["chat"]] == [1, 2, 2, 2, 1, 2]
     code, out, err = replayed(*good)
     assert out == "".join(f"{row.get('id') or f'row {number}'}: same\n" for number, row in enumerate(good, 1))
@@ -172,7 +179,7 @@ def test_an_answer_that_was_stopped_is_made_again_as_far_as_it_went(made: dict[s
 
 
 def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> None:
-    ask, two, chosen, pictures = made["ask"]
+    ask, two, chosen, pictures, _ = made["ask"]
     bad = next(row for row in made["batch"] if row["error"])
     Path(BLUE).write_bytes(b"other")
     Path("longer.mp4").write_bytes(Path(RED).read_bytes() + b"!")

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from PIL import Image
@@ -35,6 +36,7 @@ def _video(
     fps: int = 10,
     movflags: str = "",
     rotation: int = 0,
+    aspect: Fraction | None = None,
 ) -> Encoding:
     """`options` as "g=6 bf=2". One thread, and neither the time nor random numbers in the file."""
     pairs = (option.partition("=")[::2] for option in f"flags=+bitexact threads=1 {options}".split())
@@ -44,6 +46,7 @@ def _video(
         pix_fmt=pix_fmt,
         fps=fps,
         rotation=rotation,
+        aspect=aspect,
         options=dict(pairs),
         muxer_options={"fflags": "+bitexact"} | ({"movflags": movflags} if movflags else {}),
     )
@@ -60,7 +63,7 @@ _VIDEOS: dict[str, Encoding] = {
     "h264-faststart.mp4": _video("libx264", _H264, movflags="faststart"),
     "h264-fragments.mp4": _video("libx264", _H264, movflags="frag_keyframe+empty_moov"),
     "h264-open.mp4": _video("libx264", _OPEN),
-    "h264-turned.mov": _video("libx264", _H264, rotation=90),
+    "h264-turned.mov": _video("libx264", _H264, rotation=90, aspect=Fraction(64, 45)),
     "h264.mkv": _video("libx264", _H264),
     "h264-open.mkv": _video("libx264", _OPEN),
     "h264.avi": _video("libx264", f"{_H264} bf=0"),
@@ -99,7 +102,7 @@ _VIDEOS: dict[str, Encoding] = {
     "h263.h263": _video("h263", "g=6"),
     "ffv1.mkv": _video("ffv1"),
     "ffv1-alpha.mkv": _video("ffv1", pix_fmt="bgra"),
-    "ffv1-10.mkv": _video("ffv1", pix_fmt="yuv420p10le"),
+    "ffv1-10.mkv": _video("ffv1", "color_trc=smpte2084", pix_fmt="yuv420p10le"),
     "huffyuv.avi": _video("huffyuv", pix_fmt="rgb24"),
     "raw.avi": _video("rawvideo", pix_fmt="bgr24"),
     "raw.y4m": _video("rawvideo", container="yuv4mpegpipe"),

@@ -140,6 +140,21 @@ def test_a_sheet_tells_what_the_model_sees() -> None:
     assert whole.tiles.shape == (1, 202, 360, 3)
 
 
+def test_frames_of_several_sizes_are_drawn_undistorted() -> None:
+    shown = frames(2, 640, 640)
+    shown.pixels[:] = RED
+    clip = replace(shown.clip, width=640, height=320, sizes=("640x320", "320x640"))
+    several = tiled(replace(shown, clip=clip, sizes=((640, 320), (320, 640))), "whole")
+    assert (several.pixels.shape, several.sizes) == ((2, 360, 360, 3), ())
+    red = (several.pixels == RED).all(axis=-1)
+    assert [(mask.any(axis=0).sum(), mask.any(axis=1).sum(), mask.sum()) for mask in red] == [
+        (360, 180, 360 * 180),
+        (180, 360, 360 * 180),
+    ]
+    assert (several.pixels[~red] == PAPER).all()
+    assert facts(several) == "640x320, 320x640, h264, 29.97 frames a second, 0:12.50"
+
+
 def sheet(tiles: Pixels, *labels: str) -> Sheet:
     return Sheet(name="a.mp4", facts="", tiles=tiles, labels=labels)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vllava_cli.errors import CheckpointError, MediaError
 from vllava_cli.media.contact_sheet import seen
 from vllava_cli.media.pixels import fitted, image_pixels, video_pixels
 from vllava_cli.media.preprocess import crop_corner, padded, padding_colour, short_side_size
+from vllava_cli.media.select import spread
 from vllava_cli.nouns import Clip, Fit, Frames, MediaKind, VideoRecipe
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -210,6 +212,19 @@ def test_eyes_see_what_the_model_is_given(short_side: int, crop: int, height: in
     expected = given_to_the_model(frames, recipe_, fit)
     assert (squares.shape, squares.dtype) == ((2, crop, crop, 3), np.uint8)
     assert np.abs(squares.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_frames_of_several_sizes_become_squares_each_by_itself(fit: Fit) -> None:
+    wide, high, recipe_ = frames_of(scene(36, 64)[:1]), frames_of(scene(72, 40)[:1]), recipe(64, 64)
+    pixels = np.full((2, 72, 64, 3), 255, np.uint8)
+    pixels[0, :36], pixels[1, :, :40] = wide.pixels[0], high.pixels[0]
+    both = replace(wide, pixels=pixels, times_s=(0.0, 1.0), sizes=((64, 36), (40, 72)))
+    alone = torch.cat([video_pixels(each, recipe_, fit=fit)[0] for each in (wide, high)])
+    for frames in (both, fitted(both, recipe_, fit=fit)):
+        assert torch.equal(video_pixels(frames, recipe_, fit=fit)[0], alone)
+    assert torch.equal(video_pixels(spread(both, fit), recipe_, fit=fit)[0], alone[[0] * 4 + [1] * 4])
+    assert (seen(both, recipe_, fit=fit)[1] == seen(high, recipe_, fit=fit)[0]).all()
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from _pytest.mark import ParameterSet
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from PIL import Image
 
-from tests.clips import APNG, FFV1, GIF, MJPEG, Encoding, Truth, shown_stream, truth
+from tests.clips import APNG, FFV1, GIF, MJPEG, Encoding, Pixels, Truth, as_it_is, shown_stream, truth
 from tests.media import zoo
 from tests.media.zoo import (
     CLOSED,
@@ -38,7 +40,9 @@ from vllava_cli.media.sample import probe, sample
 from vllava_cli.media.select import pick
 from vllava_cli.nouns import Frames, Framing, Way
 
-WHOLE = Framing()
+Look = Callable[[Pixels], Pixels]
+
+WHOLE, AS_STORED = Framing(), Framing(is_as_stored=True)
 SHORT, LONG = 30, 400
 
 
@@ -50,11 +54,30 @@ class Animal:
     make: Maker
     way: Way | None
     frames: tuple[int, ...]
+    look: Look = as_it_is
+    """How a person sees a stored frame, before it is turned."""
+    framing: Framing = WHOLE
 
 
-def animal(name: str, make: Maker | Encoding, way: Way | None = None, *frames: int) -> Animal:
+def animal(name: str, make: Maker | Encoding, way: Way | None = None, *frames: int, look: Look = as_it_is) -> Animal:
     maker = encoded(make) if isinstance(make, Encoding) else make
-    return Animal(name=name, make=maker, way=way, frames=frames or (SHORT, LONG))
+    return Animal(name=name, make=maker, way=way, frames=frames or (SHORT, LONG), look=look)
+
+
+def as_stored(name: str, make: Maker | Encoding) -> Animal:
+    """One that a person would see otherwise, but of which the stored pixels are wanted."""
+    return replace(animal(name, make), framing=AS_STORED)
+
+
+def wide(width: int, height: int, *box: int) -> Look:
+    """The part (left, top, right, bottom) of a frame, scaled to a size."""
+
+    def look(stored: Pixels) -> Pixels:
+        left, top, right, bottom = box or (0, 0, stored.shape[1], stored.shape[0])
+        part = Image.fromarray(stored[top:bottom, left:right])
+        return np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+
+    return look
 
 
 def _irregular(index: int) -> int:
@@ -80,9 +103,11 @@ def _decoded_too_early(number: int, pts: int, dts: int) -> tuple[int, int]:
     return pts, dts - 27000 * (number % 5 == 4)
 
 
-def animals(stem: str, endings: str, make: Maker | Encoding, way: Way | None = None) -> list[Animal]:
+def animals(
+    stem: str, endings: str, make: Maker | Encoding, way: Way | None = None, *, look: Look = as_it_is
+) -> list[Animal]:
     """The same in several containers."""
-    return [animal(f"{stem}.{ending}", make, way) for ending in endings.split()]
+    return [animal(f"{stem}.{ending}", make, way, look=look) for ending in endings.split()]
 
 
 ONE_KEY = zoo.marked(lambda number: number == 0)
@@ -106,15 +131,8 @@ CODECS = [
     animal("10-bit.mp4", replace(CLOSED, pix_fmt="yuv420p10le")),
     animal("full-range.mp4", replace(CLOSED, pix_fmt="yuvj420p")),
     animal("gray.mkv", replace(CLOSED, pix_fmt="gray")),
-    animal(
-        "hdr.mp4",
-        zoo.coloured(
-            x265("colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1", "yuv420p10le"),
-            color_primaries="bt2020",
-            color_trc="smpte2084",
-            colorspace="bt2020nc",
-        ),
-    ),
+    as_stored("hdr.mp4", zoo.hdr("smpte2084")),
+    as_stored("hdr-h264.mkv", zoo.hdr("arib-std-b67", replace(CLOSED, pix_fmt="yuv420p10le"))),
     *animals("hevc-open", "mp4 mkv ts", x265()),
     animal("hevc-closed.mp4", x265("open-gop=0")),
     animal("hevc-12-bit.mkv", x265(pix_fmt="yuv420p12le")),
@@ -157,7 +175,7 @@ CODECS = [
     animal("raw-pictures.avi", Encoding(codec="rawvideo", pix_fmt="bgr24")),
     animal("png.mov", Encoding(codec="png", pix_fmt="rgb24")),
     *animals("flv1", "avi flv", Encoding(codec="flv", options={"g": "12"})),
-    animal("raw.h263", encoded(Encoding(codec="h263", options={"g": "12"}), 176, 144)),
+    animal("raw.h263", encoded(Encoding(codec="h263", options={"g": "12"}), 176, 144), look=wide(192, 144)),
     animal("divx3.avi", Encoding(codec="msmpeg4", options={"g": "12"})),
     animal("wmv2.asf", Encoding(codec="wmv2", options={"g": "12"})),
     animal("odd-size.mkv", encoded(x264(), 66, 50)),
@@ -196,7 +214,7 @@ CONTAINERS = [
     animal("clip.vob", replace(MPEG2_B, container="vob")),
     animal("clip.m2v", replace(MPEG2_B, container="mpeg2video")),
     animal("clip.y4m", Encoding(codec="wrapped_avframe", container="yuv4mpegpipe")),
-    animal("clip.dv", encoded(Encoding(codec="dvvideo", fps=25), 720, 576), None, SHORT),
+    animal("clip.dv", encoded(Encoding(codec="dvvideo", fps=25), 720, 576), None, SHORT, look=wide(768, 576)),
     animal("clip.mxf", replace(MPEG2_B, pix_fmt="yuv422p")),
     animal("no-cues.mkv", replace(CLOSED, muxer_options={"live": "1"})),
     animal("cluster-each.mkv", replace(CLOSED, muxer_options={"cluster_time_limit": "0"})),
@@ -251,6 +269,16 @@ COUNTS = [
     animal("ninety-minutes-1-fps.mp4", replace(CLOSED, fps=1), "seek", 5400),
 ]
 
+WIDE = replace(CLOSED, aspect=Fraction(64, 45))
+
+
+def wider(stored: Pixels) -> Pixels:
+    return wide(round(stored.shape[1] * 64 / 45), stored.shape[0])(stored)
+
+
+EDGES = dict(zip(zoo.CROP, (4, 8, 2, 6), strict=True))
+
+
 STAMPS = [
     *animals("variable", "mp4 mkv", timed(CLOSED, _irregular)),
     animal("variable-hevc.mp4", timed(x265(), _irregular)),
@@ -281,6 +309,10 @@ STAMPS = [
     *animals("two-sizes", "ts h264", zoo.two_in_a_row(0, 0, width=96, height=80)),
     animal("two-sizes.mkv", zoo.changing(CLOSED, [(64, 48), (96, 80)], "part.h264")),
     animal("two-sizes-vp9.mkv", zoo.changing(VP9, [(64, 48), (96, 80), (64, 48)], "part.webm")),
+    animal("three-sizes-vp8.webm", zoo.changing(VP8, [(64, 36), (128, 72), (36, 64)], "part.webm")),
+    animal("two-sizes-wide.mkv", zoo.changing(WIDE, [(64, 48), (96, 80)], "part.h264"), look=wider),
+    animal("turned-midway.mkv", zoo.turned_midway),
+    animal("turned-by-keys.mp4", remuxed(x264("bframes=0"), zoo.spread, first="plain.h264", filters=zoo.TURN)),
     animal("two-sizes-of-one-shape.mkv", zoo.changing(CLOSED, [(64, 48), (64, 48)], "part.h264")),
 ]
 
@@ -369,7 +401,52 @@ DAMAGED = [
     )
 ]
 
+SHAPES = [
+    *animals("wide", "mp4 mkv ts avi", WIDE, look=wide(91, 48)),
+    animal("wide.h264", WIDE, look=wide(91, 48)),
+    animal("wide-mpeg2.mpg", replace(MPEG2_B, aspect=Fraction(16, 9) / Fraction(64, 48)), look=wide(85, 48)),
+    animal("wide-mpeg4.avi", replace(MPEG4_B, aspect=Fraction(2)), look=wide(128, 48)),
+    animal("wide-mjpeg.mov", replace(MJPEG, aspect=Fraction(4, 3)), look=wide(85, 48)),
+    animal("high.mp4", replace(CLOSED, aspect=Fraction(8, 9)), look=wide(64, 54)),
+    animal("high-turned.mp4", replace(CLOSED, aspect=Fraction(8, 9), rotation=90), look=wide(64, 54)),
+    animal("wide-mirrored.mp4", replace(WIDE, is_mirrored=True), look=wide(91, 48)),
+    as_stored("wide-turned-as-stored.mkv", replace(WIDE, rotation=90)),
+    as_stored("cropped-as-stored.mkv", zoo.shown_as(CLOSED, EDGES)),
+    as_stored("wide-mjpeg-as-stored.mov", replace(MJPEG, aspect=Fraction(4, 3))),
+    animal("wide-by-rounding.mp4", replace(CLOSED, aspect=Fraction(640, 639))),
+    animal("far-too-wide.mp4", replace(CLOSED, aspect=Fraction(17))),
+    animal("wide-by-mistake.gif", replace(GIF, aspect=Fraction(3, 2))),
+    animal(
+        "pal.dv",
+        encoded(Encoding(codec="dvvideo", fps=25, aspect=Fraction(64, 45)), 720, 576),
+        None,
+        8,
+        look=wide(1024, 576),
+    ),
+    animal(
+        "shown-larger.mkv", zoo.shown_as(CLOSED, dict(zip(zoo.DISPLAY, (128, 48, 0), strict=True))), look=wide(128, 48)
+    ),
+    animal(
+        "shown-16-to-9.mkv", zoo.shown_as(CLOSED, dict(zip(zoo.DISPLAY, (16, 9, 3), strict=True))), look=wide(85, 48)
+    ),
+    animal("cropped.mkv", zoo.shown_as(CLOSED, EDGES), look=wide(56, 36, 2, 4, 58, 40)),
+    animal("cropped.webm", zoo.shown_as(VP9, EDGES), look=wide(56, 36, 2, 4, 58, 40)),
+    animal(
+        "cropped-wide.mkv",
+        zoo.shown_as(CLOSED, EDGES | dict(zip(zoo.DISPLAY, (112, 36, 0), strict=True))),
+        look=wide(112, 36, 2, 4, 58, 40),
+    ),
+    animal("cropped.mp4", zoo.cropped(CLOSED, 56, 36, -2, -2), look=wide(56, 36, 2, 4, 58, 40)),
+    animal(
+        "cropped-wide-turned.mp4",
+        zoo.cropped(replace(WIDE, rotation=90), 56, 36, -2, -2),
+        look=wide(80, 36, 2, 4, 58, 40),
+    ),
+    animal("cropped-outside.mp4", zoo.cropped(CLOSED, 56, 36, 20, 0), look=wide(75, 48)),
+]
+
 FILES = {
+    "shape": SHAPES,
     "codec": CODECS,
     "container": CONTAINERS,
     "edit": EDITS,
@@ -383,12 +460,12 @@ FILES = {
 def places(got: Frames, expected: Truth, positions: Sequence[int]) -> list[int | None]:
     """Which frame of the plain decode each of these is: the expected one where several are alike, None for none."""
     shown = expected.pictures(positions)
-    if len(got.pixels) == 8 and all(map(np.array_equal, got.pixels, (shown[place] for place in positions))):
+    if len(got.pixels) == 8 and all(map(np.array_equal, got.pictures, (shown[place] for place in positions))):
         return list(positions)
     everything = expected.pictures(range(expected.count))
     return [
         next((place for place, other in everything.items() if np.array_equal(picture, other)), None)
-        for picture in got.pixels
+        for picture in got.pictures
     ]
 
 
@@ -403,7 +480,7 @@ def cases(animals: Sequence[Animal]) -> list[ParameterSet]:
 @pytest.mark.parametrize(("entry", "frames"), cases([entry for entries in FILES.values() for entry in entries]))
 def test_the_eight_frames_of_a_plain_decode(tmp_path: Path, entry: Animal, frames: int) -> None:
     path = entry.make(tmp_path / entry.name, frames)
-    expected, got = truth(path), sample(path, WHOLE)
+    expected, got = truth(path, entry.look), sample(path, entry.framing)
     assert places(got, expected, expected.positions) == expected.positions
     assert got.times_s == pytest.approx(expected.times_s(expected.positions), abs=1e-9)
     if entry.way and frames == LONG:
@@ -496,7 +573,7 @@ def _falls(stamps: Sequence[int | None]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Sight:
     """What can be seen of a file without the sampler."""
 
     path: Path
@@ -513,7 +590,7 @@ class Look:
             return sum(entry.is_keyframe for entry in shown_stream(container).index_entries)
 
 
-ODDITIES: list[tuple[str, Callable[[Look], object]]] = [
+ODDITIES: list[tuple[str, Callable[[Sight], object]]] = [
     ("b-pyramid.mp4", lambda it: _falls([packet.pts for packet in it.packets])),
     (
         "open.mp4",
@@ -544,6 +621,14 @@ ODDITIES: list[tuple[str, Callable[[Look], object]]] = [
     ("ends-early.mp4", lambda it: it.truth.count == 295),
     ("middle-left-out.mp4", lambda it: it.truth.count == 300),
     ("played-twice.mp4", lambda it: len(it.packets) != LONG),
+    ("cropped.mp4", lambda it: b"clap" in it.data),
+    ("cropped.mkv", lambda it: b"\x54\xbb\x82\0\4" in it.data),
+    ("three-sizes-vp8.webm", lambda it: set(it.truth.sizes) == {(64, 36), (128, 72), (36, 64)}),
+    ("turned-by-keys.mp4", lambda it: it.truth.matrix[0] == 0),
+    (
+        "turned-midway.mkv",
+        lambda it: [picture.shape[:2] for picture in it.truth.pictures([0, LONG - 1]).values()] == [(48, 64), (64, 48)],
+    ),
     ("variable.mkv", lambda it: {b - a for a, b in pairwise(it.truth.stamps)} == {40, 200}),
     ("none.ts", lambda it: None in {packet.pts for packet in it.packets}),
     ("doubled-rarely.mkv", lambda it: len({packet.pts for packet in it.packets}) == LONG - 1),
@@ -572,7 +657,7 @@ ODDITIES: list[tuple[str, Callable[[Look], object]]] = [
 ]
 
 
-def _kinds(it: Look) -> set[int]:
+def _kinds(it: Sight) -> set[int]:
     """The types of HEVC's units."""
     return {first >> 1 & 63 for packet in it.packets for first, _ in _heads(packet)}
 
@@ -583,6 +668,6 @@ def _first_frame(path: Path) -> VideoFrame:
 
 
 @pytest.mark.parametrize(("name", "is_odd"), ODDITIES, ids=[name for name, _ in ODDITIES])
-def test_an_odd_file_is_odd(tmp_path: Path, name: str, is_odd: Callable[[Look], object]) -> None:
+def test_an_odd_file_is_odd(tmp_path: Path, name: str, is_odd: Callable[[Sight], object]) -> None:
     path = _animal(name).make(tmp_path / name, LONG)
-    assert is_odd(Look(path=path, packets=zoo.packets_of(path), truth=truth(path)))
+    assert is_odd(Sight(path=path, packets=zoo.packets_of(path), truth=truth(path)))

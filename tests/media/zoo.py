@@ -234,6 +234,18 @@ def changing(encoding: Encoding, sizes: Sequence[tuple[int, int]], first: str, c
     return make
 
 
+TURN = "h264_metadata=display_orientation=insert:rotate=90"
+"""Puts messages into H.264 that say how frames are turned; FFmpeg attaches each to one frame, but it holds after it."""
+
+
+def turned_midway(path: Path, frames: int) -> Path:
+    """H.264 whose second half says, in its own messages, that it is to be turned by 90 degrees."""
+    half = plain_clip(beside(path, "half.h264"), frames // 2, encoding=x264("bframes=0"))
+    turned = remux(half, beside(path, "turned.h264"), spread, filters=TURN)
+    path.write_bytes(half.read_bytes() + turned.read_bytes())
+    return remux(path.rename(beside(path, "both.h264")), path, spread)
+
+
 Clock = Callable[[int, int, int], tuple[int, int]]
 """(number of the frame in the file, its pts, its dts) → the pts and dts that it gets instead."""
 
@@ -500,6 +512,51 @@ def two_descriptions(path: Path, frames: int) -> Path:
     return path
 
 
+def cropped(encoding: Encoding, *aperture: int) -> Maker:
+    """An mp4 of which only a part is shown: its width and height, as in the track's header, and its middle's offset."""
+    box = _box(b"clap", *(struct.pack(">iI", number, 1) for number in aperture))
+
+    def patch(data: bytes) -> bytes:
+        at, end = _find(data, b"stsd")
+        entry = at + 16
+        size = struct.unpack(">I", data[entry : entry + 4])[0] + len(box)
+        data = data[:entry] + struct.pack(">I", size) + data[entry + 4 : end] + box + data[end:]
+        _, shown = _find(data, b"tkhd")
+        data = data[: shown - 8] + struct.pack(">HHHH", aperture[0], 0, aperture[1], 0) + data[shown:]
+        return _grown(data, len(box), b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+
+    return patched(encoding, patch)
+
+
+# --- elements of matroska
+
+DISPLAY = (0x54B0, 0x54BA, 0x54B2)
+"""DisplayWidth, DisplayHeight and DisplayUnit: 0 for pixels, 3 for a ratio."""
+CROP = (0x54BB, 0x54AA, 0x54CC, 0x54DD)
+"""PixelCropTop, PixelCropBottom, PixelCropLeft and PixelCropRight."""
+
+
+def shown_as(encoding: Encoding, elements: dict[int, int]) -> Maker:
+    """A matroska file whose Video element says more; the gap before it gets so much smaller."""
+    added = b"".join(struct.pack(">HBH", kind, 0x82, value) for kind, value in elements.items())
+
+    def patch(data: bytes) -> bytes:
+        video = re.search(rb"\xe0[\x80-\xff]\xb0", data)
+        assert video
+        start, end = video.start(), video.start() + 2 + (data[video.start() + 1] & 0x7F)
+        inside = data[start + 2 : end].replace(b"\x54\xb2\x81\x04", b"") + added
+        entry, tracks = data.index(b"\xae\1\0\0\0"), data.rindex(b"\x16\x54\xae\x6b")
+        gap, by = data.index(b"\xec\1\0\0\0"), len(inside) - (end - start - 2)
+        sizes = [(gap + 2, 7, -by), (tracks + 4, 9 - data[tracks + 4].bit_length(), by), (entry + 2, 7, by)]
+        data = data[: start + 1] + bytes([0x80 | len(inside)]) + inside + data[end:]
+        for at, length, more in sizes:
+            size = int.from_bytes(data[at : at + length], "big") + more
+            data = data[:at] + size.to_bytes(length, "big") + data[at + length :]
+        return data[: gap + 9] + data[gap + 9 + by :]
+
+    return patched(encoding, patch)
+
+
 # --- damage
 
 
@@ -611,6 +668,12 @@ def _copy(packets: Iterable[av.Packet], stream: av.stream.Stream, container: av.
 def coloured(encoding: Encoding, **colours: str) -> Encoding:
     """With the tags of another colour space."""
     return replace(encoding, options={**encoding.options, **colours})
+
+
+def hdr(transfer: str, encoding: Encoding | None = None) -> Encoding:
+    """Ten bits in BT.2020; the transfer is FFmpeg's name, smpte2084 for PQ, arib-std-b67 for HLG."""
+    x = x265(f"colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc", "yuv420p10le")
+    return coloured(encoding or x, color_primaries="bt2020", color_trc=transfer, colorspace="bt2020nc")
 
 
 # --- two views in one stream

@@ -110,7 +110,7 @@ def media(draw: st.DrawFn) -> MediumRecord:
         path=draw(paths),
         kind=draw(st.sampled_from(get_args(MediaKind))),
         fingerprint=Fingerprint(bytes=draw(counts), sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64))),
-        framing=Framing(start_s=draw(trim), end_s=draw(trim), at_s=at_s, fit="pad"),
+        framing=Framing(start_s=draw(trim), end_s=draw(trim), at_s=at_s, fit="pad", is_as_stored=draw(st.booleans())),
         times_s=tuple(draw(st.lists(times, max_size=8))),
     )
 

@@ -18,9 +18,10 @@ from typing import NamedTuple, NoReturn
 
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import WHITE, Adapter, Framing, Sampling, Wishes, counted
+from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
+from vllava_cli.storage.session_file import framing_row
 
 ID_DIGITS = 32
 FIRST_KEYS = (
@@ -160,11 +161,10 @@ def settings_of(
 
     A setting that older releases didn't have is left out where it has its default, so that ids stay.
     """
-    frames = {name: value for name, value in asdict(framing).items() if (name, value) != ("background", WHITE)}
     return {
         "precision": wishes.precision,
         "attention": wishes.attention,
-        "framing": frames,
+        "framing": {"fit": framing.fit, **framing_row(framing)},
         "sampling": _used(sampling),
         **({"adapter": adapter.sha256} if adapter else {}),
     }

@@ -172,5 +172,5 @@ def _write_each(frames: Frames, sheets: Sheets) -> list[Path]:
     targets = [(sheets.folder or Path()) / name for name in names]
     for target in targets:
         sheets.check_free(target)
-    pairs = zip(targets, frames.pixels, strict=True)
+    pairs = zip(targets, frames.pictures, strict=True)
     return [write(target, frame_png(pixels), is_overwriting=sheets.is_overwriting) for target, pixels in pairs]

@@ -15,9 +15,9 @@ from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
 KEYS = (
-    *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "duration_s", "fps"),
-    *("is_rate_constant", "frame_count", "way", "way_reason", "is_damaged"),
-    *("faults", "notes"),
+    *("path", "kind", "container", "codec", "pixel_format", "width", "height", "rotation", "sample_aspect_ratio"),
+    *("sizes", "crop", "transfer", "duration_s", "fps", "is_rate_constant", "frame_count", "way", "way_reason"),
+    *("is_damaged", "faults", "notes"),
 )
 """The keys of an object that --json prints, in order."""
 
@@ -77,17 +77,26 @@ def report(clip: Clip) -> dict[str, Any]:
 
 def rows(clip: Clip) -> list[tuple[str, str]]:
     """Returns a (name, text) row for each fact about a clip; an image has no duration, rate, frame count or way."""
-    turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
     found = [
         ("container", clip.container),
         ("codec", f"{clip.codec} ({clip.pixel_format})" if clip.pixel_format else clip.codec),
-        ("size", f"{clip.width}x{clip.height}{turned}"),
+        *([("colours", f"HDR ({clip.transfer}), shown in SDR")] if clip.transfer else []),
+        ("size", _size(clip)),
     ]
     if clip.kind == "video":
         found += [("duration", _duration(clip.duration_s)), ("rate", _rate(clip)), ("frames", str(clip.frame_count))]
     if clip.way:
         found.append(("way", f"{clip.way}: {clip.way_reason}" if clip.way_reason else clip.way))
     return found + [("fault", fault) for fault in clip.faults] + [("note", note) for note in clip.notes]
+
+
+def _size(clip: Clip) -> str:
+    """Writes the size as shown, and how it came about: "1024x576, pixels of 64:45, turned by 90 degrees"."""
+    cropped = f", cropped to {clip.crop}" if clip.crop else ""
+    stretched = f", pixels of {clip.sample_aspect_ratio}" if clip.sample_aspect_ratio else ""
+    turned = f", turned by {clip.rotation} degrees" if clip.rotation else ""
+    size = ", ".join(clip.sizes) or f"{clip.width}x{clip.height}"
+    return f"{size}{cropped}{stretched}{turned}"
 
 
 def _duration(duration_s: float | None) -> str:

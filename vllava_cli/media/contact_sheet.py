@@ -73,10 +73,11 @@ class Sheet:
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
     """Resizes frames for the sheet: whole frames, or the squares that the model sees. Errors: those of `seen`."""
     if tiles != "whole":
-        return replace(frames, pixels=seen(frames, tiles, fit=fit))
+        return replace(frames, pixels=seen(frames, tiles, fit=fit), sizes=())
     _, height, width, _ = frames.pixels.shape
     tile = _tile(width, height)
-    return replace(frames, pixels=np.stack([np.asarray(_tile_of(pixels, tile)) for pixels in frames.pixels]))
+    draw = _centred if frames.sizes else _tile_of
+    return replace(frames, pixels=np.stack([np.asarray(draw(pixels, tile)) for pixels in frames.pictures]), sizes=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,9 @@ def seen(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Pixels:
 
     Errors: those of `check_shape`.
     """
-    check_shape(frames.pixels.shape[2], frames.pixels.shape[1], fit)
     squares = []
-    for pixels in frames.pixels:
+    for pixels in frames.pictures:
+        check_shape(pixels.shape[1], pixels.shape[0], fit)
         image = Image.fromarray(padded(pixels, recipe.mean) if fit == "pad" else pixels)
         box = _kept(image, recipe) if fit == "crop" else None
         squares.append(np.asarray(image.resize((recipe.crop_width, recipe.crop_height), _BICUBIC, box)))
@@ -172,7 +173,8 @@ def facts(frames: Frames) -> str:
     clip = frames.clip
     rate = f"{counted(float(f'{clip.fps:.4g}'), 'frame')} a second" if clip.fps else ""
     length = clock(clip.duration_s) if clip.duration_s is not None else ""
-    return ", ".join(filter(None, [f"{clip.width}x{clip.height}", clip.codec, rate, length]))
+    sizes = clip.sizes or [f"{clip.width}x{clip.height}"]
+    return ", ".join(filter(None, [*sizes, clip.codec, rate, length]))
 
 
 def printable(text: str) -> str:
@@ -246,6 +248,16 @@ def _tile_of(pixels: Pixels, tile: tuple[int, int]) -> Image.Image:
         return image
     filter_ = Image.Resampling.NEAREST if image.width < tile[0] else Image.Resampling.LANCZOS
     return image.resize(tile, filter_)
+
+
+def _centred(pixels: Pixels, tile: tuple[int, int]) -> Image.Image:
+    """Scales a picture until it fits into a tile of another shape, and puts it in the middle of the tile."""
+    image, paper = Image.fromarray(pixels), Image.new("RGB", tile, _PAPER)
+    scale = min(tile[0] / image.width, tile[1] / image.height)
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    scaled = image.resize((width, height), Image.Resampling.LANCZOS)
+    paper.paste(scaled, ((tile[0] - width) // 2, (tile[1] - height) // 2))
+    return paper
 
 
 def _encoded(image: Image.Image, form: PictureForm) -> bytes:

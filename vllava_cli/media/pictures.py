@@ -16,7 +16,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from PIL import ImageColor
 
-from vllava_cli.nouns import WHITE
+from vllava_cli.media.tone_map import TRANSFERS, write_sdr
+from vllava_cli.nouns import Framing
 
 Pixels = npt.NDArray[np.uint8]
 _BAND = 256
@@ -42,34 +43,31 @@ _PADDING = ("rawvideo", "huffyuv", "ffvhuff")
 class Converter:
     """Converts frames to RGB exactly as `frame.to_ndarray(format="rgb24")` does; each thread needs its own converter.
 
-    Transparent frames are then laid over a background, as browsers and editors do.
-
-    `to_ndarray` makes its tables anew for every frame, which takes longer than converting a small picture. A converter
-    makes them once.
+    HDR frames are tone-mapped, unless they are wanted as stored. Transparent frames are laid over a background, as
+    browsers and editors do. `to_ndarray` makes its tables anew for every frame, which takes longer than converting a
+    small picture. A converter makes them once.
     """
 
-    def __init__(self, background: str = WHITE, codec: str = "") -> None:
-        self._background, self._may_pad = background, codec in _PADDING
+    def __init__(self, framing: Framing, codec: str = "") -> None:
+        self._framing, self._may_pad = framing, codec in _PADDING
         self._reformatter, self._alpha_reformatter = VideoReformatter(), VideoReformatter()
 
     def write(self, frame: VideoFrame, target: Pixels) -> None:
-        """Writes a frame as RGB into `target`, [H, W, 3]; a frame of another size is scaled to it."""
+        """Writes a frame as RGB into `target`, [H, W, 3]."""
         height, width, _ = target.shape
-        if (frame.width, frame.height) == (width, height):
-            picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        if frame.color_trc in TRANSFERS and not self._framing.is_as_stored:
+            write_sdr(frame, target, self._reformatter)
         else:
-            picture = self._reformatter.reformat(frame, format="rgb24", width=width, height=height, threads=1)
-        plane = picture.planes[0]
-        rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
-        target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
+            plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
+            rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
+            target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
         if _has_alpha(frame.format.name):
-            with_alpha = self._alpha_reformatter.reformat(frame, format="rgba", width=width, height=height)
-            plane = with_alpha.planes[0]
+            plane = self._alpha_reformatter.reformat(frame, format="rgba", threads=1).planes[0]
             rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
             alpha = rows[:height, 3 : width * 4 : 4, np.newaxis]
             is_padding = self._may_pad and not alpha.any()
             if not is_padding and alpha.min() < 255:
-                target[...] = over(np.concatenate((target, alpha), axis=2), self._background)
+                target[...] = over(np.concatenate((target, alpha), axis=2), self._framing.background)
 
 
 @cache
@@ -77,6 +75,30 @@ def _has_alpha(name: str) -> bool:
     """Returns True if a pixel format, "yuva444p10le", says how transparent each pixel is."""
     pixel_format = VideoFormat(name, 16, 16)
     return pixel_format.has_palette or any(component.is_alpha for component in pixel_format.components)
+
+
+class Turns:
+    """The display matrices of a stream's frames, in the order in which they are shown.
+
+    In H.264 and HEVC a message between frames may say how they are turned; FFmpeg attaches the matrix to one frame, but
+    it holds until the next message.
+    """
+
+    def __init__(self) -> None:
+        self._last: bytes | None = None
+        self._rotation: int | None = None
+        """FFmpeg's angle of the last matrix that was read; None before the first frame."""
+
+    def of(self, frame: VideoFrame) -> bytes | None:
+        """Returns the matrix that holds for the next frame, None if none does.
+
+        Only frames with another angle than the last one are read: PyAV keeps those that are read in memory for a while.
+        """
+        if frame.rotation != self._rotation:
+            found = matrix_of(frame)
+            if found or self._rotation is None:
+                self._last, self._rotation = found, frame.rotation
+        return self._last
 
 
 def matrix_of(frame: VideoFrame) -> bytes | None:

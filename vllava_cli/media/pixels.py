@@ -23,7 +23,7 @@ def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> T
 
     "pad" first widens each frame to a square with the recipe's mean colour; "squash" resizes both sides to the square.
     """
-    return _normalise(_fitted(frames.pixels, recipe, fit), recipe)[None]
+    return _normalise(_fitted(frames, recipe, fit), recipe)[None]
 
 
 def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
@@ -36,10 +36,10 @@ def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
     if frames.kind == "image" or {recipe.crop_height, recipe.crop_width} != {recipe.short_side}:
         return frames
     try:
-        pixels = _fitted(frames.pixels, recipe, fit).permute(0, 2, 3, 1).contiguous()
+        pixels = _fitted(frames, recipe, fit).permute(0, 2, 3, 1).contiguous()
     except (MemoryError, RuntimeError):
         return frames
-    return replace(frames, pixels=pixels.numpy())
+    return replace(frames, pixels=pixels.numpy(), sizes=())
 
 
 def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
@@ -76,9 +76,9 @@ def _image_processor(folder: Path) -> Any:
         raise CheckpointError(f"{folder} has no usable preprocessor_config.json: copy the base model's.") from exc
 
 
-def _fitted(pixels: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
-    """Makes frames squares, one at a time to save memory: [T, H, W, 3] → [T, 3, S, S] uint8."""
-    return torch.cat([_square(frame, recipe, fit).contiguous() for frame in pixels])
+def _fitted(frames: Frames, recipe: VideoRecipe, fit: Fit) -> Tensor:
+    """Makes frames squares, each by itself, one at a time to save memory: [T, 3, S, S] uint8."""
+    return torch.cat([_square(frame, recipe, fit).contiguous() for frame in frames.pictures])
 
 
 def _square(frame: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:

@@ -56,7 +56,7 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
         check_file(path)
         with _memory_faults(path):
             if look(path) == "video":
-                return replace(decode_all(path).clip, way_reason="Every frame was decoded, as was asked.")
+                return replace(decode_all(path, Framing()).clip, way_reason="Every frame was decoded, as was asked.")
     return _read(path, Framing(), tells_rate=True).clip
 
 

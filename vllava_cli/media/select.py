@@ -118,14 +118,16 @@ def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
 
     Errors: UsageError if there are more, and those of `check_shape`.
     """
-    check_shape(frames.clip.width, frames.clip.height, fit)
+    for width, height in frames.sizes or [(frames.clip.width, frames.clip.height)]:
+        check_shape(width, height, fit)
     if frames.kind == "image" or len(frames.times_s) == wanted:
         return frames
     if len(frames.times_s) > wanted:
         raise UsageError(f"{len(frames.times_s)} frames are more than the {wanted} that the model sees. Name fewer.")
     places = list(pick(len(frames.times_s), wanted))
     times_s = tuple(frames.times_s[place] for place in places)
-    return replace(frames, pixels=frames.pixels[places], times_s=times_s)
+    sizes = tuple(frames.sizes[place] for place in places) if frames.sizes else ()
+    return replace(frames, pixels=frames.pixels[places], times_s=times_s, sizes=sizes)
 
 
 def check_shape(width: int, height: int, fit: Fit) -> None:

@@ -214,6 +214,13 @@ def read_sampling(fields: Fields) -> Sampling:
     )
 
 
+def framing_row(framing: Framing) -> dict[str, object]:
+    """Returns the object that `read_framing` reads, without the fit and without wishes that older releases lack."""
+    row = asdict(framing) | {"at_s": list(framing.at_s)}
+    new = {"background": WHITE, "is_as_stored": False}
+    return {key: value for key, value in row.items() if key != "fit" and (key not in new or value != new[key])}
+
+
 def read_framing(fields: Fields, fit: Fit) -> Framing:
     """Reads the framing in a session's or an answer's row. Errors: those of `fields`."""
     background = fields.text("background") if fields.has("background") else WHITE
@@ -221,12 +228,6 @@ def read_framing(fields: Fields, fit: Fit) -> Framing:
         fields.refuse("background", f"{background!r}, not a colour like {WHITE}")
     at_s = fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP)
     return fields.build(Framing, at_s=at_s, fit=fit, background=background)
-
-
-def framing_row(framing: Framing) -> dict[str, object]:
-    """Returns the object that `read_framing` reads, without the fit, and without a background that is white."""
-    part: dict[str, object] = {"start_s": framing.start_s, "end_s": framing.end_s, "at_s": list(framing.at_s)}
-    return part if framing.background == WHITE else {**part, "background": framing.background}
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:

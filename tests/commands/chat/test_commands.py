@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from vllava_cli.storage.session_file import read
 Make = Callable[..., Stage]
 Calls = list[tuple[Any, ...]]
 A, B = Path("a.mp4"), Path("b.mp4")
+AS_STORED = Framing(fit="pad", is_as_stored=True)
 
 
 class Listed:
@@ -38,6 +40,7 @@ class Listed:
 
     def __init__(self) -> None:
         self.conversation = Conversation(fit="pad", turns=[turn("What?"), turn("Why?")])
+        self.is_as_stored = True
         self.questions = ("What?", "Why?")
         self.sampling = Sampling()
         self.screen = Screen(is_quiet=True)
@@ -63,7 +66,7 @@ def calls_of(line: str) -> Calls:
 
 
 def opened(*paths: Path, **framing: Any) -> tuple[Any, ...]:
-    return ("read", tuple((path, Framing(fit="pad", **framing)) for path in paths))
+    return ("read", tuple((path, replace(AS_STORED, **framing)) for path in paths))
 
 
 def asked(question: str) -> tuple[Any, ...]:
@@ -189,7 +192,7 @@ def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_fo
             f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
         )
         ((_, clips),) = calls_of(f"/open {text}")
-        assert set(clips) == {(path, Framing(fit="pad"))}
+        assert set(clips) == {(path, AS_STORED)}
         assert calls_of(f" {line}") == [asked(text)]
 
 

@@ -47,6 +47,14 @@ def test_frames_arrive_as_they_were_sent() -> None:
     assert (frames.pixels == PIXELS).all()
 
 
+def test_frames_of_several_sizes_keep_them() -> None:
+    sizes = ((4, 1), (1, 2), *[(2, 2)] * 6)
+    frames = answer(protocol.result_line(replace(FRAMES, sizes=sizes)), PIXELS.tobytes())
+    assert frames.sizes == sizes
+    assert [picture.shape for picture in frames.pictures] == [(1, 4, 3), (2, 1, 3), *[(2, 2, 3)] * 6]
+    assert (frames.pictures[1] == PIXELS[1, :, :1]).all()
+
+
 def test_frames_that_are_all_the_same_cross_once_and_share_their_memory() -> None:
     same = replace(FRAMES, pixels=PIXELS[[0] * 8], times_s=(0.0,) * 8)
     pictures = protocol.pictures(same)
@@ -124,6 +132,11 @@ def frames_with(**changes: object) -> bytes:
     return json.dumps(facts).encode() + b"\n"
 
 
+def frames_of_sizes(first: list[int], others: list[int] | None = None, count: int = 8) -> bytes:
+    sizes = [first, *[others or [4, 2]] * (count - 1)]
+    return json.dumps(json.loads(protocol.result_line(FRAMES)) | {"sizes": sizes}).encode() + b"\n"
+
+
 def without(name: str) -> bytes:
     facts = json.loads(protocol.result_line(FRAMES))
     facts.pop(name, None)
@@ -152,6 +165,11 @@ FORGED = {
     "more bytes than there may be of one picture": frames_with(width=5000, height=5000, shape=[1, 5000, 5000]),
     "other pixels than its clip's": frames_with(shape=[8, 4, 2]),
     "two pictures": frames_with(shape=[2, 2, 4]),
+    "too few sizes": frames_of_sizes([4, 2], count=7),
+    "a size with three sides": frames_of_sizes([4, 2, 1]),
+    "a size of nothing": frames_of_sizes([0, 1]),
+    "a size beyond the pixels": frames_of_sizes([5, 1]),
+    "no frame as large as the pixels": frames_of_sizes([3, 2], [3, 2]),
     "no picture": frames_with(shape=[0, 2, 4]),
     "a picture of true": frames_with(shape=[True, 2, 4]),
     "pictures without a height": frames_with(shape=[8, 4]),

@@ -66,14 +66,15 @@ def run(chat: Chat, screen: Screen) -> int:
 
 
 def of_session(chat: Chat, record: SessionRecord | None) -> Chat:
-    """Returns the chat with the session's fit, background and, unless a model was named, its model and adapter."""
+    """Returns the chat with the session's framing and, unless a model was named, its model and adapter."""
     if record is None:
         return chat
     wishes = chat.wishes
     if not chat.is_model_named:
         adapter = wishes.adapter or record.adapter
         wishes = replace(wishes, model=record.model, revision=record.revision, adapter=adapter)
-    framing = replace(chat.framing, fit=record.fit, background=record.background)
+    is_as_stored = chat.framing.is_as_stored or any(medium.framing.is_as_stored for medium in record.media)
+    framing = replace(chat.framing, fit=record.fit, background=record.background, is_as_stored=is_as_stored)
     return replace(chat, wishes=wishes, framing=framing)
 
 
@@ -124,6 +125,7 @@ def _controller(
         screen=screen,
         recorder=recorder,
         limits=chat.limits,
+        is_as_stored=chat.framing.is_as_stored,
         form=chat.output,
         frames_s=frames_s,
         load_s=load_s,

@@ -151,7 +151,7 @@ def _clips(chat: ChatController, given: Arguments) -> tuple[FramedClip, ...]:
         background=chat.conversation.background,
         most=FRAMES_PER_CLIP,
     )
-    return tuple((path, framing) for path in paths)
+    return tuple((path, replace(framing, is_as_stored=chat.is_as_stored)) for path in paths)
 
 
 @_command("[FILE]", options=(Option(name="--show", help="Draw the frames in the terminal."),))

@@ -71,6 +71,8 @@ class ChatController:
     screen: Screen
     recorder: SessionRecorder
     limits: DecodeLimits
+    is_as_stored: bool = False
+    """True if the pixels of clips that are opened or added are taken as they are stored."""
     ending: GracefulExit = field(default_factory=GracefulExit)
     form: AnswerForm = "stream"
     has_editor: bool = False

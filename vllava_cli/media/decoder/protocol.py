@@ -68,7 +68,8 @@ def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = No
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
-    return _line({"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape})
+    sizes = {"sizes": result.sizes} if result.sizes else {}
+    return _line({"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape, **sizes})
 
 
 def pictures(frames: Frames) -> npt.NDArray[np.uint8]:
@@ -123,7 +124,13 @@ def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -
 def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames:
     clip, times_s = _clip(fields, request), fields.each("times_s", Fields.number)
     count, height, width = fields.each("shape", lambda sizes, place: sizes.whole(place, least=1))
-    is_fitting = count in (1, len(times_s)) and (bool(request.tiles) or (height, width) == (clip.height, clip.width))
+    sizes = fields.each("sizes", _size) if fields.has("sizes") else ()
+    if sizes:
+        is_fitting = count == len(times_s) and tuple(map(max, zip(*sizes, strict=True))) == (width, height)
+    else:
+        is_fitting = count in (1, len(times_s)) and (
+            bool(request.tiles) or (height, width) == (clip.height, clip.width)
+        )
     shape = (len(times_s), height, width, 3)
     if not is_fitting or not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
         raise ProtocolError(f"frames of {shape}")
@@ -132,7 +139,12 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
         raise EOFError
     if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
-    return Frames(clip=clip, pixels=pixels, times_s=times_s)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes)
+
+
+def _size(sizes: Fields, place: str) -> tuple[int, int]:
+    width, height = sizes.each(place, lambda sides, side: sides.whole(side, least=1))
+    return width, height
 
 
 def _facts(clip: Clip) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
-from vllava_cli.media.pictures import Converter, Pixels, matrix_of
+from vllava_cli.media.pictures import Converter, Pixels, Turns
 from vllava_cli.media.video.index import DamageError, Run, arriving, bitstream_of
-from vllava_cli.nouns import WHITE
+from vllava_cli.nouns import Framing
 
 _MAX_DECODERS = 4
 _PIXELS_WORTH_A_DECODER = 6_000_000
@@ -63,11 +63,12 @@ class DecodedRuns:
 
     pts: tuple[int, ...]
     pixels: Pixels
-    """[T, H, W, 3], as stored."""
+    """[T, H, W, 3], of the stored size."""
+    framing: Framing
     matrices: set[bytes | None] = field(default_factory=set)
     """The display matrices of all wanted frames; None for a frame without one."""
 
-    def take(self, frame: VideoFrame, converter: Converter) -> None:
+    def take(self, frame: VideoFrame, matrix: bytes | None, converter: Converter) -> None:
         """Converts a frame once and writes it to each place that wants it. Errors: DamageError for another size."""
         if (frame.height, frame.width) != self.pixels.shape[1:3]:
             raise DamageError("its frames change their size")
@@ -75,19 +76,20 @@ class DecodedRuns:
         converter.write(frame, self.pixels[first])
         if others:
             self.pixels[others] = self.pixels[first]
-        self.matrices.add(matrix_of(frame))
+        self.matrices.add(matrix)
 
 
 def decode_runs(
-    path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...], background: str = WHITE
+    path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...], framing: Framing
 ) -> DecodedRuns:
-    """Decodes all runs and returns the frames at `pts`, over a background where they are transparent.
+    """Decodes all runs and returns the frames at `pts`, of their stored size, in the colours that the framing asks for.
 
     The first decoder uses `container`, of which no frame may have been decoded yet. Errors: DistrustError.
     """
     stream = video_stream(container, path)
     width, height = stream.codec_context.width, stream.codec_context.height
-    decoded = DecodedRuns(pts=pts, pixels=np.empty((len(pts), height, width, 3), np.uint8))
+    pixels = np.empty((len(pts), height, width, 3), np.uint8)
+    decoded = DecodedRuns(pts=pts, pixels=pixels, framing=framing)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     decoders, threads = parallelism(
         [len(run.presented) for run in runs],
@@ -100,7 +102,7 @@ def decode_runs(
     def work_apart() -> None:
         try:
             with opened(path) as other:
-                _work(other, video_stream(other, path), waiting, decoded, threads, background)
+                _work(other, video_stream(other, path), waiting, decoded, threads)
         except BaseException:
             waiting.clear()  # nothing more is worth decoding once one run has failed
             raise
@@ -108,7 +110,7 @@ def decode_runs(
     with ThreadPoolExecutor(decoders) as pool:
         others = [pool.submit(work_apart) for _ in range(decoders - 1)]
         try:
-            _work(container, stream, waiting, decoded, threads, background)
+            _work(container, stream, waiting, decoded, threads)
         finally:
             waiting.clear()
         for other in others:
@@ -122,9 +124,8 @@ def _work(
     waiting: deque[Run],
     decoded: DecodedRuns,
     threads: int,
-    background: str,
 ) -> None:
-    context, converter = stream.codec_context, Converter(background, stream.codec_context.name)
+    context, converter = stream.codec_context, Converter(decoded.framing, stream.codec_context.name)
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
     context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
     if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete
@@ -134,17 +135,19 @@ def _work(
             run = waiting.popleft()
         except IndexError:
             return
-        for frame in _wanted_frames(container, stream, run):
-            decoded.take(frame, converter)
+        for frame, matrix in _wanted_frames(container, stream, run):
+            decoded.take(frame, matrix, converter)
             del frame  # released at once: a decoder may fill a gap in a picture from released frames
 
 
-def _wanted_frames(container: InputContainer, stream: VideoStream, run: Run) -> Iterator[VideoFrame]:
-    """Yields the wanted frames of a run. Errors: DistrustError.
+def _wanted_frames(
+    container: InputContainer, stream: VideoStream, run: Run
+) -> Iterator[tuple[VideoFrame, bytes | None]]:
+    """Yields the wanted frames of a run, each with its display matrix. Errors: DistrustError.
 
     Every frame that leaves the decoder must be the next one in presentation order.
     """
-    bitstream, dropped, expected = bitstream_of(stream), set[int](), iter(run.presented)
+    bitstream, dropped, expected, turns = bitstream_of(stream), set[int](), iter(run.presented), Turns()
     for packet in arriving(container, stream, run):
         if packet.size and packet.pts not in run.wanted and bitstream.is_droppable(memoryview(packet)):
             dropped.add(packet.pts or 0)
@@ -161,8 +164,9 @@ def _wanted_frames(container: InputContainer, stream: VideoStream, run: Run) -> 
             due = next((pts for pts in expected if pts not in dropped), None)
             if frame.pts != due or frame.is_corrupt:
                 raise DamageError("decoding from a key frame gave other frames than expected")
+            matrix = turns.of(frame)
             if due in run.wanted:
-                yield frame
+                yield frame, matrix
             if due == run.presented[-1]:
                 return
     raise DamageError("the decoder didn't return a frame that is needed")

@@ -17,10 +17,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import DamagedError, MediaError, quoted
-from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
+from vllava_cli.media.container import DECODE_ERRORS, check_size, opened, video_stream
 from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
-from vllava_cli.media.pictures import Converter, Orientation, Pixels, matrix_of, orientation_of, upright
+from vllava_cli.media.pictures import Converter, Pixels, Turns, matrix_of, orientation_of
 from vllava_cli.media.select import choose, pick, reference
+from vllava_cli.media.video.display import Size, display_of
 from vllava_cli.media.video.presentation import JUMP_S, Presentation, in_order
 from vllava_cli.media.video.stated import (
     clock_restart,
@@ -31,9 +32,11 @@ from vllava_cli.media.video.stated import (
     reported_frames,
     stored_clip,
 )
-from vllava_cli.nouns import FRAMES_PER_CLIP, WHITE, Clip, Frames, Framing, counted
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 _SMALL_BYTES = 16 << 20
+_MOST_SIZES = 16
+"""The most sizes of a clip that are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +46,12 @@ class FullDecode:
     clip: Clip
     times_s: tuple[float, ...]
     """Seconds from the first frame, or from the beginning of the sound before it."""
-    orientation: Orientation
     reported: int
     """The number of frames that the container states, 0 if none; the documentation's positions follow from it."""
     is_clean: bool
     """True if every packet gave a frame and no frame was damaged."""
     pixels: dict[int, Pixels]
-    """The foreseen frames, as stored."""
+    """The foreseen frames, as shown: [H, W, 3] each."""
 
     def frames(self, framing: Framing, reason: str) -> Frames:
         """Returns the frames that a framing asks for; decodes the file again if `pixels` lacks one. Empties `pixels`.
@@ -60,46 +62,51 @@ class FullDecode:
         chosen = choose(
             times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
         )
-        is_foreseen, wanted = set(chosen) <= self.pixels.keys(), frozenset(chosen)
-        found = dict(self.pixels) if is_foreseen else self._decoded_again(wanted, framing.background)
+        is_foreseen = set(chosen) <= self.pixels.keys()
+        found = dict(self.pixels) if is_foreseen else self._decoded_again(frozenset(chosen), framing)
         self.pixels.clear()  # so that no picture is in memory twice
-        stored = np.empty((len(chosen), *found[chosen[0]].shape), np.uint8)
+        sizes = tuple((found[index].shape[1], found[index].shape[0]) for index in chosen)
+        width, height = map(max, zip(*sizes, strict=True))
+        pixels = np.zeros((len(chosen), height, width, 3), np.uint8)
         for index in tuple(found):
-            stored[[place for place, other in enumerate(chosen) if other == index]] = found.pop(index)
-        clip = replace(self.clip, way_reason=f"Decoded in full: {reason}.")
-        pixels = upright(stored, self.orientation)
-        return Frames(clip=clip, pixels=pixels, times_s=tuple(times_s[index] for index in chosen))
+            picture = found.pop(index)
+            places = [place for place, other in enumerate(chosen) if other == index]
+            pixels[places, : picture.shape[0], : picture.shape[1]] = picture
+        return Frames(
+            clip=replace(self.clip, way_reason=f"Decoded in full: {reason}."),
+            pixels=pixels,
+            times_s=tuple(times_s[index] for index in chosen),
+            sizes=sizes if set(sizes) != {(self.clip.width, self.clip.height)} else (),
+        )
 
-    def _decoded_again(self, wanted: frozenset[int], background: str) -> dict[int, Pixels]:
+    def _decoded_again(self, wanted: frozenset[int], framing: Framing) -> dict[int, Pixels]:
         with opened(self.clip.path) as container:
-            again = _Pass(container, self.clip.path, is_threaded=self.is_clean, background=background)
+            again = _Pass(container, self.clip.path, framing, is_threaded=self.is_clean)
             for _ in again.frames(wanted):
                 if len(again.pixels) == len(wanted):
                     return again.pixels
         raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
 
 
-def decode_all(
-    path: Path, foreseen: Sequence[int] = (), *, is_damaged: bool = False, background: str = WHITE
-) -> FullDecode:
+def decode_all(path: Path, framing: Framing, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
     """Decodes a whole file with frame threads; if anything is damaged, without them, as the documentation's loop does.
 
     Frame threads may hide damage in a different way. The frames at the positions `foreseen` are converted on the way.
     """
     with opened(path) as container:
-        known = _Pass(container, path, is_threaded=not is_damaged, background=background).run(foreseen)
+        known = _Pass(container, path, framing, is_threaded=not is_damaged).run(foreseen)
     if is_damaged or known.is_clean:
         return known
     with opened(path) as again:
-        return _Pass(again, path, is_threaded=False, background=background).run(foreseen or pick(len(known.times_s)))
+        return _Pass(again, path, framing, is_threaded=False).run(foreseen or pick(len(known.times_s)))
 
 
-def decode_uncounted(container: InputContainer, path: Path, background: str) -> FullDecode:
+def decode_uncounted(container: InputContainer, path: Path, framing: Framing) -> FullDecode:
     """Decodes a whole file that has just been opened, like `decode_all`, when the number of its frames isn't known.
 
     It counts the packets first, so that the wanted frames can be converted on the way. A small file is read only once.
     """
-    counting, packet_bytes = _Pass(container, path, is_threaded=True, background=background), 0
+    counting, packet_bytes = _Pass(container, path, framing, is_threaded=True), 0
     packets: list[Packet[VideoStream]] = []
     for packet in counting.packets():
         packet_bytes += packet.size
@@ -107,9 +114,9 @@ def decode_uncounted(container: InputContainer, path: Path, background: str) -> 
             packets.append(packet)
     foreseen = reference(max(1, counting.packet_count - counting.hidden), reported=counting.reported)
     if counting.is_cut or packet_bytes > _SMALL_BYTES:
-        return decode_all(path, foreseen, background=background)
+        return decode_all(path, framing, foreseen)
     known = counting.run(foreseen, packets)
-    return known if known.is_clean else decode_all(path, foreseen, is_damaged=True, background=background)
+    return known if known.is_clean else decode_all(path, framing, foreseen, is_damaged=True)
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
@@ -140,12 +147,15 @@ def documented(path: Path) -> Clip:
 class _Pass:
     """One pass over a file; it keeps the wanted frames and counts packets and damage."""
 
-    def __init__(self, container: InputContainer, path: Path, *, is_threaded: bool, background: str) -> None:
-        self._path, self._container, self._background = path, container, background
+    def __init__(self, container: InputContainer, path: Path, framing: Framing, *, is_threaded: bool) -> None:
+        self._path, self._container, self._framing = path, container, framing
         self.stream = video_stream(container, path)
         self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
+        self._display = display_of(path, container, self.stream, is_as_stored=framing.is_as_stored)
         self.pixels: dict[int, Pixels] = {}
-        """The wanted frames, as stored."""
+        """The wanted frames, as shown."""
+        self.sizes: dict[Size, None] = {}
+        """The sizes of frames as shown, in the order in which they came."""
         self.packet_count = 0
         self.hidden = 0
         """The number of packets whose frames an edit list leaves out."""
@@ -191,17 +201,28 @@ class _Pass:
         The loop in transformers' documentation stops with an error at the first packet that the decoder refuses. This
         pass counts such packets and skips them, as players do. If the container breaks off, the frames end there.
         """
-        index, shape, converter = 0, (0, 0, 3), Converter(self._background, self.stream.codec_context.name)
+        index, stored_sizes, turns = 0, set[Size](), Turns()
+        converter = Converter(self._framing, self.stream.codec_context.name)
         for packet in packets or self.packets():
             for frame in self._decoded(packet):
                 self._corrupt += frame.is_corrupt
-                if index == 0:
-                    shape = frame.height, frame.width, 3
+                stored = frame.width, frame.height
+                matrix = turns.of(frame)
+                if index in wanted or stored not in stored_sizes:
+                    stored_sizes.add(stored)
+                    turn = orientation_of(matrix)
+                    self._note_size(turn.turned(self._display.size(stored)))
                 if index in wanted:
-                    self.pixels[index] = np.empty(shape, np.uint8)
-                    converter.write(frame, self.pixels[index])
+                    pixels = np.empty((1, frame.height, frame.width, 3), np.uint8)
+                    converter.write(frame, pixels[0])
+                    self.pixels[index] = self._display.shown(pixels, turn)[0]
                 index += 1
                 yield frame
+
+    def _note_size(self, size: Size) -> None:
+        check_size(self._path, *size)
+        if len(self.sizes) < _MOST_SIZES:
+            self.sizes[size] = None
 
     def run(self, foreseen: Collection[int], packets: Sequence[Packet[VideoStream]] = ()) -> FullDecode:
         """Decodes the whole file; `packets` are all of its packets if they have been read already."""
@@ -216,11 +237,12 @@ class _Pass:
             own = frame.duration
         self._check(len(all_pts))
         shown = self._presentation(all_pts, base, own)
-        stored = stored_clip(self._container, self.stream, self._path)
+        stored, display = stored_clip(self._container, self.stream, self._path), self._display
         count, orientation = len(shown.times_s), orientation_of(matrix)
-        width, height = orientation.turned((width, height))
+        described = display.described(replace(stored, width=width, height=height))
+        width, height = next(iter(self.sizes))
         clip = replace(
-            stored,
+            described,
             width=width,
             height=height,
             frame_count=count,
@@ -230,12 +252,12 @@ class _Pass:
             is_rate_constant=shown.is_rate_constant,
             way="decode",
             rotation=orientation.rotation,
+            sizes=tuple(f"{width}x{height}" for width, height in self.sizes) if len(self.sizes) > 1 else (),
             faults=self._faults(count, stored.frame_count),
         )
         return FullDecode(
             clip=clip,
             times_s=shown.times_s,
-            orientation=orientation,
             reported=self.reported,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,

@@ -16,16 +16,11 @@ from av.video.stream import VideoStream
 
 from vllava_cli.errors import quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
-from vllava_cli.media.pictures import orientation_of, upright
-from vllava_cli.media.select import (
-    first_tick,
-    nothing_between,
-    past_the_end,
-    pick,
-    reference,
-)
+from vllava_cli.media.pictures import orientation_of
+from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
+from vllava_cli.media.video.display import display_of
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
 from vllava_cli.media.video.presentation import is_steady, last_duration
@@ -48,7 +43,7 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
             index = None
             if bitstream_of(stream).codec not in SEEKABLE:
                 reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-                return decode_uncounted(container, path, framing.background).frames(framing, reason)
+                return decode_uncounted(container, path, framing).frames(framing, reason)
             try:
                 index = _index(path, container, stream, has_table=has_table)
                 timeline = Timeline(path, index, container, stream)
@@ -62,10 +57,9 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
         if is_damaged or not isinstance(index, Mp4Index):
             break
-    is_whole = framing == Framing(fit=framing.fit, background=framing.background)
+    is_whole = framing == Framing(fit=framing.fit, background=framing.background, is_as_stored=framing.is_as_stored)
     foreseen = reference(count, reported=reported) if is_whole else ()
-    whole = decode_all(path, foreseen, is_damaged=is_damaged, background=framing.background)
-    return whole.frames(framing, reason)
+    return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
 def _index(path: Path, container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
@@ -132,24 +126,25 @@ class Timeline:
 
 def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
     index, display_indices = timeline.index, timeline.display_indices(framing)
-    runs = index.runs(display_indices)
+    runs, stream = index.runs(display_indices), video_stream(container, path)
     pts = tuple(index.pts(display_index) for display_index in display_indices)
-    stored = stored_clip(container, video_stream(container, path), path)
-    decoded = decode_runs(path, container, runs, pts, framing.background)
+    display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
+    stored = display.described(stored_clip(container, stream, path))
+    decoded = decode_runs(path, container, runs, pts, framing)
     if len(decoded.matrices) > 1:
         raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
-    width, height = orientation.turned((stored.width, stored.height))
+    pixels = display.shown(decoded.pixels, orientation)
     clip = replace(
         _described(stored, index, runs),
-        width=width,
-        height=height,
+        width=pixels.shape[2],
+        height=pixels.shape[1],
         duration_s=timeline.duration_s,
         fps=timeline.fps,
         rotation=orientation.rotation,
     )
     times_s = tuple(timeline.time_s(each) for each in pts)
-    return Frames(clip=clip, pixels=upright(decoded.pixels, orientation), times_s=times_s)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s)
 
 
 def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:

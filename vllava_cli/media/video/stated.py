@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from vllava_cli.media.container import codec_name
 from vllava_cli.media.mp4_boxes import has_fragments
+from vllava_cli.media.tone_map import TRANSFERS
 from vllava_cli.nouns import Clip
 
 UNKNOWN_RATE = Fraction(25)
@@ -44,6 +45,7 @@ def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> C
         codec=codec_name(stream),
         container=ending if ending in names else names[0],
         pixel_format=context.pix_fmt or "",
+        transfer=TRANSFERS.get(context.color_trc),
     )
 
 
