@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
+from tests.checkpoints import PREPROCESSOR
 from tests.tensor_names import published_name
 
 HIDDEN, INNER, LAYERS, HEADS, CONTEXT = 64, 128, 2, 4, 4096
@@ -120,7 +121,12 @@ def _descriptions() -> dict[str, dict[str, Any]]:
         "added_tokens.json": {"<image>": IMAGE, "<pad>": PAD, "<video>": VIDEO},
         "special_tokens_map.json": {name: _token(text) for name, text in ROLES.items()},
         "tokenizer_config.json": _tokenizer_config(),
-        "preprocessor_config.json": _preprocessor_config(),
+        "preprocessor_config.json": PREPROCESSOR
+        | {
+            "crop_size": {"height": SIDE, "width": SIDE},
+            "processor_class": "VideoLlavaProcessor",
+            "size": {"shortest_edge": SIDE},
+        },
     }
 
 
@@ -181,21 +187,3 @@ def _tokenizer_config() -> dict[str, Any]:
 
 def _token(text: str) -> dict[str, Any]:
     return {"content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-
-
-def _preprocessor_config() -> dict[str, Any]:
-    return {
-        "crop_size": {"height": SIDE, "width": SIDE},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_processor_type": "VideoLlavaImageProcessor",
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "processor_class": "VideoLlavaProcessor",
-        "resample": 3,
-        "rescale_factor": 0.00392156862745098,
-        "size": {"shortest_edge": SIDE},
-    }

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import shards
 from tests.batch.parts import job
+from tests.refusals import refused
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
@@ -104,15 +104,7 @@ def test_a_path_is_written_one_way_and_stays_the_way_that_leads_there() -> None:
         assert job_of(path).path == plain
 
 
-def test_a_million_jobs_share_what_they_can() -> None:
-    first, second = make_jobs(
-        [asked(f"{name}.mp4", f"{name} {name}") for name in ("".join("a"), "".join("a"))], SIGNATURE
-    )
-    assert first.path is second.path
-    assert first.question is second.question
-    assert first.fields is second.fields == {}
-    assert not hasattr(first, "__dict__")
-
+def test_a_file_is_looked_at_once() -> None:
     def changing() -> Iterator[JobRequest]:
         yield asked(written("a.mp4", b"old"), "Who?")
         yield asked(written("a.mp4", b"newer"), "Why?")
@@ -199,15 +191,8 @@ PATH = Path("a.jsonl.jobs")
 AGAIN = "Run that shard of vllava batch again."
 
 
-def message_for(*lines: str) -> str:
-    PATH.write_text("".join(lines))
-    with pytest.raises(OutputError) as caught:
-        list(JobList.read(PATH).listed())
-    return str(caught.value)
-
-
 def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> None:
-    all_jobs = [*shards.jobs(40), shards.asking(path="caf\udce9.mp4", question="Où?\n")]
+    all_jobs = [*(job(f"{number}.mp4") for number in range(40)), job("caf\udce9.mp4", "Où?\n")]
     part = Shard(number=2, of=3)
     own = [job for job in all_jobs if part.has(job.id)]
     write_lists({2: PATH}, 3, all_jobs)
@@ -240,7 +225,8 @@ CHANGES: list[dict[str, object]] = [
     ],
 )
 def test_a_damaged_list_is_refused(rows: list[dict[str, object]], fault: str) -> None:
-    message = message_for(*(json.dumps(row) + "\n" for row in rows))
+    PATH.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    message = refused(OutputError, lambda: list(JobList.read(PATH).listed()))
     assert message == f"'a.jsonl.jobs' can't be used as a list of jobs: {fault}. {AGAIN}"
 
 

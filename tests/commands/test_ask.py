@@ -136,17 +136,9 @@ def test_a_bad_file_is_one_sentence_and_exit_1(kind: str, shell: Run, small_chec
 def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, tmp_path: Path) -> None:
     weights = write_checkpoint(tmp_path / "damaged") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    config = write_checkpoint(tmp_path / "huge") / "config.json"
-    changed = json.loads(config.read_text())
-    changed["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
-    config.write_text(json.dumps(changed))
-    for name, message in (
-        ("damaged", "model.safetensors can't be used: it is no safetensors file, or a damaged one"),
-        ("huge", "GiB"),
-    ):
-        done = shell("ask", clip, "what", "--model", f"./{name}")
-        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-        assert message in done.err
+    done = shell("ask", clip, "what", "--model", "./damaged")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "model.safetensors can't be used: it is no safetensors file, or a damaged one" in done.err
 
 
 def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:
