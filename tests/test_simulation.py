@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.commands.bench_figures import FAULTY, RECORD, TRIAL
-from vllava_cli.commands.bench_record import object_of
+from vllava_cli.commands.bench_report import object_of
 from vllava_cli.errors import OutputError
 from vllava_cli.storage.jsonl import line_of, read_rows
 

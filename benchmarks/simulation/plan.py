@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vllava_cli.batch.jobs import Job, JobRequest, make_jobs, signature
 from vllava_cli.batch.rows import RunInfo
-from vllava_cli.commands.bench_record import read_record
+from vllava_cli.commands.bench_report import read_record
 from vllava_cli.engine.measuring.figures import Figure
 from vllava_cli.errors import OutputError, quoted
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vllava_cli.commands.bench_record import BenchMachine, BenchRecord, ClipFacts
+from vllava_cli.commands.bench_report import BenchMachine, BenchRecord
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask, BenchTrial, Figure, Measured
 from vllava_cli.errors import MemoryShortError, VllavaError
-from vllava_cli.nouns import LoadPlan, Speed
+from vllava_cli.nouns import Clip, LoadPlan, Speed
 
 
 def measured(*values: float) -> Measured:
@@ -59,7 +59,9 @@ RECORD = BenchRecord(
     machine=MACHINE,
     model="demo",
     revision=None,
-    clip=ClipFacts(path=Path("/clips/a.mp4"), width=64, height=48, frame_count=24, duration_s=2.4, codec="h264"),
+    clip=Clip(
+        path=Path("/clips/a.mp4"), kind="video", width=64, height=48, frame_count=24, duration_s=2.4, codec="h264"
+    ),
     task=BenchTask(question="What happens?", new_tokens=64, repeat=3, batches=(1, 16)),
     trials=(TRIAL, FAULTY),
 )
@@ -91,7 +93,6 @@ class FakeBenchmark:
         for place, figure in enumerate(LINES[:most]):
             if self.words["is_interrupted"]():
                 raise KeyboardInterrupt
-            self.words["report"](figure.name)
             yield figure
             if self.cut_after == place:
                 signal.raise_signal(signal.SIGINT)

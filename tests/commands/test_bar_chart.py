@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.commands.bench_figures import BATCH, DECODE, FAULTY, FIRST, PEAK, RECORD, measured, of_one
 from vllava_cli.commands.bar_chart import BARS, COLOURS, MARGIN, NAMES, WIDTH, bars_of, chart_png
-from vllava_cli.commands.bench_record import BenchRecord
+from vllava_cli.commands.bench_report import BenchRecord
 from vllava_cli.engine.measuring.figures import Figure
 
 

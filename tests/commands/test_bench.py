@@ -15,7 +15,7 @@ from tests.commands.bench_figures import AGREEMENT, LINES, SHORT, SPEED, FakeBen
 from tests.commands.shell import Shell
 from vllava_cli import demo
 from vllava_cli.commands.bench import QUESTION, Bench, run, words_of
-from vllava_cli.commands.bench_record import read_record
+from vllava_cli.commands.bench_report import read_record
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask
 from vllava_cli.errors import (
     CheckpointError,
@@ -40,8 +40,10 @@ asked  What happens? (64 new tokens)
 shown  median of 3 (least-most)
 """
 DEMO = "vllava: demo model: tiny, and its figures say nothing about the 7B model's speed.\n"
-ALL = "vllava: about 70 s to measure all.\n"
-EACH = "vllava: about 70 s to measure this configuration.\n"
+ALL = "vllava: about 70 s to measure configuration 1 of 1.\n"
+TWO, FIRST, LAST = (
+    f"vllava: about 70 s to measure configuration {place}.\n" for place in ("1 of 2", "1 of 3", "3 of 3")
+)
 TABLE = """\
 
 demo: cpu, float32, sdpa
@@ -113,7 +115,7 @@ def test_what_fails_in_one_configuration_leaves_the_others() -> None:
         f"[1]  {SHORT}\n"
         f"[2]  {flash}\n"
     )
-    assert found == Done(0, found.out, f"{DEMO}{EACH}vllava: {SHORT}\nvllava: fp32, flash: {flash}\n{EACH}")
+    assert found == Done(0, found.out, f"{DEMO}{FIRST}vllava: {SHORT}\nvllava: fp32, flash: {flash}\n{LAST}")
 
 
 @pytest.mark.parametrize("fault", [SHORT, CheckpointError("It lacks kernels."), ContextError("It is too long.")])
@@ -215,13 +217,14 @@ def test_ctrl_c_shows_and_saves_what_there_is(tmp_path: Path) -> None:
 def test_ctrl_c_at_the_end_of_a_configuration_begins_no_other() -> None:
     tools = FakeBenchmark(cut_after=len(LINES) - 1)
     found = done(replace(BENCH, wishes=(FP32, BF16), is_checked=True), tools)
-    assert (found, tools.calls) == (Done(130, HEAD + TABLE, DEMO + EACH), ["float32"])
+    assert (found, tools.calls) == (Done(130, HEAD + TABLE, DEMO + TWO), ["float32"])
 
 
 def test_ctrl_c_before_the_first_figure_leaves_an_earlier_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("precious")
-    assert done(replace(BENCH, save=path), FakeBenchmark(cut_after=-1)).code == 130
+    with pytest.raises(KeyboardInterrupt):
+        done(replace(BENCH, save=path), FakeBenchmark(cut_after=-1))
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("a.json", "precious")]
 
 
@@ -273,7 +276,7 @@ def test_everything_is_measured_saved_and_checked(shell: Callable[..., Shell], c
     record = read_record(tmp_path / "a.json")
     assert json.loads(done.out) == json.loads((tmp_path / "a.json").read_bytes())
     exact, impossible = record.trials
-    names = "load|frames|vision|prefill|first token|first token, turn 2|decode, batch 1|peak memory|batch"
+    names = "load|frames|vision|prefill|first token|decode, batch 1|peak memory|batch"
     assert "|".join(figure.name for figure in exact.lines) == names
     assert exact.agreement is not None
     assert exact.agreement.is_met

@@ -69,14 +69,6 @@ def softmax(scores: Sequence[float]) -> list[float]:
     return torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
 
 
-def lengths(engine: Engine, choices: Sequence[str]) -> list[int]:
-    return [len(ids) for ids in engine.tokens.option_ids(choices)]
-
-
-def test_these_choices_have_the_lengths_that_matter(engine: Engine) -> None:
-    assert (lengths(engine, WORDS), lengths(engine, PHRASES)) == ([1, 1, 1], [2, 2, 6, 3, 1, 7])
-
-
 @pytest.mark.parametrize("names", [(CIRCLE,), (STAR,), (STAR, CIRCLE, GROWS)], ids=len)
 @pytest.mark.parametrize("choices", [WORDS, PHRASES], ids=["words", "phrases"])
 def test_the_probabilities_are_those_of_whole_forward_passes(

@@ -198,12 +198,6 @@ def test_what_is_likely_at_a_temperature_is_drawn_and_a_banned_token_never(
     assert set(draws(sampling, banned)) == drawn
 
 
-def test_a_seed_repeats_the_draws_and_another_changes_them() -> None:
-    first = draws(Sampling(temperature=2.0, seed=1))
-    assert first == draws(Sampling(temperature=2.0, seed=1))
-    assert first != draws(Sampling(temperature=2.0, seed=2))
-
-
 @pytest.mark.parametrize(
     ("top_p", "kept"), [(1.0, {0, 1, 2}), (0.6, {0, 1}), (0.5, {0}), (0.0, set()), (0.81, {0, 1, 2})]
 )

@@ -1,4 +1,4 @@
-"""A reference means one thing, wording changes little, and what is kept from training stays out of it."""
+"""A reference means one thing, and what is kept from training stays out of it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from random import Random
 
 import pytest
 
-from training.asking import Item, name, reference
-from training.questions import items, worded
-from training.refusals import ADJECTIVES, NOUNS, PLACES, QUESTIONS, REFUSAL, VERBS, part, refusal
-from training.world import Scene, sample_scene
-
-
-def asked(count: int) -> list[tuple[Scene, Item]]:
-    random = Random(8)
-    videos = (sample_scene(random) for _ in range(count))
-    return [(shown, item) for shown in videos for item in items(shown, random)]
-
-
-def test_yes_and_no_are_about_as_frequent() -> None:
-    said = [item.answer for _, item in asked(400) if item.kind == "yes/no"]
-    assert 0.4 < said.count("Yes.") / len(said) < 0.6
+from training.asking import name, reference
+from training.questions import items
+from training.refusals import ADJECTIVES, NOUNS, PLACES, QUESTIONS, VERBS, part, refusal
+from training.world import sample_scene
 
 
 def test_a_reference_means_one_thing_only() -> None:
@@ -34,17 +23,9 @@ def test_a_reference_means_one_thing_only() -> None:
 
 
 def test_nothing_is_asked_in_two_ways_at_once() -> None:
-    assert all("{" not in question for _, item in asked(100) for question, _ in item.turns)
-
-
-def test_wording_changes_only_the_first_letter_and_the_end() -> None:
-    item = Item(kind="colour", turns=(("What colour is it?", "Red."),))
-    variants = {worded(item, Random(seed)).question for seed in range(200)}
-    assert variants == {"What colour is it?", "What colour is it", "what colour is it?", "what colour is it"}
-
-
-def test_refusals_always_say_the_same() -> None:
-    assert {refusal(Random(seed)).answer for seed in range(50)} == {REFUSAL}
+    random = Random(8)
+    every = [item for _ in range(100) for item in items(sample_scene(random), random)]
+    assert all("{" not in question for item in every for question, _ in item.turns)
 
 
 @pytest.mark.parametrize("words", [NOUNS, PLACES, VERBS, ADJECTIVES, QUESTIONS])

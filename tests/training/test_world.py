@@ -59,10 +59,6 @@ def test_every_kind_of_scene_comes_up_with_colours_that_name_one_thing_each() ->
         assert len(set(colours)) == len(colours)
 
 
-def test_the_same_seed_gives_the_same_scenes() -> None:
-    assert scenes(20) == scenes(20)
-
-
 @pytest.mark.parametrize(
     ("height", "width", "row", "column"), [(64, 64, 32, 16), (120, 160, 60, 50), (320, 240, 160, 60)]
 )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vllava_cli.commands.bench_record import BenchRecord
-from vllava_cli.commands.bench_report import number, share, speed, times
+from vllava_cli.commands.bench_report import BenchRecord, number, share, speed, times
 from vllava_cli.engine.measuring.figures import Figure, Measured
 from vllava_cli.media.contact_sheet import fitted, printable
 
@@ -23,28 +23,57 @@ COLOURS = {"vllava": (0, 114, 178), "the documentation's snippet": (230, 159, 0)
 INK = (34, 34, 34)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A line of the chart: a text on the left; behind it the bar of a tool, from 0 to 1 long, and the bar's text."""
+
+    text: str = ""
+    tool: str | None = None
+    length: float = 0.0
+    beside: str = ""
+    size: int = 15
+
+
 def chart_png(record: BenchRecord) -> bytes:
     """Draws a record as a PNG, 1200 pixels wide, and returns its bytes."""
+    rows = list(_rows(record))
+    picture = Image.new("RGB", (WIDTH, 2 * MARGIN + LINE * len(rows)), "white")
+    draw = ImageDraw.Draw(picture)
+
+    def write(text: str, left: int, right: int, size: int) -> None:
+        font = ImageFont.load_default(size)
+        draw.text((left, middle), fitted(printable(text), font, right - left), fill=INK, font=font, anchor="lm")
+
+    for place, row in enumerate(rows):
+        middle, left = MARGIN + LINE * place + LINE // 2, MARGIN + NAMES
+        write(row.text, MARGIN, left - 16 if row.tool else WIDTH - MARGIN, row.size)
+        if row.tool:
+            right = left + max(2, round(BARS * row.length))
+            draw.rectangle((left, middle - 9, right, middle + 8), fill=COLOURS[row.tool])
+            write(row.beside, right + 10, WIDTH - MARGIN, row.size)
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def _rows(record: BenchRecord) -> Iterator[_Row]:
     machine, clip, task = record.machine, record.clip, record.task
-    chart = _Chart()
-    chart.write(f"vllava bench: {record.model}", size=26)
-    for tool, colour in COLOURS.items():
-        chart.write(tool, left=chart.bar(MARGIN, 18, colour))
-    chart.write("Longer is better: a bar is a share of the limit, or of the best where no limit is known.")
+    yield from (_Row(f"vllava bench: {record.model}", size=26), _Row())
+    yield from (_Row(tool=tool, length=0.03, beside=tool) for tool in COLOURS)
+    yield _Row("Longer is better: a bar is a share of the limit, or of the best where no limit is known.")
     for trial in record.trials:
-        chart.top += LINE
-        chart.write(trial.name, size=19)
+        yield from (_Row(), _Row(trial.name, size=19))
         for figure in trial.lines:
-            chart.add(figure)
-        chart.write(f"Measured: {speed(trial.speed)}." if trial.speed else "")
-        for line in textwrap.wrap(printable(trial.fault or ""), 130):
-            chart.write(line)
-    chart.top += LINE
+            bars = bars_of(figure).items()
+            names = [figure.name, *[""] * len(bars)]
+            yield from (_Row(name, tool, *bar) for name, (tool, bar) in zip(names, bars, strict=False))
+            yield _Row("" if bars else figure.name)
+        yield from [_Row(f"Measured: {speed(trial.speed)}.")] if trial.speed else []
+        yield from map(_Row, textwrap.wrap(printable(trial.fault or ""), 130))
     where = f"{', '.join(machine.gpus) or machine.cpu}; {machine.cores} CPU cores"
-    chart.write(f"{where}; {machine.measured_at}; median of {task.repeat}")
     releases = ", ".join(f"{name} {release}" for name, release in machine.versions.items() if release)
-    chart.write(f"{clip.path.name}, {clip.width}x{clip.height}; {task.new_tokens} new tokens; {releases}")
-    return chart.png()
+    yield from (_Row(), _Row(f"{where}; {machine.measured_at}; median of {task.repeat}"))
+    yield _Row(f"{clip.path.name}, {clip.width}x{clip.height}; {task.new_tokens} new tokens; {releases}")
 
 
 def bars_of(figure: Figure) -> dict[str, tuple[float, str]]:
@@ -62,39 +91,3 @@ def bars_of(figure: Figure) -> dict[str, tuple[float, str]]:
     if "vllava" in texts and figure.of_limit is not None:
         texts["vllava"] += f", {share(figure.of_limit)} of the limit"
     return {tool: (figure.goodness(median) / longest, texts[tool]) for tool, median in medians.items()}
-
-
-class _Chart:
-    """Collects what is to be drawn, from top to bottom; `png` draws it, when the height of the picture is known."""
-
-    def __init__(self) -> None:
-        self.top = MARGIN
-        self._strokes: list[Callable[[ImageDraw.ImageDraw], object]] = []
-
-    def write(self, text: str, *, left: int = MARGIN, size: int = 15, room: int = WIDTH) -> None:
-        font, place = ImageFont.load_default(size), (left, self.top + LINE // 2)
-        shown = fitted(printable(text), font, min(room, WIDTH - MARGIN - left))
-        self._strokes.append(lambda draw: draw.text(place, shown, fill=INK, font=font, anchor="lm"))
-        self.top += max(LINE, size + 8)
-
-    def bar(self, left: int, length: int, colour: tuple[int, int, int]) -> int:
-        """Adds a bar and returns the left edge of the text beside it. All numbers are in pixels."""
-        box = (left, self.top + 2, left + max(2, length), self.top + LINE - 3)
-        self._strokes.append(lambda draw: draw.rectangle(box, fill=colour))
-        return box[2] + 10
-
-    def add(self, figure: Figure) -> None:
-        top = self.top
-        for tool, (length, text) in bars_of(figure).items():
-            self.write(text, left=self.bar(MARGIN + NAMES, round(BARS * length), COLOURS[tool]))
-        below, self.top = self.top, top
-        self.write(figure.name, room=NAMES - 16)
-        self.top = below + LINE // 2
-
-    def png(self) -> bytes:
-        picture = Image.new("RGB", (WIDTH, self.top + MARGIN), "white")
-        for stroke in self._strokes:
-            stroke(ImageDraw.Draw(picture))
-        data = io.BytesIO()
-        picture.save(data, "PNG", optimize=True)
-        return data.getvalue()

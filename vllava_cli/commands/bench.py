@@ -5,24 +5,14 @@ Each configuration is measured and shown as a table; the figures are saved, draw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli import demo
 from vllava_cli.commands import bench_report as report
-from vllava_cli.commands.bench_record import (
-    BenchMachine,
-    BenchRecord,
-    ClipFacts,
-    Comparison,
-    compare,
-    object_of,
-    read_record,
-)
 from vllava_cli.commands.start import names_a_clip, read_clips
 from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial
 from vllava_cli.errors import INTERRUPTED, MediaError, OutputError, UsageError, VllavaError
@@ -41,8 +31,6 @@ if TYPE_CHECKING:
 USAGE = 'vllava bench [CLIP] ["QUESTION"]'
 QUESTION = "What happens in this video?"
 DEMO_CLIP = demo.CLIPS / "red-circle-moves-left.mp4"
-ATTENTIONS = {None: "auto", "flash_attention_2": "flash"}
-"""The names that --attention has for kernels, if they differ from the names in a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +65,7 @@ def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
     if len(words) > 2:
         raise UsageError(f"bench measures with one clip and one question, but {len(words)} words were given: {USAGE}.")
     if STDIN in words:
-        raise UsageError(
-            "bench reads its clip often, so it can't come from stdin (-): save it to a file and name that."
-        )
+        raise UsageError("bench reads its clip often, so it can't come from stdin: save it to a file and name that.")
     has_clip = len(words) == 2 or (len(words) == 1 and names_a_clip(words[0]))
     question = QUESTION if len(words) == has_clip else words[-1]
     if not question.strip():
@@ -87,34 +73,28 @@ def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
     return (Path(words[0]) if has_clip else None), question
 
 
-Benchmark = Callable[..., "ModelBenchmark"]
-"""Makes the benchmark of a configuration; tests replace it."""
+def run(bench: Bench, screen: Screen, benchmark: Callable[..., ModelBenchmark] | None = None) -> int:
+    """Measures, saves and shows the figures; a test has another `benchmark`. Errors: any VllavaError.
 
-
-def run(bench: Bench, screen: Screen, benchmark: Benchmark | None = None) -> int:
-    """Measures, saves and shows the figures. Errors: any VllavaError.
-
-    Returns 0; 1 if all configurations failed or a check isn't met; 130 after Ctrl-C.
+    Returns 0; 1 if all configurations failed or a check isn't met; 130 after Ctrl-C. Raises KeyboardInterrupt if that
+    came before the first figure.
     """
-    earlier = read_record(bench.compare) if bench.compare else None
-    with _claimed(bench.save) as save, _claimed(bench.plot) as plot:
-        record, is_cut = _Run(bench=bench, screen=screen, benchmark=benchmark or _benchmark).go()
-        if is_cut and not any(trial.lines or trial.fault for trial in record.trials):
-            return INTERRUPTED
-        comparison = compare(earlier, record) if earlier else None
-        found = object_of(record) | ({"comparison": asdict(comparison)} if comparison else {})
-        if save:
-            save.fill([line_of(found)])
-            save.put()
-        if plot:
+    earlier = report.read_record(bench.compare) if bench.compare else None
+    save, plot = (Part(path) if path else nullcontext() for path in (bench.save, bench.plot))
+    with save as saved, plot as plotted:
+        measuring = _Run(bench=bench, screen=screen, benchmark=benchmark)
+        record, is_cut = measuring.record()
+        comparison = report.compare(earlier, record) if earlier else None
+        found = report.object_of(record) | ({"comparison": comparison} if comparison else {})
+        if saved:
+            saved.fill([line_of(found)])
+        if plotted:
             from vllava_cli.commands.bar_chart import chart_png
 
-            plot.fill([chart_png(record)])
-            plot.put()
+            plotted.fill([chart_png(record)])
+    measuring.show_below(comparison)
     if bench.is_json:
         screen.answer(json_of(found) + "\n")
-    else:
-        _show_below(record, comparison, screen)
     is_unmet = any(trial.agreement and not trial.agreement.is_met for trial in record.trials)
     return INTERRUPTED if is_cut else int(is_unmet or all(trial.fault for trial in record.trials))
 
@@ -125,12 +105,10 @@ class _Run:
 
     bench: Bench
     screen: Screen
-    benchmark: Benchmark
+    benchmark: Callable[..., ModelBenchmark] | None
     trials: list[BenchTrial] = field(default_factory=list)
-    phrase: str = ""
-    """What is being measured, for the spinner."""
 
-    def go(self) -> tuple[BenchRecord, bool]:
+    def record(self) -> tuple[report.BenchRecord, bool]:
         """Measures all, and returns the record and whether Ctrl-C cut it short. Errors: any VllavaError."""
         path, task = self.bench.clip or DEMO_CLIP, self.bench.task
         (frames,) = read_clips([(path, Framing())], self.bench.limits, self.screen)
@@ -141,9 +119,9 @@ class _Run:
         with self.screen.waiting("Looking at this machine"):
             from vllava_cli.hardware import probe
 
-            machine = BenchMachine.of(probe())
-        model, clip = tokens.checkpoint, ClipFacts.of(frames.clip)
-        record = BenchRecord(machine=machine, model=model.name, revision=model.revision, clip=clip, task=task)
+            machine = report.BenchMachine.of(probe())
+        model, clip = tokens.checkpoint, frames.clip
+        record = report.BenchRecord(machine=machine, model=model.name, revision=model.revision, clip=clip, task=task)
         self._show_above(record)
         if self.bench.random is None:
             from vllava_cli.engine import hub
@@ -151,29 +129,56 @@ class _Run:
             hub.fetch_weights(model, log=self.screen.log)
         with sigint_flag(is_early=lambda: not (self.trials and self.trials[-1].lines)) as is_interrupted:
             try:
-                self._measure_all(tokens, frames, is_interrupted)
+                for wishes in self.bench.wishes:
+                    if not is_interrupted():
+                        self._measure(wishes, tokens, frames, is_interrupted)
                 is_cut = is_interrupted()
             except KeyboardInterrupt:
                 is_cut = True
+                if not any(trial.lines or trial.fault for trial in self.trials):
+                    raise
         return replace(record, trials=tuple(self.trials)), is_cut
 
-    def _measure_all(self, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]) -> None:
-        for wishes in self.bench.wishes:
-            if is_interrupted():
-                break
-            attention = ATTENTIONS.get(wishes.attention, wishes.attention)
-            self.trials.append(BenchTrial(precision=wishes.precision or "auto", attention=str(attention)))
-            try:
-                self._measure(wishes, tokens, frames, is_interrupted)
-            except (MediaError, OutputError):
-                raise
-            except VllavaError as exc:  # the next configuration may be possible
-                self._note(fault=str(exc))
-            finally:
-                self._show_trial(self.trials[-1])
-
     def _measure(self, wishes: Wishes, tokens: Tokens, frames: Frames, is_interrupted: Callable[[], bool]) -> None:
-        """Measures one configuration, and adds each figure to the last trial when it comes. Errors: any VllavaError."""
+        """Measures one configuration, adds each figure to its trial when it comes, and shows them.
+
+        Errors: MediaError and OutputError; any other fault is a part of the trial: the next one may be possible.
+        """
+        attention = "flash" if wishes.attention == "flash_attention_2" else wishes.attention or "auto"
+        self.trials.append(BenchTrial(precision=wishes.precision or "auto", attention=attention))
+        place = f"configuration {len(self.trials)} of {len(self.bench.wishes)}"
+        try:
+            plan = self._plan(wishes, tokens)
+            from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
+
+            with self.screen.progress(
+                lambda: [f"Measuring {place}", f"{len(self.trials[-1].lines)} figures so far"], is_shared=False
+            ):
+                earlier = (figure for trial in self.trials for figure in trial.lines)
+                benchmark = (self.benchmark or ModelBenchmark)(
+                    plan=plan,
+                    limits=self.bench.limits,
+                    reading=next((each for each in earlier if each.name == "frames"), None),
+                    tokens=tokens,
+                    random=self.bench.random,
+                    frames=frames,
+                    task=self.bench.task,
+                    is_interrupted=is_interrupted,
+                    expect=lambda s: self.screen.notice(f"vllava: about {roughly(s)} to measure {place}."),
+                )
+                self._note(speed=benchmark.speed)
+                for figure in benchmark.figures():
+                    self._note(lines=(*self.trials[-1].lines, figure))
+                if self.bench.is_checked and not is_interrupted():
+                    self._note(agreement=benchmark.check())
+        except (MediaError, OutputError):
+            raise
+        except VllavaError as exc:
+            self._note(fault=str(exc))
+        finally:
+            self._show_trial(self.trials[-1])
+
+    def _plan(self, wishes: Wishes, tokens: Tokens) -> LoadPlan:
         from vllava_cli.engine.device_speed import planned
         from vllava_cli.hardware import probe
 
@@ -182,105 +187,58 @@ class _Run:
         self._show(f"\n{tokens.checkpoint.model}: {self.trials[-1].name}\n")
         for what, choice, reason in plan.reasons:
             self.screen.detail(f"{what}: {choice}. {reason}")
-        earlier = [figure for trial in self.trials for figure in trial.lines]
-        with self._progress():
-            benchmark = self.benchmark(
-                plan=plan,
-                limits=self.bench.limits,
-                reading=next((each for each in earlier if each.name == "frames"), None),
-                tokens=tokens,
-                random=self.bench.random,
-                frames=frames,
-                task=self.bench.task,
-                is_interrupted=is_interrupted,
-                report=partial(setattr, self, "phrase"),
-                expect=self._expect,
-            )
-            self._note(speed=benchmark.speed)
-            for figure in benchmark.figures():
-                self._note(lines=(*self.trials[-1].lines, figure))
-            if self.bench.is_checked and not is_interrupted():
-                self._note(agreement=benchmark.check())
+        return plan
 
     def _note(self, **found: Any) -> None:
         self.trials[-1] = replace(self.trials[-1], **found)
 
-    def _expect(self, seconds: float) -> None:
-        what = "this configuration" if len(self.bench.wishes) > 1 else "all"
-        self.screen.notice(f"vllava: about {roughly(seconds)} to measure {what}.")
-
-    @contextmanager
-    def _progress(self) -> Iterator[None]:
-        total, self.phrase = len(self.bench.wishes), "how fast the device is"
-
-        def parts() -> list[str]:
-            number = [f"{len(self.trials)} of {total}"] if total > 1 else []
-            return [f"Measuring: {self.phrase}", *number]
-
-        with self.screen.progress(parts, is_shared=False):
-            yield
-
-    def _show_above(self, record: BenchRecord) -> None:
+    def _show_above(self, record: report.BenchRecord) -> None:
         """Shows what the figures are about: the clip, the question, and how many measurements a figure has."""
         clip, task = record.clip, record.task
         if self.bench.clip is None:
             self.screen.notice(f"vllava: no clip was given, so a clip of the demo is used: {clip.path}")
         if record.model == DEMO_MODEL:
             self.screen.notice("vllava: demo model: tiny, and its figures say nothing about the 7B model's speed.")
-        rows = [
+        self._show(
+            "",
             ("clip", f"{clip.path.name}, {clip.width}x{clip.height}, {counted(clip.frame_count, 'frame')}"),
             ("asked", f"{task.question} ({counted(task.new_tokens, 'new token')})"),
             ("shown", f"median of {task.repeat} (least-most)" if task.repeat > 1 else "one measurement each"),
-        ]
-        self._show("", rows)
+        )
 
     def _show_trial(self, trial: BenchTrial) -> None:
         """Shows the figures of a configuration, and the fault that ended it early."""
-        below = report.notes(trial.lines)
+        below = report.numbered(figure.remark for figure in trial.lines)
         below += [("device", f"{report.speed(trial.speed)}.")] if trial.speed else []
         below += [("check", report.agreement(trial.agreement))] if trial.agreement else []
-        self._show(report.figures_table(trial.lines, self.screen.answer_width) if trial.lines else "", below)
+        self._show(report.figures_table(trial.lines, self.screen.answer_width) if trial.lines else "", *below)
         if trial.fault:
             self.screen.error(trial.fault if trial.plan else f"{trial.name}: {trial.fault}")
 
-    def _show(self, text: str, rows: Sequence[tuple[str, str]] = ()) -> None:
+    def show_below(self, comparison: dict[str, Any] | None) -> None:
+        """Shows a summary of several configurations, and the changes since an earlier run."""
+        width = self.screen.answer_width
+        if len(self.trials) > 1:
+            faults = report.numbered(trial.fault or "" for trial in self.trials)
+            self._show(f"\nconfigurations\n{report.summary(self.trials, width)}", *faults)
+        if comparison:
+            rows = [("different", f"{text}.") for text in comparison["differences"]]
+            rows += [("not in it", configuration) for configuration in comparison["unmatched"]]
+            self._show(f"\nagainst the run of {comparison['measured_at']}\n", *rows)
+            for trial in comparison["trials"]:
+                self._show(f"{trial['configuration']}\n{report.changes_table(trial['lines'], width)}")
+
+    def _show(self, text: str, *rows: tuple[str, str]) -> None:
         if not self.bench.is_json:
-            _show(self.screen, text, rows)
-
-
-def _show_below(record: BenchRecord, comparison: Comparison | None, screen: Screen) -> None:
-    """Shows a summary of several configurations, and the changes since an earlier run."""
-    width = screen.answer_width
-    if len(record.trials) > 1:
-        _show(screen, f"\nconfigurations\n{report.summary(record.trials, width)}", report.faults(record.trials))
-    if comparison:
-        rows = [("different", f"{text}.") for text in comparison.differences]
-        rows += [("not in it", configuration) for configuration in comparison.unmatched]
-        _show(screen, f"\nagainst the run of {comparison.measured_at}\n", rows)
-        for trial in comparison.trials:
-            _show(screen, f"{trial.configuration}\n{report.changes_table(trial, width)}")
-
-
-def _show(screen: Screen, text: str, rows: Sequence[tuple[str, str]] = ()) -> None:
-    screen.answer(text)
-    if rows:
-        screen.facts(rows, is_answer=True)
-
-
-def _benchmark(*, plan: LoadPlan, **words: Any) -> ModelBenchmark:
-    """Makes the benchmark of a configuration, whose device is measured first. Errors: MemoryShortError."""
-    from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark, fastest
-
-    return ModelBenchmark(plan=plan, speed=fastest(plan), **words)
+            self.screen.answer(text)
+            if rows:
+                self.screen.facts(rows, is_answer=True)
 
 
 def _tokens(bench: Bench, screen: Screen) -> Tokens:
-    """Reads the model's tokenizer; a model that isn't found is refused before torch is imported.
-
-    Errors: any VllavaError.
-    """
+    """Reads the model's tokenizer; a model that isn't found is refused before torch is imported."""
     if bench.random is not None:
-        from vllava_cli.engine.measuring.random_weights import random_tokens
+        from vllava_cli.engine.measuring.measured_tools import random_tokens
 
         return random_tokens(bench.random)
     from vllava_cli.engine.adapter import locate
@@ -290,14 +248,3 @@ def _tokens(bench: Bench, screen: Screen) -> Tokens:
     source = locate(bench.wishes[0], screen.log)
     with screen.waiting("Reading the model's files"):
         return read_tokens(describe(source))
-
-
-@contextmanager
-def _claimed(path: Path | None) -> Iterator[Part | None]:
-    """Yields a file that is locked until the block ends, or None without a path. Errors: OutputError, LockedError."""
-    part = Part(path) if path else None
-    try:
-        yield part
-    finally:
-        if part:
-            part.end()

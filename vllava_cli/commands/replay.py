@@ -144,7 +144,7 @@ class Replayer:
         if wanted != self._wanted:
             self._wanted = wanted
             if self._engine:
-                from vllava_cli.engine.measuring.measured_tools import free
+                from vllava_cli.engine.forward import free
 
                 device, self._engine = self._engine.plan.device, None
                 free(device)

@@ -1,15 +1,18 @@
-"""Measures the speed of a device and of its memory, in a fraction of a second each."""
+"""Measures a device: its speed and that of its memory, and the seconds and the memory that work on it takes."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.forward import free, memory_faults
 from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Speed, Wishes
 from vllava_cli.plan import is_tiny, plan
 
@@ -19,16 +22,18 @@ CPU_BYTES, GPU_BYTES = 64 << 20, 256 << 20
 
 
 def measured(plan: LoadPlan, *, measure_s: float = 0.1) -> Speed:
-    """Measures the speed of a plan's device, in the plan's dtype. Errors: MemoryShortError."""
+    """Measures the speed of a plan's device, in the plan's dtype; the best of three, as a disturbance only slows it.
+
+    Errors: MemoryShortError.
+    """
     is_cpu = plan.device == "cpu"
     side, size_bytes = (CPU_SIDE, CPU_BYTES) if is_cpu else (GPU_SIDE, GPU_BYTES)
     with memory_faults(plan.device), torch.inference_mode():
         factor = torch.ones(side, side, dtype=getattr(torch, plan.dtype), device=plan.device)
         block, copy = (torch.ones(size_bytes, dtype=torch.uint8, device=plan.device) for _ in range(2))
-        return Speed(
-            operations=2 * side**3 * _per_second(lambda: factor @ factor, measure_s),
-            bytes=2 * size_bytes * _per_second(lambda: copy.copy_(block), measure_s),
-        )
+        products = [_per_second(lambda: factor @ factor, measure_s, plan.device) for _ in range(3)]
+        copies = [_per_second(lambda: copy.copy_(block), measure_s, plan.device) for _ in range(3)]
+        return Speed(operations=2 * side**3 * max(products), bytes=2 * size_bytes * max(copies))
 
 
 PREFILL_ROWS, PREFILL_SIDE = 64, 1024
@@ -63,16 +68,46 @@ def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
     return PROMPT_TOKENS * row_s + ANSWER_TOKENS * step_s
 
 
-def _per_second(work: Callable[[], Tensor], measure_s: float) -> float:
+def _per_second(work: Callable[[], Tensor], measure_s: float, device: str = "cpu") -> float:
     """Measures how often `work` can be done in a second; its first run doesn't count."""
-    _finish(work())
-    count, started_s = 0, time.perf_counter()
-    while (took_s := time.perf_counter() - started_s) < measure_s or not count:
-        _finish(work())
+    work()
+    count, took_s = 0, 0.0
+    while took_s < measure_s:
+        took_s += seconds_of(work, device)
         count += 1
     return count / took_s
 
 
-def _finish(result: Tensor) -> None:
-    """Waits until a device has computed a result, by reading one number of it, which waits on every device."""
-    result.view(-1)[:1].cpu()
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """Runs `work` on an idle device, and returns the seconds until the device has finished it."""
+    finish(device)
+    started_s = time.perf_counter()
+    work()
+    finish(device)
+    return time.perf_counter() - started_s
+
+
+def finish(device: str) -> None:
+    """Waits until a GPU has done all its work; the CPU has none left when a call returns."""
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def peak_bytes(work: Callable[[], object], device: str) -> int | None:
+    """Runs `work` and returns the peak memory, models included. If none can be measured: None, and nothing runs."""
+    free(device)
+    if device.startswith(("cuda", "xpu")):
+        torch.accelerator.reset_peak_memory_stats(device)
+        work()
+        return int(torch.accelerator.max_memory_allocated(device))
+    if device != "cpu" or sys.platform != "linux":
+        return None
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # memory that was freed would count until the system has it back
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the process's peak begins anew
+    except OSError:
+        return None
+    work()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")), None)

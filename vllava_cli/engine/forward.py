@@ -5,6 +5,7 @@ Embeddings go to the language model directly: that works in every version of tra
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -147,3 +148,10 @@ def free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     return int(torch.xpu.mem_get_info(device)[0]) if device.startswith("xpu") else free_ram_bytes()
+
+
+def free(device: str) -> None:
+    """Frees the memory of objects that are no longer in use, also on the GPU."""
+    gc.collect()
+    if device.startswith(("cuda", "xpu")):
+        torch.accelerator.empty_cache()

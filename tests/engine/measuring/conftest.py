@@ -11,8 +11,8 @@ from tests.engine.engines import EXACT
 from vllava_cli import demo
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.measuring.figures import BenchTask
+from vllava_cli.engine.measuring.measured_tools import random_tokens
 from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
-from vllava_cli.engine.measuring.random_weights import random_tokens
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.interrupt import never
 from vllava_cli.media.sample import sample
@@ -41,13 +41,12 @@ class Making:
             "tokens": random_tokens(random) if random else self.tokens,
             "random": random,
             "plan": EXACT,
-            "speed": Speed(operations=1e11, bytes=1e10),
+            "measure": lambda _: Speed(operations=1e11, bytes=1e10),
             "frames": self.frames,
             "limits": DecodeLimits(),
             "reading": None,
             "task": self.task,
             "is_interrupted": never,
-            "report": str,
             "expect": str,
         }
         return ModelBenchmark(**usual | changes)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from vllava_cli.nouns import FRAMES_PER_CLIP, Checkpoint, LoadPlan, Speed
+from vllava_cli.nouns import Checkpoint, LoadPlan, Speed
 from vllava_cli.plan import matrix_bytes, value_bytes
 
-OVER = (
-    "More than the limit: this machine was slower when the limit was measured, or its caches save work that the limit "
-    "counts."
-)
+OVER = "More than the limit: this machine was slower when that was measured, or its caches save work that it counts."
 Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
 """Rates are better when they are higher, all others when they are lower."""
 
@@ -36,14 +33,6 @@ class Measured:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
-
-    @property
-    def least(self) -> float:
-        return min(self.values)
-
-    @property
-    def most(self) -> float:
-        return max(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,71 +116,47 @@ class Roofline:
     """The least seconds that a model needs for an answer if it is loaded by this plan, on a device of this speed.
 
     A pass computes its operations and moves its bytes; the slower of the two is the limit. Norms, activations, softmax,
-    and the table of embeddings, of which a token reads one row, are not counted. A model that fits into a CPU's caches
-    may be faster than the limit, as bytes are counted at the speed of the memory.
+    the attention in the vision tower, and the table of embeddings, of which a token reads one row, are not counted. A
+    model that fits into a CPU's caches may be faster than the limit, as bytes are counted at the speed of the memory.
     """
 
-    config: Any
-    """A VideoLlavaConfig without the vision layers whose output is never used."""
     checkpoint: Checkpoint
+    vision_parameters: int
+    """The parameters of the vision layers that are used, and of the projector."""
+    head_parameters: int
     plan: LoadPlan
     speed: Speed
     prompt_tokens: int
     new_tokens: int
 
     @property
-    def weight_bytes(self) -> float:
-        """The bytes that each pass of the language model reads, however many sequences it has."""
-        matrices = self.checkpoint.language_parameters * matrix_bytes(self.plan.dtype, self.plan.quantisation)
-        return matrices + self._head_parameters * value_bytes(self.plan.dtype)
-
-    @property
     def vision_s(self) -> float:
-        """The seconds for the eight frames in the trimmed tower and the projector, counted by their operations."""
-        vision, hidden = self.config.vision_config, self.config.text_config.hidden_size
-        patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-        tokens = patches + 1
-        layer = 2 * tokens * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * tokens**2 * width
-        projector = 2 * tokens * (width * hidden + hidden**2)
-        embedding = 2 * patches * 3 * vision.patch_size**2 * width
-        operations = FRAMES_PER_CLIP * (vision.num_hidden_layers * layer + embedding + projector)
-        return float(operations / self.speed.operations)
+        """The seconds for the eight frames in the tower and the projector."""
+        return 2 * self.vision_parameters * self.checkpoint.tokens_per_video / self.speed.operations
 
-    def prefill_s(self, tokens: int) -> float:
-        """The seconds in which a prompt of `tokens` tokens is prefilled.
+    def pass_s(self, new: int, *, held: float = 0, sequences: int = 1) -> float:
+        """The seconds of a pass over `new` tokens behind the `held` tokens of each sequence.
 
-        Each token attends to those before it, which is half of all pairs. Only the last token has logits.
+        Each token attends to those before it. Only a sequence's last token has logits. However many sequences there
+        are, the weights are read once.
         """
-        operations = 2 * (self.checkpoint.language_parameters * tokens + self._head_parameters)
-        operations += 2 * self._attention_values * tokens**2
-        return max(operations / self.speed.operations, self.weight_bytes / self.speed.bytes)
-
-    def step_s(self, sequences: int, tokens: float) -> float:
-        """The seconds of one step of decoding: a new token in each of `sequences`, which hold `tokens` each."""
-        matrices = 2 * (self.checkpoint.language_parameters + self._head_parameters)
-        operations = sequences * (matrices + 4 * self._attention_values * tokens)
-        cache_bytes = sequences * tokens * self.checkpoint.cache_values_per_token * value_bytes(self.plan.dtype)
-        return max(operations / self.speed.operations, (self.weight_bytes + cache_bytes) / self.speed.bytes)
+        matrices, cache_values = self.checkpoint.language_parameters, self.checkpoint.cache_values_per_token
+        pairs = new * (held + new / 2)  # each token attends to half of the new ones
+        operations = 2 * sequences * (matrices * new + self.head_parameters + cache_values * pairs)
+        read_bytes = matrices * matrix_bytes(self.plan.dtype, self.plan.quantisation)
+        read_bytes += (self.head_parameters + sequences * held * cache_values) * value_bytes(self.plan.dtype)
+        return max(operations / self.speed.operations, read_bytes / self.speed.bytes)
 
     @property
     def first_token_s(self) -> float:
         """The seconds until the first token: the clip is encoded and the prompt is prefilled."""
-        return self.vision_s + self.prefill_s(self.prompt_tokens)
+        return self.vision_s + self.pass_s(self.prompt_tokens)
 
     def decode_s(self, sequences: int) -> float:
         """The seconds of all steps after the first token, each at the average length of the sequences."""
-        return (self.new_tokens - 1) * self.step_s(sequences, self.prompt_tokens + self.new_tokens / 2)
+        held = self.prompt_tokens + self.new_tokens / 2
+        return (self.new_tokens - 1) * self.pass_s(1, held=held, sequences=sequences)
 
     def clips_s(self, clips: int) -> float:
         """The seconds for a batch of clips: each is encoded and prefilled alone, and all are decoded together."""
         return clips * self.first_token_s + self.decode_s(clips)
-
-    @property
-    def _head_parameters(self) -> int:
-        """The number of parameters in the matrix that makes the logits."""
-        return int(self.config.text_config.hidden_size * self.config.text_config.vocab_size)
-
-    @property
-    def _attention_values(self) -> int:
-        text = self.config.text_config
-        return int(text.num_hidden_layers * text.num_attention_heads * text.head_dim)

@@ -3,33 +3,51 @@
 The snippet calls from_pretrained and `generate(do_sample=False)`. Its video processor needs torchvision, which isn't
 installed with this tool: pixels and ids come from `media.pixels` and `Tokens`, which give the same bits. Its towers are
 untrimmed, and `generate` makes its cache. On both sides an answer ends only when it has all its tokens.
+
+Random weights have real shapes, so that speed can be measured without a download. They are drawn on the device and in
+the dtype in which they stay, from a seed that their name gives: two models have the same values. Buffers (positions,
+the frequencies of the rotary embedding) are computed by transformers.
 """
 
 from __future__ import annotations
 
-import gc
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from vllava_cli import demo
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
+from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
+from vllava_cli.engine.device_speed import finish, seconds_of
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
-from vllava_cli.engine.tokens import Tokens
+from vllava_cli.engine.load import NOT_QUANTISED, hush, quantisation_config, trimmed
+from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.nouns import Conversation, Frames, LoadPlan, Sampling, Stats, Turn
+from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Source, Turn
 
 if TYPE_CHECKING:
-    from transformers import VideoLlavaForConditionalGeneration
+    from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-ENDINGS = ("", " Why?", " What comes first?", " Tell me more about it.")
-"""They follow the questions of a batch, whose prompts differ in length as those of a user do."""
+DEVIATION = 0.02
+"""The deviation with which Llama's training began: activations neither vanish nor overflow in 16 bits."""
+
+
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+LLAMA, TOWER = (*SIZES, "vocab_size", "max_position_embeddings"), (*SIZES, "image_size", "patch_size")
+SHAPES = {
+    "7b": ((4096, 11008, 32, 32, 32064, 4096), (1024, 4096, 24, 16, 224, 14)),
+    "1b": ((2048, 5632, 22, 16, 32064, 4096), (1024, 4096, 24, 16, 224, 14)),
+    "tiny": ((256, 704, 4, 8, 1024, 4096), (128, 256, 4, 4, 64, 16)),
+}
+"""The names that --random-weights knows, with the sizes of the language model and of a tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +58,15 @@ class BenchQuestion:
     frames: Frames
     question: str
     new_tokens: int
-    turns: tuple[Turn, ...] = ()
-    """The earlier turns; the clip came with the first."""
-
-    @property
-    def conversation(self) -> Conversation:
-        return Conversation(turns=list(self.turns), attached=() if self.turns else (self.frames,))
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The ids of the prompt. Errors: UsageError for an empty question, ContextError if the prompt doesn't fit."""
-        return tuple(self.tokens.prompt_ids(self.conversation, self.question))
+        return tuple(self.tokens.prompt_ids(Conversation(attached=(self.frames,)), self.question))
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_new_tokens=self.new_tokens, has_guard=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,71 +83,53 @@ class MeasuredEngine:
 
     def vision_s(self, asked: BenchQuestion) -> float:
         self.engine.vision.forget()
-        return self._seconds(lambda: self.engine.vision.features(asked.frames, "crop"))
+        return seconds_of(lambda: self.engine.vision.features(asked.frames, "crop"), self.engine.plan.device)
 
     def prefill_s(self, asked: BenchQuestion) -> float:
         """Measures the prefill of the whole prompt; the clip is encoded before."""
         self.engine.vision.features(asked.frames, "crop")
         self.engine.prompt_cache = None
-        return self._seconds(lambda: self._read(asked))
+        return seconds_of(lambda: self._read(asked), self.engine.plan.device)
 
     def first_token_s(self, asked: BenchQuestion) -> float:
         self.forget()
-        return self._seconds(lambda: self.turn(asked, 1))
+        return self._turn(replace(asked, new_tokens=1)).stats.first_token_s
 
-    def second_turn_s(self, asked: BenchQuestion, again: BenchQuestion) -> float:
-        """Measures from a second question (`again`) to its first token; the first turn is answered before."""
-        self.turn(asked, 2)
-        return self._seconds(lambda: self.turn(again, 1))
+    def answer(self, asked: BenchQuestion, sequences: int = 1) -> tuple[tuple[int, ...], float]:
+        """Answers the question in `sequences` sequences at once; returns the ids of the first answer and the seconds.
 
-    def answer(self, asked: BenchQuestion, *, sequences: int = 1) -> tuple[tuple[int, ...], float]:
-        """Answers the question in `sequences` sequences at once, and measures from their first tokens to their last.
-
-        Returns the ids of the answer (empty if there are several sequences) and the seconds.
-        Errors: MemoryShortError, ContextError.
+        The seconds are those from the first tokens to the last. Errors: MemoryShortError, ContextError.
         """
         if sequences == 1:
-            turn, stats = self.turn(asked, asked.new_tokens)
-            return turn.answer_ids, stats.decode_s
+            turn = self._turn(asked)
+            return turn.answer_ids, turn.stats.decode_s
         self.engine.prompt_cache = None
-        questions = [asked.question + ENDINGS[number % len(ENDINGS)] for number in range(sequences)]
-        found = self._batch(asked, [(asked.frames, question) for question in questions], sequences)
-        decoded = sum(stats.new_tokens - 1 for stats in found)  # an ending may leave less room in the context
-        return (), max(stats.decode_s for stats in found) * sequences * (asked.new_tokens - 1) / max(1, decoded)
+        answers = self._batch(asked, [asked.frames] * sequences, sequences)
+        return answers[0].ids, max(each.stats.decode_s for each in answers)
 
     def clips_s(self, asked: BenchQuestion, clips: int) -> float:
         """Measures the answers about `clips` clips, in batches as large as `vllava batch` would make them."""
         self.forget()
         # Equal frames are the same clip to the engine only where they are the same object.
-        jobs = [(replace(asked.frames), asked.question) for _ in range(clips)]
-        most = rows_that_fit(self.engine, _sampling(asked.new_tokens), question_characters=len(asked.question))
-        return self._seconds(lambda: self._batch(asked, jobs, min(clips, most)))
+        media = [replace(asked.frames) for _ in range(clips)]
+        most = rows_that_fit(self.engine, asked.sampling, question_characters=len(asked.question))
+        return seconds_of(lambda: self._batch(asked, media, min(clips, most)), self.engine.plan.device)
 
-    def turn(self, asked: BenchQuestion, new_tokens: int) -> tuple[Turn, Stats]:
-        """Answers the question in its own conversation, and returns the turn; the prompt cache then holds the turn."""
-        conversation, sampling = asked.conversation, _sampling(new_tokens)
-        for _ in self.engine.stream(conversation, asked.question, sampling, cancel=Cancel(self.is_interrupted)):
-            pass
-        turn = conversation.turns[-1]
-        return turn, turn.stats
+    def _turn(self, asked: BenchQuestion) -> Turn:
+        conversation, cancel = Conversation(attached=(asked.frames,)), Cancel(self.is_interrupted)
+        list(self.engine.stream(conversation, asked.question, asked.sampling, cancel=cancel))
+        return conversation.turns[-1]
 
     @torch.inference_mode()
     def logits(self, asked: BenchQuestion, new_ids: Sequence[int]) -> Tensor:
         """Returns the logits [len(new_ids), vocabulary] before each of these ids, which are decoded one by one."""
         self.forget()
         found = [self._read(asked)]
-        cache = self.engine.prompt_cache
-        if cache is None:
-            raise RuntimeError("a prompt that was read left no cache")
-        for token in new_ids[:-1]:
+        for held, token in enumerate(new_ids[:-1], len(asked.ids)):
             fed = torch.tensor([token], device=found[0].device)
-            found.append(self.engine.step(fed, len(cache.ids)).clone())  # the next step overwrites these logits
-            cache.ids.append(token)
-        cache.cache.set_length(len(cache.ids))
+            found.append(self.engine.step(fed, held).clone())  # the next step overwrites these logits
+        self.forget()  # the cache holds more than the prompt that it stands for
         return torch.stack(found)
-
-    def _seconds(self, work: Callable[[], object]) -> float:
-        return seconds_of(work, self.engine.plan.device)
 
     def _read(self, asked: BenchQuestion) -> Tensor:
         try:
@@ -139,50 +137,32 @@ class MeasuredEngine:
         except CancelError:
             raise KeyboardInterrupt from None
 
-    def _batch(self, asked: BenchQuestion, jobs: Sequence[tuple[Frames, str]], most: int) -> list[Stats]:
-        """Answers the jobs, `most` at once, and returns their stats.
+    def _batch(self, asked: BenchQuestion, media: Sequence[Frames], most: int) -> list[Answer]:
+        """Answers the question about each of the media, `most` at once.
 
-        Errors: ContextError; MemoryShortError, as going on with fewer jobs at once would be another measurement.
+        Errors: MemoryShortError, as going on with fewer at once would be another measurement.
         """
-        requests = [AnswerRequest(key=key, medium=medium, question=text) for key, (medium, text) in enumerate(jobs)]
-        given = iter([requests])
-        scheduler: BatchScheduler[int] = BatchScheduler(
+        given = iter([[AnswerRequest(key=None, medium=medium, question=asked.question) for medium in media]])
+        scheduler: BatchScheduler[None] = BatchScheduler(
             engine=self.engine,
-            sampling=_sampling(asked.new_tokens),
+            sampling=asked.sampling,
             fit="crop",
             most_rows=most,
             cancel=Cancel(self.is_interrupted),
             on_shortage=_refuse_fewer,
         )
         finished = list(scheduler.answers(lambda _, *, is_waiting: next(given, None)))  # noqa: ARG005
-        if fault := next((each.fault for each in finished if each.fault), None):
+        for fault in filter(None, (each.fault for each in finished)):
             raise fault
-        return [each.answer.stats for each in finished if each.answer]
+        return [each.answer for each in finished if each.answer]
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasuredSnippet:
-    """A model as from_pretrained loads it; it may share parameters with this tool's model."""
+    """A model as from_pretrained loads it; its language model may be that of this tool's model."""
 
     model: VideoLlavaForConditionalGeneration
     plan: LoadPlan
-
-    def __post_init__(self) -> None:
-        self.model.generation_config.eos_token_id = None
-
-    def share(self, ours: VideoLlavaForConditionalGeneration) -> None:
-        """Takes over all parameters that our model has as well, so that both compute with the same weights.
-
-        In a quantised plan the snippet keeps its own towers and projector: bitsandbytes quantises these for the
-        snippet, and this tool doesn't. The towers' modules aren't shared, only their parameters: transformers records
-        each layer's output by hooks, and in a shared module it would do so twice.
-        """
-        self.model.model.language_model, self.model.lm_head = ours.model.language_model, ours.lm_head
-        if self.plan.quantisation is None:
-            others = dict(ours.named_modules())
-            for name, module in self.model.named_modules():
-                theirs = others[name]._parameters if name in others else {}
-                module._parameters |= {key: each for key, each in theirs.items() if key in module._parameters}
 
     def own_bytes(self, ours: nn.Module) -> int:
         """Counts the bytes of the parameters that it doesn't share, and reads them from a mapped file into memory."""
@@ -207,19 +187,10 @@ class MeasuredSnippet:
         return seconds_of(lambda: self.model(inputs_embeds=embeddings, **words), self.plan.device)
 
     def first_token_s(self, asked: BenchQuestion) -> float:
-        return seconds_of(lambda: self.answer(asked, new_tokens=1), self.plan.device)
-
-    def second_turn_s(self, _: BenchQuestion, again: BenchQuestion) -> float:
-        """Measures the whole prompt, clip and first turn included, as the snippet has no conversation."""
-        return self.first_token_s(again)
+        return seconds_of(lambda: self.answer(replace(asked, new_tokens=1)), self.plan.device)
 
     def answer(
-        self,
-        asked: BenchQuestion,
-        *,
-        new_tokens: int | None = None,
-        sequences: int = 1,
-        suppressed: Sequence[int] = (),
+        self, asked: BenchQuestion, sequences: int = 1, *, suppressed: Sequence[int] = ()
     ) -> tuple[tuple[int, ...], float]:
         """Answers as `MeasuredEngine.answer` does, but always returns the ids of the first sequence.
 
@@ -235,11 +206,12 @@ class MeasuredSnippet:
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
         ids = torch.tensor([asked.ids] * sequences, device=self.model.device)
+        self.model.generation_config.eos_token_id = None
         made = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             pixel_values_videos=torch.cat([self._pixels(asked)] * sequences),
-            max_new_tokens=new_tokens or asked.new_tokens,
+            max_new_tokens=asked.new_tokens,
             do_sample=False,
             stopping_criteria=[note],
             suppress_tokens=list(suppressed) or None,
@@ -270,31 +242,91 @@ class MeasuredSnippet:
         return pixels.to(self.model.device, self.model.dtype)
 
 
-def _sampling(new_tokens: int) -> Sampling:
-    return Sampling(max_new_tokens=new_tokens, has_guard=False)
-
-
 def _refuse_fewer(rows: int) -> None:
     raise MemoryShortError(f"The memory ran out: only {rows} questions fit at once, so choose a smaller --batch-size.")
 
 
-def seconds_of(work: Callable[[], object], device: str) -> float:
-    """Runs `work` on an idle device, and returns the seconds until the device has finished it."""
-    finish(device)
-    started_s = time.perf_counter()
-    work()
-    finish(device)
-    return time.perf_counter() - started_s
+def random_tokens(name: str) -> Tokens:
+    """Returns the demo's tokenizer with a checkpoint of these shapes; no weight is made.
+
+    Ids beyond the demo's vocabulary have no text.
+    """
+    config = random_config(name)
+    side = config.vision_config.image_size
+    recipe = replace(DEFAULT_CHECKPOINT.video_recipe, short_side=side, crop_height=side, crop_width=side)
+    return read_tokens(facts(config, Source(model=f"random {name}", folder=demo.CHECKPOINT), recipe))
 
 
-def finish(device: str) -> None:
-    """Waits until a GPU has done all its work; the CPU has none left when a call returns."""
-    if device != "cpu":
-        torch.accelerator.synchronize(device)
+def random_config(name: str) -> VideoLlavaConfig:
+    """Returns the config of a whole, untrimmed model, with the ids of the demo's placeholders."""
+    from transformers import VideoLlavaConfig
+
+    of_demo, (llama, tower) = read_config(demo.CHECKPOINT), SHAPES[name]
+    return VideoLlavaConfig(
+        text_config=dict(zip(LLAMA, llama, strict=True)) | {"pad_token_id": of_demo.text_config.pad_token_id},
+        vision_config=dict(zip(TOWER, tower, strict=True)),
+        image_token_index=of_demo.image_token_id,
+        video_token_index=of_demo.video_token_id,
+        tie_word_embeddings=False,
+    )
 
 
-def free(device: str) -> None:
-    """Frees the memory of objects that are no longer in use, also on the GPU."""
-    gc.collect()
-    if device.startswith(("cuda", "xpu")):
-        torch.accelerator.empty_cache()
+def random_models(name: str, plan: LoadPlan) -> tuple[VideoLlavaForConditionalGeneration, Any]:
+    """Makes our model and the snippet's with random weights; both have the same language model."""
+    ours = empty_model(trimmed(random_config(name)), plan, NOT_QUANTISED)
+    ours.model.image_tower = None
+    fill(ours, plan)
+    snippet = empty_model(random_config(name), plan, ("lm_head",))
+    snippet.model.language_model, snippet.lm_head = ours.model.language_model, ours.lm_head
+    fill(snippet, plan)
+    return ours, snippet
+
+
+def empty_model(
+    config: VideoLlavaConfig, plan: LoadPlan, not_quantised: Sequence[str]
+) -> VideoLlavaForConditionalGeneration:
+    """Makes a model whose parameters are on the meta device, without values, and whose buffers are on the CPU."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForImageTextToText
+
+    hush(has_bars=False)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, plan.dtype), attn_implementation=plan.attention
+        )
+    if plan.quantisation:
+        from transformers.integrations import replace_with_bnb_linear
+
+        replace_with_bnb_linear(model, list(not_quantised), quantization_config=quantisation_config(plan))
+    return model.eval()
+
+
+@torch.no_grad()
+def fill(model: nn.Module, plan: LoadPlan) -> None:
+    """Fills the parameters on the meta device, norms with 1 and 0, others at random.
+
+    Parameters and buffers are then on the plan's device.
+    """
+    generator = torch.Generator(device=plan.device)
+    for path, module in model.named_modules():
+        is_norm = type(module).__name__.endswith("Norm")
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                generator.manual_seed(zlib.crc32(f"{path}.{name}".encode()))
+                values = torch.empty(parameter.shape, dtype=getattr(torch, plan.dtype), device=plan.device)
+                values.fill_(name == "weight") if is_norm else values.normal_(0.0, DEVIATION, generator=generator)
+                module._parameters[name] = _parameter_like(parameter, values)
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(plan.device)
+
+
+def _parameter_like(empty: nn.Parameter, values: torch.Tensor) -> Any:
+    """Makes a parameter with these values, of the same class as the empty one.
+
+    bitsandbytes quantises a parameter when it is moved to its device; for 8 bits, it must be moved from the CPU.
+    """
+    if type(empty) is nn.Parameter:
+        return nn.Parameter(values, requires_grad=False)
+    settings = {name: value for name, value in vars(empty).items() if name != "SCB"}
+    is_8bit = type(empty).__name__ == "Int8Params"
+    return type(empty)(values.cpu() if is_8bit else values, requires_grad=False, **settings).to(values.device)
