@@ -7,6 +7,7 @@ patch of 56 pixels, so that a video has 8 * 17 tokens. transformers saves none o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from tests.checkpoints import PREPROCESSOR
-from tests.tensor_names import published_name
 
 HIDDEN, INNER, LAYERS, HEADS, CONTEXT = 64, 128, 2, 4, 4096
 TOWER_LAYERS, PATCH, SIDE = 3, 56, 224
@@ -30,6 +30,23 @@ TOKENS_PER_VIDEO = 8 * ((SIDE // PATCH) ** 2 + 1)
 TOKENS_PER_IMAGE = (SIDE // PATCH) ** 2
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 CORPUS = ["USER: What is in this clip? ASSISTANT: A red circle moves left. The dog is here, the the the. Why? Yes."] * 4
+
+
+def modern_name(name: str) -> str:
+    """As the modules are called today: language_model.model.embed_tokens → model.language_model.embed_tokens."""
+    if name.endswith("lm_head.weight"):
+        return "lm_head.weight"
+    name = re.sub(r"^language_model\.model\.", "language_model.", name.removeprefix("model."))
+    return "model." + re.sub(r"_tower\.vision_model\.", "_tower.", name)
+
+
+def published_name(name: str) -> str:
+    """modern_name's inverse."""
+    if name == "lm_head.weight":
+        return "language_model.lm_head.weight"
+    name = name.removeprefix("model.")
+    name = re.sub(r"^language_model\.", "language_model.model.", name)
+    return re.sub(r"^(video|image)_tower\.(vision_model\.)?", r"\1_tower.vision_model.", name)
 
 
 def write_published(folder: Path, *, seed: int = 0) -> Path:

@@ -11,7 +11,6 @@ from tests.checkpoints import write_checkpoint
 from tests.engine.engines import ask, conversation_about, engine_of, greedy_ids
 from tests.reference import Reference, read_reference
 from vllava_cli.engine.generate import Engine
-from vllava_cli.errors import ContextError
 from vllava_cli.nouns import Conversation, Frames, Sampling
 
 SHORT = Sampling(max_new_tokens=10, has_guard=False)
@@ -88,16 +87,6 @@ def test_a_long_question_may_drop_every_turn(engine: Engine, media: tuple[Frames
         words += 1
     assert list(engine.make_room(conversation, long, SHORT)) == [0, 1]
     assert ask(engine, conversation, long, SHORT).stats.reused_tokens >= 40
-
-
-def test_a_question_that_never_fits_is_refused_and_costs_no_turn(engine: Engine, media: tuple[Frames, ...]) -> None:
-    conversation = Conversation(attached=media)
-    ask(engine, conversation, "what", SHORT)
-    endless = "what is in this clip " * 40
-    assert not engine.make_room(conversation, endless, SHORT)
-    with pytest.raises(ContextError):
-        ask(engine, conversation, endless, SHORT)
-    assert (conversation.dropped, len(conversation.turns)) == (0, 1)
 
 
 def test_undoing_beyond_the_window_brings_the_oldest_turns_back(engine: Engine, media: tuple[Frames, ...]) -> None:

@@ -136,15 +136,3 @@ def test_what_processes_tell_is_passed_on_and_a_result_that_comes_twice_counts_o
         *("vllava: memory ran out.", "detail: cpu: device: cpu."),
         *("ready", "detail: cpu: loaded in 1.50 s, rows at once: 1."),
     ]
-
-
-def test_what_was_counted_by_the_dead_counts_but_what_they_held_does_not() -> None:
-    holding = {"rows_at_once": 2, "used_bytes": 5}
-    pooled = Pooled(scripts={"cuda:0": [{"deadly": names(3), **holding}, holding]}, units=clips(*range(6)))
-    totals = []
-    for _ in pooled.pool.outcomes(pooled.units):
-        totals.append(
-            (pooled.control.counters.clips, pooled.control.counters.rows_at_once, pooled.control.counters.used_bytes)
-        )
-    assert totals == [(number, 2, 5) for number in range(1, 7)]
-    assert pooled.control.counters == Counters(clips=6, rows_at_once=2)
