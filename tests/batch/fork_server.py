@@ -157,6 +157,8 @@ def _become(request: dict[str, Any]) -> None:
         os.close(descriptor)
     os.chdir(folder)
     if "max_bytes" in request:
+        sys.dont_write_bytecode = True  # compiled modules would be cut off as well, and later starts would read them
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_bytes"], request["max_bytes"]))
     sys.argv = ["vllava", *request["words"]]
