@@ -18,7 +18,6 @@ from vllava_cli.batch.jobs import (
     Job,
     JobList,
     JobRequest,
-    ListedJob,
     Shard,
     group_by_clip,
     has_changed,
@@ -26,7 +25,6 @@ from vllava_cli.batch.jobs import (
     make_jobs,
     settings_of,
     signature,
-    write_lists,
 )
 from vllava_cli.errors import OutputError
 from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
@@ -189,21 +187,6 @@ def test_clips_come_in_the_order_of_their_first_job_with_all_theirs() -> None:
 
 PATH = Path("a.jsonl.jobs")
 AGAIN = "Run that shard of vllava batch again."
-
-
-def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> None:
-    all_jobs = [*(job(f"{number}.mp4") for number in range(40)), job("caf\udce9.mp4", "Où?\n")]
-    part = Shard(number=2, of=3)
-    own = [job for job in all_jobs if part.has(job.id)]
-    write_lists({2: PATH}, 3, all_jobs)
-    first, *others = map(json.loads, PATH.read_text().splitlines())
-    checksum = f"{sum(int(job.id, 16) for job in all_jobs) % 2**128:032x}"
-    assert first == {"type": "jobs", "shard": 2, "of": 3, "jobs": len(own), "all_jobs": 41, "checksum": checksum}
-    assert [row["id"] for row in others] == [job.id for job in own]
-    found = JobList.read(PATH)
-    assert found == JobList(path=PATH, shard=2, of=3, jobs=len(own), all_jobs=41, checksum=checksum)
-    rows = [ListedJob(id=bytes.fromhex(job.id), path=job.path, question=job.question) for job in own]
-    assert (list(found.listed()), list(found.listed())) == (rows, rows)
 
 
 HEADER = {"type": "jobs", "shard": 1, "of": 2, "jobs": 2, "all_jobs": 10, "checksum": "0" * 32}
