@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, b'{"error": "No."}', X_Error_Code=code, **headers)
 
     def _send(self, status: int, body: bytes, *, most: int | None = None, **headers: str) -> None:
-        """Of the body go out so many bytes at most."""
+        """Answers, with at most so many bytes of the body."""
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), value)

@@ -41,7 +41,7 @@ def modern_name(name: str) -> str:
 
 
 def published_name(name: str) -> str:
-    """modern_name's inverse."""
+    """As the published files call it: the inverse of `modern_name`."""
     if name == "lm_head.weight":
         return "language_model.lm_head.weight"
     name = name.removeprefix("model.")
