@@ -76,7 +76,7 @@ def find_accelerators(
 ) -> tuple[tuple[Processor, ...], tuple[str, ...]]:
     """Finds the GPUs that torch can compute on, and a sentence for each GPU that it can't use.
 
-    If torch names no GPU at all, its warnings about CUDA become the faults, or else an NVIDIA driver that it can't use.
+    If torch names no GPU at all, the faults are its warnings about CUDA, else that it can't use the NVIDIA driver here.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

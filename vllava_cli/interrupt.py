@@ -44,8 +44,8 @@ NEVER = Cancel()
 def sigint_flag(*, is_early: Callable[[], bool] = never) -> Iterator[Callable[[], bool]]:
     """Yields a function that tells whether Ctrl-C came in this block; a second Ctrl-C raises KeyboardInterrupt.
 
-    While `is_early()` is true, the first Ctrl-C raises, too: no work has begun that could end first. An ignored SIGINT
-    stays ignored.
+    While `is_early()` is true, the first Ctrl-C raises KeyboardInterrupt, too, as no work has begun that should end
+    first. An ignored SIGINT stays ignored.
     """
     seen = threading.Event()
 

@@ -187,7 +187,7 @@ Start = Annotated[
 ]
 End = Annotated[
     float | None,
-    typer.Option(**read_by(time_of), metavar="TIME", help="Look up to here: seconds or h:m:s.", show_default="the end"),
+    typer.Option(**read_by(time_of), metavar="TIME", help="Look until here: seconds or h:m:s.", show_default="the end"),
 ]
 At = Annotated[
     Several | None,
@@ -219,7 +219,7 @@ Calibrate = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Stream = Annotated[
-    bool, typer.Option("--stream/--no-stream", help="Print tokens as they come, or the answer at its end.")
+    bool, typer.Option("--stream/--no-stream", help="Print tokens as they come, or the whole answer at the end.")
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say on stderr what was chosen, why, and how long it took.")
@@ -280,7 +280,7 @@ Fields = Annotated[
     ),
 ]
 SafeCells = Annotated[
-    bool, typer.Option("--safe-cells", help="In a table: an apostrophe in front of texts that begin with = + - or @.")
+    bool, typer.Option("--safe-cells", help="Put an apostrophe before table texts that begin with = + - or @.")
 ]
 BatchSize = Annotated[
     str,
@@ -290,9 +290,9 @@ Decoders = Annotated[
     int | None,
     typer.Option(**number(int, 1), help="How many processes decode clips.", show_default="one a core, 8 at most"),
 ]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try the jobs again that are errors in FILE.")]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Retry the jobs whose row in FILE is an error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite FILE.")]
-Prune = Annotated[bool, typer.Option("--prune", help="Drop rows of clips that have changed since from FILE.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Drop the rows in FILE whose clips have changed since.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no other job after the first error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read clips' headers, say how much there is to do, and stop.")]
 ShowStats = Annotated[bool, typer.Option("--stats", help="Say at the end, on stderr, where the time went.")]
@@ -319,11 +319,11 @@ Actors = Annotated[
 ]
 GpusPerActor = Annotated[
     float | None,
-    typer.Option(**number(float), help="With --ray: GPUs of each engine; 0.5 shares one.", show_default="1 or none"),
+    typer.Option(**number(float), help="With --ray: GPUs per engine; at 0.5, two share one.", show_default="1 or none"),
 ]
 Hash = Annotated[
     bool,
-    typer.Option("--hash", help="Rows also have the SHA-256 of their clip: each file is read whole."),
+    typer.Option("--hash", help="Add the SHA-256 of its clip to each row: each file is read whole."),
 ]
 Allow = Annotated[
     list[str] | None,

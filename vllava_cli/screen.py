@@ -280,7 +280,7 @@ def fill_closed() -> None:
 
 
 class _Growing:
-    """The text beside a spinner: the first parts, as many as have room, taken anew each time it is drawn."""
+    """The text beside a spinner: as many of the first parts as have room. It is made anew each time it is drawn."""
 
     def __init__(self, parts: Callable[[], Sequence[str]], console: Console) -> None:
         self._parts, self._console = parts, console

@@ -282,7 +282,7 @@ def test_a_damaged_row_is_named(name: str, data: bytes, message: str) -> None:
 
 
 NO_LIST = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
-NO_ENDING = " has no ending of a jobs file: name one with .jsonl, .ndjson, .json, .csv, .tsv."
+NO_ENDING = " is no jobs file: give one that ends in .jsonl, .ndjson, .json, .csv, .tsv."
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ NO_TABLE = "--safe-cells is about the cells of a table: add --format csv or tsv,
         ("out", "csv", {"has_ray": True}, "--format csv can't be used with --ray: give jsonl or parquet."),
         *((path, None, {"has_ray": True}, NO_PLACE) for path in (None, "-")),
         ("out", "parquet", {}, "--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray."),
-        ("s3://b/run", None, {}, "'s3://b/run' is a URL: rows go there with --ray. Name a file, or add --ray."),
+        ("s3://b/run", None, {}, "'s3://b/run' is a URL: rows go there only with --ray. Name a file, or add --ray."),
     ],
 )
 def test_places_and_formats_that_do_not_go_together_are_refused(

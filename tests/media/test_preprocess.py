@@ -109,7 +109,7 @@ def test_a_recipe_that_would_give_other_pixels_is_refused(
     with pytest.raises(CheckpointError) as error:
         read_video_recipe(tmp_path)
     file = tmp_path / "preprocessor_config.json"
-    assert str(error.value) == f"{file} sets {message}. Use a checkpoint saved with it."
+    assert str(error.value) == f"{file} sets {message}. Use another checkpoint."
 
 
 def test_no_file(tmp_path: Path) -> None:

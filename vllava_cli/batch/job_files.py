@@ -246,7 +246,7 @@ def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
         return
     read = _READERS.get(file.suffix.lower())
     if read is None:
-        raise UsageError(f"{quoted(file)} has no ending of a jobs file: name one with {', '.join(_READERS)}.")
+        raise UsageError(f"{quoted(file)} is no jobs file: give one that ends in {', '.join(_READERS)}.")
     name = quoted(file)
     with as_output_error(name, "read", error=UsageError), file.open("rb") as source:
         yield from read(source, name)

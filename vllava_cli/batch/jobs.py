@@ -238,7 +238,7 @@ def id_of(row: Mapping[str, object]) -> bytes | None:
 
 
 def write_lists(paths: Mapping[int, Path], of: int, jobs: Collection[Job]) -> None:
-    """Writes a list for each shard number in `paths`; `jobs` are those of all `of` shards. Errors: OutputError."""
+    """Writes a list for each shard number in `paths`; `jobs` are those of all shards. Errors: OutputError."""
     checksum = sum(int(job.id, 16) for job in jobs) % (1 << 128)
     shares: dict[int, list[Job]] = {number: [] for number in paths}
     for job in jobs:

@@ -280,7 +280,7 @@ def mismatches(jobs: Sequence[Job], ids: Iterable[bytes], before: Collection[byt
 
 
 def first_of(names: Sequence[str], rest: str = "", *, most: int = MOST_NAMED) -> str:
-    """Joins the first `most` names and counts the others: "a, b and 3 more"; `rest` stands before "and"."""
+    """Joins the first `most` names and counts the others: "a, b and 3 more"; `rest` is put before " and"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f"{rest} and {more:,} more" if more > 0 else "")
 

@@ -121,7 +121,7 @@ def report_unreadable(bad: Sequence[JobError], total: int, screen: Screen, *, ha
 
 
 def report_unused(names: Sequence[str], screen: Screen) -> None:
-    """Says which fields of the jobs have no effect; a field may be named like an option."""
+    """Says which fields of the jobs are only copied into the rows: a user may have meant one as an option."""
     if names:
         are = "is" if len(names) == 1 else "are"
         screen.notice(f"vllava: {first_of(names, most=MOST_NAMED)} in the jobs {are} passed through, not used.")

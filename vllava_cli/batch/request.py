@@ -198,7 +198,7 @@ def destination_of(
     if has_ray and path is None:
         raise UsageError("--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.")
     if name and is_url(name) and not has_ray:
-        raise UsageError(f"{name!r} is a URL: rows go there with --ray. Name a file, or add --ray.")
+        raise UsageError(f"{name!r} is a URL: rows go there only with --ray. Name a file, or add --ray.")
     return Destination(
         path=None if has_ray else path,
         parts=name if has_ray else None,

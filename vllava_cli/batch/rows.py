@@ -71,7 +71,7 @@ class JobError:
 
     @classmethod
     def of(cls, error: Exception, path: Path | None = None) -> JobError:
-        """Makes the error of a question that can't be answered, or of the clip at `path`, which can't be read."""
+        """Makes the error for a question that can't be answered or, with `path`, for a clip that can't be read."""
         kinds: tuple[tuple[type[Exception], ErrorKind], ...] = (
             (UsageError, "trim" if path else "question"),
             (MissingError, "missing"),
@@ -177,7 +177,7 @@ def _last_line(error: Exception) -> str:
 
 
 def format_of(path: Path | None, wished: Format | None = None) -> Format:
-    """Returns the wished format, else the one of the file's ending, else JSON lines: a/b.CSV → "csv"."""
+    """Returns the format that the user chose, else that of the file's ending, else JSON lines: a/b.CSV → "csv"."""
     ending = path.suffix[1:].lower() if path else ""
     return wished or (cast(Format, ending) if ending in get_args(Format) else "jsonl")
 

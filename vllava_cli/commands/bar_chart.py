@@ -25,7 +25,7 @@ INK = (34, 34, 34)
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the chart: a text on the left; behind it the bar of a tool, from 0 to 1 long, and the bar's text."""
+    """A line of the chart: a text on the left, then the bar of a tool, from 0 to 1 long, and the bar's text."""
 
     text: str = ""
     tool: str | None = None

@@ -74,7 +74,7 @@ def words_of(words: Sequence[str]) -> tuple[Path | None, str]:
 
 
 def run(bench: Bench, screen: Screen, benchmark: Callable[..., ModelBenchmark] | None = None) -> int:
-    """Measures, saves and shows the figures; a test has another `benchmark`. Errors: any VllavaError.
+    """Measures, saves and shows the figures; tests pass another `benchmark`. Errors: any VllavaError.
 
     Returns 0; 1 if all configurations failed or a check isn't met; 130 after Ctrl-C. Raises KeyboardInterrupt if that
     came before the first figure.

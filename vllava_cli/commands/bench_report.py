@@ -1,6 +1,6 @@
 """The record of a run of bench, as a JSON object and as text, and the changes since an earlier run.
 
-A saved file is distrusted. `compare` matches configurations by the model, --precision and what was loaded, and figures
+A saved file isn't trusted. `compare` matches configurations by the model, --precision and what was loaded, and figures
 by their names and units. Texts are numbers with three significant digits, aligned tables, and sentences below them.
 """
 
@@ -267,7 +267,7 @@ def change(factor: float | None, verdict: str | None, *, is_memory: bool) -> str
 
 
 def _aligned(forms: Sequence[tuple[Sequence[Sequence[str]], int]], width: int | None) -> str:
-    """Aligns the first (rows, gap between columns) that fits, else the last. The first two columns are words."""
+    """Aligns the first form that fits, else the last; a form is (rows, gap). The first two columns are words."""
     text = ""
     for rows, gap in forms:
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]

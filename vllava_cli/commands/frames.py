@@ -51,7 +51,7 @@ class Sheets:
 
     @property
     def has_files(self) -> bool:
-        """True if anything is written into files."""
+        """True if sheets or frames are written into files, not only to stdout or the terminal."""
         return self.output != STDOUT if self.output else not self.is_shown
 
     def target(self, clip: Path) -> Path:

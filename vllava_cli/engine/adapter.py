@@ -1,7 +1,7 @@
 """Finds a LoRA adapter, checks it against a checkpoint by the headers of their files, and merges it into a model.
 
-An adapter names modules as the version of transformers did with which it was trained, so modules are compared by their
-plain names. torch is imported only to merge.
+An adapter has the module names of the transformers version that trained it, so modules are compared by their plain
+names. torch is imported only to merge.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class StoredTensor:
 
 
 def locate(wishes: Wishes, log: Log = SILENT) -> Source:
-    """Finds a checkpoint and the adapter that the user wishes for, and warns if they may not belong together.
+    """Finds a checkpoint and the adapter that the user asks for, and warns if they may not belong together.
 
     Errors: UsageError if peft is missing, CheckpointError, HubError.
     """

@@ -53,7 +53,7 @@ class AnswerRequest(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerResult(Generic[K]):
-    """The answer to a request, or the fault that prevented it; `seconds` begin when its prompt begins to be read."""
+    """The answer to a request, or the fault that prevented it; `seconds` have passed since its prompt was begun."""
 
     key: K
     answer: Answer | None = None
@@ -64,7 +64,7 @@ class AnswerResult(Generic[K]):
 class NextRequests(Protocol[K]):
     """Gives about `most` requests, all those about one medium together; [] if none is ready, None at the end.
 
-    With `is_waiting`, it waits until one is ready. If a request can't be made, its result comes in its place.
+    With `is_waiting`, it waits until one is ready. A request that can't be made is replaced by a result with the fault.
     """
 
     def __call__(self, most: int, *, is_waiting: bool) -> abc.Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
@@ -169,7 +169,7 @@ class BatchScheduler(Generic[K]):
     def _begin(self) -> None:
         """Reads the prompts of rows that wait, as many as the batch has room for, and takes these rows in.
 
-        A row waits until that is done, so that a failure loses none.
+        Rows stay in the queue until their prompts have been read, so that a failure loses no row.
         """
         free = self._free()
         while free and self._waiting:
@@ -206,7 +206,7 @@ class BatchScheduler(Generic[K]):
         return rows
 
     def _read(self, rows: list[Sequence[K]]) -> DecodeBatch:
-        """Reads the prompts of rows into a new batch. Errors: CancelError, unless a row was begun before."""
+        """Reads the prompts of rows into a new batch. Errors: CancelError, but not if a row is begun anew."""
         engine, shared = self.engine, rows[0].shared
         cancel = NEVER if any(row.was_begun for row in rows) else self.cancel
         first = {_medium(row): row for row in reversed(rows) if _medium(row) not in self._prefixes}

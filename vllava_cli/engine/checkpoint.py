@@ -170,7 +170,7 @@ def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
 
 
 def _check_language(path: Path, config: VideoLlavaConfig) -> None:
-    """Raises CheckpointError for words that transformers doesn't know, and for numbers that it can't compute with."""
+    """Raises CheckpointError for function names that transformers doesn't know and numbers that it can't use."""
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

@@ -1,7 +1,7 @@
 """Decodes over a cache that doesn't move, so that the host can give the GPU a whole step at once.
 
-On CUDA a step is captured as a graph, once for each length of cache in parts of `PART_TOKENS`: then the host makes one
-call instead of a thousand. If a step can't be captured, and on other devices, it runs call by call.
+On CUDA a step is captured as a graph, one for each cache length that is a multiple of `PART_TOKENS`: then the host
+makes one call instead of a thousand. If a step can't be captured, and on other devices, it runs call by call.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadP
 
 @torch.inference_mode()
 def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
-    """Measures the seconds that an answer takes for each number in a model's matrices."""
+    """Measures the time of an answer, in seconds per number in the model's matrices."""
     prompt = torch.ones(PREFILL_ROWS, PREFILL_SIDE, dtype=dtype)
     square = torch.ones(PREFILL_SIDE, PREFILL_SIDE, dtype=dtype)
     token, wide = torch.ones(1, STEP_WIDTHS[0], dtype=dtype), torch.ones(STEP_WIDTHS, dtype=dtype)
@@ -94,7 +94,7 @@ def finish(device: str) -> None:
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Runs `work` and returns the peak memory, models included. If none can be measured: None, and nothing runs."""
+    """Runs `work` and returns the peak memory, models included. Where it can't be measured, only returns None."""
     free(device)
     if device.startswith(("cuda", "xpu")):
         torch.accelerator.reset_peak_memory_stats(device)

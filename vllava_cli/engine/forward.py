@@ -1,4 +1,4 @@
-"""The model's passes: embedding ids, prefill in chunks, a step of decoding, padded rows; and the lack of memory.
+"""The model's passes: embedding ids, prefill in chunks, a step of decoding, padded rows; and the out-of-memory error.
 
 Embeddings go to the language model directly: that works in every version of transformers, and can be interrupted.
 """

@@ -1,8 +1,8 @@
 """The engine: a generator that prefills a question, decodes an answer and yields it in pieces. It never prints.
 
-Time to first token is the time to the first `next()`; interruption, length and loops all end the same stream. On CUDA
-the next step is started before the host reads a token: the GPU works on that step while the host shows the token, so
-that showing text costs no time. On other devices a step begins only when the caller wants more text.
+Time to first token is the time to the first `next()`; an interruption, the length limit or a loop just ends the stream.
+On CUDA the next step is started before the host reads a token: the GPU works on that step while the host shows the
+token, so that showing text costs no time. On other devices a step begins only when the caller wants more text.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Engine:
         return self.prompt_cache
 
     def _emptied(self) -> KVCache:
-        """Returns an empty cache. The one that doesn't move is emptied and used again: steps are captured over it."""
+        """Returns an empty cache. A static cache is emptied and used again, as captured steps refer to its buffers."""
         if not self.is_static:
             return KVCache(len(self.llama.blocks))
         if self.graph is None:

@@ -197,7 +197,7 @@ def _existing_folder(model: str, kind: SourceKind) -> Path:
 
 
 def _described(source: Source, names: frozenset[str], log: Log) -> Source:
-    """Fetches a checkpoint's description files; marks those that the repository lacks as the hub's library does."""
+    """Fetches a checkpoint's description files; marks absent ones in the cache, as the hub's library does."""
     known = {*USUAL, *OTHERS, *(name for row in NEEDED for name in row), ADAPTER_CONFIG}
     _fetched(source, sorted(known & names), log)
     with suppress(OSError):

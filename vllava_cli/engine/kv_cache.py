@@ -92,7 +92,7 @@ class Prompt:
 
 @dataclass(kw_only=True)
 class PromptCache:
-    """A KV cache, the ids that it was fed, and the prompt that has the media for the placeholders among these ids."""
+    """A KV cache, the ids that it was fed, and the prompt with the media for the placeholders among these ids."""
 
     cache: KVCache
     prompt: Prompt = Prompt()

@@ -1,6 +1,6 @@
 """Runs the language model in as few operations as possible, with transformers' weights but without its modules.
 
-A token of a small model takes the time in which Python and PyTorch call operations; here they call a third as many.
+With a small model, most of a token's time goes into calling operations; this module calls a third as many.
 Query, key and value are one product, so are gate and up of the MLP; both residual sums are part of a product.
 """
 

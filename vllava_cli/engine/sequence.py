@@ -92,7 +92,7 @@ class Sequence(Generic[K]):
         return self._text
 
     def begin(self, *, is_first_of_medium: bool) -> None:
-        """Starts the clock; notes how many tokens another prompt about the medium has read: 0 for the first one."""
+        """Starts the clock; notes how many tokens are reused from an earlier prompt about the medium, if any."""
         self.started_s = time.perf_counter()
         self.tower_calls, self.reused_tokens = (1, 0) if is_first_of_medium else (0, self.shared)
 

@@ -184,7 +184,7 @@ class Tokens:
     def option_ids(self, choices: Sequence[str], *, prompt_tokens: int = 0) -> tuple[ChoiceIds, ...]:
         """Returns the ids of each choice as an answer: those after "ASSISTANT:" if the whole text were tokenised.
 
-        A choice alone gives the same ids in a vocabulary in which a space only begins tokens, as in Llama's. Errors:
+        If each space begins a token, as in Llama's vocabulary, a choice alone gives the same ids. Errors:
         UsageError for fewer than two choices, for an empty one and for two that the model reads alike; ContextError if
         a choice doesn't fit after the prompt.
         """

@@ -71,7 +71,7 @@ class Sheet:
 
 
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
-    """Resizes frames to the size in which they are drawn: whole, or as the model sees them. Errors: those of `seen`."""
+    """Resizes frames for the sheet: whole frames, or the squares that the model sees. Errors: those of `seen`."""
     if tiles != "whole":
         return replace(frames, pixels=seen(frames, tiles, fit=fit), sizes=())
     _, height, width, _ = frames.pixels.shape
@@ -267,7 +267,7 @@ def _encoded(image: Image.Image, form: PictureForm) -> bytes:
 
 
 def _tile_size(per_row: int, aspect: float, columns: int, lines: int) -> tuple[int, int]:
-    """Returns the largest tile of this width / height, at most `lines` high, if `per_row` of them share `columns`."""
+    """Returns the largest tile of this width / height, at most `lines` high, of which `per_row` fit into `columns`."""
     width = max(1, min((columns + _COLUMN_GAP) // per_row - _COLUMN_GAP, int(2 * lines * aspect)))
     return width, max(1, min(math.ceil(width / aspect / 2), lines))
 

@@ -46,7 +46,7 @@ DECODE_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, EOFError, Ove
 def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]:
     """Opens a file's container for a `with` block; errors of the libraries, in the block too, become a `MediaError`.
 
-    FFmpeg decodes the first frames to find out what the header doesn't say (40 ms of 1080p), unless it has no decoders.
+    With `has_decoders`, FFmpeg decodes the first frames for facts that the header lacks; with 1080p this takes 40 ms.
     """
     check_file(path)
     options = OPTIONS if has_decoders else OPTIONS | _NO_DECODERS

@@ -1,4 +1,4 @@
-"""Finds the clips that words name: files, folders and the paths on stdin, in the order in which they were given."""
+"""Finds the clips that the user named: files, folders and the paths on stdin, in the order in which they were given."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def read_video_recipe(folder: Path) -> VideoRecipe:
     def check(key: str, is_right: bool, wanted: str) -> None:
         if not is_right:
             shown = f"{path} sets {key} to {_shown(values[key])}"
-            raise CheckpointError(f"{shown}, but it must be {wanted}. Use a checkpoint saved with it.")
+            raise CheckpointError(f"{shown}, but it must be {wanted}. Use another checkpoint.")
 
     for key, wanted in _EXPECTED.items():
         if key != "rescale_factor":

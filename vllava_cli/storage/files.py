@@ -90,7 +90,7 @@ def locked(path: Path, mode: int = 0o666, *, reported_as: Path | None = None, is
     """Opens the file that has this name, locks it and returns its descriptor; messages call it `reported_as`.
 
     The file is opened for appending, and created if it is missing. For a shared lock it is opened for reading, which is
-    enough, also on a network's disk. Errors: LockedError, OutputError.
+    enough, also on a network drive. Errors: LockedError, OutputError.
     """
     flags = os.O_RDONLY if is_shared else os.O_RDWR | os.O_APPEND | os.O_CREAT
     while True:
@@ -153,7 +153,7 @@ def _lock(descriptor: int, name: Path, *, is_shared: bool) -> None:
             time.sleep(_PAUSE_S)
         except OSError as exc:
             raise OutputError(
-                f"{quoted(name)} can't be locked: {os_reason(exc)}. Choose a file on a disk of this machine."
+                f"{quoted(name)} can't be locked: {os_reason(exc)}. Choose a file on a local disk."
             ) from exc
 
 

@@ -107,7 +107,7 @@ def portable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def exact(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Restores the row that `portable` was given; bytes that don't fit the text beside them, which was edited, stay.
+    """Restores the row that `portable` was given. If a text was edited and its bytes no longer fit, both stay.
 
     Errors: RecursionError for a row that is nested too deeply.
     """
@@ -124,7 +124,7 @@ def exact(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mapped(value: Any, text: Callable[[str], str], row: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
-    """Changes each text in a value by `text` and each object by `row`."""
+    """Applies `text` to each text in a value, and `row` to each object."""
     if isinstance(value, str):
         return text(value)
     if isinstance(value, Mapping):
@@ -149,7 +149,7 @@ def _bytes_of(value: Any) -> Any:
 
 
 def _decoded(code: Any, shown: Any) -> Any:
-    """Decodes what `_bytes_of` encoded; a text without a code, or with one that isn't base64, stays as it is shown."""
+    """Decodes the bytes that `_bytes_of` encoded; returns the text as shown if `code` is missing or isn't base64."""
     if isinstance(code, list) and isinstance(shown, list):
         return [_decoded(*pair) for pair in zip(code, shown, strict=False)]
     try:
@@ -284,7 +284,7 @@ def _repair(descriptor: int, path: Path) -> None:
 
 
 def _is_beginning(line: bytes) -> bool:
-    """True if the line may be the beginning of a row, all that a crash left of the first one."""
+    """True if the line may be a first row of which a crash left only the beginning."""
     return not line.endswith(b"\n") and line.isascii() and (line == b"{" or line.startswith(b'{"'))
 
 

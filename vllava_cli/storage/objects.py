@@ -103,9 +103,9 @@ def scratch() -> Iterator[Path]:
 
 
 def rows_into(objects: Objects, folder: Path) -> Path:
-    """Fetches the rows of a run into `folder`, the last row of each job, and its list; returns the path of the rows.
+    """Fetches the last row of each job and the list of the jobs into `folder`; returns the path of the rows.
 
-    The rows are read from the store only once, because others may arrive meanwhile.
+    The rows are read from the store only once, because more rows may arrive meanwhile.
     """
     path, fetched = folder / LIST.removesuffix(".jobs"), folder / "fetched"
     if LIST in objects.names():

@@ -40,7 +40,7 @@ def test_stdin_is_kept_whole_and_private_up_to_the_limit(tmp_path: Path) -> None
     ("data", "sentence"),
     [
         (b"x" * 1025, "stdin has more than 9.53674e-07 GiB, the most that is taken: save it to a file and name that."),
-        (b"", "stdin is empty (0 bytes): pipe a video to it, cat clip.mp4 | vllava probe -."),
+        (b"", "stdin is empty (0 bytes): pipe a video to it, as in cat clip.mp4 | vllava probe -."),
     ],
 )
 def test_nothing_and_too_much_are_refused(tmp_path: Path, data: bytes, sentence: str) -> None:

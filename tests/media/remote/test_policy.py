@@ -67,7 +67,7 @@ def test_what_leads_to_no_other_machine_is_never_allowed(scheme: str) -> None:
 
 @pytest.mark.parametrize("word", ["", "s3,", "s3://", "zip::s3", "c", "3s", "s3 https", "s\n3"])
 def test_what_is_no_scheme_is_refused(word: str) -> None:
-    with pytest.raises(UsageError, match=r"^'.*' can't be allowed: name schemes, loopback or link-local, --allow s3"):
+    with pytest.raises(UsageError, match=r"^'.*' can't be allowed: name schemes, loopback or link-local, like s3"):
         allowed([word])
 
 
@@ -82,7 +82,7 @@ def test_a_named_scheme_may_be_fetched() -> None:
     [
         ("gs://b/x.mp4", "gs://b/x.mp4 isn't allowed: add --allow gs."),
         ("https://me:secret@h/x?sig=secret#t", "https://h/x isn't allowed: add --allow https."),
-        ("x.mp4", "x.mp4 is no URL: name it with its scheme, s3://bucket/clip.mp4."),
+        ("x.mp4", "x.mp4 is no URL: name it with its scheme, like s3://bucket/clip.mp4."),
         ("file:///x", "file:///x can't be fetched: file doesn't lead to another machine. Name the clip's own URL."),
     ],
 )

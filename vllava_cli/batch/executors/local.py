@@ -92,7 +92,7 @@ class LocalExecutor:
                 yield from self._results(finished)
 
     def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query] | None:
-        """Takes clips until they make `most` queries or no clip is ready; None when all clips are taken."""
+        """Returns about `most` queries, those of the clips that are ready; None when all clips are taken."""
         given: list[Query] = []
         while len(given) < most and not self.reads.is_over:
             is_idle = is_waiting and not given

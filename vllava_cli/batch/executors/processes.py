@@ -207,7 +207,7 @@ class WorkerPool:
     def _try_again(self, clip: ClipJobs, worker: WorkerHandle) -> Iterator[Result]:
         """Queues a clip of a dead worker again, as a suspect if the worker had loaded its engine.
 
-        After `MOST_TRIES` deaths over the clip, yields an error for each of its jobs instead.
+        If `MOST_TRIES` workers have died with this clip, yields an error for each of its jobs instead.
         """
         if not worker.is_ready:
             self._queue.append(clip)
@@ -318,7 +318,7 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
 
 
 def _listen(wire: Connection, clips: queue.SimpleQueue[ClipJobs | None], is_stopped: threading.Event) -> None:
-    """Moves messages from the wire to `clips`, where the pool takes them; STOP and a closed wire set `is_stopped`."""
+    """Moves messages from the wire to the queue `clips`; STOP and a closed wire set `is_stopped`."""
     try:
         while not is_stopped.is_set():
             message = wire.recv()

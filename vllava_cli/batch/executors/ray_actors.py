@@ -121,7 +121,7 @@ def decoded(clip: ClipJobs, setup: StageSetup) -> DecodedClip:
 
 
 def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
-    """Reads the header, then the frames. A fault that the header shows is early: no engine is loaded for it."""
+    """Reads the header, then the frames. A fault in the header is marked as early: no engine is loaded for it."""
     from vllava_cli.media.pixels import fitted
 
     framing, is_early = setup.batch.framing, True
@@ -175,7 +175,7 @@ class EngineActor:
         self._engine: Engine | None = None
 
     def __call__(self, batch: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes]]:
-        """Answers clips: a column of pickled `DecodedClip` → one of pickled `Result`, or of the text of an error."""
+        """Answers clips: a column of pickled `DecodedClip` → a column of pickled `Result`, or of an error's text."""
         clips: list[DecodedClip] = [pickle.loads(clip) for clip in batch[CLIP]]
         try:
             return {RESULT: [pickle.dumps(result) for result in self.results(clips)]}
@@ -374,7 +374,7 @@ def _results(task: RayPass) -> Iterator[bytes]:
 
 
 def _stages(task: RayPass) -> Any:
-    """Makes the dataset of the stages: manifest → one clip in each block → frames → results."""
+    """Makes the Ray dataset that runs the stages: manifest → one clip in each block → frames → results."""
     import ray
     from ray import data
 

@@ -1,6 +1,6 @@
 """The executor on a Ray cluster: passes over a manifest of clips until each job has its result.
 
-A clip that ends every process that it is given to gets an error. The driver may be a client from outside the cluster.
+If every process that is given a clip dies, the clip's jobs get errors. The driver may be outside the cluster.
 """
 
 from __future__ import annotations

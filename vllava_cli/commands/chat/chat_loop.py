@@ -166,8 +166,8 @@ def _lines(chat: ChatController) -> Lines:
 def _loop(chat: ChatController, lines: Lines) -> int:
     """Carries out one entry after the other, and returns the exit code.
 
-    An error ends an entry and not the chat; so does Ctrl-C, unless the entries come from a pipe. `read` returns a
-    question that was edited with its new words, or "" if the editing was given up.
+    An error ends an entry and not the chat; so does Ctrl-C, unless the entries come from a pipe. When `read` is
+    given a question to edit, it returns the new question, or "" if the user gave up.
     """
     failures = 0
     while not (chat.was_interrupted and not lines.is_watched):

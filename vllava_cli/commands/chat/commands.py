@@ -30,7 +30,7 @@ _LINE = re.compile(r"/([a-z?]\S*|\Z)\s*(.*)", re.DOTALL | re.IGNORECASE)
 _EDIT = re.compile(r"([0-9]{1,9})(?:\s+(.*))?", re.DOTALL)
 _FRAMING = (
     Option(name="--start", value="TIME", help="Look from here on: seconds or h:m:s."),
-    Option(name="--end", value="TIME", help="Look up to here."),
+    Option(name="--end", value="TIME", help="Look until here."),
     Option(name="--at", value="TIMES", help="Look at these moments, separated by commas."),
 )
 _SAMPLING = tuple(
@@ -215,7 +215,7 @@ def _edit(chat: ChatController, given: Arguments) -> None:
     """Ask question N with other words, and drop what follows it."""
     found = _EDIT.fullmatch(given.rest)
     if not found or int(found[1]) == 0:
-        raise given.command.refuse("A question has a number from 1" if given.rest else "Give the number of a question")
+        raise given.command.refuse("Questions are numbered from 1" if given.rest else "Give the number of a question")
     number, count = int(found[1]), len(chat.conversation.turns)
     chat.question_of(number)
     if found[2]:

@@ -109,7 +109,7 @@ class TerminalLines:
 
 
 class PlainLines:
-    """Reads entries as plain lines, only when asked. `prompt_to` gets a prompt if it and stdin are terminals."""
+    """Reads entries as plain lines, never ahead. `prompt_to` gets a prompt if it and stdin are terminals."""
 
     def __init__(self, stdin: TextIO, prompt_to: TextIO | None = None) -> None:
         self._stdin = stdin
@@ -122,7 +122,7 @@ class PlainLines:
     def read(self, *, left: str = "", default: str = "") -> str | None:  # noqa: ARG002
         """Reads an entry; returns None at the end of the input.
 
-        Errors: UsageError for a block without an end or for too long an entry; KeyboardInterrupt if no person types.
+        Errors: UsageError for an open block or an entry that is too long; KeyboardInterrupt if stdin is no terminal.
         """
         while True:
             try:

@@ -173,7 +173,7 @@ def arguments_of(command: SlashCommand, rest: str) -> Arguments:
             name = typed.replace("_", "-")
             option = command.option(_OLD_NAMES.get(name, name))
             if not option or (has_value and not option.value):
-                raise command.refuse(f"There is no {word.raw} here")
+                raise command.refuse(f"There is no option {word.raw} here")
             if option.value and not has_value:
                 if (following := next(left, None)) is None:
                     raise command.refuse(f"{option.name} needs a value")

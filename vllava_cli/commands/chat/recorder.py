@@ -138,7 +138,7 @@ class SessionRecorder:
         self._close_file()
 
     def _append_changes(self, conversation: Conversation) -> None:
-        """Appends rows for the turns that differ from those in the file, or an undo row if turns are only missing."""
+        """Appends rows for the turns that differ from those in the file, or an undo row if turns were only removed."""
         turns = conversation.turns
         same = next(
             (number for number, (old, new) in enumerate(zip(self.turns, turns, strict=False)) if old is not new),
@@ -249,7 +249,7 @@ def restored(
 ) -> tuple[Conversation, int]:
     """Returns the conversation of a session, and how many of its answers had to be tokenised anew.
 
-    Answers of another model, or edited since, are tokenised anew: their ids aren't those of their text.
+    An answer of another model, or one that was edited since, is tokenised anew: its old ids don't fit its text.
     """
 
     def shown(media: Sequence[MediumRecord]) -> tuple[Frames, ...]:

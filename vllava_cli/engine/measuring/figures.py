@@ -135,7 +135,7 @@ class Roofline:
         return 2 * self.vision_parameters * self.checkpoint.tokens_per_video / self.speed.operations
 
     def pass_s(self, new: int, *, held: float = 0, sequences: int = 1) -> float:
-        """The seconds of a pass over `new` tokens behind the `held` tokens of each sequence.
+        """The seconds of a pass over `new` tokens after the `held` tokens of each sequence.
 
         Each token attends to those before it. Only a sequence's last token has logits. However many sequences there
         are, the weights are read once.

@@ -159,13 +159,13 @@ class MeasuredEngine:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSnippet:
-    """A model as from_pretrained loads it; its language model may be that of this tool's model."""
+    """A model that from_pretrained has loaded; to save memory, it may share the language model of this tool's model."""
 
     model: VideoLlavaForConditionalGeneration
     plan: LoadPlan
 
     def own_bytes(self, ours: nn.Module) -> int:
-        """Counts the bytes of the parameters that it doesn't share, and reads them from a mapped file into memory."""
+        """Counts the bytes of the parameters that aren't in `ours`, and reads these from a mapped file into memory."""
         shared = {id(parameter) for parameter in ours.parameters()}
         own = [parameter for parameter in self.model.parameters() if id(parameter) not in shared]
         for parameter in own:
@@ -199,7 +199,7 @@ class MeasuredSnippet:
         first_s: list[float] = []
 
         def note(ids: Tensor, _scores: object, **_: object) -> Tensor:
-            """Notes the time of the first token; ends no answer. The device may still be computing meanwhile."""
+            """Stops nothing; it notes the time at which the device has finished the first token."""
             if not first_s:
                 finish(self.plan.device)
                 first_s.append(time.perf_counter())
@@ -219,7 +219,7 @@ class MeasuredSnippet:
         return tuple(made[0, ids.shape[1] :].tolist()), time.perf_counter() - first_s[0]
 
     def clips_s(self, asked: BenchQuestion, clips: int) -> float:
-        """Measures one clip and counts it for all, as the snippet takes them one after the other."""
+        """Measures one clip and multiplies its time by `clips`, as the snippet answers about one clip after another."""
         return clips * seconds_of(lambda: self.answer(asked), self.plan.device)
 
     @torch.no_grad()

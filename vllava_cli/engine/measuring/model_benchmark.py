@@ -44,8 +44,8 @@ Work = Callable[[Tool], float]
 class ModelBenchmark:
     """Measures one configuration of a model, or of the random weights that `random` names, on a device of this speed.
 
-    `expect` is called with about the seconds that all will take. If `is_interrupted()` is true, KeyboardInterrupt is
-    raised between two measurements.
+    `expect` is called with an estimate of the seconds that all measurements take. If `is_interrupted()` is true,
+    KeyboardInterrupt is raised between two measurements.
     """
 
     tokens: Tokens
@@ -134,7 +134,7 @@ class ModelBenchmark:
         return replace(asked, new_tokens=min(left, max(LEAST_TOKENS, self.task.new_tokens)))
 
     def _load(self) -> Figure:
-        """Measures loading both models, by turns; the last two stay.
+        """Measures loading both models, by turns; the models that were loaded last are kept.
 
         The limit is the time in which the device copies as many bytes as the files of the weights have.
         """

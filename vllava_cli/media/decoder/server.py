@@ -95,7 +95,7 @@ def _result(request: protocol.Request) -> Frames | Clip:
 
 
 def taken_pipes() -> tuple[BufferedReader, BinaryIO]:
-    """Returns stdin and stdout under other numbers; from then on, libraries read from and print to the null device."""
+    """Returns stdin and stdout as new descriptors; from then on, libraries read from and print to the null device."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):

@@ -44,7 +44,7 @@ class Reader(DecoderClient):
             self.close()
 
     def check(self, name: Path) -> None:
-        """Raises a MediaError at once for a file that can be refused without decoding: one that is missing, say."""
+        """Raises a MediaError at once for a file that can be refused without decoding, for example a missing one."""
         if name != Path(STDIN) and not os.path.isdir(name):
             check_file(name)
 
@@ -108,7 +108,7 @@ def _copy(stdin: BinaryIO, descriptor: int, max_bytes: int) -> None:
             place, remedy = "read", "Save it to a file and name that"
         raise MediaError(f"stdin can't be {place}: {reason}. {remedy}.") from exc
     if not copied:
-        raise MediaError("stdin is empty (0 bytes): pipe a video to it, cat clip.mp4 | vllava probe -.")
+        raise MediaError("stdin is empty (0 bytes): pipe a video to it, as in cat clip.mp4 | vllava probe -.")
 
 
 def _next(source: BinaryIO) -> bytes:

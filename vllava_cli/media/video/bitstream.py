@@ -1,6 +1,6 @@
 """Reads just enough of a packet to tell if decoding may start there, if it is shown, and if other frames need it.
 
-Pure, on bytes. Sources: ITU-T H.264 and H.265 (NAL units, recovery point), RFC 6386 (VP8), the VP9 and AV1 bitstream
+Pure. Sources: ITU-T H.264 and H.265 (NAL units, recovery point), RFC 6386 (VP8), the VP9 and AV1 bitstream
 specifications, ISO/IEC 13818-2 and 14496-2 (picture and VOP headers).
 """
 

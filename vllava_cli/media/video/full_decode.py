@@ -83,7 +83,7 @@ class FullDecode:
 def decode_all(path: Path, framing: Framing, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
     """Decodes a whole file with frame threads; if anything is damaged, without them, as the documentation's loop does.
 
-    Frame threads may conceal damage in another way. The frames at the positions `foreseen` are converted on the way.
+    Frame threads may hide damage in a different way. The frames at the positions `foreseen` are converted on the way.
     """
     with opened(path) as container:
         known = _Pass(container, path, framing, is_threaded=not is_damaged).run(foreseen)

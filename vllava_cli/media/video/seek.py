@@ -134,7 +134,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
 
 
 def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
-    """Returns the clip's facts with the number of its frames, the way in which they are reached, and its faults."""
+    """Returns the clip's facts completed from its index: the number of frames, how frames are found, and the faults."""
     decoded, count, promised = sum(len(run.presented) for run in runs), index.frame_count, stored.frame_count
     is_most = decoded > _MOST * count
     but = ", but most of them are needed" if is_most else ""
