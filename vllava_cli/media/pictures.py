@@ -61,7 +61,7 @@ class Converter:
             plane = self._reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
             rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
             target.reshape(height, width * 3)[...] = rows[:height, : width * 3]
-        if _has_alpha(frame.format.name):
+        if _has_alpha(frame.format.name) and not self._framing.is_as_stored:
             plane = self._alpha_reformatter.reformat(frame, format="rgba", threads=1).planes[0]
             rows = np.frombuffer(cast("bytes", plane), np.uint8).reshape(-1, plane.line_size)
             alpha = rows[:height, 3 : width * 4 : 4, np.newaxis]
