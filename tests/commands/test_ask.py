@@ -141,7 +141,7 @@ def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, 
     changed["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
     config.write_text(json.dumps(changed))
     for name, message in (
-        ("damaged", "model.safetensors can't be used: it is no safetensors file, or a damaged one"),
+        ("damaged", "model.safetensors can't be used: it is not a safetensors file, or it is damaged"),
         ("huge", "GiB"),
     ):
         done = shell("ask", clip, "what", "--model", f"./{name}")

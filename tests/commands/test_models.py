@@ -48,7 +48,7 @@ def test_the_doctor_says_what_ask_says_and_promises_nothing(name: str, folder: P
 @pytest.mark.parametrize(
     ("hostile", "reason"),
     [
-        (lambda _: "[" * 100_000, "it is no JSON object (it is nested too deeply)"),
+        (lambda _: "[" * 100_000, "it is not a JSON object (it is nested too deeply)"),
         (
             lambda text: text.replace(
                 '"vocab_size"', '"rope_scaling": {"type": "linear", "factor": "x"}, "vocab_size"', 1
@@ -87,7 +87,7 @@ def test_ask_answers_with_the_adapter(published: Path, adapter: Path, clip: Path
 
 def test_without_an_adapter_the_command_line_says_why(published: Path, clip: Path, quick: Run) -> None:
     done = quick("ask", "--model", published, "--adapter", published, clip, *ASKED)
-    assert done == Shell.failed(f"{published} is a model and no adapter: give it with --model.")
+    assert done == Shell.failed(f"{published} is a model, not an adapter: give it with --model.")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -283,7 +283,7 @@ def test_without_a_clip_there_is_nothing_to_calibrate_by(engine: Engine) -> None
     with pytest.raises(UsageError) as caught:
         ask(engine, conversation, "Why?", Sampling(choices=WORDS, is_calibrated=True))
     assert str(caught.value) == (
-        "Calibrating replaces clips by blank ones, and there is no clip: show one, or don't calibrate."
+        "Calibrating replaces clips with blank ones, and there is no clip: show one, or don't calibrate."
     )
     assert sum(ask(engine, conversation, "Why?", Sampling(choices=WORDS)).probabilities) == pytest.approx(1)
 

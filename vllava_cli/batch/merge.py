@@ -77,7 +77,7 @@ def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
         return [path]
     found = shards_in(path)
     if not found:
-        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder that -o had, or the files.")
+        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder given to -o, or the files.")
     return found
 
 

@@ -215,7 +215,7 @@ def agreement(found: Agreement) -> str:
 def figures_table(figures: Sequence[Figure], width: int | None) -> str:
     """Writes the table of figures. If the width is too small, spreads are left out, then the limit's own column.
 
-    A width of None leaves nothing out. If a figure has a remark, its number (`numbered`) stands after the figure's name.
+    A width of None leaves nothing out. If a figure has a remark, its number (`numbered`) follows the figure's name.
     """
     marks = {remark: mark for mark, remark in numbered(figure.remark for figure in figures)}
 

@@ -74,7 +74,7 @@ class Sequence(Generic[K]):
         options = tokens.option_ids(sampling.choices, prompt_tokens=len(ids)) if sampling.choices else ()
         if options and sampling.is_calibrated and not prompt.media:
             raise UsageError(
-                "Calibrating replaces clips by blank ones, and there is no clip: show one, or don't calibrate."
+                "Calibrating replaces clips with blank ones, and there is no clip: show one, or don't calibrate."
             )
         return cls(key=key, tokens=tokens, sampling=sampling, prompt=prompt, options=options)
 

@@ -27,7 +27,7 @@ def paths(words: Sequence[str], *, stdin: BinaryIO | None, is_recursive: bool, i
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
     if "" in words:
-        raise UsageError("'' is no path: is a shell variable empty? Name a file or a folder.")
+        raise UsageError("'' is not a path: is a shell variable empty? Name a file or a folder.")
     found: list[str] = []
     for word in words:
         for name in _piped_names(stdin, is_null=is_null) if word == STDIN else (word,):
