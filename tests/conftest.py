@@ -52,9 +52,10 @@ def other_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tests name files as a user does, from the folder they are in."""
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -86,7 +87,6 @@ def quick(vllava: fork_server.Zygote, tmp_path: Path) -> Callable[..., Shell]:
     def run(*words: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Shell:
         if stdin or environment:
             return Shell.run(*words, folder=tmp_path, stdin=stdin, environment=environment)
-        done = vllava.run(*words, folder=tmp_path)
-        return Shell(code=done.code, out=done.out, err=done.err)
+        return vllava.run(*words, folder=tmp_path)
 
     return run

@@ -188,7 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag_of(name, right)}"', "X_Repo_Commit": COMMIT}
         if start:
             headers["Content_Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self._send(206 if start else 200, body[start:], most=self._most(name, start), **headers)
+        end = self.hub.breaks.get(name, self.hub.holds.get(name))
+        most = None if end is None else max(0, end - start)
+        self._send(206 if start else 200, body[start:], most=most, **headers)
         if name in self.hub.breaks and self.command == "GET":
             self.close_connection = True
         elif name in self.hub.holds and self.command == "GET":
@@ -208,12 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, **headers: str) -> None:
         self._send(status, b'{"error": "No."}', X_Error_Code=code, **headers)
 
-    def _most(self, name: str, start: int) -> int | None:
-        """How many bytes of a body go out, None for all."""
-        end = self.hub.breaks.get(name, self.hub.holds.get(name))
-        return None if end is None else max(0, end - start)
-
     def _send(self, status: int, body: bytes, *, most: int | None = None, **headers: str) -> None:
+        """Answers, with at most so many bytes of the body."""
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), value)

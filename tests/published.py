@@ -7,6 +7,7 @@ patch of 56 pixels, so that a video has 8 * 17 tokens. transformers saves none o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from tests.tensor_names import published_name
+from tests.checkpoints import PREPROCESSOR
 
 HIDDEN, INNER, LAYERS, HEADS, CONTEXT = 64, 128, 2, 4, 4096
 TOWER_LAYERS, PATCH, SIDE = 3, 56, 224
@@ -29,6 +30,23 @@ TOKENS_PER_VIDEO = 8 * ((SIDE // PATCH) ** 2 + 1)
 TOKENS_PER_IMAGE = (SIDE // PATCH) ** 2
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 CORPUS = ["USER: What is in this clip? ASSISTANT: A red circle moves left. The dog is here, the the the. Why? Yes."] * 4
+
+
+def modern_name(name: str) -> str:
+    """As the modules are called today: language_model.model.embed_tokens → model.language_model.embed_tokens."""
+    if name.endswith("lm_head.weight"):
+        return "lm_head.weight"
+    name = re.sub(r"^language_model\.model\.", "language_model.", name.removeprefix("model."))
+    return "model." + re.sub(r"_tower\.vision_model\.", "_tower.", name)
+
+
+def published_name(name: str) -> str:
+    """As the published files call it: the inverse of `modern_name`."""
+    if name == "lm_head.weight":
+        return "language_model.lm_head.weight"
+    name = name.removeprefix("model.")
+    name = re.sub(r"^language_model\.", "language_model.model.", name)
+    return re.sub(r"^(video|image)_tower\.(vision_model\.)?", r"\1_tower.vision_model.", name)
 
 
 def write_published(folder: Path, *, seed: int = 0) -> Path:
@@ -120,7 +138,12 @@ def _descriptions() -> dict[str, dict[str, Any]]:
         "added_tokens.json": {"<image>": IMAGE, "<pad>": PAD, "<video>": VIDEO},
         "special_tokens_map.json": {name: _token(text) for name, text in ROLES.items()},
         "tokenizer_config.json": _tokenizer_config(),
-        "preprocessor_config.json": _preprocessor_config(),
+        "preprocessor_config.json": PREPROCESSOR
+        | {
+            "crop_size": {"height": SIDE, "width": SIDE},
+            "processor_class": "VideoLlavaProcessor",
+            "size": {"shortest_edge": SIDE},
+        },
     }
 
 
@@ -181,21 +204,3 @@ def _tokenizer_config() -> dict[str, Any]:
 
 def _token(text: str) -> dict[str, Any]:
     return {"content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-
-
-def _preprocessor_config() -> dict[str, Any]:
-    return {
-        "crop_size": {"height": SIDE, "width": SIDE},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_processor_type": "VideoLlavaImageProcessor",
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "processor_class": "VideoLlavaProcessor",
-        "resample": 3,
-        "rescale_factor": 0.00392156862745098,
-        "size": {"shortest_edge": SIDE},
-    }

@@ -5,7 +5,6 @@ The ids are those of the tokenizer's file, as the `tokenizers` library reads it,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
-from vllava_cli import prompt
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Clip, Frames, MediaKind
+from vllava_cli.nouns import Clip, Frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +78,3 @@ def image_word() -> str:
 
     names = inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
     return "pixel_values" if "pixel_values" in names else "pixel_values_images"
-
-
-def transcript(turns: Sequence[tuple[str, str]], question: str, kinds: Sequence[MediaKind]) -> str:
-    """Write the whole prompt of a question behind finished (question, answer) turns; the media come with the first."""
-    if not turns:
-        return prompt.turn(question, kinds)
-    (first, answer), *later = turns
-    text = f"{prompt.turn(first, kinds)} {answer}"
-    for asked, answer in later:
-        text += f" {prompt.turn(asked)} {answer}"
-    return f"{text} {prompt.turn(question)}"

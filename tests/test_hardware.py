@@ -158,46 +158,43 @@ def test_an_installed_package_is_found_from_its_floor_on() -> None:
     assert not is_installed("pytest", "no-such-distribution-here", (0,))
 
 
-class FakeCuda:
+def fake_cuda(
+    *gpus: Any, warning: str = "", arch_list: tuple[str, ...] = ("sm_75", "sm_80", "sm_90")
+) -> SimpleNamespace:
     """torch.cuda with these GPUs: (name, capability, free, total), or an exception that asking for one raises."""
 
-    def __init__(self, *gpus: Any, warning: str = "", arch_list: tuple[str, ...] = ("sm_75", "sm_80", "sm_90")) -> None:
-        self.gpus, self.warning, self.arch_list = gpus, warning, arch_list
+    def is_available() -> bool:
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+        return bool(gpus)
 
-    def is_available(self) -> bool:
-        if self.warning:
-            warnings.warn(self.warning, stacklevel=2)
-        return bool(self.gpus)
+    def gpu(index: int) -> Any:
+        if isinstance(gpus[index], Exception):
+            raise gpus[index]
+        return gpus[index]
 
-    def device_count(self) -> int:
-        return len(self.gpus)
-
-    def get_device_name(self, index: int) -> str:
-        return str(self._gpu(index)[0])
-
-    def get_device_capability(self, index: int) -> Any:
-        return self._gpu(index)[1]
-
-    def get_arch_list(self) -> list[str]:
-        return list(self.arch_list)
-
-    def mem_get_info(self, index: int) -> Any:
-        return self._gpu(index)[2:]
-
-    def _gpu(self, index: int) -> Any:
-        if isinstance(self.gpus[index], Exception):
-            raise self.gpus[index]
-        return self.gpus[index]
+    return SimpleNamespace(
+        is_available=is_available,
+        device_count=lambda: len(gpus),
+        get_device_name=lambda index: gpu(index)[0],
+        get_device_capability=lambda index: gpu(index)[1],
+        get_arch_list=lambda: list(arch_list),
+        mem_get_info=lambda index: gpu(index)[2:],
+    )
 
 
 def fake_torch(
-    *, cuda: FakeCuda | None = None, xpu: FakeCuda | None = None, mps_bytes: int = 0, hip: str | None = None
+    *,
+    cuda: SimpleNamespace | None = None,
+    xpu: SimpleNamespace | None = None,
+    mps_bytes: int = 0,
+    hip: str | None = None,
 ) -> Any:
     return SimpleNamespace(
         __version__="2.13.0",
         version=SimpleNamespace(cuda="13.0" if cuda and not hip else None, hip=hip),
-        cuda=cuda or FakeCuda(),
-        xpu=xpu or FakeCuda(),
+        cuda=cuda or fake_cuda(),
+        xpu=xpu or fake_cuda(),
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps_bytes > 0)),
         mps=SimpleNamespace(recommended_max_memory=lambda: mps_bytes),
     )
@@ -205,7 +202,7 @@ def fake_torch(
 
 def test_a_gpu_that_breaks_hides_no_other_and_is_told() -> None:
     torch = fake_torch(
-        cuda=FakeCuda(
+        cuda=fake_cuda(
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronous. Compile with"),
             ("NVIDIA GeForce GTX 1080", (6, 1), 7 * GIB, 8 * GIB),
             ("NVIDIA L4", (8, 9), 21 * GIB, 22 * GIB),
@@ -228,14 +225,14 @@ def test_a_driver_that_does_not_fit_torch_becomes_a_fault_and_no_warning() -> No
     warning = "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update."
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = find_accelerators(fake_torch(cuda=FakeCuda(warning=warning)), ram_free_bytes=GIB)
+        found = find_accelerators(fake_torch(cuda=fake_cuda(warning=warning)), ram_free_bytes=GIB)
     assert found == ((), ("CUDA initialization: The NVIDIA driver on your system is too old (found version 11040).",))
 
 
 def test_an_nvidia_driver_beside_a_torch_without_cuda_is_told(tmp_path: Path) -> None:
     write(tmp_path, "proc/driver/nvidia/version", "NVRM version: 580.1\n")
     _, faults = find_accelerators(fake_torch(), ram_free_bytes=GIB, root=tmp_path)
-    unrelated = fake_torch(cuda=FakeCuda(warning="something unrelated is deprecated"))
+    unrelated = fake_torch(cuda=fake_cuda(warning="something unrelated is deprecated"))
     assert find_accelerators(unrelated, ram_free_bytes=GIB, root=tmp_path / "none") == ((), ())
     assert faults == (
         "An NVIDIA driver is installed, but torch 2.13.0 is built without CUDA; "
@@ -247,11 +244,11 @@ def test_an_nvidia_driver_beside_a_torch_without_cuda_is_told(tmp_path: Path) ->
     ("torch", "found"),
     [
         (
-            fake_torch(cuda=FakeCuda(("AMD Instinct MI300X", (9, 4), 190 * GIB, 192 * GIB)), hip="7.1"),
+            fake_torch(cuda=fake_cuda(("AMD Instinct MI300X", (9, 4), 190 * GIB, 192 * GIB)), hip="7.1"),
             ("rocm", "cuda:0", 190 * GIB, 192 * GIB),
         ),
         (
-            fake_torch(xpu=FakeCuda(("Intel Arc A770", None, 15 * GIB, 16 * GIB))),
+            fake_torch(xpu=fake_cuda(("Intel Arc A770", None, 15 * GIB, 16 * GIB))),
             ("xpu", "xpu:0", 15 * GIB, 16 * GIB),
         ),
         (fake_torch(mps_bytes=10 * GIB), ("mps", "mps", 7 * GIB, 10 * GIB)),

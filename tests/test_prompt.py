@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reference import transcript
 from vllava_cli import prompt
 from vllava_cli.errors import UsageError
 
@@ -18,10 +17,6 @@ FORMS = {
         "USER: <image>\n<video>\nSame dog? ASSISTANT:",
     ),
     "no media": (prompt.turn("Hello", []), "USER: Hello ASSISTANT:"),
-    "three turns": (
-        transcript([("Q1", "A1"), ("Q2", "A2")], "Q3", ["video"]),
-        "USER: <video>\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT: A2 USER: Q3 ASSISTANT:",
-    ),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,9 +18,7 @@ from vllava_cli.storage.jsonl import line_of, read_rows
 
 pytest.importorskip("pyarrow")
 
-from benchmarks.simulation.cluster import Cluster
-from benchmarks.simulation.plan import Fleet, Plan, Service, fails, of_bench
-from vllava_cli.batch.jobs import group_by_clip
+from benchmarks.simulation.plan import Plan, Service, fails, of_bench
 
 ROOT = Path(__file__).parents[1]
 PHASES = ["jobs, clips, manifest", "first half, killed", "resume, rest", "merge", "check of what was merged"]
@@ -51,37 +48,6 @@ def test_each_of_3000_jobs_has_its_row_after_a_kill_and_deaths(tmp_path: Path) -
     assert found["again"] > 0
     assert [each["share"] for each in found["memory"]] == [0.25, 0.5, 0.75, 1.0]
     assert all(target["is_met"] for target in found["targets"])
-
-
-def rows_of(plan: Plan) -> tuple[Cluster, list[str]]:
-    """The cluster when it is done, and the ids in the order in which they came."""
-    units = list(group_by_clip(plan.made()))
-    cluster = Cluster(plan=plan, units=iter(units), clips=len(units), deaths=plan.fleet.deaths)
-    return cluster, [pickle.loads(row).job.id for row in cluster.rows()]
-
-
-@pytest.mark.parametrize(
-    ("decoders", "decode_s", "answer_s", "least_share", "most_share"),
-    [(64, 0.1, 1.0, 0.95, 1.0), (1, 1.0, 0.1, 0.0, 0.1)],
-    ids=["engines wait for nothing", "one decoder holds them up"],
-)
-def test_engines_work_as_long_as_they_have_frames(
-    decoders: int, decode_s: float, answer_s: float, least_share: float, most_share: float
-) -> None:
-    fleet = Fleet(actors=2, decoders=decoders, batch=4, deaths=0)
-    plan = Plan(jobs=1000, service=Service(decode_s=decode_s, answer_s=answer_s), fleet=fleet)
-    cluster, _ = rows_of(plan)
-    assert least_share <= cluster.answering_s / (2 * cluster.now_s) <= most_share
-
-
-def test_what_an_actor_had_comes_again_when_it_dies() -> None:
-    calm = Plan(jobs=200, fleet=Fleet(actors=2, batch=10, deaths=0))
-    wild = replace(calm, fleet=replace(calm.fleet, deaths=2))
-    _, ids = rows_of(calm)
-    cluster, again = rows_of(wild)
-    assert cluster.died == 2
-    assert set(again) == set(ids) == {job.id for job in calm.made()}
-    assert len(again) == len(ids) + 10  # of the second death, after its rows went out
 
 
 def test_times_are_taken_from_what_bench_saved(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import pytest
 
 from tests.batch.fork_server import Running
+from tests.waiting import wait_for
 from vllava_cli import demo
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -42,12 +40,9 @@ def by_id(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def until(is_so: Callable[[], object], what: str) -> None:
+def until(is_so: Callable[[], bool], what: str) -> None:
     """Waits until something is so."""
-    late_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < late_s, f"waited in vain for {what}"
-        time.sleep(0.005)
+    assert wait_for(is_so), f"waited in vain for {what}"
 
 
 def until_rows(out: Path, count: int) -> None:

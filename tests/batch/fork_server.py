@@ -21,18 +21,11 @@ from typing import Any
 
 import psutil
 
+from tests.commands.shell import Shell, environment_of
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 100
 """After so long a command that hangs is ended by SIGALRM."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """The result of one command; a negative code is the number of the signal that ended it."""
-
-    code: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +43,11 @@ class Running:
         """As Ctrl-C at a terminal: for the whole group."""
         os.killpg(self.pid, signal.SIGINT)
 
-    def wait(self) -> Done:
+    def wait(self) -> Shell:
+        """A negative code is the number of the signal that ended it."""
         code = os.waitstatus_to_exitcode(self.zygote.wait(self.pid))
         out, err = (_beside(self.folder, name) for name in ("out", "err"))
-        return Done(code=code, out=out.read_text() if out.exists() else "", err=err.read_text())
+        return Shell(code=code, out=out.read_text() if out.exists() else "", err=err.read_text())
 
     @property
     def told(self) -> str:
@@ -84,7 +78,7 @@ class Zygote:
         request = {"words": [str(word) for word in words], "folder": str(folder), **options}
         return Running(pid=self._ask(request), folder=folder, zygote=self)
 
-    def run(self, *words: str | Path, folder: Path, stdin: bytes = b"", **options: Any) -> Done:
+    def run(self, *words: str | Path, folder: Path, stdin: bytes = b"", **options: Any) -> Shell:
         return self.start(*words, folder=folder, stdin=stdin, **options).wait()
 
     def wait(self, pid: int) -> int:
@@ -100,13 +94,7 @@ class Zygote:
 
 @contextmanager
 def started() -> Iterator[Zygote]:
-    settings = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HOME": "/nonexistent",
-    }
+    settings = environment_of(Path("/nonexistent"))
     command = [sys.executable, "-m", "tests.batch.fork_server"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=settings, cwd=ROOT)
@@ -169,6 +157,8 @@ def _become(request: dict[str, Any]) -> None:
         os.close(descriptor)
     os.chdir(folder)
     if "max_bytes" in request:
+        sys.dont_write_bytecode = True  # compiled modules would be cut off as well, and later starts would read them
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_bytes"], request["max_bytes"]))
     sys.argv = ["vllava", *request["words"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.parts import Reading, good
+from tests.batch.parts import Reading, batch_of, good
 from tests.commands.shell import Shell
 from tests.hub_server import COMMIT, open_hub, put_into
 from vllava_cli import demo
@@ -16,7 +16,7 @@ from vllava_cli.batch.output import Destination
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import row_of
 from vllava_cli.batch.run import jobs_of, run, run_info
-from vllava_cli.nouns import Framing, Sampling, Source, Wishes
+from vllava_cli.nouns import Source, Wishes
 from vllava_cli.storage.jsonl import Journal
 
 MODEL = "owner/model"
@@ -50,11 +50,9 @@ def test_it_imports_no_model_library_asks_no_network_and_writes_nothing(
 
 
 def request(out: Path, **wishes: str | None) -> BatchRequest:
-    return BatchRequest(
+    return batch_of(
         inputs=Inputs(paths=CLIPS, questions=("What?",)),
         wishes=Wishes(**({"model": MODEL} | wishes)),  # type: ignore[arg-type]
-        framing=Framing(),
-        sampling=Sampling(),
         destination=Destination(path=out),
         is_dry=True,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.parts import Reading
+from tests.batch.parts import Reading, batch_of
 from tests.clips import write_clip
 from vllava_cli.batch.executors.processes import WorkerSetup, answer
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, make_jobs
@@ -16,7 +16,7 @@ from vllava_cli.batch.run import run
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.media.decoder.pool import Pool
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Framing, Sampling, Source, VideoRecipe, Wishes
+from vllava_cli.nouns import Sampling, Source, VideoRecipe
 
 
 @pytest.fixture
@@ -36,9 +36,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[VideoRecipe]:
 @pytest.fixture
 def batch(tmp_path: Path) -> BatchRequest:
     inputs = Inputs(paths=(str(write_clip(tmp_path / "a.mp4")),), questions=("Why?",))
-    return BatchRequest(
-        inputs=inputs, wishes=Wishes(model="demo"), framing=Framing(), sampling=Sampling(max_new_tokens=1), decoders=1
-    )
+    return batch_of(inputs=inputs, sampling=Sampling(max_new_tokens=1), decoders=1)
 
 
 def test_by_the_process_itself_and_by_a_process_for_each_device(batch: BatchRequest, told: list[VideoRecipe]) -> None:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import shards
 from tests.batch.parts import job
+from tests.refusals import refused
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
     JobList,
     JobRequest,
-    ListedJob,
     Shard,
     group_by_clip,
     has_changed,
@@ -26,7 +25,6 @@ from vllava_cli.batch.jobs import (
     make_jobs,
     settings_of,
     signature,
-    write_lists,
 )
 from vllava_cli.errors import OutputError
 from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
@@ -104,15 +102,7 @@ def test_a_path_is_written_one_way_and_stays_the_way_that_leads_there() -> None:
         assert job_of(path).path == plain
 
 
-def test_a_million_jobs_share_what_they_can() -> None:
-    first, second = make_jobs(
-        [asked(f"{name}.mp4", f"{name} {name}") for name in ("".join("a"), "".join("a"))], SIGNATURE
-    )
-    assert first.path is second.path
-    assert first.question is second.question
-    assert first.fields is second.fields == {}
-    assert not hasattr(first, "__dict__")
-
+def test_a_file_is_looked_at_once() -> None:
     def changing() -> Iterator[JobRequest]:
         yield asked(written("a.mp4", b"old"), "Who?")
         yield asked(written("a.mp4", b"newer"), "Why?")
@@ -199,28 +189,6 @@ PATH = Path("a.jsonl.jobs")
 AGAIN = "Run that shard of vllava batch again."
 
 
-def message_for(*lines: str) -> str:
-    PATH.write_text("".join(lines))
-    with pytest.raises(OutputError) as caught:
-        list(JobList.read(PATH).listed())
-    return str(caught.value)
-
-
-def test_a_list_has_the_jobs_of_its_shard_in_order_and_counts_those_of_all() -> None:
-    all_jobs = [*shards.jobs(40), shards.asking(path="caf\udce9.mp4", question="Où?\n")]
-    part = Shard(number=2, of=3)
-    own = [job for job in all_jobs if part.has(job.id)]
-    write_lists({2: PATH}, 3, all_jobs)
-    first, *others = map(json.loads, PATH.read_text().splitlines())
-    checksum = f"{sum(int(job.id, 16) for job in all_jobs) % 2**128:032x}"
-    assert first == {"type": "jobs", "shard": 2, "of": 3, "jobs": len(own), "all_jobs": 41, "checksum": checksum}
-    assert [row["id"] for row in others] == [job.id for job in own]
-    found = JobList.read(PATH)
-    assert found == JobList(path=PATH, shard=2, of=3, jobs=len(own), all_jobs=41, checksum=checksum)
-    rows = [ListedJob(id=bytes.fromhex(job.id), path=job.path, question=job.question) for job in own]
-    assert (list(found.listed()), list(found.listed())) == (rows, rows)
-
-
 HEADER = {"type": "jobs", "shard": 1, "of": 2, "jobs": 2, "all_jobs": 10, "checksum": "0" * 32}
 ENTRY = {"id": "0" * 32, "path": "a.mp4", "question": "Why?"}
 UNSAID = "its first row doesn't describe a list of jobs"
@@ -240,7 +208,8 @@ CHANGES: list[dict[str, object]] = [
     ],
 )
 def test_a_damaged_list_is_refused(rows: list[dict[str, object]], fault: str) -> None:
-    message = message_for(*(json.dumps(row) + "\n" for row in rows))
+    PATH.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    message = refused(OutputError, lambda: list(JobList.read(PATH).listed()))
     assert message == f"'a.jsonl.jobs' can't be used as a list of jobs: {fault}. {AGAIN}"
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.batch.parts import MAKING, Reading, answer, bad, good, job
+from tests.batch.parts import ABOUT, MAKING, Reading, answer, bad, good, job
+from tests.refusals import refused
 from vllava_cli.batch import output
 from vllava_cli.batch.jobs import FIRST_KEYS, Job
 from vllava_cli.batch.output import Output
@@ -18,7 +19,6 @@ from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import Format, Result, RunInfo, row_of
 from vllava_cli.errors import LockedError, OutputError
 
-ABOUT = RunInfo(model="demo", revision=None)
 JOBS = [job(f"{letter}.mp4", id=letter * 32) for letter in "abcd"]
 A, B, C, D = JOBS
 
@@ -27,20 +27,9 @@ pytestmark = pytest.mark.usefixtures("in_a_folder")
 
 
 def to(
-    name: str | None = "out.jsonl",
-    format: Format = "jsonl",
-    fields: tuple[str, ...] = (),
-    *,
-    is_retrying: bool = False,
-    is_overwriting: bool = False,
+    name: str | None = "out.jsonl", format: Format = "jsonl", fields: tuple[str, ...] = (), **flags: bool
 ) -> Destination:
-    return Destination(
-        path=Path(name) if name else None,
-        format=format,
-        fields=fields,
-        is_retrying=is_retrying,
-        is_overwriting=is_overwriting,
-    )
+    return Destination(path=Path(name) if name else None, format=format, fields=fields, **flags)
 
 
 def foreseen(destination: Destination) -> Output:
@@ -69,18 +58,6 @@ def ids(name: str = "out.jsonl") -> list[str]:
     return [row["id"][0].upper() if row["error"] else row["id"][0] for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("destination", "journal"),
-    [
-        (to("o.jsonl"), "o.jsonl"),
-        (to("o.jsonl", fields=("path",)), "o.jsonl.journal"),
-        (to("d/o.tsv", "tsv", ("path",)), "d/o.tsv.journal"),
-    ],
-)
-def test_a_plain_jsonl_file_is_its_own_journal(destination: Destination, journal: str) -> None:
-    assert destination.path and destination.journal_of(destination.path) == Path(journal)
-
-
 def test_rows_go_to_stdout_as_they_come_and_nothing_counts_as_done() -> None:
     written, done = put(to(None), [good(B), bad(A)])
     assert [json.loads(line)["path"] for line in written.splitlines()] == ["b.mp4", "a.mp4"]
@@ -106,6 +83,7 @@ def test_a_table_on_stdout_begins_with_its_header_and_has_the_fields_of_a_row() 
 
 
 def test_rows_are_kept_and_known_to_the_next_run() -> None:
+    assert to("o.jsonl", fields=("path",)).journal_of(Path("o.jsonl")) == Path("o.jsonl.journal")
     assert put(to(), [good(B), bad(A)]) == ("", [])
     assert put(to(), [good(C)]) == ("", ["a", "b"])
     assert ids() == ["b", "A", "c"]
@@ -152,9 +130,8 @@ def test_files_of_an_older_version_are_gone_on_with() -> None:
 def test_a_file_of_something_else_is_refused_and_stays(content: str) -> None:
     Path("out.jsonl").write_text(content)
     for destination in (to(), to(is_retrying=True), to(is_overwriting=True)):
-        with pytest.raises(OutputError) as caught:
-            put(destination, [good(A)])
-        assert str(caught.value) == "'out.jsonl' was not written by vllava. Name another file."
+        said = refused(OutputError, put, destination, [good(A)])
+        assert said == "'out.jsonl' was not written by vllava. Name another file."
         assert Path("out.jsonl").read_text() == content
 
 
@@ -175,9 +152,7 @@ def test_a_table_is_written_at_the_end_in_the_order_of_the_jobs_with_older_rows_
 def test_a_table_that_may_be_something_else_is_refused_before_the_run_and_stays() -> None:
     Path("out.csv").write_text("mine\n")
     for attempt in (lambda: put(CSV, [good(A)]), lambda: foreseen(CSV)):
-        with pytest.raises(OutputError) as caught:
-            attempt()
-        assert str(caught.value) == (
+        assert refused(OutputError, attempt) == (
             "'out.csv' is there already, without the journal of a batch beside it. Name another file, or replace it "
             "with --overwrite."
         )

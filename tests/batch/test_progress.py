@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.parts import Reading, Terminal, clip_jobs
+from tests.batch.parts import Reading, Terminal, batch_of, clip_jobs
 from vllava_cli import demo
 from vllava_cli.batch import progress
 from vllava_cli.batch.executors import Counters
 from vllava_cli.batch.preflight import Headers
 from vllava_cli.batch.progress import Progress
-from vllava_cli.batch.request import BatchRequest, Destination, Inputs
+from vllava_cli.batch.request import Destination, Inputs
 from vllava_cli.batch.rows import ErrorKind, JobError
 from vllava_cli.batch.run import run
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Sampling, Wishes
 
 
 def tally(
@@ -207,10 +207,9 @@ def test_a_terminal_is_told_what_is_waited_for_until_the_first_row(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
-    batch = BatchRequest(
+    batch = batch_of(
         inputs=Inputs(paths=(str(demo.clips()[0]),), questions=("What happens in this video?",)),
         wishes=Wishes(model="demo", device="cpu", precision="fp32"),
-        framing=Framing(),
         sampling=Sampling(max_new_tokens=4),
         destination=Destination(path=tmp_path / "out.jsonl" if is_kept else None),
         decoders=1,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.refusals import refused
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.request import (
     Destination,
@@ -37,13 +38,6 @@ def given(
 ) -> Inputs:
     flags = {"is_recursive": False, "is_null": False} | flags
     return inputs_of(words, q, Path(jobs) if jobs else None, Path(videos) if videos else None, **flags)
-
-
-def refused(call: Callable[..., object], *words: object, **options: object) -> str:
-    """The sentence with which it is refused."""
-    with pytest.raises(UsageError) as caught:
-        call(*words, **options)
-    return str(caught.value)
 
 
 def test_words_become_inputs() -> None:
@@ -103,7 +97,7 @@ EXPECTED = f" where the question is expected: {USAGE}, or {USAGE_Q}."
 )
 def test_words_that_make_no_inputs_are_refused(words: tuple[str, ...], options: dict[str, Any], said: str) -> None:
     Path("clips").mkdir()
-    assert refused(given, *words, **options) == said
+    assert refused(UsageError, given, *words, **options) == said
 
 
 @pytest.mark.parametrize(
@@ -191,7 +185,7 @@ NO_TABLE = "--safe-cells applies only to tables: add --format csv or tsv, or lea
 def test_places_and_formats_that_do_not_go_together_are_refused(
     path: str | None, format: str | None, flags: dict[str, bool], said: str
 ) -> None:
-    assert refused(destined, path, format, **flags) == said
+    assert refused(UsageError, destined, path, format, **flags) == said
 
 
 @pytest.mark.parametrize(
@@ -257,7 +251,7 @@ NO_RAY = " applies only with --ray: add it, or leave it out."
 def test_what_is_no_device_no_shard_and_no_cluster_is_refused(
     call: Callable[..., object], words: tuple[object, ...], others: dict[str, object], said: str
 ) -> None:
-    assert refused(call, *words, **others) == said
+    assert refused(UsageError, call, *words, **others) == said
 
 
 @pytest.mark.parametrize(("actors", "count"), [("4", 4), ("auto", None), (None, None)])

@@ -24,8 +24,7 @@ OUT = Path("out.jsonl")
 
 
 @pytest.fixture(autouse=True)
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def inside(in_a_folder: Path) -> None:  # noqa: ARG001
     for name in "abc":
         Path(name).write_text(f"clip {name}")
 
@@ -79,21 +78,6 @@ def touch(name: str, text: str | None = None) -> None:
     if text is not None:
         Path(name).write_text(text)
     os.utime(name, ns=(before_ns + 10**9, before_ns + 10**9))
-
-
-def test_rows_of_changed_clips_are_counted_and_stay() -> None:
-    run(jobs_about("a", "b", "c"))
-    touch("a", "clip A")
-    assert run(jobs_about("a", "b", "c")) == (
-        ["a"],
-        "vllava: 1 row in 'out.jsonl' of clips that have changed since: kept, --prune drops them.\n",
-    )
-    touch("b", "another")
-    assert run(jobs_about("a", "b", "c")) == (
-        ["b"],
-        "vllava: 2 rows in 'out.jsonl' of clips that have changed since: kept, --prune drops them.\n",
-    )
-    assert [row["path"] for row in rows()] == ["a", "b", "c", "a", "b"]
 
 
 @pytest.mark.parametrize("path", [OUT, Path("out.csv")])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.frames_decoders import Prepared, ffmpeg, loop, lower_bound, lower_bound_threads, ours
-from benchmarks.lower_bound import LowerBoundError
 from tests.clips import GIF, H264, MPEG4, VP9, index_of, write_clip
 
 KINDS: dict[str, Callable[[Path], Path]] = {
@@ -45,8 +44,3 @@ def test_only_the_needed_groups_are_decoded_for_the_lower_bound(tmp_path: Path) 
     (tmp_path / "b.mp4").write_bytes(data.replace(data[len(data) // 2 - 40 : len(data) // 2], b"\xff" * 40))
     found = lower_bound(tmp_path / "b.mp4")()
     assert [index_of(picture) for picture in found.pictures] == [0, 30, 60, 90, 120, 150, 180, 210]
-
-
-def test_a_stream_without_time_stamps_has_no_lower_bound(tmp_path: Path) -> None:
-    with pytest.raises(LowerBoundError, match="don't say where"):
-        lower_bound(write_clip(tmp_path / "a.h264"))

@@ -1,4 +1,4 @@
-"""Workers take turns, each as a process of its own."""
+"""A process of a benchmark that fails is a sentence, and Ctrl-C ends all that it started."""
 
 from __future__ import annotations
 
@@ -6,40 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.harness import ProcessError, alternate, run_module
+from benchmarks.harness import ProcessError, run_module
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_workers_take_turns_and_one_that_is_slow_runs_once() -> None:
-    order: list[str] = []
-
-    def worker(name: str) -> Callable[[], int]:
-        def run() -> int:
-            order.append(name)
-            return len(order)
-
-        return run
-
-    workers = {name: worker(name) for name in "abc"}
-    assert alternate(workers, 3, is_last=lambda count: count == 2) == {"a": [1, 4, 6], "b": [2], "c": [3, 5, 7]}
-    assert order == list("abcacac")
-
-
-def test_a_process_is_run_to_its_end_and_its_cost_is_known() -> None:
-    found = run_module("timeit", "-n", "1", "-r", "1", "print('caf\u00e9')")
-    assert found.stdout.startswith("caf\u00e9\n")
-    assert found.stderr == ""
-    assert found.times.wall_s > 0
-    assert found.times.cpu_s > 0
-    assert str(found.times).endswith("%")
 
 
 def test_a_process_that_fails_is_a_sentence() -> None:

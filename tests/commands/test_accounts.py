@@ -13,18 +13,10 @@ from vllava_cli import demo
 CLIP = str(demo.clips()[0])
 HAPPENS = "What happens in this video?"
 DEMO = ("--model", "demo", "--verbose")
-BEFORE = [
-    "start",
-    "finding the model",
-    "frames",
-    "imports",
-    "the model's files",
-    "planning",
-    "fetching weights",
-    "loading",
-]
+LOADING = ["the model's files", "planning", "fetching weights", "loading"]
+BEFORE = ["start", "finding the model", "frames", "imports", *LOADING]
 TURN = ["first token", "decoding", "keeping"]
-BATCH = ["start", "jobs", "imports", "headers", "the model's files", "planning", "fetching weights", "loading"]
+BATCH = ["start", "jobs", "imports", "headers", *LOADING]
 
 
 def whole_of(told: str, names: list[str]) -> float:

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from tests.checkpoints import edit_json, write_checkpoint
-from tests.clips import picture, write_clip
+from tests.clips import write_clip
 from tests.commands.shell import Shell, environment_of
 from tests.engine.engines import ask, engine_of
 from vllava_cli.choices import shares
-from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Conversation, Framing, Sampling
 
@@ -60,21 +58,6 @@ def test_a_clip_from_stdin_is_answered_as_its_file_is(shell: Run, small_checkpoi
     assert piped["answer"] == named["answer"]
     assert piped["clips"] == [named["clips"][0] | {"path": "-"}]
     assert piped["made_with"] == named["made_with"]
-
-
-def test_a_folder_of_pictures_is_a_clip(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "holiday").mkdir()
-    for number in range(4):
-        Image.fromarray(picture(number)).save(tmp_path / "holiday" / f"{number}.png")
-    (tmp_path / "holiday" / "notes.txt").touch()
-    done = shell("ask", "holiday", "what", "--model", small_checkpoint, "--max-new-tokens", "1", "--json")
-    assert done.err == "1 entry of 'holiday' left out: not a picture.\n"
-    report = json.loads(done.out)
-    assert report["clips"] == [
-        {"path": "holiday", "kind": "video", "frame_times_s": [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]}
-    ]
-    (clip,) = report["made_with"]["clips"]
-    assert Fingerprint(bytes=clip["bytes"], sha256=clip["sha256"]) == fingerprint(tmp_path / "holiday")
 
 
 def test_a_clip_that_takes_too_much_is_one_sentence(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:
@@ -136,17 +119,9 @@ def test_a_bad_file_is_one_sentence_and_exit_1(kind: str, shell: Run, small_chec
 def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, tmp_path: Path) -> None:
     weights = write_checkpoint(tmp_path / "damaged") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    config = write_checkpoint(tmp_path / "huge") / "config.json"
-    changed = json.loads(config.read_text())
-    changed["text_config"] |= {"num_hidden_layers": 1000, "hidden_size": 16384, "intermediate_size": 65536}
-    config.write_text(json.dumps(changed))
-    for name, message in (
-        ("damaged", "model.safetensors can't be used: it is not a safetensors file, or it is damaged"),
-        ("huge", "GiB"),
-    ):
-        done = shell("ask", clip, "what", "--model", f"./{name}")
-        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-        assert message in done.err
+    done = shell("ask", clip, "what", "--model", "./damaged")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "model.safetensors can't be used: it is not a safetensors file, or it is damaged" in done.err
 
 
 def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:

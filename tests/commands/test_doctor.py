@@ -64,12 +64,6 @@ def test_an_unknown_model_is_a_fault_beside_the_machine(shell: Run) -> None:
     assert found["fault"][0].startswith("The model owner/model is not in the cache")
 
 
-def test_an_impossible_wish_is_a_fault(shell: Run, small_checkpoint: Path) -> None:
-    done = shell("doctor", "--model", small_checkpoint, "--device", "cpu", "--precision", "fp16")
-    assert done.code == 1
-    assert "fp16" in chapters(done.out)["fault"][0]
-
-
 def test_a_model_that_is_here_in_part_is_told_with_what_is_missing(hub_cache: Path) -> None:
     for model in ("LanguageBind/Video-LLaVA-7B-hf", "owner/model"):
         put_into(hub_cache, model, {"config.json": "{}"})

@@ -136,11 +136,3 @@ def test_without_a_network_one_sentence_says_so(
         f"{begin} and the hub can't be reached ({REFUSED}): run hf download owner/model where there is a network, or "
         "try --model demo, which is built in."
     )
-
-
-def test_offline_nothing_is_asked(shell: Run, server: Hub, clip: Path) -> None:
-    done = shell("ask", *ASK, clip, "Why?", environment=server.environment | {"HF_HUB_OFFLINE": "1"})
-    assert (done.code, done.out) == (1, "")
-    assert done.err.endswith(" and HF_HUB_OFFLINE is set: unset it where there is a network.\n")
-    assert done.err.count("\n") == 1
-    assert server.requests == []

@@ -71,15 +71,6 @@ def test_a_huge_picture_costs_the_caller_its_tile(words: dict[str, bool], tmp_pa
     assert names(tmp_path) == ["large-frames.png", "large.ppm"]
 
 
-def test_a_picture_that_is_shown_all_the_time_is_written_from_one_copy(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    huge_picture(tmp_path / "folder" / "large.ppm", 2000)
-    sheets = Sheets(clips=(tmp_path / "folder",), framing=Framing(), output=f"{tmp_path}/out/", is_each=True)
-    assert peak_bytes(sheets) < 2 * 3 * 2000 * 2000
-    assert len({path.read_bytes() for path in (tmp_path / "out").iterdir()}) == 1
-    assert len(names(tmp_path / "out")) == 8
-
-
 def huge_picture(path: Path, side: int) -> Path:
     with path.open("wb") as file:
         file.write(b"P6 %d %d 255\n" % (side, side))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.adapters import write_adapter
-from tests.commands.shell import Shell, chapters
+from tests.commands.shell import Shell
 from tests.folders import LACKING
 from vllava_cli import demo
 from vllava_cli.commands.chat.chat_loop import Chat, of_session
@@ -46,29 +46,6 @@ def test_the_doctor_says_what_ask_says_and_promises_nothing(name: str, folder: P
 
 
 @pytest.mark.parametrize(
-    ("hostile", "reason"),
-    [
-        (lambda _: "[" * 100_000, "it is not a JSON object (it is nested too deeply)"),
-        (
-            lambda text: text.replace(
-                '"vocab_size"', '"rope_scaling": {"type": "linear", "factor": "x"}, "vocab_size"', 1
-            ),
-            "factor is x and must be a number above 0",
-        ),
-    ],
-)
-def test_a_hostile_folder_is_told_in_one_line(
-    hostile: Callable[[str], str], reason: str, folder: Path, clip: Path, quick: Run
-) -> None:
-    config = folder / "config.json"
-    config.write_text(hostile(config.read_text()))
-    asked, doctored = quick("ask", "--model", folder, clip, *ASKED), quick("doctor", "--model", folder)
-    fault = f"The file {config} can't be used: {reason}. Replace it with the original checkpoint's."
-    assert asked == Shell.failed(fault)
-    assert (doctored.code, doctored.err, chapters(doctored.out)["fault"]) == (1, "", [fault])
-
-
-@pytest.mark.parametrize(
     "words", [("ask", "a.mp4", "What?"), ("chat",), ("batch", "What?", "a.mp4"), ("bench",), ("doctor",)]
 )
 @pytest.mark.parametrize("model", ["demo", "./model"])
@@ -83,11 +60,6 @@ def test_ask_answers_with_the_adapter(published: Path, adapter: Path, clip: Path
     plain, changed = quick(*words), quick(*words, "--adapter", adapter)
     assert (plain.code, changed.code, changed.err) == (0, 0, "")
     assert changed.out not in ("", plain.out)
-
-
-def test_without_an_adapter_the_command_line_says_why(published: Path, clip: Path, quick: Run) -> None:
-    done = quick("ask", "--model", published, "--adapter", published, clip, *ASKED)
-    assert done == Shell.failed(f"{published} is a model, not an adapter: give it with --model.")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

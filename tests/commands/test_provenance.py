@@ -53,11 +53,6 @@ def written_and_read(making: Making) -> Making:
     [
         lambda making: replace(making, sampling=Sampling(choices=("yes", "no"), is_calibrated=True)),
         lambda making: replace(making, clips=(), answer_ids=()),
-        lambda making: replace(making, fit="pad", clips=(ShownClip(framing=Framing(at_s=(1.5, 0.0), fit="pad")),)),
-        lambda making: replace(
-            making,
-            clips=(ShownClip(framing=Framing(start_s=1.0, end_s=2.5), bytes=9, sha256=SHA), *making.clips),
-        ),
         lambda making: replace(
             making,
             loaded=replace(

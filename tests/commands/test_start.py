@@ -78,19 +78,15 @@ def test_a_question_from_a_pipe_has_an_end() -> None:
     whole = "x" * MAX_JOB_BYTES
     assert question_of(None, Piped(whole.encode())) == whole
     stdin = Piped(whole.encode() + b"xyz")
-    assert (
-        refused(UsageError, question_of, None, stdin)
-        == "The question on stdin is longer than 1 MiB: give a shorter one."
-    )
+    said = refused(UsageError, question_of, None, stdin)
+    assert said == "The question on stdin is longer than 1 MiB: give a shorter one."
     assert stdin.buffer.read() == b"yz"
 
 
 @pytest.mark.parametrize("given", ["", "  ", None])
 def test_an_empty_question_is_a_usage_error(given: str | None) -> None:
-    assert (
-        refused(UsageError, question_of, given, Piped(b"\n"))
-        == "The question is empty: give it as the last argument, or on stdin with -."
-    )
+    said = refused(UsageError, question_of, given, Piped(b"\n"))
+    assert said == "The question is empty: give it as the last argument, or on stdin with -."
 
 
 def needed_bytes(tokens: Tokens, *kinds: MediaKind) -> int:

@@ -20,7 +20,7 @@ from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, Sampling, Source, Turn
+from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, MediaKind, Sampling, Source, Turn
 
 EXACT = LoadPlan(
     device="cpu",
@@ -75,6 +75,17 @@ def new_ids(engine: Engine, conversation: Conversation, question: str, sampling:
 def expanded(engine: Engine, text: str) -> str:
     counts = engine.tokens.checkpoint
     return prompt.expand(text, tokens_per_video=counts.tokens_per_video, tokens_per_image=counts.tokens_per_image)
+
+
+def generated(engine: Engine, reference: Reference, question: str, *paths: Path, most: int = 24) -> list[int]:
+    """The ids of generate's answer to a question about these videos and pictures, without its end."""
+    kinds: list[MediaKind] = ["image" if path.suffix == ".png" else "video" for path in paths]
+    videos, images = (
+        [path for path, kind in zip(paths, kinds, strict=True) if kind == of] for of in ("video", "image")
+    )
+    text = expanded(engine, prompt.turn(question, kinds))
+    made = reference.answer(text, videos=videos, images=images, max_new_tokens=most)
+    return [token for token in made if token not in engine.tokens.stop_ids]
 
 
 def after(count: int) -> Callable[[], bool]:

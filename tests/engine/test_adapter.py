@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.adapters import merged, write_adapter
 from tests.checkpoints import edit_json
-from tests.engine.engines import EXACT, conversation_about, expanded, new_ids
-from tests.reference import Reference, read_reference
-from tests.tensor_names import modern_name, published_name
-from vllava_cli import prompt
+from tests.engine.engines import EXACT, conversation_about, generated, new_ids
+from tests.published import modern_name, published_name
+from tests.reference import read_reference
+from tests.refusals import refused
 from vllava_cli.commands import doctor
 from vllava_cli.engine.adapter import described, foreseen, locate
 from vllava_cli.engine.checkpoint import describe
@@ -34,6 +34,7 @@ pytest.importorskip("peft")
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+ASKED = "what is in this clip"
 
 
 def tokens_of(base: Path, adapter: Path | None) -> Tokens:
@@ -94,16 +95,11 @@ def test_answers_equal_those_of_peft_and_generate(name: str, published: Path, cl
     engine, reference = loaded(published, adapter), read_reference(published)
     theirs = merged(published, adapter)
     assert are_equal(engine, theirs)
-    base = ids_of(reference, engine, clip)
+    base = generated(engine, reference, ASKED, clip)
     reference = replace(reference, model=theirs)
-    made = new_ids(engine, conversation_about(clip), "what is in this clip")
-    assert made == ids_of(reference, engine, clip)
+    made = new_ids(engine, conversation_about(clip), ASKED)
+    assert made == generated(engine, reference, ASKED, clip)
     assert made != base
-
-
-def ids_of(reference: Reference, engine: Engine, clip: Path) -> list[int]:
-    text = expanded(engine, prompt.turn("what is in this clip", ["video"]))
-    return [token for token in reference.answer(text, videos=[clip], images=[], max_new_tokens=24) if token != 2]
 
 
 def test_names_of_any_version_of_transformers_fit(published: Path, adapter: Path, copy: Path) -> None:
@@ -182,9 +178,8 @@ DESCRIBED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_merged_is_refused_by_name(name: str, copy: Path) -> None:
     changes, message = DESCRIBED[name]
     edit_json(copy / CONFIG, **changes)
-    with pytest.raises(CheckpointError) as caught:
-        described(Source(model="my/adapter", folder=copy))
-    assert f"The adapter my/adapter {message}" in str(caught.value)
+    said = refused(CheckpointError, described, Source(model="my/adapter", folder=copy))
+    assert f"The adapter my/adapter {message}" in said
 
 
 MODULE = "language_model.layers.0.self_attn.q_proj"
@@ -281,9 +276,7 @@ def test_a_file_that_is_no_safetensors_file_is_a_sentence(published: Path, copy:
 
 def test_pickled_adapters_are_refused(copy: Path) -> None:
     (copy / WEIGHTS).rename(copy / "adapter_model.bin")
-    with pytest.raises(CheckpointError) as caught:
-        described(Source(model="my/adapter", folder=copy))
-    assert str(caught.value) == (
+    assert refused(CheckpointError, described, Source(model="my/adapter", folder=copy)) == (
         "The adapter my/adapter has its weights in adapter_model.bin, and vllava reads them from safetensors files "
         "only: load it with peft if you trust it, and save it with save_pretrained."
     )
@@ -300,9 +293,8 @@ def test_without_peft_there_is_a_sentence_that_says_how_to_have_it(
     adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vllava_cli.engine.adapter.util.find_spec", lambda _: None)
-    with pytest.raises(UsageError) as caught:
-        described(Source(model="a", folder=adapter))
-    assert str(caught.value) == "--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'."
+    said = refused(UsageError, described, Source(model="a", folder=adapter))
+    assert said == "--adapter needs peft, which isn't installed: pip install 'vllava[adapter]'."
 
 
 def test_an_adapter_of_another_base_is_told(published: Path, copy: Path) -> None:

@@ -7,12 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from weakref import WeakSet
 
 import pytest
 
-from tests.checkpoints import write_checkpoint
 from tests.engine.batches import (
     QUESTIONS,
     Job,
@@ -31,7 +29,7 @@ from tests.engine.batches import (
     trickle,
     watched,
 )
-from tests.engine.engines import PHRASES, after, engine_like, engine_of
+from tests.engine.engines import PHRASES, after, engine_like
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import Tokenizer
@@ -99,22 +97,6 @@ def test_rows_of_all_lengths_equal_the_stream(
             assert found.answer
             assert found.answer.stats.new_tokens == answers[job].stats.new_tokens
             assert found.answer.stats.prompt_tokens == answers[job].stats.prompt_tokens
-
-
-def test_a_loop_ends_a_row_where_it_ends_the_stream(few: list[Job], random_engine: Engine) -> None:
-    guarded = Sampling(max_new_tokens=60)
-    answers = streamed(random_engine, few[:12], guarded)
-    assert {answer.stop_reason for answer in answers.values()} == {"repetition", "length"}
-    assert run(random_engine, guarded, as_asked(few[:12])).said == said(answers)
-
-
-def test_a_full_context_ends_a_row(tmp_path: Path, few: list[Job]) -> None:
-    tight = engine_of(write_checkpoint(tmp_path / "tight", context=96))
-    sampling = Sampling(max_new_tokens=30, has_guard=False)
-    fitting = [job for job in few if len(job[1]) < 40]
-    answers = streamed(tight, fitting, sampling)
-    assert {answer.stop_reason for answer in answers.values()} == {"context", "length"}
-    assert run(tight, sampling, as_asked(fitting)).said == said(answers)
 
 
 class Straying:
@@ -223,12 +205,6 @@ def test_rows_that_were_begun_are_finished_and_no_other_is_begun(few: list[Job],
     batch = run(random_engine, FREE, as_asked(few, asked), most_rows=4, is_stopping=after(10))
     assert (batch.found.keys(), batch.said) == (wanted.keys(), wanted)
     assert asked == [4]
-
-
-def test_a_run_that_is_stopped_at_once_begins_nothing(few: list[Job], random_engine: Engine) -> None:
-    asked: list[int] = []
-    assert run(random_engine, FREE, as_asked(few, asked), is_stopping=lambda: True).found == {}
-    assert asked == []
 
 
 @pytest.mark.parametrize("passes", [0, 1, 5], ids=["in a prefix", "in a prompt", "in decoding"])

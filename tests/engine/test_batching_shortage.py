@@ -163,21 +163,6 @@ def test_rows_that_were_begun_are_finished_though_memory_ran_out_before_the_stop
     assert (ran_out, batch.said, batch.shortages) == ([4], wanted, [2])
 
 
-def test_rows_that_only_waited_when_memory_ran_out_are_not_begun_after_the_stop(
-    jobs: list[Job], random_engine: Engine
-) -> None:
-    videos = [job for job in jobs if job[0].kind == "video"]
-    ran_out: list[int] = []
-
-    def see(each: Pass) -> None:
-        ran_out.append(each.rows)
-        raise torch.OutOfMemoryError("no room")
-
-    with watched(random_engine, see):
-        batch = run(random_engine, SAMPLING, as_asked(videos), most_rows=4, is_stopping=lambda: bool(ran_out))
-    assert (len(ran_out), batch.shortages, batch.found) == (1, [2], {})
-
-
 @pytest.mark.parametrize("most_rows", [1, 4])
 def test_nothing_of_a_pass_that_ran_out_is_held_when_it_is_told(
     most_rows: int, jobs: list[Job], ending_engine: Engine

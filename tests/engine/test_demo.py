@@ -9,27 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.engines import PATHS, ask, conversation_about, expanded, new_ids
-from tests.reference import Reference, transcript
+from tests.engine.engines import PATHS, ask, conversation_about, generated, new_ids
+from tests.reference import Reference
 from vllava_cli import demo, prompt
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ContextError, UsageError
-from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling
+from vllava_cli.nouns import Clip, Conversation, Frames, Sampling
 
 EVERYTHING = Sampling(max_new_tokens=40, has_guard=False)
-
-
-def generated(
-    reference: Reference, engine: Engine, turns: list[tuple[str, str]], question: str, *paths: Path
-) -> list[int]:
-    kinds: list[MediaKind] = ["video" if path.suffix == ".mp4" else "image" for path in paths]
-    made = reference.answer(
-        expanded(engine, transcript(turns, question, kinds)),
-        videos=[path for path, kind in zip(paths, kinds, strict=True) if kind == "video"],
-        images=[path for path, kind in zip(paths, kinds, strict=True) if kind == "image"],
-        max_new_tokens=40,
-    )
-    return [token for token in made if token not in engine.tokens.stop_ids]
 
 
 @pytest.mark.parametrize(("name", "question", "answer"), demo.QUESTIONS)
@@ -42,17 +29,8 @@ def test_the_shipped_questions_are_answered_rightly(name: str, question: str, an
 @pytest.mark.parametrize("question", ["What happens?", "What colour is it?", "Is there a dog?"])
 def test_greedy_tokens_equal_generate(name: str, question: str, engine: Engine, reference: Reference) -> None:
     made = new_ids(engine, conversation_about(PATHS[name]), question, EVERYTHING)
-    assert made == generated(reference, engine, [], question, PATHS[name])
+    assert made == generated(engine, reference, question, PATHS[name], most=40)
     assert made
-
-
-def test_every_turn_equals_generate_on_the_whole_transcript(engine: Engine, reference: Reference) -> None:
-    path = PATHS["red-circle-moves-left.mp4"]
-    conversation = conversation_about(path)
-    for question in ("What shape is it?", "And its colour?", "And the background?", "Where does it move?"):
-        turns = [(turn.question, turn.answer) for turn in conversation.turns]
-        made = new_ids(engine, conversation, question, EVERYTHING)
-        assert made == generated(reference, engine, turns, question, path)
 
 
 def a_video() -> Frames:

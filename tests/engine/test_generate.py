@@ -12,9 +12,9 @@ from PIL import Image
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import picture
 from tests.engine.batches import as_asked, crossed, run
-from tests.engine.engines import FREE, ask, conversation_about, engine_like, engine_of, expanded, new_ids, saying
+from tests.engine.engines import FREE, ask, conversation_about, engine_like, engine_of, generated, new_ids, saying
 from tests.reference import Reference, read_reference
-from vllava_cli import prompt
+from tests.refusals import refused
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import read_tokens
@@ -56,16 +56,8 @@ def test_greedy_tokens_equal_generate(
     name: str, question: str, engine: Engine, reference: Reference, request: pytest.FixtureRequest
 ) -> None:
     paths: list[Path] = [request.getfixturevalue(each) for each in MEDIA[name]]
-    conversation = conversation_about(*paths)
-    kinds = [medium.kind for medium in conversation.media]
-    made = new_ids(engine, conversation, question)
-    wanted = reference.answer(
-        expanded(engine, prompt.turn(question, kinds)),
-        videos=[path for path, kind in zip(paths, kinds, strict=True) if kind == "video"],
-        images=[path for path, kind in zip(paths, kinds, strict=True) if kind == "image"],
-        max_new_tokens=24,
-    )
-    assert made == [token for token in wanted if token != 2]
+    made = new_ids(engine, conversation_about(*paths), question)
+    assert made == generated(engine, reference, question, *paths)
     assert len(made) > 3
 
 
@@ -106,41 +98,14 @@ def test_the_conversation_remembers_the_turn(engine: Engine, clip: Path) -> None
     assert later.stats.reused_tokens == answer.stats.prompt_tokens + 23  # not the last of an answer cut short
 
 
-def test_an_interruption_keeps_what_was_said(engine: Engine, clip: Path) -> None:
-    conversation = conversation_about(clip)
-    whole = ask(engine, conversation_about(clip), "what")
-    prompt_tokens = len(engine.tokens.prompt_ids(conversation, "what"))
-
-    def is_interrupted() -> bool:
-        return bool(engine.prompt_cache and len(engine.prompt_cache.ids) == prompt_tokens + 3)
-
-    answer = ask(engine, conversation, "what", FREE, cancel=Cancel(is_interrupted))
-    assert answer.stop_reason == "interrupted"
-    assert answer.stats.new_tokens == 4  # the last of them was not fed any more
-    assert whole.text.startswith(answer.text)
-    assert conversation.turns[0].answer == answer.text
-
-
-def test_a_stream_that_is_dropped_keeps_its_turn(engine: Engine, clip: Path) -> None:
-    conversation = conversation_about(clip)
-    pieces = engine.stream(conversation, "what", FREE)
-    first = next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
-    assert conversation.turns[0].answer == first
-
-
 def test_a_prompt_that_does_not_fit_is_refused_with_the_counts(tmp_path: Path, clip: Path) -> None:
     folder = write_checkpoint(tmp_path / "tight", context=64)
     tokens = read_tokens(describe(Source(model="tight", folder=folder)))
-    with pytest.raises(ContextError) as caught:
-        tokens.prompt_ids(conversation_about(clip, clip), "what")
-    assert str(caught.value) == (
+    assert refused(ContextError, tokens.prompt_ids, conversation_about(clip, clip), "what") == (
         "The prompt has 92 tokens (80 for 2 videos, 12 for text), and the context holds 64: "
         "ask about fewer clips, or shorten the question."
     )
-    with pytest.raises(ContextError) as caught:
-        tokens.prompt_ids(conversation_about(clip), "what " * 1500)
-    assert str(caught.value) == (
+    assert refused(ContextError, tokens.prompt_ids, conversation_about(clip), "what " * 1500) == (
         "The prompt has 1,549 tokens (40 for 1 video, 1,509 for text), and the context holds 64: shorten the question."
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.hub_server import COMMIT, put_into
+from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
@@ -27,9 +27,7 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("model", ["./nowhere", "/no/where", "a/b/c", "~/nowhere", "../nothing", "name with spaces"])
 def test_an_unknown_folder_is_an_error(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError) as caught:
-        hub.locate(model)
-    assert str(caught.value) == (
+    assert refused(CheckpointError, hub.locate, model) == (
         f"There is no model folder {model}: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
     )
 
@@ -48,9 +46,7 @@ def test_what_is_cached_is_used_without_the_network(hub_cache: Path) -> None:
 
 @pytest.mark.parametrize(("model", "revision"), [("owner/model", None), ("owner/model", "v2"), ("single", None)])
 def test_a_model_that_is_nowhere_is_told(model: str, revision: str | None, hub_cache: Path) -> None:
-    with pytest.raises(HubError) as caught:
-        hub.locate(model, revision)
-    assert str(caught.value) == (
+    assert refused(HubError, hub.locate, model, revision) == (
         f"The model {model} is not in the cache {hub_cache} and HF_HUB_OFFLINE is set: unset it where "
         "there is a network."
     )
@@ -60,27 +56,15 @@ def test_a_cached_adapter_is_found_for_who_will_say_what_it_is(hub_cache: Path) 
     snapshot = put_into(hub_cache, "owner/lora", {"adapter_config.json": '{"base_model_name_or_path": "owner/base"}'})
     source = hub.locate("owner/lora")
     assert source == Source(model="owner/lora", folder=snapshot, revision=COMMIT)
-    with pytest.raises(CheckpointError) as caught:
-        describe(source)
-    assert str(caught.value) == "owner/lora is an adapter: give --model owner/base --adapter owner/lora."
+    said = refused(CheckpointError, describe, source)
+    assert said == "owner/lora is an adapter: give --model owner/base --adapter owner/lora."
 
 
 @pytest.mark.parametrize("model", ["owner/-bad-", "a--b/c..d"])
 @pytest.mark.usefixtures("hub_cache")
 def test_a_name_that_no_hub_takes_is_told(model: str) -> None:
-    with pytest.raises(HubError) as caught:
-        hub.locate(model)
-    assert str(caught.value) == f"{model} is neither a folder nor a hub id such as LanguageBind/Video-LLaVA-7B-hf."
-
-
-def test_missing_shards_are_named(tmp_path: Path) -> None:
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "model-1.safetensors").write_bytes(b"1234")
-    assert hub.missing_weights(tmp_path) == ["model-2.safetensors"]
-    assert hub.weights_bytes(Source(model=str(tmp_path), folder=tmp_path)) == 4
-    (tmp_path / "model-2.safetensors").touch()
-    assert hub.missing_weights(tmp_path) == []
+    said = refused(HubError, hub.locate, model)
+    assert said == f"{model} is neither a folder nor a hub id such as LanguageBind/Video-LLaVA-7B-hf."
 
 
 def test_weights_that_are_not_cached_are_named(hub_cache: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
 
 from tests.hub_server import COMMIT, REFUSED, Hub, Repository, etag_of, open_hub
+from tests.refusals import refused
 from vllava_cli.engine import hub, hub_download
 from vllava_cli.errors import CheckpointError, HubError
 from vllava_cli.nouns import Source
@@ -78,9 +79,7 @@ def test_a_connection_that_the_hub_closed_is_made_anew(server: Hub, published: P
 def test_a_download_that_breaks_off_is_taken_up(name: str, server: Hub, published: Path) -> None:
     server.add(MODEL, published)
     server.breaks[name] = half = len((published / name).read_bytes()) // 2
-    with pytest.raises(HubError) as caught:
-        fetched()
-    assert str(caught.value) == f"The download of {name} broke off: run the same command again to continue it."
+    assert refused(HubError, fetched) == f"The download of {name} broke off: run the same command again to continue it."
     blobs = hub_download.repository_folder(MODEL) / "blobs"
     complete = {path.name for path in published.iterdir() if (blobs / etag_of(path.name, path.read_bytes())).exists()}
     server.breaks.clear()
@@ -230,9 +229,9 @@ def test_a_refusal_is_one_sentence(
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     if case == "refused":
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError) as caught:
-        hub.locate(MODEL, "v2" if case == "revision" else None)
-    assert str(caught.value) == said.format(url=server.url, cache=hub_cache, refused=REFUSED)
+    assert refused(HubError, hub.locate, MODEL, "v2" if case == "revision" else None) == said.format(
+        url=server.url, cache=hub_cache, refused=REFUSED
+    )
     assert capfd.readouterr() == ("", "")
     assert len(server.requests) <= 1 + 7 * (case == "gated")
 
@@ -243,9 +242,7 @@ def test_what_is_here_in_part_is_named_where_the_network_is_gone(
     server.add(MODEL, published)
     snapshot_download(MODEL, allow_patterns=["config.json"])
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError) as caught:
-        hub.locate(MODEL)
-    assert str(caught.value) == (
+    assert refused(HubError, hub.locate, MODEL) == (
         f"The model owner/model lacks tokenizer.json in the cache {hub_cache} and the hub can't be reached "
         f"({REFUSED}): {UNREACHED}"
     )
@@ -280,13 +277,9 @@ def test_an_adapter_is_called_one(server: Hub, hub_cache: Path, monkeypatch: pyt
         ("./lora", "There is no adapter folder ./lora: give the folder of a LoRA adapter, or a hub id."),
         ("owner/-bad-", "owner/-bad- is neither a folder nor a hub id such as owner/my-lora."),
     ):
-        with pytest.raises(CheckpointError) as caught:
-            hub.locate_adapter(name)
-        assert str(caught.value).startswith(message)
+        assert refused(CheckpointError, hub.locate_adapter, name).startswith(message)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError) as caught:
-        hub.locate_adapter("owner/lora")
-    assert str(caught.value) == (
+    assert refused(HubError, hub.locate_adapter, "owner/lora") == (
         f"The adapter owner/lora is not in the cache {hub_cache} and the hub can't be reached ({REFUSED}): run hf "
         "download owner/lora where there is a network."
     )
@@ -324,9 +317,9 @@ def test_a_body_that_is_not_what_was_promised_is_an_error(server: Hub, published
     source = hub.locate(MODEL)
     right = files[SHARDS[0]]
     server.mangled[SHARDS[0]] = right[:-1] + b"!"
-    with pytest.raises(HubError) as caught:
-        hub.fetch_weights(source)
-    assert str(caught.value) == (f"The hub's file {SHARDS[0]} arrived damaged: try again, or use another network.")
+    assert refused(HubError, hub.fetch_weights, source) == (
+        f"The hub's file {SHARDS[0]} arrived damaged: try again, or use another network."
+    )
     server.mangled.clear()
     assert same_files(fetched().folder, published)
 
@@ -337,9 +330,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     server.add(MODEL, published)
     source = hub.locate(MODEL)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(HubError) as caught:
-        hub.fetch_weights(source)
-    assert str(caught.value) == (
+    assert refused(HubError, hub.fetch_weights, source) == (
         f"The model owner/model takes 0.0 GB more, and {hub_cache} has 0.0 GB free: make room there, or set HF_HOME "
         "to a folder of a larger disk."
     )

@@ -18,6 +18,7 @@ from tests.engine.batches import row_counts
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, PHRASES, after, ask, engine_like, engine_of, greedy_ids, whole_logits
 from tests.reference import Reference
+from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.engine import scoring
 from vllava_cli.engine.checkpoint import describe
@@ -141,16 +142,6 @@ def test_words_need_no_pass_and_phrases_one_for_as_many_as_fit(engine: Engine, s
         with row_counts(engine) as rows:
             ask(engine, Conversation(attached=(shown[CIRCLE],)), QUESTION, Sampling(choices=choices))
         assert rows == wanted
-
-
-def test_a_longer_option_has_more_to_be_wrong_in(engine: Engine, shown: dict[str, Frames]) -> None:
-    """One that begins another is never the less likely: the end of the answer isn't counted, nor the length."""
-    choices = ("A red circle", "A red circle moves left", "A red circle moves left.")
-    answer = ask(
-        engine, Conversation(attached=(shown[CIRCLE],)), "What happens in this video?", Sampling(choices=choices)
-    )
-    assert list(answer.probabilities) == sorted(answer.probabilities, reverse=True)
-    assert answer.text == "A red circle"
 
 
 @pytest.mark.parametrize("choices", [WORDS, PHRASES], ids=["words", "phrases"])
@@ -280,9 +271,7 @@ def test_memory_that_runs_out_is_one_sentence_and_no_turn(
 
 def test_without_a_clip_there_is_nothing_to_calibrate_by(engine: Engine) -> None:
     conversation = Conversation()
-    with pytest.raises(UsageError) as caught:
-        ask(engine, conversation, "Why?", Sampling(choices=WORDS, is_calibrated=True))
-    assert str(caught.value) == (
+    assert refused(UsageError, ask, engine, conversation, "Why?", Sampling(choices=WORDS, is_calibrated=True)) == (
         "Calibrating replaces clips with blank ones, and there is no clip: show one, or don't calibrate."
     )
     assert sum(ask(engine, conversation, "Why?", Sampling(choices=WORDS)).probabilities) == pytest.approx(1)
@@ -314,26 +303,12 @@ def test_no_special_token_comes_of_a_choice(engine: Engine, shown: dict[str, Fra
     assert answer.text in choices
 
 
-def test_choices_that_are_none_are_refused(engine: Engine) -> None:
-    for choices, message in {
-        ("yes",): "'yes' is only one choice: give two or more, separated by commas, like yes,no.",
-        ("yes", " "): "One of the choices 'yes, ' is empty: give each a text, like yes,no.",
-        ("yes", "no", " yes"): "'yes' is given twice as a choice: leave one out.",
-        ("</s>", "< /s>"): "To the model, the choices '</s>' and '< /s>' are the same: leave one out.",
-    }.items():
-        with pytest.raises(UsageError) as caught:
-            engine.tokens.option_ids(choices)
-        assert str(caught.value) == message
-
-
 def test_a_choice_that_does_not_fit_is_refused_with_the_counts(engine: Engine, shown: dict[str, Frames]) -> None:
     tight = engine_like(engine, context_tokens=150)
     conversation = Conversation(attached=(shown[CIRCLE],))
     prompt = len(tight.tokens.prompt_ids(conversation, "Why?"))
     fits, too_long = (("no", " ".join(["red"] * count)) for count in (150 - prompt, 151 - prompt))
-    with pytest.raises(ContextError) as caught:
-        ask(tight, conversation, "Why?", Sampling(choices=too_long))
-    assert str(caught.value) == (
+    assert refused(ContextError, ask, tight, conversation, "Why?", Sampling(choices=too_long)) == (
         f"The prompt has {prompt} tokens, the longest of the choices {151 - prompt}, and the context holds 150: "
         "shorten the choices or the question, or ask about fewer clips."
     )

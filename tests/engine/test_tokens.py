@@ -1,4 +1,4 @@
-"""When a conversation outgrows the context its oldest turns go, the video never; ids that were made are remembered."""
+"""When a conversation outgrows the context its oldest turns go, the video never."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tests.checkpoints import write_checkpoint
 from tests.engine.engines import ask, conversation_about, engine_of, greedy_ids
 from tests.reference import Reference, read_reference
 from vllava_cli.engine.generate import Engine
-from vllava_cli.errors import ContextError
 from vllava_cli.nouns import Conversation, Frames, Sampling
 
 SHORT = Sampling(max_new_tokens=10, has_guard=False)
@@ -90,16 +89,6 @@ def test_a_long_question_may_drop_every_turn(engine: Engine, media: tuple[Frames
     assert ask(engine, conversation, long, SHORT).stats.reused_tokens >= 40
 
 
-def test_a_question_that_never_fits_is_refused_and_costs_no_turn(engine: Engine, media: tuple[Frames, ...]) -> None:
-    conversation = Conversation(attached=media)
-    ask(engine, conversation, "what", SHORT)
-    endless = "what is in this clip " * 40
-    assert not engine.make_room(conversation, endless, SHORT)
-    with pytest.raises(ContextError):
-        ask(engine, conversation, endless, SHORT)
-    assert (conversation.dropped, len(conversation.turns)) == (0, 1)
-
-
 def test_undoing_beyond_the_window_brings_the_oldest_turns_back(engine: Engine, media: tuple[Frames, ...]) -> None:
     conversation = Conversation(attached=media)
     while not engine.make_room(conversation, "a red circle?", SHORT):
@@ -114,31 +103,3 @@ def test_used_counts_media_that_wait(engine: Engine, media: tuple[Frames, ...]) 
     conversation = Conversation(attached=media)
     answer = ask(engine, conversation, "what", SHORT)
     assert engine.tokens.used(conversation) == answer.stats.prompt_tokens + 10
-
-
-class Counting:
-    """A tokenizer that notes what it is asked for."""
-
-    def __init__(self, tokenizer: object) -> None:
-        self._tokenizer = tokenizer
-        self.texts: list[str] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._tokenizer, name)
-
-    def encode(self, text: str, **named: object) -> object:
-        self.texts.append(text)
-        return self._tokenizer.encode(text, **named)  # type: ignore[attr-defined]
-
-
-def test_the_ids_of_a_question_are_remembered_until_many_others_came(
-    demo_engine: Engine, media: tuple[Frames, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vllava_cli.engine.tokens.MOST_KNOWN", 3)
-    counting = Counting(demo_engine.tokens.tokenizer)
-    tokens = replace(demo_engine.tokens, tokenizer=counting)  # type: ignore[arg-type]
-    conversation = Conversation(attached=media[:1])
-    made = [tuple(tokens.prompt_ids(conversation, question)) for question in "aabcabcdbcda"]
-    assert len(counting.texts) == 5
-    assert len(set(made)) == 4
-    assert made[-1] == made[0]

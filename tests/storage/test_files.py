@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.refusals import refused
 from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.storage import files as files_module
 from vllava_cli.storage.files import Part, atomic_write, is_locked, locked, opened, release
@@ -24,9 +25,7 @@ def files() -> dict[str, bytes]:
 
 
 def message_for(path: Path) -> str:
-    with pytest.raises(OutputError) as caught:
-        atomic_write(path, [b"new"])
-    return str(caught.value)
+    return refused(OutputError, atomic_write, path, [b"new"])
 
 
 def test_large_files_are_written_in_bounded_memory_and_take_their_place_when_they_are_whole() -> None:

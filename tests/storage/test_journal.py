@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.refusals import refused
 from vllava_cli.errors import LockedError, OutputError
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.jsonl import MAX_ROW_BYTES, Journal, read_rows
@@ -171,9 +172,7 @@ DAMAGED = "'x.jsonl' can't be used: its last rows are damaged. Correct it in an 
 )
 def test_a_file_that_is_no_journal_is_refused_untouched(data: bytes, said: str) -> None:
     path = written(data)
-    with pytest.raises(OutputError) as caught:
-        Journal.open(path)
-    assert str(caught.value) == said
+    assert refused(OutputError, Journal.open, path) == said
     assert path.read_bytes() == data
 
 

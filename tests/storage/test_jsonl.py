@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli.errors import OutputError
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, exact, json_of, line_of, portable, read_rows, readable
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, exact, json_of, line_of, portable, read_rows
 
 NAME = os.fsdecode(b"caf\xe9.mp4")
 ENCODED = "Y2Fm6S5tcDQ="
@@ -90,19 +90,6 @@ def test_what_could_not_be_read_again_is_not_a_row(value: object) -> None:
     with pytest.raises(ValueError, match=r"not JSON compliant|longer than 16,777,216"):
         line_of({"value": value})
     assert json_of({"path": Path("é"), "emoji": "🎬"}, default=str) == r'{"path": "\u00e9", "emoji": "\ud83c\udfac"}'
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("été 日本 🎬", "été 日本 🎬"),
-        (NAME, r"caf\xe9.mp4"),
-        (os.fsdecode("é".encode() + b"\xff"), r"é\xff"),
-        ("\ud800ü\udfff", r"\ud800ü\udfff"),
-    ],
-)
-def test_text_is_readable_whatever_its_bytes(text: str, shown: str) -> None:
-    assert readable(text) == shown
 
 
 @pytest.mark.parametrize(

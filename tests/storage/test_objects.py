@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.refusals import refused
 from vllava_cli.errors import OutputError
 from vllava_cli.storage.jsonl import MAX_ROW_BYTES, read_rows
 from vllava_cli.storage.objects import Objects, rows_into, scratch
@@ -44,9 +45,7 @@ def test_an_object_without_line_breaks_is_not_read_to_its_end(place: str, tmp_pa
     (tmp_path / "long").write_bytes(b"x" * (40 << 20))
     objects.put_file(tmp_path / "long", "rows-000001-00000000.jsonl")
     assert len(next(objects.lines())) == MAX_ROW_BYTES + 1
-    with pytest.raises(OutputError) as caught:
-        rows_into(objects, tmp_path)
-    assert str(caught.value) == (
+    assert refused(OutputError, rows_into, objects, tmp_path) == (
         f"{place} has a row without an id: it was not written by vllava batch. Name another place."
     )
 

@@ -12,16 +12,17 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.refusals import refused
 from vllava_cli import __version__
 from vllava_cli.errors import LockedError, OutputError, SessionError
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import Framing, MediaKind, Sampling, Stats, Turn
+from vllava_cli.nouns import Framing, Sampling, Stats, Turn
 from vllava_cli.storage import session_file as session_module
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.session_file import (
@@ -95,54 +96,11 @@ TURN_ROW = {
 }
 UNDO_ROW = {"type": "undo", "number": 1, "media": []}
 
-times = st.floats(min_value=0, max_value=1e9)
-counts = st.integers(min_value=0, max_value=2**63 - 1)
-paths = st.binary(min_size=1, max_size=20).map(lambda name: Path("/" + os.fsdecode(name.replace(b"\0", b"0"))))
-moments = st.datetimes(min_value=datetime(2000, 1, 1)).map(lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}")
-texts = st.text(max_size=30) | st.binary(max_size=30).map(os.fsdecode)  # all that a terminal or a pipe can give
-
-
-@st.composite
-def media(draw: st.DrawFn) -> MediumRecord:
-    at_s = tuple(draw(st.lists(times, max_size=3)))
-    trim = st.none() if at_s else st.none() | times
-    return MediumRecord(
-        path=draw(paths),
-        kind=draw(st.sampled_from(get_args(MediaKind))),
-        fingerprint=Fingerprint(bytes=draw(counts), sha256=draw(st.text("0123456789abcdef", min_size=64, max_size=64))),
-        framing=Framing(start_s=draw(trim), end_s=draw(trim), at_s=at_s, fit="pad"),
-        times_s=tuple(draw(st.lists(times, max_size=8))),
-    )
-
-
-shares = st.floats(min_value=0, max_value=1)
-scored = st.lists(st.tuples(texts, shares), max_size=3).map(lambda pairs: tuple(zip(*pairs, strict=True)) or ((), ()))
-"""Choices and their probabilities."""
-COUNTS = ("prompt_tokens", "reused_tokens", "new_tokens", "tower_calls")
-TIMES = ("first_token_s", "decode_s", "frames_s", "load_s")
-samplings = st.builds(
-    Sampling,
-    max_new_tokens=st.integers(min_value=1, max_value=4096),
-    temperature=st.floats(min_value=0, max_value=100),
-    top_p=shares,
-    seed=st.none() | counts,
-    has_guard=...,
-    is_calibrated=...,
+CHOSEN = replace(
+    TURN,
+    turn=replace(TURN.turn, stop_reason="choice", sampling=Sampling(choices=("yes", "no")), probabilities=(0.75, 0.25)),
 )
-plain_turns = st.builds(
-    Turn,
-    question=texts,
-    answer=texts,
-    answer_ids=st.lists(counts, max_size=5).map(tuple),
-    sampling=samplings,
-    stats=st.builds(
-        Stats, **dict.fromkeys(COUNTS, counts), **dict.fromkeys(TIMES, times), peak_bytes=st.none() | counts
-    ),
-)
-chosen_turns = st.tuples(plain_turns, scored).map(
-    lambda both: replace(both[0], sampling=replace(both[0].sampling, choices=both[1][0]), probabilities=both[1][1])
-)
-turns = st.builds(TurnRecord, turn=chosen_turns, media=st.lists(media(), max_size=2).map(tuple), ended_at=moments)
+turns = st.sampled_from([TURN, SECOND, CHOSEN])
 steps = st.lists(st.tuples(st.none() | turns, st.integers(min_value=0)), max_size=6)
 """A turn or an undo, and where: counted modulo the places that there are."""
 
@@ -166,17 +124,11 @@ def rows_in(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def message_for(path: Path) -> str:
-    with pytest.raises(SessionError) as caught:
-        read(path)
-    return str(caught.value)
-
-
 def fault_of() -> str:
     """What is said of x.jsonl between the name and the remedy."""
     found = re.fullmatch(
         r"'x\.jsonl' can't be used as a session: (.*)\. Name another file, or start a new session\.",
-        message_for(Path("x.jsonl")),
+        refused(SessionError, read, Path("x.jsonl")),
     )
     assert found
     return found[1]
@@ -247,15 +199,11 @@ def test_create_touches_nothing_that_is_there() -> None:
     Path("folder").mkdir()
     for name, data in (("clip.mp4", b"\0ftyp"), ("x.json", b'{"a": 1}'), ("x.jsonl", b'{"a": 1}\n{"torn')):
         Path(name).write_bytes(data)
-        with pytest.raises(OutputError) as caught:
-            create(Path(name), EMPTY)
-        assert str(caught.value) == f"'{name}' is already there. Name another file."
+        assert refused(OutputError, create, Path(name), EMPTY) == f"'{name}' is already there. Name another file."
         assert Path(name).read_bytes() == data
     with pytest.raises(OutputError, match=r"^'folder' is a folder\. Name a file\.$"):
         create(Path("folder"), EMPTY)
-    with pytest.raises(OutputError) as caught:
-        create(Path("clip.mp4/x.jsonl"), EMPTY)
-    assert str(caught.value) == (
+    assert refused(OutputError, create, Path("clip.mp4/x.jsonl"), EMPTY) == (
         "'clip.mp4/x.jsonl' can't be written: not a directory. Check the path, or name another file."
     )
 
@@ -327,9 +275,7 @@ def test_what_is_no_session_is_refused_untouched(data: bytes | None, fault: str)
     path = Path("x.jsonl")
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(SessionError) as caught:
-        resume(path)
-    assert str(caught.value) == fault
+    assert refused(SessionError, resume, path) == fault
     assert data is None or path.read_bytes() == data
 
 

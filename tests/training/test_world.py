@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import atan2, degrees, hypot
 from random import Random
 
 import numpy as np
@@ -13,9 +11,7 @@ from training.media import drawn
 from training.world import (
     BACKGROUNDS,
     COLOURS,
-    DIRECTIONS,
     SCENES,
-    SHAPES,
     Scene,
     Thing,
     sample_scene,
@@ -54,19 +50,6 @@ def test_things_stay_inside_the_central_square() -> None:
                 assert (centre + path.radius < 1).all()
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_mover_goes_where_its_direction_says(direction: str) -> None:
-    random = Random(direction)
-    drawn_scenes = (sample_scene(random, "move") for _ in range(400))
-    movers = [shown.things[0] for shown in drawn_scenes if shown.things[0].direction == direction]
-    assert len(movers) > 20
-    across, down = DIRECTIONS[direction]
-    for mover in movers:
-        turned = degrees(atan2(mover.shift[1], mover.shift[0]) - atan2(down, across))
-        assert abs((turned + 180) % 360 - 180) < 10
-        assert hypot(*mover.shift) > 0.35
-
-
 def test_every_kind_of_scene_comes_up_with_colours_that_name_one_thing_each() -> None:
     shown = scenes(300)
     assert {one.kind for one in shown} == {*SCENES, "still"}
@@ -85,24 +68,3 @@ def test_a_scene_is_drawn_in_the_central_square_of_any_size(height: int, width: 
     assert frame[row, column].tolist() == list(COLOURS["red"])
     assert frame[0, 0].tolist() == list(BACKGROUNDS["white"])
     assert frame[row, width - column].tolist() == list(BACKGROUNDS["white"])
-
-
-def test_a_mover_is_drawn_where_it_has_come_to() -> None:
-    mover = replace(CIRCLE, action="moves", direction="right", shift=(0.5, 0.0))
-    first, middle = drawn(scene(mover), 2, 64, 64)
-    assert first[32, 16].tolist() == list(COLOURS["red"])
-    assert middle[32, 16].tolist() == list(BACKGROUNDS["white"])
-    assert middle[32, 32].tolist() == list(COLOURS["red"])
-
-
-def test_a_thing_is_drawn_only_while_it_is_shown() -> None:
-    visitor = replace(CIRCLE, shown_from=0.5, shown_until=0.75)
-    reds = [frame[32, 16, 1] < 128 for frame in drawn(scene(visitor), 4, 64, 64)]
-    assert reds == [False, False, True, False]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_each_shape_covers_its_centre_and_not_its_corner(shape: str) -> None:
-    frame = drawn(scene(replace(CIRCLE, shape=shape, x=0.5, radius=0.4)), 1, 64, 64)[0]
-    assert frame[32, 32].tolist() == list(COLOURS["red"])
-    assert frame[2, 2].tolist() == list(BACKGROUNDS["white"])

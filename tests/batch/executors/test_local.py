@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,15 @@ import pytest
 
 from tests.batch.executors.fakes import Listed, memory_for
 from tests.batch.parts import batch_of
-from tests.engine.engines import ask
 from vllava_cli import demo
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.rows import Result
-from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.engine.generate import Engine
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, Frames, Framing, Sampling
+from vllava_cli.nouns import Frames, Framing, Sampling
 
 PATHS = {path.name: path for path in demo.clips()}
 RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))
@@ -68,59 +65,6 @@ def told(results: Iterator[Result]) -> dict[tuple[str, str], str | None]:
         else result.error and result.error.kind
         for result in results
     }
-
-
-def test_each_question_about_each_clip_is_answered_with_its_times(engine: Engine) -> None:
-    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR), (PICTURE, SQUARE), (BLUE, HAPPENS))]
-    results = list(local(engine, [*reads]).outcomes(()))
-    assert told(iter(results)) == {
-        (RED.name, HAPPENS): "A red circle moves left.",
-        (RED.name, COLOUR): "Red.",
-        (BLUE.name, HAPPENS): "A blue star grows.",
-        (PICTURE.name, SQUARE): "Blue.",
-    }
-    times = {Path(result.job.path).name: result.times_s for result in results}
-    assert times == {RED.name: frames(RED).times_s, BLUE.name: frames(BLUE).times_s, PICTURE.name: None}
-    assert all(result.seconds > 0 for result in results)
-
-
-def test_what_is_asked_twice_is_answered_once_for_both_jobs(engine: Engine) -> None:
-    (unit,) = units((RED, COLOUR), (RED, COLOUR))
-    executor = local(engine, [read(unit)])
-    results = list(executor.outcomes(()))
-    assert [result.job for result in results] == list(unit.jobs)
-    assert results[0].answer is results[1].answer
-    stats = results[0].answer and results[0].answer.stats
-    assert stats and executor.control.counters.new_tokens == stats.new_tokens
-
-
-def test_each_question_has_a_seed_of_its_own_that_gives_its_answer_again(engine: Engine) -> None:
-    warm = Sampling(max_new_tokens=12, temperature=4.0, has_guard=False)
-    (unit,) = units((RED, HAPPENS), (RED, COLOUR), (RED, HAPPENS))
-    drawing = local(engine, [read(unit)], sampling=warm)
-    found = {result.job.question: result for result in drawing.outcomes(())}
-    makings = {question: result.making for question, result in found.items()}
-    assert len({making.seed for making in makings.values() if making}) == 2
-    for question, result in found.items():
-        making = result.making
-        assert making and result.answer and result.precision == "fp32"
-        conversation = Conversation(attached=(frames(RED),))
-        alone = Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan)
-        again = ask(alone, conversation, question, making.sampling)
-        (turn,) = conversation.turns
-        assert (again.text, turn.answer_ids, turn.prompt_sha256) == (
-            *(result.answer.text, making.answer_ids),
-            making.prompt_sha256,
-        )
-
-
-def test_clips_are_hashed_only_where_that_was_asked_for(engine: Engine) -> None:
-    reads = [read(each) for each in units((RED, HAPPENS), (RED, COLOUR))]
-    for is_hashing, sha256 in ((False, None), (True, hashlib.sha256(RED.read_bytes()).hexdigest())):
-        hashed = local(engine, [*reads], is_hashing=is_hashing)
-        makings = [result.making for result in hashed.outcomes(())]
-        clip = ShownClip(framing=Framing(), bytes=RED.stat().st_size, sha256=sha256)
-        assert [making and making.clips for making in makings] == [(clip,), (clip,)]
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import cast
 
 import pytest
 
-from tests.batch.executors.fakes import Pooled, Process, Script, Wire
+from tests.batch.executors.fakes import Pooled, Script
 from tests.batch.parts import clip_jobs, good, job
 from vllava_cli.batch.executors import Counters
-from vllava_cli.batch.executors.processes import MOST_LOSSES, STOP, WorkerHandle
+from vllava_cli.batch.executors.processes import MOST_LOSSES, STOP
 from vllava_cli.batch.jobs import ClipJobs
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import MemoryShortError, VllavaError
@@ -33,14 +30,6 @@ def names(*numbers: int) -> list[str]:
 def paths(results: Sequence[Result]) -> list[str]:
     """Of those that are answers, sorted by number."""
     return sorted((result.job.path for result in results if result.answer), key=lambda path: int(path[:-4]))
-
-
-def test_a_lone_process_answers_all_and_is_told_the_end() -> None:
-    pooled = Pooled(scripts={"cpu": GOOD}, units=clips(0, 1, 2))
-    assert [result.job.path for result in pooled.run()] == names(0, 1, 2)
-    assert pooled.given == [("cpu", [*names(0, 1, 2), None])]
-    assert pooled.heard == ["ready", "detail: cpu: loaded in 1.50 s, rows at once: 1."]
-    assert pooled.control.counters == Counters(clips=3, rows_at_once=1)
 
 
 def test_all_processes_take_part_and_each_is_told_the_end_once() -> None:
@@ -147,25 +136,3 @@ def test_what_processes_tell_is_passed_on_and_a_result_that_comes_twice_counts_o
         *("vllava: memory ran out.", "detail: cpu: device: cpu."),
         *("ready", "detail: cpu: loaded in 1.50 s, rows at once: 1."),
     ]
-
-
-def test_what_was_counted_by_the_dead_counts_but_what_they_held_does_not() -> None:
-    holding = {"rows_at_once": 2, "used_bytes": 5}
-    pooled = Pooled(scripts={"cuda:0": [{"deadly": names(3), **holding}, holding]}, units=clips(*range(6)))
-    totals = []
-    for _ in pooled.pool.outcomes(pooled.units):
-        totals.append(
-            (pooled.control.counters.clips, pooled.control.counters.rows_at_once, pooled.control.counters.used_bytes)
-        )
-    assert totals == [(number, 2, 5) for number in range(1, 7)]
-    assert pooled.control.counters == Counters(clips=6, rows_at_once=2)
-
-
-@pytest.mark.parametrize(
-    ("code", "ending"), [(1, "status 1"), (-9, "SIGKILL"), (-200, "signal 200"), (None, "status None")]
-)
-def test_an_ending_has_a_name(code: int | None, ending: str) -> None:
-    process = Process(exitcode=code)
-    wire = cast(Connection, Wire(process.ours, process.hear))
-    handle = WorkerHandle(device="cpu", process=cast(BaseProcess, process), wire=wire, restart=lambda: handle)
-    assert handle.ending == ending

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,15 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.batch.conftest import by_id, rows_of
 from tests.batch.ray_cluster.machines import Machines
 from tests.clips import picture, write_clip
-from tests.commands.shell import Shell
+from tests.commands.shell import Shell, environment_of
 from vllava_cli import demo
 
 QUESTIONS = ("What happens in this video?", "What colour is it?")
 CLIPS = 30
-UNEQUAL = ("seconds",)
-"""Of a row: what differs from run to run."""
 
 
 @pytest.fixture(scope="package")
@@ -78,7 +76,7 @@ def alone(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     folder = tmp_path_factory.mktemp("alone")
     done = Shell.run(*words(clips, "-o", "out.jsonl"), folder=folder)
     assert done.code == 0, done.err
-    return by_id([folder / "out.jsonl"])
+    return rows_by_id(folder / "out.jsonl")
 
 
 def words(clips: Path, *more: str) -> list[str]:
@@ -87,12 +85,9 @@ def words(clips: Path, *more: str) -> list[str]:
     return ["batch", "--model", "demo", *asked, str(clips), *more]
 
 
-def by_id(files: list[Path]) -> dict[str, dict[str, Any]]:
+def rows_by_id(*files: Path) -> dict[str, dict[str, Any]]:
     """All rows, each once, without what differs from run to run."""
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    found = {row["id"]: {key: value for key, value in row.items() if key not in UNEQUAL} for row in rows}
-    assert len(found) == len(rows), "a job has two rows"
-    return found
+    return by_id([row for file in files for row in rows_of(file)])
 
 
 def rows_in(folder: Path) -> int:
@@ -102,13 +97,8 @@ def rows_in(folder: Path) -> int:
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts vllava in an empty folder and doesn't wait for it."""
-    settings = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[3]),
-        **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
-    }
+    store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    settings = environment_of(tmp_path, **store)
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(*given: str) -> subprocess.Popen[bytes]:

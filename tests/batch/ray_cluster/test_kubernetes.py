@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 import shutil
 import subprocess
@@ -61,22 +60,8 @@ def test_what_is_mounted_is_a_volume_and_every_volume_is_mounted(path: Path) -> 
         assert mounted == volumes
 
 
-def test_the_schema_finds_what_is_misspelt() -> None:
-    assert [path.name for path in MANIFESTS] == ["raycluster.yaml", "rayjob.yaml"]
-    for change in (
-        lambda manifest: manifest["spec"].update(entryPoint="vllava"),
-        lambda manifest: manifest["spec"].pop("entrypoint"),
-        lambda manifest: manifest["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 1}),
-        lambda manifest: next(pods(manifest))["containers"][0].update(image="vllava"),
-        lambda manifest: next(pods(manifest))["containers"][0]["resources"]["limits"].update(memory="8 GB"),
-        lambda manifest: next(pods(manifest))["volumes"][0].update(emptyDir={}),
-    ):
-        manifest = copy.deepcopy(read(DOCS / "kuberay" / "rayjob.yaml"))
-        change(manifest)
-        assert faults(manifest)
-
-
 def test_the_command_of_a_job_is_one() -> None:
+    assert [path.name for path in MANIFESTS] == ["raycluster.yaml", "rayjob.yaml"]
     parsed(read(DOCS / "kuberay" / "rayjob.yaml")["spec"]["entrypoint"])
 
 

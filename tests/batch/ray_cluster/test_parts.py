@@ -96,20 +96,6 @@ def test_what_has_a_row_is_done_and_errors_are_tried_again_only_if_that_is_asked
         assert list(parts.ids()) == []
 
 
-def test_a_dry_run_looks_and_writes_nothing(four: Destination) -> None:
-    every = jobs(4)
-    with opened_output(four, every, is_dry=True) as parts:
-        assert not any(map(parts.is_done, every))
-    assert not Path("out").exists()
-    with opened_output(four, every) as parts:
-        put(parts, rows(every[:3], failing=["1.mp4"]))
-    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
-    for place, left in ((four, [3]), (Destination(parts="out", is_retrying=True), [1, 3])):
-        with opened_output(place, every, is_dry=True) as parts:
-            assert [job.path for job in every if not parts.is_done(job)] == [f"{number}.mp4" for number in left]
-    assert {path: path.stat().st_mtime_ns for path in Path("out").iterdir()} == before
-
-
 def test_the_number_of_parts_stays_what_it_was(four: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
     every = jobs(12)
     with opened_output(four, every[:6], ABOUT) as parts:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.batch.ray_cluster.conftest import by_id, rows_in, words
+from tests.batch.ray_cluster.conftest import rows_by_id, rows_in, words
 from tests.batch.ray_cluster.machines import Machines
 
 pytestmark = pytest.mark.ray
@@ -75,7 +75,7 @@ def test_a_client_gets_every_row_once_when_an_engine_and_a_machine_end(
         assert process.wait(PATIENCE_S) == 1, said(tmp_path)
     finally:
         machines.add()
-    found = by_id(parts_of(out))
+    found = rows_by_id(*parts_of(out))
     errors = {key: row for key, row in found.items() if row["error"]}
     fetched = {key: row for key, row in found.items() if row["path"] == "s3://clips/one.mp4"}
     assert {key: row for key, row in found.items() if key not in errors | fetched} == alone
@@ -98,14 +98,14 @@ def test_a_driver_that_is_killed_goes_on_where_it_was_and_then_has_nothing_to_do
     kept = rows_in(out)
     assert 8 <= kept < len(alone)
     assert started(*command, "--ray", machines.address).wait(PATIENCE_S) == 0, said(tmp_path)
-    assert by_id(parts_of(out)) == alone
+    assert rows_by_id(*parts_of(out)) == alone
     assert f"{kept} done before and skipped." in said(tmp_path)
     # Nothing answers at this address: what is done needs no cluster.
     assert started(*command, "--ray", "127.0.0.1:1").wait(PATIENCE_S) == 0, said(tmp_path)
-    assert by_id(parts_of(out)) == alone
+    assert rows_by_id(*parts_of(out)) == alone
     assert "60 done before and skipped." in said(tmp_path)
     assert started("merge", "all.jsonl", "out").wait(PATIENCE_S) == 0, said(tmp_path)
-    assert by_id([tmp_path / "all.jsonl"]) == alone
+    assert rows_by_id(tmp_path / "all.jsonl") == alone
 
 
 def test_a_cluster_keeps_the_contract_of_executors(machines: Machines, tmp_path: Path) -> None:

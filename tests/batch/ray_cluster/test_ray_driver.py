@@ -10,6 +10,7 @@ import pytest
 
 from tests.batch.executors.fakes import Cluster
 from tests.batch.parts import batch_of, jobs
+from tests.refusals import refused
 from vllava_cli.batch.executors import RunControl, ray_driver
 from vllava_cli.batch.executors.ray_actors import Allocation, clip_jobs_in
 from vllava_cli.batch.executors.ray_driver import Node, allocate, connected, write_manifest
@@ -42,15 +43,6 @@ def test_what_is_lost_is_asked_for_again_a_clip_at_a_time(tmp_path: Path) -> Non
     assert sorted(paths(answered(cluster, tmp_path, todo))) == [job.path for job in todo]
     assert cluster.asked == [[job.path for job in todo], ["1.mp4", "3.mp4"], ["3.mp4"]]
     assert [each.allocation.clips for each in cluster.passes] == [4, 1, 1]
-
-
-def test_a_clip_that_ends_whoever_is_given_it_becomes_an_error(tmp_path: Path) -> None:
-    todo = jobs(3)
-    cluster = Cluster(losses=[["1.mp4"]] * 9)
-    results = answered(cluster, tmp_path, todo)
-    assert cluster.asked == [[job.path for job in todo], *[["1.mp4"]] * 3]
-    assert paths(results) == ["0.mp4", "2.mp4"]
-    assert results[-1].error and (results[-1].job.path, results[-1].error.kind) == ("1.mp4", "bug")
 
 
 def test_a_cluster_that_ends_is_asked_again_only_if_it_gave_something(tmp_path: Path) -> None:
@@ -162,9 +154,7 @@ def test_shares(nodes: tuple[Node, ...], wanted: BatchRequest, found: Allocation
     ],
 )
 def test_what_there_is_no_room_for_is_refused(nodes: tuple[Node, ...], wanted: BatchRequest, said: str) -> None:
-    with pytest.raises(WishError) as caught:
-        allocate(nodes, wanted)
-    assert str(caught.value) == said
+    assert refused(WishError, allocate, nodes, wanted) == said
 
 
 REFUSED = """Initialization failure from server:

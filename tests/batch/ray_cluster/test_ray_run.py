@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.batch.parts import Reading, opened_output, put, rows
+from tests.batch.parts import Reading, batch_of, opened_output, put, rows
 from vllava_cli.batch.request import BatchRequest, Destination, Inputs, RayOptions
 from vllava_cli.batch.run import jobs_of, run, run_info
 from vllava_cli.engine.hub import locate
-from vllava_cli.nouns import Framing, Sampling, Wishes
 
+pytestmark = pytest.mark.usefixtures("in_a_folder")
 CLIPS = ("0.mp4", "1.mp4", "2.mp4")
+PLACE = Destination(parts="out")
 
 
-def request(place: Destination, paths: tuple[str, ...] = CLIPS, *, is_dry: bool = False) -> BatchRequest:
+def request(paths: tuple[str, ...] = CLIPS, *, is_dry: bool = False) -> BatchRequest:
     """An address that nothing answers at: these runs have nothing to ask for."""
-    return BatchRequest(
+    return batch_of(
         inputs=Inputs(paths=paths, questions=("Why?",)),
-        wishes=Wishes(model="demo"),
-        framing=Framing(),
-        sampling=Sampling(),
-        destination=place,
+        destination=PLACE,
         ray=RayOptions(address="127.0.0.1:1", allowed=("s3",)),
         is_dry=is_dry,
     )
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Destination:
-    monkeypatch.chdir(tmp_path)
-    return Destination(parts="out")
 
 
 @pytest.mark.parametrize(
@@ -45,17 +35,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Destination:
     ids=["finished", "an error", "a row twice", "dry"],
 )
 def test_a_run_with_nothing_to_do_asks_no_cluster(
-    numbers: tuple[int, ...], failing: tuple[str, ...], is_dry: bool, code: int, said: str, place: Destination
+    numbers: tuple[int, ...], failing: tuple[str, ...], is_dry: bool, code: int, said: str
 ) -> None:
-    batch = request(place, is_dry=is_dry)
+    batch = request(is_dry=is_dry)
     every, _ = jobs_of(batch, run_info(batch, locate("demo")), Reading().screen())
-    with opened_output(place, every) as parts:
+    with opened_output(PLACE, every) as parts:
         put(parts, rows([every[number] for number in numbers], failing=failing))
     reading = Reading()
     assert run(batch, reading.screen()) == code
     assert said.format(every[1].id) in "".join(reading.said)
 
 
-def test_a_scheme_that_was_not_named_is_told_before_a_cluster_is_asked(place: Destination) -> None:
+def test_a_scheme_that_was_not_named_is_told_before_a_cluster_is_asked() -> None:
     with pytest.raises(Exception, match=r"^https://h/a\.mp4 may not be fetched: add --allow https to permit it\.$"):
-        run(request(place, ("https://u:p@h/a.mp4?sig=x",)), Reading().screen())
+        run(request(("https://u:p@h/a.mp4?sig=x",)), Reading().screen())

@@ -19,7 +19,6 @@ from vllava_cli.demo import CLIPS
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.fingerprint import fingerprint
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.media.select import spread
 from vllava_cli.nouns import DecodeLimits, Fit, Framing
 
 
@@ -51,14 +50,6 @@ def test_frames_are_sent_as_small_as_the_model_takes_them(setup: StageSetup, fit
     guard.kill()
     assert (found.clip, found.times_s) == (whole.clip, whole.times_s)
     assert torch.equal(video_pixels(found, RECIPE, fit=fit), video_pixels(whole, RECIPE, fit=fit))
-
-
-def test_a_clip_of_three_frames_has_them_shown_as_eight(setup: StageSetup, tmp_path: Path) -> None:
-    found = decoded(clip_of(write_clip(tmp_path / "short.mp4", 3)), setup).frames
-    assert found
-    assert len(found.pixels) == len(found.times_s) == 8
-    assert len(set(found.times_s)) == 3
-    assert spread(found, "crop") is found
 
 
 def test_more_moments_than_the_model_sees_are_a_fault_of_the_clip(setup: StageSetup) -> None:

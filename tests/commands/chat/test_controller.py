@@ -22,7 +22,6 @@ from vllava_cli.commands.chat.display import end_answer
 from vllava_cli.commands.chat.parser import quoted
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ClosedPipeError, ContextError, MediaError, MemoryShortError, StdoutError, UsageError
-from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import Stats
 
 Make = Callable[..., Stage]
@@ -121,14 +120,6 @@ def test_a_choice_does_not_vary(stage: Make) -> None:
         f"{said.splitlines()[1]}\n"
     )
     assert here.enter("/retry --choices right,left") == "left\nright <1%, left >99%\n"
-
-
-def test_json_has_the_probabilities_and_no_notice(stage: Make) -> None:
-    said = stage(CLIP, form="json").enter("/set choices left,right", "Which way does it move?")
-    row = json.loads(said)
-    assert said.count("\n") == 1
-    assert (row["turn"], row["answer"], row["stop_reason"]) == (1, "left", "choice")
-    assert row["probabilities"] == {"left": pytest.approx(1, abs=1e-2), "right": pytest.approx(0, abs=1e-2)}
 
 
 def test_choices_that_the_model_reads_alike_leave_everything_as_it_was(here: Stage) -> None:
@@ -244,10 +235,6 @@ def test_a_failed_edit_brings_back_which_turns_were_dropped(tight: Callable[[int
     assert here.chat.conversation.dropped == 0
     assert stats(here).reused_tokens >= 40
     assert here.calls == 1
-
-
-def test_a_whole_answer_comes_at_its_end(stage: Make) -> None:
-    assert stage(CLIP, form="whole").enter(HAPPENS) == MOVES
 
 
 def test_the_first_turn_alone_tells_what_it_waited_for(stage: Make) -> None:
@@ -386,25 +373,6 @@ def test_ctrl_c_stops_an_answer_which_is_saved(stage: Make, engine: Engine) -> N
     assert not here.chat.was_interrupted
     assert here.rows()[-1]["answer"] == MOVES.strip()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_second_ctrl_c_ends_a_pass_and_the_turn_is_saved_all_the_same(stage: Make, engine: Engine) -> None:
-    here = stage(CLIP)
-    with at_pass(engine, 3, signalled(signal.SIGINT, signal.SIGINT)):
-        here.enter(HAPPENS)
-    (row,) = here.rows()
-    assert (row["stop_reason"], len(row["answer_ids"])) == ("interrupted", 2)
-    assert here.enter(f"/edit 1 {HAPPENS}") == MOVES
-    assert here.calls == 1
-
-
-def test_a_request_to_end_stops_an_answer_which_is_saved(stage: Make, engine: Engine) -> None:
-    here = stage(CLIP)
-    ending, broken = GracefulExit.watched(), at_pass(engine, 3, signalled(signal.SIGTERM))
-    with ending as here.chat.ending, broken, pytest.raises(SystemExit) as caught:
-        here.enter(HAPPENS)
-    assert caught.value.code == 143
-    assert [(row["stop_reason"], len(row["answer_ids"])) for row in here.rows()] == [("interrupted", 3)]
 
 
 @pytest.mark.parametrize("form", ["stream", "whole"])

@@ -33,19 +33,6 @@ def test_words_are_parted(line: str, words: list[str]) -> None:
     assert [word.text for word in split(line)] == words
 
 
-OPEN = [("'a", True), ('"a', True), ("a\\", True), ('"a\\"', True), ("'a'", False), ("'a' b", False)]
-
-
-@pytest.mark.parametrize(("line", "is_open"), OPEN)
-def test_an_open_quote_is_known(line: str, is_open: bool) -> None:
-    assert split(line)[-1].is_open is is_open
-    assert split(line)[-1].end == len(line)
-
-
-def test_a_word_knows_where_it_stands() -> None:
-    assert [(word.start, word.end) for word in split(" a 'b c'\td ''\n")] == [(1, 2), (3, 8), (9, 10), (11, 13)]
-
-
 @given(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="/\0"), min_size=1))
 def test_every_name_comes_back(name: str) -> None:
     (word,) = split(quoted(name))

@@ -6,7 +6,6 @@ Where the file can't be written that is said once, and nothing else stops.
 from __future__ import annotations
 
 import gc
-import hashlib
 import io
 import json
 import random
@@ -54,16 +53,6 @@ def refuse(*_: object) -> None:
 
 def questions(record: SessionRecord) -> list[str]:
     return [each.turn.question for each in record.turns]
-
-
-def test_the_file_has_all_that_a_later_run_needs(here: Stage) -> None:
-    (each,) = here.record.turns
-    (medium,) = each.media
-    data, frames = (demo.CLIPS / CLIP).read_bytes(), here.chat.conversation.media[0]
-    assert (here.record.model, here.record.revision, here.record.fit) == ("demo", None, "crop")
-    assert (medium.path, medium.kind, medium.times_s) == (demo.CLIPS / CLIP, "video", frames.times_s)
-    assert vars(medium.fingerprint) == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    assert each.turn.answer_ids == here.chat.conversation.turns[0].answer_ids
 
 
 class Later(datetime):
@@ -191,19 +180,6 @@ def test_a_restored_conversation_answers_as_the_one_that_went_on(here: Stage, st
     last, other = again.chat.conversation.turns[-1], here.chat.conversation.turns[-1]
     assert (last.answer_ids, last.stats.prompt_tokens) == (other.answer_ids, other.stats.prompt_tokens)
     assert (last.stats.reused_tokens, last.stats.tower_calls) == (0, 2)
-
-
-def test_after_an_answer_that_was_cut_off_a_session_goes_on_from_its_words(stage: Make) -> None:
-    here = stage(CLIP)
-    here.enter("/set max-new-tokens 3", HAPPENS, "/set max-new-tokens 64")
-    record = here.record
-    went_on = here.enter(COLOUR)
-    here.enter("/undo")
-    again = stage()
-    again.resume(record)
-    assert again.enter(COLOUR) == went_on
-    stats = again.chat.conversation.turns[1].stats
-    assert stats.reused_tokens == stats.prompt_tokens - 1, "the ids are the same, so the cache serves this one, too"
 
 
 def test_a_choice_comes_back_with_its_probabilities_and_its_own_ids(stage: Make) -> None:

@@ -190,14 +190,6 @@ def test_one_that_runs_out_of_memory_has_no_value_and_where_all_do_it_ends(turns
         turns(out_of_memory, lambda: out_of_memory())
 
 
-@pytest.mark.parametrize(("calls", "measured"), [(0, []), (1, ["a"]), (2, ["a", "b"])])
-def test_an_interruption_is_seen_between_two_measurements(calls: int, measured: list[str], turns: Turns) -> None:
-    asked, recorded = count(), Recorded()
-    with pytest.raises(KeyboardInterrupt):
-        turns(recorded.by("a", count()), recorded.by("b", count()), is_interrupted=lambda: next(asked) >= calls)
-    assert recorded.names == measured
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins its count anew")
 def test_memory_that_was_freed_before_does_not_count() -> None:
     assert peak_bytes(lambda: None, "mps") is None
