@@ -100,6 +100,6 @@ LACKING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an empty folder": (
         lambda folder: [path.unlink() for path in folder.iterdir()],
-        "The folder FOLDER is no checkpoint: it has no config.json.",
+        "The folder FOLDER is not a checkpoint: it has no config.json.",
     ),
 }

@@ -31,7 +31,7 @@ def test_lists_of_counts_are_read() -> None:
     read = options.several(options.number(int, 1, 9999))["parser"]
     assert read("1, 4,16,4") == (1, 4, 16)
     for text in ("", "1,", "0", "1,-4", "1.5", "²", "10000"):
-        with pytest.raises(typer.BadParameter, match="is no whole number from 1 to 9999"):
+        with pytest.raises(typer.BadParameter, match="is not a whole number from 1 to 9999"):
             read(text)
 
 

@@ -76,7 +76,7 @@ def find_accelerators(
 ) -> tuple[tuple[Processor, ...], tuple[str, ...]]:
     """Finds the GPUs that torch can compute on, and a sentence for each GPU that it can't use.
 
-    If torch names no GPU at all, the faults are its warnings about CUDA, else that it can't use the NVIDIA driver here.
+    If torch finds no GPU, gives torch's warnings about CUDA or, without any, a sentence on an unused NVIDIA driver.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -148,7 +148,7 @@ def _gpus(torch: Any, ram_free_bytes: int) -> Iterator[Processor | str]:
 
 
 def _gpu(torch: Any, kind: Literal["cuda", "rocm", "xpu"], index: int) -> Processor | str:
-    """Describes one GPU, or says in a sentence why it can't be used: so a broken GPU hides no other."""
+    """Describes one GPU, or says in a sentence why it can't be used; a broken GPU doesn't hide the others."""
     gpus, capability = torch.xpu if kind == "xpu" else torch.cuda, None
     try:
         name = gpus.get_device_name(index)
@@ -266,6 +266,6 @@ def _groups(controller: str, root: Path) -> list[Path]:
 
 
 def _number(*paths: Path) -> int | None:
-    """Reads the number in the first of these files that has one; None if none has, as for "max"."""
+    """Reads the number in the first of these files that holds one; None if none does, for example only "max"."""
     texts = (contents(path).strip() for path in paths)
     return next((int(text) for text in texts if text.isdigit()), None)

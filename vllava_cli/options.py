@@ -118,7 +118,7 @@ def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, 
         except ValueError:
             found = kind(least - 1)
         if not least <= found <= most or found == inf:
-            raise typer.BadParameter(f"{str(text)!r} is no {whole} from {bounds}")
+            raise typer.BadParameter(f"{str(text)!r} is not a {whole} from {bounds}")
         return found
 
     return {"parser": parse, "metavar": metavar}
@@ -177,7 +177,7 @@ AdapterName = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the one with room")
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps or xpu.", show_default="the first that fits")
 ]
 FitWish = Annotated[
     Fit,
@@ -232,7 +232,7 @@ Choices = Annotated[
         **read_by(choices_of),
         metavar="A,B,...",
         help="Answer with the likeliest of these texts, separated by commas.",
-        show_default="the model's own words",
+        show_default="free text",
     ),
 ]
 Calibrate = Annotated[
@@ -306,7 +306,7 @@ SafeCells = Annotated[
 ]
 BatchSize = Annotated[
     str,
-    typer.Option(metavar="auto|N", help="How many questions are answered at once; auto goes by the free memory."),
+    typer.Option(metavar="auto|N", help="How many questions are answered at once; auto decides by the free memory."),
 ]
 Decoders = Annotated[
     int | None,

@@ -3,7 +3,7 @@
     one turn         USER: <video>\\nQ ASSISTANT:
     several turns    USER: <video>\\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT:
 
-There is no system sentence, and one space, not </s>, between turns. Source: transformers' documentation of Video-LLaVA.
+There is no system prompt. Between turns is a space, not </s>. Source: transformers' documentation of Video-LLaVA.
 """
 
 import re

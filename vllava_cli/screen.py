@@ -156,7 +156,7 @@ class Screen:
         return self._spinner(lambda: [what]) if self.is_moving else nullcontext()
 
     def progress(self, parts: Callable[[], Sequence[str]], *, is_shared: bool) -> AbstractContextManager[None]:
-        """Shows the texts that `parts` returns while the block runs: at a terminal a spinner and as many as have room.
+        """Shows the texts that `parts` returns while the block runs: at a terminal a spinner and as many as fit.
 
         Elsewhere, and if a terminal also shows the answers meanwhile (`is_shared`), writes a line every 30 seconds.
         """

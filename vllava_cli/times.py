@@ -78,7 +78,7 @@ class Stopwatch:
         """Seconds by the names of parts, in the order in which they came first."""
 
     def lap(self, part: str, seconds: float | None = None) -> float:
-        """Ends a part and returns its seconds. If `seconds` are given, the rest of the time is the next part's."""
+        """Ends a part and returns its seconds. If `seconds` is given, any time beyond it counts for the next part."""
         if seconds is None:
             seconds = self._clock() - self._last_s
         self._last_s += seconds

@@ -111,7 +111,7 @@ def test_videos_are_in_the_folder_that_was_named() -> None:
     file = written("set/j.jsonl", {"video": "a", "question": "?"}, {"video": absolute, "question": "?"})
     assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", absolute]
     for name in ("gone", "set/a.avi"):
-        expected = f"'{name}' is no folder: give --videos the folder that the clips are in."
+        expected = f"'{name}' is not a folder: give --videos the folder that the clips are in."
         assert refusal(GOOD, videos=Path(name)) == expected
 
 
@@ -271,8 +271,8 @@ def test_a_damaged_row_is_named(name: str, data: bytes, message: str) -> None:
     assert row_refusal(name, data) == f"{message} {MEND}"
 
 
-NO_LIST = "'j.json' is no JSON list. If each of its lines is an object, let its name end in .jsonl."
-NO_ENDING = " is no jobs file: give one that ends in .jsonl, .ndjson, .json, .csv, .tsv."
+NO_LIST = "'j.json' is not a JSON list. If each of its lines is an object, rename it to end in .jsonl."
+NO_ENDING = " is not a jobs file: give one that ends in .jsonl, .ndjson, .json, .csv, .tsv."
 
 
 @pytest.mark.parametrize(

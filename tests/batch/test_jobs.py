@@ -204,7 +204,7 @@ CHANGES: list[dict[str, object]] = [
     ("rows", "fault"),
     [
         *(([HEADER | change, ENTRY, ENTRY], UNSAID) for change in CHANGES),
-        *(([HEADER, ENTRY, ENTRY | {key: 7}], "line 3 is no job") for key in ENTRY),
+        *(([HEADER, ENTRY, ENTRY | {key: 7}], "line 3 is not a job") for key in ENTRY),
         ([HEADER, ENTRY], "it has 1 job instead of 2"),
         ([HEADER, ENTRY, ENTRY, ENTRY], "it has 3 jobs instead of 2"),
     ],

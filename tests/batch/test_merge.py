@@ -277,7 +277,7 @@ def test_what_is_no_shard_is_refused(data: bytes | None, message: str) -> None:
         Path("a").write_bytes(data)
     assert str(refused(*write_shards(jobs(2), 2), "a")) == message
     Path("folder").mkdir()
-    said = "'folder' has no parts of a batch. Name the folder that -o had, or the files."
+    said = "'folder' has no parts of a batch. Name the folder given to -o, or the files."
     assert str(refused("folder")) == said
 
 

@@ -52,7 +52,7 @@ def test_words_become_inputs() -> None:
     assert given("a.mp4", q=["b.mp4"]).questions == ("b.mp4",)
 
 
-EMPTY = "A question of -Q is empty: give it a text, or leave it out."
+EMPTY = "A question given with -Q is empty: give it a text, or leave it out."
 EXPECTED = f" where the question is expected: {USAGE}, or {USAGE_Q}."
 
 
@@ -81,17 +81,17 @@ EXPECTED = f" where the question is expected: {USAGE}, or {USAGE_Q}."
         (
             ("Why?", "a.mp4"),
             {"is_null": True},
-            "-0 is about paths on stdin, and - is not among the paths. Add it: find . -print0 | … -0 … -.",
+            "-0 needs paths on stdin: add - to the paths, as in find . -print0 | … -0 … -.",
         ),
         (
             (),
             {"jobs": "j.csv", "is_recursive": True},
-            "--recursive is about folders, and --jobs names the clips itself. Leave one of them out.",
+            "--recursive applies to folders, and --jobs names the clips itself. Leave one of them out.",
         ),
         (
             (),
             {"jobs": "-", "is_null": True},
-            "-0 is about paths on stdin, and --jobs names the clips itself. Leave one of them out.",
+            "-0 applies to paths on stdin, and --jobs names the clips itself. Leave one of them out.",
         ),
     ],
 )
@@ -158,9 +158,9 @@ def test_flags_go_along_and_with_ray_rows_go_into_a_folder_or_below_a_url() -> N
         assert destined(name, format, has_ray=True) == Destination(parts=name, is_parquet=format == "parquet")
 
 
-NO_FILE = " is about the rows in a file: name it with -o FILE."
+NO_FILE = " needs a file of rows: name it with -o FILE."
 NO_PLACE = "--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN."
-NO_TABLE = "--safe-cells is about the cells of a table: add --format csv or tsv, or leave it out."
+NO_TABLE = "--safe-cells applies only to tables: add --format csv or tsv, or leave it out."
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ NO_TABLE = "--safe-cells is about the cells of a table: add --format csv or tsv,
         ),
         ("out", "csv", {"has_ray": True}, "--format csv can't be used with --ray: give jsonl or parquet."),
         *((path, None, {"has_ray": True}, NO_PLACE) for path in (None, "-")),
-        ("out", "parquet", {}, "--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray."),
+        ("out", "parquet", {}, "--format parquet needs --ray. Give jsonl, csv or tsv, or add --ray."),
         ("s3://b/run", None, {}, "'s3://b/run' is a URL: rows go there only with --ray. Name a file, or add --ray."),
     ],
 )
@@ -207,11 +207,11 @@ def test_a_shard_is_read() -> None:
     assert [shard_of(text) for text in (None, "1/1", "16/16")] == [None, Shard(number=1, of=1), Shard(number=16, of=16)]
 
 
-NO_GPUS = " is no list of GPUs: give --gpus all, or their numbers separated by commas, like 0,1."
+NO_GPUS = " is not a list of GPUs: give --gpus all, or their numbers separated by commas, like 0,1."
 NO_SHARD = " is not a shard: give its number and how many there are, 1/16 to 16/16."
 NO_SHARDS = ("", "3", "0/16", "17/16", "3/0", "-1/3", "3/16/2", "a/b", "3 /16", "²/3", "1/" + "9" * 10)
 RAY = ("auto", None, None, ())
-NO_RAY = " is about a cluster: add --ray, or leave it out."
+NO_RAY = " applies only with --ray: add it, or leave it out."
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ NO_RAY = " is about a cluster: add --ray, or leave it out."
         *(
             (
                 *(ray_options_of, ("auto", actors, None, ()), {}),
-                f"--actors {actors!r} is no number of engines: give 1 or more, or auto.",
+                f"--actors {actors!r} is not a number of engines: give 1 or more, or auto.",
             )
             for actors in ("0", "x", "-1", "1234567")
         ),

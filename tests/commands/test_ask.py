@@ -121,7 +121,7 @@ def test_weights_that_cannot_be_loaded_are_one_sentence(shell: Run, clip: Path, 
     weights.write_bytes(weights.read_bytes()[:1000])
     done = shell("ask", clip, "what", "--model", "./damaged")
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert "model.safetensors can't be used: it is no safetensors file, or a damaged one" in done.err
+    assert "model.safetensors can't be used: it is not a safetensors file, or it is damaged" in done.err
 
 
 def test_a_prompt_too_long_is_one_sentence_before_weights_are_read(shell: Run, clip: Path, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_stdout_gets_the_same_sheet(shell: Run, clip: Path, tmp_path: Path) -> N
     ("words", "message"),
     [
         (["a.mp4", "b.mp4", "-o", "-"], "-o - writes one sheet: give one clip and neither --each nor --json"),
-        (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is no folder, and several files are to be written."),
+        (["a.mp4", "b.mp4", "-o", "c.png"], "-o c.png is not a folder, and several files are to be written."),
         (["a.mp4", "-o", "a.webp"], "'a.webp' has neither the ending of a PNG nor that of a JPEG"),
         (["a.mp4", "--show"], "--show draws in a terminal, and stdout isn't one here. Give -o FILE for a picture in a"),
         (["a.mp4", "--show", "--json"], "--show draws on stdout, where --json prints."),
@@ -214,7 +214,7 @@ def test_a_file_is_written_and_nothing_drawn_where_there_is_no_terminal(shell: R
 
 def test_a_model_that_cannot_be_had_is_one_sentence(shell: Run, clip: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    fault = "The folder empty is no checkpoint: it has no config.json."
+    fault = "The folder empty is not a checkpoint: it has no config.json."
     assert shell("frames", "-m", "./empty", clip) == Shell.failed(fault)
     assert shell("frames", "-m", "./empty", "--whole", clip).code == 0
 

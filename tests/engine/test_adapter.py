@@ -269,7 +269,7 @@ def test_a_file_that_is_no_safetensors_file_is_a_sentence(published: Path, copy:
         (copy / WEIGHTS).write_bytes(content)
         said = refusal(published, copy)
         assert said.startswith(
-            f"The file {copy / WEIGHTS} can't be used: it is no safetensors file, or a damaged one ("
+            f"The file {copy / WEIGHTS} can't be used: it is not a safetensors file, or it is damaged ("
         )
         assert said.endswith("). Replace it with the original adapter's.")
 
@@ -283,9 +283,9 @@ def test_pickled_adapters_are_refused(copy: Path) -> None:
 
 
 def test_a_model_is_no_adapter(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"my/model is a model and no adapter: give it with --model\."):
+    with pytest.raises(CheckpointError, match=r"my/model is a model, not an adapter: give it with --model\."):
         described(Source(model="my/model", folder=published))
-    with pytest.raises(CheckpointError, match=r"nothing is no adapter: it has no adapter_config\.json\."):
+    with pytest.raises(CheckpointError, match=r"nothing is not an adapter: it has no adapter_config\.json\."):
         described(Source(model="nothing", folder=tmp_path))
 
 

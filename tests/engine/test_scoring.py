@@ -272,7 +272,7 @@ def test_memory_that_runs_out_is_one_sentence_and_no_turn(
 def test_without_a_clip_there_is_nothing_to_calibrate_by(engine: Engine) -> None:
     conversation = Conversation()
     assert refused(UsageError, ask, engine, conversation, "Why?", Sampling(choices=WORDS, is_calibrated=True)) == (
-        "Calibrating replaces clips by blank ones, and there is no clip: show one, or don't calibrate."
+        "Calibrating replaces clips with blank ones, and there is no clip: show one, or don't calibrate."
     )
     assert sum(ask(engine, conversation, "Why?", Sampling(choices=WORDS)).probabilities) == pytest.approx(1)
 

@@ -223,7 +223,7 @@ NO_PIPE = "- reads stdin, which is not a pipe here: find … | vllava batch QUES
         ("-", Terminal(b"a.mp4\n"), NO_PIPE),
         ("- a.mp4 -", io.BytesIO(), "stdin, -, was named more than once: it can be read only once. Name it once."),
         ("-", Unreadable(), "stdin can't be read: is a directory. Pipe paths into it, one a line."),
-        ("a.mp4 ", None, "'' is no path: is a shell variable empty? Name a file or a folder."),
+        ("a.mp4 ", None, "'' is not a path: is a shell variable empty? Name a file or a folder."),
     ],
 )
 def test_words_and_pipes_that_cannot_be_used(words: str, stdin: io.BytesIO | None, sentence: str) -> None:

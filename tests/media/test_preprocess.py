@@ -123,8 +123,8 @@ def test_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "it is no JSON object (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-        (b"[]", "it is no JSON object (but a list)"),
+        (b"{", "it is not a JSON object (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        (b"[]", "it is not a JSON object (but a list)"),
     ],
 )
 def test_a_broken_file(tmp_path: Path, content: bytes, message: str) -> None:

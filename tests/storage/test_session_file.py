@@ -295,11 +295,12 @@ def test_a_session_that_is_too_long_is_not_read() -> None:
         ((HEADER_ROW, HEADER_ROW), "line 2: type is not one of turn, undo"),
         ((HEADER_ROW, TURN_ROW | {"number": 2}), "line 2: number is 2, but only 0 turns came before"),
         ((HEADER_ROW, TURN_ROW, UNDO_ROW | {"number": 3}), "line 3: number is 3, but only 1 turns came before"),
-        *(((HEADER_ROW | {"version": version},), "line 1: version is no whole number from 1") for version in (0, True)),
-        ((HEADER_ROW | {"revision": 1},), "line 1: revision is no text"),
+        ((HEADER_ROW | {"version": 0},), "line 1: version is not a whole number from 1"),
+        ((HEADER_ROW | {"version": True},), "line 1: version is not a whole number from 1"),
+        ((HEADER_ROW | {"revision": 1},), "line 1: revision is not a text"),
         ((HEADER_ROW | {"model": ""},), "line 1: model is empty"),
         ((HEADER_ROW | {"fit": "CROP"},), "line 1: fit is not one of crop, pad, squash"),
-        ((HEADER_ROW | {"started_at": "2026-13-01T00:00:00Z"},), "line 1: started_at is no date with a time"),
+        ((HEADER_ROW | {"started_at": "2026-13-01T00:00:00Z"},), "line 1: started_at is not a date with a time"),
         (({"type": "session", "version": 1},), "line 1: model is missing"),
     ],
 )
@@ -309,8 +310,8 @@ def test_rows_that_make_no_session_are_refused(rows: tuple[dict[str, object], ..
 
 
 INFINITE = "an infinity spelled as a number"
-WHOLE = "no whole number from 0"
-SECONDS = "no number from 0 to 9.22337e+18"
+WHOLE = "not a whole number from 0"
+SECONDS = "not a number from 0 to 9.22337e+18"
 STOPS = "end, length, context, repetition, interrupted, choice"
 AT_S = "media, entry 1, framing: at_s"
 
@@ -318,29 +319,29 @@ AT_S = "media, entry 1, framing: at_s"
 @pytest.mark.parametrize(
     ("place", "values", "fault"),
     [
-        (("number",), (0, 1.0, True, "1", None), "number is no whole number from 1"),
-        (("question",), (None, 1, []), "question is no text"),
-        (("answer_ids",), (None, 1, "2", {}), "answer_ids is no list"),
+        (("number",), (0, 1.0, True, "1", None), "number is not a whole number from 1"),
+        (("question",), (None, 1, []), "question is not a text"),
+        (("answer_ids",), (None, 1, "2", {}), "answer_ids is not a list"),
         (("answer_ids", 1), (-1, 1.0, True, "1", None, 2**63, 10**400), f"answer_ids: entry 2 is {WHOLE}"),
         (("stop_reason",), ("", "stop", None), f"stop_reason is not one of {STOPS}"),
         (("probabilities",), ([0.5],), "probabilities is 1 numbers for 0 choices"),
-        (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: entry 1 is no number from 0 to 1"),
-        (("sampling",), (None, []), "sampling is no object"),
-        (("sampling", "choices"), (["yes", 1],), "sampling, choices: entry 2 is no text"),
-        (("sampling", "max_new_tokens"), (0, "1", None), "sampling: max_new_tokens is no whole number from 1"),
-        (("sampling", "temperature"), (-1, 101, None), "sampling: temperature is no number from 0 to 100"),
-        (("sampling", "top_p"), (-0.1, 1.1, None), "sampling: top_p is no number from 0 to 1"),
+        (("probabilities",), ([-0.1], [1.1], ["1"], [None]), "probabilities: entry 1 is not a number from 0 to 1"),
+        (("sampling",), (None, []), "sampling is not an object"),
+        (("sampling", "choices"), (["yes", 1],), "sampling, choices: entry 2 is not a text"),
+        (("sampling", "max_new_tokens"), (0, "1", None), "sampling: max_new_tokens is not a whole number from 1"),
+        (("sampling", "temperature"), (-1, 101, None), "sampling: temperature is not a number from 0 to 100"),
+        (("sampling", "top_p"), (-0.1, 1.1, None), "sampling: top_p is not a number from 0 to 1"),
         (("sampling", "has_guard"), (0, 1, None), "sampling: has_guard is neither true nor false"),
         (("stats", "tower_calls"), (-1, None), f"stats: tower_calls is {WHOLE}"),
         (("stats", "decode_s"), (-1, "1", True, [], 10**400, INFINITE), f"stats: decode_s is {SECONDS}"),
         (("stats", "peak_bytes"), (-1, 1.0), f"stats: peak_bytes is {WHOLE}"),
-        (("media", 0), (None, [], "x"), "media: entry 1 is no object"),
-        (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, entry 1: path is no absolute path"),
+        (("media", 0), (None, [], "x"), "media: entry 1 is not an object"),
+        (("media", 0, "path"), ("", "clip.mp4", "/a\0", "/\ud800"), "media, entry 1: path is not an absolute path"),
         (("media", 0, "kind"), ("audio", None), "media, entry 1: kind is not one of video, image"),
-        (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, entry 1: sha256 is no SHA-256"),
+        (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, entry 1: sha256 is not a SHA-256"),
         (("media", 0, "framing", "start_s"), ("1", -1), f"media, entry 1, framing: start_s is {SECONDS}"),
-        (("media", 0, "framing", "at_s"), ([0] * 9,), f"{AT_S} is a list of 9 where at most 8 can be"),
-        (("ended_at",), ("", "now"), "ended_at is no date with a time"),
+        (("media", 0, "framing", "at_s"), ([0] * 9,), f"{AT_S} is a list of 9, but at most 8 are allowed"),
+        (("ended_at",), ("", "now"), "ended_at is not a date with a time"),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) and "media" in value else None,
 )

@@ -84,7 +84,7 @@ def _exact(row: JobRow) -> JobRow:
 def _folder(file: Path, videos: Path | None) -> str:
     """Returns the folder of the clips, "" for the current one. Errors: UsageError if `videos` isn't a folder."""
     if videos is not None and not os.path.isdir(videos):
-        raise UsageError(f"{quoted(videos)} is no folder: give --videos the folder that the clips are in.")
+        raise UsageError(f"{quoted(videos)} is not a folder: give --videos the folder that the clips are in.")
     folder = videos or file.parent
     return "" if folder == Path() else str(folder)
 
@@ -246,7 +246,7 @@ def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
         return
     read = _READERS.get(file.suffix.lower())
     if read is None:
-        raise UsageError(f"{quoted(file)} is no jobs file: give one that ends in {', '.join(_READERS)}.")
+        raise UsageError(f"{quoted(file)} is not a jobs file: give one that ends in {', '.join(_READERS)}.")
     name = quoted(file)
     with as_output_error(name, "read", error=UsageError), file.open("rb") as source:
         yield from read(source, name)
@@ -312,7 +312,7 @@ def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
         raise UsageError(f"{file} has {most}. {remedy}.")
     text = text_of(data, Location(file, 1))
     if not text.strip(_SPACE).startswith("["):
-        raise UsageError(f"{file} is no JSON list. If each of its lines is an object, let its name end in .jsonl.")
+        raise UsageError(f"{file} is not a JSON list. If each of its lines is an object, rename it to end in .jsonl.")
     for number, values in enumerate(_parsed(text, Location(file, 0)), 1):
         yield _row(values, Location(file, number, "row"))
 

@@ -217,7 +217,7 @@ class JobList:
         for count, row in enumerate(rows, 1):
             id, clip, question = id_of(row), row.get("path"), row.get("question")
             if id is None or not isinstance(clip, str) or not isinstance(question, str):
-                _refuse(self.path, f"line {count + 1} is no job")
+                _refuse(self.path, f"line {count + 1} is not a job")
             yield ListedJob(id, clip, question)
         if count != self.jobs:
             _refuse(self.path, f"it has {counted(count, 'job')} instead of {self.jobs:,}")

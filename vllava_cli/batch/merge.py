@@ -77,7 +77,7 @@ def _paths(name: str, fetched: ExitStack, screen: Screen) -> list[Path]:
         return [path]
     found = shards_in(path)
     if not found:
-        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder that -o had, or the files.")
+        raise OutputError(f"{quoted(path)} has no parts of a batch. Name the folder given to -o, or the files.")
     return found
 
 
@@ -294,7 +294,7 @@ class StaleRows:
     """The current job for each row whose clip changed only in its modification time."""
 
     def settled(self, rows: Iterable[Row], *, is_pruning: bool) -> Iterator[Row]:
-        """Yields the rows to keep: rows of touched clips get their new ids, those of changed clips may be pruned."""
+        """Yields the rows to keep: rows of touched clips get new ids; --prune leaves out rows of changed clips."""
         for row in rows:
             if job := self.touched.get(row["id"]):
                 yield {**row, "id": job.id, CLIP_STATE: job.state}

@@ -308,7 +308,7 @@ def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Tabl
 
 
 def _check_table(destination: Destination) -> None:
-    """Raises an OutputError before a long run if the table at its end may not replace the file that is there."""
+    """Raises an OutputError, before a long run begins, if its table may not replace the file that is there."""
     path = destination.path
     if path is None or not destination.has_table:
         return
@@ -369,7 +369,7 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequen
 
 
 def write_groups(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a Parquet file in groups of rows, so that few rows are in memory; `columns` has the type of each."""
+    """Writes a Parquet file in groups of rows, so that few rows are in memory; `columns` maps names to types."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -145,13 +145,13 @@ def inputs_of(
 ) -> Inputs:
     """Makes the inputs: the first word is the question, unless -Q or --jobs gives it; the other words are paths."""
     if any(not question.strip() for question in questions):
-        raise UsageError("A question of -Q is empty: give it a text, or leave it out.")
+        raise UsageError("A question given with -Q is empty: give it a text, or leave it out.")
     if jobs is not None:
         if words:
             remedy = "." if questions else ", or give it with -Q if it is a question."
             raise UsageError(f"--jobs names the clips itself: leave {words[0]!r} out{remedy}")
         if is_recursive or is_null:
-            about = "--recursive is about folders" if is_recursive else "-0 is about paths on stdin"
+            about = "--recursive applies to folders" if is_recursive else "-0 applies to paths on stdin"
             raise UsageError(f"{about}, and --jobs names the clips itself. Leave one of them out.")
         return Inputs(questions=tuple(questions), jobs=jobs, videos=videos)
     if videos is not None:
@@ -164,7 +164,7 @@ def inputs_of(
     if not paths:
         raise UsageError(f"No clip was given: {USAGE_Q if questions else USAGE}, or - to read paths from stdin.")
     if is_null and STDIN not in paths:
-        raise UsageError("-0 is about paths on stdin, and - is not among the paths. Add it: find . -print0 | … -0 … -.")
+        raise UsageError("-0 needs paths on stdin: add - to the paths, as in find . -print0 | … -0 … -.")
     asked = tuple(questions or words[:1])
     return Inputs(paths=paths, questions=asked, is_recursive=is_recursive, is_null=is_null)
 
@@ -185,16 +185,16 @@ def destination_of(
     flags = (("--retry-errors", is_retrying), ("--overwrite", is_overwriting), ("--prune", is_pruning))
     for flag, is_given in flags:
         if is_given and path is None:
-            raise UsageError(f"{flag} is about the rows in a file: name it with -o FILE.")
+            raise UsageError(f"{flag} needs a file of rows: name it with -o FILE.")
     if is_retrying and is_overwriting:
         raise UsageError("--overwrite does all jobs again, --retry-errors only those that failed. Give one of them.")
     if has_ray and wished not in (None, "jsonl", "parquet"):
         raise UsageError(f"--format {wished} can't be used with --ray: give jsonl or parquet.")
     if not has_ray and wished == "parquet":
-        raise UsageError("--format parquet is written with --ray. Give jsonl, csv or tsv, or add --ray.")
+        raise UsageError("--format parquet needs --ray. Give jsonl, csv or tsv, or add --ray.")
     format = "jsonl" if has_ray or wished == "parquet" else format_of(path, wished)
     if is_safe and format == "jsonl":
-        raise UsageError("--safe-cells is about the cells of a table: add --format csv or tsv, or leave it out.")
+        raise UsageError("--safe-cells applies only to tables: add --format csv or tsv, or leave it out.")
     if has_ray and path is None:
         raise UsageError("--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.")
     if name and is_url(name) and not has_ray:
@@ -221,7 +221,7 @@ def devices_of(gpus: str | None, device: str | None) -> tuple[str, ...]:
     names = [name.strip() for name in gpus.split(",")]
     if not all(names) or ("all" in names and len(names) > 1):
         raise UsageError(
-            f"{gpus!r} is no list of GPUs: give --gpus all, or their numbers separated by commas, like 0,1."
+            f"{gpus!r} is not a list of GPUs: give --gpus all, or their numbers separated by commas, like 0,1."
         )
     return tuple(f"cuda:{name}" if name.isdigit() else name for name in names)
 
@@ -252,7 +252,7 @@ def ray_options_of(
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
     for flag, value in about_ray if address is None else ():
         if value is not None:
-            raise UsageError(f"{flag} is about a cluster: add --ray, or leave it out.")
+            raise UsageError(f"{flag} applies only with --ray: add it, or leave it out.")
     if address is None:
         return None
     for flag, is_given, remedy in (
@@ -267,7 +267,7 @@ def ray_options_of(
     if actors not in (None, "auto"):
         count = int(actors) if re.fullmatch("[0-9]{1,6}", actors) else 0
         if not count:
-            raise UsageError(f"--actors {actors!r} is no number of engines: give 1 or more, or auto.")
+            raise UsageError(f"--actors {actors!r} is not a number of engines: give 1 or more, or auto.")
     return RayOptions(address=address, actors=count, gpus_per_actor=gpus_per_actor, allowed=tuple(allowed))
 
 

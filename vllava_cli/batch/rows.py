@@ -1,4 +1,4 @@
-"""The row of a job: a JSON object with the same keys in the same order for an answer and an error, and its columns.
+"""The row of a job, a JSON object: an answer and an error have the same keys in the same order. Also writes tables.
 
 `Table` writes all or some fields of rows as JSON lines, as CSV, or as TSV like jq's @tsv. A field may name a value
 inside an object: error.kind. A field that a row lacks is null in JSON lines and empty in CSV and TSV.

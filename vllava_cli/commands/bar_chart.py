@@ -1,7 +1,7 @@
 """Draws the figures of bench as a PNG: a section for each configuration, and in it a group of bars for each figure.
 
-A bar's length is the share of the limit, or of the best tool if no limit is known: a longer bar is always better. For
-memory, less is better, and its bar is longer. Pillow draws the picture.
+A bar's length is the share of the limit, or of the best tool if no limit is known: a longer bar is always better. A
+tool that needs less memory has a longer bar, too. Pillow draws the picture.
 """
 
 from __future__ import annotations

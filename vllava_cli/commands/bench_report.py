@@ -61,7 +61,7 @@ class BenchMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecord:
-    """A run of bench; `trials` lacks configurations that Ctrl-C left out."""
+    """A run of bench; `trials` lacks configurations that weren't begun before Ctrl-C."""
 
     machine: BenchMachine
     model: str
@@ -215,7 +215,7 @@ def agreement(found: Agreement) -> str:
 def figures_table(figures: Sequence[Figure], width: int | None) -> str:
     """Writes the table of figures. If the width is too small, spreads are left out, then the limit's own column.
 
-    A width of None has room for all. If a figure has a remark, its number (`numbered`) stands after the figure's name.
+    A width of None leaves nothing out. If a figure has a remark, its number (`numbered`) follows the figure's name.
     """
     marks = {remark: mark for mark, remark in numbered(figure.remark for figure in figures)}
 
@@ -235,7 +235,7 @@ def numbered(texts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
-    """Writes a line for each configuration with its main figures; a failed one has the number of its fault."""
+    """Writes a line for each configuration with its main figures; a failed one shows the number of its error note."""
     marks, rows = {fault: mark for mark, fault in numbered(trial.fault or "" for trial in trials)}, []
     for trial in trials:
         found = {figure.name: figure.ours for figure in trial.lines}
@@ -245,7 +245,7 @@ def summary(trials: Sequence[BenchTrial], width: int | None) -> str:
 
 
 def changes_table(lines: Sequence[Mapping[str, Any]], width: int | None) -> str:
-    """Writes a table of changes. If it has room for the snippet's changes, they show what the machine itself did."""
+    """Writes a table of changes; if the width allows, also the snippet's, which show changes of the machine itself."""
     rows = [["", "", "then", "now", "change", "the snippet's"]]
     for each in lines:
         medians, is_memory = [number(each["then"]), number(each["now"])], each["unit"] == "MiB"
@@ -267,7 +267,7 @@ def change(factor: float | None, verdict: str | None, *, is_memory: bool) -> str
 
 
 def _aligned(forms: Sequence[tuple[Sequence[Sequence[str]], int]], width: int | None) -> str:
-    """Aligns the first form that fits, else the last; a form is (rows, gap). The first two columns are words."""
+    """Aligns the first form that fits, else the last; a form is (rows, gap). Columns 1 and 2 are left-aligned."""
     text = ""
     for rows, gap in forms:
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -141,7 +141,7 @@ def _check(sheets: Sheets, screen: Screen) -> None:
     elif sheets.output and not sheets.folder:
         if is_many or sheets.is_each:
             raise UsageError(
-                f"-o {sheets.output} is no folder, and several files are to be written. "
+                f"-o {sheets.output} is not a folder, and several files are to be written. "
                 f"-o {sheets.output}/ makes it one."
             )
         form_of(Path(sheets.output))

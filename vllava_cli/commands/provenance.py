@@ -280,7 +280,7 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
     if is_drawn(turn.sampling) and turn.sampling.seed is None:
         raise ReplayError("its tokens were sampled, and the row has no seed")
     if turn.sampling.choices and turn.stop_reason == "interrupted":
-        raise ReplayError("it was interrupted before a choice was made")
+        raise ReplayError("Ctrl-C stopped it before the likeliest choice was found")
     making = replace(making, clips=_named_clips(fields, making.clips))
     earlier = _earlier(fields, talks) if fields.has("turn") else ()
     known = earlier[-1].making.clips if earlier else ()

@@ -111,8 +111,8 @@ def described(source: Source) -> Adapter:
     folder, weights = source.folder, source.folder / ADAPTER_WEIGHTS
     if not (folder / ADAPTER_CONFIG).exists():
         if (folder / CONFIG).exists():
-            raise CheckpointError(f"{source.model} is a model and no adapter: give it with --model.")
-        raise CheckpointError(f"{source.model} is no adapter: it has no {ADAPTER_CONFIG}.")
+            raise CheckpointError(f"{source.model} is a model, not an adapter: give it with --model.")
+        raise CheckpointError(f"{source.model} is not an adapter: it has no {ADAPTER_CONFIG}.")
     settings = read_object(folder / ADAPTER_CONFIG)
     _check_settings(source.model, settings)
     for name in SWITCHES:

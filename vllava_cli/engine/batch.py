@@ -53,7 +53,7 @@ class AnswerRequest(Generic[K]):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerResult(Generic[K]):
-    """The answer to a request, or the fault that prevented it; `seconds` have passed since its prompt was begun."""
+    """The answer to a request, or the fault that prevented it; `seconds` is the time since its prompt was begun."""
 
     key: K
     answer: Answer | None = None
@@ -206,7 +206,7 @@ class BatchScheduler(Generic[K]):
         return rows
 
     def _read(self, rows: list[Sequence[K]]) -> DecodeBatch:
-        """Reads the prompts of rows into a new batch. Errors: CancelError, but not if a row is begun anew."""
+        """Reads the prompts of rows into a new batch. Errors: CancelError, unless one of the rows had begun before."""
         engine, shared = self.engine, rows[0].shared
         cancel = NEVER if any(row.was_begun for row in rows) else self.cancel
         first = {_medium(row): row for row in reversed(rows) if _medium(row) not in self._prefixes}
@@ -272,7 +272,7 @@ class BatchScheduler(Generic[K]):
     def _retreat(self, fault: MemoryShortError) -> None:
         """Begins all rows anew, half as many at once, after memory ran out.
 
-        A row that was alone when memory ran out is too large: it fails, and the others go on in their usual number.
+        A row that was alone when memory ran out is too large: it fails, and the others run at the usual batch size.
         """
         self._waiting.extendleft(row.again() for row in reversed(self._rows))
         self._batch, self._rows, self._prefixes = None, [], {}

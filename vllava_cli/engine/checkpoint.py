@@ -211,7 +211,7 @@ def no_config(folder: Path, named: str) -> CheckpointError:
     """Makes the error for a folder without config.json, which may be an adapter's."""
     if (folder / ADAPTER_CONFIG).exists():
         return CheckpointError(f"{named} is an adapter: give --model {base_of(folder) or 'BASE'} --adapter {named}.")
-    return CheckpointError(f"The folder {folder} is no checkpoint: it has no {CONFIG}.")
+    return CheckpointError(f"The folder {folder} is not a checkpoint: it has no {CONFIG}.")
 
 
 def no_weights(folder: Path, missing: Sequence[str]) -> CheckpointError:

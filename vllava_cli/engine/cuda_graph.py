@@ -94,7 +94,7 @@ class CudaGraphDecoder:
         return self._llama.logits(hidden[0, 0])
 
     def _capture(self, record: Recorder, looked: int) -> None:
-        """Captures the step over `looked` positions; stops capturing if that fails or the first step is inexact."""
+        """Captures a step that reads `looked` positions; after a failure or an inexact first step, captures no more."""
         try:
             replay, logits = record(lambda: self._pass(looked))
         except torch.OutOfMemoryError:
@@ -109,7 +109,7 @@ class CudaGraphDecoder:
         self._record = None
 
     def _agrees(self, replay: Replay, logits: Tensor, looked: int) -> bool:
-        """Returns True if a captured step gives the plain step's logits, up to rounding. Both write the same cache."""
+        """Returns True if a captured step gives the plain step's logits, up to rounding. Runs both."""
         replay()
         captured, plain = logits.clone(), self._pass(looked)
         bound = ROUNDINGS * torch.finfo(plain.dtype).eps * float(plain.abs().max())

@@ -88,13 +88,13 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
 
 
 def finish(device: str) -> None:
-    """Waits until a GPU has done all its work; the CPU has none left when a call returns."""
+    """Waits until a GPU has done all its work. Calls on the CPU return only when their work is done."""
     if device != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def peak_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Runs `work` and returns the peak memory, models included. Where it can't be measured, only returns None."""
+    """Runs `work` and returns the peak memory, models included. Without a way to measure it, just returns None."""
     free(device)
     if device.startswith(("cuda", "xpu")):
         torch.accelerator.reset_peak_memory_stats(device)

@@ -142,7 +142,7 @@ class Engine:
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Runs passes in the block; drops the cache on any error but CancelError, since its layers are then uneven."""
+        """Runs passes in the block; on any error but CancelError drops the cache, whose layers may differ in length."""
         try:
             with memory_faults(self.plan.device, self.plan):
                 yield

@@ -119,7 +119,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
     except Exception as exc:  # safetensors raises a type of its own
-        raise unusable(path, f"it is no safetensors file, or a damaged one ({reason_of(exc)})") from exc
+        raise unusable(path, f"it is not a safetensors file, or it is damaged ({reason_of(exc)})") from exc
 
 
 def missing_description(folder: Path) -> list[str]:

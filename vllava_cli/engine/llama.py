@@ -1,7 +1,7 @@
 """Runs the language model in as few operations as possible, with transformers' weights but without its modules.
 
 With a small model, most of a token's time goes into calling operations; this module calls a third as many.
-Query, key and value are one product, so are gate and up of the MLP; both residual sums are part of a product.
+One product computes query, key and value, another gate and up of the MLP. Residuals are added within products.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PassInputs:
 class Norm:
     """A root-mean-square norm, x * weight / √(mean of x² + ε).
 
-    PyTorch's own is a dozen small operations in float32 on the CPU. There it is computed in fewer, as
+    PyTorch's own norm is a dozen small operations in float32 on the CPU. There, this one needs fewer:
     x / hypot(‖x‖, √(n * ε)) * (weight * √n).
     """
 

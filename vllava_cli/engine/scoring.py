@@ -120,7 +120,7 @@ def blank_frames(kind: MediaKind, tokens: Tokens) -> Frames:
 
 
 def _passes(row_count: int, options: Sequence[ChoiceIds]) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields the rows and columns of the scores that need a pass, ROWS at a time: longer options, by length."""
+    """Yields (rows, columns) of up to ROWS scores that need a pass: options of several tokens, short ones first."""
     columns = sorted((len(option), column) for column, option in enumerate(options) if len(option) > 1)
     places = [(row, column) for _, column in columns for row in range(row_count)]
     for start in range(0, len(places), ROWS):

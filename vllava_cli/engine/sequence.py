@@ -74,7 +74,7 @@ class Sequence(Generic[K]):
         options = tokens.option_ids(sampling.choices, prompt_tokens=len(ids)) if sampling.choices else ()
         if options and sampling.is_calibrated and not prompt.media:
             raise UsageError(
-                "Calibrating replaces clips by blank ones, and there is no clip: show one, or don't calibrate."
+                "Calibrating replaces clips with blank ones, and there is no clip: show one, or don't calibrate."
             )
         return cls(key=key, tokens=tokens, sampling=sampling, prompt=prompt, options=options)
 
@@ -166,7 +166,7 @@ class Sequence(Generic[K]):
     def _is_repeating(self, token: int) -> bool:
         """Returns True if the answer repeats itself; stray letters between the repeats don't hide that.
 
-        The ids alone are compared until one of them may be a stray letter. From then on the text is looked at.
+        Until an id comes that may be a stray letter, only ids are compared. From then on stray letters are skipped.
         """
         if self._text is None and token not in self.tokens.tokenizer.hard_sign_ids:
             return is_looping(self.ids)

@@ -54,7 +54,7 @@ class Hashing:
         return self._thread.submit(fingerprint, path, self._is_over.is_set, file)
 
     def close(self) -> None:
-        """Stops hashing within a mebibyte; futures that aren't done yet raise a StoppedError or are cancelled."""
+        """Stops hashing after at most 1 MiB more; futures that aren't done raise a StoppedError or are cancelled."""
         self._is_over.set()
         self._thread.shutdown(cancel_futures=True)
 

@@ -152,7 +152,7 @@ def read_burst(path: Path, framing: Framing) -> Frames:
 def read_folder(path: Path, framing: Framing) -> Frames:
     """Reads a folder of pictures as a clip that shows each picture for one second.
 
-    Reads only the pictures that the framing asks for, and scales them to the size of the first of these in the folder.
+    Reads only the pictures that the framing asks for, and scales them to the size of the one that sorts first.
     """
     pictures, others = _listing(path)
     count = len(pictures)
@@ -342,7 +342,7 @@ def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:
-    """Checks the name's ending, then the first bytes. An unreadable file passes, and fails if its frame is chosen."""
+    """Checks the name's ending, then the first bytes. A file without read permission passes, and fails if shown."""
     if not entry.name.lower().endswith(_PICTURES):
         return False
     try:

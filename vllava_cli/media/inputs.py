@@ -39,7 +39,7 @@ def paths(
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
     if "" in words:
-        raise UsageError("'' is no path: is a shell variable empty? Name a file or a folder.")
+        raise UsageError("'' is not a path: is a shell variable empty? Name a file or a folder.")
     found: list[str] = []
     left_out: dict[str, Counter[str]] = {}
     for word in words:

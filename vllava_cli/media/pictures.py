@@ -163,7 +163,7 @@ def over(pixels: Pixels, background: str) -> Pixels:
 
 
 def _unnamed(kinds: type[Type], value: int) -> Type:
-    """Makes the member for a kind of side data that PyAV's table lacks: 31 → Type.KIND_31."""
+    """Makes an enum member for a kind of side data that PyAV's table lacks: 31 → Type.KIND_31."""
     kind: Any = object.__new__(kinds)
     kind._name_, kind._value_ = f"KIND_{value}", value
     return cast(Type, kind)

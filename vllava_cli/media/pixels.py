@@ -77,12 +77,12 @@ def _image_processor(folder: Path) -> Any:
 
 
 def _fitted(frames: Frames, recipe: VideoRecipe, fit: Fit) -> Tensor:
-    """Makes frames squares, each by itself, one at a time to save memory: [T, 3, S, S] uint8."""
+    """Turns each frame into a square by itself, one at a time to save memory: [T, 3, S, S] uint8."""
     return torch.cat([_square(frame, recipe, fit).contiguous() for frame in frames.pictures])
 
 
 def _square(frame: npt.NDArray[np.uint8], recipe: VideoRecipe, fit: Fit) -> Tensor:
-    """Makes a frame a square: [H, W, 3] → [1, 3, S, S] uint8."""
+    """Turns a frame into a square: [H, W, 3] → [1, 3, S, S] uint8."""
     whole = padded(frame, recipe.mean) if fit == "pad" else frame
     uint8 = torch.from_numpy(whole).permute(2, 0, 1).contiguous()[None]
     if fit == "crop":

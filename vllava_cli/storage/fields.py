@@ -32,7 +32,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise unusable(path, exc.strerror or str(exc)) from exc
     except ValueError as exc:
-        raise unusable(path, f"it is no JSON object ({exc})") from exc
+        raise unusable(path, f"it is not a JSON object ({exc})") from exc
 
 
 def parsed_object(data: bytes) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def check_json_file(path: Path, *, most_bytes: int) -> None:
     except OSError as exc:
         raise unusable(path, exc.strerror or str(exc)) from exc
     if not stat.S_ISREG(facts.st_mode):
-        raise unusable(path, "it is no regular file")
+        raise unusable(path, "it is not a regular file")
     if facts.st_size > most_bytes:
         raise unusable(path, f"it has {facts.st_size / 1e6:.1f} MB, and at most {most_bytes / 1e6:.0f} MB are read")
 
@@ -86,15 +86,15 @@ class Fields:
     def inside(self, key: str) -> Fields:
         value = self._value(key)
         if not isinstance(value, dict):
-            self.refuse(key, "no object")
+            self.refuse(key, "not an object")
         return Fields(value, f"{self._where}, {key}", error=self._error)
 
     def each(self, key: str, read: Callable[[Fields, str], _Value], *, most: int = _LARGEST) -> tuple[_Value, ...]:
         values = self._value(key)
         if not isinstance(values, list):
-            self.refuse(key, "no list")
+            self.refuse(key, "not a list")
         if len(values) > most:
-            self.refuse(key, f"a list of {len(values):,} where at most {most} can be")
+            self.refuse(key, f"a list of {len(values):,}, but at most {most} are allowed")
         numbered = {f"entry {place}": value for place, value in enumerate(values, 1)}
         places = Fields(numbered, f"{self._where}, {key}", error=self._error)
         return tuple(read(places, place) for place in places._values)
@@ -104,7 +104,7 @@ class Fields:
 
     def text(self, key: str) -> str:
         value = self._value(key)
-        return value if isinstance(value, str) else self.refuse(key, "no text")
+        return value if isinstance(value, str) else self.refuse(key, "not a text")
 
     def filled(self, key: str) -> str:
         """Reads a text that isn't empty."""
@@ -119,13 +119,13 @@ class Fields:
         value = self._value(key)
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= _LARGEST:
             return value
-        return self.refuse(key, f"no whole number from {least}")
+        return self.refuse(key, f"not a whole number from {least}")
 
     def number(self, key: str, *, least: float = -_LARGEST, most: float = _LARGEST) -> float:
         value = self._value(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
             return float(value)
-        return self.refuse(key, f"no number from {least:g} to {most:g}")
+        return self.refuse(key, f"not a number from {least:g} to {most:g}")
 
     def seconds(self, key: str) -> float:
         return self.number(key, least=0)
@@ -139,21 +139,21 @@ class Fields:
         try:
             datetime.fromisoformat(text)
         except ValueError:
-            self.refuse(key, "no date with a time")
+            self.refuse(key, "not a date with a time")
         return text
 
     def sha256(self, key: str) -> str:
         text = self.text(key)
-        return text if re.fullmatch("[0-9a-f]{64}", text) else self.refuse(key, "no SHA-256")
+        return text if re.fullmatch("[0-9a-f]{64}", text) else self.refuse(key, "not a SHA-256")
 
     def path(self, key: str) -> Path:
         text = self.text(key)
-        return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "no absolute path")
+        return Path(text) if _is_name(text) and Path(text).is_absolute() else self.refuse(key, "not an absolute path")
 
     def name(self, key: str) -> str:
         """Reads a text that can be the name, the path or the URL of a file."""
         text = self.text(key)
-        return text if text and _is_name(text) else self.refuse(key, "no name of a file")
+        return text if text and _is_name(text) else self.refuse(key, "not the name of a file")
 
     def build(self, kind: type[_Value], **given: Any) -> _Value:
         """Makes a dataclass from the fields of the same names, read by its annotations; `given` values aren't checked.

@@ -217,7 +217,7 @@ class Part:
             sync_folder(self._target)
 
     def taken(self) -> int | None:
-        """Returns the locked descriptor if the file has replaced `path`; else deletes the file and returns None."""
+        """Returns the new file's locked descriptor if it has replaced `path`; else deletes it and returns None."""
         if self._is_put:
             descriptor, self._descriptor = self._descriptor, -1
             return descriptor

@@ -70,7 +70,7 @@ class Objects:
     def put_rows(self, rows: Iterable[Mapping[str, object]], number: int) -> None:
         """Uploads rows as one object, whole or not at all. A random suffix keeps its name unique across runs.
 
-        fsspec puts a file when its `with` block ends, even by an error; in a transaction it discards the file then.
+        fsspec puts a file when its `with` block ends, even after an error; in a transaction, an error discards it.
         """
         name = f"rows-{number:06}-{secrets.token_hex(4)}.jsonl"
         with (

@@ -181,7 +181,7 @@ def test_a_file_dropped_onto_the_prompt_is_told_from_a_question(name: str, in_a_
             calls_of(line)
         text = line.strip()
         assert str(caught.value) == (
-            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
+            f"A file isn't a question: /open {text} begins a chat with it, /add {text} adds it to the next question."
         )
         ((_, clips),) = calls_of(f"/open {text}")
         assert set(clips) == {(path, AS_STORED)}
@@ -192,7 +192,7 @@ def test_only_media_are_told_from_questions_by_a_relative_name(in_a_folder: Path
     for name in ("dog", "a.mp4"):
         (in_a_folder / name).touch()
     assert calls_of("dog") == [asked("dog")]
-    with pytest.raises(UsageError, match=r"^A file is no question: /open a\.mp4 "):
+    with pytest.raises(UsageError, match=r"^A file isn't a question: /open a\.mp4 "):
         calls_of("a.mp4")
 
 

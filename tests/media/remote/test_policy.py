@@ -82,7 +82,7 @@ def test_a_named_scheme_may_be_fetched() -> None:
     [
         ("gs://b/x.mp4", "gs://b/x.mp4 isn't allowed: add --allow gs."),
         ("https://me:secret@h/x?sig=secret#t", "https://h/x isn't allowed: add --allow https."),
-        ("x.mp4", "x.mp4 is no URL: name it with its scheme, like s3://bucket/clip.mp4."),
+        ("x.mp4", "x.mp4 is not a URL: name it with its scheme, like s3://bucket/clip.mp4."),
         ("file:///x", "file:///x can't be fetched: file doesn't lead to another machine. Name the clip's own URL."),
     ],
 )

@@ -84,7 +84,7 @@ class WorkerHandle:
         self.send(clip)
 
     def send(self, message: ClipJobs | str | None) -> None:
-        """Sends a message. A dead worker raises no error here; it is noticed when the wire is read."""
+        """Sends a message. For a dead worker no error is raised: the next attempt to receive finds out."""
         with suppress(OSError):
             self.wire.send(message)
 

@@ -84,7 +84,7 @@ class DecodedClip:
 
 
 def manifest_row(clip: ClipJobs) -> dict[str, bytes]:
-    """Makes a row of the manifest. The path is in the system's bytes, as it may not be UTF-8; jobs are ASCII JSON."""
+    """Makes a row of the manifest. The path is stored as bytes, as it may not be UTF-8; the jobs are ASCII JSON."""
     jobs = [
         {"id": job.id, "question": job.question, "size": job.size, "mtime_ns": job.mtime_ns, "fields": dict(job.fields)}
         for job in clip.jobs
@@ -198,7 +198,7 @@ class EngineActor:
             self._reports.settled()
 
     def _answered(self, clips: Sequence[DecodedClip]) -> Iterator[Result]:
-        """Yields the engine's results. After an exception the other jobs get errors, and later clips a new engine."""
+        """Yields the engine's results. After an exception the jobs left get errors; later clips use a new engine."""
         if not clips or not self._engine:
             return
         left = {job.id: job for clip in clips for job in clip.clip.jobs}
@@ -321,7 +321,7 @@ class ResultQueue:
             self._starts[actor] += 1
 
     def settled(self) -> None:
-        """Notes that an engine has answered something; from then on starts aren't counted against the run."""
+        """Notes that an engine has answered something; from then on restarts don't make the queue give up."""
         self._has_settled = True
 
     def take(self, most: int) -> QueueItems:

@@ -321,7 +321,7 @@ def _check_reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
     except ValueError as exc:
-        raise UsageError(f"{address!r} is no address of a cluster: give ray://HOST:10001 or HOST:6379.") from exc
+        raise UsageError(f"{address!r} is not the address of a cluster: give ray://HOST:10001 or HOST:6379.") from exc
     except OSError as exc:
         reason = exc.strerror or str(exc) or type(exc).__name__
         raise ClusterError(f"No Ray cluster answers at {address}: {reason}. Check it there with ray status.") from exc

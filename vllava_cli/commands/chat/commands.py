@@ -93,7 +93,7 @@ def _refuse_files(text: str) -> None:
 
     if is_file(text) or all(is_file(word.text) for word in split(text)):
         raise UsageError(
-            f"A file is no question: /open {text} begins a chat with it, /add {text} attaches it to the next question."
+            f"A file isn't a question: /open {text} begins a chat with it, /add {text} adds it to the next question."
         )
 
 

@@ -78,7 +78,7 @@ class TerminalLines:
     def read(self, *, left: str, default: str = "") -> str | None:
         """Reads an entry, perhaps of several lines; returns None at the end of the input.
 
-        `left` is shown beside the prompt. `default` is put into the editor; "" is returned if its editing is given up.
+        `left` is shown beside the prompt. `default` is put into the editor; "" is returned if the user cancels.
         """
         self._left = left
         while True:

@@ -285,7 +285,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _version(clip: FramedClip) -> _Version:
-    """Returns values that change when a clip's file is written to; for a folder, which may change unseen, each time."""
+    """Returns values that differ once a clip's file is written to; for a folder, they differ in each call."""
     path, framing = clip
     facts: object = object()
     with suppress(OSError):

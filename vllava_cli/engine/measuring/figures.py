@@ -113,7 +113,7 @@ class BenchTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """The least seconds that a model needs for an answer if it is loaded by this plan, on a device of this speed.
+    """The shortest time for an answer, in seconds, of a model loaded by this plan on a device of this speed.
 
     A pass computes its operations and moves its bytes; the slower of the two is the limit. Norms, activations, softmax,
     the attention in the vision tower, and the table of embeddings, of which a token reads one row, are not counted. A

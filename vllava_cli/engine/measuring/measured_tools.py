@@ -165,7 +165,7 @@ class MeasuredSnippet:
     plan: LoadPlan
 
     def own_bytes(self, ours: nn.Module) -> int:
-        """Counts the bytes of the parameters that aren't in `ours`, and reads these from a mapped file into memory."""
+        """Counts the bytes of the parameters that `ours` lacks, and loads these parameters from a mapped file."""
         shared = {id(parameter) for parameter in ours.parameters()}
         own = [parameter for parameter in self.model.parameters() if id(parameter) not in shared]
         for parameter in own:
@@ -194,7 +194,7 @@ class MeasuredSnippet:
     ) -> tuple[tuple[int, ...], float]:
         """Answers as `MeasuredEngine.answer` does, but always returns the ids of the first sequence.
 
-        The seconds end when the ids are on the host. The model never chooses a `suppressed` id.
+        The time ends when the ids are on the host. The model never chooses a `suppressed` id.
         """
         first_s: list[float] = []
 

@@ -183,7 +183,7 @@ class ModelBenchmark:
         self.ours = MeasuredEngine(engine=engine, is_interrupted=self.is_interrupted)
 
     def _peak(self, roof: Roofline) -> Figure:
-        """Measures the memory of each tool's first answer; from its duration, estimates that of all measurements.
+        """Measures the memory of each tool's first answer, and estimates how long all measurements will take.
 
         The process holds both models, so the parameters that only the snippet has are subtracted from our value. On the
         CPU the value is that of the whole process, with Python, the libraries and the decoded frames.

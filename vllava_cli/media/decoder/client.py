@@ -281,7 +281,7 @@ def _deadline(popen: subprocess.Popen[bytes], timeout_s: float) -> Iterator[Call
     done, over = threading.Event(), threading.Event()
 
     def watch() -> None:
-        """Counts slices of waiting, not the clock: while both processes are stopped (Ctrl-Z), nothing is decoded."""
+        """Adds up short waits instead of reading the clock, so that time while Ctrl-Z stops both doesn't count."""
         left_s = timeout_s
         while left_s > 0:
             slice_s = min(left_s, _SLICE_S)

@@ -64,7 +64,7 @@ _ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": Usa
 
 
 def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """Returns the line for a Clip, or for Frames; the latter has the shape of `pixels`, which are sent after it."""
+    """Returns the line for a Clip or for Frames; Frames' line has the shape of `pixels`, which are sent after it."""
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
     shape = (result.pixels if pixels is None else pixels).shape[:3]

@@ -104,7 +104,7 @@ class _Connection:
             await self._session.close()
 
     def _socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """Opens a socket for an address. Errors: OSError if it isn't allowed, as aiohttp would lose another type."""
+        """Opens a socket for an address. Errors: OSError if it isn't allowed: aiohttp handles no other type here."""
         try:
             self._allowed.check_address(info[4][0], self._url)
         except FetchError as exc:

@@ -74,7 +74,7 @@ class Allowed:
         """Returns the scheme of a URL that may be fetched. Errors: FetchError for any other URL."""
         scheme, shown = scheme_of(url), without_secrets(url)
         if scheme is None:
-            raise FetchError(f"{shown} is no URL: name it with its scheme, like s3://bucket/clip.mp4.")
+            raise FetchError(f"{shown} is not a URL: name it with its scheme, like s3://bucket/clip.mp4.")
         if _CHAIN.search(url) or "::" in url.partition("://")[0]:
             raise FetchError(f"{shown} can't be fetched: it is a chain of URLs. Name the clip's own URL.")
         if scheme in _NEVER:

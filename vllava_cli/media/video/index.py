@@ -238,7 +238,7 @@ class PacketIndex(Index):
     def _open_keys(self) -> set[int]:
         """The key frames after which, in the file, frames may still refer to the group before.
 
-        They are marked open, and some frames after them are presented before them.
+        Such a key frame is marked open, and some frames after it in the file are presented before it.
         """
         opened = (number for number, start in self._starts if start == "open")
         return {key for key in opened if (self._pts[key + 1 : key + 1 + REORDERING] < self._pts[key]).any()}
@@ -336,7 +336,7 @@ class Mp4Index(Index):
         return key
 
     def _start_for(self, display_index: int) -> int:
-        """Returns the group at which decoding starts: one earlier if frames refer back over its key frame."""
+        """Returns the group where decoding starts: the frame's own, or the one before it if frames refer to that."""
         key = self._key_for(display_index)
         reaches_back = self._key_index(key) > self._keys[key]
         return max(0, key - 1) if reaches_back and self._starts[key] == "open" else key
