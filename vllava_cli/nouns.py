@@ -298,10 +298,7 @@ class Clip:
     crop: str | None = None
     """The part of a stored picture that the container asks to show, WIDTHxHEIGHT+LEFT+TOP; None for all of it."""
     sizes: tuple[str, ...] = ()
-    """The sizes of frames that change their size, "320x180", in the order in which they come; () where all have one.
-
-    Sizes that none of the frames has that are looked at are in it only if the whole file was decoded.
-    """
+    """The sizes of the frames that were decoded, "320x180", in their order; () where all have the same."""
     faults: tuple[str, ...] = ()
     """The damage of a file that can still be used, a sentence each."""
     notes: tuple[str, ...] = ()
