@@ -121,7 +121,8 @@ def fault_of(sentence: str, path: Path) -> str | None:
 def fault_of_frames(frames: Frames, framing: Framing) -> str | None:
     """What is wrong with frames: an image has one, a clip eight or one for each time that was asked for."""
     wanted = 1 if frames.kind == "image" else len(framing.at_s) or FRAMES_PER_CLIP
-    size = (frames.clip.height, frames.clip.width, 3)
+    width, height = map(max, zip(*(frames.sizes or [(frames.clip.width, frames.clip.height)]), strict=True))
+    size = (height, width, 3)
     if frames.pixels.shape not in {(wanted, *size), (len(framing.at_s) or 1, *size)}:
         return f"{frames.pixels.shape} pixels"
     if frames.clip.frame_count < 1 or not all(math.isfinite(time_s) for time_s in frames.times_s):

@@ -53,6 +53,10 @@ def test_frames_of_several_sizes_keep_them() -> None:
     assert frames.sizes == sizes
     assert [picture.shape for picture in frames.pictures] == [(1, 4, 3), (2, 1, 3), *[(2, 2, 3)] * 6]
     assert (frames.pictures[1] == PIXELS[1, :, :1]).all()
+    same = replace(FRAMES, pixels=PIXELS[[0] * 8, :1], times_s=(0.0,) * 8, sizes=((4, 1),) * 8)
+    pictures = protocol.pictures(same)
+    frames = answer(protocol.result_line(same, pictures), pictures.tobytes())
+    assert (frames.pixels.shape, frames.sizes) == ((8, 1, 4, 3), same.sizes)
 
 
 def test_frames_that_are_all_the_same_cross_once_and_share_their_memory() -> None:

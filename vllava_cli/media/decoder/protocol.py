@@ -126,11 +126,10 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     count, height, width = fields.each("shape", lambda sizes, place: sizes.whole(place, least=1))
     sizes = fields.each("sizes", _size) if fields.has("sizes") else ()
     if sizes:
-        is_fitting = count == len(times_s) and tuple(map(max, zip(*sizes, strict=True))) == (width, height)
+        is_sized = len(sizes) == len(times_s) and tuple(map(max, zip(*sizes, strict=True))) == (width, height)
     else:
-        is_fitting = count in (1, len(times_s)) and (
-            bool(request.tiles) or (height, width) == (clip.height, clip.width)
-        )
+        is_sized = bool(request.tiles) or (height, width) == (clip.height, clip.width)
+    is_fitting = is_sized and count in (1, len(times_s))
     shape = (len(times_s), height, width, 3)
     if not is_fitting or not 1 <= len(times_s) <= request.max_frames or math.prod(shape) > max_bytes:
         raise ProtocolError(f"frames of {shape}")
