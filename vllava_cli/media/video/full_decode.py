@@ -21,8 +21,8 @@ from vllava_cli.media.container import DECODE_ERRORS, check_size, opened, video_
 from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
 from vllava_cli.media.pictures import Converter, Pixels, Turns, matrix_of, orientation_of
 from vllava_cli.media.select import choose, pick, reference
-from vllava_cli.media.video.display import Size, display_of
 from vllava_cli.media.video.presentation import JUMP_S, Presentation, in_order
+from vllava_cli.media.video.shape import Size, display_of
 from vllava_cli.media.video.stated import (
     clock_restart,
     declared_end,

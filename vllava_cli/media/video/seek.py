@@ -20,10 +20,10 @@ from vllava_cli.media.pictures import orientation_of
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
-from vllava_cli.media.video.display import display_of
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
 from vllava_cli.media.video.presentation import is_steady, last_duration
+from vllava_cli.media.video.shape import display_of
 from vllava_cli.media.video.stated import declared_end, declared_rate, origin, reported_frames, stored_clip
 from vllava_cli.nouns import Clip, Frames, Framing
 

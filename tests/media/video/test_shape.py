@@ -11,7 +11,7 @@ from tests.media import zoo
 from vllava_cli.errors import MediaError
 from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.sample import sample
-from vllava_cli.media.video.display import Display, Edges, Size, display_of
+from vllava_cli.media.video.shape import Display, Edges, Size, display_of
 from vllava_cli.nouns import Framing
 
 
