@@ -80,6 +80,7 @@ _VIDEOS: dict[str, Encoding] = {
     "vp8.webm": _video("libvpx", f"{_VPX} auto-alt-ref=1 lag-in-frames=8"),
     "vp8.ogg": _video("libvpx", _VPX, container="ogg"),
     "vp9.webm": _video("libvpx-vp9", _VPX),
+    "vp9-alpha.webm": _video("libvpx-vp9", f"{_VPX} auto-alt-ref=0", pix_fmt="yuva420p"),
     "vp9.mp4": _video("libvpx-vp9", _VPX),
     "vp9.ivf": _video("libvpx-vp9", _VPX, container="ivf"),
     "mpeg4.mp4": _video("mpeg4", "g=6"),

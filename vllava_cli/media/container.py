@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -34,6 +35,9 @@ _NO_DECODERS = {"codec_whitelist": "none"}
 _FLV_CODECS = ("h264", "hevc", "av1", "libdav1d", "vp6", "vp6a", "vp6f", "vp8", "vp9", "flv")
 """FFmpeg's decoders that a Flash video may use; "flv" is Sorenson's H.263. Those of screen recordings stay shut."""
 _FLV_DECODERS = {"codec_whitelist": ",".join(_FLV_CODECS)}
+
+_DECODERS_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders for the transparency that a Matroska file keeps beside each picture; FFmpeg's own leave it out."""
 
 # matroska, mpeg, ogg, asf, gif, png, flv, ivf, y4m, nut, mxf, mp4, avi and webp
 _SIGNATURES = re.compile(
@@ -86,6 +90,21 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     check_size(path, context.width, context.height)
     context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
+
+
+def decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """Returns the decoder for a stream's packets: the stream's own, or one that reads a WebM's transparency as well."""
+    if not has_alpha_beside(stream):
+        return stream.codec_context
+    decoder = cast(VideoCodecContext, av.CodecContext.create(_DECODERS_WITH_ALPHA[stream.codec_context.name], "r"))
+    decoder.options = stream.codec_context.options
+    return decoder
+
+
+def has_alpha_beside(stream: VideoStream) -> bool:
+    """Returns True if a Matroska file keeps how transparent a picture is beside it, and a decoder here reads that."""
+    has_it = stream.metadata.get("alpha_mode") == "1"
+    return has_it and _DECODERS_WITH_ALPHA.get(stream.codec_context.name) in av.codecs_available
 
 
 def codec_name(stream: VideoStream) -> str:

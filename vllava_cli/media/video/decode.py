@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllava_cli.media.container import DECODE_ERRORS, opened, video_stream
+from vllava_cli.media.container import DECODE_ERRORS, decoder_of, opened, video_stream
 from vllava_cli.media.pictures import Converter, Pixels, Turns
 from vllava_cli.media.video.index import DamageError, Run, arriving, bitstream_of
 from vllava_cli.nouns import Framing
@@ -125,7 +126,7 @@ def _work(
     decoded: DecodedRuns,
     threads: int,
 ) -> None:
-    context, converter = stream.codec_context, Converter(decoded.framing, stream.codec_context.name)
+    context, converter = decoder_of(stream), Converter(decoded.framing, stream.codec_context.name)
     context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
     context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
     if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete
@@ -135,13 +136,13 @@ def _work(
             run = waiting.popleft()
         except IndexError:
             return
-        for frame, matrix in _wanted_frames(container, stream, run):
+        for frame, matrix in _wanted_frames(container, stream, context, run):
             decoded.take(frame, matrix, converter)
             del frame  # released at once: a decoder may fill a gap in a picture from released frames
 
 
 def _wanted_frames(
-    container: InputContainer, stream: VideoStream, run: Run
+    container: InputContainer, stream: VideoStream, decoder: VideoCodecContext, run: Run
 ) -> Iterator[tuple[VideoFrame, bytes | None]]:
     """Yields the wanted frames of a run, each with its display matrix. Errors: DistrustError.
 
@@ -153,7 +154,7 @@ def _wanted_frames(
             dropped.add(packet.pts or 0)
             continue
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet)
         except MemoryError:
             raise
         except DECODE_ERRORS as exc:

@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.errors import DamagedError, MediaError, quoted
-from vllava_cli.media.container import DECODE_ERRORS, check_size, opened, video_stream
+from vllava_cli.media.container import DECODE_ERRORS, check_size, decoder_of, opened, video_stream
 from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
 from vllava_cli.media.pictures import Converter, Pixels, Turns, matrix_of, orientation_of
 from vllava_cli.media.select import choose, pick, reference
@@ -150,7 +150,8 @@ class _Pass:
     def __init__(self, container: InputContainer, path: Path, framing: Framing, *, is_threaded: bool) -> None:
         self._path, self._container, self._framing = path, container, framing
         self.stream = video_stream(container, path)
-        self.stream.codec_context.thread_type = "AUTO" if is_threaded else "SLICE"
+        self._decoder = decoder_of(self.stream)
+        self._decoder.thread_type = "AUTO" if is_threaded else "SLICE"
         self._display = display_of(path, container, self.stream, is_as_stored=framing.is_as_stored)
         self.pixels: dict[int, Pixels] = {}
         """The wanted frames, as shown."""
@@ -188,7 +189,7 @@ class _Pass:
 
     def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         try:
-            return packet.decode()
+            return self._decoder.decode(packet)
         except MemoryError:
             raise
         except DECODE_ERRORS:

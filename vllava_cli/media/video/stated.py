@@ -13,7 +13,7 @@ from pathlib import Path
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from vllava_cli.media.container import codec_name
+from vllava_cli.media.container import codec_name, has_alpha_beside
 from vllava_cli.media.mp4_boxes import has_fragments
 from vllava_cli.media.tone_map import TRANSFERS
 from vllava_cli.nouns import Clip
@@ -44,7 +44,7 @@ def stored_clip(container: InputContainer, stream: VideoStream, path: Path) -> C
         frame_count=_announced(container, stream, path),
         codec=codec_name(stream),
         container=ending if ending in names else names[0],
-        pixel_format=context.pix_fmt or "",
+        pixel_format="yuva420p" if has_alpha_beside(stream) else context.pix_fmt or "",
         transfer=TRANSFERS.get(context.color_trc),
     )
 
