@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from vllava_cli.media.container import DECODE_ERRORS, check_size
+from vllava_cli.media.mp4_boxes import Span, boxes, inside
 from vllava_cli.media.pictures import Orientation, Pixels, upright
 from vllava_cli.nouns import Clip
 
@@ -31,15 +32,13 @@ _LEAST_STRETCH = Fraction(1, 100)
 _SQUARE_PIXELS = ("gif", "apng")
 """Formats of images, which every browser shows with square pixels, whatever they say."""
 _MOST_PARTS = 256
-"""The most boxes or elements that are looked at in one place of a header."""
+"""The most elements of a Matroska file that are looked at in one place."""
 _VIDEO_HEAD = 78
 """The bytes of a video's sample entry before the boxes in it."""
 _CROPS = {0x54BB: "top", 0x54AA: "bottom", 0x54CC: "left", 0x54DD: "right"}
 
 Size = tuple[int, int]
 """(width, height)"""
-Span = tuple[int, int]
-"""The first byte of a part of a file, and the one behind its last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +139,11 @@ def _clean_aperture(file: BinaryIO, whole: Span, stream: VideoStream) -> tuple[E
 
     Its width, height and the offset of its middle are fractions. `pasp`, beside it, has the shape of a pixel.
     """
-    for track in _inside(file, whole, b"moov", b"trak"):
+    for track in inside(file, whole, b"moov", b"trak"):
         if _track_id(file, track) == stream.id:
-            for start, end in _inside(file, track, b"mdia", b"minf", b"stbl", b"stsd"):
-                entry = next(_boxes(file, (start + 8, end)))[1]
-                found = dict(_boxes(file, (entry[0] + _VIDEO_HEAD, entry[1])))
+            for start, end in inside(file, track, b"mdia", b"minf", b"stbl", b"stsd"):
+                entry = next(boxes(file, (start + 8, end))).content
+                found = {box.kind: box.content for box in boxes(file, (entry[0] + _VIDEO_HEAD, entry[1]))}
                 if b"clap" not in found:
                     return Edges(), True
                 file.seek(found[b"clap"][0])
@@ -165,39 +164,11 @@ def _margins(stored: int, kept: Fraction, offset: Fraction) -> tuple[int, int]:
 
 
 def _track_id(file: BinaryIO, track: Span) -> int:
-    for start, _ in _inside(file, track, b"tkhd"):
+    for start, _ in inside(file, track, b"tkhd"):
         file.seek(start)
         head = file.read(24)
         return int(struct.unpack_from(">I", head, 20 if head[0] else 12)[0])
     return -1
-
-
-def _inside(file: BinaryIO, around: Span, *kinds: bytes) -> Iterator[Span]:
-    """Yields the contents of the boxes that a path of kinds leads to: moov, trak → each track."""
-    if not kinds:
-        yield around
-        return
-    for kind, span in _boxes(file, around):
-        if kind == kinds[0]:
-            yield from _inside(file, span, *kinds[1:])
-
-
-def _boxes(file: BinaryIO, around: Span) -> Iterator[tuple[bytes, Span]]:
-    """Yields the boxes in a part of an MP4 or MOV, each with its content's span."""
-    at, end = around
-    for _ in range(_MOST_PARTS):
-        if at + 8 > end:
-            return
-        file.seek(at)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        head = 8
-        if size == 1:
-            (size,), head = struct.unpack(">Q", file.read(8)), 16
-        size = size or end - at
-        if size < head:
-            return
-        yield kind, (at + head, min(at + size, end))
-        at += size
 
 
 def _pixel_crops(file: BinaryIO, whole: Span) -> Iterator[Edges]:
