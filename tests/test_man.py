@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import typer
 
 from vllava_cli.cli import app
+from vllava_cli.commands.probe import KEYS
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted((REPOSITORY / "man").glob("*.1"))
@@ -25,6 +27,11 @@ def test_the_pages_are_up_to_date() -> None:
 
 def test_every_command_has_a_page() -> None:
     assert {page.name for page in PAGES} == {"vllava.1", *(f"vllava-{name}.1" for name in ROOT.commands)}
+
+
+def test_the_page_of_probe_names_each_key_that_it_prints() -> None:
+    words = re.split(r"\W+", (REPOSITORY / "man" / "vllava-probe.1").read_text())
+    assert [key for key in KEYS if key not in words] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
