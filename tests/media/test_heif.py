@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tests.clips import Pixels, index_of, picture, write_animation
 from tests.media.heif import IMIR, IROT, Item, auxiliary, clap, coded, grid, sequence, size_of, write_heif
+from tests.media.zoo import _box
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.sample import header, probe, sample
@@ -58,6 +60,19 @@ def test_exif_does_not_turn_a_photo_again() -> None:
     )
     assert difference(sample(path, WHOLE).pixels[0], np.rot90(PHOTO, 3)) < 2
     assert (header(path).width, header(path).height, header(path).rotation) == (120, 200, 90)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "name", "code", "grey"), [(16, "PQ", 148, 230), (18, "HLG", 191, 230), (13, None, 148, 148)]
+)
+def test_an_hdr_photo_of_a_camera_is_shown_in_sdr(transfer: int, name: str | None, code: int, grey: int) -> None:
+    """The codes of PQ and HLG are those of a white page, as in tests/media/test_tone_map.py."""
+    colours = _box(b"colr", b"nclx", struct.pack(">3HB", 9, transfer, 1, 0))
+    page = np.full((64, 96, 3), code, np.uint8)
+    path = write_heif(Path("a.hif"), [coded(page, colours)])
+    frames = sample(path, WHOLE)
+    assert np.abs(frames.pixels.astype(int) - grey).max() <= 3
+    assert (frames.clip.transfer, header(path).transfer) == (name, name)
 
 
 SMALL = picture(9, 100, 60)

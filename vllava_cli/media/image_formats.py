@@ -15,6 +15,8 @@ from typing import IO, Any, cast
 from PIL import AvifImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
 from vllava_cli.media.pictures import Orientation
+from vllava_cli.media.tone_map import TRANSFERS
+from vllava_cli.nouns import Transfer
 
 _PLUGINS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif", "Ppm", "Jpeg2K")
 for _plugin in _PLUGINS:  # if one is missing, Pillow imports all of them
@@ -96,6 +98,12 @@ def heif_places(image: Image.Image) -> tuple[int, ...]:
     )
     hidden = {place for group in groups for place in group} - {main}
     return tuple(place for place in range(getattr(image, "n_frames", 1)) if place not in hidden)
+
+
+def heif_transfer(image: Image.Image) -> Transfer | None:
+    """Returns how an HEIF file codes light if it is HDR; for other images None: Pillow doesn't read it."""
+    colours = image.info.get("nclx_profile") or {}
+    return TRANSFERS.get(colours.get("transfer_characteristics", 0))
 
 
 def coded_size(image: Image.Image) -> tuple[int, int]:

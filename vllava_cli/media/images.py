@@ -40,6 +40,7 @@ from vllava_cli.media.image_formats import (
     coded_size,
     heif_orientation,
     heif_places,
+    heif_transfer,
     mpo_count,
     page_places,
     turns_itself,
@@ -47,6 +48,7 @@ from vllava_cli.media.image_formats import (
 from vllava_cli.media.motion_jpeg import is_motion_jpeg
 from vllava_cli.media.pictures import Orientation, Pixels, over, upright
 from vllava_cli.media.select import choose
+from vllava_cli.media.tone_map import sdr_of
 from vllava_cli.nouns import WHITE, Clip, Frames, Framing
 
 Look = Literal["still", "animation", "burst", "video"]
@@ -246,16 +248,18 @@ def stored_image(path: Path, image: Image.Image) -> Clip:
         codec=codec,
         container=codec,
         pixel_format=image.mode.lower(),
+        transfer=heif_transfer(image),
     )
 
 
 def rgb(image: Image.Image, background: str = WHITE) -> Pixels:
-    """Converts an image to [H, W, 3], over a background where it is transparent."""
+    """Converts an image to [H, W, 3], in the colours of SDR, over a background where it is transparent."""
     if image.mode.startswith(("I", "F")):
         return _grey(image, background)
-    if image.has_transparency_data:
-        return over(np.asarray(image.convert("RGBA")), background)
-    return np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    if transfer := heif_transfer(image):
+        pixels = sdr_of(pixels, transfer)
+    return over(pixels, background) if pixels.shape[2] == 4 else pixels
 
 
 def _grey(image: Image.Image, background: str) -> Pixels:

@@ -1,4 +1,4 @@
-"""Converts HDR frames, PQ or HLG as phones record them, to what an SDR display shows: RGB of BT.709, 8 bits.
+"""Converts HDR frames and photos, PQ or HLG as phones record them, to what an SDR display shows: RGB of BT.709, 8 bits.
 
 The steps are those of the standards: code → light of a display of 1000 nits (BT.2100) → light up to the white of SDR,
 203 nits (BT.2408), by the curve of BT.2390 → colours of BT.709 (BT.2087) → code of an SDR display (BT.1886).
@@ -6,6 +6,7 @@ The steps are those of the standards: code → light of a display of 1000 nits (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -25,6 +26,8 @@ PEAK, WHITE = 1000.0, 203.0
 """Nits: brighter light than the first is cut off; the second is the brightest that an SDR display shows."""
 _STEPS = 4095
 """The last place of a table; codes have 12 bits."""
+_EIGHT_BITS = np.arange(256) * _STEPS // 255
+"""The places in a table of the codes of 8 bits."""
 _ROWS = 16
 """The rows that are converted at a time, so that they stay in the processor's cache."""
 _UNSPECIFIED = 2
@@ -40,11 +43,26 @@ def write_sdr(frame: VideoFrame, target: npt.NDArray[np.uint8], reformatter: Vid
     matrix = Colorspace.BT2020 if frame.colorspace == _UNSPECIFIED else None
     planar = reformatter.reformat(frame, format="gbrp12le", src_colorspace=matrix)
     green, blue, red = (_codes(plane)[:height, :width] for plane in planar.planes)
-    light, code = _light_of(TRANSFERS[frame.color_trc]), _sdr_codes()
-    for top in range(0, height, _ROWS):
+    transfer = TRANSFERS[frame.color_trc]
+    _write((red, green, blue), target, transfer, _light_of(transfer))
+
+
+def sdr_of(pixels: npt.NDArray[np.uint8], transfer: Transfer) -> npt.NDArray[np.uint8]:
+    """Converts an HDR picture: [H, W, C] → [H, W, C]; a channel after red, green and blue stays as it is."""
+    shown = pixels.copy()
+    _write([pixels[..., place] for place in range(3)], shown, transfer, _light_of(transfer)[_EIGHT_BITS])
+    return shown
+
+
+def _write(
+    codes: Sequence[npt.NDArray[np.unsignedinteger]], target: npt.NDArray[np.uint8], transfer: Transfer, light: Floats
+) -> None:
+    """Writes red, green and blue into `target`; `light` is the table of what their codes stand for."""
+    code = _sdr_codes()
+    for top in range(0, len(target), _ROWS):
         rows = slice(top, top + _ROWS)
-        channels = [light.take(channel[rows], mode="clip") for channel in (red, green, blue)]
-        if frame.color_trc == 18:
+        channels = [light.take(channel[rows], mode="clip") for channel in codes]
+        if transfer == "HLG":
             channels = _displayed(channels)
         for place, shares in enumerate(_TO_BT709):
             target[rows, :, place] = code.take(_places(_sum(channels, shares)), mode="clip")
