@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import APNG, GIF, H264, MPEG4, VP9, Encoding, cut, picture, write_animation, write_clip, write_sound
+from tests.clips import (
+    APNG,
+    GIF,
+    H264,
+    MJPEG,
+    MPEG4,
+    VP9,
+    Encoding,
+    cut,
+    picture,
+    write_animation,
+    write_clip,
+    write_sound,
+)
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.sample import header, sample
@@ -145,3 +158,12 @@ def test_a_wrong_size_in_the_header_refuses_no_file_that_has_frames() -> None:
     path.write_bytes(data[:size] + (30_000).to_bytes(2) * 2 + data[size + 4 :])
     assert len(sample(path, WHOLE).pixels) == 8
     assert header(path) == video("a.mov", codec="jpeg2000", pixel_format="rgb24")
+
+
+def test_a_width_below_zero_in_the_header_is_that_of_the_frames(guard: DecoderClient) -> None:
+    path = write_clip(Path("a.avi"), encoding=MJPEG)
+    data = path.read_bytes()
+    at = data.index(b"strf") + 12
+    path.write_bytes(data[:at] + (-64).to_bytes(4, "little", signed=True) + data[at + 4 :])
+    assert len(guard.sample(path, WHOLE).pixels) == 8
+    assert guard.header(path).width == 64

@@ -113,7 +113,7 @@ def _undecoded(path: Path) -> Clip | None:
         clip = _video_header(path, has_decoders=False)
     except MediaError:
         return None
-    return clip if clip.width and clip.height else None
+    return clip if min(clip.width, clip.height) > 0 else None
 
 
 def _video_header(path: Path, *, has_decoders: bool) -> Clip:
