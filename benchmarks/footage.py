@@ -157,11 +157,26 @@ def _repeated(packets: list[VideoPacket], base: Fraction, times: int) -> Iterato
     for turn in range(times):
         shift = turn * round(SEGMENT_S / base) - first
         for packet in packets:
-            again = cast("VideoPacket", av.Packet(bytes(packet)))
+            again = cast("VideoPacket", av.Packet(_later(bytes(packet), turn * SEGMENT_S)))
             again.time_base, again.is_keyframe = base, packet.is_keyframe
             again.pts, again.dts = (stamp + shift for stamp in _stamps(packet))
             again.duration = round(1 / FPS / base)
             yield again
+
+
+def _later(data: bytes, seconds: int) -> bytes:
+    """Moves the time code of an MPEG-2 group of pictures, so that it counts on through the repeats; else no change.
+
+    Its 25 bits are drop flag, hours, minutes, a 1, seconds and pictures.
+    """
+    at = data.find(b"\0\0\1\xb8", 0, 64) + 4
+    if at < 4:
+        return data
+    code = int.from_bytes(data[at : at + 4], "big")
+    whole_s = (code >> 26 & 31) * 3600 + (code >> 20 & 63) * 60 + (code >> 13 & 63) + seconds
+    minutes = whole_s // 60
+    moved = (minutes // 60) << 26 | (minutes % 60) << 20 | 1 << 19 | (whole_s % 60) << 13 | code & 0x8000_1FFF
+    return data[:at] + moved.to_bytes(4, "big") + data[at + 4 :]
 
 
 def _packets(container: av.container.InputContainer) -> Iterator[VideoPacket]:

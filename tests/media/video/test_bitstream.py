@@ -43,7 +43,7 @@ def packets(path: Path) -> Iterator[tuple[Bitstream, av.Packet]]:
         ("a.webm", VP8, ["clean"]),
         ("a.webm", HIDDEN_VP9, ["clean"]),
         ("a.mp4", AV1, ["clean"]),
-        ("a.mpg", MPEG2, ["open"]),
+        ("a.mpg", MPEG2, ["clean"]),
         ("a.avi", MPEG4, ["open"]),
         ("a.avi", MJPEG, ["clean"]),
     ],

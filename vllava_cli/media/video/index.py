@@ -183,13 +183,17 @@ class PacketIndex(Index):
         steps: list[int] = np.diff(self._presented).tolist()
         return steps
 
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+        """Yields the packets to list; the empty one at the end may be among them."""
+        return container.demux(stream)
+
     def _read(self, container: InputContainer, stream: VideoStream) -> None:
         bitstream, packets, trouble = bitstream_of(stream), 0, ""
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
         try:
-            for packet in container.demux(stream):
+            for packet in self._packets(container, stream):
                 packets += packet.size > 0
                 if packet.size and not trouble:
                     trouble = self._add(packet, bitstream)

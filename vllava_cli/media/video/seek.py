@@ -1,12 +1,13 @@
-"""Reads a video's frames in the first of three ways that works: by its sample table, its packets, or a full decode.
+"""Reads a video's frames in the first way that works: by its sample table, its time stamps, its packets, or in full.
 
-The first two decode only the groups of pictures that are needed, and give up at the first sign that the file isn't as
-its index says. The third is always right.
+All but the last way decode only the groups of pictures that are needed, and give up at the first sign that the file
+isn't as its index says. The last way, a full decode, is always right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from vllava_cli.errors import quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.pictures import orientation_of
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.video.bisection import BisectionIndex
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
@@ -34,10 +36,10 @@ _MOST = 0.75
 def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
     """Reads the frames that a framing asks for. Errors: MediaError.
 
-    If the sample table proves wrong, the packets are tried. If a frame is damaged, the whole file is decoded at once.
-    With `tells_rate`, the clip says whether its rate is constant, which takes a while in a long one.
+    If the sample table or the time stamps prove wrong, the packets are tried. If a frame is damaged, the whole file is
+    decoded at once. With `tells_rate`, the clip says whether its rate is constant, which takes a while in a long one.
     """
-    for has_table in (True, False):
+    for is_quick in (True, False):
         with opened(path) as container:
             stream = video_stream(container, path)
             index = None
@@ -45,7 +47,7 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
                 return decode_uncounted(container, path, framing).frames(framing, reason)
             try:
-                index = _index(path, container, stream, has_table=has_table)
+                index = _index(path, container, stream, is_quick=is_quick)
                 timeline = Timeline(path, index, container, stream)
                 frames = _sampled(path, container, timeline, framing)
                 if not tells_rate:
@@ -55,19 +57,20 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reason, is_damaged = str(exc), isinstance(exc, DamageError)
                 count = max(1, index.frame_count if index else exc.packets)
                 reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
-        if is_damaged or not isinstance(index, Mp4Index):
+        if is_damaged or not isinstance(index, (Mp4Index, BisectionIndex)):
             break
     is_whole = framing == Framing(fit=framing.fit, background=framing.background, is_as_stored=framing.is_as_stored)
     foreseen = reference(count, reported=reported) if is_whole else ()
     return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
-def _index(path: Path, container: InputContainer, stream: VideoStream, *, has_table: bool) -> Index:
-    if has_table:
-        try:
+def _index(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
+    """Returns the first index that the file allows. The last one reads all of it; it is the only one if not quick."""
+    if is_quick:
+        with suppress(DistrustError):
             return Mp4Index(container, stream, path)
-        except DistrustError:
-            pass
+        with suppress(DistrustError):
+            return BisectionIndex(container, stream)
     return PacketIndex(container, stream)
 
 
