@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.eight_frames import EightFrames, Picture, open_plainly, rgb
 from benchmarks.lower_bound import prepare_lower_bound
+from vllava_cli.media.decoder.server import MODULES
 from vllava_cli.media.pictures import matrix_of
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import pick
@@ -55,6 +56,8 @@ def loop(path: Path) -> Prepared:
 
 def ours(path: Path) -> Prepared:
     """The work of vllava's decoding process, with the pixels of the documentation, which the others give, too."""
+    for module in MODULES:  # PyAV imports some of them when it opens its first file
+        import_module(module)
 
     def run() -> EightFrames:
         frames = sample(path, Framing(is_as_stored=True))

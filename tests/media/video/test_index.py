@@ -143,3 +143,12 @@ def test_how_many_decoders_share_the_runs(
     lengths: list[int], frame_pixels: int, cores: int, expected: tuple[int, int]
 ) -> None:
     assert parallelism(lengths, frame_pixels=frame_pixels, cores=cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cores", "expected"), [([150, 102], 2, (2, 1)), ([250], 2, (1, 1)), ([250], 16, (1, 4))]
+)
+def test_threads_that_gain_half_are_taken_by_three_or_not_at_all(
+    lengths: list[int], cores: int, expected: tuple[int, int]
+) -> None:
+    assert parallelism(lengths, frame_pixels=854 * 480, cores=cores, thread_gain=0.5) == expected

@@ -25,7 +25,7 @@ try:
 except ImportError:  # on Windows, the parent's clock is the only limit
     resource = None  # type: ignore[assignment]
 
-_MODULES = (*("vllava_cli.media.sample", "av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),)
+MODULES = (*("vllava_cli.media.sample", "av.subtitles.codeccontext", "av.subtitles.stream", "PIL.MpoImagePlugin"),)
 """The modules that decoding needs. They are imported early, because memory may be short in the middle of a file."""
 _OPEN_FILES = 64
 _SMALL_STACK_BYTES = 1 << 18
@@ -36,7 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, but the parent decides
     requests, replies = taken_pipes()
     watch_parent(requests)
-    for module in _MODULES:  # after the pipes are taken: an import may print, and nothing of that may get into them
+    for module in MODULES:  # after the pipes are taken: an import may print, and nothing of that may get into them
         import_module(module)
     memory_bytes = int(sys.argv[1])
     bound(memory_bytes)

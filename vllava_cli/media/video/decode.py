@@ -27,16 +27,16 @@ from vllava_cli.nouns import Framing
 _MAX_DECODERS = 4
 _PIXELS_WORTH_A_DECODER = 6_000_000
 """About 0.02 s of decoding; for less work, opening the file once more doesn't pay."""
-_SLOW_THREADS = ("vp8", "vp9")
-"""Codecs that two threads decode no faster than one."""
 _THREAD_GAIN = 0.85
 """The speed of each thread if several share a run, because they wait for each other."""
+_THREAD_GAINS = {"vp8": 0.0, "vp9": 0.0, "libdav1d": 0.5}
+"""The same for decoders whose threads gain less: two of them are no faster than one, and take more processor time."""
 _THREAD_BYTES = 400 << 20
 """The memory that the pictures of all decoder threads together may take."""
 
 
 def parallelism(
-    lengths: Sequence[int], *, frame_pixels: int, cores: int, shares_frames: bool = True
+    lengths: Sequence[int], *, frame_pixels: int, cores: int, thread_gain: float = _THREAD_GAIN
 ) -> tuple[int, int]:
     """Returns the fastest number of decoders for runs of this many frames, and the number of threads for each decoder.
 
@@ -47,12 +47,12 @@ def parallelism(
     most = min(cores, affordable, max(1, frame_pixels * sum(lengths) // _PIXELS_WORTH_A_DECODER))
 
     def threads(decoders: int) -> int:
-        return min(most // decoders, _MAX_DECODERS if shares_frames else 1)
+        count = min(most // decoders, _MAX_DECODERS)
+        return count if count * thread_gain > 1 else 1
 
     def frames_in_a_row(decoders: int) -> float:
         """Estimates the time of the work, as the number of frames that one thread decodes in that time."""
-        speed = threads(decoders) * _THREAD_GAIN if threads(decoders) > 1 else 1.0
-        return max(*lengths, sum(lengths) / decoders) / speed
+        return max(*lengths, sum(lengths) / decoders) / max(1.0, threads(decoders) * thread_gain)
 
     decoders = min(range(1, min(most, len(lengths), _MAX_DECODERS) + 1), key=frames_in_a_row)
     return decoders, threads(decoders)
@@ -96,7 +96,7 @@ def decode_runs(
         [len(run.presented) for run in runs],
         frame_pixels=width * height,
         cores=cores,
-        shares_frames=stream.codec_context.name not in _SLOW_THREADS,
+        thread_gain=_THREAD_GAINS.get(stream.codec_context.name, _THREAD_GAIN),
     )
     waiting = deque(sorted(runs, key=lambda run: -len(run.presented)))
 

@@ -292,6 +292,8 @@ class Mp4Index(Index):
         self._bitstream = bitstream_of(stream)
         self._groups: dict[int, tuple[tuple[int, int], ...]] = {}
         self._key_indices: dict[int, int] = {}
+        self._orders: dict[tuple[int, int], list[int]] = {}
+        """The results of `_presented`, by the first group and the last one."""
         self._starts: dict[int, Start] = {}
         if "mov" not in container.format.name:
             raise DistrustError("its container has no sample table")
@@ -370,23 +372,27 @@ class Mp4Index(Index):
         return presented
 
     def _presented(self, key: int, *, until: int) -> list[int]:
-        first = self._key_pts(key)
-        presented = sorted(pts for pts in self._decoded(key, until=until) if pts >= first)
-        if any(before == after for before, after in pairwise(presented)):
-            raise DistrustError("two of its frames have the same time stamp")
-        return presented
+        """Returns the pts of the frames that `_decoded` returns and that come after the key frame, ascending."""
+        span = key, self._last_group(key, until)
+        if span not in self._orders:
+            first = self._key_pts(key)
+            presented = sorted(pts for pts in self._decoded(key, until=until) if pts >= first)
+            if any(before == after for before, after in pairwise(presented)):
+                raise DistrustError("two of its frames have the same time stamp")
+            self._orders[span] = presented
+        return self._orders[span]
 
     def _decoded(self, key: int, *, until: int) -> list[int]:
-        """Returns pts in decoding order, from a group on.
+        """Returns pts in decoding order, from a group on to the last one that may reach to `until`."""
+        groups = range(key, self._last_group(key, until) + 1)
+        return [pts for group in groups for pts, _ in self._group(group)]
 
-        The last group is the last one that may have a frame presented at `until` or before.
-        """
-        found = [pts for pts, _ in self._group(key)]
-        for later in range(key + 1, len(self._keys)):
-            if self._entries[self._keys[later]].timestamp > until:
-                break
-            found += [pts for pts, _ in self._group(later)]
-        return found
+    def _last_group(self, key: int, until: int) -> int:
+        """Returns the last group, from `key` on, that may have a frame presented at `until` or before."""
+        later = key + 1
+        while later < len(self._keys) and self._entries[self._keys[later]].timestamp <= until:
+            later += 1
+        return later - 1
 
     def _group(self, key: int) -> tuple[tuple[int, int], ...]:
         """Reads (pts, duration) of a group's packets, in decoding order; compares each packet with its table entry."""
