@@ -90,3 +90,14 @@ def quick(vllava: fork_server.Zygote, tmp_path: Path) -> Callable[..., Shell]:
         return vllava.run(*words, folder=tmp_path)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take most of the time of a model this small."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -61,6 +61,12 @@ def test_frames_are_drawn_without_the_libraries_of_the_model(clip: Path, tmp_pat
         assert (done.stdout, done.stderr.splitlines()[-1]) == ("clip-frames.png\n", "HEAVY [] CODE 0")
 
 
+def test_a_question_to_a_usual_model_is_answered_without_transformers(clip: Path, tmp_path: Path) -> None:
+    libraries = ("transformers", "accelerate", "torch._dynamo")
+    script = WATCH.format(words=["ask", "--quiet", "--model", "demo", str(clip), "What happens?"], heavy=libraries)
+    assert python(script, tmp_path).stderr.splitlines()[-1] == "HEAVY [] CODE 0"
+
+
 def test_version(shell: Run) -> None:
     assert shell("--version") == Shell(code=0, out=f"vllava {vllava_cli.__version__}\n", err="")
 

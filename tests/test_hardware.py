@@ -22,7 +22,7 @@ from vllava_cli.hardware import (
     physical_cores,
     probe,
 )
-from vllava_cli.nouns import Processor
+from vllava_cli.machine import Processor
 
 GIB = 2**30
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+LIBRARY = "vllava_cli/engine/cpu/libproducts.so"
 WHEEL_LIMIT_BYTES = 9_000_000
 DEMO_LIMIT_BYTES = 8_000_000
 
@@ -50,7 +53,7 @@ def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
 def test_the_sdist_holds_what_the_wheel_needs(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "man/vllava.1"} <= names
+    assert {"hatch_build.py", "README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "man/vllava.1"} <= names
     assert not any(name.startswith(("tests/", ".venv/", "training/")) for name in names)
 
 
@@ -64,6 +67,33 @@ def test_the_wheel_carries_the_model_the_clips_and_the_man_pages(built: tuple[Pa
     assert pages == {page.name for page in (REPOSITORY / "man").glob("*.1")}
     assert sum(size for name, size in names.items() if name.startswith("vllava_cli/demo/")) <= DEMO_LIMIT_BYTES
     assert built[1].stat().st_size <= WHEEL_LIMIT_BYTES
+
+
+def test_the_wheel_carries_compiled_products_where_a_compiler_is(built: tuple[Path, Path]) -> None:
+    has_compiler = sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("cc")
+    with zipfile.ZipFile(built[1]) as archive:
+        names = archive.namelist()
+    assert (LIBRARY in names) == bool(has_compiler)
+    assert ("py3-none-linux_x86_64" in built[1].name) == bool(has_compiler)
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_compiler_the_wheel_is_for_any_machine(
+    compiler: str, built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And has no library that was compiled before, as a checkout may."""
+    with tarfile.open(built[0]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    (source / LIBRARY).write_bytes(b"an old one")
+    made = run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, source, folder=tmp_path, CC=compiler)
+    assert made.returncode == 0, made.stdout + made.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert "torch's products are used" in made.stdout + made.stderr
+    with zipfile.ZipFile(wheel) as archive:
+        assert LIBRARY not in archive.namelist()
+        assert "vllava_cli/engine/cpu/products.c" in archive.namelist()
 
 
 def test_the_demo_answers_outside_the_checkout(environment: Path) -> None:

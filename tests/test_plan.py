@@ -35,8 +35,10 @@ from tests.machines import (
 )
 from tests.refusals import refused
 from vllava_cli.errors import MemoryShortError, WishError
-from vllava_cli.nouns import Attention, Checkpoint, Hardware, LoadPlan, MediaKind, Precision, Processor, Wishes
-from vllava_cli.plan import advise, free_gib, gib, needed_bytes, plan
+from vllava_cli.machine import Hardware, Processor
+from vllava_cli.memory import free_gib, gib, held_bytes, needed_bytes
+from vllava_cli.nouns import Attention, Checkpoint, LoadPlan, MediaKind, Precision, Wishes
+from vllava_cli.plan import advise, plan
 
 VIDEOS = SEVEN_B.seeing(["video"])
 
@@ -82,7 +84,7 @@ def test_the_demo_runs_on_every_cpu_in_fp32(machine: Machine) -> None:
     ("wishes", "hardware", "chosen"),
     [
         # device alone
-        (Wishes(device="cpu"), box(RTX_4090, bf16=True), ("cpu", "bfloat16", None, "sdpa")),
+        (Wishes(device="cpu"), box(RTX_4090, bf16=True), ("cpu", "float16", None, "sdpa")),
         (Wishes(device="cuda"), box(RTX_3060, second(RTX_4090)), ("cuda:1", "float16", None, "sdpa")),
         (Wishes(device="cuda:0"), box(RTX_3060, second(RTX_4090)), ("cuda:0", "float16", "4bit", "sdpa")),
         (Wishes(device="cuda"), box(RX_7900), ("cuda:0", "float16", None, "sdpa")),
@@ -95,7 +97,9 @@ def test_the_demo_runs_on_every_cpu_in_fp32(machine: Machine) -> None:
         (Wishes(precision="fp32"), box(RTX_4090, ram=64, free=58), ("cpu", "float32", None, "sdpa")),
         (Wishes(precision="bf16"), box(T4, second(H100)), ("cuda:1", "bfloat16", None, "sdpa")),
         (Wishes(precision="bf16"), box(ram=32, free=26), ("cpu", "bfloat16", None, "sdpa")),
-        (Wishes(precision="8bit"), box(ram=16, free=14.5), ("cpu", "float32", "8bit", "sdpa")),
+        (Wishes(precision="8bit"), box(ram=16, free=14.5, bnb=False), ("cpu", "float32", "8bit", "sdpa")),
+        (Wishes(precision="fp16"), box(bf16=True), ("cpu", "float16", None, "sdpa")),
+        (Wishes(precision="fp16", device="cpu"), box(RTX_4090), ("cpu", "float16", None, "sdpa")),
         # attention alone
         (Wishes(attention="eager"), box(RTX_4090, flash=True), ("cuda:0", "float16", None, "eager")),
         (Wishes(attention="sdpa"), box(RTX_4090, flash=True), ("cuda:0", "float16", None, "sdpa")),
@@ -112,10 +116,10 @@ def test_the_demo_runs_on_every_cpu_in_fp32(machine: Machine) -> None:
             (replace(wish, model="demo"), box(RTX_4090, bf16=True, flash=True), chosen)
             for wish, chosen in {
                 Wishes(device="cuda"): ("cuda:0", "float16", None, "flash_attention_2"),
-                Wishes(precision="fp16"): ("cuda:0", "float16", None, "flash_attention_2"),
+                Wishes(precision="fp16"): ("cpu", "float16", None, "sdpa"),
                 Wishes(attention="flash_attention_2"): ("cuda:0", "float16", None, "flash_attention_2"),
                 Wishes(precision="bf16"): ("cpu", "bfloat16", None, "sdpa"),
-                Wishes(precision="4bit"): ("cpu", "float32", "4bit", "sdpa"),
+                Wishes(precision="4bit"): ("cpu", "bfloat16", "4bit", "sdpa"),
             }.items()
         ),
     ],
@@ -148,16 +152,6 @@ OLD_DRIVER = "CUDA initialization: the NVIDIA driver on your system is too old."
             box(T4, second(RTX_4090)),
             "--device cuda:3 is not available; "
             "this machine has cuda:0 (Tesla T4), cuda:1 (NVIDIA GeForce RTX 4090) and cpu.",
-        ),
-        (
-            Wishes(precision="fp16"),
-            box(bf16=True),
-            "--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision bf16.",
-        ),
-        (
-            Wishes(precision="fp16", device="cpu"),
-            box(RTX_4090),
-            "--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision fp32.",
         ),
         (
             Wishes(precision="bf16"),
@@ -197,41 +191,43 @@ SHORT = "There is not enough memory for LanguageBind/Video-LLaVA-7B-hf: "
     [
         (
             Wishes(precision="fp16"),
-            box(T4),
-            "fp16 needs 15.9 GiB with a context of 2696 tokens and 14.4 of 14.6 GiB are free on Tesla T4. "
+            box(T4, ram=16, free=12),
+            "fp16 needs 15.9 GiB with a context of 2696 tokens and 14.4 of 14.6 GiB are free on Tesla T4; "
+            "fp16 needs 17.4 GiB with a context of 2696 tokens and 12.0 of 16.0 GiB of RAM are free. "
             "Leave --precision out: 4bit needs 8.1 GiB and fits into the 14.6 GiB of Tesla T4.",
         ),
         (
             Wishes(device="cuda"),
             box(GTX_1050, bf16=True),
             "4bit needs 7.2 GiB with a context of 2696 tokens and 3.6 of 4.0 GiB are free on NVIDIA GeForce GTX 1050. "
-            "Leave --device out: bf16 needs 16.8 GiB and fits into the 32.0 GiB of RAM.",
+            "Leave --device out: fp16 needs 17.3 GiB and fits into the 32.0 GiB of RAM.",
         ),
         (
             Wishes(),
-            box(T4, ram=12, free=10, bnb=False),
+            box(T4, ram=8, free=6, bnb=False),
             "fp16 needs 15.9 GiB with a context of 2696 tokens and 14.4 of 14.6 GiB are free on Tesla T4; "
-            "fp32 needs 31.3 GiB with a context of 2696 tokens and 10.0 of 12.0 GiB of RAM are free. "
+            "4bit needs 8.7 GiB with a context of 2696 tokens and 6.0 of 8.0 GiB of RAM are free. "
             "Install bitsandbytes (pip install -U bitsandbytes): "
             "4bit needs 8.1 GiB and fits into the 14.6 GiB of Tesla T4.",
         ),
         (
             Wishes(),
             box(ram=16, free=4, bf16=True),
-            "4bit needs 7.2 GiB with a context of 2696 tokens and 4.0 of 16.0 GiB of RAM are free. "
-            "Close other programs: 4bit needs 8.1 GiB and fits into the 16.0 GiB of RAM.",
+            "4bit needs 7.6 GiB with a context of 2696 tokens and 4.0 of 16.0 GiB of RAM are free. "
+            "Close other programs: 8bit needs 11.2 GiB and fits into the 16.0 GiB of RAM.",
         ),
         (
             Wishes(),
-            box(ram=16, free=4, bf16=True, bnb=False),
-            "bf16 needs 15.9 GiB with a context of 2696 tokens and 4.0 of 16.0 GiB of RAM are free. "
+            box(gpu("GPU", 12, 3), ram=8, free=4, bnb=False),
+            "fp16 needs 15.9 GiB with a context of 2696 tokens and 3.0 of 12.0 GiB are free on GPU; "
+            "4bit needs 8.7 GiB with a context of 2696 tokens and 4.0 of 8.0 GiB of RAM are free. "
             "Close other programs and install bitsandbytes (pip install -U bitsandbytes): "
-            "4bit needs 8.1 GiB and fits into the 16.0 GiB of RAM.",
+            "4bit needs 8.1 GiB and fits into the 12.0 GiB of GPU.",
         ),
         (
             Wishes(),
             replace(box(ram=4, free=3), faults=(OLD_DRIVER,)),
-            "4bit needs 10.5 GiB with a context of 2696 tokens and 3.0 of 4.0 GiB of RAM are free. "
+            "4bit needs 8.7 GiB with a context of 2696 tokens and 3.0 of 4.0 GiB of RAM are free. "
             f"A machine with more memory is needed; --model demo runs on any. {OLD_DRIVER}",
         ),
     ],
@@ -267,10 +263,10 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] =
         (
             "No GPU has room: 4bit needs 7.2 GiB with a context of 2696 tokens and 5.5 of 6.0 GiB are free on "
             "NVIDIA GeForce RTX 2060; the CPU is much slower.",
-            "This CPU has no bf16 instructions, so fp32 is its fastest; "
-            "4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
-            "The memory is too small for fp32: fp32 needs 33.0 GiB, "
-            "4bit needs 12.2 GiB and 12.5 of 16.0 GiB of RAM are free.",
+            "The CPU computes in fp32, into which it unpacks the weights; "
+            "8bit needs 12.4 GiB and 12.5 of 16.0 GiB of RAM are free.",
+            "The memory is too small for fp16: fp16 needs 18.4 GiB, "
+            "8bit needs 12.4 GiB and 12.5 of 16.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
             "One for each physical core that this process may use; OMP_NUM_THREADS overrides it.",
         ),
@@ -303,15 +299,15 @@ REASONS: tuple[tuple[str, Wishes, Hardware, Checkpoint, tuple[str, ...]], ...] =
         ),
     ),
     (
-        "bf16 on a CPU that has to emulate it",
-        Wishes(precision="bf16"),
+        "16 bits on a CPU",
+        Wishes(),
         box(),
         SEVEN_B,
         (
             "There is no GPU that torch can use; 26.0 of 32.0 GiB of RAM are free.",
-            "--precision bf16 was asked for, though this CPU has no instructions for it, which makes it slow; "
-            "bf16 needs 16.8 GiB and 26.0 of 32.0 GiB of RAM are free.",
-            "None is needed: bf16 needs 16.8 GiB and 26.0 of 32.0 GiB of RAM are free.",
+            "The CPU holds the weights in 16 bits and unpacks them as it computes; "
+            "fp16 needs 18.4 GiB and 26.0 of 32.0 GiB of RAM are free.",
+            "None is needed: fp16 needs 18.4 GiB and 26.0 of 32.0 GiB of RAM are free.",
             "PyTorch's own attention: flash-attn runs on NVIDIA and AMD GPUs, not on the CPU.",
             "One for each physical core that this process may use; OMP_NUM_THREADS overrides it.",
         ),
@@ -386,8 +382,7 @@ def test_reasons_word_for_word(
         (
             Wishes(),
             replace(box(ram=64, free=58), faults=(OLD_DRIVER,)),
-            f"{OLD_DRIVER} A GPU with 8.1 GiB of free memory (4bit) or 16.8 GiB (fp16) is much faster than the CPU. "
-            "--precision 4bit may be faster, as it needs 12.2 GiB instead of 33.0 GiB, but it is less exact.",
+            f"{OLD_DRIVER} A GPU with 8.1 GiB of free memory (4bit) or 16.8 GiB (fp16) is much faster than the CPU.",
         ),
     ],
 )
@@ -402,6 +397,16 @@ def test_the_estimate_counts_weights_cache_activations_and_the_runtime() -> None
     eager = needed_bytes(SEVEN_B, "float16", "4bit", context_tokens=1000, is_eager=True)
     assert eager == weights + cache * 2 + GIB // 2
     assert needed_bytes(SEVEN_B, "float32", context_tokens=1000) == 7_366_000_000 * 4 + cache * 2 * 1.25 + GIB // 2
+
+
+def test_the_estimate_for_a_cpu_counts_towers_in_the_dtype_that_it_computes_in() -> None:
+    cache, words, rest = 1000 * 2 * 32 * 4096, 262_668_288 * 2, 886_000_000 - 262_668_288
+    for quantisation, bits in ((None, 16), ("8bit", 8), ("4bit", 4.5)):
+        weights = 6_480_000_000 * bits / 8 + words
+        wide = weights + rest * 4 + cache * 2 + cache * 4 * 0.25 + GIB // 2
+        assert held_bytes(SEVEN_B, quantisation, "float32", 1000) == wide
+        assert held_bytes(SEVEN_B, quantisation, "bfloat16", 1000, cache_bytes=4) == wide - rest * 2 + cache * 2
+    assert held_bytes(SEVEN_B, "4bit", "float32", 1000, is_eager=True) == wide + cache * 4 * 0.75
 
 
 def test_what_is_needed_is_rounded_up_and_what_is_free_down() -> None:
@@ -453,8 +458,8 @@ def test_a_plan_fits_is_possible_and_is_what_was_asked_for(
     card = next((each for each in hardware.accelerators if each.device == made.device), None)
     assert card or made.device == "cpu"
     assert made.needed_bytes <= (card.free_bytes if card else hardware.ram_free_bytes)
-    assert card or made.dtype != "float16"
-    assert hardware.has_bitsandbytes or made.quantisation is None
+    assert hardware.has_bitsandbytes or made.quantisation is None or not card
+    assert made.is_held == (not card and (made.quantisation is not None or made.dtype != "float32"))
     if made.attention == "flash_attention_2":
         assert hardware.has_flash_attn and card and card.kind in ("cuda", "rocm") and made.dtype != "float32"
         assert card.capability is None or card.capability >= (8, 0)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,20 @@ def test_a_dumb_terminal_and_a_file_get_no_progress(monkeypatch: pytest.MonkeyPa
             screen.notice("About clip.mp4.")
         assert (screen.is_moving, screen.answer_width) == (False, None)
         assert stream.getvalue() == "About clip.mp4.\n"
+
+
+def test_without_a_terminal_a_log_says_every_30_seconds_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllava_cli.screen.PROGRESS_S", 0.001)
+    for is_quiet, wanted in ((False, {"vllava: quantising to 4 bits, once: 9 of 32 layers"}), (True, set())):
+        told, err = threading.Event(), io.StringIO()
+
+        def parts(told: threading.Event = told) -> list[str]:
+            told.set()
+            return ["quantising to 4 bits, once: 9 of 32 layers"]
+
+        with Screen(out=io.StringIO(), err=err, is_quiet=is_quiet).log.progress(parts):
+            assert is_quiet or told.wait(60)
+        assert set(err.getvalue().splitlines()) == wanted
 
 
 def test_a_closed_pipe_and_a_full_disk_are_told_apart() -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pytest
 
 from tests.refusals import refused
+from vllava_cli import times
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Framing
-from vllava_cli.times import Stopwatch, framing_of, roughly, time_of, times_of
+from vllava_cli.times import Activity, Stopwatch, framing_of, roughly, time_of, times_of
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,24 @@ def test_parts_follow_one_another_and_add_up_to_the_whole() -> None:
     assert watch.parts == {"start": 0.5, "frames": 3.25, "planning": 0.0, "first token": 1.5, "decoding": 2.5}
     assert watch.account() == "7.75 s: start 0.50, frames 3.25, first token 1.50, decoding 2.50"
     assert sum(watch.parts.values()) == clock.now_s - 99.5
+
+
+def test_an_activity_says_what_is_done_and_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(times.time, "monotonic", lambda: now_s)
+    activity = Activity()
+    assert activity.text == ""
+    activity.begin("loading the model")
+    activity.advance(0.5)
+    assert activity.text == "loading the model"
+    activity.begin("reading", total=2069, unit="tokens")
+    assert activity.text == "reading"
+    now_s = 103.0
+    activity.advance(0.25)
+    assert activity.text == "reading: 517 of 2,069 tokens"
+    now_s = 160.0
+    assert activity.text == "reading: 517 of 2,069 tokens, about 3 min left"
+    activity.advance(1)
+    assert activity.text == "reading: 2,069 of 2,069 tokens, about 1 s left"
+    activity.begin("looking at the clip", total=100, unit="percent")
+    assert activity.text == "looking at the clip"

@@ -68,6 +68,7 @@ def ask(
     sampling: given.SamplingMade,
     choices: given.Choices = None,
     calibrate: given.Calibrate = False,
+    clip_cache: given.ClipCacheUsed = True,
     json: given.Json = False,
     stream: given.Stream = True,
     verbose: given.Verbose = False,
@@ -89,6 +90,7 @@ def ask(
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits,
         output="json" if json else "stream" if stream else "whole",
+        has_clip_cache=clip_cache,
     )
     return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
@@ -125,6 +127,7 @@ def chat(
     framing: given.FramingMade,
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
+    clip_cache: given.ClipCacheUsed = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer, a line each.")] = False,
     stream: given.Stream = True,
     verbose: given.Verbose = False,
@@ -153,6 +156,7 @@ def chat(
         output="json" if json else "stream" if stream else "whole",
         continued=continue_,
         session=session,
+        has_clip_cache=clip_cache,
     )
     return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
@@ -189,6 +193,7 @@ def batch(
     framing: given.FramingMade,
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
+    clip_cache: given.ClipCacheUsed = True,
     hash: given.Hash = False,
     stats: given.ShowStats = False,
     verbose: given.Verbose = False,
@@ -237,6 +242,7 @@ def batch(
         is_dry=dry_run,
         has_stats=stats,
         is_hashing=hash,
+        has_clip_cache=clip_cache,
     )
     if asked.notice:
         screen.notice(asked.notice)
@@ -382,6 +388,7 @@ def bench(
     batch_size: given.Batches = None,
     max_new_tokens: given.MaxNewTokens = 64,
     repeat: given.Repeat = 5,
+    short: given.Short = False,
     check: given.Check = False,
     save: given.Save = None,
     compare: given.Compare = None,
@@ -412,7 +419,13 @@ def bench(
             for kernel in attention or ("auto",)
         ),
         random=random_weights,
-        task=BenchTask(question=question, new_tokens=max_new_tokens, repeat=repeat, batches=batch_size or (1, 4, 16)),
+        task=BenchTask(
+            question=question,
+            new_tokens=max_new_tokens,
+            repeat=repeat,
+            batches=batch_size or (1, 4, 16),
+            is_short=short,
+        ),
         is_checked=check,
         limits=limits,
         is_json=json,

@@ -18,7 +18,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
-from vllava_cli.nouns import Hardware, Processor
+from vllava_cli.machine import Hardware, Processor
 
 ROOT = Path("/")
 FLASH_ATTN_FLOOR = (2, 3, 3)

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-MODEL_MODULES = ("transformers.models.video_llava.modeling_video_llava", "transformers.models.auto.tokenization_auto")
-"""Modules that an answer needs; importing them takes 3 of the 4 seconds in which the demo answers."""
+MODEL_MODULES = ("vllava_cli.engine.load", "tokenizers")
+"""Modules that an answer needs, torch among them; importing them takes most of the time in which the demo answers."""
 
 
 def import_in_background(modules: Sequence[str] = MODEL_MODULES) -> Callable[[], None]:

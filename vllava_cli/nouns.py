@@ -5,7 +5,8 @@ Only `Conversation` changes. Nothing heavy is imported here; numpy appears in an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -50,6 +51,8 @@ class Log:
     detail: Callable[[str], object] = str
     has_bars: bool = False
     """True where progress bars may be drawn on stderr."""
+    progress: Callable[[Callable[[], Sequence[str]]], AbstractContextManager[None]] = lambda _: nullcontext()
+    """Shows the texts that a function returns while a block runs."""
 
 
 SILENT = Log()
@@ -66,63 +69,6 @@ class Wishes:
     device: str | None = None
     precision: Precision | None = None
     attention: Attention | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Processor:
-    """A GPU with its memory, or the CPU with the RAM. `device` is torch's name: "cuda:0", "mps", "xpu:0" or "cpu"."""
-
-    kind: Literal["cuda", "rocm", "mps", "xpu", "cpu"]
-    device: str
-    name: str
-    total_bytes: int
-    free_bytes: int
-    capability: tuple[int, int] | None = None
-    """CUDA compute capability, (8, 9) for an RTX 4090; None elsewhere."""
-
-    @property
-    def is_gpu(self) -> bool:
-        return self.kind != "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """The hardware of this machine; the GPUs come in torch's order."""
-
-    accelerators: tuple[Processor, ...] = ()
-    cpu_name: str
-    cpu_cores: int
-    """Physical cores that this process may use."""
-    ram_total_bytes: int
-    ram_free_bytes: int
-    has_cpu_bf16: bool = False
-    """avx512_bf16 or amx_bf16 on x86, bf16 on Arm."""
-    cpu_bf16_gain: float | None = None
-    """The time of an answer in fp32 over that in bf16, as measured here; None where it wasn't."""
-    has_bitsandbytes: bool = False
-    has_flash_attn: bool = False
-    faults: tuple[str, ...] = ()
-    """GPUs that are here but that torch can't use, a sentence each: what is wrong and the remedy."""
-
-    @property
-    def cpu(self) -> Processor:
-        return Processor(
-            kind="cpu",
-            device="cpu",
-            name=self.cpu_name,
-            total_bytes=self.ram_total_bytes,
-            free_bytes=self.ram_free_bytes,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """The measured speed of a device: operations and bytes per second."""
-
-    operations: float
-    """Multiplications and additions, in a large product of matrices."""
-    bytes: float
-    """Read and written, in a large copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +130,10 @@ class Checkpoint(Source):
     """FRAMES_PER_CLIP * (patches per frame + 1)."""
     tokens_per_image: int
     video_recipe: VideoRecipe
+    embedding_parameters: int = 0
+    """The embeddings and the head, which are counted in `other_parameters`."""
+    dtype: Dtype = "float16"
+    """The dtype that the config names for the weights."""
     unloaded_parameters: int = 0
     """The parameters of towers that aren't loaded; not counted in `other_parameters`."""
 
@@ -222,6 +172,12 @@ class LoadPlan:
     threads: int | None = None
     """The threads of the CPU; None where a GPU computes."""
     threads_reason: str = ""
+    forms: tuple[tuple[Precision, str], ...] = ()
+    """Each form in which a measured CPU could hold the weights, and a clause: what it needs and how long it takes."""
+    is_held: bool = False
+    """True if the CPU holds the weights in 16, 8 or 4 bits and unpacks them as it computes."""
+    wide_dtype: Dtype = "float32"
+    """The dtype in which the CPU then multiplies many rows."""
 
     @property
     def precision(self) -> Precision:

@@ -26,6 +26,7 @@ from vllava_cli.nouns import (
     Sampling,
     Wishes,
 )
+from vllava_cli.storage.files import size_bytes
 from vllava_cli.times import framing_of, time_of, times_of
 
 PRECISIONS = ("auto", *get_args(Precision))
@@ -132,20 +133,6 @@ def positive_time(text: str) -> float:
     return found
 
 
-def size_bytes(text: str) -> int:
-    """Reads a size in bytes: "512M" → 536870912, "4G" → 4294967296."""
-    digits = text.strip().upper().removesuffix("B").removesuffix("I")
-    power = "KMGT".find(digits[-1:]) + 1 if digits else 0
-    number = digits[:-1] if power else digits
-    try:
-        size = int(float(number) * 1024**power)
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1 or size >= 1 << 62:
-        raise typer.BadParameter(f"{text!r} is not a size: give bytes with K, M or G (512M, 4G)")
-    return size
-
-
 Words = Annotated[
     list[str],
     typer.Argument(
@@ -238,6 +225,12 @@ Choices = Annotated[
 Calibrate = Annotated[
     bool,
     typer.Option("--calibrate", help="Divide each choice's likelihood by what it would be if the clip were blank."),
+]
+ClipCacheUsed = Annotated[
+    bool,
+    typer.Option(
+        "--clip-cache/--no-clip-cache", help="Keep what the model read of a clip on the disk, and go on from there."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Stream = Annotated[
@@ -390,6 +383,9 @@ RandomWeights = Annotated[
         show_default="the model's own",
     ),
 ]
+Short = Annotated[
+    bool, typer.Option("--short", help="Measure one answer of this tool only: for a slow machine.", show_default=False)
+]
 Repeat = Annotated[int, typer.Option(**number(int, 1, 1000), help="How often each thing is measured.")]
 Batches = Annotated[
     Several | None,
@@ -486,7 +482,7 @@ def limits_of(
     decode_memory: Annotated[
         int | None,
         typer.Option(
-            parser=size_bytes, metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"
+            **read_by(size_bytes), metavar="SIZE", help="The most memory that decoding may take.", show_default="4G"
         ),
     ] = None,
 ) -> DecodeLimits:

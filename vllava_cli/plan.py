@@ -1,45 +1,21 @@
 """plan(wishes, hardware, checkpoint) -> LoadPlan: where and how a model is loaded, each choice with its reason. Pure.
 
-`plan` tries each GPU, the one with the most free memory first, in fp16 and in 4bit; then the CPU in bf16 or fp32 and
-in 4bit. It takes the first with enough memory for weights, KV cache, activations and the libraries. A wish that can't
-be granted is refused.
+`plan` tries each GPU, the one with the most free memory first, in fp16 and in 4bit; then the CPU in 16, 8 and 4 bits.
+It takes the first with enough memory for weights, KV cache, activations and the libraries; on a CPU that was measured,
+a less exact form only if it is much faster. A wish that can't be granted is refused.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from vllava_cli.cpu_time import HASTE, Expected, expected, wide_dtype
 from vllava_cli.errors import MemoryShortError, WishError
-from vllava_cli.nouns import (
-    SHORT_NAMES,
-    Attention,
-    Checkpoint,
-    Dtype,
-    Hardware,
-    LoadPlan,
-    Precision,
-    Processor,
-    Quantisation,
-    Wishes,
-)
-
-GIB = 2**30
-
-NF4_BYTES = 0.5625
-"""Per parameter: half a byte, and one fp32 scale for each block of 64."""
-
-ACTIVATIONS_PER_CACHE = 0.25
-"""A prefill's activations, as a part of the cache that it fills. The 7B model holds 4 * 4096 + 3 * 11008 values a
-token, in one layer at a time, which is 0.19 of the cache of its 32 layers; the towers' eight frames take less."""
-
-EAGER_ACTIVATIONS_PER_CACHE = 1.0
-"""Eager attention also holds the scores of every pair of tokens, and their softmax in fp32: 2 GiB for the 7B model."""
-
-RUNTIME_BYTES = GIB // 2
-"""Kernels, workspaces, and what an allocator can't reuse."""
+from vllava_cli.machine import CpuSpeed, Hardware, Processor
+from vllava_cli.memory import GIB, free_gib, gib, held_bytes, needed_bytes
+from vllava_cli.nouns import SHORT_NAMES, Attention, Checkpoint, Dtype, LoadPlan, Precision, Quantisation, Wishes
 
 TINY_PARAMETERS = 100_000_000
 """With a smaller model the CPU has answered before a GPU has started."""
@@ -50,6 +26,9 @@ with the longest answer that the default allows."""
 
 SYSTEM_SHARE = 0.15
 """The part of a memory that the system and a desktop keep when all other programs are closed."""
+
+HELD_FORMS: tuple[Quantisation, ...] = ("8bit", "4bit")
+"""The forms that a CPU may hold the weights in besides 16 bits, the most exact first."""
 
 FAST_FP16_CAPABILITY = (7, 0)
 FLASH_CAPABILITY = (8, 0)
@@ -69,8 +48,10 @@ class Attempt:
     dtype: Dtype
     dtype_reason: str
     quantisation: Quantisation | None = None
+    wide_dtype: Dtype = "float32"
     context_tokens: int
     is_eager: bool
+    speed: CpuSpeed | None = None
 
     @property
     def precision(self) -> Precision:
@@ -81,8 +62,23 @@ class Attempt:
         return self.context_tokens < self.checkpoint.context_tokens
 
     @property
+    def is_held(self) -> bool:
+        """True if the CPU holds the weights in fewer than 32 bits."""
+        return not self.processor.is_gpu and self.precision != "fp32"
+
+    @property
     def needed_bytes(self) -> int:
+        if self.is_held:
+            cache_bytes = self.speed.cache_bytes if self.speed else 2
+            return held_bytes(
+                self.checkpoint, self.quantisation, self.wide_dtype, self.context_tokens, cache_bytes, self.is_eager
+            )
         return needed_bytes(self.checkpoint, self.dtype, self.quantisation, self.context_tokens, is_eager=self.is_eager)
+
+    @property
+    def expected(self) -> Expected | None:
+        """How long an answer takes, if the attempt is for a CPU that was measured."""
+        return expected(self.checkpoint, self.precision, self.speed) if self.speed else None
 
     @property
     def fits(self) -> bool:
@@ -109,9 +105,10 @@ class Attempt:
 def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
     """Chooses the first attempt that fits. Errors: WishError for a wish that can't be granted, MemoryShortError."""
     tried = attempts(wishes, hardware, checkpoint)
-    chosen = next((attempt for attempt in tried if attempt.fits), None)
-    if chosen is None:
+    fitting = [attempt for attempt in tried if attempt.fits]
+    if not fitting:
         raise MemoryShortError(_shortage(tried, wishes, hardware, checkpoint))
+    chosen = _most_exact(fitting)
     attention, attention_reason = _attention(chosen, wishes, hardware)
     is_cpu = not chosen.processor.is_gpu
     return LoadPlan(
@@ -123,7 +120,10 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
         context_tokens=chosen.context_tokens if chosen.is_short else None,
         device_reason=f"{_device_reason(chosen, tried, wishes)}.",
         dtype_reason=f"{chosen.dtype_reason}; {chosen.need_and_free}.",
-        quantisation_reason=f"{_quantisation_reason(chosen, tried, wishes)}{chosen.need_and_free}.",
+        forms=tuple((each.precision, _form(each)) for each in tried if each.expected and not each.is_short),
+        is_held=chosen.is_held,
+        wide_dtype=chosen.wide_dtype,
+        quantisation_reason=f"{_quantisation_reason(chosen, tried, wishes)}{chosen.need_and_free}{_time(chosen)}.",
         attention_reason=attention_reason,
         # Hyper-threads share the units that products of matrices keep busy, so physical cores count.
         threads=hardware.cpu_cores if is_cpu else None,
@@ -133,6 +133,17 @@ def plan(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan
     )
 
 
+def _most_exact(fitting: list[Attempt]) -> Attempt:
+    """Returns the first attempt; on a measured CPU, the first that takes little more time than the fastest."""
+    first = fitting[0]
+    rivals = [each for each in fitting if each.processor == first.processor and each.is_short == first.is_short]
+    times = [(each, each.expected.answer_s) for each in rivals if each.expected]
+    if first.expected is None or not times:
+        return first
+    least_s = min(answer_s for _, answer_s in times)
+    return next(each for each, answer_s in times if answer_s <= HASTE * least_s)
+
+
 def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Returns sentences that say what would make this plan faster or more exact; empty if nothing would."""
     if is_tiny(checkpoint):
@@ -140,11 +151,6 @@ def advise(plan: LoadPlan, hardware: Hardware, checkpoint: Checkpoint) -> tuple[
     advice = []
     if plan.device == "cpu":
         advice += [*hardware.faults, _gpu_advice(hardware, checkpoint)]
-        if plan.dtype == "float32" and plan.quantisation is None:
-            # The time of a token is the time that reading the weights takes.
-            install = "" if hardware.has_bitsandbytes else f" after {PIP_BITSANDBYTES}"
-            sizes = f"{gib(needed_bytes(checkpoint, plan.dtype, '4bit'))} instead of {gib(plan.needed_bytes)}"
-            advice.append(f"--precision 4bit{install} may be faster, as it needs {sizes}, but it is less exact.")
         return tuple(advice)
     gpu = next(gpu for gpu in hardware.accelerators if gpu.device == plan.device)
     fp16_bytes = needed_bytes(checkpoint, "float16")
@@ -169,63 +175,36 @@ def attempts(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tupl
     """
     found: list[Attempt] = []
     for processor in _processors(wishes, hardware, checkpoint):
-        dtype, reason = _dtype(processor, wishes, hardware, checkpoint)
+        dtype, reason = _dtype(processor, wishes, checkpoint)
+        speed = None if processor.is_gpu else hardware.cpu_speed
+        usual: Dtype = "bfloat16" if hardware.has_cpu_bf16 else "float32"
         whole = Attempt(
             checkpoint=checkpoint,
             processor=processor,
             dtype=dtype,
             dtype_reason=reason,
+            wide_dtype=wide_dtype(speed) if speed else usual,
+            speed=speed,
             context_tokens=checkpoint.context_tokens,
             is_eager=wishes.attention == "eager",
         )
+        computes = f"The CPU computes in {SHORT_NAMES[whole.wide_dtype]}, into which it unpacks the weights"
+        quantised = whole if processor.is_gpu else replace(whole, dtype=whole.wide_dtype, dtype_reason=computes)
         if wishes.precision == "4bit" or wishes.precision == "8bit":
-            found.append(replace(whole, quantisation=wishes.precision))
-        elif wishes.precision or not hardware.has_bitsandbytes:
+            found.append(replace(quantised, quantisation=wishes.precision))
+        elif wishes.precision or (processor.is_gpu and not hardware.has_bitsandbytes):
             found.append(whole)
+        elif processor.is_gpu or whole.precision == "fp32":
+            found += [whole, replace(quantised, quantisation="4bit")]
         else:
-            found += [whole, replace(whole, quantisation="4bit")]
+            found += [whole, *(replace(quantised, quantisation=each) for each in HELD_FORMS)]
         contexts = [checkpoint.tokens_per_video + extra for extra in SHORT_CONTEXTS_EXTRA_TOKENS]
         found += [replace(found[-1], context_tokens=min(whole.context_tokens, tokens)) for tokens in contexts]
     return tuple(found)
 
 
-def needed_bytes(
-    checkpoint: Checkpoint,
-    dtype: Dtype,
-    quantisation: Quantisation | None = None,
-    context_tokens: int | None = None,
-    *,
-    is_eager: bool = False,
-) -> int:
-    """Counts the bytes that a device must hold for a conversation of `context_tokens`; None is the whole context."""
-    cache = checkpoint.cache_values_per_token * (context_tokens or checkpoint.context_tokens) * value_bytes(dtype)
-    activations = cache * (EAGER_ACTIVATIONS_PER_CACHE if is_eager else ACTIVATIONS_PER_CACHE)
-    weights = checkpoint.language_parameters * matrix_bytes(dtype, quantisation)
-    return int(weights + checkpoint.other_parameters * value_bytes(dtype) + cache + activations) + RUNTIME_BYTES
-
-
-def value_bytes(dtype: Dtype) -> int:
-    """The bytes of one number outside the language model's matrices, for example in the KV cache."""
-    return 4 if dtype == "float32" else 2
-
-
-def matrix_bytes(dtype: Dtype, quantisation: Quantisation | None) -> float:
-    """The bytes of one number in the language model's matrices."""
-    return {"4bit": NF4_BYTES, "8bit": 1.0, None: float(value_bytes(dtype))}[quantisation]
-
-
 def is_tiny(checkpoint: Checkpoint) -> bool:
     return checkpoint.parameters < TINY_PARAMETERS
-
-
-def gib(size_bytes: float) -> str:
-    """Writes needed bytes, rounded up: 17_968_398_336 → "16.8 GiB". So they never look smaller than free bytes."""
-    return f"{math.ceil(size_bytes / GIB * 10) / 10:.1f} GiB"
-
-
-def free_gib(size_bytes: float) -> str:
-    """Writes free bytes in GiB, rounded down, without the unit: 17_968_398_336 → "16.7"."""
-    return f"{math.floor(size_bytes / GIB * 10) / 10:.1f}"
 
 
 def _processors(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> list[Processor]:
@@ -262,15 +241,10 @@ def _named(device: str, processors: list[Processor], hardware: Hardware) -> list
 def _hurdle(processor: Processor, wishes: Wishes, hardware: Hardware) -> str | None:
     """Says in a sentence why a processor can't grant precision and attention, with the remedy; None if it can."""
     precision, capability = wishes.precision, processor.capability
-    if precision == "fp16" and not processor.is_gpu:
-        better = "bf16" if hardware.has_cpu_bf16 else "fp32"
-        # Measured: a prefill of 256 tokens took 4014 ms in fp16, 1104 ms in fp32 and 532 ms in bf16.
-        slow = f"--precision fp16 is refused on the CPU, where fp16 is slower than fp32; use --precision {better}."
-        return " ".join((slow, *hardware.faults))
     if precision == "bf16" and capability and capability < BF16_CAPABILITY:
         needs = f"--precision bf16 needs compute capability 8.0 and {processor.name} has {_version(capability)}"
         return f"{needs}; use --precision fp16."
-    if precision in ("4bit", "8bit") and not hardware.has_bitsandbytes:
+    if precision in ("4bit", "8bit") and processor.is_gpu and not hardware.has_bitsandbytes:
         return f"--precision {precision} needs bitsandbytes, which is not installed; {PIP_BITSANDBYTES}."
     if wishes.attention != "flash_attention_2":
         return None
@@ -291,14 +265,12 @@ def _flash_hurdle(processor: Processor, hardware: Hardware, *, is_fp32: bool) ->
     return ("flash-attn has no fp32", "use --precision fp16 or") if is_fp32 else ("", "")
 
 
-def _dtype(processor: Processor, wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> tuple[Dtype, str]:
-    """Chooses the dtype, and says why: the wished one, else float16 on a GPU, else what is fastest on this CPU."""
+def _dtype(processor: Processor, wishes: Wishes, checkpoint: Checkpoint) -> tuple[Dtype, str]:
+    """Chooses the dtype, and says why: the wished one, else float16 on a GPU, else 16 bits on the CPU."""
     capability, precision = processor.capability, wishes.precision
     if precision in ("fp16", "bf16", "fp32"):
-        is_slow = not processor.is_gpu and precision == "bf16" and not hardware.has_cpu_bf16
-        but = ", though this CPU has no instructions for it, which makes it slow" if is_slow else ""
         wished = next(dtype for dtype, name in SHORT_NAMES.items() if name == precision)
-        return wished, f"--precision {precision} was asked for{but}"
+        return wished, f"--precision {precision} was asked for"
     if processor.is_gpu:
         slow = "computes it no faster than fp32, but in half the memory"
         is_old = capability is not None and capability < FAST_FP16_CAPABILITY
@@ -307,12 +279,8 @@ def _dtype(processor: Processor, wishes: Wishes, hardware: Hardware, checkpoint:
     if is_tiny(checkpoint):
         millions = checkpoint.parameters / 1e6
         return "float32", f"With {millions:.1f} million parameters 16 bits gain nothing and fp32 is exact"
-    if gain := hardware.cpu_bf16_gain:
-        measured = f"In bf16 this CPU was measured to take {1 / gain:.2f} of fp32's time"
-        return "bfloat16" if gain > 1 else "float32", measured
-    if hardware.has_cpu_bf16:
-        return "bfloat16", "This CPU has bf16 instructions, which are faster than fp32"
-    return "float32", "This CPU has no bf16 instructions, so fp32 is its fastest"
+    held = checkpoint.dtype if checkpoint.dtype != "float32" else "bfloat16"
+    return held, "The CPU holds the weights in 16 bits and unpacks them as it computes"
 
 
 def _device_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wishes) -> str:
@@ -337,7 +305,20 @@ def _quantisation_reason(chosen: Attempt, tried: tuple[Attempt, ...], wishes: Wi
     if wishes.precision:
         return f"--precision {wishes.precision} was asked for; "
     whole = next(attempt for attempt in tried if attempt.processor == chosen.processor)
+    if whole.fits and whole.expected:
+        return f"{whole.precision} would take longer ({whole.expected.text}); "
     return f"The memory is too small for {whole.precision}: {whole.need}, "
+
+
+def _time(chosen: Attempt) -> str:
+    """A clause of a message: "; measured here: first word in about 4 min, then 0.5 s a token"."""
+    return f"; measured here: {chosen.expected.text}" if chosen.expected else ""
+
+
+def _form(attempt: Attempt) -> str:
+    """A clause of a message: "10.7 GiB, first word in about 4 min, then 0.5 s a token"."""
+    time = f", {attempt.expected.text}" if attempt.expected and attempt.fits else ""
+    return f"{gib(attempt.needed_bytes)}{time or ', more than is free'}"
 
 
 def _attention(chosen: Attempt, wishes: Wishes, hardware: Hardware) -> tuple[Attention, str]:

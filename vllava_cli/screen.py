@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import ClosedPipeError, StdoutError
@@ -62,7 +63,8 @@ class Screen:
     @property
     def log(self) -> Log:
         """A log that shows here what the engine reports while a model is found and loaded."""
-        return Log(notice=self.notice, detail=self.detail, has_bars=self.is_moving)
+        progress = partial(self.progress, is_shared=False)
+        return Log(notice=self.notice, detail=self.detail, has_bars=self.is_moving, progress=progress)
 
     @property
     def is_moving(self) -> bool:

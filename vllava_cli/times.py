@@ -10,6 +10,8 @@ from vllava_cli.nouns import WHITE, Fit, Framing
 
 BEGAN_S = time.perf_counter() - time.process_time()
 """The moment when this process began: its CPU time until this import was Python's own start."""
+TOLD_AFTER_S = 3.0
+"""Before that, nobody can tell how long the rest of a work takes."""
 _LEAST_S = 0.005
 
 
@@ -66,6 +68,33 @@ def roughly(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
+
+
+class Activity:
+    """Work that is going on, in words, for somebody who waits."""
+
+    def __init__(self) -> None:
+        self._what, self._unit = "", ""
+        self._done = self._total = 0
+        self._began_s = time.monotonic()
+
+    def begin(self, what: str, *, total: int = 0, unit: str = "") -> None:
+        """Begins another work, which takes `total` steps of this unit: "reading", 2069, "tokens"."""
+        self._what, self._total, self._unit, self._done = what, total, unit, 0
+        self._began_s = time.monotonic()
+
+    def advance(self, share: float) -> None:
+        """Notes the share of the work that is done, from 0 to 1."""
+        self._done = round(share * self._total)
+
+    @property
+    def text(self) -> str:
+        """Says what is done: "reading: 1,024 of 2,069 tokens, about 3 min left"; the time only once it can be told."""
+        if not self._done:
+            return self._what
+        spent_s = time.monotonic() - self._began_s
+        left = f", about {roughly(spent_s * (self._total / self._done - 1))} left" if spent_s > TOLD_AFTER_S else ""
+        return f"{self._what}: {self._done:,} of {self._total:,} {self._unit}{left}"
 
 
 class Stopwatch:

@@ -11,7 +11,8 @@ from typing import Any
 from vllava_cli.commands.bench_report import BenchMachine, BenchRecord
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask, BenchTrial, Figure, Measured
 from vllava_cli.errors import MemoryShortError, VllavaError
-from vllava_cli.nouns import Clip, LoadPlan, Speed
+from vllava_cli.machine import Speed
+from vllava_cli.nouns import Clip, LoadPlan
 
 
 def measured(*values: float) -> Measured:

@@ -272,7 +272,21 @@ FEW = ("--random-weights", "tiny", "--repeat", "1", "--batch-size", "1", "--max-
 
 
 def test_everything_is_measured_saved_and_checked(shell: Callable[..., Shell], clip: Path, tmp_path: Path) -> None:
-    done = shell("bench", clip, "Why?", *FEW, "--precision", "fp32,fp16", "--check", "--json", "--save", "a.json", "-q")
+    done = shell(
+        "bench",
+        clip,
+        "Why?",
+        *FEW,
+        "--attention",
+        "auto,flash",
+        "--precision",
+        "fp32",
+        "--check",
+        "--json",
+        "--save",
+        "a.json",
+        "-q",
+    )
     record = read_record(tmp_path / "a.json")
     assert json.loads(done.out) == json.loads((tmp_path / "a.json").read_bytes())
     exact, impossible = record.trials
@@ -281,7 +295,6 @@ def test_everything_is_measured_saved_and_checked(shell: Callable[..., Shell], c
     assert exact.agreement is not None
     assert exact.agreement.is_met
     assert exact.speed is not None
-    # Behind the semicolon stands what to use instead, which is up to the CPU: tests/test_plan.py has both.
-    assert str(impossible.fault).startswith("--precision fp16 is refused on the CPU, where fp16 is slower than fp32; ")
-    assert (done.code, done.err) == (0, f"vllava: fp16, auto: {impossible.fault}\n")
+    assert str(impossible.fault).startswith("--attention flash is refused: flash-attn runs on NVIDIA and AMD GPUs, ")
+    assert (done.code, done.err) == (0, f"vllava: fp32, flash: {impossible.fault}\n")
     assert (record.model, record.task.question, record.clip.path) == ("random tiny", "Why?", clip)

@@ -30,7 +30,7 @@ from vllava_cli.commands import bench_report as report
 from vllava_cli.commands.bench_report import BenchRecord, compare, object_of, read_record
 from vllava_cli.engine.measuring.figures import OVER, BenchTask, Figure, Unit
 from vllava_cli.errors import OutputError
-from vllava_cli.nouns import Speed
+from vllava_cli.machine import Speed
 from vllava_cli.storage.jsonl import line_of
 
 QUANTISED = replace(PLAN, quantisation="4bit", context_tokens=3080)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,10 @@ def test_the_default_model_is_planned_before_it_is_fetched(shell: Run, tmp_path:
     assert found["model"][1].startswith("files  not here yet: about 13.")
     assert found["model"][1].endswith(f"to fetch into {tmp_path}/.cache/huggingface/hub")
     assert "plan for videos" in found or "fault" in found
+    is_for_cpu = found.get("plan for videos", ["device gpu"])[0].split()[1] == "cpu:"
+    forms = found.get("forms on this CPU", [])
+    assert [row.split()[0] for row in forms] == ["fp16", "8bit", "4bit"] * is_for_cpu
+    assert all(re.search(r"GiB, (more than is free|first word in about .*, then .*)\.$", row) for row in forms)
 
 
 def test_json_holds_the_same(shell: Run, small_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from tests.clips import picture
@@ -59,12 +57,3 @@ def media(clip: Path, other_clip: Path, tmp_path_factory: pytest.TempPathFactory
     for path in (*demo.clips(), clip, other_clip, photo):
         (images if path.suffix == ".png" else videos).append(sample(path, Framing()))
     return (videos[0], images[0], *videos[1:4], *images[1:], *videos[4:])
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take most of the time of a model this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

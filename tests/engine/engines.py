@@ -6,14 +6,17 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from tests.reference import Reference, image_word
+from tests.reference import Reference, image_word, read_reference
 from vllava_cli import demo, prompt
 from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.cpu.products import Products
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import Tokens, read_tokens
@@ -39,6 +42,14 @@ PHRASES = ("Yes.", "No.", "A red circle moves left.", "a dog", "left", "日本")
 """Choices of 2, 2, 6, 3, 1 and 7 tokens of the demo model."""
 
 
+def available(products: type[Products]) -> Products:
+    """Makes products; skips the test where products.c wasn't compiled or this processor can't run it."""
+    try:
+        return products()
+    except OSError as exc:
+        pytest.skip(str(exc))
+
+
 def tokens_of(folder: Path) -> Tokens:
     return read_tokens(describe(Source(model=str(folder), folder=folder)))
 
@@ -50,6 +61,16 @@ def engine_of(folder: Path) -> Engine:
 def engine_like(engine: Engine, **tokens: Any) -> Engine:
     """The same model with nothing in its cache, and other fields of its tokens."""
     return Engine(model=engine.model, tokens=replace(engine.tokens, **tokens), plan=engine.plan)
+
+
+def their_model(engine: Engine) -> Any:
+    """The engine's model as transformers loads it."""
+    return _their_model(engine.tokens.checkpoint.folder)
+
+
+@cache
+def _their_model(folder: Path) -> Any:
+    return read_reference(folder).model
 
 
 def conversation_about(*paths: Path) -> Conversation:

@@ -121,7 +121,7 @@ def holds(engine: Engine, tokens: int) -> bool:
 def test_a_clip_that_was_interrupted_in_prefill_is_taken_up_where_it_stopped(
     engine: Engine, shown: dict[str, Frames], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllava_cli.engine.forward.CPU_CHUNK_TOKENS", 50)  # 136 placeholders take three chunks
+    monkeypatch.setattr("vllava_cli.engine.forward.SMALL_CHUNK_TOKENS", 50)  # 136 placeholders take three chunks
     engine.prompt_cache = None
     engine.vision.forget()
     conversation = Conversation(attached=(shown["two-shapes.png"], shown["three-shapes.mp4"]))

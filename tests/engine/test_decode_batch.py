@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.engine.batches import QUESTIONS
-from tests.engine.engines import engine_like
+from tests.engine.engines import engine_like, their_model
 from vllava_cli.engine.batch import (
     ANSWER_TOKENS,
     CPU_PASS_TOKENS,
@@ -56,8 +56,9 @@ def batch_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) 
 def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
     """The logits [vocabulary] behind these ids in one pass without a cache."""
     embeddings = embed(engine.llama, list(ids), {medium.kind: engine.vision.features(medium, "crop")}, engine.tokens)
-    hidden = engine.model.model.language_model(inputs_embeds=embeddings, use_cache=False)[0]
-    logits: Tensor = engine.model.lm_head(hidden[0, -1])
+    model = their_model(engine)
+    hidden = model.model.language_model(inputs_embeds=embeddings, use_cache=False)[0]
+    logits: Tensor = model.lm_head(hidden[0, -1])
     return logits
 
 

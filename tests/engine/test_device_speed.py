@@ -1,4 +1,4 @@
-"""What a device does in a second is measured, and bf16 on a CPU where a plan depends on it."""
+"""What a device does in a second is measured, and each form of the weights on a CPU where a plan depends on it."""
 
 from __future__ import annotations
 
@@ -7,40 +7,35 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.engine.engines import EXACT
-from tests.machines import DEMO, RTX_4090, SEVEN_B, box
+from tests.engine.engines import EXACT, available
+from tests.machines import DEMO, RTX_4090, SEVEN_B, SPEED, box, slower
 from vllava_cli.engine import device_speed
+from vllava_cli.engine.cpu.products import CompiledProducts, Products, TorchProducts
 from vllava_cli.engine.forward import memory_faults
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Wishes
+from vllava_cli.machine import Hardware
+from vllava_cli.nouns import Checkpoint, LoadPlan, Wishes
 from vllava_cli.plan import plan
 
 
 def test_a_measurement_gives_something_above_zero() -> None:
-    assert device_speed.bf16_gain(measure_s=0.001) > 0
     speed = device_speed.measured(plan(Wishes(model="demo"), box(), DEMO), measure_s=0.001)
     assert min(speed.operations, speed.bytes) > 0
 
 
-@pytest.mark.parametrize(
-    ("gain", "has_instructions", "dtype", "reason"),
-    [
-        (1.6, True, "bfloat16", "In bf16 this CPU was measured to take 0.62 of fp32's time; bf16 needs "),
-        (1.2, False, "bfloat16", "In bf16 this CPU was measured to take 0.83 of fp32's time; bf16 needs "),
-        (0.8, True, "float32", "In bf16 this CPU was measured to take 1.25 of fp32's time; fp32 needs "),
-        (None, True, "bfloat16", "This CPU has bf16 instructions, which are faster than fp32; bf16 needs "),
-        (None, False, "float32", "This CPU has no bf16 instructions, so fp32 is its fastest; fp32 needs "),
-    ],
-)
-def test_what_was_measured_decides_over_what_instructions_suggest(
-    gain: float | None, has_instructions: bool, dtype: str, reason: str
+@pytest.mark.parametrize("products", [CompiledProducts, TorchProducts])
+def test_each_form_of_a_cpu_is_measured_with_either_products(
+    products: type[Products], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(Wishes(), replace(box(ram=64, free=60, bf16=has_instructions), cpu_bf16_gain=gain), SEVEN_B)
-    assert made.dtype == dtype
-    assert made.dtype_reason.startswith(reason)
-
-
-MEASURED = "In bf16 this CPU was measured"
+    found = available(products)
+    monkeypatch.setattr(device_speed, "products", lambda: found)
+    monkeypatch.setattr(device_speed, "HELD_BYTES", 4 << 20)
+    speed = device_speed.cpu_speed(measure_s=0.001)
+    assert list(speed.operations) == ["float32", "bfloat16"]
+    assert list(speed.weights) == ["fp16", "bf16", "8bit", "4bit"]
+    assert list(speed.quantised) == ["8bit", "4bit"]
+    assert min(*speed.operations.values(), *speed.weights.values(), *speed.quantised.values()) > 0
+    assert speed.cache_bytes == (2 if products is CompiledProducts else 4)
 
 
 @pytest.mark.parametrize(
@@ -48,20 +43,25 @@ MEASURED = "In bf16 this CPU was measured"
     [
         (Wishes(), box(ram=64, free=60), SEVEN_B, True),
         (Wishes(precision="4bit"), box(ram=64, free=60), SEVEN_B, True),
+        (Wishes(precision="bf16"), box(ram=64, free=60), SEVEN_B, True),
         (Wishes(device="cpu"), box(RTX_4090, ram=64, free=60), SEVEN_B, True),
         (Wishes(precision="fp32"), box(ram=64, free=60), SEVEN_B, False),
         (Wishes(), box(RTX_4090, ram=64, free=60), SEVEN_B, False),
         (Wishes(model="demo"), box(), DEMO, False),
+        (Wishes(), replace(box(ram=64, free=60), cpu_speed=slower(fp16=1e9)), SEVEN_B, False),
     ],
-    ids=["a CPU", "4bit on it", "asked for", "a wish for fp32", "a GPU", "a tiny model"],
+    ids=["a CPU", "4bit on it", "bf16", "asked for", "fp32", "a GPU", "a tiny model", "measured before"],
 )
-def test_it_is_measured_where_the_plan_depends_on_it(
-    wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint, is_measured: bool
+def test_a_cpu_is_measured_where_the_plan_depends_on_it(
+    wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint, is_measured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(device_speed, "cpu_speed", lambda: threads.append(torch.get_num_threads()) or SPEED)
+    before = torch.get_num_threads()
     made = device_speed.planned(wishes, hardware, checkpoint)
-    assert made.dtype_reason.startswith(MEASURED) == is_measured
-    if not is_measured:
-        assert made == plan(wishes, hardware, checkpoint)
+    seen = replace(hardware, cpu_speed=SPEED) if is_measured else hardware
+    assert made == plan(wishes, seen, checkpoint)
+    assert (threads, torch.get_num_threads()) == ([hardware.cpu_cores] * is_measured, before)
 
 
 FULL = replace(EXACT, needed_bytes=9 << 30, quantisation="4bit", context_tokens=2696)

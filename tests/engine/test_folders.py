@@ -127,6 +127,7 @@ ANSWERED: dict[str, Callable[[Path], object]] = {
     "buffers of older versions": with_buffers,
     "byte order marks": with_marks,
     "a processor's file": of_a_processor,
+    "a setting of tomorrow": lambda folder: config(text={"setting_of_tomorrow": 1})(folder),
 }
 
 

@@ -6,10 +6,12 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from tests.checkpoints import edit_json, write_checkpoint
 from tests.engine.engines import EXACT, FREE, ask, conversation_about, engine_of, tokens_of
@@ -26,6 +28,18 @@ def loaded(folder: Path, plan: LoadPlan = EXACT, kinds: tuple[MediaKind, ...] = 
     return load(plan, tokens_of(folder), kinds)
 
 
+class Functions(TorchFunctionMode):
+    """Notes the names of the functions of torch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, function: Any, _types: Any, words: Any = (), named: Any = None) -> Any:
+        self.names.add(function.__name__)
+        return function(*words, **named or {})
+
+
 def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
     """Replaces, adds or (None) removes tensors."""
     weights = load_file(folder / "model.safetensors") | {k: v for k, v in change.items() if v is not None}
@@ -35,7 +49,7 @@ def rewrite(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
 
 def test_the_trimmed_tower_gives_the_same_bits(small_checkpoint: Path, clip: Path) -> None:
     engine = loaded(small_checkpoint)
-    assert engine.model.config.vision_config.num_hidden_layers == 2
+    assert len(engine.model.model.video_tower.encoder.layers) == 2
     conversation = conversation_about(clip)
     made = engine.vision.features(conversation.media[0], "crop")
     whole = read_reference(small_checkpoint).model
@@ -109,9 +123,10 @@ def test_weights_have_the_planned_type(dtype: str, wanted: torch.dtype, small_ch
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_planned_attention_is_used(attention: str, small_checkpoint: Path, clip: Path) -> None:
     engine = loaded(small_checkpoint, replace(EXACT, attention=attention))  # type: ignore[arg-type]
-    assert engine.model.config._attn_implementation == attention
     exact = ask(loaded(small_checkpoint), conversation_about(clip), "what", FREE)
-    assert ask(engine, conversation_about(clip), "what", FREE).text == exact.text
+    with Functions() as called:
+        assert ask(engine, conversation_about(clip), "what", FREE).text == exact.text
+    assert ("scaled_dot_product_attention" in called.names) == (attention == "sdpa")
 
 
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
@@ -138,6 +153,15 @@ def test_a_gap_is_an_error_and_no_random_tensor(
     folder = write_checkpoint(tmp_path)
     rewrite(folder, {name: tensor})
     with pytest.raises(CheckpointError, match=f"don't match its config: {fault}"):
+        loaded(folder)
+
+
+def test_two_tensors_for_one_place_are_an_error(tmp_path: Path) -> None:
+    """Which of them is meant can't be known."""
+    folder = write_checkpoint(tmp_path)
+    head = load_file(folder / "model.safetensors")["language_model.lm_head.weight"]
+    rewrite(folder, {"lm_head.weight": head + 1})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors can't be used: .*lm_head\.weight.* of one place\."):
         loaded(folder)
 
 

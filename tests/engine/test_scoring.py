@@ -16,7 +16,17 @@ from transformers import DynamicCache
 
 from tests.engine.batches import row_counts
 from tests.engine.engines import FREE as GREEDY
-from tests.engine.engines import PATHS, PHRASES, after, ask, engine_like, engine_of, greedy_ids, whole_logits
+from tests.engine.engines import (
+    PATHS,
+    PHRASES,
+    after,
+    ask,
+    engine_like,
+    engine_of,
+    greedy_ids,
+    their_model,
+    whole_logits,
+)
 from tests.reference import Reference
 from tests.refusals import refused
 from vllava_cli import demo
@@ -95,15 +105,15 @@ def batch(
         gap = longest - len(ids)
         rows.append(torch.cat([row[:shared], torch.randn(gap, row.shape[1]), row[shared:]]))
         held.append([True] * shared + [False] * gap + [True] * (len(ids) - shared))
-    is_used = torch.tensor(held)
+    is_used, model = torch.tensor(held), their_model(engine)
     with torch.inference_mode():
-        hidden = engine.model.model.language_model(
+        hidden = model.model.language_model(
             inputs_embeds=torch.stack(rows),
             attention_mask=is_used.long(),
             position_ids=(is_used.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,
         )[0]
-        return cache, is_used, engine.model.lm_head(hidden[:, -1])
+        return cache, is_used, model.lm_head(hidden[:, -1])
 
 
 QUESTIONS = ("Why?", QUESTION, "What is it that happens in this video, and which way does it go?")

@@ -53,6 +53,8 @@ class Start:
 
     checkpoint: Path
     cache: Path
+    is_held: bool = False
+    """Whether the CPU holds them as it does at the command line; else bitsandbytes does, as on a GPU."""
     least_bytes: int = 0
     free_bytes: Callable[[Path], int] = lambda _: PLENTY
     notices: list[str] = field(default_factory=list)
@@ -61,7 +63,8 @@ class Start:
     def __call__(self, quantisation: Quantisation | None = "4bit", kinds: tuple[MediaKind, ...] = ("video",)) -> Engine:
         self.notices.clear()
         self.details.clear()
-        return load(replace(EXACT, quantisation=quantisation), tokens_of(self.checkpoint), kinds, cache=self.store)
+        plan = replace(EXACT, quantisation=quantisation, is_held=self.is_held)
+        return load(plan, tokens_of(self.checkpoint), kinds, cache=self.store)
 
     @property
     def store(self) -> WeightCache:
@@ -69,13 +72,20 @@ class Start:
         return WeightCache(folder=self.cache, log=log, least_bytes=self.least_bytes, free_bytes=self.free_bytes)
 
     @property
+    def weights(self) -> Path:
+        """The first file of the only set."""
+        (name,) = self.names
+        return sorted((self.cache / name).glob("*.safetensors"))[0]
+
+    @property
     def names(self) -> list[str]:
         return sorted(path.name for path in self.cache.iterdir() if not path.name.startswith("."))
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    return Start(checkpoint=write_checkpoint(tmp_path / "model"), cache=tmp_path / "cache" / "quantised")
+@pytest.fixture(params=[False, True], ids=["bitsandbytes", "held"])
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
+    checkpoint, cache = write_checkpoint(tmp_path / "model"), tmp_path / "cache" / "quantised"
+    return Start(checkpoint=checkpoint, cache=cache, is_held=request.param)
 
 
 def logits(engine: Engine, clip: Path) -> torch.Tensor:
@@ -121,7 +131,7 @@ def test_a_later_start_reads_what_the_first_kept_and_gives_the_same_bits(
 
 def test_the_commands_read_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLAVA_CACHE", str(tmp_path))
-    start = Start(checkpoint=CHECKPOINT, cache=tmp_path / "quantised")
+    start = Start(checkpoint=CHECKPOINT, cache=tmp_path / "quantised", is_held=True)
     start()
     details: list[str] = []
     begin(
@@ -163,7 +173,7 @@ def test_an_image_after_a_video_reads_what_is_kept(start: Start) -> None:
     """Towers aren't quantised: they are the checkpoint's, and no part of what is kept."""
     start("4bit", ("video",))
     (name,) = start.names
-    assert not [key for key in load_file(start.cache / name / "model.safetensors") if "tower" in key]
+    assert not [key for key in load_file(start.weights) if "tower" in key]
     engine = start("4bit", ("video", "image"))
     assert (start.names, start.notices) == ([name], [])
     assert start.details == [f"weights: read from the weight cache, {start.cache / name}."]
@@ -186,7 +196,7 @@ def address_space(more_bytes: int) -> Iterator[None]:
 def test_a_shortage_of_memory_costs_no_kept_weights(start: Start, clip: Path) -> None:
     fresh = logits(start(), clip)
     (name,) = start.names
-    weights = start.cache / name / "model.safetensors"
+    weights = start.weights
     weights.write_bytes(weights.read_bytes())
     with pytest.raises(MemoryShortError), address_space(weights.stat().st_size // 2):
         start()
@@ -209,7 +219,7 @@ def test_weights_that_others_could_have_written_are_not_read(start: Start) -> No
     start()
     folder = start.cache / start.names[0]
     assert stat.S_IMODE(start.cache.stat().st_mode) == 0o700
-    weights = folder / "model.safetensors"
+    weights = start.weights
     for path, mode in ((start.cache, 0o770), (folder, 0o777), (weights, 0o666)):
         before = path.stat().st_mode
         path.chmod(mode)
@@ -226,7 +236,7 @@ def test_weights_that_others_could_have_written_are_not_read(start: Start) -> No
 def test_damaged_weights_are_dropped_and_quantised_anew(damage: str, start: Start, clip: Path) -> None:
     fresh = logits(start(), clip)
     folder = start.cache / start.names[0]
-    path = folder / (LABEL if damage == "label" else "model.safetensors")
+    path = folder / LABEL if damage == "label" else start.weights
     whole = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -288,7 +298,7 @@ def test_while_another_process_keeps_weights_none_are_kept_and_what_a_killed_one
 
 def test_what_another_process_kept_meanwhile_is_left_alone(start: Start) -> None:
     """The disk's space is asked for behind the search and before the lock."""
-    other = Start(checkpoint=start.checkpoint, cache=start.cache)
+    other = Start(checkpoint=start.checkpoint, cache=start.cache, is_held=start.is_held)
     start.free_bytes = lambda _: PLENTY * bool(other())
     start()
     assert len(other.notices) == 1

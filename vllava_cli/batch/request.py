@@ -101,6 +101,7 @@ class BatchRequest:
     has_stats: bool = False
     is_hashing: bool = False
     """Whether rows get the SHA-256 of their clips."""
+    has_clip_cache: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

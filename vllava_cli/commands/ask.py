@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
-from vllava_cli.commands.start import AnswerForm, prepare, show, start
+from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, show, start
 from vllava_cli.errors import INTERRUPTED
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
@@ -33,6 +33,7 @@ class Ask:
     sampling: Sampling
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: AnswerForm = "stream"
+    has_clip_cache: bool = True
 
 
 def run(ask: Ask, screen: Screen) -> int:
@@ -62,10 +63,19 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
     check(tokens)
-    engine, load_s = start(ask.wishes, tokens, {medium.kind for medium in media}, screen.log, watch, check=check)
+    engine, load_s = start(
+        ask.wishes,
+        tokens,
+        {medium.kind for medium in media},
+        screen.log,
+        watch,
+        check=check,
+        has_clip_cache=ask.has_clip_cache,
+        conversation=conversation,
+    )
     with sigint_flag() as is_interrupted:
         texts = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
-        show(texts, screen, ask.output)
+        show(texts, screen, ask.output, engine.activity)
     turn = conversation.turns[-1]
     stats = replace(turn.stats, frames_s=frames_s, load_s=load_s)
     watch.lap("first token", stats.first_token_s)
@@ -81,7 +91,13 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     elif ask.output == "whole":
         screen.answer(turn.answer)
     screen.end_answer()
+    if turn.stop_reason != "interrupted":
+        keep_clips(engine, screen)
+        watch.lap("keeping")
     if turn.probabilities:
         screen.detail(shares(ask.sampling.choices, turn.probabilities))
     screen.detail(f"stopped: {turn.stop_reason}; {counts(stats)}; {watch.account()}")
-    return INTERRUPTED if turn.stop_reason == "interrupted" else 0
+    if turn.stop_reason == "interrupted":
+        return INTERRUPTED
+    keep_clips(engine, screen)
+    return 0

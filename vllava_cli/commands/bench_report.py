@@ -19,7 +19,8 @@ from vllava_cli import __version__
 from vllava_cli.commands.provenance import version_of
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask, BenchTrial, Figure, Measured
 from vllava_cli.errors import OutputError
-from vllava_cli.nouns import Clip, Hardware, Speed, counted
+from vllava_cli.machine import Hardware, Speed
+from vllava_cli.nouns import Clip, counted
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.files import as_output_error, opened
 from vllava_cli.storage.jsonl import MAX_ROW_BYTES, refuse_damaged, refuse_foreign, row_of

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from vllava_cli import __version__
 from vllava_cli.commands.provenance import version_of
 from vllava_cli.errors import HubError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, Hardware, LoadPlan, Wishes, counted
-from vllava_cli.plan import GIB
+from vllava_cli.machine import Hardware
+from vllava_cli.memory import GIB
+from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, LoadPlan, Wishes, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.clip_cache import KeptClips
     from vllava_cli.engine.weight_cache import CachedWeights
     from vllava_cli.nouns import Source
 
@@ -47,6 +49,8 @@ class Health:
     advice: tuple[str, ...] = ()
     kept: tuple[CachedWeights, ...] = ()
     """The contents of the weight cache: quantised weights of any model, for later starts."""
+    clips: KeptClips | None = None
+    """The contents of the clip cache; None if it is empty."""
 
 
 def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
@@ -64,6 +68,7 @@ def run(wishes: Wishes, screen: Screen, *, as_json: bool = False) -> int:
 
 def examine(wishes: Wishes) -> Health:
     """Collects the findings; an error, as for an unknown model or an impossible wish, becomes `fault`."""
+    from vllava_cli.engine.clip_cache import kept_clips
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import check
     from vllava_cli.engine.tokens import read_tokens
@@ -72,7 +77,13 @@ def examine(wishes: Wishes) -> Health:
     from vllava_cli.plan import advise
 
     versions = {name: version_of(name) for name in PACKAGES}
-    health = Health(hardware=probe(), versions=versions, model=wishes.model, kept=all_cached(cache_folder()))
+    health = Health(
+        hardware=probe(),
+        versions=versions,
+        model=wishes.model,
+        kept=all_cached(cache_folder()),
+        clips=kept_clips(),
+    )
     try:
         checkpoint, health = _with_files(health, wishes)
         loaded = checkpoint.seeing(["video"])
@@ -142,6 +153,9 @@ def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
         (each.precision, f"{each.model}, {_size(each.bytes)}; rm -r {shlex.quote(str(each.folder))} removes it.")
         for each in health.kept
     ]
+    if clips := health.clips:
+        what = f"{counted(clips.count, 'clip')} as read, {_size(clips.bytes)} of at most {_size(clips.most_bytes)}"
+        kept.append(("clips", f"{what}; rm -r {shlex.quote(str(clips.folder))} removes them."))
     plan = health.plan
     chapters = [
         ("machine", _machine(health.hardware)),
@@ -149,6 +163,7 @@ def _chapters(health: Health) -> list[tuple[str, list[tuple[str, str]]]]:
         ("model", _model(health)),
         ("kept", kept),
         ("plan for videos", [(what, f"{choice}: {reason}") for what, choice, reason in plan.reasons] if plan else []),
+        ("forms on this CPU", [(str(name), f"{what}.") for name, what in plan.forms] if plan else []),
         ("fault", [("", health.fault)] if health.fault else []),
         ("faster", [("", tip) for tip in health.advice or ("Nothing to suggest.",)] if plan else []),
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError, UsageError
 from vllava_cli.imports import gc_paused, import_in_background
+from vllava_cli.interrupt import Cancel, CancelError, sigint_flag
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
-from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
+from vllava_cli.nouns import DEMO_MODEL, STDIN, Conversation, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
 from vllava_cli.prompt import MAX_QUESTION_BYTES
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
-from vllava_cli.times import Stopwatch
+from vllava_cli.times import Activity, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -174,21 +176,26 @@ def start(
     watch: Stopwatch,
     *,
     check: Callable[[Tokens], object],
+    has_clip_cache: bool = False,
+    conversation: Conversation | None = None,
 ) -> tuple[Engine, float]:
     """Returns the loaded engine, and how long loading took in seconds; the log gets the plan's reasons.
 
     If memory allows only a shorter context than the checkpoint's, `check` is called with tokens that have that context.
-    Errors: any VllavaError.
+    If the clip cache has all clips of the conversation, no tower is loaded before another clip comes. Errors: any
+    VllavaError.
     """
     from vllava_cli.engine import hub
+    from vllava_cli.engine.clip_cache import ClipCache, limit_bytes
     from vllava_cli.engine.device_speed import planned
     from vllava_cli.engine.load import load
     from vllava_cli.engine.weight_cache import WeightCache, cache_folder
     from vllava_cli.hardware import probe
 
     checkpoint = tokens.checkpoint
-    kinds = set(kinds)
-    chosen = planned(wishes, probe(), checkpoint.seeing(kinds))
+    kinds, clips_bytes = set(kinds), limit_bytes() if has_clip_cache else 0
+    with log.progress(lambda: ["looking at this machine"]):
+        chosen = planned(wishes, probe(), checkpoint.seeing(kinds))
     for what, choice, reason in chosen.reasons:
         log.detail(f"{what}: {choice}. {reason}")
     if tokens.unobeyed:
@@ -200,7 +207,11 @@ def start(
     hub.fetch_weights(checkpoint, log=log)
     watch.lap("fetching weights")
     cache = WeightCache(folder=cache_folder(), log=log)
+    clips = ClipCache.of(chosen, tokens, most_bytes=clips_bytes, log=log)
+    if clips and conversation and clips.has_all(conversation):
+        kinds = set()
     engine = load(chosen, tokens, kinds, log=log, cache=cache)
+    engine.clips = clips
     return engine, watch.lap("loading")
 
 
@@ -231,9 +242,15 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     return media
 
 
-def show(texts: Iterator[str], screen: Screen, form: AnswerForm) -> None:
+def keep_clips(engine: Engine, screen: Screen) -> None:
+    """Lets the engine write what it read of the clips, for later processes; Ctrl-C ends that."""
+    with sigint_flag() as is_interrupted, suppress(CancelError), screen.waiting("Keeping what was read of the clip"):
+        engine.keep_clips(Cancel(is_interrupted))
+
+
+def show(texts: Iterator[str], screen: Screen, form: AnswerForm, activity: Activity) -> None:
     """Waits for an answer to end; if `form` is "stream", prints its texts as they come."""
-    with screen.waiting("Reading; Ctrl-C stops"):
+    with screen.progress(lambda: [activity.text, "Ctrl-C stops"], is_shared=False):
         first = next(texts, "")
     for text in chain([first], texts):
         if form == "stream":

@@ -170,11 +170,13 @@ def changes(checkpoint: Checkpoint) -> list[ModuleChange]:
 
 def tensors_of(folder: Path) -> dict[str, StoredTensor]:
     """Maps the plain names of a checkpoint's tensors to the tensors in its files. Errors: CheckpointError."""
-    return {
-        plain(name): StoredTensor(file=folder / file, name=name, shape=shape)
-        for file in hub.weight_files(folder)
-        for name, shape in hub.shapes_in(folder / file).items()
-    }
+    found: dict[str, StoredTensor] = {}
+    for file in hub.weight_files(folder):
+        for name, shape in hub.shapes_in(folder / file).items():
+            tensor = StoredTensor(file=folder / file, name=name, shape=shape)
+            if (other := found.setdefault(plain(name), tensor)) is not tensor:
+                raise unusable(folder / file, f"{other.name} and {name} are two tensors of one place")
+    return found
 
 
 def plain(name: str) -> str:
@@ -249,6 +251,7 @@ def _object(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, plan: LoadPlan) -> None:
     """Merges the adapter into the modules that are loaded, one after another; peft computes the merged weights.
 
+    Modules without a weight of their own, which hold kept weights into which it is merged already, stay as they are.
     Errors: CheckpointError, MemoryShortError.
     """
     import torch
@@ -258,7 +261,7 @@ def merge(model: VideoLlavaForConditionalGeneration, checkpoint: Checkpoint, pla
     adapter = checkpoint.adapter
     if adapter is None:
         return
-    modules = {plain(name): module for name, module in model.named_modules()}
+    modules = {plain(name): module for name, module in model.named_modules() if hasattr(module, "weight")}
     try:
         with memory_faults(plan.device), torch.no_grad():
             for change in changes(checkpoint):

@@ -209,18 +209,38 @@ class BatchScheduler(Generic[K]):
         """Reads the prompts of rows into a new batch. Errors: CancelError, unless one of the rows had begun before."""
         engine, shared = self.engine, rows[0].shared
         cancel = NEVER if any(row.was_begun for row in rows) else self.cancel
+        self._recall(rows)
         first = {_medium(row): row for row in reversed(rows) if _medium(row) not in self._prefixes}
         for row in rows:
             row.begin(is_first_of_medium=first.get(_medium(row)) is row)
         if first:
+            began_s = time.perf_counter()
             features = engine.vision.all_features(tuple(first), self.fit, cancel)
             embeddings = [
                 embed(engine.llama, row.prompt.ids[:shared], {medium.kind: each}, engine.tokens)
                 for (medium, row), each in zip(first.items(), features, strict=True)
             ]
             self._prefixes |= zip(first, read_prefixes(engine.llama, embeddings, cancel), strict=True)
+            self._keep(first.values(), (time.perf_counter() - began_s) / len(first), cancel)
         prefixes = [self._prefixes[_medium(row)] for row in rows]
         return DecodeBatch.of(engine.llama, prefixes, [row.prompt.ids[shared:] for row in rows], cancel)
+
+    def _recall(self, rows: list[Sequence[K]]) -> None:
+        """Takes the beginnings of prompts that an earlier process read from the clip cache."""
+        for row in rows if self.engine.clips else ():
+            medium = _medium(row)
+            if self.engine.clips and medium not in self._prefixes and (found := self.engine.clips.find(row.beginning)):
+                self._prefixes[medium] = prefix = KVCache(len(self.engine.llama.blocks))
+                for layer, (keys, values) in zip(prefix.layers, found, strict=True):
+                    layer.put(keys.to(self.engine.llama.device), values.to(self.engine.llama.device))
+
+    def _keep(self, rows: Iterable[Sequence[K]], made_s: float, cancel: Cancel) -> None:
+        """Writes beginnings that were just read to the clip cache, where it has room: a batch may have any number."""
+        for row in rows if self.engine.clips else ():
+            with suppress(CancelError):
+                if self.engine.clips:
+                    prefix = self._prefixes[_medium(row)]
+                    self.engine.clips.keep(row.beginning, prefix, made_s, cancel=cancel, drops_others=False)
 
     def _score(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
         """Scores the choices of rows whose prompts were just read, and ends the rows: they decode nothing."""

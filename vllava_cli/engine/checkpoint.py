@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllava_cli.engine.modules.model_config import ModelConfig, usual
 from vllava_cli.errors import CheckpointError, reason_of
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, Checkpoint, Source, VideoRecipe
+from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, SHORT_NAMES, Checkpoint, Source, VideoRecipe
 from vllava_cli.storage.fields import read_object, unusable
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ DEFAULT_CHECKPOINT = Checkpoint(
     folder=Path(),
     language_parameters=6_476_005_376,
     other_parameters=890_273_792,
+    embedding_parameters=2 * 32064 * 4096,
     tower_parameters=303_179_776,
     cache_values_per_token=2 * 32 * 4096,
     context_tokens=4096,
@@ -82,7 +84,7 @@ def describe(source: Source) -> Checkpoint:
     return found
 
 
-def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
+def facts(config: ModelConfig | VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Checkpoint:
     """Computes the facts of a checkpoint from its config."""
     vision, text = config.vision_config, config.text_config
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -98,6 +100,8 @@ def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Chec
         language_parameters=text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size),
         other_parameters=2 * tower + projector + words + norms,
         tower_parameters=tower,
+        embedding_parameters=words,
+        dtype=dtype if (dtype := str(config.dtype).removeprefix("torch.")) in SHORT_NAMES else "float16",
         cache_values_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim,
         context_tokens=text.max_position_embeddings,
         tokens_per_video=FRAMES_PER_CLIP * (patches + 1),
@@ -107,25 +111,44 @@ def facts(config: VideoLlavaConfig, source: Source, recipe: VideoRecipe) -> Chec
     )
 
 
-def read_config(folder: Path) -> VideoLlavaConfig:
-    """Reads a config as transformers does, with its defaults for what the file leaves out. Errors: CheckpointError."""
+def read_config(folder: Path) -> ModelConfig | VideoLlavaConfig:
+    """Reads a config with transformers' defaults for what the file leaves out. Errors: CheckpointError.
+
+    A usual config is read without transformers, which takes seconds to import.
+    """
+    path = folder / CONFIG
+    given = read_object(path)
+    for part, values in ((part, given[part]) for part in PARTS if isinstance(given.get(part), dict)):
+        _check_numbers(path, part, {name: value for name, value in values.items() if value is not None})
+    config = usual(given)
+    if config is None:
+        return read_full_config(folder)
+    _check(path, config)
+    return config
+
+
+def read_full_config(folder: Path) -> VideoLlavaConfig:
+    """Reads a config as transformers does, into its own class. Errors: CheckpointError."""
     from transformers import VideoLlavaConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it warns of values that are refused here or do no harm
     path = folder / CONFIG
-    given = read_object(path)
-    for part, values in ((part, given[part]) for part in PARTS if isinstance(given.get(part), dict)):
-        _check_numbers(path, part, {name: value for name, value in values.items() if value is not None})
     try:
-        config = VideoLlavaConfig.from_dict(given)
+        config = VideoLlavaConfig.from_dict(read_object(path))
     except Exception as exc:  # its strict classes raise many types for a bad value, and keep the cause
         raise unusable(path, reason_of(exc.__cause__ or exc)) from exc
+    _check_functions(path, config)
+    _check(path, config)
+    return config
+
+
+def _check(path: Path, config: ModelConfig | VideoLlavaConfig) -> None:
+    """Raises CheckpointError for sizes and settings that are unknown or don't fit together."""
     for part in PARTS:
         _check_numbers(path, part, vars(getattr(config, part)))
     _check_vision(path, config)
     _check_language(path, config)
-    return config
 
 
 def check_architecture(folder: Path, *, named: str | None = None) -> None:
@@ -157,7 +180,7 @@ def _check_numbers(path: Path, part: str, values: Mapping[str, Any]) -> None:
             raise unusable(path, f"{part}.{name} is {str(value)[:40]} and must be a whole number from 1 to {most}")
 
 
-def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
+def _check_vision(path: Path, config: ModelConfig | VideoLlavaConfig) -> None:
     """Raises CheckpointError for settings of the vision towers that are unknown or don't fit together."""
     vision, layers = config.vision_config, config.vision_feature_layer
     if vision.patch_size > vision.image_size:
@@ -169,18 +192,23 @@ def _check_vision(path: Path, config: VideoLlavaConfig) -> None:
         raise unusable(path, f"vision_feature_select_strategy is {config.vision_feature_select_strategy}")
 
 
-def _check_language(path: Path, config: VideoLlavaConfig) -> None:
-    """Raises CheckpointError for function names that transformers doesn't know and numbers that it can't use."""
+def _check_functions(path: Path, config: VideoLlavaConfig) -> None:
+    """Raises CheckpointError for function names that transformers doesn't know."""
     from transformers.activations import ACT2FN
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    text, rope = config.text_config, config.text_config.rope_parameters or {}
+    rope = config.text_config.rope_parameters or {}
     words = [(f"{part}.hidden_act", getattr(config, part).hidden_act, ACT2FN) for part in PARTS]
     words += [("projector_hidden_act", config.projector_hidden_act, ACT2FN)]
     words += [("rope_type", rope.get("rope_type", "default"), ("default", *ROPE_INIT_FUNCTIONS))]
     for name, word, known in words:
         if str(word) not in known:
             raise unusable(path, f"{name} is {str(word)[:40]}, which transformers doesn't know")
+
+
+def _check_language(path: Path, config: ModelConfig | VideoLlavaConfig) -> None:
+    """Raises CheckpointError for numbers of the language model that can't be used."""
+    text, rope = config.text_config, config.text_config.rope_parameters or {}
     for name in ROTATION:
         value = rope.get(name, 1)
         if type(value) not in (int, float) or not 0 < value < MOST_ROTATION:

@@ -12,13 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vllava_cli.engine.cpu.products import CompiledProducts, Form, Matrix, Products, products
 from vllava_cli.engine.forward import free, memory_faults
-from vllava_cli.nouns import Checkpoint, Hardware, LoadPlan, Speed, Wishes
+from vllava_cli.machine import CpuSpeed, Hardware, Speed
+from vllava_cli.nouns import Checkpoint, Dtype, LoadPlan, Precision, Wishes
 from vllava_cli.plan import is_tiny, plan
 
 CPU_SIDE, GPU_SIDE = 512, 4096
 CPU_BYTES, GPU_BYTES = 64 << 20, 256 << 20
 """Larger than what a CPU's or a GPU's caches hold for one process."""
+
+
+HELD: dict[Precision, Form] = {"fp16": "fp16", "bf16": "bf16", "8bit": "int8", "4bit": "int4"}
+"""The forms in which a CPU holds weights, with the names that --precision has for them."""
 
 
 def measured(plan: LoadPlan, *, measure_s: float = 0.1) -> Speed:
@@ -29,46 +35,74 @@ def measured(plan: LoadPlan, *, measure_s: float = 0.1) -> Speed:
     is_cpu = plan.device == "cpu"
     side, size_bytes = (CPU_SIDE, CPU_BYTES) if is_cpu else (GPU_SIDE, GPU_BYTES)
     with memory_faults(plan.device), torch.inference_mode():
-        factor = torch.ones(side, side, dtype=getattr(torch, plan.dtype), device=plan.device)
+        dtype = getattr(torch, plan.wide_dtype if plan.is_held else plan.dtype)
+        factor = torch.ones(side, side, dtype=dtype, device=plan.device)
         block, copy = (torch.ones(size_bytes, dtype=torch.uint8, device=plan.device) for _ in range(2))
         products = [_per_second(lambda: factor @ factor, measure_s, plan.device) for _ in range(3)]
         copies = [_per_second(lambda: copy.copy_(block), measure_s, plan.device) for _ in range(3)]
         return Speed(operations=2 * side**3 * max(products), bytes=2 * size_bytes * max(copies))
 
 
-PREFILL_ROWS, PREFILL_SIDE = 64, 1024
-STEP_WIDTHS = (2048, 8192)
-"""A matrix of more bytes than a core's caches hold, as those of a large model are."""
-PROMPT_TOKENS, ANSWER_TOKENS = 2070, 64
-"""The tokens of a clip with a question, and of an answer: how much a prefill and the steps of decoding count."""
-
-
-def bf16_gain(*, measure_s: float = 0.05) -> float:
-    """Measures how many times as fast the CPU answers in bf16 as in fp32, by products of many rows and of one row."""
-    return _answer_s(torch.float32, measure_s) / _answer_s(torch.bfloat16, measure_s)
+MANY_ROWS, WIDTH = 256, 4096
+"""A large product's rows, and the width of the matrices."""
+HELD_BYTES = 64 << 20
+"""The bytes of a matrix that is multiplied by one row: more than a CPU's caches hold."""
+QUANTISED_ROWS = 512
 
 
 def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadPlan:
-    """Makes a plan, and measures bf16 on the CPU first if the choice depends on it. Errors: those of `plan`."""
+    """Makes a plan, and measures the CPU first if the model is to run there. Errors: those of `plan`."""
     chosen = plan(wishes, hardware, checkpoint)
-    is_wished = wishes.precision in ("fp16", "bf16", "fp32")
-    if chosen.device != "cpu" or is_wished or is_tiny(checkpoint) or hardware.cpu_bf16_gain is not None:
+    if not chosen.is_held or is_tiny(checkpoint) or hardware.cpu_speed is not None:
         return chosen
-    return plan(wishes, replace(hardware, cpu_bf16_gain=bf16_gain()), checkpoint)
+    threads = torch.get_num_threads()
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    try:
+        return plan(wishes, replace(hardware, cpu_speed=cpu_speed()), checkpoint)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
-def _answer_s(dtype: torch.dtype, measure_s: float) -> float:
-    """Measures the time of an answer, in seconds per number in the model's matrices."""
-    prompt = torch.ones(PREFILL_ROWS, PREFILL_SIDE, dtype=dtype)
-    square = torch.ones(PREFILL_SIDE, PREFILL_SIDE, dtype=dtype)
-    token, wide = torch.ones(1, STEP_WIDTHS[0], dtype=dtype), torch.ones(STEP_WIDTHS, dtype=dtype)
-    row_s = 1 / _per_second(lambda: prompt @ square, measure_s) / PREFILL_ROWS / square.numel()
-    step_s = 1 / _per_second(lambda: token @ wide, measure_s) / wide.numel()
-    return PROMPT_TOKENS * row_s + ANSWER_TOKENS * step_s
+def cpu_speed(*, measure_s: float = 0.02) -> CpuSpeed:
+    """Measures how fast this CPU multiplies many rows and one row, for each form of the weights, and quantises."""
+    found = products()
+    operations: dict[Dtype, float] = {}
+    for name in ("float32", "bfloat16"):
+        rows = torch.ones(MANY_ROWS, WIDTH, dtype=getattr(torch, name))
+        square = torch.ones(WIDTH // 4, WIDTH, dtype=rows.dtype)
+        per_second = max(_per_second(lambda: rows @ square.t(), measure_s) for _ in range(2))  # noqa: B023
+        operations[name] = 2 * MANY_ROWS * square.numel() * per_second
+    held = torch.ones(HELD_BYTES, dtype=torch.uint8)
+    sample = torch.ones(QUANTISED_ROWS, WIDTH, dtype=torch.float16)
+    x, weights, quantised = torch.ones(1, WIDTH), dict[Precision, float](), dict[Precision, float]()
+    for precision, form in HELD.items():
+        matrix = _matrix(form, held, found, sample)
+        y = torch.empty(1, matrix.outputs)
+        per_second = max(_per_second(lambda: found.few(matrix, x, y), measure_s) for _ in range(2))  # noqa: B023
+        weights[precision] = per_second * matrix.outputs * WIDTH
+        if form in ("int8", "int4"):
+            seconds = min(seconds_of(lambda: found.quantised(sample, form), "cpu") for _ in range(2))  # noqa: B023
+            quantised[precision] = sample.numel() / seconds
+    is_compiled = isinstance(found, CompiledProducts)
+    return CpuSpeed(operations=operations, weights=weights, quantised=quantised, cache_bytes=2 if is_compiled else 4)
 
 
-def _per_second(work: Callable[[], Tensor], measure_s: float, device: str = "cpu") -> float:
+def _matrix(form: Form, held: Tensor, found: Products, sample: Tensor) -> Matrix:
+    """Makes a matrix of WIDTH columns from the bytes `held`, laid out as the products have it."""
+    if form in ("int8", "int4"):
+        small = found.quantised(sample, form)
+        times = HELD_BYTES // small.values.nbytes
+        values = held[: times * small.values.nbytes].view(small.values.dtype)
+        scales = small.scales.repeat(1, times, 1) if small.scales.dim() == 3 else torch.cat([small.scales] * times)
+        shape = (times * small.values.shape[0], *small.values.shape[1:])
+        return Matrix(form=form, values=values.view(shape), scales=scales, outputs=times * len(sample), inputs=WIDTH)
+    values = held.view(torch.float16 if form == "fp16" else torch.bfloat16).view(-1, WIDTH)
+    return Matrix(form=form, values=values, scales=torch.empty(0), outputs=len(values), inputs=WIDTH)
+
+
+def _per_second(work: Callable[[], object], measure_s: float, device: str = "cpu") -> float:
     """Measures how often `work` can be done in a second; its first run doesn't count."""
     work()
     count, took_s = 0, 0.0

@@ -18,12 +18,13 @@ from vllava_cli.engine.vision import Features
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.hardware import free_ram_bytes
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
+from vllava_cli.memory import free_gib, gib
 from vllava_cli.nouns import LoadPlan
-from vllava_cli.plan import free_gib, gib
 
-CPU_CHUNK_TOKENS = 512
-GPU_CHUNK_TOKENS = 4096
-"""Enough for a clip and its question: a second pass for a few tokens would read all weights again."""
+CHUNK_TOKENS = 4096
+"""Enough for a clip and its question: a second pass for a few tokens would read, or unpack, all weights again."""
+SMALL_CHUNK_TOKENS = 512
+"""For weights in fp32 on the CPU, where a second pass costs little and a pass can be stopped between layers only."""
 
 
 @torch.inference_mode()
@@ -57,7 +58,8 @@ def prefill(
 
     Errors: CancelError; the cache then holds the chunks that were fed before.
     """
-    usual = CPU_CHUNK_TOKENS if embeddings.device.type == "cpu" else GPU_CHUNK_TOKENS
+    is_small = embeddings.device.type == "cpu" and not llama.is_held
+    usual = SMALL_CHUNK_TOKENS if is_small else CHUNK_TOKENS
     for chunk in torch.split(embeddings, chunk_tokens or usual, dim=1):
         cancel.check()
         hidden = _read(llama, chunk, cache, len(cache), cancel)

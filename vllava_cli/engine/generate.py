@@ -8,6 +8,7 @@ token, so that showing text costs no time. On other devices a step begins only w
 from __future__ import annotations
 
 import sys
+import time
 from collections import abc
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaRecorder
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
 from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
@@ -27,6 +29,7 @@ from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind, Sampling, Turn
+from vllava_cli.times import Activity
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -40,17 +43,24 @@ class Engine:
     tokens: Tokens
     plan: LoadPlan
     prompt_cache: PromptCache | None = None
+    clips: ClipCache | None = None
+    """Has the beginnings of prompts that other processes read; None keeps and finds none."""
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower for media of a kind that wasn't foreseen, when the first of them is looked at."""
     log: Log = SILENT
+    activity: Activity = field(default_factory=Activity)
+    """What the engine is doing before the first token of an answer."""
     graph: CudaGraphDecoder | None = field(default=None, init=False)
     """Decodes over a cache that doesn't move; None until it is needed."""
+    _unkept: Prompt | None = field(default=None, init=False)
+    """The beginning of a conversation, with its clips, that `keep_clips` may write."""
 
     def __post_init__(self) -> None:
         # CUDA computes on its own: it gets a cache that doesn't move, and the next step before the host reads a token.
         self.is_static = self.runs_ahead = self.model.device.type == "cuda"
         self.llama = Llama(self.model, self.plan.attention)
-        self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower)
+        self.llama.on_layer = self.activity.advance
+        self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower, activity=self.activity)
         self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens)
 
     def stream(
@@ -69,6 +79,8 @@ class Engine:
         """
         sequence = Sequence.of(None, self.tokens, conversation, question, sampling)
         calls = self.vision.calls
+        if self.clips and not conversation.window:
+            self._unkept = next(iter(self.clips.beginnings(sequence.prompt)), None)
 
         try:
             with suppress(CancelError):
@@ -96,19 +108,50 @@ class Engine:
         with self.passes():
             cache = self._cut(prompt)
             cancel.check()
-            reused = len(cache.ids)
+            began_s, reused = time.perf_counter(), len(cache.ids)
             new = prompt.ids[reused:]
+            self.activity.begin("looking at the clip", total=100, unit="percent")
             embeddings = embed(self.llama, new, self.vision.rows(prompt, reused, cancel), self.tokens)
+            self.activity.begin("reading", total=len(new), unit="tokens")
             try:
                 return prefill(self.llama, embeddings, cache.cache, cancel=cancel, chunk_tokens=chunk_tokens)
             finally:
                 cache.ids.extend(new[: len(cache.cache) - reused])
+                cache.made_s += time.perf_counter() - began_s
 
     def reusable(self, prompt: Prompt) -> int:
         """Counts the first ids of a prompt that the cache holds already."""
         if self.prompt_cache is None:
             return 0
         return self.prompt_cache.covers(prompt, self.tokens.media_starts(prompt.ids, prompt.media))
+
+    def recall(self, prompt: Prompt) -> int:
+        """Takes the beginning of a prompt from the clip cache if it has more than the KV cache; counts as `reusable`.
+
+        Errors: MemoryShortError.
+        """
+        for beginning in self.clips.beginnings(prompt) if self.clips else ():
+            if len(beginning.ids) <= self.reusable(prompt) + 1:
+                break
+            if self.clips and (found := self.clips.find(beginning)):
+                with self.passes(), torch.inference_mode():
+                    self.prompt_cache = None
+                    cache = self._emptied()
+                    for layer, (keys, values) in zip(cache.layers, found, strict=True):
+                        layer.update(keys.to(self.llama.device), values.to(self.llama.device))
+                    self.prompt_cache = PromptCache(cache=cache, prompt=beginning, ids=list(beginning.ids))
+                break
+        return self.reusable(prompt)
+
+    def keep_clips(self, cancel: Cancel = NEVER) -> None:
+        """Writes what was read of the first turn's clips to the clip cache, if it took long. Errors: CancelError.
+
+        On a GPU passes are only queued while `read` measures them, and a disk is slower: nothing is written.
+        """
+        beginning, held = self._unkept, self.prompt_cache
+        if self.clips and beginning and held and len(held.ids) >= len(beginning.ids) == self.reusable(beginning) + 1:
+            self.clips.keep(beginning, held.cache, held.made_s, cancel=cancel)
+        self._unkept = None
 
     def step(self, token: Tensor, held: int, cancel: Cancel = NEVER) -> Tensor:
         """Feeds an id [1] after the first `held` ids of the cache, and returns the logits [vocabulary] for the next id.
@@ -157,7 +200,7 @@ class Engine:
 
         The KV cache then holds the answer's ids; the last one may be missing, as no pass has read it.
         """
-        sequence.reused_tokens = self.reusable(sequence.prompt)
+        sequence.reused_tokens = self.recall(sequence.prompt)
         logits = self.read(sequence.prompt, cancel=cancel)
         cache = self._read_cache
         if sequence.options:
@@ -210,7 +253,7 @@ class Engine:
 
     def _cut(self, prompt: Prompt) -> PromptCache:
         """Returns the cache, cut back to the ids that it shares with a prompt, or an empty one if they share none."""
-        reused = self.reusable(prompt)
+        reused = self.recall(prompt)
         if self.prompt_cache is None or not reused:
             self.prompt_cache = PromptCache(cache=self._emptied())
         self.prompt_cache.crop(reused)

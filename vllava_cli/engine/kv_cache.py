@@ -97,6 +97,8 @@ class PromptCache:
     cache: KVCache
     prompt: Prompt = Prompt()
     ids: list[int] = field(default_factory=list)
+    made_s: float = 0.0
+    """The time that the passes took, in seconds."""
 
     def covers(self, prompt: Prompt, starts: Sequence[int]) -> int:
         """Counts the first ids of a prompt that need no prefill; the last id always needs one.

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vllava_cli.engine.cpu.linear import CpuLinear, Workspace, joined
+from vllava_cli.engine.cpu.products import GROUP, CompiledProducts
 from vllava_cli.interrupt import NEVER, Cancel
 
 if TYPE_CHECKING:
@@ -77,10 +79,13 @@ class Norm:
 class Block(nn.Module):
     """One layer of the language model: [B * T, hidden] → [B * T, hidden]."""
 
-    def __init__(self, layer: Any, attend: Attend, *, heads: int, kv_heads: int) -> None:
+    def __init__(
+        self, layer: Any, attend: Attend, *, heads: int, kv_heads: int, cache_dtype: torch.dtype | None = None
+    ) -> None:
+        """Takes the layer's weights; keys and values are kept in `cache_dtype`, or as they are computed."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self._heads, self._kv_heads = heads, kv_heads
+        self._heads, self._kv_heads, self._cache_dtype = heads, kv_heads, cache_dtype
         self._size: int = attention.head_dim
         self._attention_norm = Norm(layer.input_layernorm)
         self._into_attention = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -96,7 +101,10 @@ class Block(nn.Module):
         states = self._into_attention(self._attention_norm(hidden))
         states = _by_heads(states, shared.rows, shared.tokens, self._size)
         rotated = _rotated(states[:, :both], shared.cosines, shared.sines)
-        keys, values = layer.update(rotated[:, heads:], states[:, both:])
+        keys, values = rotated[:, heads:], states[:, both:]
+        if self._cache_dtype:
+            keys, values = keys.to(self._cache_dtype), values.to(self._cache_dtype)
+        keys, values = layer.update(keys, values)
         attended = (attend or self._attend)(rotated[:, :heads], keys, values, shared.mask)
         hidden = self._out_of_attention(hidden, _by_tokens(attended, shared.tokens))
         gate, up = self._into_mlp(self._mlp_norm(hidden)).chunk(2, dim=-1)
@@ -115,6 +123,11 @@ class Llama(nn.Module):
         self._embedding: Tensor = language.embed_tokens.weight.detach()
         self._norm = Norm(language.norm)
         self._head = model.lm_head
+        self._workspace: Workspace | None = getattr(model, "workspace", None)
+        """What the layers share if they are CpuLinear: those compute in fp32."""
+        self.on_layer: Callable[[float], object] = float
+        """Called before each layer of a pass with the share of layers that are done."""
+        self.dtype = torch.float32 if self._workspace else self._embedding.dtype
         self._rotary = language.rotary_emb
         changes = config.rope_parameters["rope_type"] in CHANGING_ROTATIONS
         with torch.inference_mode(False), torch.no_grad():
@@ -122,20 +135,32 @@ class Llama(nn.Module):
             """The rotations of all positions, [context, size] each."""
             if not changes:
                 places = torch.arange(config.max_position_embeddings, device=self.device)[None]
-                cosines, sines = self._rotation(self._embedding[:1], places)
+                cosines, sines = self._rotation(self._embedding[:1].to(self.dtype), places)
                 self._table = cosines[0, 0], sines[0, 0]
             heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
-            attend = KERNELS[attention]
+            attend, cache_dtype = KERNELS[attention], None
+            if self._workspace:
+                products, is_wide_enough = self._workspace.products, language.layers[0].self_attn.head_dim % GROUP == 0
+                compiled = products if isinstance(products, CompiledProducts) and is_wide_enough else None
+                attend = over_held(attend, compiled, self._workspace.wide_dtype)
+                cache_dtype = torch.float16 if compiled else torch.float32
             self._is_sdpa = attention == "sdpa"
-            self.blocks = nn.ModuleList(Block(layer, attend, **heads) for layer in language.layers)
+            self.blocks = nn.ModuleList(
+                Block(layer, attend, **heads, cache_dtype=cache_dtype) for layer in language.layers
+            )
 
     @property
     def device(self) -> torch.device:
         return self._embedding.device
 
+    @property
+    def is_held(self) -> bool:
+        """True if the layers are CpuLinear, which can be stopped within a layer."""
+        return self._workspace is not None
+
     def embedded(self, ids: Tensor) -> Tensor:
         """Returns the embeddings of ids: [B, T] → [B, T, hidden]."""
-        return functional.embedding(ids, self._embedding)
+        return functional.embedding(ids, self._embedding).to(self.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits of hidden states: [..., hidden] → [..., vocabulary]."""
@@ -167,10 +192,13 @@ class Llama(nn.Module):
                 mask = torch.zeros_like(mask, dtype=inputs.dtype).masked_fill_(~mask, float("-inf"))
         shared = PassInputs(rows=rows, tokens=tokens, cosines=cosines, sines=sines, mask=mask)
         hidden = inputs.reshape(-1, width)
+        if self._workspace:
+            self._workspace.cancel = cancel
         is_asking = self.device.type != "cuda"
-        for block, layer in zip(self.blocks, layers, strict=True):
+        for number, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
             if is_asking:
                 cancel.check()
+                self.on_layer(number / len(self.blocks))
             hidden = block(hidden, layer, shared, attend)
         return self._norm(hidden).view(rows, tokens, width)
 
@@ -211,6 +239,9 @@ def _rotated(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 def _joined(*modules: nn.Module) -> Product:
     """Joins modules into one product. Quantised matrices can't be joined: they are multiplied one after another."""
+    held = [module for module in modules if isinstance(module, CpuLinear)]
+    if len(held) == len(modules):
+        return lambda states: joined(held, states)
     linear = [module for module in modules if type(module) is nn.Linear]
     if len(linear) < len(modules):
         return lambda states: torch.cat([module(states) for module in modules], dim=-1)
@@ -241,6 +272,26 @@ def by_torch(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     attended: Tensor = functional.scaled_dot_product_attention(
         query, keys, values, attn_mask=mask, is_causal=is_first, enable_gqa=query.shape[1] != keys.shape[1]
     )
+    return attended
+
+
+def over_held(attend: Attend, products: CompiledProducts | None, wide_dtype: torch.dtype) -> Attend:
+    """Makes a kernel for layers that are CpuLinear: several tokens a row are computed by `attend` in `wide_dtype`.
+
+    One token a row is computed in fp32, by the compiled products over a cache in fp16, or, without them, by `attend`.
+    """
+
+    def attended(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        is_single = query.shape[2] == 1
+        if not is_single or products is None:
+            dtype = torch.float32 if is_single else wide_dtype
+            if mask is not None and mask.is_floating_point():
+                mask = mask.to(dtype)
+            return attend(query.to(dtype), keys.to(dtype), values.to(dtype), mask)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, float("-inf"))
+        return products.attend(query.float(), keys, values, mask)
+
     return attended
 
 

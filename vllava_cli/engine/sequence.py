@@ -84,6 +84,11 @@ class Sequence(Generic[K]):
         return self.tokens.media_end(self.prompt.ids)
 
     @property
+    def beginning(self) -> Prompt:
+        """The part of the prompt that every question about the same media shares."""
+        return replace(self.prompt, ids=self.prompt.ids[: self.shared])
+
+    @property
     def text(self) -> Detokenizer:
         """The text so far. The first use makes it; from then on each new id adds to it."""
         if self._text is None:

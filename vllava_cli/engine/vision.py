@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 
 from vllava_cli.engine.kv_cache import Prompt
+from vllava_cli.engine.modules.video_llava import VideoLlava
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.interrupt import NEVER, Cancel
-from vllava_cli.media.pixels import image_pixels, video_pixels
+from vllava_cli.media.pixels import pixels_of
 from vllava_cli.nouns import Fit, Frames, MediaKind
+from vllava_cli.times import Activity
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
@@ -28,10 +31,12 @@ Features = dict[MediaKind, torch.Tensor]
 class VisionEncoder:
     """Computes the features of each clip once for each fit, and keeps them; those of a video take 17 MB (7B model)."""
 
-    model: VideoLlavaForConditionalGeneration
+    model: VideoLlava | VideoLlavaForConditionalGeneration
     tokens: Tokens
     tower: Callable[[MediaKind], torch.nn.Module] | None = None
     """Loads the tower that the model lacks for media of a kind. Errors: CheckpointError, MemoryShortError."""
+    activity: Activity = field(default_factory=Activity)
+    """Told the share of a tower's layers that are done."""
     calls: int = 0
     """The number of media that went through a vision tower."""
     _seen: WeakKeyDictionary[Frames, dict[Fit, torch.Tensor]] = field(default_factory=WeakKeyDictionary)
@@ -74,16 +79,20 @@ class VisionEncoder:
         name = f"{kind}_tower"
         if self.tower and getattr(model.model, name) is None:
             setattr(model.model, name, self.tower(kind))
-        if kind == "video":
-            pixels = torch.cat([video_pixels(medium, checkpoint.video_recipe, fit=fit) for medium in media])
-        else:
-            pixels = torch.cat([image_pixels(medium, checkpoint.folder, fit=fit) for medium in media])
-        features_of = getattr(model.model, f"get_{kind}_features")
+        pixels = torch.cat([pixels_of(medium, checkpoint, fit) for medium in media]).to(model.device, model.dtype)
+
+        def before(share: float, *_: object) -> None:
+            if model.device.type != "cuda":
+                cancel.check()
+                self.activity.advance(share)
+
+        if isinstance(model, VideoLlava):
+            return model.features(kind, pixels, before).flatten(0, -2).chunk(len(media))
         tower = getattr(model.model, name)
-        layers = () if model.device.type == "cuda" else getattr(tower, "vision_model", tower).encoder.layers
+        layers = getattr(tower, "vision_model", tower).encoder.layers
         with ExitStack() as hooks:
-            for layer in layers:
-                hooks.callback(layer.register_forward_pre_hook(lambda *_: cancel.check()).remove)
-            output = features_of(pixels.to(model.device, model.dtype))
+            for number, layer in enumerate(layers):
+                hooks.callback(layer.register_forward_pre_hook(partial(before, number / len(layers))).remove)
+            output = getattr(model.model, f"get_{kind}_features")(pixels)
         features: torch.Tensor = getattr(output, "pooler_output", output)
         return features.flatten(0, -2).chunk(len(media))

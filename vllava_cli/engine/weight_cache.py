@@ -16,16 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllava_cli.engine.hub import shapes_in
 from vllava_cli.errors import CheckpointError, LockedError, OutputError, reason_of
+from vllava_cli.memory import free_gib, gib
 from vllava_cli.nouns import SILENT, Adapter, LoadPlan, Log
-from vllava_cli.plan import free_gib, gib
-from vllava_cli.storage.files import locked, private_fault, release, sync_folder
-
-if TYPE_CHECKING:
-    from transformers import VideoLlavaForConditionalGeneration
+from vllava_cli.storage.files import locked, make_private, private_fault, release, sync_folder
 
 LABEL = "kept.json"
 """Describes the set of a folder. It is written last."""
@@ -35,8 +32,6 @@ PART = ".part"
 LOCK = ".lock"
 ORIGINAL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 LIBRARIES = ("transformers", "bitsandbytes", "torch")
-SHARD_SIZE = "1GB"
-"""The part of a GPU's weights that passes through RAM at once."""
 LEAST_BYTES = 1 << 26
 """Less than this is quantised within seconds: on two cores of a CPU 0.5 GiB took 46 s, and 0.5 s to read again."""
 FREE_PER_BYTE = 2
@@ -53,7 +48,7 @@ class Origin:
     form: tuple[str, ...]
     """Quantisation, dtype, kind of device (GPUs and CPUs round differently) and the digest of an adapter."""
     settings: str
-    """The settings of bitsandbytes, as JSON."""
+    """The settings of the quantisation, as JSON."""
     versions: tuple[str, ...]
     layout: int = LAYOUT
 
@@ -78,7 +73,7 @@ def origin_of(
 ) -> Origin | None:
     """Returns the origin of the weights that a quantising plan makes of the checkpoint in `folder`.
 
-    `settings` are those of bitsandbytes. Returns None if the checkpoint's files can't be examined.
+    `settings` are those of the quantisation. Returns None if the checkpoint's files can't be examined.
     """
     try:
         paths = sorted({path.resolve(strict=True) for name in ORIGINAL_FILES for path in folder.glob(name)})
@@ -94,7 +89,7 @@ def origin_of(
         files=tuple(files),
         form=form,
         settings=json.dumps(settings, sort_keys=True, default=str),
-        versions=tuple(f"{library} {metadata.version(library)}" for library in LIBRARIES),
+        versions=tuple(f"{library} {_version(library)}" for library in LIBRARIES),
     )
 
 
@@ -161,9 +156,8 @@ class WeightCache:
         else:
             self._report(f"the cached set in {folder} stays there unused: {reason}")
 
-    def keep(self, model: VideoLlavaForConditionalGeneration, origin: Origin, *, named: str) -> None:
-        """Writes a model that was just quantised, if it is large enough and the disk has enough free space."""
-        size = sum(value.nbytes for value in model.state_dict().values())
+    def keep(self, write: Callable[[Path], object], size: int, origin: Origin, *, named: str) -> None:
+        """Lets `write` put weights of this size into a folder, if they are large and the disk has enough free space."""
         if size < self.least_bytes:
             return
         try:
@@ -171,7 +165,7 @@ class WeightCache:
             with self._alone() as part:
                 if read_cached(self.folder / origin.name):  # another process was faster
                     return
-                self._write(model, origin, part, named=named)
+                self._write(write, origin, part, named=named)
         except LockedError:
             self._report(f"not kept in {self.folder}: another vllava is keeping some there now")
         except Exception as exc:  # each library raises another type for a full disk
@@ -187,10 +181,7 @@ class WeightCache:
 
     def _check_folder(self, size: int) -> None:
         """Makes the folder. Errors: OutputError if it isn't the user's alone, or the disk has too little free space."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if fault := private_fault(self.folder):
-            raise OutputError(f"{fault}; run chmod 700, or set VLLAVA_CACHE to a folder of your own")
-        self.folder.chmod(0o700)
+        make_private(self.folder)
         free = self.free_bytes(self.folder)
         if free < FREE_PER_BYTE * size:
             raise OutputError(f"they take {gib(size)}, and only {free_gib(free)} GiB of the disk are free")
@@ -208,8 +199,8 @@ class WeightCache:
             shutil.rmtree(part, ignore_errors=True)
             release(descriptor)
 
-    def _write(self, model: VideoLlavaForConditionalGeneration, origin: Origin, part: Path, *, named: str) -> None:
-        model.save_pretrained(part, max_shard_size=SHARD_SIZE)
+    def _write(self, write: Callable[[Path], object], origin: Origin, part: Path, *, named: str) -> None:
+        write(part)
         (part / LABEL).write_text(label_of(origin, named, part), encoding="utf-8")
         for path in part.iterdir():
             with path.open("rb+") as file:  # else a power cut could leave the name and lose the content
@@ -223,6 +214,13 @@ class WeightCache:
             old = label["origin"] if folder != target and (label := _label(folder)) else None
             if old and ([file["path"] for file in old["files"]], old["form"]) == (paths, form):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:  # bitsandbytes isn't made for every machine
+        return "none"
 
 
 def _label(folder: Path) -> Any:

@@ -26,6 +26,13 @@ def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> T
     return _normalise(_fitted(frames, recipe, fit), recipe)[None]
 
 
+def pixels_of(medium: Frames, checkpoint: Checkpoint, fit: Fit) -> Tensor:
+    """Makes the pixels of a video or an image as the checkpoint's tower takes them."""
+    if medium.kind == "video":
+        return video_pixels(medium, checkpoint.video_recipe, fit=fit)
+    return image_pixels(medium, checkpoint.folder, fit=fit)
+
+
 def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
     """Reduces a video to the squares [T, S, S, 3] that the tower takes; its `video_pixels` stay the same, bit for bit.
 

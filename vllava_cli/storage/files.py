@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from vllava_cli.errors import LockedError, OutputError, VllavaError, os_reason, quoted
+from vllava_cli.errors import LockedError, OutputError, UsageError, VllavaError, os_reason, quoted
 
 if sys.platform != "win32":
     import fcntl
@@ -66,6 +66,20 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
         raise OSError(errno.ENOSPC, f"only {written:,} of {len(data):,} bytes could be written")
 
 
+def size_bytes(text: str, *, least: int = 1) -> int:
+    """Reads a size in bytes: "512M" → 536870912, "4G" → 4294967296. Errors: UsageError."""
+    digits = text.strip().upper().removesuffix("B").removesuffix("I")
+    power = "KMGT".find(digits[-1:]) + 1 if digits else 0
+    number = digits[:-1] if power else digits
+    try:
+        size = int(float(number) * 1024**power)
+    except (ValueError, OverflowError):
+        size = -1
+    if size < least or size >= 1 << 62:
+        raise UsageError(f"{text!r} is not a size: give bytes with K, M or G (512M, 4G).")
+    return size
+
+
 def sync_folder(path: Path) -> None:
     """Syncs the folder of a new file, where that is possible, so that the file's name survives a power loss."""
     with suppress(OSError):
@@ -84,6 +98,14 @@ def private_fault(path: Path) -> str | None:
     if facts.st_uid != os.geteuid():
         return "it belongs to another user"
     return "others may write to it" if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else None
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder that only this user may use. Errors: OutputError if others could have written to it; OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if fault := private_fault(folder):
+        raise OutputError(f"{fault}; run chmod 700, or set VLLAVA_CACHE to a folder of your own")
+    folder.chmod(0o700)
 
 
 def locked(path: Path, mode: int = 0o666, *, reported_as: Path | None = None, is_shared: bool = False) -> int:

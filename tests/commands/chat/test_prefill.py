@@ -8,12 +8,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
+from pathlib import Path
 
 import pytest
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
 from vllava_cli import demo
+from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.generate import Engine
+from vllava_cli.nouns import Conversation
 
 Make = Callable[..., Stage]
 STAR = str(demo.CLIPS / "yellow-star.png")
@@ -153,3 +158,25 @@ def test_closing_ends_a_reading(here: Stage) -> None:
     here.chat.close()
     assert not is_reading(here)
     assert not here.path.exists()
+
+
+def test_once_the_first_answer_was_given_the_clip_is_kept_while_a_line_is_typed(
+    stage: Make, engine: Engine, tmp_path: Path
+) -> None:
+    cache = ClipCache.of(engine.plan, engine.tokens, most_bytes=1 << 30)
+    assert cache
+    cache = replace(cache, folder=tmp_path / "clips", least_bytes=0, least_gain_s=-inf)
+    here = stage(CLIP, engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan, clips=cache))
+    here.chat.has_editor = True
+    here.chat.prefill_next()
+    finish(here)
+    assert not cache.folder.exists()
+    here.enter(HAPPENS)
+    here.chat.prefill_next()
+    finish(here)
+    assert cache.has_all(Conversation(attached=here.chat.conversation.media))
+    later = stage(CLIP, engine=Engine(model=engine.model, tokens=engine.tokens, plan=engine.plan, clips=cache))
+    later.chat.has_editor = True
+    later.chat.prefill_next()
+    finish(later)
+    assert (later.enter(HAPPENS), later.calls) == (MOVES, 0)

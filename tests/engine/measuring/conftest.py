@@ -15,8 +15,9 @@ from vllava_cli.engine.measuring.measured_tools import random_tokens
 from vllava_cli.engine.measuring.model_benchmark import ModelBenchmark
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.interrupt import never
+from vllava_cli.machine import Speed
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import DecodeLimits, Frames, Framing, Source, Speed
+from vllava_cli.nouns import DecodeLimits, Frames, Framing, Source
 
 
 @pytest.fixture(scope="package")

@@ -10,7 +10,8 @@ from tests.engine.engines import EXACT
 from tests.machines import DEMO
 from vllava_cli.engine.measuring.figures import BenchTask, Roofline
 from vllava_cli.engine.measuring.model_benchmark import CLIPS, expected_s
-from vllava_cli.nouns import Dtype, Quantisation, Speed
+from vllava_cli.machine import Speed
+from vllava_cli.nouns import Dtype, Quantisation
 
 COMPUTING = Roofline(
     checkpoint=replace(DEMO, language_parameters=100, cache_values_per_token=40, tokens_per_video=40),

@@ -193,7 +193,9 @@ def load_engine(
     """
     log = Log(notice=control.notice, detail=control.detail, has_bars=not is_quiet)
     watch = watch or Stopwatch()
-    engine, control.counters.load_s = start(batch.wishes, tokens, kinds, log, watch, check=lambda _: None)
+    engine, control.counters.load_s = start(
+        batch.wishes, tokens, kinds, log, watch, check=lambda _: None, has_clip_cache=batch.has_clip_cache
+    )
     return engine
 
 

@@ -13,7 +13,7 @@ from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
-from vllava_cli.commands.start import AnswerForm, prepare, start
+from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
@@ -41,6 +41,7 @@ class Chat:
     continued: str | None = None
     """The id of the session to go on with, or LAST."""
     session: Path | None = None
+    has_clip_cache: bool = True
 
 
 def run(chat: Chat, screen: Screen) -> int:
@@ -116,7 +117,16 @@ def _controller(
 
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # the tower for other media is loaded once they come
-    engine, load_s = start(chat.wishes, tokens, kinds, screen.log, watch, check=check)
+    engine, load_s = start(
+        chat.wishes,
+        tokens,
+        kinds,
+        screen.log,
+        watch,
+        check=check,
+        has_clip_cache=chat.has_clip_cache,
+        conversation=conversation,
+    )
     screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(
         engine=engine,
@@ -197,5 +207,7 @@ def _loop(chat: ChatController, lines: Lines) -> int:
                 raise
             chat.screen.notice("Stopped.")
         if chat.is_over:
+            chat.prefill.stop()
+            keep_clips(chat.engine, chat.screen)
             return 1 if failures and not lines.is_watched else 0
     return INTERRUPTED

@@ -23,6 +23,7 @@ from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.kv_cache import Prompt
 
 CHUNK_TOKENS = 128
 """The size of a chunk of background prefill. It is small, because a question waits until the current chunk ends."""
@@ -31,7 +32,8 @@ CHUNK_TOKENS = 128
 class BackgroundPrefill:
     """Reads clips into the KV cache while a question is typed, so that the first answer starts as fast as later ones.
 
-    Between `start` and `stop` only the background thread may use the engine.
+    Once a question was answered, it writes what was read to the clip cache. Between `start` and `stop` only the
+    background thread may use the engine.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -47,11 +49,9 @@ class BackgroundPrefill:
         self.stop()
         ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
         shown = Prompt(ids=ids, media=conversation.media, fit=conversation.fit)
-        if ids and self._engine.reusable(shown) < len(ids) - 1:
+        if ids and (self._engine.clips or self._engine.reusable(shown) < len(ids) - 1):
             self._is_stopped.clear()
-            self._reading = self._thread.submit(
-                self._engine.read, shown, cancel=Cancel(self._is_stopped.is_set), chunk_tokens=CHUNK_TOKENS
-            )
+            self._reading = self._thread.submit(self._read, shown)
 
     def stop(self) -> None:
         """Waits for the end of the current chunk; the tokens that were read stay in the cache."""
@@ -59,6 +59,12 @@ class BackgroundPrefill:
         while self._reading and not self._reading.done():
             with suppress(KeyboardInterrupt):  # the engine must be free first
                 wait([self._reading])
+
+    def _read(self, shown: Prompt) -> None:
+        engine, cancel = self._engine, Cancel(self._is_stopped.is_set)
+        if engine.recall(shown) < len(shown.ids) - 1:
+            engine.read(shown, cancel=cancel, chunk_tokens=CHUNK_TOKENS)
+        engine.keep_clips(cancel)
 
 
 @dataclass(kw_only=True)
@@ -205,7 +211,7 @@ class ChatController:
             )
             with closing(texts):
                 try:
-                    show(texts, self.screen, self.form)
+                    show(texts, self.screen, self.form, self.engine.activity)
                 except KeyboardInterrupt:  # a second Ctrl-C, in the middle of a pass
                     texts.close()
                     if len(self.conversation.turns) == before:  # the Ctrl-C came before the stream had begun

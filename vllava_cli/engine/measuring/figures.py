@@ -6,8 +6,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-from vllava_cli.nouns import Checkpoint, LoadPlan, Speed
-from vllava_cli.plan import matrix_bytes, value_bytes
+from vllava_cli.machine import Speed
+from vllava_cli.memory import matrix_bytes, value_bytes
+from vllava_cli.nouns import Checkpoint, LoadPlan
 
 OVER = "More than the limit: this machine was slower when that was measured, or its caches save work that it counts."
 Unit = Literal["s", "ms", "tokens/s", "clips/s", "MiB"]
@@ -22,6 +23,8 @@ class BenchTask:
     new_tokens: int = 64
     repeat: int = 5
     batches: tuple[int, ...] = (1, 4, 16)
+    is_short: bool = False
+    """True if only one answer of this tool is measured, not the snippet's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +146,9 @@ class Roofline:
         matrices, cache_values = self.checkpoint.language_parameters, self.checkpoint.cache_values_per_token
         pairs = new * (held + new / 2)  # each token attends to half of the new ones
         operations = 2 * sequences * (matrices * new + self.head_parameters + cache_values * pairs)
-        read_bytes = matrices * matrix_bytes(self.plan.dtype, self.plan.quantisation)
-        read_bytes += (self.head_parameters + sequences * held * cache_values) * value_bytes(self.plan.dtype)
+        dtype = "float16" if self.plan.is_held else self.plan.dtype
+        read_bytes = matrices * matrix_bytes(dtype, self.plan.quantisation)
+        read_bytes += (self.head_parameters + sequences * held * cache_values) * value_bytes(dtype)
         return max(operations / self.speed.operations, read_bytes / self.speed.bytes)
 
     @property

@@ -21,12 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from vllava_cli import demo
+from vllava_cli.engine.adapter import plain
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
+from vllava_cli.engine.cpu.held_weights import hold
+from vllava_cli.engine.cpu.linear import CpuLinear, Workspace
 from vllava_cli.engine.device_speed import finish, seconds_of
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.load import NOT_QUANTISED, hush, quantisation_config, trimmed
+from vllava_cli.engine.modules.model_config import usual
+from vllava_cli.engine.modules.video_llava import VideoLlava
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.interrupt import Cancel, CancelError
@@ -93,7 +98,7 @@ class MeasuredEngine:
 
     def first_token_s(self, asked: BenchQuestion) -> float:
         self.forget()
-        return self._turn(replace(asked, new_tokens=1)).stats.first_token_s
+        return self.turn(replace(asked, new_tokens=1)).stats.first_token_s
 
     def answer(self, asked: BenchQuestion, sequences: int = 1) -> tuple[tuple[int, ...], float]:
         """Answers the question in `sequences` sequences at once; returns the ids of the first answer and the seconds.
@@ -101,7 +106,7 @@ class MeasuredEngine:
         The seconds are those from the first tokens to the last. Errors: MemoryShortError, ContextError.
         """
         if sequences == 1:
-            turn = self._turn(asked)
+            turn = self.turn(asked)
             return turn.answer_ids, turn.stats.decode_s
         self.engine.prompt_cache = None
         answers = self._batch(asked, [asked.frames] * sequences, sequences)
@@ -115,7 +120,8 @@ class MeasuredEngine:
         most = rows_that_fit(self.engine, asked.sampling, question_characters=len(asked.question))
         return seconds_of(lambda: self._batch(asked, media, min(clips, most)), self.engine.plan.device)
 
-    def _turn(self, asked: BenchQuestion) -> Turn:
+    def turn(self, asked: BenchQuestion) -> Turn:
+        """Answers the question; what earlier answers left behind is used."""
         conversation, cancel = Conversation(attached=(asked.frames,)), Cancel(self.is_interrupted)
         list(self.engine.stream(conversation, asked.question, asked.sampling, cancel=cancel))
         return conversation.turns[-1]
@@ -261,25 +267,74 @@ def random_config(name: str) -> VideoLlavaConfig:
     """Returns the config of a whole, untrimmed model, with the ids of the demo's placeholders."""
     from transformers import VideoLlavaConfig
 
+    return VideoLlavaConfig(**_settings(name))
+
+
+def _settings(name: str) -> dict[str, Any]:
     of_demo, (llama, tower) = read_config(demo.CHECKPOINT), SHAPES[name]
-    return VideoLlavaConfig(
-        text_config=dict(zip(LLAMA, llama, strict=True)) | {"pad_token_id": of_demo.text_config.pad_token_id},
-        vision_config=dict(zip(TOWER, tower, strict=True)),
-        image_token_index=of_demo.image_token_id,
-        video_token_index=of_demo.video_token_id,
-        tie_word_embeddings=False,
-    )
+    return {
+        "text_config": dict(zip(LLAMA, llama, strict=True)) | {"pad_token_id": of_demo.text_config.pad_token_id},
+        "vision_config": dict(zip(TOWER, tower, strict=True)),
+        "image_token_index": of_demo.image_token_id,
+        "video_token_index": of_demo.video_token_id,
+        "tie_word_embeddings": False,
+    }
 
 
-def random_models(name: str, plan: LoadPlan) -> tuple[VideoLlavaForConditionalGeneration, Any]:
-    """Makes our model and the snippet's with random weights; both have the same language model."""
-    ours = empty_model(trimmed(random_config(name)), plan, NOT_QUANTISED)
-    ours.model.image_tower = None
+def random_models(name: str, plan: LoadPlan) -> tuple[Any, VideoLlavaForConditionalGeneration]:
+    """Makes our model and the snippet's with random weights; both have the same language model if both can use it."""
+    if plan.is_held:
+        return _random_held(name, plan)
+    config = usual(_settings(name))
+    if config and plan.quantisation is None:
+        ours: Any = VideoLlava(config, plan.attention, {"image_tower"})
+    else:
+        ours = empty_model(trimmed(random_config(name)), plan, NOT_QUANTISED)
+        ours.model.image_tower = None
     fill(ours, plan)
     snippet = empty_model(random_config(name), plan, ("lm_head",))
-    snippet.model.language_model, snippet.lm_head = ours.model.language_model, ours.lm_head
+    share(ours, snippet)
     fill(snippet, plan)
     return ours, snippet
+
+
+def _random_held(name: str, plan: LoadPlan) -> tuple[Any, VideoLlavaForConditionalGeneration]:
+    """Makes the models for a CPU that holds the weights in 16 bits or fewer, one layer at a time.
+
+    The snippet's matrices in 16 bits are ours; 8 and 4 bits are bitsandbytes' with the snippet, so it has its own.
+    """
+    whole = replace(plan, quantisation=None, dtype="float16" if plan.quantisation else plan.dtype)
+    config = usual(_settings(name))
+    if config is None:
+        raise ValueError(f"the shapes {name} are no usual ones")
+    ours: Any = VideoLlava(config, plan.attention, {"image_tower"})
+    for part in (ours.model.video_tower, ours.model.multi_modal_projector):
+        fill(part.to(getattr(torch, plan.wide_dtype)), replace(plan, dtype=plan.wide_dtype))
+    language = ours.model.language_model
+    layers, language.layers = language.layers, nn.ModuleList()
+    fill(ours, whole)
+    language.layers = layers
+    workspace = Workspace(wide_dtype=getattr(torch, plan.wide_dtype))
+    for _ in hold(ours, plan, workspace, prepare=lambda number: fill(layers[number], whole)):
+        pass
+    snippet = empty_model(random_config(name), plan, ("lm_head",))
+    if plan.quantisation is None:
+        held = {path: module.matrix for path, module in ours.named_modules() if isinstance(module, CpuLinear)}
+        for path, matrix in held.items():
+            snippet.get_submodule(path).weight = nn.Parameter(matrix.values, requires_grad=False)
+    fill(snippet, plan)
+    return ours, snippet
+
+
+def share(ours: Any, snippet: VideoLlavaForConditionalGeneration) -> None:
+    """Lets the snippet's model compute with the language model of ours, so that no weight is held twice."""
+    if not isinstance(ours, VideoLlava):
+        snippet.model.language_model, snippet.lm_head = ours.model.language_model, ours.lm_head
+        return
+    for path, parameter in ours.named_parameters():
+        if path.startswith(("model.language_model.", "lm_head.")):
+            owner, _, name = path.rpartition(".")
+            setattr(snippet.get_submodule(owner), name, parameter)
 
 
 def empty_model(
@@ -312,7 +367,7 @@ def fill(model: nn.Module, plan: LoadPlan) -> None:
         is_norm = type(module).__name__.endswith("Norm")
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:
-                generator.manual_seed(zlib.crc32(f"{path}.{name}".encode()))
+                generator.manual_seed(zlib.crc32(plain(f"{path}.{name}").encode()))
                 values = torch.empty(parameter.shape, dtype=getattr(torch, plan.dtype), device=plan.device)
                 values.fill_(name == "weight") if is_norm else values.normal_(0.0, DEVIATION, generator=generator)
                 module._parameters[name] = _parameter_like(parameter, values)

@@ -19,11 +19,18 @@ from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.hub import weight_files
 from vllava_cli.engine.load import load, load_documented
 from vllava_cli.engine.measuring.figures import Agreement, BenchTask, Figure, Measured, Roofline, Unit
-from vllava_cli.engine.measuring.measured_tools import BenchQuestion, MeasuredEngine, MeasuredSnippet, random_models
+from vllava_cli.engine.measuring.measured_tools import (
+    BenchQuestion,
+    MeasuredEngine,
+    MeasuredSnippet,
+    random_models,
+    share,
+)
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ContextError, MediaError, MemoryShortError
+from vllava_cli.machine import Speed
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan, Speed
+from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan, Turn
 
 CLIPS = 8
 """The size of the batch of clips that is measured as a whole."""
@@ -84,12 +91,15 @@ class ModelBenchmark:
         roof = Roofline(
             checkpoint=self.tokens.checkpoint,
             vision_parameters=sum(parameter.numel() for parameter in vision),
-            head_parameters=model.lm_head.weight.numel(),
+            head_parameters=model.lm_head.in_features * model.lm_head.out_features,
             plan=self.plan,
             speed=self.speed,
             prompt_tokens=prompt,
             new_tokens=asked.new_tokens,
         )
+        if self.task.is_short:
+            yield from self._one_answer(roof)
+            return
         peak = self._peak(roof)  # first, while nothing but the weights is in memory
         yield self._figure("vision", "ms", lambda tool: tool.vision_s(asked), roof.vision_s)
         yield self._figure("prefill", "tokens/s", lambda tool: tool.prefill_s(asked), roof.pass_s(prompt), prompt)
@@ -147,8 +157,10 @@ class ModelBenchmark:
             return seconds_of(lambda: found.update(snippet=load_documented(plan, tokens.checkpoint)), device)
 
         def load_ours() -> float:
-            # The snippet gets these from ours, so that no weight is held twice.
-            found["snippet"].model.language_model = found["snippet"].lm_head = None
+            snippet = found["snippet"]
+            if not plan.is_held:  # it gets those of ours, so that no weight is held twice
+                for parameter in (*snippet.model.language_model.parameters(), *snippet.lm_head.parameters()):
+                    parameter.data = parameter.new_empty(0)
             free(device)
             return seconds_of(lambda: found.update(engine=load(plan, tokens, {"video"})), device)
 
@@ -177,10 +189,29 @@ class ModelBenchmark:
         return Figure(name="load", unit="s", note="Random weights are made, not loaded.")
 
     def _take(self, snippet: Any, engine: Engine) -> None:
-        """Makes the two tools; the snippet takes over our language model, so that both have the same one."""
-        snippet.model.language_model, snippet.lm_head = engine.model.model.language_model, engine.model.lm_head
+        """Makes the two tools; the snippet takes over our language model if transformers can run it as its own."""
+        if not self.plan.is_held:
+            share(engine.model, snippet)
         self.snippet = MeasuredSnippet(model=snippet, plan=self.plan)
         self.ours = MeasuredEngine(engine=engine, is_interrupted=self.is_interrupted)
+
+    def _one_answer(self, roof: Roofline) -> Iterator[Figure]:
+        """Measures the parts of one answer of this tool, for a machine on which all measurements would take hours."""
+        asked, ours = self.asked, self.ours
+        self.expect(roof.first_token_s + roof.decode_s(1))
+        ours.forget()
+        vision_s = ours.vision_s(asked)
+        found: list[Turn] = []
+        peak = peak_bytes(lambda: found.append(ours.turn(asked)), self.plan.device)
+        self._stop_if_interrupted()
+        stats, rest = found[0].stats, asked.new_tokens - 1
+        prompt, first_s = stats.prompt_tokens, vision_s + stats.first_token_s
+        yield _single("vision", "ms", 1000 * vision_s, 1000 * roof.vision_s)
+        yield _single("prefill", "tokens/s", prompt / stats.first_token_s, prompt / roof.pass_s(prompt))
+        yield _single("first token", "ms", 1000 * first_s, 1000 * roof.first_token_s)
+        yield _single("decode, batch 1", "tokens/s", rest / stats.decode_s, rest / roof.decode_s(1))
+        if peak:
+            yield _single("peak memory", "MiB", peak / MIB)
 
     def _peak(self, roof: Roofline) -> Figure:
         """Measures the memory of each tool's first answer, and estimates how long all measurements will take.
@@ -254,6 +285,10 @@ class ModelBenchmark:
     def _stop_if_interrupted(self) -> None:
         if self.is_interrupted():
             raise KeyboardInterrupt
+
+
+def _single(name: str, unit: Unit, value: float, limit: float | None = None) -> Figure:
+    return Figure(name=name, unit=unit, ours=Measured(values=(value,)), limit=limit)
 
 
 def _decode_s(asked: BenchQuestion, sequences: int, tool: Tool) -> float:
