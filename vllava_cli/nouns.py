@@ -351,6 +351,12 @@ class Turn:
     """The hash of the prompt's token ids as decimal numbers with commas, printf 1,2,3 | sha256sum; "" for a turn
     that was read from a file."""
 
+    @property
+    def wait(self) -> str:
+        """Names what `first_token_s` was spent on: "first token", or "reading" if Ctrl-C came before that."""
+        is_early = self.stop_reason == "interrupted" and not self.stats.new_tokens
+        return "reading" if is_early else "first token"
+
 
 @dataclass(kw_only=True)
 class Conversation:

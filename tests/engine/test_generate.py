@@ -195,8 +195,10 @@ def test_choices_are_left_between_two_layers(media: tuple[Frames, ...], demo_eng
         engine = engine_like(demo_engine)
         answer, conversation, run_layers = asked(engine, media[0], CHOICES, at)
         assert (run_layers, answer.stop_reason, answer.text) == (at, "interrupted", "")
+        assert conversation.turns[0].wait == "reading"
         conversation.cut(0)
         again = ask(engine, conversation, QUESTION, CHOICES)
+        assert conversation.turns[0].wait == "first token"
         assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-6)
 
 

@@ -78,7 +78,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         show(texts, screen, ask.output, engine.activity)
     turn = conversation.turns[-1]
     stats = replace(turn.stats, frames_s=frames_s, load_s=load_s)
-    watch.lap("first token", stats.first_token_s)
+    watch.lap(turn.wait, stats.first_token_s)
     watch.lap("decoding")
     if ask.output == "json":
         conversation.turns[-1] = replace(turn, stats=stats)

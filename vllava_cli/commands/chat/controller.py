@@ -178,7 +178,7 @@ class ChatController:
                 if len(conversation.turns) < number:
                     conversation.turns, conversation.attached, conversation.dropped = before
                 raise
-            watch.lap("first token", conversation.turns[-1].stats.first_token_s)
+            watch.lap(conversation.turns[-1].wait, conversation.turns[-1].stats.first_token_s)
             watch.lap("decoding")
         watch.lap("keeping")
         turn = conversation.turns[-1]
