@@ -14,7 +14,7 @@ MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(
 
 FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
-    ("prompt", "choices", "times", "cpu_time", "hardware", "plan"),
+    ("machine", "memory", "prompt", "choices", "times", "cpu_time", "hardware", "plan"),
     ("storage", "media"),
     ("engine",),
     ("screen", "commands"),

@@ -42,6 +42,7 @@ THREADS_SETTING = "OMP_NUM_THREADS"
 SHARD_SIZE = "1GB"
 """The part of a GPU's quantised weights that passes through RAM at once."""
 NOT_QUANTISED = ["model.video_tower", "model.image_tower", "model.multi_modal_projector", "lm_head"]
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of missing kernels that aren't needed
 
 
 def load(
@@ -88,7 +89,6 @@ def check(plan: LoadPlan, tokens: Tokens) -> None:
 def hush(*, has_bars: bool) -> None:
     from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of missing kernels that aren't needed
     show = transformers_logging.enable_progress_bar if has_bars else transformers_logging.disable_progress_bar
     show()
 
