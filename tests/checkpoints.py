@@ -21,12 +21,17 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>"]
 CORPUS = ["USER: what is in this clip ASSISTANT: a red circle moves left . the the the"] * 4
 
 
-def write_checkpoint(folder: Path, *, seed: int = 0, layers: int = 2, context: int = 1024) -> Path:
-    """A complete checkpoint: 32-pixel frames, patch 16, so 8 * 5 video tokens; random weights from `seed`."""
+def write_checkpoint(
+    folder: Path, *, seed: int = 0, layers: int = 2, context: int = 1024, text: dict[str, Any] | None = None
+) -> Path:
+    """A complete checkpoint: 32-pixel frames, patch 16, so 8 * 5 video tokens; random weights from `seed`.
+
+    `text` has more settings of the language model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
-    model = VideoLlavaForConditionalGeneration(_config(len(tokenizer), layers, context)).eval()
+    model = VideoLlavaForConditionalGeneration(_config(len(tokenizer), layers, context, text or {})).eval()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -55,19 +60,20 @@ PREPROCESSOR = {
 }
 
 
-def _config(vocabulary: int, layers: int, context: int) -> VideoLlavaConfig:
-    text = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=context,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
-    )
+def _config(vocabulary: int, layers: int, context: int, more: dict[str, Any]) -> VideoLlavaConfig:
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": context,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+    }
+    text = LlamaConfig(**(settings | more))
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=16
     )

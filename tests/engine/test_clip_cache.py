@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.engine.batches import as_asked, run
 from tests.engine.engines import EXACT, FREE, PATHS, after, ask, generated, new_ids, tokens_of
 from tests.reference import Reference
 from vllava_cli import demo
+from vllava_cli.engine import clip_cache
 from vllava_cli.engine.clip_cache import SETTING, USUAL_BYTES, ClipCache, clips_folder, kept_clips, limit_bytes
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import Prompt
@@ -162,6 +164,14 @@ def test_another_plan_finds_nothing(change: dict[str, str], later: Processes) ->
     later.ask()
     later.plan = replace(EXACT, **change)  # type: ignore[arg-type]
     assert not later.cache().has_all(later.shown(CLIP))
+
+
+def test_products_of_another_layout_find_nothing(later: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    later.plan = replace(EXACT, dtype="float16", is_held=True)
+    for layout, is_found in (("rows", False), ("rows", True), ("torch", False)):
+        monkeypatch.setattr(clip_cache, "products", lambda: SimpleNamespace(layout=layout))  # noqa: B023
+        assert later.cache().has_all(later.shown(CLIP)) == is_found
+        later.ask()
 
 
 def test_another_adapter_or_a_changed_checkpoint_finds_nothing(later: Processes, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from vllava_cli import __version__
+from vllava_cli.engine.cpu.products import products
 from vllava_cli.engine.kv_cache import KVCache, Prompt
 from vllava_cli.engine.tokens import Tokens, digest_of
 from vllava_cli.engine.weight_cache import FREE_PER_BYTE, LEAST_BYTES, LOCK, cache_folder, origin_of
@@ -81,6 +82,8 @@ class ClipCache:
     def of(cls, plan: LoadPlan, tokens: Tokens, *, most_bytes: int, log: Log = SILENT) -> ClipCache | None:
         """Returns this user's cache for a model and a plan; None for 0 bytes, or if files can't be examined."""
         settings = {"attention": plan.attention, "vllava": __version__, "layout": LAYOUT, "wide": plan.wide_dtype}
+        if plan.is_held:  # products of another layout round weights otherwise, and want keys of another dtype
+            settings["products"] = products().layout
         checkpoint = tokens.checkpoint
         origin = origin_of(checkpoint.folder, plan, settings, adapter=checkpoint.adapter)
         if not most_bytes or origin is None:

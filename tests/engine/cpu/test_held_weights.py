@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.adapters import merged, write_adapter
+from tests.checkpoints import write_checkpoint
 from tests.engine.batches import QUESTIONS, crossed, portions, run, said, streamed
 from tests.engine.engines import EXACT, FREE, PATHS, ask, available, conversation_about, tokens_of
 from vllava_cli import demo
@@ -109,6 +110,19 @@ def test_matrices_are_held_and_the_rest_is_in_the_dtype_of_products(form: str, e
     assert keys.dtype == (torch.float16 if has_halves else torch.float32)
 
 
+@pytest.mark.parametrize("name", ["4bit", "4bit, products in bf16"])
+def test_matrices_of_an_odd_width_stay_in_fp32(name: str, clip: Path, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "model", text={"intermediate_size": 40})
+    plain = load(EXACT, tokens_of(checkpoint), {"video"})
+    wanted, texts = logits(plain, clip), []
+    cache = WeightCache(folder=tmp_path / "kept", log=Log(notice=texts.append, detail=texts.append), least_bytes=0)
+    for start in ("kept", "read"):
+        engine = load(PLANS[name][0], tokens_of(checkpoint), {"video"}, cache=cache)
+        torch.testing.assert_close(logits(engine, clip), wanted, rtol=0, atol=float(wanted.std()))
+        assert start in texts[-1]
+        assert ask(engine, conversation_about(clip), "What?").stats.new_tokens > 0
+
+
 class Told:
     """What a load says while it works."""
 
@@ -177,7 +191,8 @@ def test_a_set_that_lacks_a_matrix_or_has_one_of_another_size_is_not_used(tmp_pa
     path, label = folder / "layer-1.safetensors", json.loads((folder / LABEL).read_text())
     whole = load_file(path)
     name = next(key for key in whole if key.endswith(".values"))
-    for spoiled in ({k: v for k, v in whole.items() if k != name}, whole | {name: whole[name][:3].clone()}):
+    short = [{each: whole[each][:3].clone()} for each in (name, name.replace("values", "scales"))]
+    for spoiled in ({k: v for k, v in whole.items() if k != name}, *(whole | each for each in short)):
         save_file(spoiled, path)
         label["sizes"][path.name] = path.stat().st_size
         (folder / LABEL).write_text(json.dumps(label))

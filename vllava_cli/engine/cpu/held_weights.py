@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vllava_cli.engine.adapter import tensors_of
-from vllava_cli.engine.cpu.linear import CpuLinear, Workspace
+from vllava_cli.engine.cpu.linear import CpuLinear, ExactLinear, Workspace
 from vllava_cli.engine.cpu.products import FORMS, GROUP, Form, Matrix
 from vllava_cli.nouns import Dtype, LoadPlan, Quantisation
 
@@ -74,6 +74,8 @@ def take_kept(model: VideoLlavaForConditionalGeneration, folder: Path, plan: Loa
     for number, path in enumerate(paths):
         with safe_open(path, framework="pt") as file:
             for name, owner, linear in _linears(model, number):
+                if linear.in_features % GROUP:
+                    continue
                 values, scales = file.get_tensor(f"{name}.values"), file.get_tensor(f"{name}.scales")
                 _replace(owner, name, linear, _matrix(QUANTISED[plan.quantisation], linear, values, scales), workspace)
 
@@ -87,14 +89,17 @@ def hold(
     """Replaces the matrices that are still linear layers, quantised if the plan says so, and the head in 16 bits.
 
     Yields the share of layers that are done. What isn't a matrix becomes fp32, or the dtype of large products; matrices
-    whose width isn't a multiple of GROUP, too. `prepare` is called with each layer's number before the layer's turn. A
-    model must be held before Llama takes its weights.
+    whose width isn't a multiple of GROUP become fp32. `prepare` is called with each layer's number before the layer's
+    turn. A model must be held before Llama takes its weights.
     """
     language: Any = model.model.language_model
     for number, layer in enumerate(language.layers):
         prepare(number)
         for name, owner, linear in _linears(model, number):
-            _replace(owner, name, linear, _held(linear, plan, workspace), workspace)
+            if linear.in_features % GROUP:
+                setattr(owner, name.rpartition(".")[2], ExactLinear(linear))
+            else:
+                _replace(owner, name, linear, _held(linear, plan, workspace), workspace)
         layer.input_layernorm.float(), layer.post_attention_layernorm.float()
         yield (number + 1) / len(language.layers)
     language.norm.float()
@@ -126,13 +131,11 @@ def held_bytes(model: VideoLlavaForConditionalGeneration) -> int:
 
 
 def _linears(model: VideoLlavaForConditionalGeneration, number: int) -> Iterator[tuple[str, nn.Module, nn.Linear]]:
-    """Yields the name in its layer, the owner and the module of each linear layer that may be held."""
+    """Yields the name in its layer, the owner and the module of each linear layer of transformers' kind."""
     layer: Any = model.model.language_model.layers[number]
     for name, module in list(layer.named_modules()):
-        if type(module) is nn.Linear and module.in_features % GROUP == 0:
+        if type(module) is nn.Linear:
             yield name, layer.get_submodule(name.rpartition(".")[0]), module
-        elif type(module) is nn.Linear:
-            module.float()
 
 
 def _held(linear: nn.Linear, plan: LoadPlan, workspace: Workspace) -> Matrix:
@@ -143,7 +146,9 @@ def _held(linear: nn.Linear, plan: LoadPlan, workspace: Workspace) -> Matrix:
 
 
 def _matrix(form: Form, linear: nn.Linear, values: Tensor, scales: Tensor) -> Matrix:
-    if values.nbytes * 8 < linear.in_features * linear.out_features * BITS.get(form, 16):
+    numbers, rows = linear.in_features * linear.out_features, linear.out_features
+    least_scales = {"int8": 4 * rows, "int4": 2 * numbers // GROUP}.get(form, 0)
+    if values.nbytes * 8 < numbers * BITS.get(form, 16) or scales.nbytes < least_scales:
         raise ValueError("there are too few values")  # compiled products would read beyond them
     return Matrix(form=form, values=values, scales=scales, outputs=linear.out_features, inputs=linear.in_features)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vllava_cli.engine.cpu.products import Form, Matrix, Products, products
 from vllava_cli.interrupt import NEVER, Cancel
@@ -73,6 +74,18 @@ class CpuLinear(nn.Module):
                 return False
             torch.mm(x, slice_.t(), out=y[:, start : start + len(slice_)])
         return True
+
+
+class ExactLinear(nn.Module):
+    """A linear layer in fp32, for a matrix of a width that can't be held otherwise; inputs may have any dtype."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self._weight = linear.weight.detach().float()
+        self._bias = None if linear.bias is None else linear.bias.detach().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x.float(), self._weight, self._bias)
 
 
 def joined(layers: Sequence[CpuLinear], x: Tensor) -> Tensor:
