@@ -160,6 +160,26 @@ def test_what_is_compiled_rounds_as_torch_does(compiled: CompiledProducts, monke
     assert error(decoded(compiled.quantised(weight, "int8"), weight), made * scales[:, None]) < 1e-4
 
 
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_numbers_that_are_no_numbers_never_become_some(form: Form, odd: float, products: Products) -> None:
+    weight, x, y = normal(16, 96), normal(3, 96, seed=1), torch.empty(3, 16)
+    weight[2, 40] = odd
+    products.few(products.quantised(weight, form), x, y)
+    assert y.isfinite().all(dim=0).tolist() == [row != 2 for row in range(16)]
+    x[1, 70] = odd
+    products.few(products.quantised(normal(16, 96), form), x, y)
+    assert y.isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("what", [0, 1, 2])
+@pytest.mark.parametrize("length", [3, 8, 21])
+def test_attention_to_what_is_no_number_gives_none(what: int, length: int, compiled: CompiledProducts) -> None:
+    query, keys, values = normal(2, 1, 1, 32), normal(2, 1, length, 32).half(), normal(2, 1, length, 32).half()
+    (query, keys, values)[what][1, ..., -1, 5] = torch.nan
+    assert compiled.attend(query, keys, values, None).isfinite().flatten(1).any(dim=1).tolist() == [True, what == 2]
+
+
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 4, 32), (8, 2, 64), (6, 3, 96), (2, 1, 128)])
 def test_attention_equals_a_softmax_in_float64(
     heads: int, kv_heads: int, size: int, compiled: CompiledProducts

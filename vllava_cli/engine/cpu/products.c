@@ -95,6 +95,16 @@ DOTS(dots_fp16, FP16)
 DOTS(dots_bf16, BF16)
 DOTS(dots_int8, INT8)
 
+/* Zero if all of these numbers, a multiple of 32, are finite, else not a number: infinity * 0 isn't, either. */
+static float oddity(const float *x, int64_t count)
+{
+    __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int64_t i = 0; i < count; i += GROUP)
+        for (int k = 0; k < 4; k++)
+            sums[k] = _mm256_fmadd_ps(_mm256_loadu_ps(x + i + 8 * k), _mm256_setzero_ps(), sums[k]);
+    return total(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
+}
+
 /* x in eight bits, of which 32 numbers share a scale. `shifts` has 8 * scale * the sum of the 32 numbers. */
 struct rounded {
     int8_t *numbers;
@@ -115,7 +125,7 @@ static void round_row(const float *x, int64_t inputs, struct rounded to)
             to.numbers[group * GROUP + i] = (int8_t)number;
             sum += number;
         }
-        to.scales[group] = most / 127.0f;
+        to.scales[group] = most / 127.0f + oddity(from, GROUP);
         to.shifts[group] = 8.0f * to.scales[group] * (float)sum;
     }
 }
@@ -294,7 +304,7 @@ INLINE void quantise_group(const float *x, uint8_t *pairs, uint16_t *scale)
             memcpy(numbers, found, sizeof found);
         }
     }
-    *scale = _cvtss_sh(chosen, 0);
+    *scale = _cvtss_sh(chosen + oddity(x, GROUP), 0);
     for (int i = 0; i < 16; i++)
         pairs[i] = (uint8_t)((numbers[i / 8][i % 8] + 8) | (numbers[i / 8 + 2][i % 8] + 8) << 4);
 }
@@ -308,7 +318,7 @@ static void quantise_row(int form, const float *x, int64_t inputs, uint8_t *valu
         return;
     for (int64_t i = 0; i < inputs; i++)
         most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    float scale = most / 127.0f, up = most > 0 ? 127.0f / most : 0;
+    float scale = most / 127.0f + oddity(x, inputs), up = most > 0 ? 127.0f / most : 0;
     memcpy(scales, &scale, 4);
     for (int64_t i = 0; i < inputs; i++)
         values[i] = (uint8_t)((int)(x[i] * up + 127.5f) - 127);
@@ -328,11 +338,12 @@ void quantise(int form, const uint8_t *from, int from_form, int64_t outputs, int
         }
 }
 
-/* e to the power of eight numbers that aren't positive: 2^n * 2^f, the second by a polynomial (error below 1e-7). */
+/* e to the power of eight numbers that aren't positive: 2^n * 2^f, the second by a polynomial (error below 1e-7). What
+   is no number stays none, since a maximum is its second number then. */
 INLINE __m256 exp8(__m256 x)
 {
     const float terms[6] = {1.8775767e-3f, 8.9893397e-3f, 5.5826318e-2f, 2.4015361e-1f, 6.9315308e-1f, 9.9999994e-1f};
-    x = _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(1.44269504f));
+    x = _mm256_mul_ps(_mm256_max_ps(_mm256_set1_ps(-87.0f), x), _mm256_set1_ps(1.44269504f));
     __m256 whole = _mm256_floor_ps(x), part = _mm256_sub_ps(x, whole), found = _mm256_set1_ps(terms[0]);
     for (int k = 1; k < 6; k++)
         found = _mm256_fmadd_ps(found, part, _mm256_set1_ps(terms[k]));
@@ -356,18 +367,18 @@ static void attend_head(const struct cache *cache, int64_t at, const float *quer
     float scale = 1.0f / sqrtf((float)size), most = -INFINITY;
     for (int64_t t = 0; t < padded; t++) {
         scores[t] = -INFINITY;
-        if (t < length)
-            {
+        if (t < length) {
             dots_fp16(1, size, (const uint8_t *)(keys + t * size), 0, query, scores + t);
             scores[t] = scale * scores[t] + (mask ? mask[t] : 0);
         }
         most = scores[t] > most ? scores[t] : most;
     }
+    most = most == -INFINITY ? 0 : most; /* none is larger: all are masked, or are no numbers */
     __m256 sum = _mm256_setzero_ps();
     for (int64_t t = 0; t < padded; t += 8) {
         __m256 found = exp8(_mm256_sub_ps(_mm256_loadu_ps(scores + t), _mm256_set1_ps(most)));
         found = t + 8 > length ? _mm256_and_ps(found, _mm256_cmp_ps(_mm256_loadu_ps(scores + t),
-                                                                    _mm256_set1_ps(-INFINITY), _CMP_GT_OQ)) : found;
+                                                                    _mm256_set1_ps(-INFINITY), _CMP_NLE_UQ)) : found;
         sum = _mm256_add_ps(sum, found);
         _mm256_storeu_ps(scores + t, found);
     }

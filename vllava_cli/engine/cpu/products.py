@@ -211,7 +211,7 @@ def rounded_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
             best, chosen = gain.where(is_better, best), (product / square).where(is_better, chosen)
             kept = tried.where(is_better, kept)
         found.copy_(kept.view(len(rows), -1))
-        steps.copy_(chosen.view(len(rows), -1))
+        steps.copy_((chosen + 0 * most).view(len(rows), -1))  # what isn't finite becomes no number
     return numbers, scales
 
 
