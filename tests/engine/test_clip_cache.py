@@ -29,7 +29,7 @@ from vllava_cli.engine.weight_cache import LOCK
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Adapter, Conversation, Framing, LoadPlan, Log
+from vllava_cli.nouns import Adapter, Conversation, Framing, LoadPlan, Log, Sampling
 from vllava_cli.storage.files import locked, release
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +101,18 @@ def test_a_later_process_reads_only_the_question_and_gives_the_ids_of_generate(
         assert (stats.tower_calls, stats.prompt_tokens - stats.reused_tokens < 16) == (0, True)
         assert (engine.model.model.video_tower, engine.model.model.image_tower) == (None, None)
     assert len(later.files) == 1
+
+
+def test_a_later_process_calibrates_choices_without_having_seen_the_clip(later: Processes) -> None:
+    sampling = Sampling(choices=("red", "blue"), is_calibrated=True)
+    found = []
+    for calls in (1, 0):
+        engine = later()
+        answer = ask(engine, later.shown(CLIP), "What colour is it?", sampling)
+        engine.keep_clips()
+        assert answer.stats.tower_calls == calls
+        found.append(answer.probabilities)
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
 
 
 def test_what_is_kept_is_told_once_and_only_this_user_can_read_it(later: Processes) -> None:

@@ -61,7 +61,7 @@ class Engine:
         self.llama = Llama(self.model, self.plan.attention)
         self.llama.on_layer = self.activity.advance
         self.vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower, activity=self.activity)
-        self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens)
+        self.calibrator = Calibrator(model=self.model, llama=self.llama, tokens=self.tokens, tower=self.tower)
 
     def stream(
         self,

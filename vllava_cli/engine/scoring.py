@@ -6,7 +6,7 @@ So a longer option can be wrong in more tokens, and an option is never less like
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,8 @@ class Calibrator:
     model: VideoLlavaForConditionalGeneration
     llama: Llama
     tokens: Tokens
+    tower: Callable[[MediaKind], torch.nn.Module] | None = None
+    """As in `VisionEncoder`: a model that took its clips from the clip cache has no tower."""
     _blank: dict[MediaKind, torch.Tensor] = field(default_factory=dict)
     _known: dict[tuple[tuple[int, ...], tuple[ChoiceIds, ...]], torch.Tensor] = field(default_factory=dict)
 
@@ -104,7 +106,8 @@ class Calibrator:
 
     def _blank_features(self, kind: MediaKind, cancel: Cancel) -> torch.Tensor:
         if kind not in self._blank:
-            vision = VisionEncoder(model=self.model, tokens=self.tokens)  # not the engine's, which counts its calls
+            # Not the engine's, which counts its calls.
+            vision = VisionEncoder(model=self.model, tokens=self.tokens, tower=self.tower)
             self._blank[kind] = vision.features(blank_frames(kind, self.tokens), "crop", cancel)
         return self._blank[kind]
 
