@@ -12,6 +12,7 @@ from tests.machines import DEMO, RTX_4090, SEVEN_B, SPEED, box, slower
 from vllava_cli.engine import device_speed
 from vllava_cli.engine.cpu.products import CompiledProducts, Products, TorchProducts
 from vllava_cli.engine.forward import memory_faults
+from vllava_cli.engine.load import THREADS_SETTING
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.machine import Hardware
 from vllava_cli.nouns import Checkpoint, LoadPlan, Wishes
@@ -56,12 +57,21 @@ def test_a_cpu_is_measured_where_the_plan_depends_on_it(
     wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint, is_measured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
+    monkeypatch.delenv(THREADS_SETTING, raising=False)
     monkeypatch.setattr(device_speed, "cpu_speed", lambda: threads.append(torch.get_num_threads()) or SPEED)
     before = torch.get_num_threads()
     made = device_speed.planned(wishes, hardware, checkpoint)
     seen = replace(hardware, cpu_speed=SPEED) if is_measured else hardware
     assert made == plan(wishes, seen, checkpoint)
     assert (threads, torch.get_num_threads()) == ([hardware.cpu_cores] * is_measured, before)
+
+
+def test_a_cpu_is_measured_with_the_threads_that_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setenv(THREADS_SETTING, "1")
+    monkeypatch.setattr(device_speed, "cpu_speed", lambda: threads.append(torch.get_num_threads()) or SPEED)
+    device_speed.planned(Wishes(), replace(box(ram=64, free=60), cpu_cores=7), SEVEN_B)
+    assert threads == [torch.get_num_threads()]
 
 
 FULL = replace(EXACT, needed_bytes=9 << 30, quantisation="4bit", context_tokens=2696)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vllava_cli.engine.cpu.products import CompiledProducts, Form, Matrix, Products, products
 from vllava_cli.engine.forward import free, memory_faults
+from vllava_cli.engine.load import THREADS_SETTING
 from vllava_cli.machine import CpuSpeed, Hardware, Speed
 from vllava_cli.nouns import Checkpoint, Dtype, LoadPlan, Precision, Wishes
 from vllava_cli.plan import is_tiny, plan
@@ -56,7 +58,7 @@ def planned(wishes: Wishes, hardware: Hardware, checkpoint: Checkpoint) -> LoadP
     if not chosen.is_held or is_tiny(checkpoint) or hardware.cpu_speed is not None:
         return chosen
     threads = torch.get_num_threads()
-    if chosen.threads:
+    if chosen.threads and THREADS_SETTING not in os.environ:  # as `load` does
         torch.set_num_threads(chosen.threads)
     try:
         return plan(wishes, replace(hardware, cpu_speed=cpu_speed()), checkpoint)
