@@ -26,6 +26,7 @@ from vllava_cli.commands.provenance import (
     seeded,
 )
 from vllava_cli.engine.checkpoint import describe
+from vllava_cli.engine.cpu.products import products
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
@@ -34,6 +35,7 @@ from vllava_cli.nouns import (
     Conversation,
     Framing,
     LoadPlan,
+    Quantisation,
     Sampling,
     Source,
     StopReason,
@@ -76,6 +78,16 @@ def test_a_plan_and_a_checkpoint_say_what_is_loaded(tmp_path: Path) -> None:
     found = Loaded.of(quantised, replace(checkpoint, adapter=adapter))
     assert (found.precision, found.quantisation) == ("4bit", "bitsandbytes nf4, compute bf16")
     assert found.adapter == ("me/lora", "abc", SHA)
+
+
+@pytest.mark.parametrize(("quantisation", "kind"), [("8bit", "int8"), ("4bit", "int4"), (None, None)])
+def test_weights_that_a_cpu_holds_are_not_called_those_of_bitsandbytes(
+    quantisation: Quantisation | None, kind: str | None
+) -> None:
+    held = replace(EXACT, dtype="bfloat16", quantisation=quantisation, is_held=True, wide_dtype="bfloat16")
+    found = Loaded.of(held, describe(Source(model="demo", folder=demo.CHECKPOINT)))
+    assert found.quantisation == (f"vllava {kind}, {products().layout}, compute bf16" if kind else None)
+    assert [name for name, _ in found.versions] == ["vllava", "transformers", "torch", "av"]
 
 
 def test_a_seed_is_drawn_only_where_one_is_needed_and_none_was_given() -> None:

@@ -99,5 +99,4 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     screen.detail(f"stopped: {turn.stop_reason}; {counts(stats)}; {watch.account()}")
     if turn.stop_reason == "interrupted":
         return INTERRUPTED
-    keep_clips(engine, screen)
     return 0

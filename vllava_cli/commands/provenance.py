@@ -71,7 +71,8 @@ class Loaded:
     precision: Precision
     dtype: Dtype
     quantisation: str | None
-    """The quantisation of the weights: "bitsandbytes nf4, compute bf16"."""
+    """The quantisation of the weights: "bitsandbytes nf4, compute bf16"; on a CPU "vllava int4, rows 1, compute bf16",
+    with the layout that the products have."""
     attention: Attention
     adapter: AdapterFacts | None = None
     versions: tuple[tuple[str, str], ...] = ()
@@ -81,22 +82,30 @@ class Loaded:
     def of(cls, plan: LoadPlan, checkpoint: Checkpoint) -> Loaded:
         """Describes the checkpoint as `plan` loads it, with the libraries of this machine."""
         adapter = checkpoint.adapter
-        further = ("bitsandbytes",) * bool(plan.quantisation) + ("peft",) * bool(adapter)
+        further = ("bitsandbytes",) * bool(plan.quantisation and not plan.is_held) + ("peft",) * bool(adapter)
         return cls(
             model=checkpoint.model,
             revision=checkpoint.revision,
             device=plan.device,
             precision=plan.precision,
             dtype=plan.dtype,
-            quantisation=(
-                f"bitsandbytes {KINDS[plan.quantisation]}, compute {SHORT_NAMES[plan.dtype]}"
-                if plan.quantisation
-                else None
-            ),
+            quantisation=_quantisation(plan),
             attention=plan.attention,
             adapter=AdapterFacts(adapter.name, adapter.revision, adapter.sha256) if adapter else None,
             versions=tuple((name, here) for name in ("vllava", *LIBRARIES, *further) if (here := _release(name))),
         )
+
+
+def _quantisation(plan: LoadPlan) -> str | None:
+    if plan.quantisation is None:
+        return None
+    kind = f"bitsandbytes {KINDS[plan.quantisation]}"
+    if plan.is_held:
+        from vllava_cli.engine.cpu.held_weights import QUANTISED
+        from vllava_cli.engine.cpu.products import products
+
+        kind = f"vllava {QUANTISED[plan.quantisation]}, {products().layout}"
+    return f"{kind}, compute {SHORT_NAMES[plan.dtype]}"
 
 
 @dataclass(frozen=True, kw_only=True)
