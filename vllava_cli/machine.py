@@ -1,4 +1,4 @@
-"""What a machine has, and what was measured of it, as dataclasses."""
+"""Describes a machine by dataclasses: its processors, its memory, and the speeds that were measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Processor:
 
 @dataclass(frozen=True, kw_only=True)
 class CpuSpeed:
-    """The measured speed of this CPU with all its threads."""
+    """The speed of this CPU, measured with as many threads as a model then gets."""
 
     operations: dict[Dtype, float]
     """Multiplications and additions a second in large products, in float32 and bfloat16."""

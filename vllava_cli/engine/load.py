@@ -52,7 +52,7 @@ def load(
 
     Modules are made without memory, and then each parameter is filled once, from the mapped file straight to the
     device; tensors for which no module has a place are never touched. transformers does that, and is imported, only for
-    a plan that quantises and for a config that isn't usual.
+    a plan by which bitsandbytes quantises and for a config that isn't usual.
 
     If the plan quantises, quantised weights come from the cache if it has them; if not, they are put there. Errors:
     CheckpointError for weights that are damaged, missing or too many; MemoryShortError.
@@ -61,14 +61,14 @@ def load(
     changes(tokens.checkpoint)  # raises where the adapter doesn't fit, before a weight is read
     if _usual(plan, tokens.checkpoint.folder) is None:
         hush(has_bars=log.has_bars and not plan.is_held)  # held weights are mapped in a moment
+    if plan.threads and THREADS_SETTING not in os.environ:  # a user who sets it has chosen
+        torch.set_num_threads(plan.threads)
     if plan.is_held:
         model: Any = _held(plan, tokens, kinds, cache, log)
     elif cache and plan.quantisation:
         model = _quantised(plan, tokens, kinds, cache)
     else:
         model = _read(plan, tokens, TOWERS - {f"{kind}_tower" for kind in kinds})
-    if plan.threads and THREADS_SETTING not in os.environ:  # a user who sets it has chosen
-        torch.set_num_threads(plan.threads)
     return Engine(model=model.eval(), tokens=tokens, plan=plan, tower=partial(tower, tower_plan(plan), tokens), log=log)
 
 

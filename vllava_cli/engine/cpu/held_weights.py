@@ -131,7 +131,7 @@ def held_bytes(model: VideoLlavaForConditionalGeneration) -> int:
 
 
 def _linears(model: VideoLlavaForConditionalGeneration, number: int) -> Iterator[tuple[str, nn.Module, nn.Linear]]:
-    """Yields the name in its layer, the owner and the module of each linear layer of transformers' kind."""
+    """Yields the name in its layer, the owner and the module of each plain linear layer."""
     layer: Any = model.model.language_model.layers[number]
     for name, module in list(layer.named_modules()):
         if type(module) is nn.Linear:

@@ -24,7 +24,7 @@ SLICE_VALUES = 1 << 22
 
 @dataclass(kw_only=True, eq=False)
 class Workspace:
-    """What the layers of a model share: products, the buffer for unpacked slices, and how to stop between slices."""
+    """The layers of a model share it: products, the buffer for unpacked slices, and how to stop between slices."""
 
     wide_dtype: torch.dtype = torch.float32
     """The dtype in which many rows are multiplied."""

@@ -54,7 +54,7 @@ class Matrix:
 
 
 class Products(Protocol):
-    """What computes with matrices of these forms."""
+    """Computes with matrices of these forms."""
 
     layout: str
     """Names how int8 and int4 matrices are made and laid out. Kept ones of another layout aren't used: its number goes
