@@ -15,10 +15,11 @@ MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(
 FLOORS = (
     ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
     ("machine", "memory", "prompt", "choices", "times", "cpu_time", "hardware", "plan"),
-    ("storage", "media"),
+    ("storage", "media", "cues"),
     ("engine",),
     ("screen", "commands"),
     ("batch",),
+    ("search",),
     ("options", "usage"),
     ("cli",),
     ("__main__",),

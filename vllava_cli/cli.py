@@ -191,6 +191,7 @@ def batch(
     decoders: given.Decoders = None,
     wishes: given.WishesMade,
     framing: given.FramingMade,
+    windowing: given.WindowingMade = None,
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     clip_cache: given.ClipCacheUsed = True,
@@ -219,6 +220,7 @@ def batch(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes,
         framing=framing,
+        windowing=windowing,
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits,
         destination=destination_of(
@@ -235,7 +237,15 @@ def batch(
         decoders=decoders,
         devices=devices_of(gpus, wishes.device),
         ray=ray_options_of(
-            ray, actors, gpus_per_actor, allow or (), gpus=gpus, shard=shard, fields=fields, is_pruning=prune
+            ray,
+            actors,
+            gpus_per_actor,
+            allow or (),
+            gpus=gpus,
+            shard=shard,
+            fields=fields,
+            is_pruning=prune,
+            has_windows=windowing is not None,
         ),
         shard=shard_of(shard),
         is_failing_fast=fail_fast,

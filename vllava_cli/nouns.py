@@ -41,6 +41,8 @@ Way = Literal["seek", "decode"]
 StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
 repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken."""
+Boundary = Literal["every", "scenes", "chapters"]
+"""What ends a window: an even length, a cut between scenes, or a chapter of the container."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,37 @@ class Framing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Windowing:
+    """How a clip is divided into windows."""
+
+    by: Boundary = "every"
+    every_s: float = 0.0
+    """The length of a window; it counts only where `by` is "every"."""
+    overlap_s: float = 0.0
+    """How much of a window belongs to the one before it, too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A part of a clip with frames of its own, in seconds from the clip's first frame; `end_s` isn't part of it."""
+
+    start_s: float
+    end_s: float
+    title: str = ""
+    """The name of a chapter."""
+    is_held: bool = False
+    """True if no frame begins in it: the last frame before it is shown all the time."""
+    is_still: bool = False
+    """True if nothing changes in it, nor from the window before it to this one."""
+
+    def framing(self, whole: Framing) -> Framing:
+        """Returns the framing that takes its frames from this window."""
+        if self.is_held:
+            return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,))
+        return replace(whole, start_s=self.start_s, end_s=self.end_s)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
     """The limits on the process that decodes a file."""
 
@@ -263,6 +296,14 @@ class Clip:
     @property
     def remarks(self) -> tuple[str, ...]:
         return (*self.faults, *self.notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipWindows:
+    """The windows of a clip, in order; an image has none."""
+
+    clip: Clip
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

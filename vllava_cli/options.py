@@ -24,6 +24,7 @@ from vllava_cli.nouns import (
     Framing,
     Precision,
     Sampling,
+    Windowing,
     Wishes,
 )
 from vllava_cli.storage.files import size_bytes
@@ -103,9 +104,9 @@ def models(incomplete: str) -> list[str]:
 
 def row_fields() -> tuple[str, ...]:
     """Returns the names of the fields that all rows of a batch have."""
-    from vllava_cli.batch.jobs import ROW_KEYS
+    from vllava_cli.batch.jobs import ROW_KEYS, WINDOW_KEYS
 
-    return tuple(ROW_KEYS)
+    return (*ROW_KEYS, *WINDOW_KEYS)
 
 
 def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, metavar: str = "N") -> dict[str, Any]:
@@ -523,7 +524,52 @@ class Made:
     by: Callable[..., Any]
 
 
+def windowing_of(
+    *,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            **read_by(positive_time),
+            metavar="TIME",
+            help="Ask about each stretch of this length, with eight frames of its own: seconds or h:m:s, 30s, 5m.",
+            show_default="the clip as a whole",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            **read_by(time_of),
+            metavar="TIME",
+            help="With --every: how much of a window the one before it has, too.",
+            show_default="0",
+        ),
+    ] = None,
+    scenes: Annotated[bool, typer.Option("--scenes", help="Ask about each scene, from cut to cut.")] = False,
+    at_chapters: Annotated[
+        bool, typer.Option("--at-chapters", help="Ask about each chapter that the file names.")
+    ] = False,
+) -> Windowing | None:
+    """Makes the windowing of these options; None asks about clips as a whole. Errors: UsageError."""
+    named = [
+        name
+        for name, is_given in (("--every", every), ("--scenes", scenes), ("--at-chapters", at_chapters))
+        if is_given
+    ]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} each divide the clip in their own way. Give one of them.")
+    if overlap and not every:
+        raise UsageError("--overlap is about the windows of --every: add --every 30s, or leave it out.")
+    if every and overlap and overlap >= every:
+        raise UsageError(f"--overlap {overlap:g} s is as long as a window of --every {every:g} s. Give a shorter one.")
+    if not named:
+        return None
+    return Windowing(
+        by="scenes" if scenes else "chapters" if at_chapters else "every", every_s=every or 0.0, overlap_s=overlap
+    )
+
+
 WishesMade = Annotated[Wishes, Made(wishes_of)]
+WindowingMade = Annotated[Windowing | None, Made(windowing_of)]
 FramingMade = Annotated[Framing, Made(framing)]
 LimitsMade = Annotated[DecodeLimits, Made(limits_of)]
 SamplingMade = Annotated[Sampling, Made(sampling_of)]

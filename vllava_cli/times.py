@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -16,7 +17,9 @@ _LEAST_S = 0.005
 
 
 def time_of(text: str) -> float:
-    """Reads a time as seconds: "90", "1:30" or "0:01:30.5". Errors: UsageError."""
+    """Reads a time as seconds: "90", "1:30", "0:01:30.5", "90s" or "1m30s". Errors: UsageError."""
+    if units := re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d*)?)s)?", text, re.ASCII):
+        text = ":".join(number or "0" for number in units.groups()) if text else text
     parts = text.split(":")
     try:
         numbers = [float(part) for part in parts]

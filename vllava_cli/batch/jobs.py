@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes, counted
+from vllava_cli.nouns import Adapter, Framing, Sampling, Window, Wishes, counted
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
 from vllava_cli.storage.session_file import framing_row
@@ -32,6 +32,8 @@ FIRST_KEYS = (
 PATH_BYTES = "path_bytes"
 """The key of a path's bytes in base64; only rows in files have it, and only if the path isn't UTF-8."""
 CLIP_STATE = "clip_state"
+WINDOW_KEYS = ("start_s", "end_s", "title")
+"""The keys that only a row about a window has."""
 ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
 """The keys of a row in their order; a job's further fields come after these, under other names."""
 _NOTHING: Mapping[str, object] = {}
@@ -45,6 +47,7 @@ class JobRequest:
     path: str
     question: str
     fields: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
+    window: Window | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,8 @@ class Job:
     fields: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
     repeat: int = 0
     """How many equal jobs come before it."""
+    window: Window | None = None
+    """The part of the clip that is asked about; None for the clip as the run's framing shows it."""
 
     @property
     def state(self) -> dict[str, int] | None:
@@ -70,18 +75,23 @@ class Job:
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
-        return _id(signature, (self.path, size, mtime_ns), self.question, self.repeat)
+        return _id(signature, (self.path, size, mtime_ns), self.question, self.window, self.repeat)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipJobs:
-    """A clip and the jobs about it, at least one, in their order."""
+    """A clip, or a window of it, and the jobs about it, at least one, in their order."""
 
     jobs: tuple[Job, ...]
 
     @property
     def path(self) -> Path:
         return Path(self.jobs[0].path)
+
+    def framing(self, whole: Framing) -> Framing:
+        """Returns the framing of its frames, in a run whose clips are shown as `whole` says."""
+        window = self.jobs[0].window
+        return window.framing(whole) if window else whole
 
     def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
         """Returns each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
@@ -119,28 +129,29 @@ def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
             file = files[request.path] = _file(request.path)
         path, size, mtime_ns = file
         question = questions.setdefault(request.question, request.question)
-        id = _id(signature, file, question)
+        id = _id(signature, file, question, request.window)
         repeat = seen.get(id, 0)
         seen[id] = repeat + 1
         job = Job(
-            id=_id(signature, file, question, repeat) if repeat else id,
+            id=_id(signature, file, question, request.window, repeat) if repeat else id,
             path=path,
             question=question,
             size=size,
             mtime_ns=mtime_ns,
             fields=request.fields,
             repeat=repeat,
+            window=request.window,
         )
         jobs.append(job)
     return jobs
 
 
 def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
-    """Groups jobs by clip, in the order in which the clips first appear: jobs about a, b, a → (a, a), (b)."""
-    by_path: dict[str, list[Job]] = {}
+    """Groups jobs by clip and window, in the order in which these first appear: jobs about a, b, a → (a, a), (b)."""
+    groups: dict[tuple[str, Window | None], list[Job]] = {}
     for job in jobs:
-        by_path.setdefault(job.path, []).append(job)
-    for its in by_path.values():
+        groups.setdefault((job.path, job.window), []).append(job)
+    for its in groups.values():
         yield ClipJobs(jobs=tuple(its))
 
 
@@ -271,12 +282,18 @@ def _used(sampling: Sampling) -> dict[str, object]:
     return {name: value for name, value in fields.items() if name not in unused}
 
 
+def spelled(path: str) -> str:
+    """Returns a path as jobs have it: "./a.mp4" → "a.mp4"; a URL stays as it is."""
+    # A Path is made only where it may change the text: to make a million of them takes seconds.
+    if os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path:
+        return path if "://" in path and scheme_of(path) else str(Path(path))
+    return path
+
+
 def _file(path: str) -> _File:
     if "://" in path and scheme_of(path):
         return path, -1, -1
-    # A Path is made only where it may change the text, as for "./a.mp4": to make a million of them takes seconds.
-    if os.sep != "/" or not path or path[0] == "." or path[-1] == "/" or "//" in path or "/." in path:
-        path = str(Path(path))
+    path = spelled(path)
     return path, *_facts(path)
 
 
@@ -288,7 +305,7 @@ def _facts(path: str) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
+def _id(signature: str, file: _File, question: str, window: Window | None = None, repeat: int = 0) -> str:
     """Returns a hash of a job's parts.
 
     The length of each part is hashed before it, so that no two jobs hash the same bytes.
@@ -303,5 +320,7 @@ def _id(signature: str, file: _File, question: str, repeat: int = 0) -> str:
     ]
     if repeat:
         parts.append(b"%d" % repeat)
-    spelled = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-    return hashlib.sha256(spelled).hexdigest()[:ID_DIGITS]
+    if window:
+        parts.append(f"{window.start_s!r} {window.end_s!r}".encode())
+    written = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return hashlib.sha256(written).hexdigest()[:ID_DIGITS]

@@ -37,10 +37,14 @@ class Headers:
     """The number of videos whose headers state no duration."""
     unopened: int = 0
     """Clips whose header took too long; they count as good."""
+    windows: int = 0
+    """The number of windows that the videos are divided into; 0 where they aren't."""
+    pictures: int | None = None
+    """The number of images among clips that were divided; None where `good` has each clip once."""
 
     @property
     def images(self) -> int:
-        return len(self.good) - self.videos - self.unopened
+        return len(self.good) - self.videos - self.unopened if self.pictures is None else self.pictures
 
     @property
     def done(self) -> int:
@@ -91,7 +95,8 @@ class Preflight:
             headers.good.sort(key=lambda clip: self._order[clip.jobs[0].path])
             headers.bad.sort(key=lambda pair: self._order[pair[0].jobs[0].path])
             if self._framing:
-                self.frames = self._pool.frames(((clip, clip.path) for clip in headers.good), self._framing)
+                framing = self._framing
+                self.frames = self._pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
         except BaseException as exc:
             self._failure = exc
 

@@ -141,6 +141,7 @@ def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> 
         clips += [f"{len(headers.bad):,} that can't be read"] if headers.bad else []
         unknown = f", and {counted(headers.unknown, 'video')} of unknown length" if headers.unknown else ""
         rows += [("clips", ", ".join(clips) or "none"), ("duration", clock(headers.duration_s) + unknown)]
+        rows += [("windows", f"{headers.windows:,}")] if headers.windows else []
     rows += [("unknown", progress.unknown)] if progress.unknown else []
     screen.facts(rows, is_answer=True)
 

@@ -16,7 +16,7 @@ from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Windowing, Wishes
 from vllava_cli.storage.objects import is_url
 
 LOCAL = "local"
@@ -102,6 +102,8 @@ class BatchRequest:
     is_hashing: bool = False
     """Whether rows get the SHA-256 of their clips."""
     has_clip_cache: bool = True
+    windowing: Windowing | None = None
+    """How each video is divided into windows; None asks about it as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +250,7 @@ def ray_options_of(
     shard: str | None = None,
     fields: str | None = None,
     is_pruning: bool = False,
+    has_windows: bool = False,
 ) -> RayOptions | None:
     """Reads the options of --ray; None without it. Refuses options that --ray excludes, or that need --ray."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
@@ -259,6 +262,7 @@ def ray_options_of(
     for flag, is_given, remedy in (
         ("--gpus", gpus is not None, "Say how many engines with --actors"),
         ("--shard", shard is not None, "Ray distributes the jobs itself: leave one of them out"),
+        ("--every", has_windows, "Cut the clips first, or divide them with --shard"),
         ("--fields", fields is not None, "Merge the parts and take the fields with jq"),
         ("--prune", is_pruning, "Merge the parts: rows of clips that have changed are left out"),
     ):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, Job, id_of
+from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, WINDOW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
 from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts, Making
 from vllava_cli.errors import (
@@ -124,6 +124,8 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
     }
     if info.choices:
         row[PROBABILITIES] = by_choice(info.choices, answer.probabilities) if answer else None
+    if window := job.window:
+        row |= {"start_s": round(window.start_s, 4), "end_s": round(window.end_s, 4), "title": window.title or None}
     return {**row, **job.fields}
 
 
@@ -134,7 +136,8 @@ def is_row(row: Mapping[str, Any]) -> bool:
 
 def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the columns that all rows of a run have, then the further fields of its jobs."""
-    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *further_fields(jobs))
+    windows = WINDOW_KEYS if any(job.window for job in jobs) else ()
+    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *windows, *further_fields(jobs))
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:

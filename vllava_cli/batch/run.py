@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from vllava_cli.batch import job_files
+from vllava_cli.batch.divide import Division, KnownClips
 from vllava_cli.batch.executors import Executor, RunControl, local
 from vllava_cli.batch.jobs import (
     ClipJobs,
@@ -52,28 +53,42 @@ if TYPE_CHECKING:
 _SLICE_S = 0.2
 
 
-def run(batch: BatchRequest, screen: Screen) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Where the rows of a run go, and how its end is told."""
+
+    open_output: Callable[..., AbstractContextManager[Output]] = opened
+    report: Callable[..., None] = report_end
+
+
+def run(batch: BatchRequest, screen: Screen, ends: Ends = Ends()) -> int:
     """Returns the exit code: 0, 1 if a job has failed or lacks its row, 130 after Ctrl-C. Errors: any VllavaError."""
     watch = Stopwatch(began_s=BEGAN_S)
     watch.lap("start")
-    code = _run(batch, screen, watch)
+    with ExitStack() as stack:
+        code = _run(batch, screen, watch, stack, ends)
     watch.lap("finishing")
     screen.detail(f"took {watch.account()}.")
     return code
 
 
-def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
-    progress = Progress()
+def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack, ends: Ends) -> int:
+    progress, pool, division = Progress(), None, Division()
+    if batch.windowing:
+        from vllava_cli.media.decoder.pool import Pool, default_workers
+
+        pool = stack.enter_context(Pool(batch.decoders or default_workers(cpu_cores()), batch.limits))
     from vllava_cli.engine.adapter import foreseen, locate
 
     # A dry run looks for the checkpoint on this machine alone.
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
-    every, complaints = jobs_of(batch, info, screen)
+    every, complaints = jobs_of(batch, info, screen, pool, division)
+    watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
     _check_schemes(batch, jobs)
     with (
-        opened(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
+        ends.open_output(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
         sigint_flag(is_early=lambda: not progress.has_begun) as is_interrupted,
     ):
         todo = [job for job in jobs if not out.is_done(job)]
@@ -89,6 +104,8 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
             screen=screen,
             is_interrupted=is_interrupted,
             watch=watch,
+            pool=pool,
+            division=division,
         )
         watch.lap("jobs")
         is_cut = False
@@ -99,7 +116,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch) -> int:
             is_cut = True
         is_cut |= is_interrupted() and (progress.left > 0 or batch.is_dry)
         if not batch.is_dry:
-            report_end(progress, screen, is_interrupted=is_cut, can_resume=out.is_kept)
+            ends.report(progress, screen, is_interrupted=is_cut, can_resume=out.is_kept)
         if is_cut:
             return INTERRUPTED
         faults: list[str] = []
@@ -122,10 +139,21 @@ def run_info(batch: BatchRequest, source: Source) -> RunInfo:
     )
 
 
-def jobs_of(batch: BatchRequest, info: RunInfo, screen: Screen) -> tuple[list[Job], int]:
-    """Returns the jobs of all shards and the number of faulty folders; writes the list of this shard."""
+def jobs_of(
+    batch: BatchRequest, info: RunInfo, screen: Screen, pool: Pool | None = None, division: Division | None = None
+) -> tuple[list[Job], int]:
+    """Returns the jobs of all shards and the number of faulty folders; writes the list of this shard.
+
+    If the batch has windows, their clips are divided with the pool, and `division` gets what was found.
+    """
     complaints: list[str] = []
-    every = make_jobs(_requests(batch.inputs, complaints.append, screen), info.signature)
+    requests: Iterable[JobRequest] = _requests(batch.inputs, complaints.append, screen)
+    if batch.windowing and pool and division is not None:
+        asked = list(requests)
+        with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
+            division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
+        requests = division.requests(asked)
+    every = make_jobs(requests, info.signature)
     for complaint in complaints:
         screen.error(complaint)
     check_fields(batch.destination.fields, every, batch.sampling.choices)
@@ -189,6 +217,9 @@ class _Work:
     screen: Screen
     is_interrupted: Callable[[], bool]
     watch: Stopwatch
+    pool: Pool | None
+    """The pool that divided the clips; None in a run without windows."""
+    division: Division
     has_failed: bool = False
     """Whether a row of this run is an error, and --fail-fast was given."""
     control: RunControl = field(init=False)
@@ -234,8 +265,13 @@ class _Work:
 
         batch = self.batch
         self.control.decoders = min(batch.decoders or default_workers(cpu_cores()), len(clip_jobs))
-        with Pool(self.control.decoders, batch.limits) as pool:
-            preflight = Preflight(pool, clip_jobs, None if batch.is_dry or batch.devices else batch.framing)
+        framing = None if batch.is_dry or batch.devices else batch.framing
+        with nullcontext(self.pool) if self.pool else Pool(self.control.decoders, batch.limits) as pool:
+            preflight: Preflight | KnownClips
+            if self.pool:
+                preflight = KnownClips(pool, clip_jobs, framing, division=self.division)
+            else:
+                preflight = Preflight(pool, clip_jobs, framing)
             self._await(preflight, len(clip_jobs))
             headers = preflight.headers
             if not self.is_stopping():
@@ -250,7 +286,7 @@ class _Work:
             if headers.good and not batch.is_dry and not self.is_stopping():
                 self._answer(self._here(pool, preflight), headers.good)
 
-    def _await(self, preflight: Preflight, total: int) -> None:
+    def _await(self, preflight: Preflight | KnownClips, total: int) -> None:
         """Waits until the headers are read, and imports the libraries of an engine meanwhile."""
 
         def parts() -> list[str]:
@@ -264,7 +300,7 @@ class _Work:
                 pass
         self.watch.lap("headers")
 
-    def _here(self, pool: Pool, preflight: Preflight) -> Executor:
+    def _here(self, pool: Pool, preflight: Preflight | KnownClips) -> Executor:
         """Makes the executor: a worker for each device of --gpus, or an engine in this process. Errors: VllavaError."""
         warn_of_demo(self.source.model, self.screen)
         batch, screen, headers = self.batch, self.screen, preflight.headers

@@ -78,7 +78,7 @@ def test_headers_then_frames_of_good_and_bad_files_by_the_same_children(
         assert children() == set()
         headers = reads(pool.headers(mixed))
         pids = children()
-        frames = reads(pool.frames(iter(mixed), WHOLE))
+        frames = reads(pool.frames((*each, WHOLE) for each in mixed))
         assert children() == pids and len(pids) == 2
     assert children() == set()
     assert {key: str(read.fault) for key, read in headers.items() if read.fault} == FAULTS
@@ -97,9 +97,9 @@ def test_frames_are_as_small_as_a_model_takes_them_once_it_is_known(fit: Fit) ->
     write_clip(Path("a.mp4"), width=320, height=176)
     whole, framing = sample(Path("a.mp4"), WHOLE), Framing(fit=fit)
     with Pool(1) as pool:
-        (before,) = reads(pool.frames(named("a.mp4"), framing)).values()
+        (before,) = reads(pool.frames((*each, framing) for each in named("a.mp4"))).values()
         pool.fit_to(RECIPE)
-        (after,) = reads(pool.frames(named("a.mp4"), framing)).values()
+        (after,) = reads(pool.frames((*each, framing) for each in named("a.mp4"))).values()
     assert before.found and before.found.pixels.shape == (8, 176, 320, 3)
     assert after.found and after.found.pixels.shape == (8, 224, 224, 3)
     assert torch.equal(video_pixels(after.found, RECIPE, fit=fit), video_pixels(whole, RECIPE, fit=fit))
@@ -109,11 +109,11 @@ def test_frames_are_spread_to_as_many_as_the_model_sees() -> None:
     write_clip(Path("a.mp4"))
     framing = Framing(at_s=(0.5, 1.5))
     with Pool(1) as pool:
-        (read,) = reads(pool.frames(named("a.mp4"), framing)).values()
+        (read,) = reads(pool.frames((*each, framing) for each in named("a.mp4"))).values()
         expected = spread(sample(Path("a.mp4"), framing), framing.fit)
         assert read.found and read.found.times_s == expected.times_s == (0.5,) * 4 + (1.5,) * 4
         assert (read.found.pixels == expected.pixels).all()
-        (read,) = reads(pool.frames(named("a.mp4"), Framing(at_s=(0.1,) * 9))).values()
+        (read,) = reads(pool.frames((*each, Framing(at_s=(0.1,) * 9)) for each in named("a.mp4"))).values()
         assert type(read.fault) is UsageError
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_hangs_holds_up_its_own_worker_alone(call: str) -> None:
     hang = "while b'hang.mp4' in line and not os.path.exists('all others are read'): time.sleep(0.01)"
     with Pool(2, command=fake(hang)) as pool:
         files = named("hang.mp4", *GOOD)
-        ahead = pool.headers(files) if call == "headers" else pool.frames(files, WHOLE)
+        ahead = pool.headers(files) if call == "headers" else pool.frames((*each, WHOLE) for each in files)
         first: list[str] = []
         while len(first) < len(GOOD):
             first += [read.key for read in ahead.take(3, is_waiting=True)]
@@ -183,7 +183,7 @@ def threads() -> list[threading.Thread]:
 
 def test_a_pool_that_is_closed_while_its_worker_waits_for_room_leaves_no_thread() -> None:
     with Pool(1, command=fake("pass"), max_bytes=1) as pool:
-        ahead = pool.frames(named(*GOOD), WHOLE)
+        ahead = pool.frames((*each, WHOLE) for each in named(*GOOD))
         assert ahead.take(0, is_waiting=True) == [] and not ahead.is_over
     assert wait_for(lambda: threads() == [])
     assert [read.key for read in ahead.take(9, is_waiting=True)] == GOOD[:1] and ahead.is_over

@@ -119,7 +119,7 @@ class LocalExecutor:
         key = AnswerKey(
             jobs=clip.jobs,
             times_s=None if frames.kind == "image" else frames.times_s,
-            clip=ShownClip(framing=self.batch.framing, bytes=size if is_counted else None),
+            clip=ShownClip(framing=clip.framing(self.batch.framing), bytes=size if is_counted else None),
             hashed=self._hashing.begin(clip.path) if self._hashing else None,
         )
         queries: list[Query] = []

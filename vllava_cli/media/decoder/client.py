@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Self, cast
 import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, Tiles
+from vllava_cli.media.timeline.windows import even_windows
+from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Tiles, Windowing
 
 _START_S = 60.0
 _SLICE_S = 0.5
@@ -108,6 +109,14 @@ class DecoderClient:
     def header(self, path: Path) -> Clip:
         """Runs `sample.header` in the process. Errors: those of `sample`."""
         return cast(Clip, self._ask("header", path))
+
+    def windows(self, windowing: Windowing, framing: Framing, path: Path) -> ClipWindows:
+        """Divides a clip, or the part of it that `framing` names, into windows. Errors: those of `sample`."""
+        clip = self.probe(path)
+        start_s, end_s = framing.start_s or 0.0, min(framing.end_s or math.inf, clip.duration_s or 0.0)
+        if clip.kind == "image":
+            return ClipWindows(clip=clip)
+        return ClipWindows(clip=clip, windows=even_windows(windowing, start_s, end_s))
 
     def documented(self, path: Path) -> Clip:
         """Runs `full_decode.documented` in the process. Errors: those of `sample`."""

@@ -15,11 +15,13 @@ from typing import Any, Generic, Self, TypeVar
 from vllava_cli.interrupt import never
 from vllava_cli.media.decoder.client import DecoderClient, KilledError
 from vllava_cli.media.select import spread
-from vllava_cli.nouns import Clip, DecodeLimits, Frames, Framing, VideoRecipe
+from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, VideoRecipe, Windowing
 
 K = TypeVar("K")
 T = TypeVar("T")
 Files = Iterable[tuple[K, Path]]
+Framed = Iterable[tuple[K, Path, Framing]]
+"""Files with the framing in which each is shown; those that show the same file should follow each other."""
 
 _MAX_WORKERS = 8
 _MAX_READY = 1024
@@ -75,9 +77,13 @@ class Pool:
         """Reads the facts about each file, as `sample.probe` does."""
         return self._ahead(files, [partial(guard.probe, is_full=is_full) for guard in self._guards])
 
-    def frames(self, files: Files[K], framing: Framing) -> ReadAhead[K, Frames]:
+    def windows(self, files: Files[K], windowing: Windowing, framing: Framing) -> ReadAhead[K, ClipWindows]:
+        """Finds the windows of each file, as `DecoderClient.windows` does."""
+        return self._ahead(files, [partial(guard.windows, windowing, framing) for guard in self._guards])
+
+    def frames(self, files: Framed[K]) -> ReadAhead[K, Frames]:
         """Reads as many frames of each file as the model sees."""
-        return self._ahead(files, [partial(self._frames, guard, framing) for guard in self._guards])
+        return self._ahead(files, [partial(self._frames, guard) for guard in self._guards])
 
     def fit_to(self, recipe: VideoRecipe) -> None:
         """Reduces all later frames to the size that a model takes, so that the model's thread needn't do it.
@@ -93,12 +99,12 @@ class Pool:
         for guard in self._guards:
             guard.kill()
 
-    def _ahead(self, files: Files[K], readers: Sequence[Callable[[Path], T]]) -> ReadAhead[K, T]:
-        ahead = ReadAhead(files, readers, max_bytes=self._max_bytes)
+    def _ahead(self, files: Iterable[tuple[Any, ...]], readers: Sequence[Callable[..., T]]) -> ReadAhead[Any, T]:
+        ahead: ReadAhead[Any, T] = ReadAhead(files, readers, max_bytes=self._max_bytes)
         self._aheads.append(ahead)
         return ahead
 
-    def _frames(self, guard: DecoderClient, framing: Framing, path: Path) -> Frames:
+    def _frames(self, guard: DecoderClient, path: Path, framing: Framing) -> Frames:
         frames = spread(guard.sample(path, framing), framing.fit)
         if self._recipe is None:
             return frames
@@ -126,7 +132,9 @@ class ReadAhead(Generic[K, T]):
     ready. Besides those, each reader may be reading one file.
     """
 
-    def __init__(self, files: Files[K], readers: Sequence[Callable[[Path], T]], *, max_bytes: int) -> None:
+    def __init__(
+        self, files: Iterable[tuple[Any, ...]], readers: Sequence[Callable[..., T]], *, max_bytes: int
+    ) -> None:
         self._files = iter(files)
         self._max_bytes = max_bytes
         self._turn = threading.Lock()
@@ -186,7 +194,7 @@ class ReadAhead(Generic[K, T]):
         finally:
             self.waited_s += time.perf_counter() - started_s
 
-    def _work(self, reader: Callable[[Path], T]) -> None:
+    def _work(self, reader: Callable[..., T]) -> None:
         while file := self._next():
             read = _read(reader, *file)
             with self._change:
@@ -198,7 +206,7 @@ class ReadAhead(Generic[K, T]):
                     self._is_ended = True
                 self._change.notify_all()
 
-    def _next(self) -> tuple[K, Path] | None:
+    def _next(self) -> tuple[Any, ...] | None:
         """Returns the next file once the limits allow it; None if there is none.
 
         The file is counted as busy before another worker can see the end of the files.
@@ -234,12 +242,12 @@ def in_order(ahead: ReadAhead[int, T]) -> Iterator[Read[int, T]]:
         yield ready.pop(number)
 
 
-def _read(reader: Callable[[Path], T], key: K, path: Path) -> Read[K, T] | None:
+def _read(reader: Callable[..., T], key: K, *file: Any) -> Read[K, T] | None:
     """Reads a file; returns None if the pool was closed meanwhile."""
     started_s = time.perf_counter()
     found, fault = None, None
     try:
-        found = reader(path)
+        found = reader(*file)
     except KilledError:
         return None
     except Exception as exc:
