@@ -19,6 +19,7 @@ from vllava_cli.nouns import (
     FRAMES_PER_CLIP,
     WHITE,
     Attention,
+    Boundary,
     DecodeLimits,
     Fit,
     Framing,
@@ -550,11 +551,8 @@ def windowing_of(
     ] = False,
 ) -> Windowing | None:
     """Makes the windowing of these options; None asks about clips as a whole. Errors: UsageError."""
-    named = [
-        name
-        for name, is_given in (("--every", every), ("--scenes", scenes), ("--at-chapters", at_chapters))
-        if is_given
-    ]
+    ways = (("--every", every), ("--scenes", scenes), ("--at-chapters", at_chapters))
+    named = [name for name, value in ways if value]
     if len(named) > 1:
         raise UsageError(f"{' and '.join(named)} each divide the clip in their own way. Give one of them.")
     if overlap and not every:
@@ -563,9 +561,8 @@ def windowing_of(
         raise UsageError(f"--overlap {overlap:g} s is as long as a window of --every {every:g} s. Give a shorter one.")
     if not named:
         return None
-    return Windowing(
-        by="scenes" if scenes else "chapters" if at_chapters else "every", every_s=every or 0.0, overlap_s=overlap
-    )
+    by: Boundary = "scenes" if scenes else "chapters" if at_chapters else "every"
+    return Windowing(by=by, every_s=every or 0.0, overlap_s=overlap or 0.0)
 
 
 WishesMade = Annotated[Wishes, Made(wishes_of)]
