@@ -84,6 +84,17 @@ def sought() -> Iterator[Sought]:
             yield Sought(query=f"{article} {colour} {shape}", colour=colour, shape=shape)
 
 
+def phrased(random: Random, count: int) -> dict[str, Sought]:
+    """Returns so many different queries: noun phrases, and the questions of training in their wordings."""
+    found = {each.query: each for each in sought()}
+    seen = list(found.values())
+    while len(found) < count:
+        each = random.choice(seen)
+        verb = random.choice(("Is there", "Do you see", "Can you see", "is there", "do you see", "can you see"))
+        found[f"{verb} {each.query}?"] = each
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
