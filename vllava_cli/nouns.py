@@ -22,6 +22,8 @@ UNKNOWN_REVISION = ""
 WHITE = "#ffffff"
 STDIN = "-"
 """The name of a clip or a file of rows that comes from stdin."""
+MOST_SAMPLES = 16
+"""How often one clip is sampled at most, each time at other positions."""
 LAST = "last"
 """The id that stands for the session that was written to last."""
 
@@ -211,6 +213,8 @@ class Framing:
     """The colour behind transparent frames, "#rrggbb"."""
     is_as_stored: bool = False
     """True if a video's pixels are those of the documentation: neither cropped nor stretched nor tone-mapped."""
+    shift: float = 0.0
+    """How far the reference positions are moved, in steps: 0.5 is half of the way to the next frame; below 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,9 @@ def written_and_read(making: Making) -> Making:
     [
         lambda making: replace(making, sampling=Sampling(choices=("yes", "no"), is_calibrated=True)),
         lambda making: replace(making, clips=(), answer_ids=()),
-        lambda making: replace(making, clips=(ShownClip(framing=Framing(background="#000080", is_as_stored=True)),)),
+        lambda making: replace(
+            making, clips=(ShownClip(framing=Framing(background="#000080", is_as_stored=True, shift=0.6)),)
+        ),
         lambda making: replace(
             making,
             loaded=replace(
