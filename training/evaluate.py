@@ -72,7 +72,7 @@ class Row:
 
 def outcomes(checkpoint: Path, held_out: Iterable[HeldOut]) -> Iterator[Outcome]:
     """Asks every question about every file; questions about one file share the clip's part of the KV cache."""
-    engine = _engine(checkpoint)
+    engine = engine_of(checkpoint)
     for shown in held_out:
         frames = sample(shown.path, Framing())
         for item in shown.items:
@@ -88,7 +88,7 @@ def rows(found: Iterable[Outcome]) -> list[Row]:
     return [Row(kind=kind, asked=len(row), right=sum(row)) for kind, row in sorted(verdicts.items())]
 
 
-def _engine(checkpoint: Path) -> Engine:
+def engine_of(checkpoint: Path) -> Engine:
     tokens = read_tokens(describe(Source(model=str(checkpoint), folder=checkpoint)))
     return load(PLAN, tokens, {"video", "image"})
 

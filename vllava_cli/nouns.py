@@ -22,6 +22,8 @@ UNKNOWN_REVISION = ""
 WHITE = "#ffffff"
 STDIN = "-"
 """The name of a clip or a file of rows that comes from stdin."""
+MOST_SAMPLES = 16
+"""How often one clip is sampled at most, each time at other positions."""
 LAST = "last"
 """The id that stands for the session that was written to last."""
 
@@ -38,9 +40,10 @@ Transfer = Literal["PQ", "HLG"]
 """The two ways to code light that are called HDR."""
 Way = Literal["seek", "decode"]
 """The two ways to the frames of a file: seek to the groups of pictures that hold them, or decode all up to them."""
-StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice"]
+StopReason = Literal["end", "length", "context", "repetition", "interrupted", "choice", "unsure"]
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
-repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken."""
+repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken ·
+unsure: fewer samples agreed than --min-agree asks for, so that there is no answer."""
 Boundary = Literal["every", "scenes", "chapters"]
 """What ends a window: an even length, a cut between scenes, or a chapter of the container."""
 
@@ -211,6 +214,8 @@ class Framing:
     """The colour behind transparent frames, "#rrggbb"."""
     is_as_stored: bool = False
     """True if a video's pixels are those of the documentation: neither cropped nor stretched nor tone-mapped."""
+    shift: float = 0.0
+    """How far the reference positions are moved, in steps: 0.5 is half of the way to the next frame; below 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +247,20 @@ class Window:
         if self.is_held:
             return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,))
         return replace(whole, start_s=self.start_s, end_s=self.end_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreeing:
+    """How often a clip is sampled, and how many of its samples must agree on an answer."""
+
+    samples: int
+    """From 2 to MOST_SAMPLES."""
+    least_share: float = 0.0
+    """If a smaller share of the samples agrees, there is no answer."""
+
+    def shifts(self, framing: Framing) -> tuple[float, ...]:
+        """Returns the shift of each sample, 0 first; frames at named times can't be shifted, so that there is one."""
+        return tuple(number / self.samples for number in range(1 if framing.at_s else self.samples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,6 +454,27 @@ class Conversation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How the answers about the samples of a clip agree. A sample that shows the same frames as another isn't counted.
+
+    If there was only one sample to count, nothing can agree, and `reason` says why.
+    """
+
+    share: float = 1.0
+    """The share of the samples that gave the answer."""
+    answers: tuple[str, ...]
+    """The answer to each sample, in the order of their shifts."""
+    times_s: tuple[tuple[float, ...], ...]
+    """The times of the frames of each sample."""
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """Returns "4 of 5 agree"."""
+        return f"{round(self.share * len(self.answers))} of {len(self.answers)} agree"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """An answer of a batch, which belongs to no conversation."""
 
@@ -447,6 +487,22 @@ class Answer:
     """The ids of the text, without stray ones."""
     prompt_sha256: str = ""
     """The same as in `Turn`."""
+    agreement: Agreement | None = None
+    """Set where the clip was sampled several times."""
+
+    def turn(self, question: str, media: tuple[Frames, ...], sampling: Sampling) -> Turn:
+        """Returns the turn of a conversation in which this is the answer."""
+        return Turn(
+            question=question,
+            answer=self.text,
+            answer_ids=self.ids,
+            media=media,
+            stop_reason=self.stop_reason,
+            sampling=sampling,
+            stats=self.stats,
+            probabilities=self.probabilities,
+            prompt_sha256=self.prompt_sha256,
+        )
 
 
 def counted(number: float, noun: str) -> str:

@@ -17,7 +17,9 @@ from vllava_cli.nouns import (
     DEFAULT_MODEL,
     DEMO_MODEL,
     FRAMES_PER_CLIP,
+    MOST_SAMPLES,
     WHITE,
+    Agreeing,
     Attention,
     Boundary,
     DecodeLimits,
@@ -106,8 +108,9 @@ def models(incomplete: str) -> list[str]:
 def row_fields() -> tuple[str, ...]:
     """Returns the names of the fields that all rows of a batch have."""
     from vllava_cli.batch.jobs import ROW_KEYS, WINDOW_KEYS
+    from vllava_cli.commands.provenance import AGREEMENT_KEYS
 
-    return (*ROW_KEYS, *WINDOW_KEYS)
+    return (*ROW_KEYS, *AGREEMENT_KEYS, *WINDOW_KEYS)
 
 
 def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, metavar: str = "N") -> dict[str, Any]:
@@ -412,6 +415,40 @@ def rows_of(batch_size: str) -> int | None:
     return int(batch_size)
 
 
+def agreeing_of(
+    *,
+    agree: Annotated[
+        int | None,
+        typer.Option(
+            **number(int, 2, MOST_SAMPLES),
+            help="Sample a clip N times, at other frames each time, and answer what most samples agree on.",
+            show_default="once",
+        ),
+    ] = None,
+    min_agree: Annotated[
+        float | None,
+        typer.Option(
+            **number(float, 0, 1, metavar="SHARE"),
+            help="With --agree: give no answer if a smaller share of the samples agrees; 0.6 is three of five.",
+            show_default="0",
+        ),
+    ] = None,
+) -> Agreeing | None:
+    """Makes the agreeing of these options; None samples clips once. Errors: UsageError."""
+    if agree is None and min_agree is not None:
+        raise UsageError("--min-agree is about the samples of --agree: add --agree 5, or leave it out.")
+    return Agreeing(samples=agree, least_share=min_agree or 0.0) if agree else None
+
+
+def checked(agreeing: Agreeing | None, framing: Framing, sampling: Sampling) -> Agreeing | None:
+    """Returns the agreeing. Errors: UsageError if there is one, and the other options don't suit it."""
+    if agreeing and framing.at_s:
+        raise UsageError("--agree moves the frames, and --at says where they are. Leave one of them out.")
+    if agreeing and sampling.temperature:
+        raise UsageError("--agree answers greedily, so that only the frames differ. Leave --temperature out.")
+    return agreeing
+
+
 def wishes_of(
     *,
     model: Model = DEFAULT_MODEL,
@@ -566,6 +603,7 @@ def windowing_of(
 
 
 WishesMade = Annotated[Wishes, Made(wishes_of)]
+AgreeingMade = Annotated[Agreeing | None, Made(agreeing_of)]
 WindowingMade = Annotated[Windowing | None, Made(windowing_of)]
 FramingMade = Annotated[Framing, Made(framing)]
 LimitsMade = Annotated[DecodeLimits, Made(limits_of)]

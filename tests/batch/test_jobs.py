@@ -27,7 +27,7 @@ from vllava_cli.batch.jobs import (
     signature,
 )
 from vllava_cli.errors import OutputError
-from vllava_cli.nouns import Adapter, Framing, Sampling, Wishes
+from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Wishes
 
 SIGNATURE = signature("demo", None, {})
 
@@ -129,6 +129,7 @@ MATTERS: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     *((Framing(), change) for change in ({"start_s": 0.5}, {"end_s": 2.0}, {"at_s": (1.0,)}, {"fit": "pad"})),
     (Framing(), {"background": "#000000"}),
     (Framing(), {"is_as_stored": True}),
+    (Framing(), {"shift": 0.2}),
     *((Sampling(), change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False})),
     *((SAMPLED, change) for change in ({"top_p": 0.9}, {"seed": 3}, {"choices": ("yes",)})),
     *((CHOSEN, change) for change in ({"choices": ("no", "yes")}, {"is_calibrated": True}, {"blank_choice": "no"})),
@@ -159,7 +160,7 @@ def test_settings_count_if_they_change_an_answer_and_none_was_forgotten() -> Non
     assert tried == {field.name for noun in (Wishes, Framing, Sampling) for field in fields(noun)} - apart
 
 
-def test_an_adapter_counts_by_its_content_and_without_one_ids_are_as_before() -> None:
+def test_an_adapter_counts_by_its_content_and_without_it_or_agreeing_ids_are_as_before() -> None:
     plain = settings_of(Wishes(), Framing(), Sampling())
     first, second = (Adapter(name="a", folder=Path("a"), revision=None, sha256=digest) for digest in ("00", "01"))
     assert plain.keys() == {"precision", "attention", "framing", "sampling"}
@@ -168,6 +169,10 @@ def test_an_adapter_counts_by_its_content_and_without_one_ids_are_as_before() ->
         "adapter": "00"
     }
     assert settings_of(Wishes(), Framing(), Sampling(), second) == plain | {"adapter": "01"}
+    wanted = Agreeing(samples=3, least_share=0.5)
+    assert settings_of(Wishes(), Framing(), Sampling(), agreeing=wanted) == plain | {
+        "agree": {"samples": 3, "least_share": 0.5}
+    }
 
 
 def test_each_job_is_in_one_shard() -> None:

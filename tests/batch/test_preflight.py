@@ -41,8 +41,10 @@ class Threads:
         self.aheads.append(ahead)
         return ahead
 
-    def frames(self, files: Iterator[tuple[ClipJobs, Path]], framing: Framing) -> str:
-        self.frames_of, self.framing = [unit for unit, path in files if unit.path == path], framing
+    def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing]]) -> str:
+        self.frames_of = []
+        for unit, path, self.framing in files:
+            self.frames_of += [unit] * (unit.path == path)
         return "frames"
 
 

@@ -32,6 +32,7 @@ from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
 from vllava_cli.nouns import (
     Adapter,
+    Agreeing,
     Conversation,
     Framing,
     LoadPlan,
@@ -55,7 +56,10 @@ def written_and_read(making: Making) -> Making:
     [
         lambda making: replace(making, sampling=Sampling(choices=("yes", "no"), is_calibrated=True)),
         lambda making: replace(making, clips=(), answer_ids=()),
-        lambda making: replace(making, clips=(ShownClip(framing=Framing(background="#000080", is_as_stored=True)),)),
+        lambda making: replace(making, agreeing=Agreeing(samples=3, least_share=0.5)),
+        lambda making: replace(
+            making, clips=(ShownClip(framing=Framing(background="#000080", is_as_stored=True, shift=0.6)),)
+        ),
         lambda making: replace(
             making,
             loaded=replace(

@@ -63,6 +63,7 @@ def made(vllava: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             *rows("ask", "--json", ".", COLOUR),
             *rows("ask", "--json", "--as-stored", RED, HAPPENS),
         ],
+        "agree": rows("ask", "--json", "--agree", "3", RED, HAPPENS),
         "bf16": rows("ask", "--json", "--precision", "bf16", RED, HAPPENS),
         "chat": rows("chat", "--json", "--as-stored", "--session", "session.jsonl", RED, stdin=CHAT),
         "batch": rows(
@@ -187,7 +188,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
     Path("same-size.mp4").write_bytes(Path(RED).read_bytes()[:-1] + b"!")
     clip = ask["made_with"]["clips"][0]
     size = clip["bytes"]
-    bare = made["bare"][0]
+    bare, agree = made["bare"][0], made["agree"][0]
     resized = f"'longer.mp4' has changed since: {size:,} bytes then, {size + 1:,} now"
     no_adapter = {"name": "", "revision": None, "sha256": "0" * 64}
     refused: list[tuple[Row, tuple[str, Any], str]] = [
@@ -222,6 +223,13 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (ask, ("made_with.clips", [7]), "row 29, made_with, clips: entry 1 is not an object"),
         (ask, ("made_with.clips.0.sha256", "x"), "row 30, made_with, clips, entry 1: sha256 is not a SHA-256"),
         (ask, ("made_with.versions", {"torch": 2}), "row 31, made_with, versions: torch is not a text"),
+        (agree, ("made_with.agree.samples", 17), "row 32, made_with, agree: samples is 17, but a clip is sampled at"),
+        (agree, ("agreement.answers", ["a", 7]), "row 33, agreement, answers: entry 2 is not a text"),
+        (agree, ("agreement.frame_times_s", [[9]] * 3), f"the frames of '{RED}' are at other times: 9 s then, 0"),
+        (agree, ("made_with.agree.samples", 4), f"3 samples of '{RED}' differed then, and 4 differ now"),
+        (agree, ("agreement", None), f"1 sample of '{RED}' differed then, and 3 differ now"),
+        (agree, ("made_with.prompt_sha256", "0" * 64), "the prompt's tokens differ here: the tokenizer's files"),
+        (agree, ("turn", 1), "only an answer about one clip can be that of several samples"),
     ]
     code, out, _ = replayed(*(changed(row, change) for row, change, _ in refused), ask, is_json=True)
     verdicts = {row["row"]: row for row in map(json.loads, out.splitlines())}

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.clips import (
+    FFV1,
     H264,
     MJPEG,
     MPEG4,
@@ -179,6 +180,33 @@ except MediaError as error:
     print(error)
 """
     assert run_python(code, tmp_path) == "'a.y4m' needs more memory than there is. Scale it down first.\n"
+
+
+def write_any(path: Path, frames: int) -> Path:
+    """A clip of the kind that the ending says, in which frame i shows `picture(i)`; without an ending, a folder."""
+    match path.suffix:
+        case ".webp" | ".gif":
+            return write_animation(path, frames)
+        case "":
+            path.mkdir()
+            for index in range(frames):
+                Image.fromarray(picture(index)).save(path / f"{index}.png")
+            return path
+    return write_clip(path, frames, encoding={".avi": MPEG4, ".nut": FFV1}.get(path.suffix, H264))
+
+
+@pytest.mark.parametrize("frames", [2, 8, 13, 61])
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.nut", "a.webp", "a.gif", "a"])
+def test_a_shift_moves_the_positions_by_its_share_of_a_step(tmp_path: Path, name: str, frames: int) -> None:
+    path = write_any(tmp_path / name, frames)
+    first = sample(path, WHOLE).clip
+    times_s = [index * (first.duration_s or 0) / frames for index in range(frames)]
+    for number, of in ((0, 5), (1, 2), (3, 5), (15, 16)):
+        whole = sample(path, Framing(shift=number / of))
+        steps = [(i + Fraction(number, of)) / 8 for i in range(8)]
+        assert indices(whole) == [int(step * frames) for step in steps], (number, of)
+        half = sample(path, Framing(shift=number / of, start_s=times_s[frames // 2] - 1e-3))
+        assert indices(half) == [frames // 2 + int(step * (frames - frames // 2)) for step in steps], (number, of)
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.avif", "a.gif", "a.png"])

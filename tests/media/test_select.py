@@ -43,6 +43,14 @@ def test_the_positions_are_those_of_the_documentation(frame_count: int) -> None:
     assert pick(frame_count) == tuple(np.arange(0, frame_count, frame_count / 8).astype(int))
 
 
+@given(st.integers(1, 1_000_000), st.integers(1, 16).flatmap(lambda of: st.tuples(st.integers(0, of - 1), st.just(of))))
+def test_shifted_positions_are_exact(frame_count: int, sample: tuple[int, int]) -> None:
+    number, of = sample
+    found = pick(frame_count, shift=number / of)
+    assert found == tuple((i * of + number) * frame_count // (8 * of) for i in range(8))
+    assert found[-1] < frame_count
+
+
 @given(st.integers(1, 1000), st.integers(1, 64))
 def test_positions_rise_exist_and_use_every_frame_of_a_short_clip(frame_count: int, wanted: int) -> None:
     positions = pick(frame_count, wanted)
@@ -127,6 +135,11 @@ def test_the_reported_count_gives_the_positions_where_they_exist(
     frame_count: int, reported: int, expected: tuple[int, ...]
 ) -> None:
     assert reference(frame_count, reported=reported) == expected
+
+
+def test_shifted_positions_are_those_of_the_reported_count_where_they_exist() -> None:
+    assert reference(60, reported=64, shift=0.4) == (3, 11, 19, 27, 35, 43, 51, 59)
+    assert reference(60, reported=64, shift=0.5) == (3, 11, 18, 26, 33, 41, 48, 56)  # 60 of the 64 isn't there
 
 
 def test_times_name_the_frames_that_a_player_would_show() -> None:

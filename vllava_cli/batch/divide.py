@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.batch.jobs import WINDOW_KEYS, ClipJobs, JobRequest, spelled
+from vllava_cli.batch.jobs import WINDOW_KEYS, ClipJobs, JobRequest, framed, freed, spelled
 from vllava_cli.batch.preflight import Headers
 from vllava_cli.batch.rows import JobError
 from vllava_cli.interrupt import never
-from vllava_cli.nouns import ClipWindows, Framing, Windowing
+from vllava_cli.nouns import Agreeing, ClipWindows, Framing, Windowing
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Pool, ReadAhead
@@ -61,8 +61,7 @@ class Division:
         for request in asked:
             divided = self.windows.get(spelled(request.path))
             its = divided.windows if divided else ()
-            fields = {f"job_{name}" if name in WINDOW_KEYS else name: value for name, value in request.fields.items()}
-            named = replace(request, fields=fields) if fields else request
+            named = freed(request, WINDOW_KEYS)
             found += [replace(named, window=window) for window in its] or [named]
         return found
 
@@ -71,7 +70,13 @@ class KnownClips:
     """The headers of clips that were divided before, and their frames: it takes the place of a `Preflight`."""
 
     def __init__(
-        self, pool: Pool, clip_jobs: Sequence[ClipJobs], framing: Framing | None, *, division: Division
+        self,
+        pool: Pool,
+        clip_jobs: Sequence[ClipJobs],
+        framing: Framing | None,
+        *,
+        division: Division,
+        agreeing: Agreeing | None = None,
     ) -> None:
         self.headers = headers = Headers()
         self.frames: ReadAhead[ClipJobs, Frames] | None = None
@@ -87,7 +92,7 @@ class KnownClips:
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
         headers.pictures = len(clips) - headers.videos
         if framing:
-            self.frames = pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
+            self.frames = pool.frames(framed(headers.good, framing, agreeing))
 
     def wait(self, slice_s: float) -> bool:  # noqa: ARG002  (all is known)
         """Returns True, as `Preflight.wait` does once all headers are known."""

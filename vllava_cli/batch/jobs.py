@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import Adapter, Framing, Sampling, Window, Wishes, counted
+from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Window, Wishes, counted
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
 from vllava_cli.storage.session_file import framing_row
@@ -83,6 +83,8 @@ class ClipJobs:
     """A clip, or a window of it, and the jobs about it, at least one, in their order."""
 
     jobs: tuple[Job, ...]
+    shift: float = 0.0
+    """The shift of the frames, where the clip is sampled several times."""
 
     @property
     def path(self) -> Path:
@@ -91,7 +93,8 @@ class ClipJobs:
     def framing(self, whole: Framing) -> Framing:
         """Returns the framing of its frames, in a run whose clips are shown as `whole` says."""
         window = self.jobs[0].window
-        return window.framing(whole) if window else whole
+        framing = window.framing(whole) if window else whole
+        return replace(framing, shift=self.shift) if self.shift else framing
 
     def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
         """Returns each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
@@ -99,6 +102,16 @@ class ClipJobs:
         for job in self.jobs:
             asked.setdefault(job.question, []).append(job)
         return [(question, tuple(jobs)) for question, jobs in asked.items()]
+
+
+def framed(
+    clips: Iterable[ClipJobs], whole: Framing, agreeing: Agreeing | None
+) -> Iterator[tuple[ClipJobs, Path, Framing]]:
+    """Yields each clip with its path and framing, once for each of its samples."""
+    for clip in clips:
+        for shift in agreeing.shifts(clip.framing(whole)) if agreeing else [0.0]:
+            sample = replace(clip, shift=shift) if shift else clip
+            yield sample, sample.path, sample.framing(whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +127,12 @@ class Shard:
 
 _File = tuple[str, int, int]
 """(path, size in bytes, mtime in nanoseconds), -1 twice where the file is missing or out of reach."""
+
+
+def freed(request: JobRequest, names: Collection[str]) -> JobRequest:
+    """Renames the fields of a request that its row needs for itself: "title" → "job_title"."""
+    fields = {f"job_{name}" if name in names else name: value for name, value in request.fields.items()}
+    return replace(request, fields=fields) if fields else request
 
 
 def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
@@ -166,7 +185,11 @@ def signature(model: str, revision: str | None, settings: Mapping[str, object]) 
 
 
 def settings_of(
-    wishes: Wishes, framing: Framing, sampling: Sampling, adapter: Adapter | None = None
+    wishes: Wishes,
+    framing: Framing,
+    sampling: Sampling,
+    adapter: Adapter | None = None,
+    agreeing: Agreeing | None = None,
 ) -> dict[str, object]:
     """Returns all settings that change an answer and no others: the seed of a greedy run is left out.
 
@@ -178,6 +201,7 @@ def settings_of(
         "framing": {"fit": framing.fit, **framing_row(framing)},
         "sampling": _used(sampling),
         **({"adapter": adapter.sha256} if adapter else {}),
+        **({"agree": asdict(agreeing)} if agreeing else {}),
     }
 
 

@@ -303,7 +303,9 @@ def _parts(folder: Path, ending: str, job_count: int) -> list[Path]:
 
 
 def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Table:
-    columns = table_columns(jobs, info.choices) if destination.format != "jsonl" else ()
+    columns = (
+        table_columns(jobs, info.choices, has_agreement=info.has_agreement) if destination.format != "jsonl" else ()
+    )
     return Table(destination.format, destination.fields or columns, destination.is_safe)
 
 

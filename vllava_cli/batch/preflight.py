@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.jobs import ClipJobs, framed
 from vllava_cli.batch.rows import JobError
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead
-    from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
+    from vllava_cli.nouns import Agreeing, Clip, Frames, Framing, MediaKind
 
 PATIENCE_S = 15.0
 """If no header arrives for this long, the wait ends, so that a slow file doesn't delay all others."""
@@ -58,9 +58,15 @@ class Preflight:
     """
 
     def __init__(
-        self, pool: Pool, clip_jobs: Sequence[ClipJobs], framing: Framing | None, *, patience_s: float = PATIENCE_S
+        self,
+        pool: Pool,
+        clip_jobs: Sequence[ClipJobs],
+        framing: Framing | None,
+        *,
+        agreeing: Agreeing | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        self._pool, self._framing, self._patience_s = pool, framing, patience_s
+        self._pool, self._framing, self._agreeing, self._patience_s = pool, framing, agreeing, patience_s
         self.frames: ReadAhead[ClipJobs, Frames] | None = None
         self.headers = Headers()
         self._left = {clip.jobs[0].path: clip for clip in clip_jobs}
@@ -95,8 +101,7 @@ class Preflight:
             headers.good.sort(key=lambda clip: self._order[clip.jobs[0].path])
             headers.bad.sort(key=lambda pair: self._order[pair[0].jobs[0].path])
             if self._framing:
-                framing = self._framing
-                self.frames = self._pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
+                self.frames = self._pool.frames(framed(headers.good, self._framing, self._agreeing))
         except BaseException as exc:
             self._failure = exc
 

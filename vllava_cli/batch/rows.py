@@ -17,7 +17,15 @@ from typing import Any, Literal, cast, get_args
 
 from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, WINDOW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
-from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts, Making
+from vllava_cli.commands.provenance import (
+    AGREEMENT_KEYS,
+    KEYS,
+    LIBRARIES,
+    MADE_WITH,
+    AdapterFacts,
+    Making,
+    agreement_row,
+)
 from vllava_cli.errors import (
     ContextError,
     FetchError,
@@ -60,6 +68,8 @@ class RunInfo:
     model: str
     revision: str | None
     choices: tuple[str, ...] = ()
+    has_agreement: bool = False
+    """Whether clips are sampled several times."""
     signature: str = ""
     """The signature in the ids of the jobs."""
 
@@ -124,6 +134,8 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
     }
     if info.choices:
         row[PROBABILITIES] = by_choice(info.choices, answer.probabilities) if answer else None
+    if info.has_agreement:
+        row |= agreement_row(answer.agreement if answer else None)
     if window := job.window:
         row |= {"start_s": round(window.start_s, 4), "end_s": round(window.end_s, 4), "title": window.title or None}
     return {**row, **job.fields}
@@ -134,10 +146,11 @@ def is_row(row: Mapping[str, Any]) -> bool:
     return id_of(row) is not None and all(key in row for key in FIRST_KEYS)
 
 
-def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
+def columns_of(jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: bool = False) -> tuple[str, ...]:
     """Returns the columns that all rows of a run have, then the further fields of its jobs."""
+    own = ((PROBABILITIES,) if choices else ()) + (AGREEMENT_KEYS if has_agreement else ())
     windows = WINDOW_KEYS if any(job.window for job in jobs) else ()
-    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *windows, *further_fields(jobs))
+    return (*COLUMNS, *own, *windows, *further_fields(jobs))
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
@@ -145,9 +158,10 @@ def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(readable(name) for job in jobs for name in job.fields))
 
 
-def table_columns(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
+def table_columns(jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: bool = False) -> tuple[str, ...]:
     """Returns `columns_of` without clip_state and made_with, and with path_bytes if a path isn't UTF-8."""
-    columns = [name for name in columns_of(jobs, choices) if name not in (CLIP_STATE, MADE_WITH)]
+    every = columns_of(jobs, choices, has_agreement=has_agreement)
+    columns = [name for name in every if name not in (CLIP_STATE, MADE_WITH)]
     columns[2:2] = path_columns(jobs)  # after id and path
     return tuple(columns)
 
@@ -157,11 +171,13 @@ def path_columns(jobs: Sequence[Job]) -> tuple[str, ...]:
     return () if all(is_portable(job.path) for job in jobs) else (PATH_BYTES,)
 
 
-def check_fields(names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...]) -> None:
+def check_fields(
+    names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: bool = False
+) -> None:
     """Raises a UsageError for a field that no row will have; without jobs nothing is checked."""
     if not names or not jobs:
         return
-    columns = columns_of(jobs, choices)
+    columns = columns_of(jobs, choices, has_agreement=has_agreement)
     known = {PATH_BYTES, *columns, *_INNER, *(f"{PROBABILITIES}.{choice}" for choice in choices)}
     # The values of other fields come from the jobs, and may be objects with any names.
     others = tuple(f"{name}." for name in columns if name not in ("error", CLIP_STATE, MADE_WITH, PROBABILITIES))

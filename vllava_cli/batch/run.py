@@ -18,6 +18,7 @@ from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
     JobRequest,
+    freed,
     group_by_clip,
     list_path,
     make_jobs,
@@ -37,6 +38,7 @@ from vllava_cli.batch.progress import (
 )
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import warn_of_demo
 from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
@@ -130,11 +132,12 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
 
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
-    settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter)
+    settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter, batch.agreeing)
     return RunInfo(
         model=source.model,
         revision=source.revision,
         choices=batch.sampling.choices,
+        has_agreement=batch.agreeing is not None,
         signature=signature(batch.wishes.model, source.revision, settings),
     )
 
@@ -153,10 +156,12 @@ def jobs_of(
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
             division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
         requests = division.requests(asked)
+    if batch.agreeing:
+        requests = [freed(request, AGREEMENT_KEYS) for request in requests]
     every = make_jobs(requests, info.signature)
     for complaint in complaints:
         screen.error(complaint)
-    check_fields(batch.destination.fields, every, batch.sampling.choices)
+    check_fields(batch.destination.fields, every, info.choices, has_agreement=info.has_agreement)
     report_unused(further_fields(every), screen)
     path, shard = batch.destination.path, batch.shard
     if shard and path and not batch.is_dry:
@@ -269,9 +274,9 @@ class _Work:
         with nullcontext(self.pool) if self.pool else Pool(self.control.decoders, batch.limits) as pool:
             preflight: Preflight | KnownClips
             if self.pool:
-                preflight = KnownClips(pool, clip_jobs, framing, division=self.division)
+                preflight = KnownClips(pool, clip_jobs, framing, division=self.division, agreeing=batch.agreeing)
             else:
-                preflight = Preflight(pool, clip_jobs, framing)
+                preflight = Preflight(pool, clip_jobs, framing, agreeing=batch.agreeing)
             self._await(preflight, len(clip_jobs))
             headers = preflight.headers
             if not self.is_stopping():

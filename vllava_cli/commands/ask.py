@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,15 +11,26 @@ from typing import TYPE_CHECKING
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
 from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, show, start
-from vllava_cli.errors import INTERRUPTED
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Conversation, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.nouns import (
+    Agreeing,
+    Agreement,
+    Conversation,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Sampling,
+    Wishes,
+    counted,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
 
 
@@ -34,6 +46,8 @@ class Ask:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: AnswerForm = "stream"
     has_clip_cache: bool = True
+    agreeing: Agreeing | None = None
+    """How often the clip is sampled; None samples it once."""
 
 
 def run(ask: Ask, screen: Screen) -> int:
@@ -45,7 +59,13 @@ def run(ask: Ask, screen: Screen) -> int:
 
 
 def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
+    agreeing = ask.agreeing
+    if agreeing and len(ask.clips) > 1:
+        raise UsageError(
+            f"--agree samples one clip, and {len(ask.clips)} were named. Name one, or ask each with vllava batch."
+        )
     clips = [(clip, ask.framing) for clip in ask.clips]
+    shifts = agreeing.shifts(ask.framing) if agreeing else (0.0,)
     hashes: list[Future[Fingerprint]] = []
 
     def hash_file(path: Path) -> None:
@@ -53,9 +73,9 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             hashes.append(hashing.begin(path))
 
     media, tokens, frames_s = prepare(
-        clips, ask.wishes, limits=ask.limits, screen=screen, watch=watch, on_file=hash_file
+        clips, ask.wishes, limits=ask.limits, screen=screen, watch=watch, on_file=hash_file, shifts=shifts
     )
-    conversation = Conversation(attached=media, fit=ask.framing.fit)
+    conversation = Conversation(attached=media[:1] if agreeing else media, fit=ask.framing.fit)
 
     def check(tokens: Tokens) -> None:
         prompt_tokens = len(tokens.prompt_ids(conversation, ask.question))
@@ -71,11 +91,16 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         watch,
         check=check,
         has_clip_cache=ask.has_clip_cache,
-        conversation=conversation,
+        conversation=None if agreeing else conversation,
     )
-    with sigint_flag() as is_interrupted:
-        texts = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
-        show(texts, screen, ask.output, engine.activity)
+    framing, agreement = ask.framing, None
+    if agreeing:
+        shift, agreement = _agree(ask, agreeing, dict(zip(shifts, media, strict=True)), conversation, engine, screen)
+        framing = replace(framing, shift=shift)
+    else:
+        with sigint_flag() as is_interrupted:
+            texts = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
+            show(texts, screen, ask.output, engine.activity)
     turn = conversation.turns[-1]
     stats = replace(turn.stats, frames_s=frames_s, load_s=load_s)
     watch.lap(turn.wait, stats.first_token_s)
@@ -85,10 +110,11 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         if turn.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
-            clips_shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
+            clips_shown = [ShownClip(framing=framing).hashed(each) for each in hashes]
         watch.lap("hashing")
-        screen.answer(json_of(report(conversation, clips_shown, engine)) + "\n")
-    elif ask.output == "whole":
+        shown = report(conversation, clips_shown, engine, agreeing=agreeing, agreement=agreement)
+        screen.answer(json_of(shown) + "\n")
+    elif ask.output == "whole" or agreeing:
         screen.answer(turn.answer)
     screen.end_answer()
     if turn.stop_reason != "interrupted":
@@ -100,3 +126,32 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     if turn.stop_reason == "interrupted":
         return INTERRUPTED
     return 0
+
+
+def _agree(
+    ask: Ask,
+    agreeing: Agreeing,
+    samples: Mapping[float, Frames],
+    conversation: Conversation,
+    engine: Engine,
+    screen: Screen,
+) -> tuple[float, Agreement | None]:
+    """Answers the question about the samples that differ, by their shifts, and adds one turn with the joined answer.
+
+    Returns the shift of the sample whose answer is shown, and the agreement, which is told on stderr.
+    """
+    from vllava_cli.engine.agreement import agreed, answers_about, distinct
+
+    samples = distinct(samples)
+    frames = list(samples.values())
+    with screen.waiting(f"Answering about {counted(len(frames), 'sample')}"):
+        answers = answers_about(engine, frames, ask.question, ask.sampling, ask.framing.fit)
+    times_s, kind = [each.times_s for each in frames], frames[0].kind
+    number, answer = agreed(answers, times_s, agreeing, ask.sampling, kind=kind)
+    conversation.turns.append(answer.turn(ask.question, (frames[number],), ask.sampling))
+    conversation.attached = ()
+    if agreement := answer.agreement:
+        is_unsure = answer.stop_reason == "unsure"
+        unsure = f", less than --min-agree {agreeing.least_share:g}: there is no answer." if is_unsure else ""
+        screen.notice(agreement.reason or f"{agreement.text}{unsure}")
+    return list(samples)[number], answer.agreement

@@ -18,7 +18,10 @@ from vllava_cli.choices import by_choice
 from vllava_cli.errors import MediaError, ReplayError
 from vllava_cli.media.fingerprint import Fingerprint, StoppedError
 from vllava_cli.nouns import (
+    MOST_SAMPLES,
     SHORT_NAMES,
+    Agreeing,
+    Agreement,
     Attention,
     Checkpoint,
     Conversation,
@@ -47,6 +50,10 @@ KEYS = (
     *("fit", "clips", "sampling", "prompt_sha256", "answer_ids"),
 )
 """The keys of `made_with`, in order."""
+AGREE = "agree"
+"""The key of `made_with` that says how often a clip was sampled; only rows of --agree have it."""
+AGREEMENT_KEYS = ("agreement", "agreement_reason")
+"""The keys that only a row about a clip that was sampled several times has."""
 LIBRARIES = ("transformers", "torch", "av")
 KINDS: dict[Quantisation, str] = {"4bit": "nf4", "8bit": "int8"}
 SEED_BITS = 32
@@ -140,6 +147,8 @@ class Making:
     sampling: Sampling
     prompt_sha256: str
     answer_ids: tuple[int, ...]
+    agreeing: Agreeing | None = None
+    """How often the clip was sampled; the clip has the framing of the sample whose answer is shown."""
 
     @property
     def seed(self) -> int | None:
@@ -156,7 +165,8 @@ class Making:
             "sampling": sampling_row(self.sampling),
             "answer_ids": list(self.answer_ids),
         }
-        return {key: found[key] for key in KEYS}
+        agree = {AGREE: asdict(self.agreeing)} if self.agreeing else {}
+        return {key: found[key] for key in KEYS} | agree
 
 
 def is_drawn(sampling: Sampling) -> bool:
@@ -199,6 +209,7 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
         sampling=read_sampling(fields.inside("sampling")),
         prompt_sha256=fields.sha256("prompt_sha256"),
         answer_ids=fields.each("answer_ids", Fields.whole),
+        agreeing=_read_agreeing(fields.inside(AGREE)) if fields.has(AGREE) else None,
     )
 
 
@@ -225,6 +236,13 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
     )
 
 
+def _read_agreeing(fields: Fields) -> Agreeing:
+    samples = fields.whole("samples", least=2)
+    if samples > MOST_SAMPLES:
+        fields.refuse("samples", f"{samples}, but a clip is sampled at most {MOST_SAMPLES} times")
+    return Agreeing(samples=samples, least_share=fields.number("least_share", least=0, most=1))
+
+
 def _read_adapter(fields: Fields) -> AdapterFacts:
     return AdapterFacts(fields.filled("name"), fields.maybe("revision", fields.filled), fields.sha256("sha256"))
 
@@ -239,6 +257,8 @@ class Recorded:
     """The making, whose clips also have their paths and times."""
     earlier: tuple[Recorded, ...] = ()
     """The turns before this one in the same conversation of a chat."""
+    agreement: Agreement | None = None
+    """How the answers about the samples of its clip agree; None where nothing was compared."""
 
     @property
     def sampling(self) -> Sampling:
@@ -293,11 +313,27 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
     if turn.sampling.choices and turn.stop_reason == "interrupted":
         raise ReplayError("Ctrl-C stopped it before the likeliest choice was found")
     making = replace(making, clips=_named_clips(fields, making.clips))
+    if making.agreeing and (len(making.clips) != 1 or fields.has("turn")):
+        raise ReplayError("only an answer about one clip can be that of several samples")
     earlier = _earlier(fields, talks) if fields.has("turn") else ()
     known = earlier[-1].making.clips if earlier else ()
     if making.clips[: len(known)] != known:
         raise ReplayError("its clips don't begin with those of the turn before it")
-    return Recorded(turn=turn, making=making, earlier=earlier)
+    agreement = _read_agreement(fields) if making.agreeing else None
+    return Recorded(turn=turn, making=making, earlier=earlier, agreement=agreement)
+
+
+def _read_agreement(fields: Fields) -> Agreement | None:
+    """Reads what `agreement_row` wrote. Errors: ReplayError."""
+    return fields.maybe(AGREEMENT_KEYS[0], lambda key: _agreement(fields.inside(key)))
+
+
+def _agreement(fields: Fields) -> Agreement:
+    return Agreement(
+        share=fields.number("share", least=0, most=1),
+        answers=fields.each("answers", Fields.text, most=MOST_SAMPLES),
+        times_s=fields.each("frame_times_s", lambda samples, place: samples.each(place, Fields.number)),
+    )
 
 
 def _read_turn(fields: Fields, making: Making) -> Turn:
@@ -345,11 +381,34 @@ def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded
     return tuple(entry.recorded for entry in before if entry.recorded)
 
 
-def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:
+def agreement_row(agreement: Agreement | None) -> dict[str, Any]:
+    """Returns the fields AGREEMENT_KEYS: how the answers about the samples of a clip agree, or why none was compared.
+
+    Both are None for an error.
+    """
+    if agreement is None or agreement.reason:
+        return dict(zip(AGREEMENT_KEYS, (None, agreement.reason if agreement else None), strict=True))
+    found = {
+        "share": round(agreement.share, 4),
+        "of": len(agreement.answers),
+        "answers": list(agreement.answers),
+        "frame_times_s": [_rounded(times_s) for times_s in agreement.times_s],
+    }
+    return dict(zip(AGREEMENT_KEYS, (found, None), strict=True))
+
+
+def report(
+    conversation: Conversation,
+    clips: Sequence[ShownClip],
+    engine: Engine,
+    *,
+    agreeing: Agreeing | None = None,
+    agreement: Agreement | None = None,
+) -> dict[str, Any]:
     """Returns the object that --json prints for the last turn; times in seconds, memory in bytes.
 
     `clips` has the framing, size and hash of each of the conversation's media. Only an answer with choices has
-    probabilities.
+    probabilities, only one about a clip that was sampled several times has an agreement.
     """
     turn, plan, checkpoint = conversation.turns[-1], engine.plan, engine.tokens.checkpoint
     stats, choices = turn.stats, turn.sampling.choices
@@ -360,10 +419,12 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
         sampling=turn.sampling,
         prompt_sha256=turn.prompt_sha256,
         answer_ids=turn.answer_ids,
+        agreeing=agreeing,
     )
     return {
         "answer": turn.answer,
         **({"probabilities": by_choice(choices, turn.probabilities)} if choices else {}),
+        **(agreement_row(agreement) if agreeing else {}),
         "stop_reason": turn.stop_reason,
         "question": turn.question,
         "model": checkpoint.model,
@@ -414,7 +475,11 @@ def clip_row(frames: Frames) -> dict[str, Any]:
 
 def rounded_times(frames: Frames) -> tuple[float, ...] | None:
     """Rounds the times of the frames to four decimals; None for an image."""
-    return None if frames.kind == "image" else tuple(round(time_s, 4) for time_s in frames.times_s)
+    return None if frames.kind == "image" else _rounded(frames.times_s)
+
+
+def _rounded(times_s: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(time_s, 4) for time_s in times_s)
 
 
 def version_of(package: str) -> str | None:

@@ -20,6 +20,8 @@ from vllava_cli.media.inputs import piped
 from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import (
     STDIN,
+    Agreeing,
+    Agreement,
     Conversation,
     DecodeLimits,
     Frames,
@@ -90,34 +92,42 @@ class Replayer:
         """
         self._done += 1
         now, reason, then = None, entry.reason, entry.recorded.turn if entry.recorded else None
+        before = after = None
         if entry.recorded:
             try:
-                now = self._turn(entry.recorded)
+                now, after = self._turn(entry.recorded)
+                before = entry.recorded.agreement
             except VllavaError as exc:
                 reason = str(exc)
         kind, token = "cannot", None
         if then and now:
             token = None if then.probabilities else first_other(then, now)
-            kind = "same" if token is None and _is_same(then, now) else "differs"
+            is_agreed = before is None or (after is not None and before.answers == after.answers)
+            kind = "same" if token is None and is_agreed and _is_same(then, now) else "differs"
         return {
             "row": entry.number,
             "id": entry.id,
             "verdict": kind,
             "token": token,
-            "then": _answer_row(then) if then and now else None,
-            "now": _answer_row(now) if now else None,
+            "then": _answer_row(then, before) if then and now else None,
+            "now": _answer_row(now, after if before else None) if now else None,
             "reason": reason or None,
             "others": list(others(entry.recorded.making.loaded)) if entry.recorded else [],
         }
 
-    def _turn(self, recorded: Recorded) -> Turn:
+    def _turn(self, recorded: Recorded) -> tuple[Turn, Agreement | None]:
         """Answers the row's question again and returns the new turn. Errors: any VllavaError."""
+        clips, agreeing = samples_of(recorded), recorded.making.agreeing
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Reading frames"):
             for clip in recorded.making.clips:
                 self._check(clip)
             known = self._frames  # clips of the row before aren't decoded again
-            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in recorded.making.clips}
-        frames = [self._frames[clip] for clip in recorded.making.clips]
+            self._frames = {clip: known.get(clip) or _sampled(clip, self._reader) for clip in clips}
+        frames = [self._frames[clip] for clip in clips]
+        if agreeing:
+            return self._agreed(recorded, agreeing, frames)
+        for clip, each in zip(clips, frames, strict=True):
+            _check_times(Path(clip.path), [clip.times_s], [each])
         conversation = conversation_of(recorded, frames)
         engine = self._loaded(recorded.making.loaded, {each.kind for each in frames} or {"video"})
         if not all(engine.tokens.can_hold(turn.answer_ids) for turn in conversation.turns):
@@ -126,7 +136,25 @@ class Replayer:
         with self._screen.waiting(f"{self._done:,}/{self._total:,} Answering"):
             for _ in engine.stream(conversation, recorded.turn.question, recorded.sampling):
                 pass
-        return conversation.turns[-1]
+        return conversation.turns[-1], None
+
+    def _agreed(
+        self, recorded: Recorded, agreeing: Agreeing, samples: Sequence[Frames]
+    ) -> tuple[Turn, Agreement | None]:
+        """Answers the row's question about each sample of its clip again, and joins the answers."""
+        from vllava_cli.engine.agreement import agreed, answers_about, distinct
+
+        clip, then = recorded.making.clips[0], recorded.agreement
+        samples = list(distinct(dict(enumerate(samples))).values())
+        _check_times(Path(clip.path), then.times_s if then else [clip.times_s], samples)
+        question, sampling, fit = recorded.turn.question, recorded.turn.sampling, recorded.making.fit
+        engine = self._loaded(recorded.making.loaded, {samples[0].kind})
+        dropped(Conversation(attached=(samples[0],), fit=fit), recorded.turn, engine.tokens)
+        with self._screen.waiting(f"{self._done:,}/{self._total:,} Answering"):
+            answers = answers_about(engine, samples, question, sampling, fit)
+        times_s, kind = [frames.times_s for frames in samples], samples[0].kind
+        number, answer = agreed(answers, times_s, agreeing, sampling, kind=kind)
+        return answer.turn(question, (samples[number],), sampling), answer.agreement
 
     def _check(self, clip: ShownClip) -> None:
         """Checks that a clip's file is still what it was. Errors: ReplayError."""
@@ -157,8 +185,20 @@ class Replayer:
         return self._engine
 
 
-def _answer_row(turn: Turn) -> dict[str, Any]:
-    row = {"answer": turn.answer, "stop_reason": turn.stop_reason}
+def samples_of(recorded: Recorded) -> tuple[ShownClip, ...]:
+    """Returns the clips of a row, or all samples of its one clip, without times, if it was sampled several times."""
+    clips, agreeing = recorded.making.clips, recorded.making.agreeing
+    if not agreeing:
+        return clips
+    (shown,) = clips
+    framings = [replace(shown.framing, shift=shift) for shift in agreeing.shifts(shown.framing)]
+    return tuple(replace(shown, framing=framing, times_s=None) for framing in framings)
+
+
+def _answer_row(turn: Turn, agreement: Agreement | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {"answer": turn.answer, "stop_reason": turn.stop_reason}
+    if agreement:
+        row["answers"] = list(agreement.answers)
     chances = by_choice(turn.sampling.choices, turn.probabilities)
     return row | {"probabilities": chances} if chances else row
 
@@ -172,7 +212,8 @@ def verdict_lines(verdict: Mapping[str, Any]) -> str:
         for when in ("then", "now"):
             said, chances = verdict[when], verdict[when].get("probabilities", {})
             end = shares(tuple(chances), tuple(chances.values())) or said["stop_reason"]
-            lines.append(f"  {when + ':':<5} {said['answer']} ({end})")
+            samples = f"; samples: {' | '.join(said['answers'])}" if "answers" in said else ""
+            lines.append(f"  {when + ':':<5} {said['answer']} ({end}{samples})")
     return "".join(" ".join(line.splitlines()) + "\n" for line in lines)
 
 
@@ -264,19 +305,25 @@ def dropped(conversation: Conversation, then: Turn, tokens: Tokens) -> int:
 
 
 def _sampled(clip: ShownClip, reader: Reader) -> Frames:
-    """Reads the frames of a clip. Errors: ReplayError if it can't be read, or the frames are at other times."""
+    """Reads the frames of a clip. Errors: ReplayError."""
     from vllava_cli.media.select import spread
 
-    path = Path(clip.path)
     try:
-        frames = spread(reader.sample(path, clip.framing), clip.framing.fit)
+        return spread(reader.sample(Path(clip.path), clip.framing), clip.framing.fit)
     except (MediaError, UsageError) as exc:
         raise ReplayError(str(exc)) from exc
-    times_s = rounded_times(frames)
-    if times_s != clip.times_s:
-        then, now = _seconds(clip.times_s), _seconds(times_s)
-        raise ReplayError(f"the frames of {quoted(path)} are at other times: {then} then, {now} now")
-    return frames
+
+
+def _check_times(path: Path, then: Sequence[tuple[float, ...] | None], now: Sequence[Frames]) -> None:
+    """Raises a ReplayError if the frames are at other times than those of the row, a tuple for each sample."""
+    found = [rounded_times(frames) for frames in now]
+    if len(found) != len(then):
+        samples = counted(len(then), "sample")
+        raise ReplayError(f"{samples} of {quoted(path)} differed then, and {len(found)} differ now")
+    for old, new in zip(then, found, strict=True):
+        if old != new:
+            times = f"{_seconds(old)} then, {_seconds(new)} now"
+            raise ReplayError(f"the frames of {quoted(path)} are at other times: {times}")
 
 
 def _change(path: Path, size_bytes: int | None, sha256: str | None) -> str | None:

@@ -123,9 +123,11 @@ def prepare(
     screen: Screen,
     watch: Stopwatch,
     on_file: Callable[[Path], object] = lambda _: None,
+    shifts: Sequence[float] = (0.0,),
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
     """Returns the clips' frames, the model's tokenizer, and how long reading the frames took in seconds.
 
+    A clip has frames for each of the `shifts`, one after another.
     `watch` measures each part. `on_file` is called with each clip's file after the frames are read; the temporary file
     that holds stdin is deleted before `prepare` returns. Errors: any VllavaError.
     """
@@ -142,7 +144,8 @@ def prepare(
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
         wait_for_imports = import_in_background()  # only now: a command that the checks above refuse needs no imports
-        media = sampled(reader, clips, screen)
+        samples = [(clip, replace(framing, shift=shift)) for clip, framing in clips for shift in shifts]
+        media = sampled(reader, samples, screen)
         frames_s = watch.lap("frames")
         for clip, _ in clips:
             on_file(reader.file(clip))
@@ -237,7 +240,8 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
 
     with screen.waiting("Reading frames"):
         media = tuple(spread(reader.sample(clip, framing), framing.fit) for clip, framing in clips)
-    for remark in (remark for medium in media for remark in medium.clip.remarks):
+    told = {(medium.clip.path, remark): None for medium in media for remark in medium.clip.remarks}
+    for _, remark in told:
         screen.notice(remark)
     return media
 

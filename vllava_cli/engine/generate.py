@@ -28,7 +28,7 @@ from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
-from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind, Sampling, Turn
+from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind, Sampling
 from vllava_cli.times import Activity
 
 if TYPE_CHECKING:
@@ -236,18 +236,7 @@ class Engine:
         """Adds the answer so far to the conversation, as a turn."""
         sequence.tower_calls = self.vision.calls - calls_before
         answer = sequence.answer(peak_bytes=_peak_bytes(self.model.device))
-        turn = Turn(
-            question=question,
-            answer=answer.text,
-            answer_ids=answer.ids,
-            media=conversation.attached,
-            stop_reason=answer.stop_reason,
-            sampling=sequence.sampling,
-            stats=answer.stats,
-            probabilities=answer.probabilities,
-            prompt_sha256=answer.prompt_sha256,
-        )
-        conversation.turns.append(turn)
+        conversation.turns.append(answer.turn(question, conversation.attached, sequence.sampling))
         conversation.attached = ()
 
     def _next(self, sequence: Sequence[None], token: Tensor, held: int, cancel: Cancel) -> Tensor:

@@ -8,17 +8,19 @@ from dataclasses import replace
 from fractions import Fraction
 
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
+from vllava_cli.nouns import FRAMES_PER_CLIP, MOST_SAMPLES, Fit, Frames, Framing
 
 
-def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP) -> tuple[int, ...]:
+def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP, *, shift: float = 0.0) -> tuple[int, ...]:
     """Returns the reference positions `int(i * n / 8)` of n frames: pick(60) → (0, 7, 15, 22, 30, 37, 45, 52).
 
     If there are fewer frames than wanted, each is repeated evenly, in order: pick(3) → (0, 0, 0, 1, 1, 1, 2, 2).
+    `shift` moves them by this share of a step, `int((i + shift) * n / 8)`: pick(60, shift=0.4) → (3, 10, 18, …).
     """
     if frame_count < 1 or wanted < 1:
         raise ValueError(f"{wanted} of {frame_count} frames can't be picked")
-    return tuple(i * frame_count // wanted for i in range(wanted))
+    share = Fraction(shift).limit_denominator(MOST_SAMPLES)  # 0.6 isn't quite 3/5, and could miss a frame
+    return tuple(math.floor((i + share) * frame_count / wanted) for i in range(wanted))
 
 
 def check_trim(framing: Framing) -> None:
@@ -36,16 +38,15 @@ def check_trim(framing: Framing) -> None:
         raise UsageError(f"--end {framing.end_s:g} s is not after --start {start_s:g} s. Give a later --end.")
 
 
-def reference(frame_count: int, *, reported: int = 0) -> tuple[int, ...]:
+def reference(frame_count: int, *, reported: int = 0, shift: float = 0.0) -> tuple[int, ...]:
     """Returns the eight positions in a file of `frame_count` frames, of which the container reports `reported`, or 0.
 
     As in the documentation's loop, the reported number counts, but only if the file has no more frames than that, and
     if it has all eight. reference(60) → (0, 7, …, 52) · reference(60, reported=64) → (0, 8, …, 56) ·
-    reference(60, reported=25) → pick(60) · reference(40, reported=64) → pick(40)
+    reference(60, reported=25) → pick(60) · reference(40, reported=64) → pick(40). `shift` is that of `pick`.
     """
-    if reported >= frame_count and pick(reported)[-1] < frame_count:
-        return pick(reported)
-    return pick(frame_count)
+    stated = pick(reported, shift=shift) if reported >= frame_count else ()
+    return stated if stated and stated[-1] < frame_count else pick(frame_count, shift=shift)
 
 
 def choose(
@@ -55,9 +56,9 @@ def choose(
     if framing.at_s:
         return tuple(shown_at(times_s, time_s, duration_s=duration_s, name=name) for time_s in framing.at_s)
     if framing.start_s is None and framing.end_s is None:
-        return reference(len(times_s), reported=reported)
+        return reference(len(times_s), reported=reported, shift=framing.shift)
     playing = in_play(times_s, framing, duration_s=duration_s, name=name)
-    return tuple(playing[position] for position in pick(len(playing)))
+    return tuple(playing[position] for position in pick(len(playing), shift=framing.shift))
 
 
 def shown_at(times_s: Sequence[float], time_s: float, *, duration_s: float, name: str) -> int:

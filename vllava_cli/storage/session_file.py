@@ -19,7 +19,7 @@ from typing import Any, get_args
 from vllava_cli import __version__
 from vllava_cli.errors import OutputError, SessionError, quoted
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import FRAMES_PER_CLIP, WHITE, Fit, Framing, MediaKind, Sampling, Turn
+from vllava_cli.nouns import FRAMES_PER_CLIP, MOST_SAMPLES, WHITE, Fit, Framing, MediaKind, Sampling, Turn
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.jsonl import Journal, read_rows
@@ -217,7 +217,7 @@ def read_sampling(fields: Fields) -> Sampling:
 def framing_row(framing: Framing) -> dict[str, object]:
     """Returns the object that `read_framing` reads, without the fit and without wishes that older releases lack."""
     row = asdict(framing) | {"at_s": list(framing.at_s)}
-    new = {"background": WHITE, "is_as_stored": False}
+    new = {"background": WHITE, "is_as_stored": False, "shift": 0.0}
     return {key: value for key, value in row.items() if key != "fit" and (key not in new or value != new[key])}
 
 
@@ -227,7 +227,8 @@ def read_framing(fields: Fields, fit: Fit) -> Framing:
     if not re.fullmatch("#[0-9a-f]{6}", background):
         fields.refuse("background", f"{background!r}, not a colour like {WHITE}")
     at_s = fields.each("at_s", Fields.seconds, most=FRAMES_PER_CLIP)
-    return fields.build(Framing, at_s=at_s, fit=fit, background=background)
+    shift = fields.number("shift", least=0, most=1 - 1 / MOST_SAMPLES) if fields.has("shift") else 0.0
+    return fields.build(Framing, at_s=at_s, fit=fit, background=background, shift=shift)
 
 
 def _medium_row(medium: MediumRecord) -> dict[str, object]:

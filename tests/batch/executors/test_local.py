@@ -13,12 +13,12 @@ from tests.batch.parts import batch_of
 from vllava_cli import demo
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
-from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
+from vllava_cli.batch.jobs import ClipJobs, JobRequest, framed, group_by_clip, make_jobs
 from vllava_cli.batch.rows import Result
 from vllava_cli.engine.generate import Engine
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Frames, Framing, Sampling
+from vllava_cli.nouns import Agreeing, Frames, Framing, Sampling
 
 PATHS = {path.name: path for path in demo.clips()}
 RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))
@@ -85,6 +85,22 @@ def test_a_clip_that_changed_or_vanished_since_the_run_began_is_not_answered(
     (result,) = local(engine, [done]).outcomes(())
     assert result.error is not None and result.answer is None
     assert (result.error.kind, result.error.message) == (kind, said.format(clip))
+
+
+def test_samples_may_come_in_any_order(engine: Engine) -> None:
+    (unit,), part, wanted = units((RED, HAPPENS), (RED, COLOUR)), Framing(end_s=0.5), Agreeing(samples=5)
+    reads = [
+        Read(key=clip, found=sample(path, framing), fault=None, seconds=0.0)
+        for clip, path, framing in framed([unit], part, wanted)
+    ]
+    found = list[object]()
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 0, 3, 2, 4]):
+        executor = local(engine, [reads[number] for number in order], framing=part, agreeing=wanted)
+        results = sorted(executor.outcomes(()), key=lambda result: result.job.question)
+        assert [result.job.question for result in results] == [COLOUR, HAPPENS]
+        assert (executor.control.counters.clips, executor.control.counters.tower_calls) == (1, 3)
+        found.append([(it.answer and it.answer.agreement, it.times_s, it.making and it.making.clips) for it in results])
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_question_without_room_is_an_outcome_beside_the_others(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vllava_cli.batch.executors import RunControl
+from vllava_cli.batch.executors.samples import ClipSamples
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
@@ -44,6 +45,10 @@ class AnswerKey:
     hashed: Future[Fingerprint] | None = None
     error: JobError | None = None
     """The error of a clip that can't be read; the other facts are None then."""
+    sampled_s: tuple[float, ...] = ()
+    """The times of the frames, those of an image too."""
+    samples: ClipSamples | None = None
+    """The samples of the clip, of which this is one; None if their answers are joined, or the clip can't be read."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +72,8 @@ class LocalExecutor:
         self.most_rows = self.batch.most_rows or rows_that_fit(self.engine, sampling, question_characters=longest)
         self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
         self._hashing = Hashing() if self.batch.is_hashing else None
+        self._samples: dict[str, ClipSamples] = {}
+        """The samples of each clip of which some haven't been read, by the id of the clip's first job."""
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:  # noqa: ARG002  (their frames are read)
         """Answers as `Executor.outcomes` does; with --hash a result waits for the hash of its clip."""
@@ -85,11 +92,14 @@ class LocalExecutor:
         counters.rows_at_once = self.most_rows
         with self._hashing or nullcontext():
             for finished in batching.answers(self._queries):
-                counters.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
                 counters.idle_s = self.reads.waited_s
                 counters.tower_calls = self.engine.vision.calls
                 counters.used_bytes = used_bytes(self.engine.model.device)
-                yield from self._results(finished)
+                if samples := finished.key.samples:
+                    counters.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
+                    samples.add(finished)
+                for result in self._joined(samples) if samples else [finished]:
+                    yield from self._results(result)
 
     def _queries(self, most: int, *, is_waiting: bool) -> Sequence[Query] | None:
         """Returns about `most` queries, those of the clips that are ready; None when all clips are taken."""
@@ -105,14 +115,21 @@ class LocalExecutor:
     def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query]:
         from vllava_cli.engine.batch import AnswerRequest, AnswerResult
 
-        self.control.counters.clips += 1
         self.control.counters.decode_s += read.seconds
         clip, frames = read.key, read.found
+        samples = self._sample_of(clip)
         error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
+        if samples.has_failed:
+            return []
         if frames is None or error:
+            samples.has_failed = True
             return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
-        for text in frames.clip.remarks:
+        for text in samples.new_remarks(frames):
             self.control.notice(text)
+        if not samples.take(frames, clip.shift):
+            return list(self._joined(samples))
+        if self._hashing and not samples.hashed:
+            samples.hashed = self._hashing.begin(clip.path)
         size = clip.jobs[0].size
         # The size of a URL or of a folder's pictures is unknown.
         is_counted = size >= 0 and frames.clip.container != "folder"
@@ -120,7 +137,9 @@ class LocalExecutor:
             jobs=clip.jobs,
             times_s=None if frames.kind == "image" else frames.times_s,
             clip=ShownClip(framing=clip.framing(self.batch.framing), bytes=size if is_counted else None),
-            hashed=self._hashing.begin(clip.path) if self._hashing else None,
+            hashed=samples.hashed,
+            sampled_s=frames.times_s,
+            samples=samples,
         )
         queries: list[Query] = []
         for question, jobs in clip.questions():
@@ -128,6 +147,21 @@ class LocalExecutor:
             own = replace(key, jobs=jobs, sampling=sampling)
             queries.append(AnswerRequest(key=own, medium=frames, question=question, seed=sampling.seed))
         return queries
+
+    def _sample_of(self, clip: ClipJobs) -> ClipSamples:
+        """Returns the samples of the clip of which one was read."""
+        id, wanted, framing = clip.jobs[0].id, self.batch.agreeing, clip.framing(self.batch.framing)
+        samples = self._samples.pop(id, None)
+        if samples is None:
+            self.control.counters.clips += 1
+            samples = ClipSamples(unread=len(wanted.shifts(framing)) if wanted else 1)
+        samples.unread -= 1
+        if samples.unread:
+            self._samples[id] = samples
+        return samples
+
+    def _joined(self, samples: ClipSamples) -> Iterator[AnswerResult[AnswerKey]]:
+        return samples.joined(self.batch.agreeing, self.batch.sampling)
 
     def _results(self, finished: AnswerResult[AnswerKey]) -> Iterator[Result]:
         key, answer, making = finished.key, finished.answer, None
@@ -139,6 +173,7 @@ class LocalExecutor:
                 sampling=key.sampling or self.batch.sampling,
                 prompt_sha256=answer.prompt_sha256,
                 answer_ids=answer.ids,
+                agreeing=self.batch.agreeing,
             )
         for job in key.jobs:
             yield Result(

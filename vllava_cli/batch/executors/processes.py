@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from vllava_cli.batch.executors import Counters, RunControl, local
-from vllava_cli.batch.jobs import ClipJobs
+from vllava_cli.batch.jobs import ClipJobs, framed
 from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.errors import MemoryShortError, VllavaError, WishError
@@ -306,7 +306,7 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
     )
     batch = setup.batch
     with Pool(batch.decoders or 1, batch.limits) as pool:
-        reads = pool.frames((clip, clip.path, clip.framing(batch.framing)) for clip in iter(clips.get, None))
+        reads = pool.frames(framed(iter(clips.get, None), batch.framing, batch.agreeing))
         local.import_engine()
         tokens = local.read_tokens(setup.source)
         pool.fit_to(tokens.checkpoint.video_recipe)

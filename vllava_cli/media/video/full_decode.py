@@ -98,7 +98,8 @@ def decode_all(path: Path, framing: Framing, foreseen: Sequence[int] = (), *, is
     if is_damaged or known.is_clean:
         return known
     with opened(path) as again:
-        return _Pass(again, path, framing, is_threaded=False).run(foreseen or pick(len(known.times_s)))
+        usual = pick(len(known.times_s), shift=framing.shift)
+        return _Pass(again, path, framing, is_threaded=False).run(foreseen or usual)
 
 
 def decode_uncounted(container: InputContainer, path: Path, framing: Framing) -> FullDecode:
@@ -112,7 +113,8 @@ def decode_uncounted(container: InputContainer, path: Path, framing: Framing) ->
         packet_bytes += packet.size
         if packet_bytes <= _SMALL_BYTES:
             packets.append(packet)
-    foreseen = reference(max(1, counting.packet_count - counting.hidden), reported=counting.reported)
+    count = max(1, counting.packet_count - counting.hidden)
+    foreseen = reference(count, reported=counting.reported, shift=framing.shift)
     if counting.is_cut or packet_bytes > _SMALL_BYTES:
         return decode_all(path, framing, foreseen)
     known = counting.run(foreseen, packets)

@@ -59,8 +59,8 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
         if is_damaged or not isinstance(index, (Mp4Index, BisectionIndex)):
             break
-    is_whole = framing == Framing(fit=framing.fit, background=framing.background, is_as_stored=framing.is_as_stored)
-    foreseen = reference(count, reported=reported) if is_whole else ()
+    is_whole = framing == replace(framing, start_s=None, end_s=None, at_s=())
+    foreseen = reference(count, reported=reported, shift=framing.shift) if is_whole else ()
     return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
@@ -108,12 +108,12 @@ class Timeline:
         if framing.at_s:
             return tuple(self._shown_at(time_s) for time_s in framing.at_s)
         if framing.start_s is None and framing.end_s is None:
-            return reference(count, reported=self.reported)
+            return reference(count, reported=self.reported, shift=framing.shift)
         first = self._before(framing.start_s or 0.0)
         after = count if framing.end_s is None else self._before(framing.end_s)
         if first >= after:
             raise nothing_between(framing, duration_s=self.duration_s, name=self.name)
-        return tuple(first + place for place in pick(after - first))
+        return tuple(first + place for place in pick(after - first, shift=framing.shift))
 
     def _before(self, time_s: float, *, is_after: bool = False) -> int:
         """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
