@@ -64,10 +64,17 @@ def ask(
     words: given.Words,
     wishes: given.WishesMade,
     framing: given.FramingMade,
+    windowing: given.WindowingMade = None,
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     choices: given.Choices = None,
     calibrate: given.Calibrate = False,
+    output: given.CueFile = None,
+    format: given.CueFormat = None,
+    overwrite: given.Overwrite = False,
+    merge: given.Merge = True,
+    summary: given.SummaryQuestion = None,
+    dry_run: given.DryRun = False,
     clip_cache: given.ClipCacheUsed = True,
     json: given.Json = False,
     stream: given.Stream = True,
@@ -92,7 +99,26 @@ def ask(
         output="json" if json else "stream" if stream else "whole",
         has_clip_cache=clip_cache,
     )
-    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
+    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if windowing:
+        from vllava_cli.batch import windowed_ask
+
+        wanted = windowed_ask.WindowedAsk(
+            ask=request,
+            windowing=windowing,
+            output=output,
+            format=format,
+            is_overwriting=overwrite,
+            is_merging=merge,
+            summary=summary,
+            is_dry=dry_run,
+        )
+        return windowed_ask.run(wanted, screen)
+    about_windows = {"--output": output, "--format": format, "--overwrite": overwrite, "--no-merge": not merge}
+    about_windows |= {"--summary": summary is not None, "--dry-run": dry_run}
+    if name := next((name for name, value in about_windows.items() if value), None):
+        raise UsageError(f"{name} is about the windows of a clip: add --every 30s, or leave it out.")
+    return command.run(request, screen)
 
 
 @_command()
@@ -172,6 +198,8 @@ def batch(
     null: given.Null = False,
     output: given.Output = None,
     format: given.TableFormat = None,
+    beside: given.Beside = False,
+    merge: given.Merge = True,
     fields: given.Fields = None,
     safe_cells: given.SafeCells = False,
     retry_errors: given.RetryErrors = False,
@@ -207,6 +235,7 @@ def batch(
     from vllava_cli.batch.request import (
         BatchRequest,
         QuestionWords,
+        check_cues,
         destination_of,
         devices_of,
         inputs_of,
@@ -232,6 +261,8 @@ def batch(
             is_overwriting=overwrite,
             is_pruning=prune,
             is_safe=safe_cells,
+            is_beside=beside,
+            is_merging=merge,
         ),
         most_rows=given.rows_of(batch_size),
         decoders=decoders,
@@ -254,6 +285,7 @@ def batch(
         is_hashing=hash,
         has_clip_cache=clip_cache,
     )
+    check_cues(request)
     if asked.notice:
         screen.notice(asked.notice)
     from vllava_cli.batch import run as command

@@ -222,6 +222,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (ask, ("made_with.clips", [7]), "row 29, made_with, clips: entry 1 is not an object"),
         (ask, ("made_with.clips.0.sha256", "x"), "row 30, made_with, clips, entry 1: sha256 is not a SHA-256"),
         (ask, ("made_with.versions", {"torch": 2}), "row 31, made_with, versions: torch is not a text"),
+        (ask, ("of", "texts"), "it is a summary of texts that the row doesn't have"),
     ]
     code, out, _ = replayed(*(changed(row, change) for row, change, _ in refused), ask, is_json=True)
     verdicts = {row["row"]: row for row in map(json.loads, out.splitlines())}
