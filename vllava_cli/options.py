@@ -347,7 +347,7 @@ Decoders = Annotated[
     typer.Option(**number(int, 1), help="How many processes decode clips.", show_default="one a core, 8 at most"),
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Retry the jobs whose row in FILE is an error.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite FILE.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE, and the files beside clips.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop the rows in FILE whose clips have changed since.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no other job after the first error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read clips' headers, say how much there is to do, and stop.")]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import shutil
+import struct
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +30,7 @@ from vllava_cli.batch.summary import fitted
 from vllava_cli.cues.cue import Cue
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.nouns import Conversation, Sampling, Window
+from vllava_cli.screen import Screen
 
 ASK = ("ask", "--model", "demo", "-q")
 HAPPENS = "What happens in this video?"
@@ -95,7 +100,9 @@ def test_stdout_is_whole_and_in_order(words: tuple[str, ...], out: str, ask: Cal
     assert ask(*EVERY, *words) == Shell(code=0, out=out, err="")
 
 
-def test_rows_are_in_order_and_a_summary_is_about_the_texts_alone(ask: Callable[..., Shell]) -> None:
+def test_rows_are_in_order_and_a_summary_is_about_the_texts_alone(
+    ask: Callable[..., Shell], vllava: Zygote, reel: Path
+) -> None:
     texts = "These texts say what was seen in the parts of a video, in the order of time:\n" + (
         f"00:00:00-00:00:02: {TEXTS[0]}\n00:00:02-00:00:08: {TEXTS[1]}\n00:00:08-00:00:11.500: {TEXTS[2]}\nWhy?"
     )
@@ -110,9 +117,17 @@ def test_rows_are_in_order_and_a_summary_is_about_the_texts_alone(ask: Callable[
         *((8, 10, third, "end"), (10, 11.5, third, "end")),
     ]
     assert rows[1]["frame_times_s"] == [2.0, 2.2, 2.467, 2.733, 3.0, 3.2, 3.467, 3.733]
+    assert ask(*EVERY, "-o", "out.jsonl", "--summary", "Why?").out == told[1:].replace("texts above", "texts")
+    assert [json.loads(line)["answer"] for line in reel.with_name("out.jsonl").open()] == [
+        *(row["answer"] for row in rows),
+        summary,
+    ]
     assert last.pop("seconds") >= 0
     counts = {"texts": 3, "left_out": 0, "model": "demo", "revision": None}
     assert last == {"of": "texts", "question": "Why?", "answer": summary, "stop_reason": "end"} | counts
+    assert vllava.run("batch", *ASK[1:], HAPPENS, reel, *EVERY[1:], "-o", "all.srt", folder=reel.parent).code == 0
+    done_before = ask(*EVERY, "-o", "all.srt", "--summary", "Why?")
+    assert done_before == Shell(code=0, out=told[1:].replace("texts above", "texts"), err="")
 
 
 def test_a_killed_run_goes_on_and_a_finished_file_is_left_alone(
@@ -126,6 +141,9 @@ def test_a_killed_run_goes_on_and_a_finished_file_is_left_alone(
     run.wait()
     before = journal.read_bytes().splitlines()[:4]
     assert not out.exists()
+    shutil.copy(journal, reel.with_name("other.srt.journal"))
+    assert ask(*EVERY, "-o", "other.srt").code == 0
+    assert reel.with_name("other.srt").read_text() == SRT, "rows of other windows are in it"
     run = vllava.start(*ASK, reel, *words, folder=reel.parent)
     until_rows(journal, 40)
     run.interrupt()
@@ -171,6 +189,10 @@ def test_a_closed_pipe_ends_it_quietly(vllava: Zygote, reel: Path) -> None:
         (
             ("a.mp4", "b.mp4"),
             "Windows are those of one clip, and 2 are named: ask about one, or use vllava batch --every.",
+        ),
+        (
+            ("a.mp4", "--at", "1"),
+            "--at names the moments to look at, and windows have their own. Leave one of them out.",
         ),
         (("-",), "A clip on stdin can't be divided into windows: save it to a file, and name that."),
         ((".",), "'.' is a folder. Name a video, or use vllava batch --every for those in it."),
@@ -228,6 +250,27 @@ def test_windows_that_end_out_of_order_are_shown_in_order_and_broken_ones_told()
     first, second = "00:00:00-00:00:01  a\n", "00:00:01-00:00:02  [31mred[0m lines\n"
     assert shown == ["", "", first, first + second]
     assert reading.said == (first + second + "00:00:03-00:00:04  A\n", "vllava: 00:00:02-00:00:03: It is damaged.\n")
+
+
+def test_a_terminal_of_60_columns_has_each_text_in_a_column() -> None:
+    ends = pty.openpty()
+    fcntl.ioctl(ends[1], termios.TIOCSWINSZ, struct.pack("4H", 24, 60, 0, 0))
+    with os.fdopen(ends[1], "w") as terminal:
+        out = OrderedOutput(Destination(format="lines", is_in_order=True), ABOUT, Screen(out=terminal))
+        about = replace(job(), window=Window(start_s=30, end_s=60.5))
+        out.prepare([about], [about], is_dry=False)
+        out.put(
+            row_of(
+                Result(job=about, answer=answer("A red circle\x1b[2J moves to the left, and then it stands still.")),
+                ABOUT,
+            )
+        )
+        out.finish([about])
+    shown = os.read(ends[0], 4096).decode().replace("\r\n", "\n")
+    os.close(ends[0])
+    assert shown == (
+        "00:00:30-00:01:00.500  A red circle[2J moves to the left,\n                       and then it stands still.\n"
+    )
 
 
 @pytest.mark.parametrize(("context", "count"), [(4096, 9), (800, 9), (500, 9), (330, 9), (500, 1), (10, 9)])

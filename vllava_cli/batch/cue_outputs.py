@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ class OrderedOutput(Output):
         self._write()
         for place in sorted(self._waiting):
             self._tell(self._waiting.pop(place))
-        self.screen.answer(self._text.end())
+        self._show(self._text.end())
 
     def in_order(self, jobs: Sequence[Job]) -> Iterable[Row]:  # noqa: ARG002
         return self._told
@@ -55,8 +56,15 @@ class OrderedOutput(Output):
             self._tell(self._waiting.pop(self._next))
             self._next += 1
 
+    def _show(self, text: str) -> None:
+        """Writes a text; a line for people is wrapped in its column where a terminal shows it."""
+        width = self.screen.answer_width
+        if text and width and self.destination.format == "lines":
+            text = wrapped(text, width)
+        self.screen.answer(text)
+
     def _tell(self, row: Row) -> None:
-        self.screen.answer(self._text.line(row))
+        self._show(self._text.line(row))
         self._told.append({name: row.get(name) for name in ("start_s", "end_s", "answer")})
         tell_error(row, self.screen)
 
@@ -163,6 +171,14 @@ class BesideOutput(Output):
         except OutputError as exc:
             self.faults += 1
             self.screen.error(str(exc))
+
+
+def wrapped(line: str, width: int) -> str:
+    """Wraps the text of "00:00:30-00:01:00  A dog runs." between words, under its own beginning."""
+    times, _, _ = line.partition("  ")
+    indent = " " * (len(times) + 2)
+    lines = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
 
 
 def _files_beside(jobs: Iterable[Job], ending: str) -> dict[str, Path]:
