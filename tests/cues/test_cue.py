@@ -24,13 +24,25 @@ def cues_of(windows: Windows, *, is_merging: bool = True) -> Windows:
         (EVEN, [(0, 60, "A dog runs."), (60, 90, "A cat."), (90, 95.04, "A dog runs.")]),
         ([(0, 30, "a"), (25, 55, "b"), (50, 70, "b")], [(0, 25, "a"), (25, 70, "b")]),
         ([(0, 30, "a"), (10, 40, None), (20, 50, "b")], [(0, 20, "a"), (20, 50, "b")]),
+        ([(0, 30, "a"), (10, 40, None), (20, 50, "a")], [(0, 20, "a"), (20, 50, "a")]),
         ([(0, 30, "a"), (30, 60, None), (60, 90, "a")], [(0, 30, "a"), (60, 90, "a")]),
         ([(0, 30, "a"), (30, 60, " \n\x1b"), (60, 90, "a")], [(0, 30, "a"), (60, 90, "a")]),
         ([(0, 10, "a"), (12, 20, "a")], [(0, 10, "a"), (12, 20, "a")]),
         ([(0, 0.0004, "a"), (0.0004, 1, "b")], [(0.0004, 1, "b")]),
         ([(0, 1, " 1\r\n\r\n\t2\x00\u2028\ud800 ")], [(0, 1, "1\n2\n?")]),
     ],
-    ids=["none", "neighbours", "overlap", "overlap, error", "error", "empty", "gap", "instant", "controls"],
+    ids=[
+        "none",
+        "neighbours",
+        "overlap",
+        "overlap, error",
+        "equal around an error",
+        "error",
+        "empty",
+        "gap",
+        "instant",
+        "controls",
+    ],
 )
 def test_rows_become_cues(windows: Windows, cues: Windows) -> None:
     assert cues_of(windows) == cues
