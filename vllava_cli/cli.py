@@ -64,11 +64,18 @@ def ask(
     words: given.Words,
     wishes: given.WishesMade,
     framing: given.FramingMade,
+    windowing: given.WindowingMade = None,
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     choices: given.Choices = None,
     calibrate: given.Calibrate = False,
     agreeing: given.AgreeingMade = None,
+    output: given.CueFile = None,
+    format: given.CueFormat = None,
+    overwrite: given.Overwrite = False,
+    merge: given.Merge = True,
+    summary: given.SummaryQuestion = None,
+    dry_run: given.DryRun = False,
     clip_cache: given.ClipCacheUsed = True,
     json: given.Json = False,
     stream: given.Stream = True,
@@ -94,7 +101,26 @@ def ask(
         has_clip_cache=clip_cache,
         agreeing=given.checked(agreeing, framing, sampling),
     )
-    return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
+    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if windowing:
+        from vllava_cli.batch import windowed_ask
+
+        wanted = windowed_ask.WindowedAsk(
+            ask=request,
+            windowing=windowing,
+            output=output,
+            format=format,
+            is_overwriting=overwrite,
+            is_merging=merge,
+            summary=summary,
+            is_dry=dry_run,
+        )
+        return windowed_ask.run(wanted, screen)
+    about_windows = {"--output": output, "--format": format, "--overwrite": overwrite, "--no-merge": not merge}
+    about_windows |= {"--summary": summary is not None, "--dry-run": dry_run}
+    if name := next((name for name, value in about_windows.items() if value), None):
+        raise UsageError(f"{name} is about the windows of a clip: add --every 30s, or leave it out.")
+    return command.run(request, screen)
 
 
 @_command()
@@ -174,6 +200,8 @@ def batch(
     null: given.Null = False,
     output: given.Output = None,
     format: given.TableFormat = None,
+    beside: given.Beside = False,
+    merge: given.Merge = True,
     fields: given.Fields = None,
     safe_cells: given.SafeCells = False,
     retry_errors: given.RetryErrors = False,
@@ -210,6 +238,7 @@ def batch(
     from vllava_cli.batch.request import (
         BatchRequest,
         QuestionWords,
+        check_cues,
         destination_of,
         devices_of,
         inputs_of,
@@ -236,6 +265,8 @@ def batch(
             is_overwriting=overwrite,
             is_pruning=prune,
             is_safe=safe_cells,
+            is_beside=beside,
+            is_merging=merge,
         ),
         most_rows=given.rows_of(batch_size),
         decoders=decoders,
@@ -259,6 +290,7 @@ def batch(
         is_hashing=hash,
         has_clip_cache=clip_cache,
     )
+    check_cues(request)
     if asked.notice:
         screen.notice(asked.notice)
     from vllava_cli.batch import run as command

@@ -283,11 +283,50 @@ Output = Annotated[
     ),
 ]
 TableFormat = Annotated[
-    Literal["jsonl", "csv", "tsv", "parquet"] | None,
+    Literal["jsonl", "csv", "tsv", "srt", "vtt", "ffmeta", "parquet"] | None,
     typer.Option(
-        **one_of("jsonl", "csv", "tsv", "parquet"),
-        help="The format of the rows; with --ray, jsonl or parquet.",
+        "--format",
+        "-f",
+        **one_of("jsonl", "csv", "tsv", "srt", "vtt", "ffmeta", "parquet"),
+        help="The format of the rows, or of cues; with --ray, jsonl or parquet.",
         show_default="by FILE's ending",
+    ),
+]
+CueFile = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="With --every: write the windows' texts here; the same command goes on where it stopped.",
+        show_default="stdout",
+    ),
+]
+CueFormat = Annotated[
+    Literal["srt", "vtt", "ffmeta", "csv", "tsv", "jsonl"] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        **one_of("srt", "vtt", "ffmeta", "csv", "tsv", "jsonl"),
+        help="With --every: subtitles, chapters for FFmpeg, or rows.",
+        show_default="by FILE's ending",
+    ),
+]
+Beside = Annotated[
+    bool,
+    typer.Option("--beside", help="Write a file beside each clip, clip.srt for clip.mp4; --format names another kind."),
+]
+Merge = Annotated[
+    bool,
+    typer.Option("--merge/--no-merge", help="Make one cue of neighbours with the same text.", show_default="merge"),
+]
+SummaryQuestion = Annotated[
+    str | None,
+    typer.Option(
+        "--summary",
+        metavar="TEXT",
+        help="With --every: ask this at the end, about the windows' texts alone.",
+        show_default="none",
     ),
 ]
 Fields = Annotated[
@@ -311,7 +350,7 @@ Decoders = Annotated[
     typer.Option(**number(int, 1), help="How many processes decode clips.", show_default="one a core, 8 at most"),
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Retry the jobs whose row in FILE is an error.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite FILE.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE, and the files beside clips.")]
 Prune = Annotated[bool, typer.Option("--prune", help="Drop the rows in FILE whose clips have changed since.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Begin no other job after the first error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read clips' headers, say how much there is to do, and stop.")]

@@ -62,6 +62,22 @@ def framing_of(
     )
 
 
+def whole_ms(seconds: float) -> int:
+    """Returns whole milliseconds, rounded down, so that a time never passes a clip's end: 1.2349 → 1234."""
+    return round(seconds * 10_000) // 10
+
+
+def stamp(seconds: float, point: str = ".") -> str:
+    """Writes a time with milliseconds: 3723.5 → "01:02:03.500"."""
+    whole, ms = divmod(whole_ms(seconds), 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{point}{ms:03d}"
+
+
+def span(start_s: float, end_s: float) -> str:
+    """Writes a stretch of time; a time has milliseconds only if it isn't whole: "00:00:30-00:01:05.040"."""
+    return "-".join(stamp(time_s).removesuffix(".000") for time_s in (start_s, end_s))
+
+
 def roughly(seconds: float) -> str:
     """Writes an estimated time: 7.3 → "7 s", 200 → "3 min", 9000 → "2.5 h", 300000 → "3.5 days"."""
     if seconds < 90:

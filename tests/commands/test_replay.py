@@ -230,6 +230,7 @@ def test_what_is_another_is_told_for_each_row(made: dict[str, list[Row]]) -> Non
         (agree, ("agreement", None), f"1 sample of '{RED}' differed then, and 3 differ now"),
         (agree, ("made_with.prompt_sha256", "0" * 64), "the prompt's tokens differ here: the tokenizer's files"),
         (agree, ("turn", 1), "only an answer about one clip can be that of several samples"),
+        (ask, ("of", "texts"), "it is a summary of texts that the row doesn't have"),
     ]
     code, out, _ = replayed(*(changed(row, change) for row, change, _ in refused), ask, is_json=True)
     verdicts = {row["row"]: row for row in map(json.loads, out.splitlines())}

@@ -327,25 +327,33 @@ def stale(rows: Iterable[Row], jobs: Collection[Job], every: Sequence[Job], sign
     """
     current = {job.id for job in every}
     known: set[str] = set()
-    asked: dict[tuple[str, str], list[_Lone]] = defaultdict(list)
+    asked: dict[tuple[str, str], dict[str, _Lone]] = defaultdict(dict)
+    """The rows about each clip and question, by their ids: one for each window."""
+    states: dict[str, list[object]] = defaultdict(list)
+    """The states that each clip had, by its path: few, however many rows there are."""
     for row in rows:
         known.add(row["id"])
         if row["id"] not in current:
-            asked[row["path"], row["question"]].append(_Lone(row["id"], row.get(CLIP_STATE), _print_of(row)))
+            lone = _Lone(row["id"], row.get(CLIP_STATE), _print_of(row))
+            asked[row["path"], row["question"]][lone.id] = lone
+            if lone.state not in states[row["path"]]:
+                states[row["path"]].append(lone.state)
     free = {job.id for job in jobs} - known if asked else set()
     changed, touched = set[str](), dict[str, Job]()
     is_same = cache(lambda path, print: differs(Path(path), print) is None)
     for job in every if asked else ():
-        for lone in asked.get((job.path, job.question), ()):
-            if job.size < 0 or job.id_at(lone.state, signature) != lone.id:
+        lones = asked.get((job.path, job.question)) if job.size >= 0 else None
+        for state in states[job.path] if lones else ():
+            old = (lones or {}).get(job.id_at(state, signature))
+            if old is None:
                 continue
             # A clip of another size isn't read.
-            is_alike = lone.print is not None and isinstance(lone.state, dict) and lone.state.get("bytes") == job.size
-            if job.id in free and is_alike and is_same(job.path, lone.print) and not has_changed(job):
+            is_alike = old.print is not None and isinstance(old.state, dict) and old.state.get("bytes") == job.size
+            if job.id in free and is_alike and is_same(job.path, old.print) and not has_changed(job):
                 free.remove(job.id)
-                touched[lone.id] = job
+                touched[old.id] = job
             else:
-                changed.add(lone.id)
+                changed.add(old.id)
     return StaleRows(changed=changed, touched=touched)
 
 

@@ -15,18 +15,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vllava_cli.batch.jobs import Job, list_path, shard_number, write_lists
 from vllava_cli.batch.merge import PART, shards_in, stale
 from vllava_cli.batch.request import Destination
-from vllava_cli.batch.rows import RunInfo, Table, further_fields, is_row, path_columns, table_columns
+from vllava_cli.batch.rows import Format, RunInfo, Table, further_fields, is_row, path_columns, table_columns
 from vllava_cli.commands.provenance import MADE_WITH
-from vllava_cli.errors import OutputError, quoted
-from vllava_cli.screen import Screen
+from vllava_cli.cues.formats import CueForm, CueText
+from vllava_cli.errors import OutputError, UsageError, quoted
+from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage.files import Part, as_output_error, atomic_write, check_regular
 from vllava_cli.storage.jsonl import Journal, portable, read_rows, refuse_foreign, row_of
 from vllava_cli.storage.objects import LIST, Objects, is_url, rows_into, scratch
+from vllava_cli.times import span
 
 JOBS_PER_PART, MOST_PARTS = 65_536, 256
 MOST_ROWS, MOST_S = 1000, 5.0
@@ -40,6 +42,8 @@ class Output:
 
     is_kept = True
     """Whether the same command can continue from the rows of this output."""
+    faults = 0
+    """How many files couldn't be written, although the run went on."""
 
     def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
         self.destination, self.info, self.screen = destination, info, screen
@@ -47,6 +51,8 @@ class Output:
         """Whether the row of each done job is an error, by id; as bytes an id takes half as much memory as in hex."""
         self.before: Collection[bytes] = ()
         """The ids that had a row when the output was opened."""
+        self.tells_errors = destination.has_cues or destination.is_in_order
+        """Whether it writes the errors of jobs on stderr: cues have no place for them."""
         self._rows: list[Mapping[str, Any]] = []
         """Rows that wait to be written together."""
 
@@ -78,6 +84,10 @@ class Output:
         """Reads the ids of all rows from the output again."""
         raise NotImplementedError
 
+    def in_order(self, jobs: Sequence[Job]) -> Iterable[Mapping[str, Any]]:
+        """Returns the rows of jobs, in the order of the jobs, for an output that knows them."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Writes the rows that are still held back and closes the output; also called after a failure."""
         self._write()
@@ -106,10 +116,16 @@ def opened(
 ) -> Iterator[Output]:
     """Opens the output and closes it at the end; files are locked meanwhile. `every` are the jobs of all shards.
 
-    Errors: LockedError; OutputError for a file that is no output of a batch.
+    Errors: LockedError; OutputError for a file that is no output of a batch; UsageError.
     """
-    if destination.parts is None and destination.path is None:
-        kind: type[Output] = StdoutOutput
+    from vllava_cli.batch.cue_outputs import BesideOutput, OrderedOutput
+
+    if destination.has_cues:
+        check_single(jobs, destination.format)
+    if destination.beside:
+        kind: type[Output] = BesideOutput
+    elif destination.parts is None and destination.path is None:
+        kind = OrderedOutput if destination.has_cues or destination.is_in_order else StdoutOutput
     else:
         kind = StoreOutput if is_url(destination.parts or "") else JournalOutput
     out = kind(destination, info, screen)
@@ -124,7 +140,7 @@ class StdoutOutput(Output):
     is_kept = False
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
-        self._table = _table(self.destination, jobs, self.info)
+        self._table = table_of(self.destination, jobs, self.info)
         for line in () if is_dry else self._table.header():
             self.screen.answer(line)
 
@@ -203,6 +219,15 @@ class JournalOutput(Output):
                 self.before = self.has_failed.keys()
         found.report(self.destination.path or journal.path, self.screen, is_pruning=is_pruning)
 
+    def put(self, row: Mapping[str, Any]) -> None:
+        super().put(row)
+        if self.tells_errors:
+            tell_error(row, self.screen)
+
+    def in_order(self, jobs: Sequence[Job]) -> Iterator[Mapping[str, Any]]:
+        for journal in self._journals.values():
+            yield from ordered(journal.path, jobs, has_others=False)
+
     def finish(self, jobs: Sequence[Job]) -> None:
         """Writes the tables, if they were asked for: rows in the order of the jobs, then rows of earlier commands."""
         self._write()
@@ -211,7 +236,8 @@ class JournalOutput(Output):
                 with Part(path) as part, as_output_error(path):
                     self._write_parquet(part.path, journal.path, jobs)
             elif self.destination.has_table:
-                lines = _table(self.destination, jobs, self.info).lines(ordered(journal.path, jobs))
+                rows = ordered(journal.path, jobs, has_others=not self.tells_errors)
+                lines = table_of(self.destination, jobs, self.info).lines(rows)
                 atomic_write(path, map(str.encode, lines))
 
     def ids(self) -> Iterator[bytes]:
@@ -302,11 +328,31 @@ def _parts(folder: Path, ending: str, job_count: int) -> list[Path]:
     return [folder / f"part-{number:05}-of-{of:05}.{ending}" for number in range(1, of + 1)]
 
 
-def _table(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Table:
-    columns = (
-        table_columns(jobs, info.choices, has_agreement=info.has_agreement) if destination.format != "jsonl" else ()
-    )
-    return Table(destination.format, destination.fields or columns, destination.is_safe)
+def table_of(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Table | CueText:
+    """Returns what writes rows in the destination's format."""
+    if destination.has_cues:
+        return CueText(format=cast(CueForm, destination.format), is_merging=destination.is_merging)
+    is_table = destination.format != "jsonl"
+    columns = table_columns(jobs, info.choices, has_agreement=info.has_agreement) if is_table else ()
+    return Table(cast(Format, destination.format), destination.fields or columns, destination.is_safe)
+
+
+def check_single(jobs: Iterable[Job], format: str, *, has_many_clips: bool = False) -> None:
+    """Raises a UsageError unless cues can be made of these jobs: one question about each clip, and one clip a file."""
+    first: dict[str, str] = {}
+    for job in jobs:
+        if first.setdefault(job.path, job.question) != job.question:
+            raise UsageError(f"{format} holds one text at a time. Ask one question, or write rows with -o FILE.jsonl.")
+    if len(first) > 1 and not has_many_clips:
+        raise UsageError(f"{format} is about one clip, and there are {len(first):,}: --beside writes one for each.")
+
+
+def tell_error(row: Mapping[str, Any], screen: Screen, *, is_named: bool = False) -> None:
+    """Writes a row's error on stderr, with the times of its window and, if `is_named`, with the path of its clip."""
+    if error := row["error"]:
+        times = [] if row.get("start_s") is None else [span(row["start_s"], row["end_s"])]
+        where = ", ".join([one_line(row["path"])] * (is_named and bool(times)) + times)
+        screen.error(f"{where}: {error['message']}" if where else str(error["message"]))
 
 
 def _check_table(destination: Destination) -> None:
@@ -334,7 +380,7 @@ def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:
     return has_failed
 
 
-def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
+def ordered(path: Path, jobs: Iterable[Job], *, has_others: bool = True) -> Iterator[dict[str, Any]]:
     """Yields the rows of a journal in the order of `jobs`, then the others; only their offsets are held in memory."""
     with path.open("rb") as file:
         offsets: dict[str, int] = {}
@@ -344,7 +390,7 @@ def ordered(path: Path, jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
             if row is not None:
                 offsets[row["id"]] = offset
             offset += len(line)
-        for key in dict.fromkeys((*(job.id for job in jobs), *offsets)):
+        for key in dict.fromkeys((*(job.id for job in jobs), *(offsets if has_others else ()))):
             if key in offsets:
                 file.seek(offsets[key])
                 row = row_of(file.readline())

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.start import names_a_clip
+from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import STDIN, Agreeing, DecodeLimits, Framing, Sampling, Windowing, Wishes
 from vllava_cli.storage.objects import is_url
@@ -46,7 +47,8 @@ class Destination:
     path: Path | None = None
     parts: str | None = None
     """A folder, or a URL."""
-    format: Format = "jsonl"
+    format: Format | Literal["lines"] = "jsonl"
+    """"lines" are cues for people, a line each."""
     is_parquet: bool = False
     """Whether the parts are Parquet."""
     fields: tuple[str, ...] = ()
@@ -55,11 +57,22 @@ class Destination:
     is_retrying: bool = False
     is_overwriting: bool = False
     is_pruning: bool = False
+    beside: Format | None = None
+    """The format of a file beside each clip; None writes none."""
+    is_merging: bool = True
+    """Whether neighbouring cues with equal texts become one."""
+    is_in_order: bool = False
+    """Whether rows are in the order of the jobs, which is that of time, also as JSON lines."""
 
     @property
     def has_table(self) -> bool:
         """True if the rows are written in another form when the run ends, so that they need journals of their own."""
-        return self.format != "jsonl" or bool(self.fields) or self.is_parquet
+        return self.format != "jsonl" or bool(self.fields) or self.is_parquet or self.is_in_order
+
+    @property
+    def has_cues(self) -> bool:
+        """True if the output has cues instead of rows, so that it can't hold errors."""
+        return self.format in ("lines", *CUE_FORMATS)
 
     def journal_of(self, output: Path) -> Path:
         """Returns the path of an output's journal: out.jsonl → out.jsonl, out.csv → out.csv.journal."""
@@ -184,12 +197,17 @@ def destination_of(
     is_overwriting: bool,
     is_pruning: bool = False,
     is_safe: bool = False,
+    is_beside: bool = False,
+    is_merging: bool = True,
 ) -> Destination:
-    """Makes the destination of -o: no name and - mean stdout, and with --ray the name is a folder or a URL."""
+    """Makes the destination of -o: no name and - mean stdout, and with --ray the name is a folder or a URL.
+
+    With --beside, --format is that of the files beside the clips, and that of -o follows from the name's ending.
+    """
     path = None if name is None or name == STDIN else Path(name)
     flags = (("--retry-errors", is_retrying), ("--overwrite", is_overwriting), ("--prune", is_pruning))
     for flag, is_given in flags:
-        if is_given and path is None:
+        if is_given and path is None and not (is_beside and flag == "--overwrite"):
             raise UsageError(f"{flag} needs a file of rows: name it with -o FILE.")
     if is_retrying and is_overwriting:
         raise UsageError("--overwrite does all jobs again, --retry-errors only those that failed. Give one of them.")
@@ -197,8 +215,8 @@ def destination_of(
         raise UsageError(f"--format {wished} can't be used with --ray: give jsonl or parquet.")
     if not has_ray and wished == "parquet":
         raise UsageError("--format parquet needs --ray. Give jsonl, csv or tsv, or add --ray.")
-    format = "jsonl" if has_ray or wished == "parquet" else format_of(path, wished)
-    if is_safe and format == "jsonl":
+    format = "jsonl" if has_ray or wished == "parquet" else format_of(path, None if is_beside else wished)
+    if is_safe and format not in ("csv", "tsv"):
         raise UsageError("--safe-cells applies only to tables: add --format csv or tsv, or leave it out.")
     if has_ray and path is None:
         raise UsageError("--ray writes parts into a folder: name it with -o, a path or a URL such as s3://BUCKET/RUN.")
@@ -214,7 +232,24 @@ def destination_of(
         is_retrying=is_retrying,
         is_overwriting=is_overwriting,
         is_pruning=is_pruning,
+        beside=(cast(Format, wished) or "srt") if is_beside else None,
+        is_merging=is_merging,
     )
+
+
+def check_cues(batch: BatchRequest) -> None:
+    """Raises a UsageError if the cues or the files beside clips that a batch asks for can't be made."""
+    to = batch.destination
+    cues = next((format for format in (to.format, to.beside) if format in CUE_FORMATS), None)
+    if cues and not batch.windowing:
+        raise UsageError(f"{cues} has a cue for each part of a clip: add --every 30s, --scenes or --at-chapters.")
+    if cues and to.fields:
+        raise UsageError(f"--fields chooses columns, and {cues} has none. Leave one of them out.")
+    if not to.is_merging and not cues:
+        raise UsageError("--no-merge is about cues: add --format srt, vtt or ffmeta, or leave it out.")
+    if (cues or to.beside) and (batch.shard or batch.ray):
+        what, other = ("--beside" if to.beside else f"--format {cues}"), "--shard" if batch.shard else "--ray"
+        raise UsageError(f"{what} needs all windows of a clip, and {other} parts them. Leave one of them out.")
 
 
 def devices_of(gpus: str | None, device: str | None) -> tuple[str, ...]:

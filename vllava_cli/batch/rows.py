@@ -49,7 +49,8 @@ _INNER = {
     *(f"{MADE_WITH}.adapter.{name}" for name in AdapterFacts._fields),
 }
 """The fields inside the objects that all rows have."""
-Format = Literal["jsonl", "csv", "tsv"]
+Format = Literal["jsonl", "csv", "tsv", "srt", "vtt", "ffmeta"]
+"""srt, vtt and ffmeta have cues, which need windows; the others have rows."""
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """Tab and carriage return are among them, as some programs drop them and read the formula after them."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -226,6 +227,10 @@ class Table:
     def header(self) -> list[str]:
         """Returns the first line of CSV or TSV, in a list; an empty list for JSON lines."""
         return [] if self.format == "jsonl" else [self._cells(map(readable, self.fields))]
+
+    def end(self) -> str:
+        """Returns the text after the last row: none."""
+        return ""
 
     def line(self, row: Mapping[str, object]) -> str:
         """Writes one row as a line of valid Unicode. Errors: ValueError for a NaN or an infinity."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.batch import job_files
@@ -40,7 +41,7 @@ from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import warn_of_demo
-from vllava_cli.errors import INTERRUPTED, UsageError
+from vllava_cli.errors import INTERRUPTED, UsageError, quoted
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
@@ -49,6 +50,7 @@ from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.generate import Engine
     from vllava_cli.media.decoder.pool import Pool
     from vllava_cli.nouns import Source
 
@@ -61,6 +63,8 @@ class Ends:
 
     open_output: Callable[..., AbstractContextManager[Output]] = opened
     report: Callable[..., None] = report_end
+    conclude: Callable[[Sequence[Job], Output, Callable[[], Engine], Callable[[], bool]], bool] | None = None
+    """Called with the jobs, their rows, an engine and Ctrl-C once all is answered; returns False if it was stopped."""
 
 
 def run(batch: BatchRequest, screen: Screen, ends: Ends = Ends()) -> int:
@@ -86,6 +90,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen, pool, division)
+    _check_times(batch, division)
     watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
     _check_schemes(batch, jobs)
@@ -114,6 +119,8 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
         try:
             work.do(list(group_by_clip(todo)))
             out.finish(jobs)
+            if ends.conclude and not progress.left and not batch.is_dry:
+                is_cut = not ends.conclude(jobs, out, work.loaded, is_interrupted)
         except KeyboardInterrupt:
             is_cut = True
         is_cut |= is_interrupted() and (progress.left > 0 or batch.is_dry)
@@ -128,7 +135,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
         for fault in faults:
             screen.error(f"The rows don't match the jobs: {fault}")
     is_planned = batch.is_dry and batch.ray is not None  # a plan succeeds whatever failed before
-    return 1 if complaints or (progress.failed and not is_planned) or faults else 0
+    return 1 if complaints or (progress.failed and not is_planned) or faults or out.faults else 0
 
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
@@ -199,6 +206,14 @@ def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
             raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
 
 
+def _check_times(batch: BatchRequest, division: Division) -> None:
+    """Raises a UsageError for an image where the output is about times, except in files beside clips."""
+    if batch.destination.has_cues or batch.destination.is_in_order:
+        for path, found in division.windows.items():
+            if not found.windows:
+                raise UsageError(f"{quoted(Path(path))} is an image, which has no time. Leave the windows out.")
+
+
 def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
     """Says what can't be known about the jobs because the checkpoint isn't on this machine; "" if all is known."""
     from vllava_cli.nouns import UNKNOWN_REVISION
@@ -227,6 +242,8 @@ class _Work:
     division: Division
     has_failed: bool = False
     """Whether a row of this run is an error, and --fail-fast was given."""
+    engine: Engine | None = None
+    """The engine of this process, once it is loaded."""
     control: RunControl = field(init=False)
 
     def __post_init__(self) -> None:
@@ -260,6 +277,17 @@ class _Work:
         if self.batch.has_stats and (clip_jobs or self.batch.ray):
             self._report_stats()
 
+    def loaded(self) -> Engine:
+        """Returns the engine that answered. If all was done before, loads one without towers, for text alone."""
+        if self.engine is None:
+            warn_of_demo(self.source.model, self.screen)
+            with self.screen.waiting("Loading the model"):
+                local.import_engine()
+                self.engine = local.load_engine(
+                    self.batch, local.read_tokens(self.source), (), self.control, watch=self.watch
+                )
+        return self.engine
+
     def is_stopping(self) -> bool:
         """True if no further job may be begun: after Ctrl-C, or after an error with --fail-fast."""
         return self.is_interrupted() or self.has_failed
@@ -280,9 +308,10 @@ class _Work:
             self._await(preflight, len(clip_jobs))
             headers = preflight.headers
             if not self.is_stopping():
-                report_unreadable(
-                    [error for _, error in headers.bad], len(clip_jobs), self.screen, has_rows=not batch.is_dry
-                )
+                if batch.is_dry or not self.out.tells_errors:
+                    report_unreadable(
+                        [error for _, error in headers.bad], len(clip_jobs), self.screen, has_rows=not batch.is_dry
+                    )
                 for clip, error in headers.bad:
                     for job in clip.jobs:
                         self._put(Result(job=job, error=error))
@@ -319,7 +348,7 @@ class _Work:
             tokens = local.read_tokens(self.source)
         self.watch.lap("the model's files")
         pool.fit_to(tokens.checkpoint.video_recipe)
-        engine = local.load_engine(
+        self.engine = engine = local.load_engine(
             batch, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
         )
         executor = local.LocalExecutor(

@@ -302,6 +302,8 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
     if (error := row.get("error")) is not None:
         kind = error.get("kind") if isinstance(error, dict) else error
         raise ReplayError(f"the row is an error ({kind}), which has no answer")
+    if row.get("of") == "texts":
+        raise ReplayError("it is a summary of texts that the row doesn't have")
     if not fields.has(MADE_WITH):
         raise ReplayError(f"{MADE_WITH} is missing: the row is from an older vllava, or isn't an answer")
     making = read_making(
