@@ -44,7 +44,7 @@ class Division:
     ) -> None:
         """Finds the windows of the clips at these paths, each once."""
         clips = list(dict.fromkeys(map(spelled, paths)))
-        self.total = len(clips)
+        self.total = self.done + len(clips)
         ahead = pool.windows(((clip, Path(clip)) for clip in clips), windowing, framing)
         while reads := ahead.take(_MOST_READS, is_waiting=True, is_interrupted=is_interrupted):
             for read in reads:
@@ -71,7 +71,13 @@ class KnownClips:
     """The headers of clips that were divided before, and their frames: it takes the place of a `Preflight`."""
 
     def __init__(
-        self, pool: Pool, clip_jobs: Sequence[ClipJobs], framing: Framing | None, *, division: Division
+        self,
+        pool: Pool,
+        clip_jobs: Sequence[ClipJobs],
+        framing: Framing | None,
+        *,
+        division: Division,
+        is_wanted: Callable[[ClipJobs], bool] = lambda _: True,
     ) -> None:
         self.headers = headers = Headers()
         self.frames: ReadAhead[ClipJobs, Frames] | None = None
@@ -87,7 +93,8 @@ class KnownClips:
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
         headers.pictures = len(clips) - headers.videos
         if framing:
-            self.frames = pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
+            wanted = filter(is_wanted, headers.good)
+            self.frames = pool.frames((clip, clip.path, clip.framing(framing)) for clip in wanted)
 
     def wait(self, slice_s: float) -> bool:  # noqa: ARG002  (all is known)
         """Returns True, as `Preflight.wait` does once all headers are known."""

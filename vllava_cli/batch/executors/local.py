@@ -108,6 +108,8 @@ class LocalExecutor:
         self.control.counters.clips += 1
         self.control.counters.decode_s += read.seconds
         clip, frames = read.key, read.found
+        if not self.control.is_wanted(clip):
+            return []
         error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
         if frames is None or error:
             return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
