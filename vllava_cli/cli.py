@@ -269,6 +269,7 @@ def find(
     recursive: given.Recursive = False,
     windowing: given.SearchWindowingMade,
     manner: given.MannerMade,
+    extracts: given.ExtractsMade,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Divide each answer's likelihood by what it would be if the clip were blank."),
@@ -294,6 +295,8 @@ def find(
     queries, paths = words_of(words or [], query or [], is_recursive=recursive)
     if manner.is_null and manner.form != "names" and STDIN not in paths:
         raise UsageError("-0 is about names: add - to read them from stdin, or -l to print them, or leave it out.")
+    if extracts.is_wanted and manner.is_silent:
+        raise UsageError("--cut and --sheet write all hits, and -q stops at the first. Give one of them.")
     request = SearchRequest(
         queries=queries,
         paths=paths,
@@ -308,6 +311,7 @@ def find(
         has_clip_cache=clip_cache,
         has_answer_cache=answer_cache,
         manner=manner,
+        extracts=extracts,
     )
     return command.run(request, Screen(is_quiet=manner.is_silent, is_verbose=verbose))
 

@@ -33,8 +33,6 @@ SHORT_NAMES: dict[Dtype, Precision] = {"float16": "fp16", "bfloat16": "bf16", "f
 Fit = Literal["crop", "pad", "squash"]
 SourceKind = Literal["model", "adapter"]
 MediaKind = Literal["video", "image"]
-CutForm = Literal["mp4", "mov", "matroska", "webm"]
-"""FFmpeg's name of the container of a file that is cut out of a clip."""
 PictureForm = Literal["PNG", "JPEG"]
 Transfer = Literal["PQ", "HLG"]
 """The two ways to code light that are called HDR."""
@@ -244,33 +242,6 @@ class Window:
         if self.is_held:
             return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,))
         return replace(whole, start_s=self.start_s, end_s=self.end_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cutting:
-    """The part of a clip that is to become a file, in seconds of the clip, and the container of that file."""
-
-    start_s: float
-    end_s: float
-    form: CutForm
-    is_exact: bool = False
-    """True if the file must begin at `start_s`, so that frames are coded again; else it begins at a key frame."""
-
-    @property
-    def length_s(self) -> float:
-        return self.end_s - self.start_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """The part of a clip that became a file, from its first frame to the end of its last one, in seconds."""
-
-    start_s: float
-    end_s: float
-    is_copied: bool
-    """True if packets were copied; False if frames were coded again."""
-    notes: tuple[str, ...] = ()
-    """What is otherwise than was asked for, a sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)

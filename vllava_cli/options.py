@@ -28,6 +28,7 @@ from vllava_cli.nouns import (
     Windowing,
     Wishes,
 )
+from vllava_cli.search.extracts import Extracts
 from vllava_cli.search.manner import EVERY_S, Manner, unsure_of
 from vllava_cli.storage.files import size_bytes
 from vllava_cli.times import framing_of, time_of, times_of
@@ -718,6 +719,51 @@ def varied(make: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return made
 
 
+def extracts_of(
+    *,
+    cut: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Cut the hits out of their clips, and write each into this folder: the coded pictures and sounds as "
+            "they are, from the key frame before the hit on. Hits that follow each other become one file.",
+            show_default="none",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="With --cut: code each part again, so that it begins where its hit does.")
+    ] = False,
+    pad: Annotated[
+        float | None,
+        typer.Option(
+            **read_by(time_of),
+            metavar="TIME",
+            help="With --cut: how much before and after a hit belongs to its file, too.",
+            show_default="0",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the frames of the hits in this .png or .jpg; many hits take several files, FILE-2 and so on.",
+            show_default="none",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Overwrite files that --cut and --sheet made before.")
+    ] = False,
+) -> Extracts:
+    """Makes the extracts of a search: which files are written of its hits. Errors: UsageError."""
+    for name, is_given in (("--exact", exact), ("--pad", pad is not None)):
+        if is_given and cut is None:
+            raise UsageError(f"{name} is about the parts that --cut writes. Give --cut FOLDER, or leave it out.")
+    if overwrite and cut is None and sheet is None:
+        raise UsageError("--overwrite is about the files of --cut and --sheet. Give one of them, or leave it out.")
+    return Extracts(folder=cut, sheet=sheet, is_exact=exact, pad_s=pad or 0.0, is_overwriting=overwrite)
+
+
+ExtractsMade = Annotated[Extracts, Made(extracts_of)]
 WishesMade = Annotated[Wishes, Made(wishes_of)]
 SearchWishesMade = Annotated[Wishes, Made(varied(wishes_of, model=LongModel))]
 SearchWindowingMade = Annotated[Windowing, Made(searched_windowing)]

@@ -18,6 +18,7 @@ from vllava_cli.media.fingerprint import SampledDigest
 from vllava_cli.nouns import Window, counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.search.answer_store import AnswerStore, key_of
+from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hits import Hit
 from vllava_cli.search.request import SearchRequest
 from vllava_cli.storage.jsonl import line_of, portable
@@ -77,7 +78,9 @@ class HitOutput(Output):
         store: AnswerStore,
         digests: Mapping[str, SampledDigest],
         model_state: object = None,
+        takers: Sequence[HitTaker] = (),
     ) -> None:
+        """`takers` write files of hits. They are told of all windows in order, up to the first without an answer."""
         super().__init__(Destination(), info, screen)
         self.manner, self.hits = search.manner, list[Hit]()
         """`hits` are all that were found, in the order of files and time."""
@@ -102,6 +105,7 @@ class HitOutput(Output):
         """Hits that are printed at the end, sorted."""
         self._told: set[str] = set()
         """The errors that were told: a file has the same one for each window."""
+        self._takers = takers
         self._facts = {"model": info.model, "revision": info.revision}
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
@@ -152,6 +156,9 @@ class HitOutput(Output):
         self._advance(is_final=True)
         for hit in sorted(self._waiting, key=lambda hit: -hit.score):
             self._say(hit.line, hit.row(self._facts))
+        for taker in () if self._unknown else self._takers:
+            taker.finish()
+            self.has_trouble |= taker.has_trouble
 
     def close(self) -> None:
         self._store.flush()
@@ -192,6 +199,8 @@ class HitOutput(Output):
         if hit is None:
             return
         self._judged.add(look.file)
+        for taker in () if self._unknown else self._takers:
+            taker.look(hit, is_hit=manner.is_wanted(hit.score))
         if manner.is_wanted(hit.score):
             self.hits.append(hit)
             self._found[look.file] += 1

@@ -12,6 +12,7 @@ from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Windowing, Wishes
+from vllava_cli.search.extracts import Extracts
 from vllava_cli.search.manner import Manner
 
 USAGE = 'vllava find "QUERY" PATH…'
@@ -50,6 +51,7 @@ class SearchRequest:
     has_clip_cache: bool = False
     has_answer_cache: bool = True
     manner: Manner = field(default_factory=Manner)
+    extracts: Extracts = field(default_factory=Extracts)
 
     def batch(self, clips: Sequence[str]) -> BatchRequest:
         """Makes the batch that asks the questions of the queries about each window of these clips."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import Clip, ClipWindows, Framing, Window, Windowing, Wishes, counted
 from vllava_cli.screen import Screen
 from vllava_cli.search.answer_store import AnswerStore, key_of, limit_of_store, store_path
+from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hit_output import HitOutput
 from vllava_cli.search.request import SearchRequest, question_of
 
@@ -56,7 +57,9 @@ def _run(search: SearchRequest, screen: Screen) -> int:
         screen.detail(f"{query!r} is asked as {question_of(query)!r}.")
     most_bytes = limit_of_store() if search.has_answer_cache else 0
     path = store_path() if most_bytes else None
-    with closing(AnswerStore(path, most_bytes=most_bytes, notice=screen.notice)) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(closing(AnswerStore(path, most_bytes=most_bytes, notice=screen.notice)))
+        takers = [stack.enter_context(closing(taker)) for taker in takers_of(search, clips, screen)]
         division = KeptDivision(store=store)
         outputs: list[HitOutput] = []
 
@@ -65,7 +68,8 @@ def _run(search: SearchRequest, screen: Screen) -> int:
             _: Destination, jobs: Sequence[Job], info: RunInfo, screen: Screen, **others: Any
         ) -> Iterator[HitOutput]:
             state = model_state(search.wishes) if store.is_open else None
-            out = HitOutput(search, info, screen, store=store, digests=division.digests, model_state=state)
+            digests = division.digests
+            out = HitOutput(search, info, screen, store=store, digests=digests, model_state=state, takers=takers)
             outputs.append(out)
             with closing(out):
                 out.prepare(jobs, **others)
@@ -75,6 +79,20 @@ def _run(search: SearchRequest, screen: Screen) -> int:
         code = batch_run.run(search.batch(clips), screen, ends)
     (out,) = outputs
     return INTERRUPTED if code == INTERRUPTED else _exit_code(out, has_complaints=bool(complaints))
+
+
+def takers_of(search: SearchRequest, clips: Sequence[str], screen: Screen) -> Iterator[HitTaker]:
+    """Makes those that write files of the hits. Errors: UsageError, OutputError, CheckpointError."""
+    extracts = search.extracts
+    if extracts.folder is not None:
+        from vllava_cli.search.cut_files import CutFiles
+
+        yield CutFiles(extracts, list(map(spelled, clips)), screen, search.limits)
+    if extracts.sheet is not None:
+        from vllava_cli.commands.frames import recipe_of
+        from vllava_cli.search.hit_sheet import HitSheet
+
+        yield HitSheet(extracts, search.queries, screen, search.framing, recipe_of(search.wishes.model, screen))
 
 
 def _exit_code(out: HitOutput, *, has_complaints: bool) -> int:

@@ -17,11 +17,10 @@ from tests.clips import MPEG4, VP9, Encoding, index_of, picture, write_animation
 from tests.media.zoo import CLOSED, MPEG2_B, MPEG4_B, OPEN, VP8, Maker, encoded, remuxed, svt_av1, timed, x265
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.nouns import Cut, CutForm, Cutting
+from vllava_cli.media.timeline.parts import ENDINGS, Cut, CutForm, Cutting
 
 Shown = list[tuple[float, str]]
 """The time of each frame, and the hash of its pixels."""
-ENDINGS: dict[CutForm, str] = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
 CLICK_S = 0.5
 
 

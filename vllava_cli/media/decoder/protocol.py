@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Cut, Cutting, Frames, Framing, Tiles
+from vllava_cli.media.timeline.parts import Cut, Cutting
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'

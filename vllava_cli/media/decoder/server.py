@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, Cut, Frames
+from vllava_cli.media.timeline.parts import Cut
+from vllava_cli.nouns import Clip, Frames
 
 try:
     import resource

@@ -28,6 +28,7 @@ from vllava_cli.errors import MediaError, quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.file_check import check_file
 from vllava_cli.media.images import look
+from vllava_cli.media.timeline.parts import Cut, CutForm, Cutting
 from vllava_cli.media.timeline.tracks import (
     CopiedOther,
     CopiedPictures,
@@ -42,7 +43,7 @@ from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.full_decode import decode_all, frames_of
 from vllava_cli.media.video.index import DistrustError, Index, Mp4Index, PacketIndex, bitstream_of
 from vllava_cli.media.video.seek import Timeline
-from vllava_cli.nouns import Cut, CutForm, Cutting, Framing
+from vllava_cli.nouns import Framing
 
 _TEXTS = ("subrip", "ass", "ssa", "mov_text", "webvtt", "text")
 _MOST_TRACKS = 16
@@ -104,6 +105,7 @@ class _Part:
         if bitstream_of(stream).codec not in SEEKABLE:
             raise DistrustError(f"frames coded in {codec_name(stream)} may depend on any frame before them")
         index = _index(path, container, stream)
+        index.runs((0,))  # a first frame that can't be decoded isn't the one from which times count
         timeline = Timeline(path, index, container, stream)
         if cutting.start_s >= timeline.duration_s:
             raise _past_the_end(path, cutting, timeline.duration_s)
@@ -127,6 +129,7 @@ def _copied(path: Path, cutting: Cutting, file: CutTarget) -> Cut:
         part = _Part.of(path, container, stream, cutting)
         run = part.index.whole_run(part.first, part.last)
         pictures = CopiedPictures(path, container, stream, run, part.index.pts(part.first))
+        pictures.check()
         others, notes = _others(path, container, part.span(pictures.first, stream), cutting)
         try:
             _write(container, [pictures, *others], cutting.form, file)

@@ -20,15 +20,16 @@ from av.audio.frame import AudioFrame
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vllava_cli.media.container import DECODE_ERRORS, decoder_of, opened, video_stream
 from vllava_cli.media.pictures import matrix_of, orientation_of
+from vllava_cli.media.timeline.parts import CutForm
 from vllava_cli.media.tone_map import TRANSFERS
 from vllava_cli.media.video.index import DistrustError, Run, arriving, bitstream_of
-from vllava_cli.nouns import CutForm
 
 _EARLY_S = 2
 """Sound may be stored this much before the picture that it belongs to."""
@@ -44,7 +45,10 @@ _QUALITY = {
     "libvpx-vp9": {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"},
     "mpeg4": {"qscale": "3", "flags": "+qscale"},
 }
+_KEPT_FACTS = ("language", "title", "alpha_mode", "stereo_mode")
 _THREADS = 4
+_CHECKED = 32
+"""The frames that are decoded to see whether copied packets show what they should."""
 _LIMITED, _BT601 = 1, 6
 """FFmpeg's numbers for what its converter makes of RGB: luma from 16 to 235, and the matrix of BT.601."""
 _LAYOUTS = ("mono", "stereo", "5.1")
@@ -125,14 +129,34 @@ class CopiedPictures(Track):
         return len(self._dts)
 
     def packets(self) -> Iterator[Packet[Any]]:
-        dts = iter(self._dts)
         with opened(self._path) as container:
-            arrived = arriving(container, video_stream(container, self._path), self._run)
-            for packet, is_kept in zip(islice(arrived, self._before, None), self._is_kept, strict=False):
-                if is_kept:
-                    packet.pts = (packet.pts or 0) - self.first
-                    packet.dts = next(dts) - self._delay - self.first
-                    yield packet
+            yield from self._shifted(container, video_stream(container, self._path))
+
+    def check(self) -> None:
+        """Decodes the first packets as a player will. Errors: DistrustError if frames come otherwise than expected."""
+        due = iter([pts - self.first for pts in self._run.presented if pts >= self.first][:_CHECKED])
+        with opened(self._path) as container:
+            stream = video_stream(container, self._path)
+            decoder = decoder_of(stream)
+            decoder.options = {**decoder.options, "err_detect": "explode"}
+            decoder.thread_type = "SLICE"
+            for packet in chain(self._shifted(container, stream), [None]):
+                for frame in _frames(decoder, packet):
+                    expected = next(due, None)
+                    if expected is None:
+                        return
+                    if frame.pts != expected or frame.is_corrupt:
+                        raise DistrustError("decoding from its key frame gives other frames than expected")
+        if next(due, None) is not None:
+            raise DistrustError("decoding from its key frame gives fewer frames than expected")
+
+    def _shifted(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[Any]]:
+        dts, arrived = iter(self._dts), arriving(container, stream, self._run)
+        for packet, is_kept in zip(islice(arrived, self._before, None), self._is_kept, strict=False):
+            if is_kept:
+                packet.pts = (packet.pts or 0) - self.first
+                packet.dts = next(dts) - self._delay - self.first
+                yield packet
 
 
 class CopiedOther(Track):
@@ -286,7 +310,7 @@ def decoded(path: Path, run: Run) -> Generator[VideoFrame]:
         stream = video_stream(container, path)
         decoder = decoder_of(stream)
         decoder.options = {**decoder.options, "err_detect": "explode"}
-        decoder.thread_type = "AUTO"
+        decoder.thread_type, decoder.thread_count = "AUTO", _THREADS
         for frame, _ in wanted_frames(container, stream, decoder, run):
             yield frame
 
@@ -308,6 +332,15 @@ def _around(container: InputContainer, path: Path, number: int, span: Span) -> I
             return
 
 
+def _frames(decoder: VideoCodecContext, packet: Packet[Any] | None) -> list[VideoFrame]:
+    try:
+        return decoder.decode(packet)
+    except MemoryError:
+        raise
+    except DECODE_ERRORS as exc:
+        raise DistrustError("its frames can't be decoded from its key frame on") from exc
+
+
 def _sound(packet: Packet[Any]) -> list[AudioFrame]:
     """Decodes a packet; a damaged one gives silence, as in a player."""
     try:
@@ -326,12 +359,17 @@ def _lasting(packets: Iterable[Packet[Any]], durations: dict[int, int]) -> Itera
 
 def _from_template(to: OutputContainer, template: Stream) -> Stream:
     stream = to.add_stream_from_template(template, opaque=True)
-    if template.type == "video" and template.codec_context.codec_tag == "hvc1":
-        stream.codec_context.codec_tag = "hvc1"
+    tag = template.codec_context.codec_tag
+    if template.type == "video" and (to.format.name == "mov" or tag == "hvc1"):
+        stream.codec_context.codec_tag = tag  # ProRes tells its profile by it, and some players need this one of HEVC
     stream.time_base, stream.disposition = template.time_base, template.disposition
     stream.metadata.update(_described(template))
     return stream
 
 
 def _described(template: Stream) -> dict[str, str]:
-    return {name: template.metadata[name] for name in ("language", "title") if name in template.metadata}
+    return {
+        name: template.metadata[name]
+        for name in ("language", "title", "alpha_mode", "stereo_mode")
+        if name in template.metadata
+    }
