@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -16,6 +17,7 @@ import pytest
 from tests.clips import MPEG4, VP9, Encoding, index_of, picture, write_animation, write_clip
 from tests.media.zoo import CLOSED, MPEG2_B, MPEG4_B, OPEN, VP8, Maker, encoded, remuxed, svt_av1, timed, x265
 from vllava_cli.errors import MediaError
+from vllava_cli.media.decoder import protocol
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.timeline.parts import ENDINGS, Cut, CutForm, Cutting
 
@@ -284,3 +286,13 @@ def test_the_process_itself_can_write_nothing(client: DecoderClient, tmp_path: P
     limits = Path(f"/proc/{client.pid}/limits").read_text()
     assert any(line.split()[:5] == ["Max", "file", "size", "0", "0"] for line in limits.splitlines())
     assert [each.name for each in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("piece", [{"at": 0, "bytes": 5 << 20}, {"at": 1 << 40, "bytes": 1}, {"at": -1, "bytes": 1}])
+def test_a_piece_that_is_too_large_or_too_far_is_refused(piece: dict[str, int]) -> None:
+    part = Cutting(start_s=0, end_s=1, form="mp4")
+    request = protocol.Request(call="cut", path=Path("a.mp4"), folder="", cpu_s=1, cutting=part)
+    stream, into = io.BytesIO(json.dumps({"is": "piece", **piece}).encode() + b"\n" + bytes(64)), io.BytesIO()
+    with pytest.raises(protocol.ProtocolError):
+        protocol.read_reply(stream, request, max_bytes=1 << 20, into=into)
+    assert into.getvalue() == b""
