@@ -47,6 +47,8 @@ def python(script: str, folder: Path, **environment: str) -> subprocess.Complete
         (["bench", "--compare", "gone.json"], 1),
         (["bench", "--save", "gone/a.json"], 1),
         (["merge", "all.jsonl", "gone.jsonl"], 1),
+        (["find", "--help"], 0),
+        (["find", "a red circle", "clips", "--unsure", "1"], 2),
     ],
 )
 def test_help_version_and_usage_errors_import_nothing_heavy(words: list[str], code: int, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_imports_run_downward(module: str) -> None:
         if parts[0] != "vllava_cli" or len(parts) == 1 or parts[1].startswith("__"):
             continue
         other = parts[1]
-        is_inside = other == own and own in ("storage", "media", "engine", "demo", "commands", "batch")
+        is_inside = other == own and own in ("storage", "media", "engine", "demo", "commands", "batch", "search")
         is_sideways_ok = {own, other} == {"commands", "screen"} and other == "screen"
         is_on_same_floor = floor(own) == floor(other) in (1, 2)
         is_downward = is_on_same_floor or floor(other) < floor(own)

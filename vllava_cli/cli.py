@@ -17,7 +17,7 @@ import typer
 from vllava_cli import __version__
 from vllava_cli import options as given
 from vllava_cli.errors import INTERRUPTED, UsageError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, WHITE
+from vllava_cli.nouns import DEFAULT_MODEL, STDIN, WHITE
 from vllava_cli.screen import Screen, fill_closed, stdout_error
 from vllava_cli.times import framing_of
 from vllava_cli.usage import CliCommand, CliGroup, UsageFault, fault_sentence
@@ -296,6 +296,61 @@ def batch(
     from vllava_cli.batch import run as command
 
     return command.run(request, screen)
+
+
+@_command(no_args_is_help=True)
+def find(
+    *,
+    words: given.FindWords = None,
+    query: given.Queries = None,
+    recursive: given.Recursive = False,
+    windowing: given.SearchWindowingMade,
+    manner: given.MannerMade,
+    extracts: given.ExtractsMade,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Divide each answer's likelihood by what it would be if the clip were blank."),
+    ] = False,
+    answer_cache: given.AnswerCacheUsed = True,
+    batch_size: given.BatchSize = "auto",
+    decoders: given.Decoders = None,
+    wishes: given.SearchWishesMade,
+    framing: given.SearchFramingMade,
+    limits: given.LimitsMade,
+    clip_cache: given.ClipCacheUsed = True,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Say on stderr what is asked, what was chosen, and why.")
+    ] = False,
+) -> int:
+    """Find where in footage something is shown.
+
+    As grep does, it prints a line for each hit, and exits with 0 for hits, 1 for none, 2 for trouble.
+    """
+    from vllava_cli.search import run as command
+    from vllava_cli.search.request import SearchRequest, words_of
+
+    queries, paths = words_of(words or [], query or [], is_recursive=recursive)
+    if manner.is_null and manner.form != "names" and STDIN not in paths:
+        raise UsageError("-0 is about names: add - to read them from stdin, or -l to print them, or leave it out.")
+    if extracts.is_wanted and manner.is_silent:
+        raise UsageError("--cut and --sheet write all hits, and -q stops at the first. Give one of them.")
+    request = SearchRequest(
+        queries=queries,
+        paths=paths,
+        is_recursive=recursive,
+        wishes=wishes,
+        framing=framing,
+        windowing=windowing,
+        limits=limits,
+        is_calibrated=calibrate,
+        most_rows=given.rows_of(batch_size),
+        decoders=decoders,
+        has_clip_cache=clip_cache,
+        has_answer_cache=answer_cache,
+        manner=manner,
+        extracts=extracts,
+    )
+    return command.run(request, Screen(is_quiet=manner.is_silent, is_verbose=verbose))
 
 
 @_command(no_args_is_help=True)

@@ -135,7 +135,7 @@ def completed(words: Sequence[str], known: Container[str]) -> list[str]:
         option, equals, given = word.partition("=")
         if option not in known and OLD_NAMES.get(option, "") in known:
             found[place] = f"{OLD_NAMES[option]}{equals}{given}"
-        elif word in known and word in OPEN_ENDED:
+        elif word in known and word in OPEN_ENDED and OPEN_ENDED[word][0] in known:
             name, value, usual = OPEN_ENDED[word]
             is_bare = place + 1 == end or not value.fullmatch(words[place + 1])
             found[place] = f"{name}={usual}" if is_bare else name

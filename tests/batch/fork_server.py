@@ -71,7 +71,7 @@ class Zygote:
     def start(self, *words: str | Path, folder: Path, stdin: bytes = b"", **options: Any) -> Running:
         """Starts `vllava WORDS` in `folder`; what it reads and prints are files beside that.
 
-        Options: `max_bytes` of any file that it writes; `stdout`, `stderr`: paths to write to instead.
+        Options: `max_bytes` of any file that it writes; `stdout`, `stderr`: paths to write to instead; `environment`.
         """
         for name, content in (("in", stdin), ("out", b""), ("err", b"")):
             _beside(folder, name).write_bytes(content)
@@ -156,6 +156,7 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(folder)
+    os.environ.update(request.get("environment", {}))
     if "max_bytes" in request:
         sys.dont_write_bytecode = True  # compiled modules would be cut off as well, and later starts would read them
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -44,7 +44,7 @@ class Division:
     ) -> None:
         """Finds the windows of the clips at these paths, each once."""
         clips = list(dict.fromkeys(map(spelled, paths)))
-        self.total = len(clips)
+        self.total = self.done + len(clips)
         ahead = pool.windows(((clip, Path(clip)) for clip in clips), windowing, framing)
         while reads := ahead.take(_MOST_READS, is_waiting=True, is_interrupted=is_interrupted):
             for read in reads:
@@ -77,6 +77,7 @@ class KnownClips:
         *,
         division: Division,
         agreeing: Agreeing | None = None,
+        is_wanted: Callable[[ClipJobs], bool] = lambda _: True,
     ) -> None:
         self.headers = headers = Headers()
         self.frames: ReadAhead[ClipJobs, Frames] | None = None
@@ -92,7 +93,7 @@ class KnownClips:
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
         headers.pictures = len(clips) - headers.videos
         if framing:
-            self.frames = pool.frames(framed(headers.good, framing, agreeing))
+            self.frames = pool.frames(framed(filter(is_wanted, headers.good), framing, agreeing))
 
     def wait(self, slice_s: float) -> bool:  # noqa: ARG002  (all is known)
         """Returns True, as `Preflight.wait` does once all headers are known."""

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from vllava_cli.batch.jobs import Job, list_path, shard_number, write_lists
+from vllava_cli.batch.jobs import ClipJobs, Job, list_path, shard_number, write_lists
 from vllava_cli.batch.merge import PART, shards_in, stale
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import Format, RunInfo, Table, further_fields, is_row, path_columns, table_columns
@@ -44,6 +44,10 @@ class Output:
     """Whether the same command can continue from the rows of this output."""
     faults = 0
     """How many files couldn't be written, although the run went on."""
+    is_full = False
+    """True once no further row is wanted, so that the run ends."""
+    tells_errors = False
+    """Whether the output itself tells the user about rows that are errors."""
 
     def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
         self.destination, self.info, self.screen = destination, info, screen
@@ -66,6 +70,10 @@ class Output:
     def had_failed(self, job: Job) -> bool:
         """True if the job already has a row, and that row is an error."""
         return self.has_failed.get(bytes.fromhex(job.id), False)
+
+    def is_wanted(self, clip: ClipJobs) -> bool:  # noqa: ARG002
+        """False if the rows about a clip, or a window of it, aren't needed any more. Called in several threads."""
+        return True
 
     def put(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)

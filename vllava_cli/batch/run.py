@@ -59,12 +59,13 @@ _SLICE_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """Where the rows of a run go, and how its end is told."""
+    """Where the rows of a run go, what knows the windows of its clips, and how its end is told."""
 
     open_output: Callable[..., AbstractContextManager[Output]] = opened
     report: Callable[..., None] = report_end
     conclude: Callable[[Sequence[Job], Output, Callable[[], Engine], Callable[[], bool]], bool] | None = None
     """Called with the jobs, their rows, an engine and Ctrl-C once all is answered; returns False if it was stopped."""
+    division: Callable[[], Division] = Division
 
 
 def run(batch: BatchRequest, screen: Screen, ends: Ends = Ends()) -> int:
@@ -79,7 +80,7 @@ def run(batch: BatchRequest, screen: Screen, ends: Ends = Ends()) -> int:
 
 
 def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack, ends: Ends) -> int:
-    progress, pool, division = Progress(), None, Division()
+    progress, pool, division = Progress(), None, ends.division()
     if batch.windowing:
         from vllava_cli.media.decoder.pool import Pool, default_workers
 
@@ -249,6 +250,7 @@ class _Work:
     def __post_init__(self) -> None:
         self.control = RunControl(
             is_stopping=self.is_stopping,
+            is_wanted=self.out.is_wanted,
             notice=self.screen.notice,
             detail=self.screen.detail,
             on_ready=self.progress.begin,
@@ -289,8 +291,8 @@ class _Work:
         return self.engine
 
     def is_stopping(self) -> bool:
-        """True if no further job may be begun: after Ctrl-C, or after an error with --fail-fast."""
-        return self.is_interrupted() or self.has_failed
+        """True if no further job may be begun: after Ctrl-C, an error with --fail-fast, or the last wanted row."""
+        return self.is_interrupted() or self.has_failed or self.out.is_full
 
     def _do_here(self, clip_jobs: list[ClipJobs]) -> None:
         """Reads the headers of the clips on this machine, then answers the jobs about the good clips."""
@@ -302,7 +304,14 @@ class _Work:
         with nullcontext(self.pool) if self.pool else Pool(self.control.decoders, batch.limits) as pool:
             preflight: Preflight | KnownClips
             if self.pool:
-                preflight = KnownClips(pool, clip_jobs, framing, division=self.division, agreeing=batch.agreeing)
+                preflight = KnownClips(
+                    pool,
+                    clip_jobs,
+                    framing,
+                    division=self.division,
+                    agreeing=batch.agreeing,
+                    is_wanted=self.out.is_wanted,
+                )
             else:
                 preflight = Preflight(pool, clip_jobs, framing, agreeing=batch.agreeing)
             self._await(preflight, len(clip_jobs))
@@ -327,7 +336,8 @@ class _Work:
             return [f"Reading headers: {preflight.headers.done:,}/{total:,}"]
 
         with self.screen.progress(parts, is_shared=False):
-            if not (self.batch.is_dry or self.batch.devices):
+            is_known = isinstance(preflight, KnownClips)
+            if not (self.batch.is_dry or self.batch.devices or (is_known and not preflight.headers.good)):
                 local.import_engine()
                 self.watch.lap("imports")
             while not preflight.wait(_SLICE_S) and not self.is_stopping():

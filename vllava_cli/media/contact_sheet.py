@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ _LEAST_WIDTH = 600
 _LABEL = 30
 _LONG, _SHORT, _LEAST = 360, 160, 96
 """A tile's longest side, the side to which a tiny picture is enlarged, and a cell's least width, which holds a time."""
+_STRIP_TILE = 128
 HALF = "▀"
 SHADES = " ░▒▓█"
 LETTERS = " .:-=+*#%@"
@@ -101,6 +102,15 @@ class SheetLayout:
         return _MARGIN + column * (self.cell_width + _GAP) + inner, _HEADER + row * (self.tile[1] + _LABEL + _GAP)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Strip:
+    """A row of tiles with a line of text above it: tiles [T, S, S, 3] uint8, and a label below each."""
+
+    text: str
+    tiles: Pixels
+    labels: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColourRun:
     """Characters side by side in the same two colours; None is the terminal's own colour."""
@@ -141,10 +151,8 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     layout = sheet_layout(len(sheet.tiles), width, height)
     paper = Image.new("RGB", layout.size, _PAPER)
     draw = ImageDraw.Draw(paper)
-    width = layout.size[0] - 2 * _MARGIN
-    for text, top, size, colour in ((sheet.name, 18, _TITLE_SIZE, _TITLE), (sheet.facts, 50, _TEXT_SIZE, _FACTS)):
-        font = ImageFont.load_default(size)
-        draw.text((_MARGIN, top), fitted(printable(text), font, width), fill=colour, font=font)
+    _write_line(draw, sheet.name, 18, _TITLE_SIZE, _TITLE)
+    _write_line(draw, sheet.facts, 50, _TEXT_SIZE, _FACTS)
     font = ImageFont.load_default(_TEXT_SIZE)
     for number, (pixels, label) in enumerate(zip(sheet.tiles, sheet.labels, strict=True)):
         left, top = layout.corner(number)
@@ -152,6 +160,32 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
         middle = left + layout.tile[0] / 2
         draw.text((middle, top + layout.tile[1] + 6), label, fill=_TIME, font=font, anchor="ma")
     return _encoded(paper, form)
+
+
+def strips_picture(title: str, facts: str, strips: Sequence[Strip], form: PictureForm = "PNG") -> bytes:
+    """Draws strips below each other, in the manner of `sheet_picture`, and returns the bytes of an image file."""
+    most, height = max(len(strip.tiles) for strip in strips), _LABEL + _STRIP_TILE + _LABEL + _GAP
+    width = max(most * (_STRIP_TILE + _GAP) - _GAP + 2 * _MARGIN, _LEAST_WIDTH)
+    paper = Image.new("RGB", (width, _HEADER + len(strips) * height - _GAP + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(paper)
+    _write_line(draw, title, 18, _TITLE_SIZE, _TITLE)
+    _write_line(draw, facts, 50, _TEXT_SIZE, _FACTS)
+    font, size = ImageFont.load_default(_TEXT_SIZE), (_STRIP_TILE, _STRIP_TILE)
+    for number, strip in enumerate(strips):
+        top = _HEADER + number * height
+        _write_line(draw, strip.text, top + 4, _TEXT_SIZE, _TITLE)
+        for place, (pixels, label) in enumerate(zip(strip.tiles, strip.labels, strict=True)):
+            left = _MARGIN + place * (_STRIP_TILE + _GAP)
+            paper.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, top + _LABEL))
+            below = top + _LABEL + _STRIP_TILE + 6
+            draw.text((left + _STRIP_TILE / 2, below), label, fill=_TIME, font=font, anchor="ma")
+    return _encoded(paper, form)
+
+
+def _write_line(draw: ImageDraw.ImageDraw, text: str, top: int, size: int, colour: Colour) -> None:
+    """Writes a line of text from the left margin on, shortened to the width of the picture."""
+    font, width = ImageFont.load_default(size), int(draw.im.size[0]) - 2 * _MARGIN
+    draw.text((_MARGIN, top), fitted(printable(text), font, width), fill=colour, font=font)
 
 
 def frame_png(pixels: Pixels) -> bytes:

@@ -42,6 +42,8 @@ class RunControl:
 
     is_stopping: Callable[[], bool] = never
     """Returns True if no further job may be begun."""
+    is_wanted: Callable[[ClipJobs], bool] = lambda _: True
+    """Returns False if the results about a clip aren't needed any more."""
     notice: Callable[[str], object] = str
     detail: Callable[[str], object] = str
     on_ready: Callable[[], object] = never

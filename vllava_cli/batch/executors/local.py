@@ -117,6 +117,8 @@ class LocalExecutor:
 
         self.control.counters.decode_s += read.seconds
         clip, frames = read.key, read.found
+        if not self.control.is_wanted(clip):
+            return []
         samples = self._sample_of(clip)
         error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
         if samples.has_failed:

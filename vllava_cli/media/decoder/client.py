@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Self, cast
 import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
+from vllava_cli.media.timeline.parts import Cut, Cutting
 from vllava_cli.media.timeline.windows import even_windows
 from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Tiles, Windowing
 
@@ -27,6 +28,8 @@ _START_S = 60.0
 _SLICE_S = 0.5
 _END_S = 3.0
 _KILL_S = 5.0
+_CUT_TIMES = 10.0
+"""A part of a clip that is cut out may take so many seconds more for each of its own seconds."""
 _PIPE_BYTES = 1 << 20
 """Linux gives a pipe 64 KiB; with a megabyte, frames pass in half the time."""
 
@@ -122,6 +125,14 @@ class DecoderClient:
         """Runs `full_decode.documented` in the process. Errors: those of `sample`."""
         return cast(Clip, self._ask("documented", path))
 
+    def cut(self, path: Path, cutting: Cutting, into: BinaryIO) -> Cut:
+        """Runs `cutting.cut` in the process, and writes the file that it makes `into` an empty, seekable one.
+
+        The process itself may write no file. Errors: those of `sample`; OSError if `into` can't be written.
+        """
+        request = self._request("cut", path, cutting=cutting, more_s=_CUT_TIMES * cutting.length_s)
+        return cast(Cut, self._answered(request, into))
+
     def close(self) -> None:
         """Ends the process; a later call starts another one."""
         if self._process:
@@ -143,30 +154,39 @@ class DecoderClient:
                 self._lock.release()
 
     def _ask(self, call: protocol.Call, path: Path, **details: Any) -> Frames | Clip:
-        request = protocol.Request(
+        return cast(Frames | Clip, self._answered(self._request(call, path, **details)))
+
+    def _request(self, call: protocol.Call, path: Path, *, more_s: float = 0.0, **details: Any) -> protocol.Request:
+        return protocol.Request(
             call=call,
             path=path,
             folder=_folder_for(path),
-            cpu_s=math.ceil(min(self._limits.timeout_s * (os.cpu_count() or 1), 1 << 30)),
+            cpu_s=math.ceil(min((self._limits.timeout_s + more_s) * (os.cpu_count() or 1), 1 << 30)),
+            more_s=more_s,
             **details,
         )
+
+    def _answered(self, request: protocol.Request, into: BinaryIO | None = None) -> Frames | Clip | Cut:
         with self._lock:
             try:
-                return self._answer(request)
+                return self._answer(request, into)
             except NoAnswerError as failure:
-                raise MediaError(f"{quoted(path)} {failure}") from failure
+                raise MediaError(f"{quoted(request.path)} {failure}") from failure
 
-    def _answer(self, request: protocol.Request) -> Frames | Clip:
+    def _answer(self, request: protocol.Request, into: BinaryIO | None) -> Frames | Clip | Cut:
         while True:
             process = self._ready_process()
             try:
                 self._check_life()  # only now: either this sees that `kill` was called, or `kill` sees the process
-                return process.answer(request)
+                return process.answer(request, into)
             except NoAnswerError as failure:
                 self.close()
                 self._check_life()
                 if failure.is_certain or process.files == 1:
                     raise
+                if into:
+                    into.seek(0)
+                    into.truncate()
             except (protocol.DecoderBugError, MediaError, UsageError):
                 raise
             except BaseException:
@@ -201,16 +221,16 @@ class DecoderProcess:
 
             fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def answer(self, request: protocol.Request) -> Frames | Clip:
+    def answer(self, request: protocol.Request, into: BinaryIO | None = None) -> Frames | Clip | Cut:
         """Sends a request and returns the answer. Errors: NoAnswerError, MediaError, UsageError, DecoderBugError."""
         self._wait_until_ready()
         self.files += 1
         limits = self._limits
-        with _deadline(self.popen, limits.timeout_s) as is_over:
+        with _deadline(self.popen, limits.timeout_s + request.more_s) as is_over:
             try:
                 pickle.dump(request, self._requests)
                 self._requests.flush()
-                return protocol.read_reply(self._replies, request, max_bytes=limits.memory_bytes)
+                return protocol.read_reply(self._replies, request, max_bytes=limits.memory_bytes, into=into)
             except (EOFError, BrokenPipeError):
                 failure = _failure(_ending(self.popen), limits, is_over=is_over())
             except protocol.OutOfMemoryError:

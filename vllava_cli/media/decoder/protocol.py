@@ -17,14 +17,18 @@ import numpy.typing as npt
 
 from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
+from vllava_cli.media.timeline.parts import Cut, Cutting
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
-Call = Literal["sample", "probe", "header", "documented"]
+Call = Literal["sample", "probe", "header", "documented", "cut"]
 
 _MAX_TRACEBACK = 1 << 15
+_MAX_PIECE = 4 << 20
+MOST_CUT_BYTES = 1 << 40
+"""The largest file that the process may have written for it."""
 _MAX_LINE = 1 << 18
 """The length of the longest line without the frames' times: in JSON, a letter of a traceback takes up to six bytes."""
 
@@ -54,6 +58,9 @@ class Request:
     is_full: bool = False
     tiles: Tiles | None = None
     """The tiles to which the process reduces the frames; None for whole frames."""
+    cutting: Cutting | None = None
+    more_s: float = 0.0
+    """The seconds that it may take besides those that any file may take."""
 
     @property
     def max_frames(self) -> int:
@@ -63,8 +70,39 @@ class Request:
 _ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": UsageError}
 
 
-def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """Returns the line for a Clip or for Frames; Frames' line has the shape of `pixels`, which are sent after it."""
+class SentFile:
+    """A file that the process can't write itself: each piece goes to the caller, who writes it. Nothing can be read."""
+
+    def __init__(self, replies: BinaryIO) -> None:
+        self._replies = replies
+        self._place = self._end = 0
+
+    def write(self, data: bytes) -> int:
+        for first in range(0, len(data), _MAX_PIECE):
+            piece = data[first : first + _MAX_PIECE]
+            self._replies.write(_line({"is": "piece", "at": self._place, "bytes": len(piece)}))
+            self._replies.write(piece)
+            self._place += len(piece)
+        self._end = max(self._end, self._place)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._place = offset + (0, self._place, self._end)[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def restart(self) -> None:
+        """Empties the file."""
+        self._place = self._end = 0
+        self._replies.write(_line({"is": "restart"}))
+
+
+def result_line(result: Frames | Clip | Cut, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
+    """Returns the line for a result; Frames' line has the shape of `pixels`, which are sent after it."""
+    if isinstance(result, Cut):
+        return _line({"is": "cut", "cut": asdict(result)})
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
@@ -89,27 +127,65 @@ def error_line(error: Exception) -> bytes:
     return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]})
 
 
-def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames | Clip:
-    """Reads the answer to `request`; its frames may be no larger than `max_bytes`.
+def read_reply(
+    stream: BinaryIO, request: Request, *, max_bytes: int, into: BinaryIO | None = None
+) -> Frames | Clip | Cut:
+    """Reads the answer to `request`; its frames may be no larger than `max_bytes`. A part is written `into` a file.
 
     Errors: MediaError and UsageError as the process raised them; OutOfMemoryError; DecoderBugError; EOFError if the
-    stream ends; ProtocolError for anything that a sound process wouldn't send.
+    stream ends; ProtocolError for anything that a sound process wouldn't send; OSError if `into` can't be written.
     """
+    fields = _next_line(stream, request)
+    while into and fields.text("is") in ("piece", "restart"):
+        _take(fields, stream, into)
+        fields = _next_line(stream, request)
+    try:
+        return _reply(fields, stream, request, max_bytes)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _nonsense(exc) from exc
+
+
+def _next_line(stream: BinaryIO, request: Request) -> Fields:
     limit = _MAX_LINE + 32 * request.max_frames
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
         raise ProtocolError("a line without an end") if len(line) == limit else EOFError
     try:
-        return _reply(Fields(json.loads(line), "the answer", error=ProtocolError), stream, request, max_bytes)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise ProtocolError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
+        found = json.loads(line)
+    except (ValueError, RecursionError) as exc:
+        raise _nonsense(exc) from exc
+    if not isinstance(found, dict):
+        raise ProtocolError("not an object")
+    return Fields(found, "the answer", error=ProtocolError)
 
 
-def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip:
+def _nonsense(exc: Exception) -> ProtocolError:
+    return ProtocolError(f"{type(exc).__name__}: {str(exc)[:200]}")
+
+
+def _take(fields: Fields, stream: BinaryIO, into: BinaryIO) -> None:
+    """Writes a piece of a cut file at its place, or empties the file. Errors: ProtocolError, EOFError, OSError."""
+    if fields.text("is") == "restart":
+        into.seek(0)
+        into.truncate()
+        return
+    place, size = fields.whole("at"), fields.whole("bytes")
+    if size > _MAX_PIECE or place + size > MOST_CUT_BYTES:
+        raise ProtocolError(f"a piece of {size} bytes at {place}")
+    piece = stream.read(size)
+    if len(piece) < size:
+        raise EOFError
+    into.seek(place)
+    into.write(piece)
+
+
+def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip | Cut:
     match fields.text("is"):
         case "frames" if request.call == "sample":
             return _read_frames(fields, stream, request, max_bytes)
-        case "clip" if request.call != "sample":
+        case "cut" if request.call == "cut":
+            return fields.inside("cut").build(Cut)
+        case "clip" if request.call not in ("sample", "cut"):
             return _clip(fields, request)
         case name if name in _ERRORS:
             raise _ERRORS[name](fields.text("sentence"))

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
+from vllava_cli.media.timeline.parts import Cut
 from vllava_cli.nouns import Clip, Frames
 
 try:
@@ -55,7 +56,7 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
     pixels = None
     try:
         bound_cpu(request.cpu_s)
-        result = _result(request)
+        result = _result(request, replies)
         if isinstance(result, Frames):
             if result.pixels.nbytes > memory_bytes:  # more than the caller takes; the system may enforce no limit
                 raise MemoryError
@@ -69,12 +70,20 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
     replies.flush()
 
 
-def _result(request: protocol.Request) -> Frames | Clip:
+def _result(request: protocol.Request, replies: BinaryIO) -> Frames | Clip | Cut:
     try:
         if request.folder:
             os.chdir(request.folder)
     except OSError as exc:
         raise MediaError(f"{quoted(request.path)} can't be read: {os_reason(exc)}. Check the path.") from exc
+    if request.cutting:
+        from vllava_cli.media.timeline.cutting import cut
+
+        return cut(request.path, request.cutting, protocol.SentFile(replies))
+    return _read(request)
+
+
+def _read(request: protocol.Request) -> Frames | Clip:
     from vllava_cli.media.sample import header, probe, sample
     from vllava_cli.media.video.full_decode import documented
 
@@ -85,7 +94,7 @@ def _result(request: protocol.Request) -> Frames | Clip:
             return probe(request.path, is_full=request.is_full)
         case "documented":
             return documented(request.path)
-        case "sample":
+        case "sample" | "cut":
             frames = sample(request.path, request.framing)
             if request.tiles is None:
                 return frames

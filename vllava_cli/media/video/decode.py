@@ -136,12 +136,12 @@ def _work(
             run = waiting.popleft()
         except IndexError:
             return
-        for frame, matrix in _wanted_frames(container, stream, context, run):
+        for frame, matrix in wanted_frames(container, stream, context, run):
             decoded.take(frame, matrix, converter)
             del frame  # released at once: a decoder may fill a gap in a picture from released frames
 
 
-def _wanted_frames(
+def wanted_frames(
     container: InputContainer, stream: VideoStream, decoder: VideoCodecContext, run: Run
 ) -> Iterator[tuple[VideoFrame, bytes | None]]:
     """Yields the wanted frames of a run, each with its display matrix. Errors: DistrustError.

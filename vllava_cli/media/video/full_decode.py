@@ -5,7 +5,7 @@ Frames whose positions can be foreseen are converted on the way; otherwise a sec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -119,6 +119,12 @@ def decode_uncounted(container: InputContainer, path: Path, framing: Framing) ->
         return decode_all(path, framing, foreseen)
     known = counting.run(foreseen, packets)
     return known if known.is_clean else decode_all(path, framing, foreseen, is_damaged=True)
+
+
+def frames_of(path: Path, *, is_threaded: bool) -> Generator[VideoFrame]:
+    """Decodes a whole file and yields all frames in the order of `FullDecode.times_s`, with none of them converted."""
+    with opened(path) as container:
+        yield from _Pass(container, path, Framing(), is_threaded=is_threaded).frames(())
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:

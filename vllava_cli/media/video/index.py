@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import islice, pairwise
@@ -106,6 +106,12 @@ class Index(ABC):
         for display_index in sorted(set(display_indices)):
             groups.setdefault(self._start_for(display_index), []).append(display_index)
         return tuple(self._run(start, wanted) for start, wanted in groups.items())
+
+    def whole_run(self, first: int, last: int) -> Run:
+        """Returns one run with all frames from `first` to `last`, from the key frame before them on."""
+        run = self._run(self._start_for(first), (first, last))
+        wanted = run.presented[-(last - first + 1) :]
+        return replace(run, wanted=frozenset(wanted))
 
     @abstractmethod
     def _start_for(self, display_index: int) -> int:

@@ -109,13 +109,13 @@ class Timeline:
             return tuple(self._shown_at(time_s) for time_s in framing.at_s)
         if framing.start_s is None and framing.end_s is None:
             return reference(count, reported=self.reported, shift=framing.shift)
-        first = self._before(framing.start_s or 0.0)
-        after = count if framing.end_s is None else self._before(framing.end_s)
+        first = self.before(framing.start_s or 0.0)
+        after = count if framing.end_s is None else self.before(framing.end_s)
         if first >= after:
             raise nothing_between(framing, duration_s=self.duration_s, name=self.name)
         return tuple(first + place for place in pick(after - first, shift=framing.shift))
 
-    def _before(self, time_s: float, *, is_after: bool = False) -> int:
+    def before(self, time_s: float, *, is_after: bool = False) -> int:
         """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
         if time_s > self.duration_s:
             return self.index.frame_count
@@ -124,7 +124,7 @@ class Timeline:
     def _shown_at(self, time_s: float) -> int:
         if time_s >= self.duration_s:
             raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
-        return max(0, self._before(time_s, is_after=True) - 1)
+        return max(0, self.before(time_s, is_after=True) - 1)
 
 
 def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:

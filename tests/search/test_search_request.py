@@ -1,0 +1,69 @@
+"""What a query is asked as, and which words are paths."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllava_cli.errors import UsageError
+from vllava_cli.search.hits import clock_of
+from vllava_cli.search.manner import unsure_of
+from vllava_cli.search.request import question_of, words_of
+
+
+@pytest.mark.parametrize(
+    ("query", "question"),
+    [
+        ("a red circle", "Is there a red circle?"),
+        ("  a  dog.", "Is there a dog?"),
+        ("smoke", "Is there smoke?"),
+        ("a circle moves", "Does a circle move?"),
+        ("a red circle moves left", "Does a red circle move left?"),
+        ("A man goes away", "Does A man go away?"),
+        ("moves left", "Does it move left?"),
+        ("a man who talks", "Is there a man who talks?"),
+        ("a tree with leaves", "Is there a tree with leaves?"),
+        ("a man eating leaves", "Is there a man eating leaves?"),
+        ("a building falls", "Does a building fall?"),
+        ("a glass", "Is there a glass?"),
+        ("two stops", "Is there two stops?"),
+        ("Does it rain?", "Does it rain?"),
+    ],
+)
+def test_the_question_of_a_query(query: str, question: str) -> None:
+    assert question_of(query) == question
+
+
+@pytest.mark.parametrize(
+    ("words", "queries", "is_recursive", "found"),
+    [
+        (["a dog", "clips"], [], False, (("a dog",), ("clips",))),
+        (["clips", "-"], ["a dog", "a cat", "a dog"], False, (("a dog", "a cat"), ("clips", "-"))),
+        (["x"], ["a dog", "Is there a dog?"], False, (("a dog",), ("x",))),
+        (["a dog"], [], True, (("a dog",), (".",))),
+        ([], ["a dog"], True, (("a dog",), (".",))),
+        ([], [], True, "No query and no path was given"),
+        (["a dog"], [], False, "No path was given"),
+        ([" ", "clips"], [], False, "A query or a path is empty"),
+        (["clips"], [""], False, "A query or a path is empty"),
+        (["-", "clips"], [], False, "'-' is a path where the query is expected"),
+    ],
+)
+def test_queries_and_paths(words: list[str], queries: list[str], is_recursive: bool, found: object) -> None:
+    if not isinstance(found, str):
+        assert words_of(words, queries, is_recursive=is_recursive) == found
+        return
+    with pytest.raises(UsageError, match=found):
+        words_of(words, queries, is_recursive=is_recursive)
+
+
+@pytest.mark.parametrize("text", ["", "0.5", "0.5,0.5", "0.7,0.3", "0,1.5", "a,b", "0,1,2", "-0.1,1"])
+def test_ranges_that_are_none(text: str) -> None:
+    assert unsure_of(" .3, 1") == (0.3, 1.0) and unsure_of("0,0.75") == (0.0, 0.75)
+    with pytest.raises(UsageError, match="is not a range of scores"):
+        unsure_of(text)
+
+
+def test_times_of_a_clip() -> None:
+    times_s = (0, 70, 0.25, 3599.9999, 3723.4, 360000)
+    texts = ("00:00:00", "00:01:10", "00:00:00.25", "01:00:00", "01:02:03.4", "100:00:00")
+    assert tuple(map(clock_of, times_s)) == texts

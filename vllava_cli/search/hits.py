@@ -1,0 +1,72 @@
+"""Hits, windows that show what was looked for: their scores, the lines and JSON rows that tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllava_cli.nouns import Window
+from vllava_cli.search.manner import HitClass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A window, or an image, with the score of what was looked for in it."""
+
+    path: str
+    window: Window | None
+    """None for an image."""
+    query: str
+    """The query with this score: of several the likeliest, with --all the least likely."""
+    question: str
+    score: float
+    """The probability of "yes"."""
+    probabilities: tuple[float, float]
+    """Those of "yes" and "no"."""
+    scores: Mapping[str, float]
+    """The score of each query."""
+    frame_times_s: tuple[float, ...] | None
+    """The times of the frames that the model saw; None for an image. A still window has those of one before it."""
+    kind: HitClass
+    precision: str
+    """That of the model which answered."""
+    is_still: bool = False
+    """Whether nothing changes in it, so that it has the answer of the window before it."""
+
+    @property
+    def line(self) -> str:
+        """The hit as a line without its end: "a.mp4:00:01:10-00:01:20  0.93"; " ?" behind it says that it is unsure."""
+        span = f":{clock_of(self.window.start_s)}-{clock_of(self.window.end_s)}" if self.window else ""
+        unsure = " ?" if self.kind == "unsure" else ""
+        several = f"  {self.query}" if len(self.scores) > 1 else ""
+        return f"{self.path}{span}  {self.score:.2f}{unsure}{several}"
+
+    def row(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The hit as an object for JSON; `facts` are those of the run that made it."""
+        window, times_s = self.window, self.frame_times_s
+        yes, no = self.probabilities
+        return {
+            "path": self.path,
+            "start_s": round(window.start_s, 4) if window else None,
+            "end_s": round(window.end_s, 4) if window else None,
+            "title": (window.title or None) if window else None,
+            "query": self.query,
+            "question": self.question,
+            "score": round(self.score, 6),
+            "class": self.kind,
+            "probabilities": {"yes": round(yes, 6), "no": round(no, 6)},
+            "scores": {query: round(score, 6) for query, score in self.scores.items()},
+            "frame_times_s": None if times_s is None else [round(time_s, 4) for time_s in times_s],
+            "still": self.is_still,
+            **facts,
+            "precision": self.precision,
+        }
+
+
+def clock_of(seconds: float) -> str:
+    """Writes a time of a clip: 70 → "00:01:10", 0.25 → "00:00:00.25"."""
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(whole, 60)
+    fraction = f".{thousandths:03}".rstrip("0") if thousandths else ""
+    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{fraction}"
