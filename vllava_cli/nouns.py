@@ -350,6 +350,8 @@ class Sampling:
     """The answer is the likeliest of these; nothing is decoded then, and the fields above don't matter."""
     is_calibrated: bool = False
     """True where the log-likelihoods that a blank clip gives are subtracted from the choices'."""
+    blank_choice: str = ""
+    """The choice that is right about a blank clip; calibrating then only subtracts what others have above it there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,7 @@ MATTERS: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     (Framing(), {"is_as_stored": True}),
     *((Sampling(), change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False})),
     *((SAMPLED, change) for change in ({"top_p": 0.9}, {"seed": 3}, {"choices": ("yes",)})),
-    *((CHOSEN, change) for change in ({"choices": ("no", "yes")}, {"is_calibrated": True})),
+    *((CHOSEN, change) for change in ({"choices": ("no", "yes")}, {"is_calibrated": True}, {"blank_choice": "no"})),
 ]
 IS_ALL_THE_SAME: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     (Wishes(), {"device": "cuda:1"}),

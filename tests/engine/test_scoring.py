@@ -207,6 +207,21 @@ def test_calibrated_is_what_blank_clips_say_subtracted(
     assert answer.text == choices[int(np.argmax(wanted))]
 
 
+@pytest.mark.parametrize(("right", "is_moved"), [("No.", False), ("Yes.", True)])
+def test_only_what_is_wrong_about_a_blank_clip_is_subtracted_where_its_answer_is_known(
+    right: str, is_moved: bool, engine: Engine, reference: Reference, shown: dict[str, Frames]
+) -> None:
+    choices, question = ("Yes.", "No."), "Is there a red circle?"
+    empty = Conversation(attached=(blank_of(shown[CIRCLE]),))
+    yes, no = naive(engine, reference, empty, question, choices)
+    assert no > yes, "the demo sees nothing in a blank clip"
+    scores = naive(engine, reference, Conversation(attached=(shown[CIRCLE],)), question, choices)
+    wanted = softmax([scores[0], scores[1] - (no - yes) * is_moved])
+    sampling = Sampling(choices=choices, is_calibrated=True, blank_choice=right)
+    answer = ask(engine, Conversation(attached=(shown[CIRCLE],)), question, sampling)
+    assert answer.probabilities == pytest.approx(wanted, abs=1e-4)
+
+
 def test_blank_clips_are_asked_once_whatever_clip_is_shown(shown: dict[str, Frames]) -> None:
     engine = engine_of(demo.CHECKPOINT)
     calibrated = Sampling(choices=WORDS, is_calibrated=True)

@@ -277,8 +277,9 @@ def _refuse(path: Path, fault: str) -> NoReturn:
 def _used(sampling: Sampling) -> dict[str, object]:
     fields = asdict(sampling)
     if sampling.choices:
-        return {name: fields[name] for name in ("choices", "is_calibrated")}
-    unused = {"choices", "is_calibrated"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
+        blank = ("blank_choice",) * bool(sampling.blank_choice)
+        return {name: fields[name] for name in ("choices", "is_calibrated", *blank)}
+    unused = {"choices", "is_calibrated", "blank_choice"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
     return {name: value for name, value in fields.items() if name not in unused}
 
 

@@ -175,6 +175,8 @@ def sampling_row(sampling: Sampling) -> dict[str, Any]:
     row = asdict(sampling) | {"choices": list(sampling.choices)}
     if not sampling.choices:
         del row["choices"], row["is_calibrated"]
+    if not sampling.blank_choice:
+        del row["blank_choice"]
     return row
 
 

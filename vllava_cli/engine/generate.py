@@ -23,7 +23,7 @@ from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaReco
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
 from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities
+from vllava_cli.engine.scoring import Calibrator, excess, log_likelihoods, probabilities
 from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
@@ -174,8 +174,10 @@ class Engine:
         scores = log_likelihoods(self.llama, cache, is_used, logits, first.options, cancel)
         if not first.sampling.is_calibrated:
             return probabilities(scores)
-        blank = [self.calibrator.scores(each.prompt.ids, each.options, cancel) for each in sequences]
-        return probabilities(scores, torch.stack(blank))
+        blank = torch.stack([self.calibrator.scores(each.prompt.ids, each.options, cancel) for each in sequences])
+        if first.sampling.blank_choice:
+            blank = excess(blank, first.sampling.choices.index(first.sampling.blank_choice))
+        return probabilities(scores, blank)
 
     @property
     def _read_cache(self) -> PromptCache:

@@ -64,6 +64,14 @@ def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> li
     return [tuple(row) for row in weighed.softmax(-1).tolist()]
 
 
+def excess(blank: torch.Tensor, right: int) -> torch.Tensor:
+    """Returns by how much options [B, n] are likelier than the right one about blank clips; 0 where they aren't.
+
+    A model that says no to "Is there a dog?" about a blank clip is right. Only its yes to that is a bias.
+    """
+    return (blank - blank[:, right : right + 1]).clamp(min=0)
+
+
 @dataclass(kw_only=True)
 class Calibrator:
     """Scores options after prompts whose clips are blank: this shows what the model prefers without a clip.
