@@ -309,8 +309,8 @@ def find(
     extracts: given.ExtractsMade,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Divide each answer's likelihood by what it would be if the clip were blank."),
-    ] = False,
+        typer.Option("--calibrate/--no-calibrate", help="Take off by how much Yes leads about a blank clip."),
+    ] = True,
     answer_cache: given.AnswerCacheUsed = True,
     batch_size: given.BatchSize = "auto",
     decoders: given.Decoders = None,

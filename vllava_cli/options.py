@@ -419,7 +419,7 @@ FindWords = Annotated[
 ]
 Queries = Annotated[
     list[str] | None,
-    typer.Option("--query", "-e", metavar="QUERY", help="Look for this; several share one look, and one is enough."),
+    typer.Option("--query", "-e", metavar="QUERY", help="Look for this; several share one look."),
 ]
 AnswerCacheUsed = Annotated[
     bool,
@@ -713,18 +713,22 @@ def searched_framing(
 def manner_of(
     *,
     names: Annotated[bool, typer.Option("--names", "-l", help="Print only the names of files with a hit.")] = False,
-    count: Annotated[bool, typer.Option("--count", "-c", help="Print only how many hits each file has.")] = False,
+    count: Annotated[
+        bool, typer.Option("--count", "-c", help="Print how many windows of each file have a hit.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each hit, a line each.")] = False,
     null: Annotated[
         bool, typer.Option("--null", "-0", help="Names end with NUL: those on stdin, and those that -l prints.")
     ] = False,
     invert: Annotated[bool, typer.Option("--invert", "-v", help="Print what is no hit instead.")] = False,
     all: Annotated[
-        bool, typer.Option("--all", help="With several -e: all must be there; the least likely gives the score.")
+        bool, typer.Option("--all", help="With several -e: all must be there, and the least likely counts.")
     ] = False,
     max_count: Annotated[
         int | None,
-        typer.Option("--max-count", "-m", **number(int, 1), help="Stop a file after N hits.", show_default="all"),
+        typer.Option(
+            "--max-count", "-m", **number(int, 1), help="Leave a file after N windows with a hit.", show_default="all"
+        ),
     ] = None,
     first: Annotated[bool, typer.Option("--first", help="Stop everything after the first hit.")] = False,
     threshold: Annotated[

@@ -129,3 +129,29 @@ def test_a_name_rules_no_terminal() -> None:
     look.jobs[0] = replace(look.jobs[0], path="\x1b[31mred\n.mp4")
     trial.put(look.jobs[0], 0.9)
     assert trial.lines == ["[31mred .mp4:00:00:00-00:00:01  0.90"]
+
+
+def test_the_question_that_is_least_likely_decides_about_a_query() -> None:
+    window = Window(start_s=0, end_s=1)
+    queries = ("a dog", "a dog barks", "a cat")
+    search = SearchRequest(queries=queries, paths=(), wishes=Wishes(), windowing=Windowing(every_s=1))
+    questions = search.batch(["a"]).inputs.questions
+    assert questions == ("Is there a dog?", "Does the dog bark?", "Is there a cat?")
+    jobs = make_jobs([JobRequest(path="a", question=question, window=window) for question in questions], "")
+    for manner, expected in (
+        (Manner(threshold=0.3), [("a dog", 0, 0.9), ("a dog barks", 1, 0.4)]),
+        (Manner(needs_all=True, threshold=0.1), [("a cat", 2, 0.2)]),
+        (Manner(is_inverted=True, threshold=0.95), [("a dog", 0, 0.9)]),
+        (Manner(is_inverted=True, threshold=0.3), []),
+    ):
+        asked = replace(search, manner=manner)
+        info, screen = RunInfo(model="m", revision=None), Screen(out=io.StringIO(), err=io.StringIO())
+        out = HitOutput(asked, info, screen, store=AnswerStore(None), digests={})
+        out.prepare(jobs, jobs, is_dry=False)
+        for job, score in zip(jobs, (0.9, 0.4, 0.2), strict=True):
+            probabilities = {"Yes": score, "No": 1 - score}
+            facts = {"frame_times_s": None, "precision": "fp32", "probabilities": probabilities}
+            out.put({"id": job.id, "error": None, **facts})
+        found = [(hit.query, questions.index(hit.question), hit.score) for hit in out.hits]
+        assert found == expected
+        assert all(hit.line.endswith(f"  {hit.query}") for hit in out.hits)

@@ -7,30 +7,31 @@ import pytest
 from vllava_cli.errors import UsageError
 from vllava_cli.search.hits import clock_of
 from vllava_cli.search.manner import unsure_of
-from vllava_cli.search.request import question_of, words_of
+from vllava_cli.search.request import questions_of, words_of
 
 
 @pytest.mark.parametrize(
-    ("query", "question"),
+    ("query", "questions"),
     [
         ("a red circle", "Is there a red circle?"),
         ("  a  dog.", "Is there a dog?"),
         ("smoke", "Is there smoke?"),
-        ("a circle moves", "Does a circle move?"),
-        ("a red circle moves left", "Does a red circle move left?"),
-        ("A man goes away", "Does A man go away?"),
+        ("a circle moves", "Is there a circle? Does the circle move?"),
+        ("a red circle moves left", "Is there a red circle? Does the red circle move left?"),
+        ("A man goes away", "Is there A man? Does the man go away?"),
+        ("somebody talks", "Does somebody talk?"),
         ("moves left", "Does it move left?"),
         ("a man who talks", "Is there a man who talks?"),
         ("a tree with leaves", "Is there a tree with leaves?"),
         ("a man eating leaves", "Is there a man eating leaves?"),
-        ("a building falls", "Does a building fall?"),
+        ("a building falls", "Is there a building? Does the building fall?"),
         ("a glass", "Is there a glass?"),
         ("two stops", "Is there two stops?"),
         ("Does it rain?", "Does it rain?"),
     ],
 )
-def test_the_question_of_a_query(query: str, question: str) -> None:
-    assert question_of(query) == question
+def test_the_questions_of_a_query(query: str, questions: str) -> None:
+    assert " ".join(questions_of(query)) == questions
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_the_question_of_a_query(query: str, question: str) -> None:
     [
         (["a dog", "clips"], [], False, (("a dog",), ("clips",))),
         (["clips", "-"], ["a dog", "a cat", "a dog"], False, (("a dog", "a cat"), ("clips", "-"))),
-        (["x"], ["a dog", "Is there a dog?"], False, (("a dog",), ("x",))),
+        (["x"], ["a dog", "Is there a dog?"], False, (("a dog", "Is there a dog?"), ("x",))),
         (["a dog"], [], True, (("a dog",), (".",))),
         ([], ["a dog"], True, (("a dog",), (".",))),
         ([], [], True, "No query and no path was given"),

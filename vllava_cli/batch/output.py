@@ -55,7 +55,7 @@ class Output:
         """Whether the row of each done job is an error, by id; as bytes an id takes half as much memory as in hex."""
         self.before: Collection[bytes] = ()
         """The ids that had a row when the output was opened."""
-        self.tells_errors = destination.has_cues or destination.is_in_order
+        self.tells_errors |= destination.has_cues or destination.is_in_order
         """Whether it writes the errors of jobs on stderr: cues have no place for them."""
         self._rows: list[Mapping[str, Any]] = []
         """Rows that wait to be written together."""

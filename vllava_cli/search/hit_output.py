@@ -20,7 +20,7 @@ from vllava_cli.screen import Screen, one_line
 from vllava_cli.search.answer_store import AnswerStore, key_of
 from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hits import Hit
-from vllava_cli.search.request import SearchRequest
+from vllava_cli.search.request import SearchRequest, questions_of
 from vllava_cli.storage.jsonl import line_of, portable
 
 STILL = "{windows} {are} still: each has the answer of the one before it, and --no-skip-still asks about each."
@@ -28,9 +28,11 @@ STILL = "{windows} {are} still: each has the answer of the one before it, and --
 
 @dataclass(kw_only=True, eq=False)
 class Look:
-    """A window of a file, or an image, and a job for each query."""
+    """A window of a file, or an image, and a job for each question about it."""
 
     jobs: list[Job]
+    left: int
+    """How many of the jobs have no answer yet."""
     file: int
     """The number of the file; a path that was given twice counts twice."""
     leader: Look | None = None
@@ -46,6 +48,10 @@ class KeptAnswer:
     probabilities: tuple[float, float]
     frame_times_s: tuple[float, ...] | None
     precision: str
+
+    @property
+    def score(self) -> float:
+        return self.probabilities[0]
 
     @classmethod
     def of(cls, value: Any) -> KeptAnswer | None:
@@ -85,11 +91,13 @@ class HitOutput(Output):
         self.manner, self.hits = search.manner, list[Hit]()
         """`hits` are all that were found, in the order of files and time."""
         self.has_trouble = False
-        self._queries, self._store, self._digests = search.queries, store, digests
+        self._store, self._digests = store, digests
+        self._questions = {query: questions_of(query) for query in search.queries}
         self._origin = [__version__, info.signature, search.wishes.device, model_state]
         """All that answers follow from, besides the window and the question."""
         self._looks: list[Look] = []
-        self._look_of: dict[str, Look] = {}
+        self._places: dict[str, tuple[Look, Job]] = {}
+        """The look and the job of each id."""
         self._answers: dict[str, KeptAnswer | None] = {}
         """The answers that are known, by the id of the job; None for an error."""
         self._next = 0
@@ -111,7 +119,7 @@ class HitOutput(Output):
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
         """Learns which answers are kept, and prints the hits among the first of them."""
         self._looks = looks_of(jobs, skips_still=self.manner.skips_still)
-        self._look_of = {job.id: look for look in self._looks for job in look.jobs}
+        self._places = {job.id: (look, job) for look in self._looks for job in look.jobs}
         still = sum(look.leader is not None for look in self._looks)
         if still:
             are = "is" if still == 1 else "are"
@@ -119,21 +127,20 @@ class HitOutput(Output):
         for look in self._looks if self._store.is_open else ():
             for job in look.jobs if not look.leader else ():
                 if (key := self._key(job)) and (answer := KeptAnswer.of(self._store.find(key))):
-                    self._answers[job.id] = answer
+                    self._note(look, job, answer)
         for look in self._looks if self.manner.is_silent else ():
             self._judge_early(look)
         self._advance()
 
     def is_done(self, job: Job) -> bool:
-        look = self._look_of[job.id]
+        look, _ = self._places[job.id]
         return self.is_full or job.id in self._answers or look.leader is not None or look.file in self._full
 
     def is_wanted(self, clip: ClipJobs) -> bool:
-        return not self.is_full and any(self._look_of[job.id].file not in self._full for job in clip.jobs)
+        return not self.is_full and any(self._places[job.id][0].file not in self._full for job in clip.jobs)
 
     def put(self, row: Mapping[str, Any]) -> None:
-        look = self._look_of[row["id"]]
-        job = next(each for each in look.jobs if each.id == row["id"])
+        look, job = self._places[row["id"]]
         answer = None
         if row["error"]:
             self._tell_error(job, row["error"]["message"])
@@ -143,7 +150,7 @@ class HitOutput(Output):
                 return
             if key := self._key(job):
                 self._store.put(key, vars(answer))
-        self._answers[job.id] = answer
+        self._note(look, job, answer)
         if self.manner.is_silent:
             self._judge_early(look)
         self._advance()
@@ -186,55 +193,70 @@ class HitOutput(Output):
             if look.is_last:
                 self._end_file(look)
 
+    def _note(self, look: Look, job: Job, answer: KeptAnswer | None) -> None:
+        look.left -= job.id not in self._answers
+        self._answers[job.id] = answer
+
     def _is_known(self, look: Look) -> bool:
-        return all(job.id in self._answers for job in (look.leader or look).jobs)
+        return not (look.leader or look).left
 
     def _judge_early(self, look: Look) -> None:
         if not self.is_full and self._is_known(look):
             self._judge(look)
 
     def _judge(self, look: Look) -> None:
-        """Decides whether a look is a hit, and prints it."""
-        hit, manner = self._hit(look), self.manner
-        if hit is None:
+        """Decides whether a look has hits, and prints them."""
+        hits, manner = self._hits(look), self.manner
+        if not hits:
             return
         self._judged.add(look.file)
+        wanted = [hit for hit in hits if manner.is_wanted(hit.score)]
+        best = max(wanted or hits, key=lambda hit: hit.score)  # a part is cut once, whichever query found it
         for taker in () if self._unknown else self._takers:
-            taker.look(hit, is_hit=manner.is_wanted(hit.score))
-        if manner.is_wanted(hit.score):
-            self.hits.append(hit)
+            taker.look(best, is_hit=bool(wanted))
+        for hit in hits if manner.form == "hits" else ():
+            if hit in wanted or hit.kind == "unsure":
+                self._print(hit)
+        if wanted:
+            self.hits += wanted
             self._found[look.file] += 1
             if manner.form == "names":
-                self._print_name(hit.path)
-            elif manner.form == "hits":
-                self._print(hit)
+                self._print_name(look.jobs[0].path)
             if self._found[look.file] == manner.limit:
                 self._full.add(look.file)
             self.is_full = manner.is_first_only or manner.is_silent
-        elif hit.kind == "unsure" and manner.form == "hits":
-            self._print(hit)
 
-    def _hit(self, look: Look) -> Hit | None:
-        """Makes the hit of a look, whatever its score; None if one of its questions has no answer."""
-        answers = [self._answers[job.id] for job in (look.leader or look).jobs]
-        known = [answer for answer in answers if answer]
+    def _hits(self, look: Look) -> list[Hit]:
+        """Makes a hit of each query, whatever its score; none if a question has no answer.
+
+        With --all and with -v there is one: of the query that decides about the whole window.
+        """
+        answers = {job.question: self._answers[job.id] for job in (look.leader or look).jobs}
+        known = {question: answer for question, answer in answers.items() if answer}
         if len(known) < len(answers):
-            return None
-        scores = [answer.probabilities[0] for answer in known]
-        place = scores.index((min if self.manner.needs_all else max)(scores))
-        job = look.jobs[place]
+            return []
+        hits = [self._hit(look, query, known) for query in self._questions]
+        if self.manner.needs_all or self.manner.is_inverted:
+            decide = min if self.manner.needs_all else max
+            return [decide(hits, key=lambda hit: hit.score)]
+        return hits
+
+    def _hit(self, look: Look, query: str, answers: Mapping[str, KeptAnswer]) -> Hit:
+        """Makes the hit of a query: of its questions, the one to which yes is least likely decides."""
+        question = min(self._questions[query], key=lambda each: answers[each].score)
+        answer, job = answers[question], look.jobs[0]
         return Hit(
             path=job.path,
             window=job.window,
-            query=self._queries[place],
-            question=job.question,
-            score=scores[place],
-            probabilities=known[place].probabilities,
-            scores=dict(zip(self._queries, scores, strict=True)),
-            frame_times_s=known[place].frame_times_s,
-            kind=self.manner.class_of(scores[place]),
+            query=query,
+            question=question,
+            score=answer.score,
+            probabilities=answer.probabilities,
+            frame_times_s=answer.frame_times_s,
+            kind=self.manner.class_of(answer.score),
+            precision=answer.precision,
             is_still=look.leader is not None,
-            precision=known[place].precision,
+            has_rivals=len(self._questions) > 1,
         )
 
     def _print(self, hit: Hit) -> None:
@@ -281,7 +303,7 @@ def looks_of(jobs: Sequence[Job], *, skips_still: bool) -> list[Look]:
     numbers: dict[tuple[str, int], int] = {}
     looks: list[Look] = []
     for (path, repeat, window), its in groups.items():
-        look = Look(jobs=its, file=numbers.setdefault((path, repeat), len(numbers)))
+        look = Look(jobs=its, left=len(its), file=numbers.setdefault((path, repeat), len(numbers)))
         before = looks[-1] if looks and looks[-1].file == look.file else None
         if before and window and window.is_still and skips_still:
             look.leader = before.leader or before

@@ -18,14 +18,13 @@ class Hit:
     window: Window | None
     """None for an image."""
     query: str
-    """The query with this score: of several the likeliest, with --all the least likely."""
+    """The query that has this score: with --all the least likely, else each has a hit of its own."""
     question: str
+    """The question that decided: of those of a query the one to which "yes" is least likely."""
     score: float
     """The probability of "yes"."""
     probabilities: tuple[float, float]
     """Those of "yes" and "no"."""
-    scores: Mapping[str, float]
-    """The score of each query."""
     frame_times_s: tuple[float, ...] | None
     """The times of the frames that the model saw; None for an image. A still window has those of one before it."""
     kind: HitClass
@@ -34,12 +33,15 @@ class Hit:
     is_still: bool = False
     """Whether nothing changes in it, so that it has the answer of the window before it."""
 
+    has_rivals: bool = False
+    """Whether there are other queries, so that the line must name this one."""
+
     @property
     def line(self) -> str:
         """The hit as a line without its end: "a.mp4:00:01:10-00:01:20  0.93"; " ?" behind it says that it is unsure."""
         span = f":{clock_of(self.window.start_s)}-{clock_of(self.window.end_s)}" if self.window else ""
         unsure = " ?" if self.kind == "unsure" else ""
-        several = f"  {self.query}" if len(self.scores) > 1 else ""
+        several = f"  {self.query}" if self.has_rivals else ""
         return f"{self.path}{span}  {self.score:.2f}{unsure}{several}"
 
     def row(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,6 @@ class Hit:
             "score": round(self.score, 6),
             "class": self.kind,
             "probabilities": {"yes": round(yes, 6), "no": round(no, 6)},
-            "scores": {query: round(score, 6) for query, score in self.scores.items()},
             "frame_times_s": None if times_s is None else [round(time_s, 4) for time_s in times_s],
             "still": self.is_still,
             **facts,

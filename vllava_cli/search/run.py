@@ -26,7 +26,7 @@ from vllava_cli.screen import Screen
 from vllava_cli.search.answer_store import AnswerStore, key_of, limit_of_store, store_path
 from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hit_output import HitOutput
-from vllava_cli.search.request import SearchRequest, question_of
+from vllava_cli.search.request import SearchRequest, questions_of
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Pool
@@ -54,7 +54,7 @@ def _run(search: SearchRequest, screen: Screen) -> int:
     if not clips:
         return TROUBLE if complaints else NO_HIT
     for query in search.queries:
-        screen.detail(f"{query!r} is asked as {question_of(query)!r}.")
+        screen.detail(f"{query!r} is asked as: {' '.join(questions_of(query))}")
     most_bytes = limit_of_store() if search.has_answer_cache else 0
     path = store_path() if most_bytes else None
     with ExitStack() as stack:
