@@ -47,7 +47,7 @@ class Output:
     is_full = False
     """True once no further row is wanted, so that the run ends."""
     tells_errors = False
-    """Whether the output itself tells the user about rows that are errors."""
+    """Whether it writes the errors of jobs on stderr itself: cues and lines have no place for them."""
 
     def __init__(self, destination: Destination, info: RunInfo, screen: Screen) -> None:
         self.destination, self.info, self.screen = destination, info, screen
@@ -56,7 +56,6 @@ class Output:
         self.before: Collection[bytes] = ()
         """The ids that had a row when the output was opened."""
         self.tells_errors |= destination.has_cues or destination.is_in_order
-        """Whether it writes the errors of jobs on stderr: cues have no place for them."""
         self._rows: list[Mapping[str, Any]] = []
         """Rows that wait to be written together."""
 
