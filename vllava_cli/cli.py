@@ -68,6 +68,7 @@ def ask(
     sampling: given.SamplingMade,
     choices: given.Choices = None,
     calibrate: given.Calibrate = False,
+    subs: given.SubsWish = "off",
     clip_cache: given.ClipCacheUsed = True,
     json: given.Json = False,
     stream: given.Stream = True,
@@ -91,6 +92,7 @@ def ask(
         limits=limits,
         output="json" if json else "stream" if stream else "whole",
         has_clip_cache=clip_cache,
+        subs=given.subs_of(subs, len(clips)),
     )
     return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
@@ -192,6 +194,7 @@ def batch(
     wishes: given.WishesMade,
     framing: given.FramingMade,
     windowing: given.WindowingMade = None,
+    subs: given.SubsWish = "off",
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     clip_cache: given.ClipCacheUsed = True,
@@ -221,6 +224,7 @@ def batch(
         wishes=wishes,
         framing=framing,
         windowing=windowing,
+        subs=given.subs_of(subs),
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits,
         destination=destination_of(
@@ -246,6 +250,7 @@ def batch(
             fields=fields,
             is_pruning=prune,
             has_windows=windowing is not None,
+            has_subs=subs != "off",
         ),
         shard=shard_of(shard),
         is_failing_fast=fail_fast,

@@ -25,6 +25,7 @@ from vllava_cli.nouns import (
     Framing,
     Precision,
     Sampling,
+    Subs,
     Windowing,
     Wishes,
 )
@@ -228,6 +229,15 @@ Calibrate = Annotated[
     bool,
     typer.Option("--calibrate", help="Divide each choice's likelihood by what it would be if the clip were blank."),
 ]
+SubsWish = Annotated[
+    str,
+    typer.Option(
+        "--subs",
+        metavar="auto|FILE|off",
+        autocompletion=lambda incomplete: [name for name in ("auto", "off") if name.startswith(incomplete)],
+        help="Let the model read what is spoken: auto takes a .srt, .vtt or .ass beside the clip, else a text track.",
+    ),
+]
 ClipCacheUsed = Annotated[
     bool,
     typer.Option(
@@ -410,6 +420,24 @@ def rows_of(batch_size: str) -> int | None:
     if not batch_size.isascii() or not batch_size.isdigit() or int(batch_size) < 1:
         raise UsageError(f"--batch-size {batch_size} is not a number of questions: give auto, or a number from 1 on.")
     return int(batch_size)
+
+
+def subs_of(wish: str, clips: int = 1) -> Subs | None:
+    """Reads --subs: "off" → None, "auto" → "auto", "talk.srt" → that file. Errors: UsageError, MediaError."""
+    if wish == "off":
+        return None
+    if not wish:
+        raise UsageError("--subs is empty: give auto, a file or off.")
+    if clips > 1:
+        raise UsageError(
+            f"--subs is about one clip, and {clips} are named: ask about each alone, or with vllava batch."
+        )
+    if wish == "auto":
+        return "auto"
+    from vllava_cli.media.file_check import check_file
+
+    check_file(Path(wish))
+    return Path(wish)
 
 
 def wishes_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllava_cli.batch.jobs import WINDOW_KEYS, ClipJobs, JobRequest, spelled
+from vllava_cli.batch.jobs import WINDOW_KEYS, ClipJobs, JobRequest, renamed, spelled
 from vllava_cli.batch.preflight import Headers
 from vllava_cli.batch.rows import JobError
 from vllava_cli.interrupt import never
@@ -61,8 +61,7 @@ class Division:
         for request in asked:
             divided = self.windows.get(spelled(request.path))
             its = divided.windows if divided else ()
-            fields = {f"job_{name}" if name in WINDOW_KEYS else name: value for name, value in request.fields.items()}
-            named = replace(request, fields=fields) if fields else request
+            named = replace(request, fields=renamed(request.fields, WINDOW_KEYS))
             found += [replace(named, window=window) for window in its] or [named]
         return found
 
@@ -87,7 +86,9 @@ class KnownClips:
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
         headers.pictures = len(clips) - headers.videos
         if framing:
-            self.frames = pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
+            self.frames = pool.frames(
+                (clip, clip.path, clip.framing(framing), clip.passage(framing)) for clip in headers.good
+            )
 
     def wait(self, slice_s: float) -> bool:  # noqa: ARG002  (all is known)
         """Returns True, as `Preflight.wait` does once all headers are known."""

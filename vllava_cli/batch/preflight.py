@@ -96,7 +96,9 @@ class Preflight:
             headers.bad.sort(key=lambda pair: self._order[pair[0].jobs[0].path])
             if self._framing:
                 framing = self._framing
-                self.frames = self._pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
+                self.frames = self._pool.frames(
+                    (clip, clip.path, clip.framing(framing), clip.passage(framing)) for clip in headers.good
+                )
         except BaseException as exc:
             self._failure = exc
 

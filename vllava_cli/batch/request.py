@@ -16,7 +16,7 @@ from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Windowing, Wishes
+from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Subs, Windowing, Wishes
 from vllava_cli.storage.objects import is_url
 
 LOCAL = "local"
@@ -104,6 +104,8 @@ class BatchRequest:
     has_clip_cache: bool = True
     windowing: Windowing | None = None
     """How each video is divided into windows; None asks about it as a whole."""
+    subs: Subs | None = None
+    """Where what is spoken in the clips is read from; None reads nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +253,7 @@ def ray_options_of(
     fields: str | None = None,
     is_pruning: bool = False,
     has_windows: bool = False,
+    has_subs: bool = False,
 ) -> RayOptions | None:
     """Reads the options of --ray; None without it. Refuses options that --ray excludes, or that need --ray."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
@@ -263,6 +266,7 @@ def ray_options_of(
         ("--gpus", gpus is not None, "Say how many engines with --actors"),
         ("--shard", shard is not None, "Ray distributes the jobs itself: leave one of them out"),
         ("--every", has_windows, "Cut the clips first, or divide them with --shard"),
+        ("--subs", has_subs, "Leave --ray out, and divide the clips with --shard"),
         ("--fields", fields is not None, "Merge the parts and take the fields with jq"),
         ("--prune", is_pruning, "Merge the parts: rows of clips that have changed are left out"),
     ):

@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, WINDOW_KEYS, Job, id_of
+from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
-from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, AdapterFacts, Making
+from vllava_cli.commands.provenance import KEYS, LIBRARIES, MADE_WITH, SPOKEN, AdapterFacts, Making
 from vllava_cli.errors import (
     ContextError,
     FetchError,
@@ -35,7 +35,7 @@ PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
 _INNER = {
     *("error.kind", "error.message", f"{CLIP_STATE}.bytes", f"{CLIP_STATE}.mtime_ns"),
-    *(f"{MADE_WITH}.{name}" for name in KEYS),
+    *(f"{MADE_WITH}.{name}" for name in (*KEYS, SPOKEN)),
     *(f"{MADE_WITH}.versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
     *(f"{MADE_WITH}.sampling.{each.name}" for each in fields(Sampling)),
     *(f"{MADE_WITH}.adapter.{name}" for name in AdapterFacts._fields),
@@ -126,6 +126,8 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
         row[PROBABILITIES] = by_choice(info.choices, answer.probabilities) if answer else None
     if window := job.window:
         row |= {"start_s": round(window.start_s, 4), "end_s": round(window.end_s, 4), "title": window.title or None}
+    if job.sidecar:
+        row[SUBS] = making.spoken.row() if making and making.spoken else None
     return {**row, **job.fields}
 
 
@@ -137,7 +139,8 @@ def is_row(row: Mapping[str, Any]) -> bool:
 def columns_of(jobs: Sequence[Job], choices: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the columns that all rows of a run have, then the further fields of its jobs."""
     windows = WINDOW_KEYS if any(job.window for job in jobs) else ()
-    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *windows, *further_fields(jobs))
+    subs = (SUBS,) if any(job.sidecar for job in jobs) else ()
+    return (*COLUMNS, *((PROBABILITIES,) if choices else ()), *windows, *subs, *further_fields(jobs))
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:

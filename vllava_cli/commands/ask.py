@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
-from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, show, start
+from vllava_cli.commands.start import AnswerForm, cut_notice, keep_clips, prepare, show, start
 from vllava_cli.errors import INTERRUPTED
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
-from vllava_cli.nouns import Conversation, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing, Sampling, Subs, Wishes
+from vllava_cli.prompt import heard
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.media.timeline.spoken import Spoken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Ask:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     output: AnswerForm = "stream"
     has_clip_cache: bool = True
+    subs: Subs | None = None
+    """Where what is spoken in the clip is read from; None reads nothing."""
 
 
 def run(ask: Ask, screen: Screen) -> int:
@@ -53,12 +57,19 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             hashes.append(hashing.begin(path))
 
     media, tokens, frames_s = prepare(
-        clips, ask.wishes, limits=ask.limits, screen=screen, watch=watch, on_file=hash_file
+        clips, ask.wishes, limits=ask.limits, screen=screen, watch=watch, on_file=hash_file, subs=ask.subs
     )
     conversation = Conversation(attached=media, fit=ask.framing.fit)
 
+    def spoken_for(tokens: Tokens) -> Spoken | None:
+        from vllava_cli.engine.spoken_room import spoken_that_fits
+
+        return spoken_that_fits(tokens, media[0], ask.question, ask.sampling) if ask.subs else None
+
     def check(tokens: Tokens) -> None:
-        prompt_tokens = len(tokens.prompt_ids(conversation, ask.question))
+        spoken = spoken_for(tokens)
+        question = heard(spoken.text, ask.question) if spoken else ask.question
+        prompt_tokens = len(tokens.prompt_ids(conversation, question))
         if ask.sampling.choices:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
@@ -73,21 +84,25 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         has_clip_cache=ask.has_clip_cache,
         conversation=conversation,
     )
+    spoken = spoken_for(engine.tokens)
+    if spoken:
+        _tell(spoken, media[0], screen)
+    question = heard(spoken.text, ask.question) if spoken else ask.question
     with sigint_flag() as is_interrupted:
-        texts = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
+        texts = engine.stream(conversation, question, ask.sampling, cancel=Cancel(is_interrupted))
         show(texts, screen, ask.output, engine.activity)
     turn = conversation.turns[-1]
     stats = replace(turn.stats, frames_s=frames_s, load_s=load_s)
     watch.lap(turn.wait, stats.first_token_s)
     watch.lap("decoding")
     if ask.output == "json":
-        conversation.turns[-1] = replace(turn, stats=stats)
+        conversation.turns[-1] = replace(turn, stats=stats, question=ask.question)
         if turn.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
             clips_shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
         watch.lap("hashing")
-        screen.answer(json_of(report(conversation, clips_shown, engine)) + "\n")
+        screen.answer(json_of(report(conversation, clips_shown, engine, spoken)) + "\n")
     elif ask.output == "whole":
         screen.answer(turn.answer)
     screen.end_answer()
@@ -100,3 +115,16 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
     if turn.stop_reason == "interrupted":
         return INTERRUPTED
     return 0
+
+
+def _tell(spoken: Spoken, frames: Frames, screen: Screen) -> None:
+    """Says what is wrong with the subtitles, which part of them the model gets, and how much had no room."""
+    faults = frames.subtitles.faults if frames.subtitles else ()
+    for fault in faults:
+        screen.notice(fault)
+    if not (spoken.source or faults):
+        screen.notice("vllava: no subtitles were found: neither a file beside the clip nor a track of text in it.")
+    if spoken.cut:
+        screen.notice(cut_notice(spoken.cut))
+    if spoken.source:
+        screen.detail(f"subtitles: {len(spoken.text):,} characters from {spoken.source}.")

@@ -35,11 +35,13 @@ from vllava_cli.nouns import (
     Turn,
     counted,
 )
+from vllava_cli.prompt import heard
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.session_file import framing_row, read_framing, read_sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
+    from vllava_cli.media.timeline.spoken import Spoken
 
 MADE_WITH = "made_with"
 KEYS = (
@@ -47,6 +49,8 @@ KEYS = (
     *("fit", "clips", "sampling", "prompt_sha256", "answer_ids"),
 )
 """The keys of `made_with`, in order."""
+SPOKEN = "spoken"
+"""The last key of `made_with`, which it has only if subtitles went into the prompt."""
 LIBRARIES = ("transformers", "torch", "av")
 KINDS: dict[Quantisation, str] = {"4bit": "nf4", "8bit": "int8"}
 SEED_BITS = 32
@@ -140,6 +144,8 @@ class Making:
     sampling: Sampling
     prompt_sha256: str
     answer_ids: tuple[int, ...]
+    spoken: Spoken | None = None
+    """What is spoken in the clip, if that was asked for; of one that was read from a row, only the text is known."""
 
     @property
     def seed(self) -> int | None:
@@ -156,7 +162,8 @@ class Making:
             "sampling": sampling_row(self.sampling),
             "answer_ids": list(self.answer_ids),
         }
-        return {key: found[key] for key in KEYS}
+        row = {key: found[key] for key in KEYS}
+        return row | {SPOKEN: self.spoken.text} if self.spoken and self.spoken.text else row
 
 
 def is_drawn(sampling: Sampling) -> bool:
@@ -197,7 +204,14 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
         sampling=read_sampling(fields.inside("sampling")),
         prompt_sha256=fields.sha256("prompt_sha256"),
         answer_ids=fields.each("answer_ids", Fields.whole),
+        spoken=_read_spoken(fields) if fields.has(SPOKEN) else None,
     )
+
+
+def _read_spoken(fields: Fields) -> Spoken:
+    from vllava_cli.media.timeline.spoken import Spoken
+
+    return Spoken(text=fields.text(SPOKEN))
 
 
 def others(loaded: Loaded) -> tuple[str, ...]:
@@ -299,12 +313,12 @@ def _recorded(row: Mapping[str, Any], fields: Fields, talks: Mapping[str, list[E
 
 
 def _read_turn(fields: Fields, making: Making) -> Turn:
-    """Reads the turn of a row, without media. Errors: ReplayError."""
+    """Reads the turn of a row, without media; its question is the text that the model read. Errors: ReplayError."""
     choices, stop_reason = making.sampling.choices, fields.one_of("stop_reason", get_args(StopReason))
     parts = fields.inside("probabilities") if choices and stop_reason != "interrupted" else None
     stray = fields.whole("stray")
     return Turn(
-        question=fields.text("question"),
+        question=heard(making.spoken.text if making.spoken else "", fields.text("question")),
         answer=fields.text("answer"),
         answer_ids=making.answer_ids,
         stop_reason=stop_reason,
@@ -343,11 +357,13 @@ def _earlier(fields: Fields, talks: Mapping[str, list[Entry]]) -> tuple[Recorded
     return tuple(entry.recorded for entry in before if entry.recorded)
 
 
-def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engine) -> dict[str, Any]:
+def report(
+    conversation: Conversation, clips: Sequence[ShownClip], engine: Engine, spoken: Spoken | None = None
+) -> dict[str, Any]:
     """Returns the object that --json prints for the last turn; times in seconds, memory in bytes.
 
     `clips` has the framing, size and hash of each of the conversation's media. Only an answer with choices has
-    probabilities.
+    probabilities, and only one that was asked for with --subs has `subs`.
     """
     turn, plan, checkpoint = conversation.turns[-1], engine.plan, engine.tokens.checkpoint
     stats, choices = turn.stats, turn.sampling.choices
@@ -358,6 +374,7 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
         sampling=turn.sampling,
         prompt_sha256=turn.prompt_sha256,
         answer_ids=turn.answer_ids,
+        spoken=spoken,
     )
     return {
         "answer": turn.answer,
@@ -371,6 +388,7 @@ def report(conversation: Conversation, clips: Sequence[ShownClip], engine: Engin
         "quantisation": plan.quantisation,
         "attention": plan.attention,
         "clips": list(map(clip_row, conversation.media)),
+        **({"subs": spoken.row()} if spoken else {}),
         "sampling": sampling_row(turn.sampling),
         "tokens": {"prompt": stats.prompt_tokens, "reused": stats.reused_tokens, "new": stats.new_tokens},
         "timings_s": {

@@ -17,7 +17,9 @@ from vllava_cli.commands.start import start
 from vllava_cli.errors import quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
+from vllava_cli.media.timeline.spoken import Spoken
 from vllava_cli.nouns import Frames, Log, MediaKind, Sampling
+from vllava_cli.prompt import heard
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class AnswerKey:
     """The sampling of this question, with its seed."""
     clip: ShownClip | None = None
     hashed: Future[Fingerprint] | None = None
+    spoken: Spoken | None = None
+    """What is spoken in the clip, if that was asked for."""
     error: JobError | None = None
     """The error of a clip that can't be read; the other facts are None then."""
 
@@ -63,7 +67,8 @@ class LocalExecutor:
     def __post_init__(self) -> None:
         from vllava_cli.engine.batch import rows_that_fit
 
-        sampling, longest = self.batch.sampling, self.longest
+        sampling = self.batch.sampling
+        longest = self.engine.tokens.context_tokens if self.batch.subs else self.longest
         self.most_rows = self.batch.most_rows or rows_that_fit(self.engine, sampling, question_characters=longest)
         self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
         self._hashing = Hashing() if self.batch.is_hashing else None
@@ -104,6 +109,7 @@ class LocalExecutor:
 
     def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query]:
         from vllava_cli.engine.batch import AnswerRequest, AnswerResult
+        from vllava_cli.engine.spoken_room import spoken_that_fits
 
         self.control.counters.clips += 1
         self.control.counters.decode_s += read.seconds
@@ -111,7 +117,7 @@ class LocalExecutor:
         error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
         if frames is None or error:
             return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
-        for text in frames.clip.remarks:
+        for text in (*frames.clip.remarks, *(frames.subtitles.faults if frames.subtitles else ())):
             self.control.notice(text)
         size = clip.jobs[0].size
         # The size of a URL or of a folder's pictures is unknown.
@@ -125,8 +131,10 @@ class LocalExecutor:
         queries: list[Query] = []
         for question, jobs in clip.questions():
             sampling = seeded(self.batch.sampling)
-            own = replace(key, jobs=jobs, sampling=sampling)
-            queries.append(AnswerRequest(key=own, medium=frames, question=question, seed=sampling.seed))
+            spoken = spoken_that_fits(self.engine.tokens, frames, question, sampling)
+            own = replace(key, jobs=jobs, sampling=sampling, spoken=spoken)
+            asked = heard(spoken.text, question) if spoken else question
+            queries.append(AnswerRequest(key=own, medium=frames, question=asked, seed=sampling.seed))
         return queries
 
     def _results(self, finished: AnswerResult[AnswerKey]) -> Iterator[Result]:
@@ -139,6 +147,7 @@ class LocalExecutor:
                 sampling=key.sampling or self.batch.sampling,
                 prompt_sha256=answer.prompt_sha256,
                 answer_ids=answer.ids,
+                spoken=key.spoken,
             )
         for job in key.jobs:
             yield Result(

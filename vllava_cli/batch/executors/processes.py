@@ -306,7 +306,10 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
     )
     batch = setup.batch
     with Pool(batch.decoders or 1, batch.limits) as pool:
-        reads = pool.frames((clip, clip.path, clip.framing(batch.framing)) for clip in iter(clips.get, None))
+        whole = batch.framing
+        reads = pool.frames(
+            (clip, clip.path, clip.framing(whole), clip.passage(whole)) for clip in iter(clips.get, None)
+        )
         local.import_engine()
         tokens = local.read_tokens(setup.source)
         pool.fit_to(tokens.checkpoint.video_recipe)

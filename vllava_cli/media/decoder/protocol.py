@@ -17,16 +17,23 @@ import numpy.typing as npt
 
 from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, SpokenLine, Subtitles, Tiles
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
-Call = Literal["sample", "probe", "header", "documented"]
+Call = Literal["sample", "probe", "header", "documented", "subtitles"]
+Found = Frames | Clip | Subtitles
 
 _MAX_TRACEBACK = 1 << 15
 _MAX_LINE = 1 << 18
 """The length of the longest line without the frames' times: in JSON, a letter of a traceback takes up to six bytes."""
+MOST_LINES = 50_000
+MOST_CHARACTERS = 2 << 20
+"""The characters of all lines of a clip's subtitles; a day of speech has about 1.2 million."""
+_MOST_SUBTITLES = 12 * MOST_CHARACTERS + 128 * MOST_LINES
+"""The length of the longest line with subtitles; outside Unicode's first plane, a letter takes twelve bytes."""
+_MOST_FAULTS = 4
 
 
 class ProtocolError(VllavaError):
@@ -54,6 +61,8 @@ class Request:
     is_full: bool = False
     tiles: Tiles | None = None
     """The tiles to which the process reduces the frames; None for whole frames."""
+    sidecar: Path | None = None
+    """The file whose subtitles are read instead of the clip's own."""
 
     @property
     def max_frames(self) -> int:
@@ -63,8 +72,10 @@ class Request:
 _ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": UsageError}
 
 
-def result_line(result: Frames | Clip, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """Returns the line for a Clip or for Frames; Frames' line has the shape of `pixels`, which are sent after it."""
+def result_line(result: Found, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
+    """Returns the line for a result; Frames' line has the shape of `pixels`, which are sent after it."""
+    if isinstance(result, Subtitles):
+        return _line({"is": "subtitles", **asdict(result)})
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
@@ -89,13 +100,13 @@ def error_line(error: Exception) -> bytes:
     return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]})
 
 
-def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames | Clip:
+def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Found:
     """Reads the answer to `request`; its frames may be no larger than `max_bytes`.
 
     Errors: MediaError and UsageError as the process raised them; OutOfMemoryError; DecoderBugError; EOFError if the
     stream ends; ProtocolError for anything that a sound process wouldn't send.
     """
-    limit = _MAX_LINE + 32 * request.max_frames
+    limit = _MOST_SUBTITLES if request.call == "subtitles" else _MAX_LINE + 32 * request.max_frames
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
         raise ProtocolError("a line without an end") if len(line) == limit else EOFError
@@ -105,11 +116,13 @@ def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int) -> Frames 
         raise ProtocolError(f"{type(exc).__name__}: {str(exc)[:200]}") from exc
 
 
-def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip:
+def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Found:
     match fields.text("is"):
         case "frames" if request.call == "sample":
             return _read_frames(fields, stream, request, max_bytes)
-        case "clip" if request.call != "sample":
+        case "subtitles" if request.call == "subtitles":
+            return _read_subtitles(fields)
+        case "clip" if request.call not in ("sample", "subtitles"):
             return _clip(fields, request)
         case name if name in _ERRORS:
             raise _ERRORS[name](fields.text("sentence"))
@@ -139,6 +152,23 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
     return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes)
+
+
+def _read_subtitles(fields: Fields) -> Subtitles:
+    """Reads the lines of subtitles. Errors: ProtocolError if they are too many, or their times aren't in order."""
+    lines = fields.each("lines", _spoken_line, most=MOST_LINES)
+    starts_s = [line.start_s for line in lines]
+    if sum(len(line.text) for line in lines) > MOST_CHARACTERS or starts_s != sorted(starts_s):
+        raise ProtocolError("lines that are too long or out of order")
+    faults = fields.each("faults", Fields.text, most=_MOST_FAULTS)
+    return Subtitles(source=fields.text("source"), lines=lines, faults=faults)
+
+
+def _spoken_line(lines: Fields, place: str) -> SpokenLine:
+    line = lines.inside(place).build(SpokenLine)
+    if line.end_s < line.start_s or not line.text:
+        raise ProtocolError("a line without a text, or one that ends before it begins")
+    return line
 
 
 def _size(sizes: Fields, place: str) -> tuple[int, int]:

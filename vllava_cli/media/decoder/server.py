@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, Frames
+from vllava_cli.nouns import Frames
 
 try:
     import resource
@@ -69,13 +69,14 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
     replies.flush()
 
 
-def _result(request: protocol.Request) -> Frames | Clip:
+def _result(request: protocol.Request) -> protocol.Found:
     try:
         if request.folder:
             os.chdir(request.folder)
     except OSError as exc:
         raise MediaError(f"{quoted(request.path)} can't be read: {os_reason(exc)}. Check the path.") from exc
     from vllava_cli.media.sample import header, probe, sample
+    from vllava_cli.media.timeline.subtitles import read_subtitles
     from vllava_cli.media.video.full_decode import documented
 
     match request.call:
@@ -83,6 +84,8 @@ def _result(request: protocol.Request) -> Frames | Clip:
             return header(request.path)
         case "probe":
             return probe(request.path, is_full=request.is_full)
+        case "subtitles":
+            return read_subtitles(request.path, request.sidecar)
         case "documented":
             return documented(request.path)
         case "sample":
