@@ -76,9 +76,12 @@ def test_ask_says_what_it_found_and_what_had_no_room(vllava: Zygote, talk: Path)
 
 def test_each_window_has_its_own_lines_and_each_row_says_so(vllava: Zygote, talk: Path) -> None:
     words = ("batch", "--model", "demo", "--every", "1s", "--subs", "auto", "-o", "out.jsonl", HAPPENS)
+    odd = "\n3\n00:00:09,000 --> 00:00:09,500\ncaf\xe9\n"
+    (talk / "talk.en.srt").write_bytes((TALK + odd).encode("cp1252"))
     clips = ("talk.mp4", "blue-star-grows.mp4", "yellow-star.png")
     done = vllava.run(*words, *clips, "-v", folder=talk)
     assert (done.code, "subtitles: 3 of 7 answers had some." in done.err) == (0, True), done.err
+    assert done.err.count("isn't UTF-8") == 1, "a file is read once for all windows"
     made = rows(Shell(code=0, out=(talk / "out.jsonl").read_text(), err=""))
     lines = {(row["path"], row["start_s"]): row["subs"] for row in made if "start_s" in row}
     source = {"source": "talk.en.srt", "cut": 0}

@@ -46,6 +46,8 @@ def test_all_of_it_goes_in_where_there_is_room(published: Path, tokens: Tokens, 
     assert spoken == Spoken(source="a.srt", text=TEXT, start_s=0, end_s=3.5)
     asked = tokens.prompt_ids(Conversation(attached=(medium,)), heard(TEXT, QUESTION))
     assert asked == by_hand(published, TEXT)
+    shared = tokens.media_end(asked)
+    assert asked[:shared] == by_hand(published, "")[:shared], "questions about a clip share its beginning, as ever"
     assert spoken_that_fits(tokens, replace(medium, subtitles=None), QUESTION, Sampling()) is None
     assert spoken_that_fits(tokens, medium, "  ", Sampling()) == Spoken(source="a.srt", cut=len(TEXT))
 
