@@ -76,6 +76,7 @@ def ask(
     merge: given.Merge = True,
     summary: given.SummaryQuestion = None,
     dry_run: given.DryRun = False,
+    subs: given.SubsWish = "off",
     clip_cache: given.ClipCacheUsed = True,
     json: given.Json = False,
     stream: given.Stream = True,
@@ -100,6 +101,7 @@ def ask(
         output="json" if json else "stream" if stream else "whole",
         has_clip_cache=clip_cache,
         agreeing=given.checked(agreeing, framing, sampling),
+        subs=given.subs_of(subs, len(clips)),
     )
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
     if windowing:
@@ -223,6 +225,7 @@ def batch(
     framing: given.FramingMade,
     windowing: given.WindowingMade = None,
     agreeing: given.AgreeingMade = None,
+    subs: given.SubsWish = "off",
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     clip_cache: given.ClipCacheUsed = True,
@@ -254,6 +257,7 @@ def batch(
         framing=framing,
         windowing=windowing,
         agreeing=given.checked(agreeing, framing, sampling),
+        subs=given.subs_of(subs),
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits,
         destination=destination_of(
@@ -282,6 +286,7 @@ def batch(
             is_pruning=prune,
             has_windows=windowing is not None,
             has_samples=agreeing is not None,
+            has_subs=subs != "off",
         ),
         shard=shard_of(shard),
         is_failing_fast=fail_fast,

@@ -44,6 +44,8 @@ StopReason = Literal["end", "length", "context", "repetition", "interrupted", "c
 """end: the model ended its answer · length: --max-new-tokens · context: the model's context is full ·
 repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest of --choices was taken ·
 unsure: fewer samples agreed than --min-agree asks for, so that there is no answer."""
+Subs = Path | Literal["auto"]
+"""Where what is spoken in a clip is read from: a file, or "auto": a file beside the clip, else a text track in it."""
 Boundary = Literal["every", "scenes", "chapters"]
 """What ends a window: an even length, a cut between scenes, or a chapter of the container."""
 
@@ -325,6 +327,26 @@ class ClipWindows:
     windows: tuple[Window, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpokenLine:
+    """One line of subtitles, in seconds from the clip's first frame."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subtitles:
+    """The lines that are spoken in a clip, in order, as a file or a track has them."""
+
+    source: str = ""
+    """The path of the file, or "stream 2 (mov_text, eng)"; "" where neither was found."""
+    lines: tuple[SpokenLine, ...] = ()
+    faults: tuple[str, ...] = ()
+    """What is wrong with the file or the track, a sentence each."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
     """The frames that the model sees: pixels [T, H, W, 3] uint8 RGB, times_s [T] in presentation order."""
@@ -334,6 +356,8 @@ class Frames:
     times_s: tuple[float, ...]
     sizes: tuple[tuple[int, int], ...] = ()
     """The (width, height) of each frame, which lies in the upper left corner of its pixels; () for the clip's size."""
+    subtitles: Subtitles | None = None
+    """The lines that are spoken in this part of the clip; None where they weren't asked for."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

@@ -27,6 +27,7 @@ from vllava_cli.nouns import (
     Framing,
     Precision,
     Sampling,
+    Subs,
     Windowing,
     Wishes,
 )
@@ -243,6 +244,15 @@ Choices = Annotated[
 Calibrate = Annotated[
     bool,
     typer.Option("--calibrate", help="Divide each choice's likelihood by what it would be if the clip were blank."),
+]
+SubsWish = Annotated[
+    str,
+    typer.Option(
+        "--subs",
+        metavar="auto|FILE|off",
+        autocompletion=lambda incomplete: [name for name in ("auto", "off") if name.startswith(incomplete)],
+        help="Let the model read what is spoken: auto takes a .srt, .vtt or .ass beside the clip, else a text track.",
+    ),
 ]
 ClipCacheUsed = Annotated[
     bool,
@@ -519,6 +529,24 @@ def checked(agreeing: Agreeing | None, framing: Framing, sampling: Sampling) -> 
     if agreeing and sampling.temperature:
         raise UsageError("--agree answers greedily, so that only the frames differ. Leave --temperature out.")
     return agreeing
+
+
+def subs_of(wish: str, clips: int = 1) -> Subs | None:
+    """Reads --subs: "off" → None, "auto" → "auto", "talk.srt" → that file. Errors: UsageError, MediaError."""
+    if wish == "off":
+        return None
+    if not wish:
+        raise UsageError("--subs is empty: give auto, a file or off.")
+    if clips > 1:
+        raise UsageError(
+            f"--subs is about one clip, and {clips} are named: ask about each alone, or with vllava batch."
+        )
+    if wish == "auto":
+        return "auto"
+    from vllava_cli.media.file_check import check_file
+
+    check_file(Path(wish))
+    return Path(wish)
 
 
 def wishes_of(

@@ -2,6 +2,7 @@
 
     one turn         USER: <video>\\nQ ASSISTANT:
     several turns    USER: <video>\\nQ1 ASSISTANT: A1 USER: Q2 ASSISTANT:
+    with subtitles   USER: <video>\\nSpoken in it: "…"\\nQ ASSISTANT:
 
 There is no system prompt. Between turns is a space, not </s>. Source: transformers' documentation of Video-LLaVA.
 """
@@ -26,6 +27,15 @@ def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
     """
     placeholders = "".join(f"{PLACEHOLDERS[kind]}\n" for kind in kinds)
     return f"USER: {placeholders}{question} ASSISTANT:"
+
+
+def heard(spoken: str, question: str) -> str:
+    """Writes what is spoken in a clip before a question, as a quotation that the text can't end.
+
+    ('Say "no".', "Why?") → 'Spoken in it: "Say \'no\'."\\nWhy?' · ("", "Why?") → "Why?"; an empty question stays so.
+    """
+    quotation = spoken.replace('"', "'")
+    return f'Spoken in it: "{quotation}"\n{question}' if quotation and question.strip() else question
 
 
 def expand(prompt: str, *, tokens_per_video: int, tokens_per_image: int) -> str:

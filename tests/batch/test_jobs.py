@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -27,7 +28,8 @@ from vllava_cli.batch.jobs import (
     signature,
 )
 from vllava_cli.errors import OutputError
-from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Wishes
+from vllava_cli.media.timeline.spoken import Passage
+from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Window, Wishes
 
 SIGNATURE = signature("demo", None, {})
 
@@ -48,6 +50,30 @@ def asked(path: str, question: str = "Why?") -> JobRequest:
 def job_of(path: str, question: str = "Why?", signature: str = SIGNATURE) -> Job:
     (job,) = make_jobs([asked(path, question)], signature)
     return job
+
+
+def test_a_subtitle_file_changes_the_id_only_where_subtitles_are_read() -> None:
+    clip, asked_for = written("a.mp4"), replace(asked("a.mp4"), fields={"subs": 1})
+    plain = job_of(clip)
+    written("a.srt", b"1")
+
+    def job(beside: str | None) -> Job:
+        (made,) = make_jobs([asked_for], SIGNATURE, lambda _: beside)
+        assert made.id == made.id_at(made.state, SIGNATURE)
+        return made
+
+    with_file, without = job("a.srt"), job(None)
+    assert (with_file.sidecar, without.sidecar) == (("a.srt", 1, 1_000_000_007), ("", -1, -1))
+    assert (plain.sidecar, with_file.fields, plain.id) == (None, {"job_subs": 1}, job_of(clip).id)
+    written("a.srt", b"2", mtime_ns=5)
+    assert len({plain.id, with_file.id, without.id, job("a.srt").id}) == 4
+    passage = ClipJobs(jobs=(with_file,)).passage(Framing(start_s=1))
+    assert passage == Passage(sidecar=Path("a.srt"), start_s=1, end_s=math.inf)
+    held = Window(start_s=2, end_s=3, is_held=True)
+    assert ClipJobs(jobs=(replace(without, window=held),)).passage(Framing()) == Passage(
+        sidecar=None, start_s=2, end_s=3
+    )
+    assert ClipJobs(jobs=(plain,)).passage(Framing()) is None
 
 
 def test_a_job_is_what_was_wanted_and_what_the_file_is() -> None:

@@ -41,9 +41,9 @@ class Threads:
         self.aheads.append(ahead)
         return ahead
 
-    def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing]]) -> str:
+    def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing, object]]) -> str:
         self.frames_of = []
-        for unit, path, self.framing in files:
+        for unit, path, self.framing, _ in files:
             self.frames_of += [unit] * (unit.path == path)
         return "frames"
 

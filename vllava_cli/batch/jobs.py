@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
+from vllava_cli.media.timeline.spoken import Passage, span_of
 from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Window, Wishes, counted
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
@@ -34,8 +35,12 @@ PATH_BYTES = "path_bytes"
 CLIP_STATE = "clip_state"
 WINDOW_KEYS = ("start_s", "end_s", "title")
 """The keys that only a row about a window has."""
+SUBS = "subs"
+"""The key that only a row of a run with --subs has."""
 ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
 """The keys of a row in their order; a job's further fields come after these, under other names."""
+_File = tuple[str, int, int]
+"""(path, size in bytes, mtime in nanoseconds), -1 twice where the file is missing or out of reach."""
 _NOTHING: Mapping[str, object] = {}
 """Shared by all jobs: a dictionary for each of a million jobs would take 64 MB."""
 
@@ -64,6 +69,8 @@ class Job:
     """How many equal jobs come before it."""
     window: Window | None = None
     """The part of the clip that is asked about; None for the clip as the run's framing shows it."""
+    sidecar: _File | None = None
+    """The clip's subtitle file, ("", -1, -1) where it has none; None in a run without --subs."""
 
     @property
     def state(self) -> dict[str, int] | None:
@@ -75,7 +82,8 @@ class Job:
         size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (-1, -1)
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
-        return _id(signature, (self.path, size, mtime_ns), self.question, self.window, self.repeat)
+        file = (self.path, size, mtime_ns)
+        return _id(signature, file, self.question, self.window, self.repeat, sidecar=self.sidecar)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +104,14 @@ class ClipJobs:
         framing = window.framing(whole) if window else whole
         return replace(framing, shift=self.shift) if self.shift else framing
 
+    def passage(self, whole: Framing) -> Passage | None:
+        """Returns the part of the clip whose spoken lines belong to the questions; None in a run without --subs."""
+        job = self.jobs[0]
+        if job.sidecar is None:
+            return None
+        start_s, end_s = (job.window.start_s, job.window.end_s) if job.window else span_of(whole)
+        return Passage(sidecar=Path(job.sidecar[0]) if job.sidecar[0] else None, start_s=start_s, end_s=end_s)
+
     def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
         """Returns each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
         asked: dict[str, list[Job]] = {}
@@ -106,12 +122,12 @@ class ClipJobs:
 
 def framed(
     clips: Iterable[ClipJobs], whole: Framing, agreeing: Agreeing | None
-) -> Iterator[tuple[ClipJobs, Path, Framing]]:
-    """Yields each clip with its path and framing, once for each of its samples."""
+) -> Iterator[tuple[ClipJobs, Path, Framing, Passage | None]]:
+    """Yields each clip with its path, framing and passage, once for each of its samples."""
     for clip in clips:
         for shift in agreeing.shifts(clip.framing(whole)) if agreeing else [0.0]:
             sample = replace(clip, shift=shift) if shift else clip
-            yield sample, sample.path, sample.framing(whole)
+            yield sample, sample.path, sample.framing(whole), sample.passage(whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,18 +141,14 @@ class Shard:
         return shard_number(id, self.of) == self.number
 
 
-_File = tuple[str, int, int]
-"""(path, size in bytes, mtime in nanoseconds), -1 twice where the file is missing or out of reach."""
+def make_jobs(
+    requests: Iterable[JobRequest], signature: str, sidecar_of: Callable[[str], str | None] | None = None
+) -> list[Job]:
+    """Makes a job of each request, in order. Equal jobs get different ids, which are the same in each run.
 
-
-def freed(request: JobRequest, names: Collection[str]) -> JobRequest:
-    """Renames the fields of a request that its row needs for itself: "title" → "job_title"."""
-    fields = {f"job_{name}" if name in names else name: value for name, value in request.fields.items()}
-    return replace(request, fields=fields) if fields else request
-
-
-def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
-    """Makes a job of each request, in order. Equal jobs get different ids, which are the same in each run."""
+    `sidecar_of` names the subtitle file of a clip, if subtitles are read; it is asked once for each clip.
+    """
+    sidecars: dict[str, _File | None] = {}
     files: dict[str, _File] = {}
     """The files by the path in the request, so that the state of each is read once."""
     questions: dict[str, str] = {}
@@ -146,23 +158,40 @@ def make_jobs(requests: Iterable[JobRequest], signature: str) -> list[Job]:
         file = files.get(request.path)
         if file is None:
             file = files[request.path] = _file(request.path)
+            if sidecar_of:
+                beside = sidecar_of(file[0]) or ""
+                sidecars[request.path] = (beside, *(_facts(beside) if beside else (-1, -1)))
         path, size, mtime_ns = file
         question = questions.setdefault(request.question, request.question)
-        id = _id(signature, file, question, request.window)
+        sidecar = sidecars.get(request.path)
+        id = _id(signature, file, question, request.window, sidecar=sidecar)
         repeat = seen.get(id, 0)
         seen[id] = repeat + 1
         job = Job(
-            id=_id(signature, file, question, request.window, repeat) if repeat else id,
+            id=_id(signature, file, question, request.window, repeat, sidecar=sidecar) if repeat else id,
             path=path,
             question=question,
             size=size,
             mtime_ns=mtime_ns,
-            fields=request.fields,
+            fields=renamed(request.fields, (SUBS,)) if sidecar else request.fields,
             repeat=repeat,
             window=request.window,
+            sidecar=sidecar,
         )
         jobs.append(job)
     return jobs
+
+
+def freed(request: JobRequest, names: Collection[str]) -> JobRequest:
+    """Renames the fields of a request that its row needs for itself: "title" → "job_title"."""
+    return replace(request, fields=renamed(request.fields, names))
+
+
+def renamed(fields: Mapping[str, object], names: Collection[str]) -> Mapping[str, object]:
+    """Gives other names to fields that are named like a row's own: ({"title": 1}, ("title",)) → {"job_title": 1}."""
+    if not any(name in fields for name in names):
+        return fields
+    return {f"job_{name}" if name in names else name: value for name, value in fields.items()}
 
 
 def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
@@ -330,7 +359,15 @@ def _facts(path: str) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _id(signature: str, file: _File, question: str, window: Window | None = None, repeat: int = 0) -> str:
+def _id(
+    signature: str,
+    file: _File,
+    question: str,
+    window: Window | None = None,
+    repeat: int = 0,
+    *,
+    sidecar: _File | None = None,
+) -> str:
     """Returns a hash of a job's parts.
 
     The length of each part is hashed before it, so that no two jobs hash the same bytes.
@@ -347,5 +384,8 @@ def _id(signature: str, file: _File, question: str, window: Window | None = None
         parts.append(b"%d" % repeat)
     if window:
         parts.append(f"{window.start_s!r} {window.end_s!r}".encode())
+    if sidecar:
+        name, size, mtime_ns = sidecar
+        parts.append(b"subs %d %d " % (size, mtime_ns) + os.fsencode(name))
     written = b"".join([b"%d:%b" % (len(part), part) for part in parts])
     return hashlib.sha256(written).hexdigest()[:ID_DIGITS]

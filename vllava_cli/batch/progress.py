@@ -36,6 +36,8 @@ class Progress:
     """When the model was ready."""
     at_ready: int = 0
     """Jobs that got their row before the model was ready; they don't count for the speed."""
+    subtitles: str = ""
+    """Which clips have subtitle files, for the plan of a dry run."""
     unknown: str = ""
     """What a dry run can't know of the jobs, and why."""
 
@@ -142,6 +144,7 @@ def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> 
         unknown = f", and {counted(headers.unknown, 'video')} of unknown length" if headers.unknown else ""
         rows += [("clips", ", ".join(clips) or "none"), ("duration", clock(headers.duration_s) + unknown)]
         rows += [("windows", f"{headers.windows:,}")] if headers.windows else []
+    rows += [("subtitles", progress.subtitles)] if progress.subtitles else []
     rows += [("unknown", progress.unknown)] if progress.unknown else []
     screen.facts(rows, is_answer=True)
 

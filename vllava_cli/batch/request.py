@@ -17,7 +17,7 @@ from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import STDIN, Agreeing, DecodeLimits, Framing, Sampling, Windowing, Wishes
+from vllava_cli.nouns import STDIN, Agreeing, DecodeLimits, Framing, Sampling, Subs, Windowing, Wishes
 from vllava_cli.storage.objects import is_url
 
 LOCAL = "local"
@@ -119,6 +119,8 @@ class BatchRequest:
     """How each video is divided into windows; None asks about it as a whole."""
     agreeing: Agreeing | None = None
     """How often each clip or window is sampled; None samples it once."""
+    subs: Subs | None = None
+    """Where what is spoken in the clips is read from; None reads nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +291,7 @@ def ray_options_of(
     is_pruning: bool = False,
     has_windows: bool = False,
     has_samples: bool = False,
+    has_subs: bool = False,
 ) -> RayOptions | None:
     """Reads the options of --ray; None without it. Refuses options that --ray excludes, or that need --ray."""
     about_ray = (("--actors", actors), ("--gpus-per-actor", gpus_per_actor), ("--allow", allowed or None))
@@ -302,6 +305,7 @@ def ray_options_of(
         ("--shard", shard is not None, "Ray distributes the jobs itself: leave one of them out"),
         ("--every", has_windows, "Cut the clips first, or divide them with --shard"),
         ("--agree", has_samples, "Divide the clips with --shard, or use --gpus"),
+        ("--subs", has_subs, "Leave --ray out, and divide the clips with --shard"),
         ("--fields", fields is not None, "Merge the parts and take the fields with jq"),
         ("--prune", is_pruning, "Merge the parts: rows of clips that have changed are left out"),
     ):

@@ -15,13 +15,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, WINDOW_KEYS, Job, id_of
+from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
 from vllava_cli.commands.provenance import (
     AGREEMENT_KEYS,
     KEYS,
     LIBRARIES,
     MADE_WITH,
+    SPOKEN,
     AdapterFacts,
     Making,
     agreement_row,
@@ -43,7 +44,7 @@ PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
 _INNER = {
     *("error.kind", "error.message", f"{CLIP_STATE}.bytes", f"{CLIP_STATE}.mtime_ns"),
-    *(f"{MADE_WITH}.{name}" for name in KEYS),
+    *(f"{MADE_WITH}.{name}" for name in (*KEYS, SPOKEN)),
     *(f"{MADE_WITH}.versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
     *(f"{MADE_WITH}.sampling.{each.name}" for each in fields(Sampling)),
     *(f"{MADE_WITH}.adapter.{name}" for name in AdapterFacts._fields),
@@ -139,6 +140,8 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
         row |= agreement_row(answer.agreement if answer else None)
     if window := job.window:
         row |= {"start_s": round(window.start_s, 4), "end_s": round(window.end_s, 4), "title": window.title or None}
+    if job.sidecar:
+        row[SUBS] = making.spoken.row() if making and making.spoken else None
     return {**row, **job.fields}
 
 
@@ -151,7 +154,8 @@ def columns_of(jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: 
     """Returns the columns that all rows of a run have, then the further fields of its jobs."""
     own = ((PROBABILITIES,) if choices else ()) + (AGREEMENT_KEYS if has_agreement else ())
     windows = WINDOW_KEYS if any(job.window for job in jobs) else ()
-    return (*COLUMNS, *own, *windows, *further_fields(jobs))
+    subs = (SUBS,) if any(job.sidecar for job in jobs) else ()
+    return (*COLUMNS, *own, *windows, *subs, *further_fields(jobs))
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:

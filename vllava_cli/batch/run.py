@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
@@ -40,12 +41,14 @@ from vllava_cli.batch.progress import (
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
-from vllava_cli.commands.start import warn_of_demo
+from vllava_cli.commands.start import cut_notice, warn_of_demo
 from vllava_cli.errors import INTERRUPTED, UsageError, quoted
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
+from vllava_cli.media.timeline.sidecars import SUFFIXES, finder
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
@@ -103,6 +106,8 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
         progress.total, progress.skipped = len(jobs), len(jobs) - len(todo)
         progress.skipped_errors = sum(out.had_failed(job) for job in jobs)
         progress.unknown = _unknown(batch, source, has_rows=bool(out.before))
+        if batch.subs:
+            progress.subtitles = _subtitle_files(jobs)
         work = _Work(
             batch=batch,
             source=source,
@@ -158,7 +163,9 @@ def jobs_of(
     If the batch has windows, their clips are divided with the pool, and `division` gets what was found.
     """
     complaints: list[str] = []
-    requests: Iterable[JobRequest] = _requests(batch.inputs, complaints.append, screen)
+    requests: Iterable[JobRequest] = _requests(
+        batch.inputs, complaints.append, screen, aside=SUFFIXES if batch.subs else ()
+    )
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
@@ -166,7 +173,9 @@ def jobs_of(
         requests = division.requests(asked)
     if batch.agreeing:
         requests = [freed(request, AGREEMENT_KEYS) for request in requests]
-    every = make_jobs(requests, info.signature)
+    every = make_jobs(requests, info.signature, finder(batch.subs))
+    if isinstance(batch.subs, Path) and len(named := {job.path for job in every}) > 1:
+        raise UsageError(f"--subs {batch.subs} is about one clip, and there are {len(named):,}: give --subs auto.")
     for complaint in complaints:
         screen.error(complaint)
     check_fields(batch.destination.fields, every, info.choices, has_agreement=info.has_agreement)
@@ -177,7 +186,9 @@ def jobs_of(
     return every, len(complaints)
 
 
-def _requests(given: Inputs, complain: Callable[[str], None], screen: Screen) -> Iterator[JobRequest]:
+def _requests(
+    given: Inputs, complain: Callable[[str], None], screen: Screen, *, aside: Sequence[str] = ()
+) -> Iterator[JobRequest]:
     stdin = sys.stdin.buffer if sys.stdin else None
     if given.jobs:
         yield from job_files.requests_in(
@@ -191,6 +202,7 @@ def _requests(given: Inputs, complain: Callable[[str], None], screen: Screen) ->
         is_null=given.is_null,
         tell=complain,
         notice=lambda text: screen.notice(f"vllava: {text}"),
+        aside=aside,
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)
@@ -213,6 +225,14 @@ def _check_times(batch: BatchRequest, division: Division) -> None:
         for path, found in division.windows.items():
             if not found.windows:
                 raise UsageError(f"{quoted(Path(path))} is an image, which has no time. Leave the windows out.")
+
+
+def _subtitle_files(jobs: Sequence[Job]) -> str:
+    """Says how many clips have a subtitle file; those without one are opened only when they are decoded."""
+    has_file = {job.path: bool(job.sidecar and job.sidecar[0]) for job in jobs}
+    count = sum(has_file.values())
+    rest = "" if count == len(has_file) else "; the others may have a track"
+    return f"a file for {count:,} of {counted(len(has_file), 'clip')}{rest}"
 
 
 def _unknown(batch: BatchRequest, source: Source, *, has_rows: bool) -> str:
@@ -241,6 +261,8 @@ class _Work:
     pool: Pool | None
     """The pool that divided the clips; None in a run without windows."""
     division: Division
+    spoken: Counter[str] = field(default_factory=Counter)
+    """The answers that had subtitles, those that had less than all of them, and the characters that they lacked."""
     has_failed: bool = False
     """Whether a row of this run is an error, and --fail-fast was given."""
     engine: Engine | None = None
@@ -276,6 +298,7 @@ class _Work:
             self._answer(executor, clip_jobs)
         elif clip_jobs:
             self._do_here(clip_jobs)
+            self._report_spoken()
         if self.batch.has_stats and (clip_jobs or self.batch.ray):
             self._report_stats()
 
@@ -387,7 +410,18 @@ class _Work:
         if not self.batch.is_dry:
             self.out.put(row_of(result, self.info))
         self.progress.note(result.error.kind if result.error else None)
+        if result.making and (spoken := result.making.spoken):
+            self.spoken += Counter(had=bool(spoken.text), cut=bool(spoken.cut), characters=spoken.cut)
         self.has_failed |= self.batch.is_failing_fast and result.error is not None
+
+    def _report_spoken(self) -> None:
+        """Says once how much of the subtitles had no room, and to how many answers subtitles were given."""
+        if self.spoken["cut"]:
+            self.screen.notice(cut_notice(self.spoken["characters"], self.spoken["cut"]))
+        if self.batch.subs and not self.batch.is_dry:
+            self.screen.detail(
+                f"subtitles: {self.spoken['had']:,} of {counted(self.progress.answered, 'answer')} had some."
+            )
 
     def _report_stats(self) -> None:
         """Writes the figures as one line of JSON for programs, also with --quiet, because --stats asked for it."""

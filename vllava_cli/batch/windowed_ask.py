@@ -82,6 +82,7 @@ def request_of(wanted: WindowedAsk, destination: Destination) -> BatchRequest:
         is_dry=wanted.is_dry,
         has_clip_cache=ask.has_clip_cache,
         agreeing=ask.agreeing,
+        subs=ask.subs,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
-from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, show, start
+from vllava_cli.commands.start import AnswerForm, cut_notice, keep_clips, prepare, show, start
 from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
@@ -22,9 +22,11 @@ from vllava_cli.nouns import (
     Frames,
     Framing,
     Sampling,
+    Subs,
     Wishes,
     counted,
 )
+from vllava_cli.prompt import heard
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
@@ -32,6 +34,7 @@ from vllava_cli.times import BEGAN_S, Stopwatch
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.media.timeline.spoken import Spoken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class Ask:
     has_clip_cache: bool = True
     agreeing: Agreeing | None = None
     """How often the clip is sampled; None samples it once."""
+    subs: Subs | None = None
+    """Where what is spoken in the clip is read from; None reads nothing."""
 
 
 def run(ask: Ask, screen: Screen) -> int:
@@ -73,12 +78,26 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             hashes.append(hashing.begin(path))
 
     media, tokens, frames_s = prepare(
-        clips, ask.wishes, limits=ask.limits, screen=screen, watch=watch, on_file=hash_file, shifts=shifts
+        clips,
+        ask.wishes,
+        limits=ask.limits,
+        screen=screen,
+        watch=watch,
+        on_file=hash_file,
+        shifts=shifts,
+        subs=ask.subs,
     )
     conversation = Conversation(attached=media[:1] if agreeing else media, fit=ask.framing.fit)
 
+    def spoken_for(tokens: Tokens) -> Spoken | None:
+        from vllava_cli.engine.spoken_room import spoken_that_fits
+
+        return spoken_that_fits(tokens, media[0], ask.question, ask.sampling) if ask.subs else None
+
     def check(tokens: Tokens) -> None:
-        prompt_tokens = len(tokens.prompt_ids(conversation, ask.question))
+        spoken = spoken_for(tokens)
+        question = heard(spoken.text, ask.question) if spoken else ask.question
+        prompt_tokens = len(tokens.prompt_ids(conversation, question))
         if ask.sampling.choices:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
@@ -93,26 +112,31 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         has_clip_cache=ask.has_clip_cache,
         conversation=None if agreeing else conversation,
     )
+    spoken = spoken_for(engine.tokens)
+    if spoken:
+        _tell(spoken, media[0], screen)
+    question = heard(spoken.text, ask.question) if spoken else ask.question
     framing, agreement = ask.framing, None
     if agreeing:
-        shift, agreement = _agree(ask, agreeing, dict(zip(shifts, media, strict=True)), conversation, engine, screen)
+        asked = replace(ask, question=question)
+        shift, agreement = _agree(asked, agreeing, dict(zip(shifts, media, strict=True)), conversation, engine, screen)
         framing = replace(framing, shift=shift)
     else:
         with sigint_flag() as is_interrupted:
-            texts = engine.stream(conversation, ask.question, ask.sampling, cancel=Cancel(is_interrupted))
+            texts = engine.stream(conversation, question, ask.sampling, cancel=Cancel(is_interrupted))
             show(texts, screen, ask.output, engine.activity)
     turn = conversation.turns[-1]
     stats = replace(turn.stats, frames_s=frames_s, load_s=load_s)
     watch.lap(turn.wait, stats.first_token_s)
     watch.lap("decoding")
     if ask.output == "json":
-        conversation.turns[-1] = replace(turn, stats=stats)
+        conversation.turns[-1] = replace(turn, stats=stats, question=ask.question)
         if turn.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
             clips_shown = [ShownClip(framing=framing).hashed(each) for each in hashes]
         watch.lap("hashing")
-        shown = report(conversation, clips_shown, engine, agreeing=agreeing, agreement=agreement)
+        shown = report(conversation, clips_shown, engine, agreeing=agreeing, agreement=agreement, spoken=spoken)
         screen.answer(json_of(shown) + "\n")
     elif ask.output == "whole" or agreeing:
         screen.answer(turn.answer)
@@ -155,3 +179,16 @@ def _agree(
         unsure = f", less than --min-agree {agreeing.least_share:g}: there is no answer." if is_unsure else ""
         screen.notice(agreement.reason or f"{agreement.text}{unsure}")
     return list(samples)[number], answer.agreement
+
+
+def _tell(spoken: Spoken, frames: Frames, screen: Screen) -> None:
+    """Says what is wrong with the subtitles, which part of them the model gets, and how much had no room."""
+    faults = frames.subtitles.faults if frames.subtitles else ()
+    for fault in faults:
+        screen.notice(fault)
+    if not (spoken.source or faults):
+        screen.notice("vllava: no subtitles were found: neither a file beside the clip nor a track of text in it.")
+    if spoken.cut:
+        screen.notice(cut_notice(spoken.cut))
+    if spoken.source:
+        screen.detail(f"subtitles: {len(spoken.text):,} characters from {spoken.source}.")

@@ -38,11 +38,13 @@ from vllava_cli.nouns import (
     Turn,
     counted,
 )
+from vllava_cli.prompt import heard
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.session_file import framing_row, read_framing, read_sampling
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
+    from vllava_cli.media.timeline.spoken import Spoken
 
 MADE_WITH = "made_with"
 KEYS = (
@@ -54,6 +56,8 @@ AGREE = "agree"
 """The key of `made_with` that says how often a clip was sampled; only rows of --agree have it."""
 AGREEMENT_KEYS = ("agreement", "agreement_reason")
 """The keys that only a row about a clip that was sampled several times has."""
+SPOKEN = "spoken"
+"""The last key of `made_with`, which it has only if subtitles went into the prompt."""
 LIBRARIES = ("transformers", "torch", "av")
 KINDS: dict[Quantisation, str] = {"4bit": "nf4", "8bit": "int8"}
 SEED_BITS = 32
@@ -149,6 +153,8 @@ class Making:
     answer_ids: tuple[int, ...]
     agreeing: Agreeing | None = None
     """How often the clip was sampled; the clip has the framing of the sample whose answer is shown."""
+    spoken: Spoken | None = None
+    """What is spoken in the clip, if that was asked for; of one that was read from a row, only the text is known."""
 
     @property
     def seed(self) -> int | None:
@@ -166,7 +172,8 @@ class Making:
             "answer_ids": list(self.answer_ids),
         }
         agree = {AGREE: asdict(self.agreeing)} if self.agreeing else {}
-        return {key: found[key] for key in KEYS} | agree
+        said = {SPOKEN: self.spoken.text} if self.spoken and self.spoken.text else {}
+        return {key: found[key] for key in KEYS} | agree | said
 
 
 def is_drawn(sampling: Sampling) -> bool:
@@ -210,7 +217,14 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
         prompt_sha256=fields.sha256("prompt_sha256"),
         answer_ids=fields.each("answer_ids", Fields.whole),
         agreeing=_read_agreeing(fields.inside(AGREE)) if fields.has(AGREE) else None,
+        spoken=_read_spoken(fields) if fields.has(SPOKEN) else None,
     )
+
+
+def _read_spoken(fields: Fields) -> Spoken:
+    from vllava_cli.media.timeline.spoken import Spoken
+
+    return Spoken(text=fields.text(SPOKEN))
 
 
 def others(loaded: Loaded) -> tuple[str, ...]:
@@ -339,12 +353,12 @@ def _agreement(fields: Fields) -> Agreement:
 
 
 def _read_turn(fields: Fields, making: Making) -> Turn:
-    """Reads the turn of a row, without media. Errors: ReplayError."""
+    """Reads the turn of a row, without media; its question is the text that the model read. Errors: ReplayError."""
     choices, stop_reason = making.sampling.choices, fields.one_of("stop_reason", get_args(StopReason))
     parts = fields.inside("probabilities") if choices and stop_reason != "interrupted" else None
     stray = fields.whole("stray")
     return Turn(
-        question=fields.text("question"),
+        question=heard(making.spoken.text if making.spoken else "", fields.text("question")),
         answer=fields.text("answer"),
         answer_ids=making.answer_ids,
         stop_reason=stop_reason,
@@ -406,11 +420,13 @@ def report(
     *,
     agreeing: Agreeing | None = None,
     agreement: Agreement | None = None,
+    spoken: Spoken | None = None,
 ) -> dict[str, Any]:
     """Returns the object that --json prints for the last turn; times in seconds, memory in bytes.
 
     `clips` has the framing, size and hash of each of the conversation's media. Only an answer with choices has
-    probabilities, only one about a clip that was sampled several times has an agreement.
+    probabilities, only one about a clip that was sampled several times has an agreement, and only one asked with --subs
+    has `subs`.
     """
     turn, plan, checkpoint = conversation.turns[-1], engine.plan, engine.tokens.checkpoint
     stats, choices = turn.stats, turn.sampling.choices
@@ -422,6 +438,7 @@ def report(
         prompt_sha256=turn.prompt_sha256,
         answer_ids=turn.answer_ids,
         agreeing=agreeing,
+        spoken=spoken,
     )
     return {
         "answer": turn.answer,
@@ -436,6 +453,7 @@ def report(
         "quantisation": plan.quantisation,
         "attention": plan.attention,
         "clips": list(map(clip_row, conversation.media)),
+        **({"subs": spoken.row()} if spoken else {}),
         "sampling": sampling_row(turn.sampling),
         "tokens": {"prompt": stats.prompt_tokens, "reused": stats.reused_tokens, "new": stats.new_tokens},
         "timings_s": {

@@ -17,7 +17,18 @@ from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError
 from vllava_cli.imports import gc_paused, import_in_background
 from vllava_cli.interrupt import Cancel, CancelError, sigint_flag
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
-from vllava_cli.nouns import DEMO_MODEL, STDIN, Conversation, DecodeLimits, Frames, Framing, Log, MediaKind, Wishes
+from vllava_cli.nouns import (
+    DEMO_MODEL,
+    STDIN,
+    Conversation,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Log,
+    MediaKind,
+    Subs,
+    Wishes,
+)
 from vllava_cli.prompt import MAX_QUESTION_BYTES
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
@@ -124,10 +135,11 @@ def prepare(
     watch: Stopwatch,
     on_file: Callable[[Path], object] = lambda _: None,
     shifts: Sequence[float] = (0.0,),
+    subs: Subs | None = None,
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
     """Returns the clips' frames, the model's tokenizer, and how long reading the frames took in seconds.
 
-    A clip has frames for each of the `shifts`, one after another.
+    A clip has frames for each of the `shifts`, one after another. With `subs`, they come with what is spoken meanwhile.
     `watch` measures each part. `on_file` is called with each clip's file after the frames are read; the temporary file
     that holds stdin is deleted before `prepare` returns. Errors: any VllavaError.
     """
@@ -146,6 +158,8 @@ def prepare(
         wait_for_imports = import_in_background()  # only now: a command that the checks above refuse needs no imports
         samples = [(clip, replace(framing, shift=shift)) for clip, framing in clips for shift in shifts]
         media = sampled(reader, samples, screen)
+        if subs:
+            media = tuple(_heard(reader, frames, *clip, subs) for frames, clip in zip(media, samples, strict=True))
         frames_s = watch.lap("frames")
         for clip, _ in clips:
             on_file(reader.file(clip))
@@ -244,6 +258,24 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     for _, remark in told:
         screen.notice(remark)
     return media
+
+
+def _heard(reader: Reader, frames: Frames, clip: Path, framing: Framing, subs: Subs) -> Frames:
+    """Adds the lines that are spoken in the part of a clip that is shown."""
+    from vllava_cli.media.decoder.subtitle_shelf import SubtitleShelf
+    from vllava_cli.media.timeline.sidecars import Sidecars
+    from vllava_cli.media.timeline.spoken import Passage, span_of
+
+    beside = subs if isinstance(subs, Path) else Sidecars().beside(str(clip))
+    start_s, end_s = span_of(framing)
+    passage = Passage(sidecar=Path(beside) if beside else None, start_s=start_s, end_s=end_s)
+    return SubtitleShelf().heard(reader, frames, clip, passage)
+
+
+def cut_notice(characters: int, answers: int = 1) -> str:
+    """Says that subtitles were too long for the model's context."""
+    whose = "the answer" if answers == 1 else f"{answers:,} answers"
+    return f"vllava: the context had no room for {characters:,} characters of subtitles, which {whose} came without."
 
 
 def keep_clips(engine: Engine, screen: Screen) -> None:

@@ -217,14 +217,16 @@ class Tokens:
         return all(0 <= token < len(self.tokenizer) and token not in forbidden for token in ids)
 
     def _question_ids(self, question: str, media: Sequence[Frames], *, is_first: bool) -> tuple[int, ...]:
+        return self._encode(self.written(question, media), has_start=is_first)
+
+    def written(self, question: str, media: Sequence[Frames]) -> str:
+        """Writes a turn up to the start of its answer, as it is tokenised. Errors: UsageError for an empty question."""
         text = prompt.readable(question, special_tokens=self.tokenizer.special_tokens)
-        counts = self.checkpoint
-        whole = prompt.expand(
+        return prompt.expand(
             prompt.turn(text, [medium.kind for medium in media]),
-            tokens_per_video=counts.tokens_per_video,
-            tokens_per_image=counts.tokens_per_image,
+            tokens_per_video=self.checkpoint.tokens_per_video,
+            tokens_per_image=self.checkpoint.tokens_per_image,
         )
-        return self._encode(whole, has_start=is_first)
 
     @cached_property
     def _encode(self) -> Callable[..., tuple[int, ...]]:

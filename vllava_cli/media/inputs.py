@@ -29,12 +29,13 @@ def paths(
     is_null: bool,
     tell: Tell,
     notice: Tell = lambda _: None,
+    aside: Sequence[str] = (),
 ) -> list[str]:
     """Returns the paths of the clips that `words` name; - stands for the paths on stdin.
 
     A folder becomes the media files in it, sorted; any other path stays as given, whether such a file exists or not.
     `tell` gets a sentence for each folder that has no media files or can't be read, `notice` one for all other files in
-    folders, which are left out. Errors: UsageError.
+    folders, which are left out; not for those with an ending in `aside`, which have another use. Errors: UsageError.
     """
     if words.count(STDIN) > 1:
         raise UsageError("stdin, -, was named more than once: it can be read only once. Name it once.")
@@ -46,6 +47,8 @@ def paths(
         for name in _piped_names(stdin, is_null=is_null) if word == STDIN else (word,):
             if os.path.isdir(name):
                 clips, left_out[name] = _clips_in(name, is_recursive, tell)
+                for ending in aside:
+                    del left_out[name][ending]
                 found += clips
             else:
                 found.append(name)

@@ -11,7 +11,7 @@ import pytest
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, Frames, Framing
+from vllava_cli.nouns import Clip, Frames, Framing, SpokenLine, Subtitles
 
 PATH = Path("a.mp4")
 of_every_call = pytest.mark.parametrize("call", ["probe", "header", "documented"])
@@ -237,3 +237,41 @@ def test_as_many_frames_come_back_as_times_were_asked_for() -> None:
     assert answer(protocol.result_line(two), PIXELS.tobytes(), request=request).times_s == (0.3, 0.1)
     with pytest.raises(protocol.ProtocolError):
         answer(protocol.result_line(FRAMES), PIXELS.tobytes(), request=request)
+
+
+SUBTITLES = Subtitles(
+    source="a.srt",
+    lines=(SpokenLine(start_s=0.5, end_s=1.0, text="caf\xe9"), SpokenLine(start_s=0.5, end_s=0.5, text="b")),
+    faults=("'a.srt' is odd.",),
+)
+HEARD = replace(REQUEST, call="subtitles")
+
+
+def test_subtitles_arrive_as_they_were_sent() -> None:
+    assert answer(protocol.result_line(SUBTITLES), request=HEARD) == SUBTITLES
+
+
+FORGED_LINES: dict[str, Any] = {
+    "no text": [{"start_s": 0, "end_s": 1, "text": ""}],
+    "no end": [{"start_s": 0, "text": "a"}],
+    "ends before it begins": [{"start_s": 2, "end_s": 1, "text": "a"}],
+    "negative": [{"start_s": -1, "end_s": 1, "text": "a"}],
+    "infinite": [{"start_s": 0, "end_s": float("inf"), "text": "a"}],
+    "not in order": [{"start_s": start, "end_s": 9, "text": "a"} for start in (2, 1)],
+    "too many": [{"start_s": 0, "end_s": 1, "text": "a"}] * (protocol.MOST_LINES + 1),
+    "too long": [{"start_s": 0, "end_s": 1, "text": "a" * ((2 << 20) + 1)}],
+    "no list": {"start_s": 0},
+}
+
+
+@pytest.mark.parametrize("name", FORGED_LINES)
+def test_forged_lines_are_refused(name: str) -> None:
+    line = json.dumps({"is": "subtitles", "source": "", "lines": FORGED_LINES[name], "faults": []}).encode() + b"\n"
+    with pytest.raises(protocol.ProtocolError):
+        answer(line, request=HEARD)
+
+
+def test_subtitles_answer_only_the_call_for_them() -> None:
+    for line, request in ((protocol.result_line(SUBTITLES), REQUEST), (protocol.result_line(CLIP), HEARD)):
+        with pytest.raises(protocol.ProtocolError):
+            answer(line, request=request)

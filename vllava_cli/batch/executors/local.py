@@ -18,7 +18,9 @@ from vllava_cli.commands.start import start
 from vllava_cli.errors import quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
+from vllava_cli.media.timeline.spoken import Spoken
 from vllava_cli.nouns import Frames, Log, MediaKind, Sampling
+from vllava_cli.prompt import heard
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class AnswerKey:
     """The sampling of this question, with its seed."""
     clip: ShownClip | None = None
     hashed: Future[Fingerprint] | None = None
+    spoken: Spoken | None = None
+    """What is spoken in the clip, if that was asked for."""
     error: JobError | None = None
     """The error of a clip that can't be read; the other facts are None then."""
     sampled_s: tuple[float, ...] = ()
@@ -68,7 +72,8 @@ class LocalExecutor:
     def __post_init__(self) -> None:
         from vllava_cli.engine.batch import rows_that_fit
 
-        sampling, longest = self.batch.sampling, self.longest
+        sampling = self.batch.sampling
+        longest = self.engine.tokens.context_tokens if self.batch.subs else self.longest
         self.most_rows = self.batch.most_rows or rows_that_fit(self.engine, sampling, question_characters=longest)
         self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
         self._hashing = Hashing() if self.batch.is_hashing else None
@@ -114,6 +119,7 @@ class LocalExecutor:
 
     def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query]:
         from vllava_cli.engine.batch import AnswerRequest, AnswerResult
+        from vllava_cli.engine.spoken_room import spoken_that_fits
 
         self.control.counters.decode_s += read.seconds
         clip, frames = read.key, read.found
@@ -126,7 +132,7 @@ class LocalExecutor:
         if frames is None or error:
             samples.has_failed = True
             return [AnswerResult(key=AnswerKey(jobs=clip.jobs, error=error))]
-        for text in samples.new_remarks(frames):
+        for text in (*samples.new_remarks(frames), *(frames.subtitles.faults if frames.subtitles else ())):
             self.control.notice(text)
         if not samples.take(frames, clip.shift):
             return list(self._joined(samples))
@@ -146,8 +152,10 @@ class LocalExecutor:
         queries: list[Query] = []
         for question, jobs in clip.questions():
             sampling = seeded(self.batch.sampling)
-            own = replace(key, jobs=jobs, sampling=sampling)
-            queries.append(AnswerRequest(key=own, medium=frames, question=question, seed=sampling.seed))
+            spoken = spoken_that_fits(self.engine.tokens, frames, question, sampling)
+            own = replace(key, jobs=jobs, sampling=sampling, spoken=spoken)
+            asked = heard(spoken.text, question) if spoken else question
+            queries.append(AnswerRequest(key=own, medium=frames, question=asked, seed=sampling.seed))
         return queries
 
     def _sample_of(self, clip: ClipJobs) -> ClipSamples:
@@ -176,6 +184,7 @@ class LocalExecutor:
                 prompt_sha256=answer.prompt_sha256,
                 answer_ids=answer.ids,
                 agreeing=self.batch.agreeing,
+                spoken=key.spoken,
             )
         for job in key.jobs:
             yield Result(

@@ -22,7 +22,7 @@ from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.timeline.parts import Cut, Cutting
 from vllava_cli.media.timeline.windows import even_windows
-from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Tiles, Windowing
+from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Subtitles, Tiles, Windowing
 
 _START_S = 60.0
 _SLICE_S = 0.5
@@ -121,6 +121,16 @@ class DecoderClient:
             return ClipWindows(clip=clip)
         return ClipWindows(clip=clip, windows=even_windows(windowing, start_s, end_s))
 
+    def subtitles(self, path: Path, sidecar: Path | None = None) -> Subtitles:
+        """Reads all lines of a subtitle file, or of the clip's text track; what can't be read is a fault of them.
+
+        Errors: DecoderBugError; KilledError.
+        """
+        try:
+            return cast(Subtitles, self._ask("subtitles", path, sidecar=sidecar))
+        except MediaError as exc:
+            return Subtitles(faults=(f"What is spoken in {quoted(path)} isn't read: {exc}",))
+
     def documented(self, path: Path) -> Clip:
         """Runs `full_decode.documented` in the process. Errors: those of `sample`."""
         return cast(Clip, self._ask("documented", path))
@@ -153,27 +163,27 @@ class DecoderClient:
             finally:
                 self._lock.release()
 
-    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> Frames | Clip:
-        return cast(Frames | Clip, self._answered(self._request(call, path, **details)))
+    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> protocol.Found:
+        return self._answered(self._request(call, path, **details))
 
     def _request(self, call: protocol.Call, path: Path, *, more_s: float = 0.0, **details: Any) -> protocol.Request:
         return protocol.Request(
             call=call,
             path=path,
-            folder=_folder_for(path),
+            folder=_folder_for(path) or _folder_for(details.get("sidecar") or path),
             cpu_s=math.ceil(min((self._limits.timeout_s + more_s) * (os.cpu_count() or 1), 1 << 30)),
             more_s=more_s,
             **details,
         )
 
-    def _answered(self, request: protocol.Request, into: BinaryIO | None = None) -> Frames | Clip | Cut:
+    def _answered(self, request: protocol.Request, into: BinaryIO | None = None) -> protocol.Found:
         with self._lock:
             try:
                 return self._answer(request, into)
             except NoAnswerError as failure:
                 raise MediaError(f"{quoted(request.path)} {failure}") from failure
 
-    def _answer(self, request: protocol.Request, into: BinaryIO | None) -> Frames | Clip | Cut:
+    def _answer(self, request: protocol.Request, into: BinaryIO | None) -> protocol.Found:
         while True:
             process = self._ready_process()
             try:
@@ -221,7 +231,7 @@ class DecoderProcess:
 
             fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def answer(self, request: protocol.Request, into: BinaryIO | None = None) -> Frames | Clip | Cut:
+    def answer(self, request: protocol.Request, into: BinaryIO | None = None) -> protocol.Found:
         """Sends a request and returns the answer. Errors: NoAnswerError, MediaError, UsageError, DecoderBugError."""
         self._wait_until_ready()
         self.files += 1

@@ -14,14 +14,18 @@ from typing import Any, Generic, Self, TypeVar
 
 from vllava_cli.interrupt import never
 from vllava_cli.media.decoder.client import DecoderClient, KilledError
+from vllava_cli.media.decoder.subtitle_shelf import SubtitleShelf
 from vllava_cli.media.select import spread
+from vllava_cli.media.timeline.spoken import Passage
 from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, VideoRecipe, Windowing
 
 K = TypeVar("K")
 T = TypeVar("T")
 Files = Iterable[tuple[K, Path]]
-Framed = Iterable[tuple[K, Path, Framing]]
-"""Files with the framing in which each is shown; those that show the same file should follow each other."""
+Framed = Iterable[tuple[K, Path, Framing] | tuple[K, Path, Framing, Passage | None]]
+"""Files with the framing in which each is shown; those that show the same file should follow each other.
+
+With a passage, the frames come with the lines that are spoken in it."""
 
 _MAX_WORKERS = 8
 _MAX_READY = 1024
@@ -62,6 +66,7 @@ class Pool:
         self._max_bytes = max_bytes
         self._aheads: list[ReadAhead[Any, Any]] = []
         self._recipe: VideoRecipe | None = None
+        self._subtitles = SubtitleShelf()
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +109,8 @@ class Pool:
         self._aheads.append(ahead)
         return ahead
 
-    def _frames(self, guard: DecoderClient, path: Path, framing: Framing) -> Frames:
-        frames = spread(guard.sample(path, framing), framing.fit)
+    def _frames(self, guard: DecoderClient, path: Path, framing: Framing, passage: Passage | None = None) -> Frames:
+        frames = self._subtitles.heard(guard, spread(guard.sample(path, framing), framing.fit), path, passage)
         if self._recipe is None:
             return frames
         from vllava_cli.media.pixels import fitted

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.media.timeline.parts import Cut, Cutting
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, SpokenLine, Subtitles, Tiles
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
-Call = Literal["sample", "probe", "header", "documented", "cut"]
+Call = Literal["sample", "probe", "header", "documented", "cut", "subtitles"]
+Found = Frames | Clip | Cut | Subtitles
 
 _MAX_TRACEBACK = 1 << 15
 _MAX_PIECE = 4 << 20
@@ -31,6 +32,12 @@ MOST_CUT_BYTES = 1 << 40
 """The largest file that the process may have written for it."""
 _MAX_LINE = 1 << 18
 """The length of the longest line without the frames' times: in JSON, a letter of a traceback takes up to six bytes."""
+MOST_LINES = 50_000
+MOST_CHARACTERS = 2 << 20
+"""The characters of all lines of a clip's subtitles; a day of speech has about 1.2 million."""
+_MOST_SUBTITLES = 12 * MOST_CHARACTERS + 128 * MOST_LINES
+"""The length of the longest line with subtitles; outside Unicode's first plane, a letter takes twelve bytes."""
+_MOST_FAULTS = 4
 
 
 class ProtocolError(VllavaError):
@@ -61,6 +68,8 @@ class Request:
     cutting: Cutting | None = None
     more_s: float = 0.0
     """The seconds that it may take besides those that any file may take."""
+    sidecar: Path | None = None
+    """The file whose subtitles are read instead of the clip's own."""
 
     @property
     def max_frames(self) -> int:
@@ -99,10 +108,12 @@ class SentFile:
         self._replies.write(_line({"is": "restart"}))
 
 
-def result_line(result: Frames | Clip | Cut, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
+def result_line(result: Found, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
     """Returns the line for a result; Frames' line has the shape of `pixels`, which are sent after it."""
     if isinstance(result, Cut):
         return _line({"is": "cut", "cut": asdict(result)})
+    if isinstance(result, Subtitles):
+        return _line({"is": "subtitles", **asdict(result)})
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
@@ -127,9 +138,7 @@ def error_line(error: Exception) -> bytes:
     return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]})
 
 
-def read_reply(
-    stream: BinaryIO, request: Request, *, max_bytes: int, into: BinaryIO | None = None
-) -> Frames | Clip | Cut:
+def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int, into: BinaryIO | None = None) -> Found:
     """Reads the answer to `request`; its frames may be no larger than `max_bytes`. A part is written `into` a file.
 
     Errors: MediaError and UsageError as the process raised them; OutOfMemoryError; DecoderBugError; EOFError if the
@@ -146,7 +155,7 @@ def read_reply(
 
 
 def _next_line(stream: BinaryIO, request: Request) -> Fields:
-    limit = _MAX_LINE + 32 * request.max_frames
+    limit = _MOST_SUBTITLES if request.call == "subtitles" else _MAX_LINE + 32 * request.max_frames
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
         raise ProtocolError("a line without an end") if len(line) == limit else EOFError
@@ -179,13 +188,15 @@ def _take(fields: Fields, stream: BinaryIO, into: BinaryIO) -> None:
     into.write(piece)
 
 
-def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip | Cut:
+def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Found:
     match fields.text("is"):
         case "frames" if request.call == "sample":
             return _read_frames(fields, stream, request, max_bytes)
         case "cut" if request.call == "cut":
             return fields.inside("cut").build(Cut)
-        case "clip" if request.call not in ("sample", "cut"):
+        case "subtitles" if request.call == "subtitles":
+            return _read_subtitles(fields)
+        case "clip" if request.call not in ("sample", "cut", "subtitles"):
             return _clip(fields, request)
         case name if name in _ERRORS:
             raise _ERRORS[name](fields.text("sentence"))
@@ -215,6 +226,23 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
     return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes)
+
+
+def _read_subtitles(fields: Fields) -> Subtitles:
+    """Reads the lines of subtitles. Errors: ProtocolError if they are too many, or their times aren't in order."""
+    lines = fields.each("lines", _spoken_line, most=MOST_LINES)
+    starts_s = [line.start_s for line in lines]
+    if sum(len(line.text) for line in lines) > MOST_CHARACTERS or starts_s != sorted(starts_s):
+        raise ProtocolError("lines that are too long or out of order")
+    faults = fields.each("faults", Fields.text, most=_MOST_FAULTS)
+    return Subtitles(source=fields.text("source"), lines=lines, faults=faults)
+
+
+def _spoken_line(lines: Fields, place: str) -> SpokenLine:
+    line = lines.inside(place).build(SpokenLine)
+    if line.end_s < line.start_s or not line.text:
+        raise ProtocolError("a line without a text, or one that ends before it begins")
+    return line
 
 
 def _size(sizes: Fields, place: str) -> tuple[int, int]:

@@ -18,8 +18,7 @@ from typing import BinaryIO
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.media.timeline.parts import Cut
-from vllava_cli.nouns import Clip, Frames
+from vllava_cli.nouns import Frames
 
 try:
     import resource
@@ -70,7 +69,7 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
     replies.flush()
 
 
-def _result(request: protocol.Request, replies: BinaryIO) -> Frames | Clip | Cut:
+def _result(request: protocol.Request, replies: BinaryIO) -> protocol.Found:
     try:
         if request.folder:
             os.chdir(request.folder)
@@ -83,8 +82,9 @@ def _result(request: protocol.Request, replies: BinaryIO) -> Frames | Clip | Cut
     return _read(request)
 
 
-def _read(request: protocol.Request) -> Frames | Clip:
+def _read(request: protocol.Request) -> protocol.Found:
     from vllava_cli.media.sample import header, probe, sample
+    from vllava_cli.media.timeline.subtitles import read_subtitles
     from vllava_cli.media.video.full_decode import documented
 
     match request.call:
@@ -92,6 +92,8 @@ def _read(request: protocol.Request) -> Frames | Clip:
             return header(request.path)
         case "probe":
             return probe(request.path, is_full=request.is_full)
+        case "subtitles":
+            return read_subtitles(request.path, request.sidecar)
         case "documented":
             return documented(request.path)
         case "sample" | "cut":

@@ -64,6 +64,16 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
     return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
+def start_of(path: Path) -> Fraction:
+    """Returns the time on the container's clock, in seconds, from which the seconds of its clip count."""
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        first = stream.start_time or 0
+        with suppress(DistrustError):
+            first = _index(path, container, stream, is_quick=True).pts(0)
+        return origin(container, stream, first) * (stream.time_base or Fraction(1))
+
+
 def _index(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
     """Returns the first index that the file allows. The last one reads all of it; it is the only one if not quick."""
     if is_quick:
