@@ -118,6 +118,7 @@ def test_a_window_without_an_answer_holds_up_nothing() -> None:
     assert len(trial.lines) == 2 and trial.out.has_trouble
     assert trial.told.getvalue() == "vllava: 'a': It failed.\n"
     left = Trial(Manner(form="counts"))
+    left.put(left.jobs[0], 0.9)
     left.put(left.jobs[3], 0.9)
     left.out.finish(left.jobs)
     assert left.lines == ["b:1"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from vllava_cli.batch.request import Inputs
 from vllava_cli.errors import UsageError
+from vllava_cli.nouns import Sampling, Windowing, Wishes
 from vllava_cli.search.hits import clock_of
 from vllava_cli.search.manner import unsure_of
-from vllava_cli.search.request import questions_of, words_of
+from vllava_cli.search.request import SearchRequest, questions_of, words_of
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,18 @@ def test_queries_and_paths(words: list[str], queries: list[str], is_recursive: b
         return
     with pytest.raises(UsageError, match=found):
         words_of(words, queries, is_recursive=is_recursive)
+
+
+@pytest.mark.parametrize(("is_calibrated", "blank"), [(True, "No"), (False, "")])
+def test_the_batch_of_a_search(is_calibrated: bool, blank: str) -> None:
+    queries = ("a dog", "a dog barks", "Is there a dog?")
+    windowing = Windowing(every_s=1)
+    search = SearchRequest(
+        queries=queries, paths=("-",), wishes=Wishes(), windowing=windowing, is_calibrated=is_calibrated
+    )
+    batch = search.batch(["a.mp4", "-"])
+    assert batch.inputs == Inputs(paths=("a.mp4", "./-"), questions=("Is there a dog?", "Does the dog bark?"))
+    assert batch.sampling == Sampling(choices=("Yes", "No"), is_calibrated=is_calibrated, blank_choice=blank)
 
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5,0.5", "0.7,0.3", "0,1.5", "a,b", "0,1,2", "-0.1,1"])
