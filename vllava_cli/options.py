@@ -32,7 +32,7 @@ from vllava_cli.nouns import (
     Wishes,
 )
 from vllava_cli.search.extracts import Extracts
-from vllava_cli.search.manner import EVERY_S, Manner, unsure_of
+from vllava_cli.search.manner import EVERY_S, PLACES, Manner, places_of, unsure_of
 from vllava_cli.storage.files import size_bytes
 from vllava_cli.times import framing_of, time_of, times_of
 
@@ -775,6 +775,17 @@ def manner_of(
     sort: Annotated[
         str, typer.Option(**one_of("time", "score"), help="score prints the likeliest hits first, at the end.")
     ] = "time",
+    where: Annotated[
+        Several | None,
+        typer.Option(
+            "--in",
+            **read_by(places_of),
+            metavar="PLACES",
+            autocompletion=lambda: (*PLACES, ",".join(PLACES)),
+            help="Look in what is shown (picture), in the words of the subtitles (text), or in both (text,picture).",
+            show_default="picture",
+        ),
+    ] = None,
     skip_still: Annotated[
         bool,
         typer.Option("--skip-still/--no-skip-still", help="Look once at windows in which nothing changes."),
@@ -809,6 +820,7 @@ def manner_of(
         is_silent=quiet,
         is_mute=no_messages,
         skips_still=skip_still,
+        places=tuple(where or ("picture",)),
     )
 
 

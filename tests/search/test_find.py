@@ -56,6 +56,8 @@ FRESH = "--no-answer-cache"
         (("-l", "--json", STAR, "-r"), ['{"path": "a.mp4"}', '{"path": "in/b.mp4"}'], 0),
         (("-c", "--json", CIRCLE, "a.mp4"), ['{"path": "a.mp4", "count": 2}'], 0),
         (("-c", "-l", CIRCLE, "a.mp4"), [], 2),
+        ((CIRCLE, "a.mp4", "--in", "sound"), [], 2),
+        ((CIRCLE, "a.mp4", "--in", "text"), [], 1),
         ((CIRCLE, "-0", "a.mp4"), [], 2),
         ((CIRCLE, "a.mp4", "--unsure", "0.9,0.1"), [], 2),
         (("a.mp4", "in/b.mp4"), [], 2),
@@ -83,6 +85,7 @@ def test_a_row_says_what_was_asked_and_seen(find: Find) -> None:
         "question": "Is there a red circle?",
         "score": score,
         "class": "hit",
+        "in": "picture",
         "probabilities": {"yes": score, "no": pytest.approx(1 - score, abs=1e-5)},
         "frame_times_s": [number / 4 for number in range(8)],
         "still": False,
@@ -214,3 +217,28 @@ def test_ctrl_c_prints_what_is_known(vllava: Zygote, footage: Path, tmp_path: Pa
     running.interrupt()
     done = running.wait()
     assert done.code == 130 and "Interrupted with" in done.err
+
+
+def test_a_query_may_be_said_instead_of_shown(find: Find, footage: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "photo.png"):
+        shutil.copy2(footage / name, tmp_path)
+    cues = "1\n00:00:03,000 --> 00:00:04,500\nNow: the R\u00c9D CIRCLE!\n\n2\n00:00:06,100 --> 00:00:06,200\nred\n"
+    (tmp_path / "a.mp4").with_suffix(".srt").write_text(cues, encoding="utf-8")
+    said = (f"{A2}  1.00", f"{A4}  1.00")
+    for words, out in (
+        (("--in", "text", "--model", "no/such-model"), list(said)),
+        (("--in", "text,picture"), [f"{A0}  1.00", *said, "photo.png  1.00"]),
+        (("--in", "picture"), [f"{A0}  1.00", f"{A4}  1.00", "photo.png  1.00"]),
+        (("--in", "text,picture", "-e", STAR, "-e", CIRCLE, "--all"), [f"{A2}  1.00"]),
+    ):
+        queries = () if "-e" in words else (CIRCLE,)
+        done = find(*queries, *words, "a.mp4", "photo.png", folder=tmp_path)
+        assert ([line.partition("  a ")[0] for line in done.out.splitlines()], done.code) == (out, 0), words
+    done = find(CIRCLE, "--in", "text,picture", "--json", "a.mp4", folder=tmp_path)
+    places = [
+        (row["start_s"], row["in"], row["probabilities"] is None) for row in map(json.loads, done.out.splitlines())
+    ]
+    assert places == [(0, "picture", False), (2, "text", True), (4, "text", True)]
+    done = find(CIRCLE, "--in", "text", "a.mp4", "--sheet", "said.png", "--cut", "parts", folder=tmp_path)
+    assert done.code == 0 and (tmp_path / "said.png").exists()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["a-00.00.02-00.00.06.mp4"]

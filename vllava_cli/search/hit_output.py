@@ -21,6 +21,7 @@ from vllava_cli.search.answer_store import AnswerStore, key_of
 from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hits import Hit
 from vllava_cli.search.request import SearchRequest, questions_of
+from vllava_cli.search.said import Said
 from vllava_cli.storage.jsonl import line_of, portable
 
 STILL = "{windows} {are} still: each has the answer of the one before it, and --no-skip-still asks about each."
@@ -39,6 +40,10 @@ class Look:
     """The window before a still one, which has the same answer."""
     is_last: bool = False
     """Whether it is the last one of its file."""
+    said: frozenset[str] = frozenset()
+    """The queries that are said in it."""
+    is_settled: bool = False
+    """Whether its hits are known without the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ class HitOutput(Output):
         digests: Mapping[str, SampledDigest],
         model_state: object = None,
         takers: Sequence[HitTaker] = (),
+        said: Said | None = None,
     ) -> None:
         """`takers` write files of hits. They are told of all windows in order, up to the first without an answer."""
         super().__init__(Destination(), info, screen)
@@ -113,17 +119,19 @@ class HitOutput(Output):
         """Hits that are printed at the end, sorted."""
         self._told: set[str] = set()
         """The errors that were told: a file has the same one for each window."""
-        self._takers = takers
-        self._facts = {"model": info.model, "revision": info.revision}
+        self._takers, self._said = takers, said
+        is_asked = not self.manner.is_text_only
+        self._facts = {"model": info.model if is_asked else None, "revision": info.revision if is_asked else None}
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:  # noqa: ARG002
         """Learns which answers are kept, and prints the hits among the first of them."""
         self._looks = looks_of(jobs, skips_still=self.manner.skips_still)
         self._places = {job.id: (look, job) for look in self._looks for job in look.jobs}
-        still = sum(look.leader is not None for look in self._looks)
+        still = sum(look.leader is not None for look in self._looks) * (not self.manner.is_text_only)
         if still:
             are = "is" if still == 1 else "are"
             self.screen.notice(f"vllava: {STILL.format(windows=counted(still, 'window'), are=are)}")
+        self._settle()
         for look in self._looks if self._store.is_open else ():
             for job in look.jobs if not look.leader else ():
                 if (key := self._key(job)) and (answer := KeptAnswer.of(self._store.find(key))):
@@ -134,7 +142,8 @@ class HitOutput(Output):
 
     def is_done(self, job: Job) -> bool:
         look, _ = self._places[job.id]
-        return self.is_full or job.id in self._answers or look.leader is not None or look.file in self._full
+        is_known = look.is_settled or look.leader is not None or job.id in self._answers
+        return self.is_full or is_known or look.file in self._full
 
     def is_wanted(self, clip: ClipJobs) -> bool:
         return not self.is_full and any(self._places[job.id][0].file not in self._full for job in clip.jobs)
@@ -197,8 +206,17 @@ class HitOutput(Output):
         look.left -= job.id not in self._answers
         self._answers[job.id] = answer
 
+    def _settle(self) -> None:
+        """Looks for the queries in what is said. The model isn't asked about a window in which all of them are."""
+        for look in self._looks if self._said else ():
+            if self._said:
+                look.said = self._said.queries_in(look.jobs[0].path, look.jobs[0].window)
+            look.is_settled = self.manner.is_text_only or look.said.issuperset(self._questions)
+            if look.leader and look.leader.is_settled and not look.is_settled:
+                look.leader = None
+
     def _is_known(self, look: Look) -> bool:
-        return not (look.leader or look).left
+        return look.is_settled or not (look.leader or look).left
 
     def _judge_early(self, look: Look) -> None:
         if not self.is_full and self._is_known(look):
@@ -231,9 +249,9 @@ class HitOutput(Output):
 
         With --all and with -v there is one: of the query that decides about the whole window.
         """
-        answers = {job.question: self._answers[job.id] for job in (look.leader or look).jobs}
+        answers = {job.question: self._answers.get(job.id) for job in (look.leader or look).jobs}
         known = {question: answer for question, answer in answers.items() if answer}
-        if len(known) < len(answers):
+        if len(known) < len(answers) and not look.is_settled:
             return []
         hits = [self._hit(look, query, known) for query in self._questions]
         if self.manner.needs_all or self.manner.is_inverted:
@@ -243,8 +261,25 @@ class HitOutput(Output):
 
     def _hit(self, look: Look, query: str, answers: Mapping[str, KeptAnswer]) -> Hit:
         """Makes the hit of a query: of its questions, the one to which yes is least likely decides."""
+        job = look.jobs[0]
+        if query in look.said or self.manner.is_text_only:
+            score = float(query in look.said)
+            kind = self.manner.class_of(score)
+            return Hit(
+                path=job.path,
+                window=job.window,
+                query=query,
+                question=query,
+                score=score,
+                probabilities=None,
+                frame_times_s=None,
+                kind=kind,
+                precision=None,
+                place="text",
+                has_rivals=len(self._questions) > 1,
+            )
         question = min(self._questions[query], key=lambda each: answers[each].score)
-        answer, job = answers[question], look.jobs[0]
+        answer = answers[question]
         return Hit(
             path=job.path,
             window=job.window,

@@ -73,12 +73,15 @@ class HitSheet:
         for hit in hits:
             at_s = tuple(time_s + _LATER_S for time_s in dict.fromkeys(hit.frame_times_s or ()))
             try:
-                frames = client.sample(Path(hit.path), replace(self._framing, at_s=at_s), tiles=self._recipe)
+                framing = replace(self._framing, at_s=at_s, start_s=None, end_s=None)
+                if hit.window and not at_s:  # found in what is said
+                    framing = hit.window.framing(self._framing)
+                frames = client.sample(Path(hit.path), framing, tiles=self._recipe)
             except (MediaError, UsageError) as exc:
                 self.has_trouble = True
                 self._screen.error(str(exc))
                 continue
-            labels = tuple(clock(time_s) if at_s else "" for time_s in frames.times_s)
+            labels = tuple(clock(time_s) if hit.window else "" for time_s in frames.times_s)
             yield Strip(text=self._text(hit), tiles=frames.pixels, labels=labels)
 
     def _text(self, hit: Seen) -> str:

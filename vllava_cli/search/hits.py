@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllava_cli.nouns import Window
-from vllava_cli.search.manner import HitClass
+from vllava_cli.search.manner import HitClass, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +23,18 @@ class Hit:
     """The question that decided: of those of a query the one to which "yes" is least likely."""
     score: float
     """The probability of "yes"."""
-    probabilities: tuple[float, float]
-    """Those of "yes" and "no"."""
+    probabilities: tuple[float, float] | None
+    """Those of "yes" and "no"; None if the model wasn't asked."""
     frame_times_s: tuple[float, ...] | None
     """The times of the frames that the model saw; None for an image. A still window has those of one before it."""
     kind: HitClass
-    precision: str
-    """That of the model which answered."""
+    precision: str | None
+    """That of the model which answered; None if none did."""
     is_still: bool = False
     """Whether nothing changes in it, so that it has the answer of the window before it."""
 
+    place: Place = "picture"
+    """Where it was found: a query that is said has the score 1."""
     has_rivals: bool = False
     """Whether there are other queries, so that the line must name this one."""
 
@@ -47,7 +49,7 @@ class Hit:
     def row(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """The hit as an object for JSON; `facts` are those of the run that made it."""
         window, times_s = self.window, self.frame_times_s
-        yes, no = self.probabilities
+        parts = self.probabilities
         return {
             "path": self.path,
             "start_s": round(window.start_s, 4) if window else None,
@@ -57,7 +59,8 @@ class Hit:
             "question": self.question,
             "score": round(self.score, 6),
             "class": self.kind,
-            "probabilities": {"yes": round(yes, 6), "no": round(no, 6)},
+            "in": self.place,
+            "probabilities": {"yes": round(parts[0], 6), "no": round(parts[1], 6)} if parts else None,
             "frame_times_s": None if times_s is None else [round(time_s, 4) for time_s in times_s],
             "still": self.is_still,
             **facts,

@@ -16,6 +16,9 @@ EVERY_S = 10.0
 Form = Literal["hits", "names", "counts"]
 Order = Literal["time", "score"]
 HitClass = Literal["hit", "unsure", "none"]
+Place = Literal["text", "picture"]
+"""Where a query is looked for: in the words of the subtitles, or in what the frames show."""
+PLACES: tuple[Place, ...] = ("text", "picture")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,12 @@ class Manner:
     is_mute: bool = False
     """Whether nothing is said about files that can't be read."""
     skips_still: bool = True
+    places: tuple[Place, ...] = ("picture",)
+
+    @property
+    def is_text_only(self) -> bool:
+        """True if the model isn't asked at all."""
+        return "picture" not in self.places
 
     @property
     def limit(self) -> int | None:
@@ -55,6 +64,15 @@ class Manner:
     def is_wanted(self, score: float) -> bool:
         """True if a window with this score counts: it is a hit or, with -v, none."""
         return self.class_of(score) == ("none" if self.is_inverted else "hit")
+
+
+def places_of(text: str) -> tuple[Place, ...]:
+    """Reads --in: "text,picture" → ("text", "picture"). Errors: UsageError."""
+    named = [part.strip() for part in text.split(",")]
+    unknown = next((name for name in named if name not in PLACES), None)
+    if unknown is not None:
+        raise UsageError(f"{unknown!r} is no place to look in: give text, picture or text,picture.")
+    return tuple(place for place in PLACES if place in named)
 
 
 def unsure_of(text: str) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import STDIN, DecodeLimits, Framing, Sampling, Windowing, Wishes
+from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Framing, Sampling, Windowing, Wishes
 from vllava_cli.search.extracts import Extracts
 from vllava_cli.search.manner import Manner
 
@@ -31,8 +31,8 @@ VERBS = {f"{verb}s": verb for verb in _REGULAR.split()} | {
     f"{verb}es": verb for verb in ("catch", "crash", "cross", "go", "push", "touch", "vanish", "wash", "watch")
 }
 """The verbs that make a query a sentence: "moves" → "move"."""
-_ARTICLES = ("a", "an", "the")
-_SUBJECTS = (*_ARTICLES, "it", "he", "she", "someone", "somebody", "something")
+ARTICLES = ("a", "an", "the")
+_SUBJECTS = (*ARTICLES, "it", "he", "she", "someone", "somebody", "something")
 _LINKS = ("with", "of", "in", "on", "at", "by", "from", "for", "to", "that", "who", "which", "and", "or", "near")
 """A verb behind one of these describes the thing that is looked for: "a person who talks" is no sentence."""
 
@@ -63,7 +63,7 @@ class SearchRequest:
         questions = dict.fromkeys(question for query in self.queries for question in questions_of(query))
         return BatchRequest(
             inputs=Inputs(paths=paths, questions=tuple(questions)),
-            wishes=self.wishes,
+            wishes=Wishes(model=DEMO_MODEL) if self.manner.is_text_only else self.wishes,  # which isn't loaded
             framing=self.framing,
             sampling=Sampling(
                 choices=CHOICES,
@@ -98,7 +98,7 @@ def questions_of(query: str) -> tuple[str, ...]:
     if place is None:
         return (f"Is there {' '.join(words)}?",)
     thing, verb, rest = words[:place], VERBS[words[place].lower()], words[place + 1 :]
-    is_named = thing[0].lower() in _ARTICLES
+    is_named = thing[0].lower() in ARTICLES
     asked = " ".join(["Does", *(["the", *thing[1:]] if is_named else thing), verb, *rest])
     return (*([f"Is there {' '.join(thing)}?"] if is_named else []), f"{asked}?")
 

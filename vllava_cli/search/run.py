@@ -27,6 +27,7 @@ from vllava_cli.search.answer_store import AnswerStore, key_of, limit_of_store, 
 from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hit_output import HitOutput
 from vllava_cli.search.request import SearchRequest, questions_of
+from vllava_cli.search.said import Said
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Pool
@@ -59,6 +60,10 @@ def _run(search: SearchRequest, screen: Screen) -> int:
     path = store_path() if most_bytes else None
     with ExitStack() as stack:
         store = stack.enter_context(closing(AnswerStore(path, most_bytes=most_bytes, notice=screen.notice)))
+        said = None
+        if "text" in search.manner.places:
+            tell = str if search.manner.is_mute else screen.notice
+            said = stack.enter_context(closing(Said(search.queries, search.limits, tell)))
         takers = [stack.enter_context(closing(taker)) for taker in takers_of(search, clips, screen)]
         division = KeptDivision(store=store)
         outputs: list[HitOutput] = []
@@ -69,7 +74,9 @@ def _run(search: SearchRequest, screen: Screen) -> int:
         ) -> Iterator[HitOutput]:
             state = model_state(search.wishes) if store.is_open else None
             digests = division.digests
-            out = HitOutput(search, info, screen, store=store, digests=digests, model_state=state, takers=takers)
+            out = HitOutput(
+                search, info, screen, store=store, digests=digests, model_state=state, takers=takers, said=said
+            )
             outputs.append(out)
             with closing(out):
                 out.prepare(jobs, **others)
