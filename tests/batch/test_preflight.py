@@ -37,12 +37,14 @@ class Threads:
     framing: Framing | None = None
 
     def headers(self, files: Iterator[tuple[ClipJobs, Path]]) -> ReadAhead[ClipJobs, Clip]:
-        ahead = ReadAhead(files, [self.header] * self.workers, max_bytes=1)
+        ahead = ReadAhead(([file] for file in files), [self.header] * self.workers, max_bytes=1)
         self.aheads.append(ahead)
         return ahead
 
-    def frames(self, files: Iterator[tuple[ClipJobs, Path]], framing: Framing) -> str:
-        self.frames_of, self.framing = [unit for unit, path in files if unit.path == path], framing
+    def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing]]) -> str:
+        asked = list(files)
+        self.frames_of = [unit for unit, path, _ in asked if unit.path == path]
+        (self.framing,) = {framing for *_, framing in asked} or {None}
         return "frames"
 
 

@@ -87,7 +87,7 @@ class KnownClips:
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
         headers.pictures = len(clips) - headers.videos
         if framing:
-            self.frames = pool.frames((clip, clip.path, clip.framing(framing)) for clip in headers.good)
+            self.frames = pool.frames_of_windows((clip, clip.path, clip.framing(framing)) for clip in headers.good)
 
     def wait(self, slice_s: float) -> bool:  # noqa: ARG002  (all is known)
         """Returns True, as `Preflight.wait` does once all headers are known."""

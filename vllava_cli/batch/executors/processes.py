@@ -306,7 +306,8 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
     )
     batch = setup.batch
     with Pool(batch.decoders or 1, batch.limits) as pool:
-        reads = pool.frames((clip, clip.path, clip.framing(batch.framing)) for clip in iter(clips.get, None))
+        arriving = ((clip, clip.path, clip.framing(batch.framing)) for clip in iter(clips.get, None))
+        reads = pool.frames_of_windows(arriving, most_together=1) if batch.windowing else pool.frames(arriving)
         local.import_engine()
         tokens = local.read_tokens(setup.source)
         pool.fit_to(tokens.checkpoint.video_recipe)

@@ -1,4 +1,4 @@
-"""`DecoderClient` runs `sample`, `probe` and `header` in another process, which has limits of time and memory.
+"""`DecoderClient` reads media in another process, which has limits of time and memory: `sample`, `probe`, `windows` …
 
 The process is reused for many files. Whatever a file does to it, the caller gets frames, or an error of one sentence.
 """
@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, Self, cast
 import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.media.timeline.windows import even_windows
 from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Tiles, Windowing
 
 _START_S = 60.0
@@ -111,12 +110,15 @@ class DecoderClient:
         return cast(Clip, self._ask("header", path))
 
     def windows(self, windowing: Windowing, framing: Framing, path: Path) -> ClipWindows:
-        """Divides a clip, or the part of it that `framing` names, into windows. Errors: those of `sample`."""
-        clip = self.probe(path)
-        start_s, end_s = framing.start_s or 0.0, min(framing.end_s or math.inf, clip.duration_s or 0.0)
-        if clip.kind == "image":
-            return ClipWindows(clip=clip)
-        return ClipWindows(clip=clip, windows=even_windows(windowing, start_s, end_s))
+        """Runs `clip_windows` in the process, in which the clip then stays open. Errors: those of `sample`."""
+        return cast(ClipWindows, self._ask("windows", path, framing=framing, windowing=windowing))
+
+    def window(self, path: Path, framing: Framing, following: tuple[Framing, ...] = ()) -> Frames:
+        """Returns what `sample` returns, but keeps the clip open, so that another window of it is read sooner.
+
+        `following` are the framings of the windows that are likely to be asked for next. Errors: those of `sample`.
+        """
+        return cast(Frames, self._ask("window", path, framing=framing, following=following))
 
     def documented(self, path: Path) -> Clip:
         """Runs `full_decode.documented` in the process. Errors: those of `sample`."""
@@ -142,7 +144,7 @@ class DecoderClient:
             finally:
                 self._lock.release()
 
-    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> Frames | Clip:
+    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> protocol.Answer:
         request = protocol.Request(
             call=call,
             path=path,
@@ -156,7 +158,7 @@ class DecoderClient:
             except NoAnswerError as failure:
                 raise MediaError(f"{quoted(path)} {failure}") from failure
 
-    def _answer(self, request: protocol.Request) -> Frames | Clip:
+    def _answer(self, request: protocol.Request) -> protocol.Answer:
         while True:
             process = self._ready_process()
             try:
@@ -201,7 +203,7 @@ class DecoderProcess:
 
             fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def answer(self, request: protocol.Request) -> Frames | Clip:
+    def answer(self, request: protocol.Request) -> protocol.Answer:
         """Sends a request and returns the answer. Errors: NoAnswerError, MediaError, UsageError, DecoderBugError."""
         self._wait_until_ready()
         self.files += 1
