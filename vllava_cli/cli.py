@@ -220,7 +220,7 @@ def batch(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes,
         framing=framing,
-        windowing=windowing,
+        windowing=given.windowing_with(windowing, framing),
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits,
         destination=destination_of(
