@@ -24,7 +24,7 @@ from tests.waiting import wait_for
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.decoder.client import KilledError
-from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead, default_workers
+from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead, default_workers, in_chunks
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import header, sample
 from vllava_cli.media.select import spread
@@ -315,6 +315,17 @@ def started(
     files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20
 ) -> ReadAhead[int, str]:
     return ReadAhead(([file] for file in files), readers, max_bytes=max_bytes)  # type: ignore[arg-type]
+
+
+def test_windows_of_a_clip_share_chunks_and_know_the_next_ones() -> None:
+    framings = [Framing(start_s=number) for number in range(4)]
+    files = [(number, Path(name), framings[number]) for name, number in zip("aaaab", (0, 1, 2, 3, 0), strict=True)]
+    whole = [[(key, framing, following) for key, _, framing, following in chunk] for chunk in in_chunks(files, 3)]
+    assert whole == [
+        [(number, framings[number], tuple(framings[number + 1 :])) for number in range(3)],
+        [(3, framings[3], ())],
+        [(0, framings[0], ())],
+    ]
 
 
 def test_a_chunk_is_read_by_one_worker_and_its_results_come_one_by_one() -> None:

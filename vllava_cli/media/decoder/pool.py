@@ -96,7 +96,7 @@ class Pool:
         Up to `most_together` windows of a clip that follow each other are read by the same process. With more than one,
         `files` is asked for windows before they are read, so it shouldn't wait.
         """
-        chunks = _chunks(files, most_together)
+        chunks = in_chunks(files, most_together)
         return self._ahead_of(chunks, [partial(self._frames_of_window, guard) for guard in self._guards])
 
     def fit_to(self, recipe: VideoRecipe) -> None:
@@ -278,7 +278,7 @@ class ReadAhead(Generic[K, T]):
         return not self._ready or (self._ready_bytes < self._max_bytes and len(self._ready) < _MAX_READY)
 
 
-def _chunks(files: Framed[K], most: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+def in_chunks(files: Framed[K], most: int) -> Iterator[Sequence[tuple[Any, ...]]]:
     """Puts windows of a clip that follow each other into chunks of at most `most`; each window knows the next ones."""
     if most == 1:
         yield from ([(*file, ())] for file in files)
