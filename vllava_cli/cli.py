@@ -102,12 +102,12 @@ def ask(
         agreeing=given.checked(agreeing, framing, sampling),
     )
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
-    if windowing:
+    if divided := given.windowing_with(windowing, framing):
         from vllava_cli.batch import windowed_ask
 
         wanted = windowed_ask.WindowedAsk(
             ask=request,
-            windowing=windowing,
+            windowing=divided,
             output=output,
             format=format,
             is_overwriting=overwrite,
@@ -252,7 +252,7 @@ def batch(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes,
         framing=framing,
-        windowing=windowing,
+        windowing=given.windowing_with(windowing, framing),
         agreeing=given.checked(agreeing, framing, sampling),
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
         limits=limits,

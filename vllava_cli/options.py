@@ -677,6 +677,14 @@ def windowing_of(
     return Windowing(by=by, every_s=every or 0.0, overlap_s=overlap or 0.0)
 
 
+def windowing_with(windowing: Windowing | None, framing: Framing) -> Windowing | None:
+    """Returns the windowing. Errors: UsageError for a framing that names single frames of the clip."""
+    if windowing and framing.at_s:
+        name = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}[windowing.by]
+        raise UsageError(f"--at can't be combined with {name}, whose windows have frames of their own. Leave one out.")
+    return windowing
+
+
 def searched_windowing(
     *,
     every: Annotated[
@@ -844,6 +852,8 @@ def extracts_of(
 
 
 ExtractsMade = Annotated[Extracts, Made(extracts_of)]
+
+
 WishesMade = Annotated[Wishes, Made(wishes_of)]
 AgreeingMade = Annotated[Agreeing | None, Made(agreeing_of)]
 SearchWishesMade = Annotated[Wishes, Made(varied(wishes_of, model=LongModel))]

@@ -54,7 +54,7 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
     """Returns the facts of a file, as `sample` finds them; `is_full` decodes every frame of a video instead."""
     if is_full and not os.path.isdir(path):
         check_file(path)
-        with _memory_faults(path):
+        with memory_faults(path):
             if look(path) == "video":
                 return replace(decode_all(path, Framing()).clip, way_reason="Every frame was decoded, as was asked.")
     return _read(path, Framing(), tells_rate=True).clip
@@ -84,7 +84,7 @@ def header(path: Path) -> Clip:
 
 def _read(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
     check_trim(framing)
-    with _memory_faults(path):
+    with memory_faults(path):
         if os.path.isdir(path):
             return read_folder(path, framing)
         check_file(path)
@@ -100,7 +100,8 @@ def _read(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
 
 
 @contextmanager
-def _memory_faults(path: Path) -> Iterator[None]:
+def memory_faults(path: Path) -> Iterator[None]:
+    """Turns a lack of memory into a MediaError that names the file."""
     try:
         yield
     except MemoryError as exc:

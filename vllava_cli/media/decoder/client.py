@@ -1,4 +1,4 @@
-"""`DecoderClient` runs `sample`, `probe` and `header` in another process, which has limits of time and memory.
+"""`DecoderClient` reads media in another process, which has limits of time and memory: `sample`, `probe`, `windows` …
 
 The process is reused for many files. Whatever a file does to it, the caller gets frames, or an error of one sentence.
 """
@@ -21,7 +21,6 @@ import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.timeline.parts import Cut, Cutting
-from vllava_cli.media.timeline.windows import even_windows
 from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Tiles, Windowing
 
 _START_S = 60.0
@@ -114,12 +113,15 @@ class DecoderClient:
         return cast(Clip, self._ask("header", path))
 
     def windows(self, windowing: Windowing, framing: Framing, path: Path) -> ClipWindows:
-        """Divides a clip, or the part of it that `framing` names, into windows. Errors: those of `sample`."""
-        clip = self.probe(path)
-        start_s, end_s = framing.start_s or 0.0, min(framing.end_s or math.inf, clip.duration_s or 0.0)
-        if clip.kind == "image":
-            return ClipWindows(clip=clip)
-        return ClipWindows(clip=clip, windows=even_windows(windowing, start_s, end_s))
+        """Runs `clip_windows` in the process, in which the clip then stays open. Errors: those of `sample`."""
+        return cast(ClipWindows, self._ask("windows", path, framing=framing, windowing=windowing))
+
+    def window(self, path: Path, framing: Framing, following: tuple[Framing, ...] = ()) -> Frames:
+        """Returns what `sample` returns, but keeps the clip open, so that another window of it is read sooner.
+
+        `following` are the framings of the windows that are likely to be asked for next. Errors: those of `sample`.
+        """
+        return cast(Frames, self._ask("window", path, framing=framing, following=following))
 
     def documented(self, path: Path) -> Clip:
         """Runs `full_decode.documented` in the process. Errors: those of `sample`."""
@@ -153,8 +155,8 @@ class DecoderClient:
             finally:
                 self._lock.release()
 
-    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> Frames | Clip:
-        return cast(Frames | Clip, self._answered(self._request(call, path, **details)))
+    def _ask(self, call: protocol.Call, path: Path, **details: Any) -> protocol.Answer:
+        return self._answered(self._request(call, path, **details))
 
     def _request(self, call: protocol.Call, path: Path, *, more_s: float = 0.0, **details: Any) -> protocol.Request:
         return protocol.Request(
@@ -166,14 +168,14 @@ class DecoderClient:
             **details,
         )
 
-    def _answered(self, request: protocol.Request, into: BinaryIO | None = None) -> Frames | Clip | Cut:
+    def _answered(self, request: protocol.Request, into: BinaryIO | None = None) -> protocol.Answer:
         with self._lock:
             try:
                 return self._answer(request, into)
             except NoAnswerError as failure:
                 raise MediaError(f"{quoted(request.path)} {failure}") from failure
 
-    def _answer(self, request: protocol.Request, into: BinaryIO | None) -> Frames | Clip | Cut:
+    def _answer(self, request: protocol.Request, into: BinaryIO | None) -> protocol.Answer:
         while True:
             process = self._ready_process()
             try:
@@ -221,7 +223,7 @@ class DecoderProcess:
 
             fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def answer(self, request: protocol.Request, into: BinaryIO | None = None) -> Frames | Clip | Cut:
+    def answer(self, request: protocol.Request, into: BinaryIO | None = None) -> protocol.Answer:
         """Sends a request and returns the answer. Errors: NoAnswerError, MediaError, UsageError, DecoderBugError."""
         self._wait_until_ready()
         self.files += 1

@@ -18,14 +18,18 @@ import numpy.typing as npt
 from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.media.timeline.parts import Cut, Cutting
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, Tiles
+from vllava_cli.media.timeline.windows import LONGEST_TITLE, MOST_WINDOWS, clean_title
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, ClipWindows, Frames, Framing, Tiles, Window, Windowing
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
-Call = Literal["sample", "probe", "header", "documented", "cut"]
+Call = Literal["sample", "probe", "header", "documented", "cut", "windows", "window"]
+"""The last two keep the clip open in the process: "windows" finds its windows, "window" reads the frames of one."""
 
 _MAX_TRACEBACK = 1 << 15
+_MAX_ROW = 160 + 12 * LONGEST_TITLE
+"""The length of the longest window in JSON: two times, a title, and what it is."""
 _MAX_PIECE = 4 << 20
 MOST_CUT_BYTES = 1 << 40
 """The largest file that the process may have written for it."""
@@ -61,12 +65,16 @@ class Request:
     cutting: Cutting | None = None
     more_s: float = 0.0
     """The seconds that it may take besides those that any file may take."""
+    windowing: Windowing | None = None
+    following: tuple[Framing, ...] = ()
+    """The framings of the same clip that are likely to be asked for next."""
 
     @property
     def max_frames(self) -> int:
         return len(self.framing.at_s) or FRAMES_PER_CLIP
 
 
+Answer = Frames | Clip | ClipWindows | Cut
 _ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": UsageError}
 
 
@@ -99,12 +107,19 @@ class SentFile:
         self._replies.write(_line({"is": "restart"}))
 
 
-def result_line(result: Frames | Clip | Cut, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """Returns the line for a result; Frames' line has the shape of `pixels`, which are sent after it."""
+def result_line(result: Answer, pixels: npt.NDArray[np.uint8] | None = None) -> bytes:
+    """Returns the line for an answer; Frames' line has the shape of `pixels`, which are sent after it."""
     if isinstance(result, Cut):
         return _line({"is": "cut", "cut": asdict(result)})
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
+    if isinstance(result, ClipWindows):
+        rows = [
+            {"start_s": each.start_s, "end_s": each.end_s, "title": each.title}
+            | {"is_held": each.is_held, "is_still": each.is_still}
+            for each in result.windows
+        ]
+        return _line({"is": "windows", "clip": _facts(result.clip), "windows": rows})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
     sizes = {"sizes": result.sizes} if result.sizes else {}
     return _line({"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape, **sizes})
@@ -127,9 +142,7 @@ def error_line(error: Exception) -> bytes:
     return _line({"is": "bug", "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]})
 
 
-def read_reply(
-    stream: BinaryIO, request: Request, *, max_bytes: int, into: BinaryIO | None = None
-) -> Frames | Clip | Cut:
+def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int, into: BinaryIO | None = None) -> Answer:
     """Reads the answer to `request`; its frames may be no larger than `max_bytes`. A part is written `into` a file.
 
     Errors: MediaError and UsageError as the process raised them; OutOfMemoryError; DecoderBugError; EOFError if the
@@ -146,7 +159,7 @@ def read_reply(
 
 
 def _next_line(stream: BinaryIO, request: Request) -> Fields:
-    limit = _MAX_LINE + 32 * request.max_frames
+    limit = _MAX_LINE + (MOST_WINDOWS * _MAX_ROW if request.call == "windows" else 32 * request.max_frames)
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
         raise ProtocolError("a line without an end") if len(line) == limit else EOFError
@@ -179,13 +192,15 @@ def _take(fields: Fields, stream: BinaryIO, into: BinaryIO) -> None:
     into.write(piece)
 
 
-def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Frames | Clip | Cut:
+def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Answer:
     match fields.text("is"):
-        case "frames" if request.call == "sample":
+        case "frames" if request.call in ("sample", "window"):
             return _read_frames(fields, stream, request, max_bytes)
         case "cut" if request.call == "cut":
             return fields.inside("cut").build(Cut)
-        case "clip" if request.call not in ("sample", "cut"):
+        case "windows" if request.call == "windows":
+            return _windows(fields, request)
+        case "clip" if request.call in ("probe", "header", "documented"):
             return _clip(fields, request)
         case name if name in _ERRORS:
             raise _ERRORS[name](fields.text("sentence"))
@@ -215,6 +230,19 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
     return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes)
+
+
+def _windows(fields: Fields, request: Request) -> ClipWindows:
+    """Reads windows, which must begin one after another in the part of the clip that was asked for."""
+    clip = _clip(fields, request)
+    windows = fields.each("windows", lambda rows, place: rows.inside(place).build(Window), most=MOST_WINDOWS)
+    start_s, end_s = request.framing.start_s or 0.0, min(request.framing.end_s or math.inf, clip.duration_s or 0.0)
+    starts = [start_s, *(window.start_s for window in windows)]
+    is_within = starts == sorted(starts) and all(window.start_s < window.end_s <= end_s for window in windows)
+    is_clean = all(window.title == clean_title(window.title) for window in windows)
+    if not (is_within and is_clean) or bool(windows) != (clip.kind == "video"):
+        raise ProtocolError(f"{len(windows)} windows that can't be")
+    return ClipWindows(clip=clip, windows=windows)
 
 
 def _size(sizes: Fields, place: str) -> tuple[int, int]:

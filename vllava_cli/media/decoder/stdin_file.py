@@ -21,9 +21,10 @@ from typing import Any, BinaryIO
 from vllava_cli.errors import MediaError, UsageError, os_reason
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.media.decoder.protocol import Call
+from vllava_cli.media.decoder.protocol import Answer, Call
 from vllava_cli.media.file_check import check_file
-from vllava_cli.nouns import STDIN, Clip, DecodeLimits, Frames
+from vllava_cli.media.timeline.parts import Cut
+from vllava_cli.nouns import STDIN, Clip, DecodeLimits
 from vllava_cli.storage.files import CHUNK_BYTES
 
 MAX_BYTES = 2 << 30
@@ -59,11 +60,13 @@ class Reader(DecoderClient):
             self._spooled = self._ends.enter_context(spooled(self._stdin or sys.stdin.buffer))
         return self._spooled
 
-    def _ask(self, call: Call, path: Path, **details: Any) -> Frames | Clip:
+    def _ask(self, call: Call, path: Path, **details: Any) -> Answer:
         try:
             found = super()._ask(call, self.file(path), **details)
         except (MediaError, UsageError) as exc:
             raise type(exc)(self._without_path(str(exc))) from exc
+        if isinstance(found, Cut):
+            return found
         clip = found if isinstance(found, Clip) else found.clip
         faults, notes = (tuple(map(self._without_path, texts)) for texts in (clip.faults, clip.notes))
         clip = replace(clip, path=path, faults=faults, notes=notes, way_reason=self._without_path(clip.way_reason))

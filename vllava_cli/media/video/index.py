@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -31,6 +31,8 @@ from vllava_cli.media.video.stated import MPEG, clock_restart
 MAX_FRAMES = 5_000_000
 """46 hours at 30 frames a second; an index of this many frames takes 200 MB."""
 
+HELD_BACK = 16
+"""The most frames that a decoder may hold back, by the standards of all codecs, until an earlier one has come."""
 REORDERING = 64
 """The most packets after a wanted one that a decoder, with its threads, may need before it gives the frame."""
 
@@ -91,6 +93,10 @@ class Index(ABC):
     @abstractmethod
     def count_before(self, pts: int) -> int:
         """Returns the number of frames presented before `pts`."""
+
+    def has_between(self, first: int, after: int) -> bool:
+        """Returns True if a frame is presented at `first` or later, and before `after`."""
+        return self.count_before(first) < self.count_before(after)
 
     @abstractmethod
     def last_packet_duration(self) -> int:
@@ -331,6 +337,16 @@ class Mp4Index(Index):
         if key < 0:
             return 0
         return self._key_index(key) + sum(other < pts for other in self._presented(key, until=pts))
+
+    def has_between(self, first: int, after: int) -> bool:
+        """Answers by the table alone if it has more frames there than a decoder holds back; else reads packets."""
+        delay = self._key_pts(0) - self._entries[0].timestamp
+        return self._decoded_before(after - delay) - self._decoded_before(first) > HELD_BACK or super().has_between(
+            first, after
+        )
+
+    def _decoded_before(self, dts: int) -> int:
+        return bisect_left(range(self.frame_count), dts, key=lambda number: int(self._entries[number].timestamp))
 
     def last_packet_duration(self) -> int:
         return max(self._group(len(self._keys) - 1))[1]

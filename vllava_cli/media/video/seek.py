@@ -21,7 +21,7 @@ from vllava_cli.media.pictures import orientation_of
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
 from vllava_cli.media.video.bisection import BisectionIndex
 from vllava_cli.media.video.bitstream import SEEKABLE
-from vllava_cli.media.video.decode import decode_runs
+from vllava_cli.media.video.decode import KeptDecoders, decode_runs
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
 from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
 from vllava_cli.media.video.presentation import is_steady, last_duration
@@ -43,13 +43,12 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
         with opened(path) as container:
             stream = video_stream(container, path)
             index = None
-            if bitstream_of(stream).codec not in SEEKABLE:
-                reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
+            if reason := unseekable(stream):
                 return decode_uncounted(container, path, framing).frames(framing, reason)
             try:
-                index = _index(path, container, stream, is_quick=is_quick)
+                index = index_of(path, container, stream, is_quick=is_quick)
                 timeline = Timeline(path, index, container, stream)
-                frames = _sampled(path, container, timeline, framing)
+                frames = sampled(path, container, timeline, framing)
                 if not tells_rate:
                     return frames
                 return replace(frames, clip=replace(frames.clip, is_rate_constant=timeline.is_rate_constant))
@@ -64,7 +63,14 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
     return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
 
 
-def _index(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
+def unseekable(stream: VideoStream) -> str:
+    """Returns a clause that says why frames of this codec can't be decoded from a key frame on; "" if they can."""
+    if bitstream_of(stream).codec in SEEKABLE:
+        return ""
+    return f"frames coded in {codec_name(stream)} may depend on any frame before them"
+
+
+def index_of(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
     """Returns the first index that the file allows. The last one reads all of it; it is the only one if not quick."""
     if is_quick:
         with suppress(DistrustError):
@@ -99,8 +105,18 @@ class Timeline:
         steps, tick_s = self.index.steps(), float(self._base)
         return is_steady(steps, tick_s) and is_steady([sum(steps), self._length], tick_s)
 
+    @property
+    def origin_s(self) -> float:
+        """The time by the container's clock from which the clip's seconds count."""
+        return float(self._origin * self._base)
+
     def time_s(self, pts: int) -> float:
         return float((pts - self._origin) * self._base)
+
+    def has_between(self, start_s: float, end_s: float) -> bool:
+        """Returns True if a frame begins at `start_s` or later, and before `end_s`."""
+        first, after = (self._origin + first_tick(time_s, self._base) for time_s in (start_s, end_s))
+        return self.index.has_between(first, after)
 
     def display_indices(self, framing: Framing) -> tuple[int, ...]:
         """Returns the display indices that a framing asks for: eight, or one for each of its times."""
@@ -127,13 +143,24 @@ class Timeline:
         return max(0, self.before(time_s, is_after=True) - 1)
 
 
-def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
+def sampled(
+    path: Path,
+    container: InputContainer,
+    timeline: Timeline,
+    framing: Framing,
+    *,
+    decoders: KeptDecoders | None = None,
+) -> Frames:
+    """Reads the frames that a framing asks for, by the index; `decoders` of earlier calls are used if there are any.
+
+    Without them, no frame of `container` may have been decoded yet. Errors: MediaError, DistrustError.
+    """
     index, display_indices = timeline.index, timeline.display_indices(framing)
     runs, stream = index.runs(display_indices), video_stream(container, path)
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
     stored = display.described(stored_clip(container, stream, path))
-    decoded = decode_runs(path, container, runs, pts, framing)
+    decoded = decode_runs(path, container, runs, pts, framing, kept=decoders)
     if len(decoded.matrices) > 1:
         raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
