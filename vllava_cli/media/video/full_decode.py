@@ -119,6 +119,14 @@ def decode_uncounted(container: InputContainer, path: Path, framing: Framing) ->
     return known if known.is_clean else decode_all(path, framing, foreseen, is_damaged=True)
 
 
+def all_frames(path: Path) -> Iterator[tuple[float, VideoFrame]]:
+    """Decodes a whole file twice, and yields each frame with its time the second time. Errors: MediaError."""
+    known = decode_all(path, Framing())
+    with opened(path) as container:
+        again = _Pass(container, path, Framing(), is_threaded=known.is_clean)
+        yield from zip(known.times_s, again.frames(()), strict=False)
+
+
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
     """Returns the eight of `total` frames that transformers' documentation picks, decoding all up to the last one."""
     frames, indices = [], np.arange(0, total, total / FRAMES_PER_CLIP).astype(int)

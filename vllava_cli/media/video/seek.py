@@ -106,25 +106,31 @@ class Timeline:
         """Returns the display indices that a framing asks for: eight, or one for each of its times."""
         count = self.index.frame_count
         if framing.at_s:
-            return tuple(self._shown_at(time_s) for time_s in framing.at_s)
+            return tuple(self.shown_at(time_s) for time_s in framing.at_s)
         if framing.start_s is None and framing.end_s is None:
             return reference(count, reported=self.reported)
+        stretch = self.stretch(framing)
+        return tuple(stretch[place] for place in pick(len(stretch)))
+
+    def stretch(self, framing: Framing) -> range:
+        """Returns the display indices of the frames from --start on to before --end. Errors: MediaError for none."""
         first = self._before(framing.start_s or 0.0)
-        after = count if framing.end_s is None else self._before(framing.end_s)
+        after = self.index.frame_count if framing.end_s is None else self._before(framing.end_s)
         if first >= after:
             raise nothing_between(framing, duration_s=self.duration_s, name=self.name)
-        return tuple(first + place for place in pick(after - first))
+        return range(first, after)
+
+    def shown_at(self, time_s: float) -> int:
+        """Returns the display index of the frame that a player shows at a time. Errors: MediaError past the end."""
+        if time_s >= self.duration_s:
+            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
+        return max(0, self._before(time_s, is_after=True) - 1)
 
     def _before(self, time_s: float, *, is_after: bool = False) -> int:
         """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
         if time_s > self.duration_s:
             return self.index.frame_count
         return self.index.count_before(self._origin + first_tick(time_s, self._base, is_after=is_after))
-
-    def _shown_at(self, time_s: float) -> int:
-        if time_s >= self.duration_s:
-            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
-        return max(0, self._before(time_s, is_after=True) - 1)
 
 
 def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
