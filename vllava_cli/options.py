@@ -23,6 +23,7 @@ from vllava_cli.nouns import (
     DecodeLimits,
     Fit,
     Framing,
+    Pick,
     Precision,
     Sampling,
     Windowing,
@@ -207,6 +208,15 @@ At = Annotated[
         metavar="TIMES",
         help="Look at these moments: seconds or h:m:s, separated by commas.",
         show_default="eight, evenly spread",
+    ),
+]
+PickWish = Annotated[
+    Pick,
+    typer.Option(
+        "--pick",
+        **one_of(*get_args(Pick)),
+        help="Which eight frames: uniform (as the model was trained), one for each of the longest scenes, or key "
+        "frames.",
     ),
 ]
 Clips = Annotated[
@@ -465,9 +475,19 @@ def framing(
     start: Start = None,
     end: End = None,
     at: At = None,
+    pick: PickWish = "uniform",
 ) -> Framing:
     """Makes the framing of these options. Errors: UsageError."""
-    return framing_of(start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=FRAMES_PER_CLIP)
+    return framing_of(
+        start,
+        end,
+        at_s=at,
+        fit=fit,
+        background=background,
+        is_as_stored=as_stored,
+        pick=pick,
+        most=FRAMES_PER_CLIP,
+    )
 
 
 def limits_of(

@@ -85,7 +85,10 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         if turn.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
-            clips_shown = [ShownClip(framing=ask.framing).hashed(each) for each in hashes]
+            clips_shown = [
+                ShownClip(framing=ask.framing, reasons=medium.reasons).hashed(each)
+                for medium, each in zip(media, hashes, strict=True)
+            ]
         watch.lap("hashing")
         screen.answer(json_of(report(conversation, clips_shown, engine)) + "\n")
     elif ask.output == "whole":

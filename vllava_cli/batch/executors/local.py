@@ -119,7 +119,9 @@ class LocalExecutor:
         key = AnswerKey(
             jobs=clip.jobs,
             times_s=None if frames.kind == "image" else frames.times_s,
-            clip=ShownClip(framing=clip.framing(self.batch.framing), bytes=size if is_counted else None),
+            clip=ShownClip(
+                framing=clip.framing(self.batch.framing), bytes=size if is_counted else None, reasons=frames.reasons
+            ),
             hashed=self._hashing.begin(clip.path) if self._hashing else None,
         )
         queries: list[Query] = []

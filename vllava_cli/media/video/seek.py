@@ -19,6 +19,7 @@ from vllava_cli.errors import quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.pictures import orientation_of
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.timeline.picks import picked
 from vllava_cli.media.video.bisection import BisectionIndex
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import decode_runs
@@ -45,7 +46,8 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
             index = None
             if bitstream_of(stream).codec not in SEEKABLE:
                 reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-                return decode_uncounted(container, path, framing).frames(framing, reason)
+                named, reasons = picked(path, None, framing)
+                return replace(decode_uncounted(container, path, named).frames(named, reason), reasons=reasons)
             try:
                 index = _index(path, container, stream, is_quick=is_quick)
                 timeline = Timeline(path, index, container, stream)
@@ -61,7 +63,8 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
             break
     is_whole = framing == Framing(fit=framing.fit, background=framing.background, is_as_stored=framing.is_as_stored)
     foreseen = reference(count, reported=reported) if is_whole else ()
-    return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
+    named, reasons = picked(path, None, framing)
+    return replace(decode_all(path, named, foreseen, is_damaged=is_damaged).frames(named, reason), reasons=reasons)
 
 
 def _index(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
@@ -134,7 +137,8 @@ class Timeline:
 
 
 def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
-    index, display_indices = timeline.index, timeline.display_indices(framing)
+    named, reasons = picked(path, timeline, framing)
+    index, display_indices = timeline.index, timeline.display_indices(named)
     runs, stream = index.runs(display_indices), video_stream(container, path)
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
@@ -153,7 +157,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
         rotation=orientation.rotation,
     )
     times_s = tuple(timeline.time_s(each) for each in pts)
-    return Frames(clip=clip, pixels=pixels, times_s=times_s)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s, reasons=reasons)
 
 
 def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
