@@ -44,7 +44,7 @@ def picked(path: Path, timeline: Timeline | None, framing: Framing) -> tuple[Fra
 def by_scenes(scenes: Sequence[Scene], count: int) -> tuple[Choice, ...]:
     """Chooses among `count` frames: the middles of the longest scenes that differ, at least one frame in each third.
 
-    Two scenes at 0 and 30 of 90 frames → (7 filled), (15 scene), (26 filled), (37 filled), (48 filled), (60 scene), …
+    Scenes from 0 and from 60 on, of 90 frames → 30 and 75 for them, 15 for the first third, five that fill the gaps
     """
     ends = [first for first, _ in scenes[1:]] + [count]
     lengths = [end - first for (first, _), end in zip(scenes, ends, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +53,8 @@ class Cut:
     @property
     def is_lasting(self) -> bool:
         """False if the cut is one of the two around a flash."""
-        return min(difference(self.before, self.later), difference(self.earlier, self.after)) >= CLEAR
+        old, new = (self.before, self.earlier), (self.after, self.later)
+        return min(difference(one, other) for one in old for other in new) >= CLEAR
 
 
 def scene_starts(path: Path, timeline: Timeline | None, start_s: float, end_s: float) -> tuple[float, ...]:
@@ -74,11 +75,15 @@ def find_cuts(path: Path, timeline: Timeline | None, start_s: float, end_s: floa
         return apart(_indexed_cuts(looker, timeline, stretch), start_s, end_s)
 
 
-def cuts_among(looks: Iterable[Look]) -> list[Cut]:
-    """Returns the cuts among frames that follow each other, each where the picture changes at once and stays so."""
+def cuts_among(looks: Iterable[Look], ahead: Look | None = None) -> list[Cut]:
+    """Returns the cuts among frames that follow each other, each where the picture changes at once and stays so.
+
+    `ahead` is a look at an earlier frame, by which the end of a flash is told from a cut.
+    """
     times_s, steps = list[float](), list[float]()
     found: list[tuple[int, Cut]] = []
     waiting, recent = deque[Cut](), deque[Look]()
+    before: Look | None = None
     for look in looks:
         while waiting and look.time_s - waiting[0].time_s >= SHORTEST_S:
             waiting.popleft()
@@ -86,13 +91,16 @@ def cuts_among(looks: Iterable[Look]) -> list[Cut]:
             recent.popleft()
         for cut in waiting:
             cut.later = look.picture
-        if recent:
+        if before:
             times_s.append(look.time_s)
-            steps.append(difference(recent[-1].picture, look.picture))
+            steps.append(difference(before.picture, look.picture))
             if steps[-1] >= CLEAR:
-                waiting.append(_cut(look, recent[-1], recent[0]))
+                waiting.append(_cut(look, before, recent[0]))
                 found.append((len(steps) - 1, waiting[-1]))
+        elif ahead:
+            recent.append(replace(ahead, time_s=look.time_s))
         recent.append(look)
+        before = look
     return [cut for place, cut in found if cut.is_lasting and _stands_out(place, times_s, steps)]
 
 
@@ -123,15 +131,24 @@ def _indexed_cuts(looker: Looker, timeline: Timeline, stretch: range) -> Iterato
     table = timeline.index.packet_table()
     looks = looker.key_frames(stretch)
     lengths = Counter(after.row - before.row for before, after in pairwise(looks))
-    for before, after in pairwise(looks):
+    end_s = timeline.time_s(timeline.index.pts(stretch[-1]))
+    for ahead, before, after in zip([None, *looks], looks, [*looks[1:], None], strict=False):
+        if after is None:
+            if before.time_s <= end_s:  # no key frame is behind the end
+                yield from cuts_among(looker.frames(timeline.shown_at(before.time_s), stretch[-1]), ahead)
+            return
+        last = timeline.shown_at(max(after.time_s, min(after.time_s + SHORTEST_S, end_s)))
         has_changed = difference(before.picture, after.picture) >= CLEAR
         has_jump = table is not None and _has_jump(table, before.row, after.row)
         if has_changed and not has_jump and table and _is_unasked(table, before, after, lengths, timeline):
-            yield _cut(after, before, before)
+            cut = _cut(after, before, before)
+            for look in looker.frames(timeline.shown_at(after.time_s), last):
+                cut.later = look.picture
+            if cut.is_lasting:
+                yield cut
         elif has_changed or has_jump:
-            yield from cuts_among(looker.frames(timeline.shown_at(before.time_s), timeline.shown_at(after.time_s)))
-    if looks and looks[-1].time_s <= timeline.time_s(timeline.index.pts(stretch[-1])):  # no key frame is behind the end
-        yield from cuts_among(looker.frames(timeline.shown_at(looks[-1].time_s), stretch[-1]))
+            cuts = cuts_among(looker.frames(timeline.shown_at(before.time_s), last), ahead)
+            yield from (cut for cut in cuts if cut.time_s <= after.time_s)
 
 
 def _is_unasked(table: PacketTable, before: Look, after: Look, lengths: Counter[int], timeline: Timeline) -> bool:

@@ -21,15 +21,17 @@ from vllava_cli.nouns import Framing, Window
 
 _ALIKE = 6
 """Levels of 255 by which a place of a picture may differ that is the same: what compression changes."""
-_EMPTY = {"mpeg4": (128, 2, 2), "mpeg1video": (128, 2, 7), "mpeg2video": (128, 2, 7)}
+_UNTOLD = ("mpeg1video", "mpeg2video")
+"""In these a small change isn't larger than none."""
+_EMPTY = {"mpeg4": (128, 2, 2)}
 _EMPTY_LATER = 48, 40, 7
 """What packets that say "as before" take, by codec: so many bytes and one for so many blocks of 16x16 pixels, and the
 most different sizes that they have in a group of pictures. Codecs since H.264 need a bit for many blocks only."""
 _LEAST_S = 2.0
 """A shorter time without a change isn't worth a look at its end."""
 _TICK_S = 1e-6
-_SAME_SIZE = 0.02
-"""Where each frame is a key frame, the sizes of equal ones differ by a smaller share."""
+_OFTEN, _SETTLING = 3, 8
+"""Packets that change nothing have sizes that come again, but for so many at either end of a group of pictures."""
 
 
 def with_stillness(windows: Sequence[Window], path: Path, timeline: Timeline | None) -> tuple[Window, ...]:
@@ -77,20 +79,20 @@ def _links(looker: Looker, timeline: Timeline, table: PacketTable, stretch: rang
 def _calm_until(table: PacketTable, row: int, after: int, looker: Looker) -> int:
     """Returns the row of the first packet behind a key frame that may change the picture, or `after`.
 
-    Packets that change nothing have few sizes, all small. Where each frame is a key frame, its size stays.
+    Packets that change nothing have few sizes, all small, which come again. Equal key frames have equal sizes.
     """
-    if row < 0 or after < 0:
+    if row < 0 or after < 0 or looker.codec in _UNTOLD:
         return row
     least, blocks_per_byte, most_sizes = _EMPTY.get(looker.codec, _EMPTY_LATER)
     most = least + looker.blocks // blocks_per_byte
     sizes, is_key = table.sizes[row + 1 : after], np.isin(np.arange(row + 1, after), table.keys)
-    is_same = np.abs(sizes - table.sizes[row]) <= _SAME_SIZE * table.sizes[row]
-    _, firsts = np.unique(np.where(is_key, 0, sizes), return_index=True)
-    changing = [
-        *np.flatnonzero(~np.where(is_key, is_same, sizes <= most)),
-        *np.sort(firsts)[most_sizes + is_key.any() :],
-    ]
-    return row + 1 + int(min(changing, default=len(sizes)))
+    others = np.where(is_key, 0, sizes)
+    _, firsts, kinds, counts = np.unique(others, return_index=True, return_inverse=True, return_counts=True)
+    is_rare = counts[kinds] < _OFTEN
+    is_rare[:_SETTLING] = is_rare[max(0, len(sizes) - _SETTLING) :] = False
+    is_calm = np.where(is_key, sizes == table.sizes[row], (sizes <= most) & ~is_rare)
+    further = np.sort(firsts)[most_sizes + int(is_key.any()) :]
+    return row + 1 + int(min([*np.flatnonzero(~is_calm), *further], default=len(sizes)))
 
 
 def _unchanged(links: Iterator[_Link]) -> Iterator[tuple[float, float]]:
