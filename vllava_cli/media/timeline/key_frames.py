@@ -24,7 +24,7 @@ from vllava_cli.media.container import DECODE_ERRORS, decoder_of, opened, video_
 from vllava_cli.media.video.index import DistrustError, bitstream_of
 
 if TYPE_CHECKING:
-    from vllava_cli.media.video.index import PacketTable
+    from vllava_cli.media.video.packet_table import PacketTable
     from vllava_cli.media.video.seek import Timeline
 
 WIDTH, HEIGHT = 32, 18
@@ -95,7 +95,7 @@ class Looker:
         The first look is at the key frame from which the first frame is decoded, the last one at the first key frame
         behind the stretch, if there are such. Key frames that can't be decoded are left out.
         """
-        timeline, table = self._timeline, self._timeline.index.packet_table()
+        timeline, table = self._timeline, self._timeline.index.packet_table
         first_s, last_s = (timeline.time_s(timeline.index.pts(each)) for each in (stretch[0], stretch[-1]))
         spacing_s, looks = max(SPACING_S, (last_s - first_s) / MOST_LOOKS), list[Look]()
         for packet in self._key_packets(stretch[0], table):
@@ -148,7 +148,7 @@ class Looker:
             yield from (packet for packet in self._packets(display_index) if packet.is_keyframe)
             return
         start, lead = self._timeline.index.runs((display_index,))[0].seek_to, 0
-        for stamp in table.stamps[table.keys].tolist():
+        for stamp in table.key_stamps.tolist():
             if stamp < start:
                 continue
             self._container.seek(stamp + lead, stream=self._stream)  # FFmpeg seeks by the time of presentation

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,12 @@ import numpy as np
 
 from vllava_cli.media.timeline.key_frames import Look, Looker, SmallPicture, difference
 from vllava_cli.media.timeline.unindexed import all_looks
-from vllava_cli.media.video.index import REORDERING
+from vllava_cli.media.video.index import DistrustError
+from vllava_cli.media.video.packet_table import REORDERING
 from vllava_cli.nouns import Framing
 
 if TYPE_CHECKING:
-    from vllava_cli.media.video.index import PacketTable
+    from vllava_cli.media.video.packet_table import PacketTable
     from vllava_cli.media.video.seek import Timeline
 
 SHORTEST_S = 0.5
@@ -60,19 +62,19 @@ class Cut:
 def scene_starts(path: Path, timeline: Timeline | None, start_s: float, end_s: float) -> tuple[float, ...]:
     """Returns the times of the first frames of the scenes from `start_s` to `end_s`; the first is `start_s` itself.
 
-    Without a timeline every frame of the file is decoded. Errors: MediaError, DistrustError.
+    Without a timeline, or where the index proves wrong, every frame of the file is decoded. Errors: MediaError.
     """
     return (start_s, *(cut.time_s for cut in find_cuts(path, timeline, start_s, end_s)))
 
 
 def find_cuts(path: Path, timeline: Timeline | None, start_s: float, end_s: float) -> list[Cut]:
     """Returns the cuts in a part of a video, in order. Errors: those of `scene_starts`."""
-    if timeline is None:
-        looks = (look for look in all_looks(path) if start_s <= look.time_s < end_s)
-        return apart(cuts_among(looks), start_s, end_s)
-    stretch = timeline.stretch(Framing(start_s=start_s, end_s=end_s))
-    with Looker.of(path, timeline) as looker:
-        return apart(_indexed_cuts(looker, timeline, stretch), start_s, end_s)
+    if timeline:
+        stretch = timeline.stretch(Framing(start_s=start_s, end_s=end_s))
+        with suppress(DistrustError), Looker.of(path, timeline) as looker:
+            return apart(_indexed_cuts(looker, timeline, stretch), start_s, end_s)
+    looks = (look for look in all_looks(path) if start_s <= look.time_s < end_s)
+    return apart(cuts_among(looks), start_s, end_s)
 
 
 def cuts_among(looks: Iterable[Look], ahead: Look | None = None) -> list[Cut]:
@@ -128,7 +130,7 @@ def _stands_out(place: int, times_s: list[float], steps: list[float]) -> bool:
 
 
 def _indexed_cuts(looker: Looker, timeline: Timeline, stretch: range) -> Iterator[Cut]:
-    table = timeline.index.packet_table()
+    table = timeline.index.packet_table
     looks = looker.key_frames(stretch)
     lengths = Counter(after.row - before.row for before, after in pairwise(looks))
     end_s = timeline.time_s(timeline.index.pts(stretch[-1]))

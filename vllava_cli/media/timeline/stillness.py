@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from vllava_cli.media.timeline.key_frames import Look, Looker, SmallPicture
-from vllava_cli.media.video.index import PacketTable
+from vllava_cli.media.video.index import DistrustError
+from vllava_cli.media.video.packet_table import PacketTable
 from vllava_cli.media.video.seek import Timeline
 from vllava_cli.nouns import Framing, Window
 
@@ -37,14 +38,17 @@ _OFTEN, _SETTLING = 3, 8
 def with_stillness(windows: Sequence[Window], path: Path, timeline: Timeline | None) -> tuple[Window, ...]:
     """Marks the windows that show what the window before them shows, with no change in either of the two.
 
-    Without a timeline, none can be told. Errors: MediaError, DistrustError.
+    Without a timeline, or where the index proves wrong, none can be told. Errors: MediaError.
     """
-    table = timeline.index.packet_table() if timeline else None
+    table = timeline.index.packet_table if timeline else None
     if timeline is None or table is None or len(windows) < 2:
         return tuple(windows)
     stretch = timeline.stretch(Framing(start_s=windows[0].start_s, end_s=windows[-1].end_s))
-    with Looker.of(path, timeline) as looker:
-        spans = list(_unchanged(_links(looker, timeline, table, stretch)))
+    try:
+        with Looker.of(path, timeline) as looker:
+            spans = list(_unchanged(_links(looker, timeline, table, stretch)))
+    except DistrustError:
+        return tuple(windows)
     pairs = pairwise(windows)
     marked = (
         replace(window, is_still=any(start <= before.start_s and window.end_s <= end for start, end in spans))

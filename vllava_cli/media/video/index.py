@@ -26,13 +26,11 @@ from av.video.stream import VideoStream
 from vllava_cli.media.container import DECODE_ERRORS
 from vllava_cli.media.mp4_boxes import has_fragments
 from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
+from vllava_cli.media.video.packet_table import REORDERING, PacketTable
 from vllava_cli.media.video.stated import MPEG, clock_restart
 
 MAX_FRAMES = 5_000_000
 """46 hours at 30 frames a second; an index of this many frames takes 200 MB."""
-
-REORDERING = 64
-"""The most packets after a wanted one that a decoder, with its threads, may need before it gives the frame."""
 
 _KEY, _DISCARD = 1, 2
 _NEVER = 1 << 63
@@ -74,29 +72,6 @@ class Run:
     """True if the packets' ids have their dts, not their pts."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PacketTable:
-    """The packets of a stream in the file's order, a row each; none of them is read for it."""
-
-    stamps: npt.NDArray[np.int64]
-    """The pts of the packets, or their dts if `is_by_dts`."""
-    sizes: npt.NDArray[np.int64]
-    """Bytes."""
-    keys: npt.NDArray[np.int64]
-    """The rows of the key frames, ascending."""
-    is_by_dts: bool = False
-
-    def row_of(self, packet: Packet[VideoStream]) -> int:
-        """Returns the row of a key frame's packet; -1 if there is none."""
-        stamp = packet.dts if self.is_by_dts else packet.pts
-        rows: list[int] = [] if stamp is None else self.keys[self.stamps[self.keys] == stamp].tolist()
-        return rows[0] if rows else -1
-
-    def first_shown(self, row: int) -> int:
-        """Returns a pts before which no frame of a row, or of one behind it, is shown."""
-        return int(self.stamps[row] if self.is_by_dts else self.stamps[row : row + REORDERING].min())
-
-
 class Index(ABC):
     """The frames of a file as its sample table or its packets list them. Every method may raise a DistrustError."""
 
@@ -130,8 +105,9 @@ class Index(ABC):
             groups.setdefault(self._start_for(display_index), []).append(display_index)
         return tuple(self._run(start, wanted) for start, wanted in groups.items())
 
+    @property
     def packet_table(self) -> PacketTable | None:
-        """Returns the sizes of all packets; None if the index doesn't know them all."""
+        """The sizes of all packets; None if the index doesn't know them all."""
         return None
 
     @abstractmethod
@@ -210,6 +186,7 @@ class PacketIndex(Index):
         steps: list[int] = np.diff(self._presented).tolist()
         return steps
 
+    @cached_property
     def packet_table(self) -> PacketTable | None:
         sizes, keys = np.frombuffer(self._sizes, np.int64), np.array(self._keys, np.int64)
         return PacketTable(stamps=self._pts, sizes=sizes, keys=keys)
@@ -363,6 +340,7 @@ class Mp4Index(Index):
     def steps(self) -> Sequence[int]:
         return [after - before for before, after in pairwise([entry.timestamp for entry in self._entries])]
 
+    @cached_property
     def packet_table(self) -> PacketTable | None:
         rows = np.array([(entry.timestamp, entry.size) for entry in self._entries], np.int64)
         return PacketTable(stamps=rows[:, 0], sizes=rows[:, 1], keys=np.array(self._keys, np.int64), is_by_dts=True)
