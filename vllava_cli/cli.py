@@ -400,6 +400,7 @@ def frames(
     start: given.Start = None,
     end: given.End = None,
     at: given.At = None,
+    pick: given.PickWish = "uniform",
     limits: given.LimitsMade,
     json: given.JsonLines = False,
     quiet: given.Quiet = False,
@@ -414,7 +415,14 @@ def frames(
     request = command.Sheets(
         clips=clip_paths(clips, sys.stdin),
         framing=framing_of(
-            start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=MOST_TIMES
+            start,
+            end,
+            at_s=at,
+            fit=fit,
+            background=background,
+            is_as_stored=as_stored,
+            pick=pick,
+            most=MOST_TIMES,
         ),
         model=model,
         output=output,

@@ -25,6 +25,7 @@ from vllava_cli.nouns import (
     DecodeLimits,
     Fit,
     Framing,
+    Pick,
     Precision,
     Sampling,
     Windowing,
@@ -223,6 +224,15 @@ At = Annotated[
         metavar="TIMES",
         help="Look at these moments: seconds or h:m:s, separated by commas.",
         show_default="eight, evenly spread",
+    ),
+]
+PickWish = Annotated[
+    Pick,
+    typer.Option(
+        "--pick",
+        **one_of(*get_args(Pick)),
+        help="Which eight frames: uniform (as the model was trained), one for each of the longest scenes, or key "
+        "frames.",
     ),
 ]
 Clips = Annotated[
@@ -516,6 +526,10 @@ def checked(agreeing: Agreeing | None, framing: Framing, sampling: Sampling) -> 
     """Returns the agreeing. Errors: UsageError if there is one, and the other options don't suit it."""
     if agreeing and framing.at_s:
         raise UsageError("--agree moves the frames, and --at says where they are. Leave one of them out.")
+    if agreeing and framing.pick != "uniform":
+        raise UsageError(
+            f"--agree moves evenly spread frames, and --pick {framing.pick} chooses others. Leave one out."
+        )
     if agreeing and sampling.temperature:
         raise UsageError("--agree answers greedily, so that only the frames differ. Leave --temperature out.")
     return agreeing
@@ -574,9 +588,19 @@ def framing(
     start: Start = None,
     end: End = None,
     at: At = None,
+    pick: PickWish = "uniform",
 ) -> Framing:
     """Makes the framing of these options. Errors: UsageError."""
-    return framing_of(start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=FRAMES_PER_CLIP)
+    return framing_of(
+        start,
+        end,
+        at_s=at,
+        fit=fit,
+        background=background,
+        is_as_stored=as_stored,
+        pick=pick,
+        most=FRAMES_PER_CLIP,
+    )
 
 
 def limits_of(

@@ -182,6 +182,22 @@ def read_folder(path: Path, framing: Framing, listing: Listing | None = None) ->
     return replace(slides, clip=replace(slides.clip, container="folder", rotation=0, notes=notes))
 
 
+def every_picture(path: Path) -> Iterator[tuple[float, Pixels]]:
+    """Yields all pictures of an animation, a burst or a folder, each with its time, as stored. Errors: MediaError."""
+    if os.path.isdir(path):
+        for index, picture in enumerate(folder_pictures(path)):
+            yield float(index), read_still(picture).pixels[0]
+        return
+    with opened_image(path) as image:
+        is_burst = image.format == "HEIF"
+        places = heif_places(image) if is_burst else ()
+        starts_s = tuple(map(float, range(len(places)))) if is_burst else _starts(image, path)[0]
+        for index, time_s in enumerate(starts_s):
+            image.seek(places[index] if is_burst else index)
+            check_size(path, *coded_size(image))
+            yield time_s, rgb(image)
+
+
 def slides_clip(first: Clip, count: int) -> Clip:
     """Returns the facts of a clip that shows `count` pictures for a second each; `first` are those of one picture."""
     return replace(first, kind="video", frame_count=count, duration_s=float(count), fps=1.0, is_rate_constant=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -31,6 +31,7 @@ from vllava_cli.media.images import (
 )
 from vllava_cli.media.mp4_boxes import stream_part
 from vllava_cli.media.select import check_trim
+from vllava_cli.media.timeline.picks import picked
 from vllava_cli.media.video.full_decode import decode_all
 from vllava_cli.media.video.seek import sample_video
 from vllava_cli.media.video.stated import declared_rate, origin, stored_clip
@@ -86,17 +87,22 @@ def _read(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
     check_trim(framing)
     with memory_faults(path):
         if os.path.isdir(path):
-            return read_folder(path, framing)
+            return _read_pictures(read_folder, path, framing)
         check_file(path)
         match look(path):
             case "still":
                 return read_still(path, framing.background)
             case "animation":
-                return read_animation(path, framing)
+                return _read_pictures(read_animation, path, framing)
             case "burst":
-                return read_burst(path, framing)
+                return _read_pictures(read_burst, path, framing)
             case "video":
                 return sample_video(path, framing, tells_rate=tells_rate)
+
+
+def _read_pictures(read: Callable[[Path, Framing], Frames], path: Path, framing: Framing) -> Frames:
+    named, reasons = picked(path, None, framing)
+    return replace(read(path, named), reasons=reasons)
 
 
 @contextmanager

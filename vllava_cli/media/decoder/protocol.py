@@ -10,7 +10,7 @@ import math
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.media.timeline.parts import Cut, Cutting
 from vllava_cli.media.timeline.windows import LONGEST_TITLE, MOST_WINDOWS, clean_title
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, ClipWindows, Frames, Framing, Tiles, Window, Windowing
+from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, ClipWindows, Frames, Framing, PickReason, Tiles, Window, Windowing
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
@@ -121,8 +121,9 @@ def result_line(result: Answer, pixels: npt.NDArray[np.uint8] | None = None) -> 
         ]
         return _line({"is": "windows", "clip": _facts(result.clip), "windows": rows})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
-    sizes = {"sizes": result.sizes} if result.sizes else {}
-    return _line({"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape, **sizes})
+    facts = {"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape}
+    further = {"sizes": result.sizes, "reasons": result.reasons}
+    return _line(facts | {name: values for name, values in further.items() if values})
 
 
 def pictures(frames: Frames) -> npt.NDArray[np.uint8]:
@@ -216,6 +217,9 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     clip, times_s = _clip(fields, request), fields.each("times_s", Fields.number)
     count, height, width = fields.each("shape", lambda sizes, place: sizes.whole(place, least=1))
     sizes = fields.each("sizes", _size) if fields.has("sizes") else ()
+    reasons: tuple[PickReason, ...] = ()
+    if fields.has("reasons"):
+        reasons = fields.each("reasons", lambda texts, place: texts.one_of(place, get_args(PickReason)))
     if sizes:
         is_sized = len(sizes) == len(times_s) and tuple(map(max, zip(*sizes, strict=True))) == (width, height)
     else:
@@ -229,7 +233,7 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
         raise EOFError
     if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
-    return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes, reasons=reasons)
 
 
 def _windows(fields: Fields, request: Request) -> ClipWindows:

@@ -41,7 +41,8 @@ from vllava_cli.media.timeline.tracks import (
 )
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.full_decode import decode_all, frames_of
-from vllava_cli.media.video.index import DistrustError, Index, Mp4Index, PacketIndex, bitstream_of
+from vllava_cli.media.video.index import DistrustError, Index, PacketIndex, bitstream_of
+from vllava_cli.media.video.mp4_index import Mp4Index
 from vllava_cli.media.video.seek import Timeline
 from vllava_cli.nouns import Framing
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from vllava_cli.media.images import (
     read_folder,
     read_still,
 )
+from vllava_cli.media.timeline.picks import picked
 from vllava_cli.media.timeline.scenes import scene_starts
 from vllava_cli.media.timeline.stillness import with_stillness
 from vllava_cli.media.video.decode import KeptDecoders
@@ -106,9 +108,9 @@ class OpenPictures(OpenClip):
         self.times_s, self.duration_s = range(count), float(count)
 
     def frames(self, framing: Framing, following: Sequence[Framing] = ()) -> Frames:  # noqa: ARG002
-        if self._listing:
-            return read_folder(self.path, framing, self._listing)
-        return read_burst(self.path, framing)
+        named, reasons = picked(self.path, None, framing)
+        found = read_folder(self.path, named, self._listing) if self._listing else read_burst(self.path, named)
+        return replace(found, reasons=reasons)
 
 
 class OpenAnimation(OpenClip):
@@ -122,8 +124,9 @@ class OpenAnimation(OpenClip):
         self.times_s, self.duration_s = self._animation.starts_s, self._animation.duration_s
 
     def frames(self, framing: Framing, following: Sequence[Framing] = ()) -> Frames:  # noqa: ARG002
+        named, reasons = picked(self.path, None, framing)
         with image_faults(self.path):
-            return self._animation.frames(framing)
+            return replace(self._animation.frames(named), reasons=reasons)
 
     def close(self) -> None:
         self._file.close()
@@ -149,8 +152,10 @@ class OpenVideo(OpenClip):
             return sampled(self.path, self.container, timeline, framing, decoders=self._decoders)
 
         with video_faults(self.path):
-            found = self._asked(ask)
-            return found or self._decode_all().frames(framing, following, self._reason)
+            if found := self._asked(ask):
+                return found
+            named, reasons = picked(self.path, None, framing)
+            return replace(self._decode_all().frames(named, following, self._reason), reasons=reasons)
 
     def has_frame(self, start_s: float, end_s: float) -> bool:
         with video_faults(self.path):

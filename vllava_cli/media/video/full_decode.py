@@ -201,6 +201,12 @@ def frames_of(path: Path, *, is_threaded: bool) -> Generator[VideoFrame]:
         yield from _Pass(container, path, Framing(), is_threaded=is_threaded).frames(())
 
 
+def all_frames(path: Path) -> Iterator[tuple[float, VideoFrame]]:
+    """Decodes a whole file twice, and yields each frame with its time the second time. Errors: MediaError."""
+    known = decode_all(path, Framing())
+    yield from zip(known.times_s, frames_of(path, is_threaded=known.is_clean), strict=False)
+
+
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
     """Returns the eight of `total` frames that transformers' documentation picks, decoding all up to the last one."""
     frames, indices = [], np.arange(0, total, total / FRAMES_PER_CLIP).astype(int)

@@ -19,11 +19,13 @@ from vllava_cli.errors import quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.pictures import orientation_of
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.timeline.picks import picked
 from vllava_cli.media.video.bisection import BisectionIndex
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.decode import KeptDecoders, decode_runs
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
-from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
+from vllava_cli.media.video.index import DamageError, DistrustError, Index, PacketIndex, Run, bitstream_of
+from vllava_cli.media.video.mp4_index import Mp4Index
 from vllava_cli.media.video.presentation import is_steady, last_duration
 from vllava_cli.media.video.shape import display_of
 from vllava_cli.media.video.stated import declared_end, declared_rate, origin, reported_frames, stored_clip
@@ -44,7 +46,8 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
             stream = video_stream(container, path)
             index = None
             if reason := unseekable(stream):
-                return decode_uncounted(container, path, framing).frames(framing, reason)
+                named, reasons = picked(path, None, framing)
+                return replace(decode_uncounted(container, path, named).frames(named, reason), reasons=reasons)
             try:
                 index = index_of(path, container, stream, is_quick=is_quick)
                 timeline = Timeline(path, index, container, stream)
@@ -58,9 +61,10 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
         if is_damaged or not isinstance(index, (Mp4Index, BisectionIndex)):
             break
-    is_whole = framing == replace(framing, start_s=None, end_s=None, at_s=())
+    is_whole = framing == replace(framing, start_s=None, end_s=None, at_s=(), pick="uniform")
     foreseen = reference(count, reported=reported, shift=framing.shift) if is_whole else ()
-    return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
+    named, reasons = picked(path, None, framing)
+    return replace(decode_all(path, named, foreseen, is_damaged=is_damaged).frames(named, reason), reasons=reasons)
 
 
 def unseekable(stream: VideoStream) -> str:
@@ -122,25 +126,31 @@ class Timeline:
         """Returns the display indices that a framing asks for: eight, or one for each of its times."""
         count = self.index.frame_count
         if framing.at_s:
-            return tuple(self._shown_at(time_s) for time_s in framing.at_s)
+            return tuple(self.shown_at(time_s) for time_s in framing.at_s)
         if framing.start_s is None and framing.end_s is None:
             return reference(count, reported=self.reported, shift=framing.shift)
+        stretch = self.stretch(framing)
+        return tuple(stretch[place] for place in pick(len(stretch), shift=framing.shift))
+
+    def stretch(self, framing: Framing) -> range:
+        """Returns the display indices of the frames from --start on to before --end. Errors: MediaError for none."""
         first = self.before(framing.start_s or 0.0)
-        after = count if framing.end_s is None else self.before(framing.end_s)
+        after = self.index.frame_count if framing.end_s is None else self.before(framing.end_s)
         if first >= after:
             raise nothing_between(framing, duration_s=self.duration_s, name=self.name)
-        return tuple(first + place for place in pick(after - first, shift=framing.shift))
+        return range(first, after)
+
+    def shown_at(self, time_s: float) -> int:
+        """Returns the display index of the frame that a player shows at a time. Errors: MediaError past the end."""
+        if time_s >= self.duration_s:
+            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
+        return max(0, self.before(time_s, is_after=True) - 1)
 
     def before(self, time_s: float, *, is_after: bool = False) -> int:
         """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
         if time_s > self.duration_s:
             return self.index.frame_count
         return self.index.count_before(self._origin + first_tick(time_s, self._base, is_after=is_after))
-
-    def _shown_at(self, time_s: float) -> int:
-        if time_s >= self.duration_s:
-            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
-        return max(0, self.before(time_s, is_after=True) - 1)
 
 
 def sampled(
@@ -155,7 +165,8 @@ def sampled(
 
     Without them, no frame of `container` may have been decoded yet. Errors: MediaError, DistrustError.
     """
-    index, display_indices = timeline.index, timeline.display_indices(framing)
+    named, reasons = picked(path, timeline, framing)
+    index, display_indices = timeline.index, timeline.display_indices(named)
     runs, stream = index.runs(display_indices), video_stream(container, path)
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
@@ -174,7 +185,7 @@ def sampled(
         rotation=orientation.rotation,
     )
     times_s = tuple(timeline.time_s(each) for each in pts)
-    return Frames(clip=clip, pixels=pixels, times_s=times_s)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s, reasons=reasons)
 
 
 def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
