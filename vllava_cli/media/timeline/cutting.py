@@ -106,7 +106,6 @@ class _Part:
         if bitstream_of(stream).codec not in SEEKABLE:
             raise DistrustError(f"frames coded in {codec_name(stream)} may depend on any frame before them")
         index = _index(path, container, stream)
-        index.runs((0,))  # a first frame that can't be decoded isn't the one from which times count
         timeline = Timeline(path, index, container, stream)
         if cutting.start_s >= timeline.duration_s:
             raise _past_the_end(path, cutting, timeline.duration_s)

@@ -87,10 +87,11 @@ def index_of(path: Path, container: InputContainer, stream: VideoStream, *, is_q
 class Timeline:
     """Converts between an index's pts and a clip's seconds; knows the frame rate and the duration.
 
-    A clip's seconds count from its first frame, or from the beginning of the sound before it.
+    A clip's seconds count from its first frame, or from the beginning of the sound before it. Errors: DistrustError.
     """
 
     def __init__(self, path: Path, index: Index, container: InputContainer, stream: VideoStream) -> None:
+        index.runs((0,))  # times don't count from a first frame that can't be decoded
         self.name, self.index = quoted(path), index
         self.reported = reported_frames(container, stream, hidden=index.hidden_count)
         self._base = stream.time_base or Fraction(1)
