@@ -233,6 +233,8 @@ class Windowing:
     """The length of a window; it counts only where `by` is "every"."""
     overlap_s: float = 0.0
     """How much of a window belongs to the one before it, too."""
+    tells_still: bool = False
+    """True if windows in which nothing changes are marked, which takes a look at all key frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

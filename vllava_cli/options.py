@@ -727,7 +727,7 @@ def searched_windowing(
     """Makes the windowing of a search, which always has one. Errors: UsageError."""
     length = every or (None if scenes or at_chapters else EVERY_S)
     made = windowing_of(every=length, overlap=overlap, scenes=scenes, at_chapters=at_chapters)
-    return made or Windowing(every_s=EVERY_S)
+    return replace(made or Windowing(every_s=EVERY_S), tells_still=True)
 
 
 def searched_framing(

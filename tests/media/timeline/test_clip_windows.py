@@ -8,6 +8,7 @@ import av
 import pytest
 
 from tests.clips import write_clip
+from tests.media.timeline.reels import ENCODINGS, drawn, scene, write
 from tests.media.zoo import CLOSED, timed
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder.client import DecoderClient
@@ -71,6 +72,15 @@ def test_a_window_without_a_frame_shows_the_frame_before(decoder: DecoderClient)
     windows = decoder.windows(SECONDS, WHOLE, path).windows
     assert [(window.start_s, window.is_held) for window in windows] == [(0, False), (1, True), (2, True), (3, False)]
     assert [decoder.window(path, window.framing(WHOLE)).times_s[0] for window in windows] == [0, 0.4, 0.4, 3.7]
+
+
+def test_scenes_are_windows_and_still_ones_are_told_if_asked_for(decoder: DecoderClient) -> None:
+    path = write(Path("a.mp4"), [*[drawn(180, 20)] * 80, *scene(1, 30)], ENCODINGS["even.mp4"])
+    scenes = decoder.windows(Windowing(by="scenes"), WHOLE, path).windows
+    assert [(window.start_s, window.end_s) for window in scenes] == [(0, 8), (8, 11)]
+    for tells, still in ((True, [2.0, 4.0]), (False, [])):
+        found = decoder.windows(Windowing(every_s=2, tells_still=tells), WHOLE, path).windows
+        assert [window.start_s for window in found if window.is_still and window.start_s < 6] == still
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -36,7 +37,7 @@ from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.sample import sample
 from vllava_cli.media.timeline.clip_windows import clip_windows
 from vllava_cli.media.timeline.open_clip import open_clip
-from vllava_cli.nouns import ClipWindows, Framing, Windowing
+from vllava_cli.nouns import ClipWindows, Framing, Pick, Windowing
 
 WHOLE = Framing()
 
@@ -110,6 +111,18 @@ def test_pictures_have_windows_too(make: Maker, rate: int) -> None:
             expected = [picture(first + place) for place in places]
             assert np.array_equal(frames.pixels, np.stack(expected)) and np.array_equal(frames.pixels, alone.pixels)
             assert frames.clip == alone.clip
+
+
+@pytest.mark.parametrize("name", ["open.mp4", "open.mkv", "a.gif", "short.mkv", "a.webp", "a"])
+def test_frames_of_windows_can_be_picked(name: str) -> None:
+    make = WAYS.get(name) or {"a.webp": write_animation, "a": pictures_of}[name]
+    path = make(Path(name), 40)
+    with closing(open_clip(path, WHOLE)) as clip:
+        for pick in get_args(Pick):
+            framing = Framing(start_s=1.0, end_s=2.5, pick=pick)
+            frames, alone = clip.frames(framing), sample(path, framing)
+            assert (frames.times_s, frames.reasons) == (alone.times_s, alone.reasons)
+            assert np.array_equal(frames.pixels, alone.pixels) and bool(frames.reasons) == (pick != "uniform")
 
 
 def test_an_image_has_no_windows() -> None:

@@ -30,7 +30,7 @@ def clip_windows(clip: OpenClip, windowing: Windowing, framing: Framing) -> Clip
     windows = tuple(
         window if clip.has_frame(window.start_s, window.end_s) else replace(window, is_held=True) for window in found
     )
-    windows = clip.with_stillness(windows)
+    windows = clip.with_stillness(windows) if windowing.tells_still else windows
     first = replace(framing, start_s=None, end_s=None, at_s=(start_s,))
     facts = replace(clip.frames(first).clip, duration_s=clip.duration_s)
     return ClipWindows(clip=facts, windows=windows)
