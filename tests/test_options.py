@@ -10,7 +10,7 @@ import typer
 from tests.refusals import refused
 from vllava_cli import options
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Sampling
+from vllava_cli.nouns import Boundary, Framing, Sampling, Windowing
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,15 @@ def test_a_colour_is_a_name_or_numbers(text: str, colour: str) -> None:
     assert options.colour_of(text) == colour
     with pytest.raises(UsageError, match=r"^'\#12' is not a colour: give a name \(grey\) or #rrggbb \(#00ff7f\)\.$"):
         options.colour_of("#12")
+
+
+@pytest.mark.parametrize(("by", "name"), [("every", "every"), ("scenes", "scenes"), ("chapters", "at-chapters")])
+def test_windows_and_single_frames_are_not_asked_for_together(by: Boundary, name: str) -> None:
+    windowing = Windowing(by=by, every_s=1)
+    assert options.windowing_with(windowing, Framing(start_s=1)) is windowing
+    assert refused(UsageError, options.windowing_with, windowing, Framing(at_s=(1.0,))) == (
+        f"--at can't be combined with --{name}, whose windows have frames of their own. Leave one out."
+    )
 
 
 def test_choices_and_their_calibration_become_part_of_the_sampling() -> None:

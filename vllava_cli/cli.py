@@ -104,12 +104,12 @@ def ask(
         subs=given.subs_of(subs, len(clips)),
     )
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
-    if windowing:
+    if divided := given.windowing_with(windowing, framing):
         from vllava_cli.batch import windowed_ask
 
         wanted = windowed_ask.WindowedAsk(
             ask=request,
-            windowing=windowing,
+            windowing=divided,
             output=output,
             format=format,
             is_overwriting=overwrite,
@@ -255,7 +255,7 @@ def batch(
         inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
         wishes=wishes,
         framing=framing,
-        windowing=windowing,
+        windowing=given.windowing_with(windowing, framing),
         agreeing=given.checked(agreeing, framing, sampling),
         subs=given.subs_of(subs),
         sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
@@ -405,6 +405,7 @@ def frames(
     start: given.Start = None,
     end: given.End = None,
     at: given.At = None,
+    pick: given.PickWish = "uniform",
     limits: given.LimitsMade,
     json: given.JsonLines = False,
     quiet: given.Quiet = False,
@@ -419,7 +420,14 @@ def frames(
     request = command.Sheets(
         clips=clip_paths(clips, sys.stdin),
         framing=framing_of(
-            start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=MOST_TIMES
+            start,
+            end,
+            at_s=at,
+            fit=fit,
+            background=background,
+            is_as_stored=as_stored,
+            pick=pick,
+            most=MOST_TIMES,
         ),
         model=model,
         output=output,

@@ -46,6 +46,10 @@ repetition: the guard saw a loop · interrupted: Ctrl-C · choice: the likeliest
 unsure: fewer samples agreed than --min-agree asks for, so that there is no answer."""
 Subs = Path | Literal["auto"]
 """Where what is spoken in a clip is read from: a file, or "auto": a file beside the clip, else a text track in it."""
+Pick = Literal["uniform", "scenes", "keyframes"]
+PickReason = Literal["scene", "third", "filled", "key frame"]
+"""Why a frame was picked. scene: it stands for a scene · third: no scene has its middle in this third of the clip ·
+filled: it lies in the middle of a gap · key frame: it is one."""
 Boundary = Literal["every", "scenes", "chapters"]
 """What ends a window: an even length, a cut between scenes, or a chapter of the container."""
 
@@ -218,6 +222,8 @@ class Framing:
     """True if a video's pixels are those of the documentation: neither cropped nor stretched nor tone-mapped."""
     shift: float = 0.0
     """How far the reference positions are moved, in steps: 0.5 is half of the way to the next frame; below 1."""
+    pick: Pick = "uniform"
+    """How the frames are chosen: evenly, as representatives of scenes, or among the key frames; excludes at_s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +235,8 @@ class Windowing:
     """The length of a window; it counts only where `by` is "every"."""
     overlap_s: float = 0.0
     """How much of a window belongs to the one before it, too."""
+    tells_still: bool = False
+    """True if windows in which nothing changes are marked, which takes a look at all key frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +255,7 @@ class Window:
     def framing(self, whole: Framing) -> Framing:
         """Returns the framing that takes its frames from this window."""
         if self.is_held:
-            return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,))
+            return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,), pick="uniform")
         return replace(whole, start_s=self.start_s, end_s=self.end_s)
 
 
@@ -358,6 +366,8 @@ class Frames:
     """The (width, height) of each frame, which lies in the upper left corner of its pixels; () for the clip's size."""
     subtitles: Subtitles | None = None
     """The lines that are spoken in this part of the clip; None where they weren't asked for."""
+    reasons: tuple[PickReason, ...] = ()
+    """Why each frame was picked; () where they are evenly spaced or the user named their times."""
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape
@@ -367,6 +377,8 @@ class Frames:
             raise ValueError(f"{shape[0]} frames with {len(self.times_s)} times")
         if self.sizes and len(self.sizes) != shape[0]:
             raise ValueError(f"{shape[0]} frames with {len(self.sizes)} sizes")
+        if self.reasons and len(self.reasons) != shape[0]:
+            raise ValueError(f"{shape[0]} frames with {len(self.reasons)} reasons")
 
     @property
     def kind(self) -> MediaKind:

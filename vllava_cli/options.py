@@ -25,6 +25,7 @@ from vllava_cli.nouns import (
     DecodeLimits,
     Fit,
     Framing,
+    Pick,
     Precision,
     Sampling,
     Subs,
@@ -224,6 +225,15 @@ At = Annotated[
         metavar="TIMES",
         help="Look at these moments: seconds or h:m:s, separated by commas.",
         show_default="eight, evenly spread",
+    ),
+]
+PickWish = Annotated[
+    Pick,
+    typer.Option(
+        "--pick",
+        **one_of(*get_args(Pick)),
+        help="Which eight frames: uniform (as the model was trained), one for each of the longest scenes, or key "
+        "frames.",
     ),
 ]
 Clips = Annotated[
@@ -526,6 +536,10 @@ def checked(agreeing: Agreeing | None, framing: Framing, sampling: Sampling) -> 
     """Returns the agreeing. Errors: UsageError if there is one, and the other options don't suit it."""
     if agreeing and framing.at_s:
         raise UsageError("--agree moves the frames, and --at says where they are. Leave one of them out.")
+    if agreeing and framing.pick != "uniform":
+        raise UsageError(
+            f"--agree moves evenly spread frames, and --pick {framing.pick} chooses others. Leave one out."
+        )
     if agreeing and sampling.temperature:
         raise UsageError("--agree answers greedily, so that only the frames differ. Leave --temperature out.")
     return agreeing
@@ -602,9 +616,19 @@ def framing(
     start: Start = None,
     end: End = None,
     at: At = None,
+    pick: PickWish = "uniform",
 ) -> Framing:
     """Makes the framing of these options. Errors: UsageError."""
-    return framing_of(start, end, at_s=at, fit=fit, background=background, is_as_stored=as_stored, most=FRAMES_PER_CLIP)
+    return framing_of(
+        start,
+        end,
+        at_s=at,
+        fit=fit,
+        background=background,
+        is_as_stored=as_stored,
+        pick=pick,
+        most=FRAMES_PER_CLIP,
+    )
 
 
 def limits_of(
@@ -705,6 +729,14 @@ def windowing_of(
     return Windowing(by=by, every_s=every or 0.0, overlap_s=overlap or 0.0)
 
 
+def windowing_with(windowing: Windowing | None, framing: Framing) -> Windowing | None:
+    """Returns the windowing. Errors: UsageError for a framing that names single frames of the clip."""
+    if windowing and framing.at_s:
+        name = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}[windowing.by]
+        raise UsageError(f"--at can't be combined with {name}, whose windows have frames of their own. Leave one out.")
+    return windowing
+
+
 def searched_windowing(
     *,
     every: Annotated[
@@ -723,7 +755,7 @@ def searched_windowing(
     """Makes the windowing of a search, which always has one. Errors: UsageError."""
     length = every or (None if scenes or at_chapters else EVERY_S)
     made = windowing_of(every=length, overlap=overlap, scenes=scenes, at_chapters=at_chapters)
-    return made or Windowing(every_s=EVERY_S)
+    return replace(made or Windowing(every_s=EVERY_S), tells_still=True)
 
 
 def searched_framing(
@@ -884,6 +916,8 @@ def extracts_of(
 
 
 ExtractsMade = Annotated[Extracts, Made(extracts_of)]
+
+
 WishesMade = Annotated[Wishes, Made(wishes_of)]
 AgreeingMade = Annotated[Agreeing | None, Made(agreeing_of)]
 SearchWishesMade = Annotated[Wishes, Made(varied(wishes_of, model=LongModel))]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import WHITE, Fit, Framing
+from vllava_cli.nouns import WHITE, Fit, Framing, Pick
 
 BEGAN_S = time.perf_counter() - time.process_time()
 """The moment when this process began: its CPU time until this import was Python's own start."""
@@ -44,10 +44,13 @@ def framing_of(
     most: int,
     background: str = WHITE,
     is_as_stored: bool = False,
+    pick: Pick = "uniform",
 ) -> Framing:
     """Makes the framing of --start, --end and --at; --at names at most `most` times. Errors: UsageError."""
     if at_s and (start_s is not None or end_s is not None):
         raise UsageError("--at can't be combined with --start and --end. Leave them out.")
+    if at_s and pick != "uniform":
+        raise UsageError(f"--pick {pick} can't be combined with --at, which names the frames. Leave one out.")
     if at_s and len(at_s) > most:
         raise UsageError(f"--at names {len(at_s)} times, more than the {most} that can be shown. Name fewer.")
     if start_s is not None and end_s is not None and start_s >= end_s:
@@ -59,6 +62,7 @@ def framing_of(
         fit=fit,
         background=background,
         is_as_stored=is_as_stored,
+        pick=pick,
     )
 
 

@@ -209,6 +209,11 @@ def test_a_table_has_columns_for_it_and_fields_of_jobs_make_way(vllava: Zygote, 
     [
         (("ask", "a.mp4", "b.mp4", "?", "--agree", "3"), "--agree samples one clip, and 2 were named"),
         (("ask", "a.mp4", "?", "--agree", "3", "--at", "1"), "--agree moves the frames, and --at says where they are"),
+        (("ask", "a.mp4", "?", "--agree", "3", "--pick", "scenes"), "--pick scenes chooses others. Leave one out."),
+        (
+            ("batch", "?", "a.mp4", "--agree", "3", "--pick", "keyframes"),
+            "--agree moves evenly spread frames, and --pick",
+        ),
         (("ask", "a.mp4", "?", "--agree", "3", "--temperature", "0.1"), "--agree answers greedily"),
         (("ask", "a.mp4", "?", "--agree", "1"), "'1' is not a whole number from 2 to 16"),
         (("ask", "a.mp4", "?", "--agree", "17"), "'17' is not a whole number from 2 to 16"),

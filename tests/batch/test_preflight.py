@@ -37,14 +37,14 @@ class Threads:
     framing: Framing | None = None
 
     def headers(self, files: Iterator[tuple[ClipJobs, Path]]) -> ReadAhead[ClipJobs, Clip]:
-        ahead = ReadAhead(files, [self.header] * self.workers, max_bytes=1)
+        ahead = ReadAhead(([file] for file in files), [self.header] * self.workers, max_bytes=1)
         self.aheads.append(ahead)
         return ahead
 
     def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing, object]]) -> str:
-        self.frames_of = []
-        for unit, path, self.framing, _ in files:
-            self.frames_of += [unit] * (unit.path == path)
+        asked = list(files)
+        self.frames_of = [unit for unit, path, *_ in asked if unit.path == path]
+        (self.framing,) = {framing for *_, framing, _ in asked} or {None}
         return "frames"
 
 

@@ -192,7 +192,7 @@ def test_a_closed_pipe_ends_it_quietly(vllava: Zygote, reel: Path) -> None:
         ),
         (
             ("a.mp4", "--at", "1"),
-            "--at names the moments to look at, and windows have their own. Leave one of them out.",
+            "--at can't be combined with --every, whose windows have frames of their own. Leave one out.",
         ),
         (("-",), "A clip on stdin can't be divided into windows: save it to a file, and name that."),
         ((".",), "'.' is a folder. Name a video, or use vllava batch --every for those in it."),

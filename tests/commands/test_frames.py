@@ -269,3 +269,18 @@ def test_titles() -> None:
 )
 def test_files_are_named_after_their_clip(clip: str, name: str) -> None:
     assert name_of(Path(clip)) == name
+
+
+def test_picked_frames_are_drawn_with_their_reasons_and_an_answer_about_them_can_be_replayed(
+    shell: Run, clip: Path, tmp_path: Path
+) -> None:
+    done = shell("frames", "--pick", "keyframes", "--json", clip)
+    row = json.loads(done.out)
+    assert (done.code, set(row["reasons"])) == (0, {"key frame", "filled"})
+    assert Image.open(tmp_path / "clip-frames.png").size == (994, 674)  # a line more below each of two rows of tiles
+    asked = shell("ask", "-m", "demo", "--pick", "keyframes", "-v", "--json", clip, "What?")
+    made = json.loads(asked.out)["made_with"]["clips"][0]
+    assert (made["pick"], made["reasons"]) == ("keyframes", row["reasons"])
+    assert f"Frames of {clip}: 0.00 s (key frame), " in asked.err
+    (tmp_path / "rows.jsonl").write_text(asked.out)
+    assert shell("replay", "rows.jsonl").code == 0

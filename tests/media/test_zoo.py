@@ -492,6 +492,17 @@ def test_the_eight_frames_of_a_plain_decode(tmp_path: Path, entry: Animal, frame
         assert (quick.faults, full.faults) == ((), ())
 
 
+@pytest.mark.parametrize("entry", KEYS, ids=lambda entry: entry.name)
+def test_a_part_has_the_frames_that_a_plain_decode_shows_then(tmp_path: Path, entry: Animal) -> None:
+    path = entry.make(tmp_path / entry.name, LONG)
+    expected = truth(path, entry.look)
+    part = [place for place, time_s in enumerate(expected.times_s(range(expected.count))) if 2.0 <= time_s < 2.45]
+    chosen = [part[i * len(part) // 8] for i in range(8)]
+    got = sample(path, Framing(start_s=2.0, end_s=2.45))
+    assert places(got, expected, chosen) == chosen
+    assert got.times_s == pytest.approx(expected.times_s(chosen), abs=1e-9)
+
+
 DURATIONS = {
     "b-pyramid.avi": (40.0, 10.0),
     "first-fragment-in-header-0.mp4": (40.0, 10.0),

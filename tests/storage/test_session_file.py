@@ -312,7 +312,7 @@ def test_rows_that_make_no_session_are_refused(rows: tuple[dict[str, object], ..
 INFINITE = "an infinity spelled as a number"
 WHOLE = "not a whole number from 0"
 SECONDS = "not a number from 0 to 9.22337e+18"
-STOPS = "end, length, context, repetition, interrupted, choice"
+STOPS = "end, length, context, repetition, interrupted, choice, unsure"
 FRAMING = "media, entry 1, framing"
 AT_S = f"{FRAMING}: at_s"
 

@@ -93,7 +93,7 @@ class KnownClips:
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
         headers.pictures = len(clips) - headers.videos
         if framing:
-            self.frames = pool.frames(framed(filter(is_wanted, headers.good), framing, agreeing))
+            self.frames = pool.frames_of_windows(framed(filter(is_wanted, headers.good), framing, agreeing))
 
     def wait(self, slice_s: float) -> bool:  # noqa: ARG002  (all is known)
         """Returns True, as `Preflight.wait` does once all headers are known."""

@@ -65,8 +65,6 @@ def request_of(wanted: WindowedAsk, destination: Destination) -> BatchRequest:
     if others:
         named = f"Windows are those of one clip, and {len(ask.clips)} are named"
         raise UsageError(f"{named}: ask about one, or use vllava batch --every.")
-    if ask.framing.at_s:
-        raise UsageError("--at names the moments to look at, and windows have their own. Leave one of them out.")
     if clip == Path(STDIN):
         raise UsageError("A clip on stdin can't be divided into windows: save it to a file, and name that.")
     if os.path.isdir(clip):

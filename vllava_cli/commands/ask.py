@@ -134,7 +134,10 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         if turn.stop_reason == "interrupted":
             hashing.close()
         with screen.waiting("Hashing, so that the answer can be replayed"):
-            clips_shown = [ShownClip(framing=framing).hashed(each) for each in hashes]
+            clips_shown = [
+                ShownClip(framing=framing, reasons=medium.reasons).hashed(each)
+                for medium, each in zip(media[:1] if agreeing else media, hashes, strict=True)
+            ]
         watch.lap("hashing")
         shown = report(conversation, clips_shown, engine, agreeing=agreeing, agreement=agreement, spoken=spoken)
         screen.answer(json_of(shown) + "\n")

@@ -85,6 +85,7 @@ def run(sheets: Sheets, screen: Screen) -> int:
             written = _write_sheet(frames, tiles, sheets, screen) if tiles else _write_each(frames, sheets)
             if sheets.is_json:
                 row = clip_row(frames) | {
+                    **({"reasons": frames.reasons} if frames.reasons else {}),
                     "outputs": list(map(str, written)),
                     "faults": frames.clip.faults,
                     "notes": frames.clip.notes,

@@ -30,6 +30,7 @@ from vllava_cli.nouns import (
     Frames,
     Framing,
     LoadPlan,
+    PickReason,
     Precision,
     Quantisation,
     Sampling,
@@ -131,6 +132,8 @@ class ShownClip:
     """The clip's path in the row. `made_with` has neither the path nor the times."""
     times_s: tuple[float, ...] | None = None
     """The times of the clip's frames, rounded to four decimals; None for an image."""
+    reasons: tuple[PickReason, ...] = ()
+    """Why each frame was picked; () where they are evenly spaced or the user named their times."""
 
     def hashed(self, found: Future[Fingerprint] | None) -> ShownClip:
         """Waits for size and hash and adds them; returns the clip unchanged if they can't be computed."""
@@ -239,7 +242,8 @@ def _release(library: str) -> str | None:
 
 
 def _shown_row(clip: ShownClip) -> dict[str, Any]:
-    return {"bytes": clip.bytes, "sha256": clip.sha256, **framing_row(clip.framing)}
+    row = {"bytes": clip.bytes, "sha256": clip.sha256, **framing_row(clip.framing)}
+    return row | {"reasons": list(clip.reasons)} if clip.reasons else row
 
 
 def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
@@ -247,6 +251,7 @@ def _read_clip(fields: Fields, fit: Fit) -> ShownClip:
         framing=read_framing(fields, fit),
         bytes=fields.maybe("bytes", fields.whole),
         sha256=fields.maybe("sha256", fields.sha256),
+        reasons=_read_reasons(fields) if fields.has("reasons") else (),
     )
 
 
@@ -255,6 +260,10 @@ def _read_agreeing(fields: Fields) -> Agreeing:
     if samples > MOST_SAMPLES:
         fields.refuse("samples", f"{samples}, but a clip is sampled at most {MOST_SAMPLES} times")
     return Agreeing(samples=samples, least_share=fields.number("least_share", least=0, most=1))
+
+
+def _read_reasons(fields: Fields) -> tuple[PickReason, ...]:
+    return fields.each("reasons", lambda texts, place: texts.one_of(place, get_args(PickReason)))
 
 
 def _read_adapter(fields: Fields) -> AdapterFacts:

@@ -257,6 +257,11 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     told = {(medium.clip.path, remark): None for medium in media for remark in medium.clip.remarks}
     for _, remark in told:
         screen.notice(remark)
+    for medium in media:
+        if medium.reasons:
+            pairs = zip(medium.times_s, medium.reasons, strict=True)
+            shown = ", ".join(f"{time_s:.2f} s ({reason})" for time_s, reason in pairs)
+            screen.detail(f"Frames of {medium.clip.path}: {shown}.")
     return media
 
 

@@ -30,7 +30,7 @@ _GAP = 14
 _TITLE_SIZE, _TEXT_SIZE = 24, 16
 _HEADER = 84
 _LEAST_WIDTH = 600
-_LABEL = 30
+_LABEL, _REASON = 30, 20
 _LONG, _SHORT, _LEAST = 360, 160, 96
 """A tile's longest side, the side to which a tiny picture is enlarged, and a cell's least width, which holds a time."""
 _STRIP_TILE = 128
@@ -60,6 +60,8 @@ class Sheet:
     tiles: Pixels
     labels: tuple[str, ...]
     """The times of the frames; "" for an image."""
+    reasons: tuple[str, ...] = ()
+    """Why each frame was picked, below its time; () for no such line."""
 
     @classmethod
     def of(cls, frames: Frames, name: str, tiles: Tiles, *, fit: Fit = "crop") -> Sheet:
@@ -68,7 +70,7 @@ class Sheet:
         if tiles != "whole":
             text += f"; seen as {tiles.crop_width}x{tiles.crop_height}, {fit}"
         labels = tuple(clock(time_s) if frames.kind == "video" else "" for time_s in frames.times_s)
-        return cls(name=name, facts=text, tiles=frames.pixels, labels=labels)
+        return cls(name=name, facts=text, tiles=frames.pixels, labels=labels, reasons=frames.reasons)
 
 
 def tiled(frames: Frames, tiles: Tiles, *, fit: Fit = "crop") -> Frames:
@@ -89,17 +91,19 @@ class SheetLayout:
     rows: int
     tile: tuple[int, int]
     cell_width: int
+    label: int = _LABEL
+    """The height of the lines below a tile."""
 
     @property
     def size(self) -> tuple[int, int]:
         width = self.columns * (self.cell_width + _GAP) - _GAP + 2 * _MARGIN
-        return max(width, _LEAST_WIDTH), _HEADER + self.rows * (self.tile[1] + _LABEL + _GAP) - _GAP + _MARGIN
+        return max(width, _LEAST_WIDTH), _HEADER + self.rows * (self.tile[1] + self.label + _GAP) - _GAP + _MARGIN
 
     def corner(self, number: int) -> tuple[int, int]:
         """Returns the upper left corner of a tile, counted from 0; each tile is centred in its cell."""
         row, column = divmod(number, self.columns)
         inner = (self.cell_width - self.tile[0]) // 2
-        return _MARGIN + column * (self.cell_width + _GAP) + inner, _HEADER + row * (self.tile[1] + _LABEL + _GAP)
+        return _MARGIN + column * (self.cell_width + _GAP) + inner, _HEADER + row * (self.tile[1] + self.label + _GAP)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,6 +153,8 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     """Draws all tiles in order on a dark background, and returns the bytes of an image file."""
     _, height, width, _ = sheet.tiles.shape
     layout = sheet_layout(len(sheet.tiles), width, height)
+    if sheet.reasons:
+        layout = replace(layout, label=_LABEL + _REASON)
     paper = Image.new("RGB", layout.size, _PAPER)
     draw = ImageDraw.Draw(paper)
     _write_line(draw, sheet.name, 18, _TITLE_SIZE, _TITLE)
@@ -159,6 +165,9 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
         paper.paste(_tile_of(pixels, layout.tile), (left, top))
         middle = left + layout.tile[0] / 2
         draw.text((middle, top + layout.tile[1] + 6), label, fill=_TIME, font=font, anchor="ma")
+        if sheet.reasons:
+            reason = sheet.reasons[number]
+            draw.text((middle, top + layout.tile[1] + 6 + _REASON), reason, fill=_FACTS, font=font, anchor="ma")
     return _encoded(paper, form)
 
 
@@ -239,15 +248,17 @@ def draw_characters(sheet: Sheet, columns: int, lines: int, shades: str | None =
     if shades:
         tiles = _spread(tiles)
     for first in range(0, len(tiles), per_row):
-        row, labels = tiles[first : first + per_row], sheet.labels[first : first + per_row]
+        row = tiles[first : first + per_row]
+        texts = (line[first : first + per_row] for line in (sheet.labels, sheet.reasons))
         for line in range(tile_lines):
             runs = list[ColourRun]()
             for tile in row:
                 runs += [ColourRun(text=gap)] if runs else []
                 runs += _runs(tile[2 * line], tile[2 * line + 1], shades)
             yield runs
-        if any(labels):
-            yield [ColourRun(text=gap.join(label.center(tile_columns) for label in labels).rstrip())]
+        for labels in texts:
+            if any(labels):
+                yield [ColourRun(text=gap.join(label.center(tile_columns) for label in labels).rstrip())]
 
 
 def character_grid(count: int, aspect: float, columns: int, lines: int) -> tuple[int, int, int]:

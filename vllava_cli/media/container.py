@@ -57,7 +57,7 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
     With `has_decoders`, FFmpeg decodes the first frames for facts that the header lacks; with 1080p this takes 40 ms.
     """
     file = opened_file(path)
-    try:
+    with video_faults(path):
         with file:
             head = file.read(3)
         decoders = _FLV_DECODERS if head == b"FLV" else {}
@@ -66,6 +66,13 @@ def opened(path: Path, *, has_decoders: bool = True) -> Iterator[InputContainer]
         name = f"file:{path.absolute()}"
         with av.open(name, "r", format=form, options=options, metadata_errors="replace") as container:
             yield container
+
+
+@contextmanager
+def video_faults(path: Path) -> Iterator[None]:
+    """Turns errors of the libraries, raised in a `with` block that reads a video, into a `MediaError`."""
+    try:
+        yield
     except MemoryError:
         raise
     except DECODE_ERRORS as exc:

@@ -66,6 +66,8 @@ _TURNS = {
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
+Listing = tuple[tuple[Path, ...], int]
+"""The pictures of a folder, in order, and the number of its other entries."""
 MAX_ENTRIES = 100_000
 _PICTURES = (*IMAGE_SUFFIXES, *RARE_IMAGE_SUFFIXES)
 _TICK_S = 0.0015
@@ -103,36 +105,49 @@ def read_still(path: Path, background: str = WHITE) -> Frames:
 
 
 def read_animation(path: Path, framing: Framing) -> Frames:
-    """Reads the frames that a framing asks for; each is drawn over the frames before it.
-
-    Their times follow from the durations in the file. Errors: MediaError.
-    """
+    """Reads the frames that a framing asks for. Errors: MediaError."""
     with opened_image(path) as image:
-        starts_s, duration_s = _starts(image, path)
+        return Animation(image, path).frames(framing)
+
+
+class Animation:
+    """The frames of an animation, each drawn over those before it; their times follow from the durations in the file.
+
+    Errors: MediaError, and those that `image_faults` turns into one.
+    """
+
+    def __init__(self, image: Image.Image, path: Path) -> None:
+        """Decodes all frames once, for their times."""
+        self._image, self._path = image, path
+        self.starts_s, self.duration_s = _starts(image, path)
+
+    def frames(self, framing: Framing) -> Frames:
+        """Reads the frames that a framing asks for; frames behind those that were read last are reached from there."""
+        path, image, starts_s, duration_s = self._path, self._image, self.starts_s, self.duration_s
         chosen = choose(starts_s, framing, duration_s=duration_s, name=quoted(path))
         frames: dict[int, Pixels] = {}
         for index in sorted(set(chosen)):
             image.seek(index)
             frames[index] = rgb(image, framing.background)
         stored, turn = stored_image(path, image), turn_of(image)
-    decoded, expected = len(starts_s), stored.frame_count
-    fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
-    pixels = upright(np.stack([frames[index] for index in chosen]), turn)
-    clip = replace(
-        stored,
-        kind="video",
-        width=pixels.shape[2],
-        height=pixels.shape[1],
-        frame_count=decoded,
-        duration_s=duration_s,
-        fps=decoded / duration_s,
-        is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
-        rotation=turn.rotation,
-        way="decode",
-        way_reason="Decoded in full: each frame of an animation is drawn over those before it.",
-        faults=(fault,) if decoded < expected else (),
-    )
-    return Frames(clip=clip, pixels=pixels, times_s=tuple(starts_s[index] for index in chosen))
+        decoded, expected = len(starts_s), stored.frame_count
+        fault = f"{decoded} of {expected} frames of {quoted(path)} could be decoded: the file is truncated or damaged."
+        pixels = upright(np.stack([frames[index] for index in chosen]), turn)
+        clip = replace(
+            stored,
+            kind="video",
+            width=pixels.shape[2],
+            height=pixels.shape[1],
+            frame_count=decoded,
+            duration_s=duration_s,
+            fps=decoded / duration_s,
+            is_rate_constant=bool(np.ptp(np.diff((*starts_s, duration_s))) < _TICK_S),
+            rotation=turn.rotation,
+            way="decode",
+            way_reason="Decoded in full: each frame of an animation is drawn over those before it.",
+            faults=(fault,) if decoded < expected else (),
+        )
+        return Frames(clip=clip, pixels=pixels, times_s=tuple(starts_s[index] for index in chosen))
 
 
 def read_burst(path: Path, framing: Framing) -> Frames:
@@ -151,12 +166,13 @@ def read_burst(path: Path, framing: Framing) -> Frames:
     return _slides(path, stills, chosen, count=len(places), reason="Only the pictures that are shown are decoded.")
 
 
-def read_folder(path: Path, framing: Framing) -> Frames:
+def read_folder(path: Path, framing: Framing, listing: Listing | None = None) -> Frames:
     """Reads a folder of pictures as a clip that shows each picture for one second.
 
     Reads only the pictures that the framing asks for, and scales them to the size of the one that sorts first.
+    `listing` is what is in the folder, if that is known already.
     """
-    pictures, others = _listing(path)
+    pictures, others = listing or listing_of(path)
     count = len(pictures)
     chosen = choose(range(count), framing, duration_s=count, name=quoted(path))
     stills = {index: read_still(pictures[index], framing.background) for index in sorted(set(chosen))}
@@ -164,6 +180,22 @@ def read_folder(path: Path, framing: Framing) -> Frames:
     slides = _slides(path, stills, chosen, count=count, reason=reason)
     notes = (*_left_out(path, others), *slides.clip.notes)
     return replace(slides, clip=replace(slides.clip, container="folder", rotation=0, notes=notes))
+
+
+def every_picture(path: Path) -> Iterator[tuple[float, Pixels]]:
+    """Yields all pictures of an animation, a burst or a folder, each with its time, as stored. Errors: MediaError."""
+    if os.path.isdir(path):
+        for index, picture in enumerate(folder_pictures(path)):
+            yield float(index), read_still(picture).pixels[0]
+        return
+    with opened_image(path) as image:
+        is_burst = image.format == "HEIF"
+        places = heif_places(image) if is_burst else ()
+        starts_s = tuple(map(float, range(len(places)))) if is_burst else _starts(image, path)[0]
+        for index, time_s in enumerate(starts_s):
+            image.seek(places[index] if is_burst else index)
+            check_size(path, *coded_size(image))
+            yield time_s, rgb(image)
 
 
 def slides_clip(first: Clip, count: int) -> Clip:
@@ -182,7 +214,7 @@ def _slides(path: Path, stills: Mapping[int, Frames], chosen: Sequence[int], *, 
 
 def folder_pictures(path: Path) -> tuple[Path, ...]:
     """Returns the pictures directly in a folder, in the order in which they are shown. Errors: MediaError."""
-    return _listing(path)[0]
+    return listing_of(path)[0]
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -220,12 +252,18 @@ def _moves(image: Image.Image) -> bool:
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image.Image]:
     """Opens an image without decoding it. Errors: MediaError, from `UnidentifiedImageError` if the file is no image."""
+    with image_faults(path), Image.open(path, formats=FORMATS) as image:
+        check_size(path, *coded_size(image))
+        yield image
+
+
+@contextmanager
+def image_faults(path: Path) -> Iterator[None]:
+    """Turns errors of Pillow, raised in a `with` block that reads an image, into a `MediaError`; hides its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                check_size(path, *coded_size(image))
-                yield image
+            yield
     except RefusedError as exc:
         raise MediaError(f"{quoted(path)} is {exc}, which vllava doesn't open. Convert it to PNG.") from exc
     except Image.DecompressionBombError as exc:
@@ -326,7 +364,7 @@ def _starts(image: Image.Image, path: Path) -> tuple[tuple[float, ...], float]:
     return tuple(start_ms / 1000 for start_ms in starts_ms[:-1]), starts_ms[-1] / 1000
 
 
-def _listing(path: Path) -> tuple[tuple[Path, ...], int]:
+def listing_of(path: Path) -> Listing:
     """Returns the pictures directly in a folder, in order, and the number of other entries; ignores hidden entries."""
     try:
         with os.scandir(path) as entries:

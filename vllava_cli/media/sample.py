@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -31,6 +31,7 @@ from vllava_cli.media.images import (
 )
 from vllava_cli.media.mp4_boxes import stream_part
 from vllava_cli.media.select import check_trim
+from vllava_cli.media.timeline.picks import picked
 from vllava_cli.media.video.full_decode import decode_all
 from vllava_cli.media.video.seek import sample_video
 from vllava_cli.media.video.stated import declared_rate, origin, stored_clip
@@ -54,7 +55,7 @@ def probe(path: Path, *, is_full: bool = False) -> Clip:
     """Returns the facts of a file, as `sample` finds them; `is_full` decodes every frame of a video instead."""
     if is_full and not os.path.isdir(path):
         check_file(path)
-        with _memory_faults(path):
+        with memory_faults(path):
             if look(path) == "video":
                 return replace(decode_all(path, Framing()).clip, way_reason="Every frame was decoded, as was asked.")
     return _read(path, Framing(), tells_rate=True).clip
@@ -84,23 +85,29 @@ def header(path: Path) -> Clip:
 
 def _read(path: Path, framing: Framing, *, tells_rate: bool = False) -> Frames:
     check_trim(framing)
-    with _memory_faults(path):
+    with memory_faults(path):
         if os.path.isdir(path):
-            return read_folder(path, framing)
+            return _read_pictures(read_folder, path, framing)
         check_file(path)
         match look(path):
             case "still":
                 return read_still(path, framing.background)
             case "animation":
-                return read_animation(path, framing)
+                return _read_pictures(read_animation, path, framing)
             case "burst":
-                return read_burst(path, framing)
+                return _read_pictures(read_burst, path, framing)
             case "video":
                 return sample_video(path, framing, tells_rate=tells_rate)
 
 
+def _read_pictures(read: Callable[[Path, Framing], Frames], path: Path, framing: Framing) -> Frames:
+    named, reasons = picked(path, None, framing)
+    return replace(read(path, named), reasons=reasons)
+
+
 @contextmanager
-def _memory_faults(path: Path) -> Iterator[None]:
+def memory_faults(path: Path) -> Iterator[None]:
+    """Turns a lack of memory into a MediaError that names the file."""
     try:
         yield
     except MemoryError as exc:

@@ -33,6 +33,8 @@ def check_trim(framing: Framing) -> None:
             raise UsageError(f"--at has {time_s:g} seconds. Give times from 0 on.")
     if framing.at_s and (framing.start_s is not None or framing.end_s is not None):
         raise UsageError("--at can't be combined with --start and --end. Leave them out.")
+    if framing.at_s and framing.pick != "uniform":
+        raise UsageError(f"--pick {framing.pick} can't be combined with --at, which names the frames. Leave one out.")
     start_s = framing.start_s or 0.0
     if framing.end_s is not None and framing.end_s <= start_s:
         raise UsageError(f"--end {framing.end_s:g} s is not after --start {start_s:g} s. Give a later --end.")
@@ -128,7 +130,8 @@ def spread(frames: Frames, fit: Fit, wanted: int = FRAMES_PER_CLIP) -> Frames:
     places = list(pick(len(frames.times_s), wanted))
     times_s = tuple(frames.times_s[place] for place in places)
     sizes = tuple(frames.sizes[place] for place in places) if frames.sizes else ()
-    return replace(frames, pixels=frames.pixels[places], times_s=times_s, sizes=sizes)
+    reasons = tuple(frames.reasons[place] for place in places) if frames.reasons else ()
+    return replace(frames, pixels=frames.pixels[places], times_s=times_s, sizes=sizes, reasons=reasons)
 
 
 def check_shape(width: int, height: int, fit: Fit) -> None:

@@ -217,7 +217,7 @@ def read_sampling(fields: Fields) -> Sampling:
 def framing_row(framing: Framing) -> dict[str, object]:
     """Returns the object that `read_framing` reads, without the fit and without wishes that older releases lack."""
     row = asdict(framing) | {"at_s": list(framing.at_s)}
-    new = {"background": WHITE, "is_as_stored": False, "shift": 0.0}
+    new = {"background": WHITE, "is_as_stored": False, "shift": 0.0, "pick": "uniform"}
     return {key: value for key, value in row.items() if key != "fit" and (key not in new or value != new[key])}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -17,13 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.clips import cut, picture, write_clip
+from tests.clips import GIF, cut, picture, write_clip
 from tests.machines import RECIPE
 from tests.waiting import wait_for
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.decoder.client import KilledError
-from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead, default_workers
+from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead, default_workers, in_chunks
 from vllava_cli.media.pixels import video_pixels
 from vllava_cli.media.sample import header, sample
 from vllava_cli.media.select import spread
@@ -127,9 +128,41 @@ def fake(code: str) -> Sequence[str]:
         f"os.write(1, {protocol.READY!r})\n"
         "while line := os.read(0, 1 << 16):\n"
         f"    {code}\n"
-        f"    os.write(1, {sent!r} if b'sample' in line else {protocol.result_line(clip)!r})\n"
+        f"    os.write(1, {protocol.result_line(clip)!r} if b'header' in line else {sent!r})\n"
     )
     return [sys.executable, "-S", "-c", loop]
+
+
+def test_a_process_that_dies_of_one_window_leaves_the_others_theirs() -> None:
+    dying = struct.pack(">d", 1.5)  # as it stands in a pickled framing
+    framings = [Framing(start_s=number / 2, end_s=number / 2 + 1) for number in range(6)]
+    with Pool(1, command=fake(f"{dying!r} in line and os._exit(9)")) as pool:
+        files = [(number, Path("a.mp4"), framing) for number, framing in enumerate(framings) if number != 1]
+        found = reads(pool.frames_of_windows(files, most_together=1))
+    assert [key for key, read in found.items() if read.found] == [0, 2, 4, 5]
+    crash = "'a.mp4' can't be decoded: the decoder crashed on it (status 9). Convert it to mp4 (H.264)."
+    assert str(found[3].fault) == crash
+
+
+@pytest.mark.parametrize("most_together", [1, 4])
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_a_process_that_is_replaced_goes_on_with_the_windows(
+    name: str, most_together: int, children: Callable[[], set[int]]
+) -> None:
+    path = write_clip(Path(name), 60, encoding=GIF) if name == "a.gif" else write_clip(Path(name), 60)
+    files = [(number, path, Framing(start_s=number / 2, end_s=number / 2 + 1)) for number in range(10)]
+    found = dict[int, Read[int, Frames]]()
+    with Pool(1) as pool:
+        ahead = pool.frames_of_windows(files, most_together=most_together)
+        while not ahead.is_over:
+            found |= {read.key: read for read in ahead.take(1, is_waiting=True)}
+            if len(found) == 3:  # it has read others, so that none is blamed
+                for pid in children():
+                    psutil.Process(pid).kill()
+    assert found.keys() == {key for key, *_ in files}
+    for key, path, framing in files:
+        read, alone = found[key].found, spread(sample(path, framing), "crop")
+        assert read and read.times_s == alone.times_s and (read.pixels == alone.pixels).all()
 
 
 GOOD = [f"{number}.mp4" for number in range(20)]
@@ -278,7 +311,44 @@ def drained(ahead: ReadAhead[int, str]) -> list[int]:
 def started(
     files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20
 ) -> ReadAhead[int, str]:
-    return ReadAhead(files, readers, max_bytes=max_bytes)  # type: ignore[arg-type]
+    return ReadAhead(([file] for file in files), readers, max_bytes=max_bytes)  # type: ignore[arg-type]
+
+
+def test_windows_of_a_clip_share_chunks_and_know_the_next_ones() -> None:
+    framings = [Framing(start_s=number) for number in range(4)]
+    files = [(number, Path(name), framings[number]) for name, number in zip("aaaab", (0, 1, 2, 3, 0), strict=True)]
+    whole = [[(key, framing, following) for key, _, framing, following in chunk] for chunk in in_chunks(files, 3)]
+    assert whole == [
+        [(number, framings[number], tuple(framings[number + 1 :])) for number in range(3)],
+        [(3, framings[3], ())],
+        [(0, framings[0], ())],
+    ]
+
+
+def test_a_chunk_is_read_by_one_worker_and_its_results_come_one_by_one() -> None:
+    door = Door("a", "c")
+    chunks = [list(numbered("abc")), [(3, Path("d"))]]
+    ahead: ReadAhead[int, str] = ReadAhead(chunks, [door, door], max_bytes=1 << 20)
+    first = [read.key for read in ahead.take(9, is_waiting=True)]
+    assert wait_for(lambda: len(door.begun) == 3)
+    assert first == [0] and sorted(door.begun) == ["a", "b", "d"]
+    door.open("d")
+    assert [read.key for read in ahead.take(9, is_waiting=True)] == [3] and not ahead.is_over
+    door.open("b")
+    rest = list[int]()
+    while not ahead.is_over:
+        rest += [read.key for read in ahead.take(9, is_waiting=True)]
+    assert rest == [1, 2]
+
+
+def test_the_rest_of_a_chunk_is_left_out_when_it_stops() -> None:
+    door = Door()
+    ahead: ReadAhead[int, str] = ReadAhead([list(numbered("abc"))], [door], max_bytes=1 << 20)
+    assert wait_for(lambda: len(door.begun) == 1)
+    ahead.stop()
+    door.open("a")
+    assert [read.key for read in ahead.take(9, is_waiting=True)] == [0]
+    assert wait_for(lambda: ahead.is_over) and len(door.begun) == 1
 
 
 def test_files_come_in_order_of_completion() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, Frames, Framing, SpokenLine, Subtitles
+from vllava_cli.nouns import Clip, ClipWindows, Frames, Framing, MediaKind, SpokenLine, Subtitles, Window
 
 PATH = Path("a.mp4")
 of_every_call = pytest.mark.parametrize("call", ["probe", "header", "documented"])
@@ -275,3 +275,42 @@ def test_subtitles_answer_only_the_call_for_them() -> None:
     for line, request in ((protocol.result_line(SUBTITLES), REQUEST), (protocol.result_line(CLIP), HEARD)):
         with pytest.raises(protocol.ProtocolError):
             answer(line, request=request)
+
+
+ASKED = replace(REQUEST, call="windows", framing=Framing(start_s=0.2, end_s=9.0))
+WINDOWS = (
+    Window(start_s=0.2, end_s=0.5, title="Caf\u00e9", is_still=True),
+    Window(start_s=0.4, end_s=0.9, is_held=True),
+)
+
+
+def test_windows_arrive_as_they_were_sent() -> None:
+    divided = ClipWindows(clip=CLIP, windows=WINDOWS)
+    assert answer(protocol.result_line(divided), request=ASKED) == divided
+    image = ClipWindows(clip=replace(CLIP, kind="image", duration_s=None))
+    assert answer(protocol.result_line(image), request=ASKED) == image
+
+
+@pytest.mark.parametrize(
+    ("windows", "kind"),
+    [
+        ((), "video"),
+        (WINDOWS[:1], "image"),
+        (WINDOWS[::-1], "video"),
+        ((replace(WINDOWS[0], start_s=0.1),), "video"),
+        ((replace(WINDOWS[0], end_s=0.91),), "video"),
+        ((replace(WINDOWS[0], end_s=0.2),), "video"),
+        ((replace(WINDOWS[0], start_s=float("nan")),), "video"),
+        ((replace(WINDOWS[0], is_held=1),), "video"),
+        ((replace(WINDOWS[0], title="\x1b[2J"),), "video"),
+        ((replace(WINDOWS[0], title="a\u202eb"),), "video"),
+        ((replace(WINDOWS[0], title="x" * 121),), "video"),
+        (WINDOWS[:1] * 100_001, "video"),
+    ],
+)
+def test_forged_windows_are_refused(windows: tuple[Window, ...], kind: MediaKind) -> None:
+    with pytest.raises(protocol.ProtocolError):
+        answer(protocol.result_line(ClipWindows(clip=replace(CLIP, kind=kind), windows=windows)), request=ASKED)
+    for call in ("sample", "probe", "window"):
+        with pytest.raises(protocol.ProtocolError):
+            answer(protocol.result_line(ClipWindows(clip=CLIP, windows=WINDOWS)), request=replace(ASKED, call=call))

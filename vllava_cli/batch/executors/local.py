@@ -144,7 +144,9 @@ class LocalExecutor:
         key = AnswerKey(
             jobs=clip.jobs,
             times_s=None if frames.kind == "image" else frames.times_s,
-            clip=ShownClip(framing=clip.framing(self.batch.framing), bytes=size if is_counted else None),
+            clip=ShownClip(
+                framing=clip.framing(self.batch.framing), bytes=size if is_counted else None, reasons=frames.reasons
+            ),
             hashed=samples.hashed,
             sampled_s=frames.times_s,
             samples=samples,

@@ -306,7 +306,8 @@ def answer(wire: Connection, setup: WorkerSetup) -> None:
     )
     batch = setup.batch
     with Pool(batch.decoders or 1, batch.limits) as pool:
-        reads = pool.frames(framed(iter(clips.get, None), batch.framing, batch.agreeing))
+        arriving = framed(iter(clips.get, None), batch.framing, batch.agreeing)
+        reads = pool.frames_of_windows(arriving, most_together=1) if batch.windowing else pool.frames(arriving)
         local.import_engine()
         tokens = local.read_tokens(setup.source)
         pool.fit_to(tokens.checkpoint.video_recipe)

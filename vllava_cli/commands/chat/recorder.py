@@ -130,7 +130,7 @@ class SessionRecorder:
     def shown(self, frames: Frames) -> ShownClip:
         """Describes a clip for a row; size and hash are None if the clip can't be read any more."""
         origin = self.cache.origins[frames]
-        return ShownClip(framing=origin.framing).hashed(self._hashed(origin))
+        return ShownClip(framing=origin.framing, reasons=frames.reasons).hashed(self._hashed(origin))
 
     def close(self) -> None:
         """Stops hashing and closes the file."""

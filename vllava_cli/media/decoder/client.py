@@ -1,4 +1,4 @@
-"""`DecoderClient` runs `sample`, `probe` and `header` in another process, which has limits of time and memory.
+"""`DecoderClient` reads media in another process, which has limits of time and memory: `sample`, `probe`, `windows` …
 
 The process is reused for many files. Whatever a file does to it, the caller gets frames, or an error of one sentence.
 """
@@ -21,7 +21,6 @@ import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.timeline.parts import Cut, Cutting
-from vllava_cli.media.timeline.windows import even_windows
 from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Subtitles, Tiles, Windowing
 
 _START_S = 60.0
@@ -114,12 +113,15 @@ class DecoderClient:
         return cast(Clip, self._ask("header", path))
 
     def windows(self, windowing: Windowing, framing: Framing, path: Path) -> ClipWindows:
-        """Divides a clip, or the part of it that `framing` names, into windows. Errors: those of `sample`."""
-        clip = self.probe(path)
-        start_s, end_s = framing.start_s or 0.0, min(framing.end_s or math.inf, clip.duration_s or 0.0)
-        if clip.kind == "image":
-            return ClipWindows(clip=clip)
-        return ClipWindows(clip=clip, windows=even_windows(windowing, start_s, end_s))
+        """Runs `clip_windows` in the process, in which the clip then stays open. Errors: those of `sample`."""
+        return cast(ClipWindows, self._ask("windows", path, framing=framing, windowing=windowing))
+
+    def window(self, path: Path, framing: Framing, following: tuple[Framing, ...] = ()) -> Frames:
+        """Returns what `sample` returns, but keeps the clip open, so that another window of it is read sooner.
+
+        `following` are the framings of the windows that are likely to be asked for next. Errors: those of `sample`.
+        """
+        return cast(Frames, self._ask("window", path, framing=framing, following=following))
 
     def subtitles(self, path: Path, sidecar: Path | None = None) -> Subtitles:
         """Reads all lines of a subtitle file, or of the clip's text track; what can't be read is a fault of them.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,6 +27,11 @@ Framed = Iterable[tuple[K, Path, Framing] | tuple[K, Path, Framing, Passage | No
 
 With a passage, the frames come with the lines that are spoken in it."""
 
+Chunks = Iterable[Sequence[tuple[Any, ...]]]
+"""Files that one process reads one after another, each as the arguments of its reader, with the key before them."""
+
+MOST_TOGETHER = 16
+"""The most windows of a clip in a row that one process reads."""
 _MAX_WORKERS = 8
 _MAX_READY = 1024
 _SLICE_S = 0.1
@@ -90,6 +95,15 @@ class Pool:
         """Reads as many frames of each file as the model sees."""
         return self._ahead(files, [partial(self._frames, guard) for guard in self._guards])
 
+    def frames_of_windows(self, files: Framed[K], *, most_together: int = MOST_TOGETHER) -> ReadAhead[K, Frames]:
+        """Reads as many frames of each window as the model sees, as `frames` does; clips stay open between windows.
+
+        Up to `most_together` windows of a clip that follow each other are read by the same process. With more than one,
+        `files` is asked for windows before they are read, so it shouldn't wait.
+        """
+        chunks = in_chunks(files, most_together)
+        return self._ahead_of(chunks, [partial(self._frames_of_window, guard) for guard in self._guards])
+
     def fit_to(self, recipe: VideoRecipe) -> None:
         """Reduces all later frames to the size that a model takes, so that the model's thread needn't do it.
 
@@ -105,12 +119,30 @@ class Pool:
             guard.kill()
 
     def _ahead(self, files: Iterable[tuple[Any, ...]], readers: Sequence[Callable[..., T]]) -> ReadAhead[Any, T]:
-        ahead: ReadAhead[Any, T] = ReadAhead(files, readers, max_bytes=self._max_bytes)
+        return self._ahead_of(([file] for file in files), readers)
+
+    def _ahead_of(self, chunks: Chunks, readers: Sequence[Callable[..., T]]) -> ReadAhead[Any, T]:
+        ahead: ReadAhead[Any, T] = ReadAhead(chunks, readers, max_bytes=self._max_bytes)
         self._aheads.append(ahead)
         return ahead
 
     def _frames(self, guard: DecoderClient, path: Path, framing: Framing, passage: Passage | None = None) -> Frames:
-        frames = self._subtitles.heard(guard, spread(guard.sample(path, framing), framing.fit), path, passage)
+        return self._for_model(guard, guard.sample(path, framing), framing, path, passage)
+
+    def _frames_of_window(
+        self,
+        guard: DecoderClient,
+        path: Path,
+        framing: Framing,
+        passage: Passage | None,
+        following: tuple[Framing, ...],
+    ) -> Frames:
+        return self._for_model(guard, guard.window(path, framing, following), framing, path, passage)
+
+    def _for_model(
+        self, guard: DecoderClient, sampled: Frames, framing: Framing, path: Path, passage: Passage | None
+    ) -> Frames:
+        frames = self._subtitles.heard(guard, spread(sampled, framing.fit), path, passage)
         if self._recipe is None:
             return frames
         from vllava_cli.media.pixels import fitted
@@ -133,23 +165,25 @@ class Read(Generic[K, T]):
 class ReadAhead(Generic[K, T]):
     """Reads files ahead, in a thread for each reader. Only one thread may call `take`.
 
+    The files of a chunk are read one after another by the same reader; each result can be taken as soon as it is ready.
     A file is begun only if the results that are ready take less than `max_bytes` and are fewer than 1024, or if none is
     ready. Besides those, each reader may be reading one file.
     """
 
-    def __init__(
-        self, files: Iterable[tuple[Any, ...]], readers: Sequence[Callable[..., T]], *, max_bytes: int
-    ) -> None:
-        self._files = iter(files)
+    def __init__(self, chunks: Chunks, readers: Sequence[Callable[..., T]], *, max_bytes: int) -> None:
+        self._chunks = iter(chunks)
         self._max_bytes = max_bytes
         self._turn = threading.Lock()
-        """Held by the one worker that may ask for the next file."""
+        """Held by the one worker that may ask for the next chunk."""
         self._change = threading.Condition()
         """Guards all attributes below. Its lock is reentrant, because a signal's handler may call `stop`."""
         self._ready = deque[Read[K, T]]()
         self._ready_bytes = 0
         self._busy = 0
         self._is_ended = False
+        """True if no chunk will be begun any more."""
+        self._is_stopped = False
+        """True if no file will be begun any more, not even the rest of a chunk."""
         self._failure: BaseException | None = None
         self.waited_s = 0.0
         """The time that `take` has waited in all."""
@@ -182,7 +216,7 @@ class ReadAhead(Generic[K, T]):
     def stop(self, failure: BaseException | None = None) -> None:
         """Begins no further file. The results of files already begun can be taken; then `take` raises the failure."""
         with self._change:
-            self._is_ended = True
+            self._is_ended = self._is_stopped = True
             self._failure = failure or self._failure
             self._change.notify_all()
 
@@ -200,7 +234,8 @@ class ReadAhead(Generic[K, T]):
             self.waited_s += time.perf_counter() - started_s
 
     def _work(self, reader: Callable[..., T]) -> None:
-        while file := self._next():
+        chunk = deque[tuple[Any, ...]]()
+        while file := self._next(chunk):
             read = _read(reader, *file)
             with self._change:
                 self._busy -= 1
@@ -208,31 +243,70 @@ class ReadAhead(Generic[K, T]):
                     self._ready.append(read)
                     self._ready_bytes += _bytes(read)
                 else:
-                    self._is_ended = True
+                    self._is_ended = self._is_stopped = True
                 self._change.notify_all()
 
-    def _next(self) -> tuple[Any, ...] | None:
-        """Returns the next file once the limits allow it; None if there is none.
+    def _next(self, chunk: deque[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+        """Returns the next file of the chunk, or of a new one, once the limits allow it; None if all is over."""
+        if not chunk:
+            chunk.extend(self._next_chunk())
+        if not chunk:
+            return None
+        with self._change:
+            self._change.wait_for(lambda: self._is_stopped or self._has_capacity)
+            if not self._is_stopped:
+                return chunk.popleft()
+            self._busy -= len(chunk)
+            chunk.clear()
+            self._change.notify_all()
+            return None
 
-        The file is counted as busy before another worker can see the end of the files.
+    def _next_chunk(self) -> Sequence[tuple[Any, ...]]:
+        """Takes a chunk once the limits allow it; () if there is none.
+
+        Its files are counted as busy before another worker can see the end of the chunks.
         """
         with self._turn:
             with self._change:
                 self._change.wait_for(lambda: self._is_ended or self._has_capacity)
                 if self._is_ended:
-                    return None
+                    return ()
             try:
-                file = next(self._files)
+                chunk = next(self._chunks)
+            except StopIteration:
+                with self._change:
+                    self._is_ended = True
+                    self._change.notify_all()
+                return ()
             except BaseException as exc:  # the caller's own code may raise anything: `take` raises it in the caller
-                self.stop(None if isinstance(exc, StopIteration) else exc)
-                return None
+                self.stop(exc)
+                return ()
             with self._change:
-                self._busy += not self._is_ended
-                return None if self._is_ended else file
+                self._busy += 0 if self._is_stopped else len(chunk)
+                return () if self._is_stopped else chunk
 
     @property
     def _has_capacity(self) -> bool:
         return not self._ready or (self._ready_bytes < self._max_bytes and len(self._ready) < _MAX_READY)
+
+
+def in_chunks(files: Framed[K], most: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Puts windows of a clip that follow each other into chunks of at most `most`; each window knows the next ones."""
+    if most == 1:
+        yield from ([(*_with_passage(file), ())] for file in files)
+        return
+    for _, group in groupby(files, key=lambda file: file[1]):
+        same = list(group)
+        for start in range(0, len(same), most):
+            chunk = same[start : start + most]
+            ahead = [
+                tuple(framing for _, _, framing, *_ in same[start + place + 1 :][:most]) for place in range(len(chunk))
+            ]
+            yield [(*_with_passage(file), following) for file, following in zip(chunk, ahead, strict=True)]
+
+
+def _with_passage(file: tuple[Any, ...]) -> tuple[Any, ...]:
+    return file if len(file) == 4 else (*file, None)
 
 
 def in_order(ahead: ReadAhead[int, T]) -> Iterator[Read[int, T]]:

@@ -10,7 +10,7 @@ import math
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,31 @@ import numpy.typing as npt
 from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.media.timeline.parts import Cut, Cutting
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, SpokenLine, Subtitles, Tiles
+from vllava_cli.media.timeline.windows import LONGEST_TITLE, MOST_WINDOWS, clean_title
+from vllava_cli.nouns import (
+    FRAMES_PER_CLIP,
+    Clip,
+    ClipWindows,
+    Frames,
+    Framing,
+    PickReason,
+    SpokenLine,
+    Subtitles,
+    Tiles,
+    Window,
+    Windowing,
+)
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
 
-Call = Literal["sample", "probe", "header", "documented", "cut", "subtitles"]
-Found = Frames | Clip | Cut | Subtitles
+Call = Literal["sample", "probe", "header", "documented", "cut", "subtitles", "windows", "window"]
+"""The last two keep the clip open in the process: "windows" finds its windows, "window" reads the frames of one."""
+Found = Frames | Clip | Cut | Subtitles | ClipWindows
 
 _MAX_TRACEBACK = 1 << 15
+_MAX_ROW = 160 + 12 * LONGEST_TITLE
+"""The length of the longest window in JSON: two times, a title, and what it is."""
 _MAX_PIECE = 4 << 20
 MOST_CUT_BYTES = 1 << 40
 """The largest file that the process may have written for it."""
@@ -70,6 +86,9 @@ class Request:
     """The seconds that it may take besides those that any file may take."""
     sidecar: Path | None = None
     """The file whose subtitles are read instead of the clip's own."""
+    windowing: Windowing | None = None
+    following: tuple[Framing, ...] = ()
+    """The framings of the same clip that are likely to be asked for next."""
 
     @property
     def max_frames(self) -> int:
@@ -116,9 +135,17 @@ def result_line(result: Found, pixels: npt.NDArray[np.uint8] | None = None) -> b
         return _line({"is": "subtitles", **asdict(result)})
     if isinstance(result, Clip):
         return _line({"is": "clip", "clip": _facts(result)})
+    if isinstance(result, ClipWindows):
+        rows = [
+            {"start_s": each.start_s, "end_s": each.end_s, "title": each.title}
+            | {"is_held": each.is_held, "is_still": each.is_still}
+            for each in result.windows
+        ]
+        return _line({"is": "windows", "clip": _facts(result.clip), "windows": rows})
     shape = (result.pixels if pixels is None else pixels).shape[:3]
-    sizes = {"sizes": result.sizes} if result.sizes else {}
-    return _line({"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape, **sizes})
+    facts = {"is": "frames", "clip": _facts(result.clip), "times_s": result.times_s, "shape": shape}
+    further = {"sizes": result.sizes, "reasons": result.reasons}
+    return _line(facts | {name: values for name, values in further.items() if values})
 
 
 def pictures(frames: Frames) -> npt.NDArray[np.uint8]:
@@ -155,7 +182,9 @@ def read_reply(stream: BinaryIO, request: Request, *, max_bytes: int, into: Bina
 
 
 def _next_line(stream: BinaryIO, request: Request) -> Fields:
-    limit = _MOST_SUBTITLES if request.call == "subtitles" else _MAX_LINE + 32 * request.max_frames
+    limit = _MAX_LINE + 32 * request.max_frames
+    if request.call in ("windows", "subtitles"):
+        limit = _MAX_LINE + MOST_WINDOWS * _MAX_ROW if request.call == "windows" else _MOST_SUBTITLES
     line = stream.readline(limit)
     if not line.endswith(b"\n"):
         raise ProtocolError("a line without an end") if len(line) == limit else EOFError
@@ -190,13 +219,15 @@ def _take(fields: Fields, stream: BinaryIO, into: BinaryIO) -> None:
 
 def _reply(fields: Fields, stream: BinaryIO, request: Request, max_bytes: int) -> Found:
     match fields.text("is"):
-        case "frames" if request.call == "sample":
+        case "frames" if request.call in ("sample", "window"):
             return _read_frames(fields, stream, request, max_bytes)
         case "cut" if request.call == "cut":
             return fields.inside("cut").build(Cut)
         case "subtitles" if request.call == "subtitles":
             return _read_subtitles(fields)
-        case "clip" if request.call not in ("sample", "cut", "subtitles"):
+        case "windows" if request.call == "windows":
+            return _windows(fields, request)
+        case "clip" if request.call in ("probe", "header", "documented"):
             return _clip(fields, request)
         case name if name in _ERRORS:
             raise _ERRORS[name](fields.text("sentence"))
@@ -212,6 +243,9 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
     clip, times_s = _clip(fields, request), fields.each("times_s", Fields.number)
     count, height, width = fields.each("shape", lambda sizes, place: sizes.whole(place, least=1))
     sizes = fields.each("sizes", _size) if fields.has("sizes") else ()
+    reasons: tuple[PickReason, ...] = ()
+    if fields.has("reasons"):
+        reasons = fields.each("reasons", lambda texts, place: texts.one_of(place, get_args(PickReason)))
     if sizes:
         is_sized = len(sizes) == len(times_s) and tuple(map(max, zip(*sizes, strict=True))) == (width, height)
     else:
@@ -225,7 +259,20 @@ def _read_frames(fields: Fields, stream: BinaryIO, request: Request, max_bytes: 
         raise EOFError
     if count < len(times_s):  # all frames are equal, and share the memory of one
         pixels = np.lib.stride_tricks.as_strided(pixels, shape, (0, *pixels.strides[1:]))
-    return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s, sizes=sizes, reasons=reasons)
+
+
+def _windows(fields: Fields, request: Request) -> ClipWindows:
+    """Reads windows, which must begin one after another in the part of the clip that was asked for."""
+    clip = _clip(fields, request)
+    windows = fields.each("windows", lambda rows, place: rows.inside(place).build(Window), most=MOST_WINDOWS)
+    start_s, end_s = request.framing.start_s or 0.0, min(request.framing.end_s or math.inf, clip.duration_s or 0.0)
+    starts = [start_s, *(window.start_s for window in windows)]
+    is_within = starts == sorted(starts) and all(window.start_s < window.end_s <= end_s for window in windows)
+    is_clean = all(window.title == clean_title(window.title) for window in windows)
+    if not (is_within and is_clean) or bool(windows) != (clip.kind == "video"):
+        raise ProtocolError(f"{len(windows)} windows that can't be")
+    return ClipWindows(clip=clip, windows=windows)
 
 
 def _read_subtitles(fields: Fields) -> Subtitles:

@@ -14,11 +14,14 @@ from contextlib import suppress
 from importlib import import_module
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from vllava_cli.errors import MediaError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Frames
+from vllava_cli.nouns import Frames, Windowing
+
+if TYPE_CHECKING:
+    from vllava_cli.media.timeline.open_clip import OpenClip
 
 try:
     import resource
@@ -45,17 +48,46 @@ def main() -> None:
     replies.write(protocol.READY)
     replies.flush()
     gc.freeze()
+    kept = KeptClip()
     while requests.peek(1):
-        answer(pickle.load(requests), replies, memory_bytes)
+        answer(pickle.load(requests), replies, memory_bytes, kept)
         gc.collect()  # containers are in reference cycles: until collected, their decoders' threads keep their stacks
 
 
-def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> None:
+class KeptClip:
+    """The clip whose windows were asked for last; it stays open until another file, or another call, is asked for."""
+
+    def __init__(self) -> None:
+        self._clip: OpenClip | None = None
+        self._state: tuple[object, ...] = ()
+
+    def of(self, request: protocol.Request) -> OpenClip:
+        """Returns the clip of a request, which is opened unless it is the kept one and hasn't changed."""
+        from vllava_cli.media.timeline.open_clip import open_clip
+
+        path, framing = request.path, request.framing
+        state: tuple[object, ...] = request.folder, path, framing.background, framing.is_as_stored
+        with suppress(OSError, ValueError):  # opening it gives the reason
+            facts = path.stat()
+            state += facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+        if self._clip is None or state != self._state:
+            self.close()
+            self._clip, self._state = open_clip(path, framing), state
+        return self._clip
+
+    def close(self) -> None:
+        clip, self._clip = self._clip, None
+        if clip:
+            clip.close()
+
+
+def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int, kept: KeptClip | None = None) -> None:
     """Carries out a request and sends exactly one reply, whatever happens."""
+    kept = kept or KeptClip()
     pixels = None
     try:
         bound_cpu(request.cpu_s)
-        result = _result(request, replies)
+        result = _result(request, replies, kept)
         if isinstance(result, Frames):
             if result.pixels.nbytes > memory_bytes:  # more than the caller takes; the system may enforce no limit
                 raise MemoryError
@@ -69,21 +101,24 @@ def answer(request: protocol.Request, replies: BinaryIO, memory_bytes: int) -> N
     replies.flush()
 
 
-def _result(request: protocol.Request, replies: BinaryIO) -> protocol.Found:
+def _result(request: protocol.Request, replies: BinaryIO, kept: KeptClip) -> protocol.Found:
     try:
         if request.folder:
             os.chdir(request.folder)
     except OSError as exc:
         raise MediaError(f"{quoted(request.path)} can't be read: {os_reason(exc)}. Check the path.") from exc
+    if request.call not in ("windows", "window"):
+        kept.close()
     if request.cutting:
         from vllava_cli.media.timeline.cutting import cut
 
         return cut(request.path, request.cutting, protocol.SentFile(replies))
-    return _read(request)
+    return _read(request, kept)
 
 
-def _read(request: protocol.Request) -> protocol.Found:
-    from vllava_cli.media.sample import header, probe, sample
+def _read(request: protocol.Request, kept: KeptClip) -> protocol.Found:
+    from vllava_cli.media.sample import header, memory_faults, probe, sample
+    from vllava_cli.media.select import check_trim
     from vllava_cli.media.timeline.subtitles import read_subtitles
     from vllava_cli.media.video.full_decode import documented
 
@@ -96,6 +131,15 @@ def _read(request: protocol.Request) -> protocol.Found:
             return read_subtitles(request.path, request.sidecar)
         case "documented":
             return documented(request.path)
+        case "windows":
+            from vllava_cli.media.timeline.clip_windows import clip_windows
+
+            with memory_faults(request.path):
+                return clip_windows(kept.of(request), request.windowing or Windowing(), request.framing)
+        case "window":
+            check_trim(request.framing)
+            with memory_faults(request.path):
+                return kept.of(request).frames(request.framing, request.following)
         case "sample" | "cut":
             frames = sample(request.path, request.framing)
             if request.tiles is None:

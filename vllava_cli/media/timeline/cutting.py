@@ -41,7 +41,8 @@ from vllava_cli.media.timeline.tracks import (
 )
 from vllava_cli.media.video.bitstream import SEEKABLE
 from vllava_cli.media.video.full_decode import decode_all, frames_of
-from vllava_cli.media.video.index import DistrustError, Index, Mp4Index, PacketIndex, bitstream_of
+from vllava_cli.media.video.index import DistrustError, Index, PacketIndex, bitstream_of
+from vllava_cli.media.video.mp4_index import Mp4Index
 from vllava_cli.media.video.seek import Timeline
 from vllava_cli.nouns import Framing
 
@@ -105,7 +106,6 @@ class _Part:
         if bitstream_of(stream).codec not in SEEKABLE:
             raise DistrustError(f"frames coded in {codec_name(stream)} may depend on any frame before them")
         index = _index(path, container, stream)
-        index.runs((0,))  # a first frame that can't be decoded isn't the one from which times count
         timeline = Timeline(path, index, container, stream)
         if cutting.start_s >= timeline.duration_s:
             raise _past_the_end(path, cutting, timeline.duration_s)

@@ -137,6 +137,10 @@ class BisectionIndex(Index):
         number = min(max(0, self._number(pts)), self.frame_count - 1)
         return number + (self.pts(number) < pts)
 
+    def has_between(self, first: int, after: int) -> bool:
+        """Answers by arithmetic alone if the stretch is longer than two frames."""
+        return (first < self._tail.last and after - first > 2 * self._step + 4) or super().has_between(first, after)
+
     def last_packet_duration(self) -> int:
         return self._tail.last_packet_duration()
 

@@ -7,9 +7,11 @@ Two groups that are decoded at the same time take half the time, whatever the co
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,8 +45,7 @@ def parallelism(
     8 runs of 250 frames on 2 cores → 2 decoders of 1 thread; runs of 225 and 20 frames → 1 decoder of 2 threads. Large
     pictures, which take memory, and little work reduce both numbers.
     """
-    affordable = max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
-    most = min(cores, affordable, max(1, frame_pixels * sum(lengths) // _PIXELS_WORTH_A_DECODER))
+    most = min(cores, _affordable(frame_pixels), max(1, frame_pixels * sum(lengths) // _PIXELS_WORTH_A_DECODER))
 
     def threads(decoders: int) -> int:
         count = min(most // decoders, _MAX_DECODERS)
@@ -56,6 +57,11 @@ def parallelism(
 
     decoders = min(range(1, min(most, len(lengths), _MAX_DECODERS) + 1), key=frames_in_a_row)
     return decoders, threads(decoders)
+
+
+def _affordable(frame_pixels: int) -> int:
+    """Returns how many decoder threads fit into the memory that all may take, at least 1."""
+    return max(1, _THREAD_BYTES // max(1, frame_pixels * 16))
 
 
 @dataclass(kw_only=True)
@@ -80,12 +86,79 @@ class DecodedRuns:
         self.matrices.add(matrix)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decoder:
+    """An open file and the decoder of its video, which has so many threads."""
+
+    container: InputContainer
+    stream: VideoStream
+    context: VideoCodecContext
+    threads: int
+
+    @classmethod
+    def of(cls, container: InputContainer, path: Path, threads: int) -> _Decoder:
+        stream = video_stream(container, path)
+        context = decoder_of(stream)
+        context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
+        context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
+        if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete
+            context.thread_count = threads
+        return cls(container=container, stream=stream, context=context, threads=threads)
+
+
+class KeptDecoders:
+    """Decoders of one file that stay open from one window of it to the next, because opening a file takes time.
+
+    Those that are idle have no more threads than fit into the memory for them.
+    """
+
+    def __init__(self, path: Path, *, frame_pixels: int) -> None:
+        self._path, self._most_threads = path, _affordable(frame_pixels)
+        self._lock = threading.Lock()
+        self._idle: list[tuple[_Decoder, ExitStack]] = []
+        """Those that no run uses, the last used one last."""
+
+    @contextmanager
+    def lent(self, threads: int) -> Iterator[_Decoder]:
+        """Lends a decoder, which is opened if none of so many threads is idle; drops it after an error."""
+        with ExitStack() as file:
+            decoder = self._taken(threads, file)
+            yield decoder
+            with self._lock:
+                self._idle.append((decoder, file.pop_all()))
+
+    def close(self) -> None:
+        """Closes all decoders; later ones can be lent."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop()[1].close()
+
+    def _taken(self, threads: int, file: ExitStack) -> _Decoder:
+        """Takes an idle decoder; if there is none, closes others until there is memory for a new one, and opens it."""
+        with self._lock:
+            for place, (decoder, its_file) in enumerate(self._idle):
+                if decoder.threads == threads:
+                    del self._idle[place]
+                    file.push(its_file.pop_all())
+                    return decoder
+            while self._idle and threads + sum(idle.threads for idle, _ in self._idle) > self._most_threads:
+                self._idle.pop(0)[1].close()
+        return _Decoder.of(file.enter_context(opened(self._path)), self._path, threads)
+
+
 def decode_runs(
-    path: Path, container: InputContainer, runs: Sequence[Run], pts: tuple[int, ...], framing: Framing
+    path: Path,
+    container: InputContainer,
+    runs: Sequence[Run],
+    pts: tuple[int, ...],
+    framing: Framing,
+    *,
+    kept: KeptDecoders | None = None,
 ) -> DecodedRuns:
     """Decodes all runs and returns the frames at `pts`, of their stored size, in the colours that the framing asks for.
 
-    The first decoder uses `container`, of which no frame may have been decoded yet. Errors: DistrustError.
+    Uses decoders that were `kept`. Without them the first one uses `container`, of which no frame may have been decoded
+    yet. Errors: DistrustError.
     """
     stream = video_stream(container, path)
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -100,10 +173,15 @@ def decode_runs(
     )
     waiting = deque(sorted(runs, key=lambda run: -len(run.presented)))
 
+    @contextmanager
+    def fresh() -> Iterator[_Decoder]:
+        with opened(path) as other:
+            yield _Decoder.of(other, path, threads)
+
     def work_apart() -> None:
         try:
-            with opened(path) as other:
-                _work(other, video_stream(other, path), waiting, decoded, threads)
+            with kept.lent(threads) if kept else fresh() as decoder:
+                _work(decoder, waiting, decoded)
         except BaseException:
             waiting.clear()  # nothing more is worth decoding once one run has failed
             raise
@@ -111,7 +189,8 @@ def decode_runs(
     with ThreadPoolExecutor(decoders) as pool:
         others = [pool.submit(work_apart) for _ in range(decoders - 1)]
         try:
-            _work(container, stream, waiting, decoded, threads)
+            with kept.lent(threads) if kept else nullcontext(_Decoder.of(container, path, threads)) as decoder:
+                _work(decoder, waiting, decoded)
         finally:
             waiting.clear()
         for other in others:
@@ -119,23 +198,16 @@ def decode_runs(
     return decoded
 
 
-def _work(
-    container: InputContainer,
-    stream: VideoStream,
-    waiting: deque[Run],
-    decoded: DecodedRuns,
-    threads: int,
-) -> None:
-    context, converter = decoder_of(stream), Converter(decoded.framing, stream.codec_context.name)
-    context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
-    context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
-    if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete
-        context.thread_count = threads
+def _work(decoder: _Decoder, waiting: deque[Run], decoded: DecodedRuns) -> None:
+    container, stream, context = decoder.container, decoder.stream, decoder.context
+    converter = Converter(decoded.framing, stream.codec_context.name)
     while True:
         try:
             run = waiting.popleft()
         except IndexError:
             return
+        if context.is_open:  # seeking only makes the stream's own decoder forget
+            context.flush_buffers()
         for frame, matrix in wanted_frames(container, stream, context, run):
             decoded.take(frame, matrix, converter)
             del frame  # released at once: a decoder may fill a gap in a picture from released frames

@@ -6,6 +6,7 @@ Frames whose positions can be foreseen are converted on the way; otherwise a sec
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllava_cli.errors import DamagedError, MediaError, quoted
+from vllava_cli.errors import DamagedError, MediaError, UsageError, quoted
 from vllava_cli.media.container import DECODE_ERRORS, check_size, decoder_of, opened, video_stream
 from vllava_cli.media.mp4_boxes import is_encrypted, stream_part
 from vllava_cli.media.pictures import Converter, Pixels, Turns, matrix_of, orientation_of
@@ -35,6 +36,8 @@ from vllava_cli.media.video.stated import (
 from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
 
 _SMALL_BYTES = 16 << 20
+_KEPT_BYTES = 256 << 20
+"""About the most memory that pictures take that are kept for later windows."""
 _MOST_SIZES = 16
 """The most sizes of a clip that are named."""
 
@@ -52,19 +55,27 @@ class FullDecode:
     """True if every packet gave a frame and no frame was damaged."""
     pixels: dict[int, Pixels]
     """The foreseen frames, as shown: [H, W, 3] each."""
+    origin_s: float
+    """The time by the container's clock from which `times_s` count."""
+
+    def chosen(self, framing: Framing) -> tuple[int, ...]:
+        """Returns the display indices that a framing asks for. Errors: MediaError."""
+        duration_s, name = self.clip.duration_s or 0.0, quoted(self.clip.path)
+        return choose(self.times_s, framing, duration_s=duration_s, name=name, reported=self.reported)
 
     def frames(self, framing: Framing, reason: str) -> Frames:
         """Returns the frames that a framing asks for; decodes the file again if `pixels` lacks one. Empties `pixels`.
 
         `reason` is a clause that says why the whole file was decoded.
         """
-        path, times_s = self.clip.path, self.times_s
-        chosen = choose(
-            times_s, framing, duration_s=self.clip.duration_s or 0.0, name=quoted(path), reported=self.reported
-        )
+        chosen = self.chosen(framing)
         is_foreseen = set(chosen) <= self.pixels.keys()
         found = dict(self.pixels) if is_foreseen else self._decoded_again(frozenset(chosen), framing)
         self.pixels.clear()  # so that no picture is in memory twice
+        return self.arranged(chosen, found, reason)
+
+    def arranged(self, chosen: Sequence[int], found: dict[int, Pixels], reason: str) -> Frames:
+        """Puts the pictures of the frames `chosen` in their order; empties `found`, so that none is in memory twice."""
         sizes = tuple((found[index].shape[1], found[index].shape[0]) for index in chosen)
         width, height = map(max, zip(*sizes, strict=True))
         pixels = np.zeros((len(chosen), height, width, 3), np.uint8)
@@ -75,7 +86,7 @@ class FullDecode:
         return Frames(
             clip=replace(self.clip, way_reason=f"Decoded in full: {reason}."),
             pixels=pixels,
-            times_s=tuple(times_s[index] for index in chosen),
+            times_s=tuple(self.times_s[index] for index in chosen),
             sizes=sizes if set(sizes) != {(self.clip.width, self.clip.height)} else (),
         )
 
@@ -85,7 +96,70 @@ class FullDecode:
             for _ in again.frames(wanted):
                 if len(again.pixels) == len(wanted):
                     return again.pixels
-        raise MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
+        raise self._changed()
+
+    def _changed(self) -> MediaError:
+        return MediaError(f"{quoted(self.clip.path)} changed while it was read. Try again.")
+
+
+class ForwardPass:
+    """Takes the frames of windows out of a file while it is decoded in order, so that one pass serves them all.
+
+    A window goes on where the one before it ended. The file is decoded from its beginning again only for a frame that
+    has passed and wasn't kept.
+    """
+
+    def __init__(self, known: FullDecode, framing: Framing) -> None:
+        self._known, self._framing = known, framing
+        known.pixels.clear()
+        self._file = ExitStack()
+        self._wanted = set[int]()
+        self._begin()
+
+    def frames(self, framing: Framing, following: Sequence[Framing], reason: str) -> Frames:
+        """Returns the frames of a window; keeps those on the way that the `following` windows will ask for.
+
+        `reason` is a clause that says why the whole file was decoded. Errors: MediaError.
+        """
+        known, pixels = self._known, self._pass.pixels
+        chosen = known.chosen(framing)
+        later = self._shared(max(chosen), following)
+        for index in pixels.keys() - later - set(chosen):
+            del pixels[index]
+        missing = set(chosen) - pixels.keys()
+        if missing and min(missing) < self._next:
+            self._begin()
+            pixels, missing = self._pass.pixels, set(chosen)
+        self._wanted.clear()
+        self._wanted |= later | set(chosen)
+        while not set(chosen) <= pixels.keys():
+            if next(self._frames, None) is None:
+                raise known._changed()
+            self._next += 1
+        found = {index: pixels[index] if index in later else pixels.pop(index) for index in set(chosen)}
+        return known.arranged(chosen, found, reason)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _begin(self) -> None:
+        known = self._known
+        self.close()
+        container = self._file.enter_context(opened(known.clip.path))
+        self._pass = _Pass(container, known.clip.path, self._framing, is_threaded=known.is_clean)
+        self._frames = self._pass.frames(self._wanted)
+        self._next = 0
+        """The display index of the frame that comes next."""
+
+    def _shared(self, last: int, following: Sequence[Framing]) -> set[int]:
+        """Returns the frames up to `last` that later windows ask for, as many as may be kept."""
+        most, shared = _KEPT_BYTES // (3 * self._known.clip.width * self._known.clip.height), set[int]()
+        for framing in following:
+            with suppress(MediaError, UsageError):
+                shared |= {index for index in self._known.chosen(framing) if index <= last}
+            if len(shared) > most:
+                break
+        return shared
 
 
 def decode_all(path: Path, framing: Framing, foreseen: Sequence[int] = (), *, is_damaged: bool = False) -> FullDecode:
@@ -125,6 +199,12 @@ def frames_of(path: Path, *, is_threaded: bool) -> Generator[VideoFrame]:
     """Decodes a whole file and yields all frames in the order of `FullDecode.times_s`, with none of them converted."""
     with opened(path) as container:
         yield from _Pass(container, path, Framing(), is_threaded=is_threaded).frames(())
+
+
+def all_frames(path: Path) -> Iterator[tuple[float, VideoFrame]]:
+    """Decodes a whole file twice, and yields each frame with its time the second time. Errors: MediaError."""
+    known = decode_all(path, Framing())
+    yield from zip(known.times_s, frames_of(path, is_threaded=known.is_clean), strict=False)
 
 
 def documented_eight(container: InputContainer, total: int) -> list[VideoFrame]:
@@ -270,6 +350,7 @@ class _Pass:
             reported=self.reported,
             is_clean=count == self.packet_count and not (self._refused or self._corrupt or self.is_cut),
             pixels=self.pixels,
+            origin_s=float(shown.start * base),
         )
 
     def _presentation(self, all_pts: Sequence[int | None], base: Fraction, own: int) -> Presentation:

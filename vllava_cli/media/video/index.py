@@ -1,4 +1,4 @@
-"""The indexes find a file's frames without decoding: by one pass over its packets, or by an MP4's own sample table.
+"""An index finds a file's frames without decoding. This one reads the time stamps of all packets.
 
 A *display index* is a frame's position in presentation order. Its *pts* is the time at which it is presented, in the
 stream's time base.
@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from itertools import islice, pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +22,15 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from vllava_cli.media.container import DECODE_ERRORS
-from vllava_cli.media.mp4_boxes import has_fragments
-from vllava_cli.media.video.bitstream import ONE_FRAME_PER_SAMPLE, Bitstream, Start
+from vllava_cli.media.video.bitstream import Bitstream, Start
+from vllava_cli.media.video.packet_table import REORDERING, PacketTable
 from vllava_cli.media.video.stated import MPEG, clock_restart
 
 MAX_FRAMES = 5_000_000
 """46 hours at 30 frames a second; an index of this many frames takes 200 MB."""
 
-REORDERING = 64
-"""The most packets after a wanted one that a decoder, with its threads, may need before it gives the frame."""
-
-_KEY, _DISCARD = 1, 2
+HELD_BACK = 16
+"""The most frames that a decoder may hold back, by the standards of all codecs, until an earlier one has come."""
 _NEVER = 1 << 63
 
 
@@ -92,6 +88,10 @@ class Index(ABC):
     def count_before(self, pts: int) -> int:
         """Returns the number of frames presented before `pts`."""
 
+    def has_between(self, first: int, after: int) -> bool:
+        """Returns True if a frame is presented at `first` or later, and before `after`."""
+        return self.count_before(first) < self.count_before(after)
+
     @abstractmethod
     def last_packet_duration(self) -> int:
         """Returns the duration in the packet of the frame that is presented last, 0 if it has none."""
@@ -112,6 +112,11 @@ class Index(ABC):
         run = self._run(self._start_for(first), (first, last))
         wanted = run.presented[-(last - first + 1) :]
         return replace(run, wanted=frozenset(wanted))
+
+    @property
+    def packet_table(self) -> PacketTable | None:
+        """The sizes of all packets; None if the index doesn't know them all."""
+        return None
 
     @abstractmethod
     def _start_for(self, display_index: int) -> int:
@@ -188,6 +193,11 @@ class PacketIndex(Index):
     def steps(self) -> Sequence[int]:
         steps: list[int] = np.diff(self._presented).tolist()
         return steps
+
+    @cached_property
+    def packet_table(self) -> PacketTable | None:
+        sizes, keys = np.frombuffer(self._sizes, np.int64), np.array(self._keys, np.int64)
+        return PacketTable(stamps=self._pts, sizes=sizes, keys=keys)
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
         """Yields the packets to list; the empty one at the end may be among them."""
@@ -277,157 +287,4 @@ class PacketIndex(Index):
             packets=tuple(zip(*columns, strict=True)),
             presented=tuple(self._presented[self.count_before(first) : display_indices[-1] + 1].tolist()),
             wanted=frozenset(self.pts(display_index) for display_index in display_indices),
-        )
-
-
-class Mp4Index(Index):
-    """The frames of an MP4 or MOV as its sample table lists them; reads only the packets of groups that are needed.
-
-    The table has decoding times, not presentation times. The presentation times of a group are read with its packets.
-    The rest follows from two facts that hold in these files: no frame is presented before its decoding time, and no
-    frame decoded before a key frame is presented after it. Groups are numbered in the order of their key frames.
-    """
-
-    source = "The file's own sample table"
-
-    def __init__(self, container: InputContainer, stream: VideoStream, path: Path) -> None:
-        """Reads the table, but no packet. Errors: DistrustError if the table can't give every frame."""
-        self._container, self._stream = container, stream
-        self._entries = stream.index_entries
-        self.frame_count = self.packet_count = len(self._entries)
-        self._bitstream = bitstream_of(stream)
-        self._groups: dict[int, tuple[tuple[int, int], ...]] = {}
-        self._key_indices: dict[int, int] = {}
-        self._orders: dict[tuple[int, int], list[int]] = {}
-        """The results of `_presented`, by the first group and the last one."""
-        self._starts: dict[int, Start] = {}
-        if "mov" not in container.format.name:
-            raise DistrustError("its container has no sample table")
-        if self._bitstream.codec not in ONE_FRAME_PER_SAMPLE:
-            raise DistrustError(f"samples coded in {self._bitstream.codec} may hold no frame or several")
-        if has_fragments(path):
-            raise DistrustError("its fragments list frames of their own")
-        flags = [entry.flags for entry in self._entries]
-        self._keys = [number for number, each in enumerate(flags) if each & _KEY]
-        if not flags or len(flags) != stream.frames or len(flags) > MAX_FRAMES:
-            raise DistrustError("its sample table doesn't list every frame")
-        if any(each & _DISCARD for each in set(flags)):
-            raise DistrustError("an edit list leaves some of its frames out")
-        last = self._entries[-1]
-        if last.pos + last.size > container.size:
-            raise DistrustError("it ends before the last frame that its sample table lists")
-        if not self._keys or self._keys[0] != 0:
-            raise DistrustError("it doesn't begin with a frame that can be decoded by itself")
-
-    def pts(self, display_index: int) -> int:
-        key = self._key_for(display_index)
-        place = display_index - self._key_index(key)
-        return self._certain(key, place)[place]
-
-    def count_before(self, pts: int) -> int:
-        key = bisect_right(self._keys, pts, key=lambda number: int(self._entries[number].timestamp)) - 1
-        while key >= 0 and self._key_pts(key) > pts:
-            key -= 1
-        if key < 0:
-            return 0
-        return self._key_index(key) + sum(other < pts for other in self._presented(key, until=pts))
-
-    def last_packet_duration(self) -> int:
-        return max(self._group(len(self._keys) - 1))[1]
-
-    def steps(self) -> Sequence[int]:
-        return [after - before for before, after in pairwise([entry.timestamp for entry in self._entries])]
-
-    def _key_for(self, display_index: int) -> int:
-        """Returns the last group whose key frame is presented at `display_index` or before."""
-        key = bisect_right(self._keys, display_index) - 1
-        while self._key_index(key) > display_index:
-            key -= 1
-            if key < 0:
-                raise DistrustError("its first frames come before any frame that can be decoded by itself")
-        return key
-
-    def _start_for(self, display_index: int) -> int:
-        """Returns the group where decoding starts: the frame's own, or the one before it if frames refer to that."""
-        key = self._key_for(display_index)
-        reaches_back = self._key_index(key) > self._keys[key]
-        return max(0, key - 1) if reaches_back and self._starts[key] == "open" else key
-
-    def _key_index(self, key: int) -> int:
-        """Returns the display index of a group's key frame.
-
-        It counts all frames decoded before the key frame, and those decoded after it but presented before it.
-        """
-        if key not in self._key_indices:
-            first = self._key_pts(key)
-            self._key_indices[key] = self._keys[key] + sum(pts < first for pts in self._decoded(key, until=first))
-        return self._key_indices[key]
-
-    def _key_pts(self, key: int) -> int:
-        return self._group(key)[0][0]
-
-    def _certain(self, key: int, place: int) -> list[int]:
-        """Returns the pts from a key frame on, ascending; up to `place`, none is missing. Errors: DistrustError."""
-        presented = self._presented(key, until=self._key_pts(key))
-        if place < len(presented):
-            presented = self._presented(key, until=presented[place])
-        elif key + 1 < len(self._keys):
-            presented = self._presented(key, until=self._key_pts(key + 1))
-        if place >= len(presented):
-            raise DistrustError("its sample table promises frames that aren't there")
-        return presented
-
-    def _presented(self, key: int, *, until: int) -> list[int]:
-        """Returns the pts of the frames that `_decoded` returns and that come after the key frame, ascending."""
-        span = key, self._last_group(key, until)
-        if span not in self._orders:
-            first = self._key_pts(key)
-            presented = sorted(pts for pts in self._decoded(key, until=until) if pts >= first)
-            if any(before == after for before, after in pairwise(presented)):
-                raise DistrustError("two of its frames have the same time stamp")
-            self._orders[span] = presented
-        return self._orders[span]
-
-    def _decoded(self, key: int, *, until: int) -> list[int]:
-        """Returns pts in decoding order, from a group on to the last one that may reach to `until`."""
-        groups = range(key, self._last_group(key, until) + 1)
-        return [pts for group in groups for pts, _ in self._group(group)]
-
-    def _last_group(self, key: int, until: int) -> int:
-        """Returns the last group, from `key` on, that may have a frame presented at `until` or before."""
-        later = key + 1
-        while later < len(self._keys) and self._entries[self._keys[later]].timestamp <= until:
-            later += 1
-        return later - 1
-
-    def _group(self, key: int) -> tuple[tuple[int, int], ...]:
-        """Reads (pts, duration) of a group's packets, in decoding order; compares each packet with its table entry."""
-        if key in self._groups:
-            return self._groups[key]
-        after = self._keys[key + 1] if key + 1 < len(self._keys) else self.frame_count
-        ids, found = self._ids(self._keys[key], after), list[tuple[int, int]]()
-        run = Run(seek_to=ids[0][0], packets=ids, is_by_dts=True)
-        for packet in islice(arriving(self._container, self._stream, run), len(ids)):
-            if packet.pts is None or packet.dts is None or packet.pts < packet.dts:
-                raise DistrustError("its frames have no time stamps, or wrong ones")
-            if not found:
-                self._starts[key] = self._bitstream.start(memoryview(packet))
-                if self._starts[key] == "none":
-                    raise DistrustError("its sample table calls frames key frames that aren't")
-            found.append((packet.pts, packet.duration or 0))
-        self._groups[key] = tuple(found)
-        return self._groups[key]
-
-    def _ids(self, first: int, after: int) -> tuple[PacketId, ...]:
-        return tuple((entry.timestamp, entry.pos, entry.size) for entry in self._entries[first:after])
-
-    def _run(self, start: int, display_indices: Sequence[int]) -> Run:
-        first, last = self._keys[start], self.pts(display_indices[-1])
-        needed = max(number for number, pts in enumerate(self._decoded(start, until=last)) if pts <= last)
-        return Run(
-            seek_to=self._entries[first].timestamp,
-            packets=self._ids(first, min(first + needed + 1 + REORDERING, self.frame_count)),
-            presented=tuple(pts for pts in self._presented(start, until=last) if pts <= last),
-            wanted=frozenset(self.pts(display_index) for display_index in display_indices),
-            is_by_dts=True,
         )

@@ -23,6 +23,8 @@ class Presentation:
     duration_s: float
     fps: float
     is_rate_constant: bool
+    start: int
+    """The tick from which the times count."""
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Presentation:
             duration_s=float((last - start) * base) + (shown_s or 1 / fps),
             fps=fps,
             is_rate_constant=is_steady([after - before for before, after in pairwise(stamps)], float(base)),
+            start=start,
         )
 
 

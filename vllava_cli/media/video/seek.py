@@ -19,11 +19,13 @@ from vllava_cli.errors import quoted
 from vllava_cli.media.container import codec_name, opened, video_stream
 from vllava_cli.media.pictures import orientation_of
 from vllava_cli.media.select import first_tick, nothing_between, past_the_end, pick, reference
+from vllava_cli.media.timeline.picks import picked
 from vllava_cli.media.video.bisection import BisectionIndex
 from vllava_cli.media.video.bitstream import SEEKABLE
-from vllava_cli.media.video.decode import decode_runs
+from vllava_cli.media.video.decode import KeptDecoders, decode_runs
 from vllava_cli.media.video.full_decode import decode_all, decode_uncounted
-from vllava_cli.media.video.index import DamageError, DistrustError, Index, Mp4Index, PacketIndex, Run, bitstream_of
+from vllava_cli.media.video.index import DamageError, DistrustError, Index, PacketIndex, Run, bitstream_of
+from vllava_cli.media.video.mp4_index import Mp4Index
 from vllava_cli.media.video.presentation import is_steady, last_duration
 from vllava_cli.media.video.shape import display_of
 from vllava_cli.media.video.stated import declared_end, declared_rate, origin, reported_frames, stored_clip
@@ -43,13 +45,13 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
         with opened(path) as container:
             stream = video_stream(container, path)
             index = None
-            if bitstream_of(stream).codec not in SEEKABLE:
-                reason = f"frames coded in {codec_name(stream)} may depend on any frame before them"
-                return decode_uncounted(container, path, framing).frames(framing, reason)
+            if reason := unseekable(stream):
+                named, reasons = picked(path, None, framing)
+                return replace(decode_uncounted(container, path, named).frames(named, reason), reasons=reasons)
             try:
-                index = _index(path, container, stream, is_quick=is_quick)
+                index = index_of(path, container, stream, is_quick=is_quick)
                 timeline = Timeline(path, index, container, stream)
-                frames = _sampled(path, container, timeline, framing)
+                frames = sampled(path, container, timeline, framing)
                 if not tells_rate:
                     return frames
                 return replace(frames, clip=replace(frames.clip, is_rate_constant=timeline.is_rate_constant))
@@ -59,9 +61,10 @@ def sample_video(path: Path, framing: Framing, *, tells_rate: bool = False) -> F
                 reported = reported_frames(container, stream, hidden=index.hidden_count if index else 0)
         if is_damaged or not isinstance(index, (Mp4Index, BisectionIndex)):
             break
-    is_whole = framing == replace(framing, start_s=None, end_s=None, at_s=())
+    is_whole = framing == replace(framing, start_s=None, end_s=None, at_s=(), pick="uniform")
     foreseen = reference(count, reported=reported, shift=framing.shift) if is_whole else ()
-    return decode_all(path, framing, foreseen, is_damaged=is_damaged).frames(framing, reason)
+    named, reasons = picked(path, None, framing)
+    return replace(decode_all(path, named, foreseen, is_damaged=is_damaged).frames(named, reason), reasons=reasons)
 
 
 def start_of(path: Path) -> Fraction:
@@ -70,11 +73,18 @@ def start_of(path: Path) -> Fraction:
         stream = video_stream(container, path)
         first = stream.start_time or 0
         with suppress(DistrustError):
-            first = _index(path, container, stream, is_quick=True).pts(0)
+            first = index_of(path, container, stream, is_quick=True).pts(0)
         return origin(container, stream, first) * (stream.time_base or Fraction(1))
 
 
-def _index(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
+def unseekable(stream: VideoStream) -> str:
+    """Returns a clause that says why frames of this codec can't be decoded from a key frame on; "" if they can."""
+    if bitstream_of(stream).codec in SEEKABLE:
+        return ""
+    return f"frames coded in {codec_name(stream)} may depend on any frame before them"
+
+
+def index_of(path: Path, container: InputContainer, stream: VideoStream, *, is_quick: bool) -> Index:
     """Returns the first index that the file allows. The last one reads all of it; it is the only one if not quick."""
     if is_quick:
         with suppress(DistrustError):
@@ -87,10 +97,11 @@ def _index(path: Path, container: InputContainer, stream: VideoStream, *, is_qui
 class Timeline:
     """Converts between an index's pts and a clip's seconds; knows the frame rate and the duration.
 
-    A clip's seconds count from its first frame, or from the beginning of the sound before it.
+    A clip's seconds count from its first frame, or from the beginning of the sound before it. Errors: DistrustError.
     """
 
     def __init__(self, path: Path, index: Index, container: InputContainer, stream: VideoStream) -> None:
+        index.runs((0,))  # times don't count from a first frame that can't be decoded
         self.name, self.index = quoted(path), index
         self.reported = reported_frames(container, stream, hidden=index.hidden_count)
         self._base = stream.time_base or Fraction(1)
@@ -109,21 +120,42 @@ class Timeline:
         steps, tick_s = self.index.steps(), float(self._base)
         return is_steady(steps, tick_s) and is_steady([sum(steps), self._length], tick_s)
 
+    @property
+    def origin_s(self) -> float:
+        """The time by the container's clock from which the clip's seconds count."""
+        return float(self._origin * self._base)
+
     def time_s(self, pts: int) -> float:
         return float((pts - self._origin) * self._base)
+
+    def has_between(self, start_s: float, end_s: float) -> bool:
+        """Returns True if a frame begins at `start_s` or later, and before `end_s`."""
+        first, after = (self._origin + first_tick(time_s, self._base) for time_s in (start_s, end_s))
+        return self.index.has_between(first, after)
 
     def display_indices(self, framing: Framing) -> tuple[int, ...]:
         """Returns the display indices that a framing asks for: eight, or one for each of its times."""
         count = self.index.frame_count
         if framing.at_s:
-            return tuple(self._shown_at(time_s) for time_s in framing.at_s)
+            return tuple(self.shown_at(time_s) for time_s in framing.at_s)
         if framing.start_s is None and framing.end_s is None:
             return reference(count, reported=self.reported, shift=framing.shift)
+        stretch = self.stretch(framing)
+        return tuple(stretch[place] for place in pick(len(stretch), shift=framing.shift))
+
+    def stretch(self, framing: Framing) -> range:
+        """Returns the display indices of the frames from --start on to before --end. Errors: MediaError for none."""
         first = self.before(framing.start_s or 0.0)
-        after = count if framing.end_s is None else self.before(framing.end_s)
+        after = self.index.frame_count if framing.end_s is None else self.before(framing.end_s)
         if first >= after:
             raise nothing_between(framing, duration_s=self.duration_s, name=self.name)
-        return tuple(first + place for place in pick(after - first, shift=framing.shift))
+        return range(first, after)
+
+    def shown_at(self, time_s: float) -> int:
+        """Returns the display index of the frame that a player shows at a time. Errors: MediaError past the end."""
+        if time_s >= self.duration_s:
+            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
+        return max(0, self.before(time_s, is_after=True) - 1)
 
     def before(self, time_s: float, *, is_after: bool = False) -> int:
         """Returns the number of frames presented before `time_s`; with `is_after`, those at `time_s` count, too."""
@@ -131,19 +163,26 @@ class Timeline:
             return self.index.frame_count
         return self.index.count_before(self._origin + first_tick(time_s, self._base, is_after=is_after))
 
-    def _shown_at(self, time_s: float) -> int:
-        if time_s >= self.duration_s:
-            raise past_the_end("--at", time_s, duration_s=self.duration_s, name=self.name)
-        return max(0, self.before(time_s, is_after=True) - 1)
 
+def sampled(
+    path: Path,
+    container: InputContainer,
+    timeline: Timeline,
+    framing: Framing,
+    *,
+    decoders: KeptDecoders | None = None,
+) -> Frames:
+    """Reads the frames that a framing asks for, by the index; `decoders` of earlier calls are used if there are any.
 
-def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing: Framing) -> Frames:
-    index, display_indices = timeline.index, timeline.display_indices(framing)
+    Without them, no frame of `container` may have been decoded yet. Errors: MediaError, DistrustError.
+    """
+    named, reasons = picked(path, timeline, framing)
+    index, display_indices = timeline.index, timeline.display_indices(named)
     runs, stream = index.runs(display_indices), video_stream(container, path)
     pts = tuple(index.pts(display_index) for display_index in display_indices)
     display = display_of(path, container, stream, is_as_stored=framing.is_as_stored)
     stored = display.described(stored_clip(container, stream, path))
-    decoded = decode_runs(path, container, runs, pts, framing)
+    decoded = decode_runs(path, container, runs, pts, framing, kept=decoders)
     if len(decoded.matrices) > 1:
         raise DamageError("its frames are rotated by different angles")
     orientation = orientation_of(decoded.matrices.pop())
@@ -157,7 +196,7 @@ def _sampled(path: Path, container: InputContainer, timeline: Timeline, framing:
         rotation=orientation.rotation,
     )
     times_s = tuple(timeline.time_s(each) for each in pts)
-    return Frames(clip=clip, pixels=pixels, times_s=times_s)
+    return Frames(clip=clip, pixels=pixels, times_s=times_s, reasons=reasons)
 
 
 def _described(stored: Clip, index: Index, runs: Sequence[Run]) -> Clip:
