@@ -17,7 +17,13 @@ from pathlib import Path
 
 from benchmarks.harness import ProcessError, alternate, run_module
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, DecodeLimits, Frames, Framing
+from vllava_cli.nouns import (
+    FRAMES_PER_CLIP,
+    Clip,
+    DecodeLimits,
+    Frames,
+    Framing,
+)
 
 LOOP, OURS, GUARDED, TORCHCODEC, FFMPEG = "loop", "ours", "guarded", "torchcodec", "ffmpeg"
 LOWER_BOUNDS = ("lower_bound", "lower_bound_threads")

@@ -14,6 +14,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.executors import local
 from vllava_cli.engine.adapter import locate
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, rows_that_fit
@@ -22,7 +23,14 @@ from vllava_cli.engine.load import load
 from vllava_cli.hardware import probe
 from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.decoder.pool import Pool
-from vllava_cli.nouns import SILENT, DecodeLimits, Frames, Framing, Sampling, Windowing, Wishes
+from vllava_cli.nouns import (
+    SILENT,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Windowing,
+    Wishes,
+)
 
 QUESTION = "What happens in this video?"
 TOKENS = 16

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from vllava_cli.machine import CpuSpeed, Hardware, Processor
-from vllava_cli.nouns import Attention, Checkpoint, Dtype, Quantisation, VideoRecipe
+from vllava_cli.nouns import (
+    Attention,
+    Checkpoint,
+    Dtype,
+    Quantisation,
+    VideoRecipe,
+)
 
 GIB = 2**30
 RECIPE = VideoRecipe(short_side=224, crop_height=224, crop_width=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

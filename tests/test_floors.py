@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
+    ("__init__", "errors", "nouns", "answers", "interrupt", "imports", "demo"),
     ("machine", "memory", "prompt", "choices", "times", "cpu_time", "hardware", "plan"),
     ("storage", "media", "cues"),
     ("engine",),

@@ -9,8 +9,9 @@ import typer
 
 from tests.refusals import refused
 from vllava_cli import options
+from vllava_cli.answers import Sampling
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Boundary, Framing, Sampling, Windowing
+from vllava_cli.nouns import Boundary, Framing, Windowing
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,14 @@ from tests.refusals import refused
 from vllava_cli.errors import MemoryShortError, WishError
 from vllava_cli.machine import Hardware, Processor
 from vllava_cli.memory import free_gib, gib, held_bytes, needed_bytes
-from vllava_cli.nouns import Attention, Checkpoint, LoadPlan, MediaKind, Precision, Wishes
+from vllava_cli.nouns import (
+    Attention,
+    Checkpoint,
+    LoadPlan,
+    MediaKind,
+    Precision,
+    Wishes,
+)
 from vllava_cli.plan import advise, plan
 
 VIDEOS = SEVEN_B.seeing(["video"])

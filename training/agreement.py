@@ -13,10 +13,11 @@ from pathlib import Path
 
 from training.evaluate import CLIPS, GREEDY, SEED, engine_of
 from training.heldout import HeldOut, make
+from vllava_cli.answers import Agreeing
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.agreement import agreed, answers_about, distinct
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Agreeing, Framing
+from vllava_cli.nouns import Framing
 
 WANTED = Agreeing(samples=5)
 BOUNDS = (1.0, 0.75, 0.5, 0.0)

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from training.asking import Item
 from training.heldout import HeldOut, make
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, Frames, Framing, LoadPlan, Sampling, Source
+from vllava_cli.nouns import Frames, Framing, LoadPlan, Source
 
 CLIPS = 250
 SEED = 1

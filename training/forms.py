@@ -15,6 +15,7 @@ import torch
 
 from training.evaluate import GREEDY, PLAN
 from training.heldout import HeldOut, make
+from vllava_cli.answers import Conversation
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
@@ -22,7 +23,7 @@ from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, Frames, Framing, LoadPlan, Source
+from vllava_cli.nouns import Frames, Framing, LoadPlan, Source
 
 HELD = replace(PLAN, is_held=True)
 FORMS: dict[str, LoadPlan] = {

@@ -11,15 +11,14 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from vllava_cli.answers import MOST_SAMPLES, Agreeing, Sampling
 from vllava_cli.choices import choices_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import (
     DEFAULT_MODEL,
     DEMO_MODEL,
     FRAMES_PER_CLIP,
-    MOST_SAMPLES,
     WHITE,
-    Agreeing,
     Attention,
     Boundary,
     DecodeLimits,
@@ -27,7 +26,6 @@ from vllava_cli.nouns import (
     Framing,
     Pick,
     Precision,
-    Sampling,
     Subs,
     Windowing,
     Wishes,

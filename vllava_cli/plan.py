@@ -15,7 +15,16 @@ from vllava_cli.cpu_time import HASTE, Expected, expected, wide_dtype
 from vllava_cli.errors import MemoryShortError, WishError
 from vllava_cli.machine import CpuSpeed, Hardware, Processor
 from vllava_cli.memory import GIB, free_gib, gib, held_bytes, needed_bytes
-from vllava_cli.nouns import SHORT_NAMES, Attention, Checkpoint, Dtype, LoadPlan, Precision, Quantisation, Wishes
+from vllava_cli.nouns import (
+    SHORT_NAMES,
+    Attention,
+    Checkpoint,
+    Dtype,
+    LoadPlan,
+    Precision,
+    Quantisation,
+    Wishes,
+)
 
 TINY_PARAMETERS = 100_000_000
 """With a smaller model the CPU has answered before a GPU has started."""

@@ -17,9 +17,9 @@ from random import Random
 from typing import Any
 
 from benchmarks.simulation.plan import Plan, comes_twice, fails
+from vllava_cli.answers import Answer, Stats
 from vllava_cli.batch.jobs import ClipJobs, Job
 from vllava_cli.batch.rows import JobError, Result
-from vllava_cli.nouns import Answer, Stats
 
 BATCHES_AHEAD = 2
 """For each actor, of decoded clips."""

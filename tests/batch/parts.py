@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllava_cli.answers import Answer, Sampling, Stats
 from vllava_cli.batch.executors.ray_actors import StageSetup
 from vllava_cli.batch.jobs import ClipJobs, Job, JobRequest, make_jobs
 from vllava_cli.batch.output import Output, opened
@@ -18,7 +19,7 @@ from vllava_cli.batch.rows import ErrorKind, JobError, Result, RunInfo, row_of
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Answer, Framing, Sampling, Source, Stats, Wishes
+from vllava_cli.nouns import Framing, Source, Wishes
 from vllava_cli.screen import Screen
 
 STATS = Stats(prompt_tokens=150, reused_tokens=0, new_tokens=7, first_token_s=0.1, decode_s=0.2)

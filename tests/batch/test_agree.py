@@ -22,11 +22,12 @@ from tests.clips import full_decode, picture, write_clip
 from tests.commands.shell import Shell
 from tests.engine.engines import EXACT, ask
 from vllava_cli import demo
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import read_tokens
-from vllava_cli.nouns import Clip, Conversation, Frames, Sampling, Source
+from vllava_cli.nouns import Clip, Frames, Source
 
 HAPPENS = "What happens in this video?"
 MOVES, STANDS = "A red circle moves left.", "Nothing moves."

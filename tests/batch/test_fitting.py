@@ -9,6 +9,7 @@ import pytest
 
 from tests.batch.parts import Reading, batch_of
 from tests.clips import write_clip
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.executors.processes import WorkerSetup, answer
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, make_jobs
 from vllava_cli.batch.request import BatchRequest, Inputs
@@ -16,7 +17,7 @@ from vllava_cli.batch.run import run
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.media.decoder.pool import Pool
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import Sampling, Source, VideoRecipe
+from vllava_cli.nouns import Source, VideoRecipe
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from tests.batch.parts import job
 from tests.refusals import refused
+from vllava_cli.answers import Agreeing, Sampling
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
@@ -29,7 +30,7 @@ from vllava_cli.batch.jobs import (
 )
 from vllava_cli.errors import OutputError
 from vllava_cli.media.timeline.spoken import Passage
-from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Window, Wishes
+from vllava_cli.nouns import Adapter, Framing, Window, Wishes
 
 SIGNATURE = signature("demo", None, {})
 
@@ -155,6 +156,7 @@ MATTERS: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     *((Framing(), change) for change in ({"start_s": 0.5}, {"end_s": 2.0}, {"at_s": (1.0,)}, {"fit": "pad"})),
     (Framing(), {"background": "#000000"}),
     (Framing(), {"is_as_stored": True}),
+    (Framing(), {"pick": "scenes"}),
     (Framing(), {"shift": 0.2}),
     *((Sampling(), change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False})),
     *((SAMPLED, change) for change in ({"top_p": 0.9}, {"seed": 3}, {"choices": ("yes",)})),

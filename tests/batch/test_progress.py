@@ -9,6 +9,7 @@ import pytest
 
 from tests.batch.parts import Reading, Terminal, batch_of, clip_jobs
 from vllava_cli import demo
+from vllava_cli.answers import Sampling
 from vllava_cli.batch import progress
 from vllava_cli.batch.executors import Counters
 from vllava_cli.batch.preflight import Headers
@@ -16,7 +17,7 @@ from vllava_cli.batch.progress import Progress
 from vllava_cli.batch.request import Destination, Inputs
 from vllava_cli.batch.rows import ErrorKind, JobError
 from vllava_cli.batch.run import run
-from vllava_cli.nouns import Sampling, Wishes
+from vllava_cli.nouns import Wishes
 
 
 def tally(

@@ -13,6 +13,7 @@ import pytest
 
 from tests.batch.parts import MAKING, STATS, answer, bad, job
 from tests.refusals import refused
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.jobs import FIRST_KEYS
 from vllava_cli.batch.rows import (
     COLUMNS,
@@ -38,7 +39,6 @@ from vllava_cli.errors import (
     UsageError,
     VllavaError,
 )
-from vllava_cli.nouns import Sampling
 
 ABOUT = RunInfo(model="demo", revision="abc")
 YES_OR_NO = replace(ABOUT, choices=("yes", "no"))

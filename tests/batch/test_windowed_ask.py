@@ -23,13 +23,14 @@ from tests.commands.shell import Shell
 from tests.engine.engines import ask as answer_of
 from tests.engine.engines import engine_of, tokens_of
 from vllava_cli import demo
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.batch.cue_outputs import OrderedOutput
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import JobError, Result, row_of
 from vllava_cli.batch.summary import fitted
 from vllava_cli.cues.cue import Cue
 from vllava_cli.demo import CHECKPOINT
-from vllava_cli.nouns import Conversation, Sampling, Window
+from vllava_cli.nouns import Window
 from vllava_cli.screen import Screen
 
 ASK = ("ask", "--model", "demo", "-q")

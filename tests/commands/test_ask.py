@@ -16,9 +16,10 @@ from tests.checkpoints import edit_json, write_checkpoint
 from tests.clips import write_clip
 from tests.commands.shell import Shell, environment_of
 from tests.engine.engines import ask, engine_of
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.choices import shares
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, Framing, Sampling
+from vllava_cli.nouns import Framing
 
 Run = Callable[..., Shell]
 

@@ -16,10 +16,11 @@ from tests.commands.shell import Shell, chapters
 from tests.commands.turns import Piped
 from tests.engine.engines import tokens_of
 from vllava_cli import cli, demo
+from vllava_cli.answers import Conversation
 from vllava_cli.commands.start import start
 from vllava_cli.engine import clip_cache
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import SILENT, Conversation, Framing, Wishes
+from vllava_cli.nouns import SILENT, Framing, Wishes
 from vllava_cli.times import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,8 +15,9 @@ from tests.adapters import write_adapter
 from tests.commands.shell import Shell
 from tests.folders import LACKING
 from vllava_cli import demo
+from vllava_cli.answers import Sampling
 from vllava_cli.commands.chat.chat_loop import Chat, of_session
-from vllava_cli.nouns import Framing, Sampling, Wishes
+from vllava_cli.nouns import Framing, Wishes
 from vllava_cli.storage.session_file import read
 
 Run = Callable[..., Shell]

@@ -14,6 +14,12 @@ from tests.batch.parts import LOADED, MAKING
 from tests.commands.turns import STATS, turn
 from tests.engine.engines import EXACT
 from vllava_cli import demo
+from vllava_cli.answers import (
+    Agreeing,
+    Conversation,
+    Sampling,
+    StopReason,
+)
 from vllava_cli.commands.provenance import (
     AdapterFacts,
     Loaded,
@@ -32,14 +38,10 @@ from vllava_cli.errors import SessionError
 from vllava_cli.media.fingerprint import Hashing
 from vllava_cli.nouns import (
     Adapter,
-    Agreeing,
-    Conversation,
     Framing,
     LoadPlan,
     Quantisation,
-    Sampling,
     Source,
-    StopReason,
 )
 from vllava_cli.storage.fields import Fields
 

@@ -18,11 +18,12 @@ from tests.batch.parts import Reading
 from tests.commands.turns import Piped, turn
 from tests.refusals import refused
 from vllava_cli import demo
+from vllava_cli.answers import Conversation
 from vllava_cli.commands.replay import dropped, run
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.tokens import digest_of, read_tokens
 from vllava_cli.errors import ReplayError, UsageError
-from vllava_cli.nouns import Conversation, DecodeLimits, Source
+from vllava_cli.nouns import DecodeLimits, Source
 
 Row = dict[str, Any]
 HAPPENS, COLOUR = "What happens in this video?", "What colour is it?"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from vllava_cli.nouns import Frames, Sampling, Stats, Turn
+from vllava_cli.answers import Sampling, Stats, Turn
+from vllava_cli.nouns import Frames
 
 STATS = Stats(prompt_tokens=20, reused_tokens=5, new_tokens=3, first_token_s=0.456, decode_s=0.5)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tests.engine.engines import ask
+from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
 from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import Cancel
-from vllava_cli.nouns import Answer, Conversation, Frames, Sampling
+from vllava_cli.nouns import Frames
 
 Job = tuple[Frames, str]
 """A medium and a question about it; the key of its query."""

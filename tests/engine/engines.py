@@ -15,6 +15,12 @@ import torch
 
 from tests.reference import Reference, image_word, read_reference
 from vllava_cli import demo, prompt
+from vllava_cli.answers import (
+    Answer,
+    Conversation,
+    Sampling,
+    Turn,
+)
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.cpu.products import Products
 from vllava_cli.engine.generate import Engine
@@ -23,7 +29,13 @@ from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Answer, Conversation, Frames, Framing, LoadPlan, MediaKind, Sampling, Source, Turn
+from vllava_cli.nouns import (
+    Frames,
+    Framing,
+    LoadPlan,
+    MediaKind,
+    Source,
+)
 
 EXACT = LoadPlan(
     device="cpu",

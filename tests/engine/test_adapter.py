@@ -28,7 +28,15 @@ from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.engine.weight_cache import WeightCache, all_cached
 from vllava_cli.errors import CheckpointError, UsageError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing, LoadPlan, Log, MediaKind, Quantisation, Source, Wishes
+from vllava_cli.nouns import (
+    Framing,
+    LoadPlan,
+    Log,
+    MediaKind,
+    Quantisation,
+    Source,
+    Wishes,
+)
 
 pytest.importorskip("peft")
 

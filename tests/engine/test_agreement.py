@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.batch.parts import answer
+from vllava_cli.answers import (
+    Agreeing,
+    Agreement,
+    Answer,
+    Sampling,
+)
 from vllava_cli.engine.agreement import agreed, folded
-from vllava_cli.nouns import Agreeing, Agreement, Answer, Sampling
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,12 @@ from tests.engine.batches import (
     watched,
 )
 from tests.engine.engines import PHRASES, after, engine_like
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import Tokenizer
 from vllava_cli.errors import ContextError, MediaError, UsageError
-from vllava_cli.nouns import Conversation, Frames, Sampling
+from vllava_cli.nouns import Frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GREEDY = Sampling(max_new_tokens=24)

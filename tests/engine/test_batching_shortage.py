@@ -28,10 +28,11 @@ from tests.engine.batches import (
     watched,
 )
 from tests.engine.engines import after
+from vllava_cli.answers import Sampling
 from vllava_cli.engine.batch import BatchScheduler
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.nouns import Frames, Sampling
+from vllava_cli.nouns import Frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SAMPLING = Sampling(max_new_tokens=12, has_guard=False)

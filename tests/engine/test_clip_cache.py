@@ -20,6 +20,7 @@ from tests.engine.batches import as_asked, run
 from tests.engine.engines import EXACT, FREE, PATHS, after, ask, generated, new_ids, tokens_of
 from tests.reference import Reference
 from vllava_cli import demo
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine import clip_cache
 from vllava_cli.engine.clip_cache import SETTING, USUAL_BYTES, ClipCache, clips_folder, kept_clips, limit_bytes
 from vllava_cli.engine.generate import Engine
@@ -29,7 +30,7 @@ from vllava_cli.engine.weight_cache import LOCK
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Adapter, Conversation, Framing, LoadPlan, Log, Sampling
+from vllava_cli.nouns import Adapter, Framing, LoadPlan, Log
 from vllava_cli.storage.files import locked, release
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,10 +13,11 @@ import pytest
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, after, ask, greedy_ids
 from tests.reference import Reference
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import Cancel
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, Frames, Framing, Sampling
+from vllava_cli.nouns import Frames, Framing
 
 SEQUENCES = 200
 QUESTIONS = (

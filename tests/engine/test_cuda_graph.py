@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.engine.engines import ask, engine_like
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Conversation, Frames, Sampling
+from vllava_cli.nouns import Frames
 
 HAS_CUDA = torch.cuda.is_available()
 QUESTIONS = ("What happens in this video?", "And its colour?", "Tell me more about it.")

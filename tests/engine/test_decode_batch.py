@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.engine.batches import QUESTIONS
 from tests.engine.engines import engine_like, their_model
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.batch import (
     ANSWER_TOKENS,
     CPU_PASS_TOKENS,
@@ -27,7 +28,7 @@ from vllava_cli.engine.batch import (
 from vllava_cli.engine.forward import embed, free_bytes
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import SPARE_TOKENS, KVCache, PreallocatedCacheLayer
-from vllava_cli.nouns import Conversation, Frames, Sampling
+from vllava_cli.nouns import Frames
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")

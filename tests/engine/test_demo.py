@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tests.engine.engines import PATHS, ask, conversation_about, generated, new_ids
 from tests.reference import Reference
 from vllava_cli import demo, prompt
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ContextError, UsageError
-from vllava_cli.nouns import Clip, Conversation, Frames, Sampling
+from vllava_cli.nouns import Clip, Frames
 
 EVERYTHING = Sampling(max_new_tokens=40, has_guard=False)
 

@@ -30,6 +30,7 @@ from tests.engine.engines import EXACT, conversation_about, engine_of, generated
 from tests.folders import INDEX, LACKING, tensors_of
 from tests.published import ROWS, modern_name
 from tests.reference import Reference, read_reference
+from vllava_cli.answers import Conversation
 from vllava_cli.commands import doctor
 from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import describe
@@ -37,7 +38,7 @@ from vllava_cli.engine.load import load
 from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import CheckpointError
-from vllava_cli.nouns import Conversation, Source, Wishes
+from vllava_cli.nouns import Source, Wishes
 
 SHARD = "100KB"
 

@@ -15,12 +15,13 @@ from tests.engine.batches import as_asked, crossed, run
 from tests.engine.engines import FREE, ask, conversation_about, engine_like, engine_of, generated, new_ids, saying
 from tests.reference import Reference, read_reference
 from tests.refusals import refused
+from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import ContextError
 from vllava_cli.interrupt import Cancel
-from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Sampling, Source
+from vllava_cli.nouns import Fit, Frames, Source
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,15 @@ from tests.engine.engines import FREE, ask, conversation_about, engine_like, eng
 from tests.published import write_published
 from tests.reference import Reference, read_reference
 from vllava_cli import demo
+from vllava_cli.answers import (
+    Conversation,
+    Sampling,
+    Stats,
+    Turn,
+)
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import Tokens, unobeyed
 from vllava_cli.errors import OverflowedError
-from vllava_cli.nouns import Conversation, Sampling, Stats, Turn
 
 VIDEO, IMAGE = "<video>" * layout.TOKENS_PER_VIDEO, "<image>" * layout.TOKENS_PER_IMAGE
 CIRCLE = next(path for path in demo.clips() if path.name == "red-circle-moves-left.mp4")

@@ -30,6 +30,7 @@ from tests.engine.engines import (
 from tests.reference import Reference
 from tests.refusals import refused
 from vllava_cli import demo
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine import scoring
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.forward import embed
@@ -39,7 +40,7 @@ from vllava_cli.engine.tokens import dropped, read_tokens
 from vllava_cli.errors import ContextError, MemoryShortError, UsageError
 from vllava_cli.media.pixels import image_pixels, video_pixels
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Conversation, Fit, Frames, Framing, Sampling, Source
+from vllava_cli.nouns import Fit, Frames, Framing, Source
 
 CIRCLE, GROWS, STAR = "red-circle-moves-left.mp4", "blue-star-grows.mp4", "yellow-star.png"
 WORDS = ("left", "red", "white")

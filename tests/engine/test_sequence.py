@@ -12,11 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllava_cli import demo
+from vllava_cli.answers import (
+    Answer,
+    Conversation,
+    Sampling,
+    StopReason,
+)
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.sequence import Detokenizer, Sampler, Sequence, is_looping, nucleus
 from vllava_cli.engine.tokens import Tokenizer, read_tokenizer
 from vllava_cli.errors import OverflowedError
-from vllava_cli.nouns import Answer, Conversation, Frames, MediaKind, Sampling, StopReason
+from vllava_cli.nouns import Frames, MediaKind
 
 WHY = "Why?"
 CHOICES = Sampling(choices=("left", "a dog", "red"))

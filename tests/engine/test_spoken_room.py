@@ -9,11 +9,12 @@ import pytest
 import tokenizers
 
 from tests.engine.engines import conversation_about
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.spoken_room import spoken_that_fits
 from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.media.timeline.spoken import Spoken
-from vllava_cli.nouns import Conversation, Frames, Sampling, Source, SpokenLine, Subtitles
+from vllava_cli.nouns import Frames, Source, SpokenLine, Subtitles
 from vllava_cli.prompt import heard
 
 SAID = ("A red circle moves left.", 'It is "round", isn\'t it? Yes.', "and then it goes on", "and on. The end")

@@ -10,8 +10,9 @@ import pytest
 from tests.checkpoints import write_checkpoint
 from tests.engine.engines import ask, conversation_about, engine_of, greedy_ids
 from tests.reference import Reference, read_reference
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Conversation, Frames, Sampling
+from vllava_cli.nouns import Frames
 
 SHORT = Sampling(max_new_tokens=10, has_guard=False)
 CONTEXT = 160

@@ -38,7 +38,13 @@ from vllava_cli.engine.weight_cache import (
     read_cached,
 )
 from vllava_cli.errors import MemoryShortError
-from vllava_cli.nouns import LoadPlan, Log, MediaKind, Quantisation, Wishes
+from vllava_cli.nouns import (
+    LoadPlan,
+    Log,
+    MediaKind,
+    Quantisation,
+    Wishes,
+)
 from vllava_cli.storage.files import locked, release
 from vllava_cli.times import Stopwatch
 

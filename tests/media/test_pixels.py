@@ -18,7 +18,13 @@ from vllava_cli.media.contact_sheet import seen
 from vllava_cli.media.pixels import fitted, image_pixels, video_pixels
 from vllava_cli.media.preprocess import crop_corner, padded, padding_colour, short_side_size
 from vllava_cli.media.select import spread
-from vllava_cli.nouns import Clip, Fit, Frames, MediaKind, VideoRecipe
+from vllava_cli.nouns import (
+    Clip,
+    Fit,
+    Frames,
+    MediaKind,
+    VideoRecipe,
+)
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -19,7 +19,13 @@ from tests.media.zoo import CLOSED
 from tests.search.conftest import Find
 from vllava_cli.errors import OutputError, UsageError
 from vllava_cli.media.timeline.parts import form_for
-from vllava_cli.nouns import Clip, DecodeLimits, Framing, VideoRecipe, Window
+from vllava_cli.nouns import (
+    Clip,
+    DecodeLimits,
+    Framing,
+    VideoRecipe,
+    Window,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.search.cut_files import CutFiles, stems_of
 from vllava_cli.search.extracts import Extracts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.request import Inputs
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Sampling, Windowing, Wishes
+from vllava_cli.nouns import Windowing, Wishes
 from vllava_cli.search.hits import clock_of
 from vllava_cli.search.manner import unsure_of
 from vllava_cli.search.request import SearchRequest, questions_of, words_of

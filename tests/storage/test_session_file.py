@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from tests.refusals import refused
 from vllava_cli import __version__
+from vllava_cli.answers import Sampling, Stats, Turn
 from vllava_cli.errors import LockedError, OutputError, SessionError
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import Framing, Sampling, Stats, Turn
+from vllava_cli.nouns import Framing
 from vllava_cli.storage import session_file as session_module
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.session_file import (

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllava_cli.answers import Agreeing
 from vllava_cli.batch.jobs import WINDOW_KEYS, ClipJobs, JobRequest, framed, freed, spelled
 from vllava_cli.batch.preflight import Headers
 from vllava_cli.batch.rows import JobError
 from vllava_cli.interrupt import never
-from vllava_cli.nouns import Agreeing, ClipWindows, Framing, Windowing
+from vllava_cli.nouns import ClipWindows, Framing, Windowing
 
 if TYPE_CHECKING:
     from vllava_cli.media.decoder.pool import Pool, ReadAhead

@@ -16,10 +16,17 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from vllava_cli.answers import Agreeing, Sampling
 from vllava_cli.errors import OutputError, quoted
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.media.timeline.spoken import Passage, span_of
-from vllava_cli.nouns import Adapter, Agreeing, Framing, Sampling, Window, Wishes, counted
+from vllava_cli.nouns import (
+    Adapter,
+    Framing,
+    Window,
+    Wishes,
+    counted,
+)
 from vllava_cli.storage import files
 from vllava_cli.storage.jsonl import line_of, read_rows
 from vllava_cli.storage.session_file import framing_row

@@ -15,8 +15,9 @@ from vllava_cli.batch.jobs import ClipJobs, framed
 from vllava_cli.batch.rows import JobError
 
 if TYPE_CHECKING:
+    from vllava_cli.answers import Agreeing
     from vllava_cli.media.decoder.pool import Pool, Read, ReadAhead
-    from vllava_cli.nouns import Agreeing, Clip, Frames, Framing, MediaKind
+    from vllava_cli.nouns import Clip, Frames, Framing, MediaKind
 
 PATIENCE_S = 15.0
 """If no header arrives for this long, the wait ends, so that a slow file doesn't delay all others."""

@@ -12,12 +12,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self, cast
 
+from vllava_cli.answers import Agreeing, Sampling
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import STDIN, Agreeing, DecodeLimits, Framing, Sampling, Subs, Windowing, Wishes
+from vllava_cli.nouns import (
+    STDIN,
+    DecodeLimits,
+    Framing,
+    Subs,
+    Windowing,
+    Wishes,
+)
 from vllava_cli.storage.objects import is_url
 
 LOCAL = "local"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from vllava_cli.answers import Answer, Sampling
 from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
 from vllava_cli.commands.provenance import (
@@ -37,7 +38,7 @@ from vllava_cli.errors import (
     UsageError,
     VllavaError,
 )
-from vllava_cli.nouns import Answer, Precision, Sampling
+from vllava_cli.nouns import Precision
 from vllava_cli.storage.jsonl import is_portable, line_of, portable, readable
 
 PROBABILITIES = "probabilities"

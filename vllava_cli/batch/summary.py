@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vllava_cli.answers import Conversation, Sampling, Turn
 from vllava_cli.batch.jobs import Job
 from vllava_cli.batch.output import Output
 from vllava_cli.batch.request import Destination
 from vllava_cli.commands.provenance import seeded
 from vllava_cli.cues.cue import Cue, CueMaker
 from vllava_cli.interrupt import Cancel
-from vllava_cli.nouns import Conversation, Sampling, Turn, counted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import atomic_write
 from vllava_cli.storage.jsonl import json_of

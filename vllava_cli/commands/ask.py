@@ -8,6 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllava_cli.answers import (
+    Agreeing,
+    Agreement,
+    Conversation,
+    Sampling,
+)
 from vllava_cli.choices import shares
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
 from vllava_cli.commands.start import AnswerForm, cut_notice, keep_clips, prepare, show, start
@@ -15,13 +21,9 @@ from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import (
-    Agreeing,
-    Agreement,
-    Conversation,
     DecodeLimits,
     Frames,
     Framing,
-    Sampling,
     Subs,
     Wishes,
     counted,

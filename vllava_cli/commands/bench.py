@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli import demo
+from vllava_cli.answers import Conversation
 from vllava_cli.commands import bench_report as report
 from vllava_cli.commands.start import names_a_clip, read_clips
 from vllava_cli.engine.measuring.figures import BenchTask, BenchTrial
 from vllava_cli.errors import INTERRUPTED, MediaError, OutputError, UsageError, VllavaError
 from vllava_cli.interrupt import sigint_flag
-from vllava_cli.nouns import DEMO_MODEL, STDIN, Conversation, DecodeLimits, Frames, Framing, Wishes, counted
+from vllava_cli.nouns import (
+    DEMO_MODEL,
+    STDIN,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Wishes,
+    counted,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import Part
 from vllava_cli.storage.jsonl import json_of, line_of

@@ -15,7 +15,15 @@ from vllava_cli.commands.provenance import version_of
 from vllava_cli.errors import HubError, VllavaError
 from vllava_cli.machine import Hardware
 from vllava_cli.memory import GIB
-from vllava_cli.nouns import DEFAULT_MODEL, DEMO_MODEL, Adapter, Checkpoint, LoadPlan, Wishes, counted
+from vllava_cli.nouns import (
+    DEFAULT_MODEL,
+    DEMO_MODEL,
+    Adapter,
+    Checkpoint,
+    LoadPlan,
+    Wishes,
+    counted,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 

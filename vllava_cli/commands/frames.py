@@ -10,7 +10,14 @@ from vllava_cli.commands.provenance import clip_row
 from vllava_cli.commands.sheets import check_free, form_of, make_folder, name_of, title_of, write, write_sheet
 from vllava_cli.commands.start import for_each
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import DEFAULT_MODEL, DecodeLimits, Frames, Framing, Tiles, VideoRecipe
+from vllava_cli.nouns import (
+    DEFAULT_MODEL,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Tiles,
+    VideoRecipe,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 

@@ -10,8 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllava_cli.answers import (
+    Agreeing,
+    Agreement,
+    Conversation,
+    Turn,
+)
 from vllava_cli.choices import by_choice, shares
-from vllava_cli.commands.provenance import Entry, Loaded, Recorded, ShownClip, entries, others, rounded_times
+from vllava_cli.commands.provenance import Loaded, ShownClip, others, rounded_times
+from vllava_cli.commands.recorded import Entry, Recorded, entries
 from vllava_cli.commands.start import start
 from vllava_cli.errors import MediaError, OutputError, ReplayError, UsageError, VllavaError, quoted
 from vllava_cli.imports import gc_paused
@@ -20,13 +27,9 @@ from vllava_cli.media.inputs import piped
 from vllava_cli.media.remote.policy import scheme_of, without_secrets
 from vllava_cli.nouns import (
     STDIN,
-    Agreeing,
-    Agreement,
-    Conversation,
     DecodeLimits,
     Frames,
     MediaKind,
-    Turn,
     Wishes,
     counted,
 )

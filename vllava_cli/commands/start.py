@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from vllava_cli.answers import Conversation
 from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError, UsageError
 from vllava_cli.imports import gc_paused, import_in_background
 from vllava_cli.interrupt import Cancel, CancelError, sigint_flag
@@ -20,7 +21,6 @@ from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import (
     DEMO_MODEL,
     STDIN,
-    Conversation,
     DecodeLimits,
     Frames,
     Framing,

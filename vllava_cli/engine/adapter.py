@@ -18,7 +18,16 @@ from vllava_cli.engine import hub
 from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, base_of
 from vllava_cli.engine.hub_download import repository_folder
 from vllava_cli.errors import CheckpointError, MemoryShortError, UsageError, reason_of
-from vllava_cli.nouns import SILENT, UNKNOWN_REVISION, Adapter, Checkpoint, LoadPlan, Log, Source, Wishes
+from vllava_cli.nouns import (
+    SILENT,
+    UNKNOWN_REVISION,
+    Adapter,
+    Checkpoint,
+    LoadPlan,
+    Log,
+    Source,
+    Wishes,
+)
 from vllava_cli.storage.fields import read_object, unusable
 
 if TYPE_CHECKING:

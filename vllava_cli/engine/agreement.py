@@ -7,9 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from vllava_cli.answers import (
+    Agreeing,
+    Agreement,
+    Answer,
+    Sampling,
+)
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Agreeing, Agreement, Answer, Fit, Frames, Sampling
+from vllava_cli.nouns import Fit, Frames
 
 _ARTICLES = ("a", "an", "the")
 _APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}"

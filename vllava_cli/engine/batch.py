@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.forward import embed, feed_rows, free_bytes, left_padded, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import KVCache
@@ -24,7 +25,7 @@ from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.sequence import K, Sequence, greedy
 from vllava_cli.errors import MemoryShortError, OverflowedError, VllavaError
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
-from vllava_cli.nouns import Answer, Conversation, Fit, Frames, Sampling
+from vllava_cli.nouns import Fit, Frames
 
 CPU_PASS_TOKENS = 2048
 GPU_PASS_TOKENS = 8192

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from vllava_cli.engine.modules.model_config import ModelConfig, usual
 from vllava_cli.errors import CheckpointError, reason_of
 from vllava_cli.media.preprocess import read_video_recipe
-from vllava_cli.nouns import DEFAULT_MODEL, FRAMES_PER_CLIP, SHORT_NAMES, Checkpoint, Source, VideoRecipe
+from vllava_cli.nouns import (
+    DEFAULT_MODEL,
+    FRAMES_PER_CLIP,
+    SHORT_NAMES,
+    Checkpoint,
+    Source,
+    VideoRecipe,
+)
 from vllava_cli.storage.fields import read_object, unusable
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from vllava_cli import __version__
+from vllava_cli.answers import Conversation
 from vllava_cli.engine.cpu.products import products
 from vllava_cli.engine.kv_cache import KVCache, Prompt
 from vllava_cli.engine.tokens import Tokens, digest_of
@@ -31,7 +32,13 @@ from vllava_cli.errors import LockedError, OutputError, UsageError, reason_of
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.media.pixels import pixels_of
 from vllava_cli.memory import free_gib, gib
-from vllava_cli.nouns import SILENT, Conversation, Fit, Frames, LoadPlan, Log
+from vllava_cli.nouns import (
+    SILENT,
+    Fit,
+    Frames,
+    LoadPlan,
+    Log,
+)
 from vllava_cli.storage.files import atomic_write, locked, make_private, private_fault, release, size_bytes
 
 SETTING = "VLLAVA_CLIP_CACHE"

@@ -17,7 +17,13 @@ from vllava_cli.engine.cpu.products import CompiledProducts, Form, Matrix, Produ
 from vllava_cli.engine.forward import free, memory_faults
 from vllava_cli.engine.load import THREADS_SETTING
 from vllava_cli.machine import CpuSpeed, Hardware, Speed
-from vllava_cli.nouns import Checkpoint, Dtype, LoadPlan, Precision, Wishes
+from vllava_cli.nouns import (
+    Checkpoint,
+    Dtype,
+    LoadPlan,
+    Precision,
+    Wishes,
+)
 from vllava_cli.plan import is_tiny, plan
 
 CPU_SIDE, GPU_SIDE = 512, 4096

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaRecorder
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
@@ -28,7 +29,7 @@ from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
-from vllava_cli.nouns import SILENT, Conversation, LoadPlan, Log, MediaKind, Sampling
+from vllava_cli.nouns import SILENT, LoadPlan, Log, MediaKind
 from vllava_cli.times import Activity
 
 if TYPE_CHECKING:

@@ -17,7 +17,13 @@ from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, no_weights
 from vllava_cli.engine.hub_download import ask, cache_folder, fetch, refusals
 from vllava_cli.errors import CheckpointError, HubError, reason_of
 from vllava_cli.media.preprocess import has_recipe
-from vllava_cli.nouns import DEMO_MODEL, SILENT, Log, Source, SourceKind
+from vllava_cli.nouns import (
+    DEMO_MODEL,
+    SILENT,
+    Log,
+    Source,
+    SourceKind,
+)
 from vllava_cli.storage.fields import MOST_BYTES, check_json_file, read_object, unusable
 
 NEEDED = ((CONFIG,), ("tokenizer.json", "tokenizer.model"), ("preprocessor_config.json", "processor_config.json"))

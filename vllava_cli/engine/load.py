@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vllava_cli.answers import Conversation
 from vllava_cli.engine.adapter import changes, merge
 from vllava_cli.engine.checkpoint import ADAPTER_CONFIG, CONFIG, read_config, read_full_config
 from vllava_cli.engine.cpu.held_weights import held_bytes, hold, keep, read_ahead, settings_of, stored_dtype, take_kept
@@ -28,7 +29,13 @@ from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.engine.weight_cache import WeightCache, origin_of
 from vllava_cli.errors import CheckpointError, MemoryShortError, reason_of
-from vllava_cli.nouns import SILENT, Checkpoint, Conversation, LoadPlan, Log, MediaKind
+from vllava_cli.nouns import (
+    SILENT,
+    Checkpoint,
+    LoadPlan,
+    Log,
+    MediaKind,
+)
 from vllava_cli.storage.fields import unusable
 from vllava_cli.times import Activity
 

@@ -13,10 +13,16 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from vllava_cli.answers import (
+    Answer,
+    Conversation,
+    Sampling,
+    Stats,
+    StopReason,
+)
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.tokens import HARD_SIGN, ChoiceIds, Tokenizer, Tokens, digest_of
 from vllava_cli.errors import OverflowedError, UsageError
-from vllava_cli.nouns import Answer, Conversation, Sampling, Stats, StopReason
 
 K = TypeVar("K")
 OVERFLOWED = -1

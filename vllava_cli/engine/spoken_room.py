@@ -7,9 +7,10 @@ from functools import cache
 from itertools import accumulate, chain
 
 from vllava_cli import prompt
+from vllava_cli.answers import Sampling
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.media.timeline.spoken import Spoken, sentence_ends, text_of, word_ends
-from vllava_cli.nouns import Frames, Sampling
+from vllava_cli.nouns import Frames
 
 
 def spoken_that_fits(tokens: Tokens, medium: Frames, question: str, sampling: Sampling) -> Spoken | None:

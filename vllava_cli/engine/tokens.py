@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli import prompt
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.choices import checked
 from vllava_cli.engine.checkpoint import read_config
 from vllava_cli.errors import CheckpointError, ContextError, UsageError, reason_of
-from vllava_cli.nouns import Checkpoint, Conversation, Frames, MediaKind, Sampling
+from vllava_cli.nouns import Checkpoint, Frames, MediaKind
 from vllava_cli.storage.fields import check_json_file, read_object, unusable
 
 if TYPE_CHECKING:

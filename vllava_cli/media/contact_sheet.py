@@ -19,7 +19,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vllava_cli.media.preprocess import crop_corner, padded, short_side_size
 from vllava_cli.media.select import check_shape
-from vllava_cli.nouns import Fit, Frames, PictureForm, Tiles, VideoRecipe, counted
+from vllava_cli.nouns import (
+    Fit,
+    Frames,
+    PictureForm,
+    Tiles,
+    VideoRecipe,
+    counted,
+)
 
 _PAPER = (20, 22, 26)
 _TITLE = (240, 240, 242)

@@ -15,7 +15,13 @@ from torch.nn import functional
 
 from vllava_cli.errors import CheckpointError
 from vllava_cli.media.preprocess import Size, crop_corner, padded, padding_colour, short_side_size
-from vllava_cli.nouns import Checkpoint, Fit, Frames, MediaKind, VideoRecipe
+from vllava_cli.nouns import (
+    Checkpoint,
+    Fit,
+    Frames,
+    MediaKind,
+    VideoRecipe,
+)
 
 
 def video_pixels(frames: Frames, recipe: VideoRecipe, *, fit: Fit = "crop") -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+from vllava_cli.answers import MOST_SAMPLES
 from vllava_cli.errors import MediaError, UsageError
-from vllava_cli.nouns import FRAMES_PER_CLIP, MOST_SAMPLES, Fit, Frames, Framing
+from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
 
 
 def pick(frame_count: int, wanted: int = FRAMES_PER_CLIP, *, shift: float = 0.0) -> tuple[int, ...]:

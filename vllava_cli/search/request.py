@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import DEMO_MODEL, STDIN, DecodeLimits, Framing, Sampling, Windowing, Wishes
+from vllava_cli.nouns import (
+    DEMO_MODEL,
+    STDIN,
+    DecodeLimits,
+    Framing,
+    Windowing,
+    Wishes,
+)
 from vllava_cli.search.extracts import Extracts
 from vllava_cli.search.manner import Manner
 

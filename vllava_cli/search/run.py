@@ -21,7 +21,15 @@ from vllava_cli.interrupt import never
 from vllava_cli.media import inputs
 from vllava_cli.media.fingerprint import SampledDigest, sampled_digest
 from vllava_cli.media.remote.policy import scheme_of, without_secrets
-from vllava_cli.nouns import Clip, ClipWindows, Framing, Window, Windowing, Wishes, counted
+from vllava_cli.nouns import (
+    Clip,
+    ClipWindows,
+    Framing,
+    Window,
+    Windowing,
+    Wishes,
+    counted,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.search.answer_store import AnswerStore, key_of, limit_of_store, store_path
 from vllava_cli.search.extracts import HitTaker

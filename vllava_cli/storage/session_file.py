@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vllava_cli import __version__
+from vllava_cli.answers import MOST_SAMPLES, Sampling, Turn
 from vllava_cli.errors import OutputError, SessionError, quoted
 from vllava_cli.media.fingerprint import Fingerprint
-from vllava_cli.nouns import FRAMES_PER_CLIP, MOST_SAMPLES, WHITE, Fit, Framing, MediaKind, Sampling, Turn
+from vllava_cli.nouns import (
+    FRAMES_PER_CLIP,
+    WHITE,
+    Fit,
+    Framing,
+    MediaKind,
+)
 from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.jsonl import Journal, read_rows

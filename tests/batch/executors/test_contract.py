@@ -16,6 +16,7 @@ import pytest
 from tests.batch.executors.fakes import Cluster, Listed, Pooled, memory_for
 from tests.batch.parts import batch_of, clip_jobs
 from vllava_cli import demo
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.executors import Executor, RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
 from vllava_cli.batch.rows import Result
@@ -23,7 +24,7 @@ from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import MediaError, VllavaError
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing, Sampling
+from vllava_cli.nouns import Framing
 
 Kind = Literal["local", "processes", "ray"]
 CLIPS = [clip_jobs(f"{number}.mp4", "Why?", "Who?") for number in range(6)]

@@ -11,6 +11,7 @@ import pytest
 from tests.batch.executors.fakes import Listed, memory_for
 from tests.batch.parts import batch_of
 from vllava_cli import demo
+from vllava_cli.answers import Agreeing, Sampling
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import LocalExecutor
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, framed, group_by_clip, make_jobs
@@ -18,7 +19,7 @@ from vllava_cli.batch.rows import Result
 from vllava_cli.engine.generate import Engine
 from vllava_cli.media.decoder.pool import Read
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Agreeing, Frames, Framing, Sampling
+from vllava_cli.nouns import Frames, Framing
 
 PATHS = {path.name: path for path in demo.clips()}
 RED, BLUE, PICTURE = (PATHS[name] for name in ("red-circle-moves-left.mp4", "blue-star-grows.mp4", "two-shapes.png"))

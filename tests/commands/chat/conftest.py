@@ -14,6 +14,7 @@ import torch
 
 from tests.engine.engines import engine_of
 from vllava_cli import demo
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, clips_of
@@ -22,7 +23,7 @@ from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Framing, Sampling
+from vllava_cli.nouns import DecodeLimits, Frames, Framing
 from vllava_cli.screen import Screen
 from vllava_cli.storage.session_file import SessionRecord, read
 

@@ -19,11 +19,12 @@ from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
 from tests.commands.turns import turn
 from tests.refusals import refused
 from vllava_cli import demo
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.commands.chat.commands import COMMANDS, help_rows, perform
 from vllava_cli.commands.chat.display import markdown
 from vllava_cli.commands.chat.settings import SETTINGS
 from vllava_cli.errors import LockedError, MediaError, OutputError, SessionError, UsageError
-from vllava_cli.nouns import Conversation, Framing, Sampling
+from vllava_cli.nouns import Framing
 from vllava_cli.screen import Screen
 from vllava_cli.storage.session_file import read
 

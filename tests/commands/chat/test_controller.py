@@ -18,11 +18,11 @@ from tests.checkpoints import write_checkpoint
 from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
 from tests.engine.engines import engine_of
 from vllava_cli import demo
+from vllava_cli.answers import Stats
 from vllava_cli.commands.chat.display import end_answer
 from vllava_cli.commands.chat.parser import quoted
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import ClosedPipeError, ContextError, MediaError, MemoryShortError, StdoutError, UsageError
-from vllava_cli.nouns import Stats
 
 Make = Callable[..., Stage]
 REFUSED = "I am a tiny demo model: I only know moving shapes.\n"

@@ -10,10 +10,16 @@ import numpy as np
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, Stage
 from tests.commands.turns import turn
+from vllava_cli.answers import (
+    Conversation,
+    Sampling,
+    StopReason,
+    Turn,
+)
 from vllava_cli.commands.chat.display import markdown, state_rows
 from vllava_cli.commands.chat.settings import setting_rows
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Clip, Conversation, Frames, MediaKind, Sampling, StopReason, Turn
+from vllava_cli.nouns import Clip, Frames, MediaKind
 
 Make = Callable[..., Stage]
 

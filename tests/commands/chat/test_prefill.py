@@ -16,9 +16,9 @@ import pytest
 
 from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
 from vllava_cli import demo
+from vllava_cli.answers import Conversation
 from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.generate import Engine
-from vllava_cli.nouns import Conversation
 
 Make = Callable[..., Stage]
 STAR = str(demo.CLIPS / "yellow-star.png")

@@ -23,6 +23,7 @@ from tests.commands.chat.conftest import CLIP, HAPPENS, MOVES, Stage
 from tests.commands.turns import turn
 from tests.refusals import refused
 from vllava_cli import demo
+from vllava_cli.answers import Conversation
 from vllava_cli.commands.chat.recorder import (
     FrameCache,
     FramedClip,
@@ -34,7 +35,7 @@ from vllava_cli.commands.chat.recorder import (
     restored,
 )
 from vllava_cli.errors import MediaError, OutputError, SessionError
-from vllava_cli.nouns import LAST, Clip, Conversation, Frames, Framing
+from vllava_cli.nouns import LAST, Clip, Frames, Framing
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import Journal
 from vllava_cli.storage.session_file import SessionRecord, read, sessions_folder

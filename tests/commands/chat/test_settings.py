@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.refusals import refused
+from vllava_cli.answers import Sampling
 from vllava_cli.commands.chat.settings import SETTINGS, changed, setting_rows
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Sampling
 
 CHANGES = [
     ("temperature", "0.7", Sampling(temperature=0.7)),

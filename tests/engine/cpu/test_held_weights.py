@@ -19,6 +19,7 @@ from tests.checkpoints import write_checkpoint
 from tests.engine.batches import QUESTIONS, crossed, portions, run, said, streamed
 from tests.engine.engines import EXACT, FREE, PATHS, ask, available, conversation_about, tokens_of
 from vllava_cli import demo
+from vllava_cli.answers import Sampling
 from vllava_cli.engine import load as loading
 from vllava_cli.engine.adapter import described
 from vllava_cli.engine.checkpoint import describe
@@ -29,7 +30,13 @@ from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.load import load
 from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.engine.weight_cache import WeightCache
-from vllava_cli.nouns import Frames, LoadPlan, Log, Quantisation, Sampling, Source
+from vllava_cli.nouns import (
+    Frames,
+    LoadPlan,
+    Log,
+    Quantisation,
+    Source,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HELD = replace(EXACT, dtype="float16", is_held=True)

@@ -16,11 +16,11 @@ from tests.clips import write_clip
 from tests.engine.batches import Shortage, is_within
 from tests.engine.engines import EXACT
 from tests.engine.measuring.conftest import Making
+from vllava_cli.answers import Conversation
 from vllava_cli.engine.device_speed import peak_bytes
 from vllava_cli.engine.measuring.figures import BenchTask, Figure, Measured
 from vllava_cli.engine.measuring.model_benchmark import repeats_of
 from vllava_cli.errors import ContextError, MemoryShortError
-from vllava_cli.nouns import Conversation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MIB = 1 << 20

@@ -23,7 +23,13 @@ from vllava_cli.media.contact_sheet import tiled
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.decoder.client import DecoderClient, DecoderProcess, KilledError, NoAnswerError
 from vllava_cli.media.sample import probe, sample
-from vllava_cli.nouns import Clip, DecodeLimits, Framing, Tiles, VideoRecipe
+from vllava_cli.nouns import (
+    Clip,
+    DecodeLimits,
+    Framing,
+    Tiles,
+    VideoRecipe,
+)
 
 M = (0.5, 0.5, 0.5)
 WHOLE = Framing()

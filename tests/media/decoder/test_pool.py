@@ -317,7 +317,7 @@ def started(
 def test_windows_of_a_clip_share_chunks_and_know_the_next_ones() -> None:
     framings = [Framing(start_s=number) for number in range(4)]
     files = [(number, Path(name), framings[number]) for name, number in zip("aaaab", (0, 1, 2, 3, 0), strict=True)]
-    whole = [[(key, framing, following) for key, _, framing, following in chunk] for chunk in in_chunks(files, 3)]
+    whole = [[(key, framing, later) for key, _, framing, _, later in chunk] for chunk in in_chunks(files, 3)]
     assert whole == [
         [(number, framings[number], tuple(framings[number + 1 :])) for number in range(3)],
         [(3, framings[3], ())],

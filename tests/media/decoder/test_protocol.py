@@ -11,7 +11,16 @@ import pytest
 
 from vllava_cli.errors import MediaError, UsageError
 from vllava_cli.media.decoder import protocol
-from vllava_cli.nouns import Clip, ClipWindows, Frames, Framing, MediaKind, SpokenLine, Subtitles, Window
+from vllava_cli.nouns import (
+    Clip,
+    ClipWindows,
+    Frames,
+    Framing,
+    MediaKind,
+    SpokenLine,
+    Subtitles,
+    Window,
+)
 
 PATH = Path("a.mp4")
 of_every_call = pytest.mark.parametrize("call", ["probe", "header", "documented"])

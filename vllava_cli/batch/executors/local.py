@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from vllava_cli.answers import Sampling
 from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.samples import ClipSamples
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
@@ -19,7 +20,7 @@ from vllava_cli.errors import quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.media.timeline.spoken import Spoken
-from vllava_cli.nouns import Frames, Log, MediaKind, Sampling
+from vllava_cli.nouns import Frames, Log, MediaKind
 from vllava_cli.prompt import heard
 from vllava_cli.times import Stopwatch
 

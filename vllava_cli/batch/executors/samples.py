@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vllava_cli.answers import Agreeing, Sampling
     from vllava_cli.batch.executors.local import AnswerKey
     from vllava_cli.engine.batch import AnswerResult
     from vllava_cli.media.fingerprint import Fingerprint
-    from vllava_cli.nouns import Agreeing, Frames, Sampling
+    from vllava_cli.nouns import Frames
 
 
 @dataclass(kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
@@ -16,7 +17,13 @@ from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_se
 from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
-from vllava_cli.nouns import DEMO_MODEL, Checkpoint, Conversation, DecodeLimits, Framing, Sampling, Wishes
+from vllava_cli.nouns import (
+    DEMO_MODEL,
+    Checkpoint,
+    DecodeLimits,
+    Framing,
+    Wishes,
+)
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import Journal
 from vllava_cli.storage.session_file import SessionRecord, resume, sessions_folder

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from vllava_cli.answers import Conversation
 from vllava_cli.commands.chat.controller import ChatController, turns_are
 from vllava_cli.commands.chat.display import clip_names, frame_times, markdown, state_rows
 from vllava_cli.commands.chat.parser import Arguments, Option, Run, SlashCommand, arguments_of, nearest, split
@@ -20,7 +21,7 @@ from vllava_cli.commands.sheets import free_sheet_path, make_folder, title_of, w
 from vllava_cli.commands.start import warn_of_many
 from vllava_cli.errors import LockedError, UsageError, quoted
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
-from vllava_cli.nouns import FRAMES_PER_CLIP, Conversation, counted
+from vllava_cli.nouns import FRAMES_PER_CLIP, counted
 from vllava_cli.storage.files import is_locked
 from vllava_cli.storage.jsonl import line_of
 from vllava_cli.storage.session_file import read, rows_of

@@ -9,13 +9,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.provenance import report, seeded
 from vllava_cli.commands.start import AnswerForm, read_clips, show
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
-from vllava_cli.nouns import Conversation, DecodeLimits, Frames, Sampling, counted
+from vllava_cli.nouns import DecodeLimits, Frames, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 from vllava_cli.storage.session_file import SessionRecord

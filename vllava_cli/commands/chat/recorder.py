@@ -13,10 +13,11 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from vllava_cli.answers import Conversation, StopReason, Turn
 from vllava_cli.commands.provenance import ShownClip
 from vllava_cli.errors import MediaError, SessionError, VllavaError
 from vllava_cli.media.fingerprint import Fingerprint, Hashing, differs
-from vllava_cli.nouns import LAST, Conversation, Frames, Framing, StopReason, Turn, counted
+from vllava_cli.nouns import LAST, Frames, Framing, counted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage.jsonl import Journal, json_of
 from vllava_cli.storage.session_file import (

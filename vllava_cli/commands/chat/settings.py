@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vllava_cli.answers import Sampling
 from vllava_cli.choices import choices_of
 from vllava_cli.commands.chat.parser import nearest
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from vllava_cli import demo
+from vllava_cli.answers import (
+    Answer,
+    Conversation,
+    Sampling,
+    Turn,
+)
 from vllava_cli.engine.adapter import plain
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
@@ -36,7 +42,7 @@ from vllava_cli.engine.tokens import Tokens, read_tokens
 from vllava_cli.errors import MemoryShortError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import video_pixels
-from vllava_cli.nouns import Answer, Conversation, Frames, LoadPlan, Sampling, Source, Turn
+from vllava_cli.nouns import Frames, LoadPlan, Source
 
 if TYPE_CHECKING:
     from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration

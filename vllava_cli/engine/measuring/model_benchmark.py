@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vllava_cli.answers import Turn
 from vllava_cli.engine.device_speed import measured, peak_bytes, seconds_of
 from vllava_cli.engine.forward import free, memory_faults
 from vllava_cli.engine.generate import Engine
@@ -30,7 +31,7 @@ from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ContextError, MediaError, MemoryShortError
 from vllava_cli.machine import Speed
 from vllava_cli.media.decoder.client import DecoderClient
-from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan, Turn
+from vllava_cli.nouns import DecodeLimits, Frames, Framing, LoadPlan
 
 CLIPS = 8
 """The size of the batch of clips that is measured as a whole."""

@@ -21,7 +21,16 @@ import vllava_cli
 from vllava_cli.errors import MediaError, UsageError, os_reason, quoted
 from vllava_cli.media.decoder import protocol
 from vllava_cli.media.timeline.parts import Cut, Cutting
-from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, Subtitles, Tiles, Windowing
+from vllava_cli.nouns import (
+    Clip,
+    ClipWindows,
+    DecodeLimits,
+    Frames,
+    Framing,
+    Subtitles,
+    Tiles,
+    Windowing,
+)
 
 _START_S = 60.0
 _SLICE_S = 0.5

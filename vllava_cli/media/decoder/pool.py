@@ -17,7 +17,15 @@ from vllava_cli.media.decoder.client import DecoderClient, KilledError
 from vllava_cli.media.decoder.subtitle_shelf import SubtitleShelf
 from vllava_cli.media.select import spread
 from vllava_cli.media.timeline.spoken import Passage
-from vllava_cli.nouns import Clip, ClipWindows, DecodeLimits, Frames, Framing, VideoRecipe, Windowing
+from vllava_cli.nouns import (
+    Clip,
+    ClipWindows,
+    DecodeLimits,
+    Frames,
+    Framing,
+    VideoRecipe,
+    Windowing,
+)
 
 K = TypeVar("K")
 T = TypeVar("T")

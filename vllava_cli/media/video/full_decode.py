@@ -33,7 +33,13 @@ from vllava_cli.media.video.stated import (
     reported_frames,
     stored_clip,
 )
-from vllava_cli.nouns import FRAMES_PER_CLIP, Clip, Frames, Framing, counted
+from vllava_cli.nouns import (
+    FRAMES_PER_CLIP,
+    Clip,
+    Frames,
+    Framing,
+    counted,
+)
 
 _SMALL_BYTES = 16 << 20
 _KEPT_BYTES = 256 << 20
