@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "vllava_cli"
 MODULES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 FLOORS = (
-    ("__init__", "errors", "nouns", "answers", "interrupt", "imports", "demo"),
-    ("machine", "memory", "prompt", "choices", "times", "cpu_time", "hardware", "plan"),
+    ("__init__", "errors", "nouns", "interrupt", "imports", "demo"),
+    ("machine", "answers", "memory", "prompt", "choices", "times", "cpu_time", "hardware", "plan"),
     ("storage", "media", "cues"),
     ("engine",),
     ("screen", "commands"),
     ("batch",),
     ("search",),
     ("options", "usage"),
+    ("search_options",),
     ("cli",),
     ("__main__",),
 )
@@ -31,7 +32,7 @@ HEAVY = {
     "av": {"media"},
     "PIL": {"media", "commands/bar_chart"},
     "rich": {"screen"},
-    "typer": {"cli", "options", "usage"},
+    "typer": {"cli", "options", "search_options", "usage"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"storage/session_file", "engine/weight_cache"},
     "ray": {"batch/executors"},

@@ -170,7 +170,7 @@ def test_zsh_shows_the_help_of_each_option_whole(name: str) -> None:
         "bench --precision fp16,b": ["fp16,bf16"],
         "batch --allow s3,l": ["s3,loopback", "s3,link-local"],
         "batch --fields id,path,an": ["id,path,answer"],
-        "batch --format ": ["jsonl", "csv", "tsv", "parquet"],
+        "batch --format ": ["jsonl", "csv", "tsv", "srt", "vtt", "ffmeta", "parquet"],
         "ask --model d": ["demo"],
         "ask --model ./d": [],
     }.items(),

@@ -16,6 +16,7 @@ import typer
 
 from vllava_cli import __version__
 from vllava_cli import options as given
+from vllava_cli import search_options as sought
 from vllava_cli.errors import INTERRUPTED, UsageError, VllavaError
 from vllava_cli.nouns import DEFAULT_MODEL, STDIN, WHITE
 from vllava_cli.screen import Screen, fill_closed, stdout_error
@@ -306,21 +307,21 @@ def batch(
 @_command(no_args_is_help=True)
 def find(
     *,
-    words: given.FindWords = None,
-    query: given.Queries = None,
+    words: sought.FindWords = None,
+    query: sought.Queries = None,
     recursive: given.Recursive = False,
-    windowing: given.SearchWindowingMade,
-    manner: given.MannerMade,
-    extracts: given.ExtractsMade,
+    windowing: sought.SearchWindowingMade,
+    manner: sought.MannerMade,
+    extracts: sought.ExtractsMade,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate/--no-calibrate", help="Take off by how much Yes leads about a blank clip."),
     ] = True,
-    answer_cache: given.AnswerCacheUsed = True,
+    answer_cache: sought.AnswerCacheUsed = True,
     batch_size: given.BatchSize = "auto",
     decoders: given.Decoders = None,
-    wishes: given.SearchWishesMade,
-    framing: given.SearchFramingMade,
+    wishes: sought.SearchWishesMade,
+    framing: sought.SearchFramingMade,
     limits: given.LimitsMade,
     clip_cache: given.ClipCacheUsed = True,
     verbose: Annotated[
