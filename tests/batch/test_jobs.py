@@ -155,6 +155,7 @@ MATTERS: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     *((Framing(), change) for change in ({"start_s": 0.5}, {"end_s": 2.0}, {"at_s": (1.0,)}, {"fit": "pad"})),
     (Framing(), {"background": "#000000"}),
     (Framing(), {"is_as_stored": True}),
+    (Framing(), {"pick": "scenes"}),
     (Framing(), {"shift": 0.2}),
     *((Sampling(), change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False})),
     *((SAMPLED, change) for change in ({"top_p": 0.9}, {"seed": 3}, {"choices": ("yes",)})),

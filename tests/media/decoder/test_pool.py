@@ -317,12 +317,18 @@ def started(
 def test_windows_of_a_clip_share_chunks_and_know_the_next_ones() -> None:
     framings = [Framing(start_s=number) for number in range(4)]
     files = [(number, Path(name), framings[number]) for name, number in zip("aaaab", (0, 1, 2, 3, 0), strict=True)]
-    whole = [[(key, framing, following) for key, _, framing, following in chunk] for chunk in in_chunks(files, 3)]
+    whole = [[(key, framing, later) for key, _, framing, _, later in chunk] for chunk in in_chunks(files, 3)]
     assert whole == [
         [(number, framings[number], tuple(framings[number + 1 :])) for number in range(3)],
         [(3, framings[3], ())],
         [(0, framings[0], ())],
     ]
+
+
+def test_no_more_windows_are_taken_than_a_chunk_must_know() -> None:
+    left = iter(range(100))
+    files = ((number, Path("a"), WHOLE) for number in left)
+    assert len(next(in_chunks(files, 4))) == 4 and next(left) == 8
 
 
 def test_a_chunk_is_read_by_one_worker_and_its_results_come_one_by_one() -> None:
