@@ -342,6 +342,7 @@ AT_S = f"{FRAMING}: at_s"
         (("media", 0, "kind"), ("audio", None), "media, entry 1: kind is not one of video, image"),
         (("media", 0, "sha256"), ("", "0" * 63, "G" * 64, "0" * 64 + "\n"), "media, entry 1: sha256 is not a SHA-256"),
         (("media", 0, "framing", "start_s"), ("1", -1), f"media, entry 1, framing: start_s is {SECONDS}"),
+        (("media", 0, "framing", "pick"), (1, "all"), f"{FRAMING}: pick is not one of uniform, scenes, keyframes"),
         (("media", 0, "framing", "shift"), (1, "half"), f"{FRAMING}: shift is not a number from 0 to 0.9375"),
         (("media", 0, "framing", "at_s"), ([0] * 9,), f"{AT_S} is a list of 9, but at most 8 are allowed"),
         (("ended_at",), ("", "now"), "ended_at is not a date with a time"),

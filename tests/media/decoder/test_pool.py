@@ -325,6 +325,12 @@ def test_windows_of_a_clip_share_chunks_and_know_the_next_ones() -> None:
     ]
 
 
+def test_no_more_windows_are_taken_than_a_chunk_must_know() -> None:
+    left = iter(range(100))
+    files = ((number, Path("a"), WHOLE) for number in left)
+    assert len(next(in_chunks(files, 4))) == 4 and next(left) == 8
+
+
 def test_a_chunk_is_read_by_one_worker_and_its_results_come_one_by_one() -> None:
     door = Door("a", "c")
     chunks = [list(numbered("abc")), [(3, Path("d"))]]

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, groupby
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -303,14 +303,17 @@ def in_chunks(files: Framed[K], most: int) -> Iterator[Sequence[tuple[Any, ...]]
     if most == 1:
         yield from ([(*_with_passage(file), ())] for file in files)
         return
-    for _, group in groupby(files, key=lambda file: file[1]):
-        same = list(group)
-        for start in range(0, len(same), most):
-            chunk = same[start : start + most]
-            ahead = [
-                tuple(framing for _, _, framing, *_ in same[start + place + 1 :][:most]) for place in range(len(chunk))
-            ]
-            yield [(*_with_passage(file), following) for file, following in zip(chunk, ahead, strict=True)]
+    for _, group in groupby(map(_with_passage, files), key=lambda file: file[1]):
+        yield from _chunks_of(group, most)
+
+
+def _chunks_of(same: Iterator[tuple[Any, ...]], most: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Takes no more windows of a clip than it must: whether a later one is wanted may depend on the answers."""
+    waiting = list(islice(same, most))
+    while waiting:
+        chunk, waiting = waiting, list(islice(same, most))
+        framings = [file[2] for file in (*chunk, *waiting)]
+        yield [(*file, tuple(framings[place : place + most])) for place, file in enumerate(chunk, 1)]
 
 
 def _with_passage(file: tuple[Any, ...]) -> tuple[Any, ...]:

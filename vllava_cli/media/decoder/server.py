@@ -107,7 +107,7 @@ def _result(request: protocol.Request, replies: BinaryIO, kept: KeptClip) -> pro
             os.chdir(request.folder)
     except OSError as exc:
         raise MediaError(f"{quoted(request.path)} can't be read: {os_reason(exc)}. Check the path.") from exc
-    if request.call not in ("windows", "window"):
+    if request.call not in ("windows", "window", "subtitles"):
         kept.close()
     if request.cutting:
         from vllava_cli.media.timeline.cutting import cut
