@@ -8,7 +8,6 @@ from vllava_cli.answers import Sampling
 from vllava_cli.batch.request import Inputs
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Windowing, Wishes
-from vllava_cli.search.hits import clock_of
 from vllava_cli.search.manner import unsure_of
 from vllava_cli.search.request import SearchRequest, questions_of, words_of
 
@@ -77,9 +76,3 @@ def test_ranges_that_are_none(text: str) -> None:
     assert unsure_of(" .3, 1") == (0.3, 1.0) and unsure_of("0,0.75") == (0.0, 0.75)
     with pytest.raises(UsageError, match="is not a range of scores"):
         unsure_of(text)
-
-
-def test_times_of_a_clip() -> None:
-    times_s = (0, 70, 0.25, 3599.9999, 3723.4, 360000)
-    texts = ("00:00:00", "00:01:10", "00:00:00.25", "01:00:00", "01:02:03.4", "100:00:00")
-    assert tuple(map(clock_of, times_s)) == texts

@@ -19,8 +19,8 @@ from vllava_cli.media.timeline.parts import ENDINGS, Cut, Cutting, form_for
 from vllava_cli.nouns import Clip, DecodeLimits, counted
 from vllava_cli.screen import Screen
 from vllava_cli.search.extracts import Extracts, Seen
-from vllava_cli.search.hits import clock_of
 from vllava_cli.storage.files import Part, as_output_error, is_locked
+from vllava_cli.times import span
 
 _LEFTOVER = re.compile(r"\..+-\d\d+\.\d\d\.\d\d(\.\d+)?-\d\d+\.\d\d\.\d\d(\.\d+)?\.(mp4|mov|mkv|webm)\.part")
 
@@ -148,7 +148,7 @@ def stems_of(paths: Iterable[str]) -> dict[str, str]:
 
 def part_name(stem: str, start_s: float, end_s: float, ending: str) -> str:
     """Names a part: ("talk", 70, 80.5, ".mp4") → "talk-00.01.10-00.01.20.5.mp4"."""
-    start, end = (clock_of(time_s).replace(":", ".") for time_s in (start_s, end_s))
+    start, end = span(start_s, end_s).replace(":", ".").split("-")
     return f"{stem}-{start}-{end}{ending}"
 
 

@@ -15,7 +15,7 @@ from vllava_cli.errors import MediaError, UsageError, quoted
 from vllava_cli.nouns import Framing, VideoRecipe, counted
 from vllava_cli.screen import Screen
 from vllava_cli.search.extracts import Extracts, Seen
-from vllava_cli.search.hits import clock_of
+from vllava_cli.times import span
 
 if TYPE_CHECKING:
     from vllava_cli.media.contact_sheet import Strip
@@ -86,9 +86,9 @@ class HitSheet:
 
     def _text(self, hit: Seen) -> str:
         """Writes the line above a hit's frames: "a.mp4  00:01:10-00:01:20  0.93"."""
-        span = f"  {clock_of(hit.window.start_s)}-{clock_of(hit.window.end_s)}" if hit.window else ""
+        times = f"  {span(hit.window.start_s, hit.window.end_s)}" if hit.window else ""
         several = f"  {hit.query}" if len(self._queries) > 1 else ""
-        return f"{title_of(Path(hit.path))}{span}  {hit.score:.2f}{several}"
+        return f"{title_of(Path(hit.path))}{times}  {hit.score:.2f}{several}"
 
 
 def page_of(file: Path, number: int) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllava_cli.nouns import Window
 from vllava_cli.search.manner import HitClass, Place
+from vllava_cli.times import span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,10 @@ class Hit:
     @property
     def line(self) -> str:
         """The hit as a line without its end: "a.mp4:00:01:10-00:01:20  0.93"; " ?" behind it says that it is unsure."""
-        span = f":{clock_of(self.window.start_s)}-{clock_of(self.window.end_s)}" if self.window else ""
+        times = f":{span(self.window.start_s, self.window.end_s)}" if self.window else ""
         unsure = " ?" if self.kind == "unsure" else ""
         several = f"  {self.query}" if self.has_rivals else ""
-        return f"{self.path}{span}  {self.score:.2f}{unsure}{several}"
+        return f"{self.path}{times}  {self.score:.2f}{unsure}{several}"
 
     def row(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """The hit as an object for JSON; `facts` are those of the run that made it."""
@@ -66,11 +67,3 @@ class Hit:
             **facts,
             "precision": self.precision,
         }
-
-
-def clock_of(seconds: float) -> str:
-    """Writes a time of a clip: 70 → "00:01:10", 0.25 → "00:00:00.25"."""
-    whole, thousandths = divmod(round(seconds * 1000), 1000)
-    minutes, second = divmod(whole, 60)
-    fraction = f".{thousandths:03}".rstrip("0") if thousandths else ""
-    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{fraction}"
