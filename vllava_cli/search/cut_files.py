@@ -147,7 +147,7 @@ def stems_of(paths: Iterable[str]) -> dict[str, str]:
 
 
 def part_name(stem: str, start_s: float, end_s: float, ending: str) -> str:
-    """Names a part: ("talk", 70, 80.5, ".mp4") → "talk-00.01.10-00.01.20.5.mp4"."""
+    """Names a part: ("talk", 70, 80.5, ".mp4") → "talk-00.01.10-00.01.20.500.mp4"."""
     start, end = span(start_s, end_s).replace(":", ".").split("-")
     return f"{stem}-{start}-{end}{ending}"
 
