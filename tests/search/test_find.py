@@ -208,7 +208,7 @@ def test_a_closed_pipe_ends_it_quietly(vllava: Zygote, footage: Path, tmp_path: 
     words = ("find", "--model", "demo", "--every", "0.25s", "--batch-size", "1", STAR, "-r", FRESH)
     run = vllava.start(*words, folder=footage, stdout=str(pipe))
     with pipe.open() as reader:
-        assert reader.readline() == "a.mp4:00:00:02-00:00:02.25  1.00\n"
+        assert reader.readline() == "a.mp4:00:00:02-00:00:02.250  1.00\n"
     done = run.wait()
     assert done.code == 141 and "Traceback" not in done.err
 

@@ -200,7 +200,7 @@ def turn_row(number: int, record: TurnRecord) -> dict[str, object]:
         "stop_reason": turn.stop_reason,
         "probabilities": turn.probabilities,
         "media": list(map(_medium_row, record.media)),
-        "sampling": asdict(turn.sampling),
+        "sampling": {name: value for name, value in asdict(turn.sampling).items() if name != "blank_choice" or value},
         "stats": asdict(turn.stats),
         "ended_at": record.ended_at,
     }

@@ -92,7 +92,7 @@ def test_samples_may_come_in_any_order(engine: Engine) -> None:
     (unit,), part, wanted = units((RED, HAPPENS), (RED, COLOUR)), Framing(end_s=0.5), Agreeing(samples=5)
     reads = [
         Read(key=clip, found=sample(path, framing), fault=None, seconds=0.0)
-        for clip, path, framing in framed([unit], part, wanted)
+        for clip, path, framing, _ in framed([unit], part, wanted)
     ]
     found = list[object]()
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 0, 3, 2, 4]):
