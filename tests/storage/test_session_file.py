@@ -91,7 +91,15 @@ TURN_ROW = {
             "times_s": [1.5, 2.5],
         }
     ],
-    "sampling": asdict(TURN.turn.sampling) | {"choices": []},
+    "sampling": {
+        "max_new_tokens": TURN.turn.sampling.max_new_tokens,
+        "temperature": TURN.turn.sampling.temperature,
+        "top_p": TURN.turn.sampling.top_p,
+        "seed": TURN.turn.sampling.seed,
+        "has_guard": TURN.turn.sampling.has_guard,
+        "choices": [],
+        "is_calibrated": False,
+    },
     "stats": asdict(TURN.turn.stats),
     "ended_at": "2026-11-22T19:41:00Z",
 }
