@@ -92,7 +92,7 @@ def decoding(trial: Trial) -> Iterator[str | Target]:
 
 def search(trial: Trial) -> Iterator[str | Target]:
     """200 queries about the reel: right hits, missed ones, time, and the same search again."""
-    reel, queries = trial.reel(), phrased(Random(20), 200)
+    reel, queries = trial.reel(), phrased()
     words = [word for query in queries for word in ("-e", query)]
     with TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache

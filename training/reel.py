@@ -84,15 +84,17 @@ def sought() -> Iterator[Sought]:
             yield Sought(query=f"{article} {colour} {shape}", colour=colour, shape=shape)
 
 
-def phrased(random: Random, count: int) -> dict[str, Sought]:
-    """Returns so many different queries: noun phrases, and the questions of training in their wordings."""
-    found = {each.query: each for each in sought()}
-    seen = list(found.values())
-    while len(found) < count:
-        each = random.choice(seen)
-        verb = random.choice(("Is there", "Do you see", "Can you see", "is there", "do you see", "can you see"))
-        found[f"{verb} {each.query}?"] = each
-    return found
+def phrased() -> dict[str, Sought]:
+    """Returns 200 different queries: noun phrases, and training's questions about things and backgrounds."""
+    things = {each.query: each for each in sought()}
+    verbs = ("Is there", "Do you see", "Can you see")
+    asked = {f"{verb} {query}?": each for query, each in things.items() for verb in (*verbs, *map(str.lower, verbs))}
+    behind = {
+        question.format(colour): Sought(query=colour, background=colour)
+        for colour in ("black", "white")
+        for question in ("Is the background {}?", "Is it {} in the background?")
+    }
+    return things | asked | behind
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from tests.batch.fork_server import Zygote
 from tests.batch.parts import batch_of
 from tests.commands.shell import Shell
 from tests.refusals import refused
+from vllava_cli import demo
 from vllava_cli.batch.jobs import Shard
 from vllava_cli.batch.request import Destination, RayOptions, check_cues, destination_of
 from vllava_cli.errors import UsageError
@@ -95,6 +97,32 @@ def test_images_have_no_cues_and_tables_can_be_beside_clips_too(vllava: Zygote, 
     assert {stem: row["path"] for stem, row in rows.items()} == {RED: f"{RED}.mp4", "yellow-star": "yellow-star.png"}
 
 
+def test_an_image_is_not_asked_about_where_only_cues_are_kept(vllava: Zygote, few: Path) -> None:
+    shutil.copy(demo.CLIPS / "yellow-star.png", few / f"{RED}.png")
+    words = (*WORDS, f"{RED}.png", f"{RED}.mp4", "broken.mp4", *EVERY, "--beside")
+    done = vllava.run(*words, folder=few)
+    told = "vllava: 1 image without cues: an image has no time.\n"
+    assert done.code == 1 and told in done.err and "2 of 3 jobs answered" in done.err
+    assert list(beside(few)) == [RED]
+    plan = vllava.run(*words, "-o", "rows.jsonl", "--overwrite", "--dry-run", folder=few)
+    assert f"{told}vllava: 1 of 3 clips can't be read:\n  {BROKEN}\n" in plan.err
+    assert plan.out.startswith("jobs      4: 3 to answer, 1 about")
+
+
+def test_no_output_replaces_the_clip_or_what_is_spoken_in_it(vllava: Zygote, few: Path) -> None:
+    words = (*WORDS, f"{RED}.mp4", *EVERY, "-f", "srt", "--overwrite", "-o")
+    whole = (few / f"{RED}.mp4").read_bytes()
+    said = "'{}' is what is asked about, or is spoken in it: name another file."
+    refused_clip = vllava.run(*words, f"./{RED}.mp4", folder=few)
+    assert refused_clip == Shell.failed(said.format(f"{RED}.mp4")) and (few / f"{RED}.mp4").read_bytes() == whole
+    (few / "mine.srt").write_text(cues("Look."))
+    refused_words = vllava.run(*words, "mine.srt", "--subs", "mine.srt", folder=few)
+    assert refused_words == Shell.failed(said.format("mine.srt")) and (few / "mine.srt").read_text() == cues("Look.")
+    for name in (f"{RED}.srt", f"{RED}.en.srt"):
+        would = f"--subs auto would read '{name}' as what is spoken. Name another file."
+        assert vllava.run(*words, name, "--subs", "auto", folder=few) == Shell.failed(would, code=2)
+
+
 def test_one_clip_can_have_its_cues_in_a_named_file(vllava: Zygote, few: Path) -> None:
     assert vllava.run(*WORDS, f"{RED}.mp4", *EVERY, "-o", "a.srt", folder=few).code == 0
     assert (few / "a.srt").read_text() == cues("A red circle moves left.")
@@ -160,6 +188,11 @@ WHOLE = "needs all windows of a clip, and {} parts them. Leave one of them out."
         (
             {"destination": Destination(beside="csv"), "shard": Shard(number=1, of=2)},
             f"--beside {WHOLE.format('--shard')}",
+        ),
+        (
+            {"destination": Destination(beside="vtt"), "subs": "auto"},
+            "--subs auto would read the vtt files beside clips as what is spoken. Write another --format, "
+            "or leave it out.",
         ),
     ],
 )

@@ -96,13 +96,12 @@ class BesideOutput(Output):
         """The paths of clips that nothing is asked about, as their files are there."""
         self._clips: dict[str, _Clip] = {}
         """The clips whose files are to be written, by their paths."""
-        self._timeless = 0
-        """The number of images, which have no cues."""
 
     def prepare(self, jobs: Sequence[Job], every: Sequence[Job], *, is_dry: bool) -> None:
         if self.destination.beside in CUE_FORMATS:
             check_single(jobs, str(self.destination.beside), has_many_clips=True)
-        files = _files_beside(jobs, str(self.destination.beside))
+        timed = [job for job in jobs if job.window or not self._form.has_cues]  # an image has no cues
+        files = _files_beside(timed, str(self.destination.beside))
         if kept := self._rows_kept:
             kept.prepare(jobs, every, is_dry=is_dry)
             self.has_failed, self.before = kept.has_failed, kept.before
@@ -110,7 +109,7 @@ class BesideOutput(Output):
         there = {path for path, file in files.items() if os.path.lexists(file)}
         there -= set(files) if self.destination.is_overwriting else again
         self._left = set() if kept else there
-        for job in jobs:
+        for job in timed:
             if job.path not in there:
                 self._clips.setdefault(job.path, _Clip(path=files[job.path])).jobs.append(job)
         if there:
@@ -130,8 +129,6 @@ class BesideOutput(Output):
         self._note(row)
 
     def finish(self, jobs: Sequence[Job]) -> None:
-        if self._timeless:
-            self.screen.notice(f"vllava: {counted(self._timeless, 'image')} without cues: an image has no time.")
         if self._rows_kept:
             self._rows_kept.finish(jobs)
 
@@ -162,9 +159,8 @@ class BesideOutput(Output):
             return
         del self._clips[row["path"]]
         rows = [clip.rows[job.id] for job in clip.jobs]
-        self._timeless += self._form.has_cues and any(each["error"] is None and "start_s" not in each for each in rows)
-        if all(each["error"] or (self._form.has_cues and "start_s" not in each) for each in rows):
-            return  # nothing was seen of it, or it is an image: a later run shall find no file
+        if all(each["error"] for each in rows):
+            return  # nothing was seen of it: a later run shall find no file
         lines = table_of(self._form, clip.jobs, self.info).lines(rows)
         try:
             atomic_write(clip.path, map(str.encode, lines))

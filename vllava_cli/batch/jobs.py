@@ -201,6 +201,13 @@ def renamed(fields: Mapping[str, object], names: Collection[str]) -> Mapping[str
     return {f"job_{name}" if name in names else name: value for name, value in fields.items()}
 
 
+def check_unused(path: Path, jobs: Iterable[Job]) -> None:
+    """Raises an OutputError if a file that is to be written is a clip of a job, or has the subtitles of one."""
+    names = (str(name) for job in jobs for name in (job.path, *(job.sidecar or ())[:1]))
+    if any(name.endswith(path.name) and Path(name).resolve() == path.resolve() for name in names):
+        raise OutputError(f"{quoted(path)} is what is asked about, or is spoken in it: name another file.")
+
+
 def group_by_clip(jobs: Iterable[Job]) -> Iterator[ClipJobs]:
     """Groups jobs by clip and window, in the order in which these first appear: jobs about a, b, a → (a, a), (b)."""
     groups: dict[tuple[str, Window | None], list[Job]] = {}

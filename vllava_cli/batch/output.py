@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from vllava_cli.batch.jobs import ClipJobs, Job, list_path, shard_number, write_lists
+from vllava_cli.batch.jobs import ClipJobs, Job, check_unused, list_path, shard_number, write_lists
 from vllava_cli.batch.merge import PART, shards_in, stale
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import Format, RunInfo, Table, further_fields, is_row, path_columns, table_columns
@@ -167,7 +167,7 @@ class JournalOutput(Output):
         destination = self.destination
         if destination.path:
             paths = [destination.path]
-            _check_table(destination)
+            _check_table(destination, jobs)
         else:
             paths = _parts(Path(destination.parts or ""), "parquet" if destination.is_parquet else "jsonl", len(every))
         journals = {path: destination.journal_of(path) for path in paths}
@@ -362,7 +362,7 @@ def tell_error(row: Mapping[str, Any], screen: Screen, *, is_named: bool = False
         screen.error(f"{where}: {error['message']}" if where else str(error["message"]))
 
 
-def _check_table(destination: Destination) -> None:
+def _check_table(destination: Destination, jobs: Iterable[Job]) -> None:
     """Raises an OutputError, before a long run begins, if its table may not replace the file that is there."""
     path = destination.path
     if path is None or not destination.has_table:
@@ -375,6 +375,7 @@ def _check_table(destination: Destination) -> None:
             f"{quoted(path)} is there already, without the journal of a batch beside it. Name another file, or replace "
             "it with --overwrite."
         )
+    check_unused(path, jobs)
 
 
 def learn(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[bytes, bool]:

@@ -18,6 +18,7 @@ from vllava_cli.batch.rows import Format, fields_of, format_of
 from vllava_cli.commands.start import names_a_clip
 from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import UsageError
+from vllava_cli.media.timeline.sidecars import SUFFIXES
 from vllava_cli.nouns import (
     STDIN,
     DecodeLimits,
@@ -255,6 +256,11 @@ def check_cues(batch: BatchRequest) -> None:
         raise UsageError(f"{cues} has a cue for each part of a clip: add --every 30s, --scenes or --at-chapters.")
     if cues and to.fields:
         raise UsageError(f"--fields chooses columns, and {cues} has none. Leave one of them out.")
+    if batch.subs == "auto" and f".{to.beside}" in SUFFIXES:
+        raise UsageError(
+            f"--subs auto would read the {to.beside} files beside clips as what is spoken. Write another --format, "
+            "or leave it out."
+        )
     if not to.is_merging and not cues:
         raise UsageError("--no-merge is about cues: add --format srt, vtt or ffmeta, or leave it out.")
     if (cues or to.beside) and (batch.shard or batch.ray):

@@ -42,12 +42,13 @@ from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
+from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import INTERRUPTED, UsageError, quoted
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
-from vllava_cli.media.timeline.sidecars import SUFFIXES, finder
+from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
@@ -94,7 +95,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen, pool, division)
-    _check_times(batch, division)
+    every = _with_times(batch, every, division, screen)
     watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
     _check_schemes(batch, jobs)
@@ -176,6 +177,8 @@ def jobs_of(
     every = make_jobs(requests, info.signature, finder(batch.subs))
     if isinstance(batch.subs, Path) and len(named := {job.path for job in every}) > 1:
         raise UsageError(f"--subs {batch.subs} is about one clip, and there are {len(named):,}: give --subs auto.")
+    if batch.subs == "auto" and batch.destination.path:
+        check_apart(batch.destination.path, {job.path for job in every})
     for complaint in complaints:
         screen.error(complaint)
     check_fields(batch.destination.fields, every, info.choices, has_agreement=info.has_agreement)
@@ -219,12 +222,18 @@ def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
             raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
 
 
-def _check_times(batch: BatchRequest, division: Division) -> None:
-    """Raises a UsageError for an image where the output is about times, except in files beside clips."""
-    if batch.destination.has_cues or batch.destination.is_in_order:
-        for path, found in division.windows.items():
-            if not found.windows:
-                raise UsageError(f"{quoted(Path(path))} is an image, which has no time. Leave the windows out.")
+def _with_times(batch: BatchRequest, jobs: list[Job], division: Division, screen: Screen) -> list[Job]:
+    """Returns the jobs without those about images, if nothing but cues beside clips is made of the answers.
+
+    Errors: UsageError for an image where another output is about times.
+    """
+    to, images = batch.destination, {path for path, found in division.windows.items() if not found.windows}
+    if images and (to.has_cues or to.is_in_order):
+        raise UsageError(f"{quoted(Path(min(images)))} is an image, which has no time. Leave the windows out.")
+    if not images or to.beside not in CUE_FORMATS:
+        return jobs
+    screen.notice(f"vllava: {counted(len(images), 'image')} without cues: an image has no time.")
+    return jobs if to.path else [job for job in jobs if job.path not in images]
 
 
 def _subtitle_files(jobs: Sequence[Job]) -> str:
@@ -341,9 +350,9 @@ class _Work:
             headers = preflight.headers
             if not self.is_stopping():
                 if batch.is_dry or not self.out.tells_errors:
-                    report_unreadable(
-                        [error for _, error in headers.bad], len(clip_jobs), self.screen, has_rows=not batch.is_dry
-                    )
+                    faults = [error for _, error in headers.bad]
+                    clips = len({clip.jobs[0].path for clip in clip_jobs})  # each may have many windows
+                    report_unreadable(faults, clips, self.screen, has_rows=not batch.is_dry)
                 for clip, error in headers.bad:
                     for job in clip.jobs:
                         self._put(Result(job=job, error=error))

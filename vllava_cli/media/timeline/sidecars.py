@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from vllava_cli.errors import UsageError, quoted
 from vllava_cli.nouns import Subs
 
 SUFFIXES = (".srt", ".vtt", ".ass")
@@ -35,6 +36,15 @@ class Sidecars:
             self._folders[folder] = _listed(folder)
         found = self._folders[folder].get(name.rpartition(".")[0])
         return clip.removesuffix(name) + found[2] if found else None
+
+
+def check_apart(file: Path, clips: Iterable[str]) -> None:
+    """Raises a UsageError if an output would be taken for the subtitles of a clip: "a/talk.srt" for "a/talk.mp4"."""
+    stem = str(file.resolve().with_suffix(""))
+    if file.suffix.lower() in SUFFIXES and any(
+        str(Path(clip).resolve().with_suffix("")) in (stem, _LANGUAGE.sub("", stem)) for clip in clips
+    ):
+        raise UsageError(f"--subs auto would read {quoted(file)} as what is spoken. Name another file.")
 
 
 def finder(subs: Subs | None) -> Callable[[str], str | None] | None:
