@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import Pixels
+from tests.clips import Encoding, Pixels
 from tests.media.timeline.reels import ENCODINGS, drawn, timeline_of, write
 from vllava_cli.media.timeline.stillness import with_stillness
 from vllava_cli.media.timeline.windows import even_windows
@@ -38,6 +38,21 @@ def test_a_window_is_still_only_if_nothing_changes_in_it_and_in_the_one_before_i
     """No window may be called still that isn't; an encoder may leave open that one is."""
     found = marks(write(tmp_path / name, pictures, ENCODINGS[name]))
     assert [letter for letter, truth in zip(found, right, strict=True) if truth == "."] == ["."] * right.count(".")
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libvpx-vp9", {"crf": "40", "b": "0", "deadline": "good", "cpu-used": "8", "g": "48"}),
+        ("libx264", {"crf": "35", "g": "12", "refs": "3"}),
+    ],
+)
+def test_a_thing_that_blinks_is_not_still(tmp_path: Path, codec: str, options: dict[str, str], period: int) -> None:
+    """Its packets may be as small as those of a still clip: they refer to older frames, which had the thing."""
+    pictures = [drawn(120, 20 if index % period < period / 2 else 60) for index in range(120)]
+    encoding = Encoding(codec=codec, options=options)
+    assert marks(write(tmp_path / "blinks.mkv", pictures, encoding)) == "......"
 
 
 def test_a_still_clip_is_told(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Finds windows in which nothing changes, from the sizes of packets and small pictures of the key frames between them.
 
-What isn't certain isn't still: a change that comes and goes between two key frames shows in the packets, and a drift
-that is too slow for these shows in the key frames.
+What isn't certain isn't still. Packets tell where to look: a stretch whose packets are all tiny is decoded, since a
+thing that blinks takes hardly more bytes than none, where the encoder refers to an older frame that had it.
 """
 
 from __future__ import annotations
@@ -69,14 +69,17 @@ def _links(looker: Looker, timeline: Timeline, table: PacketTable, stretch: rang
     behind = replace(looks[-1], row=len(table.sizes), time_s=inf)
     for before, after in pairwise([*looks, behind] if is_to_end else looks):
         calm = _calm_until(table, before.row, after.row, looker)
+        first = timeline.shown_at(before.time_s)
         if calm == after.row and after is not behind:
-            yield before, after, True
+            between = looker.frames(first, timeline.shown_at(after.time_s) - 1)
+            yield before, after, all(_is_alike(before.picture, each.picture) for each in between)
             continue
         changes_s = inf if calm == len(table.sizes) else timeline.time_s(table.first_shown(calm))
         if changes_s - before.time_s >= _LEAST_S:  # packets that change nothing are decoded in no time
             last = min(timeline.shown_at(min(changes_s, timeline.duration_s - _TICK_S)), stretch[-1])
-            *_, end = looker.frames(timeline.shown_at(before.time_s), last - (changes_s < inf))
-            yield before, replace(end, time_s=changes_s), True
+            until = list(looker.frames(first, last - (changes_s < inf)))
+            is_same = all(_is_alike(before.picture, each.picture) for each in until)
+            yield before, replace(until[-1], time_s=changes_s), is_same
         yield before, after, False
 
 
