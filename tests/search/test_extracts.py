@@ -167,6 +167,7 @@ except OutputError as exc:
     assert "can't be written: file too large" in done.stdout and names(folder) == []
 
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 from tests.search.test_extracts import *
 cut([Path({clip!r})], Path({folder!r}), "*." * 40, every_s=0.1, is_exact=True)
@@ -179,16 +180,16 @@ def test_a_run_that_is_killed_leaves_only_whole_parts_and_the_next_makes_the_res
     cut([clip], expected, "*." * 40, every_s=0.1, is_exact=True)
     before: dict[str, int] = {}
     for wanted in range(2, 40, 4):
-        process = subprocess.Popen([sys.executable, "-c", code])
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         while process.poll() is None and (not folder.exists() or len(names(folder)) < wanted):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() in (0, -signal.SIGKILL)
         whole = [path for path in folder.iterdir() if not path.name.endswith(".part")]
         assert all(path.read_bytes() == (expected / path.name).read_bytes() for path in whole)
         assert all((folder / name).stat().st_mtime_ns == moment for name, moment in before.items())
         before = {path.name: path.stat().st_mtime_ns for path in whole}
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     assert names(folder) == names(expected)
 
 
