@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -168,6 +169,8 @@ except OutputError as exc:
 
 
 ROOT = Path(__file__).parents[2]
+UNCOMPILED = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+"""A process that is killed while it writes compiled code leaves half of it behind."""
 KILLED = """
 from tests.search.test_extracts import *
 cut([Path({clip!r})], Path({folder!r}), "*." * 40, every_s=0.1, is_exact=True)
@@ -180,7 +183,7 @@ def test_a_run_that_is_killed_leaves_only_whole_parts_and_the_next_makes_the_res
     cut([clip], expected, "*." * 40, every_s=0.1, is_exact=True)
     before: dict[str, int] = {}
     for wanted in range(2, 40, 4):
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=UNCOMPILED)
         while process.poll() is None and (not folder.exists() or len(names(folder)) < wanted):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -189,7 +192,7 @@ def test_a_run_that_is_killed_leaves_only_whole_parts_and_the_next_makes_the_res
         assert all(path.read_bytes() == (expected / path.name).read_bytes() for path in whole)
         assert all((folder / name).stat().st_mtime_ns == moment for name, moment in before.items())
         before = {path.name: path.stat().st_mtime_ns for path in whole}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=UNCOMPILED)
     assert names(folder) == names(expected)
 
 
