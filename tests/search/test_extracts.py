@@ -153,6 +153,11 @@ def test_a_part_has_the_container_of_its_clip_or_else_matroska(name: str, contai
     assert form_for(Clip(path=Path(name), kind="video", width=1, height=1, frame_count=1, container=container)) == form
 
 
+ROOT = Path(__file__).parents[2]
+UNCOMPILED = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+"""A process that may write only so much, or is killed, would leave half of the compiled code behind for all others."""
+
+
 def test_a_disk_without_room_leaves_no_half_part(clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     script = f"""
@@ -164,13 +169,12 @@ try:
 except OutputError as exc:
     print(exc)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, env=UNCOMPILED
+    )
     assert "can't be written: file too large" in done.stdout and names(folder) == []
 
 
-ROOT = Path(__file__).parents[2]
-UNCOMPILED = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-"""A process that is killed while it writes compiled code leaves half of it behind."""
 KILLED = """
 from tests.search.test_extracts import *
 cut([Path({clip!r})], Path({folder!r}), "*." * 40, every_s=0.1, is_exact=True)
