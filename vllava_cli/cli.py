@@ -332,8 +332,8 @@ def find(
 
     As grep does, it prints a line for each hit, and exits with 0 for hits, 1 for none, 2 for trouble.
     """
-    from vllava_cli.search import run as command
-    from vllava_cli.search.request import SearchRequest, words_of
+    from vllava_cli.search import find as command
+    from vllava_cli.search.query import SearchRequest, words_of
 
     queries, paths = words_of(words or [], query or [], is_recursive=recursive)
     if manner.is_null and manner.form != "names" and STDIN not in paths:

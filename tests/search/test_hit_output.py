@@ -17,7 +17,7 @@ from vllava_cli.screen import Screen
 from vllava_cli.search.answer_store import AnswerStore
 from vllava_cli.search.hit_output import HitOutput
 from vllava_cli.search.manner import Manner
-from vllava_cli.search.request import SearchRequest
+from vllava_cli.search.query import SearchRequest
 
 
 class Terminal(io.StringIO):

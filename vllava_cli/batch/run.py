@@ -63,7 +63,7 @@ _SLICE_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Ends:
-    """Where the rows of a run go, what knows the windows of its clips, and how its end is told."""
+    """The parts of a run that another command may replace: its output, its report, and how it finds windows."""
 
     open_output: Callable[..., AbstractContextManager[Output]] = opened
     report: Callable[..., None] = report_end

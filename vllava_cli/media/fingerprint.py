@@ -38,7 +38,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledDigest:
-    """What tells one file from another without reading it whole."""
+    """A digest that tells one file from another, although the file isn't read whole."""
 
     size: int
     mtime_ns: int

@@ -1,4 +1,4 @@
-"""What `vllava find` writes besides its lines: which files are wanted, and the contract of those that take its hits.
+"""Describes the files that `vllava find` writes besides its lines, and the contract of those that take its hits.
 
 Imports little, as the command line reads it for every command.
 """

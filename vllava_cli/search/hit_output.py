@@ -20,7 +20,7 @@ from vllava_cli.screen import Screen, one_line
 from vllava_cli.search.answer_store import AnswerStore, key_of
 from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hits import Hit
-from vllava_cli.search.request import SearchRequest, questions_of
+from vllava_cli.search.query import SearchRequest, questions_of
 from vllava_cli.search.said import Said
 from vllava_cli.storage.jsonl import line_of, portable
 
@@ -48,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptAnswer:
-    """What is kept of an answer: the probabilities of "yes" and "no", and what the model saw."""
+    """An answer that is kept: the probabilities of "yes" and "no", and the times of the frames that the model saw."""
 
     probabilities: tuple[float, float]
     frame_times_s: tuple[float, ...] | None

@@ -23,7 +23,7 @@ PLACES: tuple[Place, ...] = ("text", "picture")
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """Which windows are printed, and how; as the options of grep of the same letters have it."""
+    """Says which windows are printed, and how. Options that grep has, too, mean the same here."""
 
     form: Form = "hits"
     is_json: bool = False

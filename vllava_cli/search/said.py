@@ -9,7 +9,7 @@ from vllava_cli.media.decoder.client import DecoderClient
 from vllava_cli.media.timeline.sidecars import Sidecars
 from vllava_cli.media.timeline.spoken import matches, within
 from vllava_cli.nouns import DecodeLimits, Subtitles, Window
-from vllava_cli.search.request import ARTICLES
+from vllava_cli.search.query import ARTICLES
 
 
 class Said:

@@ -32,7 +32,7 @@ class Passage:
 
 @dataclass(frozen=True, kw_only=True)
 class Spoken:
-    """What is spoken in a clip, as far as it went into a prompt; the times are those of the first and the last line."""
+    """The subtitles of a clip that went into a prompt; the times are those of the first and the last line."""
 
     source: str = ""
     """The same as in `Subtitles`."""

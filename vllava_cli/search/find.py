@@ -34,7 +34,7 @@ from vllava_cli.screen import Screen
 from vllava_cli.search.answer_store import AnswerStore, key_of, limit_of_store, store_path
 from vllava_cli.search.extracts import HitTaker
 from vllava_cli.search.hit_output import HitOutput
-from vllava_cli.search.request import SearchRequest, questions_of
+from vllava_cli.search.query import SearchRequest, questions_of
 from vllava_cli.search.said import Said
 
 if TYPE_CHECKING:

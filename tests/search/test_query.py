@@ -9,7 +9,7 @@ from vllava_cli.batch.request import Inputs
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Windowing, Wishes
 from vllava_cli.search.manner import unsure_of
-from vllava_cli.search.request import SearchRequest, questions_of, words_of
+from vllava_cli.search.query import SearchRequest, questions_of, words_of
 
 
 @pytest.mark.parametrize(
