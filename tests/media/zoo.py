@@ -541,9 +541,10 @@ def shown_as(encoding: Encoding, elements: dict[int, int]) -> Maker:
     added = b"".join(struct.pack(">HBH", kind, 0x82, value) for kind, value in elements.items())
 
     def patch(data: bytes) -> bytes:
-        video = re.search(rb"\xe0[\x80-\xff]\xb0", data)
+        # The ids before the kind of track are random, and could look like the element.
+        video = re.search(rb"\x83\x81\x01.*?(\xe0[\x80-\xff]\xb0)", data, re.DOTALL)
         assert video
-        start, end = video.start(), video.start() + 2 + (data[video.start() + 1] & 0x7F)
+        start, end = video.start(1), video.start(1) + 2 + (data[video.start(1) + 1] & 0x7F)
         inside = data[start + 2 : end].replace(b"\x54\xb2\x81\x04", b"") + added
         entry, tracks = data.index(b"\xae\1\0\0\0"), data.rindex(b"\x16\x54\xae\x6b")
         gap, by = data.index(b"\xec\1\0\0\0"), len(inside) - (end - start - 2)
