@@ -17,9 +17,11 @@ FLOORS = (
     ("machine", "answers", "memory", "prompt", "choices", "times", "cpu_time", "hardware", "plan"),
     ("storage", "media", "cues"),
     ("engine",),
+    ("client",),
     ("screen", "commands"),
     ("batch",),
     ("search",),
+    ("server",),
     ("options", "usage"),
     ("search_options",),
     ("cli",),
@@ -33,6 +35,9 @@ HEAVY = {
     "PIL": {"media", "commands/bar_chart"},
     "rich": {"screen"},
     "typer": {"cli", "options", "search_options", "usage"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "prometheus_client": {"server"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"storage/session_file", "engine/weight_cache"},
     "ray": {"batch/executors"},
@@ -91,7 +96,17 @@ def test_imports_run_downward(module: str) -> None:
         if parts[0] != "vllava_cli" or len(parts) == 1 or parts[1].startswith("__"):
             continue
         other = parts[1]
-        is_inside = other == own and own in ("storage", "media", "engine", "demo", "commands", "batch", "search")
+        is_inside = other == own and own in (
+            "storage",
+            "media",
+            "engine",
+            "client",
+            "demo",
+            "commands",
+            "batch",
+            "search",
+            "server",
+        )
         is_sideways_ok = {own, other} == {"commands", "screen"} and other == "screen"
         is_on_same_floor = floor(own) == floor(other) in (1, 2)
         is_downward = is_on_same_floor or floor(other) < floor(own)

@@ -18,7 +18,7 @@ from vllava_cli import __version__
 from vllava_cli import options as given
 from vllava_cli import search_options as sought
 from vllava_cli.errors import INTERRUPTED, UsageError, VllavaError
-from vllava_cli.nouns import DEFAULT_MODEL, STDIN, WHITE
+from vllava_cli.nouns import AUTO, DEFAULT_MODEL, STDIN, WHITE
 from vllava_cli.screen import Screen, fill_closed, stdout_error
 from vllava_cli.times import framing_of
 from vllava_cli.usage import CliCommand, CliGroup, UsageFault, fault_sentence
@@ -79,6 +79,8 @@ def ask(
     dry_run: given.DryRun = False,
     subs: given.SubsWish = "off",
     clip_cache: given.ClipCacheUsed = True,
+    server: given.ServerWish = AUTO,
+    keep: given.Keep = None,
     json: given.Json = False,
     stream: given.Stream = True,
     verbose: given.Verbose = False,
@@ -101,6 +103,8 @@ def ask(
         limits=limits,
         output="json" if json else "stream" if stream else "whole",
         has_clip_cache=clip_cache,
+        server=server,
+        keep_s=keep,
         agreeing=given.checked(agreeing, framing, sampling),
         subs=given.subs_of(subs, len(clips)),
     )
@@ -159,6 +163,7 @@ def chat(
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     clip_cache: given.ClipCacheUsed = True,
+    server: given.ServerWish = AUTO,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer, a line each.")] = False,
     stream: given.Stream = True,
     verbose: given.Verbose = False,
@@ -188,6 +193,7 @@ def chat(
         continued=continue_,
         session=session,
         has_clip_cache=clip_cache,
+        server=server,
     )
     return command.run(request, Screen(is_quiet=quiet, is_verbose=verbose))
 
@@ -230,6 +236,7 @@ def batch(
     limits: given.LimitsMade,
     sampling: given.SamplingMade,
     clip_cache: given.ClipCacheUsed = True,
+    server: given.ServerWish = AUTO,
     hash: given.Hash = False,
     stats: given.ShowStats = False,
     verbose: given.Verbose = False,
@@ -295,6 +302,7 @@ def batch(
         has_stats=stats,
         is_hashing=hash,
         has_clip_cache=clip_cache,
+        server=server,
     )
     check_cues(request)
     if asked.notice:
@@ -324,6 +332,7 @@ def find(
     framing: sought.SearchFramingMade,
     limits: given.LimitsMade,
     clip_cache: given.ClipCacheUsed = True,
+    server: given.ServerWish = AUTO,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Say on stderr what is asked, what was chosen, and why.")
     ] = False,
@@ -352,6 +361,7 @@ def find(
         most_rows=given.rows_of(batch_size),
         decoders=decoders,
         has_clip_cache=clip_cache,
+        server=server,
         has_answer_cache=answer_cache,
         manner=manner,
         extracts=extracts,

@@ -16,6 +16,8 @@ VllavaError                  exit code 1 unless the class has another
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job exactly once
 ├── ClusterError             Ray can't be reached, or ended too early
+├── ServerError              a server can't be reached, or can't be started
+├── BusyError                too many questions wait for the model
 └── OutputError              a file can't be written (a full disk), or isn't one of ours
     ├── StdoutError          stdout can't be written
     │   └── ClosedPipeError  the reader closed the pipe; no message is printed   exit 141
@@ -93,6 +95,14 @@ class ShardError(VllavaError):
 
 
 class ClusterError(VllavaError):
+    pass
+
+
+class ServerError(VllavaError):
+    pass
+
+
+class BusyError(VllavaError):
     pass
 
 

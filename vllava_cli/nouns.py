@@ -22,6 +22,8 @@ UNKNOWN_REVISION = ""
 WHITE = "#ffffff"
 STDIN = "-"
 """The name of a clip or a file of rows that comes from stdin."""
+AUTO, OFF = "auto", "off"
+"""Words of --server: use a server that runs, or none."""
 LAST = "last"
 """The id that stands for the session that was written to last."""
 

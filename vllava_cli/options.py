@@ -15,9 +15,11 @@ from vllava_cli.answers import MOST_SAMPLES, Agreeing, Sampling
 from vllava_cli.choices import choices_of
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import (
+    AUTO,
     DEFAULT_MODEL,
     DEMO_MODEL,
     FRAMES_PER_CLIP,
+    OFF,
     WHITE,
     Attention,
     Boundary,
@@ -128,6 +130,13 @@ def number(kind: type[int] | type[float], least: int = 0, most: float = inf, *, 
         return found
 
     return {"parser": parse, "metavar": metavar}
+
+
+def server_of(text: str) -> str:
+    """Reads the wish for a server. Errors: UsageError."""
+    if text in (AUTO, OFF) or text.startswith(("http://", "https://")):
+        return text
+    raise UsageError(f"{text!r} is not auto, off or a URL: give one like http://127.0.0.1:8000.")
 
 
 def positive_time(text: str) -> float:
@@ -254,6 +263,25 @@ ClipCacheUsed = Annotated[
     bool,
     typer.Option(
         "--clip-cache/--no-clip-cache", help="Keep what the model read of a clip on the disk, and go on from there."
+    ),
+]
+ServerWish = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        **read_by(server_of),
+        metavar="auto|off|URL",
+        envvar="VLLAVA_SERVER",
+        help="Ask a server that has the model loaded: one that runs, none, or the one at a URL.",
+    ),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option(
+        "--keep",
+        **read_by(positive_time),
+        metavar="TIME",
+        help="Start a server that keeps the model for this long after the last question.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

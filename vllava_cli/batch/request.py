@@ -20,6 +20,7 @@ from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import UsageError
 from vllava_cli.media.timeline.sidecars import SUFFIXES
 from vllava_cli.nouns import (
+    OFF,
     STDIN,
     DecodeLimits,
     Framing,
@@ -124,6 +125,8 @@ class BatchRequest:
     is_hashing: bool = False
     """Whether rows get the SHA-256 of their clips."""
     has_clip_cache: bool = True
+    server: str = OFF
+    """The same as in `Ask`."""
     windowing: Windowing | None = None
     """How each video is divided into windows; None asks about it as a whole."""
     agreeing: Agreeing | None = None

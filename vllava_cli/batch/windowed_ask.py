@@ -79,6 +79,7 @@ def request_of(wanted: WindowedAsk, destination: Destination) -> BatchRequest:
         windowing=wanted.windowing,
         is_dry=wanted.is_dry,
         has_clip_cache=ask.has_clip_cache,
+        server=ask.server,
         agreeing=ask.agreeing,
         subs=ask.subs,
     )

@@ -21,6 +21,7 @@ from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import (
+    OFF,
     DecodeLimits,
     Frames,
     Framing,
@@ -55,6 +56,10 @@ class Ask:
     """How often the clip is sampled; None samples it once."""
     subs: Subs | None = None
     """Where what is spoken in the clip is read from; None reads nothing."""
+    server: str = OFF
+    """AUTO uses a server that runs, OFF none; else the URL of one."""
+    keep_s: float | None = None
+    """A server is started that stays for so long after the last question; None starts none."""
 
 
 def run(ask: Ask, screen: Screen) -> int:

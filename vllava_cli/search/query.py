@@ -14,6 +14,7 @@ from vllava_cli.commands.start import names_a_clip
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import (
     DEMO_MODEL,
+    OFF,
     STDIN,
     DecodeLimits,
     Framing,
@@ -60,6 +61,8 @@ class SearchRequest:
     most_rows: int | None = None
     decoders: int | None = None
     has_clip_cache: bool = False
+    server: str = OFF
+    """The same as in `Ask`."""
     has_answer_cache: bool = True
     manner: Manner = field(default_factory=Manner)
     extracts: Extracts = field(default_factory=Extracts)
@@ -82,6 +85,7 @@ class SearchRequest:
             most_rows=self.most_rows,
             decoders=self.decoders,
             has_clip_cache=self.has_clip_cache,
+            server=self.server,
             windowing=self.windowing,
         )
 

@@ -19,6 +19,7 @@ from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import (
     DEMO_MODEL,
+    OFF,
     Checkpoint,
     DecodeLimits,
     Framing,
@@ -49,6 +50,8 @@ class Chat:
     """The id of the session to go on with, or LAST."""
     session: Path | None = None
     has_clip_cache: bool = True
+    server: str = OFF
+    """The same as in `Ask`."""
 
 
 def run(chat: Chat, screen: Screen) -> int:
