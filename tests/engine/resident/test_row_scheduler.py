@@ -1,4 +1,4 @@
-"""Memory that runs out costs time and no answer: each answer goes on from its last token, and fails only where it is alone."""
+"""Memory that runs out costs time and no answer: each goes on from its last token, and fails only where it is alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Thread:
             self.scheduler.turn()
 
     def _begins(self, running: RunningAnswer) -> bool:
-        assert running.state == "waiting"
+        assert running.state != "ended"
         running.state = "running"
         return True
 

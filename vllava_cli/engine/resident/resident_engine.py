@@ -12,7 +12,7 @@ from functools import partial
 
 from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.batch import MOST_ON_CPU, MOST_ON_GPU, SHARE
-from vllava_cli.engine.forward import free_bytes
+from vllava_cli.engine.forward import free_bytes, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.answer_events import (
     AnswerWanted,
@@ -24,7 +24,7 @@ from vllava_cli.engine.resident.answer_events import (
     TokenLogprob,
 )
 from vllava_cli.engine.resident.prefix_store import PrefixStore
-from vllava_cli.engine.resident.row_scheduler import RowScheduler
+from vllava_cli.engine.resident.row_scheduler import RowScheduler, fault_of
 from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ServerError, VllavaError, reason_of
@@ -227,9 +227,10 @@ class ResidentEngine:
         for running in taken:
             try:
                 if running.state == "waiting":
-                    self._scheduler.put(running, self._sequence(running))
+                    with memory_faults(self.plan.device, self.plan):
+                        self._scheduler.put(running, self._sequence(running))
             except Exception as exc:
-                self._end(running, None, exc.with_traceback(None))
+                self._end(running, None, fault_of(exc))
         return True
 
     def _sequence(self, running: RunningAnswer) -> Answering[None]:
