@@ -37,9 +37,7 @@ class Thread:
         )
 
     def submit(self, one: AnswerWanted) -> Asked:
-        asked = Asked(
-            running=RunningAnswer(wanted=one, deliver=lambda event: asked.events.append(event), on_cancel=str)
-        )
+        asked = Asked(running=RunningAnswer(wanted=one, deliver=lambda event: asked.events.append(event)))
         sequence = Answering.of(None, self.engine.tokens, one.conversation, one.question, one.sampling)
         self.scheduler.put(asked.running, sequence)
         return asked

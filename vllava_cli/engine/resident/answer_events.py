@@ -70,7 +70,8 @@ class RunningAnswer:
 
     wanted: AnswerWanted
     deliver: Callable[[Event], object]
-    on_cancel: Callable[[RunningAnswer], object]
+    on_cancel: Callable[[RunningAnswer], object] = str
+    """Called by `cancel`."""
     is_cancelled: threading.Event = field(default_factory=threading.Event)
     submitted_s: float = field(default_factory=time.perf_counter)
     state: Literal["waiting", "running", "ended"] = "waiting"
