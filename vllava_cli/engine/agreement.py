@@ -6,11 +6,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from vllava_cli.answers import (
     Agreeing,
     Agreement,
     Answer,
+    Conversation,
     Sampling,
 )
 from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
@@ -45,10 +47,18 @@ def distinct(samples: Mapping[float, Frames]) -> dict[float, Frames]:
     return {shift: samples[shift] for shift in firsts.values()}
 
 
+class SideBySide(Protocol):
+    """Answers one question after several conversations, in their order. Errors: any VllavaError."""
+
+    def answers(self, conversations: Sequence[Conversation], question: str, sampling: Sampling, /) -> list[Answer]: ...
+
+
 def answers_about(
-    engine: Engine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+    engine: Engine | SideBySide, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
 ) -> list[Answer]:
     """Answers a question about each sample of a clip, side by side. Errors: any VllavaError."""
+    if not isinstance(engine, Engine):
+        return engine.answers([Conversation(attached=(frames,), fit=fit) for frames in samples], question, sampling)
     given = [[AnswerRequest(key=number, medium=frames, question=question) for number, frames in enumerate(samples)]]
     rows = rows_that_fit(engine, sampling, question_characters=len(question))
     scheduler: BatchScheduler[int] = BatchScheduler(engine=engine, sampling=sampling, fit=fit, most_rows=rows)
