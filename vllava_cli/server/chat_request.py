@@ -119,12 +119,11 @@ def read_chat(body: bytes) -> ChatRequest:
 
 
 class _Body(Fields):
-    """The fields of a body; what is wrong is told as a RequestError: "messages[0].role is not one of …: it is 7."."""
+    """The fields of a body; what is wrong is told as a RequestError: "messages[0].role is not one of …: it is 7"."""
 
     def refuse(self, key: str, what: str) -> NoReturn:
         param = self.place(key)
-        value = f": it is {_shown(self._values[key])}" if self.has(key) else ""
-        raise RequestError(f"{param} is {what}{value}.", param=param)
+        raise RequestError(f"{param} is {what}{_told(self._values.get(key), what)}.", param=param)
 
     def fault(self, key: str, message: str, *, code: str | None = None) -> NoReturn:
         raise RequestError(message, param=self.place(key), code=code)
@@ -159,8 +158,10 @@ def _parsed(body: bytes) -> dict[str, Any]:
             json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RequestError("The body has half of a surrogate pair in a text. Send valid Unicode.") from None
+    except UnicodeDecodeError:
+        raise RequestError("The body is not UTF-8. Send JSON in UTF-8.") from None
     except ValueError as exc:
-        raise RequestError(f"The body is not a JSON object: {_shown(str(exc))}. Send one.") from exc
+        raise RequestError(f"The body is not a JSON object ({_cut(str(exc))}). Send one.") from exc
     return found
 
 
@@ -171,12 +172,13 @@ def _refuse_unfit(given: _Body) -> None:
     for name in ("tool_choice", "function_call"):
         given.optional(name, lambda key: given.one_of(key, ("none", "auto")), default=None)
     for name in ("frequency_penalty", "presence_penalty"):
-        given.optional(name, lambda key: given.number(key, least=0, most=0), default=None)
+        if given.optional(name, given.number, default=0):
+            given.fault(name, f"This server has no {name}: set it to 0, or leave it out.", code="unsupported_value")
     given.optional("modalities", lambda key: given.each(key, lambda at, place: at.one_of(place, ("text",))), default=())
     if not given.is_empty("response_format"):
         form = given.inside("response_format").text("type")
         if form != "text":
-            message = f"This model can't be held to {_shown(form)}: leave response_format out, or ask with choices."
+            message = f"This model can't be held to {_cut(form)}: leave response_format out, or ask with choices."
             given.fault("response_format", message, code="unsupported_value")
 
 
@@ -328,9 +330,12 @@ def _framing(given: _Body, fit: Fit) -> Framing:
         raise RequestError(str(exc).replace("--", ""), param=given.place("")) from exc
 
 
-def _shown(value: object) -> str:
-    """Writes a value for a message, cut to a line: [1, 2] → "a list"."""
+def _told(value: object, what: str) -> str:
+    """Writes the value that a message is about, cut to a line, unless the message says enough: "x" → ": it is "x""."""
     if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = value if isinstance(value, str) else json.dumps(value)
+        return f": it is {'a list' if isinstance(value, list) else 'an object'}" if what.startswith("not ") else ""
+    return "" if value in (None, "") else f": it is {_cut(json.dumps(value))}"
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
