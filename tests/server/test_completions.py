@@ -144,6 +144,8 @@ def test_a_client_that_leaves_ends_its_answers(is_streaming: bool) -> None:
         for each in model.asked:
             each.deliver(answer("A", stop_reason="interrupted"))
         await running
+        assert client.status == (200 if is_streaming else 499)
+        assert "error" not in client.text if is_streaming else "The client has left." in client.text
 
     played(scenario)
 

@@ -28,12 +28,14 @@ from vllava_cli.server.chat_request import AskedTurn, ChatRequest, read_chat
 from vllava_cli.server.clip_requests import read_clips
 from vllava_cli.server.completion_form import CompletionForm, fingerprint
 from vllava_cli.server.models import check_name, names_of
-from vllava_cli.server.protocol_errors import AsciiJSONResponse, error_object
+from vllava_cli.server.protocol_errors import AsciiJSONResponse, RequestError, error_object, status_of
 from vllava_cli.server.service import Service
 from vllava_cli.storage.jsonl import json_of
 
 KEEP_ALIVE_S = 10.0
 """A stream without a new token for so long gets a comment, so that no proxy takes it for dead."""
+CLIENT_LEFT = 499
+"""The status of a request whose client didn't wait for the answer; only the figures show it."""
 _UNKNOWN = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
 
 
@@ -203,6 +205,7 @@ class Answering:
                 yield _line(self._form.usage_chunk(self._answers))
             yield b"data: [DONE]\n\n"
         except Exception as exc:
+            self._service.metrics.failed(status_of(exc))
             if not self.caller.is_gone:
                 yield _line(error_object(exc))
             if not isinstance(exc, VllavaError):
@@ -232,8 +235,13 @@ class Answering:
         elif event.answer:
             self._service.metrics.answered(event.answer)
             if event.answer.stop_reason == "interrupted":
-                raise ServerError("The server is ending, and this answer was not finished. Ask again later.")
+                raise self._interruption()
             self._told[index].answer = event.answer
+
+    def _interruption(self) -> VllavaError:
+        if self.caller.is_gone:
+            return RequestError("The client has left.", status=CLIENT_LEFT)
+        return ServerError("The server is ending, and this answer was not finished. Ask again later.")
 
     def _last_chunk(self, index: int, answer: Answer) -> dict[str, Any]:
         """Writes the end of an answer; that of the last answer has what all of them share."""

@@ -76,6 +76,10 @@ class Metrics:
     def requested(self, route: str, status: int) -> None:
         """Counts a request; `route` is a pattern, so that nobody can make up more of them."""
         self._requests.labels(route, str(status)).inc()
+        self.failed(status)
+
+    def failed(self, status: int) -> None:
+        """Counts a fault of vllava, if a status stands for one; 503 is none, as the server is only full or ending."""
         if status >= 500 and status != 503:
             self._faults.inc()
 

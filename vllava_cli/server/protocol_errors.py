@@ -71,10 +71,14 @@ def error_object(error: Exception) -> dict[str, Any]:
     return {"error": {"message": message, "type": form.type, "param": getattr(error, "param", None), "code": form.code}}
 
 
+def status_of(error: Exception) -> int:
+    return _form(error).status
+
+
 def error_response(error: Exception) -> Response:
     """Returns the response that tells a failure."""
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else None
-    return AsciiJSONResponse(error_object(error), status_code=_form(error).status, headers=headers)
+    return AsciiJSONResponse(error_object(error), status_code=status_of(error), headers=headers)
 
 
 async def on_failure(_request: Request, error: Exception) -> Response:
