@@ -10,6 +10,7 @@ from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
 from vllava_cli.server.media_shelf import MediaShelf
+from vllava_cli.server.metrics import Metrics
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 64 << 20
@@ -51,3 +52,4 @@ class Service:
     resident: ResidentEngine
     shelf: MediaShelf
     state: ServerState
+    metrics: Metrics = field(default_factory=Metrics)
