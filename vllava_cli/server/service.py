@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllava_cli.client.place import ServerState
-from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
-from vllava_cli.server.media_shelf import MediaShelf
+from vllava_cli.server.life import Life
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.resident.resident_engine import ResidentEngine
+    from vllava_cli.server.media_shelf import MediaShelf
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 64 << 20
@@ -51,3 +56,6 @@ class Service:
     resident: ResidentEngine
     shelf: MediaShelf
     state: ServerState
+    life: Life = field(default_factory=Life)
+    say: Callable[[str], object] = str
+    """Writes a line on stderr, from any thread: a fault of ours, or an answer that was given."""
