@@ -6,7 +6,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from vllava_cli.server import completions, metrics, models
+from vllava_cli.server import completions, metrics, models, upkeep
+from vllava_cli.server.access import Access
 from vllava_cli.server.metrics import RequestCounter
 from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
@@ -18,11 +19,15 @@ def make_app(service: Service) -> Starlette:
         *models.routes(service),
         *completions.routes(service),
         *metrics.routes(service),
+        *upkeep.routes(service),
     ]
     app = Starlette(
         routes=routes,
         exception_handlers=HANDLERS,
-        middleware=[Middleware(RequestCounter, metrics=service.metrics)],
+        middleware=[
+            Middleware(RequestCounter, metrics=service.metrics),
+            Middleware(Access, service=service),
+        ],
     )
     app.state.service = service
     return app

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllava_cli.client.place import ServerState
-from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
-from vllava_cli.server.media_shelf import MediaShelf
+from vllava_cli.server.life import Life
 from vllava_cli.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.resident.resident_engine import ResidentEngine
+    from vllava_cli.server.media_shelf import MediaShelf
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 64 << 20
@@ -53,3 +58,6 @@ class Service:
     shelf: MediaShelf
     state: ServerState
     metrics: Metrics = field(default_factory=Metrics)
+    life: Life = field(default_factory=Life)
+    say: Callable[[str], object] = str
+    """Writes a line on stderr, from any thread: a fault of ours, or an answer that was given."""
