@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
+from vllava_cli.server import completions, files, frame_pictures, metrics, models
+from vllava_cli.server.metrics import RequestCounter
+from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
 
 
 def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
-    routes: list[BaseRoute] = [Route("/health", health)]
-    app = Starlette(routes=routes)
+    routes: list[BaseRoute] = [
+        *models.routes(service),
+        *completions.routes(service),
+        *files.routes(service),
+        *frame_pictures.routes(service),
+        *metrics.routes(service),
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers=HANDLERS,
+        middleware=[Middleware(RequestCounter, metrics=service.metrics)],
+    )
     app.state.service = service
     return app
-
-
-async def health(_request: Request) -> Response:
-    return JSONResponse({"status": "ok"})

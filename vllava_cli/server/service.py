@@ -11,6 +11,7 @@ from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
 from vllava_cli.server.media_shelf import MediaShelf
+from vllava_cli.server.metrics import Metrics
 from vllava_cli.server.private_folder import PrivateFolder
 from vllava_cli.server.uploads import Uploads
 
@@ -56,6 +57,7 @@ class Service:
     resident: ResidentEngine
     shelf: MediaShelf
     state: ServerState
+    metrics: Metrics = field(default_factory=Metrics)
     folder: PrivateFolder = field(default_factory=PrivateFolder)
     """Where clips of requests are kept while they are read, and uploads."""
     fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MOST_FETCHES, "fetch"))
