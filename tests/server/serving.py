@@ -46,7 +46,7 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     service = Service(
         settings=replace(settings, port=port.getsockname()[1]),
         resident=resident,
-        shelf=MediaShelf(limits=settings.limits),
+        shelf=MediaShelf(limits=settings.limits, decoders=settings.decoders),
         state=state,
     )
     server = web_server(service, grace_s=5)
@@ -59,5 +59,5 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     finally:
         server.should_exit = True
         thread.join()
-        service.shelf.close()
+        service.close()
         resident.close()

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from vllava_cli.server import completions, metrics, models, upkeep
+from vllava_cli.server import completions, files, frame_pictures, metrics, models, upkeep
 from vllava_cli.server.access import Access
 from vllava_cli.server.metrics import RequestCounter
 from vllava_cli.server.protocol_errors import HANDLERS
@@ -18,6 +18,8 @@ def make_app(service: Service) -> Starlette:
     routes: list[BaseRoute] = [
         *models.routes(service),
         *completions.routes(service),
+        *files.routes(service),
+        *frame_pictures.routes(service),
         *metrics.routes(service),
         *upkeep.routes(service),
     ]
