@@ -9,6 +9,7 @@ from vllava_cli.client.place import ServerState
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
+from vllava_cli.server.interrupts import Interrupts
 from vllava_cli.server.media_shelf import MediaShelf
 
 MOST_UPLOAD_BYTES = 1 << 30
@@ -51,3 +52,4 @@ class Service:
     resident: ResidentEngine
     shelf: MediaShelf
     state: ServerState
+    interrupts: Interrupts = field(default_factory=Interrupts)
