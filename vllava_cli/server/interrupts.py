@@ -1,4 +1,4 @@
-"""Answers that a client may interrupt: each has an id that the client chose, so that it can ask by another connection."""
+"""Interrupts of running answers: each has an id that its client chose, and another connection names that id."""
 
 from __future__ import annotations
 
