@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vllava_cli.server import asking, interrupts
+from vllava_cli.server import asking, interrupts, upkeep
+from vllava_cli.server.access import Access
 from vllava_cli.server.service import Service
 
 
 def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
     routes: list[BaseRoute] = [Route("/health", health)]
-    routes += interrupts.routes(service) + asking.routes(service)
-    app = Starlette(routes=routes)
+    routes += interrupts.routes(service) + asking.routes(service) + upkeep.routes(service)
+    app = Starlette(routes=routes, middleware=[Middleware(Access, service=service)])
     app.state.service = service
     return app
 
