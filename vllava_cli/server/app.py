@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
 
-from vllava_cli.server import completions, files, frame_pictures, metrics, models, upkeep
+from vllava_cli.server import asking, completions, files, frame_pictures, interrupts, metrics, models, upkeep
 from vllava_cli.server.access import Access
 from vllava_cli.server.metrics import RequestCounter
 from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
 
+_PARTS = (models, completions, files, frame_pictures, asking, interrupts, metrics, upkeep)
+
 
 def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
-    routes: list[BaseRoute] = [
-        *models.routes(service),
-        *completions.routes(service),
-        *files.routes(service),
-        *frame_pictures.routes(service),
-        *metrics.routes(service),
-        *upkeep.routes(service),
-    ]
     app = Starlette(
-        routes=routes,
+        routes=[route for part in _PARTS for route in part.routes(service)],
         exception_handlers=HANDLERS,
         middleware=[
             Middleware(RequestCounter, metrics=service.metrics),
