@@ -87,18 +87,17 @@ class FakeProtocol:
         )
 
     async def stream(self, is_waiting: bool) -> AsyncIterator[bytes]:
-        """Sends the pieces with all of SSE's line ends, cut in the middle of lines and letters."""
+        """Sends the pieces with both of the line ends that are usual, in two parts that meet inside a letter."""
+        chunks = [{"choices": [{"delta": {"content": piece}}]} for piece in PIECES]
+        events = [f"data: {json.dumps(chunk, ensure_ascii=False)}" for chunk in chunks]
+        text = "\r\n\r\n".join([": begins", *events, "data: [DONE]", ""]).replace("\r\n", "\n", 2).encode()
+        middle = text.index("日".encode()) + 1
         try:
-            events = [
-                f"data: {json.dumps({'choices': [{'delta': {'content': piece}}]}, ensure_ascii=False)}"
-                for piece in PIECES
-            ]
-            text = "\r\n\r\n".join([": begins", *events, "data: [DONE]", ""]).encode()
-            sent = text[: text.index(b"circle")] if is_waiting else text
-            for start in range(0, len(sent), 7):
-                yield sent[start : start + 7]
-                await asyncio.sleep(0)
             if is_waiting:
+                yield text[: text.index(b"circle")]
                 await asyncio.sleep(60)
+            yield text[:middle]
+            await asyncio.sleep(0.1)
+            yield text[middle:]
         finally:
             self.hung_up.set()
