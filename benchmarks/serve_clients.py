@@ -1,4 +1,4 @@
-"""Clients of a server over plain sockets, good ones and bad ones; written without a library, so that they may misbehave."""
+"""Clients of a server over plain sockets, good ones and bad ones: a library wouldn't let them misbehave."""
 
 from __future__ import annotations
 

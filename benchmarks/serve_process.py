@@ -77,7 +77,7 @@ class ServerProcess:
 def serving(module: str, *words: str) -> Iterator[ServerProcess]:
     """Runs `python -m MODULE WORDS` until the end of the block, from when it writes a URL on stderr.
 
-    Errors: ProcessError if it doesn't start, or doesn't end by SIGTERM with exit code 0.
+    Errors: ProcessError if it doesn't start, or doesn't end in good order after SIGTERM.
     """
     with TemporaryDirectory() as folder:
         environment = {**os.environ, "XDG_RUNTIME_DIR": folder, "XDG_CACHE_HOME": f"{folder}/cache"}
@@ -91,7 +91,7 @@ def serving(module: str, *words: str) -> Iterator[ServerProcess]:
             url = _started(popen, stderr)
             yield ServerProcess(url=url, environment=environment, process=psutil.Process(popen.pid))
             popen.send_signal(signal.SIGTERM)
-            if popen.wait(END_S):
+            if popen.wait(END_S) not in (0, 128 + signal.SIGTERM):
                 raise _ended(popen.args, popen.returncode, stderr)
         finally:
             with suppress(ProcessLookupError):

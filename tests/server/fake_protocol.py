@@ -35,6 +35,7 @@ class FakeProtocol:
 
     token: str = ""
     names: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     hung_up: threading.Event = field(default_factory=threading.Event)
 
@@ -43,6 +44,7 @@ class FakeProtocol:
             *routes,
             Route("/v1/models", self.models),
             Route("/v1/files", self.files, methods=["POST"]),
+            Route("/v1/files/{id}", self.delete, methods=["DELETE"]),
             Route("/v1/frames", self.frames, methods=["POST"]),
             Route("/v1/chat/completions", self.answer, methods=["POST"]),
         ]
@@ -61,6 +63,10 @@ class FakeProtocol:
         assert form["purpose"] == "user_data"
         self.names.append(str(getattr(form["file"], "filename", "")))
         return self.refusal(request) or JSONResponse({"id": f"file-{len(self.names)}"})
+
+    async def delete(self, request: Request) -> Response:
+        self.deleted.append(request.path_params["id"])
+        return JSONResponse({"deleted": True})
 
     async def frames(self, request: Request) -> Response:
         self.bodies.append(await request.json())

@@ -142,6 +142,7 @@ def test_a_new_clip_ends_the_answer_and_the_conversation_about_the_one_before(pa
     expect(page.locator(".answer")).to_have_text(["".join(PIECES)])
     assert [len(body["messages"]) for body in fake.bodies if "messages" in body] == [1, 1]
     assert fake.bodies[-1]["messages"][0]["content"][0]["video_url"] == {"url": "file-2"}
+    assert fake.deleted == ["file-1"]
 
 
 def test_choices_are_bars_with_the_likeliest_first(page: Page, fake: FakeProtocol) -> None:
