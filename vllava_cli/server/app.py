@@ -7,12 +7,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from vllava_cli.server import answers
 from vllava_cli.server.service import Service
 
 
 def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
     routes: list[BaseRoute] = [Route("/health", health)]
+    routes += answers.routes(service)
     app = Starlette(routes=routes)
     app.state.service = service
     return app
