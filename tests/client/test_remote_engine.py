@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,7 @@ def here() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def there(here: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(engine_of(demo.CHECKPOINT), tmp_path_factory.mktemp("there")) as running:
         yield running
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from vllava_cli.answers import Conversation
 from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError, UsageError
-from vllava_cli.imports import gc_paused, import_in_background
+from vllava_cli.imports import MODEL_MODULES, gc_paused, import_in_background
 from vllava_cli.interrupt import Cancel, CancelError, sigint_flag
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import (
@@ -137,12 +137,13 @@ def prepare(
     on_file: Callable[[Path], object] = lambda _: None,
     shifts: Sequence[float] = (0.0,),
     subs: Subs | None = None,
+    modules: Sequence[str] = MODEL_MODULES,
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
     """Returns the clips' frames, the model's tokenizer, and how long reading the frames took in seconds.
 
     A clip has frames for each of the `shifts`, one after another. With `subs`, they come with what is spoken meanwhile.
-    `watch` measures each part. `on_file` is called with each clip's file after the frames are read; the temporary file
-    that holds stdin is deleted before `prepare` returns. Errors: any VllavaError.
+    `watch` measures each part; `modules` are imported while frames are read. `on_file` is called with each clip's file
+    after that; the temporary file that holds stdin is deleted before `prepare` returns. Errors: any VllavaError.
     """
     from vllava_cli.media.decoder.stdin_file import Reader
 
@@ -156,7 +157,9 @@ def prepare(
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
-        wait_for_imports = import_in_background()  # only now: a command that the checks above refuse needs no imports
+        wait_for_imports = import_in_background(
+            modules
+        )  # only now: a command that the checks above refuse needs no imports
         samples = [(clip, replace(framing, shift=shift)) for clip, framing in clips for shift in shifts]
         media = sampled(reader, samples, screen)
         if subs:

@@ -204,20 +204,20 @@ def refusal(fault: VllavaError) -> Response:
     return JSONResponse({"error": {"message": str(fault)}}, status_code=status, headers=headers)
 
 
-async def _body(request: Request, most_bytes: int) -> bytes:
+async def _body(request: Request, most_bytes: int) -> bytearray:
     """Reads the body of a request. Errors: UsageError if it is too long."""
     found = bytearray()
     async for piece in request.stream():
         found += piece
         if len(found) > most_bytes:
             raise UsageError(f"The body has more than the {most_bytes:,} bytes that may be sent.")
-    return bytes(found)
+    return found
 
 
-def _message(body: bytes) -> AnswerMessage:
+def _message(body: bytearray) -> AnswerMessage:
     """Reads the message of a question. Errors: UsageError."""
     try:
-        return Fields(parsed_object(body), "the question", error=UsageError).build(AnswerMessage)
+        return Fields(parsed_object(bytes(body)), "the question", error=UsageError).build(AnswerMessage)
     except ValueError as exc:
         raise UsageError(f"The question is no JSON object: {exc}.") from exc
 

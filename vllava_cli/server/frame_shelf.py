@@ -37,7 +37,7 @@ class FrameShelf:
                 self._kept.move_to_end(digest)
             return found
 
-    def put(self, digest: str, message: bytes) -> None:
+    def put(self, digest: str, message: bytearray) -> None:
         """Keeps the frames of a message. Errors: UsageError for a message that isn't the digest's, or no frames."""
         if hashlib.sha256(message).hexdigest() != digest:
             raise UsageError("The frames aren't those of the digest in the path: send them again.")
@@ -54,11 +54,11 @@ class FrameShelf:
                 self._bytes -= oldest.pixels.nbytes
 
 
-def frames_of(message: bytes, recipe: VideoRecipe) -> Frames:
+def frames_of(message: bytearray, recipe: VideoRecipe) -> Frames:
     """Reads a message with frames, and reduces a video's to the model's squares. Errors: UsageError."""
     end = message.find(b"\n", 0, MOST_HEAD_BYTES)
     try:
-        head = Fields(parsed_object(message[: max(0, end)]), _WHERE, error=UsageError).build(FramesHead)
+        head = Fields(parsed_object(bytes(message[: max(0, end)])), _WHERE, error=UsageError).build(FramesHead)
     except ValueError as exc:
         raise UsageError(f"{_WHERE}: it is not a JSON object ({exc})") from exc
     count = FRAMES_PER_CLIP if head.kind == "video" else 1

@@ -15,6 +15,7 @@ from vllava_cli.batch.executors.samples import ClipSamples
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
+from vllava_cli.commands.reach import reached
 from vllava_cli.commands.start import start
 from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, AnswerResult, Batching
 from vllava_cli.errors import quoted
@@ -28,6 +29,7 @@ from vllava_cli.times import Stopwatch
 if TYPE_CHECKING:
     from vllava_cli.batch.executors.ray_actors import DecodedReads
     from vllava_cli.batch.request import BatchRequest
+    from vllava_cli.client.connection import Address
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.pool import Read, ReadAhead
@@ -219,6 +221,26 @@ def read_tokens(source: Source) -> Tokens:
     from vllava_cli.engine.checkpoint import describe
 
     return tokens.read_tokens(describe(source))
+
+
+def find_engine(
+    batch: BatchRequest,
+    address: Address | None,
+    tokens: Tokens,
+    kinds: Iterable[MediaKind],
+    control: RunControl,
+    *,
+    is_quiet: bool = True,
+    watch: Stopwatch,
+) -> AnswerEngine:
+    """Returns the engine of the server at an address, or loads one in this process. Errors: any VllavaError."""
+
+    def load() -> AnswerEngine:
+        import_engine()
+        return load_engine(batch, tokens, kinds, control, is_quiet=is_quiet, watch=watch)
+
+    log = Log(notice=control.notice, detail=control.detail)
+    return reached(address, tokens, log, load, server=batch.server) if address else load()
 
 
 def load_engine(
