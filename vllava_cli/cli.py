@@ -90,11 +90,11 @@ def ask(
 
     The answer is streamed: each word is shown as it comes.
     """
-    from vllava_cli.commands import ask as command
+    from vllava_cli.commands.asked import Ask
     from vllava_cli.commands.start import question_of, split_words
 
     clips, question = split_words(words, sys.stdin)
-    request = command.Ask(
+    request = Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
         wishes=wishes,
@@ -127,6 +127,8 @@ def ask(
     about_windows |= {"--summary": summary is not None, "--dry-run": dry_run}
     if name := next((name for name, value in about_windows.items() if value), None):
         raise UsageError(f"{name} is about the windows of a clip: add --every 30s, or leave it out.")
+    from vllava_cli.commands import ask as command
+
     return command.run(request, screen)
 
 

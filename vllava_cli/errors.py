@@ -5,6 +5,8 @@ VllavaError                  exit code 1 unless the class has another
 │   └── WishError            an impossible --device, --precision or --attention  exit 2
 ├── MediaError               a clip or an image that can't be used
 │   ├── DamagedError         a clip of which nothing is left to see
+│   ├── ForbiddenError       a clip that a server doesn't open for a request
+│   ├── TooLargeError        a clip with more bytes than a server takes
 │   └── FetchError           a clip at a URL that can't be fetched
 │       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
@@ -51,6 +53,14 @@ class MediaError(VllavaError):
 
 
 class DamagedError(MediaError):
+    pass
+
+
+class ForbiddenError(MediaError):
+    pass
+
+
+class TooLargeError(MediaError):
     pass
 
 

@@ -48,7 +48,7 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     service = Service(
         settings=replace(settings, port=port.getsockname()[1]),
         resident=resident,
-        shelf=MediaShelf(limits=settings.limits),
+        shelf=MediaShelf(limits=settings.limits, decoders=settings.decoders),
         state=state,
     )
     server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
@@ -61,5 +61,5 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     finally:
         server.should_exit = True
         thread.join()
-        service.shelf.close()
+        service.close()
         resident.close()

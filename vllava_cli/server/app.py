@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vllava_cli.server import answers
+from vllava_cli.server import answers, interrupts
 from vllava_cli.server.service import Service
 
 
@@ -15,6 +15,7 @@ def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
     routes: list[BaseRoute] = [Route("/health", health)]
     routes += answers.routes(service)
+    routes += interrupts.routes(service)
     app = Starlette(routes=routes)
     app.state.service = service
     return app

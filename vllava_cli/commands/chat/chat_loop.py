@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
 from vllava_cli.commands.reach import LIGHT_MODULES, found, reached
-from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, start
+from vllava_cli.commands.start import keep_clips, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.imports import MODEL_MODULES
 from vllava_cli.interrupt import GracefulExit

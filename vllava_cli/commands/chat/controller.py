@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.provenance import report, seeded
-from vllava_cli.commands.start import AnswerForm, read_clips, show
+from vllava_cli.commands.start import read_clips, show
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
 from vllava_cli.nouns import DecodeLimits, Frames, counted

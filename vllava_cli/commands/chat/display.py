@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Conversation, StopReason, Turn
 from vllava_cli.choices import shares
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.commands.provenance import counts, first_token
-from vllava_cli.commands.start import AnswerForm
 from vllava_cli.nouns import Frames, counted
 from vllava_cli.screen import Screen, clean, one_line
 
