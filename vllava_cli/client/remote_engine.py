@@ -178,8 +178,8 @@ class RemoteEngine:
 
     def _put(self, frames: Frames, fit: Fit, wake: Callable[[], object]) -> None:
         body = message_of(frames, fit)
-        path = f"/vllava/frames/{self.digest(frames, fit)}"
-        with send(self.address, "PUT", path, body, kind="application/octet-stream", wake=wake) as reply:
+        kind = "application/octet-stream"
+        with send(self.address, "PUT", "/vllava/frames", body, kind=kind, wake=wake) as reply:
             reply.checked()
 
     def _answer(

@@ -44,7 +44,7 @@ def routes(service: Service) -> list[BaseRoute]:
     desk = AnswerDesk(service=service)
     return [
         Route("/vllava/engine", desk.engine),
-        Route("/vllava/frames/{digest}", desk.frames, methods=["PUT"]),
+        Route("/vllava/frames", desk.frames, methods=["PUT"]),
         Route("/vllava/answers", desk.answer, methods=["POST"]),
         Route("/vllava/answers/{id}", desk.interrupt, methods=["DELETE"]),
     ]
@@ -83,7 +83,7 @@ class AnswerDesk:
         """Keeps the frames of a clip."""
         try:
             message = await _body(request, self._most_frames_bytes)
-            await run_in_threadpool(self._shelf.put, request.path_params["digest"], message)
+            await run_in_threadpool(self._shelf.put, message)
         except VllavaError as exc:
             return refusal(exc)
         return Response(status_code=204)

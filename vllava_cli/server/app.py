@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vllava_cli.server import answers, interrupts
+from vllava_cli.server import answers, interrupts, upkeep
+from vllava_cli.server.access import Access
 from vllava_cli.server.service import Service
 
 
@@ -16,7 +18,8 @@ def make_app(service: Service) -> Starlette:
     routes: list[BaseRoute] = [Route("/health", health)]
     routes += answers.routes(service)
     routes += interrupts.routes(service)
-    app = Starlette(routes=routes)
+    routes += upkeep.routes(service)
+    app = Starlette(routes=routes, middleware=[Middleware(Access, service=service)])
     app.state.service = service
     return app
 

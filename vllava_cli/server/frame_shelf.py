@@ -37,10 +37,9 @@ class FrameShelf:
                 self._kept.move_to_end(digest)
             return found
 
-    def put(self, digest: str, message: bytearray) -> None:
-        """Keeps the frames of a message. Errors: UsageError for a message that isn't the digest's, or no frames."""
-        if hashlib.sha256(message).hexdigest() != digest:
-            raise UsageError("The frames aren't those of the digest in the path: send them again.")
+    def put(self, message: bytearray) -> None:
+        """Keeps the frames of a message under the digest of its bytes. Errors: UsageError for what is no frames."""
+        digest = hashlib.sha256(message).hexdigest()
         if self.find(digest):
             return
         frames = frames_of(message, self._recipe)
