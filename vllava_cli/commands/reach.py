@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from vllava_cli.client.connection import Address
 from vllava_cli.client.place import matching
@@ -11,6 +12,9 @@ from vllava_cli.engine.answering import AnswerEngine
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import ServerError
 from vllava_cli.nouns import AUTO, OFF, Log, Wishes
+
+if TYPE_CHECKING:
+    from vllava_cli.client.remote_engine import RemoteEngine
 
 TOKEN = "VLLAVA_TOKEN"
 """The variable of the environment with the token for the server that a URL names."""
@@ -20,30 +24,42 @@ LIGHT_MODULES = ("vllava_cli.engine.tokens", "tokenizers")
 
 def found(server: str, wishes: Wishes) -> Address | None:
     """Returns the address of the server of --server; None if the model is to be loaded here."""
-    if server == OFF:
-        return None
     if server != AUTO:
-        return Address(url=server, token=os.environ.get(TOKEN, ""))
+        return named(server)
     state = matching(wishes)
     return Address.of(state) if state else None
 
 
-def reached(
-    address: Address, tokens: Tokens, log: Log, load: Callable[[], AnswerEngine], *, server: str
-) -> AnswerEngine:
-    """Returns the engine of a server; `server` is the user's wish. One that wasn't named is replaced by `load`.
+def named(server: str) -> Address | None:
+    """Returns the address if --server names a URL, with the token of the environment; else None."""
+    return None if server in (AUTO, OFF) else Address(url=server, token=os.environ.get(TOKEN, ""))
 
-    Errors: ServerError for a server that the user named; any that `load` raises.
-    """
-    from vllava_cli.client.fallback_engine import FallbackEngine
+
+def reached(address: Address, tokens: Tokens, log: Log) -> RemoteEngine:
+    """Returns the engine of a server. Errors: ServerError."""
     from vllava_cli.client.remote_engine import RemoteEngine
 
+    remote = RemoteEngine.reached(address, tokens)
+    log.detail(f"server: {address.name}.")
+    return remote
+
+
+def engine_by(
+    server: str, address: Address | None, tokens: Tokens, log: Log, load: Callable[[], AnswerEngine]
+) -> AnswerEngine:
+    """Returns the engine of the server at an address, or the one that `load` returns where there is none.
+
+    `load` also takes over from a server that has ended, unless --server named that. Errors: ServerError for a server
+    that was named; any that `load` raises.
+    """
+    if address is None:
+        return load()
+    if server != AUTO:
+        return reached(address, tokens, log)
+    from vllava_cli.client.fallback_engine import FallbackEngine
+
     try:
-        remote = RemoteEngine.reached(address, tokens)
+        return FallbackEngine(engine=reached(address, tokens, log), load=load, notice=log.notice)
     except ServerError as exc:
-        if server != AUTO:
-            raise
         log.detail(f"server: none. {exc}")
         return load()
-    log.detail(f"server: {address.name}.")
-    return FallbackEngine(engine=remote, load=load, notice=log.notice) if server == AUTO else remote

@@ -15,7 +15,7 @@ from vllava_cli.batch.executors.samples import ClipSamples
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
-from vllava_cli.commands.reach import reached
+from vllava_cli.commands.reach import engine_by
 from vllava_cli.commands.start import start
 from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, AnswerResult, Batching
 from vllava_cli.errors import quoted
@@ -240,7 +240,7 @@ def find_engine(
         return load_engine(batch, tokens, kinds, control, is_quiet=is_quiet, watch=watch)
 
     log = Log(notice=control.notice, detail=control.detail)
-    return reached(address, tokens, log, load, server=batch.server) if address else load()
+    return engine_by(batch.server, address, tokens, log, load)
 
 
 def load_engine(

@@ -15,7 +15,7 @@ from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
-from vllava_cli.commands.reach import LIGHT_MODULES, found, reached
+from vllava_cli.commands.reach import LIGHT_MODULES, engine_by, found
 from vllava_cli.commands.start import keep_clips, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
 from vllava_cli.imports import MODEL_MODULES
@@ -156,7 +156,7 @@ def _controller(
         )
         return engine
 
-    engine = reached(address, tokens, screen.log, load, server=chat.server) if address else load()
+    engine = engine_by(chat.server, address, tokens, screen.log, load)
     check(engine.tokens)
     screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(
