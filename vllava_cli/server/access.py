@@ -34,7 +34,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PRIVATE = frozenset(("/vllava/ask", "/vllava/stop"))
 """Routes that open paths or end the server: only this user's own commands reach them."""
-OWN_LIMITS = frozenset(("/v1/files",))
+OWN_LIMITS = frozenset(("/v1/files", "/vllava/frames"))
 """Routes that count the bytes of their bodies themselves."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")

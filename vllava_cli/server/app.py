@@ -5,13 +5,24 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from vllava_cli.server import asking, completions, files, frame_pictures, interrupts, metrics, models, page, upkeep
+from vllava_cli.server import (
+    answers,
+    asking,
+    completions,
+    files,
+    frame_pictures,
+    interrupts,
+    metrics,
+    models,
+    page,
+    upkeep,
+)
 from vllava_cli.server.access import Access
 from vllava_cli.server.metrics import RequestCounter
 from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
 
-_PARTS = (models, completions, files, frame_pictures, asking, interrupts, metrics, upkeep, page)
+_PARTS = (models, completions, files, frame_pictures, asking, answers, interrupts, metrics, upkeep, page)
 
 
 def make_app(service: Service) -> Starlette:
