@@ -209,7 +209,7 @@ async def _reply(reader: asyncio.StreamReader, pause_s: float) -> Reply:
 
 def _joined(body: bytes) -> bytes:
     """Joins the chunks of a body. Errors: ReplyError if the last is missing."""
-    parts = list[bytes]()
+    parts: list[bytes] = []
     while True:
         size, found, body = body.partition(b"\r\n")
         if not found:

@@ -142,7 +142,7 @@ class Load:
 
 def known_answers() -> list[Known]:
     """Asks the model without a server, one question after the other. Errors: ProcessError."""
-    found = list[Known]()
+    found: list[Known] = []
     asked: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ((QUESTIONS, ()), ((CHOICE_QUESTION,), CHOICES))
     with TemporaryDirectory() as folder:
         for questions, choices in asked:
