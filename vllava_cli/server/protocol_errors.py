@@ -12,9 +12,11 @@ from starlette.responses import Response
 from vllava_cli.errors import (
     BusyError,
     ContextError,
+    ForbiddenError,
     MediaError,
     MemoryShortError,
     ServerError,
+    TooLargeError,
     UsageError,
     VllavaError,
 )
@@ -45,6 +47,8 @@ class _Form:
 
 _FORMS: tuple[tuple[type[VllavaError], _Form], ...] = (
     (ContextError, _Form(status=400, type="invalid_request_error", code="context_length_exceeded")),
+    (ForbiddenError, _Form(status=403, type="invalid_request_error", code="forbidden_media")),
+    (TooLargeError, _Form(status=413, type="invalid_request_error", code="media_too_large")),
     (MediaError, _Form(status=400, type="invalid_request_error", code="invalid_media")),
     (UsageError, _Form(status=400, type="invalid_request_error")),
     (BusyError, _Form(status=429, type="rate_limit_error", code="rate_limit_exceeded")),
