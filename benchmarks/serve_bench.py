@@ -68,7 +68,7 @@ def throughput(bench: Bench) -> Iterator[str | Target]:
             asked = bench.answers * bench.repeat
             ratio = rates["serve"] / rates["generate"]
             said = ", ".join(f"{tool} {rate:.1f} answers a second" for tool, rate in rates.items())
-            yield f"{CLIENTS} clients, {name}: {said}; right: {right} of {asked} each"
+            yield f"{CLIENTS} clients, {name}: {said}; right, of {asked}: {right['serve']} and {right['generate']}"
             if is_fresh:
                 yield f"  {ratio:.2f} times as many"
             else:
@@ -87,16 +87,17 @@ async def _crowd(bench: Bench, server: ServerProcess, is_fresh: bool) -> Round:
     sent = [chat(completion(known, url)) for known, url in zip(asked, urls, strict=True)]
     warm = [chat(completion(known, data_uri(known.clip))) for known in bench.known]
     await asyncio.gather(*(exchange(server.address, each) for each in warm))
-    numbers, right = iter(range(bench.answers)), 0
+    numbers, found = iter(range(bench.answers)), dict[int, str]()
 
     async def client() -> None:
-        nonlocal right
         for number in numbers:
-            right += (await exchange(server.address, sent[number])).text.strip() == asked[number].answer
+            found[number] = (await exchange(server.address, sent[number])).text.strip()
 
     started_s = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return Round(seconds=time.perf_counter() - started_s, answers=bench.answers, right=right)
+    seconds = time.perf_counter() - started_s
+    right = sum(found[number] == known.answer for number, known in enumerate(asked))
+    return Round(seconds=seconds, answers=bench.answers, right=right)
 
 
 def loop(bench: Bench) -> Iterator[str | Target]:
