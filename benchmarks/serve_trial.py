@@ -219,7 +219,9 @@ async def trial(server: ServerProcess, options: argparse.Namespace) -> list[str 
 
     crowded = Load(server=server, known=known, random=random, fresh_share=0.3)
     await crowd(crowded, options.clients, options.rounds)
-    lines: list[str | Target] = [f"{options.clients} clients at once, {options.rounds} times: {crowded.tally}"]
+    lines: list[str | Target] = [
+        f"{options.clients} clients at once, each asks {options.rounds} times: {crowded.tally}"
+    ]
     lines += crowded.tally.targets()
 
     long = Load(server=server, known=known, random=random, fresh_share=options.fresh)
@@ -247,7 +249,7 @@ async def trial(server: ServerProcess, options: argparse.Namespace) -> list[str 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=200, help="how many ask at once")
-    parser.add_argument("--rounds", type=int, default=5, help="how many requests each of them has")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each of them asks")
     parser.add_argument("--requests", type=int, default=5000, help="how many requests follow")
     parser.add_argument("--at-once", type=int, default=16, help="how many of those at a time")
     parser.add_argument("--fresh", type=float, default=0.02, help="the share of those about a clip of its own")
