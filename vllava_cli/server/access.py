@@ -74,7 +74,7 @@ class Refusal:
 ENDING = Refusal(
     status=503,
     code="ending",
-    message="The server is ending and takes no further request. Ask another one.",
+    message="The server is ending, and answers no further request. Ask another one.",
     headers=(("Connection", "close"),),
 )
 TOO_SLOW = Refusal(
@@ -364,6 +364,10 @@ class Access:
             await self._app(scope, body, reply)
         except ClientDisconnect:
             return None
+        except asyncio.CancelledError:  # the server ends, and the answer took too long
+            if not reply.status:
+                await ENDING.response()(scope, body, reply)
+            raise
         except Exception as exc:
             if body.refusal is None:
                 self._service.say(f"vllava: {_bug(scope['path'], exc)}")
