@@ -155,7 +155,7 @@ def _serve(service: Service, listeners: Listeners, own: OwnPlace, screen: Screen
         service.life.end()
         own.withdraw()
         if service.life.running:
-            screen.notice(f"vllava: ending once {counted(service.life.running, 'request')} are answered.")
+            screen.notice(f"vllava: ending, with {counted(service.life.running, 'request')} to answer first.")
         _drain(service)
         if not (web.should_exit or thread.is_alive()):
             raise ServerError("The server ended by itself, which is a bug. Start it again.")
