@@ -58,6 +58,8 @@ class RemoteEngine:
         with send(address, "GET", "/vllava/engine", patience_s=_REPLY_S) as reply:
             if reply.status == 404:
                 raise ServerError(f"The server at {address.name} is not one of vllava's. Check the address.")
+            if reply.status == 401:
+                raise ServerError(f"The server at {address.name} wants its token: set VLLAVA_TOKEN to it.")
             values = reply.checked().json()
         facts = fields_of(values, f"The server at {address.name} is not one of vllava's", ServerError)
         if (version := facts.text("version")) != __version__:
