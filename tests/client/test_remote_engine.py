@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import socket
+import threading
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.engine.engines import FREE, PHRASES, ask, engine_of
@@ -165,7 +172,7 @@ def test_a_server_that_cannot_be_used_is_one_sentence(here: Engine, reply: bytes
 
 
 def test_another_model_is_refused(random_engine: Engine, demo_served: Served) -> None:
-    with pytest.raises(ServerError, match="has another model, .*, and not this "):
+    with pytest.raises(ServerError, match="has another model"):
         RemoteEngine.reached(Address(url=demo_served.url), random_engine.tokens)
 
 

@@ -18,12 +18,11 @@ from vllava_cli.engine.batch import (
     ANSWER_TOKENS,
     CPU_PASS_TOKENS,
     MOST_ON_CPU,
-    DecodeBatch,
-    read_prefixes,
     rows_at_once,
     rows_in,
     rows_that_fit,
 )
+from vllava_cli.engine.decode_batch import DecodeBatch, read_prefixes
 from vllava_cli.engine.forward import embed, free_bytes
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import SPARE_TOKENS, KVCache, PreallocatedCacheLayer
