@@ -194,7 +194,7 @@ ASKED = {"id": "a", "question": "Why?", "sampling": asdict(Sampling()), "fit": "
         ("POST", "/vllava/answers", ASKED | {"sampling": {"top_p": 0}}, 400, "top_p above 0"),
         ("POST", "/vllava/answers", ASKED | {"sampling": {"blank_choice": "x"}}, 400, "'x' is not one of the choices"),
         ("POST", "/vllava/answers", ASKED | {"turns": [{"question": "?", "answer_ids": [9**9]}]}, 400, "answer_ids"),
-        ("POST", "/vllava/answers", {}, 400, "question is missing"),
+        ("POST", "/vllava/answers", {}, 400, "id is missing"),
         ("DELETE", "/vllava/answers/none", {}, 200, ""),
     ],
 )
@@ -208,7 +208,7 @@ def test_messages_are_checked(
 
 def test_frames_that_had_to_go_are_sent_again(here: Engine, media: list[Frames]) -> None:
     """The same frames are the same object as long as they are kept."""
-    shelf = FrameShelf(here.tokens.checkpoint.video_recipe, most_bytes=3_000_000)
+    shelf = FrameShelf(here.tokens.checkpoint.video_recipe, most_bytes=300_000)
     messages = [message_of(frames, "crop") for frames in media if frames.kind == "video"]
     names = [hashlib.sha256(message).hexdigest() for message in messages]
     for message in (*messages, messages[-1]):
@@ -216,4 +216,4 @@ def test_frames_that_had_to_go_are_sent_again(here: Engine, media: list[Frames])
     kept = [shelf.find(name) for name in names]
     assert kept[-1] and not kept[0]
     assert shelf.find(names[-1]) is kept[-1]
-    assert 0 < sum(frames.pixels.nbytes for frames in kept if frames) <= 3_000_000
+    assert 0 < sum(frames.pixels.nbytes for frames in kept if frames) <= 300_000
