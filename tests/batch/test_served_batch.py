@@ -76,6 +76,13 @@ def test_a_server_that_ends_loses_no_row_and_does_none_twice(
     assert told.count(ENDED) <= 1
 
 
+def test_a_server_is_not_named_beside_several_gpus(vllava: Zygote, clips: Path) -> None:
+    words = ("batch", *DEMO, "Why?", "three-shapes.mp4", "--gpus", "2", "--server", "http://localhost:1")
+    done = vllava.run(*words, folder=clips)
+    told = "vllava: --server http://localhost:1 answers alone: leave it out, or leave out --gpus.\n"
+    assert (done.code, done.err) == (2, told)
+
+
 def test_a_named_server_is_never_replaced(vllava: Zygote, clips: Path, demo_served: Served) -> None:
     """What it has answered before it ended has rows, and the same command goes on."""
     with cut(demo_served.socket, None, 9_000) as server:

@@ -41,7 +41,6 @@ from vllava_cli.batch.progress import (
 from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
-from vllava_cli.commands.reach import found
 from vllava_cli.commands.start import cut_notice, warn_of_demo
 from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import INTERRUPTED, UsageError, quoted
@@ -283,9 +282,7 @@ class _Work:
     """Where the server listens that answers; None if the model is loaded here."""
 
     def __post_init__(self) -> None:
-        batch = self.batch
-        is_here = batch.is_dry or batch.devices or batch.ray
-        self.address = None if is_here else found(batch.server, batch.wishes)
+        self.address = local.server_of(self.batch)
         self.control = RunControl(
             is_stopping=self.is_stopping,
             is_wanted=self.out.is_wanted,
@@ -373,9 +370,8 @@ class _Work:
             return [f"Reading headers: {preflight.headers.done:,}/{total:,}"]
 
         with self.screen.progress(parts, is_shared=False):
-            is_known = isinstance(preflight, KnownClips)
-            is_elsewhere = self.batch.is_dry or self.batch.devices or self.address
-            if not (is_elsewhere or (is_known and not preflight.headers.good)):
+            has_none = isinstance(preflight, KnownClips) and not preflight.headers.good
+            if not (self.batch.is_dry or self.batch.devices or self.address or has_none):
                 local.import_engine()
                 self.watch.lap("imports")
             while not preflight.wait(_SLICE_S) and not self.is_stopping():
@@ -395,8 +391,7 @@ class _Work:
         with screen.waiting("Reading the model's files"):
             tokens = local.read_tokens(self.source)
         self.watch.lap("the model's files")
-        if self.address is None:  # else the server fits them: torch isn't imported here
-            pool.fit_to(tokens.checkpoint.video_recipe)
+        None if self.address else pool.fit_to(tokens.checkpoint.video_recipe)  # a server does that itself
         self.engine = engine = local.find_engine(
             batch, self.address, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
         )

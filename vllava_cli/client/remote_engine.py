@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from weakref import WeakKeyDictionary
 
@@ -58,6 +59,8 @@ class RemoteEngine:
         with send(address, "GET", "/vllava/engine", patience_s=_REPLY_S) as reply:
             if reply.status == 404:
                 raise ServerError(f"The server at {address.name} is not one of vllava's. Check the address.")
+            if reply.status == 401:
+                raise ServerError(f"The server at {address.name} wants its token: set VLLAVA_TOKEN to it.")
             values = reply.checked().json()
         facts = fields_of(values, f"The server at {address.name} is not one of vllava's", ServerError)
         if (version := facts.text("version")) != __version__:
@@ -101,11 +104,8 @@ class RemoteEngine:
         asked = _Asked(engine=self, conversation=conversation, question=question, sampling=sampling, cancel=cancel)
         try:
             yield from asked.texts()
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            asked.interrupt()
+        finally:
             self._keep(asked, conversation)
-            raise
-        self._keep(asked, conversation)
 
     def answers(self, source: NextRequests[K], batching: Batching) -> Iterator[AnswerResult[K]]:
         """Yields one result for each request, in the order in which they end, as `BatchScheduler` does.
@@ -244,19 +244,22 @@ class _Asked:
         """Yields the text as it comes. Errors: VllavaError; CancelError once `leaving` is set."""
         with self.engine.reply_to(self._message(), self.conversation.media, self._wake) as reply:
             self._is_begun = True
-            for name, values in events(reply.lines()):
-                if name == "text":
-                    yield str(values[0])
-                elif name == "answer":
-                    self.answer = answer_of(values[0])
-                    return
-                self._wake()
+            try:
+                for name, values in events(reply.lines()):
+                    if name == "text":
+                        yield str(values[0])
+                    elif name == "answer":
+                        self.answer = answer_of(values[0])
+                        return
+                    self._wake()
+            except (GeneratorExit, KeyboardInterrupt, SystemExit):
+                with suppress(VllavaError):
+                    self._end()
+                raise
         raise ServerGoneError(f"The server at {self.engine.address.name} ended its answer too early. Ask again.")
 
-    def interrupt(self) -> None:
-        """Ends the answer, and keeps what the server made of it so far."""
-        if not self._is_begun or self.answer:
-            return
+    def _end(self) -> None:
+        """Ends the answer, and keeps what the server made of it so far; nothing if it has ended already."""
         path = f"/vllava/answers/{self._id}"
         with send(self.engine.address, "DELETE", path, patience_s=_REPLY_S) as reply:
             for name, values in events(reply.checked().lines()):
@@ -268,9 +271,7 @@ class _Asked:
             raise CancelError
         if self._is_begun and not self._is_interrupted and self.cancel.is_asked():
             self._is_interrupted = True
-            path = f"/vllava/answers/{self._id}"
-            with send(self.engine.address, "DELETE", path, patience_s=_REPLY_S) as reply:
-                reply.checked()
+            self._end()
 
     def _message(self) -> AnswerMessage:
         conversation, digest = self.conversation, self.engine.digest

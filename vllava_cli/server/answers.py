@@ -32,8 +32,6 @@ from vllava_cli.server.frame_shelf import FrameShelf
 from vllava_cli.server.service import Service
 from vllava_cli.storage.fields import Fields, parsed_object
 
-USUAL_ROWS = 32
-"""How many answers a client asks for at once if the engine decides by its memory."""
 _LEAVE_S = 20.0
 """How long an interrupted answer may take to end; a pass of a large model on a CPU takes seconds."""
 _NO_STATS = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
@@ -74,7 +72,7 @@ class AnswerDesk:
             name=checkpoint.name,
             plan=replace(resident.plan, forms=()),
             context_tokens=resident.tokens.context_tokens,
-            rows=resident.most_rows or USUAL_ROWS,
+            rows=max(1, resident.figures.most_rows),
             maker=Maker(quantisation=loaded.quantisation, versions=loaded.versions),
         )
         return JSONResponse(asdict(facts))

@@ -15,14 +15,14 @@ from vllava_cli.batch.executors.samples import ClipSamples
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
-from vllava_cli.commands.reach import engine_by
+from vllava_cli.commands.reach import engine_by, found
 from vllava_cli.commands.start import start
 from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, AnswerResult, Batching
-from vllava_cli.errors import quoted
+from vllava_cli.errors import UsageError, quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.media.timeline.spoken import Spoken
-from vllava_cli.nouns import Frames, Log, MediaKind
+from vllava_cli.nouns import AUTO, OFF, Frames, Log, MediaKind
 from vllava_cli.prompt import heard
 from vllava_cli.times import Stopwatch
 
@@ -221,6 +221,17 @@ def read_tokens(source: Source) -> Tokens:
     from vllava_cli.engine.checkpoint import describe
 
     return tokens.read_tokens(describe(source))
+
+
+def server_of(batch: BatchRequest) -> Address | None:
+    """Returns the address of the server that answers; None if the model is loaded here, on several GPUs, or by Ray.
+
+    Errors: UsageError if a server is named beside --gpus or --ray.
+    """
+    elsewhere = "--ray" if batch.ray else "--gpus" if batch.devices else ""
+    if elsewhere and batch.server not in (AUTO, OFF):
+        raise UsageError(f"--server {batch.server} answers alone: leave it out, or leave out {elsewhere}.")
+    return None if elsewhere or batch.is_dry else found(batch.server, batch.wishes)
 
 
 def find_engine(
