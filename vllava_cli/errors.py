@@ -5,6 +5,8 @@ VllavaError                  exit code 1 unless the class has another
 │   └── WishError            an impossible --device, --precision or --attention  exit 2
 ├── MediaError               a clip or an image that can't be used
 │   ├── DamagedError         a clip of which nothing is left to see
+│   ├── ForbiddenError       a clip that a server doesn't open for a request
+│   ├── TooLargeError        a clip with more bytes than a server takes
 │   └── FetchError           a clip at a URL that can't be fetched
 │       └── MissingError     there is nothing under that URL
 ├── CheckpointError          a model folder that can't be used
@@ -16,7 +18,8 @@ VllavaError                  exit code 1 unless the class has another
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job exactly once
 ├── ClusterError             Ray can't be reached, or ended too early
-├── ServerError              a server can't be reached, or can't be started
+├── ServerError              a server can't be used, or can't be started
+│   └── ServerGoneError      a server can't be reached, or has ended
 ├── BusyError                too many questions wait for the model
 └── OutputError              a file can't be written (a full disk), or isn't one of ours
     ├── StdoutError          stdout can't be written
@@ -50,6 +53,14 @@ class MediaError(VllavaError):
 
 
 class DamagedError(MediaError):
+    pass
+
+
+class ForbiddenError(MediaError):
+    pass
+
+
+class TooLargeError(MediaError):
     pass
 
 
@@ -99,6 +110,10 @@ class ClusterError(VllavaError):
 
 
 class ServerError(VllavaError):
+    pass
+
+
+class ServerGoneError(ServerError):
     pass
 
 

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import uvicorn
-
 from vllava_cli import __version__
 from vllava_cli.client.place import ServerState
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.nouns import DEMO_MODEL, Wishes
-from vllava_cli.server.app import make_app
+from vllava_cli.server.connections import web_server
 from vllava_cli.server.media_shelf import MediaShelf
 from vllava_cli.server.service import ServeSettings, Service
 
@@ -35,7 +33,7 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     """Serves an engine on FOLDER/vllava.sock and on a port of loopback until the end of the block."""
     settings = settings or ServeSettings(wishes=Wishes(model=DEMO_MODEL))
     path = str(folder / "vllava.sock")
-    own, port = socket.socket(socket.AF_UNIX), socket.socket()
+    own, port = socket.socket(socket.AF_UNIX), socket.socket(proto=socket.IPPROTO_TCP)  # asyncio reads the protocol
     own.bind(path)
     port.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{port.getsockname()[1]}"
@@ -48,10 +46,10 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     service = Service(
         settings=replace(settings, port=port.getsockname()[1]),
         resident=resident,
-        shelf=MediaShelf(limits=settings.limits),
+        shelf=MediaShelf(limits=settings.limits, decoders=settings.decoders),
         state=state,
     )
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
+    server = web_server(service, grace_s=5)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[own, port])), daemon=True)
     thread.start()
     try:
@@ -61,5 +59,5 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     finally:
         server.should_exit = True
         thread.join()
-        service.shelf.close()
+        service.close()
         resident.close()

@@ -44,7 +44,7 @@ def opened_file(path: Path) -> BinaryIO:
     """Opens a file for reading, unbuffered. Errors: those of `check_file`."""
     name = quoted(path)
     try:
-        _check_facts(name, path.stat())
+        check_facts(name, path.stat())
         return path.open("rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise MediaError(f"There is no file {name}. Check the path.") from exc
@@ -56,7 +56,8 @@ def opened_file(path: Path) -> BinaryIO:
         raise MediaError(f"{name} can't be read: {os_reason(exc)}. Check the path.") from exc
 
 
-def _check_facts(name: str, facts: os.stat_result) -> None:
+def check_facts(name: str, facts: os.stat_result) -> None:
+    """Raises a `MediaError` unless these are the facts of a regular file that isn't empty."""
     if stat.S_ISDIR(facts.st_mode):
         raise MediaError(f"{name} is a folder. Name the video or image files in it.")
     if not stat.S_ISREG(facts.st_mode):

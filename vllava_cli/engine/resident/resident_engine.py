@@ -143,7 +143,7 @@ class ResidentEngine:
         if ended.fault:
             raise ended.fault
 
-    def answers(self, conversations: Sequence[Conversation], question: str, sampling: Sampling) -> list[Answer]:
+    def side_by_side(self, conversations: Sequence[Conversation], question: str, sampling: Sampling) -> list[Answer]:
         """Answers a question after each conversation, side by side. Errors: any VllavaError."""
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         found: dict[int, Answer] = {}

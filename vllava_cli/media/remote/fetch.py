@@ -44,6 +44,8 @@ class Fetcher:
     waits_s: tuple[float, ...] = (1.0, 3.0, 9.0)
     """The pauses before each further attempt after a PassingError."""
     sleep: Callable[[float], object] = time.sleep
+    folder: Path | None = None
+    """Where the files are kept while they are read; None for the system's folder for temporary files."""
 
     def check(self, url: str) -> None:
         """Raises a FetchError at once for a URL that can be refused without the network."""
@@ -54,7 +56,7 @@ class Fetcher:
         """Fetches a URL into a file, which exists until the end of the `with`. Errors: FetchError, MissingError."""
         scheme = self.allowed.scheme(url)
         with _as_fetch_error():
-            descriptor, name = tempfile.mkstemp(prefix="vllava-", suffix=suffix_of(url))
+            descriptor, name = tempfile.mkstemp(prefix="vllava-", suffix=suffix_of(url), dir=self.folder)
         path = Path(name)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
@@ -81,7 +83,7 @@ class Fetcher:
         with _as_fetch_error():
             file.seek(0)
             file.truncate()
-            if shutil.disk_usage(tempfile.gettempdir()).free < (content.size_bytes or 0):
+            if shutil.disk_usage(self.folder or tempfile.gettempdir()).free < (content.size_bytes or 0):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for block in content.blocks:
             size += len(block)
