@@ -19,7 +19,6 @@ from tests.engine.test_conversation import Story
 from tests.reference import Reference
 from tests.waiting import PATIENCE_S, wait_for
 from vllava_cli.answers import Conversation, Sampling
-from vllava_cli.engine.agreement import answers_about
 from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Piece, ResidentEngine
@@ -372,21 +371,6 @@ def test_a_stop_text_ends_an_answer_and_no_letter_of_it_is_delivered(
     assert (answer.text, asked.text, answer.stop_reason) == (kept, kept, reason)
     assert kept.startswith(engine.tokens.tokenizer.decode(answer.ids))
     assert len(asked.pieces) > len(answer.ids) / 2 or not kept
-
-
-@pytest.mark.parametrize("choices", [(), ("yes", "no")])
-def test_samples_of_a_clip_are_answered_as_an_engine_answers_them(
-    choices: tuple[str, ...], engine: Engine, media: tuple[Frames, ...]
-) -> None:
-    sampling = Sampling(choices=choices)
-    expected = answers_about(engine, media[:4], "Is it red?", sampling, "pad")
-    with resident_of(engine) as resident:
-        found = answers_about(resident, media[:4], "Is it red?", sampling, "pad")
-        with pytest.raises(UsageError):
-            answers_about(resident, media[:4], " ", sampling, "pad")
-    assert [(each.text, each.ids) for each in found] == [(each.text, each.ids) for each in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 def test_a_prompt_is_counted_while_others_are_asked(engine: Engine, media: tuple[Frames, ...]) -> None:

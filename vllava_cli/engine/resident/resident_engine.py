@@ -6,9 +6,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from functools import partial
 
 from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.batch import MOST_ON_CPU, MOST_ON_GPU, SHARE
@@ -143,26 +142,6 @@ class ResidentEngine:
         if ended.fault:
             raise ended.fault
 
-    def side_by_side(self, conversations: Sequence[Conversation], question: str, sampling: Sampling) -> list[Answer]:
-        """Answers a question after each conversation, side by side. Errors: any VllavaError."""
-        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-        found: dict[int, Answer] = {}
-        running: list[RunningAnswer] = []
-        try:
-            for number, each in enumerate(conversations):
-                wanted = AnswerWanted(conversation=each, question=question, sampling=sampling, is_streaming=False)
-                running.append(self.submit(wanted, partial(_put, events, number)))
-            while len(found) < len(running):
-                number, event = events.get()
-                if isinstance(event, Ended):
-                    if not event.answer:
-                        raise event.fault or RuntimeError("a question gave neither an answer nor a fault")
-                    found[number] = event.answer
-        finally:
-            for answer in running:
-                answer.cancel()
-        return [found[number] for number in range(len(running))]
-
     def prompt_tokens(self, conversation: Conversation, question: str) -> int:
         """Counts the tokens of a prompt; may be called in any thread.
 
@@ -272,7 +251,3 @@ class ResidentEngine:
             self._idle_since = time.monotonic()
             self._figures = self._figures.plus(answer)
         running.send(Ended(answer=answer, fault=fault))
-
-
-def _put(events: queue.SimpleQueue[tuple[int, Event]], number: int, event: Event) -> None:
-    events.put((number, event))

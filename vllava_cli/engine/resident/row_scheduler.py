@@ -143,12 +143,12 @@ class RowScheduler:
         free = self.most_rows - len(self._rows)
         if not self._waiting or free <= 0:
             return None
+        first = self._waiting[0]
+        if self._rows and not self._has_room(1, len(first.target.keys)):
+            return None
         candidates = [*islice(self._waiting, MOST_LOOKED_AT)]
         for row in candidates:
             self._find(row)
-        first = candidates[0]
-        if self._rows and not self._has_room(1, len(first.target.keys)):
-            return None
         groups: dict[bytes, list[AnswerRow]] = {}
         for row in candidates:
             if row.lacks_beginning and not row.is_alone:
