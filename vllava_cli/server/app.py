@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from vllava_cli.server import upkeep
-from vllava_cli.server.access import Access
+from vllava_cli.server.gate import Gate
 from vllava_cli.server.service import Service
 
 
@@ -17,7 +17,7 @@ def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
     routes: list[BaseRoute] = [Route("/health", health)]
     routes += upkeep.routes(service)
-    app = Starlette(routes=routes, middleware=[Middleware(Access, service=service)])
+    app = Starlette(routes=routes, middleware=[Middleware(Gate, service=service)])
     app.state.service = service
     return app
 
