@@ -427,6 +427,7 @@ def serve(
     from vllava_cli.server import launch
     from vllava_cli.server.service import MOST_UPLOAD_BYTES, ServeSettings
 
+    os.environ.pop("VLLAVA_TOKEN", None)  # the processes that decode clips don't need it
     settings = ServeSettings(
         wishes=wishes,
         host=host or ServeSettings.host,

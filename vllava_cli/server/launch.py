@@ -213,8 +213,12 @@ def _is_closed(service: Service) -> bool:
 
 def _say_where(service: Service, screen: Screen) -> None:
     """Says on stderr which model is served where, and who may ask."""
+    from vllava_cli.server.listeners import is_loopback
+
     state, settings = service.state, service.settings
     where = " and ".join(filter(None, (state.socket, state.url)))
     screen.notice(f"vllava: serving {settings.wishes.model} ({state.precision} on {state.device}) at {where}")
     if settings.port is not None and not settings.token:
         screen.notice("vllava: without a token, every user of this machine may ask at that port.")
+    if settings.port is not None and not is_loopback(settings.host):
+        screen.notice("vllava: what is asked there isn't encrypted: put a proxy with TLS in front of it.")
