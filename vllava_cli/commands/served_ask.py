@@ -19,7 +19,7 @@ from vllava_cli.client.events import events
 from vllava_cli.client.place import ServerState
 from vllava_cli.commands.asked import Ask
 from vllava_cli.commands.start import warn_of_demo, warn_of_many
-from vllava_cli.errors import MediaError, ServerError, ServerGoneError
+from vllava_cli.errors import MediaError, ServerError, ServerGoneError, UsageError
 from vllava_cli.interrupt import GracefulExit, sigint_flag
 from vllava_cli.media.stdin_copy import spooled
 from vllava_cli.nouns import AUTO, STDIN
@@ -36,7 +36,7 @@ _SHOWN_AFTER_S = 0.4
 
 def run(ask: Ask, screen: Screen, here: Here) -> int:
     """Answers by a server that runs, else `here`; returns the exit code. Errors: any VllavaError."""
-    state = _server(ask)
+    state = _server(ask, screen)
     if state is None:
         return here(ask, None)
     address = Address.of(state)
@@ -52,15 +52,24 @@ def run(ask: Ask, screen: Screen, here: Here) -> int:
             return here(ask, copy)
 
 
-def _server(ask: Ask) -> ServerState | None:
-    """Finds a server that can answer; one in another process sees neither this one's own files nor a removed folder."""
+def _server(ask: Ask, screen: Screen) -> ServerState | None:
+    """Finds a server that can answer; one in another process sees neither this one's own files nor a removed folder.
+
+    With `keep_s` a server is started where none runs. Errors: UsageError, ServerError.
+    """
+    if ask.keep_s and ask.server != AUTO:
+        raise UsageError(f"--keep starts a server here, and --server {ask.server} uses none here. Leave one out.")
     if ask.server != AUTO or any(str(clip).startswith(_OWN_PLACES) for clip in ask.clips):
         return None
     try:
         Path.cwd()
     except OSError:
         return None
-    return place.matching(ask.wishes)
+    if ask.keep_s is None:
+        return place.matching(ask.wishes)
+    from vllava_cli.commands.keeping import kept
+
+    return kept(ask.wishes, ask.keep_s, screen)
 
 
 @contextmanager
