@@ -19,8 +19,10 @@ from vllava_cli.answers import (
 from vllava_cli.choices import shares
 from vllava_cli.commands.asked import Ask
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
+from vllava_cli.commands.reach import LIGHT_MODULES, named, reached
 from vllava_cli.commands.start import cut_notice, keep_clips, prepare, show, start
 from vllava_cli.errors import INTERRUPTED, UsageError
+from vllava_cli.imports import MODEL_MODULES
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import (
@@ -34,7 +36,7 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.timeline.spoken import Spoken
 
@@ -68,12 +70,17 @@ class Means:
             shifts=shifts,
             subs=ask.subs,
             copy=self._copy,
+            modules=LIGHT_MODULES if named(ask.server) else MODEL_MODULES,
         )
 
     def start(
         self, ask: Ask, tokens: Tokens, conversation: Conversation, screen: Screen, watch: Stopwatch, check: Check
-    ) -> tuple[Engine, float]:
-        """Returns what `start.start` returns. Errors: any VllavaError."""
+    ) -> tuple[AnswerEngine, float]:
+        """Returns what `start.start` returns, or the engine of a server that is named. Errors: any VllavaError."""
+        if address := named(ask.server):
+            engine = reached(address, tokens, screen.log)
+            check(engine.tokens)
+            return engine, watch.lap("reaching the server")
         return start(
             ask.wishes,
             tokens,
@@ -90,7 +97,7 @@ class Means:
         return sigint_flag()
 
     def answers_about(
-        self, engine: Engine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+        self, engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
     ) -> list[Answer]:
         """Returns the answers about the samples of a clip, in their order. Errors: any VllavaError."""
         from vllava_cli.engine.agreement import answers_about

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from vllava_cli.answers import Conversation
 from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError, UsageError
-from vllava_cli.imports import gc_paused, import_in_background
+from vllava_cli.imports import MODEL_MODULES, gc_paused, import_in_background
 from vllava_cli.interrupt import Cancel, CancelError, sigint_flag
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import (
@@ -36,6 +36,7 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import Activity, Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.stdin_file import Reader
@@ -136,13 +137,15 @@ def prepare(
     on_file: Callable[[Path], object] = lambda _: None,
     shifts: Sequence[float] = (0.0,),
     subs: Subs | None = None,
+    modules: Sequence[str] = MODEL_MODULES,
     copy: Path | None = None,
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
     """Returns the clips' frames, the model's tokenizer, and how long reading the frames took in seconds.
 
     A clip has frames for each of the `shifts`, one after another. With `subs`, they come with what is spoken meanwhile.
-    `watch` measures each part. `on_file` is called with each clip's file after the frames are read; the temporary file
-    that holds stdin is deleted before `prepare` returns; `copy` is such a file of the caller's.
+    `watch` measures each part; `modules` are imported while frames are read. `on_file` is called with each clip's file
+    after that; the temporary file that holds stdin is deleted before `prepare` returns; `copy` is such a file of the
+    caller's.
 
     Errors: any VllavaError.
     """
@@ -158,7 +161,7 @@ def prepare(
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
-        wait_for_imports = import_in_background()  # only now: a command that the checks above refuse needs no imports
+        wait_for_imports = import_in_background(modules)  # a command that the checks above refuse needs none
         media = shifted(reader, clips, shifts, subs, screen)
         frames_s = watch.lap("frames")
         for clip, _ in clips:
@@ -293,7 +296,7 @@ def cut_notice(characters: int, answers: int = 1) -> str:
     return f"vllava: the context had no room for {characters:,} characters of subtitles, which {whose} came without."
 
 
-def keep_clips(engine: Engine, screen: Screen) -> None:
+def keep_clips(engine: AnswerEngine, screen: Screen) -> None:
     """Lets the engine write what it read of the clips, for later processes; Ctrl-C ends that."""
     with sigint_flag() as is_interrupted, suppress(CancelError), screen.waiting("Keeping what was read of the clip"):
         engine.keep_clips(Cancel(is_interrupted))

@@ -22,7 +22,7 @@ from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.commands import ask as command
 from vllava_cli.commands.asked import Ask
 from vllava_cli.commands.start import shifted, warn_of_demo, warn_of_many
-from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.answering import AnswerEngine
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Event, ResidentEngine, RunningAnswer
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, MediaError, UsageError
@@ -155,12 +155,12 @@ class ServedMeans(command.Means):
         screen: Screen,
         watch: Stopwatch,
         check: command.Check,
-    ) -> tuple[Engine, float]:
+    ) -> tuple[AnswerEngine, float]:
         del ask, conversation, watch, check
         resident = self._service.resident
         for what, choice, reason in resident.plan.reasons:
             screen.detail(f"{what}: {choice}. {reason}")
-        return cast(Engine, AskedEngine(resident=resident, tokens=tokens)), 0.0
+        return cast(AnswerEngine, AskedEngine(resident=resident, tokens=tokens)), 0.0
 
     @contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
@@ -171,7 +171,7 @@ class ServedMeans(command.Means):
             self._relay.tell("answering", False)
 
     def answers_about(
-        self, engine: Engine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+        self, engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
     ) -> list[Answer]:
         del engine
         resident = self._service.resident
