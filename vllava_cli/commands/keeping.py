@@ -13,8 +13,9 @@ from pathlib import Path
 from vllava_cli import __version__
 from vllava_cli.client import place
 from vllava_cli.client.place import ServerState
-from vllava_cli.errors import LockedError, ServerError, os_reason
-from vllava_cli.nouns import Wishes
+from vllava_cli.commands.asked import Ask
+from vllava_cli.errors import LockedError, ServerError, UsageError, os_reason
+from vllava_cli.nouns import AUTO, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import is_locked
 
@@ -22,15 +23,16 @@ _TICK_S = 0.1
 _MOST_LOG_BYTES = 1 << 16
 
 
-def kept(wishes: Wishes, keep_s: float, screen: Screen) -> ServerState:
-    """Returns a server that has the model as wished, and starts one if none runs. Errors: ServerError.
+def keep(ask: Ask, screen: Screen) -> None:
+    """Starts a server for an ask with --keep if none with its model runs. Errors: UsageError, ServerError.
 
     A server that runs already stays for longer if the question that follows asks for that.
     """
-    found = place.matching(wishes)
-    while found is None:
-        found = _started(wishes, keep_s, screen)
-    return found
+    if ask.server != AUTO:
+        raise UsageError(f"--keep starts a server here, and --server {ask.server} uses none here. Leave one out.")
+    found = place.matching(ask.wishes)
+    while ask.keep_s is not None and found is None:
+        found = _started(ask.wishes, ask.keep_s, screen)
 
 
 def _started(wishes: Wishes, keep_s: float, screen: Screen) -> ServerState | None:

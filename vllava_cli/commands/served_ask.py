@@ -19,7 +19,7 @@ from vllava_cli.client.events import events
 from vllava_cli.client.place import ServerState
 from vllava_cli.commands.asked import Ask
 from vllava_cli.commands.start import warn_of_demo, warn_of_many
-from vllava_cli.errors import MediaError, ServerError, ServerGoneError, UsageError
+from vllava_cli.errors import MediaError, ServerError, ServerGoneError
 from vllava_cli.interrupt import GracefulExit, sigint_flag
 from vllava_cli.media.stdin_copy import spooled
 from vllava_cli.nouns import AUTO, STDIN
@@ -45,9 +45,9 @@ def run(ask: Ask, screen: Screen, here: Here) -> int:
         play = _Play(screen)
         try:
             return _ask(ask, address, copy, play)
-        except ServerGoneError:
+        except ServerError as exc:
             play.rest()
-            screen.notice(GONE)
+            screen.notice(GONE if isinstance(exc, ServerGoneError) else f"vllava: {exc} Loading the model here.")
             screen.go_on_after(play.answer, play.notices)
             return here(ask, copy)
 
@@ -57,19 +57,17 @@ def _server(ask: Ask, screen: Screen) -> ServerState | None:
 
     With `keep_s` a server is started where none runs. Errors: UsageError, ServerError.
     """
-    if ask.keep_s and ask.server != AUTO:
-        raise UsageError(f"--keep starts a server here, and --server {ask.server} uses none here. Leave one out.")
+    if ask.keep_s is not None:
+        from vllava_cli.commands.keeping import keep
+
+        keep(ask, screen)
     if ask.server != AUTO or any(str(clip).startswith(_OWN_PLACES) for clip in ask.clips):
         return None
     try:
         Path.cwd()
     except OSError:
         return None
-    if ask.keep_s is None:
-        return place.matching(ask.wishes)
-    from vllava_cli.commands.keeping import kept
-
-    return kept(ask.wishes, ask.keep_s, screen)
+    return place.matching(ask.wishes)
 
 
 @contextmanager
