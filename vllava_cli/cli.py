@@ -116,7 +116,10 @@ def ask(
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
     if divided := given.windowing_with(windowing, framing):
         from vllava_cli.batch import windowed_ask
+        from vllava_cli.commands.keeping import keep as start_server
 
+        if keep is not None and not dry_run:
+            start_server(request, screen)
         wanted = windowed_ask.WindowedAsk(
             ask=request,
             windowing=divided,

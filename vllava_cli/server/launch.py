@@ -189,8 +189,9 @@ def _serve(service: Service, listeners: Listeners, own: OwnPlace, screen: Screen
 
 
 def _wait(service: Service, screen: Screen, is_asked: Callable[[], bool]) -> None:
-    life, idle_s = service.life, service.settings.idle_s
+    life = service.life
     while not life.wake.wait(TICK_S) and not is_asked():
+        idle_s = service.settings.idle_s  # an ask may have made it longer
         if idle_s is not None and life.is_idle(idle_s):
             screen.notice(f"vllava: ending, because nobody has asked for {idle_s:g} s.")
             return
