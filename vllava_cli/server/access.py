@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 from vllava_cli.errors import MOST_TOLD, reason_of
 from vllava_cli.server.life import WATCHERS
 from vllava_cli.server.listeners import EVERYWHERE, LOOPBACK
+from vllava_cli.server.protocol_errors import BUG
 from vllava_cli.server.service import Service
 
 Scope = MutableMapping[str, Any]
@@ -83,9 +84,7 @@ TOO_SLOW = Refusal(
     message="The request came too slowly: send it again over a faster connection.",
     headers=(("Connection", "close"),),
 )
-OUR_BUG = Refusal(
-    status=500, code="bug", message="This is a bug in vllava: please report it with the server's message on stderr."
-)
+OUR_BUG = Refusal(status=500, code="bug", message=BUG)
 
 
 @dataclass(frozen=True, kw_only=True)
