@@ -258,7 +258,7 @@ ENDING = "The server is ending, and this answer was not finished. Ask again late
     [
         (refuses(BusyError("2 wait.")), 429, ("2 wait.", "rate_limit_error", "rate_limit_exceeded")),
         (fails(OverflowedError("Too large.")), 500, ("Too large.", "server_error", None)),
-        (fails(ForbiddenError("No.")), 403, ("No.", "permission_error", "forbidden_media")),
+        (fails(ForbiddenError("No.")), 403, ("No.", "invalid_request_error", "forbidden_media")),
         (fails(TooLargeError("Big.")), 413, ("Big.", "invalid_request_error", "media_too_large")),
         (fails(KeyError("/secret/path")), 500, (BUG, "server_error", "bug")),
         (refuses(KeyError("/secret/path")), 500, (BUG, "server_error", "bug")),

@@ -6,17 +6,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from vllava_cli.answers import (
     Agreeing,
     Agreement,
     Answer,
-    Conversation,
     Sampling,
 )
-from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
-from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, Batching
 from vllava_cli.nouns import Fit, Frames
 
 _ARTICLES = ("a", "an", "the")
@@ -47,23 +44,15 @@ def distinct(samples: Mapping[float, Frames]) -> dict[float, Frames]:
     return {shift: samples[shift] for shift in firsts.values()}
 
 
-class SideBySide(Protocol):
-    """Answers one question after several conversations, in their order. Errors: any VllavaError."""
-
-    def answers(self, conversations: Sequence[Conversation], question: str, sampling: Sampling, /) -> list[Answer]: ...
-
-
 def answers_about(
-    engine: Engine | SideBySide, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+    engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
 ) -> list[Answer]:
     """Answers a question about each sample of a clip, side by side. Errors: any VllavaError."""
-    if not isinstance(engine, Engine):
-        return engine.answers([Conversation(attached=(frames,), fit=fit) for frames in samples], question, sampling)
     given = [[AnswerRequest(key=number, medium=frames, question=question) for number, frames in enumerate(samples)]]
-    rows = rows_that_fit(engine, sampling, question_characters=len(question))
-    scheduler: BatchScheduler[int] = BatchScheduler(engine=engine, sampling=sampling, fit=fit, most_rows=rows)
+    rows = engine.rows_that_fit(sampling, question_characters=len(question))
+    batching = Batching(sampling=sampling, fit=fit, most_rows=rows)
     found: dict[int, Answer] = {}
-    for result in scheduler.answers(lambda _most, *, is_waiting: given.pop() if given else None):  # noqa: ARG005
+    for result in engine.answers(lambda _most, *, is_waiting: given.pop() if given else None, batching):  # noqa: ARG005
         if result.answer is None:
             raise result.fault or RuntimeError("a question gave neither an answer nor a fault")
         found[result.key] = result.answer

@@ -7,21 +7,22 @@ about the clip. The batch is padded on the left; each row is one answer being ma
 from __future__ import annotations
 
 import time
-from collections import abc, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol
+from typing import Generic
 
 import torch
 
-from vllava_cli.answers import Answer, Conversation, Sampling
+from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.engine.answering import AnswerRequest, AnswerResult, K, NextRequests
 from vllava_cli.engine.decode_batch import DecodeBatch, read_prefixes
 from vllava_cli.engine.forward import embed, free_bytes, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.sequence import K, Sequence, greedy
+from vllava_cli.engine.sequence import Sequence, greedy
 from vllava_cli.errors import MemoryShortError, OverflowedError, VllavaError
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.nouns import Fit, Frames
@@ -36,36 +37,6 @@ ANSWER_TOKENS = 128
 """Memory is kept free for answers of this length; if longer ones don't fit, fewer rows continue."""
 SHARE = 0.7
 """The part of the free memory that is used: a row that joins is in memory twice for a moment, layer by layer."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AnswerRequest(Generic[K]):
-    """One question about one medium; the caller chooses `key`, and the result has it, too."""
-
-    key: K
-    medium: Frames
-    question: str
-    seed: int | None = None
-    """The seed to use if the sampling has none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerResult(Generic[K]):
-    """The answer to a request, or the fault that prevented it; `seconds` is the time since its prompt was begun."""
-
-    key: K
-    answer: Answer | None = None
-    fault: Exception | None = None
-    seconds: float = 0.0
-
-
-class NextRequests(Protocol[K]):
-    """Gives about `most` requests, all those about one medium together; [] if none is ready, None at the end.
-
-    With `is_waiting`, it waits until one is ready. A request that can't be made is replaced by a result with the fault.
-    """
-
-    def __call__(self, most: int, *, is_waiting: bool) -> abc.Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
 
 
 @dataclass(kw_only=True)
@@ -327,11 +298,6 @@ def rows_that_fit(engine: Engine, sampling: Sampling, *, question_characters: in
 def rows_in(free: int, row_bytes: int, *, most: int) -> int:
     """Counts the rows that fit into a share of free bytes: rows_in(10, 2, most=64) → 3; rows_in(0, 2, most=64) → 1."""
     return max(1, min(most, int(free * SHARE) // max(1, row_bytes)))
-
-
-def used_bytes(device: torch.device) -> int | None:
-    """Returns the bytes that this process has reserved on a GPU; None on the CPU."""
-    return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None
 
 
 def _medium(row: Sequence[K]) -> Frames:

@@ -35,7 +35,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PRIVATE = frozenset(("/vllava/ask", "/vllava/stop"))
 """Routes that open paths or end the server: only this user's own commands reach them."""
-OWN_LIMITS = frozenset(("/v1/files",))
+OWN_LIMITS = frozenset(("/v1/files", "/vllava/frames"))
 """Routes that count the bytes of their bodies themselves."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
@@ -75,7 +75,7 @@ class Refusal:
 ENDING = Refusal(
     status=503,
     code="ending",
-    message="The server is ending and takes no further request. Ask another one.",
+    message="The server is ending, and answers no further request. Ask another one.",
     headers=(("Connection", "close"),),
 )
 TOO_SLOW = Refusal(
@@ -363,6 +363,10 @@ class Access:
             await self._app(scope, body, reply)
         except ClientDisconnect:
             return None
+        except asyncio.CancelledError:  # the server ends, and the answer took too long
+            if not reply.status:
+                await ENDING.response()(scope, body, reply)
+            raise
         except Exception as exc:
             if body.refusal is None:
                 self._service.say(f"vllava: {_bug(scope['path'], exc)}")

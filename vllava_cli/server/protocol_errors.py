@@ -47,7 +47,7 @@ class _Form:
 
 _FORMS: tuple[tuple[type[VllavaError], _Form], ...] = (
     (ContextError, _Form(status=400, type="invalid_request_error", code="context_length_exceeded")),
-    (ForbiddenError, _Form(status=403, type="permission_error", code="forbidden_media")),
+    (ForbiddenError, _Form(status=403, type="invalid_request_error", code="forbidden_media")),
     (TooLargeError, _Form(status=413, type="invalid_request_error", code="media_too_large")),
     (MediaError, _Form(status=400, type="invalid_request_error", code="invalid_media")),
     (UsageError, _Form(status=400, type="invalid_request_error")),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.client.place import ServerState
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
+from vllava_cli.server.interrupts import Interrupts
 from vllava_cli.server.life import Life
 from vllava_cli.server.metrics import Metrics
 from vllava_cli.server.private_folder import PrivateFolder
@@ -64,6 +65,7 @@ class Service:
     state: ServerState
     metrics: Metrics = field(default_factory=Metrics)
     life: Life = field(default_factory=Life)
+    interrupts: Interrupts = field(default_factory=Interrupts)
     say: Callable[[str], object] = str
     """Writes a line on stderr, from any thread: a fault of ours, or an answer that was given."""
     folder: PrivateFolder = field(default_factory=PrivateFolder)

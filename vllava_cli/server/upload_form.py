@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from vllava_cli.server.protocol_errors import RequestError
 from vllava_cli.server.uploads import ArrivingUpload, Upload, Uploads, too_large
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MOST_PARTS = 16
 MOST_FIELD_BYTES = 4096
@@ -73,7 +78,8 @@ class _FormReader:
         self._file_name = ""
         self._parts: list[_Part] = []
         self._header, self._value = bytearray(), bytearray()
-        self._size, self._is_whole = 0, False
+        self._size, self._is_whole, self._is_closed = 0, False, False
+        self._lock = threading.Lock()
         callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin_part,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
@@ -89,31 +95,33 @@ class _FormReader:
             raise _not_a_form() from exc
 
     def write(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._uploads.most_bytes + _OTHER_BYTES:
-            raise too_large(self._uploads.most_bytes)
-        try:
-            self._parser.write(data)
-        except FormParserError as exc:
-            raise _not_a_form() from exc
+        with self._lock:
+            self._size += len(data)
+            if self._size > self._uploads.most_bytes + _OTHER_BYTES:
+                raise too_large(self._uploads.most_bytes)
+            try:
+                if not self._is_closed:
+                    self._parser.write(data)
+            except FormParserError as exc:
+                raise _not_a_form() from exc
 
     def end(self) -> UploadForm:
         if not self._is_whole:
             raise _not_a_form()
         if self._arriving is None:
-            raise RequestError(
-                "The form has no field 'file' with a file. Send one, as in curl -F file=@clip.mp4.", param="file"
-            )
+            raise RequestError("The form has no file. Send one in the field 'file'.", param="file")
         fields = {part.name: part.text.decode(errors="replace") for part in self._parts if not part.is_file}
         upload = self._arriving.finish(self._file_name, fields.get("purpose", "user_data"))
         self._arriving = None
         return UploadForm(upload=upload, fields=fields)
 
     def close(self) -> None:
-        """Removes a file that didn't come whole."""
-        if self._arriving:
-            self._arriving.abandon()
-            self._arriving = None
+        """Removes a file that didn't come whole; a cancelled request may still be writing, in another thread."""
+        with self._lock:
+            self._is_closed = True
+            if self._arriving:
+                self._arriving.abandon()
+                self._arriving = None
 
     def _begin_part(self) -> None:
         if len(self._parts) == MOST_PARTS:

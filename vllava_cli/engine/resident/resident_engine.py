@@ -143,7 +143,7 @@ class ResidentEngine:
         if ended.fault:
             raise ended.fault
 
-    def answers(self, conversations: Sequence[Conversation], question: str, sampling: Sampling) -> list[Answer]:
+    def side_by_side(self, conversations: Sequence[Conversation], question: str, sampling: Sampling) -> list[Answer]:
         """Answers a question after each conversation, side by side. Errors: any VllavaError."""
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         found: dict[int, Answer] = {}
@@ -214,7 +214,6 @@ class ResidentEngine:
                 left = list(self._open)
             for running in left:
                 self._end(running, None, ServerError("The model's thread has ended. Start the server again."))
-            raise
 
     def _take(self) -> bool:
         """Takes what was submitted, and waits if there is nothing to do; returns False at the end."""
