@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from vllava_cli.errors import MOST_TOLD, reason_of
 from vllava_cli.server.access import OWN_LIMITS, App, Message, Receive, Refusal, Rules, Scope, Send
 from vllava_cli.server.life import WATCHERS
+from vllava_cli.server.protocol_errors import BUG
 from vllava_cli.server.service import Service
 
 PATIENCE_S = 30.0
@@ -44,9 +45,7 @@ TOO_SLOW = Refusal(
     message="The request came too slowly: send it again over a faster connection.",
     headers=(("Connection", "close"),),
 )
-OUR_BUG = Refusal(
-    status=500, code="bug", message="This is a bug in vllava: please report it with the server's message on stderr."
-)
+OUR_BUG = Refusal(status=500, code="bug", message=BUG)
 
 
 class Gate:

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vllava_cli.engine.batch import used_bytes
 from vllava_cli.server.service import Service
 
 
@@ -49,7 +48,7 @@ def facts(service: Service) -> dict[str, Any]:
         "waiting": figures.waiting,
         "answers": figures.answers,
         "memory_bytes": memory_bytes(),
-        "gpu_bytes": used_bytes(service.resident.engine.model.device),
+        "gpu_bytes": service.resident.engine.used_bytes,
     }
 
 
