@@ -189,8 +189,9 @@ def _serve(service: Service, listeners: Listeners, own: OwnPlace, screen: Screen
 
 
 def _wait(service: Service, screen: Screen, is_asked: Callable[[], bool]) -> None:
-    life, idle_s = service.life, service.settings.idle_s
+    life = service.life
     while not life.wake.wait(TICK_S) and not is_asked():
+        idle_s = service.settings.idle_s  # an ask may have made it longer
         if idle_s is not None and life.is_idle(idle_s):
             screen.notice(f"vllava: ending, because nobody has asked for {idle_s:g} s.")
             return
@@ -213,8 +214,12 @@ def _is_closed(service: Service) -> bool:
 
 def _say_where(service: Service, screen: Screen) -> None:
     """Says on stderr which model is served where, and who may ask."""
+    from vllava_cli.server.listeners import is_loopback
+
     state, settings = service.state, service.settings
     where = " and ".join(filter(None, (state.socket, state.url)))
     screen.notice(f"vllava: serving {settings.wishes.model} ({state.precision} on {state.device}) at {where}")
     if settings.port is not None and not settings.token:
         screen.notice("vllava: without a token, every user of this machine may ask at that port.")
+    if settings.port is not None and not is_loopback(settings.host):
+        screen.notice("vllava: what is asked there isn't encrypted: put a proxy with TLS in front of it.")

@@ -6,18 +6,20 @@ import random
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.engine.batches import QUESTIONS, Pass, watched
 from tests.engine.engines import FREE as GREEDY
-from tests.engine.engines import PATHS, after, ask, greedy_ids, whole_logits
+from tests.engine.engines import PATHS, after, ask, engine_like, greedy_ids, saying, whole_logits
 from tests.engine.resident.asking import FREE, Asked, Gate, alone, check, mixed, resident_of, submit, wanted
 from tests.engine.test_conversation import Story
 from tests.reference import Reference
 from tests.waiting import PATIENCE_S, wait_for
 from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Piece, ResidentEngine
 from vllava_cli.errors import BusyError, ContextError, ServerError, UsageError
@@ -346,3 +348,49 @@ def test_log_probabilities_are_those_of_a_full_prefill(
         best = row.topk(4)
         assert [each[0] for each in token.top] == best.indices.tolist()
         assert [each[2] for each in token.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "kept", "reason"),
+    [
+        ("A red circle moves left.", ("circle",), "A red ", "end"),
+        ("A red circle moves left.", ("moves left!", "left?", "circus"), "A red circle moves left.", "end"),
+        ("A red circle moves left.", ("s l", "e m"), "A red circl", "end"),
+        ("A red circle moves left.", ("A",), "", "end"),
+        ("It is 日本 now", ("本",), "It is 日", "end"),
+        ("left left left left left left left left left left left", ("stop",), " ".join(["left"] * 10), "repetition"),
+    ],
+)
+def test_a_stop_text_ends_an_answer_and_no_letter_of_it_is_delivered(
+    text: str, stops: tuple[str, ...], kept: str, reason: str, engine: Engine
+) -> None:
+    one = wanted(question="Who?", stops=stops, sampling=Sampling(max_new_tokens=99))
+    with saying(engine, *engine.tokens.answer_ids(text)), resident_of(engine) as resident:
+        asked = submit(resident, one)
+        answer = asked.answer
+    assert (answer.text, asked.text, answer.stop_reason) == (kept, kept, reason)
+    assert kept.startswith(engine.tokens.tokenizer.decode(answer.ids))
+    assert len(asked.pieces) > len(answer.ids) / 2 or not kept
+
+
+def test_a_prompt_is_counted_while_others_are_asked(engine: Engine, media: tuple[Frames, ...]) -> None:
+    conversation = Conversation(attached=media[:1])
+    with resident_of(engine) as resident:
+        assert resident.prompt_tokens(conversation, "Why?") == len(engine.tokens.prompt_ids(conversation, "Why?"))
+        with pytest.raises(ContextError, match="and the context holds"):
+            resident.prompt_tokens(conversation, "why " * 4000)
+
+
+def test_what_another_process_read_of_a_clip_is_taken_from_the_clip_cache(
+    demo_engine: Engine, media: tuple[Frames, ...], tmp_path: Path
+) -> None:
+    clips = ClipCache(folder=tmp_path / "clips", tokens=demo_engine.tokens, origin={}, least_bytes=0, least_gain_s=-9)
+    reader, engine = engine_like(demo_engine), engine_like(demo_engine)
+    reader.clips = engine.clips = clips
+    expected = alone(reader, wanted(media[0]))
+    reader.keep_clips()
+    with resident_of(engine) as resident:
+        asked = submit(resident, wanted(replace(media[0])))
+        check(asked, expected)
+    shared = len(engine.tokens.known_ids(Conversation(attached=media[:1])))
+    assert (asked.answer.stats.reused_tokens, asked.answer.stats.tower_calls) == (shared, 0)
