@@ -10,7 +10,8 @@ import pytest
 
 from vllava_cli.answers import Sampling
 from vllava_cli.nouns import Framing
-from vllava_cli.server.chat_request import MOST_VALUES, AskedTurn, ChatRequest, read_chat
+from vllava_cli.server.body_fields import MOST_VALUES
+from vllava_cli.server.chat_request import AskedTurn, ChatRequest, read_chat
 from vllava_cli.server.clip_requests import ClipWanted
 from vllava_cli.server.protocol_errors import RequestError
 

@@ -16,7 +16,7 @@ from tests.server.serving import Served
 from vllava_cli import demo
 from vllava_cli.answers import Answer, Stats
 from vllava_cli.client.place import ServerState
-from vllava_cli.engine.resident.resident_engine import (
+from vllava_cli.engine.resident.answer_events import (
     AnswerWanted,
     Ended,
     Event,
@@ -53,7 +53,7 @@ class ScriptedModel:
     plan: Any = EXACT
 
     def submit(self, wanted: AnswerWanted, deliver: Callable[[Event], object]) -> RunningAnswer:
-        running = RunningAnswer(wanted=wanted, deliver=deliver)
+        running = RunningAnswer(wanted=wanted, deliver=deliver, on_cancel=lambda _: None)
         self.asked.append(running)
         self.begin(running)
         return running

@@ -53,14 +53,14 @@ async def _complete(service: Service, request: Request) -> Response:
     caller = Caller(request)
     try:
         conversation = await _conversation(service, asked)
-        answering = Answering(service, caller, asked, conversation)
+        completion = Completion(service, caller, asked, conversation)
     except BaseException:
         caller.close()
         raise
     if asked.is_streaming:
-        return EventStream(answering)
+        return CompletionStream(completion)
     with caller:
-        return AsciiJSONResponse(await answering.whole(), headers=answering.headers)
+        return AsciiJSONResponse(await completion.whole(), headers=completion.headers)
 
 
 async def _conversation(service: Service, asked: ChatRequest) -> Conversation:
@@ -153,7 +153,7 @@ class _Told:
     answer: Answer | None = None
 
 
-class Answering:
+class Completion:
     """The answers of one request, which are being made."""
 
     def __init__(self, service: Service, caller: Caller, asked: ChatRequest, conversation: Conversation) -> None:
@@ -177,6 +177,7 @@ class Answering:
                 sampling=self._sampling(index),
                 stop_texts=asked.stop_texts,
                 top_logprobs=asked.top_logprobs,
+                is_streaming=asked.is_streaming,
             )
             caller.owns(service.resident.submit(wanted, partial(self._deliver, loop, index)))
 
@@ -254,18 +255,18 @@ class Answering:
         return tokens if self._asked.top_logprobs is not None else None
 
 
-class EventStream(Response):
+class CompletionStream(Response):
     """A response that sends server-sent events as they come."""
 
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
         self.status_code, self.background = 200, None
-        self.init_headers({**answering.headers, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        self.init_headers({**completion.headers, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        with self._answering.caller:
+        with self._completion.caller:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for line in self._answering.lines():
+            async for line in self._completion.lines():
                 await send({"type": "http.response.body", "body": line, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
