@@ -205,7 +205,7 @@ class ShelfReader(Reader):
 
 @dataclass(frozen=True, kw_only=True)
 class AskedEngine:
-    """What an ask uses of an `Engine`, by the resident engine; `tokens` name the model as the ask does."""
+    """What an ask uses of an `AnswerEngine`, by the resident engine; `tokens` name the model as the ask does."""
 
     resident: ResidentEngine
     tokens: Tokens
@@ -213,6 +213,10 @@ class AskedEngine:
     @property
     def plan(self) -> LoadPlan:
         return self.resident.plan
+
+    @property
+    def maker(self) -> None:
+        """The answers are made in this process."""
 
     @property
     def activity(self) -> Activity:
