@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("VLLAVA_MODEL", None)
+os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="vllava-run-")  # where no developer's own servers are
 os.environ["TERM"] = "xterm-256color"  # a dumb one shows no progress
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -25,6 +29,7 @@ from tests.clips import write_clip
 from tests.commands.shell import Shell
 from tests.published import write_published
 
+atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 if TYPE_CHECKING:
     from tests.server.serving import Served
 

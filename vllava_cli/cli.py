@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from vllava_cli.nouns import AUTO, DEFAULT_MODEL, STDIN, WHITE, Wishes
 from vllava_cli.screen import Screen, fill_closed, stdout_error
 from vllava_cli.times import framing_of
 from vllava_cli.usage import CliCommand, CliGroup, UsageFault, fault_sentence
+
+if TYPE_CHECKING:
+    from vllava_cli.commands.asked import Ask
 
 USAGE = 2
 OUR_BUG = 3
@@ -129,9 +132,16 @@ def ask(
     about_windows |= {"--summary": summary is not None, "--dry-run": dry_run}
     if name := next((name for name, value in about_windows.items() if value), None):
         raise UsageError(f"{name} is about the windows of a clip: add --every 30s, or leave it out.")
+    from vllava_cli.commands import served_ask
+
+    return served_ask.run(request, screen, partial(_ask_here, screen))
+
+
+def _ask_here(screen: Screen, request: Ask, stdin_copy: Path | None) -> int:
+    """Answers in this process."""
     from vllava_cli.commands import ask as command
 
-    return command.run(request, screen)
+    return command.run(request, screen, command.Means(copy=stdin_copy))
 
 
 @_command()

@@ -6,13 +6,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 from vllava_cli.answers import (
     Agreeing,
     Agreement,
     Answer,
-    Conversation,
     Sampling,
 )
 from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, Batching
@@ -46,23 +44,10 @@ def distinct(samples: Mapping[float, Frames]) -> dict[float, Frames]:
     return {shift: samples[shift] for shift in firsts.values()}
 
 
-@runtime_checkable
-class SideBySide(Protocol):
-    """Answers one question after several conversations, in their order. Errors: any VllavaError."""
-
-    def side_by_side(
-        self, conversations: Sequence[Conversation], question: str, sampling: Sampling, /
-    ) -> list[Answer]: ...
-
-
 def answers_about(
-    engine: AnswerEngine | SideBySide, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+    engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
 ) -> list[Answer]:
     """Answers a question about each sample of a clip, side by side. Errors: any VllavaError."""
-    if isinstance(engine, SideBySide):
-        return engine.side_by_side(
-            [Conversation(attached=(frames,), fit=fit) for frames in samples], question, sampling
-        )
     given = [[AnswerRequest(key=number, medium=frames, question=question) for number, frames in enumerate(samples)]]
     rows = engine.rows_that_fit(sampling, question_characters=len(question))
     batching = Batching(sampling=sampling, fit=fit, most_rows=rows)

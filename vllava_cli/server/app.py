@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
-from vllava_cli.server import answers, interrupts, upkeep
+from vllava_cli.server import (
+    answers,
+    asking,
+    completions,
+    files,
+    frame_pictures,
+    interrupts,
+    metrics,
+    models,
+    page,
+    upkeep,
+)
 from vllava_cli.server.access import Access
+from vllava_cli.server.metrics import RequestCounter
+from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
+
+_PARTS = (models, completions, files, frame_pictures, asking, answers, interrupts, metrics, upkeep, page)
 
 
 def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
-    routes: list[BaseRoute] = [Route("/health", health)]
-    routes += answers.routes(service)
-    routes += interrupts.routes(service)
-    routes += upkeep.routes(service)
-    app = Starlette(routes=routes, middleware=[Middleware(Access, service=service)])
+    app = Starlette(
+        routes=[route for part in _PARTS for route in part.routes(service)],
+        exception_handlers=HANDLERS,
+        middleware=[
+            Middleware(RequestCounter, metrics=service.metrics),
+            Middleware(Access, service=service),
+        ],
+    )
     app.state.service = service
     return app
-
-
-async def health(_request: Request) -> Response:
-    return JSONResponse({"status": "ok"})

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -232,7 +232,9 @@ def content_of(path: Path) -> ClipContent:
         key, is_old = ("missing", path), False
 
     def is_settled() -> bool:
-        return is_old and file_key(path.stat()) == key
+        with suppress(OSError):
+            return is_old and file_key(path.stat()) == key
+        return False
 
     return ClipContent(key=key, opened=lambda: nullcontext(path), is_settled=is_settled)
 

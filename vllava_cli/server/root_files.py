@@ -87,7 +87,7 @@ def _opened_below(root: Path, name: Path) -> Iterator[int]:
 
 
 def _real(root: Path, name: Path) -> Path:
-    """Returns a path without links and dots, if it is below the root. Errors: ForbiddenError, also if it doesn't exist."""
+    """Returns a path below the root, without links and dots. Errors: ForbiddenError for any other, there or not."""
     is_foreign = sys.platform == "win32" and os.fspath(name).startswith(("\\\\", "//"))
     real_root = Path(os.path.realpath(root))
     if not is_foreign:

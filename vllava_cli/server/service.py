@@ -13,6 +13,7 @@ from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
 from vllava_cli.server.interrupts import Interrupts
 from vllava_cli.server.life import Life
+from vllava_cli.server.metrics import Metrics
 from vllava_cli.server.private_folder import PrivateFolder
 from vllava_cli.server.uploads import Uploads
 
@@ -62,14 +63,14 @@ class Service:
     resident: ResidentEngine
     shelf: MediaShelf
     state: ServerState
+    metrics: Metrics = field(default_factory=Metrics)
+    life: Life = field(default_factory=Life)
     interrupts: Interrupts = field(default_factory=Interrupts)
+    say: Callable[[str], object] = str
+    """Writes a line on stderr, from any thread: a fault of ours, or an answer that was given."""
     folder: PrivateFolder = field(default_factory=PrivateFolder)
     """Where clips of requests are kept while they are read, and uploads."""
     fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MOST_FETCHES, "fetch"))
-
-    life: Life = field(default_factory=Life)
-    say: Callable[[str], object] = str
-    """Writes a line on stderr, from any thread: a fault of ours, or an answer that was given."""
 
     def __post_init__(self) -> None:
         self.folder.sweep()

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from vllava_cli.errors import CheckpointError, VllavaError
 from vllava_cli.storage.jsonl import refuse_constant
@@ -83,20 +83,20 @@ class Fields:
     def names(self) -> tuple[str, ...]:
         return tuple(self._values)
 
-    def inside(self, key: str) -> Fields:
+    def inside(self, key: str) -> Self:
         value = self._value(key)
         if not isinstance(value, dict):
             self.refuse(key, "not an object")
-        return Fields(value, f"{self._where}, {key}", error=self._error)
+        return type(self)(value, f"{self._where}, {key}", error=self._error)
 
-    def each(self, key: str, read: Callable[[Fields, str], _Value], *, most: int = _LARGEST) -> tuple[_Value, ...]:
+    def each(self, key: str, read: Callable[[Self, str], _Value], *, most: int = _LARGEST) -> tuple[_Value, ...]:
         values = self._value(key)
         if not isinstance(values, list):
             self.refuse(key, "not a list")
         if len(values) > most:
             self.refuse(key, f"a list of {len(values):,}, but at most {most} are allowed")
         numbered = {f"entry {place}": value for place, value in enumerate(values, 1)}
-        places = Fields(numbered, f"{self._where}, {key}", error=self._error)
+        places = type(self)(numbered, f"{self._where}, {key}", error=self._error)
         return tuple(read(places, place) for place in places._values)
 
     def maybe(self, key: str, read: Callable[[str], _Value]) -> _Value | None:

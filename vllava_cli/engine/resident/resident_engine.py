@@ -214,7 +214,6 @@ class ResidentEngine:
                 left = list(self._open)
             for running in left:
                 self._end(running, None, ServerError("The model's thread has ended. Start the server again."))
-            raise
 
     def _take(self) -> bool:
         """Takes what was submitted, and waits if there is nothing to do; returns False at the end."""
