@@ -6,7 +6,9 @@ import asyncio
 import base64
 import json
 import mimetypes
+import re
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from typing import Any
 PATIENCE_S = 400.0
 _BUFFER_BYTES = 2048
 """What a slow reader lets the system keep for it; the rest waits in the server."""
+
+_LETTER = re.compile(rb'"content": ?"[^"]')
 
 
 class ReplyError(Exception):
@@ -110,6 +114,24 @@ async def exchange(address: tuple[str, int], sent: bytes, *, pause_s: float = 0.
             return await _reply(reader, pause_s)
         finally:
             writer.transport.abort()
+
+
+async def first_letter_s(address: tuple[str, int], sent: bytes) -> float:
+    """Measures the seconds from asking for a stream to the first letter of its answer. Errors: ReplyError."""
+    started_s, data = time.perf_counter(), b""
+    reader, writer = await _connected(address)
+    try:
+        writer.write(sent)
+        while not _LETTER.search(data):
+            if not (bite := await reader.read(1 << 16)):
+                raise ReplyError(f"a stream without an answer: {data[-200:].decode(errors='replace')}")
+            data += bite
+        found_s = time.perf_counter() - started_s
+        while await reader.read(1 << 16):  # the next question shall not find this one at work
+            pass
+        return found_s
+    finally:
+        writer.transport.abort()
 
 
 async def hang_up(address: tuple[str, int], sent: bytes, random: Random) -> None:

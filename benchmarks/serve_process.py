@@ -91,7 +91,7 @@ def serving(module: str, *words: str) -> Iterator[ServerProcess]:
             url = _started(popen, stderr)
             yield ServerProcess(url=url, environment=environment, process=psutil.Process(popen.pid))
             popen.send_signal(signal.SIGTERM)
-            if popen.wait(END_S) not in (0, 128 + signal.SIGTERM):
+            if popen.wait(END_S) not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
                 raise _ended(popen.args, popen.returncode, stderr)
         finally:
             with suppress(ProcessLookupError):

@@ -45,6 +45,8 @@ SETTLE_S = 30.0
 KILL_EVERY_S, LEAST_AGE_S = 0.4, 2.0
 """A decoding process is killed so often; one that has just begun is left alone, as a file gets few fresh ones."""
 PAUSE_S = 0.02
+QUEUE = 64
+"""So few questions may wait that some clients are told to ask again."""
 
 
 @dataclass(kw_only=True)
@@ -127,8 +129,10 @@ class Load:
         drawn = self.random.random()
         if drawn < self.fresh_share:
             return fresh_uri(clip, self.random)
-        if drawn < 0.6:
+        if drawn < 0.5:
             return data_uri(clip)
+        if drawn < 0.75:
+            return clip.as_uri()
         reply = await exchange(self.server.address, upload(clip))
         if reply.status != 200:
             raise ReplyError(f"an upload got status {reply.status}: {reply.body[:200]!r}")
@@ -219,7 +223,9 @@ async def trial(server: ServerProcess, options: argparse.Namespace) -> list[str 
 
     crowded = Load(server=server, known=known, random=random, fresh_share=0.3)
     await crowd(crowded, options.clients, options.rounds)
-    lines: list[str | Target] = [f"{options.clients} clients at once, {options.rounds} times: {crowded.tally}"]
+    lines: list[str | Target] = [
+        f"{options.clients} clients at once, {options.rounds} requests of each: {crowded.tally}"
+    ]
     lines += crowded.tally.targets()
 
     long = Load(server=server, known=known, random=random, fresh_share=options.fresh)
@@ -247,7 +253,7 @@ async def trial(server: ServerProcess, options: argparse.Namespace) -> list[str 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=200, help="how many ask at once")
-    parser.add_argument("--rounds", type=int, default=5, help="how many requests each of them has")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each of them asks")
     parser.add_argument("--requests", type=int, default=5000, help="how many requests follow")
     parser.add_argument("--at-once", type=int, default=16, help="how many of those at a time")
     parser.add_argument("--fresh", type=float, default=0.02, help="the share of those about a clip of its own")
@@ -255,7 +261,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     sys.stdout.write(f"{machine()}\n")
     try:
-        with serving(*VLLAVA) as server:
+        with serving(*VLLAVA, "--root", str(demo.CLIPS), "--queue", str(QUEUE)) as server:
             lines = asyncio.run(trial(server, options))
     except ProcessError as exc:
         sys.stderr.write(f"{exc}\n")

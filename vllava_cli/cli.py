@@ -116,7 +116,10 @@ def ask(
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
     if divided := given.windowing_with(windowing, framing):
         from vllava_cli.batch import windowed_ask
+        from vllava_cli.commands.keeping import keep as start_server
 
+        if keep is not None and not dry_run:
+            start_server(request, screen)
         wanted = windowed_ask.WindowedAsk(
             ask=request,
             windowing=divided,
@@ -427,6 +430,7 @@ def serve(
     from vllava_cli.server import launch
     from vllava_cli.server.service import MOST_UPLOAD_BYTES, ServeSettings
 
+    os.environ.pop("VLLAVA_TOKEN", None)  # the processes that decode clips don't need it
     settings = ServeSettings(
         wishes=wishes,
         host=host or ServeSettings.host,

@@ -33,7 +33,7 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
     """Serves an engine on FOLDER/vllava.sock and on a port of loopback until the end of the block."""
     settings = settings or ServeSettings(wishes=Wishes(model=DEMO_MODEL))
     path = str(folder / "vllava.sock")
-    own, port = socket.socket(socket.AF_UNIX), socket.socket()
+    own, port = socket.socket(socket.AF_UNIX), socket.socket(proto=socket.IPPROTO_TCP)  # asyncio reads the protocol
     own.bind(path)
     port.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{port.getsockname()[1]}"

@@ -22,9 +22,10 @@ from tests.server.serving import Served, served
 from vllava_cli import demo
 from vllava_cli.client.place import ServerState
 from vllava_cli.nouns import Wishes
-from vllava_cli.server import access
-from vllava_cli.server.access import Access, Rules
+from vllava_cli.server import gate
+from vllava_cli.server.access import Rules
 from vllava_cli.server.app import make_app
+from vllava_cli.server.gate import Gate
 from vllava_cli.server.life import Life
 from vllava_cli.server.service import ServeSettings, Service
 
@@ -255,7 +256,7 @@ ROUTES = [
 def answered(scope: dict[str, Any], *pieces: bytes, is_silent: bool = False, **settings: Any) -> tuple[int, Any, Any]:
     """The status, the headers and the body with which an application behind the checks answers these pieces."""
     service = service_of(port=1, **settings)
-    app = Starlette(routes=ROUTES, middleware=[Middleware(Access, service=service)])
+    app = Starlette(routes=ROUTES, middleware=[Middleware(Gate, service=service)])
     asked = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     if not is_silent:
         asked.append({"type": "http.request", "body": b"", "more_body": False})
@@ -299,7 +300,7 @@ def test_a_body_is_bounded_however_it_is_sent_but_for_uploads(
 
 @pytest.mark.parametrize("path", ["/echo", "/careless", "/v1/files"])
 def test_a_body_that_does_not_come_is_not_awaited_for_ever(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(gate, "PATIENCE_S", 0.05)
     status, headers, body = answered(scope_of(path, "POST", host="localhost"), b"x", is_silent=True)
     assert (status, json.loads(body)["error"]["code"], headers["connection"]) == (408, "too_slow", "close")
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vllava_cli.errors import ServerError, VllavaError, quoted
+from vllava_cli.errors import ServerError, VllavaError, os_reason, quoted
 from vllava_cli.nouns import DEMO_MODEL, Attention, Precision, Wishes
 from vllava_cli.storage.fields import Fields, parsed_object
 from vllava_cli.storage.files import is_locked, locked, release
@@ -120,6 +120,25 @@ def runtime_folder() -> Path:
     import tempfile
 
     return Path(tempfile.gettempdir()) / f"vllava-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
+def made_folder() -> Path:
+    """Returns the runtime folder, and makes it if it is missing. Errors: ServerError if others may use it."""
+    folder = runtime_folder()
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        fault = folder_fault(folder)
+    except OSError as exc:
+        raise ServerError(
+            f"The folder {quoted(folder)} can't be made: {os_reason(exc)}. Set XDG_RUNTIME_DIR to a folder of your own."
+        ) from exc
+    if fault:
+        raise ServerError(
+            f"The folder {quoted(folder)} is not private: {fault}. Run chmod 700, or set XDG_RUNTIME_DIR to a "
+            "folder of your own."
+        )
+    return folder
 
 
 def folder_fault(folder: Path) -> str | None:

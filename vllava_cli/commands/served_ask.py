@@ -36,7 +36,7 @@ _SHOWN_AFTER_S = 0.4
 
 def run(ask: Ask, screen: Screen, here: Here) -> int:
     """Answers by a server that runs, else `here`; returns the exit code. Errors: any VllavaError."""
-    state = _server(ask)
+    state = _server(ask, screen)
     if state is None:
         return here(ask, None)
     address = Address.of(state)
@@ -45,15 +45,22 @@ def run(ask: Ask, screen: Screen, here: Here) -> int:
         play = _Play(screen)
         try:
             return _ask(ask, address, copy, play)
-        except ServerGoneError:
+        except ServerError as exc:
             play.rest()
-            screen.notice(GONE)
+            screen.notice(GONE if isinstance(exc, ServerGoneError) else f"vllava: {exc} Loading the model here.")
             screen.go_on_after(play.answer, play.notices)
             return here(ask, copy)
 
 
-def _server(ask: Ask) -> ServerState | None:
-    """Finds a server that can answer; one in another process sees neither this one's own files nor a removed folder."""
+def _server(ask: Ask, screen: Screen) -> ServerState | None:
+    """Finds a server that can answer; one in another process sees neither this one's own files nor a removed folder.
+
+    With `keep_s` a server is started where none runs. Errors: UsageError, ServerError.
+    """
+    if ask.keep_s is not None:
+        from vllava_cli.commands.keeping import keep
+
+        keep(ask, screen)
     if ask.server != AUTO or any(str(clip).startswith(_OWN_PLACES) for clip in ask.clips):
         return None
     try:

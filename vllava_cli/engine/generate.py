@@ -286,7 +286,7 @@ class Engine:
     def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> None:
         """Adds the answer so far to the conversation, as a turn."""
         sequence.tower_calls = self.vision.calls - calls_before
-        answer = sequence.answer(peak_bytes=_peak_bytes(self.model.device))
+        answer = sequence.answer(peak_bytes=peak_bytes_of(self.model.device))
         conversation.turns.append(answer.turn(question, conversation.attached, sequence.sampling))
         conversation.attached = ()
 
@@ -331,7 +331,7 @@ def _reading(token: Tensor) -> Callable[[], int]:
     return lambda: sent.synchronize() or int(host)
 
 
-def _peak_bytes(device: torch.device) -> int | None:
+def peak_bytes_of(device: torch.device) -> int | None:
     """Returns the most memory that was in use: what CUDA counts, or the process's resident set; None on Windows."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

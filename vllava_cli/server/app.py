@@ -17,7 +17,7 @@ from vllava_cli.server import (
     page,
     upkeep,
 )
-from vllava_cli.server.access import Access
+from vllava_cli.server.gate import Gate
 from vllava_cli.server.metrics import RequestCounter
 from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
@@ -32,7 +32,7 @@ def make_app(service: Service) -> Starlette:
         exception_handlers=HANDLERS,
         middleware=[
             Middleware(RequestCounter, metrics=service.metrics),
-            Middleware(Access, service=service),
+            Middleware(Gate, service=service),
         ],
     )
     app.state.service = service

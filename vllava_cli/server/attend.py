@@ -66,7 +66,7 @@ def _which(found: list[ServerState], named: Collection[str]) -> str:
 
 def _rows(reply: dict[str, Any]) -> list[tuple[str, str]]:
     """Writes the facts of a server's reply as rows of two columns."""
-    running, waiting = reply.get("running"), reply.get("waiting")
+    running, waiting, gpu_bytes = (reply.get(name) for name in ("running", "waiting", "gpu_bytes"))
     facts = {
         "model": reply.get("model"),
         "loaded as": f"{reply.get('precision')} on {reply.get('device')}, {reply.get('attention')}",
@@ -74,6 +74,6 @@ def _rows(reply: dict[str, Any]) -> list[tuple[str, str]]:
         "process": reply.get("pid"),
         "since": reply.get("began"),
         "answers": f"{reply.get('answers')} given, {running} running, {waiting} waiting",
-        "memory": gib(reply.get("memory_bytes") or 0),
+        "memory": gib(reply.get("memory_bytes") or 0) + (f", {gib(gpu_bytes)} on the GPU" if gpu_bytes else ""),
     }
     return [(name, str(fact)) for name, fact in facts.items()]

@@ -74,8 +74,8 @@ async def _read(service: Service, wanted: ClipWanted) -> Frames:
             return await _shelved(service, content, quoted(name), wanted.framing)
         case _, "http" | "https":
             return await _not_cancelled(service.fetches.submit(_fetched, service, wanted))
-    forms = "a data:, file:, http:// or https:// URL, or the id of an upload"
-    raise MediaError(f"{without_secrets(url)[:200]!r} is not {forms}. Name the clip by one of these.")
+    forms = "Give a data:, file:, http:// or https:// URL, or the id of an upload"
+    raise MediaError(f"{without_secrets(url)[:200]!r} names no clip. {forms}.")
 
 
 async def _shelved(service: Service, content: ClipContent, name: str, framing: Framing) -> Frames:

@@ -46,6 +46,7 @@ def routes(service: Service) -> list[BaseRoute]:
 
 async def _complete(service: Service, request: Request) -> Response:
     asked = await run_in_threadpool(read_chat, await request.body())
+    request.state.question = asked.turns[-1].question
     check_name(service, asked.model)
     if service.resident.figures.waiting >= service.resident.most_waiting:
         raise BusyError(f"{service.resident.most_waiting} questions wait already. Try again in a moment.")

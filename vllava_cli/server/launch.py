@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +34,7 @@ GRACE_S = 60.0
 HURRY_S = 5.0
 """How long they may take after that, or after a second signal."""
 TICK_S = 0.1
+WEB = "web"
 LIBRARIES = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 
 
@@ -45,10 +46,30 @@ def check_libraries() -> None:
 
 def run(settings: ServeSettings, screen: Screen) -> int:
     """Serves until it is asked to end; returns 0, or 130 after Ctrl-C. Errors: any VllavaError; SystemExit."""
-    from vllava_cli.server.listeners import bound, check_reach
-    from vllava_cli.server.own_place import taken
+    from vllava_cli.server.listeners import check_reach
 
     check_reach(settings)
+    is_stuck = threading.Event()
+    code = 1
+    try:
+        code = _run(settings, screen, is_stuck)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        raise
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else 1
+        raise
+    finally:
+        if is_stuck.is_set():  # Python would wait for the threads that still compute
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _run(settings: ServeSettings, screen: Screen, is_stuck: threading.Event) -> int:
+    from vllava_cli.server.listeners import bound
+    from vllava_cli.server.own_place import taken
+
     is_serving = threading.Event()
     with (
         GracefulExit.watched() as ending,
@@ -62,7 +83,8 @@ def run(settings: ServeSettings, screen: Screen) -> int:
             with ending.held():
                 _serve(service, listeners, own, screen, lambda: ending.is_asked() or is_interrupted())
         finally:
-            _close(service)
+            if not _is_closed(service):
+                is_stuck.set()
         return INTERRUPTED if is_interrupted() else 0
 
 
@@ -143,30 +165,33 @@ def _serve(service: Service, listeners: Listeners, own: OwnPlace, screen: Screen
     from vllava_cli.server.connections import web_server
 
     web = web_server(service, grace_s=HURRY_S)
-    thread = threading.Thread(target=web.run, args=(list(listeners.sockets),), name="web", daemon=True)
+    thread = threading.Thread(target=web.run, args=(list(listeners.sockets),), name=WEB, daemon=True)
     listeners.open()
     thread.start()
     try:
         while not web.started and thread.is_alive():
             time.sleep(0.01)
+        if not web.started:
+            raise ServerError("The web server couldn't start, which is a bug. Please report it.")
         own.tell(service.state)
         _say_where(service, screen)
         _wait(service, screen, lambda: is_asked() or not thread.is_alive())
         service.life.end()
         own.withdraw()
         if service.life.running:
-            screen.notice(f"vllava: ending once {counted(service.life.running, 'request')} are answered.")
+            screen.notice(f"vllava: ending, with {counted(service.life.running, 'request')} to answer first.")
         _drain(service)
         if not (web.should_exit or thread.is_alive()):
             raise ServerError("The server ended by itself, which is a bug. Start it again.")
     finally:
         web.should_exit = True
-        thread.join(2 * HURRY_S)
+        thread.join(2 * HURRY_S + 1)  # uvicorn waits for HURRY_S at most, then cancels
 
 
 def _wait(service: Service, screen: Screen, is_asked: Callable[[], bool]) -> None:
-    life, idle_s = service.life, service.settings.idle_s
+    life = service.life
     while not life.wake.wait(TICK_S) and not is_asked():
+        idle_s = service.settings.idle_s  # an ask may have made it longer
         if idle_s is not None and life.is_idle(idle_s):
             screen.notice(f"vllava: ending, because nobody has asked for {idle_s:g} s.")
             return
@@ -178,20 +203,23 @@ def _drain(service: Service) -> None:
         time.sleep(TICK_S)
 
 
-def _close(service: Service) -> None:
-    """Ends the decoders and the thread of the model; if that doesn't end, the process ends without waiting for it."""
+def _is_closed(service: Service) -> bool:
+    """Ends the decoders and the thread of the model; returns False if anything still works after HURRY_S."""
     service.shelf.close()
-    closing_thread = threading.Thread(target=service.resident.close, name="closing", daemon=True)
-    closing_thread.start()
-    closing_thread.join(HURRY_S)
-    if closing_thread.is_alive():  # Python can't end while a library computes in another thread
-        atexit.register(os._exit, 1)
+    end = threading.Thread(target=service.resident.close, name="closing", daemon=True)
+    end.start()
+    end.join(HURRY_S)
+    return not end.is_alive() and not any(thread.name == WEB for thread in threading.enumerate())
 
 
 def _say_where(service: Service, screen: Screen) -> None:
     """Says on stderr which model is served where, and who may ask."""
+    from vllava_cli.server.listeners import is_loopback
+
     state, settings = service.state, service.settings
     where = " and ".join(filter(None, (state.socket, state.url)))
     screen.notice(f"vllava: serving {settings.wishes.model} ({state.precision} on {state.device}) at {where}")
     if settings.port is not None and not settings.token:
         screen.notice("vllava: without a token, every user of this machine may ask at that port.")
+    if settings.port is not None and not is_loopback(settings.host):
+        screen.notice("vllava: what is asked there isn't encrypted: put a proxy with TLS in front of it.")

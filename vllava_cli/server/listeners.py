@@ -12,6 +12,7 @@ from vllava_cli.errors import ServerError, UsageError, os_reason
 from vllava_cli.server.own_place import BACKLOG, OwnPlace
 from vllava_cli.server.service import ServeSettings
 
+HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 """Hosts that stand for all addresses of a machine."""
@@ -74,7 +75,7 @@ def is_loopback(host: str) -> bool:
 def bound(settings: ServeSettings, own: OwnPlace) -> Listeners:
     """Binds the sockets of a server. Errors: UsageError for a host that isn't here; ServerError."""
     path, token, sockets = "", "", []
-    if hasattr(socket, "AF_UNIX"):
+    if HAS_UNIX_SOCKETS:
         sockets.append(own.socket())
         path = str(sockets[0].getsockname())
     else:

@@ -33,6 +33,7 @@ MOST_BYTES = 256 << 20
 MOST_WAITING = 256
 MOST_NAMES = 4
 """The names of one clip under which its frames stay the same object."""
+_KILLED = "SIGKILL"
 _LEAST_DECODERS = 2
 """With one, a file that takes long would stop all others."""
 _SETTLED_NS = 100_000_000
@@ -139,7 +140,7 @@ class MediaShelf:
         return own
 
     def same(self, frames: Frames) -> Frames:
-        """Returns the frames that are equal to these, also in their clip's facts, and are in use; else these."""
+        """Returns the frames that are in use and tell the same as these, from the same pixels; else these."""
         digest = _digest(frames)
         with self._lock:
             return self._by_pixels.setdefault(digest, frames)
@@ -215,12 +216,14 @@ class MediaShelf:
     def _named(self, shelved: _Shelved, name: Path) -> Frames:
         """Returns the frames under a name: the same object each time, as long as the clip has few names."""
         with self._lock:
-            if name not in shelved.named:
-                shelved.named[name] = renamed(shelved.frames, name)
-                if len(shelved.named) > MOST_NAMES:
-                    shelved.named.popitem(last=False)
+            known = shelved.named.get(name)
+        frames = known or self.same(renamed(shelved.frames, name))
+        with self._lock:
+            shelved.named[name] = frames
             shelved.named.move_to_end(name)
-            return shelved.named[name]
+            if len(shelved.named) > MOST_NAMES:
+                shelved.named.popitem(last=False)
+        return frames
 
 
 def content_of(path: Path) -> ClipContent:
@@ -278,18 +281,21 @@ def _nameless(text: str, path: Path) -> str:
 
 
 def _sampled(client: DecoderClient, path: Path, framing: Framing) -> Frames:
-    """Samples a clip; if the process was killed or crashed on its very first file, another one tries once more."""
+    """Samples a clip; if a process crashed on its first clip, or was killed before it, another one tries once more."""
     try:
         return client.sample(path, framing)
     except MediaError as exc:
-        if not isinstance(exc.__cause__, NoAnswerError) or exc.__cause__.is_certain:
+        cause = exc.__cause__
+        if not isinstance(cause, NoAnswerError) or (cause.is_certain and _KILLED not in str(cause)):
             raise
         return client.sample(path, framing)
 
 
 def _digest(frames: Frames) -> str:
-    """Hashes pixels, times and all facts of a clip."""
-    rest = (frames.clip, frames.times_s, frames.sizes, frames.reasons, frames.pixels.shape)
+    """Hashes the pixels, their times, and the facts of the clip that answers tell; its container isn't one."""
+    clip = frames.clip
+    facts = (clip.path, clip.kind, clip.width, clip.height, clip.duration_s, clip.remarks)
+    rest = (facts, frames.times_s, frames.sizes, frames.reasons, frames.pixels.shape)
     whole = hashlib.sha256(repr(rest).encode(errors="surrogateescape"))
     for pixels in frames.pixels:
         whole.update(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())

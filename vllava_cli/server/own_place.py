@@ -61,8 +61,7 @@ def taken(id: str) -> Iterator[OwnPlace]:
 
     Errors: LockedError if a server with the same model and settings runs; ServerError for a folder that isn't private.
     """
-    folder = place.runtime_folder()
-    _make_private(folder)
+    folder = place.made_folder()
     try:
         lock = locked(folder / f"{id}.lock", 0o600)
     except LockedError as exc:
@@ -80,19 +79,3 @@ def taken(id: str) -> Iterator[OwnPlace]:
             with suppress(OSError):
                 (folder / f"{id}.{ending}").unlink()
         release(lock)
-
-
-def _make_private(folder: Path) -> None:
-    try:
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        fault = place.folder_fault(folder)
-    except OSError as exc:
-        raise ServerError(
-            f"The folder {quoted(folder)} can't be made: {os_reason(exc)}. Set XDG_RUNTIME_DIR to a folder of your own."
-        ) from exc
-    if fault:
-        raise ServerError(
-            f"The folder {quoted(folder)} is not private: {fault}. Run chmod 700, or set XDG_RUNTIME_DIR to a "
-            "folder of your own."
-        )

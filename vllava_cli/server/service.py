@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,12 @@ class Service:
         self.folder.sweep()
         self.uploads = Uploads(self.folder, self.settings.most_upload_bytes)
         self.shelf.fit_to(self.resident.tokens.checkpoint)
+
+    def keep(self, least_s: float) -> None:
+        """Lets the server stay for so long after the last question, if it would end earlier."""
+        idle_s = self.settings.idle_s
+        if idle_s is not None and idle_s < least_s:
+            self.settings = replace(self.settings, idle_s=least_s)
 
     def close(self) -> None:
         """Ends the decoding processes, and removes what requests have brought."""

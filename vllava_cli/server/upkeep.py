@@ -48,6 +48,7 @@ def facts(service: Service) -> dict[str, Any]:
         "waiting": figures.waiting,
         "answers": figures.answers,
         "memory_bytes": memory_bytes(),
+        "gpu_bytes": service.resident.engine.used_bytes,
     }
 
 

@@ -119,7 +119,7 @@ class AnswerRow:
             self._follow(is_over=bool(stop))
         return bool(stop) or self._cut is not None
 
-    def finish(self) -> Answer:
+    def finish(self, peak_bytes: int | None) -> Answer:
         """Returns the answer, and delivers what of its text wasn't delivered yet."""
         sequence = self.sequence
         if not sequence.probabilities and not sequence.stop:
@@ -127,7 +127,7 @@ class AnswerRow:
         wanted = self.running.wanted
         if self._cut is None and (wanted.is_streaming or wanted.stop_texts):
             self._follow(is_over=True)
-        answer = sequence.answer()
+        answer = sequence.answer(peak_bytes=peak_bytes)
         if self._cut is not None:
             answer = replace(answer, text=answer.text[: self._cut], ids=self._ids_before(self._cut), stop_reason="end")
             self._logprobs = self._logprobs[: max(0, len(answer.ids) - self._told)]

@@ -6,13 +6,12 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from functools import partial
 
 from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.batch import MOST_ON_CPU, MOST_ON_GPU, SHARE
-from vllava_cli.engine.forward import free_bytes
+from vllava_cli.engine.forward import free_bytes, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.answer_events import (
     AnswerWanted,
@@ -24,7 +23,7 @@ from vllava_cli.engine.resident.answer_events import (
     TokenLogprob,
 )
 from vllava_cli.engine.resident.prefix_store import PrefixStore
-from vllava_cli.engine.resident.row_scheduler import RowScheduler
+from vllava_cli.engine.resident.row_scheduler import RowScheduler, fault_of
 from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ServerError, VllavaError, reason_of
@@ -143,26 +142,6 @@ class ResidentEngine:
         if ended.fault:
             raise ended.fault
 
-    def side_by_side(self, conversations: Sequence[Conversation], question: str, sampling: Sampling) -> list[Answer]:
-        """Answers a question after each conversation, side by side. Errors: any VllavaError."""
-        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-        found: dict[int, Answer] = {}
-        running: list[RunningAnswer] = []
-        try:
-            for number, each in enumerate(conversations):
-                wanted = AnswerWanted(conversation=each, question=question, sampling=sampling, is_streaming=False)
-                running.append(self.submit(wanted, partial(_put, events, number)))
-            while len(found) < len(running):
-                number, event = events.get()
-                if isinstance(event, Ended):
-                    if not event.answer:
-                        raise event.fault or RuntimeError("a question gave neither an answer nor a fault")
-                    found[number] = event.answer
-        finally:
-            for answer in running:
-                answer.cancel()
-        return [found[number] for number in range(len(running))]
-
     def prompt_tokens(self, conversation: Conversation, question: str) -> int:
         """Counts the tokens of a prompt; may be called in any thread.
 
@@ -227,9 +206,10 @@ class ResidentEngine:
         for running in taken:
             try:
                 if running.state == "waiting":
-                    self._scheduler.put(running, self._sequence(running))
+                    with memory_faults(self.plan.device, self.plan):
+                        self._scheduler.put(running, self._sequence(running))
             except Exception as exc:
-                self._end(running, None, exc.with_traceback(None))
+                self._end(running, None, fault_of(exc))
         return True
 
     def _sequence(self, running: RunningAnswer) -> Answering[None]:
@@ -271,7 +251,3 @@ class ResidentEngine:
             self._idle_since = time.monotonic()
             self._figures = self._figures.plus(answer)
         running.send(Ended(answer=answer, fault=fault))
-
-
-def _put(events: queue.SimpleQueue[tuple[int, Event]], number: int, event: Event) -> None:
-    events.put((number, event))

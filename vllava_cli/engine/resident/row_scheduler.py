@@ -18,7 +18,7 @@ from vllava_cli.answers import Answer
 from vllava_cli.engine.batch import ANSWER_TOKENS, rows_at_once
 from vllava_cli.engine.decode_batch import DecodeBatch
 from vllava_cli.engine.forward import CHUNK_TOKENS, SMALL_CHUNK_TOKENS, embed, free, memory_faults
-from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.generate import Engine, peak_bytes_of
 from vllava_cli.engine.kv_cache import HeldIds, LayerStates, Prompt
 from vllava_cli.engine.resident.answer_events import RunningAnswer
 from vllava_cli.engine.resident.answer_row import AnswerRow, ReadTarget
@@ -29,7 +29,7 @@ from vllava_cli.engine.sequence import greedy
 from vllava_cli.errors import MemoryShortError, ServerError, VllavaError, reason_of
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import PixelDigests
-from vllava_cli.nouns import Frames, MediaKind
+from vllava_cli.nouns import Fit, Frames, MediaKind
 
 CPU_PIECE_TOKENS = 512
 GPU_PIECE_TOKENS = 2048
@@ -97,23 +97,21 @@ class RowScheduler:
         self._guarded(self._read_piece, self._fail_reading)
         self._guarded(self._decode, self._fail_rows)
 
-    def _guarded(self, work: Callable[[], object], fail: Callable[[Exception], object]) -> None:
+    def _guarded(self, work: Callable[[], object], fail: Callable[[VllavaError], object]) -> None:
         """Works, and turns what goes wrong into a fault of the rows in the pass."""
+        fault: VllavaError
         try:
             with memory_faults(self.engine.plan.device, self.engine.plan):
                 work()
             return
-        except MemoryShortError as exc:
-            fault: Exception = MemoryShortError(*exc.args)  # `exc` would keep all tensors of the pass in memory
-        except VllavaError as exc:
-            fault = exc.with_traceback(None)
         except Exception as exc:
-            fault = ServerError(f"The model failed: {reason_of(exc)}.")
-            self.engine.log.notice(f"vllava: {fault}")
+            fault = fault_of(exc)
         if isinstance(fault, MemoryShortError):
             self._retreat(fault)
-        else:
-            fail(fault)
+            return
+        if isinstance(fault, ServerError):
+            self.engine.log.notice(f"vllava: {fault}")
+        fail(fault)
 
     # Reading
 
@@ -145,12 +143,12 @@ class RowScheduler:
         free = self.most_rows - len(self._rows)
         if not self._waiting or free <= 0:
             return None
+        first = self._waiting[0]
+        if self._rows and not self._has_room(1, len(first.target.keys)):
+            return None
         candidates = [*islice(self._waiting, MOST_LOOKED_AT)]
         for row in candidates:
             self._find(row)
-        first = candidates[0]
-        if self._rows and not self._has_room(1, len(first.target.keys)):
-            return None
         groups: dict[bytes, list[AnswerRow]] = {}
         for row in candidates:
             if row.lacks_beginning and not row.is_alone:
@@ -233,8 +231,8 @@ class RowScheduler:
 
     def _read_rows(self, rows: list[AnswerRow]) -> Pieces:
         """Reads the prompts of rows, and takes the rows in, or scores their choices."""
-        blanks = [self._blank_target(row) for row in rows] if rows[0].sequence.sampling.is_calibrated else []
-        blanks = blanks if rows[0].scoring else []
+        is_calibrated = rows[0].scoring and rows[0].sequence.sampling.is_calibrated
+        blanks = [self._blank_target(row) for row in rows] if is_calibrated else []
         for row in rows:
             row.begin()
         targets = [*(row.target for row in rows), *blanks]
@@ -283,23 +281,22 @@ class RowScheduler:
     def _look(self, targets: Sequence[ReadTarget], owners: Sequence[AnswerRow | None], cancel: Cancel) -> Pieces:
         """Computes the features of clips that must be read, some of them in each piece."""
         vision, tokens = self.engine.vision, self.engine.tokens
-        new: dict[Frames, ReadTarget] = {}
+        new: list[tuple[Frames, Fit]] = []
         for target, owner in zip(targets, owners, strict=True):
-            starts = tokens.media_starts(target.prompt.ids, target.prompt.media)
+            fit, starts = target.prompt.fit, tokens.media_starts(target.prompt.ids, target.prompt.media)
             for medium, start in zip(target.prompt.media, starts, strict=True):
                 is_held = start + tokens.tokens_of(medium.kind) <= len(target.held)
-                if is_held or medium in new or vision.has(medium, target.prompt.fit):
+                if is_held or (medium, fit) in new or vision.has(medium, fit):
                     continue
-                new[medium] = target
+                new.append((medium, fit))
                 if owner:
                     owner.sequence.tower_calls += 1
-        left = list(new)
-        while left:
-            fit = new[left[0]].prompt.fit
-            most = rows_at_once(self.engine.llama, tokens.tokens_of(left[0].kind))
-            some = [medium for medium in left if new[medium].prompt.fit == fit][:most]
-            vision.all_features(some, fit, cancel)
-            left = [medium for medium in left if medium not in some]
+        while new:
+            medium, fit = new[0]
+            most = rows_at_once(self.engine.llama, tokens.tokens_of(medium.kind))
+            some = [each for each in new if each[1] == fit][:most]
+            vision.all_features([medium for medium, _ in some], fit, cancel)
+            new = [each for each in new if each not in some]
             yield
 
     def _blank_target(self, row: AnswerRow) -> ReadTarget:
@@ -387,12 +384,12 @@ class RowScheduler:
     # Ends
 
     def _end(self, row: AnswerRow) -> None:
-        self.ends(row.running, row.finish(), None)
+        self.ends(row.running, row.finish(peak_bytes_of(self.engine.model.device)), None)
         self._ended += 1
         if self.most_rows < self._usual_rows and self._ended % RECOVERY_ANSWERS == 0:
             self.most_rows += 1
 
-    def _fail_reading(self, fault: Exception) -> None:
+    def _fail_reading(self, fault: VllavaError) -> None:
         """Ends the row whose prompt couldn't be read; if there were several, each is read again by itself."""
         reading, self._reading = self._reading, None
         rows = [row for row in reading.rows if row.running.state != "ended"] if reading else []
@@ -404,7 +401,7 @@ class RowScheduler:
         if reading and reading.takes_rows:
             self._waiting.extendleft(reversed(rows))
 
-    def _fail_rows(self, fault: Exception) -> None:
+    def _fail_rows(self, fault: VllavaError) -> None:
         rows, self._batch, self._rows = self._rows, None, []
         for row in rows:
             self.ends(row.running, None, fault)
@@ -433,3 +430,10 @@ class RowScheduler:
         for row in self._waiting:
             row.requeue()
         free(str(self.engine.llama.device))
+
+
+def fault_of(error: Exception) -> VllavaError:
+    """Returns what is told of an error, without its traceback, which would keep all tensors of a pass in memory."""
+    if isinstance(error, VllavaError):
+        return type(error)(*error.args)
+    return ServerError(f"The model failed: {reason_of(error)}.")
