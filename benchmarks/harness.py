@@ -81,14 +81,18 @@ def alternate(
     return found
 
 
-def run_module(module: str, *words: str) -> Finished:
-    """Runs `python -m MODULE WORDS` to its end; Ctrl-C ends it with all that it started. Errors: ProcessError."""
+def run_module(module: str, *words: str, environment: Mapping[str, str] | None = None) -> Finished:
+    """Runs `python -m MODULE WORDS` to its end; Ctrl-C ends it with all that it started. Errors: ProcessError.
+
+    Without an environment, the process has that of this one.
+    """
     with TemporaryFile() as stdout, TemporaryFile() as stderr:
         started_s, busy_s = time.perf_counter(), _busy_s()
         command = [sys.executable, "-m", module, *words]
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
-        )
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+            start_new_session=True,
+        )  # fmt: skip
         try:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)

@@ -37,11 +37,14 @@ class Loaded:
 
     def answer(self, path: Path, question: str) -> str:
         """The text that generate gives, greedily."""
+        return self.answer_about(decoded(path), question)
+
+    def answer_about(self, frames: Frames, question: str) -> str:
         text = prompt.expand(
             prompt.turn(question, ["video"]), tokens_per_video=self.model.config.video_seq_length, tokens_per_image=0
         )
         inputs = self.tokenizer(text, return_tensors="pt")
-        pixels = video_pixels(decoded(path), self.recipe)
+        pixels = video_pixels(frames, self.recipe)
         made = self.model.generate(
             **inputs, pixel_values_videos=pixels, max_new_tokens=self.max_new_tokens, do_sample=False
         )

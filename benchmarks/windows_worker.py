@@ -17,7 +17,8 @@ from typing import Any
 from vllava_cli.answers import Sampling
 from vllava_cli.batch.executors import local
 from vllava_cli.engine.adapter import locate
-from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, rows_that_fit
+from vllava_cli.engine.answering import AnswerRequest, AnswerResult
+from vllava_cli.engine.batch import BatchScheduler, rows_that_fit
 from vllava_cli.engine.device_speed import planned
 from vllava_cli.engine.load import load
 from vllava_cli.hardware import probe

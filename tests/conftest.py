@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("VLLAVA_MODEL", None)
+os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="vllava-run-")  # where no developer's own servers are
 os.environ["TERM"] = "xterm-256color"  # a dumb one shows no progress
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -23,6 +28,10 @@ from tests.checkpoints import write_checkpoint
 from tests.clips import write_clip
 from tests.commands.shell import Shell
 from tests.published import write_published
+
+atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
+if TYPE_CHECKING:
+    from tests.server.serving import Served
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -101,3 +110,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def demo_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The demo's model behind a socket and a port, with nothing allowed."""
+    from tests.engine.engines import engine_of
+    from tests.server.serving import served
+    from vllava_cli import demo
+
+    with served(engine_of(demo.CHECKPOINT), tmp_path_factory.mktemp("served")) as running:
+        yield running

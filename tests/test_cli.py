@@ -14,7 +14,7 @@ from tests.commands.shell import Shell, environment_of
 from vllava_cli.nouns import DEFAULT_MODEL
 
 Run = Callable[..., Shell]
-HEAVY = ("torch", "transformers", "numpy", "av", "PIL", "rich", "huggingface_hub")
+HEAVY = ("torch", "transformers", "numpy", "av", "PIL", "rich", "huggingface_hub", "starlette", "uvicorn")
 MAIN = "from vllava_cli.cli import main; main()"
 WATCH = """
 import sys
@@ -48,6 +48,10 @@ def python(script: str, folder: Path, **environment: str) -> subprocess.Complete
         (["bench", "--save", "gone/a.json"], 1),
         (["merge", "all.jsonl", "gone.jsonl"], 1),
         (["find", "--help"], 0),
+        (["serve", "--help"], 0),
+        (["serve", "--status"], 1),
+        (["serve", "--stop"], 1),
+        (["serve", "--port", "1", "--host", "::"], 2),
         (["find", "a red circle", "clips", "--unsure", "1"], 2),
     ],
 )
@@ -167,4 +171,5 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
 
     assert complete("vllava d", 1) == ["doctor", "demo"]
     assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]
+    assert complete("vllava serve --allow https,l", 3) == ["https,loopback", "https,link-local"]
     assert complete("vllava ask --model ", 3) == ["demo", "LanguageBind/Video-LLaVA-7B-hf"]

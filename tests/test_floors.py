@@ -23,7 +23,7 @@ FLOORS = (
     ("search",),
     ("server",),
     ("options", "usage"),
-    ("search_options",),
+    ("search_options", "serve_options"),
     ("cli",),
     ("__main__",),
 )
@@ -34,7 +34,7 @@ HEAVY = {
     "av": {"media"},
     "PIL": {"media", "commands/bar_chart"},
     "rich": {"screen"},
-    "typer": {"cli", "options", "search_options", "usage"},
+    "typer": {"cli", "options", "search_options", "serve_options", "usage"},
     "starlette": {"server"},
     "uvicorn": {"server"},
     "prometheus_client": {"server"},

@@ -8,20 +8,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vllava_cli import __version__
 from vllava_cli import options as given
 from vllava_cli import search_options as sought
+from vllava_cli import serve_options as served
 from vllava_cli.errors import INTERRUPTED, UsageError, VllavaError
-from vllava_cli.nouns import AUTO, DEFAULT_MODEL, STDIN, WHITE
+from vllava_cli.nouns import AUTO, DEFAULT_MODEL, STDIN, WHITE, Wishes
 from vllava_cli.screen import Screen, fill_closed, stdout_error
 from vllava_cli.times import framing_of
 from vllava_cli.usage import CliCommand, CliGroup, UsageFault, fault_sentence
+
+if TYPE_CHECKING:
+    from vllava_cli.commands.asked import Ask
 
 USAGE = 2
 OUR_BUG = 3
@@ -90,11 +95,11 @@ def ask(
 
     The answer is streamed: each word is shown as it comes.
     """
-    from vllava_cli.commands import ask as command
+    from vllava_cli.commands.asked import Ask
     from vllava_cli.commands.start import question_of, split_words
 
     clips, question = split_words(words, sys.stdin)
-    request = command.Ask(
+    request = Ask(
         clips=clips,
         question=question_of(question, sys.stdin),
         wishes=wishes,
@@ -111,7 +116,10 @@ def ask(
     screen = Screen(is_quiet=quiet, is_verbose=verbose)
     if divided := given.windowing_with(windowing, framing):
         from vllava_cli.batch import windowed_ask
+        from vllava_cli.commands.keeping import keep as start_server
 
+        if keep is not None and not dry_run:
+            start_server(request, screen)
         wanted = windowed_ask.WindowedAsk(
             ask=request,
             windowing=divided,
@@ -127,7 +135,16 @@ def ask(
     about_windows |= {"--summary": summary is not None, "--dry-run": dry_run}
     if name := next((name for name, value in about_windows.items() if value), None):
         raise UsageError(f"{name} is about the windows of a clip: add --every 30s, or leave it out.")
-    return command.run(request, screen)
+    from vllava_cli.commands import served_ask
+
+    return served_ask.run(request, screen, partial(_ask_here, screen))
+
+
+def _ask_here(screen: Screen, request: Ask, stdin_copy: Path | None) -> int:
+    """Answers in this process."""
+    from vllava_cli.commands import ask as command
+
+    return command.run(request, screen, command.Means(copy=stdin_copy))
 
 
 @_command()
@@ -367,6 +384,71 @@ def find(
         extracts=extracts,
     )
     return command.run(request, Screen(is_quiet=manner.is_silent, is_verbose=verbose))
+
+
+@_command()
+def serve(
+    *,
+    context: typer.Context,
+    port: served.Port = None,
+    host: served.Host = None,
+    token: served.Token = None,
+    token_file: served.TokenFile = None,
+    name: served.Names = None,
+    root: served.Root = None,
+    allow: served.Fetched = None,
+    idle: served.Idle = None,
+    batch_size: given.BatchSize = "auto",
+    queue: served.Queue = 256,
+    most_upload: served.MostUpload = None,
+    decoders: given.Decoders = None,
+    wishes: given.WishesMade,
+    limits: given.LimitsMade,
+    clip_cache: given.ClipCacheUsed = True,
+    log: served.Logged = False,
+    status: served.Status = False,
+    stop: served.Stop = False,
+    json: served.StatusJson = False,
+    verbose: given.Verbose = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> int:
+    """Keep the model loaded, and answer commands and other programs.
+
+    Questions are asked with vllava ask, chat, batch and find, or by OpenAI's protocol.
+    """
+    screen = Screen(is_quiet=quiet, is_verbose=verbose)
+    if status and stop:
+        raise UsageError("--status shows servers and --stop ends one. Give one of them.")
+    if json and not status:
+        raise UsageError("--json is about --status: add it, or leave --json out.")
+    if status or stop:
+        from vllava_cli.server import attend
+
+        named = [each.name for each in fields(Wishes) if _is_given(context, each.name)]
+        return attend.status(screen, is_json=json) if status else attend.stop(screen, wishes, named)
+    from vllava_cli.media.remote.policy import allowed
+    from vllava_cli.server import launch
+    from vllava_cli.server.service import MOST_UPLOAD_BYTES, ServeSettings
+
+    os.environ.pop("VLLAVA_TOKEN", None)  # the processes that decode clips don't need it
+    settings = ServeSettings(
+        wishes=wishes,
+        host=host or ServeSettings.host,
+        port=port,
+        token=served.token_of(token if port is not None or _is_given(context, "token") else None, token_file),
+        names=tuple(name or ()),
+        root=served.root_of(root),
+        allowed=allowed(allow or ()),
+        idle_s=idle,
+        most_rows=given.rows_of(batch_size),
+        most_waiting=queue,
+        most_upload_bytes=most_upload or MOST_UPLOAD_BYTES,
+        limits=limits,
+        decoders=decoders,
+        is_logging=log,
+        has_clip_cache=clip_cache,
+    )
+    return launch.run(settings, screen)
 
 
 @_command(no_args_is_help=True)

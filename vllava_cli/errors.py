@@ -18,7 +18,8 @@ VllavaError                  exit code 1 unless the class has another
 ├── SessionError             a session file that can't be used
 ├── ShardError               shards that don't have each job exactly once
 ├── ClusterError             Ray can't be reached, or ended too early
-├── ServerError              a server can't be reached, or can't be started
+├── ServerError              a server can't be used, or can't be started
+│   └── ServerGoneError      a server can't be reached, or has ended
 ├── BusyError                too many questions wait for the model
 └── OutputError              a file can't be written (a full disk), or isn't one of ours
     ├── StdoutError          stdout can't be written
@@ -109,6 +110,10 @@ class ClusterError(VllavaError):
 
 
 class ServerError(VllavaError):
+    pass
+
+
+class ServerGoneError(ServerError):
     pass
 
 

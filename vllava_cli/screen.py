@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from vllava_cli.errors import ClosedPipeError, StdoutError
+from vllava_cli.errors import ClosedPipeError, ServerError, StdoutError
 from vllava_cli.nouns import Log
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 PROGRESS_S = 30.0
 _BETWEEN = " · "
+_UNEQUAL = "The server ended, and the answer isn't the same here. Ask again."
 
 
 def clean(text: str) -> str:
@@ -57,6 +58,8 @@ class Screen:
         self._is_mid_line = False
         self._console: Console | None = None
         """The console that draws a spinner: lines on stderr go through it meanwhile."""
+        self._answered, self._noticed = "", list[str]()
+        """What has been shown already, and is about to come again."""
         self.is_quiet = is_quiet
         self.is_verbose = is_verbose and not is_quiet
 
@@ -86,9 +89,24 @@ class Screen:
         """Writes some text of the answer, or a picture's bytes, to stdout. Errors: ClosedPipeError, StdoutError."""
         if isinstance(content, str) and self.is_terminal:
             content = clean(content)
+        if self._answered and isinstance(content, str):
+            content = self._rest_of(content)
         if content:
             self._write(content)
             self._is_mid_line = isinstance(content, str) and not content.endswith("\n")
+
+    def go_on_after(self, answer: str, notices: Sequence[str]) -> None:
+        """Prepares for an answer that is made again after it was shown in part: what was shown isn't shown twice.
+
+        Then `answer` and `end_answer` raise a ServerError if the answer doesn't begin as the shown part does.
+        """
+        self._answered, self._noticed = clean(answer) if self.is_terminal else answer, list(notices)
+
+    def _rest_of(self, content: str) -> str:
+        shown, self._answered = self._answered[: len(content)], self._answered[len(content) :]
+        if not content.startswith(shown):
+            raise ServerError(_UNEQUAL)
+        return content[len(shown) :]
 
     def picture(self, sheet: Sheet) -> None:
         """Draws a sheet as large as the terminal, in shades if it has no colours. Errors: those of `answer`."""
@@ -117,13 +135,17 @@ class Screen:
 
     def end_answer(self) -> None:
         """Writes a new line if the answer's last line has none yet. Errors: those of `answer`."""
+        if self._answered:
+            raise ServerError(_UNEQUAL)
         if self._is_mid_line:
             self._write("\n")
             self._is_mid_line = False
 
     def notice(self, text: str, *, is_asked: bool = False) -> None:
         """Writes a notice on stderr; with --quiet only if an option has asked for it (`is_asked`)."""
-        if is_asked or not self.is_quiet:
+        if text in self._noticed:
+            self._noticed.remove(text)
+        elif is_asked or not self.is_quiet:
             self._say(self._wrapped(text))
 
     def detail(self, text: str) -> None:

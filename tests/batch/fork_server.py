@@ -156,6 +156,7 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.chdir(folder)
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # where no developer's own servers are
     os.environ.update(request.get("environment", {}))
     if "max_bytes" in request:
         sys.dont_write_bytecode = True  # compiled modules would be cut off as well, and later starts would read them

@@ -15,7 +15,7 @@ def environment_of(home: Path, **more: str) -> dict[str, str]:
     One thread: two of them on busy cores wait for each other, and answers took eight times as long.
     """
     root = str(Path(__file__).parents[2])
-    own = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": root}
+    own = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": root, "XDG_RUNTIME_DIR": str(home)}
     return own | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | more
 
 

@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from tests.engine.engines import ask
 from vllava_cli.answers import Answer, Conversation, Sampling
-from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
+from vllava_cli.engine.answering import AnswerRequest, AnswerResult, NextRequests
+from vllava_cli.engine.batch import BatchScheduler
 from vllava_cli.engine.generate import Engine
 from vllava_cli.interrupt import Cancel
 from vllava_cli.nouns import Frames

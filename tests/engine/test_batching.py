@@ -31,7 +31,8 @@ from tests.engine.batches import (
 )
 from tests.engine.engines import PHRASES, after, engine_like
 from vllava_cli.answers import Conversation, Sampling
-from vllava_cli.engine.batch import AnswerRequest, AnswerResult, BatchScheduler, NextRequests
+from vllava_cli.engine.answering import AnswerRequest, AnswerResult, NextRequests
+from vllava_cli.engine.batch import BatchScheduler
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.tokens import Tokenizer
 from vllava_cli.errors import ContextError, MediaError, UsageError

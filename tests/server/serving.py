@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import uvicorn
-
 from vllava_cli import __version__
 from vllava_cli.client.place import ServerState
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.nouns import DEMO_MODEL, Wishes
-from vllava_cli.server.app import make_app
+from vllava_cli.server.connections import web_server
 from vllava_cli.server.media_shelf import MediaShelf
 from vllava_cli.server.service import ServeSettings, Service
 
@@ -51,7 +49,7 @@ def served(engine: Engine, folder: Path, settings: ServeSettings | None = None) 
         shelf=MediaShelf(limits=settings.limits, decoders=settings.decoders),
         state=state,
     )
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
+    server = web_server(service, grace_s=5)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[own, port])), daemon=True)
     thread.start()
     try:

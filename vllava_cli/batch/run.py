@@ -54,7 +54,8 @@ from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
+    from vllava_cli.client.connection import Address
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.media.decoder.pool import Pool
     from vllava_cli.nouns import Source
 
@@ -67,7 +68,7 @@ class Ends:
 
     open_output: Callable[..., AbstractContextManager[Output]] = opened
     report: Callable[..., None] = report_end
-    conclude: Callable[[Sequence[Job], Output, Callable[[], Engine], Callable[[], bool]], bool] | None = None
+    conclude: Callable[[Sequence[Job], Output, Callable[[], AnswerEngine], Callable[[], bool]], bool] | None = None
     """Called with the jobs, their rows, an engine and Ctrl-C once all is answered; returns False if it was stopped."""
     division: Callable[[], Division] = Division
 
@@ -274,11 +275,14 @@ class _Work:
     """The answers that had subtitles, those that had less than all of them, and the characters that they lacked."""
     has_failed: bool = False
     """Whether a row of this run is an error, and --fail-fast was given."""
-    engine: Engine | None = None
-    """The engine of this process, once it is loaded."""
+    engine: AnswerEngine | None = None
+    """The engine of this process or of a server, once it is ready."""
     control: RunControl = field(init=False)
+    address: Address | None = field(init=False)
+    """Where the server listens that answers; None if the model is loaded here."""
 
     def __post_init__(self) -> None:
+        self.address = local.server_of(self.batch)
         self.control = RunControl(
             is_stopping=self.is_stopping,
             is_wanted=self.out.is_wanted,
@@ -311,15 +315,13 @@ class _Work:
         if self.batch.has_stats and (clip_jobs or self.batch.ray):
             self._report_stats()
 
-    def loaded(self) -> Engine:
+    def loaded(self) -> AnswerEngine:
         """Returns the engine that answered. If all was done before, loads one without towers, for text alone."""
         if self.engine is None:
             warn_of_demo(self.source.model, self.screen)
             with self.screen.waiting("Loading the model"):
-                local.import_engine()
-                self.engine = local.load_engine(
-                    self.batch, local.read_tokens(self.source), (), self.control, watch=self.watch
-                )
+                tokens = local.read_tokens(self.source)
+                self.engine = local.find_engine(self.batch, self.address, tokens, (), self.control, watch=self.watch)
         return self.engine
 
     def is_stopping(self) -> bool:
@@ -368,8 +370,8 @@ class _Work:
             return [f"Reading headers: {preflight.headers.done:,}/{total:,}"]
 
         with self.screen.progress(parts, is_shared=False):
-            is_known = isinstance(preflight, KnownClips)
-            if not (self.batch.is_dry or self.batch.devices or (is_known and not preflight.headers.good)):
+            has_none = isinstance(preflight, KnownClips) and not preflight.headers.good
+            if not (self.batch.is_dry or self.batch.devices or self.address or has_none):
                 local.import_engine()
                 self.watch.lap("imports")
             while not preflight.wait(_SLICE_S) and not self.is_stopping():
@@ -389,9 +391,9 @@ class _Work:
         with screen.waiting("Reading the model's files"):
             tokens = local.read_tokens(self.source)
         self.watch.lap("the model's files")
-        pool.fit_to(tokens.checkpoint.video_recipe)
-        self.engine = engine = local.load_engine(
-            batch, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
+        None if self.address else pool.fit_to(tokens.checkpoint.video_recipe)  # a server does that itself
+        self.engine = engine = local.find_engine(
+            batch, self.address, tokens, headers.kinds, self.control, is_quiet=not screen.is_moving, watch=self.watch
         )
         executor = local.LocalExecutor(
             engine=engine, batch=batch, reads=preflight.frames, control=self.control, longest=longest

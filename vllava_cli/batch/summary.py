@@ -21,7 +21,7 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import span
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.engine.tokens import Tokens
 
 _INTRODUCTION = "These texts say what was seen in the parts of a video, in the order of time:"
@@ -40,7 +40,7 @@ class Summary:
         self,
         jobs: Sequence[Job],
         out: Output,
-        loaded: Callable[[], Engine],
+        loaded: Callable[[], AnswerEngine],
         is_interrupted: Callable[[], bool],
     ) -> bool:
         """Asks, and shows the answer on stdout, and as the last row of JSON lines; returns False after Ctrl-C.

@@ -13,7 +13,7 @@ from vllava_cli.batch.request import BatchRequest, Destination, Inputs
 from vllava_cli.batch.rows import Format
 from vllava_cli.batch.run import Ends
 from vllava_cli.batch.summary import Summary
-from vllava_cli.commands.ask import Ask
+from vllava_cli.commands.asked import Ask
 from vllava_cli.errors import OutputError, UsageError, quoted
 from vllava_cli.nouns import STDIN, Windowing, counted
 from vllava_cli.screen import Screen

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import (
     Agreeing,
     Agreement,
+    Answer,
     Conversation,
     Sampling,
 )
 from vllava_cli.choices import shares
+from vllava_cli.commands.asked import Ask
 from vllava_cli.commands.provenance import ShownClip, counts, report, seeded
-from vllava_cli.commands.start import AnswerForm, cut_notice, keep_clips, prepare, show, start
+from vllava_cli.commands.reach import LIGHT_MODULES, named, reached
+from vllava_cli.commands.start import cut_notice, keep_clips, prepare, show, start
 from vllava_cli.errors import INTERRUPTED, UsageError
+from vllava_cli.imports import MODEL_MODULES
 from vllava_cli.interrupt import Cancel, sigint_flag
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.nouns import (
-    OFF,
-    DecodeLimits,
+    Fit,
     Frames,
-    Framing,
-    Subs,
-    Wishes,
     counted,
 )
 from vllava_cli.prompt import heard
@@ -35,48 +36,90 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.timeline.spoken import Spoken
 
-
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """The request of one `vllava ask`."""
-
-    clips: tuple[Path, ...]
-    question: str
-    wishes: Wishes
-    framing: Framing
-    sampling: Sampling
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    output: AnswerForm = "stream"
-    has_clip_cache: bool = True
-    agreeing: Agreeing | None = None
-    """How often the clip is sampled; None samples it once."""
-    subs: Subs | None = None
-    """Where what is spoken in the clip is read from; None reads nothing."""
-    server: str = OFF
-    """AUTO uses a server that runs, OFF none; else the URL of one."""
-    keep_s: float | None = None
-    """A server is started that stays for so long after the last question; None starts none."""
+Check = Callable[["Tokens"], object]
+"""Raises an error if a question doesn't fit these tokens."""
 
 
-def run(ask: Ask, screen: Screen) -> int:
+class Means:
+    """The ways in which an answer gets its frames, its engine, and a flag for Ctrl-C: those of a process of its own.
+
+    `copy` is a file with the content of stdin, where somebody has read stdin already.
+    """
+
+    began_s = BEGAN_S
+    """The moment from which the account of the answer's time begins."""
+
+    def __init__(self, *, copy: Path | None = None) -> None:
+        self._copy = copy
+
+    def prepare(
+        self, ask: Ask, shifts: Sequence[float], screen: Screen, watch: Stopwatch, on_file: Callable[[Path], object]
+    ) -> tuple[tuple[Frames, ...], Tokens, float]:
+        """Returns what `start.prepare` returns. Errors: any VllavaError."""
+        return prepare(
+            [(clip, ask.framing) for clip in ask.clips],
+            ask.wishes,
+            limits=ask.limits,
+            screen=screen,
+            watch=watch,
+            on_file=on_file,
+            shifts=shifts,
+            subs=ask.subs,
+            copy=self._copy,
+            modules=LIGHT_MODULES if named(ask.server) else MODEL_MODULES,
+        )
+
+    def start(
+        self, ask: Ask, tokens: Tokens, conversation: Conversation, screen: Screen, watch: Stopwatch, check: Check
+    ) -> tuple[AnswerEngine, float]:
+        """Returns what `start.start` returns, or the engine of a server that is named. Errors: any VllavaError."""
+        if address := named(ask.server):
+            engine = reached(address, tokens, screen.log)
+            check(engine.tokens)
+            return engine, watch.lap("reaching the server")
+        return start(
+            ask.wishes,
+            tokens,
+            {medium.kind for medium in conversation.attached},
+            screen.log,
+            watch,
+            check=check,
+            has_clip_cache=ask.has_clip_cache,
+            conversation=None if ask.agreeing else conversation,
+        )
+
+    def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Lets Ctrl-C set a flag while the block runs; yields the function that reads it."""
+        return sigint_flag()
+
+    def answers_about(
+        self, engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+    ) -> list[Answer]:
+        """Returns the answers about the samples of a clip, in their order. Errors: any VllavaError."""
+        from vllava_cli.engine.agreement import answers_about
+
+        return answers_about(engine, samples, question, sampling, fit)
+
+
+def run(ask: Ask, screen: Screen, means: Means | None = None) -> int:
     """Answers the question and returns the exit code: 0, or 130 after Ctrl-C. Errors: any VllavaError."""
-    watch = Stopwatch(began_s=BEGAN_S)
+    means = means or Means()
+    watch = Stopwatch(began_s=means.began_s)
     watch.lap("start")
     with Hashing() as hashing:
-        return _run(replace(ask, sampling=seeded(ask.sampling)), screen, hashing, watch)
+        return _run(replace(ask, sampling=seeded(ask.sampling)), screen, hashing, watch, means)
 
 
-def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
+def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch, means: Means) -> int:
     agreeing = ask.agreeing
     if agreeing and len(ask.clips) > 1:
         raise UsageError(
             f"--agree samples one clip, and {len(ask.clips)} were named. Name one, or ask each with vllava batch."
         )
-    clips = [(clip, ask.framing) for clip in ask.clips]
     shifts = agreeing.shifts(ask.framing) if agreeing else (0.0,)
     hashes: list[Future[Fingerprint]] = []
 
@@ -84,16 +127,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
         if ask.output == "json":
             hashes.append(hashing.begin(path))
 
-    media, tokens, frames_s = prepare(
-        clips,
-        ask.wishes,
-        limits=ask.limits,
-        screen=screen,
-        watch=watch,
-        on_file=hash_file,
-        shifts=shifts,
-        subs=ask.subs,
-    )
+    media, tokens, frames_s = means.prepare(ask, shifts, screen, watch, hash_file)
     conversation = Conversation(attached=media[:1] if agreeing else media, fit=ask.framing.fit)
 
     def spoken_for(tokens: Tokens) -> Spoken | None:
@@ -109,27 +143,23 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch) -> int:
             tokens.option_ids(ask.sampling.choices, prompt_tokens=prompt_tokens)
 
     check(tokens)
-    engine, load_s = start(
-        ask.wishes,
-        tokens,
-        {medium.kind for medium in media},
-        screen.log,
-        watch,
-        check=check,
-        has_clip_cache=ask.has_clip_cache,
-        conversation=None if agreeing else conversation,
-    )
+    engine, load_s = means.start(ask, tokens, conversation, screen, watch, check)
     spoken = spoken_for(engine.tokens)
     if spoken:
         _tell(spoken, media[0], screen)
     question = heard(spoken.text, ask.question) if spoken else ask.question
     framing, agreement = ask.framing, None
     if agreeing:
+        from vllava_cli.engine.agreement import distinct
+
         asked = replace(ask, question=question)
-        shift, agreement = _agree(asked, agreeing, dict(zip(shifts, media, strict=True)), conversation, engine, screen)
+        samples = distinct(dict(zip(shifts, media, strict=True)))
+        with screen.waiting(f"Answering about {counted(len(samples), 'sample')}"):
+            answers = means.answers_about(engine, list(samples.values()), question, ask.sampling, ask.framing.fit)
+        shift, agreement = _agree(asked, agreeing, samples, answers, conversation, screen)
         framing = replace(framing, shift=shift)
     else:
-        with sigint_flag() as is_interrupted:
+        with means.interruptible() as is_interrupted:
             texts = engine.stream(conversation, question, ask.sampling, cancel=Cancel(is_interrupted))
             show(texts, screen, ask.output, engine.activity)
     turn = conversation.turns[-1]
@@ -166,20 +196,17 @@ def _agree(
     ask: Ask,
     agreeing: Agreeing,
     samples: Mapping[float, Frames],
+    answers: Sequence[Answer],
     conversation: Conversation,
-    engine: Engine,
     screen: Screen,
 ) -> tuple[float, Agreement | None]:
-    """Answers the question about the samples that differ, by their shifts, and adds one turn with the joined answer.
+    """Joins the answers about samples, which have their shifts as keys, and adds one turn with the joined answer.
 
     Returns the shift of the sample whose answer is shown, and the agreement, which is told on stderr.
     """
-    from vllava_cli.engine.agreement import agreed, answers_about, distinct
+    from vllava_cli.engine.agreement import agreed
 
-    samples = distinct(samples)
     frames = list(samples.values())
-    with screen.waiting(f"Answering about {counted(len(frames), 'sample')}"):
-        answers = answers_about(engine, frames, ask.question, ask.sampling, ask.framing.fit)
     times_s, kind = [each.times_s for each in frames], frames[0].kind
     number, answer = agreed(answers, times_s, agreeing, ask.sampling, kind=kind)
     conversation.turns.append(answer.turn(ask.question, (frames[number],), ask.sampling))

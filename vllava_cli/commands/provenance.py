@@ -43,7 +43,7 @@ from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.session_file import framing_row, read_framing, read_sampling
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.media.timeline.spoken import Spoken
 
 MADE_WITH = "made_with"
@@ -104,6 +104,25 @@ class Loaded:
             attention=plan.attention,
             adapter=AdapterFacts(adapter.name, adapter.revision, adapter.sha256) if adapter else None,
             versions=tuple((name, here) for name in ("vllava", *LIBRARIES, *further) if (here := _release(name))),
+        )
+
+    @classmethod
+    def by(cls, engine: AnswerEngine) -> Loaded:
+        """Describes the checkpoint as an engine has it, with the libraries of the process that makes the answers."""
+        plan, checkpoint, maker = engine.plan, engine.tokens.checkpoint, engine.maker
+        if maker is None:
+            return cls.of(plan, checkpoint)
+        adapter = checkpoint.adapter
+        return cls(
+            model=checkpoint.model,
+            revision=checkpoint.revision,
+            device=plan.device,
+            precision=plan.precision,
+            dtype=plan.dtype,
+            quantisation=maker.quantisation,
+            attention=plan.attention,
+            adapter=AdapterFacts(adapter.name, adapter.revision, adapter.sha256) if adapter else None,
+            versions=maker.versions,
         )
 
 
@@ -288,7 +307,7 @@ def agreement_row(agreement: Agreement | None) -> dict[str, Any]:
 def report(
     conversation: Conversation,
     clips: Sequence[ShownClip],
-    engine: Engine,
+    engine: AnswerEngine,
     *,
     agreeing: Agreeing | None = None,
     agreement: Agreement | None = None,
@@ -303,7 +322,7 @@ def report(
     turn, plan, checkpoint = conversation.turns[-1], engine.plan, engine.tokens.checkpoint
     stats, choices = turn.stats, turn.sampling.choices
     making = Making(
-        loaded=Loaded.of(plan, checkpoint),
+        loaded=Loaded.by(engine),
         fit=conversation.fit,
         clips=tuple(clips),
         sampling=turn.sampling,

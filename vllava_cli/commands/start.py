@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vllava_cli.answers import Conversation
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.errors import DamagedError, MediaError, OutputError, StdoutError, UsageError
-from vllava_cli.imports import gc_paused, import_in_background
+from vllava_cli.imports import MODEL_MODULES, gc_paused, import_in_background
 from vllava_cli.interrupt import Cancel, CancelError, sigint_flag
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.nouns import (
@@ -35,11 +36,11 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import Activity, Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.stdin_file import Reader
 
-AnswerForm = Literal["stream", "whole", "json"]
 USAGE = 'vllava ask CLIP... "QUESTION"'
 
 
@@ -136,16 +137,21 @@ def prepare(
     on_file: Callable[[Path], object] = lambda _: None,
     shifts: Sequence[float] = (0.0,),
     subs: Subs | None = None,
+    modules: Sequence[str] = MODEL_MODULES,
+    copy: Path | None = None,
 ) -> tuple[tuple[Frames, ...], Tokens, float]:
     """Returns the clips' frames, the model's tokenizer, and how long reading the frames took in seconds.
 
     A clip has frames for each of the `shifts`, one after another. With `subs`, they come with what is spoken meanwhile.
-    `watch` measures each part. `on_file` is called with each clip's file after the frames are read; the temporary file
-    that holds stdin is deleted before `prepare` returns. Errors: any VllavaError.
+    `watch` measures each part; `modules` are imported while frames are read. `on_file` is called with each clip's file
+    after that; the temporary file that holds stdin is deleted before `prepare` returns; `copy` is such a file of the
+    caller's.
+
+    Errors: any VllavaError.
     """
     from vllava_cli.media.decoder.stdin_file import Reader
 
-    with Reader(limits) as reader:
+    with Reader(limits, copy=copy) as reader:
         reader.start()
         from vllava_cli.engine.adapter import locate
 
@@ -155,11 +161,8 @@ def prepare(
         watch.lap("finding the model")
         warn_of_demo(wishes.model, screen)
         warn_of_many(len(clips), screen)
-        wait_for_imports = import_in_background()  # only now: a command that the checks above refuse needs no imports
-        samples = [(clip, replace(framing, shift=shift)) for clip, framing in clips for shift in shifts]
-        media = sampled(reader, samples, screen)
-        if subs:
-            media = tuple(_heard(reader, frames, *clip, subs) for frames, clip in zip(media, samples, strict=True))
+        wait_for_imports = import_in_background(modules)  # a command that the checks above refuse needs none
+        media = shifted(reader, clips, shifts, subs, screen)
         frames_s = watch.lap("frames")
         for clip, _ in clips:
             on_file(reader.file(clip))
@@ -265,15 +268,25 @@ def sampled(reader: Reader, clips: Sequence[tuple[Path, Framing]], screen: Scree
     return media
 
 
+def shifted(
+    reader: Reader, clips: Sequence[tuple[Path, Framing]], shifts: Sequence[float], subs: Subs | None, screen: Screen
+) -> tuple[Frames, ...]:
+    """Reads the frames of each clip for each of the shifts; with `subs`, they come with what is spoken meanwhile."""
+    samples = [(clip, replace(framing, shift=shift)) for clip, framing in clips for shift in shifts]
+    media = sampled(reader, samples, screen)
+    if not subs:
+        return media
+    return tuple(_heard(reader, frames, *clip, subs) for frames, clip in zip(media, samples, strict=True))
+
+
 def _heard(reader: Reader, frames: Frames, clip: Path, framing: Framing, subs: Subs) -> Frames:
     """Adds the lines that are spoken in the part of a clip that is shown."""
     from vllava_cli.media.decoder.subtitle_shelf import SubtitleShelf
-    from vllava_cli.media.timeline.sidecars import Sidecars
     from vllava_cli.media.timeline.spoken import Passage, span_of
 
-    beside = subs if isinstance(subs, Path) else Sidecars().beside(str(clip))
+    sidecar = subs if isinstance(subs, Path) else reader.beside(clip)
     start_s, end_s = span_of(framing)
-    passage = Passage(sidecar=Path(beside) if beside else None, start_s=start_s, end_s=end_s)
+    passage = Passage(sidecar=sidecar, start_s=start_s, end_s=end_s)
     return SubtitleShelf().heard(reader, frames, clip, passage)
 
 
@@ -283,7 +296,7 @@ def cut_notice(characters: int, answers: int = 1) -> str:
     return f"vllava: the context had no room for {characters:,} characters of subtitles, which {whose} came without."
 
 
-def keep_clips(engine: Engine, screen: Screen) -> None:
+def keep_clips(engine: AnswerEngine, screen: Screen) -> None:
     """Lets the engine write what it read of the clips, for later processes; Ctrl-C ends that."""
     with sigint_flag() as is_interrupted, suppress(CancelError), screen.waiting("Keeping what was read of the clip"):
         engine.keep_clips(Cancel(is_interrupted))

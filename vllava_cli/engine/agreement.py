@@ -13,8 +13,7 @@ from vllava_cli.answers import (
     Answer,
     Sampling,
 )
-from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
-from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, Batching
 from vllava_cli.nouns import Fit, Frames
 
 _ARTICLES = ("a", "an", "the")
@@ -46,14 +45,14 @@ def distinct(samples: Mapping[float, Frames]) -> dict[float, Frames]:
 
 
 def answers_about(
-    engine: Engine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
+    engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
 ) -> list[Answer]:
     """Answers a question about each sample of a clip, side by side. Errors: any VllavaError."""
     given = [[AnswerRequest(key=number, medium=frames, question=question) for number, frames in enumerate(samples)]]
-    rows = rows_that_fit(engine, sampling, question_characters=len(question))
-    scheduler: BatchScheduler[int] = BatchScheduler(engine=engine, sampling=sampling, fit=fit, most_rows=rows)
+    rows = engine.rows_that_fit(sampling, question_characters=len(question))
+    batching = Batching(sampling=sampling, fit=fit, most_rows=rows)
     found: dict[int, Answer] = {}
-    for result in scheduler.answers(lambda _most, *, is_waiting: given.pop() if given else None):  # noqa: ARG005
+    for result in engine.answers(lambda _most, *, is_waiting: given.pop() if given else None, batching):  # noqa: ARG005
         if result.answer is None:
             raise result.fault or RuntimeError("a question gave neither an answer nor a fault")
         found[result.key] = result.answer

@@ -7,22 +7,22 @@ about the clip. The batch is padded on the left; each row is one answer being ma
 from __future__ import annotations
 
 import time
-from collections import abc, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol
+from typing import Generic
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
-from vllava_cli.answers import Answer, Conversation, Sampling
-from vllava_cli.engine.forward import embed, feed_rows, free_bytes, left_padded, memory_faults
+from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.engine.answering import AnswerRequest, AnswerResult, K, NextRequests
+from vllava_cli.engine.decode_batch import DecodeBatch, read_prefixes
+from vllava_cli.engine.forward import embed, free_bytes, memory_faults
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.sequence import K, Sequence, greedy
+from vllava_cli.engine.sequence import Sequence, greedy
 from vllava_cli.errors import MemoryShortError, OverflowedError, VllavaError
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
 from vllava_cli.nouns import Fit, Frames
@@ -30,8 +30,6 @@ from vllava_cli.nouns import Fit, Frames
 CPU_PASS_TOKENS = 2048
 GPU_PASS_TOKENS = 8192
 """About how many tokens go through the model at once while prompts are read."""
-LEAST_TRIMMED = 64
-"""Columns that no row needs are removed once there are this many: removing them copies the cache."""
 MOST_ON_GPU = 64
 MOST_ON_CPU = 32
 """With the demo model 32 rows take a third of the time of 8, and 48 no less than 32; see docs/batch.md."""
@@ -39,36 +37,6 @@ ANSWER_TOKENS = 128
 """Memory is kept free for answers of this length; if longer ones don't fit, fewer rows continue."""
 SHARE = 0.7
 """The part of the free memory that is used: a row that joins is in memory twice for a moment, layer by layer."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AnswerRequest(Generic[K]):
-    """One question about one medium; the caller chooses `key`, and the result has it, too."""
-
-    key: K
-    medium: Frames
-    question: str
-    seed: int | None = None
-    """The seed to use if the sampling has none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerResult(Generic[K]):
-    """The answer to a request, or the fault that prevented it; `seconds` is the time since its prompt was begun."""
-
-    key: K
-    answer: Answer | None = None
-    fault: Exception | None = None
-    seconds: float = 0.0
-
-
-class NextRequests(Protocol[K]):
-    """Gives about `most` requests, all those about one medium together; [] if none is ready, None at the end.
-
-    With `is_waiting`, it waits until one is ready. A request that can't be made is replaced by a result with the fault.
-    """
-
-    def __call__(self, most: int, *, is_waiting: bool) -> abc.Sequence[AnswerRequest[K] | AnswerResult[K]] | None: ...
 
 
 @dataclass(kw_only=True)
@@ -309,84 +277,6 @@ class BatchScheduler(Generic[K]):
             torch.cuda.empty_cache()
 
 
-@dataclass(kw_only=True)
-class DecodeBatch:
-    """B rows that are decoded together; `logits` [B, vocabulary] are those after each row's last id."""
-
-    llama: Llama
-    cache: KVCache
-    is_used: Tensor
-    """[B, L] bool: which of the cache's positions belong to a row."""
-    logits: Tensor
-
-    @classmethod
-    @torch.inference_mode()
-    def of(
-        cls,
-        llama: Llama,
-        prefixes: abc.Sequence[KVCache],
-        rests: abc.Sequence[abc.Sequence[int]],
-        cancel: Cancel = NEVER,
-    ) -> DecodeBatch:
-        """Makes a batch of prompts, each from a beginning that was read already and the ids after it.
-
-        The beginnings are equally long. Errors: CancelError.
-        """
-        cache = KVCache(len(llama.blocks))
-        for layer, *parts in zip(cache.layers, *(prefix.layers for prefix in prefixes), strict=True):
-            layer.put(torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
-        is_used = torch.ones((len(prefixes), len(cache)), dtype=torch.bool, device=llama.device)
-        batch = cls(llama=llama, cache=cache, is_used=is_used, logits=torch.empty(0))
-        batch._feed(*left_padded(rests, llama.device), cancel)
-        return batch
-
-    def __len__(self) -> int:
-        return len(self.is_used)
-
-    @torch.inference_mode()
-    def step(self, ids: abc.Sequence[int]) -> None:
-        """Feeds one id to each row."""
-        self._feed(*left_padded([[token] for token in ids], self.is_used.device))
-
-    @torch.inference_mode()
-    def leave(self, staying: abc.Sequence[int]) -> None:
-        """Removes all rows but `staying`, and leading columns that no row uses, if they are LEAST_TRIMMED or more."""
-        rows = torch.tensor(staying, device=self.is_used.device)
-        is_used, self.logits = self.is_used[rows], self.logits[rows]
-        first = int(is_used.any(dim=0).int().argmax())
-        start = first if first >= LEAST_TRIMMED else 0
-        self.is_used = is_used[:, start:]
-        for layer in self.cache.layers:
-            layer.put(layer.keys[rows, :, start:], layer.values[rows, :, start:])
-
-    @torch.inference_mode()
-    def join(self, other: DecodeBatch) -> None:
-        """Adds the rows of another batch after these; the shorter batch is padded on its left."""
-        length = max(self.is_used.shape[1], other.is_used.shape[1])
-        self.logits = torch.cat([self.logits, other.logits])
-        self.is_used = torch.cat([pad(each.is_used, (length - each.is_used.shape[1], 0)) for each in (self, other)])
-        for mine, new in zip(self.cache.layers, other.cache.layers, strict=True):
-            mine.put(_stacked(mine.keys, new.keys, length), _stacked(mine.values, new.values, length))
-
-    def _feed(self, ids: Tensor, is_real: Tensor, cancel: Cancel = NEVER) -> None:
-        """Feeds ids [B, new] after those in the cache; `is_real` [B, new] is False for the padding on their left."""
-        hidden, self.is_used = feed_rows(self.llama, self.cache.layers, self.is_used, ids, is_real, cancel)
-        self.logits = self.llama.logits(hidden[:, -1])
-
-
-@torch.inference_mode()
-def read_prefixes(llama: Llama, embeddings: Iterable[Tensor], cancel: Cancel = NEVER) -> list[KVCache]:
-    """Prefills equally long beginnings of prompts [1, T, hidden], each in its own cache. Errors: CancelError."""
-    cache = KVCache(len(llama.blocks))
-    inputs = torch.cat([*embeddings])
-    llama(inputs, cache.layers, cancel=cancel)
-    prefixes = [KVCache(len(llama.blocks)) for _ in inputs]
-    for row, prefix in enumerate(prefixes):
-        for whole, layer in zip(cache.layers, prefix.layers, strict=True):
-            layer.put(whole.keys[row : row + 1], whole.values[row : row + 1])
-    return prefixes
-
-
 def rows_at_once(llama: Llama, length: int) -> int:
     """Returns how many rows of `length` tokens are read in one pass."""
     return max(1, (CPU_PASS_TOKENS if llama.device.type == "cpu" else GPU_PASS_TOKENS) // length)
@@ -410,15 +300,5 @@ def rows_in(free: int, row_bytes: int, *, most: int) -> int:
     return max(1, min(most, int(free * SHARE) // max(1, row_bytes)))
 
 
-def used_bytes(device: torch.device) -> int | None:
-    """Returns the bytes that this process has reserved on a GPU; None on the CPU."""
-    return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None
-
-
 def _medium(row: Sequence[K]) -> Frames:
     return row.prompt.media[0]
-
-
-def _stacked(upper: Tensor, lower: Tensor, length: int) -> Tensor:
-    """Joins [B, heads, L, size] and [C, heads, M, size] to [B + C, heads, length, size], padded on the left."""
-    return torch.cat([pad(each, (0, 0, length - each.shape[-2], 0)) for each in (upper, lower)])

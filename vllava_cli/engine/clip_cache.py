@@ -14,11 +14,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -30,12 +29,10 @@ from vllava_cli.engine.tokens import Tokens, digest_of
 from vllava_cli.engine.weight_cache import FREE_PER_BYTE, LEAST_BYTES, LOCK, cache_folder, origin_of
 from vllava_cli.errors import LockedError, OutputError, UsageError, reason_of
 from vllava_cli.interrupt import NEVER, Cancel, CancelError
-from vllava_cli.media.pixels import pixels_of
+from vllava_cli.media.pixels import PixelDigests
 from vllava_cli.memory import free_gib, gib
 from vllava_cli.nouns import (
     SILENT,
-    Fit,
-    Frames,
     LoadPlan,
     Log,
 )
@@ -83,7 +80,9 @@ class ClipCache:
     least_gain_s: float = LEAST_GAIN_S
     log: Log = SILENT
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
-    _digests: WeakKeyDictionary[Frames, dict[Fit, str]] = field(default_factory=WeakKeyDictionary)
+
+    def __post_init__(self) -> None:
+        self.digests = PixelDigests(self.tokens.checkpoint)
 
     @classmethod
     def of(cls, plan: LoadPlan, tokens: Tokens, *, most_bytes: int, log: Log = SILENT) -> ClipCache | None:
@@ -236,16 +235,8 @@ class ClipCache:
 
     def _label(self, beginning: Prompt) -> str:
         """Describes all that a file's numbers follow from, as JSON."""
-        pixels = [self._digest(medium, beginning.fit) for medium in beginning.media]
+        pixels = [self.digests.of(medium, beginning.fit) for medium in beginning.media]
         return json.dumps({"origin": self.origin, "ids": digest_of(beginning.ids), "pixels": pixels}, sort_keys=True)
-
-    def _digest(self, medium: Frames, fit: Fit) -> str:
-        """Hashes the pixels that the tower gets: they follow from the clip, its times and all options."""
-        digests = self._digests.setdefault(medium, {})
-        if fit not in digests:
-            pixels = pixels_of(medium, self.tokens.checkpoint, fit).contiguous().numpy()
-            digests[fit] = hashlib.sha256(f"{medium.kind} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-        return digests[fit]
 
 
 def limit_bytes() -> int:

@@ -79,19 +79,20 @@ def feed_rows(
     llama: Llama,
     layers: Sequence[CacheLayer],
     is_used: torch.Tensor,
-    ids: torch.Tensor,
+    inputs: torch.Tensor,
     is_real: torch.Tensor,
     cancel: Cancel = NEVER,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Feeds ids [B, T] after the L positions of a cache; `is_real` [B, T] and `is_used` [B, L] are False for padding.
+    """Feeds embeddings [B, T, hidden] after the L positions of a cache.
 
-    Returns the hidden states [B, T, hidden] and the new `is_used` [B, L + T]. Each row keeps its own positions: padding
-    is masked and not counted, so a row has the logits that it would have alone, up to the rounding of a larger product.
+    `is_real` [B, T] and `is_used` [B, L] are False for padding. Returns the hidden states [B, T, hidden] and the new
+    `is_used` [B, L + T]. Each row keeps its own positions: padding is masked and not counted, so a row has the logits
+    that it would have alone, up to the rounding of a larger product.
     """
     positions = is_used.sum(1, keepdim=True) + (is_real.cumsum(1) - 1).clamp(min=0)
     is_used = torch.cat([is_used, is_real], dim=1)
-    mask = padded_mask(is_used, ids.shape[1])
-    return llama(llama.embedded(ids), layers, positions=positions, mask=mask, cancel=cancel), is_used
+    mask = padded_mask(is_used, inputs.shape[1])
+    return llama(inputs, layers, positions=positions, mask=mask, cancel=cancel), is_used
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.engine.answering import AnswerResult, Batching, K, NextRequests
 from vllava_cli.engine.clip_cache import ClipCache
 from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaRecorder
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
@@ -53,6 +54,8 @@ class Engine:
     """What the engine is doing before the first token of an answer."""
     graph: CudaGraphDecoder | None = field(default=None, init=False)
     """Decodes over a cache that doesn't move; None until it is needed."""
+    maker: None = field(default=None, init=False)
+    """Answers are made in this process."""
     _unkept: Prompt | None = field(default=None, init=False)
     """The beginning of a conversation, with its clips, that `keep_clips` may write."""
 
@@ -143,6 +146,53 @@ class Engine:
                     self.prompt_cache = PromptCache(cache=cache, prompt=beginning, ids=list(beginning.ids))
                 break
         return self.reusable(prompt)
+
+    def reading_of(self, conversation: Conversation, chunk_tokens: int) -> Callable[[Cancel], object] | None:
+        """Returns the work that reads the next prompt up to its question, in chunks; None if nothing is left to read.
+
+        Call it in the thread that asks, as a tokenizer serves one thread at a time; the work may run in another.
+        """
+        ids = tuple(self.tokens.known_ids(conversation))
+        shown = Prompt(ids=ids, media=conversation.media, fit=conversation.fit)
+        if not ids or not (self.clips or self.reusable(shown) < len(ids) - 1):
+            return None
+
+        def work(cancel: Cancel) -> None:
+            if self.recall(shown) < len(shown.ids) - 1:
+                self.read(shown, cancel=cancel, chunk_tokens=chunk_tokens)
+            self.keep_clips(cancel)
+
+        return work
+
+    def rows_that_fit(self, sampling: Sampling, *, question_characters: int) -> int:
+        """Returns how many answers fit into the free memory at once, at least 1."""
+        from vllava_cli.engine.batch import rows_that_fit
+
+        return rows_that_fit(self, sampling, question_characters=question_characters)
+
+    def answers(self, source: NextRequests[K], batching: Batching) -> Iterator[AnswerResult[K]]:
+        """Yields one result for each request, as `BatchScheduler` does."""
+        from vllava_cli.engine.batch import BatchScheduler
+
+        scheduler: BatchScheduler[K] = BatchScheduler(
+            engine=self,
+            sampling=batching.sampling,
+            fit=batching.fit,
+            most_rows=batching.most_rows,
+            cancel=batching.cancel,
+            on_shortage=batching.on_shortage,
+        )
+        return scheduler.answers(source)
+
+    @property
+    def tower_calls(self) -> int:
+        return self.vision.calls
+
+    @property
+    def used_bytes(self) -> int | None:
+        """The memory that is reserved on the GPU; None on the CPU."""
+        device = self.model.device
+        return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None
 
     def keep_clips(self, cancel: Cancel = NEVER) -> None:
         """Writes what was read of the first turn's clips to the clip cache, if it took long. Errors: CancelError.
@@ -236,7 +286,7 @@ class Engine:
     def _keep(self, sequence: Sequence[None], conversation: Conversation, question: str, calls_before: int) -> None:
         """Adds the answer so far to the conversation, as a turn."""
         sequence.tower_calls = self.vision.calls - calls_before
-        answer = sequence.answer(peak_bytes=_peak_bytes(self.model.device))
+        answer = sequence.answer(peak_bytes=peak_bytes_of(self.model.device))
         conversation.turns.append(answer.turn(question, conversation.attached, sequence.sampling))
         conversation.attached = ()
 
@@ -281,7 +331,7 @@ def _reading(token: Tensor) -> Callable[[], int]:
     return lambda: sent.synchronize() or int(host)
 
 
-def _peak_bytes(device: torch.device) -> int | None:
+def peak_bytes_of(device: torch.device) -> int | None:
     """Returns the most memory that was in use: what CUDA counts, or the process's resident set; None on Windows."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

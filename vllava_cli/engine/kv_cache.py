@@ -60,6 +60,27 @@ class PreallocatedCacheLayer:
         """Replaces the layer's keys and values. They may share memory with others: nothing is written into them."""
         self.keys, self.values, self._buffers = keys, values, None
 
+    def stack(self, rows: Sequence[Sequence[tuple[Tensor, Tensor]]], length: int) -> None:
+        """Replaces the layer by rows of `length` positions: the parts of a row, and zeros before them.
+
+        A part is keys and values [B, heads, n, size]; a row may have no part, but one of the rows must have one.
+        """
+        like = next(part for parts in rows for part in parts)
+        counts = [parts[0][0].shape[0] if parts else 1 for parts in rows]
+        _, heads, _, size = like[0].shape
+        keys, values = (each.new_zeros((sum(counts), heads, length + SPARE_TOKENS, size)) for each in like)
+        first = 0
+        for count, parts in zip(counts, rows, strict=True):
+            end = length
+            for part in reversed(parts):
+                start = end - part[0].shape[2]
+                for buffer, states in zip((keys, values), part, strict=True):
+                    buffer[first : first + count, :, start:end] = states
+                end = start
+            first += count
+        self._buffers = keys, values
+        self.set_length(length)
+
     def set_length(self, length: int) -> None:
         """Makes the layer hold the first `length` positions of its buffers; does nothing if it has no buffers yet."""
         if self._buffers:
@@ -79,6 +100,24 @@ class KVCache:
         """Makes every layer hold its first `length` positions, even if some layers hold more than others."""
         for layer in self.layers:
             layer.set_length(length)
+
+
+LayerStates = Sequence[tuple[Tensor, Tensor]]
+"""The keys and values [1, heads, n, size] of n ids, in each layer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldIds:
+    """The keys and values of the first ids of a prompt, in parts that follow each other; they are never changed."""
+
+    parts: Sequence[LayerStates] = ()
+
+    @classmethod
+    def of(cls, cache: KVCache) -> HeldIds:
+        return cls(parts=[[(layer.keys, layer.values) for layer in cache.layers]])
+
+    def __len__(self) -> int:
+        return sum(part[0][0].shape[2] for part in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,7 @@ def _rest(
     fed, is_fed = left_padded([option[:-1] for option in options], is_used.device)
     wanted, _ = left_padded([option[1:] for option in options], is_used.device)
     layers = [_RowsAside(layer, index) for layer in cache.layers]
-    hidden, _ = feed_rows(llama, layers, is_used[index], fed, is_fed, cancel)
+    hidden, _ = feed_rows(llama, layers, is_used[index], llama.embedded(fed), is_fed, cancel)
     found: torch.Tensor = llama.logits(hidden).float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
     return found.where(is_fed, 0.0).sum(1)
 

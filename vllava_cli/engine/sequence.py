@@ -8,7 +8,7 @@ import time
 from collections import abc
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from vllava_cli.answers import (
     Stats,
     StopReason,
 )
+from vllava_cli.engine.answering import K
 from vllava_cli.engine.kv_cache import Prompt
 from vllava_cli.engine.tokens import HARD_SIGN, ChoiceIds, Tokenizer, Tokens, digest_of
 from vllava_cli.errors import OverflowedError, UsageError
 
-K = TypeVar("K")
 OVERFLOWED = -1
 """Stands for an id where logits are infinite or not numbers."""
 SMALLEST_TEMPERATURE = 1e-6

@@ -83,6 +83,11 @@ class Tokenizer:
         found: int | None = None if token is None else self.backend.token_to_id(token)
         return found
 
+    def text_of(self, token: int) -> str:
+        """Returns the text of a token that doesn't begin an answer: 410 → " red"; the name of a special token."""
+        twice, once = self.decode((token, token)), self.decode((token,))
+        return twice[len(once) :] or str(self.backend.id_to_token(token) or "")
+
     def ends_bytes(self, token: int) -> bool:
         """Returns True if this id ends a run of byte tokens. Special tokens and ids that no token has don't end it."""
         text = self.backend.id_to_token(token)

@@ -52,6 +52,10 @@ class VisionEncoder:
                 rows[kind] = features[surplus:]
         return rows
 
+    def has(self, medium: Frames, fit: Fit) -> bool:
+        """Returns True if the features of a medium are kept."""
+        return fit in self._seen.get(medium, {})
+
     def forget(self) -> None:
         """Frees all features; the next question about a clip computes them again."""
         self._seen.clear()
@@ -67,7 +71,7 @@ class VisionEncoder:
         Errors: CancelError.
         """
         for kind in self.tokens.placeholders:
-            new = [medium for medium in media if medium.kind == kind and fit not in self._seen.get(medium, {})]
+            new = [medium for medium in media if medium.kind == kind and not self.has(medium, fit)]
             if new:
                 for medium, features in zip(new, self._encoded(new, kind, fit, cancel), strict=True):
                     self._seen.setdefault(medium, {})[fit] = features

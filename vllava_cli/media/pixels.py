@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,25 @@ def pixels_of(medium: Frames, checkpoint: Checkpoint, fit: Fit) -> Tensor:
     if medium.kind == "video":
         return video_pixels(medium, checkpoint.video_recipe, fit=fit)
     return image_pixels(medium, checkpoint.folder, fit=fit)
+
+
+class PixelDigests:
+    """Hashes the pixels that a checkpoint's towers get: they follow from a clip, its times and all options.
+
+    The hash of frames is remembered as long as they are in use.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._known: WeakKeyDictionary[Frames, dict[Fit, str]] = WeakKeyDictionary()
+
+    def of(self, medium: Frames, fit: Fit) -> str:
+        """Returns the SHA-256 of a medium's kind, shape and pixels, in hexadecimal digits."""
+        digests = self._known.setdefault(medium, {})
+        if fit not in digests:
+            pixels = pixels_of(medium, self._checkpoint, fit).contiguous().numpy()
+            digests[fit] = hashlib.sha256(f"{medium.kind} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+        return digests[fit]
 
 
 def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:

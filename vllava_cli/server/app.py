@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
 
-from vllava_cli.server import completions, files, frame_pictures, metrics, models
+from vllava_cli.server import (
+    answers,
+    asking,
+    completions,
+    files,
+    frame_pictures,
+    interrupts,
+    metrics,
+    models,
+    page,
+    upkeep,
+)
+from vllava_cli.server.gate import Gate
 from vllava_cli.server.metrics import RequestCounter
 from vllava_cli.server.protocol_errors import HANDLERS
 from vllava_cli.server.service import Service
 
+_PARTS = (models, completions, files, frame_pictures, asking, answers, interrupts, metrics, upkeep, page)
+
 
 def make_app(service: Service) -> Starlette:
     """Makes the application of a service."""
-    routes: list[BaseRoute] = [
-        *models.routes(service),
-        *completions.routes(service),
-        *files.routes(service),
-        *frame_pictures.routes(service),
-        *metrics.routes(service),
-    ]
     app = Starlette(
-        routes=routes,
+        routes=[route for part in _PARTS for route in part.routes(service)],
         exception_handlers=HANDLERS,
-        middleware=[Middleware(RequestCounter, metrics=service.metrics)],
+        middleware=[
+            Middleware(RequestCounter, metrics=service.metrics),
+            Middleware(Gate, service=service),
+        ],
     )
     app.state.service = service
     return app

@@ -5,23 +5,19 @@ Video-LLaVA has no system prompt: what a system message says is put before the q
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import get_args
 
 from vllava_cli.answers import Sampling
 from vllava_cli.choices import checked
 from vllava_cli.errors import UsageError
-from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, MediaKind, Pick
+from vllava_cli.nouns import Fit, Framing, MediaKind
 from vllava_cli.prompt import MAX_QUESTION_BYTES
+from vllava_cli.server.body_fields import BodyFields, cut, read_body, read_framing
 from vllava_cli.server.clip_requests import ClipWanted
 from vllava_cli.server.protocol_errors import RequestError
-from vllava_cli.storage.fields import Fields, parsed_object
-from vllava_cli.times import framing_of, time_of
 
-MOST_VALUES = 1 << 18
-"""The most values in a body: parsed, each takes about a hundred bytes."""
 MOST_ANSWERS = 8
 MOST_STOPS = 4
 MOST_LOGPROBS = 20
@@ -62,7 +58,6 @@ _KNOWN = {
     "top_logprobs",
     "top_p",
 }
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,7 @@ class ChatRequest:
 
 def read_chat(body: bytes) -> ChatRequest:
     """Reads and checks a body. Errors: RequestError, which names the field."""
-    given = _Body(_parsed(body), "", error=UsageError)
+    given = read_body(body)
     _refuse_unfit(given)
     is_streaming = given.optional("stream", given.truth, default=False)
     fit: Fit = given.optional("fit", lambda key: given.one_of(key, get_args(Fit)), default="crop")
@@ -118,69 +113,24 @@ def read_chat(body: bytes) -> ChatRequest:
     )
 
 
-class _Body(Fields):
-    """The fields of a body; what is wrong is told as a RequestError: "messages[0].role is not one of …: it is 7."."""
-
-    def refuse(self, key: str, what: str) -> NoReturn:
-        param = self.place(key)
-        value = f": it is {_shown(self._values[key])}" if self.has(key) else ""
-        raise RequestError(f"{param} is {what}{value}.", param=param)
-
-    def fault(self, key: str, message: str, *, code: str | None = None) -> NoReturn:
-        raise RequestError(message, param=self.place(key), code=code)
-
-    def place(self, key: str) -> str:
-        """Writes the place of a field: "messages" and "entry 1" and "role" → "messages[0].role"."""
-        parts = [part for part in f"{self._where}, {key}".split(", ") if part]
-        steps = (f"[{int(part[6:]) - 1}]" if part.startswith("entry ") else f".{part}" for part in parts)
-        return "".join(steps).lstrip(".")
-
-    def optional(self, key: str, read: Callable[[str], _Value], *, default: Any) -> _Value:
-        """Reads a field that may be missing or null."""
-        return default if not self.has(key) or self._values[key] is None else read(key)
-
-    def is_text(self, key: str) -> bool:
-        return isinstance(self._values.get(key), str)
-
-    def is_empty(self, key: str) -> bool:
-        return self._values.get(key) in (None, [], {})
-
-    def count(self, key: str, *, most: int) -> int:
-        found = self.whole(key, least=1)
-        return found if found <= most else self.refuse(key, f"more than {most}")
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise RequestError(f"The body has more than {MOST_VALUES:,} values. Ask in smaller requests.")
-    try:
-        found = parsed_object(body)
-        if rb"\ud" in body.lower():
-            json.dumps(found, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RequestError("The body has half of a surrogate pair in a text. Send valid Unicode.") from None
-    except ValueError as exc:
-        raise RequestError(f"The body is not a JSON object: {_shown(str(exc))}. Send one.") from exc
-    return found
-
-
-def _refuse_unfit(given: _Body) -> None:
+def _refuse_unfit(given: BodyFields) -> None:
     for name, message in _UNFIT.items():
         if not given.is_empty(name):
             given.fault(name, message, code="unsupported_value")
     for name in ("tool_choice", "function_call"):
         given.optional(name, lambda key: given.one_of(key, ("none", "auto")), default=None)
     for name in ("frequency_penalty", "presence_penalty"):
-        given.optional(name, lambda key: given.number(key, least=0, most=0), default=None)
+        if given.optional(name, given.number, default=0):
+            given.fault(name, f"This server has no {name}: set it to 0, or leave it out.", code="unsupported_value")
     given.optional("modalities", lambda key: given.each(key, lambda at, place: at.one_of(place, ("text",))), default=())
     if not given.is_empty("response_format"):
         form = given.inside("response_format").text("type")
         if form != "text":
-            message = f"This model can't be held to {_shown(form)}: leave response_format out, or ask with choices."
+            message = f"This model can't be held to {cut(form)}: leave response_format out, or ask with choices."
             given.fault("response_format", message, code="unsupported_value")
 
 
-def _sampling(given: _Body) -> Sampling:
+def _sampling(given: BodyFields) -> Sampling:
     usual = Sampling()
     longest = given.optional("max_tokens", lambda key: given.whole(key, least=1), default=usual.max_new_tokens)
     longest = given.optional("max_completion_tokens", lambda key: given.whole(key, least=1), default=longest)
@@ -198,7 +148,7 @@ def _sampling(given: _Body) -> Sampling:
     )
 
 
-def _choices(given: _Body, key: str) -> tuple[str, ...]:
+def _choices(given: BodyFields, key: str) -> tuple[str, ...]:
     try:
         return checked(given.each(key, lambda at, place: at.text(place), most=MOST_CHOICES))
     except RequestError:
@@ -207,13 +157,13 @@ def _choices(given: _Body, key: str) -> tuple[str, ...]:
         given.fault(key, str(exc))
 
 
-def _stops(given: _Body, key: str) -> tuple[str, ...]:
+def _stops(given: BodyFields, key: str) -> tuple[str, ...]:
     if given.is_text(key):
         return (given.filled(key),)
     return given.each(key, lambda at, place: at.filled(place), most=MOST_STOPS)
 
 
-def _top_logprobs(given: _Body) -> int | None:
+def _top_logprobs(given: BodyFields) -> int | None:
     is_wanted = given.optional("logprobs", given.truth, default=False)
     top = given.optional("top_logprobs", given.whole, default=None)
     if top is not None and not is_wanted:
@@ -225,7 +175,7 @@ def _top_logprobs(given: _Body) -> int | None:
     return (top or 0) if is_wanted else None
 
 
-def _has_usage(given: _Body, *, is_streaming: bool) -> bool:
+def _has_usage(given: BodyFields, *, is_streaming: bool) -> bool:
     if given.is_empty("stream_options"):
         return False
     if not is_streaming:
@@ -234,13 +184,13 @@ def _has_usage(given: _Body, *, is_streaming: bool) -> bool:
     return options.optional("include_usage", options.truth, default=False)
 
 
-def _turns(given: _Body, fit: Fit) -> tuple[AskedTurn, ...]:
+def _turns(given: BodyFields, fit: Fit) -> tuple[AskedTurn, ...]:
     """Joins messages to turns: those between two answers are one question."""
     turns: list[AskedTurn] = []
     texts: list[str] = []
     clips: list[ClipWanted] = []
     is_asked, size = False, 0
-    for message in given.each("messages", _Body.inside):
+    for message in given.each("messages", BodyFields.inside):
         role = message.one_of("role", ROLES)
         found, media = _content(message, role, fit)
         size += sum(len(text.encode()) for text in found)
@@ -266,7 +216,7 @@ def _question(texts: Sequence[str]) -> str:
     return question
 
 
-def _content(message: _Body, role: str, fit: Fit) -> tuple[list[str], list[ClipWanted]]:
+def _content(message: BodyFields, role: str, fit: Fit) -> tuple[list[str], list[ClipWanted]]:
     """Reads the texts and the clips of a message."""
     if not message.is_empty("tool_calls"):
         message.fault("tool_calls", "This model calls no tools: leave tool_calls out.", code="unsupported_value")
@@ -276,7 +226,7 @@ def _content(message: _Body, role: str, fit: Fit) -> tuple[list[str], list[ClipW
         return [""], []
     texts: list[str] = []
     clips: list[ClipWanted] = []
-    for part in message.each("content", _Body.inside):
+    for part in message.each("content", BodyFields.inside):
         kind = part.one_of("type", ("text", *_READERS) if role == "user" else ("text",))
         if kind == "text":
             texts.append(part.text("text"))
@@ -285,52 +235,22 @@ def _content(message: _Body, role: str, fit: Fit) -> tuple[list[str], list[ClipW
     return texts, clips
 
 
-def _image(given: _Body, fit: Fit) -> ClipWanted:
+def _image(given: BodyFields, fit: Fit) -> ClipWanted:
     return ClipWanted(url=given.filled("url"), kind="image", framing=Framing(fit=fit))
 
 
-def _video(given: _Body, fit: Fit) -> ClipWanted:
-    return ClipWanted(url=given.filled("url"), kind="video", framing=_framing(given, fit))
+def _video(given: BodyFields, fit: Fit) -> ClipWanted:
+    return ClipWanted(url=given.filled("url"), kind="video", framing=read_framing(given, fit))
 
 
-def _file(given: _Body, fit: Fit) -> ClipWanted:
+def _file(given: BodyFields, fit: Fit) -> ClipWanted:
     key = "file_id" if given.has("file_id") else "file_data"
     kind: MediaKind | None = None
-    return ClipWanted(url=given.filled(key), kind=kind, framing=_framing(given, fit))
+    return ClipWanted(url=given.filled(key), kind=kind, framing=read_framing(given, fit))
 
 
-_READERS: dict[str, Callable[[_Body, Fit], ClipWanted]] = {"image_url": _image, "video_url": _video, "file": _file}
-
-
-def _framing(given: _Body, fit: Fit) -> Framing:
-    def seconds(at: _Body, key: str) -> float:
-        try:
-            return time_of(at.text(key)) if at.is_text(key) else at.seconds(key)
-        except RequestError:
-            raise
-        except UsageError as exc:
-            at.fault(key, str(exc))
-
-    at_s = given.optional("at", lambda key: given.each(key, seconds, most=FRAMES_PER_CLIP), default=None)
-    pick: Pick = given.optional("pick", lambda key: given.one_of(key, get_args(Pick)), default="uniform")
-    try:
-        return framing_of(
-            given.optional("start", lambda key: seconds(given, key), default=None),
-            given.optional("end", lambda key: seconds(given, key), default=None),
-            at_s=at_s,
-            fit=fit,
-            most=FRAMES_PER_CLIP,
-            pick=pick,
-        )
-    except RequestError:
-        raise
-    except UsageError as exc:  # its sentence names options of the command line, which are fields here
-        raise RequestError(str(exc).replace("--", ""), param=given.place("")) from exc
-
-
-def _shown(value: object) -> str:
-    """Writes a value for a message, cut to a line: [1, 2] → "a list"."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+_READERS: dict[str, Callable[[BodyFields, Fit], ClipWanted]] = {
+    "image_url": _image,
+    "video_url": _video,
+    "file": _file,
+}

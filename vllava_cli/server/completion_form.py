@@ -12,7 +12,7 @@ from typing import Any
 from vllava_cli.answers import Answer, Sampling, StopReason
 from vllava_cli.choices import by_choice
 from vllava_cli.client.place import ServerState
-from vllava_cli.engine.resident.resident_engine import TokenLogprob
+from vllava_cli.engine.resident.answer_events import TokenLogprob
 from vllava_cli.nouns import Frames
 
 FINISH_REASONS: dict[StopReason, str] = {

@@ -28,12 +28,14 @@ from vllava_cli.server.chat_request import AskedTurn, ChatRequest, read_chat
 from vllava_cli.server.clip_requests import read_clips
 from vllava_cli.server.completion_form import CompletionForm, fingerprint
 from vllava_cli.server.models import check_name, names_of
-from vllava_cli.server.protocol_errors import AsciiJSONResponse, error_object
+from vllava_cli.server.protocol_errors import AsciiJSONResponse, RequestError, error_object, status_of
 from vllava_cli.server.service import Service
 from vllava_cli.storage.jsonl import json_of
 
 KEEP_ALIVE_S = 10.0
 """A stream without a new token for so long gets a comment, so that no proxy takes it for dead."""
+CLIENT_LEFT = 499
+"""The status of a request whose client didn't wait for the answer; only the figures show it."""
 _UNKNOWN = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
 
 
@@ -44,20 +46,21 @@ def routes(service: Service) -> list[BaseRoute]:
 
 async def _complete(service: Service, request: Request) -> Response:
     asked = await run_in_threadpool(read_chat, await request.body())
+    request.state.question = asked.turns[-1].question
     check_name(service, asked.model)
     if service.resident.figures.waiting >= service.resident.most_waiting:
         raise BusyError(f"{service.resident.most_waiting} questions wait already. Try again in a moment.")
     caller = Caller(request)
     try:
         conversation = await _conversation(service, asked)
-        answering = Answering(service, caller, asked, conversation)
+        completion = Completion(service, caller, asked, conversation)
     except BaseException:
         caller.close()
         raise
     if asked.is_streaming:
-        return EventStream(answering)
+        return CompletionStream(completion)
     with caller:
-        return AsciiJSONResponse(await answering.whole(), headers=answering.headers)
+        return AsciiJSONResponse(await completion.whole(), headers=completion.headers)
 
 
 async def _conversation(service: Service, asked: ChatRequest) -> Conversation:
@@ -150,7 +153,7 @@ class _Told:
     answer: Answer | None = None
 
 
-class Answering:
+class Completion:
     """The answers of one request, which are being made."""
 
     def __init__(self, service: Service, caller: Caller, asked: ChatRequest, conversation: Conversation) -> None:
@@ -174,6 +177,7 @@ class Answering:
                 sampling=self._sampling(index),
                 stop_texts=asked.stop_texts,
                 top_logprobs=asked.top_logprobs,
+                is_streaming=asked.is_streaming,
             )
             caller.owns(service.resident.submit(wanted, partial(self._deliver, loop, index)))
 
@@ -203,6 +207,7 @@ class Answering:
                 yield _line(self._form.usage_chunk(self._answers))
             yield b"data: [DONE]\n\n"
         except Exception as exc:
+            self._service.metrics.failed(status_of(exc))
             if not self.caller.is_gone:
                 yield _line(error_object(exc))
             if not isinstance(exc, VllavaError):
@@ -232,8 +237,13 @@ class Answering:
         elif event.answer:
             self._service.metrics.answered(event.answer)
             if event.answer.stop_reason == "interrupted":
-                raise ServerError("The server is ending, and this answer was not finished. Ask again later.")
+                raise self._interruption()
             self._told[index].answer = event.answer
+
+    def _interruption(self) -> VllavaError:
+        if self.caller.is_gone:
+            return RequestError("The client has left.", status=CLIENT_LEFT)
+        return ServerError("The server is ending, and this answer was not finished. Ask again later.")
 
     def _last_chunk(self, index: int, answer: Answer) -> dict[str, Any]:
         """Writes the end of an answer; that of the last answer has what all of them share."""
@@ -245,18 +255,18 @@ class Answering:
         return tokens if self._asked.top_logprobs is not None else None
 
 
-class EventStream(Response):
+class CompletionStream(Response):
     """A response that sends server-sent events as they come."""
 
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
         self.status_code, self.background = 200, None
-        self.init_headers({**answering.headers, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        self.init_headers({**completion.headers, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        with self._answering.caller:
+        with self._completion.caller:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for line in self._answering.lines():
+            async for line in self._completion.lines():
                 await send({"type": "http.response.body", "body": line, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

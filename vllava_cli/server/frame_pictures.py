@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.nouns import Fit, Frames, Framing
-from vllava_cli.server.chat_request import _Body, _framing, _parsed
+from vllava_cli.server.body_fields import BodyFields, read_body, read_framing
 from vllava_cli.server.clip_requests import ClipWanted, read_clips
 from vllava_cli.server.media_shelf import NAMELESS
 from vllava_cli.server.protocol_errors import AsciiJSONResponse
@@ -30,19 +30,19 @@ def routes(service: Service) -> list[BaseRoute]:
 async def _frames(service: Service, request: Request) -> Response:
     """Answers {"clip": a URL or an upload's id, "start", "end", "at", "pick", "fit"}, or a form with a file."""
     if not is_form(request):
-        return AsciiJSONResponse(await _described(service, await asyncio.to_thread(_parsed, await request.body())))
+        return AsciiJSONResponse(await _described(service, await asyncio.to_thread(read_body, await request.body())))
     form = await read_form(request, service.uploads)
     try:
         given = {name: _value(text) for name, text in form.fields.items()}
-        return AsciiJSONResponse(await _described(service, given | {"clip": form.upload.id}))
+        fields = BodyFields(given | {"clip": form.upload.id}, "", error=UsageError)
+        return AsciiJSONResponse(await _described(service, fields))
     finally:
         service.uploads.delete(form.upload.id)
 
 
-async def _described(service: Service, values: dict[str, Any]) -> dict[str, Any]:
-    given = _Body(values, "", error=UsageError)
+async def _described(service: Service, given: BodyFields) -> dict[str, Any]:
     fit: Fit = given.optional("fit", lambda key: given.one_of(key, get_args(Fit)), default="crop")
-    wanted = ClipWanted(url=given.filled("clip"), framing=_framing(given, fit))
+    wanted = ClipWanted(url=given.filled("clip"), framing=read_framing(given, fit))
     (frames,) = await read_clips(service, (wanted,))
     return await asyncio.to_thread(_object, service, frames, wanted.framing)
 

@@ -23,7 +23,7 @@ from vllava_cli.errors import (
 from vllava_cli.storage.jsonl import json_of, readable
 
 RETRY_AFTER_S = 1
-_OWN_FAULT = "The server failed, and this is a fault of vllava: its log has the details."
+BUG = "This is a bug in vllava: please report it with the server's message on stderr."
 _WORDS = {
     404: "There is nothing at {path}. The protocol is at /v1/chat/completions and /v1/models.",
     405: "{path} can't be asked by {method}. Use {allowed}.",
@@ -56,6 +56,7 @@ _FORMS: tuple[tuple[type[VllavaError], _Form], ...] = (
     (MemoryShortError, _Form(status=503, type="server_error", code="out_of_memory")),
 )
 _OTHER = _Form(status=500, type="server_error")
+_BUG = _Form(status=500, type="server_error", code="bug")
 
 
 class AsciiJSONResponse(Response):
@@ -71,14 +72,18 @@ def error_object(error: Exception) -> dict[str, Any]:
     """Returns {"error": {…}} for a failure; one of our own bugs is named without its details."""
     form = _form(error)
     is_told = isinstance(error, VllavaError | HTTPException)
-    message = readable(str(error)) if is_told else _OWN_FAULT
+    message = readable(str(error)) if is_told else BUG
     return {"error": {"message": message, "type": form.type, "param": getattr(error, "param", None), "code": form.code}}
+
+
+def status_of(error: Exception) -> int:
+    return _form(error).status
 
 
 def error_response(error: Exception) -> Response:
     """Returns the response that tells a failure."""
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else None
-    return AsciiJSONResponse(error_object(error), status_code=_form(error).status, headers=headers)
+    return AsciiJSONResponse(error_object(error), status_code=status_of(error), headers=headers)
 
 
 async def on_failure(_request: Request, error: Exception) -> Response:
@@ -107,4 +112,6 @@ def _form(error: Exception) -> _Form:
     if isinstance(error, RequestError):
         kind = "invalid_request_error" if error.status < 500 else "server_error"
         return _Form(status=error.status, type=kind, code=error.code)
-    return next((form for kind, form in _FORMS if isinstance(error, kind)), _OTHER)
+    return next(
+        (form for kind, form in _FORMS if isinstance(error, kind)), _OTHER if isinstance(error, VllavaError) else _BUG
+    )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllava_cli.client.place import ServerState
-from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
-from vllava_cli.server.media_shelf import MediaShelf
+from vllava_cli.server.interrupts import Interrupts
+from vllava_cli.server.life import Life
 from vllava_cli.server.metrics import Metrics
 from vllava_cli.server.private_folder import PrivateFolder
 from vllava_cli.server.uploads import Uploads
+
+if TYPE_CHECKING:
+    from vllava_cli.engine.resident.resident_engine import ResidentEngine
+    from vllava_cli.server.media_shelf import MediaShelf
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 64 << 20
@@ -58,6 +64,10 @@ class Service:
     shelf: MediaShelf
     state: ServerState
     metrics: Metrics = field(default_factory=Metrics)
+    life: Life = field(default_factory=Life)
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    say: Callable[[str], object] = str
+    """Writes a line on stderr, from any thread: a fault of ours, or an answer that was given."""
     folder: PrivateFolder = field(default_factory=PrivateFolder)
     """Where clips of requests are kept while they are read, and uploads."""
     fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MOST_FETCHES, "fetch"))
@@ -66,6 +76,12 @@ class Service:
         self.folder.sweep()
         self.uploads = Uploads(self.folder, self.settings.most_upload_bytes)
         self.shelf.fit_to(self.resident.tokens.checkpoint)
+
+    def keep(self, least_s: float) -> None:
+        """Lets the server stay for so long after the last question, if it would end earlier."""
+        idle_s = self.settings.idle_s
+        if idle_s is not None and idle_s < least_s:
+            self.settings = replace(self.settings, idle_s=least_s)
 
     def close(self) -> None:
         """Ends the decoding processes, and removes what requests have brought."""

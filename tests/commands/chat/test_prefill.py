@@ -136,8 +136,8 @@ def test_ctrl_c_while_a_reading_stops_is_not_lost_in_a_hang(
 
     def strike_and_wait(readings: list[concurrent.futures.Future[object]]) -> None:
         monkeypatch.setattr("vllava_cli.commands.chat.controller.wait", concurrent.futures.wait)
+        may_end.set()  # the reading goes on for some layers yet
         os.kill(os.getpid(), signal.SIGINT)
-        may_end.set()
         concurrent.futures.wait(readings)
 
     hook = engine.llama.blocks[0].register_forward_pre_hook(hold)

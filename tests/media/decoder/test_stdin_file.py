@@ -17,8 +17,9 @@ import pytest
 
 from tests.clips import MPEG4, write_clip
 from vllava_cli.errors import MediaError
-from vllava_cli.media.decoder.stdin_file import Reader, spooled
+from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.media.sample import sample
+from vllava_cli.media.stdin_copy import spooled
 from vllava_cli.nouns import Framing
 
 
@@ -126,3 +127,29 @@ def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
     sentence = f"stdin can't be kept in {tmp_path}: file too large. Set TMPDIR to a folder with room, or name a file."
     assert (out, err.decode()) == (b"", f"vllava: {sentence}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_another_folder_stay_as_they_were_given(tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_clip(folder / "a.mp4", 20)
+    (folder / "b.mp4").write_bytes(b"no clip")
+    (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nHello.\n")
+    with Reader(folder=folder) as reader:
+        found = reader.sample(Path("a.mp4"), Framing())
+        reader.check(Path("a.mp4"))
+        assert (found.clip.path, reader.file(Path("a.mp4"))) == (Path("a.mp4"), folder / "a.mp4")
+        assert reader.beside(Path("a.mp4")) == Path("a.srt")
+        assert reader.subtitles(Path("a.mp4"), Path("a.srt")).source == "a.srt"
+        assert reader.beside(folder / "a.mp4") == folder / "a.srt"
+        for ask in (reader.check, lambda name: reader.sample(name, Framing())):
+            for name in (Path("none.mp4"), folder / "none.mp4"):
+                with pytest.raises(MediaError, match=f"^There is no file '{name}'. Check the path.$"):
+                    ask(name)
+        with pytest.raises(MediaError, match=r"^'b\.mp4' "):
+            reader.sample(Path("b.mp4"), Framing())
+    with Reader(copy=folder / "a.mp4") as reader:
+        assert reader.sample(Path("-"), Framing()).clip.path == Path("-")
+    with Reader(copy=folder / "b.mp4") as reader, pytest.raises(MediaError, match=r"^stdin "):
+        reader.sample(Path("-"), Framing())
+    assert (folder / "b.mp4").exists()

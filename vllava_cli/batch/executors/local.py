@@ -15,19 +15,21 @@ from vllava_cli.batch.executors.samples import ClipSamples
 from vllava_cli.batch.jobs import ClipJobs, Job, has_changed
 from vllava_cli.batch.rows import JobError, Result
 from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
+from vllava_cli.commands.reach import engine_by, found
 from vllava_cli.commands.start import start
-from vllava_cli.errors import quoted
+from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, AnswerResult, Batching
+from vllava_cli.errors import UsageError, quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.media.timeline.spoken import Spoken
-from vllava_cli.nouns import Frames, Log, MediaKind
+from vllava_cli.nouns import AUTO, OFF, Frames, Log, MediaKind
 from vllava_cli.prompt import heard
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.batch.executors.ray_actors import DecodedReads
     from vllava_cli.batch.request import BatchRequest
-    from vllava_cli.engine.batch import AnswerRequest, AnswerResult
+    from vllava_cli.client.connection import Address
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.pool import Read, ReadAhead
@@ -63,7 +65,7 @@ class LocalExecutor:
     Notices report clips that are damaged but usable, and that memory ran out.
     """
 
-    engine: Engine
+    engine: AnswerEngine
     batch: BatchRequest
     reads: ReadAhead[ClipJobs, Frames] | DecodedReads
     control: RunControl
@@ -71,23 +73,19 @@ class LocalExecutor:
     """The number of characters in the longest question."""
 
     def __post_init__(self) -> None:
-        from vllava_cli.engine.batch import rows_that_fit
-
         sampling = self.batch.sampling
         longest = self.engine.tokens.context_tokens if self.batch.subs else self.longest
-        self.most_rows = self.batch.most_rows or rows_that_fit(self.engine, sampling, question_characters=longest)
-        self._loaded = Loaded.of(self.engine.plan, self.engine.tokens.checkpoint)
+        self.most_rows = self.batch.most_rows or self.engine.rows_that_fit(sampling, question_characters=longest)
+        self._loaded = Loaded.by(self.engine)
         self._hashing = Hashing() if self.batch.is_hashing else None
         self._samples: dict[str, ClipSamples] = {}
         """The samples of each clip of which some haven't been read, by the id of the clip's first job."""
 
     def outcomes(self, clip_jobs: Sequence[ClipJobs], /) -> Generator[Result, None, None]:  # noqa: ARG002  (their frames are read)
         """Answers as `Executor.outcomes` does; with --hash a result waits for the hash of its clip."""
-        from vllava_cli.engine.batch import BatchScheduler, used_bytes
         from vllava_cli.interrupt import Cancel
 
-        batching: BatchScheduler[AnswerKey] = BatchScheduler(
-            engine=self.engine,
+        batching = Batching(
             sampling=self.batch.sampling,
             fit=self.batch.framing.fit,
             most_rows=self.most_rows,
@@ -97,10 +95,10 @@ class LocalExecutor:
         counters = self.control.counters
         counters.rows_at_once = self.most_rows
         with self._hashing or nullcontext():
-            for finished in batching.answers(self._queries):
+            for finished in self.engine.answers(self._queries, batching):
                 counters.idle_s = self.reads.waited_s
-                counters.tower_calls = self.engine.vision.calls
-                counters.used_bytes = used_bytes(self.engine.model.device)
+                counters.tower_calls = self.engine.tower_calls
+                counters.used_bytes = self.engine.used_bytes
                 if samples := finished.key.samples:
                     counters.new_tokens += finished.answer.stats.new_tokens if finished.answer else 0
                     samples.add(finished)
@@ -119,7 +117,6 @@ class LocalExecutor:
         return given if given or not self.reads.is_over else None
 
     def _queries_of(self, read: Read[ClipJobs, Frames]) -> list[Query]:
-        from vllava_cli.engine.batch import AnswerRequest, AnswerResult
         from vllava_cli.engine.spoken_room import spoken_that_fits
 
         self.control.counters.decode_s += read.seconds
@@ -224,6 +221,37 @@ def read_tokens(source: Source) -> Tokens:
     from vllava_cli.engine.checkpoint import describe
 
     return tokens.read_tokens(describe(source))
+
+
+def server_of(batch: BatchRequest) -> Address | None:
+    """Returns the address of the server that answers; None if the model is loaded here, on several GPUs, or by Ray.
+
+    Errors: UsageError if a server is named beside --gpus or --ray.
+    """
+    elsewhere = "--ray" if batch.ray else "--gpus" if batch.devices else ""
+    if elsewhere and batch.server not in (AUTO, OFF):
+        raise UsageError(f"--server {batch.server} answers alone: leave it out, or leave out {elsewhere}.")
+    return None if elsewhere or batch.is_dry else found(batch.server, batch.wishes)
+
+
+def find_engine(
+    batch: BatchRequest,
+    address: Address | None,
+    tokens: Tokens,
+    kinds: Iterable[MediaKind],
+    control: RunControl,
+    *,
+    is_quiet: bool = True,
+    watch: Stopwatch,
+) -> AnswerEngine:
+    """Returns the engine of the server at an address, or loads one in this process. Errors: any VllavaError."""
+
+    def load() -> AnswerEngine:
+        import_engine()
+        return load_engine(batch, tokens, kinds, control, is_quiet=is_quiet, watch=watch)
+
+    log = Log(notice=control.notice, detail=control.detail)
+    return engine_by(batch.server, address, tokens, log, load)
 
 
 def load_engine(

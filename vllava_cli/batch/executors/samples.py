@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vllava_cli.answers import Agreeing, Sampling
     from vllava_cli.batch.executors.local import AnswerKey
-    from vllava_cli.engine.batch import AnswerResult
+    from vllava_cli.engine.answering import AnswerResult
     from vllava_cli.media.fingerprint import Fingerprint
     from vllava_cli.nouns import Frames
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.commands.chat.commands import perform
 from vllava_cli.commands.chat.controller import ChatController
 from vllava_cli.commands.chat.input import Lines, TerminalLines, lines_for
 from vllava_cli.commands.chat.recorder import SessionRecorder, clips_of, find_session, utc_now
-from vllava_cli.commands.start import AnswerForm, keep_clips, prepare, start
+from vllava_cli.commands.reach import LIGHT_MODULES, engine_by, found
+from vllava_cli.commands.start import keep_clips, prepare, start
 from vllava_cli.errors import INTERRUPTED, StdoutError, UsageError, VllavaError
+from vllava_cli.imports import MODEL_MODULES
 from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import (
     DEMO_MODEL,
@@ -31,6 +34,7 @@ from vllava_cli.storage.session_file import SessionRecord, resume, sessions_fold
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
+    from vllava_cli.engine.answering import AnswerEngine
     from vllava_cli.engine.tokens import Tokens
 
 
@@ -107,7 +111,15 @@ def _controller(
     clips = clips_of(record) if record else tuple(dict.fromkeys(named))
     watch = Stopwatch(began_s=BEGAN_S)
     watch.lap("start")
-    media, tokens, frames_s = prepare(clips, chat.wishes, limits=chat.limits, screen=screen, watch=watch)
+    address = found(chat.server, chat.wishes)
+    media, tokens, frames_s = prepare(
+        clips,
+        chat.wishes,
+        limits=chat.limits,
+        screen=screen,
+        watch=watch,
+        modules=LIGHT_MODULES if address else MODEL_MODULES,
+    )
     frames = dict(zip(clips, media, strict=True))
     recorder = SessionRecorder(
         header=_header(tokens.checkpoint, chat, record),
@@ -127,16 +139,25 @@ def _controller(
 
     check(tokens)
     kinds = {medium.kind for medium in media} or {"video"}  # the tower for other media is loaded once they come
-    engine, load_s = start(
-        chat.wishes,
-        tokens,
-        kinds,
-        screen.log,
-        watch,
-        check=check,
-        has_clip_cache=chat.has_clip_cache,
-        conversation=conversation,
-    )
+
+    load_s = 0.0
+
+    def load() -> AnswerEngine:
+        nonlocal load_s
+        engine, load_s = start(
+            chat.wishes,
+            tokens,
+            kinds,
+            screen.log,
+            watch,
+            check=check,
+            has_clip_cache=chat.has_clip_cache,
+            conversation=conversation,
+        )
+        return engine
+
+    engine = engine_by(chat.server, address, tokens, screen.log, load)
+    check(engine.tokens)
     screen.detail(f"ready after {watch.account()}.")
     controller = ChatController(
         engine=engine,

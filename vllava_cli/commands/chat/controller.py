@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Conversation, Sampling
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.commands.chat.display import clip_names, end_answer
 from vllava_cli.commands.chat.recorder import FramedClip, SessionRecorder, changes, restored
 from vllava_cli.commands.provenance import report, seeded
-from vllava_cli.commands.start import AnswerForm, read_clips, show
+from vllava_cli.commands.start import read_clips, show
 from vllava_cli.errors import UsageError
 from vllava_cli.interrupt import Cancel, GracefulExit, sigint_flag
 from vllava_cli.nouns import DecodeLimits, Frames, counted
@@ -23,8 +24,7 @@ from vllava_cli.storage.session_file import SessionRecord
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
-    from vllava_cli.engine.kv_cache import Prompt
+    from vllava_cli.engine.answering import AnswerEngine
 
 CHUNK_TOKENS = 128
 """The size of a chunk of background prefill. It is small, because a question waits until the current chunk ends."""
@@ -37,7 +37,7 @@ class BackgroundPrefill:
     background thread may use the engine.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AnswerEngine) -> None:
         self._engine = engine
         self._is_stopped = threading.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefill")
@@ -45,14 +45,10 @@ class BackgroundPrefill:
 
     def start(self, conversation: Conversation) -> None:
         """Begins to read the next prompt up to its question; an error shows only when the question is asked."""
-        from vllava_cli.engine.kv_cache import Prompt
-
         self.stop()
-        ids = tuple(self._engine.tokens.known_ids(conversation))  # here: a tokenizer serves one thread at a time
-        shown = Prompt(ids=ids, media=conversation.media, fit=conversation.fit)
-        if ids and (self._engine.clips or self._engine.reusable(shown) < len(ids) - 1):
+        if work := self._engine.reading_of(conversation, CHUNK_TOKENS):
             self._is_stopped.clear()
-            self._reading = self._thread.submit(self._read, shown)
+            self._reading = self._thread.submit(work, Cancel(self._is_stopped.is_set))
 
     def stop(self) -> None:
         """Waits for the end of the current chunk; the tokens that were read stay in the cache."""
@@ -61,18 +57,12 @@ class BackgroundPrefill:
             with suppress(KeyboardInterrupt):  # the engine must be free first
                 wait([self._reading])
 
-    def _read(self, shown: Prompt) -> None:
-        engine, cancel = self._engine, Cancel(self._is_stopped.is_set)
-        if engine.recall(shown) < len(shown.ids) - 1:
-            engine.read(shown, cancel=cancel, chunk_tokens=CHUNK_TOKENS)
-        engine.keep_clips(cancel)
-
 
 @dataclass(kw_only=True)
 class ChatController:
     """Holds one conversation at a time, with the engine that answers and the recorder that writes the session file."""
 
-    engine: Engine
+    engine: AnswerEngine
     conversation: Conversation
     sampling: Sampling
     screen: Screen

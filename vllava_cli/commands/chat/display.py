@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Conversation, StopReason, Turn
 from vllava_cli.choices import shares
+from vllava_cli.commands.asked import AnswerForm
 from vllava_cli.commands.provenance import counts, first_token
-from vllava_cli.commands.start import AnswerForm
 from vllava_cli.nouns import Frames, counted
 from vllava_cli.screen import Screen, clean, one_line
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.generate import Engine
+    from vllava_cli.engine.answering import AnswerEngine
 
 _STOPS: dict[StopReason, str] = {
     "length": "cut off at the longest answer allowed",
@@ -47,7 +47,7 @@ def end_answer(turn: Turn, number: int, screen: Screen, form: AnswerForm, *, too
 
 
 def state_rows(
-    engine: Engine, conversation: Conversation, settings: Iterable[tuple[str, str]], *, file: str
+    engine: AnswerEngine, conversation: Conversation, settings: Iterable[tuple[str, str]], *, file: str
 ) -> Iterator[tuple[str, str]]:
     """Yields (name, text) rows for /show: context, turns, settings, plan and file."""
     tokens, checkpoint = engine.tokens, engine.tokens.checkpoint
@@ -59,7 +59,7 @@ def state_rows(
         end = "" if turn.stop_reason == "end" else f"; {turn.stop_reason}"
         dropped = "; no longer in the context" if number <= conversation.dropped else ""
         yield f"turn {number}", f"{counts(turn.stats)}; {first_token(turn.stats, turn.stop_reason)}{end}{dropped}"
-    yield "looked at", f"{counted(engine.vision.calls, 'clip')} since the start"
+    yield "looked at", f"{counted(engine.tower_calls, 'clip')} since the start"
     yield from settings
     yield "model", checkpoint.name + (f", revision {checkpoint.revision}" if checkpoint.revision else "")
     for what, choice, reason in engine.plan.reasons:

@@ -28,7 +28,8 @@ from vllava_cli.answers import (
     Turn,
 )
 from vllava_cli.engine.adapter import plain
-from vllava_cli.engine.batch import AnswerRequest, BatchScheduler, rows_that_fit
+from vllava_cli.engine.answering import AnswerRequest
+from vllava_cli.engine.batch import BatchScheduler, rows_that_fit
 from vllava_cli.engine.checkpoint import DEFAULT_CHECKPOINT, facts, read_config
 from vllava_cli.engine.cpu.held_weights import hold
 from vllava_cli.engine.cpu.linear import CpuLinear, Workspace

@@ -83,7 +83,15 @@ class DecoderClient:
     suffer from those. Tests use `command` to replace the real process.
     """
 
-    def __init__(self, limits: DecodeLimits | None = None, *, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        limits: DecodeLimits | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        """The folder in which relative paths are looked up; None is the current folder."""
         self._limits = limits or DecodeLimits()
         self._command = command
         self._process: DecoderProcess | None = None
@@ -181,11 +189,19 @@ class DecoderClient:
         return protocol.Request(
             call=call,
             path=path,
-            folder=_folder_for(path) or _folder_for(details.get("sidecar") or path),
+            folder=self._folder_for(path) or self._folder_for(details.get("sidecar") or path),
             cpu_s=math.ceil(min((self._limits.timeout_s + more_s) * (os.cpu_count() or 1), 1 << 30)),
             more_s=more_s,
             **details,
         )
+
+    def _folder_for(self, path: Path) -> str:
+        """Returns the folder in which the process looks up a relative path; "" if none is needed or it is gone."""
+        if path.is_absolute():
+            return ""
+        with suppress(OSError):
+            return str(self.folder or Path.cwd())
+        return ""
 
     def _answered(self, request: protocol.Request, into: BinaryIO | None = None) -> protocol.Found:
         with self._lock:
@@ -350,11 +366,3 @@ def _deadline(popen: subprocess.Popen[bytes], timeout_s: float) -> Iterator[Call
         thread.join()
         if over.is_set():
             popen.wait()
-
-
-def _folder_for(path: Path) -> str:
-    """Returns the folder in which the process looks up a relative path; "" if none is needed or it is gone."""
-    if not path.is_absolute():
-        with suppress(OSError):
-            return str(Path.cwd())
-    return ""

@@ -1,0 +1,81 @@
+"""`--keep` starts one server, however many ask for it at once, and it stays as long as the longest of them wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.shell import Shell, environment_of
+from tests.waiting import wait_for
+from vllava_cli import demo
+from vllava_cli.commands.keeping import command_of
+from vllava_cli.nouns import Wishes
+
+QUESTION = "What happens in this video?"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (Wishes(model="demo"), ["--model=demo"]),
+        (Wishes(model="a/b", revision="-x"), ["--model=a/b", "--revision=-x"]),
+        (
+            Wishes(model="a/b", device="cpu", precision="4bit", attention="flash_attention_2"),
+            ["--model=a/b", "--device=cpu", "--precision=4bit", "--attention=flash"],
+        ),
+    ],
+)
+def test_the_server_has_the_wishes_of_the_ask(wishes: Wishes, words: list[str]) -> None:
+    start = [sys.executable, "-P", "-m", "vllava_cli", "serve", "--idle=60.0"]
+    assert command_of(wishes, 60.0) == start + words
+
+
+def test_a_folder_is_served_by_its_absolute_path(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small_checkpoint.parent)
+    wishes = Wishes(model=small_checkpoint.name, adapter=".")
+    ends = [f"--model={small_checkpoint.resolve()}", f"--adapter={small_checkpoint.parent.resolve()}"]
+    assert command_of(wishes, 1.0)[-2:] == ends
+
+
+def test_two_at_once_start_one_server_which_outlives_them(tmp_path: Path) -> None:
+    environment = environment_of(tmp_path) | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    words = ["ask", "--model", "demo", demo.clips()[0], QUESTION]
+
+    def begun(*more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "vllava_cli", *words, *more], env=environment, cwd=tmp_path, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    for done in [begun("--keep", "200"), begun("--keep", "300")]:
+        out, err = done.communicate(timeout=120)
+        assert (done.returncode, out, err.count("\n")) == (0, "A blue star grows.\n", 1), err
+    [state] = (tmp_path / "vllava").glob("*.json")
+    pid = json.loads(state.read_text())["pid"]
+    try:
+        third = Shell.run(*words, "--keep", "0.5", "-v", folder=tmp_path, environment=environment)
+        assert third.err.startswith(f"server: {state.with_suffix('.sock')}, process {pid}.\n")
+        assert not wait_for(lambda: not state.exists(), patience_s=1.5)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    assert wait_for(lambda: {path.suffix for path in state.parent.iterdir()} <= {".log"})
+
+
+def test_a_server_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:
+    words = ["ask", "--model", "./none", "--keep", "1m", demo.clips()[0], QUESTION]
+    there = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    done = Shell.run(*words, folder=tmp_path, environment=there)
+    sentence = (
+        "There is no model folder ./none: give the folder of a Video-LLaVA checkpoint, a hub id, or --model demo."
+    )
+    assert done == Shell.failed(f"--keep can't start a server: {sentence}")
+    assert list((tmp_path / "vllava").iterdir()) == []
+    refused = Shell.run(*words, "--server", "off", folder=tmp_path, environment=there)
+    wanted = "--keep starts a server here, and --server off uses none here. Leave one out."
+    assert refused == Shell.failed(wanted, code=2)

@@ -1,0 +1,62 @@
+"""A headless Chromium for tests, and a page in it that can't reach anything but the server that it came from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+
+QUIET = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Starts the system's Chromium; skips the test where there is none."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no chromium is installed here")
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*QUIET, *["--no-sandbox"] * is_root])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def page_at(browser: Browser, url: str, *, faults: tuple[str, ...] = ()) -> Iterator[Page]:
+    """Opens a page; no request may leave for elsewhere, and only the console messages that have `faults` may come."""
+    context = browser.new_context(viewport={"width": 800, "height": 900})
+    page = context.new_page()
+    outside: list[str] = []
+    said: list[str] = []
+
+    def watch(route: Route) -> None:
+        if route.request.url.startswith((f"{url}/", "data:")):
+            route.continue_()
+        else:
+            outside.append(route.request.url)
+            route.abort()
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not any(fault in message.text for fault in faults):
+            said.append(message.text)
+
+    page.route("**/*", watch)
+    page.on("console", listen)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"{url}/")
+    try:
+        yield page
+    finally:
+        context.close()
+    assert (outside, said) == ([], [])

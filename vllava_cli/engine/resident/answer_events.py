@@ -1,0 +1,118 @@
+"""What is submitted to a resident engine, and the events by which it answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from vllava_cli.answers import Answer, Conversation, Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A token of an answer with its log-probability, and the likeliest tokens in its place, the likeliest first.
+
+    The probabilities are the model's own, before temperature and top_p, and before tokens that an answer may not hold
+    are left out.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+    """Triples of id, text and log-probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of an answer's text, as it comes."""
+
+    text: str
+    tokens: tuple[TokenLogprob, ...] = ()
+    """The tokens that came since the last piece; () unless log-probabilities are wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The end of an answer: the whole answer, or the fault that prevented it."""
+
+    answer: Answer | None = None
+    fault: Exception | None = None
+
+
+Event = Piece | Ended
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerWanted:
+    """A question after a conversation, which isn't changed."""
+
+    conversation: Conversation
+    question: str
+    sampling: Sampling
+    stop_texts: tuple[str, ...] = ()
+    """Texts that end the answer where they appear. The answer then has the ids whose text lies before that."""
+    top_logprobs: int | None = None
+    """How many likely tokens come with each token's log-probability; None leaves log-probabilities out."""
+    is_streaming: bool = True
+    """False where only the end matters: then no piece has text, and only log-probabilities make a piece."""
+
+
+@dataclass(kw_only=True, eq=False)
+class RunningAnswer:
+    """An answer that waits or is being made."""
+
+    wanted: AnswerWanted
+    deliver: Callable[[Event], object]
+    on_cancel: Callable[[RunningAnswer], object] = str
+    """Called by `cancel`."""
+    is_cancelled: threading.Event = field(default_factory=threading.Event)
+    submitted_s: float = field(default_factory=time.perf_counter)
+    state: Literal["waiting", "running", "ended"] = "waiting"
+
+    def cancel(self) -> None:
+        """Ends the answer: at once if it waits, else within a token. May be called from any thread, and repeatedly."""
+        self.is_cancelled.set()
+        self.on_cancel(self)
+
+    def send(self, event: Event) -> None:
+        """Delivers an event; if that fails, nobody listens any more, and the answer is cancelled."""
+        try:
+            self.deliver(event)
+        except Exception:
+            self.is_cancelled.set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The counts of a resident engine since its start."""
+
+    running: int = 0
+    waiting: int = 0
+    answers: int = 0
+    """The answers that ended, those that were cancelled too; faults aren't counted."""
+    faults: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    new_tokens: int = 0
+    tower_calls: int = 0
+    prefix_bytes: int = 0
+    most_rows: int = 0
+    """The most answers that are made at once now."""
+
+    def plus(self, answer: Answer | None) -> Figures:
+        """Returns the counts after one more answer, or after a fault."""
+        if answer is None:
+            return replace(self, faults=self.faults + 1)
+        stats = answer.stats
+        return replace(
+            self,
+            answers=self.answers + 1,
+            prompt_tokens=self.prompt_tokens + stats.prompt_tokens,
+            reused_tokens=self.reused_tokens + stats.reused_tokens,
+            new_tokens=self.new_tokens + stats.new_tokens,
+            tower_calls=self.tower_calls + stats.tower_calls,
+        )

@@ -1,0 +1,50 @@
+"""Interrupts of running answers: each has an id that its client chose, and another connection names that id."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from vllava_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from vllava_cli.server.service import Service
+
+
+class Interrupts:
+    """The running answers by their ids; each has a flag that an interrupt sets."""
+
+    def __init__(self) -> None:
+        self._flags: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def known(self, id: str) -> Iterator[threading.Event]:
+        """Makes an answer known for the time of the block; yields its flag. Errors: UsageError for an id in use."""
+        flag = threading.Event()
+        if self._flags.setdefault(id, flag) is not flag:
+            raise UsageError(f"An answer with the id {id!r} is running already. Choose another id.")
+        try:
+            yield flag
+        finally:
+            del self._flags[id]
+
+    def interrupt(self, id: str) -> bool:
+        """Lets an answer end with what there is so far; returns False if no such answer is running."""
+        flag = self._flags.get(id)
+        if flag:
+            flag.set()
+        return flag is not None
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    async def interrupt(request: Request) -> Response:
+        was_running = service.interrupts.interrupt(request.path_params["id"])
+        return JSONResponse({"was_running": was_running})
+
+    return [Route("/vllava/interrupt/{id}", interrupt, methods=["POST"])]
