@@ -10,6 +10,9 @@ from typing import Literal
 
 from vllava_cli.answers import Answer, Conversation, Sampling
 
+SECONDS_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+"""The upper bounds of the buckets in which seconds are counted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
@@ -87,6 +90,19 @@ class RunningAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondsCount:
+    """How many times were at most as long as each of SECONDS_BOUNDS, how many there were, and their sum."""
+
+    within: tuple[int, ...] = (0,) * len(SECONDS_BOUNDS)
+    count: int = 0
+    sum_s: float = 0.0
+
+    def plus(self, seconds: float) -> SecondsCount:
+        within = tuple(count + (seconds <= bound) for count, bound in zip(self.within, SECONDS_BOUNDS, strict=True))
+        return SecondsCount(within=within, count=self.count + 1, sum_s=self.sum_s + seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """The counts of a resident engine since its start."""
 
@@ -102,12 +118,17 @@ class Figures:
     prefix_bytes: int = 0
     most_rows: int = 0
     """The most answers that are made at once now."""
+    first_tokens: SecondsCount = SecondsCount()
+    """The times from a question to the first token of its answer."""
+    whole_answers: SecondsCount = SecondsCount()
+    """The times from a question to the end of its answer."""
 
     def plus(self, answer: Answer | None) -> Figures:
         """Returns the counts after one more answer, or after a fault."""
         if answer is None:
             return replace(self, faults=self.faults + 1)
         stats = answer.stats
+        has_begun = answer.stop_reason != "interrupted" or stats.new_tokens > 0
         return replace(
             self,
             answers=self.answers + 1,
@@ -115,4 +136,6 @@ class Figures:
             reused_tokens=self.reused_tokens + stats.reused_tokens,
             new_tokens=self.new_tokens + stats.new_tokens,
             tower_calls=self.tower_calls + stats.tower_calls,
+            first_tokens=self.first_tokens.plus(stats.first_token_s) if has_begun else self.first_tokens,
+            whole_answers=self.whole_answers.plus(stats.first_token_s + stats.decode_s),
         )
