@@ -38,6 +38,7 @@ HEAVY = {
     "starlette": {"server"},
     "uvicorn": {"server"},
     "prometheus_client": {"server"},
+    "python_multipart": {"server"},
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"storage/session_file", "engine/weight_cache"},
     "ray": {"batch/executors"},

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.clips import Pixels
 from vllava_cli.errors import CheckpointError, MediaError
 from vllava_cli.media.contact_sheet import seen
-from vllava_cli.media.pixels import fitted, image_pixels, video_pixels
+from vllava_cli.media.pixels import fitted, fitted_image, image_pixels, video_pixels
 from vllava_cli.media.preprocess import crop_corner, padded, padding_colour, short_side_size
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import (
@@ -177,6 +177,16 @@ def test_an_image_equals_transformers_own_output(folder: Path, height: int, widt
     tensor = image_pixels(frames_of(pixels, "image"), folder)
     assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, (1, 3, 64, 64))
     assert torch.equal(tensor, by_transformers(Image.fromarray(pixels[0]), folder))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 64), (161, 90), (33, 200), (3, 5)])
+def test_an_image_that_was_fitted_before_gives_the_same_pixels(folder: Path, height: int, width: int, fit: Fit) -> None:
+    whole = frames_of(scene(height, width)[:1], "image")
+    small = fitted_image(whole, folder, fit=fit)
+    assert small.pixels.shape[1:] == image_pixels(whole, folder).permute(0, 2, 3, 1).shape[1:]
+    assert torch.equal(image_pixels(small, folder, fit=fit), image_pixels(whole, folder, fit=fit))
+    assert fitted_image(replace(whole, clip=replace(whole.clip, kind="video")), folder, fit=fit).pixels is whole.pixels
 
 
 def test_an_image_three_pixels_high(folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_an_image_is_one_picture(demo_served: Served) -> None:
     [
         ({}, 400, "clip is missing."),
         ({"clip": 7}, 400, "clip is not a text: it is 7."),
-        ({"clip": DATA, "fit": "zoom"}, 400, "fit is not one of crop, pad, squash: it is zoom."),
+        ({"clip": DATA, "fit": "zoom"}, 400, 'fit is not one of crop, pad, squash: it is "zoom".'),
         (
             {"clip": DATA, "start": 9},
             400,

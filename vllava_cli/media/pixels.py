@@ -76,11 +76,31 @@ def fitted(frames: Frames, recipe: VideoRecipe, *, fit: Fit) -> Frames:
     return replace(frames, pixels=pixels.numpy(), sizes=())
 
 
+def fitted_image(frames: Frames, folder: Path, *, fit: Fit) -> Frames:
+    """Reduces an image to the square [1, S, S, 3] that the tower takes; its `image_pixels` stay the same, bit for bit.
+
+    The 36 MB of a photo become 0.15 MB. As with `fitted`, an image that a second fitting would change is returned as it
+    is, and so is one for which there is too little memory.
+    """
+    processor = _image_processor(folder)
+    square = {"height": processor.size.get("shortest_edge"), "width": processor.size.get("shortest_edge")}
+    if frames.kind != "image" or dict(processor.crop_size) != square:
+        return frames
+    try:
+        tensor = _processed(processor, frames, fit, is_normalised=False)
+    except (MemoryError, RuntimeError):
+        return frames
+    return replace(frames, pixels=tensor.permute(0, 2, 3, 1).contiguous().to(torch.uint8).numpy(), sizes=())
+
+
 def image_pixels(frames: Frames, folder: Path, *, fit: Fit = "crop") -> Tensor:
     """Makes pixels [1, 3, S, S], float32, of a still image with the checkpoint's own VideoLlavaImageProcessor."""
-    processor = _image_processor(folder)
+    return _processed(_image_processor(folder), frames, fit)
+
+
+def _processed(processor: Any, frames: Frames, fit: Fit, *, is_normalised: bool = True) -> Tensor:
     image = frames.pixels[0]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if is_normalised else {"do_rescale": False, "do_normalize": False}
     if fit != "crop":
         options["size"] = {"height": processor.crop_size["height"], "width": processor.crop_size["width"]}
     if fit == "pad":

@@ -138,7 +138,7 @@ def _service(
     return Service(
         settings=settings,
         resident=ResidentEngine(engine=engine, most_rows=settings.most_rows, most_waiting=settings.most_waiting),
-        shelf=MediaShelf(limits=settings.limits, decoders=settings.decoders or 1),
+        shelf=MediaShelf(limits=settings.limits, decoders=settings.decoders, most_waiting=settings.most_waiting),
         state=state,
         say=lambda text: screen.notice(one_line(text), is_asked=True),
     )
@@ -204,8 +204,8 @@ def _drain(service: Service) -> None:
 
 
 def _is_closed(service: Service) -> bool:
-    """Ends the decoders and the thread of the model; returns False if anything still works after HURRY_S."""
-    service.shelf.close()
+    """Ends the decoders and the model's thread, removes uploads; returns False if something works after HURRY_S."""
+    service.close()
     end = threading.Thread(target=service.resident.close, name="closing", daemon=True)
     end.start()
     end.join(HURRY_S)

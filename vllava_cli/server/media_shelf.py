@@ -202,8 +202,10 @@ class MediaShelf:
     def _fitted(self, frames: Frames, framing: Framing) -> Frames:
         if self._checkpoint is None:
             return frames
-        from vllava_cli.media.pixels import fitted
+        from vllava_cli.media.pixels import fitted, fitted_image
 
+        if frames.kind == "image":
+            return fitted_image(frames, self._checkpoint.folder, fit=framing.fit)
         return fitted(frames, self._checkpoint.video_recipe, fit=framing.fit)
 
     def _keep(self, key: tuple[object, ...], shelved: _Shelved) -> None:
