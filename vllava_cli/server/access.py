@@ -28,7 +28,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PRIVATE = frozenset(("/vllava/ask", "/vllava/stop"))
 """Routes that open paths or end the server: only this user's own commands reach them."""
-OWN_LIMITS = ("/v1/files", "/vllava/frames/")
+OWN_LIMITS = ("/v1/files", "/vllava/frames")
 """Beginnings of the paths of routes that count the bytes of their bodies themselves."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
