@@ -1,4 +1,4 @@
-"""A small load trial of a server that runs as a process: some clients misbehave, and all others are answered rightly."""
+"""A small load trial of a server in a process of its own: clients misbehave, and all others are answered rightly."""
 
 from __future__ import annotations
 

@@ -18,17 +18,20 @@ from tests.engine.engines import FREE, PHRASES, ask, engine_of
 from tests.server.serving import Served, served
 from vllava_cli import __version__, demo
 from vllava_cli.answers import Conversation, Sampling
-from vllava_cli.client.answer_messages import message_of
+from vllava_cli.client.answer_messages import digest_of, message_of, model_digest
 from vllava_cli.client.connection import Address
 from vllava_cli.client.remote_engine import RemoteEngine
 from vllava_cli.engine.answering import AnswerRequest, Batching
+from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
+from vllava_cli.engine.hub import locate
 from vllava_cli.errors import ServerError, VllavaError
 from vllava_cli.interrupt import Cancel
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
-from vllava_cli.nouns import Frames, Framing
+from vllava_cli.nouns import Frames, Framing, Wishes
 from vllava_cli.server.frame_shelf import FrameShelf
+from vllava_cli.server.service import ServeSettings
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +180,13 @@ def test_another_model_is_refused(random_engine: Engine, demo_served: Served) ->
 
 
 FRAMES = {"kind": "image", "fit": "crop", "shape": [1, 2, 2], "sizes": []}
-ASKED = {"id": "a", "question": "Why?", "sampling": asdict(Sampling()), "fit": "crop"}
+ASKED = {
+    "id": "a",
+    "model": model_digest(describe(locate("demo", None))),
+    "question": "Why?",
+    "sampling": asdict(Sampling()),
+    "fit": "crop",
+}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +204,7 @@ ASKED = {"id": "a", "question": "Why?", "sampling": asdict(Sampling()), "fit": "
         ("POST", "/vllava/answers", ASKED | {"sampling": {"blank_choice": "x"}}, 400, "'x' is not one of the choices"),
         ("POST", "/vllava/answers", ASKED | {"turns": [{"question": "?", "answer_ids": [9**9]}]}, 400, "answer_ids"),
         ("POST", "/vllava/answers", {}, 400, "id is missing"),
+        ("POST", "/vllava/answers", ASKED | {"model": "another"}, 503, "another model"),
         ("DELETE", "/vllava/answers/none", {}, 200, ""),
     ],
 )
@@ -211,9 +221,21 @@ def test_frames_that_had_to_go_are_sent_again(here: Engine, media: list[Frames])
     shelf = FrameShelf(here.tokens.checkpoint.video_recipe, most_bytes=300_000)
     messages = [message_of(frames, "crop") for frames in media if frames.kind == "video"]
     names = [hashlib.sha256(message).hexdigest() for message in messages]
+    assert names == [digest_of(frames, "crop") for frames in media if frames.kind == "video"]
     for message in (*messages, messages[-1]):
         shelf.put(bytearray(message))
     kept = [shelf.find(name) for name in names]
     assert kept[-1] and not kept[0]
     assert shelf.find(names[-1]) is kept[-1]
     assert 0 < sum(frames.pixels.nbytes for frames in kept if frames) <= 300_000
+
+
+def test_a_busy_server_is_asked_again(here: Engine, media: list[Frames], tmp_path: Path) -> None:
+    settings = ServeSettings(wishes=Wishes(model="demo"), most_rows=1, most_waiting=1)
+    requests = [AnswerRequest(key=number, medium=media[number % 3], question="Why?") for number in range(8)]
+    given = iter([requests])
+    with served(here, tmp_path, settings) as running:
+        remote = RemoteEngine.reached(Address(socket=running.socket), here.tokens)
+        batching = Batching(sampling=FREE, fit="crop", most_rows=8)
+        results = list(remote.answers(lambda _most, *, is_waiting: next(given, None), batching))  # noqa: ARG005
+    assert sorted(result.key for result in results if result.answer) == list(range(8))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -27,7 +29,9 @@ from tests.waiting import wait_for
 from vllava_cli import __version__, demo
 from vllava_cli.client.events import event_line
 from vllava_cli.client.place import ServerState
+from vllava_cli.commands import served_ask
 from vllava_cli.nouns import DEMO_MODEL, Wishes
+from vllava_cli.screen import Screen
 from vllava_cli.server.interrupts import Interrupts
 from vllava_cli.server.service import ServeSettings
 
@@ -150,7 +154,7 @@ def comparable(done: Shell) -> tuple[int, object, str]:
     row = json.loads(done.out)
     assert row["timings_s"].pop("load") >= 0
     row["tokens"].pop("reused")
-    return done.code, row | {"timings_s": list(row["timings_s"]), "peak_bytes": None}, done.err
+    return done.code, row | {"timings_s": list(row["timings_s"]), "peak_bytes": row["peak_bytes"] is None}, done.err
 
 
 def test_the_model_has_the_name_that_was_typed(
@@ -299,3 +303,29 @@ def test_ctrl_c_and_a_closed_pipe_end_the_answer_in_the_server(tmp_path: Path, c
         killed.communicate()
         assert wait_for(lambda: not flags)
         assert running.service.resident.figures.new_tokens < 900
+
+
+def test_progress_is_shown_once_it_lasts_and_follows_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllava_cli.screen.PROGRESS_S", 0.01)
+    err = io.StringIO()
+    play = served_ask._Play(Screen(out=io.StringIO(), err=err))
+
+    def shown(text: str) -> bool:
+        return wait_for(lambda: f"vllava: {text}\n" in err.getvalue())
+
+    def told() -> Iterator[tuple[str, tuple[Any, ...]]]:
+        yield "begin", (["brief"],)
+        yield "rest", ()
+        yield "begin", (["reading", "1 of 2"],)
+        play.wake()
+        assert play._shows_at_s is not None
+        play._shows_at_s = -math.inf
+        play.wake()
+        assert shown("reading · 1 of 2")
+        yield "parts", (["reading", "2 of 2"],)
+        assert shown("reading · 2 of 2")
+        yield "rest", ()
+        yield "ended", (7,)
+
+    assert play.all(told()) == 7
+    assert "brief" not in err.getvalue()

@@ -7,7 +7,8 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -169,9 +170,10 @@ def service_of(**settings: Any) -> Service:
     state = ServerState(
         pid=1, version="1", wishes=WISHES, device="cpu", precision="fp32", attention="sdpa", token="private-token"
     )
-    nothing = cast(Any, None)
+    resident: Any = SimpleNamespace(tokens=SimpleNamespace(checkpoint=None))
+    shelf: Any = SimpleNamespace(fit_to=str)
     return Service(
-        settings=ServeSettings(wishes=WISHES, **settings), resident=nothing, shelf=nothing, state=state, say=SAID.append
+        settings=ServeSettings(wishes=WISHES, **settings), resident=resident, shelf=shelf, state=state, say=SAID.append
     )
 
 

@@ -126,7 +126,7 @@ async def until(is_so: Callable[[], object]) -> None:
 
 
 def played(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(cast(Any, scenario()), 20))
+    asyncio.run(asyncio.wait_for(cast(Any, scenario()), 100))
 
 
 @pytest.mark.parametrize("is_streaming", [False, True])

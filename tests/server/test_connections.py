@@ -87,7 +87,7 @@ def test_a_client_that_sends_no_request_in_time_is_let_go(
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"\0" * 100, b"GET / HTTP/9.9\r\n\r\n", HEAD + b"X: " + b"x" * 40_000, HEAD + b"Host: two\r\n\r\n"]
+    "rubbish", [b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", HEAD + b"X: " + b"x" * 40_000, HEAD + b"Host: two\r\n\r\n"]
 )
 def test_rubbish_is_refused_without_a_word_on_stderr(
     rubbish: bytes, hasty: Served, capfd: pytest.CaptureFixture[str]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import queue
 import secrets
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from weakref import WeakKeyDictionary
 
@@ -20,6 +19,7 @@ from vllava_cli.client.answer_messages import (
     EngineFacts,
     TurnMessage,
     answer_of,
+    digest_of,
     fields_of,
     message_of,
     model_digest,
@@ -34,9 +34,10 @@ from vllava_cli.nouns import Fit, Frames, LoadPlan
 from vllava_cli.times import Activity
 
 _SLICE_S = 0.05
-_BUSY_S = 1.0
+_BUSY_S = 0.25
 """How long a request of a batch waits before it asks a busy server again."""
-_ATTEMPTS = 3
+_ATTEMPTS = 8
+_MOST_SENT_BYTES = 256 << 20
 _REPLY_S = 30.0
 """How long the server may take for a reply that needs no pass of the model."""
 
@@ -51,6 +52,7 @@ class RemoteEngine:
     activity: Activity = field(default_factory=Activity)
     tower_calls: int = 0
     used_bytes: None = None
+    _way: _Way = field(default_factory=lambda: _Way())
     _digests: WeakKeyDictionary[Frames, dict[Fit, str]] = field(default_factory=WeakKeyDictionary)
 
     @classmethod
@@ -153,12 +155,18 @@ class RemoteEngine:
         """Returns the name of frames on the server."""
         known = self._digests.setdefault(frames, {})
         if fit not in known:
-            known[fit] = hashlib.sha256(message_of(frames, fit)).hexdigest()
+            known[fit] = digest_of(frames, fit)
         return known[fit]
 
     def reply_to(self, message: AnswerMessage, media: Sequence[Frames], wake: Callable[[], object]) -> Reply:
         """Asks a question, and sends the frames that the server lacks. Errors: VllavaError, and those of `wake`."""
         body = json.dumps(asdict(message)).encode()
+        with self._way.taken(sum(each.pixels.nbytes for each in set(media))):
+            return self._accepted(body, message, media, wake)
+
+    def _accepted(
+        self, body: bytes, message: AnswerMessage, media: Sequence[Frames], wake: Callable[[], object]
+    ) -> Reply:
         for _ in range(_ATTEMPTS):
             reply = send(self.address, "POST", "/vllava/answers", body, wake=wake)
             try:
@@ -206,8 +214,9 @@ class RemoteEngine:
                     break
                 except BusyError:
                     leaving.wait(_BUSY_S)
-            answer = asked.answer
-            seconds = answer.stats.first_token_s + answer.stats.decode_s if answer else 0.0
+            if (answer := asked.answer) is None:
+                raise CancelError
+            seconds = answer.stats.first_token_s + answer.stats.decode_s
             ended.put(AnswerResult(key=request.key, answer=answer, seconds=seconds))
         except ServerError as exc:
             ended.put(exc)
@@ -221,6 +230,26 @@ class RemoteEngine:
             self.tower_calls += answer.stats.tower_calls
             conversation.turns.append(answer.turn(asked.question, conversation.attached, asked.sampling))
             conversation.attached = ()
+
+
+class _Way:
+    """Bounds the bytes of the frames that threads send at once, as each is in memory several times meanwhile."""
+
+    def __init__(self) -> None:
+        self._bytes, self._changed = 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        """Waits for room, and takes it for the time of the block; a larger clip goes alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._bytes or self._bytes + count <= _MOST_SENT_BYTES)
+            self._bytes += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bytes -= count
+                self._changed.notify_all()
 
 
 @dataclass(kw_only=True)
@@ -277,6 +306,7 @@ class _Asked:
         conversation, digest = self.conversation, self.engine.digest
         return AnswerMessage(
             id=self._id,
+            model=self.engine.facts.model,
             question=self.question,
             sampling=self.sampling,
             fit=conversation.fit,

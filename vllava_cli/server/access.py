@@ -28,8 +28,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PRIVATE = frozenset(("/vllava/ask", "/vllava/stop"))
 """Routes that open paths or end the server: only this user's own commands reach them."""
-OWN_LIMITS = frozenset(("/v1/files", "/vllava/frames"))
-"""Routes that count the bytes of their bodies themselves."""
+OWN_LIMITS = ("/v1/files", "/vllava/frames/")
+"""Beginnings of the paths of routes that count the bytes of their bodies themselves."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"https?://(.+)")
@@ -131,7 +131,11 @@ class Rules:
     def _of_length(self, scope: Scope, headers: _Headers) -> Refusal | None:
         length = headers.only("content-length")
         is_number = length.isascii() and length.isdigit()
-        if scope["path"] in OWN_LIMITS or not is_number or (len(length) < 18 and int(length) <= self.most_body_bytes):
+        if (
+            scope["path"].startswith(OWN_LIMITS)
+            or not is_number
+            or (len(length) < 18 and int(length) <= self.most_body_bytes)
+        ):
             return None
         return self.too_large
 

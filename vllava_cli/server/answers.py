@@ -26,12 +26,14 @@ from vllava_cli.client.events import event_line, fault_line
 from vllava_cli.commands.provenance import Loaded
 from vllava_cli.engine.answering import Maker
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Event, Piece, RunningAnswer
-from vllava_cli.errors import BusyError, UsageError, VllavaError
+from vllava_cli.errors import BusyError, ServerGoneError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
 from vllava_cli.server.frame_shelf import FrameShelf
 from vllava_cli.server.service import Service
 from vllava_cli.storage.fields import Fields, parsed_object
 
+MOST_SENDING = 8
+"""How many clips are received at once: each takes memory for its raw pixels."""
 _LEAVE_S = 20.0
 """How long an interrupted answer may take to end; a pass of a large model on a CPU takes seconds."""
 _NO_STATS = Stats(prompt_tokens=0, reused_tokens=0, new_tokens=0, first_token_s=0.0, decode_s=0.0)
@@ -59,6 +61,7 @@ class AnswerDesk:
     def __post_init__(self) -> None:
         checkpoint, settings = self.service.resident.tokens.checkpoint, self.service.settings
         self._shelf = FrameShelf(checkpoint.video_recipe)
+        self._way = asyncio.Semaphore(MOST_SENDING)
         self._model, self._most_frames_bytes = model_digest(checkpoint), settings.most_upload_bytes
 
     async def engine(self, _request: Request) -> Response:
@@ -80,8 +83,9 @@ class AnswerDesk:
     async def frames(self, request: Request) -> Response:
         """Keeps the frames of a clip."""
         try:
-            message = await _body(request, self._most_frames_bytes)
-            await run_in_threadpool(self._shelf.put, message)
+            async with self._way:
+                message = await _body(request, self._most_frames_bytes)
+                await run_in_threadpool(self._shelf.put, message)
         except VllavaError as exc:
             return refusal(exc)
         return Response(status_code=204)
@@ -91,6 +95,8 @@ class AnswerDesk:
         try:
             body = await _body(request, self.service.settings.most_body_bytes)
             message = await run_in_threadpool(_message, body)
+            if message.model != self._model:
+                raise ServerGoneError("This server has another model than the one that was asked before. Ask again.")
             known = {digest: self._shelf.find(digest) for digest in message.digests}
             if unknown := [digest for digest, frames in known.items() if not frames]:
                 return JSONResponse({"unknown": unknown}, status_code=409)
@@ -197,7 +203,7 @@ def _line(event: Event) -> bytes:
 
 def refusal(fault: VllavaError) -> Response:
     """Makes the reply for a request that can't be answered."""
-    status = 429 if isinstance(fault, BusyError) else 400
+    status = 429 if isinstance(fault, BusyError) else 503 if isinstance(fault, ServerGoneError) else 400
     headers = {"Retry-After": "1"} if status == 429 else None
     return JSONResponse({"error": {"message": str(fault)}}, status_code=status, headers=headers)
 

@@ -175,12 +175,18 @@ class ServedMeans(command.Means):
     ) -> list[Answer]:
         del engine
         resident = self._service.resident
-        wanted = [
-            AnswerWanted(conversation=Conversation(attached=(frames,), fit=fit), question=question, sampling=sampling)
-            for frames in samples
-        ]
-        begun = [_begun(resident, each, self._cancel) for each in wanted]
-        return [_waited(running, answer, self._cancel) for running, answer in begun]
+        begun: list[tuple[RunningAnswer, Future[Answer]]] = []
+        try:
+            for frames in samples:
+                about = Conversation(attached=(frames,), fit=fit)
+                wanted = AnswerWanted(conversation=about, question=question, sampling=sampling, is_streaming=False)
+                begun.append(_begun(resident, wanted, self._cancel))
+            found = [_waited(running, answer, self._cancel) for running, answer in begun]
+        finally:
+            for running, _ in begun:
+                running.cancel()
+        # As in a batch, whose memory isn't that of one answer.
+        return [replace(each, stats=replace(each.stats, peak_bytes=None)) for each in found]
 
 
 class ShelfReader(Reader):
@@ -205,7 +211,7 @@ class ShelfReader(Reader):
 
 @dataclass(frozen=True, kw_only=True)
 class AskedEngine:
-    """What an ask uses of an `Engine`, by the resident engine; `tokens` name the model as the ask does."""
+    """What an ask uses of an `AnswerEngine`, by the resident engine; `tokens` name the model as the ask does."""
 
     resident: ResidentEngine
     tokens: Tokens
@@ -215,8 +221,12 @@ class AskedEngine:
         return self.resident.plan
 
     @property
+    def maker(self) -> None:
+        """The answers are made in this process."""
+
+    @property
     def activity(self) -> Activity:
-        return self.resident.engine.activity
+        return self.resident.activity
 
     def stream(
         self, conversation: Conversation, question: str, sampling: Sampling, *, cancel: Cancel = NEVER

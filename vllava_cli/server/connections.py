@@ -56,6 +56,9 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        name = transport.get_extra_info("socket").getsockname()
+        if isinstance(name, str):  # older releases of uvicorn don't say that this is a Unix socket
+            self.server = (name, None)
         if sum(getattr(other, "server", None) == self.server for other in self.connections) > MOST_CONNECTIONS:
             transport.write(_FULL)
             transport.close()

@@ -73,7 +73,7 @@ def _object(upload: Upload) -> dict[str, Any]:
         "id": upload.id,
         "object": "file",
         "bytes": upload.bytes,
-        "created_at": upload.created_at,
+        "created_at": int(upload.created_at),
         "filename": upload.name,
         "purpose": upload.purpose,
         "status": "processed",

@@ -62,7 +62,7 @@ class Gate:
         body = _Body(
             receive=receive,
             too_large=self._rules.too_large,
-            most_bytes=None if scope["path"] in OWN_LIMITS else self._rules.most_body_bytes,
+            most_bytes=None if scope["path"].startswith(OWN_LIMITS) else self._rules.most_body_bytes,
         )
         reply = _Reply(send=send, body=body)
         try:

@@ -49,6 +49,7 @@ class Metrics:
     """Counts what the server does."""
 
     def __init__(self) -> None:
+        self._is_watching = False
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = Counter(
@@ -66,8 +67,10 @@ class Metrics:
         )
 
     def watch(self, resident: ResidentEngine) -> None:
-        """Shows the figures of an engine, as they are when somebody reads them."""
-        self._registry.register(_EngineCollector(resident))
+        """Shows the figures of an engine, as they are when somebody reads them; a second call changes nothing."""
+        if not self._is_watching:
+            self._registry.register(_EngineCollector(resident))
+        self._is_watching = True
 
     def answered(self, answer: Answer) -> None:
         """Counts an answer."""

@@ -31,7 +31,7 @@ class Upload:
     name: str
     purpose: str
     bytes: int
-    created_at: int
+    created_at: float
     """Seconds since 1970."""
     sha256: str
     path: Path
@@ -154,7 +154,7 @@ class ArrivingUpload:
             raise MediaError("The uploaded file is empty (0 bytes). Send the content of a clip.")
         upload = Upload(
             id=f"{PREFIX}{secrets.token_hex(12)}", name=_file_name(name), purpose=purpose, bytes=self._size,
-            created_at=int(time.time()), sha256=self._digest.hexdigest(), path=self._path,
+            created_at=time.time(), sha256=self._digest.hexdigest(), path=self._path,
         )  # fmt: skip
         self._uploads._put(upload)
         return upload
