@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
@@ -17,12 +17,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllava_cli.answers import Answer
-from vllava_cli.engine.resident.answer_events import SECONDS_BOUNDS, Figures, SecondsCount
+from vllava_cli.engine.resident.answer_events import Figures
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 
 if TYPE_CHECKING:
     from vllava_cli.server.service import Service
 
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _GAUGES = {
     "running": "Answers that are being made.",
     "most_rows": "The most answers that are made at once now.",
@@ -35,10 +36,6 @@ _COUNTERS = {
     "reused_tokens": "Tokens of prompts that were read before.",
     "new_tokens": "Tokens that were decoded.",
     "tower_calls": "Clips that went through a vision tower.",
-}
-_TIMES = {
-    "first_tokens": ("first_token_seconds", "The time from a question to the first token of its answer."),
-    "whole_answers": ("answer_seconds", "The time from a question to the end of its answer."),
 }
 
 
@@ -62,6 +59,12 @@ class Metrics:
             "vllava_answer_ends", "Answers by the reason why they ended.", ("reason",), registry=self._registry
         )
         self._faults = Counter("vllava_faults", "Requests that failed by a fault of vllava.", registry=self._registry)
+        self._first = Histogram(
+            "vllava_first_token_seconds",
+            "The time from a question to the first token of its answer.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
 
     def watch(self, resident: ResidentEngine) -> None:
         """Shows the figures of an engine, as they are when somebody reads them; a second call changes nothing."""
@@ -72,6 +75,8 @@ class Metrics:
     def answered(self, answer: Answer) -> None:
         """Counts an answer."""
         self._ends.labels(answer.stop_reason).inc()
+        if answer.stop_reason != "interrupted":
+            self._first.observe(answer.stats.first_token_s)
 
     def requested(self, route: str, status: int) -> None:
         """Counts a request; `route` is a pattern, so that nobody can make up more of them."""
@@ -126,11 +131,6 @@ def _families(figures: Figures) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"vllava_{name}", text, value=getattr(figures, name))
     for name, text in _COUNTERS.items():
         yield CounterMetricFamily(f"vllava_{name}", text, value=getattr(figures, name))
-    for name, (shown, text) in _TIMES.items():
-        times: SecondsCount = getattr(figures, name)
-        bounds = [*map(str, SECONDS_BOUNDS), "+Inf"]
-        buckets = list(zip(bounds, [*times.within, times.count], strict=True))
-        yield HistogramMetricFamily(f"vllava_{shown}", text, buckets=buckets, sum_value=times.sum_s)
 
 
 async def _metrics(metrics: Metrics, _request: Request) -> Response:
