@@ -94,10 +94,10 @@ def bound(settings: ServeSettings, own: OwnPlace) -> Listeners:
 
 def _port(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as exc:
         raise UsageError(f"--host {host} is not an address of this machine: {os_reason(exc)}. Name one.") from exc
-    found = socket.socket(family, kind)
+    found = socket.socket(family, kind, protocol)
     try:
         # On Windows this option would let two servers have the same port.
         if os.name != "nt":
