@@ -54,7 +54,11 @@ class Baseline:
 
 
 def main() -> None:
-    with TemporaryDirectory() as folder, DecoderClient() as decoder, closing(socket.socket()) as port:
+    with (
+        TemporaryDirectory() as folder,
+        DecoderClient() as decoder,
+        closing(socket.socket(proto=socket.IPPROTO_TCP)) as port,
+    ):
         baseline = Baseline(model=loaded(demo.CHECKPOINT, MAX_NEW_TOKENS), decoder=decoder, folder=Path(folder))
         app = Starlette(routes=[Route("/v1/chat/completions", baseline.answer, methods=["POST"])])
         port.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -328,3 +328,10 @@ def test_other_command_lines_are_refused(words: list[str], fault: str, vllava: Z
     done = vllava.run("serve", *words, folder=tmp_path)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"vllava: {fault}")
+
+
+@pytest.mark.usefixtures("runtime")
+def test_small_pieces_leave_a_port_at_once() -> None:
+    """asyncio switches off the system's waiting for more (TCP_NODELAY) only where a socket names its protocol."""
+    with taken("id") as own, closing(bound(ServeSettings(wishes=DEMO, port=0), own)) as found:
+        assert found.sockets[-1].proto == socket.IPPROTO_TCP

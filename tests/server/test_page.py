@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, FilePayload, Page, expect
 from tests.server.browser import chromium, page_at
 from tests.server.fake_protocol import PIECES, FakeProtocol
 from tests.server.serving import Served
+from vllava_cli import demo
 from vllava_cli.server.page import PAGE, routes
 
 CLIP: FilePayload = {"name": "<img src=x onerror=alert(1)>.mp4", "mimeType": "video/mp4", "buffer": b"clip"}
@@ -231,3 +232,25 @@ def test_it_is_one_short_file_in_which_nothing_is_taken_for_markup(demo_served: 
     assert len(PAGE.read_text().splitlines()) <= 300
     assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|https?://|\bon\w+=|\bstyle=", response.text)
     assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+
+
+def test_the_page_and_the_server_understand_each_other(browser: Browser, demo_served: Served) -> None:
+    clip, question, answer = demo.QUESTIONS[0]
+    with page_at(browser, demo_served.url, faults=("status of 400",)) as page:
+        page.set_input_files("#file", demo.CLIPS / clip)
+        expect(page.locator("figcaption")).to_have_text(
+            ["0:00.00", "0:00.29", "0:00.63", "0:00.92", "0:01.25", "0:01.54", "0:01.88", "0:02.17"]
+        )
+        ask(page, question)
+        expect(page.locator(".answer")).to_have_text([answer])
+        ask(page, "Which way does it move?", "right,left")
+        expect(page.locator(".bar span")).to_have_text(["left", "right"])
+        ask(page, "Is it?", "yes")
+        expect(page.get_by_role("alert")).to_contain_text("'yes' is only one choice")
+        page.get_by_label("Choices").fill("")
+        page.set_input_files("#file", demo.CLIPS / "yellow-star.png")
+        expect(page.locator("figure")).to_have_text([""])
+        ask(page, "What shape is it?")
+        expect(page.locator(".answer")).to_have_text(["Star."])
+        page.set_input_files("#file", PAGE)
+        expect(page.get_by_role("alert")).to_contain_text("page.html")
