@@ -15,7 +15,7 @@ from tests.engine.batches import QUESTIONS, Pass, watched
 from tests.engine.engines import FREE as GREEDY
 from tests.engine.engines import PATHS, after, ask, engine_like, greedy_ids, saying, whole_logits
 from tests.engine.resident.asking import FREE, Asked, Gate, alone, check, mixed, resident_of, submit, wanted
-from tests.engine.test_conversation import Story
+from tests.engine.stories import Story
 from tests.reference import Reference
 from tests.waiting import PATIENCE_S, wait_for
 from vllava_cli.answers import Conversation, Sampling
