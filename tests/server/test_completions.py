@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import httpx
@@ -58,6 +59,19 @@ class ScriptedModel:
         self.begin(running)
         return running
 
+    @cached_property
+    def app(self) -> Any:
+        state = ServerState(
+            pid=0, version="1", wishes=Wishes(model=DEMO_MODEL), device="cpu", precision="fp32", attention="sdpa"
+        )
+        service = Service(
+            settings=ServeSettings(wishes=state.wishes),
+            resident=cast(Any, self),
+            shelf=MediaShelf(),
+            state=state,
+        )
+        return make_app(service)
+
     @property
     def cancelled(self) -> list[bool]:
         return [each.is_cancelled.is_set() for each in self.asked]
@@ -78,15 +92,6 @@ class Client:
         self.may_read.set()
 
     async def run(self) -> None:
-        state = ServerState(
-            pid=0, version="1", wishes=Wishes(model=DEMO_MODEL), device="cpu", precision="fp32", attention="sdpa"
-        )
-        service = Service(
-            settings=ServeSettings(wishes=state.wishes),
-            resident=cast(Any, self.model),
-            shelf=MediaShelf(),
-            state=state,
-        )
         scope: dict[str, Any] = {
             "type": "http",
             "method": "POST",
@@ -94,7 +99,7 @@ class Client:
             "headers": [(b"host", b"localhost")],
             "query_string": b"",
         }
-        await make_app(service)(scope, self._receive, cast(Any, self._send))
+        await self.model.app(scope, self._receive, cast(Any, self._send))
 
     async def _receive(self) -> dict[str, Any]:
         if self._messages:
