@@ -412,7 +412,7 @@ def serve(
     verbose: given.Verbose = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ) -> int:
-    """Keep the model loaded, and answer commands and other programs.
+    """Keep the model loaded, and answer commands and programs.
 
     Questions are asked with vllava ask, chat, batch and find, or by OpenAI's protocol.
     """
